@@ -1,0 +1,89 @@
+"""``bundle.json``: the files as they are served — models, adapters, and how each task uses them.
+
+A bundle is a folder::
+
+    bundle.json
+    models/<model>/            a transformers folder: config.json, model.safetensors, tokenizer.json …
+    adapters/<model>/<name>/   adapter.safetensors
+
+``adapter.safetensors`` holds, for each adapted linear layer ``L`` of the model (its module path), ``L.A`` of shape
+(rank, in_features) and ``L.B`` of shape (out_features, rank). The layer computes
+``W x + scaling · B (A x)``. This is plain LoRA; a CGC-LoRA task collapses into it exactly, because its gate depends on
+the task alone (arXiv 2402.01684).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from multitask_api.types import Model
+
+BUNDLE_SCHEMA = "multitask.dev/bundle/v1"
+
+
+class PromptPiece(Model):
+    """One piece of a prompt template: either a literal with its token ids, or a field of the request."""
+
+    literal: str | None = None
+    ids: tuple[int, ...] | None = None
+    field: str | None = None
+
+
+class LabelIds(Model):
+    """A label and its token ids, EOS not included."""
+
+    label: str
+    ids: tuple[int, ...] = Field(min_length=1)
+
+
+class GenerationSettings(Model):
+    """How a generation task ends: after ``max_new_tokens``, at EOS, or before the first of ``stop``."""
+
+    max_new_tokens: int = Field(64, ge=1, le=4096)
+    stop: tuple[str, ...] = ()
+
+
+class Adapter(Model):
+    """A low-rank delta over one model."""
+
+    name: str
+    path: str
+    rank: int = Field(ge=1)
+    scaling: float
+
+
+class ServedModel(Model):
+    """One set of full weights."""
+
+    name: str
+    path: str
+    dtype: Literal["float32", "bfloat16"]
+    adapters: tuple[Adapter, ...] = ()
+    bytes: int = Field(0, ge=0, description="Bytes of the weights and adapters on disk.")
+
+
+class ServedTask(Model):
+    """How one task is answered: by which model and adapter, with which prompt and labels."""
+
+    name: str
+    type: Literal["Classification", "Generation"]
+    model: str
+    adapter: str | None = None
+    pieces: tuple[PromptPiece, ...]
+    bos: tuple[int, ...] = Field((), description="Token ids put before the first piece.")
+    eos: int
+    max_length: int = Field(ge=8, description="Prompt and answer together, in tokens.")
+    labels: tuple[LabelIds, ...] = ()
+    generation: GenerationSettings | None = None
+    served_by: str = Field("", description="The group whose mixture answers, or `baseline`.")
+
+
+class Bundle(Model):
+    """Everything a server needs to know; weights are beside it."""
+
+    schema_: Literal["multitask.dev/bundle/v1"] = Field(BUNDLE_SCHEMA, alias="schema")
+    revision: str
+    models: tuple[ServedModel, ...]
+    tasks: tuple[ServedTask, ...]

@@ -1,0 +1,60 @@
+"""``TaskRoute``: which backends answer which task. The gateway reads it, from the cluster or from a file."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from multitask_api.types import Model
+
+
+class Backend(Model):
+    """One place that can answer a task; ``weight`` is its share in percent."""
+
+    service: str = Field(max_length=253, description="Host name or address.")
+    port: int = Field(ge=1, le=65535)
+    weight: int = Field(100, ge=0, le=100)
+    revision: str = Field(max_length=64)
+
+
+class RoutedTask(Model):
+    """A task, what a caller may learn about it, and its backends."""
+
+    name: str = Field(max_length=63)
+    type: Literal["Classification", "Generation"]
+    fields: tuple[str, ...] = Field(description="Names of the fields a request must carry.")
+    labels: tuple[str, ...] = ()
+    served_by: str = Field("", max_length=253, description="The group whose mixture answers, or `baseline`.")
+    backends: tuple[Backend, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _weights(self) -> RoutedTask:
+        total = sum(backend.weight for backend in self.backends)
+        if total != 100:
+            raise ValueError(f"weights of task {self.name!r} sum to {total}, not 100")
+        return self
+
+
+class TaskRouteSpec(Model):
+    """The routes of one model."""
+
+    namespace: str = Field("default", max_length=63)
+    model: str = Field(max_length=63)
+    tasks: tuple[RoutedTask, ...] = ()
+
+
+class RouteMetadata(Model):
+    """The object's name."""
+
+    name: str = Field(max_length=253)
+    namespace: str | None = None
+
+
+class TaskRoute(Model):
+    """The resource; a local route file holds exactly this."""
+
+    api_version: Literal["multitask.dev/v1alpha1"] = "multitask.dev/v1alpha1"
+    kind: Literal["TaskRoute"] = "TaskRoute"
+    metadata: RouteMetadata
+    spec: TaskRouteSpec

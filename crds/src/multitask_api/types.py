@@ -1,0 +1,27 @@
+"""The base class of every type that crosses a process boundary."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+
+class Model(BaseModel):
+    """A frozen record: snake_case in Python, camelCase in JSON and YAML, unknown fields are errors.
+
+    ``NaN`` and infinities are refused: a figure that could not be had is absent, with a reason beside it.
+    """
+
+    model_config = ConfigDict(
+        alias_generator=to_camel,
+        populate_by_name=True,
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        ser_json_inf_nan="null",
+    )
+
+    def to_json(self) -> dict[str, object]:
+        """The record as JSON-ready data under its external (camelCase) names; absent fields are left out."""
+        data: dict[str, object] = self.model_dump(mode="json", by_alias=True, exclude_none=True)
+        return data
