@@ -1,0 +1,212 @@
+"""``MultiTaskModel.spec``: everything a user declares."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from multitask_api.resource.tasks import Address, DataSource, DnsLabel, TaskSpec
+from multitask_api.types import Model
+
+Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
+#: Kubernetes objects that are passed through as they are.
+FreeForm = dict[str, Any]
+
+
+class BaseModelSource(Model):
+    """The base LLM that every group starts from."""
+
+    uri: Address = Field(description="hf://ORG/NAME, s3://…, pvc://CLAIM/PATH, file://…, builtin://SIZE")
+    revision: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = Field(
+        None, description="Hub branch, tag or commit; resolved to a commit once a run."
+    )
+    chat_template: bool = Field(False, description="Wrap prompts in the tokenizer's chat template (instruct bases).")
+
+
+class Storage(Model):
+    """Where artifacts live."""
+
+    uri: Address
+    retain: bool = Field(True, description="Keep the artifacts when the resource is deleted.")
+    keep_revisions: int = Field(3, ge=1, le=100)
+
+
+class SecretName(Model):
+    """A Secret in the resource's namespace."""
+
+    name: Name
+
+
+class Credential(Model):
+    """A Secret whose keys become environment variables of this model's pods."""
+
+    secret_ref: SecretName
+
+
+class Pretraining(Model):
+    """Continual pre-training of the base on the domain's text, before any task is trained."""
+
+    tasks_text: bool = Field(True, description="Use the tasks' train inputs and targets (never validation or test).")
+    corpus: Annotated[tuple[DataSource, ...], Field(max_length=64)] = ()
+    max_steps: int = Field(ge=1)
+    refresh: Annotated[str, StringConstraints(max_length=128)] | None = Field(
+        None, description="Any string; changing it makes the base anew."
+    )
+
+
+class Filtering(Model):
+    """How tasks are put into groups (stage 1 of arXiv 2411.03644)."""
+
+    strategy: Literal["Type", "Taxonomy", "Manual", "None"] = "Type"
+
+
+class BaselineStage(Model):
+    """Single-task training, the yardstick of every task."""
+
+    enabled: bool = True
+    max_steps: int = Field(4000, ge=1)
+    seeds: int = Field(1, ge=1, le=16)
+
+
+class HighResourceStage(Model):
+    """Stage 2: training on the tasks that need many steps."""
+
+    enabled: bool = True
+    min_saturation_steps: int | None = Field(None, ge=1, description="Without it the set is chosen automatically.")
+    max_steps: int = Field(3000, ge=1)
+
+
+class MixtureStage(Model):
+    """Stage 3: training on all tasks of a group."""
+
+    temperature: float = Field(2.0, ge=1, le=100)
+    size_limit: int | None = Field(None, ge=1, description="K: the row count above which a task's rate stops growing.")
+    max_steps: int | None = Field(
+        None, ge=1, description="Default: the sum of the baselines' rows at their chosen checkpoints."
+    )
+
+
+class Stages(Model):
+    """The budgets of the training stages; a step is ``training.batchRows`` rows."""
+
+    baseline: BaselineStage = BaselineStage()
+    high_resource: HighResourceStage = HighResourceStage()
+    mixture: MixtureStage = MixtureStage()
+
+
+class Tuning(Model):
+    """What is trained: all weights, or low-rank adapters."""
+
+    method: Literal["Full", "LoRA", "CGCLoRA"] = "LoRA"
+    rank: int = Field(16, ge=1, le=1024)
+    alpha: float = Field(32, gt=0)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    target_modules: Annotated[tuple[Name, ...], Field(max_length=64)] = Field(
+        (), description="Linear layers to adapt, by the last part of their name; default: all of the decoder."
+    )
+
+
+class Qualification(Model):
+    """The bar a task must pass to be served by a mixture."""
+
+    threshold: float = Field(0.99, gt=0, le=1)
+    rule: Literal["Point", "LowerBound"] = "Point"
+    promote: Literal["Qualified", "AllQualified"] = "Qualified"
+
+
+class Training(Model):
+    """How every training stage trains, and (cluster only) the pods it runs in."""
+
+    batch_rows: int = Field(64, ge=1, le=65536)
+    learning_rate: float = Field(2e-4, gt=0, lt=1)
+    warmup_steps: int = Field(100, ge=0)
+    max_length: int = Field(1024, ge=8, le=1_048_576)
+    seed: int = Field(17, ge=0, lt=2**31)
+    eval_every: int = Field(200, ge=1)
+    min_steps: int = Field(400, ge=0)
+    patience: int = Field(5, ge=1, description="Validations without a better score before training ends.")
+    precision: Literal["fp32", "bf16"] = "bf16"
+    nodes: int = Field(1, ge=1, le=64)
+    gpus_per_node: int = Field(1, ge=0, le=16, description="0 trains on CPU.")
+    max_parallel_jobs: int = Field(4, ge=1, le=128)
+    resources: FreeForm = Field(default_factory=dict)
+    queue_name: Annotated[str, StringConstraints(max_length=63)] | None = None
+    pod_template: FreeForm = Field(default_factory=dict)
+
+
+class Rollout(Model):
+    """How traffic moves to a new revision."""
+
+    steps: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], Field(min_length=1, max_length=10)] = (10, 50, 100)
+    min_requests: int = Field(50, ge=0)
+    max_step_seconds: int = Field(600, ge=1)
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if list(self.steps) != sorted(set(self.steps)) or self.steps[-1] != 100:
+            raise ValueError(f"steps: must rise to 100, got {list(self.steps)}")
+        return self
+
+
+class Serving(Model):
+    """The servers of the result."""
+
+    replicas: int = Field(1, ge=0, le=1000)
+    resources: FreeForm = Field(default_factory=dict)
+    rollout: Rollout = Rollout()
+    pinned_revision: Annotated[str, StringConstraints(max_length=64)] | None = None
+    allow_downtime: bool = Field(False, description="Without room for two revisions, stop the old one first.")
+    pod_template: FreeForm = Field(default_factory=dict)
+
+
+class MultiTaskModelSpec(Model):
+    """N tasks that shall become one server."""
+
+    base_model: BaseModelSource
+    storage: Storage | None = Field(None, description="Required in a cluster; local runs use their work folder.")
+    credentials: Annotated[tuple[Credential, ...], Field(max_length=16)] = ()
+    service_account_name: Name | None = None
+    image_pull_secrets: Annotated[tuple[SecretName, ...], Field(max_length=16)] = ()
+    pretraining: Pretraining | None = None
+    tasks: Annotated[tuple[TaskSpec, ...], Field(min_length=1, max_length=128)]
+    filtering: Filtering = Filtering()
+    stages: Stages = Stages()
+    tuning: Tuning = Tuning()
+    qualification: Qualification = Qualification()
+    training: Training = Training()
+    serving: Serving = Serving()
+    suspend: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [task.name for task in self.tasks]
+        repeated = sorted({name for name in names if names.count(name) > 1})
+        if repeated:
+            raise ValueError(f"tasks: {', '.join(map(repr, repeated))} named more than once; rename one of them")
+        if self.filtering.strategy == "Manual":
+            missing = [task.name for task in self.tasks if task.group is None]
+            if missing:
+                raise ValueError(f"tasks: filtering.strategy Manual needs a group for {', '.join(map(repr, missing))}")
+        if self.qualification.rule == "LowerBound" and self.stages.baseline.seeds < 2:
+            raise ValueError(
+                "qualification.rule: LowerBound needs stages.baseline.seeds of 2 or more: one seed says nothing about"
+                " how much the single-task score varies"
+            )
+        return self
+
+    def task(self, name: str) -> TaskSpec:
+        """The task called ``name``; KeyError if there is none."""
+        for task in self.tasks:
+            if task.name == name:
+                return task
+        raise KeyError(name)
+
+
+class Metadata(Model):
+    """The object's name; further Kubernetes metadata is kept as it is."""
+
+    model_config = Model.model_config | {"extra": "allow"}
+
+    name: DnsLabel
+    namespace: DnsLabel | None = None

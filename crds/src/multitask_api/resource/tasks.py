@@ -1,0 +1,130 @@
+"""One task of a MultiTaskModel: its kind, its prompt, its data, how it is judged."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from multitask_api.bundle import GenerationSettings
+from multitask_api.types import Model
+
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+DnsLabel = Annotated[str, StringConstraints(pattern=DNS_LABEL, max_length=63)]
+Address = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+FieldName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=63)]
+
+TaskType = Literal["Classification", "Generation"]
+Taxonomy = Literal["Binary", "Ordinal", "MultiClass"]
+Metric = Literal["Accuracy", "MacroF1", "MatthewsCorrelation", "ExactMatch", "TokenF1", "RougeL", "Bleu"]
+
+CLASSIFICATION_METRICS = ("Accuracy", "MacroF1", "MatthewsCorrelation")
+GENERATION_METRICS = ("ExactMatch", "TokenF1", "RougeL", "Bleu")
+
+
+class DataSource(Model):
+    """Where rows are: a file or folder of jsonl, jsonl.gz, csv or parquet."""
+
+    uri: Address = Field(description="file path, file://, hf://, s3:// or pvc:// address of a file or folder.")
+
+
+class TaskData(Model):
+    """The three splits of a task, and the names of its answer fields."""
+
+    train: DataSource
+    validation: DataSource
+    test: DataSource
+    label_field: FieldName = Field("label", description="The field that holds a classification row's label.")
+    target_field: FieldName = Field("target", description="The field that holds a generation row's reference.")
+    max_bad_rows: int = Field(0, ge=0, description="Bad rows (all splits together) that are dropped instead of fatal.")
+
+
+class DeclaredBaseline(Model):
+    """A known single-task result, used instead of training one."""
+
+    score: float = Field(gt=0, le=1, description="Test score of the single-task model, on this task's metric.")
+    saturation_steps: int | None = Field(None, ge=1, description="Steps that single-task training needed.")
+
+
+class ConfigMapKey(Model):
+    """A key of a ConfigMap in the resource's namespace."""
+
+    name: str = Field(max_length=253)
+    key: str = Field(max_length=253)
+
+
+class TaskSpec(Model):
+    """One text task."""
+
+    name: DnsLabel = Field(description="A DNS label, unique in the model.")
+    type: TaskType
+    taxonomy: Taxonomy | None = Field(None, description="Default: Binary for two labels, else MultiClass.")
+    labels: Annotated[tuple[Label, ...], Field(max_length=256)] = Field(
+        (), description="Classification: all labels; for Ordinal from lowest to highest."
+    )
+    labels_from: ConfigMapKey | None = Field(None, description="Labels from a ConfigMap key, one a line.")
+    prompt: Annotated[str, StringConstraints(max_length=8192)] | None = Field(
+        None, description="A template over the fields of a row, as in 'Text: {text}\\nLabel:'."
+    )
+    prompt_from: ConfigMapKey | None = Field(None, description="The prompt from a ConfigMap key.")
+    data: TaskData
+    language: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")] = Field(
+        "en", description="How RougeL, TokenF1 and Bleu split text: words, or characters for zh and ja."
+    )
+    metric: Metric | None = Field(None, description="Default: Accuracy for Classification, RougeL for Generation.")
+    generation: GenerationSettings | None = Field(None, description="Generation only.")
+    group: DnsLabel | None = Field(None, description="The task's group under filtering.strategy Manual.")
+    baseline: DeclaredBaseline | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for problem in self._problems():
+            raise ValueError(problem)
+        return self
+
+    def _problems(self) -> list[str]:
+        found: list[str] = []
+        if (self.prompt is None) == (self.prompt_from is None):
+            found.append("give exactly one of prompt and promptFrom")
+        if self.type == "Classification":
+            found += self._classification_problems()
+        else:
+            if self.labels or self.labels_from:
+                found.append("labels: a Generation task has no labels; remove them or set type: Classification")
+            if self.taxonomy is not None:
+                found.append("taxonomy: only a Classification task has one; remove it")
+            if self.metric is not None and self.metric not in GENERATION_METRICS:
+                found.append(f"metric: {self.metric} judges labels; use one of {', '.join(GENERATION_METRICS)}")
+        return found
+
+    def _classification_problems(self) -> list[str]:
+        found: list[str] = []
+        if self.labels and self.labels_from:
+            found.append("labels: give labels or labelsFrom, not both")
+        elif not self.labels_from:
+            if len(self.labels) < 2:
+                found.append(f"labels: a Classification task needs at least two labels, got {len(self.labels)}")
+            repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
+            if repeated:
+                found.append(f"labels: {', '.join(map(repr, repeated))} given more than once; labels must be unique")
+            if self.taxonomy == "Binary" and len(self.labels) > 2:
+                found.append(f"taxonomy: Binary means two labels, got {len(self.labels)}; use MultiClass or Ordinal")
+        if self.generation is not None:
+            found.append("generation: only a Generation task has it; remove it or set type: Generation")
+        if self.metric is not None and self.metric not in CLASSIFICATION_METRICS:
+            found.append(f"metric: {self.metric} judges text; use one of {', '.join(CLASSIFICATION_METRICS)}")
+        return found
+
+    @property
+    def resolved_metric(self) -> Metric:
+        """The metric, with the default of the task's type."""
+        return self.metric or ("Accuracy" if self.type == "Classification" else "RougeL")
+
+    @property
+    def resolved_taxonomy(self) -> Taxonomy | None:
+        """The taxonomy, derived from the labels when not given; None for generation."""
+        if self.type == "Generation":
+            return None
+        return self.taxonomy or ("Binary" if len(self.labels) == 2 else "MultiClass")
