@@ -1,0 +1,187 @@
+"""What each stage program is told: typed parameters, one record a stage kind.
+
+``identity`` is the part of the parameters that enters the stage's digest; everything else (addresses, thread counts)
+may change without changing the result.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from multitask_api.bundle import GenerationSettings
+from multitask_api.resource.spec import HighResourceStage, MixtureStage, Pretraining, Training, Tuning
+from multitask_api.resource.tasks import Metric, TaskData, TaskSpec, TaskType, Taxonomy
+from multitask_api.types import Model
+
+
+class TaskDefinition(Model):
+    """What training, scoring and serving read of a task."""
+
+    name: str
+    type: TaskType
+    taxonomy: Taxonomy | None = None
+    labels: tuple[str, ...] = ()
+    prompt: str
+    language: str = "en"
+    metric: Metric
+    generation: GenerationSettings | None = None
+
+    @classmethod
+    def of(cls, task: TaskSpec) -> TaskDefinition:
+        """The definition inside a resource's task, defaults filled in (``promptFrom`` must be resolved by now)."""
+        if task.prompt is None:
+            raise ValueError(f"task {task.name}: promptFrom must be resolved before the graph is built")
+        generation = (task.generation or GenerationSettings()) if task.type == "Generation" else None
+        return cls(
+            name=task.name,
+            type=task.type,
+            taxonomy=task.resolved_taxonomy,
+            labels=task.labels,
+            prompt=task.prompt,
+            language=task.language,
+            metric=task.resolved_metric,
+            generation=generation,
+        )
+
+
+class Optimisation(Model):
+    """The part of ``spec.training`` that changes results."""
+
+    batch_rows: int
+    learning_rate: float
+    warmup_steps: int
+    max_length: int
+    seed: int
+    eval_every: int
+    min_steps: int
+    patience: int
+    precision: Literal["fp32", "bf16"]
+
+    @classmethod
+    def of(cls, training: Training, *, seed: int | None = None) -> Optimisation:
+        """Take the fields of ``spec.training``; ``seed`` replaces its seed."""
+        values = {name: getattr(training, name) for name in cls.model_fields}
+        return cls(**(values if seed is None else values | {"seed": seed}))
+
+
+class StageParameters(Model):
+    """The root of the parameter records."""
+
+    def identity(self) -> dict[str, object]:
+        """What of these parameters enters the digest; by default all."""
+        return self.to_json()
+
+
+class PrepareParameters(StageParameters):
+    """Read, check and normalise one task's rows."""
+
+    task: TaskDefinition
+    data: TaskData
+    fingerprints: dict[str, str] = Field(description="Split name → fingerprint of the data at its address.")
+
+    def identity(self) -> dict[str, object]:
+        """Content counts, addresses do not; of the task only what decides whether a row is good."""
+        return {
+            "task": {"type": self.task.type, "labels": self.task.labels, "prompt": self.task.prompt},
+            "fields": {"label": self.data.label_field, "target": self.data.target_field},
+            "maxBadRows": self.data.max_bad_rows,
+            "fingerprints": self.fingerprints,
+        }
+
+
+class BaseParameters(StageParameters):
+    """Make tokenizer and weights of the base, adapted to the domain if asked."""
+
+    uri: str
+    revision: str | None = None
+    pretraining: Pretraining | None = None
+    corpus_fingerprints: tuple[str, ...] = ()
+    tasks: tuple[TaskDefinition, ...]
+    optimisation: Optimisation
+
+    def identity(self) -> dict[str, object]:
+        """The base is frozen once made: tasks are not part of it, or a new task would retrain everything.
+
+        ``pretraining.refresh`` asks for a new one.
+        """
+        settings: dict[str, object] = {"uri": self.uri, "revision": self.revision, "seed": self.optimisation.seed}
+        if self.pretraining is not None:
+            settings["pretraining"] = self.pretraining.model_dump(mode="json", by_alias=True, exclude={"corpus"})
+            settings["corpus"] = self.corpus_fingerprints
+            kept = {"batch_rows", "learning_rate", "warmup_steps", "max_length", "precision"}
+            settings["optimisation"] = self.optimisation.model_dump(mode="json", by_alias=True, include=kept)
+        return settings
+
+
+class TrainParameters(StageParameters):
+    """Train on one or more tasks: a baseline, stage 2 or stage 3 (see ``kind``)."""
+
+    kind: Literal["baseline", "high-resource", "mixture"]
+    tasks: tuple[TaskDefinition, ...]
+    probabilities: dict[str, float] = Field(description="Task → p_i; sums to 1.")
+    max_steps: int = Field(ge=1)
+    optimisation: Optimisation
+    tuning: Tuning
+    chat_template: bool = False
+    reference_scores: dict[str, float] = Field(
+        default_factory=dict,
+        description="Mixture: each task's baseline validation score; the checkpoint with the highest mean ratio wins.",
+    )
+
+
+class FilterParameters(StageParameters):
+    """Group the tasks, choose the high-resource ones, fix the sampling probabilities and budgets."""
+
+    groups: dict[str, tuple[str, ...]]
+    high_resource: HighResourceStage
+    mixture: MixtureStage
+    batch_rows: int
+    baselines_enabled: bool
+    declared_saturation_steps: dict[str, int] = Field(default_factory=dict)
+
+
+class BundleParameters(StageParameters):
+    """Bring the mixtures into the form in which they are served."""
+
+    groups: dict[str, tuple[str, ...]]
+    tasks: tuple[TaskDefinition, ...]
+    precision: Literal["fp32", "bf16"]
+    max_length: int
+    chat_template: bool = False
+
+
+class EvaluateParameters(StageParameters):
+    """Score a group's test rows with the engine that serves and judge each task against its baseline."""
+
+    group: str
+    tasks: tuple[TaskDefinition, ...]
+    threshold: float
+    rule: Literal["Point", "LowerBound"]
+    declared_baselines: dict[str, float] = Field(default_factory=dict)
+    seed: int
+
+
+class ExportParameters(StageParameters):
+    """Decide who answers each task and write what the servers read."""
+
+    model: str
+    groups: dict[str, tuple[str, ...]]
+    tasks: tuple[TaskDefinition, ...]
+    promote: Literal["Qualified", "AllQualified"]
+    precision: Literal["fp32", "bf16"]
+
+
+class VerifyParameters(StageParameters):
+    """Send the test rows through gateway and Triton and compare with the evaluation."""
+
+    tasks: tuple[TaskDefinition, ...]
+    precision: Literal["fp32", "bf16"]
+
+
+class LedgerParameters(StageParameters):
+    """Measure N single-task servers against the one multi-task server."""
+
+    tasks: tuple[TaskDefinition, ...]
+    load_per_task: float = Field(10.0, gt=0, description="Requests per second of each task, for the replica count.")

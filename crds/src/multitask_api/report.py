@@ -1,0 +1,75 @@
+"""``report.json``: the outcome of a run, stable for other programs (fields are added, never renamed)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from multitask_api.results import Agreement, CurvePoint, LedgerResult, SplitRows, Verdict
+from multitask_api.types import Model
+
+
+class ReportStage(Model):
+    """One stage of the run."""
+
+    name: str
+    digest: str | None
+    cached: bool
+    seconds: float
+    skipped: str | None = Field(None, description="Why the stage had nothing to do.")
+    tokens: int | None = None
+    curve: tuple[CurvePoint, ...] = ()
+
+
+class ReportGroup(Model):
+    """One group after filtering."""
+
+    name: str
+    tasks: tuple[str, ...]
+    high_resource: tuple[str, ...]
+    probabilities: dict[str, float]
+    reason: str = ""
+    need_rows: dict[str, int] = Field(default_factory=dict)
+    stage2_rows: dict[str, int] = Field(default_factory=dict)
+    stage3_rows: dict[str, int] = Field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+
+class ReportTask(Model):
+    """One task: its data, its scores, its verdict, who answers it."""
+
+    name: str
+    group: str
+    type: str
+    metric: str
+    rows: SplitRows
+    baseline: float | None = None
+    score: float | None = None
+    ratio: float | None = None
+    interval: tuple[float, float] | None = None
+    floor: float | None = None
+    verdict: Verdict | None = None
+    confirmed: bool = False
+    reason: str = ""
+    saturation_steps: int | None = None
+    served_by: str | None = None
+    overlap_rows: int = 0
+    ratio_without_overlap: float | None = None
+
+
+class Report(Model):
+    """The whole run."""
+
+    schema_: Literal["multitask.dev/report/v1"] = Field("multitask.dev/report/v1", alias="schema")
+    model: str
+    revision: str | None
+    qualified: int
+    confirmed: int
+    total: int
+    stages: tuple[ReportStage, ...]
+    groups: tuple[ReportGroup, ...]
+    tasks: tuple[ReportTask, ...]
+    serving: Agreement | None = None
+    ledger: LedgerResult | None = None
+    warnings: tuple[str, ...] = ()

@@ -1,0 +1,210 @@
+"""What each stage finds: the ``result`` of its manifest, typed.
+
+Scores are fractions in [0, 1] (MatthewsCorrelation in [-1, 1]); losses are nats per target token; a figure that could
+not be had is absent and a reason stands beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from multitask_api.types import Model
+
+Verdict = Literal["Qualified", "NotQualified", "Inconclusive", "NoBaseline"]
+SPLITS = ("train", "validation", "test")
+
+
+class SplitRows(Model):
+    """Row counts of the three splits."""
+
+    train: int
+    validation: int
+    test: int
+
+
+class PrepareResult(Model):
+    """One task's data, looked at."""
+
+    rows: SplitRows
+    bad_rows: int = 0
+    label_counts: dict[str, dict[str, int]] = Field(default_factory=dict, description="Split → label → rows.")
+    test_rows_in_train: int = Field(0, description="Test rows whose normalised input stands in this task's train.")
+    characters: dict[str, int] = Field(default_factory=dict, description="Split → characters in all fields.")
+    warnings: tuple[str, ...] = ()
+
+
+class BaseResult(Model):
+    """The base as it stands."""
+
+    parameters: int = Field(description="Number of weights.")
+    vocabulary: int
+    tasks: tuple[str, ...] = Field(description="The tasks whose text it has seen.")
+    steps: int = 0
+    tokens: int = 0
+    first_loss: float | None = None
+    last_loss: float | None = None
+    tokens_per_second: float | None = None
+    warnings: tuple[str, ...] = ()
+
+
+class TaskPoint(Model):
+    """One task at one validation."""
+
+    loss: float = Field(description="Mean over rows of the mean over target tokens, in nats.")
+    score: float
+
+
+class CurvePoint(Model):
+    """One validation during training."""
+
+    step: int
+    train_loss: float | None = None
+    phase: Literal["warmup", "constant", "decay"]
+    tasks: dict[str, TaskPoint]
+
+
+class TrainResult(Model):
+    """One training run: a baseline, stage 2 or stage 3."""
+
+    steps: int
+    chosen_step: int
+    saturation_step: int = Field(description="Step of the lowest validation loss (mean over tasks) while constant.")
+    still_improving: bool = Field(description="The limit ended training, not patience.")
+    curve: tuple[CurvePoint, ...]
+    validation: dict[str, TaskPoint] = Field(description="At the chosen checkpoint.")
+    rows_given: dict[str, int] = Field(description="Task → training rows drawn, counted.")
+    tokens: int = Field(description="Tokens that went through the model in training.")
+    truncated_rows: dict[str, int] = Field(default_factory=dict)
+    trainable_parameters: int = 0
+    training_seconds: float = 0.0
+    tokens_per_second: float | None = None
+    test_score: float | None = Field(None, description="Baselines only: by the engine that serves, in the final form.")
+
+
+class GroupPlan(Model):
+    """One group after filtering."""
+
+    name: str
+    tasks: tuple[str, ...]
+    high_resource: tuple[str, ...] = ()
+    high_resource_probabilities: dict[str, float] = Field(default_factory=dict)
+    reason: str = Field(description="Why stage 2 runs on these tasks, or is skipped.")
+    probabilities: dict[str, float]
+    mixture_steps: int
+    need_rows: dict[str, int] = Field(
+        default_factory=dict, description="Rows at the later of saturation and the chosen checkpoint, single-task."
+    )
+    expected_rows: dict[str, int] = Field(default_factory=dict, description="Rows of stages 2 and 3 together.")
+    warnings: tuple[str, ...] = ()
+
+
+class FilterResult(Model):
+    """The groups."""
+
+    groups: tuple[GroupPlan, ...]
+
+    def group(self, name: str) -> GroupPlan:
+        """The group called ``name``; KeyError if there is none."""
+        for group in self.groups:
+            if group.name == name:
+                return group
+        raise KeyError(name)
+
+
+class BundleResult(Model):
+    """The mixtures in the form in which they are served."""
+
+    models: dict[str, int] = Field(description="Model → bytes of its weights and adapters.")
+    truncated_rows: dict[str, int] = Field(default_factory=dict)
+
+
+class TaskVerdict(Model):
+    """One task judged."""
+
+    task: str
+    score: float
+    baseline: float | None = None
+    baseline_scores: tuple[float, ...] = ()
+    ratio: float | None = None
+    interval: tuple[float, float] | None = None
+    floor: float | None = Field(None, description="Score of the majority label, or of the best constant answer.")
+    verdict: Verdict
+    confirmed: bool = False
+    reason: str = ""
+    test_rows: int
+    overlap_rows: int = Field(0, description="Test rows whose input stands in any task's train split.")
+    ratio_without_overlap: float | None = None
+
+
+class EvaluateResult(Model):
+    """A group judged."""
+
+    tasks: tuple[TaskVerdict, ...]
+    seed_variance: float | None = Field(None, description="Variance of the log score between seeds, pooled over tasks.")
+    degrees_of_freedom: int = 0
+
+
+class ServedBy(Model):
+    """Who answers one task, and why."""
+
+    task: str
+    served_by: str | None = Field(description="The group, `baseline`, or absent when the task is not routed.")
+    model: str | None = None
+    adapter: str | None = None
+    reason: str
+
+
+class ExportResult(Model):
+    """What was written for the servers."""
+
+    revision: str
+    tasks: tuple[ServedBy, ...]
+    models: dict[str, int] = Field(description="Model → bytes of its weights and adapters.")
+    promoted: bool = True
+
+
+class Agreement(Model):
+    """Served answers against evaluated ones."""
+
+    compared: int
+    equal: int
+    near_ties: int
+    different: int
+
+
+class VerifyResult(Agreement):
+    """Served = measured, over all routed tasks."""
+
+    tasks: dict[str, Agreement]
+    examples: tuple[dict[str, str], ...] = Field((), description="Up to ten answers that differ.")
+
+
+class LedgerSide(Model):
+    """One side of the ledger."""
+
+    models: int
+    bytes: int = Field(description="Weights and adapters, in bytes.")
+    requests_per_second: float
+    training_seconds: float
+    replicas: int
+    tasks: dict[str, float] = Field(default_factory=dict, description="Task → requests per second, measured.")
+
+
+class Reduction(Model):
+    """1 − multi/single."""
+
+    bytes: float
+    replicas: float
+
+
+class LedgerResult(Model):
+    """What one server costs against N."""
+
+    single_task: LedgerSide
+    multi_task: LedgerSide
+    reduction: Reduction
+    load_per_task: float
+    runtime_bytes: int = Field(description="Resident bytes of the runtime without weights, paid by every server.")
+    leftover_models: int = 0

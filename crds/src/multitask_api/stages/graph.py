@@ -1,0 +1,327 @@
+"""From a spec and the manifests in storage to the state of every stage. Pure.
+
+The graph grows as results come in: stage 2's inputs are known once the filter has chosen the high-resource tasks, and a
+task with a declared baseline gets a trained one only when it failed against the declared score.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from multitask_api.digests import digest
+from multitask_api.manifest import Manifest, Resolved
+from multitask_api.parameters import (
+    BaseParameters,
+    BundleParameters,
+    EvaluateParameters,
+    ExportParameters,
+    FilterParameters,
+    LedgerParameters,
+    Optimisation,
+    PrepareParameters,
+    StageParameters,
+    TaskDefinition,
+    TrainParameters,
+    VerifyParameters,
+)
+from multitask_api.resource import MultiTaskModelSpec, TaskSpec
+from multitask_api.results import EvaluateResult, FilterResult, GroupPlan, TrainResult
+from multitask_api.stages.groups import groups
+from multitask_api.stages.nodes import Graph, Node, NodeState, Ref
+from multitask_api.stages.versions import VERSIONS
+
+Manifests = Mapping[tuple[str, str], Manifest]
+
+
+def build(
+    model: str, spec: MultiTaskModelSpec, resolved: Resolved, manifests: Manifests, *, serve: bool = True
+) -> Graph:
+    """The graph of ``spec``; ``manifests`` maps (stage name, digest) to what storage holds.
+
+    ``serve`` adds verify and ledger, which need servers.
+    """
+    builder = _Builder(model, spec, resolved, manifests)
+    builder.add_all(serve=serve)
+    return Graph(tuple(builder.nodes.values()))
+
+
+def baseline_name(task: str, seed: int) -> str:
+    """The stage name of one seed of a task's baseline."""
+    return f"baseline/{task}/seed-{seed}"
+
+
+class _Builder:
+    """Adds nodes in topological order; each looks up the manifests of those before it."""
+
+    def __init__(self, model: str, spec: MultiTaskModelSpec, resolved: Resolved, manifests: Manifests) -> None:
+        self.model = model
+        self.spec = spec
+        self.resolved = resolved
+        self.manifests = manifests
+        self.groups = groups(spec)
+        self.tasks = {task.name: TaskDefinition.of(task) for task in spec.tasks}
+        self.nodes: dict[str, Node] = {}
+
+    def add_all(self, *, serve: bool) -> None:
+        for task in self.spec.tasks:
+            self._prepare(task)
+        self._base()
+        for task in self.spec.tasks:
+            if task.baseline is None and self.spec.stages.baseline.enabled:
+                self._baselines(task.name)
+        self._filter()
+        for name in self.groups:
+            self._high_resource(name)
+            self._mixture(name)
+        self._bundle()
+        for name in self.groups:
+            self._evaluate(name)
+        for task_name in self._failed_against_declared():
+            self._baselines(task_name)
+        self._export()
+        if serve:
+            self._verify()
+            self._ledger()
+
+    # -- the nodes, in the order in which they run ---------------------------------------------------------------------
+
+    def _prepare(self, task: TaskSpec) -> None:
+        fingerprints = {
+            split: found.fingerprint
+            for split in ("train", "validation", "test")
+            if (found := self.resolved.data.get(getattr(task.data, split).uri)) and found.fingerprint
+        }
+        complete = len(fingerprints) == 3
+        parameters = PrepareParameters(task=self.tasks[task.name], data=task.data, fingerprints=fingerprints)
+        self._add(f"prepare/{task.name}", "prepare", parameters if complete else None, reads=())
+
+    def _base(self) -> None:
+        base = self.spec.base_model
+        pretraining = self.spec.pretraining
+        corpus = pretraining.corpus if pretraining else ()
+        found = [self.resolved.data.get(source.uri) for source in corpus]
+        complete = all(item is not None and item.fingerprint for item in found)
+        parameters = BaseParameters(
+            uri=base.uri,
+            revision=self.resolved.revision or base.revision,
+            pretraining=pretraining,
+            corpus_fingerprints=tuple(item.fingerprint for item in found if item and item.fingerprint),
+            tasks=tuple(self.tasks.values()),
+            optimisation=Optimisation.of(self.spec.training),
+        )
+        prepares = tuple(f"prepare/{name}" for name in self.tasks)
+        self._add("base", "base", parameters if complete else None, reads=(), needs=prepares)
+
+    def _baselines(self, task: str) -> None:
+        settings = self.spec.stages.baseline
+        reads = [Ref(f"prepare/{task}", split) for split in ("train", "validation", "test")]
+        for index in range(settings.seeds):
+            seed = self.spec.training.seed + index
+            parameters = TrainParameters(
+                kind="baseline",
+                tasks=(self.tasks[task],),
+                probabilities={task: 1.0},
+                max_steps=settings.max_steps,
+                optimisation=Optimisation.of(self.spec.training, seed=seed),
+                tuning=self.spec.tuning,
+                chat_template=self.spec.base_model.chat_template,
+            )
+            self._add(baseline_name(task, seed), "baseline", parameters, reads=[*reads, Ref("base", "model")])
+
+    def _filter(self) -> None:
+        declared = {
+            task.name: task.baseline.saturation_steps
+            for task in self.spec.tasks
+            if task.baseline and task.baseline.saturation_steps
+        }
+        stages = self.spec.stages
+        parameters = FilterParameters(
+            groups=self.groups,
+            high_resource=stages.high_resource,
+            mixture=stages.mixture,
+            batch_rows=self.spec.training.batch_rows,
+            baselines_enabled=stages.baseline.enabled,
+            declared_saturation_steps=declared,
+        )
+        reads = [Ref(f"prepare/{name}", "rows") for name in self.tasks]
+        reads += [Ref(name, "saturation") for name in self._baseline_names()]
+        self._add("filter", "filter", parameters, reads=reads)
+
+    def _high_resource(self, group: str) -> None:
+        name = f"high-resource/{group}"
+        reads = [Ref("filter", name), Ref("base", "model")]
+        plan = self._group_plan(group)
+        if plan is None:
+            self._add(name, "high-resource", None, reads=reads)
+            return
+        if not plan.high_resource:
+            self.nodes[name] = Node(name, "high-resource", NodeState.SKIPPED, needs=("filter",), reason=plan.reason)
+            return
+        parameters = TrainParameters(
+            kind="high-resource",
+            tasks=tuple(self.tasks[task] for task in plan.high_resource),
+            probabilities=plan.high_resource_probabilities,
+            max_steps=self.spec.stages.high_resource.max_steps,
+            optimisation=Optimisation.of(self.spec.training),
+            tuning=self.spec.tuning,
+            chat_template=self.spec.base_model.chat_template,
+        )
+        reads += self._training_reads(plan.high_resource)
+        self._add(name, "high-resource", parameters, reads=reads)
+
+    def _mixture(self, group: str) -> None:
+        plan = self._group_plan(group)
+        before = f"high-resource/{group}"
+        reads = [Ref("filter", f"mixture/{group}"), Ref("base", "model"), *self._training_reads(self.groups[group])]
+        if plan is None or plan.high_resource:
+            reads.append(Ref(before, "model"))
+        references = [ref for task in self.groups[group] for ref in self._baseline_refs(task, "validation")]
+        parameters = None
+        if plan is not None and all(self._output(ref) for ref in references):
+            parameters = TrainParameters(
+                kind="mixture",
+                tasks=tuple(self.tasks[task] for task in self.groups[group]),
+                probabilities=plan.probabilities,
+                max_steps=plan.mixture_steps,
+                optimisation=Optimisation.of(self.spec.training),
+                tuning=self.spec.tuning,
+                chat_template=self.spec.base_model.chat_template,
+                reference_scores=self._reference_scores(group),
+            )
+        self._add(f"mixture/{group}", "mixture", parameters, reads=reads + references)
+
+    def _bundle(self) -> None:
+        training = self.spec.training
+        parameters = BundleParameters(
+            groups=self.groups,
+            tasks=tuple(self.tasks.values()),
+            precision=training.precision,
+            max_length=training.max_length,
+            chat_template=self.spec.base_model.chat_template,
+        )
+        reads = [Ref("base", "model"), *(Ref(f"mixture/{group}", "model") for group in self.groups)]
+        self._add("bundle", "bundle", parameters, reads=reads)
+
+    def _evaluate(self, group: str) -> None:
+        tasks = self.groups[group]
+        parameters = EvaluateParameters(
+            group=group,
+            tasks=tuple(self.tasks[task] for task in tasks),
+            threshold=self.spec.qualification.threshold,
+            rule=self.spec.qualification.rule,
+            declared_baselines={
+                task.name: task.baseline.score for task in self.spec.tasks if task.baseline and task.name in tasks
+            },
+            seed=self.spec.training.seed,
+        )
+        reads = [Ref("bundle", f"group/{group}")]
+        reads += [Ref(f"prepare/{task}", "test") for task in tasks]
+        # Overlap is looked for across tasks, and seed variance is pooled over tasks: both read every task.
+        reads += [Ref(f"prepare/{task}", "train") for task in self.tasks]
+        reads += [Ref(name, "scores") for name in self._baseline_names()]
+        self._add(f"evaluate/{group}", "evaluate", parameters, reads=reads)
+
+    def _export(self) -> None:
+        parameters = ExportParameters(
+            model=self.model,
+            groups=self.groups,
+            tasks=tuple(self.tasks.values()),
+            promote=self.spec.qualification.promote,
+            precision=self.spec.training.precision,
+        )
+        reads = [Ref("bundle", "bundle"), Ref("base", "model")]
+        reads += [Ref(f"evaluate/{group}", "verdicts") for group in self.groups]
+        reads += [Ref(name, "model") for name in self._baseline_names()]
+        reads += [Ref(f"prepare/{task}", "test") for task in self.tasks]
+        self._add("export", "export", parameters, reads=reads)
+
+    def _verify(self) -> None:
+        parameters = VerifyParameters(tasks=tuple(self.tasks.values()), precision=self.spec.training.precision)
+        reads = [Ref("export", "bundle"), *(Ref(f"evaluate/{group}", "answers") for group in self.groups)]
+        reads += [Ref(name, "scores") for name in self._baseline_names()]
+        reads += [Ref(f"prepare/{task}", "test") for task in self.tasks]
+        self._add("verify", "verify", parameters, reads=reads)
+
+    def _ledger(self) -> None:
+        parameters = LedgerParameters(tasks=tuple(self.tasks.values()))
+        trained = [name for group in self.groups for name in (f"high-resource/{group}", f"mixture/{group}")]
+        reads = [Ref("export", "bundle"), Ref("base", "model")]
+        reads += [Ref(f"prepare/{task}", "test") for task in self.tasks]
+        reads += [Ref(name, "model") for name in self._baseline_names()]
+        reads += [Ref(name, "model") for name in trained if self.nodes[name].state is not NodeState.SKIPPED]
+        self._add("ledger", "ledger", parameters, reads=reads)
+
+    # -- what the nodes share ------------------------------------------------------------------------------------------
+
+    def _add(
+        self,
+        name: str,
+        kind: str,
+        parameters: StageParameters | None,
+        *,
+        reads: Sequence[Ref],
+        needs: Sequence[str] = (),
+    ) -> None:
+        """Place a node; its digest is known once everything it reads has an output digest."""
+        stages = tuple(dict.fromkeys([*(ref.stage for ref in reads), *needs]))
+        outputs = {str(ref): self._output(ref) for ref in reads}
+        known = {ref: value for ref, value in outputs.items() if value is not None}
+        if parameters is None or len(known) < len(outputs):
+            missing = tuple(stage for stage in stages if not self._settled(stage))
+            self.nodes[name] = Node(name, kind, NodeState.WAITING, needs=missing, reads=tuple(reads))
+            return
+        version = VERSIONS[kind]
+        own = digest({"stage": name, "version": version, "parameters": parameters.identity(), "reads": known})
+        manifest = self.manifests.get((name, own))
+        ready = all(self._settled(stage) for stage in stages)
+        state = NodeState.DONE if manifest else NodeState.READY if ready else NodeState.WAITING
+        needed = stages if state is not NodeState.WAITING else tuple(s for s in stages if not self._settled(s))
+        self.nodes[name] = Node(
+            name, kind, state, needed, tuple(reads), version, parameters, own, known, manifest
+        )
+
+    def _settled(self, stage: str) -> bool:
+        return self.nodes[stage].state in (NodeState.DONE, NodeState.SKIPPED)
+
+    def _output(self, ref: Ref) -> str | None:
+        node = self.nodes.get(ref.stage)
+        return node.manifest.outputs[ref.output] if node and node.manifest else None
+
+    def _training_reads(self, tasks: Sequence[str]) -> list[Ref]:
+        return [Ref(f"prepare/{task}", split) for task in tasks for split in ("train", "validation")]
+
+    def _baseline_names(self) -> list[str]:
+        return [name for name, node in self.nodes.items() if node.kind == "baseline"]
+
+    def _baseline_refs(self, task: str, output: str) -> list[Ref]:
+        return [Ref(name, output) for name in self._baseline_names() if name.startswith(f"baseline/{task}/")]
+
+    def _group_plan(self, group: str) -> GroupPlan | None:
+        manifest = self.nodes["filter"].manifest
+        return FilterResult.model_validate(manifest.result).group(group) if manifest else None
+
+    def _reference_scores(self, group: str) -> dict[str, float]:
+        """Each task's baseline validation score, the mean over its seeds."""
+        found: dict[str, float] = {}
+        for task in self.groups[group]:
+            scores = []
+            for ref in self._baseline_refs(task, "validation"):
+                manifest = self.nodes[ref.stage].manifest
+                if manifest is not None:
+                    scores.append(TrainResult.model_validate(manifest.result).validation[task].score)
+            if scores:
+                found[task] = sum(scores) / len(scores)
+        return found
+
+    def _failed_against_declared(self) -> list[str]:
+        """Tasks that miss a declared baseline: they are served by a trained one, so it is trained now."""
+        failed = []
+        for group, tasks in self.groups.items():
+            manifest = self.nodes[f"evaluate/{group}"].manifest
+            if manifest is None:
+                continue
+            for verdict in EvaluateResult.model_validate(manifest.result).tasks:
+                declared = verdict.task in tasks and self.spec.task(verdict.task).baseline is not None
+                if declared and verdict.verdict in ("NotQualified", "Inconclusive"):
+                    failed.append(verdict.task)
+        return failed

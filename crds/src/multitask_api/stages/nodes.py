@@ -1,0 +1,81 @@
+"""The nodes of the stage graph."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from multitask_api.manifest import Manifest
+from multitask_api.parameters import StageParameters
+
+
+@dataclass(frozen=True, order=True)
+class Ref:
+    """One named output of one stage."""
+
+    stage: str
+    output: str
+
+    def __str__(self) -> str:
+        return f"{self.stage}#{self.output}"
+
+
+class NodeState(Enum):
+    """What a node waits for, if anything."""
+
+    DONE = "done"  # its manifest is in storage
+    READY = "ready"  # everything it reads is there; it has not run
+    WAITING = "waiting"  # something it reads is not there yet, so its digest is not known
+    SKIPPED = "skipped"  # the filter found nothing for it to do
+
+
+@dataclass(frozen=True)
+class Node:
+    """One stage of one spec.
+
+    ``reads`` enter the digest; ``needs`` are the stages whose artifacts must be there before it starts. ``parameters``
+    and ``digest`` are None while something it reads is missing.
+    """
+
+    name: str
+    kind: str
+    state: NodeState
+    needs: tuple[str, ...] = ()
+    reads: tuple[Ref, ...] = ()
+    version: int = 0
+    parameters: StageParameters | None = None
+    digest: str | None = None
+    read_outputs: Mapping[str, str] | None = None
+    manifest: Manifest | None = None
+    reason: str = ""
+
+    @property
+    def waits_for(self) -> tuple[str, ...]:
+        """The stages that have to end first."""
+        return self.needs if self.state is NodeState.WAITING else ()
+
+
+@dataclass(frozen=True)
+class Graph:
+    """All nodes of a spec in an order in which each comes after what it needs."""
+
+    nodes: tuple[Node, ...]
+
+    def __getitem__(self, name: str) -> Node:
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        raise KeyError(name)
+
+    def __contains__(self, name: object) -> bool:
+        return any(node.name == name for node in self.nodes)
+
+    def of_kind(self, kind: str) -> tuple[Node, ...]:
+        """The nodes of one kind, in order."""
+        return tuple(node for node in self.nodes if node.kind == kind)
+
+    @property
+    def finished(self) -> bool:
+        """Nothing is left to run."""
+        return all(node.state in (NodeState.DONE, NodeState.SKIPPED) for node in self.nodes)
