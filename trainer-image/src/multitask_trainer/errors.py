@@ -1,0 +1,17 @@
+"""The package's exception tree; whether trying again helps is in the type."""
+
+from __future__ import annotations
+
+from multitask_api.errors import RetryableError, UserError
+
+
+class DataError(UserError):
+    """Rows or files of a task cannot be used as they are."""
+
+
+class StageError(UserError):
+    """A stage cannot give a result from what it was told."""
+
+
+class ArtifactError(RetryableError):
+    """An artifact is not readable, or not what its manifest says."""
