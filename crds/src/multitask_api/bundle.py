@@ -20,8 +20,6 @@ from pydantic import Field
 
 from multitask_api.types import Model
 
-BUNDLE_SCHEMA = "multitask.dev/bundle/v1"
-
 
 class PromptPiece(Model):
     """One piece of a prompt template: either a literal with its token ids, or a field of the request."""
@@ -83,7 +81,7 @@ class ServedTask(Model):
 class Bundle(Model):
     """Everything a server needs to know; weights are beside it."""
 
-    schema_: Literal["multitask.dev/bundle/v1"] = Field(BUNDLE_SCHEMA, alias="schema")
+    schema_: Literal["multitask.dev/bundle/v1"] = Field("multitask.dev/bundle/v1", alias="schema")
     revision: str
     models: tuple[ServedModel, ...]
     tasks: tuple[ServedTask, ...]

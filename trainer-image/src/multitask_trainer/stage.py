@@ -121,5 +121,5 @@ def _manifest(order: StageOrder, outcome: Outcome, folder: Path, seconds: float)
 def _fail(stage: Stage, kind: str, message: str, status: int) -> int:
     failure = StageFailure.model_validate({"stage": stage.order.stage, "kind": kind, "message": message})
     write_atomically(stage.work / "failure.json", failure.model_dump_json(by_alias=True))
-    print(f"{stage.order.stage}: {message}", file=sys.stderr)
+    sys.stderr.write(f"{stage.order.stage}: {message}\n")
     return status

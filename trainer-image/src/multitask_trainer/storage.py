@@ -50,7 +50,7 @@ def fetch(address: str, cache: Path) -> Path:
             file.parent.mkdir(parents=True, exist_ok=True)
             fs.get_file(f"{path}/{name}", str(file))
             if file_entry(file) != entry:
-                raise ArtifactError(f"{address}/{name}: content differs from its manifest; delete the folder to redo it")
+                raise ArtifactError(f"{address}/{name}: not what its manifest says; delete the folder to redo it")
     return target
 
 

@@ -75,6 +75,7 @@ class HighResourceStage(Model):
     enabled: bool = True
     min_saturation_steps: int | None = Field(None, ge=1, description="Without it the set is chosen automatically.")
     max_steps: int = Field(3000, ge=1)
+    seed: int | None = Field(None, ge=0, lt=2**31, description="Default: training.seed.")
 
 
 class MixtureStage(Model):
@@ -84,6 +85,12 @@ class MixtureStage(Model):
     size_limit: int | None = Field(None, ge=1, description="K: the row count above which a task's rate stops growing.")
     max_steps: int | None = Field(
         None, ge=1, description="Default: the sum of the baselines' rows at their chosen checkpoints."
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**31,
+        description="Default: training.seed. Another seed repeats the mixture on the same baselines.",
     )
 
 
@@ -138,7 +145,11 @@ class Training(Model):
 class Rollout(Model):
     """How traffic moves to a new revision."""
 
-    steps: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], Field(min_length=1, max_length=10)] = (10, 50, 100)
+    steps: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], Field(min_length=1, max_length=10)] = (
+        10,
+        50,
+        100,
+    )
     min_requests: int = Field(50, ge=0)
     max_step_seconds: int = Field(600, ge=1)
 

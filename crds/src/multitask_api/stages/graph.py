@@ -137,8 +137,9 @@ class _Builder:
         stages = self.spec.stages
         parameters = FilterParameters(
             groups=self.groups,
-            high_resource=stages.high_resource,
-            mixture=stages.mixture,
+            # Seeds change what is drawn, not what is chosen.
+            high_resource=stages.high_resource.model_copy(update={"seed": None}),
+            mixture=stages.mixture.model_copy(update={"seed": None}),
             batch_rows=self.spec.training.batch_rows,
             baselines_enabled=stages.baseline.enabled,
             declared_saturation_steps=declared,
@@ -162,7 +163,7 @@ class _Builder:
             tasks=tuple(self.tasks[task] for task in plan.high_resource),
             probabilities=plan.high_resource_probabilities,
             max_steps=self.spec.stages.high_resource.max_steps,
-            optimisation=Optimisation.of(self.spec.training),
+            optimisation=Optimisation.of(self.spec.training, seed=self.spec.stages.high_resource.seed),
             tuning=self.spec.tuning,
             chat_template=self.spec.base_model.chat_template,
         )
@@ -183,7 +184,7 @@ class _Builder:
                 tasks=tuple(self.tasks[task] for task in self.groups[group]),
                 probabilities=plan.probabilities,
                 max_steps=plan.mixture_steps,
-                optimisation=Optimisation.of(self.spec.training),
+                optimisation=Optimisation.of(self.spec.training, seed=self.spec.stages.mixture.seed),
                 tuning=self.spec.tuning,
                 chat_template=self.spec.base_model.chat_template,
                 reference_scores=self._reference_scores(group),
@@ -276,9 +277,7 @@ class _Builder:
         ready = all(self._settled(stage) for stage in stages)
         state = NodeState.DONE if manifest else NodeState.READY if ready else NodeState.WAITING
         needed = stages if state is not NodeState.WAITING else tuple(s for s in stages if not self._settled(s))
-        self.nodes[name] = Node(
-            name, kind, state, needed, tuple(reads), version, parameters, own, known, manifest
-        )
+        self.nodes[name] = Node(name, kind, state, needed, tuple(reads), version, parameters, own, known, manifest)
 
     def _settled(self, stage: str) -> bool:
         return self.nodes[stage].state in (NodeState.DONE, NodeState.SKIPPED)
