@@ -60,10 +60,11 @@ class Optimisation(Model):
     precision: Literal["fp32", "bf16"]
 
     @classmethod
-    def of(cls, training: Training, *, seed: int | None = None) -> Optimisation:
-        """Take the fields of ``spec.training``; ``seed`` replaces its seed."""
+    def of(cls, training: Training, *, seed: int | None = None, min_steps: int | None = None) -> Optimisation:
+        """Take the fields of ``spec.training``; ``seed`` and ``min_steps`` replace those there."""
         values = {name: getattr(training, name) for name in cls.model_fields}
-        return cls(**(values if seed is None else values | {"seed": seed}))
+        given = {"seed": seed, "min_steps": min_steps}
+        return cls(**(values | {name: value for name, value in given.items() if value is not None}))
 
 
 class StageParameters(Model):

@@ -75,6 +75,7 @@ class HighResourceStage(Model):
     enabled: bool = True
     min_saturation_steps: int | None = Field(None, ge=1, description="Without it the set is chosen automatically.")
     max_steps: int = Field(3000, ge=1)
+    min_steps: int | None = Field(None, ge=0, description="Default: training.minSteps; maxSteps here: no early stop.")
     seed: int | None = Field(None, ge=0, lt=2**31, description="Default: training.seed.")
 
 
@@ -86,6 +87,7 @@ class MixtureStage(Model):
     max_steps: int | None = Field(
         None, ge=1, description="Default: the sum of the baselines' rows at their chosen checkpoints."
     )
+    min_steps: int | None = Field(None, ge=0, description="Default: training.minSteps; maxSteps here: no early stop.")
     seed: int | None = Field(
         None,
         ge=0,

@@ -25,6 +25,7 @@ from multitask_api.parameters import (
     VerifyParameters,
 )
 from multitask_api.resource import MultiTaskModelSpec, TaskSpec
+from multitask_api.resource.spec import HighResourceStage, MixtureStage
 from multitask_api.results import EvaluateResult, FilterResult, GroupPlan, TrainResult
 from multitask_api.stages.groups import groups
 from multitask_api.stages.nodes import Graph, Node, NodeState, Ref
@@ -137,9 +138,9 @@ class _Builder:
         stages = self.spec.stages
         parameters = FilterParameters(
             groups=self.groups,
-            # Seeds change what is drawn, not what is chosen.
-            high_resource=stages.high_resource.model_copy(update={"seed": None}),
-            mixture=stages.mixture.model_copy(update={"seed": None}),
+            # Seeds and early stopping change how a stage trains, not what is chosen.
+            high_resource=stages.high_resource.model_copy(update={"seed": None, "min_steps": None}),
+            mixture=stages.mixture.model_copy(update={"seed": None, "min_steps": None}),
             batch_rows=self.spec.training.batch_rows,
             baselines_enabled=stages.baseline.enabled,
             declared_saturation_steps=declared,
@@ -163,7 +164,7 @@ class _Builder:
             tasks=tuple(self.tasks[task] for task in plan.high_resource),
             probabilities=plan.high_resource_probabilities,
             max_steps=self.spec.stages.high_resource.max_steps,
-            optimisation=Optimisation.of(self.spec.training, seed=self.spec.stages.high_resource.seed),
+            optimisation=self._optimisation(self.spec.stages.high_resource),
             tuning=self.spec.tuning,
             chat_template=self.spec.base_model.chat_template,
         )
@@ -184,7 +185,7 @@ class _Builder:
                 tasks=tuple(self.tasks[task] for task in self.groups[group]),
                 probabilities=plan.probabilities,
                 max_steps=plan.mixture_steps,
-                optimisation=Optimisation.of(self.spec.training, seed=self.spec.stages.mixture.seed),
+                optimisation=self._optimisation(self.spec.stages.mixture),
                 tuning=self.spec.tuning,
                 chat_template=self.spec.base_model.chat_template,
                 reference_scores=self._reference_scores(group),
@@ -285,6 +286,9 @@ class _Builder:
     def _output(self, ref: Ref) -> str | None:
         node = self.nodes.get(ref.stage)
         return node.manifest.outputs[ref.output] if node and node.manifest else None
+
+    def _optimisation(self, stage: HighResourceStage | MixtureStage) -> Optimisation:
+        return Optimisation.of(self.spec.training, seed=stage.seed, min_steps=stage.min_steps)
 
     def _training_reads(self, tasks: Sequence[str]) -> list[Ref]:
         return [Ref(f"prepare/{task}", split) for task in tasks for split in ("train", "validation")]

@@ -1,0 +1,285 @@
+"""Nine public text tasks, one server: the three stages against the naive mixture, on real data.
+
+    python tests/benchmarks/open_suite.py --data DIR [--workdir DIR] [--seeds 3] [--steps 1000]
+
+DIR holds one folder a task: train/validation/test.jsonl.gz and task.yaml. The program writes the resource files, runs
+them with ``mtm run`` and prints a page in Markdown (also to ``--out``).
+
+The two arms share base, baselines and everything else but the recipe. Each gets the same total training rows over
+stages 2 and 3 and over groups, the same batch size, schedule and selection rule, no early stopping; an arm is repeated
+with ``--seeds`` mixture seeds. The naive arm is one mixture of all tasks with p_i ∝ n_i and no stage 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+TEXT = "{text}\n"
+PROMPTS = {
+    "clinc150_intent": TEXT + "Intent:",
+    "tweet_emoji": TEXT + "Emoji:",
+    "tweet_offensive": TEXT + "Offensive or not:",
+    "tweet_emotion": TEXT + "Emotion:",
+    "tweet_irony": TEXT + "Irony or not:",
+    "sst5": TEXT + "Sentiment:",
+    "snli_small": "{text}\nSecond: {text_pair}\nRelation:",
+    "e2e_nlg": TEXT + "In words:",
+    "restaurant8k_slots": TEXT + "Slots:",
+}
+METRICS = {
+    "accuracy": "Accuracy",
+    "macro_f1": "MacroF1",
+    "matthews": "MatthewsCorrelation",
+    "exact_match": "ExactMatch",
+    "rouge_l": "RougeL",
+}
+TAXONOMIES = {"binary": "Binary", "ordinal": "Ordinal", "multi_class": "MultiClass", "sentence_pair": "MultiClass"}
+NO_EARLY_STOP = 1_000_000
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One recipe with one mixture seed."""
+
+    name: str
+    seed: int
+    document: dict[str, Any]
+
+    @property
+    def folder(self) -> str:
+        return f"{self.name}-{self.seed}"
+
+
+def task_entry(data: Path, name: str) -> dict[str, Any]:
+    """The resource's entry of one task, from its folder."""
+    about = yaml.safe_load((data / name / "task.yaml").read_text("utf-8"))
+    generation = about["type"] in ("generation", "span_extraction")
+    entry: dict[str, Any] = {
+        "name": name.replace("_", "-"),
+        "type": "Generation" if generation else "Classification",
+        "prompt": PROMPTS[name],
+        "metric": METRICS[about["metric"]],
+        "data": {split: {"uri": str(data / name / f"{split}.jsonl.gz")} for split in ("train", "validation", "test")},
+    }
+    if generation:
+        entry["generation"] = {"maxNewTokens": 64}
+    else:
+        entry["labels"] = [str(label) for label in about["labels"]]
+        entry["taxonomy"] = TAXONOMIES[about["type"]]
+    return entry
+
+
+def resource(options: argparse.Namespace, tasks: list[dict[str, Any]]) -> dict[str, Any]:
+    """The three-stage file; the other arms are edits of it."""
+    return {
+        "apiVersion": "multitask.dev/v1alpha1",
+        "kind": "MultiTaskModel",
+        "metadata": {"name": "open-suite"},
+        "spec": {
+            "baseModel": {"uri": options.base},
+            "pretraining": {"tasksText": True, "maxSteps": options.pretraining_steps},
+            "tasks": tasks,
+            "filtering": {"strategy": "Type"},
+            "stages": {
+                "baseline": {"maxSteps": options.steps, "seeds": options.baseline_seeds},
+                "highResource": {"maxSteps": options.steps, "minSteps": NO_EARLY_STOP},
+                "mixture": {"temperature": 2.0, "minSteps": NO_EARLY_STOP},
+            },
+            "tuning": {"method": "Full"},
+            "training": {
+                "batchRows": 32,
+                "learningRate": 2e-3,
+                "warmupSteps": 50,
+                "maxLength": 192,
+                "seed": 17,
+                "evalEvery": options.eval_every,
+                "minSteps": 300,
+                "patience": 4,
+                "precision": "fp32",
+                "gpusPerNode": 0,
+            },
+        },
+    }
+
+
+def arm(base: dict[str, Any], name: str, seed: int, mixture: dict[str, Any], *, naive: bool = False) -> Arm:
+    """An edit of ``base``: a mixture seed, and for the naive arm one group without stage 2 and with τ = 1."""
+    document: dict[str, Any] = json.loads(json.dumps(base))
+    spec = document["spec"]
+    spec["stages"]["mixture"] |= {"seed": seed} | mixture
+    spec["stages"]["highResource"]["seed"] = seed
+    if naive:
+        spec["filtering"] = {"strategy": "None"}
+        spec["stages"]["highResource"] = {"enabled": False}
+    return Arm(name, seed, document)
+
+
+def run(arm: Arm, root: Path, shared: Path | None, *, serve: bool) -> dict[str, Any]:
+    """Run one arm in a folder of its own; stages that ``shared`` holds are linked in, not run again."""
+    workdir = root / arm.folder
+    workdir.mkdir(parents=True, exist_ok=True)
+    if shared is not None and not (workdir / "stages").exists():
+        subprocess.run(["cp", "-al", str(shared / "stages"), str(workdir / "stages")], check=True)
+    file = root / f"{arm.folder}.yaml"
+    file.write_text(yaml.safe_dump(arm.document, sort_keys=False), "utf-8")
+    command = [sys.executable, "-m", "multitask_operator", "run", str(file), "--workdir", str(workdir)]
+    with (root / f"{arm.folder}.log").open("a", encoding="utf-8") as log:
+        status = subprocess.run(command + ([] if serve else ["--no-serve"]), stdout=log, stderr=log, check=False)
+    if status.returncode:
+        raise SystemExit(f"{arm.folder}: mtm run ended with {status.returncode}; see {root / arm.folder}.log")
+    report: dict[str, Any] = json.loads((workdir / "report.json").read_text("utf-8"))
+    return report
+
+
+def trained_rows(report: dict[str, Any]) -> int:
+    """Rows drawn in stages 2 and 3, over all groups."""
+    return sum(sum(group[key].values()) for group in report["groups"] for key in ("stage2Rows", "stage3Rows"))
+
+
+def mean_sd(values: list[float]) -> str:
+    if len(values) < 2:
+        return f"{values[0]:.3f}" if values else "–"
+    return f"{statistics.mean(values):.3f} ± {statistics.stdev(values):.3f}"
+
+
+def task_table(arms: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """One line a task: baseline, and score and ratio of each arm."""
+    names = list(arms)
+    lines = ["| task | metric | single-task | " + " | ".join(f"{name}: score | ratio" for name in names) + " |"]
+    lines.append("|" + " --- |" * (3 + 2 * len(names)))
+    for index, task in enumerate(arms[names[0]][0]["tasks"]):
+        cells = [task["name"], task["metric"], f"{task['baseline']:.3f}"]
+        for name in names:
+            rows = [report["tasks"][index] for report in arms[name]]
+            cells += [
+                mean_sd([row["score"] for row in rows]),
+                mean_sd([row["ratio"] for row in rows if row.get("ratio")]),
+            ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def judged_mean(report: dict[str, Any]) -> float | None:
+    """The outcome of an arm: the mean ratio over the tasks that could be judged."""
+    ratios = [task["ratio"] for task in report["tasks"] if task.get("verdict") in ("Qualified", "NotQualified")]
+    return statistics.mean(ratios) if ratios else None
+
+
+def arm_table(arms: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """One line an arm: the outcome over its seeds, and what it cost."""
+    lines = [
+        "| arm | mean ratio over judged tasks | all tasks | qualified (each seed) | rows trained |",
+        "|" + " --- |" * 5,
+    ]
+    for name, reports in arms.items():
+        judged = [value for report in reports if (value := judged_mean(report)) is not None]
+        every = [statistics.mean(task["ratio"] for task in report["tasks"] if task.get("ratio")) for report in reports]
+        qualified = ", ".join(f"{report['qualified']}/{report['total']}" for report in reports)
+        rows = ", ".join(f"{trained_rows(report):,}" for report in reports)
+        lines.append(f"| {name} | {mean_sd(judged)} | {mean_sd(every)} | {qualified} | {rows} |")
+    return lines
+
+
+def verdict_table(report: dict[str, Any]) -> list[str]:
+    """The qualification matrix of the first three-stage run, as a user of the product sees it."""
+    lines = ["| task | group | baseline | score | ratio | 95 % interval | verdict | served by |", "|" + " --- |" * 8]
+    for task in report["tasks"]:
+        low, high = task.get("interval") or (None, None)
+        interval = f"{low:.3f} – {high:.3f}" if low is not None else "–"
+        cells = [task["name"], task["group"], f"{task['baseline']:.3f}", f"{task['score']:.3f}", f"{task['ratio']:.3f}"]
+        cells += [interval, task["verdict"], task.get("servedBy") or "–"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
+
+
+def page(arms: dict[str, list[dict[str, Any]]], command: str, minutes: float) -> str:
+    """The whole result as Markdown."""
+    first = next(iter(arms.values()))[0]
+    serving = first.get("serving") or {}
+    lines = ["# Open suite: three stages against a naive mixture", "", f"    {command}", ""]
+    lines += [f"{minutes:.0f} minutes. Revision `{first['revision']}`.", "", "## One server for all of them", ""]
+    lines += [f"Qualified {first['qualified']}/{first['total']}, confirmed {first['confirmed']}.", ""]
+    lines += verdict_table(first)
+    if serving:
+        lines += [
+            "",
+            "Served against evaluated answers: "
+            + ", ".join(f"{k} {v:,}" for k, v in serving.items() if isinstance(v, int))
+            + ".",
+        ]
+    lines += ["", "## Arms, mean ± SD over mixture seeds", "", *arm_table(arms), "", *task_table(arms), ""]
+    lines += ["## Rows a task was given in stages 2 + 3 (first seed)", ""]
+    lines += ["| task | " + " | ".join(arms) + " |", "|" + " --- |" * (1 + len(arms))]
+    for task in first["tasks"]:
+        cells = [f"{rows_of(reports[0], task['name']):,}" for reports in arms.values()]
+        lines.append(f"| {task['name']} | " + " | ".join(cells) + " |")
+    return "\n".join([*lines, ""])
+
+
+def rows_of(report: dict[str, Any], task: str) -> int:
+    return sum(group[key].get(task, 0) for group in report["groups"] for key in ("stage2Rows", "stage3Rows"))
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of the tasks")
+    parser.add_argument("--workdir", type=Path, default=Path(".mtm/open-suite"))
+    parser.add_argument("--tasks", nargs="*", default=list(PROMPTS))
+    parser.add_argument("--base", default="builtin://tiny")
+    parser.add_argument("--seeds", type=int, default=3, help="mixture seeds an arm")
+    parser.add_argument("--baseline-seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=1000, help="limit of each baseline, and of stage 2")
+    parser.add_argument("--pretraining-steps", type=int, default=600)
+    parser.add_argument("--eval-every", type=int, default=100)
+    parser.add_argument("--parallel", type=int, default=2, help="arms that run at the same time")
+    parser.add_argument("--out", type=Path, help="where to write the page as well")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = options()
+    begun = time.monotonic()
+    data = given.data.resolve()
+    root = given.workdir.resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    base = resource(given, [task_entry(data, name) for name in given.tasks])
+    seeds = [17 + index for index in range(given.seeds)]
+    first = run(arm(base, "three-stage", seeds[0], {}), root, None, serve=True)
+    rows = trained_rows(first)
+    naive = {"temperature": 1.0, "maxSteps": rows // 32}
+    planned = [arm(base, "three-stage", seed, {}) for seed in seeds[1:]]
+    planned += [arm(base, "naive", seed, naive, naive=True) for seed in seeds]
+    shared = root / f"three-stage-{seeds[0]}"
+    with concurrent.futures.ThreadPoolExecutor(given.parallel) as pool:
+        reports = list(pool.map(lambda item: run(item, root, shared, serve=False), planned))
+    arms: dict[str, list[dict[str, Any]]] = {"three-stage": [first], "naive": []}
+    for item, report in zip(planned, reports, strict=True):
+        arms[item.name].append(report)
+    shown = " ".join([Path(sys.argv[0]).as_posix(), "--data DIR", *(_shown(given))])
+    text = page(arms, f"python {shown}", (time.monotonic() - begun) / 60)
+    print(text)
+    if given.out:
+        given.out.write_text(text, "utf-8")
+
+
+def _shown(given: argparse.Namespace) -> list[str]:
+    kept = ("base", "seeds", "baseline_seeds", "steps", "pretraining_steps", "eval_every")
+    return [f"--{name.replace('_', '-')} {getattr(given, name)}" for name in kept]
+
+
+if __name__ == "__main__":
+    if not shutil.which("cp"):
+        raise SystemExit("cp is needed to link stages between arms")
+    main()
