@@ -1,0 +1,98 @@
+"""The one form of a row after ``prepare``, and its parquet files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from multitask_trainer.errors import ArtifactError
+
+SCHEMA = pa.schema([("fields", pa.string()), ("label", pa.string()), ("targets", pa.list_(pa.string()))])
+INPUTS = "inputs.npz"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One example: the fields its prompt uses, and its answer.
+
+    Classification rows have a ``label`` and no targets; generation rows have ``targets``, the first of which is what is
+    trained on, and no label.
+    """
+
+    fields: Mapping[str, str]
+    label: str | None = None
+    targets: tuple[str, ...] = ()
+
+    @property
+    def answer(self) -> str:
+        """The text that training teaches: the label, or the first target."""
+        return self.label if self.label is not None else self.targets[0]
+
+
+def read_rows(artifact: Path, split: str) -> list[Row]:
+    """The rows of ``split`` (train, validation or test) of a prepare artifact, in order."""
+    path = artifact / f"{split}.parquet"
+    try:
+        table = pq.read_table(path, schema=SCHEMA, partitioning=None)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}); delete the folder and prepare runs again") from error
+    columns = (table.column(name).to_pylist() for name in SCHEMA.names)
+    return [Row(json.loads(fields), label, tuple(targets)) for fields, label, targets in zip(*columns, strict=True)]
+
+
+def write_rows(artifact: Path, split: str, rows: Sequence[Row]) -> None:
+    """Write ``rows`` as ``<split>.parquet``; the same rows give the same bytes."""
+    columns = [
+        [_text(row.fields) for row in rows],
+        [row.label for row in rows],
+        [list(row.targets) for row in rows],
+    ]
+    table = pa.table([pa.array(column, field.type) for column, field in zip(columns, SCHEMA, strict=True)], SCHEMA)
+    pq.write_table(table, artifact / f"{split}.parquet", compression="zstd", version="2.6", store_schema=False)
+
+
+def rows_digest(rows: Iterable[Row]) -> str:
+    """A digest of the rows themselves: it does not change with the version of the library that writes the file."""
+    sha = hashlib.sha256()
+    for row in rows:
+        sha.update(json.dumps([dict(row.fields), row.label, list(row.targets)], sort_keys=True).encode())
+        sha.update(b"\n")
+    return sha.hexdigest()[:12]
+
+
+def input_hash(fields: Mapping[str, str]) -> int:
+    """64 bits of the normalised prompt fields (casefolded, white space collapsed): the same for the same input.
+
+    Field *values* are hashed in the order of the field names, without the names, so that two tasks that call the same
+    text differently are seen to overlap.
+    """
+    normalised = "\x1f".join(" ".join(fields[name].casefold().split()) for name in sorted(fields))
+    return int.from_bytes(hashlib.blake2b(normalised.encode(), digest_size=8).digest(), "little")
+
+
+def input_hashes(rows: Iterable[Row]) -> npt.NDArray[np.uint64]:
+    """``input_hash`` of every row; shape (rows,)."""
+    return np.fromiter((input_hash(row.fields) for row in rows), dtype=np.uint64)
+
+
+def write_inputs(artifact: Path, hashes: Mapping[str, npt.NDArray[np.uint64]]) -> None:
+    """Write ``inputs.npz``: split → ``input_hashes``."""
+    np.savez(artifact / INPUTS, **{split: hashes[split] for split in sorted(hashes)})
+
+
+def read_inputs(artifact: Path) -> dict[str, npt.NDArray[np.uint64]]:
+    """Split → ``input_hashes`` of a prepare artifact."""
+    with np.load(artifact / INPUTS) as file:
+        return {split: file[split] for split in file.files}
+
+
+def _text(fields: Mapping[str, str]) -> str:
+    return json.dumps(dict(fields), ensure_ascii=False, separators=(",", ":"))
