@@ -1,0 +1,96 @@
+# Every target sets up what it needs. A fresh machine has Python 3.11 or 3.12, a C compiler, make, git and reach to the
+# package registries; `make help` lists the targets.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.DEFAULT_GOAL := help
+
+UV_VERSION := 0.13.8
+GRPCURL_VERSION := 1.9.3
+CACHE := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/multitask
+export GRPCURL := $(CACHE)/bin/grpcurl-$(GRPCURL_VERSION)
+
+# Two test processes of one thread each: torch's own threads gain nothing at the sizes of the tests and make times unsteady.
+TEST_WORKERS ?= 2
+PYTEST_ARGS ?=
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM := false
+
+BIN := .venv/bin
+UV := .make/uv/bin/uv
+PACKAGES := crds serving trainer-image operator
+SOURCES := $(PACKAGES:%=%/src)
+GENERATED := crds/multitask.dev_multitaskmodels.yaml serving/src/multitask_serving/proto
+
+.PHONY: help setup lock generate check-generate lint format test test-fast demo open-suite grpcurl clean
+
+help:  ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+
+setup: .make/setup  ## Make .venv with everything in it
+
+.make/python: tools/find_python.sh
+	@mkdir -p .make
+	@tools/find_python.sh > $@
+
+$(UV): tools/get_uv.sh | .make/python
+	@tools/get_uv.sh "$$(cat .make/python)" $(UV_VERSION) .make/uv
+	@touch $@
+
+.venv/pyvenv.cfg: | $(UV)
+	$(UV) venv --quiet --python "$$(cat .make/python)" .venv
+
+.make/setup: requirements.lock requirements-triton.lock $(PACKAGES:%=%/pyproject.toml) | .venv/pyvenv.cfg
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes -r requirements.lock
+	$(UV) pip install --quiet --python $(BIN)/python --require-hashes --no-deps -r requirements-triton.lock
+	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation $(PACKAGES:%=--editable %)
+	@touch $@
+
+lock: | .venv/pyvenv.cfg  ## Resolve the dependencies again and write both locks
+	$(UV) pip compile --quiet --python $(BIN)/python pyproject.toml --extra dev --generate-hashes --universal \
+	  --python-version 3.11 --no-header $(UPGRADE) \
+	  $(foreach package,api serving trainer operator,--no-emit-package multitask-$(package)) \
+	  --output-file requirements.lock > /dev/null
+	grep '^nvidia-pytriton==' requirements-triton.lock | sed 's/ .*//' \
+	  | $(UV) pip compile --quiet --python $(BIN)/python - --no-deps --generate-hashes --universal --python-version 3.11 \
+	    --no-header --no-annotate --output-file requirements-triton.lock > /dev/null
+	@! grep -nE '://|^-i|index-url' requirements.lock requirements-triton.lock
+
+generate: .make/setup  ## Write what is generated: the CRD, the protobuf modules
+	$(BIN)/python -m multitask_api.crd > crds/multitask.dev_multitaskmodels.yaml
+	$(BIN)/python tools/generate_proto.py
+
+check-generate: generate  ## Fail if what is generated differs from what is committed
+	@git diff --exit-code -- $(GENERATED)
+	@test -z "$$(git status --porcelain -- $(GENERATED))" || { git status --short -- $(GENERATED); exit 1; }
+
+lint: .make/setup  ## ruff, mypy --strict, import-linter
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+format: .make/setup  ## Sort imports and format
+	$(BIN)/ruff check --fix-only --quiet .
+	$(BIN)/ruff format --quiet .
+
+test: lint check-generate $(GRPCURL)  ## Lint, check what is generated, and run every test
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+
+test-fast: .make/setup  ## The unit tests alone
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS) tests/unit
+
+demo: .make/setup  ## Train, qualify, serve and ask the support desk; about 6 minutes on two quiet cores
+	$(BIN)/python examples/support-desk/demo.py
+
+open-suite: .make/setup  ## The benchmark on public tasks; about an hour on two quiet cores. OPEN_DATA names their folder
+	$(BIN)/python tests/benchmarks/open_suite.py $(OPEN_SUITE_ARGS)
+
+grpcurl: $(GRPCURL)  ## Build the grpcurl that tests call
+
+$(GRPCURL): | .make/python
+	tools/get_grpcurl.sh "$$(cat .make/python)" $(GRPCURL_VERSION) $@
+
+clean:  ## Remove the environment and everything that was built or trained here
+	rm -rf .venv .make .mtm .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
