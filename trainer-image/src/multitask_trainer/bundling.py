@@ -87,8 +87,14 @@ def assemble(
     homes = {part.name: ((BASE_MODEL, part.name) if part.is_adapter else (part.name, None)) for part in parts}
     tokenizer = load_tokenizer(base)
     served = tuple(
-        compile_task(use, tokenizer, model=homes[use.part][0], adapter=homes[use.part][1], max_length=max_length,
-                     chat_template=chat_template)
+        compile_task(
+            use,
+            tokenizer,
+            model=homes[use.part][0],
+            adapter=homes[use.part][1],
+            max_length=max_length,
+            chat_template=chat_template,
+        )
         for use in tasks
     )
     bundle = Bundle(revision=revision, models=tuple(models), tasks=served)
@@ -136,10 +142,12 @@ def compile_task(
 
 
 def load_tokenizer(model: Path) -> PreTrainedTokenizerFast:
-    """The tokenizer beside a model's weights."""
-    from transformers import AutoTokenizer
+    """The tokenizer beside a model's weights. Raises `StageError` if it has no ``tokenizer.json``."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-    tokenizer: PreTrainedTokenizerFast = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise StageError(f"{model}: only tokenizers with a tokenizer.json are supported; use another base model")
     return tokenizer
 
 
