@@ -1,0 +1,58 @@
+"""Prompt templates: text with ``{field}`` placeholders; ``{{`` and ``}}`` stand for the braces themselves."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+_TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+_FIELD_NAME = re.compile(r"[^\W\d]\w*")
+
+
+class TemplateFault(ValueError):
+    """A prompt that cannot be read; ``position`` counts characters from 1."""
+
+    def __init__(self, position: int, reason: str) -> None:
+        self.position = position
+        super().__init__(f"position {position}: {reason}")
+
+
+@dataclass(frozen=True)
+class Field:
+    """A placeholder of a template."""
+
+    name: str
+
+
+def parse_template(prompt: str) -> tuple[str | Field, ...]:
+    """Split a template into its literals and fields, in order; neighbouring literals are joined, empty ones left out.
+
+    Raises ``TemplateFault`` at the first stray brace or name that is not an identifier.
+    """
+    parts: list[str | Field] = []
+    literal = ""
+    end = 0
+    for match in _TOKEN.finditer(prompt):
+        literal += prompt[end : match.start()]
+        end = match.end()
+        token, name = match.group(), match.group(1)
+        if token in ("{{", "}}"):
+            literal += token[0]
+        elif name is None:
+            raise TemplateFault(match.start() + 1, f"a lone {token!r}; write {token * 2!r} for the brace itself")
+        elif not _FIELD_NAME.fullmatch(name):
+            raise TemplateFault(
+                match.start() + 1,
+                f"{token!r} does not name a field; a name is letters, digits and underscores and does not begin with a"
+                " digit (write '{{' for a brace)",
+            )
+        else:
+            parts += [literal, Field(name)] if literal else [Field(name)]
+            literal = ""
+    literal += prompt[end:]
+    return (*parts, literal) if literal else tuple(parts)
+
+
+def fields_of(prompt: str) -> tuple[str, ...]:
+    """The names of a template's fields, each once, in order of first use."""
+    return tuple(dict.fromkeys(part.name for part in parse_template(prompt) if isinstance(part, Field)))
