@@ -1,9 +1,10 @@
 """How sure a ratio of two scores is: rows resampled in pairs, and the spread of training runs between seeds.
 
 The log ratio log(score / mean baseline) has two sources of error. *Rows*: another test set of the same size; estimated
-by 2,000 bootstrap replicates that draw the same rows for the mixture and for every seed of its baseline. *Runs*: another
-seed of training; s², the variance of log scores between the seeds of one task, pooled over all tasks. The mixture is
-one run and the baseline a mean of n, so s² enters (1/n + 1) times. Resampling rows alone covers 55–66 % instead of 95.
+by 2,000 bootstrap replicates that draw the same rows for the mixture and for every seed of its baseline. *Runs*:
+another seed of training; s², the variance of log scores between the seeds of one task, pooled over all tasks. The
+mixture is one run and the baseline a mean of n, so s² enters (1/n + 1) times. Resampling rows alone covers 55–66 %
+instead of 95.
 """
 
 from __future__ import annotations
@@ -65,7 +66,7 @@ def bootstrap(sources: Sequence[RowStatistics], *, seed: int, replicates: int = 
     rows = len(sources[0].values)
     if any(len(source.values) != rows for source in sources):
         raise ValueError("sources of a paired bootstrap must have the same rows")
-    random = np.random.Generator(np.random.Philox(key=seed, counter=rows))
+    random = np.random.Generator(np.random.Philox(key=np.asarray([seed, rows], dtype=np.uint64)))
     columns = np.concatenate([source.values for source in sources], axis=1)
     block = max(1, _BLOCK_VALUES // rows)
     totals = np.concatenate(
