@@ -1,0 +1,44 @@
+"""What this machine can lend: the cores and memory this process may really use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import psutil
+
+from multitask_operator.planner import Capacity
+
+_CGROUP = Path("/sys/fs/cgroup")
+#: Processes that may share one accelerator when the resource does not say.
+_SHARED_GPU_PROCESSES = 4
+
+
+def capacity(processes: int | None = None) -> Capacity:
+    """Cores and free memory, within this container's limits; ``processes`` bounds how many stages run at once."""
+    cores = len(os.sched_getaffinity(0))
+    quota = _quota()
+    if quota is not None:
+        cores = min(cores, max(1, int(quota)))
+    if processes is None:
+        processes = _SHARED_GPU_PROCESSES if Path("/dev/nvidiactl").exists() else cores
+    return Capacity(cores=cores, memory=_free_memory(), processes=max(1, processes))
+
+
+def _quota() -> float | None:
+    """CPU quota of the control group, in cores."""
+    try:
+        limit, period = (_CGROUP / "cpu.max").read_text("ascii").split()
+    except (OSError, ValueError):
+        return None
+    return None if limit == "max" else int(limit) / int(period)
+
+
+def _free_memory() -> int:
+    free: int = psutil.virtual_memory().available
+    try:
+        limit = (_CGROUP / "memory.max").read_text("ascii").strip()
+        used = int((_CGROUP / "memory.current").read_text("ascii"))
+    except (OSError, ValueError):
+        return free
+    return free if limit == "max" else min(free, int(limit) - used)

@@ -1,0 +1,124 @@
+"""Stage programs and helpers as processes: each in a session of its own, ended when mtm ends."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import psutil
+
+from multitask_operator.local import child
+
+#: Every process of a run carries its work folder here, so that what a killed run left behind can be found.
+MARKER = "MTM_WORKDIR"
+_THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
+
+
+class Process(Protocol):
+    """A started program."""
+
+    pid: int
+
+    def poll(self) -> int | None:
+        """The exit status, negative for a signal; None while it runs."""
+
+
+class Launcher(Protocol):
+    """Starts the program of a stage kind."""
+
+    def start(self, kind: str, order: Path, log: Path, environment: Mapping[str, str]) -> Process:
+        """Start the program for ``order``; its output is appended to ``log``."""
+
+
+@dataclass(frozen=True)
+class ModuleLauncher:
+    """``python -m <prefix>.<kind> --order ORDER``, with the interpreter that runs mtm."""
+
+    prefix: str = "multitask_trainer.stages"
+
+    def start(self, kind: str, order: Path, log: Path, environment: Mapping[str, str]) -> Process:
+        """See Launcher.start."""
+        module = f"{self.prefix}.{kind.replace('-', '_')}"
+        return start([sys.executable, "-m", module, "--order", str(order)], log, environment)
+
+
+def start(argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a program in its own session with output appended to ``log``; it is killed when this thread ends."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    wrapped = [sys.executable, "-I", "-S", str(Path(child.__file__)), str(os.getpid()), *argv]
+    with log.open("ab") as output:
+        return subprocess.Popen(
+            wrapped,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=dict(environment),
+            start_new_session=True,
+        )
+
+
+def environment(workdir: Path, threads: int) -> dict[str, str]:
+    """This process's environment for a stage: thread counts fixed, output unbuffered, the run's mark."""
+    return {
+        **os.environ,
+        **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
+        "TOKENIZERS_PARALLELISM": "false",
+        "PYTHONUNBUFFERED": "1",
+        MARKER: str(workdir),
+    }
+
+
+def signal_group(pid: int, number: int) -> None:
+    """Send a signal to a program and everything it started in its session's group; nothing if all are gone."""
+    try:
+        os.killpg(pid, number)
+    except (ProcessLookupError, PermissionError):
+        return
+
+
+def stop_all(processes: Sequence[Process], grace: float, pause: float = 0.05) -> None:
+    """SIGTERM, then SIGKILL for what has not ended after ``grace`` seconds."""
+    for process in processes:
+        signal_group(process.pid, signal.SIGTERM)
+    end = time.monotonic() + grace
+    while time.monotonic() < end and any(process.poll() is None for process in processes):
+        time.sleep(pause)
+    for process in processes:
+        signal_group(process.pid, signal.SIGKILL)
+        while process.poll() is None:
+            time.sleep(pause)
+
+
+def sweep(workdir: Path) -> int:
+    """Kill what stages of an earlier run of ``workdir`` left running (servers, helpers); how many there were.
+
+    Call it only with the folder's lock held.
+    """
+    left = []
+    for process in psutil.process_iter():
+        try:
+            if process.pid != os.getpid() and process.environ().get(MARKER) == str(workdir):
+                process.kill()
+                left.append(process)
+        except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
+            continue
+    psutil.wait_procs(left, timeout=5)
+    return len(left)
+
+
+def last_lines(log: Path, count: int = 1) -> str:
+    """The last lines of a log that say something."""
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 8192))
+            text = file.read().decode("utf-8", "replace")
+    except FileNotFoundError:
+        return ""
+    return "\n".join([line.strip() for line in text.splitlines() if line.strip()][-count:])

@@ -1,0 +1,185 @@
+"""The work folder: where artifacts, logs, orders and progress lie, and what of it is a result.
+
+::
+
+    stages/<stage>/<digest>/     artifacts; the address of an artifact is this path
+    work/<stage>-<digest>/       checkpoints and scratch of a stage that has not finished
+    logs/<stage>.log             every attempt, one after the other
+    orders/ progress/            what a stage is told, and what it says while it runs
+    models/<name>.json           the models that use this folder, as last planned
+    model.json resolved.json resolve-cache.json report.json report.html
+    current -> stages/export/<digest>
+    lock                         held while a run goes on
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from multitask_api.manifest import MANIFEST, Manifest, Resolved, StageProgress
+from multitask_api.resource import MultiTaskModel
+from multitask_api.types import Model
+from multitask_operator.local.errors import WorkdirError
+
+Key = tuple[str, str]
+
+
+class PlannedModel(Model):
+    """A model that uses a work folder, with what was found out about its data."""
+
+    model: MultiTaskModel
+    resolved: Resolved
+
+
+class Workdir:
+    """Paths and records of one work folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path.resolve()
+        self._read: dict[Path, tuple[int, Manifest]] = {}
+
+    @classmethod
+    def existing(cls, path: Path) -> Workdir:
+        """The work folder at ``path``; WorkdirError if there is none."""
+        if not (path / "model.json").is_file():
+            what = "is not a work folder of mtm" if path.exists() else "does not exist"
+            raise WorkdirError(f"{path} {what}; `mtm run FILE --workdir {path}` makes one")
+        return cls(path)
+
+    def artifact(self, key: Key) -> Path:
+        """The folder of an artifact."""
+        return self.path / "stages" / key[0] / key[1]
+
+    def work(self, key: Key) -> Path:
+        """The scratch folder of a stage."""
+        return self.path / "work" / flat(key)
+
+    def log(self, stage: str) -> Path:
+        """The log of all attempts of a stage."""
+        return self.path / "logs" / f"{stage}.log"
+
+    def order(self, key: Key) -> Path:
+        """The order file of a stage."""
+        return self.path / "orders" / f"{flat(key)}.json"
+
+    def progress(self, key: Key) -> Path:
+        """The progress file of a stage."""
+        return self.path / "progress" / f"{flat(key)}.json"
+
+    @property
+    def current(self) -> Path:
+        """The link to the artifact that `mtm serve` serves."""
+        return self.path / "current"
+
+    def manifests(self) -> dict[Key, Manifest]:
+        """Every result in the folder. A folder whose files are not all there is not one."""
+        found: dict[Key, Manifest] = {}
+        root = self.path / "stages"
+        for folder, below, files in os.walk(root):
+            if MANIFEST not in files:
+                continue
+            below.clear()
+            place = Path(folder)
+            key = (place.parent.relative_to(root).as_posix(), place.name)
+            manifest = self._manifest(place)
+            if manifest is not None and (manifest.stage, manifest.digest) == key:
+                found[key] = manifest
+        return found
+
+    def _manifest(self, folder: Path) -> Manifest | None:
+        path = folder / MANIFEST
+        changed = path.stat().st_mtime_ns
+        known = self._read.get(path)
+        if known is None or known[0] != changed:
+            try:
+                known = (changed, Manifest.model_validate_json(path.read_bytes()))
+            except ValidationError:
+                return None
+            self._read[path] = known
+        manifest = known[1]
+        whole = all(_size(folder / name) == entry.bytes for name, entry in manifest.files.items())
+        return manifest if whole else None
+
+    def progress_of(self, key: Key) -> StageProgress | None:
+        """What a running stage last said."""
+        try:
+            return StageProgress.model_validate_json(self.progress(key).read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
+    def remember(self, planned: PlannedModel) -> None:
+        """Write down the model that uses this folder."""
+        name = planned.model.metadata.name
+        write(self.path / "models" / f"{name}.json", planned.model_dump_json(by_alias=True, exclude_none=True))
+        write(self.path / "model.json", planned.model.model_dump_json(by_alias=True, exclude_none=True, indent=1))
+        write(self.path / "resolved.json", planned.resolved.model_dump_json(by_alias=True, exclude_none=True, indent=1))
+
+    def planned(self) -> dict[str, PlannedModel]:
+        """The models that use this folder, by name."""
+        found = {}
+        for path in sorted((self.path / "models").glob("*.json")):
+            try:
+                found[path.stem] = PlannedModel.model_validate_json(path.read_bytes())
+            except ValidationError as error:
+                raise WorkdirError(
+                    f"{path} cannot be read ({error.error_count()} problems); delete it, then run its model again"
+                ) from error
+        return found
+
+    def link_current(self, key: Key) -> None:
+        """Make ``current`` the artifact of ``key``, in one step."""
+        temporary = self.path / f".current.{os.getpid()}"
+        temporary.unlink(missing_ok=True)
+        temporary.symlink_to(self.artifact(key).relative_to(self.path))
+        temporary.replace(self.current)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder; WorkdirError, with the holder's process id, if another run has it."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / "lock").open("a+", encoding="ascii") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                file.seek(0)
+                holder = file.read().strip() or "unknown"
+                raise WorkdirError(
+                    f"{self.path} is in use by another mtm (process {holder}); wait for it, end it with"
+                    f" `kill {holder}`, or give another --workdir"
+                ) from error
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+            yield
+
+
+def flat(key: Key) -> str:
+    """``("baseline/urgency/seed-17", "ab12")`` as one file name."""
+    return f"{key[0].replace('/', '__')}-{key[1]}"
+
+
+def write(path: Path, text: str) -> None:
+    """Replace a file in one step."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, "utf-8")
+    temporary.replace(path)
+
+
+def write_json(path: Path, data: object) -> None:
+    """Replace a JSON file in one step."""
+    write(path, json.dumps(data, ensure_ascii=False, indent=1))
+
+
+def _size(path: Path) -> int | None:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return None

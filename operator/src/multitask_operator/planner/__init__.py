@@ -1,0 +1,20 @@
+"""Decides, and touches nothing: ``plan(model, observed, now)`` is all an executor has to act on."""
+
+from multitask_operator.planner.costs import Capacity
+from multitask_operator.planner.plan import is_final, plan
+from multitask_operator.planner.state import Failed, Observed, Plan, Running, StartStage, StopStage
+from multitask_operator.planner.status import export_of, verdicts_of
+
+__all__ = [
+    "Capacity",
+    "Failed",
+    "Observed",
+    "Plan",
+    "Running",
+    "StartStage",
+    "StopStage",
+    "export_of",
+    "is_final",
+    "plan",
+    "verdicts_of",
+]

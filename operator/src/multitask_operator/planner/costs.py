@@ -1,0 +1,63 @@
+"""What a running stage takes of a machine: cores and memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from multitask_api.resource import MultiTaskModelSpec
+from multitask_api.results import BaseResult
+from multitask_api.stages import Graph, Node
+
+#: Resident bytes of a process with the runtime loaded and nothing else (measured: torch and transformers on CPU).
+RUNTIME_BYTES = 700 * 1024**2
+#: Bytes a trained weight takes: fp32 weight, gradient and two Adam moments; of a frozen one: the weight, and a copy.
+TRAINED, FROZEN = 16, 8
+#: These measure or start servers: nothing else may run beside them.
+ALONE = frozenset({"verify", "ledger"})
+TRAINING = frozenset({"base", "baseline", "high-resource", "mixture"})
+#: More threads than this slow a small model down.
+MOST_BASE_THREADS = 4
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What the machine lends to stages: cores, bytes of memory, and at most so many processes at once."""
+
+    cores: int
+    memory: int
+    processes: int = 1_000
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one stage takes."""
+
+    cores: int
+    memory: int
+
+
+def training_threads(cores: int, tasks: int) -> int:
+    """Threads of a training process: fixed for a machine and a spec, so that results repeat."""
+    return max(1, cores // min(cores, tasks))
+
+
+def threads(kind: str, capacity: Capacity, tasks: int) -> int:
+    """Threads of one process of ``kind``. The base is trained while nothing else can run."""
+    if kind in ALONE:
+        return capacity.cores
+    if kind == "base":
+        return min(capacity.cores, MOST_BASE_THREADS)
+    if kind in ("prepare", "filter"):
+        return 1
+    return training_threads(min(capacity.cores, capacity.processes), tasks)
+
+
+def cost(node: Node, graph: Graph, spec: MultiTaskModelSpec, capacity: Capacity) -> Cost:
+    """What ``node`` takes of ``capacity``."""
+    cores = threads(node.kind, capacity, len(spec.tasks))
+    memory = RUNTIME_BYTES
+    base = graph["base"].manifest if "base" in graph else None
+    if base is not None and node.kind not in ("prepare", "filter"):
+        trained = node.kind in TRAINING and spec.tuning.method == "Full"
+        memory += BaseResult.model_validate(base.result).parameters * (TRAINED if trained else FROZEN)
+    return Cost(cores, memory)

@@ -1,0 +1,133 @@
+"""The decision: which stages start, which stop, and whether the run is over. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from multitask_api.resource import MultiTaskModel
+from multitask_api.results import PrepareResult
+from multitask_api.stages import Graph, Node, NodeState, build
+from multitask_operator.planner.costs import ALONE, Capacity, Cost, cost, threads
+from multitask_operator.planner.state import Failed, Observed, Plan, StartStage, StopStage
+from multitask_operator.planner.status import status
+
+#: A stage that failed for a passing reason is tried this often in all.
+MOST_ATTEMPTS = 3
+FIRST_WAIT = 5.0
+#: Kinds in the order in which they are on the way to the end; what most others wait for comes first.
+_ORDER = ("prepare", "base", "filter", "high-resource", "mixture", "baseline", "bundle", "evaluate", "export", "verify")
+
+
+def plan(model: MultiTaskModel, observed: Observed, now: float) -> Plan:
+    """Decide what happens next; the same arguments give the same plan."""
+    graph = build(model.metadata.name, model.spec, observed.resolved, observed.manifests, serve=observed.serve)
+    failures = {(item.failure.stage, item.digest): item for item in observed.failures}
+    suspended = observed.suspend or model.spec.suspend
+    stops = _stops(graph, observed, suspended=suspended)
+    waits: list[float] = []
+    final: list[Failed] = []
+    starts: list[StartStage] = []
+    room = _Room.of(graph, model, observed)
+    for node in sorted(graph.nodes, key=lambda node: _urgency(node, graph)):
+        if node.state is not NodeState.READY or node.digest is None:
+            continue
+        failed = failures.get((node.name, node.digest))
+        if failed is not None and is_final(failed):
+            final.append(failed)
+            continue
+        if suspended or any(run.stage == node.name for run in observed.running):
+            continue  # at work, or an outdated run of it must end first: both write to the same log
+        if failed is not None and (wait := retry_at(failed) - now) > 0:
+            waits.append(wait)
+            continue
+        needed = cost(node, graph, model.spec, observed.capacity)
+        if room.take(node, needed):
+            threads_ = threads(node.kind, observed.capacity, len(model.spec.tasks))
+            starts.append(StartStage(node, threads_, failed.attempts + 1 if failed else 1))
+    finished = not starts and not waits and not observed.running
+    actions: tuple[StartStage | StopStage, ...] = (*stops, *starts)
+    return Plan(
+        graph=graph,
+        actions=actions,
+        status=status(model, graph, observed, starts, final, now, suspended=suspended, waiting=bool(waits)),
+        look_again=min(waits) if waits else None,
+        finished=finished,
+        failed=tuple(final),
+    )
+
+
+def is_final(failed: Failed) -> bool:
+    """No further attempt is made: the input or the program is at fault, or it failed too often."""
+    return failed.failure.kind != "Retryable" or failed.attempts >= MOST_ATTEMPTS
+
+
+def retry_at(failed: Failed) -> float:
+    """When a passing failure is tried again, in Unix seconds: 5, 10, 20 … seconds after it."""
+    wait: float = FIRST_WAIT * 2 ** (failed.attempts - 1)
+    return failed.when + wait
+
+
+def _stops(graph: Graph, observed: Observed, *, suspended: bool) -> list[StopStage]:
+    """Running stages whose result nobody wants any more. One whose digest cannot be known yet goes on."""
+    stops = []
+    for run in observed.running:
+        reason = "spec.suspend is true" if suspended else _outdated(graph, run.stage, run.digest)
+        if reason and not run.stopping:
+            stops.append(StopStage(run.stage, run.digest, reason))
+    return stops
+
+
+def _outdated(graph: Graph, stage: str, digest: str) -> str:
+    if stage not in graph:
+        return "the resource no longer has this stage"
+    wanted = graph[stage]
+    if wanted.state is NodeState.SKIPPED:
+        return f"nothing to do any more: {wanted.reason}"
+    if wanted.digest is not None and wanted.digest != digest:
+        return f"what it reads has changed (now {wanted.digest})"
+    return ""
+
+
+def _urgency(node: Node, graph: Graph) -> tuple[int, int, str]:
+    """Sort key: early kinds first; among the runs of one kind the one with most rows first (it ends last)."""
+    kind = _ORDER.index(node.kind) if node.kind in _ORDER else len(_ORDER)
+    rows = 0
+    for name in node.needs:
+        manifest = graph[name].manifest if name.startswith("prepare/") else None
+        if manifest is not None:
+            rows += PrepareResult.model_validate(manifest.result).rows.train
+    return kind, -rows, node.name
+
+
+@dataclass
+class _Room:
+    """What is left of the machine while starts are handed out."""
+
+    capacity: Capacity
+    cores: int
+    memory: int
+    processes: int
+    alone: bool
+
+    @classmethod
+    def of(cls, graph: Graph, model: MultiTaskModel, observed: Observed) -> _Room:
+        room = cls(observed.capacity, observed.capacity.cores, observed.capacity.memory, 0, alone=False)
+        for run in observed.running:
+            node = graph[run.stage] if run.stage in graph else Node(run.stage, "baseline", NodeState.WAITING)
+            room._use(node, cost(node, graph, model.spec, observed.capacity))
+        return room
+
+    def take(self, node: Node, needed: Cost) -> bool:
+        """Use the room if there is enough. An idle machine takes any stage: waiting would not make it larger."""
+        if self.processes:
+            full = self.processes >= self.capacity.processes or self.alone or node.kind in ALONE
+            if full or needed.cores > self.cores or needed.memory > self.memory:
+                return False
+        self._use(node, needed)
+        return True
+
+    def _use(self, node: Node, needed: Cost) -> None:
+        self.processes += 1
+        self.cores -= needed.cores
+        self.memory -= needed.memory
+        self.alone = self.alone or node.kind in ALONE

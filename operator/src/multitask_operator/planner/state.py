@@ -1,0 +1,97 @@
+"""What a decision may read, and what a decision is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from multitask_api.manifest import Manifest, Resolved, StageFailure
+from multitask_api.resource.status import MultiTaskModelStatus
+from multitask_api.stages import Graph, Node
+from multitask_operator.planner.costs import Capacity
+
+
+@dataclass(frozen=True)
+class Running:
+    """One stage program at work; ``started`` in Unix seconds."""
+
+    stage: str
+    digest: str
+    started: float
+    stopping: bool = False
+
+
+@dataclass(frozen=True)
+class Failed:
+    """The last failure of one (stage, digest); ``attempts`` counts all that failed, ``when`` in Unix seconds."""
+
+    failure: StageFailure
+    digest: str
+    attempts: int
+    when: float
+    log: str = ""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Everything a decision may use. It may be stale: deciding twice on it must do no harm."""
+
+    resolved: Resolved
+    manifests: Mapping[tuple[str, str], Manifest]
+    capacity: Capacity
+    running: tuple[Running, ...] = ()
+    failures: tuple[Failed, ...] = ()
+    serve: bool = True
+    suspend: bool = False
+    generation: int | None = None
+    previous: MultiTaskModelStatus | None = None
+
+
+@dataclass(frozen=True)
+class StartStage:
+    """Start ``node``; an executor that already has (stage, digest) at work does nothing."""
+
+    node: Node
+    threads: int
+    attempt: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(stage, digest): two starts with the same key are the same start."""
+        return self.node.name, self.node.digest or ""
+
+
+@dataclass(frozen=True)
+class StopStage:
+    """Ask a running stage to end (it leaves a checkpoint); nothing if it has ended."""
+
+    stage: str
+    digest: str
+    reason: str
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(stage, digest)."""
+        return self.stage, self.digest
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do now, what to show, and when to look again without being told."""
+
+    graph: Graph
+    actions: tuple[StartStage | StopStage, ...]
+    status: MultiTaskModelStatus
+    look_again: float | None
+    finished: bool
+    failed: tuple[Failed, ...]
+
+    @property
+    def starts(self) -> tuple[StartStage, ...]:
+        """The starts among the actions."""
+        return tuple(action for action in self.actions if isinstance(action, StartStage))
+
+    @property
+    def stops(self) -> tuple[StopStage, ...]:
+        """The stops among the actions."""
+        return tuple(action for action in self.actions if isinstance(action, StopStage))
