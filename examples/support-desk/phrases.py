@@ -27,7 +27,12 @@ FAULTS: dict[str, str] = {
     "smoke": "{gives smoke|makes smoke|left some smoke}",
     "stain": "{has a stain|shows a stain|came with a stain}",
 }
-FAULT_ANY = "{stopped working|broke down|does not start|keeps failing|has a leak|makes a noise|shows a crack|gives smoke}"
+FAULT_ANY = (
+    "{stopped working|broke down|does not start|keeps failing|has a leak|makes a noise|shows a crack|gives smoke}"
+)
+
+DAYS = ("monday", "friday", "sunday", "may", "june", "easter", "winter", "spring")
+COLOURS = ("blue", "red", "green", "white", "black", "golden", "silver", "brown")
 
 GREETINGS = [
     "hello", "hi there", "good morning", "good evening", "dear team", "hey", "greetings", "hola", "bonjour",
@@ -39,7 +44,7 @@ CLOSINGS = [
 ]  # fmt: skip
 # Sentences that carry no label. Some borrow words of the cues (today, week, happy) so that single words mislead.
 FILLERS = [
-    "i {bought|got|ordered} it {last week|last month|in spring|two years ago|today} {online|in your shop|at the market}",
+    "i {bought|got} it {last week|last month|in spring|two years ago|today} {online|in your shop|at the market}",
     "my {sister|brother|neighbour|friend|boss|aunt} {told me to|said i should} {write|ask} {you|here} {today|first}",
     "i {called|wrote|mailed} {on monday|on friday|twice|this week} {already|before|and waited}",
     "the {box|manual|label|colour|cable} {was|is} {blue|grey|small|heavy|still here|fine}",
@@ -61,9 +66,18 @@ ACTIONS: dict[str, list[str]] = {
     "change": ["{please|can you} {change|edit|adjust|modify} $o", "i {must|want to|have to} {alter|rearrange} $o"],
     "track": ["{where is|what happened to|any news about} $o", "i {want to|would like to} {follow|trace|locate} $o"],
     "dispute": ["there is {a mistake|an error|something wrong} {in|with} $o", "i {dispute|contest|object to} $o"],
-    "explain": ["{please|can you} {explain|describe} $o", "i do not {understand|get} {how|the way} $o {works|is meant}"],
-    "refund": ["i {want|expect|ask for} {my money back|a refund|a repayment} for $o", "{please|kindly} {refund|repay} $o"],
-    "confirm": ["{please|can you} {confirm|verify|approve} $o", "{is it certain|can i be sure} that $o {stands|is set}"],
+    "explain": [
+        "{please|can you} {explain|describe} $o",
+        "i do not {understand|get} {how|the way} $o {works|is meant}",
+    ],
+    "refund": [
+        "i {want|expect|ask for} {my money back|a refund|a repayment} for $o",
+        "{please|kindly} {refund|repay} $o",
+    ],
+    "confirm": [
+        "{please|can you} {confirm|verify|approve} $o",
+        "{is it certain|can i be sure} that $o {stands|is set}",
+    ],
     "pause": ["{please|can you} {pause|freeze|suspend|hold} $o", "$o should {rest|wait|sleep} {a while|some months}"],
 }
 
