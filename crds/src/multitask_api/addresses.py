@@ -1,0 +1,47 @@
+"""Addresses of data, storage and base models: the schemes there are, and what is wrong with an address."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Sequence
+
+from multitask_api.builtin import architecture
+
+_SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
+_CLAIM = re.compile(r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$")
+_HUB = re.compile(r"^hf://(datasets/)?[\w.-]+(/[\w.-]+)?(@[^/]+)?(/.+)?$")
+
+STORES = ("file", "s3", "gs", "pvc")
+DATA_SCHEMES = ("file", "hf", "s3", "gs", "pvc")
+BASE_SCHEMES = ("builtin", "file", "hf", "s3", "gs", "pvc")
+
+
+def scheme_of(address: str) -> str | None:
+    """The scheme in lower case; None for a plain path."""
+    match = _SCHEME.match(address)
+    return match[1].lower() if match else None
+
+
+def address_fault(address: str, schemes: Sequence[str]) -> str | None:
+    """What is wrong with ``address`` where ``schemes`` and plain paths are allowed; None when nothing is."""
+    scheme = scheme_of(address)
+    if scheme is None:
+        return "an empty path; give a file or folder" if not address.strip() else None
+    if scheme not in schemes:
+        known = ", ".join(f"{name}://" for name in schemes)
+        meant = difflib.get_close_matches(scheme, schemes, n=1)
+        hint = f"did you mean {meant[0]}://? Known here" if meant else "known here"
+        return f"unknown scheme {scheme}://; {hint}: {known} and plain paths"
+    if scheme == "builtin":
+        try:
+            architecture(address)
+        except ValueError as error:
+            return str(error)
+    if scheme == "pvc" and not _CLAIM.match(address):
+        return f"{address!r} does not name a claim; write pvc://CLAIM/PATH"
+    if scheme == "hf" and not _HUB.match(address):
+        return f"{address!r} does not name a hub repository; write hf://ORGANISATION/NAME"
+    if not address.split("://", 1)[1].strip("/"):
+        return f"{address!r} names no path"
+    return None

@@ -1,0 +1,31 @@
+"""What a look at the data of a resource gives: ``python -m multitask_trainer.stages.look`` prints it as JSON."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from multitask_api.results import SplitRows
+from multitask_api.types import Model
+
+
+class DataProblem(Model):
+    """One thing that keeps a task's data from being used; ``path`` as in ``spec.tasks[2].data.train``."""
+
+    path: str
+    message: str
+
+
+class TaskRows(Model):
+    """The good rows of one task, and what is odd about them."""
+
+    name: str
+    rows: SplitRows
+    bad_rows: int = 0
+    warnings: tuple[str, ...] = ()
+
+
+class DataLook(Model):
+    """All problems of all tasks at once."""
+
+    problems: tuple[DataProblem, ...] = ()
+    tasks: tuple[TaskRows, ...] = Field((), description="One entry a task, in the order of the spec.")

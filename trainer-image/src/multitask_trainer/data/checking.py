@@ -1,0 +1,113 @@
+"""Is a raw row good, and what is it in the one form? Every reason names the field and what to do."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from multitask_api.parameters import TaskDefinition
+from multitask_api.resource.tasks import TaskData
+from multitask_api.template import fields_of
+from multitask_trainer.data.rows import Row
+
+
+class BadRow(Exception):
+    """One row that cannot be used: ``field`` and why."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        self.field = field
+        self.reason = reason
+        super().__init__(f"{field}: {reason}")
+
+
+@dataclass(frozen=True)
+class Checker:
+    """Checks the rows of one task."""
+
+    task: TaskDefinition
+    data: TaskData
+    fields: tuple[str, ...]
+    labels: frozenset[str]
+
+    @classmethod
+    def of(cls, task: TaskDefinition, data: TaskData) -> Checker:
+        """A checker for a task whose prompt can be parsed."""
+        return cls(task, data, fields_of(task.prompt), frozenset(task.labels))
+
+    def row(self, values: Mapping[str, object], split: str) -> Row:
+        """The row in the one form. Raises BadRow for the first fault, prompt fields before answers."""
+        fields = {name: _text(values, name, "the prompt") for name in self.fields}
+        if not any(text.strip() for text in fields.values()):
+            raise BadRow(", ".join(self.fields), "empty; nothing of this row would reach the model")
+        if self.task.type == "Classification":
+            return Row(fields, self._label(values))
+        return Row(fields, None, self._targets(values, split))
+
+    def _label(self, values: Mapping[str, object]) -> str:
+        name = self.data.label_field
+        label = _text(values, name, "the label").strip()
+        if label not in self.labels:
+            raise BadRow(name, f"{label!r} is not one of the task's labels; {_hint(label, self.task.labels)}")
+        return label
+
+    def _targets(self, values: Mapping[str, object], split: str) -> tuple[str, ...]:
+        """All references, without doubles; for training one: the target itself, or the first reference."""
+        name = self.data.target_field
+        many = values.get("targets") if split != "train" or values.get(name) is None else None
+        if many is None and isinstance(values.get(name), list):
+            many = values[name]
+        elif many is not None:
+            name = "targets"
+        if many is None:
+            target = _text(values, name, "the reference", instead="targets").strip()
+            if not target:
+                raise BadRow(name, "empty; a row needs an answer to learn or to be judged by")
+            return (target,)
+        if not isinstance(many, list) or not many:
+            raise BadRow(name, "must be a list with at least one string")
+        texts = [_as_text(item) for item in many]
+        if any(text is None or not text.strip() for text in texts):
+            raise BadRow(name, "holds an entry that is empty or not a string")
+        kept = tuple(dict.fromkeys(text.strip() for text in texts if text is not None))
+        return kept[:1] if split == "train" else kept
+
+
+def _text(values: Mapping[str, object], name: str, user: str, instead: str | None = None) -> str:
+    if name not in values:
+        given = ", ".join(sorted(values)[:8]) or "none"
+        also = f" (or {instead!r})" if instead else ""
+        raise BadRow(name, f"missing{also}, and {user} needs it; the row has the fields {given}")
+    value = values[name]
+    text = _as_text(value)
+    if text is None:
+        kind = "null" if value is None else f"{_kind(value)}, not a string or number"
+        raise BadRow(name, f"{kind}; {user} needs text here")
+    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
+        raise BadRow(name, "half of a surrogate pair, which is not text; write the file again as UTF-8")
+    return text
+
+
+def _as_text(value: object) -> str | None:
+    """Strings as they are, numbers and booleans as JSON writes them; None for what is no text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return str(value)
+    return None
+
+
+def _kind(value: object) -> str:
+    return {dict: "an object", list: "a list", float: "not a finite number"}.get(type(value), type(value).__name__)
+
+
+def _hint(label: str, labels: tuple[str, ...]) -> str:
+    folded = {known.casefold(): known for known in labels}
+    nearest = difflib.get_close_matches(label.casefold(), folded, n=1)
+    if nearest:
+        return f"did you mean {folded[nearest[0]]!r}?"
+    shown = ", ".join(map(repr, labels[:6]))
+    return f"they are {shown}{f' and {len(labels) - 6} more' if len(labels) > 6 else ''}"

@@ -1,0 +1,111 @@
+"""The Hugging Face hub: revisions become commits, splits become rows. The one module that imports its libraries."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from multitask_trainer.data.formats import Fault, RawRow
+from multitask_trainer.data.places import format_of
+from multitask_trainer.errors import DataError
+
+_COMMIT = re.compile(r"^[0-9a-f]{40}$")
+_DATASET = re.compile(r"^hf://(?:datasets/)?([\w.-]+/[\w.-]+?)(?:@([^/]+))?(?:/(.*))?$")
+
+
+@dataclass(frozen=True)
+class HubData:
+    """``hf://[datasets/]ORGANISATION/NAME[@REVISION]/REST``; REST is ``[CONFIG/]SPLIT`` or a file."""
+
+    dataset: str
+    revision: str | None
+    rest: str
+
+    @classmethod
+    def of(cls, address: str) -> HubData:
+        """Take an address apart. Raises DataError when it names no split and no file."""
+        match = _DATASET.match(address)
+        if match is None or not match[3]:
+            raise DataError(
+                f"{address}: names no split; write hf://ORGANISATION/NAME[@REVISION]/[CONFIG/]SPLIT or /FILE"
+            )
+        return cls(match[1], match[2], match[3].strip("/"))
+
+    @property
+    def file_address(self) -> str | None:
+        """The fsspec address, when REST is a data file; None when it is a split."""
+        if format_of(self.rest.rsplit("/", 1)[-1]) is None:
+            return None
+        revision = f"@{self.revision}" if self.revision else ""
+        return f"hf://datasets/{self.dataset}{revision}/{self.rest}"
+
+
+def read_split(name: str, dataset: str, revision: str | None, rest: str) -> Iterator[RawRow | Fault]:
+    """The rows of one split, ``rest`` = ``[CONFIG/]SPLIT``; class labels come as their names.
+
+    ``dataset`` may also be a local folder in the hub's layout.
+    """
+    import datasets
+
+    config, _, split = rest.rpartition("/")
+    try:
+        rows = datasets.load_dataset(dataset, config or None, split=split, revision=revision)
+    except (ConnectionError, TimeoutError) as error:
+        raise DataError(
+            f"{name}: the hub cannot be reached ({_short(error)}); copy the data to a file or try again"
+        ) from error
+    except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
+        yield Fault(name, None, f"the dataset cannot be read ({_short(error)}); check its name, config and split", True)
+        return
+    classes = {key: kind for key, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)}
+    for number, values in enumerate(rows, start=1):
+        named = {key: kind.int2str(values[key]) for key, kind in classes.items() if (values[key] or 0) >= 0}
+        yield RawRow(name, number, values | named)
+
+
+def resolve_revision(repository: str, revision: str | None, kind: str) -> str:
+    """The commit of a branch or tag of a ``model`` or ``dataset`` repository; a commit stays as it is.
+
+    Without the hub, what its cache on this machine says is used. Raises DataError when neither knows.
+    """
+    if revision and _COMMIT.match(revision):
+        return revision
+    import huggingface_hub
+    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+
+    where = f"hf://{repository}" + (f"@{revision}" if revision else "")
+    try:
+        info: Any = huggingface_hub.HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=20)
+        return str(info.sha)
+    except GatedRepoError as error:
+        raise DataError(f"{where}: access is gated; accept its terms on the hub and set HF_TOKEN") from error
+    except RevisionNotFoundError as error:
+        raise DataError(f"{where}: no such revision; check spec.baseModel.revision or the part after @") from error
+    except RepositoryNotFoundError as error:
+        raise DataError(
+            f"{where}: no such {kind} on the hub, or no access to it; check the name and HF_TOKEN"
+        ) from error
+    except (OSError, HfHubHTTPError) as error:
+        cached = _cached_commit(repository, revision or "main", kind)
+        if cached is None:
+            raise DataError(
+                f"{where}: the hub cannot be reached to resolve the revision, and this machine has no copy;"
+                " go online, or give a full commit as the revision, or use a file:// base"
+            ) from error
+        return cached
+
+
+def _cached_commit(repository: str, revision: str, kind: str) -> str | None:
+    from pathlib import Path
+
+    from huggingface_hub.constants import HF_HUB_CACHE
+    from huggingface_hub.file_download import repo_folder_name
+
+    path = Path(HF_HUB_CACHE) / repo_folder_name(repo_id=repository, repo_type=kind) / "refs" / revision
+    return path.read_text("utf-8").strip() if path.is_file() else None
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

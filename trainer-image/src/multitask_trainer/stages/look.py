@@ -1,0 +1,91 @@
+"""look: the row checks of all tasks, before anything is planned; what ``mtm validate`` shows of the data.
+
+``python -m multitask_trainer.stages.look --model FILE.json --data-root DIR [--json]`` ends with 0, or with 2 when
+something is wrong. It writes nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from multitask_api.look import DataLook, DataProblem, TaskRows
+from multitask_api.parameters import TaskDefinition
+from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
+from multitask_api.results import SPLITS, SplitRows
+from multitask_trainer.data.look import SHOWN, TaskLook, look
+from multitask_trainer.data.reading import Places, read_texts
+from multitask_trainer.errors import DataError
+
+
+def examine(spec: MultiTaskModelSpec, places: Places) -> DataLook:
+    """Look at the data of every task, the corpus and a base on disk."""
+    problems: list[DataProblem] = list(_base_problems(spec, places))
+    tasks = []
+    for index, task in enumerate(spec.tasks):
+        where = f"spec.tasks[{index}]"
+        if task.prompt is None or task.labels_from is not None:
+            problems.append(DataProblem(path=where, message="promptFrom and labelsFrom can be read only in a cluster"))
+            continue
+        found = look(TaskDefinition.of(task), task.data, places)
+        problems += _task_problems(found, where, task.data.max_bad_rows)
+        rows = SplitRows(**{split: len(found.rows[split]) for split in SPLITS})
+        bad = len(found.droppable)
+        tasks.append(TaskRows(name=task.name, rows=rows, bad_rows=bad, warnings=tuple(found.warnings)))
+    return DataLook(problems=tuple(problems), tasks=tuple(tasks))
+
+
+def _task_problems(found: TaskLook, where: str, allowed: int) -> Iterator[DataProblem]:
+    for split, messages in found.problems.items():
+        for message in messages:
+            yield DataProblem(path=f"{where}.data.{split}", message=message)
+    bad = len(found.droppable)
+    if bad > max(allowed, SHOWN):
+        yield DataProblem(path=f"{where}.data", message=f"{bad} bad rows in all; data.maxBadRows allows {allowed}")
+
+
+def _base_problems(spec: MultiTaskModelSpec, places: Places) -> Iterator[DataProblem]:
+    uri = spec.base_model.uri
+    try:
+        local = None if uri.startswith("builtin://") else places.local(uri)
+        if local is not None and not (local / "config.json").is_file():
+            message = f"{uri}: no config.json there ({local.absolute()}); give a transformers folder"
+            yield DataProblem(path="spec.baseModel.uri", message=message)
+    except DataError as error:
+        yield DataProblem(path="spec.baseModel.uri", message=str(error))
+    for index, source in enumerate(spec.pretraining.corpus if spec.pretraining else ()):
+        try:
+            next(iter(read_texts(source.uri, places)), None)
+        except DataError as error:
+            yield DataProblem(path=f"spec.pretraining.corpus[{index}].uri", message=str(error))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Look, print, and say by the exit status whether all is well."""
+    parser = argparse.ArgumentParser(prog="look")
+    parser.add_argument("--model", type=Path, required=True, help="the MultiTaskModel as JSON")
+    parser.add_argument("--data-root", default=".", help="the folder that relative addresses start from")
+    parser.add_argument("--json", action="store_true", help="print a multitask_api.look.DataLook")
+    arguments = parser.parse_args(argv)
+    model = MultiTaskModel.model_validate_json(arguments.model.read_text("utf-8"))
+    found = examine(model.spec, Places.of(arguments.data_root, os.environ))
+    sys.stdout.write(found.model_dump_json(by_alias=True) + "\n" if arguments.json else as_text(found))
+    return 2 if found.problems else 0
+
+
+def as_text(found: DataLook) -> str:
+    """For people: rows a task, what is odd, what is wrong."""
+    lines = []
+    for task in found.tasks:
+        rows = task.rows
+        lines.append(f"{task.name}: {rows.train} train, {rows.validation} validation, {rows.test} test rows")
+        lines += [f"  warning: {warning}" for warning in task.warnings]
+    lines += [f"{problem.path}: {problem.message}" for problem in found.problems]
+    return "".join(f"{line}\n" for line in lines)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
