@@ -1,0 +1,1 @@
+"""``multitask.v1.TaskGateway``: the protobuf source and the modules generated from it by ``make generate``."""

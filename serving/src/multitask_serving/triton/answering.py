@@ -1,0 +1,267 @@
+"""Answers task requests with the engine. Knows nothing of Triton: `Sender` is the way back to a caller.
+
+Classifications are answered at once, in the thread that brings them. Generations go to a thread of their own, which
+advances all that are running token by token, so a long text delays neither a label nor another text by more than
+one step of the model. The engine belongs to one thread at a time: `Turns` hands it over, labels first.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
+
+from multitask_api.errors import UserError
+from multitask_serving.engine.answers import Classification, Request
+from multitask_serving.engine.engine import Engine
+from multitask_serving.engine.errors import InvalidField, InvalidSampling, MissingField, UnknownTask
+from multitask_serving.engine.generate import Step
+from multitask_serving.engine.sampling import Sampling
+from multitask_serving.triton import wire
+
+log = logging.getLogger(__name__)
+
+_MAX_RUNS = 4
+"""Batches of generations that advance side by side; later ones wait and then go together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One response: ``text`` is the label or the text since the last part; ``scores`` is empty for a generation."""
+
+    text: str
+    scores: dict[str, float]
+    finish_reason: str = ""
+
+
+class Sender(Protocol):
+    """The way back to one caller. Exactly one last message goes through it: a final part, or a failure."""
+
+    def send(self, part: Part, *, final: bool) -> None:
+        """Pass a part on."""
+
+    def fail(self, error: wire.WireError) -> None:
+        """Say what is wrong, as the last message."""
+
+    def is_cancelled(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request and the way back to its caller."""
+
+    inputs: wire.Inputs
+    sender: Sender
+
+    @property
+    def request(self) -> Request:
+        """What the engine takes."""
+        return Request(self.inputs.task, self.inputs.fields)
+
+
+class Turns:
+    """Hands the engine from thread to thread; whoever is ``urgent`` goes first."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._busy = False
+        self._urgent = 0
+
+    @contextmanager
+    def take(self, *, urgent: bool) -> Iterator[None]:
+        """Wait for the engine, and hold it inside the ``with``."""
+        with self._changed:
+            self._urgent += urgent
+            self._changed.wait_for(lambda: not self._busy and (urgent or not self._urgent))
+            self._urgent -= urgent
+            self._busy = True
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._busy = False
+                self._changed.notify_all()
+
+
+class Answering:
+    """Answers calls with one engine until `close`. At most ``max_waiting`` generations wait; more is an error."""
+
+    def __init__(self, engine: Engine, *, max_waiting: int) -> None:
+        self._engine = engine
+        self._turns = Turns()
+        self._waiting: queue.Queue[tuple[Call, Sampling] | None] = queue.Queue(max_waiting)
+        self._closing = False
+        self._thread = threading.Thread(target=self._generate_forever, name="generation", daemon=True)
+        self._thread.start()
+
+    def answer(self, calls: Sequence[Call]) -> None:
+        """Answer the classifications now, and the generations in their own time. Raises nothing for a bad request."""
+        labels = []
+        for call in calls:
+            try:
+                task = self._engine.check(call.request)
+                sampling = _sampling(call.inputs.options)
+                if task.type == "Generation":
+                    self._waiting.put_nowait((call, sampling))
+                elif call.inputs.options.sampling:
+                    raise InvalidSampling(f"task {task.name!r} gives a label. Leave sampling out")
+                else:
+                    labels.append(call)
+            except UserError as error:
+                call.sender.fail(to_wire(error))
+            except queue.Full:
+                message = f"{self._waiting.maxsize} generations are waiting already; try again in a moment"
+                call.sender.fail(wire.WireError(wire.OVERLOADED, message))
+        if labels:
+            self._classify(labels)
+
+    def close(self) -> None:
+        """Fail the generations still under way, and end their thread."""
+        self._closing = True
+        self._drop_waiting()
+        self._waiting.put(None)
+        self._thread.join()
+
+    def _classify(self, calls: Sequence[Call]) -> None:
+        try:
+            with self._turns.take(urgent=True):
+                results: list[Classification] = self._engine.classify([call.request for call in calls])
+        except UserError as error:
+            if len(calls) == 1:
+                calls[0].sender.fail(to_wire(error))
+                return
+            for call in calls:  # one bad row fails the engine's whole call
+                self._classify([call])
+        except Exception as error:  # noqa: BLE001 - whatever it is, each caller must hear of it
+            _fail_all([call.sender for call in calls], error)
+        else:
+            for call, result in zip(calls, results, strict=True):
+                call.sender.send(Part(result.label, result.scores), final=True)
+
+    def _generate_forever(self) -> None:
+        runs: list[_Run] = []
+        while not self._closing:
+            if len(runs) < _MAX_RUNS and (batch := self._next_batch(wait=not runs)):
+                runs.append(_Run(self._engine, batch))
+            for run in runs:
+                with self._turns.take(urgent=False):
+                    run.advance()
+            runs = [run for run in runs if not run.ended]
+        for run in runs:
+            run.fail(wire.WireError(wire.INTERNAL, _SHUTTING_DOWN))
+
+    def _next_batch(self, *, wait: bool) -> list[tuple[Call, Sampling]]:
+        batch = []
+        try:
+            item = self._waiting.get(block=wait)
+            while item is not None:
+                batch.append(item)
+                item = self._waiting.get_nowait()
+        except queue.Empty:
+            pass
+        return [(call, sampling) for call, sampling in batch if not _gone(call.sender)]
+
+    def _drop_waiting(self) -> None:
+        while True:
+            try:
+                item = self._waiting.get_nowait()
+            except queue.Empty:
+                return
+            if item is not None:
+                item[0].sender.fail(wire.WireError(wire.INTERNAL, _SHUTTING_DOWN))
+
+
+_SHUTTING_DOWN = "the server is shutting down; try again in a moment"
+
+
+class _Run:
+    """A batch of generations under way."""
+
+    def __init__(self, engine: Engine, batch: Sequence[tuple[Call, Sampling]]) -> None:
+        self._engine = engine
+        self._batch = batch
+        self._steps: Iterator[Step] | None = None
+        self._open = dict(enumerate(call for call, _ in batch))
+        self._texts = [""] * len(batch)
+
+    @property
+    def ended(self) -> bool:
+        """Nobody of the batch waits for anything."""
+        return not self._open
+
+    def advance(self) -> None:
+        """Give every row that is still going its next token. The first time, encode the prompts."""
+        try:
+            if self._steps is None:
+                requests = [call.request for call, _ in self._batch]
+                self._steps = iter(self._engine.generate(requests, sampling=[sampling for _, sampling in self._batch]))
+            for _ in range(len(self._open)):
+                step = next(self._steps, None)
+                if step is None:
+                    return
+                self._pass_on(step)
+        except UserError as error:
+            self.fail(to_wire(error))
+        except Exception as error:  # noqa: BLE001 - whatever it is, each caller must hear of it
+            self.fail(_internal(error))
+
+    def fail(self, error: wire.WireError) -> None:
+        """Tell everyone who still waits."""
+        for call in self._open.values():
+            call.sender.fail(error)
+        self._open.clear()
+
+    def _pass_on(self, step: Step) -> None:
+        call = self._open.get(step.row)
+        if call is None:
+            return
+        if _gone(call.sender):
+            del self._open[step.row]
+            return
+        self._texts[step.row] += step.text_delta
+        stream = call.inputs.options.stream
+        if step.finish_reason is not None:
+            text = step.text_delta if stream else self._texts[step.row]
+            call.sender.send(Part(text, {}, step.finish_reason), final=True)
+            del self._open[step.row]
+        elif stream and step.text_delta:
+            call.sender.send(Part(step.text_delta, {}), final=False)
+
+
+def to_wire(error: UserError) -> wire.WireError:
+    """A bad request's error as it goes over the wire."""
+    if isinstance(error, UnknownTask):
+        return wire.WireError(wire.UNKNOWN_TASK, str(error))
+    if isinstance(error, MissingField):
+        return wire.WireError(wire.MISSING_FIELD, str(error), f"fields.{error.field}")
+    if isinstance(error, InvalidField):
+        return wire.WireError(wire.INVALID_REQUEST, str(error), f"fields.{error.field}")
+    place = "sampling" if isinstance(error, InvalidSampling) else ""
+    return wire.WireError(wire.INVALID_REQUEST, str(error), place)
+
+
+def _sampling(options: wire.Options) -> Sampling:
+    return Sampling(**options.sampling)  # type: ignore[arg-type]
+
+
+def _gone(sender: Sender) -> bool:
+    if not sender.is_cancelled():
+        return False
+    sender.fail(wire.WireError(wire.CANCELLED, "the caller cancelled the request"))
+    return True
+
+
+def _internal(error: Exception) -> wire.WireError:
+    log.exception("the model failed")
+    return wire.WireError(wire.INTERNAL, f"the model failed: {type(error).__name__}: {error}")
+
+
+def _fail_all(senders: Sequence[Sender], error: Exception) -> None:
+    wired = _internal(error)
+    for sender in senders:
+        sender.fail(wired)

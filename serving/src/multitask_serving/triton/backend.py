@@ -1,0 +1,97 @@
+"""The model as Triton's Python backend runs it. Imported by the repository's ``model.py``, inside Triton's stub only."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb
+
+from multitask_serving.engine.engine import Engine
+from multitask_serving.triton import wire
+from multitask_serving.triton.answering import Answering, Call, Part, to_wire
+
+_CODES = {
+    wire.INVALID_REQUEST: pb.TritonError.INVALID_ARG,
+    wire.MISSING_FIELD: pb.TritonError.INVALID_ARG,
+    wire.UNKNOWN_TASK: pb.TritonError.NOT_FOUND,
+    wire.OVERLOADED: pb.TritonError.UNAVAILABLE,
+    wire.CANCELLED: pb.TritonError.CANCELLED,
+}
+
+
+class TritonPythonModel:
+    """What Triton calls. The configuration's parameters say which bundle to serve and how (see `repository`)."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        """Load the bundle. An error here keeps the server from becoming ready, and stands in its log."""
+        logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+        entries = json.loads(args["model_config"])["parameters"]
+        parameters = {key: value["string_value"] for key, value in entries.items()}
+        bundle = Path(args["model_repository"]) / parameters["bundle"]
+        device = parameters["device"]
+        if device == "cuda":
+            device = f"cuda:{args['model_instance_device_id']}"
+        threads = int(parameters["threads"]) if "threads" in parameters else None
+        engine = Engine.load(bundle, device=device, threads=threads)
+        self._revision = engine.bundle.revision
+        self._answering = Answering(engine, max_waiting=int(parameters["max_waiting"]))
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Answer a batch through its response senders. Generations go on after this returns."""
+        calls = []
+        for request in requests:
+            sender = _TritonSender(request.get_response_sender(), self._revision)
+            try:
+                inputs = wire.parse_inputs(
+                    _bytes(request, wire.TASK) or b"", _bytes(request, wire.FIELDS) or b"", _bytes(request, wire.OPTIONS)
+                )
+            except wire.MalformedRequest as error:
+                sender.fail(to_wire(error))
+            else:
+                calls.append(Call(inputs, sender))
+        self._answering.answer(calls)
+
+    def finalize(self) -> None:
+        """End what is still under way."""
+        self._answering.close()
+
+
+class _TritonSender:
+    def __init__(self, sender: Any, revision: str) -> None:
+        self._sender = sender
+        self._revision = revision
+
+    def send(self, part: Part, *, final: bool) -> None:
+        tensors = [
+            _texts(wire.TEXT, [part.text]),
+            _texts(wire.LABELS, list(part.scores) or [""]),
+            pb.Tensor(wire.SCORES, np.array([list(part.scores.values()) or [0.0]], dtype=np.float32)),
+            _texts(wire.FINISH_REASON, [part.finish_reason]),
+            _texts(wire.REVISION, [self._revision]),
+        ]
+        flags = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
+        self._sender.send(pb.InferenceResponse(tensors), flags=flags)
+
+    def fail(self, error: wire.WireError) -> None:
+        response = pb.InferenceResponse(
+            error=pb.TritonError(error.encode(), _CODES.get(error.code, pb.TritonError.INTERNAL))
+        )
+        self._sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def is_cancelled(self) -> bool:
+        return bool(self._sender.is_cancelled())
+
+
+def _bytes(request: Any, name: str) -> bytes | None:
+    tensor = pb.get_input_tensor_by_name(request, name)
+    return None if tensor is None else bytes(tensor.as_numpy().reshape(-1)[0])
+
+
+def _texts(name: str, texts: Sequence[str]) -> Any:
+    return pb.Tensor(name, np.array([[text.encode() for text in texts]], dtype=np.object_))

@@ -1,0 +1,176 @@
+"""Calls our model on a Triton server, over its streaming RPC (the model is decoupled: many answers to one request)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import grpc
+import grpc.aio
+import numpy as np
+import tritonclient.grpc.aio as triton
+
+from multitask_api.errors import MultitaskError
+from multitask_serving.triton import wire
+
+_CHANNEL_OPTIONS = [
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.lb_policy_name", "round_robin"),  # one name may stand for several pods
+    ("grpc.max_reconnect_backoff_ms", 2_000),  # the default waits up to two minutes after a restart
+]
+
+
+class BackendError(MultitaskError):
+    """A Triton server did not answer a request."""
+
+
+class BackendRefused(BackendError):
+    """Our backend answered with an error of its own: ``error`` says which."""
+
+    def __init__(self, error: wire.WireError) -> None:
+        self.error = error
+        super().__init__(error.message)
+
+
+class BackendOverloaded(BackendError):
+    """The queue is full."""
+
+
+class BackendTimeout(BackendError):
+    """The request's time ran out, in the queue or in the model."""
+
+
+class BackendUnavailable(BackendError):
+    """Nothing there that could answer: not reachable, shutting down, or its model process is dead."""
+
+
+class BackendFailed(BackendError):
+    """An error that none of the others describes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """One response. ``labels`` and ``scores`` are empty for a generation; ``text`` is the label or a piece of text."""
+
+    text: str
+    labels: tuple[str, ...]
+    scores: tuple[float, ...]
+    finish_reason: str
+    revision: str
+
+
+class TritonClient:
+    """One server, or several behind one name. Makes its connection on the first call; an async context manager."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+        self._client = triton.InferenceServerClient(address, channel_args=list(_CHANNEL_OPTIONS))
+
+    async def infer(
+        self, task: str, fields: Mapping[str, str], options: wire.Options, *, timeout_s: float
+    ) -> AsyncIterator[Answer]:
+        """The answers to one request, in order, within ``timeout_s`` seconds in all. Raises `BackendError`.
+
+        Closing the iterator early, or cancelling the task that reads it, cancels the request on the server.
+        """
+        stream = self._client.stream_infer(
+            _one_request(_request(task, fields, options, timeout_s)),
+            stream_timeout=timeout_s,
+            headers={"triton_grpc_error": "true"},  # errors as gRPC statuses, with their codes
+        )
+        finished = False
+        try:
+            async for result, error in stream:
+                if error is not None:
+                    raise _from_text(str(error))
+                final = result.get_response().parameters["triton_final_response"].bool_param
+                answer = _answer(result)
+                if answer is not None:
+                    yield answer
+                finished = finished or final
+            if not finished:
+                raise BackendUnavailable(f"{self.address} ended the answer before its last part")
+        except grpc.aio.AioRpcError as error:
+            finished = True
+            raise _from_status(self.address, error) from error
+        finally:
+            if not finished:
+                stream.cancel()
+
+    async def close(self) -> None:
+        """Close the connection."""
+        await self._client.close()
+
+    async def __aenter__(self) -> TritonClient:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+async def _one_request(request: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    yield request
+
+
+def _request(task: str, fields: Mapping[str, str], options: wire.Options, timeout_s: float) -> dict[str, Any]:
+    texts = {wire.TASK: task, wire.FIELDS: json.dumps(dict(fields)), wire.OPTIONS: options.encode()}
+    return {
+        "model_name": wire.MODEL,
+        "inputs": [_text_input(name, text) for name, text in texts.items()],
+        "timeout": max(1, round(timeout_s * 1e6)),  # microseconds it may wait in Triton's queue
+    }
+
+
+def _text_input(name: str, text: str) -> triton.InferInput:
+    tensor = triton.InferInput(name, [1, 1], "BYTES")
+    tensor.set_data_from_numpy(np.array([[text.encode()]], dtype=np.object_))
+    return tensor
+
+
+def _answer(result: Any) -> Answer | None:
+    """None for the empty response that may carry the final flag alone."""
+    text = result.as_numpy(wire.TEXT)
+    if text is None:
+        return None
+    labels = tuple(label.decode() for label in result.as_numpy(wire.LABELS).reshape(-1))
+    is_label = labels != ("",)
+    return Answer(
+        text=text.reshape(-1)[0].decode(),
+        labels=labels if is_label else (),
+        scores=tuple(result.as_numpy(wire.SCORES).reshape(-1).tolist()) if is_label else (),
+        finish_reason=result.as_numpy(wire.FINISH_REASON).reshape(-1)[0].decode(),
+        revision=result.as_numpy(wire.REVISION).reshape(-1)[0].decode(),
+    )
+
+
+def _from_text(message: str) -> BackendError:
+    """An error by its words alone: Triton has no codes for these."""
+    ours = wire.WireError.decode(message)
+    if ours is not None:
+        return BackendOverloaded(ours.message) if ours.code == wire.OVERLOADED else BackendRefused(ours)
+    if "maximum queue size" in message:
+        return BackendOverloaded(message)
+    if "timeout expired" in message:
+        return BackendTimeout(message)
+    gone = ("no available versions", "is not ready", "is not healthy", "is not found", "stub process")
+    if any(words in message.lower() for words in gone):
+        return BackendUnavailable(message)
+    return BackendFailed(message)
+
+
+def _from_status(address: str, error: grpc.aio.AioRpcError) -> BackendError:
+    message = f"{address}: {error.details() or error.code().name}"
+    by_text = _from_text(message)
+    if not isinstance(by_text, BackendFailed):
+        return by_text
+    if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:
+        return BackendTimeout(message)
+    if error.code() in {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}:
+        return BackendUnavailable(message)
+    return by_text

@@ -1,0 +1,239 @@
+"""Starts the real ``tritonserver`` that the PyPI package nvidia-pytriton carries, and stops it without a trace.
+
+The package is used for its binary alone and is never imported. What the binary needs, as measured on Triton 2.51:
+
+- the Python backend looks for its stub beside its library; the package keeps one stub per Python version elsewhere, so
+  a folder of links brings the two together;
+- the stub finds the environment through PATH, and libpython through LD_LIBRARY_PATH;
+- with numpy 2 the stub reads wrong numbers without an error, so numpy 2 is refused here;
+- shared memory stays behind when a process is killed, so every server gets a name prefix of its own, removed at the end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import sysconfig
+import time
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import tritonclient.grpc
+from tritonclient.utils import InferenceServerException
+
+from multitask_api.errors import RetryableError, UserError
+from multitask_serving.triton import launch, wire
+
+_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Triton's Python backend puts its regions
+_POLL_S = 0.05
+_TAIL_LINES = 30
+
+
+class TritonNotInstalled(UserError):
+    """The environment lacks what Triton needs."""
+
+
+class TritonFailed(RetryableError):
+    """The server did not become ready, or ended by itself. The message holds the end of its log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installation:
+    """Where the parts of the server lie."""
+
+    binary: Path
+    backends: Path
+    caches: Path
+    stub: Path
+
+
+def find_installation() -> Installation:
+    """Find the server in this environment. Raises `TritonNotInstalled`."""
+    spec = importlib.util.find_spec("pytriton")
+    if spec is None or not spec.submodule_search_locations:
+        raise TritonNotInstalled("tritonserver is not installed: run `uv pip install --no-deps nvidia-pytriton`")
+    root = Path(spec.submodule_search_locations[0]) / "tritonserver"
+    version = f"{sys.version_info.major}.{sys.version_info.minor}"
+    stub = root / "python_backend_stubs" / version / "triton_python_backend_stub"
+    if not stub.exists():
+        raise TritonNotInstalled(f"nvidia-pytriton has no stub for Python {version}: use Python 3.11 or 3.12")
+    numpy = importlib.metadata.version("numpy")
+    if int(numpy.partition(".")[0]) >= 2:
+        raise TritonNotInstalled(f"numpy {numpy} is installed, and Triton's stub reads it wrongly: install 'numpy<2'")
+    return Installation(root / "bin" / "tritonserver", root / "backends", root / "caches", stub)
+
+
+class TritonServer:
+    """A running server on the loopback interface. A context manager; `stop` may be called twice."""
+
+    def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path, shared_memory: str) -> None:
+        self._process = process
+        self._shared_memory = shared_memory
+        self.port = port
+        self.log = log
+
+    @classmethod
+    def start(
+        cls, repository: Path, work: Path, *, port: int | None = None, ready_timeout_s: float = 300.0
+    ) -> TritonServer:
+        """Start a server over ``repository`` and wait until its model is ready.
+
+        ``work`` gets the log (``triton.log``) and links; a ``port`` of None is any free one. The server ends with the
+        *thread* that calls this: call it from one that lives as long as the server should. Raises `TritonFailed`.
+        """
+        installation = find_installation()
+        work.mkdir(parents=True, exist_ok=True)
+        backends = _link_backends(installation, work / "backends")
+        port = port or free_port()
+        shared_memory = f"mtm-{os.getpid()}-{port}-"
+        log = work / "triton.log"
+        command = [
+            *(sys.executable, "-I", launch.__file__, str(os.getpid()), str(installation.binary)),
+            *_options(repository, backends, installation.caches, port, shared_memory),
+        ]
+        with log.open("wb") as out:
+            process = subprocess.Popen(
+                command,
+                cwd=work,
+                env=_environment(),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C in a terminal reaches this program alone, which then stops the server
+            )
+        server = cls(process, port, log, shared_memory)
+        try:
+            server._wait_ready(ready_timeout_s)
+        except BaseException:
+            server.stop()
+            raise
+        return server
+
+    @property
+    def address(self) -> str:
+        """Host and port of the gRPC endpoint."""
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        """Process id of the server."""
+        return self._process.pid
+
+    def stub_pids(self) -> list[int]:
+        """Process ids of the server's Python stubs."""
+        return _children(self.pid)
+
+    def exit_status(self) -> int | None:
+        """None while the server runs; else its exit status (negative: the signal)."""
+        return self._process.poll()
+
+    def failure(self, what: str) -> TritonFailed:
+        """An error that says ``what`` happened and shows the end of the log."""
+        return TritonFailed(f"{what}. The end of {self.log}:\n{log_tail(self.log)}")
+
+    def stop(self, timeout_s: float = 20.0) -> None:
+        """End the server and its stubs: politely, then by force after ``timeout_s`` seconds."""
+        stubs = self.stub_pids()
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        for pid in stubs:
+            if self._shared_memory in _command_line(pid):  # else it ended, and the id may be another's by now
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        for region in _SHARED_MEMORY.glob(f"{self._shared_memory}*"):
+            region.unlink(missing_ok=True)
+
+    def __enter__(self) -> TritonServer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def _wait_ready(self, timeout_s: float) -> None:
+        deadline = time.monotonic() + timeout_s
+        with contextlib.closing(tritonclient.grpc.InferenceServerClient(self.address)) as client:
+            while not _is_ready(client):
+                if time.monotonic() > deadline:
+                    raise self.failure(f"tritonserver was not ready within {timeout_s:g} s")
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    status = self._process.wait(_POLL_S)
+                    raise self.failure(f"tritonserver ended with status {status} before it was ready")
+
+
+def free_port() -> int:
+    """A port of the loopback interface that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def log_tail(log: Path, lines: int = _TAIL_LINES) -> str:
+    """The last lines of a log, without Triton's tables of options."""
+    with log.open(errors="replace") as text:
+        return "".join(deque((line for line in text if not re.match(r"[+|]|\s*$", line)), lines)).rstrip()
+
+
+def _is_ready(client: tritonclient.grpc.InferenceServerClient) -> bool:
+    try:
+        return bool(client.is_model_ready(wire.MODEL, client_timeout=5))
+    except InferenceServerException:
+        return False
+
+
+def _options(repository: Path, backends: Path, caches: Path, port: int, shared_memory: str) -> Iterator[str]:
+    yield f"--model-repository={repository.resolve()}"
+    yield f"--backend-directory={backends.resolve()}"
+    yield f"--cache-directory={caches}"
+    yield from ("--model-control-mode=none", "--disable-auto-complete-config", "--exit-timeout-secs=10")
+    yield from ("--grpc-address=127.0.0.1", f"--grpc-port={port}", "--allow-http=false", "--allow-metrics=false")
+    yield f"--backend-config=python,shm-region-prefix-name={shared_memory}"
+
+
+def _environment() -> dict[str, str]:
+    libraries = [sysconfig.get_config_var("LIBDIR"), os.environ.get("LD_LIBRARY_PATH")]
+    return {
+        **os.environ,
+        "PATH": os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ.get("PATH", "")]),
+        "LD_LIBRARY_PATH": os.pathsep.join(path for path in libraries if path),
+        "PYTHONUNBUFFERED": "1",  # the log shows a stub's last words even when it was killed
+    }
+
+
+def _link_backends(installation: Installation, folder: Path) -> Path:
+    python = folder / "python"
+    python.mkdir(parents=True, exist_ok=True)
+    for source in (*(installation.backends / "python").iterdir(), installation.stub):
+        link = python / source.name
+        link.unlink(missing_ok=True)
+        link.symlink_to(source)
+    return folder
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
+    except OSError:
+        return []
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    except OSError:
+        return ""
