@@ -64,8 +64,9 @@ class Report(Model):
     schema_: Literal["multitask.dev/report/v1"] = Field("multitask.dev/report/v1", alias="schema")
     model: str
     revision: str | None
+    threshold: float = Field(0.99, description="The bar: qualification.threshold.")
     qualified: int
-    confirmed: int
+    confirmed: int = Field(description="Qualified tasks whose whole interval lies above the bar.")
     total: int
     stages: tuple[ReportStage, ...]
     groups: tuple[ReportGroup, ...]

@@ -1,0 +1,1 @@
+"""What each command of ``mtm`` does; ``cli`` only reads its arguments."""

@@ -1,0 +1,82 @@
+"""Tables and numbers as people read them."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from multitask_api.report import Report, ReportTask
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_WIDE = 160
+
+
+def print_json(data: object) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+
+
+def say(line: str = "") -> None:
+    """A line for the reader, on standard output."""
+    sys.stdout.write(line + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
+    """Print a table; columns in ``right`` are numbers."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+    console.print(_table(title, columns, rows, right))
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
+def qualification(report: Report) -> None:
+    """The table that a run ends with, and its headline."""
+    columns = ("task", "group", "metric", "baseline", "score", "ratio", "interval", "verdict", "served by")
+    rows = [_task_row(task) for task in report.tasks]
+    table("", columns, rows, right=("baseline", "score", "ratio"))
+    say(f"qualified {report.qualified}/{report.total}, confirmed {report.confirmed}")
+
+
+def _task_row(task: ReportTask) -> tuple[str, ...]:
+    interval = f"{task.interval[0]:.3f} – {task.interval[1]:.3f}" if task.interval else "–"
+    verdict = (task.verdict or "–") + (" (confirmed)" if task.confirmed else "")
+    figures = (number(task.baseline), number(task.score), number(task.ratio), interval)
+    return (task.name, task.group, task.metric, *figures, verdict, task.served_by or "–")
+
+
+def number(value: float | None) -> str:
+    """Three digits, or a dash."""
+    return "–" if value is None else f"{value:.3f}"
+
+
+def size(count: float) -> str:
+    """Bytes in the unit that reads best (powers of ten)."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if abs(count) < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours."""
+    if seconds < 120:
+        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,125 @@
+"""How a run shows itself: lines for a log, or a live display for a terminal."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from multitask_api.manifest import Manifest, StageProgress
+from multitask_api.stages import NodeState
+from multitask_operator.commands.showing import duration
+from multitask_operator.planner import Failed, Plan
+
+AtWork = list[tuple[str, float, StageProgress | None]]
+_EVERY = 15.0
+
+
+class LineView:
+    """One line when a stage starts or ends, and at most one line of progress in 15 seconds."""
+
+    def __init__(self, out: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._out = out or sys.stderr
+        self._clock = clock
+        self._last = clock()
+
+    def line(self, text: str) -> None:
+        """Write one line now."""
+        self._out.write(text + "\n")
+        self._out.flush()
+
+    def started(self, stage: str, attempt: int) -> None:
+        """See View.started."""
+        self.line(f"start  {stage}" + (f" (attempt {attempt})" if attempt > 1 else ""))
+
+    def ended(self, stage: str, seconds: float, manifest: Manifest) -> None:
+        """See View.ended."""
+        self.line(f"done   {stage}  {duration(seconds)}{summary(manifest)}")
+
+    def failed(self, failed: Failed, *, final: bool) -> None:
+        """See View.failed."""
+        what = "FAILED" if final else "failed, will be tried again:"
+        self.line(f"{what} {failed.failure.stage}: {failed.failure.message}")
+
+    def stopped(self, stage: str, reason: str) -> None:
+        """See View.stopped."""
+        self.line(f"stop   {stage}: {reason}")
+
+    def progress(self, shown: Plan, progress: AtWork) -> None:
+        """See View.progress."""
+        now = self._clock()
+        if now - self._last < _EVERY or not progress:
+            return
+        self._last = now
+        self.line("       " + " · ".join(describe(*item) for item in progress))
+
+    def live(self) -> AbstractContextManager[object]:
+        """Nothing to set up."""
+        return nullcontext()
+
+
+class LiveView(LineView):
+    """The same lines, with a block below them that shows what is at work."""
+
+    def __init__(self) -> None:
+        self._console = Console(stderr=True, highlight=False)
+        super().__init__()
+        self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+
+    def line(self, text: str) -> None:
+        """Write one line above the block."""
+        style = "red" if text.startswith("FAILED") else "dim" if text.startswith("start") else ""
+        self._console.print(Text(text, style=style))
+
+    def progress(self, shown: Plan, progress: AtWork) -> None:
+        """Redraw the block."""
+        nodes = shown.graph.nodes
+        done = sum(node.state in (NodeState.DONE, NodeState.SKIPPED) for node in nodes)
+        head = Text(f"{done} of {len(nodes)} stages done", style="bold")
+        lines = [Text("  " + describe(*item), no_wrap=True, overflow="ellipsis") for item in progress]
+        self._live.update(Group(head, *lines))
+
+    def live(self) -> AbstractContextManager[object]:
+        """Draws while entered."""
+        return self._live
+
+
+def view_for_terminal() -> LineView:
+    """The live view on a terminal, lines elsewhere. Both write to standard error."""
+    return LiveView() if sys.stderr.isatty() else LineView()
+
+
+def describe(stage: str, seconds: float, said: StageProgress | None) -> str:
+    """What a stage does now, in one line."""
+    if said is None:
+        return f"{stage} {duration(seconds)}"
+    parts = [stage, said.phase]
+    if said.total:
+        parts.append(f"{said.step}/{said.total}")
+    parts += [
+        f"{name} {value:.3f}" for name, value in (("loss", said.loss), ("score", said.score)) if value is not None
+    ]
+    if said.tokens_per_second:
+        parts.append(f"{said.tokens_per_second:,.0f} tokens/s")
+    return " ".join([*filter(None, parts), duration(seconds)])
+
+
+def summary(manifest: Manifest) -> str:
+    """The one figure of a result that a reader waits for."""
+    result = manifest.result
+    score, rows = result.get("testScore"), result.get("rows")
+    if isinstance(score, float):
+        return f"  test score {score:.3f} at step {result.get('chosenStep')}"
+    if isinstance(rows, dict):
+        return "  " + ", ".join(f"{split} {count:,}" for split, count in rows.items()) + " rows"
+    if "chosenStep" in result:
+        return f"  step {result['chosenStep']} of {result.get('steps')} chosen"
+    if "different" in result:
+        return f"  {result.get('equal')} of {result.get('compared')} answers equal, {result['different']} different"
+    return ""

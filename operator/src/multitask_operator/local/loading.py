@@ -1,0 +1,151 @@
+"""From a file to a model that can run here: read, checked, its addresses resolved."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from multitask_api.errors import MultitaskError, UserError
+from multitask_api.manifest import Resolved
+from multitask_api.resource import MultiTaskModel, parse
+from multitask_operator.local.errors import LookFailed, NotLocal
+from multitask_operator.local.workdir import Workdir, write
+
+RESOLVE = "multitask_trainer.stages.resolve"
+LOOK = "multitask_trainer.stages.look"
+
+_CLUSTER_SPEC = {
+    "storage": "storage",
+    "credentials": "credentials",
+    "service_account_name": "serviceAccountName",
+    "image_pull_secrets": "imagePullSecrets",
+    "serving": "serving",
+}
+_CLUSTER_TRAINING = {
+    "nodes": "nodes",
+    "gpus_per_node": "gpusPerNode",
+    "resources": "resources",
+    "queue_name": "queueName",
+    "pod_template": "podTemplate",
+}
+
+
+def load(file: Path) -> MultiTaskModel:
+    """Read and check a resource file for a run on this machine; errors name every problem at once."""
+    try:
+        text = file.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{file} does not exist; give the path of a MultiTaskModel file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read: {error}; give a YAML file in UTF-8") from error
+    model = parse(text)
+    problems = _cluster_only(model)
+    if problems:
+        raise NotLocal("\n".join(problems))
+    return model
+
+
+def data_root(file: Path) -> Path:
+    """Relative data addresses are relative to the file."""
+    return file.resolve().parent
+
+
+def ignored_fields(model: MultiTaskModel) -> list[str]:
+    """Fields that the file sets and only a cluster reads."""
+    spec = model.spec
+    found = [f"spec.{name}" for field, name in _CLUSTER_SPEC.items() if field in spec.model_fields_set]
+    training = spec.training.model_fields_set
+    return found + [f"spec.training.{name}" for field, name in _CLUSTER_TRAINING.items() if field in training]
+
+
+def processes_allowed(model: MultiTaskModel) -> int | None:
+    """``maxParallelJobs``, where the file sets it: here it bounds the processes."""
+    training = model.spec.training
+    return training.max_parallel_jobs if "max_parallel_jobs" in training.model_fields_set else None
+
+
+def resolve(model: MultiTaskModel, root: Path, folder: Path, cache: Path) -> Resolved:
+    """Fingerprint the data and resolve the base's revision; LookFailed names all that cannot be reached."""
+    with _as_file(model, folder) as file:
+        out = file.with_name("resolved.json")
+        argv = ["--model", str(file), "--data-root", str(root), "--cache", str(cache), "--out", str(out)]
+        done = _python(RESOLVE, argv)
+        found = _resolved(out)
+    if found is None:
+        raise _failure(done, "the data and the base model could not be looked at")
+    problems = list(found.problems)
+    problems += [f"{uri}: {item.problem}" for uri, item in found.data.items() if item.problem]
+    if problems:
+        raise LookFailed("\n".join(dict.fromkeys(problems)))
+    return found
+
+
+def look(model: MultiTaskModel, root: Path) -> tuple[int, dict[str, object]]:
+    """The data of every task, read and checked: (exit status, what the look says as JSON data)."""
+    with tempfile.TemporaryDirectory(prefix="mtm-") as folder, _as_file(model, Path(folder)) as file:
+        done = _python(LOOK, ["--model", str(file), "--data-root", str(root), "--json"])
+    try:
+        found = json.loads(done.stdout)
+    except json.JSONDecodeError as error:
+        raise _failure(done, "the data could not be looked at") from error
+    return done.returncode, found
+
+
+def resolve_for(model: MultiTaskModel, root: Path, workdir: Workdir) -> Resolved:
+    """``resolve`` with the fingerprints that ``workdir`` remembers; leaves no folder that was not there."""
+    if workdir.path.is_dir():
+        return resolve(model, root, workdir.path, workdir.path / "resolve-cache.json")
+    with tempfile.TemporaryDirectory(prefix="mtm-") as folder:
+        return resolve(model, root, Path(folder), Path(folder) / "resolve-cache.json")
+
+
+def _cluster_only(model: MultiTaskModel) -> list[str]:
+    found = []
+    for index, task in enumerate(model.spec.tasks):
+        for value, name, instead in (
+            (task.prompt_from, "promptFrom", "prompt"),
+            (task.labels_from, "labelsFrom", "labels"),
+        ):
+            if value is not None:
+                found.append(
+                    f"spec.tasks[{index}].{name}: a ConfigMap exists only in a cluster; for a run on this machine"
+                    f" write the text itself under {instead}"
+                )
+    if model.spec.suspend:
+        found.append("spec.suspend: it is true, so nothing may start; set it to false")
+    return found
+
+
+@contextmanager
+def _as_file(model: MultiTaskModel, folder: Path) -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix=".resolve-", dir=folder) as place:
+        file = Path(place) / "model.json"
+        write(file, model.model_dump_json(by_alias=True, exclude_none=True))
+        yield file
+
+
+def _python(module: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    argv = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
+
+
+def _resolved(path: Path) -> Resolved | None:
+    try:
+        return Resolved.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def _failure(done: subprocess.CompletedProcess[str], what: str) -> MultitaskError:
+    """The program's own words, if it ended as one that found bad input does; else its last line."""
+    said = [line for line in done.stderr.splitlines() if line.strip()]
+    if done.returncode == 2 and said:
+        return LookFailed("\n".join(said))
+    return MultitaskError(f"{what}: {said[-1] if said else f'status {done.returncode}, and no message'}")
