@@ -190,8 +190,7 @@ def product_area(rng: Random) -> tuple[dict[str, str], str]:
 def report(rng: Random, product: str, fault: str, day: str, colour: str) -> str:
     """One customer's words for an issue."""
     thing, trouble = say(rng, f"{{the|my|our}} {colour} {product}"), say(rng, FAULTS[fault])
-    when = say(rng, "{since|from} ") + day
-    text = f"{when} {thing} {trouble}" if rng.random() < 0.3 else f"{thing} {trouble} {when}"
+    text = f"{thing} {trouble} {say(rng, '{since|from}')} {day}"
     return message(rng, [text], fillers=0, keep=(product, fault, day, colour)) if rng.random() < 0.5 else text
 
 
