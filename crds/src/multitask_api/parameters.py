@@ -148,6 +148,7 @@ class BundleParameters(StageParameters):
 
     groups: dict[str, tuple[str, ...]]
     tasks: tuple[TaskDefinition, ...]
+    tuning: Tuning
     precision: Literal["fp32", "bf16"]
     max_length: int
     chat_template: bool = False

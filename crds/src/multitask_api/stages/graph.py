@@ -197,6 +197,7 @@ class _Builder:
         parameters = BundleParameters(
             groups=self.groups,
             tasks=tuple(self.tasks.values()),
+            tuning=self.spec.tuning,
             precision=training.precision,
             max_length=training.max_length,
             chat_template=self.spec.base_model.chat_template,
