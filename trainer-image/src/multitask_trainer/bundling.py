@@ -10,17 +10,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from multitask_api.bundle import Adapter, Bundle, ServedModel, ServedTask
+from multitask_api.digests import digest
 from multitask_api.parameters import TaskDefinition
 from multitask_serving.engine.chat import compile_chat_pieces
 from multitask_serving.engine.prompt import bos_of, compile_labels, compile_pieces
 from multitask_trainer.errors import StageError
-from multitask_trainer.storage import write_atomically
+from multitask_trainer.storage import content_digest, write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -79,37 +80,60 @@ def assemble(
     ``precision``, carry the adapters (they are in the bundle once, and only if a part is an adapter). Forms that are
     whole models are taken as they are. A task whose part is missing is a `KeyError`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    models = [_whole_model(folder, part, precision) for part in parts if not part.is_adapter]
-    adapters = [part for part in parts if part.is_adapter]
-    if adapters:
-        models.insert(0, _adapted_base(folder, base, adapters, precision))
-    homes = {part.name: ((BASE_MODEL, part.name) if part.is_adapter else (part.name, None)) for part in parts}
+    placed = place_parts(folder, base, parts, precision)
     tokenizer = load_tokenizer(base)
     served = tuple(
         compile_task(
             use,
             tokenizer,
-            model=homes[use.part][0],
-            adapter=homes[use.part][1],
+            model=placed.homes[use.part].model,
+            adapter=placed.homes[use.part].adapter,
             max_length=max_length,
             chat_template=chat_template,
         )
         for use in tasks
     )
-    bundle = Bundle(revision=revision, models=tuple(models), tasks=served)
+    bundle = Bundle(revision=revision, models=placed.models, tasks=served)
     write_bundle(folder, bundle)
     return bundle
+
+
+@dataclass(frozen=True)
+class Home:
+    """Where a part went: a model of its own, or an adapter of the base."""
+
+    model: str
+    adapter: str | None = None
+
+
+@dataclass(frozen=True)
+class Placed:
+    """The parts in a bundle folder. ``homes`` maps each part's name."""
+
+    models: tuple[ServedModel, ...]
+    homes: Mapping[str, Home]
+
+
+def place_parts(folder: Path, base: Path, parts: Sequence[Part], precision: Precision) -> Placed:
+    """Put ``models/`` and ``adapters/`` into ``folder``; see `assemble`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    models = [_whole_model(folder, part, precision) for part in parts if not part.is_adapter]
+    adapters = [part for part in parts if part.is_adapter]
+    if adapters:
+        models.insert(0, _adapted_base(folder, base, adapters, precision))
+    homes = {part.name: Home(BASE_MODEL, part.name) if part.is_adapter else Home(part.name) for part in parts}
+    return Placed(tuple(models), homes)
+
+
+def revision_of(folder: Path, models: Sequence[ServedModel], tasks: Sequence[ServedTask]) -> str:
+    """The digest of everything that decides the answers: the files below ``folder`` and the tasks' descriptions."""
+    described = [item.to_json() for item in (*models, *tasks)]
+    return digest({"files": content_digest(folder, ["models", "adapters"]), "bundle": described})
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> None:
     """Replace ``bundle.json`` in ``folder``."""
     write_atomically(folder / "bundle.json", bundle.model_dump_json(by_alias=True, exclude_none=True, indent=1))
-
-
-def read_bundle(folder: Path) -> Bundle:
-    """The bundle in ``folder``."""
-    return Bundle.model_validate_json((folder / "bundle.json").read_text("utf-8"))
 
 
 def compile_task(

@@ -22,7 +22,8 @@ from multitask_trainer.judging.verdict import Evidence, Rule, judge
 class Material:
     """All that a task is judged by. ``baselines`` has the answers of each seed; ``declared`` stands in for them.
 
-    ``constant`` is the best constant answer by the train split; ``overlap`` marks test rows that stand in a train split.
+    ``constant`` is the best constant answer by the train split; ``overlap`` marks test rows that are in a train split.
+    Its shape is (rows,).
     """
 
     task: TaskDefinition
@@ -102,7 +103,7 @@ def _baseline_scores(material: Material) -> list[float]:
 
 
 def _ratio_without_overlap(material: Material) -> float | None:
-    kept = np.flatnonzero(~material.overlap)
+    kept = [int(row) for row in np.flatnonzero(~material.overlap)]
     seeds = [_subset(material, [answers[row].prediction for row in kept], kept) for answers in material.baselines]
     found = _subset(material, [material.answers[row].prediction for row in kept], kept)
     baseline = float(np.mean(seeds)) if seeds else material.declared
