@@ -39,7 +39,9 @@ def parse_template(prompt: str) -> tuple[str | Field, ...]:
         if token in ("{{", "}}"):
             literal += token[0]
         elif name is None:
-            raise TemplateFault(match.start() + 1, f"a lone {token!r}; write {token * 2!r} for the brace itself")
+            raise TemplateFault(
+                match.start() + 1, f"a lone {token!r}; write {token * 2!r} for the brace itself, {{name}} for a field"
+            )
         elif not _FIELD_NAME.fullmatch(name):
             raise TemplateFault(
                 match.start() + 1,

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from multitask_api.addresses import BASE_SCHEMES, STORES, address_fault
+from multitask_api.errors import Problem
+from multitask_api.resource.problems import refuse
 from multitask_api.resource.tasks import Address, DataSource, DnsLabel, TaskSpec
 from multitask_api.types import Model
 
@@ -14,10 +18,29 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 FreeForm = dict[str, Any]
 
 
+def _base_address(address: str) -> str:
+    return _checked(address, BASE_SCHEMES)
+
+
+def _store_address(address: str) -> str:
+    return _checked(address, STORES)
+
+
+def _checked(address: str, schemes: tuple[str, ...]) -> str:
+    fault = address_fault(address, schemes)
+    if fault is not None:
+        raise ValueError(fault)
+    return address
+
+
+BaseAddress = Annotated[Address, AfterValidator(_base_address)]
+StoreAddress = Annotated[Address, AfterValidator(_store_address)]
+
+
 class BaseModelSource(Model):
     """The base LLM that every group starts from."""
 
-    uri: Address = Field(description="hf://ORG/NAME, s3://…, pvc://CLAIM/PATH, file://…, builtin://SIZE")
+    uri: BaseAddress = Field(description="hf://ORG/NAME, s3://…, pvc://CLAIM/PATH, file://…, builtin://SIZE")
     revision: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = Field(
         None, description="Hub branch, tag or commit; resolved to a commit once a run."
     )
@@ -27,7 +50,7 @@ class BaseModelSource(Model):
 class Storage(Model):
     """Where artifacts live."""
 
-    uri: Address
+    uri: StoreAddress
     retain: bool = Field(True, description="Keep the artifacts when the resource is deleted.")
     keep_revisions: int = Field(3, ge=1, le=100)
 
@@ -158,7 +181,7 @@ class Rollout(Model):
     @model_validator(mode="after")
     def _rising(self) -> Self:
         if list(self.steps) != sorted(set(self.steps)) or self.steps[-1] != 100:
-            raise ValueError(f"steps: must rise to 100, got {list(self.steps)}")
+            refuse([Problem("steps", f"must rise to 100, got {list(self.steps)}")])
         return self
 
 
@@ -193,20 +216,24 @@ class MultiTaskModelSpec(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        names = [task.name for task in self.tasks]
-        repeated = sorted({name for name in names if names.count(name) > 1})
-        if repeated:
-            raise ValueError(f"tasks: {', '.join(map(repr, repeated))} named more than once; rename one of them")
-        if self.filtering.strategy == "Manual":
-            missing = [task.name for task in self.tasks if task.group is None]
-            if missing:
-                raise ValueError(f"tasks: filtering.strategy Manual needs a group for {', '.join(map(repr, missing))}")
-        if self.qualification.rule == "LowerBound" and self.stages.baseline.seeds < 2:
-            raise ValueError(
-                "qualification.rule: LowerBound needs stages.baseline.seeds of 2 or more: one seed says nothing about"
-                " how much the single-task score varies"
-            )
+        refuse(self._problems())
         return self
+
+    def _problems(self) -> Iterator[Problem]:
+        first: dict[str, int] = {}
+        for index, task in enumerate(self.tasks):
+            if task.name in first:
+                earlier = f"spec.tasks[{first[task.name]}]"
+                yield Problem(f"tasks[{index}].name", f"{task.name!r} is the name of {earlier} already; rename one")
+            first.setdefault(task.name, index)
+            if self.filtering.strategy == "Manual" and task.group is None:
+                yield Problem(f"tasks[{index}].group", "filtering.strategy Manual needs a group for every task")
+        if self.qualification.rule == "LowerBound" and self.stages.baseline.seeds < 2:
+            yield Problem(
+                "qualification.rule",
+                "LowerBound needs stages.baseline.seeds of 2 or more: one seed says nothing about how much the"
+                " single-task score varies",
+            )
 
     def task(self, name: str) -> TaskSpec:
         """The task called ``name``; KeyError if there is none."""

@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from multitask_api.addresses import DATA_SCHEMES, address_fault
 from multitask_api.bundle import GenerationSettings
+from multitask_api.errors import Problem
+from multitask_api.resource.problems import refuse
+from multitask_api.template import TemplateFault, fields_of
 from multitask_api.types import Model
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 DnsLabel = Annotated[str, StringConstraints(pattern=DNS_LABEL, max_length=63)]
 Address = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
+def _data_address(address: str) -> str:
+    fault = address_fault(address, DATA_SCHEMES)
+    if fault is not None:
+        raise ValueError(fault)
+    return address
+
+
+DataAddress = Annotated[Address, AfterValidator(_data_address)]
 Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 FieldName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=63)]
 
@@ -27,7 +42,7 @@ GENERATION_METRICS = ("ExactMatch", "TokenF1", "RougeL", "Bleu")
 class DataSource(Model):
     """Where rows are: a file or folder of jsonl, jsonl.gz, csv or parquet."""
 
-    uri: Address = Field(description="file path, file://, hf://, s3:// or pvc:// address of a file or folder.")
+    uri: DataAddress = Field(description="file path, file://, hf://, s3:// or pvc:// address of a file or folder.")
 
 
 class TaskData(Model):
@@ -80,42 +95,57 @@ class TaskSpec(Model):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        for problem in self._problems():
-            raise ValueError(problem)
+        rules = self._classification_problems() if self.type == "Classification" else self._generation_problems()
+        refuse([*self._prompt_problems(), *rules])
         return self
 
-    def _problems(self) -> list[str]:
-        found: list[str] = []
+    def _prompt_problems(self) -> Iterator[Problem]:
         if (self.prompt is None) == (self.prompt_from is None):
-            found.append("give exactly one of prompt and promptFrom")
-        if self.type == "Classification":
-            found += self._classification_problems()
-        else:
-            if self.labels or self.labels_from:
-                found.append("labels: a Generation task has no labels; remove them or set type: Classification")
-            if self.taxonomy is not None:
-                found.append("taxonomy: only a Classification task has one; remove it")
-            if self.metric is not None and self.metric not in GENERATION_METRICS:
-                found.append(f"metric: {self.metric} judges labels; use one of {', '.join(GENERATION_METRICS)}")
-        return found
+            yield Problem("prompt", "give exactly one of prompt and promptFrom")
+        if self.prompt is None:
+            return
+        try:
+            fields = fields_of(self.prompt)
+        except TemplateFault as fault:
+            yield Problem("prompt", str(fault))
+            return
+        if not fields:
+            yield Problem("prompt", "names no field, so every row would ask the same; name one, as in {text}")
+        answer = self.data.label_field if self.type == "Classification" else self.data.target_field
+        if answer in fields:
+            yield Problem(
+                "prompt", f"shows the model the answer, {{{answer}}}; name only fields that a request carries"
+            )
 
-    def _classification_problems(self) -> list[str]:
-        found: list[str] = []
+    def _generation_problems(self) -> Iterator[Problem]:
+        if self.labels or self.labels_from:
+            yield Problem("labels", "a Generation task has no labels; remove them or set type: Classification")
+        if self.taxonomy is not None:
+            yield Problem("taxonomy", "only a Classification task has one; remove it")
+        if self.metric is not None and self.metric not in GENERATION_METRICS:
+            yield Problem("metric", f"{self.metric} judges labels; use one of {', '.join(GENERATION_METRICS)}")
+
+    def _classification_problems(self) -> Iterator[Problem]:
         if self.labels and self.labels_from:
-            found.append("labels: give labels or labelsFrom, not both")
+            yield Problem("labels", "give labels or labelsFrom, not both")
         elif not self.labels_from:
-            if len(self.labels) < 2:
-                found.append(f"labels: a Classification task needs at least two labels, got {len(self.labels)}")
-            repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
-            if repeated:
-                found.append(f"labels: {', '.join(map(repr, repeated))} given more than once; labels must be unique")
-            if self.taxonomy == "Binary" and len(self.labels) > 2:
-                found.append(f"taxonomy: Binary means two labels, got {len(self.labels)}; use MultiClass or Ordinal")
+            yield from self._label_problems()
         if self.generation is not None:
-            found.append("generation: only a Generation task has it; remove it or set type: Generation")
+            yield Problem("generation", "only a Generation task has it; remove it or set type: Generation")
         if self.metric is not None and self.metric not in CLASSIFICATION_METRICS:
-            found.append(f"metric: {self.metric} judges text; use one of {', '.join(CLASSIFICATION_METRICS)}")
-        return found
+            yield Problem("metric", f"{self.metric} judges text; use one of {', '.join(CLASSIFICATION_METRICS)}")
+
+    def _label_problems(self) -> Iterator[Problem]:
+        if len(self.labels) < 2:
+            yield Problem("labels", f"a Classification task needs at least two labels, got {len(self.labels)}")
+        repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
+        if repeated:
+            yield Problem("labels", f"{', '.join(map(repr, repeated))} given more than once; labels must be unique")
+        for index, label in enumerate(self.labels):
+            if label != label.strip():
+                yield Problem(f"labels[{index}]", f"{label!r} begins or ends with white space; remove it")
+        if self.taxonomy == "Binary" and len(self.labels) > 2:
+            yield Problem("taxonomy", f"Binary means two labels, got {len(self.labels)}; use MultiClass or Ordinal")
 
     @property
     def resolved_metric(self) -> Metric:
