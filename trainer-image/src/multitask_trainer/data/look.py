@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -32,8 +32,7 @@ class Bad:
     fatal: bool = False
 
     def __str__(self) -> str:
-        place = self.file if self.line is None else f"{self.file}, line {self.line}"
-        return f"{place}: {self.field}: {self.reason}" if self.field else f"{place}: {self.reason}"
+        return f"{self.file if self.line is None else f'{self.file}, line {self.line}'}: {self.reason}"
 
 
 @dataclass
@@ -84,11 +83,34 @@ def _split_problems(found: TaskLook, split: str, allowed: int) -> Iterable[str]:
     rows_bad = [bad for bad in found.droppable if bad.split == split]
     total = len(found.droppable)
     if total > allowed and rows_bad:
-        yield from map(str, rows_bad[:SHOWN])
-        if len(rows_bad) > SHOWN:
-            yield f"… and {len(rows_bad) - SHOWN} more bad rows in this split"
+        yield from _gathered(rows_bad)
     if not found.rows[split] and not fatal:
         yield f"no good row is left of {len(rows_bad)}; a split needs at least one"
+
+
+def _gathered(bad: Sequence[Bad]) -> Iterator[str]:
+    """Rows of one file that are bad for one reason make one message; SHOWN messages, SHOWN places in each."""
+    groups: dict[tuple[str, str | None, str], list[int]] = {}
+    for item in bad:
+        groups.setdefault((item.file, item.field, item.reason), []).append(item.line or 0)
+    for (file, name, reason), lines in list(groups.items())[:SHOWN]:
+        place = f"line {lines[0]}" if len(lines) == 1 else f"lines {_ranges(lines)} ({len(lines)} rows)"
+        yield f"{file}, {place}: {name}: {reason}" if name else f"{file}, {place}: {reason}"
+    further = list(groups.values())[SHOWN:]
+    if further:
+        yield f"… and {sum(map(len, further))} more bad rows in this split"
+
+
+def _ranges(lines: Sequence[int]) -> str:
+    """1, 2, 3, 7 as ``1-3, 7``."""
+    ranges: list[list[int]] = []
+    for line in lines:
+        if ranges and line == ranges[-1][1] + 1:
+            ranges[-1][1] = line
+        else:
+            ranges.append([line, line])
+    shown = ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in ranges[:SHOWN])
+    return shown if len(ranges) <= SHOWN else f"{shown}, …"
 
 
 def _across(found: TaskLook, task: TaskDefinition) -> None:
