@@ -149,7 +149,7 @@ def field_texts(pieces: Sequence[PromptPiece], fields: Mapping[str, str]) -> lis
     for piece in pieces:
         if piece.field is None:
             continue
-        text = fields.get(piece.field)
+        text: object = fields.get(piece.field)
         if text is None:
             raise MissingField(piece.field, fields_of_pieces(pieces), fields)
         if not isinstance(text, str):

@@ -1,0 +1,254 @@
+"""Requests in, answers out: any mix of tasks, adapters and models in one call, results in the requests' order."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import ValidationError
+
+from multitask_api.bundle import Bundle, ServedTask
+from multitask_serving.engine.answers import Classification, Generation, Request
+from multitask_serving.engine.errors import EmptyPrompt, InvalidBundle, UnknownTask, WrongTaskType
+from multitask_serving.engine.generate import Prompted, Step, generate_rows
+from multitask_serving.engine.model import LoadedModel, load_model
+from multitask_serving.engine.prompt import (
+    EncodedPrompt,
+    answer_separator,
+    encode_prompts,
+    field_texts,
+    prompt_budget,
+)
+from multitask_serving.engine.sampling import GREEDY, Sampling
+from multitask_serving.engine.score import Scores, Select, classify_rows
+from multitask_serving.engine.trie import Trie
+
+
+@dataclass(frozen=True)
+class _Task:
+    served: ServedTask
+    trie: Trie | None
+    max_prompt: int
+
+    @classmethod
+    def of(cls, served: ServedTask) -> _Task:
+        trie = Trie.build(served.labels, served.eos) if served.type == "Classification" else None
+        if trie is None and served.generation is None:
+            raise InvalidBundle(f"task {served.name!r}: a Generation task needs generation settings")
+        answer = trie.longest if trie else served.generation.max_new_tokens if served.generation else 0
+        return cls(served, trie, prompt_budget(served.max_length, answer))
+
+
+class Engine:
+    """The models and tasks of one bundle. Belongs to one thread at a time: it sets adapters per forward pass."""
+
+    def __init__(self, bundle: Bundle, models: Mapping[str, LoadedModel], tasks: Collection[str] | None = None) -> None:
+        self.bundle = bundle
+        self._models = models
+        self._tasks = {task.name: _Task.of(task) for task in bundle.tasks if tasks is None or task.name in tasks}
+        for name in tasks or ():
+            self.task(name)
+        for task in self._tasks.values():
+            self._check_model(task.served)
+
+    @classmethod
+    def load(
+        cls,
+        folder: Path,
+        *,
+        device: str = "cpu",
+        threads: int | None = None,
+        tasks: Collection[str] | None = None,
+    ) -> Engine:
+        """Load the bundle in ``folder``, or only what ``tasks`` need of it.
+
+        ``threads`` sets torch's number of threads for this process. Raises `InvalidBundle`, or `UnknownTask` for one
+        of ``tasks`` that the bundle does not have.
+        """
+        if threads is not None:
+            torch.set_num_threads(threads)
+        bundle = read_bundle(folder)
+        known = [task.name for task in bundle.tasks]
+        for name in tasks or ():
+            if name not in known:
+                raise UnknownTask(name, known)
+        wanted = [task for task in bundle.tasks if tasks is None or task.name in tasks]
+        models = {
+            served.name: load_model(
+                folder,
+                served,
+                device=device,
+                adapters={task.adapter for task in wanted if task.model == served.name and task.adapter is not None},
+            )
+            for served in bundle.models
+            if any(task.model == served.name for task in wanted)
+        }
+        return cls(bundle, models, tasks)
+
+    @classmethod
+    def from_parts(cls, bundle: Bundle, models: Mapping[str, LoadedModel]) -> Engine:
+        """An engine over models in memory (`LoadedModel.of`), by the bundle's names for them."""
+        return cls(bundle, models)
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """The names of the tasks served."""
+        return tuple(self._tasks)
+
+    def task(self, name: str) -> ServedTask:
+        """A task's description. Raises `UnknownTask`."""
+        return self._find(name).served
+
+    def check(self, request: Request) -> ServedTask:
+        """Raise the `UserError` that answering this request would raise, at little cost; give its task otherwise.
+
+        One bad request fails a whole call of `classify` or `generate`; a server asks here first, request by request.
+        """
+        task = self._find(request.task).served
+        texts = field_texts(task.pieces, request.fields)
+        if not any(texts) and not task.bos and not any(piece.ids for piece in task.pieces):
+            raise EmptyPrompt("the prompt is empty: no template text and only empty fields. Send some text")
+        return task
+
+    def classify(self, requests: Sequence[Request]) -> list[Classification]:
+        """One label a request, with the scores of all labels. Raises `UserError` if any request is wrong."""
+        tasks = [self._find(request.task) for request in requests]
+        tries = [_trie(task) for task in tasks]
+        results: list[Classification | None] = [None] * len(requests)
+        for model, rows in self._by_model(tasks).items():
+            loaded = self._models[model]
+            prompts = _encode(loaded, [tasks[row] for row in rows], [requests[row] for row in rows])
+            scores = classify_rows(
+                loaded.model,
+                [prompt.ids for prompt in prompts],
+                [tries[row] for row in rows],
+                select=_select(loaded, [tasks[row] for row in rows]),
+            )
+            for row, prompt, score in zip(rows, prompts, scores, strict=True):
+                results[row] = _classification(tries[row].labels, score, truncated=prompt.truncated)
+        return [result for result in results if result is not None]
+
+    def generate(
+        self, requests: Sequence[Request], *, sampling: Sampling | Sequence[Sampling] = GREEDY
+    ) -> Iterator[Step]:
+        """Stream the answers: one `Step` a token; ``step.row`` is the request's number.
+
+        ``sampling`` is for all requests, or one each. Every request is checked and encoded before this returns.
+        """
+        settings = [sampling] * len(requests) if isinstance(sampling, Sampling) else list(sampling)
+        streams = []
+        tasks = [self._find(request.task) for request in requests]
+        for model, rows in self._by_model(tasks).items():
+            loaded, here = self._models[model], [tasks[row] for row in rows]
+            prompts = _encode(loaded, here, [requests[row] for row in rows])
+            prompted = [
+                _prompted(task, prompt, settings[row]) for row, task, prompt in zip(rows, here, prompts, strict=True)
+            ]
+            streams.append(
+                (rows, generate_rows(loaded.model, loaded.tokenizer, prompted, select=_select(loaded, here)))
+            )
+        return (
+            Step(rows[step.row], step.text_delta, step.token, step.margin, step.finish_reason)
+            for rows, steps in streams
+            for step in steps
+        )
+
+    def generate_all(
+        self, requests: Sequence[Request], *, sampling: Sampling | Sequence[Sampling] = GREEDY
+    ) -> list[Generation]:
+        """The whole answers: what `generate` streams, joined."""
+        steps: list[list[Step]] = [[] for _ in requests]
+        for step in self.generate(requests, sampling=sampling):
+            steps[step.row].append(step)
+        return [Generation.of(row) for row in steps]
+
+    def _find(self, name: str) -> _Task:
+        task = self._tasks.get(name)
+        if task is None:
+            raise UnknownTask(name, self._tasks)
+        return task
+
+    @staticmethod
+    def _by_model(tasks: Sequence[_Task]) -> dict[str, list[int]]:
+        groups: dict[str, list[int]] = {}
+        for row, task in enumerate(tasks):
+            groups.setdefault(task.served.model, []).append(row)
+        return groups
+
+    def _check_model(self, task: ServedTask) -> None:
+        model = self._models.get(task.model)
+        if model is None or task.adapter not in model.adapters:
+            place = task.model if task.adapter is None else f"{task.model} with adapter {task.adapter}"
+            raise InvalidBundle(f"task {task.name!r} is answered by {place}, which the bundle does not have")
+        window = getattr(model.model.config, "sliding_window", None)
+        if window is not None and window < task.max_length:
+            raise InvalidBundle(
+                f"task {task.name!r} has up to {task.max_length} tokens and its model attends to {window} at a time; "
+                "lower training.maxLength"
+            )
+
+
+def read_bundle(folder: Path) -> Bundle:
+    """The description in ``folder``. Raises `InvalidBundle`."""
+    path = folder / "bundle.json"
+    try:
+        return Bundle.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise InvalidBundle(
+            f"{path} cannot be read: {error.strerror}. Point to a folder that `mtm run` made"
+        ) from error
+    except ValidationError as error:
+        raise InvalidBundle(f"{path} is not a bundle of this version: {error}") from error
+
+
+def _trie(task: _Task) -> Trie:
+    if task.trie is None:
+        raise WrongTaskType(task.served.name, task.served.type)
+    return task.trie
+
+
+def _encode(loaded: LoadedModel, tasks: Sequence[_Task], requests: Sequence[Request]) -> list[EncodedPrompt]:
+    return encode_prompts(
+        [
+            (task.served.pieces, request.fields, task.max_prompt, task.served.bos)
+            for task, request in zip(tasks, requests, strict=True)
+        ],
+        loaded.tokenizer,
+    )
+
+
+def _select(loaded: LoadedModel, tasks: Sequence[_Task]) -> Select:
+    return lambda rows: loaded.using([tasks[row].served.adapter for row in rows])
+
+
+def _prompted(task: _Task, prompt: EncodedPrompt, sampling: Sampling) -> Prompted:
+    settings = task.served.generation
+    if settings is None:
+        raise WrongTaskType(task.served.name, task.served.type)
+    limit = settings.max_new_tokens
+    return Prompted(
+        ids=prompt.ids,
+        eos=task.served.eos,
+        max_new_tokens=limit if sampling.max_new_tokens is None else min(limit, sampling.max_new_tokens),
+        stop=(*settings.stop, *sampling.stop),
+        separator=answer_separator(task.served.pieces),
+        sampling=sampling,
+    )
+
+
+def _classification(labels: Sequence[str], log_probs: Scores, *, truncated: bool) -> Classification:
+    best = int(log_probs.argmax())
+    if not np.isfinite(log_probs[best]):
+        raise InvalidBundle("the model gives no finite score; its weights are broken. Train or export it again")
+    weights = np.exp(log_probs - log_probs[best])
+    second, first = np.partition(log_probs, -2)[-2:] if len(labels) > 1 else (-np.inf, log_probs[best])
+    return Classification(
+        label=labels[best],
+        scores=dict(zip(labels, (weights / weights.sum()).tolist(), strict=True)),
+        log_probs=dict(zip(labels, log_probs.tolist(), strict=True)),
+        margin=float(first - second),
+        truncated=truncated,
+    )
