@@ -96,3 +96,10 @@ def _reason(
     elif evidence.seeds == 0:
         text += "; not confirmed: a declared score has no seeds to vary"
     return text
+
+
+def still_qualified(
+    ratio: float, interval: tuple[float, float], change: float, *, threshold: float, rule: Rule
+) -> bool:
+    """Whether a qualified task stays so when its score is ``change`` times what was judged (weights were merged)."""
+    return (ratio if rule == "Point" else interval[0]) * change >= threshold

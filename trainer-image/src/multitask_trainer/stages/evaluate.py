@@ -1,4 +1,4 @@
-"""Stage ``evaluate``: the engine that serves answers a group's test rows from the bundle's files; each task is judged."""
+"""Stage ``evaluate``: the engine answers a group's test rows from the bundle's own files, and each task is judged."""
 
 from __future__ import annotations
 

@@ -1,0 +1,50 @@
+"""The small files that servers and probes read beside the bundle: routes and golden requests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+import yaml
+
+from multitask_api.bundle import Bundle
+from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
+from multitask_serving.engine.template import fields_of_pieces
+from multitask_trainer.data.rows import Row
+from multitask_trainer.judging.answers import Answer
+
+SERVICE, PORT = "127.0.0.1", 8001
+"""Where Triton answers unless whoever starts it rewrites the routes."""
+
+GOLDEN_ROWS = 200
+
+
+def routes_yaml(bundle: Bundle, model: str) -> str:
+    """The TaskRoute that sends every task of the bundle to one local server."""
+    tasks = tuple(
+        RoutedTask(
+            name=task.name,
+            type=task.type,
+            fields=fields_of_pieces(task.pieces),
+            labels=tuple(label.label for label in task.labels),
+            served_by=task.served_by,
+            backends=(Backend(service=SERVICE, port=PORT, weight=100, revision=bundle.revision),),
+        )
+        for task in bundle.tasks
+    )
+    route = TaskRoute(metadata=RouteMetadata(name=model), spec=TaskRouteSpec(model=model, tasks=tasks))
+    return yaml.safe_dump(route.to_json(), sort_keys=False, allow_unicode=True)
+
+
+def golden_lines(task: str, kind: str, rows: Sequence[Row], answers: Sequence[Answer]) -> list[str]:
+    """Up to 200 requests of a task with the answers they had, evenly spread over the test rows; JSON lines."""
+    step = max(1, -(-len(rows) // GOLDEN_ROWS))
+    key = "label" if kind == "Classification" else "text"
+    return [
+        json.dumps(
+            {"task": task, "fields": dict(row.fields), key: answer.prediction, "margin": answer.margin},
+            ensure_ascii=False,
+        )
+        + "\n"
+        for row, answer in zip(rows[::step], answers[::step], strict=True)
+    ]
