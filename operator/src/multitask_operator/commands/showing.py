@@ -1,4 +1,4 @@
-"""Tables and numbers as people read them."""
+"""What commands print on standard output: tables, lines, JSON."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from multitask_api.report import Report, ReportTask
+from multitask_operator.formatting import number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -59,24 +60,3 @@ def _task_row(task: ReportTask) -> tuple[str, ...]:
     verdict = (task.verdict or "–") + (" (confirmed)" if task.confirmed else "")
     figures = (number(task.baseline), number(task.score), number(task.ratio), interval)
     return (task.name, task.group, task.metric, *figures, verdict, task.served_by or "–")
-
-
-def number(value: float | None) -> str:
-    """Three digits, or a dash."""
-    return "–" if value is None else f"{value:.3f}"
-
-
-def size(count: float) -> str:
-    """Bytes in the unit that reads best (powers of ten)."""
-    for unit in ("B", "kB", "MB", "GB"):
-        if abs(count) < 1000:
-            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
-        count /= 1000
-    return f"{count:.1f} TB"
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes or hours."""
-    if seconds < 120:
-        return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from multitask_api.manifest import Manifest, StageProgress
 from multitask_api.stages import NodeState
-from multitask_operator.commands.showing import duration
+from multitask_operator.formatting import duration
 from multitask_operator.planner import Failed, Plan
 
 AtWork = list[tuple[str, float, StageProgress | None]]

@@ -88,6 +88,8 @@ class Executor:
             again = self._again(current)
             while not current.finished:
                 if self.interrupted():
+                    for job in self._jobs.values():
+                        self.view.stopped(job.key[0], "interrupted; it leaves a checkpoint")
                     return Ended(current, self._ran, interrupted=True)
                 time.sleep(self.poll)
                 if self._reap() or self.clock() >= again:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from multitask_api.errors import MultitaskError, UserError
+from multitask_api.look import DataLook
 from multitask_api.manifest import Resolved
 from multitask_api.resource import MultiTaskModel, parse
 from multitask_operator.local.errors import LookFailed, NotLocal
@@ -87,15 +87,14 @@ def resolve(model: MultiTaskModel, root: Path, folder: Path, cache: Path) -> Res
     return found
 
 
-def look(model: MultiTaskModel, root: Path) -> tuple[int, dict[str, object]]:
-    """The data of every task, read and checked: (exit status, what the look says as JSON data)."""
+def look(model: MultiTaskModel, root: Path) -> DataLook:
+    """The data of every task, read and checked row by row."""
     with tempfile.TemporaryDirectory(prefix="mtm-") as folder, _as_file(model, Path(folder)) as file:
         done = _python(LOOK, ["--model", str(file), "--data-root", str(root), "--json"])
     try:
-        found = json.loads(done.stdout)
-    except json.JSONDecodeError as error:
+        return DataLook.model_validate_json(done.stdout)
+    except ValidationError as error:
         raise _failure(done, "the data could not be looked at") from error
-    return done.returncode, found
 
 
 def resolve_for(model: MultiTaskModel, root: Path, workdir: Workdir) -> Resolved:

@@ -1,0 +1,162 @@
+"""The ``mtm`` command. It reads arguments and says errors; the work is in ``commands``, imported when needed."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import traceback
+from collections.abc import Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
+
+_FILE = click.argument("file", type=click.Path(path_type=Path))
+_DIR = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+_WORKDIR = click.option(
+    "--workdir", type=click.Path(path_type=Path), help="Where artifacts, logs and the report lie (default .mtm/<name>)."
+)
+_OUTPUT = click.option("--output", type=click.Choice(["text", "json"]), default="text", help="How to print the result.")
+_NO_SERVE = click.option("--no-serve", is_flag=True, help="Leave out verify and ledger, which start servers.")
+_PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def cli() -> None:
+    """One server for many text tasks, as good as a model per task: train, judge, serve.
+
+    Exit status: 0 done, 1 a stage failed, 2 wrong input, 130 interrupted.
+    """
+
+
+@cli.command()
+@_FILE
+@_OUTPUT
+def validate(file: Path, output: str) -> int:
+    """Check FILE and look at its data; every problem at once."""
+    from multitask_operator.commands import validate as command
+
+    return command.validate(file, as_json=output == "json")
+
+
+@cli.command(short_help="Show what would run, what is cached, what it costs.")
+@_FILE
+@_WORKDIR
+@_NO_SERVE
+@_OUTPUT
+def plan(file: Path, workdir: Path | None, *, no_serve: bool, output: str) -> int:
+    """Show what would run for FILE, what is cached, and what it costs; run nothing."""
+    from multitask_operator.commands import plan as command
+
+    return command.plan(file, workdir, serve=not no_serve, as_json=output == "json")
+
+
+@cli.command(short_help="Run what is missing; run it again to go on.")
+@_FILE
+@_WORKDIR
+@_NO_SERVE
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
+@_OUTPUT
+def run(file: Path, workdir: Path | None, *, no_serve: bool, device: str, output: str) -> int:
+    """Run what is missing for FILE; after Ctrl-C or a kill, run it again to go on.
+
+    Exit status: 0 done, 1 a stage failed, 2 wrong input, 130 interrupted.
+    """
+    from multitask_operator.commands import run as command
+
+    return command.run(file, workdir, serve=not no_serve, as_json=output == "json", device=device)
+
+
+@cli.command(context_settings={"ignore_unknown_options": True})
+@_DIR
+@click.option("--address", default="127.0.0.1:8081", show_default=True, help="Where the gateway listens.")
+@click.argument("rest", nargs=-1, type=click.UNPROCESSED)
+def serve(folder: Path, address: str, rest: Sequence[str]) -> int:
+    """Start Triton and the gateway on what `run` exported to DIR."""
+    from multitask_operator.commands import others
+
+    return others.serve(folder, ["--address", address, *rest])
+
+
+@cli.command(context_settings=_PASSED_ON, short_help="Ask a gateway: predict --address A TASK field=value …")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def predict(arguments: Sequence[str]) -> int:
+    """Ask a gateway; --help shows the client's own options."""
+    from multitask_operator.commands import others
+
+    return others.predict(arguments)
+
+
+@cli.command()
+@_DIR
+@_OUTPUT
+def report(folder: Path, output: str) -> int:
+    """Make DIR/report.html from DIR/report.json, and show the table."""
+    from multitask_operator.commands import others
+
+    return others.report(folder, as_json=output == "json")
+
+
+@cli.command(short_help="Remove the artifacts that no plan uses.")
+@_DIR
+@click.option("--dry-run", is_flag=True, help="Show what would go; remove nothing.")
+@click.option("--forget", metavar="MODEL", help="First forget this model's plan, so that what only it used goes too.")
+@_OUTPUT
+def gc(folder: Path, *, dry_run: bool, forget: str | None, output: str) -> int:
+    """Remove the artifacts in DIR that no current plan uses, and old scratch folders."""
+    from multitask_operator.commands import others
+
+    return others.gc(folder, dry_run=dry_run, forget=forget, as_json=output == "json")
+
+
+@cli.command(name="version")
+def show_version() -> int:
+    """Print the version."""
+    click.echo(f"mtm {version('multitask-operator')}")
+    return 0
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The entry point: runs a command and ends the process with its status."""
+    sys.exit(invoke(argv))
+
+
+def invoke(argv: Sequence[str] | None = None) -> int:
+    """Run a command; errors become one message and an exit status, never a traceback."""
+    from multitask_api.errors import MultitaskError, UserError
+
+    try:
+        return int(cli.main(args=argv, prog_name="mtm", standalone_mode=False) or 0)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.ctx.get_help() if error.ctx else str(error))
+        return BAD_INPUT
+    except click.UsageError as error:
+        hint = f"`{error.ctx.command_path} --help` shows how" if error.ctx else "`mtm --help` shows how"
+        return _say(error.format_message().rstrip("."), hint, BAD_INPUT)
+    except (click.Abort, KeyboardInterrupt):
+        return _say("interrupted", "run the same command to go on", INTERRUPTED)
+    except UserError as error:
+        return _say(str(error), None, BAD_INPUT)
+    except MultitaskError as error:
+        return _say(str(error), None, FAILED)
+    except BrokenPipeError:
+        return FAILED
+    except Exception as error:  # noqa: BLE001 - the last place; users get a message, the details go to a file
+        return _say(
+            f"{type(error).__name__}: {error}", f"this is a fault of mtm; details in {_keep_traceback()}", FAILED
+        )
+
+
+def _say(message: str, hint: str | None, status: int) -> int:
+    lines = message.splitlines() or [""]
+    text = f"error: {lines[0]}" if len(lines) == 1 else "\n".join([f"error: {len(lines)} problems", *lines])
+    click.echo(text + (f"; {hint}" if hint else ""), err=True)
+    return status
+
+
+def _keep_traceback() -> str:
+    with tempfile.NamedTemporaryFile("w", prefix="mtm-", suffix=".log", delete=False, encoding="utf-8") as file:
+        file.write(traceback.format_exc())
+    return file.name

@@ -1,0 +1,95 @@
+"""``mtm serve``, ``predict``, ``report`` and ``gc``."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from multitask_api.errors import UserError
+from multitask_api.report import Report
+from multitask_operator.commands.showing import print_json, qualification, say
+from multitask_operator.formatting import size
+from multitask_operator.local import collecting
+from multitask_operator.local.workdir import Workdir, write
+
+
+def become(module: str, arguments: Sequence[str]) -> int:
+    """Replace this process by ``python -m module``: signals, output and exit status are the program's own."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+
+
+def serve(folder: Path, arguments: Sequence[str]) -> int:
+    """Triton and the gateway on what a run exported to ``folder``."""
+    return become("multitask_serving.serve", [str(exported(folder)), *arguments])
+
+
+def exported(folder: Path) -> Path:
+    """The artifact to serve: of a work folder, or an exported artifact itself."""
+    if (folder / "bundle.json").is_file():
+        return folder.resolve()
+    place = Workdir.existing(folder)
+    if not place.current.exists():
+        raise UserError(f"{folder} has nothing to serve yet; `mtm run FILE --workdir {folder}` has to end first")
+    return place.current.resolve()
+
+
+def predict(arguments: Sequence[str]) -> int:
+    """Ask a gateway."""
+    return become("multitask_serving.predict", arguments)
+
+
+def report(folder: Path, *, as_json: bool) -> int:
+    """report.json → report.html."""
+    from multitask_operator.report.html import render
+
+    place = Workdir.existing(folder)
+    path = place.path / "report.json"
+    try:
+        found = Report.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} has no report.json yet; `mtm run FILE --workdir {folder}` writes it") from error
+    except ValidationError as error:
+        raise UserError(f"{path} is not a report of this version; run the model again to write it anew") from error
+    page = place.path / "report.html"
+    write(page, render(found))
+    if as_json:
+        print_json(found.model_dump(mode="json", by_alias=True))
+        return 0
+    qualification(found)
+    say(f"report: {page}")
+    return 0
+
+
+def gc(folder: Path, *, dry_run: bool, forget: str | None, as_json: bool) -> int:
+    """Remove what no plan uses; say what that frees."""
+    place = Workdir.existing(folder)
+    with place.locked():
+        if forget is not None and not dry_run:
+            _forget(place, forget)
+        garbage = collecting.find(place)
+        if not dry_run:
+            collecting.remove(place, garbage)
+    if as_json:
+        names = [f"{stage}/{digest}" for stage, digest in garbage.artifacts]
+        print_json(
+            {"removed": not dry_run, "artifacts": names, "folders": len(garbage.folders), "bytes": garbage.bytes}
+        )
+        return 0
+    for folder_ in garbage.folders:
+        say(f"{'would remove' if dry_run else 'removed'} {folder_.relative_to(place.path)}")
+    say(f"{size(garbage.bytes)} {'would be ' if dry_run else ''}freed" if garbage.folders else "nothing to remove")
+    return 0
+
+
+def _forget(place: Workdir, name: str) -> None:
+    path = place.path / "models" / f"{name}.json"
+    if not path.is_file():
+        known = ", ".join(place.planned()) or "none"
+        raise UserError(f"no model {name!r} uses {place.path}; models that do: {known}")
+    path.unlink()

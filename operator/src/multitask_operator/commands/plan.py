@@ -1,0 +1,135 @@
+"""``mtm plan``: what a run would do, and what is there already. Runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from multitask_api.resource import MultiTaskModel
+from multitask_api.results import FilterResult, PrepareResult
+from multitask_api.sampling import mixture
+from multitask_api.stages import Graph, Node, NodeState, build, groups
+from multitask_operator.commands.showing import print_json, say, table
+from multitask_operator.formatting import duration
+from multitask_operator.local.loading import data_root, ignored_fields, load, resolve_for
+from multitask_operator.local.workdir import Workdir
+from multitask_operator.planner.estimate import Estimate, estimate
+from multitask_operator.report.build import frozen_base_notes
+
+UNKNOWN_COST = "unknown until this machine has a measured tokens/s"
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What ``mtm plan`` shows."""
+
+    model: MultiTaskModel
+    graph: Graph
+    probabilities: Mapping[str, Mapping[str, float]]
+    ignored: list[str]
+    notes: list[str]
+    cost: Estimate | None
+
+
+def plan(file: Path, workdir: Path | None, *, serve: bool, as_json: bool) -> int:
+    """Show the plan of ``file`` against its work folder."""
+    model = load(file)
+    place = Workdir(workdir or default_workdir(model))
+    resolved = resolve_for(model, data_root(file), place)
+    graph = build(model.metadata.name, model.spec, resolved, place.manifests(), serve=serve)
+    planned = Planned(
+        model=model,
+        graph=graph,
+        probabilities=_probabilities(model, graph),
+        ignored=ignored_fields(model),
+        notes=frozen_base_notes(model, graph),
+        cost=estimate(model, graph),
+    )
+    if as_json:
+        print_json(_as_json(planned))
+    else:
+        _print(planned, file, place)
+    return 0
+
+
+def default_workdir(model: MultiTaskModel) -> Path:
+    """Where a model's artifacts lie unless --workdir says otherwise."""
+    return Path(".mtm") / model.metadata.name
+
+
+def state(node: Node, graph: Graph) -> str:
+    """A node's state in words."""
+    if node.state is NodeState.DONE:
+        return "cached"
+    if node.state is NodeState.SKIPPED:
+        return f"skipped: {node.reason}"
+    if node.state is NodeState.READY:
+        return "will run"
+    open_ = [name for name in node.waits_for if graph[name].state not in (NodeState.DONE, NodeState.SKIPPED)]
+    kinds = dict.fromkeys(name if len(open_) <= 2 else graph[name].kind for name in open_)
+    return f"depends on {', '.join(kinds)}"
+
+
+def _probabilities(model: MultiTaskModel, graph: Graph) -> dict[str, dict[str, float]]:
+    """p_i a group: from the filter if it ran, else from the rows if they are prepared, else unknown (absent)."""
+    manifest = graph["filter"].manifest
+    if manifest is not None:
+        return {plan.name: dict(plan.probabilities) for plan in FilterResult.model_validate(manifest.result).groups}
+    settings = model.spec.stages.mixture
+    found: dict[str, dict[str, float]] = {}
+    for group, tasks in groups(model.spec).items():
+        manifests = {task: graph[f"prepare/{task}"].manifest for task in tasks}
+        rows = {task: PrepareResult.model_validate(item.result).rows.train for task, item in manifests.items() if item}
+        if len(rows) == len(tasks):
+            found[group] = mixture(rows, temperature=settings.temperature, size_limit=settings.size_limit)
+    return found
+
+
+def _as_json(planned: Planned) -> dict[str, object]:
+    graph, cost = planned.graph, planned.cost
+    return {
+        "model": planned.model.metadata.name,
+        "stages": [
+            {"name": node.name, "state": node.state.value, "digest": node.digest, "shown": state(node, graph)}
+            for node in graph.nodes
+        ],
+        "probabilities": planned.probabilities,
+        "ignored": planned.ignored,
+        "notes": planned.notes,
+        "cost": {"atMostSeconds": round(cost.seconds), "tokensPerSecond": round(cost.tokens_per_second)}
+        if cost
+        else None,
+    }
+
+
+def _print(planned: Planned, file: Path, place: Workdir) -> None:
+    graph = planned.graph
+    table(
+        "", ("stage", "state", "digest"), [(node.name, state(node, graph), node.digest or "") for node in graph.nodes]
+    )
+    for group in groups(planned.model.spec):
+        known = planned.probabilities.get(group)
+        shown = (
+            ", ".join(f"{task} {value:.3f}" for task, value in known.items())
+            if known
+            else "unknown until the data is prepared"
+        )
+        say(f"sampling probabilities, {group}: {shown}")
+    if planned.ignored:
+        say(f"ignored here, only a cluster uses them: {', '.join(planned.ignored)}")
+    for note in planned.notes:
+        say(f"note: {note}")
+    done = sum(node.state in (NodeState.DONE, NodeState.SKIPPED) for node in graph.nodes)
+    say(f"{done} of {len(graph.nodes)} stages are there; work folder {place.path}")
+    if graph.finished:
+        say("nothing to run")
+        return
+    cost = planned.cost
+    say(f"training still to do: {_cost(cost)}; next: mtm run {file}")
+
+
+def _cost(cost: Estimate | None) -> str:
+    if cost is None:
+        return UNKNOWN_COST
+    return f"at most {duration(cost.seconds)} of one process at the measured {cost.tokens_per_second:,.0f} tokens/s"

@@ -1,0 +1,145 @@
+"""``mtm run``: everything that is missing, then the table."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from multitask_api.report import Report
+from multitask_operator.commands.plan import default_workdir
+from multitask_operator.commands.showing import print_json, qualification, say
+from multitask_operator.commands.views import LineView, view_for_terminal
+from multitask_operator.local import loading, machine, processes
+from multitask_operator.local.executor import Ended, Executor
+from multitask_operator.local.workdir import PlannedModel, Workdir, write
+from multitask_operator.planner import Failed
+from multitask_operator.report.build import build_report
+
+OK, FAILED, INTERRUPTED = 0, 1, 130
+
+
+class Interrupt:
+    """Set by the first Ctrl-C or SIGTERM; the second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self._set = False
+
+    def __call__(self) -> bool:
+        return self._set
+
+    def notice(self, _number: int, _frame: FrameType | None) -> None:
+        """The signal handler."""
+        if self._set:
+            raise KeyboardInterrupt
+        self._set = True
+
+    @contextmanager
+    def caught(self) -> Iterator[None]:
+        """Catch SIGINT and SIGTERM while entered."""
+        before = {number: signal.signal(number, self.notice) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+
+def run(file: Path, workdir: Path | None, *, serve: bool, as_json: bool, device: str) -> int:
+    """Run what is missing of ``file``; see ``mtm run --help`` for the exit statuses."""
+    model = loading.load(file)
+    place = Workdir(workdir or default_workdir(model))
+    view = view_for_terminal()
+    interrupt = Interrupt()
+    with place.locked():
+        left = processes.sweep(place.path)
+        if left:
+            view.line(f"ended {left} processes that an earlier run had left behind")
+        root = loading.data_root(file)
+        resolved = loading.resolve_for(model, root, place)
+        place.remember(PlannedModel(model=model, resolved=resolved))
+        executor = Executor(
+            workdir=place,
+            model=model,
+            resolved=resolved,
+            data_root=root,
+            capacity=machine.capacity(loading.processes_allowed(model)),
+            view=view,
+            launcher=processes.ModuleLauncher(),
+            serve=serve,
+            interrupted=interrupt,
+            device=device,
+        )
+        with interrupt.caught(), view.live():
+            ended = executor.run()
+        processes.sweep(place.path)
+        report = build_report(model, ended.plan.graph, ended.ran)
+        write_report(place, report)
+    status = INTERRUPTED if ended.interrupted else FAILED if ended.plan.failed else OK
+    if as_json:
+        print_json({"exitStatus": status, "report": report.model_dump(mode="json", by_alias=True), **_failures(ended)})
+    else:
+        _conclude(ended, report, place, view, file)
+    return status
+
+
+def write_report(place: Workdir, report: Report) -> None:
+    """report.json, and the page made from it."""
+    from multitask_operator.report.html import render
+
+    write(place.path / "report.json", report.model_dump_json(by_alias=True, indent=1))
+    write(place.path / "report.html", render(report))
+
+
+def _conclude(ended: Ended, report: Report, place: Workdir, view: LineView, file: Path) -> None:
+    if ended.interrupted:
+        view.line(f"interrupted; to go on where it stopped, run the same command again: mtm run {file}")
+        return
+    if report.revision is not None:
+        qualification(report)
+    for failed in ended.plan.failed:
+        sys.stderr.write(_failure_text(failed))
+    if ended.plan.failed:
+        return
+    ran = len(ended.ran)
+    say(
+        f"{ran} stages ran, {len(ended.plan.graph.nodes) - ran} were there already"
+        if ran
+        else "all stages were there already"
+    )
+    if report.serving is not None:
+        said = report.serving
+        say(
+            f"served = measured: {said.compared:,} answers compared, {said.equal:,} equal, {said.near_ties} near ties,"
+            f" {said.different} different"
+        )
+    for warning in report.warnings:
+        say(f"warning: {warning}")
+    say(f"report: {place.path / 'report.html'}")
+    say(
+        f"serve:  mtm serve {_short(place.path)}"
+        if place.current.exists()
+        else "nothing to serve: no revision was promoted"
+    )
+
+
+def _failure_text(failed: Failed) -> str:
+    failure = failed.failure
+    then = {
+        "UserError": "repair what it names, then run the same command again",
+        "Retryable": f"it failed {failed.attempts} times; when the cause is gone, run the same command again",
+        "Fault": "the log has the details; run the same command again to go on from the last checkpoint",
+    }[failure.kind]
+    return f"error: stage {failure.stage} failed: {failure.message}\n  log:  {failed.log}\n  next: {then}\n"
+
+
+def _failures(ended: Ended) -> dict[str, object]:
+    return {"failed": [item.failure.to_json() | {"log": item.log} for item in ended.plan.failed]}
+
+
+def _short(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path

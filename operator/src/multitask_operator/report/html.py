@@ -1,0 +1,58 @@
+"""One self-contained page from a report: figures inline, nothing loaded from elsewhere."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+
+from multitask_api.report import Report, ReportGroup
+from multitask_operator.formatting import duration, number, size
+
+
+def render(report: Report) -> str:
+    """The page as HTML text."""
+    from multitask_operator.report import plots  # matplotlib takes half a second to import
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters |= {"number": number, "size": size, "duration": duration, "count": _count, "percent": _percent}
+    template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8"))
+    has_curves = any(stage.curve for stage in report.stages)
+    return template.render(
+        report=report,
+        qualification=_figure(plots.qualification(report)) if any(task.verdict for task in report.tasks) else None,
+        scores=_figure(plots.curves(report, "score")) if has_curves else None,
+        losses=_figure(plots.curves(report, "loss")) if has_curves else None,
+        sampling={group.name: _figure(plots.sampling(group, _rows(report, group))) for group in report.groups},
+        ledger=_figure(plots.ledger(report.ledger)) if report.ledger else None,
+        alternative=_alternative(report),
+        hidden_curves=max(0, len(report.tasks) - plots.MOST_CURVES),
+    )
+
+
+def _figure(svg: str) -> Markup:
+    """Drawn by matplotlib, which escapes the texts in it."""
+    return Markup(svg)
+
+
+def _rows(report: Report, group: ReportGroup) -> dict[str, int]:
+    return {task.name: task.rows.train for task in report.tasks if task.name in group.tasks}
+
+
+def _alternative(report: Report) -> str:
+    """The qualification figure in words."""
+    said = [
+        f"{task.name}: score {number(task.score)}, single-task {number(task.baseline)}, ratio {number(task.ratio)},"
+        f" {task.verdict or 'not judged'}"
+        for task in report.tasks
+    ]
+    return "; ".join(said)
+
+
+def _count(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.1f} %"

@@ -1,0 +1,229 @@
+"""The report's figures as inline SVG: text stays text, colours come from the page's style sheet."""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from multitask_api.report import Report, ReportGroup, ReportTask
+from multitask_api.results import LedgerResult, LedgerSide
+
+# Stand-ins that are replaced by the page's variables, so that one figure reads on light and dark pages. The variables
+# hold the colour-blind safe palette of Okabe and Ito (2008).
+INK, GRID, BLUE, ORANGE, GREEN, RED, GREY = (f"#0{n}0{n}0f" for n in range(1, 8))
+_VARIABLES = {
+    INK: "currentColor",
+    GRID: "var(--grid)",
+    BLUE: "var(--blue)",
+    ORANGE: "var(--orange)",
+    GREEN: "var(--green)",
+    RED: "var(--red)",
+    GREY: "var(--muted)",
+}
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "multitask",
+    "font.size": 10,
+    "font.family": "sans-serif",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.edgecolor": GREY,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "legend.frameon": False,
+}
+#: Verdict → (colour, marker): the shape says it too.
+VERDICTS = {
+    "Qualified": (GREEN, "o"),
+    "NotQualified": (RED, "X"),
+    "Inconclusive": (ORANGE, "D"),
+    "NoBaseline": (GREY, "s"),
+}
+STAGES = {"baseline": (BLUE, "-"), "high-resource": (ORANGE, "--"), "mixture": (GREEN, "-")}
+MOST_CURVES = 32
+_RATIO_LIMITS = (0.5, 1.5)
+
+
+def qualification(report: Report) -> str:
+    """Left: baseline, score and floor of every task. Right: the ratio, its interval and the bar."""
+    tasks = report.tasks
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(10, 1.3 + 0.36 * len(tasks)), layout="constrained")
+        left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.2))
+        _scores(left, tasks)
+        _ratios(right, tasks, report.threshold)
+        left.set_yticks(range(len(tasks)), [task.name for task in tasks])
+        left.set_ylim(len(tasks) - 0.5, -0.5)
+        handles, labels = left.get_legend_handles_labels()
+        more, names = right.get_legend_handles_labels()
+        figure.legend([*handles, *more], [*labels, *names], loc="outside upper center", ncols=7, fontsize=9)
+        return _svg(figure)
+
+
+def _scores(axes: Axes, tasks: Sequence[ReportTask]) -> None:
+    for row, task in enumerate(tasks):
+        if task.baseline is not None and task.score is not None:
+            axes.plot([task.baseline, task.score], [row, row], color=GREY, linewidth=2, zorder=1)
+    columns = (("floor", "floor", "|", GREY, 60), ("baseline", "single-task model", "s", BLUE, 45))
+    for field, label, marker, colour, area in columns:
+        points = [(getattr(task, field), row) for row, task in enumerate(tasks) if getattr(task, field) is not None]
+        if points:
+            values, places = zip(*points, strict=True)
+            axes.scatter(values, places, marker=marker, color=colour, s=area, label=label, zorder=2)
+    for verdict, (colour, marker) in VERDICTS.items():
+        scored = [
+            (task.score, row) for row, task in enumerate(tasks) if task.verdict == verdict and task.score is not None
+        ]
+        if scored:
+            values, places = zip(*scored, strict=True)
+            axes.scatter(values, places, marker=marker, color=colour, s=45, label=verdict, zorder=3)
+    axes.set_xlabel("test score (higher is better)")
+
+
+def _ratios(axes: Axes, tasks: Sequence[ReportTask], threshold: float) -> None:
+    known = [value for task in tasks for value in (task.ratio, *(task.interval or ())) if value is not None]
+    low = max(_RATIO_LIMITS[0], min([*known, threshold - 0.05]) - 0.03)
+    high = min(_RATIO_LIMITS[1], max([*known, 1.05]) + 0.03)
+    for row, task in enumerate(tasks):
+        colour, marker = VERDICTS.get(task.verdict or "NoBaseline", VERDICTS["NoBaseline"])
+        if task.interval is not None:
+            ends = [min(max(end, low), high) for end in task.interval]
+            axes.plot(ends, [row, row], color=colour, linewidth=3, alpha=0.55, solid_capstyle="butt")
+            for end, shown, tip in zip(task.interval, ends, ("<", ">"), strict=True):
+                axes.scatter([shown], [row], marker="|" if end == shown else tip, color=colour, s=60)
+        if task.ratio is not None:
+            axes.scatter([min(max(task.ratio, low), high)], [row], marker=marker, color=colour, s=50, zorder=3)
+        else:
+            axes.annotate("no ratio", (low, row), xytext=(6, 0), textcoords="offset points", va="center", color=GREY)
+    axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.2, label=f"bar {threshold:g}")
+    axes.set_xlim(low, high)
+    axes.set_xlabel("score / single-task score, with 95 % interval")
+
+
+def curves(report: Report, figure_of: str) -> str:
+    """Validation ``score`` or ``loss`` by step: one small plot a task, one line a stage (and seed)."""
+    tasks = report.tasks[:MOST_CURVES]
+    columns = min(4, len(tasks))
+    rows = -(-len(tasks) // columns)
+    with mpl.rc_context(_STYLE | {"font.size": 9}):
+        figure = Figure(figsize=(10, 0.7 + 1.75 * rows), layout="constrained")
+        grid = figure.subplots(rows, columns, squeeze=False)
+        labels: dict[str, Line2D] = {}
+        for index, axes in enumerate(grid.flat):
+            if index >= len(tasks):
+                axes.set_axis_off()
+                continue
+            _curve(axes, report, tasks[index].name, figure_of, labels)
+        figure.supxlabel("training step", fontsize=9)
+        if labels:
+            figure.legend(labels.values(), labels.keys(), loc="outside upper center", ncols=3)
+        return _svg(figure)
+
+
+def _curve(axes: Axes, report: Report, task: str, figure_of: str, labels: dict[str, Line2D]) -> None:
+    for stage in report.stages:
+        kind = stage.name.split("/")[0]
+        if kind not in STAGES or (kind == "baseline" and not stage.name.startswith(f"baseline/{task}/")):
+            continue
+        points = [(point.step, getattr(point.tasks[task], figure_of)) for point in stage.curve if task in point.tasks]
+        if points:
+            colour, dash = STAGES[kind]
+            marker = "." if len(points) < 3 else None
+            lines = axes.plot(*zip(*points, strict=True), color=colour, linestyle=dash, marker=marker, linewidth=1.6)
+            labels.setdefault(kind, lines[0])
+    axes.set_title(task, fontsize=9, loc="left", color=INK)
+    axes.margins(y=0.12)
+    axes.locator_params(nbins=4)
+
+
+def sampling(group: ReportGroup, rows: dict[str, int]) -> str:
+    """Shares of the mixture: of the data, as drawn (p_i), and as really given."""
+    given, data = sum(group.stage3_rows.values()), sum(rows.values())
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(10, 0.9 + 0.5 * len(group.tasks)), layout="constrained")
+        axes = figure.subplots()
+        places = range(len(group.tasks))
+        bars = (
+            ("share of the training rows", GREY, -0.26, [rows.get(task, 0) / max(1, data) for task in group.tasks]),
+            ("sampling probability", BLUE, 0.0, [group.probabilities.get(task, 0.0) for task in group.tasks]),
+            (
+                "given in stage 3",
+                ORANGE,
+                0.26,
+                [group.stage3_rows.get(task, 0) / max(1, given) for task in group.tasks],
+            ),
+        )
+        for label, colour, shift, values in bars:
+            if any(values):
+                axes.barh([place + shift for place in places], values, height=0.24, color=colour, label=label)
+        axes.set_yticks(places, list(group.tasks))
+        axes.set_ylim(len(group.tasks) - 0.5, -0.5)
+        axes.grid(visible=False, axis="y")
+        axes.set_xlim(left=0)
+        figure.legend(loc="outside upper center", ncols=3, fontsize=9)
+        return _svg(figure)
+
+
+def ledger(found: LedgerResult) -> str:
+    """N servers against one: bytes (runtime and weights apart), requests per second, replicas, training seconds."""
+    sides = (found.single_task, found.multi_task)
+    names = [f"{found.single_task.models} servers", "1 server"]
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(10, 2.4), layout="constrained")
+        memory, *others = figure.subplots(1, 4)
+        weights = [side.bytes / 1e6 for side in sides]
+        runtime = [found.runtime_bytes * servers / 1e6 for servers in (found.single_task.models, 1)]
+        memory.bar(names, runtime, color=GREY, label="runtime")
+        memory.bar(names, weights, bottom=runtime, color=BLUE, label="weights")
+        memory.set_title("memory, MB", fontsize=10, loc="left")
+        memory.legend(fontsize=8, loc="upper right")
+        titles = {
+            "requests_per_second": "requests/s",
+            "replicas": "replicas at the load",
+            "training_seconds": "training, s",
+        }
+        for axes, (field, title) in zip(others, titles.items(), strict=True):
+            _bars(axes, names, sides, field, title)
+        for axes in (memory, *others):
+            axes.grid(visible=False, axis="x")
+            axes.margins(y=0.18)
+        return _svg(figure)
+
+
+def _bars(axes: Axes, names: list[str], sides: Sequence[LedgerSide], field: str, title: str) -> None:
+    drawn = axes.bar(names, [getattr(side, field) for side in sides], color=[BLUE, GREEN])
+    axes.bar_label(drawn, fmt="{:,.0f}", fontsize=9, padding=2)
+    axes.set_title(title, fontsize=10, loc="left")
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an <svg> element without a size of its own, in the page's colours and font."""
+    out = io.StringIO()
+    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :]
+    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
+    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
+    text = re.sub(r"font(?:-family)?: [^;\"]*sans-serif[^;\"]*", _plain_font, text)
+    for stand_in, variable in _VARIABLES.items():
+        text = text.replace(stand_in, variable)
+    return text
+
+
+def _plain_font(match: re.Match[str]) -> str:
+    """The page's font instead of matplotlib's list; ``font:`` keeps its size."""
+    size = re.search(r"([\d.]+)px", match[0])
+    return f"font: {size[1]}px system-ui, sans-serif" if size else "font-family: system-ui, sans-serif"
