@@ -92,7 +92,7 @@ def resolve_revision(repository: str, revision: str | None, kind: str) -> str:
         if cached is None:
             raise DataError(
                 f"{where}: the hub cannot be reached to resolve the revision, and this machine has no copy;"
-                " go online, or give a full commit as the revision, or use a file:// base"
+                " go online, or give a full commit as the revision, or give the path of a copy"
             ) from error
         return cached
 

@@ -1,0 +1,211 @@
+"""The programs prepare, resolve and look, run as an executor runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from multitask_api.look import DataLook
+from multitask_api.manifest import Manifest, Resolved, StageFailure, StageOrder
+from multitask_api.parameters import PrepareParameters
+from multitask_api.resource.reading import check
+from multitask_api.results import PrepareResult
+from multitask_trainer.data.rows import Row, read_inputs, read_rows
+from multitask_trainer.stage import run
+from multitask_trainer.stages import look, prepare, resolve
+
+from .builders import GOOD, data, task, write
+
+
+UNREACHABLE = (
+    "the hub cannot be reached to resolve the revision, and this machine has no copy; go online, or give a full commit as"
+    " the revision, or give the path of a copy"
+)
+
+
+def order(folder: Path, rows: Any) -> Path:
+    parameters = PrepareParameters(task=task(), data=rows, fingerprints={})
+    told = StageOrder(
+        model="desk",
+        stage="prepare/urgency",
+        kind="prepare",
+        digest="d",
+        version=1,
+        parameters=parameters.to_json(),
+        read_outputs={},
+        inputs={},
+        output=str(folder / "out"),
+        work=str(folder / "work"),
+        data_root=str(folder),
+    )
+    path = folder / "order.json"
+    path.write_text(told.model_dump_json(by_alias=True))
+    return path
+
+
+def prepared(folder: Path, rows: Any) -> Manifest:
+    assert run(prepare.work, ["--order", str(order(folder, rows))]) == 0
+    return Manifest.model_validate_json((folder / "out" / "manifest.json").read_text())
+
+
+def test_prepare_leaves_rows_hashes_counts_and_digests(tmp_path: Path) -> None:
+    manifest = prepared(tmp_path, data(tmp_path, train=GOOD * 2))
+    result = PrepareResult.model_validate(manifest.result)
+    assert (result.rows.train, result.rows.validation, result.rows.test) == (4, 2, 2)
+    assert result.label_counts["train"] == {"high": 2, "low": 2}
+    assert result.characters == {"train": 42, "validation": 21, "test": 21}
+    assert result.test_rows_in_train == 2
+    assert sorted(manifest.outputs) == ["rows", "test", "train", "validation"]
+    assert manifest.outputs["test"] == manifest.outputs["validation"] != manifest.outputs["train"]
+    assert sorted(manifest.files) == ["inputs.npz", "test.parquet", "train.parquet", "validation.parquet"]
+    assert read_rows(tmp_path / "out", "test") == [
+        Row({"text": "broken again"}, "high"),
+        Row({"text": "thank you"}, "low"),
+    ]
+    inputs = read_inputs(tmp_path / "out")
+    assert np.isin(inputs["test"], inputs["train"]).all()
+
+
+def test_prepare_fails_with_all_bad_rows_and_leaves_the_whole_list(tmp_path: Path) -> None:
+    bad = [*GOOD, {"text": None, "label": "low"}, {"text": "a", "label": "hihg"}]
+    assert run(prepare.work, ["--order", str(order(tmp_path, data(tmp_path, train=bad, test=bad)))]) == 2
+    failure = StageFailure.model_validate_json((tmp_path / "work" / "failure.json").read_text())
+    assert failure.kind == "UserError"
+    assert "train: train.jsonl, line 3: text: null; the prompt needs text here" in failure.message
+    assert (
+        "test: test.jsonl, line 4: label: 'hihg' is not one of the task's labels; did you mean 'high'?"
+        in failure.message
+    )
+    assert "4 bad rows in all" in failure.message
+    listed = [json.loads(line) for line in (tmp_path / "work" / "bad_rows.jsonl").read_text().splitlines()]
+    assert [(row["split"], row["line"], row["field"]) for row in listed] == [
+        ("train", 3, "text"),
+        ("train", 4, "label"),
+        ("test", 3, "text"),
+        ("test", 4, "label"),
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_prepare_drops_what_the_task_allows_and_says_so(tmp_path: Path) -> None:
+    manifest = prepared(tmp_path, data(tmp_path, train=[*GOOD, {"text": "a"}], maxBadRows=1))
+    result = PrepareResult.model_validate(manifest.result)
+    assert (result.rows.train, result.bad_rows) == (2, 1)
+    assert result.warnings[0] == "1 bad rows dropped, as data.maxBadRows allows"
+    assert "bad_rows.jsonl" in manifest.files
+
+
+def resource(**changes: Any) -> dict[str, Any]:
+    splits = {split: {"uri": f"{split}.jsonl"} for split in ("train", "validation", "test")}
+    named = {"name": "urgency", "type": "Classification", "labels": ["low", "high"], "prompt": "{text}", "data": splits}
+    return {"metadata": {"name": "desk"}, "spec": {"baseModel": {"uri": "builtin://micro"}, "tasks": [named]} | changes}
+
+
+def model_file(folder: Path, **changes: Any) -> Path:
+    path = folder / "model.json"
+    path.write_text(check(resource(**changes)).model_dump_json(by_alias=True, exclude_none=True))
+    return path
+
+
+def resolved(folder: Path, **changes: Any) -> Resolved:
+    arguments = ["--model", model_file(folder, **changes), "--data-root", folder, "--cache", folder / "cache.json"]
+    out = folder / "resolved.json"
+    assert resolve.main([str(argument) for argument in (*arguments, "--out", out)]) == 0
+    return Resolved.model_validate_json(out.read_text())
+
+
+def test_resolve_fingerprints_content_not_addresses(tmp_path: Path) -> None:
+    data(tmp_path)
+    before = resolved(tmp_path)
+    assert before.problems == ()
+    fingerprints = {address: item.fingerprint for address, item in before.data.items()}
+    assert len(set(fingerprints.values())) == 1  # the three files hold the same rows
+    assert before.data["train.jsonl"].files == 1
+    assert before.data["train.jsonl"].bytes == (tmp_path / "train.jsonl").stat().st_size
+    write(tmp_path, "train.jsonl", GOOD[:1])
+    after = resolved(tmp_path)
+    assert after.data["train.jsonl"].fingerprint != fingerprints["train.jsonl"]
+    assert after.data["test.jsonl"].fingerprint == fingerprints["test.jsonl"]
+
+
+def test_resolve_hashes_a_file_once(tmp_path: Path) -> None:
+    data(tmp_path)
+    first = resolved(tmp_path)
+    known = json.loads((tmp_path / "cache.json").read_text())
+    assert len(known) == 3
+    (tmp_path / "cache.json").write_text(json.dumps(dict.fromkeys(known, "0" * 64)))
+    assert resolved(tmp_path).data["train.jsonl"].fingerprint != first.data["train.jsonl"].fingerprint
+    (tmp_path / "cache.json").write_text("no JSON")
+    assert resolved(tmp_path) == first
+
+
+def test_resolve_collects_every_problem(tmp_path: Path) -> None:
+    data(tmp_path)
+    (tmp_path / "test.jsonl").unlink()
+    (tmp_path / "hollow").mkdir()
+    corpus = [{"uri": "hollow"}, {"uri": "pvc://claim/x.jsonl"}, {"uri": "hf://org/corpus/train"}]
+    base = {"uri": "hf://org/model", "revision": "main"}
+    found = resolved(tmp_path, baseModel=base, pretraining={"maxSteps": 1, "corpus": corpus})
+    assert [problem.split(" (")[0] for problem in found.problems] == [
+        "test.jsonl: no such file or folder",
+        "hollow: no .jsonl, .jsonl.gz, .csv or .parquet file in this folder; it is empty",
+        "pvc://claim/x.jsonl: a claim can be read only in a cluster; for a local run give a path, file:// or s3://",
+        f"hf://org/corpus/train: hf://org/corpus: {UNREACHABLE}",
+        f"spec.baseModel: hf://org/model@main: {UNREACHABLE}",
+    ]
+    assert found.revision is None
+    assert found.data["train.jsonl"].fingerprint
+
+
+def test_resolve_keeps_a_commit_and_uses_the_cache_offline(tmp_path: Path, monkeypatch: Any) -> None:
+    data(tmp_path)
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert resolved(tmp_path, baseModel={"uri": "hf://org/model", "revision": commit}).revision == commit
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    write(tmp_path, "models--org--model/refs/main", commit.encode())
+    assert resolved(tmp_path, baseModel={"uri": "hf://org/model"}).revision == commit
+
+
+def test_look_gives_every_problem_of_every_task_at_once(tmp_path: Path, capsys: Any) -> None:
+    data(tmp_path, train=[*GOOD, {"text": "a", "label": "x"}], test=[])
+    (tmp_path / "base").mkdir()
+    status = look.main(
+        ["--model", str(model_file(tmp_path, baseModel={"uri": "base"})), "--data-root", str(tmp_path), "--json"]
+    )
+    found = DataLook.model_validate_json(capsys.readouterr().out)
+    assert status == 2
+    assert [(problem.path, problem.message.split(" (")[0]) for problem in found.problems] == [
+        ("spec.baseModel.uri", "base: no config.json there"),
+        (
+            "spec.tasks[0].data.train",
+            "train.jsonl, line 3: label: 'x' is not one of the task's labels; they are 'low', 'high'",
+        ),
+        ("spec.tasks[0].data.test", "test.jsonl: there are no rows; a split needs at least one"),
+    ]
+    assert [(item.name, item.rows.train, item.bad_rows) for item in found.tasks] == [("urgency", 2, 1)]
+
+
+def test_look_as_text(tmp_path: Path, capsys: Any) -> None:
+    data(tmp_path)
+    assert look.main(["--model", str(model_file(tmp_path)), "--data-root", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "urgency: 2 train, 2 validation, 2 test rows",
+        "  warning: test: 2 of 2 rows have an input that stands in train",
+    ]
+
+
+def test_resolve_and_look_start_without_torch() -> None:
+    code = (
+        "import sys, multitask_trainer.stages.look, multitask_trainer.stages.resolve;"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'sklearn') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+    assert done.stdout.strip() == "[]"
