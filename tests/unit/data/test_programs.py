@@ -22,10 +22,9 @@ from multitask_trainer.stages import look, prepare, resolve
 
 from .builders import GOOD, data, task, write
 
-
 UNREACHABLE = (
-    "the hub cannot be reached to resolve the revision, and this machine has no copy; go online, or give a full commit as"
-    " the revision, or give the path of a copy"
+    "the hub cannot be reached to resolve the revision, and this machine has no copy; go online, or give a full commit"
+    " as the revision, or give the path of a copy"
 )
 
 
