@@ -150,7 +150,7 @@ class ServedBy(Model):
     """Who answers one task, and why."""
 
     task: str
-    served_by: str | None = Field(description="The group, `baseline`, or absent when the task is not routed.")
+    served_by: str | None = Field(None, description="The group, `baseline`, or absent when the task is not routed.")
     model: str | None = None
     adapter: str | None = None
     reason: str
