@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from multitask_serving.engine.backbone import Backbone
+from multitask_trainer.training.batches import packed, padded
+from multitask_trainer.training.loss import RowMeanLoss, target_logits
+
+VOCABULARY = 61
+LENGTHS = [(9, 1), (3, 2), (17, 5), (1, 1), (6, 12), (4, 2), (11, 1)]
+"""(prompt, answer with EOS)"""
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=128,
+        tie_word_embeddings=True,
+        attn_implementation="sdpa",
+    )
+    return LlamaForCausalLM(config).eval()
+
+
+def rows(seed=1, lengths=LENGTHS):
+    generator = np.random.default_rng(seed)
+    return [(generator.integers(0, VOCABULARY, prompt + answer).astype(np.int32), prompt) for prompt, answer in lengths]
+
+
+def loss(model, micro_batches):
+    return sum(RowMeanLoss(model)(batch) for batch in micro_batches)
+
+
+def by_hand(model, given):
+    """Row by row, in plain words: mean over rows of the mean over target tokens."""
+    means = []
+    for ids, prompt in given:
+        logits = model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0]
+        nll = -torch.log_softmax(logits.double(), -1)[torch.arange(len(ids) - 1), torch.from_numpy(ids[1:]).long()]
+        means.append(nll[prompt - 1 :].mean())
+    return torch.stack(means).mean()
+
+
+LAYOUTS = {
+    "padded, one micro-batch": lambda given: padded(given, batch_rows=len(given), token_budget=10_000),
+    "padded, small micro-batches": lambda given: padded(given, batch_rows=len(given), token_budget=25),
+    "padded, a row a micro-batch": lambda given: padded(given, batch_rows=len(given), token_budget=1),
+    "packed in one line": lambda given: packed(given, batch_rows=len(given), token_budget=10_000, width=100),
+    "packed in several lines": lambda given: packed(given, batch_rows=len(given), token_budget=10_000, width=24),
+    "packed, several micro-batches": lambda given: packed(given, batch_rows=len(given), token_budget=30, width=24),
+    "packed, a row longer than a line": lambda given: packed(given, batch_rows=len(given), token_budget=30, width=8),
+}
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_gives_the_mean_over_rows_of_the_mean_over_target_tokens(model, layout):
+    given = rows()
+    with torch.no_grad():
+        assert float(loss(model, LAYOUTS[layout](given))) == pytest.approx(float(by_hand(model, given)), abs=1e-5)
+
+
+def test_padded_and_packed_give_the_same_gradient(model):
+    given = rows()
+    gradients = []
+    for layout in ("padded, small micro-batches", "packed in several lines"):
+        model.zero_grad()
+        loss(model, LAYOUTS[layout](given)).backward()
+        gradients.append(torch.cat([value.grad.flatten() for value in model.parameters()]))
+    assert torch.allclose(*gradients, atol=1e-5)
+    assert gradients[0].abs().max() > 1e-3
+
+
+def test_a_row_of_a_pack_does_not_see_the_row_before_it(model):
+    given = rows(lengths=[(9, 3), (7, 3)])
+    changed = [((given[0][0] + 5) % VOCABULARY, 9), given[1]]
+    found = []
+    for version in (given, changed):
+        (batch,) = packed(version, batch_rows=2, token_budget=1000, width=32)
+        assert batch.ids.shape == (1, 32)
+        with torch.no_grad():
+            logits = target_logits(Backbone.of(model), batch)
+        found.append([logits[batch.rows == row] for row in (0, 1)])
+    assert torch.equal(found[0][1], found[1][1])
+    assert not torch.allclose(found[0][0], found[1][0], atol=1e-3)
+
+
+def test_a_row_of_a_pack_has_the_logits_it_has_alone(model):
+    given = rows()
+    (batch,) = packed(given, batch_rows=len(given), token_budget=1000, width=100)
+    with torch.no_grad():
+        logits = target_logits(Backbone.of(model), batch)
+        for index, (ids, prompt) in enumerate(given):
+            alone = model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0, prompt - 1 : -1]
+            assert torch.allclose(logits[batch.rows == index], alone, atol=1e-5)
+
+
+def test_a_long_answer_does_not_outweigh_a_label():
+    weights = {
+        int(row): float(batch.weights[batch.rows == row].sum())
+        for batch in padded(rows(), batch_rows=len(LENGTHS), token_budget=30)
+        for row in batch.rows.unique()
+    }
+    assert weights == pytest.approx(dict.fromkeys(range(len(LENGTHS)), 1 / len(LENGTHS)))
+
+
+def test_micro_batches_keep_to_their_budget_and_hold_every_row_once():
+    given = rows(lengths=[(length, 2) for length in range(1, 60)])
+    for batches in (
+        padded(given, batch_rows=59, token_budget=200),
+        packed(given, batch_rows=59, token_budget=200, width=64),
+    ):
+        assert all(batch.ids.numel() <= 200 for batch in batches)
+        assert sorted(int(row) for batch in batches for row in batch.rows.unique()) == list(range(59))
+        assert sum(batch.tokens for batch in batches) == sum(len(ids) - 1 for ids, _ in given)
+
+
+def test_packs_are_nearly_full():
+    generator = np.random.default_rng(0)
+    given = rows(lengths=[(int(length), 2) for length in generator.integers(5, 60, 400)])
+    batches = packed(given, batch_rows=400, token_budget=1 << 20, width=512)
+    assert sum(batch.tokens for batch in batches) / sum(batch.ids.numel() for batch in batches) > 0.95

@@ -1,0 +1,136 @@
+"""Micro-batches: rows of one optimizer batch, laid out for one forward pass.
+
+Two layouts give the same loss. *Padded*: rows sorted by length, one a line, padded behind; causal attention never looks
+at what comes behind, so no mask is needed. *Packed*: several rows a line with an explicit block-diagonal mask, for
+GPUs, where padding costs more than the mask. Positions are explicit in both: each row counts from 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+RowIds = tuple[NDArray[np.int32], int]
+"""A row's ids (prompt, answer, EOS) and the length of its prompt."""
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """B lines of T tokens. The last token of a row is only ever a target, so it is not among the inputs."""
+
+    ids: Tensor
+    """(B, T) int64"""
+    positions: Tensor
+    """(B, T) int64"""
+    blocks: Tensor | None
+    """(B, T) int32, equal for tokens of one row of a line; None where a line holds one row."""
+    sources: Tensor
+    """(N,) int64, indices into B · T: where the target tokens are predicted."""
+    targets: Tensor
+    """(N,) int64 token ids."""
+    rows: Tensor
+    """(N,) int64, the row (of the list that was laid out) each target token belongs to."""
+    weights: Tensor
+    """(N,) float32; the loss is Σ weight · nll: 1 / (the row's target tokens · the optimizer batch's rows)."""
+    tokens: int
+    """Input tokens, padding not counted."""
+
+    @property
+    def allowed(self) -> Tensor | None:
+        """(B, 1, T, T) bool, true for "may attend"; made where the batch is. None for plain causal attention."""
+        if self.blocks is None:
+            return None
+        width = self.blocks.shape[1]
+        causal = torch.ones(width, width, dtype=torch.bool, device=self.blocks.device).tril()
+        return ((self.blocks[:, :, None] == self.blocks[:, None, :]) & causal)[:, None]
+
+    def to(self, device: torch.device) -> MicroBatch:
+        """The same on ``device``."""
+        if device.type == "cpu":
+            return self
+        moved: dict[str, Any] = {
+            name: value.pin_memory().to(device, non_blocking=True)
+            for name, value in vars(self).items()
+            if isinstance(value, Tensor)
+        }
+        return replace(self, **moved)
+
+
+def padded(rows: Sequence[RowIds], *, batch_rows: int, token_budget: int) -> list[MicroBatch]:
+    """Rows sorted by length, in micro-batches of at most ``token_budget`` tokens with padding (one row at least)."""
+    order = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]))
+    out: list[MicroBatch] = []
+    begin = 0
+    while begin < len(order):
+        width = len(rows[order[begin]][0]) - 1
+        lines = max(1, token_budget // width)
+        out.append(_lay_out(rows, [[index] for index in order[begin : begin + lines]], width, batch_rows, mask=False))
+        begin += lines
+    return out
+
+
+def packed(rows: Sequence[RowIds], *, batch_rows: int, token_budget: int, width: int) -> list[MicroBatch]:
+    """Rows packed into lines of ``width`` tokens (wider only for a longer row), first-fit by falling length."""
+    width = max(width, *(len(ids) - 1 for ids, _ in rows))
+    lines: list[list[int]] = []
+    room: list[int] = []
+    first = 0  # lines before it are too full for any row that is left
+    shortest = min(len(ids) - 1 for ids, _ in rows)
+    for index in sorted(range(len(rows)), key=lambda index: -len(rows[index][0])):
+        length = len(rows[index][0]) - 1
+        line = next((line for line in range(first, len(lines)) if room[line] >= length), len(lines))
+        if line == len(lines):
+            lines.append([])
+            room.append(width)
+        lines[line].append(index)
+        room[line] -= length
+        while first < len(lines) and room[first] < shortest:
+            first += 1
+    count = max(1, token_budget // width)
+    return [
+        _lay_out(rows, lines[begin : begin + count], width, batch_rows, mask=True)
+        for begin in range(0, len(lines), count)
+    ]
+
+
+def _lay_out(
+    rows: Sequence[RowIds], lines: Sequence[Sequence[int]], width: int, batch_rows: int, *, mask: bool
+) -> MicroBatch:
+    ids = np.zeros((len(lines), width), dtype=np.int64)
+    # What pads a line is block 0 and attends to itself, so that every token attends to something.
+    positions = np.tile(np.arange(width, dtype=np.int64), (len(lines), 1))
+    blocks = np.zeros((len(lines), width), dtype=np.int32)
+    sources, targets, owners, weights = [], [], [], []
+    tokens = 0
+    for line, indices in enumerate(lines):
+        offset = 0
+        for block, index in enumerate(indices, start=1):
+            row, prompt = rows[index]
+            length, answer = len(row) - 1, len(row) - prompt
+            here = slice(offset, offset + length)
+            ids[line, here] = row[:-1]
+            positions[line, here] = np.arange(length)
+            blocks[line, here] = block
+            start = line * width + offset + prompt - 1
+            sources.append(np.arange(start, start + answer))
+            targets.append(row[prompt:])
+            owners.append(np.full(answer, index))
+            weights.append(np.full(answer, 1 / (answer * batch_rows), dtype=np.float32))
+            offset += length
+            tokens += length
+    return MicroBatch(
+        ids=torch.from_numpy(ids),
+        positions=torch.from_numpy(positions),
+        blocks=torch.from_numpy(blocks) if mask else None,
+        sources=torch.from_numpy(np.concatenate(sources)),
+        targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
+        rows=torch.from_numpy(np.concatenate(owners)),
+        weights=torch.from_numpy(np.concatenate(weights)),
+        tokens=tokens,
+    )

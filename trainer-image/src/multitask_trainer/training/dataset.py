@@ -1,0 +1,142 @@
+"""Rows as token ids, by the same code that encodes requests when the model serves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multitask_api.bundle import LabelIds, PromptPiece
+from multitask_api.parameters import TaskDefinition
+from multitask_serving.engine.chat import compile_chat_pieces
+from multitask_serving.engine.prompt import (
+    bos_of,
+    compile_labels,
+    compile_pieces,
+    encode_prompts,
+    encode_target,
+    prompt_budget,
+)
+from multitask_trainer.data.rows import Row
+from multitask_trainer.errors import DataError, StageError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+_ROWS_AT_ONCE = 4096
+
+
+@dataclass(frozen=True)
+class TaskEncoder:
+    """How one task's rows become ids: compiled once a task and tokenizer."""
+
+    task: TaskDefinition
+    tokenizer: PreTrainedTokenizerFast
+    pieces: tuple[PromptPiece, ...]
+    bos: tuple[int, ...]
+    eos: int
+    labels: tuple[LabelIds, ...]
+    answer_tokens: int
+    """The most tokens an answer has, EOS not included: the longest label, or ``maxNewTokens``."""
+    prompt_tokens: int
+    """The most tokens a prompt may have."""
+
+    @classmethod
+    def of(
+        cls, task: TaskDefinition, tokenizer: PreTrainedTokenizerFast, *, max_length: int, chat_template: bool
+    ) -> TaskEncoder:
+        """Compile the task's prompt and labels. Raises the engine's errors for a prompt or labels it cannot serve."""
+        compile_ = compile_chat_pieces if chat_template else compile_pieces
+        pieces = compile_(task.prompt, tokenizer)
+        if tokenizer.eos_token_id is None:
+            raise StageError("the base model's tokenizer has no end-of-sequence token; use another base")
+        labels = compile_labels(task.labels, tokenizer, pieces) if task.type == "Classification" else ()
+        if task.generation is not None:
+            answer_tokens = task.generation.max_new_tokens
+        else:
+            answer_tokens = max(len(label.ids) for label in labels)
+        return cls(
+            task=task,
+            tokenizer=tokenizer,
+            pieces=pieces,
+            bos=() if chat_template else bos_of(tokenizer),
+            eos=int(tokenizer.eos_token_id),
+            labels=labels,
+            answer_tokens=answer_tokens,
+            prompt_tokens=prompt_budget(max_length, answer_tokens),
+        )
+
+    def encode(self, rows: Sequence[Row]) -> Examples:
+        """The rows as ids. Raises `DataError` for an answer that has no token."""
+        known = {label.label: label.ids for label in self.labels}
+        prompts: list[Sequence[int]] = []
+        answers: list[Sequence[int]] = []
+        cut_prompts = cut_answers = 0
+        for begin in range(0, len(rows), _ROWS_AT_ONCE):
+            part = rows[begin : begin + _ROWS_AT_ONCE]
+            requests = [(self.pieces, row.fields, self.prompt_tokens, self.bos) for row in part]
+            for row, prompt in zip(part, encode_prompts(requests, self.tokenizer), strict=True):
+                prompts.append(prompt.ids)
+                cut_prompts += prompt.truncated
+                ids = known[row.answer] if known else encode_target(self.tokenizer, row.answer, self.pieces)
+                if not ids:
+                    raise DataError(f"task {self.task.name}: a row's target has no text; remove the row")
+                # A target that is cut does not end there, so it gets no EOS: serving stops at the same length.
+                cut = len(ids) > self.answer_tokens
+                cut_answers += cut
+                answers.append(ids[: self.answer_tokens] if cut else (*ids, self.eos))
+        return Examples.of(prompts, answers, truncated_prompts=cut_prompts, truncated_answers=cut_answers)
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Encoded rows, in flat arrays: row i is ``ids[starts[i]:starts[i + 1]]``, prompt and then answer with EOS."""
+
+    ids: NDArray[np.int32]
+    starts: NDArray[np.int64]
+    """(rows + 1,)"""
+    prompt_lengths: NDArray[np.int32]
+    """(rows,)"""
+    truncated_prompts: int = 0
+    truncated_answers: int = 0
+
+    @classmethod
+    def of(
+        cls,
+        prompts: Sequence[Sequence[int]],
+        answers: Sequence[Sequence[int]],
+        *,
+        truncated_prompts: int = 0,
+        truncated_answers: int = 0,
+    ) -> Examples:
+        """Join prompts and answers row by row."""
+        lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
+        starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        ids = np.empty(starts[-1], dtype=np.int32)
+        for row, (prompt, answer) in enumerate(zip(prompts, answers, strict=True)):
+            middle = starts[row] + len(prompt)
+            ids[starts[row] : middle] = prompt
+            ids[middle : starts[row + 1]] = answer
+        prompt_lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int32)
+        return cls(ids, starts, prompt_lengths, truncated_prompts, truncated_answers)
+
+    def __len__(self) -> int:
+        return len(self.prompt_lengths)
+
+    def row(self, index: int) -> tuple[NDArray[np.int32], int]:
+        """A row's ids and the length of its prompt."""
+        return self.ids[self.starts[index] : self.starts[index + 1]], int(self.prompt_lengths[index])
+
+    def prompt(self, index: int) -> list[int]:
+        """A row's prompt."""
+        ids, length = self.row(index)
+        prompt: list[int] = ids[:length].tolist()
+        return prompt
+
+    @property
+    def truncated(self) -> int:
+        """Rows that lost text, in a field or in the target."""
+        return self.truncated_prompts + self.truncated_answers

@@ -1,0 +1,43 @@
+"""The loss: mean over a row's target tokens (EOS included), then mean over the rows of the optimizer batch.
+
+A 50-token answer must not outweigh a label 20 times. The weights in the micro-batch carry both means, so micro-batches
+and ranks only add up.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from multitask_serving.engine.backbone import Backbone
+from multitask_trainer.training.batches import MicroBatch
+
+
+class RowMeanLoss(nn.Module):
+    """Wraps a causal language model; the forward pass gives the loss, so that DistributedDataParallel can wrap it.
+
+    The head runs on target positions only: for a small model over a whole vocabulary it costs more than the layers.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        self._backbone = Backbone.of(model)
+
+    def forward(self, batch: MicroBatch) -> Tensor:
+        """Σ weight · nll over the micro-batch's target tokens; a scalar, in nats."""
+        losses = cross_entropy(target_logits(self._backbone, batch), batch.targets, reduction="none")
+        return (losses * batch.weights).sum()
+
+
+def target_logits(backbone: Backbone, batch: MicroBatch) -> Tensor:
+    """The logits where target tokens are predicted, (N, V) fp32."""
+    allowed = batch.allowed
+    hidden = backbone.decoder(
+        input_ids=batch.ids,
+        position_ids=batch.positions,
+        attention_mask=None if allowed is None else backbone.attention_mask(allowed),
+        use_cache=False,
+    ).last_hidden_state
+    logits: Tensor = backbone.head(hidden.reshape(-1, hidden.shape[-1])[batch.sources])
+    return logits.float()
