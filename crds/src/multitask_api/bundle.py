@@ -14,9 +14,9 @@ the task alone (arXiv 2402.01684).
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, StringConstraints
 
 from multitask_api.types import Model
 
@@ -36,11 +36,14 @@ class LabelIds(Model):
     ids: tuple[int, ...] = Field(min_length=1)
 
 
+StopText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
+
+
 class GenerationSettings(Model):
     """How a generation task ends: after ``max_new_tokens``, at EOS, or before the first of ``stop``."""
 
     max_new_tokens: int = Field(64, ge=1, le=4096)
-    stop: tuple[str, ...] = ()
+    stop: tuple[StopText, ...] = Field((), max_length=16)
 
 
 class Adapter(Model):

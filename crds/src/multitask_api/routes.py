@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
+from multitask_api.resource.tasks import Label
 from multitask_api.types import Model
+
+FieldName = Annotated[str, StringConstraints(max_length=64)]
 
 
 class Backend(Model):
@@ -23,10 +26,10 @@ class RoutedTask(Model):
 
     name: str = Field(max_length=63)
     type: Literal["Classification", "Generation"]
-    fields: tuple[str, ...] = Field(description="Names of the fields a request must carry.")
-    labels: tuple[str, ...] = ()
+    fields: tuple[FieldName, ...] = Field(max_length=64, description="Names of the fields a request must carry.")
+    labels: tuple[Label, ...] = Field((), max_length=256)
     served_by: str = Field("", max_length=253, description="The group whose mixture answers, or `baseline`.")
-    backends: tuple[Backend, ...] = Field(min_length=1)
+    backends: tuple[Backend, ...] = Field(min_length=1, max_length=8)
 
     @model_validator(mode="after")
     def _weights(self) -> RoutedTask:
@@ -41,7 +44,7 @@ class TaskRouteSpec(Model):
 
     namespace: str = Field("default", max_length=63)
     model: str = Field(max_length=63)
-    tasks: tuple[RoutedTask, ...] = ()
+    tasks: tuple[RoutedTask, ...] = Field((), max_length=128)
 
 
 class RouteMetadata(Model):

@@ -1,0 +1,87 @@
+"""What a schema cannot say, in CEL: checked by the API server at admission, before any of our code runs.
+
+The same rules stand in Python in ``resource`` (for files, and for ``mtm``); a test holds both against one table. Every
+list and string that a rule walks over has a bound, or the API server refuses the rule for its estimated cost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from multitask_api.addresses import BASE_SCHEMES, DATA_SCHEMES, STORES
+from multitask_api.resource.tasks import CLASSIFICATION_METRICS
+
+
+class Rule(NamedTuple):
+    """A CEL expression over ``self``, and what is said when it is false."""
+
+    rule: str
+    message: str
+
+
+def _address(schemes: tuple[str, ...]) -> tuple[Rule, ...]:
+    known = ", ".join(f"{scheme}://" for scheme in schemes)
+    return (
+        Rule(f"!self.contains('://') || self.matches('^({'|'.join(schemes)})://.')", f"unknown scheme; known: {known}"),
+    )
+
+
+_METRICS = ", ".join(f"'{metric}'" for metric in CLASSIFICATION_METRICS)
+_SPEC = (
+    Rule("self.storage.uri == oldSelf.storage.uri", "storage.uri cannot be changed; create another MultiTaskModel"),
+    Rule(
+        "self.qualification.rule != 'LowerBound' || self.stages.baseline.seeds >= 2",
+        "qualification.rule LowerBound needs stages.baseline.seeds of 2 or more",
+    ),
+    Rule(
+        "self.filtering.strategy != 'Manual' || self.tasks.all(task, has(task.group))",
+        "filtering.strategy Manual needs a group for every task",
+    ),
+)
+_TASK = (
+    Rule("has(self.prompt) != has(self.promptFrom)", "give exactly one of prompt and promptFrom"),
+    Rule(
+        "self.type != 'Classification' || has(self.labelsFrom) || (has(self.labels) && self.labels.size() >= 2)",
+        "a Classification task needs at least two labels",
+    ),
+    Rule(
+        "!has(self.labelsFrom) || !has(self.labels) || self.labels.size() == 0", "give labels or labelsFrom, not both"
+    ),
+    Rule(
+        "self.type != 'Generation' || (!has(self.labelsFrom) && (!has(self.labels) || self.labels.size() == 0))",
+        "a Generation task has no labels",
+    ),
+    Rule("self.type == 'Classification' || !has(self.taxonomy)", "only a Classification task has a taxonomy"),
+    Rule("self.type == 'Generation' || !has(self.generation)", "only a Generation task has generation"),
+    Rule(
+        "!has(self.taxonomy) || self.taxonomy != 'Binary' || !has(self.labels) || self.labels.size() <= 2",
+        "taxonomy Binary means two labels",
+    ),
+    Rule(
+        f"!has(self.metric) || (self.type == 'Classification') == (self.metric in [{_METRICS}])",
+        "this metric does not judge this type of task",
+    ),
+)
+
+MODEL_RULES: Mapping[str, tuple[Rule, ...]] = {
+    "spec": _SPEC,
+    "spec.baseModel.uri": _address(BASE_SCHEMES),
+    "spec.storage.uri": _address(STORES),
+    "spec.tasks[]": _TASK,
+    "spec.tasks[].data.train.uri": _address(DATA_SCHEMES),
+    "spec.tasks[].data.validation.uri": _address(DATA_SCHEMES),
+    "spec.tasks[].data.test.uri": _address(DATA_SCHEMES),
+    "spec.pretraining.corpus[].uri": _address(DATA_SCHEMES),
+    "spec.serving.rollout.steps": (
+        Rule(
+            "self.isSorted() && self.all(step, self.exists_one(other, other == step)) && self[self.size() - 1] == 100",
+            "must rise to 100",
+        ),
+    ),
+}
+ROUTE_RULES: Mapping[str, tuple[Rule, ...]] = {
+    "spec.tasks[].backends": (
+        Rule("self.map(backend, backend.weight).sum() == 100", "the weights of a task must sum to 100"),
+    ),
+}
