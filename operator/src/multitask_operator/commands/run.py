@@ -71,7 +71,7 @@ def run(file: Path, workdir: Path | None, *, serve: bool, as_json: bool, device:
             launcher=processes.ModuleLauncher(),
             serve=serve,
             interrupted=interrupt,
-            device=device,
+            device=loading.device(model, device),
         )
         with interrupt.caught(), view.live():
             ended = executor.run()

@@ -62,7 +62,15 @@ def ignored_fields(model: MultiTaskModel) -> list[str]:
     spec = model.spec
     found = [f"spec.{name}" for field, name in _CLUSTER_SPEC.items() if field in spec.model_fields_set]
     training = spec.training.model_fields_set
-    return found + [f"spec.training.{name}" for field, name in _CLUSTER_TRAINING.items() if field in training]
+    found += [f"spec.training.{name}" for field, name in _CLUSTER_TRAINING.items() if field in training]
+    if spec.training.gpus_per_node == 0:
+        found.remove("spec.training.gpusPerNode")  # it means the CPU, here too
+    return found
+
+
+def device(model: MultiTaskModel, wanted: str) -> str:
+    """``wanted`` if that is a device; for ``auto`` the CPU where the file asks for it, else what is there."""
+    return "cpu" if wanted == "auto" and model.spec.training.gpus_per_node == 0 else wanted
 
 
 def processes_allowed(model: MultiTaskModel) -> int | None:

@@ -53,7 +53,9 @@ VERDICTS = {
 }
 STAGES = {"baseline": (BLUE, "-"), "high-resource": (ORANGE, "--"), "mixture": (GREEN, "-")}
 MOST_CURVES = 32
+#: The ratio's axis shows the ratios and this much beside them, within limits; what reaches further gets an arrow.
 _RATIO_LIMITS = (0.5, 1.5)
+_BESIDE = 0.1
 
 
 def qualification(report: Report) -> str:
@@ -93,16 +95,15 @@ def _scores(axes: Axes, tasks: Sequence[ReportTask]) -> None:
 
 
 def _ratios(axes: Axes, tasks: Sequence[ReportTask], threshold: float) -> None:
-    known = [value for task in tasks for value in (task.ratio, *(task.interval or ())) if value is not None]
-    low = max(_RATIO_LIMITS[0], min([*known, threshold - 0.05]) - 0.03)
-    high = min(_RATIO_LIMITS[1], max([*known, 1.05]) + 0.03)
+    known = [threshold, 1.0, *(task.ratio for task in tasks if task.ratio is not None)]
+    low, high = max(_RATIO_LIMITS[0], min(known) - _BESIDE), min(_RATIO_LIMITS[1], max(known) + _BESIDE)
     for row, task in enumerate(tasks):
         colour, marker = VERDICTS.get(task.verdict or "NoBaseline", VERDICTS["NoBaseline"])
         if task.interval is not None:
             ends = [min(max(end, low), high) for end in task.interval]
             axes.plot(ends, [row, row], color=colour, linewidth=3, alpha=0.55, solid_capstyle="butt")
             for end, shown, tip in zip(task.interval, ends, ("<", ">"), strict=True):
-                axes.scatter([shown], [row], marker="|" if end == shown else tip, color=colour, s=60)
+                axes.scatter([shown], [row], marker="|" if end == shown else tip, color=colour, s=60, clip_on=False)
         if task.ratio is not None:
             axes.scatter([min(max(task.ratio, low), high)], [row], marker=marker, color=colour, s=50, zorder=3)
         else:
