@@ -1,0 +1,227 @@
+"""A suite of tiny artifacts, as the training stages would leave them, for the tests of judging and export.
+
+Models are small random Llamas that answer differently to different texts. Gold labels are what some model says, with
+noise: so a test can choose which task's mixture is as good as its baseline.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from multitask_api.bundle import GenerationSettings
+from multitask_api.manifest import Manifest, StageOrder
+from multitask_api.parameters import StageParameters, TaskDefinition
+from multitask_api.results import CurvePoint, PrepareResult, SplitRows, TaskPoint, TrainResult
+from multitask_api.types import Model
+from multitask_serving.engine.engine import Engine
+from multitask_trainer.bundling import Part, TaskUse, assemble
+from multitask_trainer.data.rows import Row, input_hashes, write_inputs, write_rows
+from multitask_trainer.judging.scoring import answer_rows, score_answers, write_scores
+from multitask_trainer.reporter import FileReporter
+from multitask_trainer.stage import Outcome, Stage
+from multitask_trainer.storage import describe, publish
+
+WORDS = "order refund late card invoice login parcel price update cancel address broken please soon now never".split()  # noqa: SIM905
+URGENCY = TaskDefinition(
+    name="urgency", type="Classification", labels=("low", "top"), prompt="{text}\nUrgency:", metric="Accuracy"
+)
+INTENT = TaskDefinition(
+    name="intent", type="Classification", labels=("buy", "ask", "moan"), prompt="Say: {text}\n", metric="MacroF1"
+)
+REPLY = TaskDefinition(
+    name="reply",
+    type="Generation",
+    prompt="{text}\nReply:",
+    metric="TokenF1",
+    generation=GenerationSettings(max_new_tokens=6),
+)
+
+
+def make_base(folder: Path, seed: int = 0, size: int = 32) -> Path:
+    """A transformers folder: a random Llama with wide weights and a byte-level tokenizer."""
+    torch.manual_seed(seed)
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: number for number, token in enumerate(["<eos>", *alphabet])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder)
+    config = LlamaConfig(
+        vocab_size=len(vocabulary),
+        hidden_size=size,
+        intermediate_size=2 * size,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=256,
+        initializer_range=0.3,
+        bos_token_id=None,
+        eos_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    return folder
+
+
+def make_form(folder: Path, base: Path, seed: int) -> Path:
+    """The served form of a whole model: other random weights of the base's shape."""
+    make_base(folder / "model", seed)
+    return folder
+
+
+def make_adapter(folder: Path, seed: int, rank: int = 4, size: int = 32) -> Path:
+    """The served form of an adapter over two kinds of layer."""
+    random = torch.Generator().manual_seed(seed)
+    tensors = {}
+    for layer, name, out in itertools.product((0, 1), ("self_attn.q_proj", "mlp.up_proj"), (1,)):
+        path = f"model.layers.{layer}.{name}"
+        wide = size * 2 if name == "mlp.up_proj" else size
+        tensors[f"{path}.A"] = torch.randn(rank, size, generator=random) * out
+        tensors[f"{path}.B"] = torch.randn(wide, rank, generator=random) * 0.3
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / "adapter.safetensors")
+    (folder / "adapter.json").write_text(f'{{"rank": {rank}, "scaling": 0.5}}')
+    return folder
+
+
+def make_texts(count: int, seed: int) -> list[str]:
+    random = np.random.default_rng(seed)
+    return [" ".join(random.choice(WORDS, 5)) for _ in range(count)]
+
+
+@dataclass
+class Suite:
+    """Artifacts by stage name, in ``root``."""
+
+    root: Path
+    tasks: Sequence[TaskDefinition]
+    addresses: dict[str, str] = field(default_factory=dict)
+    rows: dict[str, list[Row]] = field(default_factory=dict)
+
+    def artifact(self, stage: str, result: Model, folder: Path | None = None, **outputs: str) -> Path:
+        """Publish ``folder`` (or nothing) as the artifact of ``stage``."""
+        folder = folder or self.scratch(stage)
+        folder.mkdir(parents=True, exist_ok=True)
+        address = self.root / "artifacts" / stage
+        kind = stage.partition("/")[0]
+        manifest = Manifest(
+            stage=stage,
+            kind=kind,
+            digest="d",
+            version=1,
+            read_outputs={},
+            outputs=outputs or {"model": "d"},
+            files=describe(folder),
+            result=result.to_json(),
+            seconds=1.0,
+        )
+        publish(folder, str(address), manifest)
+        self.addresses[stage] = str(address)
+        return address
+
+    def scratch(self, name: str) -> Path:
+        return self.root / "scratch" / name
+
+    def prepare(self, task: TaskDefinition, answers: Sequence[str], texts: Sequence[str], train: Sequence[Row]) -> None:
+        """One task's artifact; ``answers`` are the gold ones of its test rows."""
+        rows = [
+            Row({"text": text}, label=answer) if task.labels else Row({"text": text}, targets=(answer,))
+            for text, answer in zip(texts, answers, strict=True)
+        ]
+        folder = self.scratch(f"prepare/{task.name}")
+        folder.mkdir(parents=True)
+        splits = {"train": list(train), "validation": list(train[:2]), "test": rows}
+        for split, part in splits.items():
+            write_rows(folder, split, part)
+        write_inputs(folder, {split: input_hashes(part) for split, part in splits.items()})
+        counts = {label: sum(row.label == label for row in train) for label in task.labels}
+        result = PrepareResult(
+            rows=SplitRows(train=len(train), validation=2, test=len(rows)), label_counts={"train": counts}
+        )
+        self.artifact(f"prepare/{task.name}", result, folder, test="d")
+        self.rows[task.name] = rows
+
+    def baseline(self, task: TaskDefinition, form: Path, *, seed: int = 1, **changes: object) -> None:
+        """A trained seed: its served form, and its answers by the engine."""
+        folder = self.scratch(f"baseline-{task.name}-{seed}")
+        shutil.copytree(form, folder / "served")
+        answers = answer_rows(self.engine(form, [task]), task, self.rows[task.name])
+        write_scores(folder / "scores.parquet", answers)
+        result = train_result(task.name, test_score=score_answers(task, answers)).model_copy(update=changes)
+        self.artifact(f"baseline/{task.name}/seed-{seed}", result, folder)
+
+    def bundle(self, forms: Mapping[str, tuple[Path, Sequence[TaskDefinition]]], precision: str = "fp32") -> None:
+        """The artifact of the bundle stage; ``forms``: group → its form and its tasks."""
+        folder = self.scratch("bundle")
+        uses = [TaskUse(task, group, group) for group, (_, tasks) in forms.items() for task in tasks]
+        parts = [Part(group, form) for group, (form, _) in forms.items()]
+        base = Path(self.addresses["base"]) / "model"
+        assemble(
+            folder / "bundle", base=base, parts=parts, tasks=uses, precision=precision, max_length=120, revision="r"
+        )
+        self.artifact("bundle", train_result("x"), folder)
+
+    def engine(self, form: Path, tasks: Sequence[TaskDefinition]) -> Engine:
+        """An engine over one served form."""
+        folder = self.scratch("engine")
+        shutil.rmtree(folder, ignore_errors=True)
+        uses = [TaskUse(task, "it") for task in tasks]
+        base = Path(self.addresses["base"]) / "model"
+        assemble(
+            folder, base=base, parts=[Part("it", form)], tasks=uses, precision="fp32", max_length=120, revision="r"
+        )
+        return Engine.load(folder, threads=1)
+
+    def stage(self, name: str, kind: str, parameters: StageParameters) -> Stage:
+        """A stage about to run with every artifact so far as its input."""
+        work = self.root / "work" / name.replace("/", "-")
+        shutil.rmtree(work, ignore_errors=True)
+        order = StageOrder(
+            model="suite",
+            stage=name,
+            kind=kind,
+            digest="d",
+            version=1,
+            parameters=parameters.to_json(),
+            read_outputs={},
+            inputs=dict(self.addresses),
+            output=str(self.root / "artifacts" / name),
+            work=str(work),
+        )
+        stage = Stage(order, FileReporter(name, None))
+        stage.folder.mkdir(parents=True)
+        return stage
+
+    def publish(self, stage: Stage, outcome: Outcome) -> Path:
+        """What the frame does after the work."""
+        return self.artifact(stage.order.stage, outcome.result, stage.folder, **outcome.outputs)
+
+
+def train_result(task: str, **changes: object) -> TrainResult:
+    point = TaskPoint(loss=0.5, score=0.8)
+    result = TrainResult(
+        steps=100,
+        chosen_step=80,
+        saturation_step=60,
+        still_improving=False,
+        curve=(CurvePoint(step=80, phase="constant", tasks={task: point}),),
+        validation={task: point},
+        rows_given={task: 800},
+        tokens=8000,
+        training_seconds=2.0,
+    )
+    return result.model_copy(update=changes)
+
+
+def noisy(answers: Sequence[str], labels: Sequence[str], share: float, seed: int) -> list[str]:
+    """Every answer with probability ``share`` replaced by a label drawn at random."""
+    random = np.random.default_rng(seed)
+    return [str(random.choice(list(labels))) if random.random() < share else answer for answer in answers]
