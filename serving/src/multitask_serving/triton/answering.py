@@ -200,11 +200,13 @@ class _Run:
             if self._steps is None:
                 requests = [call.request for call, _ in self._batch]
                 self._steps = iter(self._engine.generate(requests, sampling=[sampling for _, sampling in self._batch]))
-            for _ in range(len(self._open)):
+            for _ in range(len(self._open)):  # about one step of the model
                 step = next(self._steps, None)
                 if step is None:
-                    return
+                    raise RuntimeError(f"{len(self._open)} texts never finished")
                 self._pass_on(step)
+                if self.ended:
+                    return
         except UserError as error:
             self.fail(to_wire(error))
         except Exception as error:  # noqa: BLE001 - whatever it is, each caller must hear of it

@@ -16,12 +16,13 @@ from multitask_serving.engine.engine import Engine
 from multitask_serving.triton import wire
 from multitask_serving.triton.answering import Answering, Call, Part, to_wire
 
+# By name: Triton puts the class TritonError into its module only after this one is imported.
 _CODES = {
-    wire.INVALID_REQUEST: pb.TritonError.INVALID_ARG,
-    wire.MISSING_FIELD: pb.TritonError.INVALID_ARG,
-    wire.UNKNOWN_TASK: pb.TritonError.NOT_FOUND,
-    wire.OVERLOADED: pb.TritonError.UNAVAILABLE,
-    wire.CANCELLED: pb.TritonError.CANCELLED,
+    wire.INVALID_REQUEST: "INVALID_ARG",
+    wire.MISSING_FIELD: "INVALID_ARG",
+    wire.UNKNOWN_TASK: "NOT_FOUND",
+    wire.OVERLOADED: "UNAVAILABLE",
+    wire.CANCELLED: "CANCELLED",
 }
 
 
@@ -34,11 +35,8 @@ class TritonPythonModel:
         entries = json.loads(args["model_config"])["parameters"]
         parameters = {key: value["string_value"] for key, value in entries.items()}
         bundle = Path(args["model_repository"]) / parameters["bundle"]
-        device = parameters["device"]
-        if device == "cuda":
-            device = f"cuda:{args['model_instance_device_id']}"
         threads = int(parameters["threads"]) if "threads" in parameters else None
-        engine = Engine.load(bundle, device=device, threads=threads)
+        engine = Engine.load(bundle, device=parameters["device"], threads=threads)
         self._revision = engine.bundle.revision
         self._answering = Answering(engine, max_waiting=int(parameters["max_waiting"]))
 
@@ -79,9 +77,8 @@ class _TritonSender:
         self._sender.send(pb.InferenceResponse(tensors), flags=flags)
 
     def fail(self, error: wire.WireError) -> None:
-        response = pb.InferenceResponse(
-            error=pb.TritonError(error.encode(), _CODES.get(error.code, pb.TritonError.INTERNAL))
-        )
+        code = getattr(pb.TritonError, _CODES.get(error.code, "INTERNAL"))
+        response = pb.InferenceResponse(error=pb.TritonError(error.encode(), code))
         self._sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def is_cancelled(self) -> bool:

@@ -28,7 +28,7 @@ class ModelSettings:
     """How Triton runs the model.
 
     ``max_queue_size`` requests may wait, each at most ``queue_timeout_s`` seconds; more is an error, not a longer wait.
-    ``device`` is torch's (``cpu``, ``cuda``); ``threads`` are torch's threads, None its own choice.
+    ``device`` is torch's (``cpu``, ``cuda``); ``threads`` is the number of torch's threads, None its own choice.
     """
 
     max_batch_size: int = 32
@@ -71,9 +71,7 @@ def model_config(bundle: str, settings: ModelSettings) -> ModelConfig:
             max_queue_size=settings.max_queue_size,
         )
     )
-    on_gpu = settings.device.startswith("cuda")
-    kind = ModelInstanceGroup.Kind.KIND_GPU if on_gpu else ModelInstanceGroup.Kind.KIND_CPU
-    config.instance_group.add(count=1, kind=kind)
+    config.instance_group.add(count=1, kind=ModelInstanceGroup.Kind.KIND_MODEL)  # torch chooses the device, not Triton
     parameters = {"bundle": bundle, "device": settings.device, "max_waiting": str(settings.max_queue_size)}
     if settings.threads is not None:
         parameters["threads"] = str(settings.threads)
