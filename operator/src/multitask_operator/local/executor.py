@@ -127,7 +127,8 @@ class Executor:
 
     def _start(self, action: StartStage, decided: Plan) -> None:
         key = action.key
-        if key in self._jobs:
+        before = self._failures.get(key)
+        if key in self._jobs or (before is not None and before.attempts >= action.attempt):
             return
         order = self._order(action, decided)
         write(self.workdir.order(key), order.model_dump_json(by_alias=True, indent=1))

@@ -49,7 +49,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class StartStage:
-    """Start ``node``; an executor that already has (stage, digest) at work does nothing."""
+    """Start ``node``; an executor that already made this attempt, or has (stage, digest) at work, does nothing."""
 
     node: Node
     threads: int

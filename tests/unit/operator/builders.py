@@ -1,0 +1,236 @@
+"""Resources, manifests and observations for tests of the planner, the report and the executor."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+
+from multitask_api.manifest import Manifest, Resolved, ResolvedData, StageFailure
+from multitask_api.parameters import EvaluateParameters, ExportParameters, FilterParameters, TrainParameters
+from multitask_api.resource import MultiTaskModel
+from multitask_api.results import (
+    BaseResult,
+    BundleResult,
+    CurvePoint,
+    EvaluateResult,
+    ExportResult,
+    FilterResult,
+    GroupPlan,
+    LedgerResult,
+    LedgerSide,
+    PrepareResult,
+    Reduction,
+    ServedBy,
+    SplitRows,
+    TaskPoint,
+    TaskVerdict,
+    TrainResult,
+    VerifyResult,
+)
+from multitask_api.stages import Graph, Node, NodeState, build, groups
+from multitask_operator.planner import Capacity, Failed, Observed
+
+GB = 1024**3
+TWO_CORES = Capacity(cores=2, memory=64 * GB)
+ROWS = {"urgency": 4000, "intent": 9000, "escalate": 110, "reply": 2000}
+
+
+def task(name, kind="Classification", **more):
+    entry = {"name": name, "type": kind, "prompt": "{text}\n:", **more}
+    if kind == "Classification":
+        entry.setdefault("labels", ["a", "b", "c"])
+    entry["data"] = {split: {"uri": f"{name}/{split}.jsonl"} for split in ("train", "validation", "test")}
+    return entry
+
+
+def model(*tasks, name="desk", **spec):
+    tasks = tasks or (task("urgency"), task("intent"), task("escalate"), task("reply", "Generation"))
+    document = {"baseModel": {"uri": "builtin://tiny"}, "tasks": list(tasks), "tuning": {"method": "Full"}, **spec}
+    return MultiTaskModel.model_validate({"metadata": {"name": name}, "spec": document})
+
+
+def resolved(resource):
+    uris = [getattr(item.data, split).uri for item in resource.spec.tasks for split in ("train", "validation", "test")]
+    return Resolved(data={uri: ResolvedData(fingerprint=f"f-{uri}", files=1, bytes=10) for uri in uris})
+
+
+def graph_of(resource, manifests=None, serve=True) -> Graph:
+    return build(resource.metadata.name, resource.spec, resolved(resource), manifests or {}, serve=serve)
+
+
+def observed(resource, manifests=None, **more) -> Observed:
+    given = {"capacity": TWO_CORES, **more}
+    return Observed(resolved=resolved(resource), manifests=manifests or {}, **given)
+
+
+def failed(node: Node, kind="Fault", attempts=1, when=0.0) -> Failed:
+    return Failed(StageFailure(stage=node.name, kind=kind, message="it broke"), node.digest, attempts, when, "x.log")
+
+
+def manifest(node: Node, resource, seconds=2.0, **result) -> Manifest:
+    """What a stage program would leave for a ready node; ``result`` replaces fields of its result."""
+    found, names = RESULTS[node.kind](node, resource)
+    outputs = {name: hashlib.sha256(f"{node.name} {node.digest} {name}".encode()).hexdigest()[:12] for name in names}
+    return Manifest(
+        stage=node.name,
+        kind=node.kind,
+        digest=node.digest,
+        version=node.version,
+        read_outputs=dict(node.read_outputs or {}),
+        outputs=outputs,
+        files={},
+        result=found.model_copy(update=result).to_json(),
+        seconds=seconds,
+    )
+
+
+def finish(resource, manifests, node: Node, **result):
+    """``manifests`` with ``node`` done."""
+    return {**manifests, (node.name, node.digest): manifest(node, resource, **result)}
+
+
+def all_done(resource, until="", serve=True, **results):
+    """Manifests of everything up to (not with) the first stage whose name begins with ``until``.
+
+    ``results``: stage kind → fields of its result to replace.
+    """
+    manifests = {}
+    while True:
+        graph = graph_of(resource, manifests, serve)
+        ready = [node for node in graph.nodes if node.state is NodeState.READY]
+        ready = [node for node in ready if not (until and node.name.startswith(until))]
+        if not ready:
+            return manifests
+        for node in ready:
+            manifests = finish(resource, manifests, node, **results.get(node.kind.replace("-", "_"), {}))
+
+
+def _prepare(node, resource):
+    rows = ROWS.get(node.name.split("/")[1], 500)
+    found = PrepareResult(rows=SplitRows(train=rows, validation=50, test=100), characters={"train": rows * 40})
+    return found, ("train", "validation", "test", "rows")
+
+
+def _base(node, resource):
+    names = tuple(item.name for item in resource.spec.tasks)
+    return BaseResult(parameters=600_000, vocabulary=4096, tasks=names, tokens_per_second=9000.0), ("model",)
+
+
+def _train(node, resource):
+    parameters = node.parameters
+    assert isinstance(parameters, TrainParameters)
+    names = [item.name for item in parameters.tasks]
+    curve = tuple(
+        CurvePoint(
+            step=step,
+            phase="constant",
+            tasks={name: TaskPoint(loss=2.0 / (1 + step / 100), score=0.9 - 0.5 / (1 + step / 80)) for name in names},
+        )
+        for step in range(0, 401, 50)
+    )
+    found = TrainResult(
+        steps=400,
+        chosen_step=350,
+        saturation_step=300,
+        still_improving=False,
+        curve=curve,
+        validation=curve[-1].tasks,
+        rows_given={name: int(400 * 64 * parameters.probabilities[name]) for name in names},
+        tokens=400 * 64 * 20,
+        tokens_per_second=8000.0,
+        test_score=0.85 if node.kind == "baseline" else None,
+    )
+    return found, ("model", "saturation", "validation", "scores")
+
+
+def _filter(node, resource):
+    parameters = node.parameters
+    assert isinstance(parameters, FilterParameters)
+    plans = []
+    for group, tasks in parameters.groups.items():
+        high = tasks[:1] if len(tasks) > 1 else ()
+        plans.append(
+            GroupPlan(
+                name=group,
+                tasks=tasks,
+                high_resource=high,
+                high_resource_probabilities=dict.fromkeys(high, 1.0),
+                reason="needs many steps" if high else "one task alone needs no stage 2",
+                probabilities=dict.fromkeys(tasks, 1 / len(tasks)),
+                mixture_steps=400,
+                need_rows=dict.fromkeys(tasks, 2000),
+            )
+        )
+    names = [f"{kind}/{group}" for group in parameters.groups for kind in ("high-resource", "mixture")]
+    return FilterResult(groups=tuple(plans)), names
+
+
+def _bundle(node, resource):
+    names = groups(resource.spec)
+    return BundleResult(models=dict.fromkeys(names, 2_400_000)), ["bundle", *(f"group/{name}" for name in names)]
+
+
+def _evaluate(node, resource):
+    parameters = node.parameters
+    assert isinstance(parameters, EvaluateParameters)
+    verdicts = tuple(
+        TaskVerdict(
+            task=item.name,
+            score=0.86,
+            baseline=0.85,
+            ratio=1.012,
+            interval=(0.96, 1.06),
+            floor=0.4,
+            verdict="Qualified",
+            test_rows=100,
+        )
+        for item in parameters.tasks
+    )
+    return EvaluateResult(tasks=verdicts), ("verdicts", "answers")
+
+
+def _export(node, resource):
+    parameters = node.parameters
+    assert isinstance(parameters, ExportParameters)
+    group_of = {name: group for group, names in parameters.groups.items() for name in names}
+    served = tuple(
+        ServedBy(task=item.name, served_by=group_of[item.name], model=group_of[item.name], reason="Qualified")
+        for item in parameters.tasks
+    )
+    return ExportResult(revision="0123abcd", tasks=served, models=dict.fromkeys(parameters.groups, 2_400_000)), [
+        "bundle"
+    ]
+
+
+def _verify(node, resource):
+    return VerifyResult(compared=400, equal=399, near_ties=1, different=0, tasks={}), ("result",)
+
+
+def _ledger(node, resource):
+    single = LedgerSide(models=4, bytes=9_600_000, requests_per_second=90.0, training_seconds=80, replicas=4)
+    multi = LedgerSide(models=2, bytes=4_800_000, requests_per_second=120.0, training_seconds=130, replicas=1)
+    found = LedgerResult(
+        single_task=single,
+        multi_task=multi,
+        reduction=Reduction(bytes=0.5, replicas=0.75),
+        load_per_task=10.0,
+        runtime_bytes=400_000_000,
+    )
+    return found, ("result",)
+
+
+RESULTS = {
+    "prepare": _prepare,
+    "base": _base,
+    "baseline": _train,
+    "filter": _filter,
+    "high-resource": _train,
+    "mixture": _train,
+    "bundle": _bundle,
+    "evaluate": _evaluate,
+    "export": _export,
+    "verify": _verify,
+    "ledger": _ledger,
+}
+
+__all__ = ["all_done", "failed", "finish", "graph_of", "manifest", "model", "observed", "replace", "resolved", "task"]

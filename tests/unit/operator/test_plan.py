@@ -1,0 +1,271 @@
+"""The planner's decisions, as tables and as properties."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from multitask_api.manifest import Resolved
+from multitask_operator.planner import Capacity, Running, plan
+from multitask_operator.planner.costs import training_threads
+from unit.operator.builders import (
+    GB,
+    TWO_CORES,
+    all_done,
+    failed,
+    finish,
+    graph_of,
+    manifest,
+    model,
+    observed,
+    resolved,
+    task,
+)
+
+DESK = model()
+EVERYTHING = all_done(DESK)
+
+
+def starts(resource, manifests=None, now=0.0, **more):
+    return [start.node.name for start in plan(resource, observed(resource, manifests, **more), now).starts]
+
+
+def running(graph, *names, digest=None):
+    return tuple(Running(name, digest or graph[name].digest, 0.0) for name in names)
+
+
+SIXTEEN = Capacity(cores=16, memory=64 * GB)
+STARTS = [
+    ("at first the prepares start, as many as cores", {}, TWO_CORES, ["prepare/escalate", "prepare/intent"]),
+    (
+        "with cores enough all prepares start",
+        {},
+        SIXTEEN,
+        ["prepare/escalate", "prepare/intent", "prepare/reply", "prepare/urgency"],
+    ),
+    ("the base starts when all are prepared", {"until": "base"}, TWO_CORES, ["base"]),
+    (
+        "baselines start with the task that has most rows",
+        {"until": "baseline"},
+        TWO_CORES,
+        ["baseline/intent/seed-17", "baseline/urgency/seed-17"],
+    ),
+    ("memory bounds as cores do", {"until": "baseline"}, Capacity(16, 1 * GB), ["baseline/intent/seed-17"]),
+    ("so does the number of processes", {"until": "baseline"}, Capacity(16, 64 * GB, 1), ["baseline/intent/seed-17"]),
+    ("an idle machine takes a stage that looks too large", {"until": "base"}, Capacity(1, 1), ["base"]),
+    ("verify and ledger never share the machine", {"until": "verify"}, SIXTEEN, ["verify"]),
+    ("nothing starts when all is done", {}, TWO_CORES, []),
+]
+
+
+@pytest.mark.parametrize(("sentence", "done", "capacity", "expected"), STARTS, ids=[row[0] for row in STARTS])
+def test_what_starts(sentence, done, capacity, expected):
+    manifests = all_done(DESK, **done) if done else EVERYTHING if not expected else {}
+    if done == {"until": "verify"}:  # both become ready at once
+        manifests = {key: value for key, value in EVERYTHING.items() if value.kind not in ("verify", "ledger")}
+    assert starts(DESK, manifests, capacity=capacity) == expected
+
+
+def test_a_stage_at_work_is_not_started_again():
+    graph = graph_of(DESK)
+    assert starts(DESK, running=running(graph, "prepare/escalate", "prepare/intent")) == []
+    assert starts(DESK, running=running(graph, "prepare/intent")) == ["prepare/escalate"]
+
+
+def test_nothing_starts_beside_the_ledger():
+    before = all_done(DESK, until="verify")
+    graph = graph_of(DESK, before)
+    assert starts(DESK, before, running=running(graph, "ledger"), capacity=SIXTEEN) == []
+
+
+def test_threads_are_fixed_by_cores_and_tasks():
+    table = [(1, 8, 1), (2, 8, 1), (16, 8, 2), (16, 3, 5), (64, 1, 64)]
+    assert [training_threads(cores, tasks) for cores, tasks, _ in table] == [expected for *_, expected in table]
+
+
+FAILURES = [
+    # kind, attempts, seconds since, started again?, finished?
+    ("Retryable", 1, 1.0, False, False),
+    ("Retryable", 1, 5.0, True, False),
+    ("Retryable", 2, 9.0, False, False),
+    ("Retryable", 2, 10.0, True, False),
+    ("Retryable", 3, 1000.0, False, True),
+    ("UserError", 1, 1000.0, False, True),
+    ("Fault", 1, 1000.0, False, True),
+]
+
+
+@pytest.mark.parametrize(("kind", "attempts", "since", "again", "finished"), FAILURES)
+def test_failures_are_tried_again_only_when_that_can_help(kind, attempts, since, again, finished):
+    before = all_done(DESK, until="base")
+    base = graph_of(DESK, before)["base"]
+    decided = plan(DESK, observed(DESK, before, failures=(failed(base, kind, attempts, when=100.0),)), 100.0 + since)
+    assert [start.node.name for start in decided.starts] == (["base"] if again else [])
+    assert decided.finished is finished
+    assert bool(decided.failed) is finished
+    if again:
+        assert decided.starts[0].attempt == attempts + 1
+    elif not finished:
+        assert decided.look_again == pytest.approx(5.0 * 2 ** (attempts - 1) - since)
+
+
+def test_a_failed_stage_does_not_hold_back_independent_ones():
+    before = all_done(DESK, until="baseline")
+    broken = graph_of(DESK, before)["baseline/intent/seed-17"]
+    decided = plan(DESK, observed(DESK, before, failures=(failed(broken),)), 0.0)
+    assert [start.node.name for start in decided.starts] == ["baseline/urgency/seed-17", "baseline/reply/seed-17"]
+    assert not decided.finished
+
+
+def test_a_failure_of_another_digest_counts_for_nothing():
+    graph = graph_of(DESK)
+    old = failed(graph["prepare/intent"])
+    other = old.__class__(old.failure, "000000000000", 1, 0.0)
+    assert "prepare/intent" in starts(DESK, failures=(other,))
+
+
+STOPS = [
+    ("wanted goes on", "prepare/intent", None, []),
+    ("a digest that is no longer wanted is stopped", "prepare/intent", "0" * 12, ["prepare/intent"]),
+    ("a stage that the resource no longer has is stopped", "prepare/gone", "0" * 12, ["prepare/gone"]),
+    ("one whose digest cannot be known yet goes on", "mixture/generation", "0" * 12, []),
+]
+
+
+@pytest.mark.parametrize(("sentence", "stage", "digest", "expected"), STOPS, ids=[row[0] for row in STOPS])
+def test_what_is_stopped(sentence, stage, digest, expected):
+    at_work = (Running(stage, digest or graph_of(DESK)[stage].digest, 0.0),)
+    decided = plan(DESK, observed(DESK, running=at_work), 0.0)
+    assert [stop.stage for stop in decided.stops] == expected
+    again = plan(
+        DESK, observed(DESK, running=tuple(Running(r.stage, r.digest, 0.0, stopping=True) for r in at_work)), 0.0
+    )
+    assert again.stops == ()
+
+
+def test_a_suspended_model_stops_everything_and_starts_nothing():
+    graph = graph_of(DESK)
+    decided = plan(DESK, observed(DESK, running=running(graph, "prepare/intent"), suspend=True), 0.0)
+    assert [stop.stage for stop in decided.stops] == ["prepare/intent"]
+    assert decided.starts == ()
+    assert {c.type: c.reason for c in decided.status.conditions}["Progressing"] == "Suspended"
+
+
+def test_adding_a_task_runs_its_prepare_and_baseline_and_what_depends_on_them():
+    new = task("billing")
+    old_tasks = (task("urgency"), task("intent"), task("escalate"), task("reply", "Generation"))
+    larger = model(*old_tasks, new)
+    ran = []
+    manifests = dict(EVERYTHING)
+    while names := starts(larger, manifests, capacity=SIXTEEN):
+        ran += names
+        graph = graph_of(larger, manifests)
+        for name in names:
+            manifests = finish(larger, manifests, graph[name])
+    assert ran[:2] == ["prepare/billing", "baseline/billing/seed-17"]
+    assert not [name for name in ran if name.startswith(("prepare/", "baseline/", "base")) and "billing" not in name]
+    assert {"mixture/classification", "evaluate/classification", "export"} <= set(ran)
+
+
+def test_an_unresolved_address_blocks_and_says_so():
+    decided = plan(DESK, observed(DESK).__class__(resolved=Resolved(data={}), manifests={}, capacity=TWO_CORES), 0.0)
+    assert decided.finished
+    assert {c.type: c.reason for c in decided.status.conditions}["Progressing"] == "Blocked"
+
+
+# -- properties --------------------------------------------------------------------------------------------------------
+
+
+class World:
+    """A machine that keeps what an executor keeps: processes by key, results, failures."""
+
+    def __init__(self, resource, seed, chance):
+        self.resource, self.random, self.chance = resource, random.Random(seed), chance
+        self.manifests, self.running, self.failures, self.now = {}, {}, {}, 0.0
+        self.runs = []
+
+    def observe(self):
+        return observed(
+            self.resource,
+            dict(self.manifests),
+            running=tuple(self.running.values()),
+            failures=tuple(self.failures.values()),
+            capacity=Capacity(cores=3, memory=8 * GB),
+        )
+
+    def act(self, decided):
+        for stop in decided.stops:
+            self.running.pop(stop.key, None)
+        for start in decided.starts:
+            made = {(key, attempt) for key, attempt, _ in self.runs}
+            if start.key in self.running or start.key in self.manifests or (start.key, start.attempt) in made:
+                continue  # it is there; or the program finds its manifest and ends; or this attempt was made
+            self.running[start.key] = Running(*start.key, self.now)
+            self.runs.append((start.key, start.attempt, start.node))
+
+    def end_some(self):
+        for key in list(self.running):
+            if self.random.random() < 0.6:
+                del self.running[key]
+                _, attempt, node = next(run for run in reversed(self.runs) if run[0] == key)
+                if self.random.random() < self.chance:
+                    kind = self.random.choice(["Retryable", "Retryable", "Fault"])
+                    self.failures[key] = failed(node, kind, attempt, self.now)
+                else:
+                    self.manifests[key] = manifest(node, self.resource)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10_000), chance=st.sampled_from([0.0, 0.1, 0.4]), lag=st.booleans())
+def test_planning_and_acting_reaches_a_fixpoint_without_duplicates(seed, chance, lag):
+    world = World(DESK, seed, chance)
+    seen = world.observe()
+    for _ in range(400):
+        fresh = world.observe()
+        decided = plan(DESK, seen if lag else fresh, world.now)
+        seen = fresh
+        world.act(decided)
+        world.end_some()
+        world.now += 3.0
+        if decided.finished and plan(DESK, world.observe(), world.now).finished:
+            break
+    last = plan(DESK, world.observe(), world.now)
+    assert last.finished
+    assert last.actions == ()
+    assert last.graph.finished or last.failed
+    succeeded = list(world.manifests)
+    attempts = [run[0] for run in world.runs]
+    assert all(attempts.count(key) <= 3 for key in attempts)
+    if chance == 0.0:
+        assert sorted(attempts) == sorted(succeeded), "every stage ran exactly once"
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10_000))
+def test_from_any_half_done_state_the_rest_is_run(seed):
+    """Any subset of results may be missing: what is there and still wanted is used, the rest is run again."""
+    chosen = random.Random(seed)
+    manifests = {key: value for key, value in EVERYTHING.items() if chosen.random() < 0.7}
+    ran = []
+    for _ in range(200):
+        decided = plan(DESK, observed(DESK, manifests, capacity=SIXTEEN), 0.0)
+        if decided.finished:
+            break
+        for start in decided.starts:
+            assert start.key not in manifests
+            ran.append(start.key)
+            manifests = finish(DESK, manifests, start.node)
+    assert decided.graph.finished
+    assert len(ran) == len(set(ran))
+
+
+def test_the_same_observation_gives_the_same_plan():
+    seen = observed(DESK, all_done(DESK, until="baseline"))
+    assert plan(DESK, seen, 5.0) == plan(DESK, seen, 5.0)
+
+
+def test_the_builders_resolve_every_address():
+    assert set(resolved(DESK).data) >= {"intent/train.jsonl", "reply/test.jsonl"}
