@@ -95,7 +95,7 @@ def read_adapter(folder: Path, adapter: Adapter) -> Delta:
 
 
 def _inside(folder: Path, path: str) -> Path:
-    full = (folder / path).resolve()
-    if not full.is_relative_to(folder.resolve()):
+    # By its words alone: a mounted volume may well hold links.
+    if Path(path).is_absolute() or ".." in Path(path).parts:
         raise InvalidBundle(f"{path!r} leads out of the bundle {folder}")
-    return full
+    return folder / path

@@ -186,11 +186,15 @@ def _assemble(
 
 def _fair_lengths(lengths: Sequence[int], room: int) -> list[int]:
     """The largest cap c with Σ min(n, c) ≤ room; tokens left over go one by one to the first fields that were cut."""
-    kept = [0] * len(lengths)
-    left = room
-    for rank, index in enumerate(sorted(range(len(lengths)), key=lengths.__getitem__)):
-        kept[index] = min(lengths[index], left // (len(lengths) - rank))
-        left -= kept[index]
+    cap, left, waiting = 0, room, len(lengths)
+    for length in sorted(lengths):
+        cap = left // waiting
+        if length > cap:
+            break
+        left -= length
+        waiting -= 1
+    kept = [min(length, cap) for length in lengths]
+    left = room - sum(kept)
     for index, length in enumerate(lengths):
         extra = min(1, left, length - kept[index])
         kept[index] += extra
