@@ -3,7 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
 
 from multitask_serving.engine.backbone import Backbone
 from multitask_trainer.training.batches import packed, padded
@@ -12,22 +11,6 @@ from multitask_trainer.training.loss import RowMeanLoss, target_logits
 VOCABULARY = 61
 LENGTHS = [(9, 1), (3, 2), (17, 5), (1, 1), (6, 12), (4, 2), (11, 1)]
 """(prompt, answer with EOS)"""
-
-
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        vocab_size=VOCABULARY,
-        hidden_size=32,
-        intermediate_size=48,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        max_position_embeddings=128,
-        tie_word_embeddings=True,
-        attn_implementation="sdpa",
-    )
-    return LlamaForCausalLM(config).eval()
 
 
 def rows(seed=1, lengths=LENGTHS):

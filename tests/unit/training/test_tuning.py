@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from multitask_api.bundle import Adapter
+from multitask_api.errors import UserError
+from multitask_api.resource.spec import Tuning
+from multitask_serving.engine.lora import AdapterIndex, attach
+from multitask_serving.engine.model import read_adapter
+from multitask_trainer.training.models import load_base
+from multitask_trainer.tuning import method
+
+IDS = torch.arange(20).reshape(2, 10)
+
+
+def tuning(name="LoRA", **changes):
+    return Tuning.model_validate({"method": name, "rank": 4, "alpha": 12, **changes})
+
+
+def shaken(model, seed=3):
+    """Every trained weight moved, so that a delta is not zero."""
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.requires_grad:
+                value.add_(torch.randn_like(value) * 0.1)
+    return model.eval()
+
+
+def logits(model):
+    with torch.no_grad():
+        return model(IDS).logits
+
+
+@pytest.mark.parametrize("name", ["Full", "LoRA"])
+def test_what_is_saved_can_be_loaded_and_trained_further(name, base_folder, tmp_path):
+    tuned = method(tuning(name))
+    first = shaken(tuned.prepare(load_base(base_folder)))
+    tuned.save(first, tmp_path / "weights")
+    second = tuned.prepare(load_base(base_folder)).eval()
+    assert not torch.allclose(logits(first), logits(second), atol=1e-3)
+    tuned.load(second, tmp_path / "weights")
+    assert torch.equal(logits(first), logits(second))
+
+
+def test_full_serves_a_whole_model_with_the_bases_other_files(base_folder, tmp_path):
+    (base_folder / "tokenizer.json").write_text("{}")
+    tuned = method(tuning("Full"))
+    trained = shaken(tuned.prepare(load_base(base_folder)))
+    tuned.save(trained, tmp_path / "weights")
+    tuned.served_form(base_folder, tmp_path / "weights", "any", tmp_path / "served", "fp32")
+    served = AutoModelForCausalLM.from_pretrained(tmp_path / "served" / "model")
+    assert torch.equal(logits(trained), logits(served))
+    assert (tmp_path / "served" / "model" / "tokenizer.json").read_text() == "{}"
+    assert served.config.use_cache
+
+
+def test_full_in_bf16_has_half_the_bytes(base_folder, tmp_path):
+    tuned = method(tuning("Full"))
+    tuned.save(tuned.prepare(load_base(base_folder)), tmp_path / "weights")
+    for precision in ("fp32", "bf16"):
+        tuned.served_form(base_folder, tmp_path / "weights", "any", tmp_path / precision, precision)
+    weights = {name: load_file(tmp_path / name / "model" / "model.safetensors") for name in ("fp32", "bf16")}
+    assert {value.dtype for value in weights["bf16"].values()} == {torch.bfloat16}
+    assert all(torch.equal(weights["bf16"][name], value.bfloat16()) for name, value in weights["fp32"].items())
+
+
+def test_a_served_adapter_gives_what_peft_gives(base_folder, tmp_path):
+    tuned = method(tuning())
+    trained = shaken(tuned.prepare(load_base(base_folder)))
+    tuned.save(trained, tmp_path / "weights")
+    tuned.served_form(base_folder, tmp_path / "weights", "any", tmp_path / "served", "fp32")
+    settings = json.loads((tmp_path / "served" / "adapter.json").read_text())
+    assert settings == {"rank": 4, "scaling": 3.0}
+
+    served = load_base(base_folder).eval()
+    plain = logits(served)
+    index = AdapterIndex(served.device)
+    attach(served, [read_adapter(tmp_path, Adapter(name="a", path="served", **settings))], index)
+    with index.use([1, 1]):
+        assert torch.allclose(logits(served), logits(trained), atol=1e-5)
+    assert not torch.allclose(plain, logits(trained), atol=1e-2)
+
+
+def test_lora_trains_every_linear_layer_below_the_head_and_nothing_else(base_folder):
+    trained = method(tuning()).prepare(load_base(base_folder))
+    names = [name for name, value in trained.named_parameters() if value.requires_grad]
+    kinds = {name.split(".lora_")[0].rpartition(".")[2] for name in names}
+    assert kinds == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
+    assert len(names) == 2 * 7 * 2
+    assert all("lora_" in name for name in names)
+
+
+def test_lora_trains_only_the_layers_asked_for(base_folder):
+    trained = method(tuning(targetModules=["q_proj", "v_proj"])).prepare(load_base(base_folder))
+    names = [name for name, value in trained.named_parameters() if value.requires_grad]
+    assert len(names) == 2 * 2 * 2
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"targetModules": ["query"]}, "targetModules: query: .* called down_proj, gate_proj, .*; name some"),
+        ({"targetModules": ["lm_head"]}, "targetModules: lm_head"),
+    ],
+)
+def test_layers_that_cannot_be_adapted(settings, message, base_folder):
+    with pytest.raises(UserError, match=message):
+        method(tuning(**settings)).prepare(load_base(base_folder))
+
+
+def test_cgc_lora_is_not_available_yet():
+    with pytest.raises(UserError, match="CGCLoRA is not available yet; use Full or LoRA"):
+        method(tuning("CGCLoRA"))
+
+
+@pytest.mark.parametrize("name", ["Full", "LoRA"])
+def test_weights_of_another_base_are_refused(name, base_folder, tmp_path, request):
+    tuned = method(tuning(name))
+    tuned.save(tuned.prepare(load_base(base_folder)), tmp_path / "weights")
+    other = tuned.prepare(request.module.wider())
+    with pytest.raises(UserError, match="redo"):
+        tuned.load(other, tmp_path / "weights")
+
+
+def wider():
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    return LlamaForCausalLM(
+        LlamaConfig(vocab_size=61, hidden_size=64, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4)
+    )
+
+
+def test_a_folder_without_a_model_is_a_plain_error(tmp_path):
+    with pytest.raises(UserError, match="the base model cannot be read"):
+        load_base(tmp_path)

@@ -1,0 +1,49 @@
+"""The seam between training and a tuning method, and the choice of one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+from multitask_api.resource.spec import Tuning
+from multitask_trainer.errors import StageError
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+Precision = Literal["fp32", "bf16"]
+
+
+class Method(Protocol):
+    """How a base model becomes trainable, and how what was trained is kept and served."""
+
+    def prepare(self, model: PreTrainedModel) -> nn.Module:
+        """The model with exactly the trained weights requiring gradients; new weights come from torch's seed."""
+
+    def save(self, model: nn.Module, folder: Path) -> None:
+        """Write what was trained, in fp32, in the method's own form."""
+
+    def load(self, model: nn.Module, folder: Path) -> None:
+        """Put what `save` wrote into a model that `prepare` gave. Raises `StageError` if it does not fit."""
+
+    def served_form(self, base: Path, weights: Path, task: str, folder: Path, precision: Precision) -> None:
+        """Write what serves ``task`` into ``folder``: ``model/``, or ``adapter.safetensors`` and ``adapter.json``.
+
+        ``base`` is the base artifact's ``model/``, ``weights`` what `save` wrote.
+        """
+
+    def form_key(self, task: str) -> str:
+        """Tasks of one training run with the same key share one served form."""
+
+
+def method(tuning: Tuning) -> Method:
+    """The method that ``spec.tuning`` names. Raises `StageError` for one that this version lacks."""
+    from multitask_trainer.tuning.full import Full
+    from multitask_trainer.tuning.lora import Lora
+
+    if tuning.method == "Full":
+        return Full()
+    if tuning.method == "LoRA":
+        return Lora(tuning)
+    raise StageError(f"tuning.method: {tuning.method} is not available yet; use Full or LoRA")
