@@ -29,8 +29,7 @@ def assemble_routed(
     ``evaluated`` is the bundle that was judged; ``baseline_form`` gives the served form of a baseline's stage. The
     bundle has no revision yet and ``bundle.json`` is not written.
     """
-    judged = read_bundle(evaluated)
-    tasks = {task.name: task for task in judged.tasks}
+    tasks = {task.name: task for task in read_bundle(evaluated).tasks}
     parts: dict[str, Part] = {}
     part_of = {}
     for choice in routed:
@@ -39,7 +38,7 @@ def assemble_routed(
         else:
             task = tasks[choice.task]
             name = task.adapter or task.model
-            part = parts.get(name) or Part(name, _form_in(evaluated, judged, task, scratch / name))
+            part = parts.get(name) or Part(name, form_in_bundle(evaluated, task, scratch / name))
         parts[part.name] = part
         part_of[choice.task] = part.name
     placed = place_parts(folder, base, list(parts.values()), precision)
@@ -70,9 +69,9 @@ def merge_only_adapter(bundle: Bundle, folder: Path, base: Path, precision: Prec
     return Bundle(revision="", models=(merged,), tasks=tasks)
 
 
-def _form_in(folder: Path, bundle: Bundle, task: ServedTask, form: Path) -> Path:
-    """The served form (see ``bundling``) of the part of a bundle that answers ``task``, made of links in ``form``."""
-    model = next(model for model in bundle.models if model.name == task.model)
+def form_in_bundle(folder: Path, task: ServedTask, form: Path) -> Path:
+    """The served form (see ``bundling``) of what answers ``task`` in the bundle at ``folder``, as links."""
+    model = next(model for model in read_bundle(folder).models if model.name == task.model)
     if task.adapter is None:
         link_tree(folder / model.path, form / "model")
         return form
