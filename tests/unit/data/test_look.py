@@ -94,7 +94,7 @@ def test_rows_with_one_fault_make_one_message(tmp_path: Path) -> None:
     rows = [*GOOD, {"label": "low"}, {"label": "low"}, *GOOD, {"label": "low"}]
     found = looked(tmp_path, train=rows)
     assert found.problems["train"] == [
-        "train.jsonl, lines 3-4, 7 (3 rows): text: missing, and the prompt needs it; the row has the fields label"
+        "train.jsonl, lines 3-4, 7 (3 rows): text: missing; the prompt needs it; this one has the fields label"
     ]
     assert [bad.line for bad in found.bad] == [3, 4, 7]
 

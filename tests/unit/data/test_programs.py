@@ -76,7 +76,7 @@ def test_prepare_fails_with_all_bad_rows_and_leaves_the_whole_list(tmp_path: Pat
     assert run(prepare.work, ["--order", str(order(tmp_path, data(tmp_path, train=bad, test=bad)))]) == 2
     failure = StageFailure.model_validate_json((tmp_path / "work" / "failure.json").read_text())
     assert failure.kind == "UserError"
-    assert "train: train.jsonl, line 3: text: null; the prompt needs text here" in failure.message
+    assert "train: train.jsonl, line 3: text: null; write a string or a number" in failure.message
     assert (
         "test: test.jsonl, line 4: label: 'hihg' is not one of the task's labels; did you mean 'high'?"
         in failure.message

@@ -38,7 +38,7 @@ class Checker:
 
     def row(self, values: Mapping[str, object], split: str) -> Row:
         """The row in the one form. Raises BadRow for the first fault, prompt fields before answers."""
-        fields = {name: _text(values, name, "the prompt") for name in self.fields}
+        fields = {name: _text(values, name, "the prompt needs it") for name in self.fields}
         if not any(text.strip() for text in fields.values()):
             raise BadRow(", ".join(self.fields), "empty; nothing of this row would reach the model")
         if self.task.type == "Classification":
@@ -47,7 +47,7 @@ class Checker:
 
     def _label(self, values: Mapping[str, object]) -> str:
         name = self.data.label_field
-        label = _text(values, name, "the label").strip()
+        label = _text(values, name, "every row needs its label").strip()
         if label not in self.labels:
             raise BadRow(name, f"{label!r} is not one of the task's labels; {_hint(label, self.task.labels)}")
         return label
@@ -61,7 +61,7 @@ class Checker:
         elif many is not None:
             name = "targets"
         if many is None:
-            target = _text(values, name, "the reference", instead="targets").strip()
+            target = _text(values, name, "every row needs its reference", instead="targets").strip()
             if not target:
                 raise BadRow(name, "empty; a row needs an answer to learn or to be judged by")
             return (target,)
@@ -74,16 +74,15 @@ class Checker:
         return kept[:1] if split == "train" else kept
 
 
-def _text(values: Mapping[str, object], name: str, user: str, instead: str | None = None) -> str:
+def _text(values: Mapping[str, object], name: str, need: str, instead: str | None = None) -> str:
     if name not in values:
         given = ", ".join(sorted(values)[:8]) or "none"
         also = f" (or {instead!r})" if instead else ""
-        raise BadRow(name, f"missing{also}, and {user} needs it; the row has the fields {given}")
+        raise BadRow(name, f"missing{also}; {need}; this one has the fields {given}")
     value = values[name]
     text = _as_text(value)
     if text is None:
-        kind = "null" if value is None else f"{_kind(value)}, not a string or number"
-        raise BadRow(name, f"{kind}; {user} needs text here")
+        raise BadRow(name, f"{_kind(value)}; write a string or a number")
     if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
         raise BadRow(name, "half of a surrogate pair, which is not text; write the file again as UTF-8")
     return text
@@ -101,7 +100,9 @@ def _as_text(value: object) -> str | None:
 
 
 def _kind(value: object) -> str:
-    return {dict: "an object", list: "a list", float: "not a finite number"}.get(type(value), type(value).__name__)
+    return {type(None): "null", dict: "an object", list: "a list", float: "not a finite number"}.get(
+        type(value), type(value).__name__
+    )
 
 
 def _hint(label: str, labels: tuple[str, ...]) -> str:

@@ -1,0 +1,546 @@
+"""Bad inputs, each with the message it must give: the resource file first, then the rows of a task."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from multitask_api.errors import InvalidResource
+from multitask_api.look import DataLook
+from multitask_api.resource import parse
+from multitask_api.resource.reading import check
+from multitask_trainer.data.places import Places
+from multitask_trainer.stages.look import examine
+
+Document = dict[str, Any]
+
+
+def resource() -> Document:
+    """A good resource with a classification and a generation task."""
+    urgency: Document = {
+        "name": "urgency",
+        "type": "Classification",
+        "labels": ["low", "high"],
+        "prompt": "{text}",
+    }
+    reply: Document = {"name": "reply", "type": "Generation", "prompt": "{text}"}
+    for task in (urgency, reply):
+        task["data"] = {split: {"uri": f"{split}.jsonl"} for split in ("train", "validation", "test")}
+    return {
+        "apiVersion": "multitask.dev/v1alpha1",
+        "kind": "MultiTaskModel",
+        "metadata": {"name": "desk"},
+        "spec": {"baseModel": {"uri": "builtin://tiny"}, "tasks": [urgency, reply]},
+    }
+
+
+def put(path: str, value: Any) -> Callable[[Document], None]:
+    """Set what stands at a path as in ``spec.tasks[0].labels``; ``...`` takes it out."""
+
+    def change(document: Document) -> None:
+        *way, last = path.replace("[", ".").replace("]", "").split(".")
+        place: Any = document
+        for part in way:
+            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+        if value is ...:
+            del place[last]
+        else:
+            place[int(last) if isinstance(place, list) else last] = value
+
+    return change
+
+
+FIRST, SECOND = "spec.tasks[0]", "spec.tasks[1]"
+SCHEMES = "known here: file://, hf://, s3://, gs://, pvc:// and plain paths"
+
+# what is wrong, the change to a good resource, the only problem
+RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
+    ("no spec", put("spec", ...), "spec: required, but missing"),
+    ("another kind", put("kind", "Model"), "kind: 'Model' is not one of 'MultiTaskModel'"),
+    (
+        "a name with a capital",
+        put("metadata.name", "Desk"),
+        (
+            "metadata.name: 'Desk' is not a DNS label: use lower-case letters, digits and '-', beginning and ending"
+            " with a letter or digit"
+        ),
+    ),
+    ("no base", put("spec.baseModel", ...), "spec.baseModel: required, but missing"),
+    (
+        "an unknown size",
+        put("spec.baseModel.uri", "builtin://giant"),
+        "spec.baseModel.uri: no built-in base is called 'giant'; the sizes are micro, tiny, small, 50m, 500m",
+    ),
+    (
+        "an unknown scheme",
+        put(f"{FIRST}.data.train.uri", "ftp://host/a.jsonl"),
+        f"{FIRST}.data.train.uri: unknown scheme ftp://; {SCHEMES}",
+    ),
+    (
+        "a scheme with a slip",
+        put(f"{FIRST}.data.train.uri", "s33://bucket/a.jsonl"),
+        f"{FIRST}.data.train.uri: unknown scheme s33://; did you mean s3://? {SCHEMES.capitalize()}",
+    ),
+    (
+        "a built-in base as data",
+        put(f"{FIRST}.data.train.uri", "builtin://tiny"),
+        f"{FIRST}.data.train.uri: unknown scheme builtin://; {SCHEMES}",
+    ),
+    (
+        "storage on the hub",
+        put("spec.storage", {"uri": "hf://org/name"}),
+        "spec.storage.uri: unknown scheme hf://; known here: file://, s3://, gs://, pvc:// and plain paths",
+    ),
+    (
+        "a claim without a name",
+        put("spec.storage", {"uri": "pvc:///models"}),
+        "spec.storage.uri: 'pvc:///models' does not name a claim; write pvc://CLAIM/PATH",
+    ),
+    ("an address without a path", put("spec.storage", {"uri": "s3://"}), "spec.storage.uri: 's3://' names no path"),
+    ("no tasks", put("spec.tasks", []), "spec.tasks: needs at least 1 item, got 0"),
+    ("tasks that are no list", put("spec.tasks", "urgency"), "spec.tasks: must be a list, got 'urgency'"),
+    ("a task that is no mapping", put(SECOND, "reply"), f"{SECOND}: must be a mapping, got 'reply'"),
+    ("a task without data", put(f"{FIRST}.data", ...), f"{FIRST}.data: required, but missing"),
+    ("a task without test rows", put(f"{FIRST}.data.test", ...), f"{FIRST}.data.test: required, but missing"),
+    (
+        "two tasks of one name",
+        put(f"{SECOND}.name", "urgency"),
+        f"{SECOND}.name: 'urgency' is the name of {FIRST} already; rename one",
+    ),
+    (
+        "a label that YAML reads as true",
+        put(f"{FIRST}.labels", [True, "no"]),
+        f"{FIRST}.labels[0]: YAML reads this as true, not as text; quote it",
+    ),
+    (
+        "a label that YAML reads as 1",
+        put(f"{FIRST}.labels", ["0", 1]),
+        f"{FIRST}.labels[1]: YAML reads this as 1, not as text; quote it",
+    ),
+    (
+        "one label",
+        put(f"{FIRST}.labels", ["low"]),
+        f"{FIRST}.labels: a Classification task needs at least two labels, got 1",
+    ),
+    (
+        "no labels",
+        put(f"{FIRST}.labels", ...),
+        f"{FIRST}.labels: a Classification task needs at least two labels, got 0",
+    ),
+    (
+        "a label twice",
+        put(f"{FIRST}.labels", ["a", "b", "a"]),
+        f"{FIRST}.labels: 'a' given more than once; labels must be unique",
+    ),
+    (
+        "a label in white space",
+        put(f"{FIRST}.labels", ["a", " b"]),
+        f"{FIRST}.labels[1]: ' b' begins or ends with white space; remove it",
+    ),
+    ("an empty label", put(f"{FIRST}.labels", ["a", ""]), f"{FIRST}.labels[1]: must not be empty"),
+    (
+        "too many labels",
+        put(f"{FIRST}.labels", [f"l{i}" for i in range(257)]),
+        f"{FIRST}.labels: at most 256 items allowed, got 257",
+    ),
+    (
+        "labels of a generation task",
+        put(f"{SECOND}.labels", ["a", "b"]),
+        f"{SECOND}.labels: a Generation task has no labels; remove them or set type: Classification",
+    ),
+    (
+        "a taxonomy of a generation task",
+        put(f"{SECOND}.taxonomy", "Binary"),
+        f"{SECOND}.taxonomy: only a Classification task has one; remove it",
+    ),
+    (
+        "three labels as binary",
+        lambda document: document["spec"]["tasks"][0].update(labels=["a", "b", "c"], taxonomy="Binary"),
+        f"{FIRST}.taxonomy: Binary means two labels, got 3; use MultiClass or Ordinal",
+    ),
+    (
+        "a text metric on labels",
+        put(f"{FIRST}.metric", "RougeL"),
+        f"{FIRST}.metric: RougeL judges text; use one of Accuracy, MacroF1, MatthewsCorrelation",
+    ),
+    (
+        "a label metric on text",
+        put(f"{SECOND}.metric", "MacroF1"),
+        f"{SECOND}.metric: MacroF1 judges labels; use one of ExactMatch, TokenF1, RougeL, Bleu",
+    ),
+    (
+        "generation settings on labels",
+        put(f"{FIRST}.generation", {}),
+        f"{FIRST}.generation: only a Generation task has it; remove it or set type: Generation",
+    ),
+    ("no prompt", put(f"{FIRST}.prompt", ...), f"{FIRST}.prompt: give exactly one of prompt and promptFrom"),
+    (
+        "a prompt without a field",
+        put(f"{FIRST}.prompt", "How urgent?"),
+        f"{FIRST}.prompt: names no field, so every row would ask the same; name one, as in {{text}}",
+    ),
+    (
+        "a lone brace",
+        put(f"{FIRST}.prompt", "{text} }"),
+        f"{FIRST}.prompt: position 8: a lone '}}'; write '}}}}' for the brace itself, {{name}} for a field",
+    ),
+    (
+        "a field that is no identifier",
+        put(f"{FIRST}.prompt", "{the text}"),
+        (
+            f"{FIRST}.prompt: position 1: '{{the text}}' does not name a field; a name is letters, digits and"
+            " underscores and does not begin with a digit (write '{{' for a brace)"
+        ),
+    ),
+    (
+        "a prompt that shows the label",
+        put(f"{FIRST}.prompt", "{text} {label}"),
+        f"{FIRST}.prompt: shows the model the answer, {{label}}; name only fields that a request carries",
+    ),
+    (
+        "an unknown field",
+        put("spec.training", {"batchRow": 8}),
+        "spec.training.batchRow: unknown field; did you mean batchRows?",
+    ),
+    (
+        "a field of nothing known",
+        put("spec.filtering", {"xyz": 8}),
+        "spec.filtering.xyz: unknown field; known fields: strategy",
+    ),
+    (
+        "a temperature below one",
+        put("spec.stages", {"mixture": {"temperature": 0.5}}),
+        "spec.stages.mixture.temperature: must be at least 1, got 0.5",
+    ),
+    (
+        "a threshold of zero",
+        put("spec.qualification", {"threshold": 0}),
+        "spec.qualification.threshold: must be greater than 0, got 0",
+    ),
+    (
+        "a threshold above one",
+        put("spec.qualification", {"threshold": 99}),
+        "spec.qualification.threshold: must be at most 1, got 99",
+    ),
+    (
+        "half a row",
+        put("spec.training", {"batchRows": 0.5}),
+        "spec.training.batchRows: must be a whole number, got 0.5",
+    ),
+    (
+        "a number in quotes",
+        put("spec.training", {"batchRows": "8"}),
+        "spec.training.batchRows: must be a whole number, got '8'; remove the quotes",
+    ),
+    ("a switch that is a word", put("spec.suspend", "on it"), "spec.suspend: must be true or false, got 'on it'"),
+    (
+        "an unknown method",
+        put("spec.tuning", {"method": "Lora"}),
+        "spec.tuning.method: 'Lora' is not one of 'Full', 'LoRA', 'CGCLoRA'",
+    ),
+    (
+        "a lower bound from one seed",
+        put("spec.qualification", {"rule": "LowerBound"}),
+        (
+            "spec.qualification.rule: LowerBound needs stages.baseline.seeds of 2 or more: one seed says nothing about"
+            " how much the single-task score varies"
+        ),
+    ),
+    (
+        "steps that do not rise",
+        put("spec.serving", {"rollout": {"steps": [50, 10, 100]}}),
+        "spec.serving.rollout.steps: must rise to 100, got [50, 10, 100]",
+    ),
+    (
+        "a language by name",
+        put(f"{SECOND}.language", "English"),
+        f"{SECOND}.language: 'English' is not a language code: use two or three lower-case letters, as in en or zh",
+    ),
+    (
+        "NaN",
+        put("spec.training", {"learningRate": float("nan")}),
+        "spec.training.learningRate: must be a finite number, got nan",
+    ),
+]
+
+
+@pytest.mark.parametrize(("change", "message"), [case[1:] for case in RESOURCES], ids=[case[0] for case in RESOURCES])
+def test_a_resource_with_one_fault(change: Callable[[Document], None], message: str) -> None:
+    document = resource()
+    parse(yaml.safe_dump(document))
+    change(document)
+    with pytest.raises(InvalidResource) as caught:
+        parse(yaml.safe_dump(document))
+    assert str(caught.value).splitlines() == [message]
+
+
+def test_manual_filtering_names_every_task_without_a_group() -> None:
+    document = resource()
+    document["spec"]["filtering"] = {"strategy": "Manual"}
+    document["spec"]["tasks"][0]["group"] = "desk"
+    with pytest.raises(InvalidResource) as caught:
+        check(document)
+    assert str(caught.value) == f"{SECOND}.group: filtering.strategy Manual needs a group for every task"
+
+
+TEXTS = [
+    ("", "expected one YAML mapping with apiVersion, kind, metadata and spec"),
+    ("- a", "expected one YAML mapping with apiVersion, kind, metadata and spec"),
+    ("a: 1\nb: 2\na: 3", "line 3: 'a' is given already on line 1; remove one"),
+    ("spec:\n  x: {y: 1, y: 2}", "line 2: 'y' is given already on line 2; remove one"),
+    (
+        "a: [1",
+        "not YAML: line 1, column 6: expected ',' or ']', but got '<stream end>'; check indentation and quotes there",
+    ),
+    ("a: 1\n---\na: 2", "more than one YAML document; put each resource into a file of its own"),
+    ("a: &x [*x]", "an anchor contains itself; write the part out"),
+]
+
+
+@pytest.mark.parametrize(("text", "message"), TEXTS)
+def test_text_that_is_no_resource(text: str, message: str) -> None:
+    with pytest.raises(InvalidResource) as caught:
+        parse(text)
+    assert str(caught.value) == message
+
+
+def test_all_problems_of_all_tasks_come_at_once_and_stand_together() -> None:
+    document = resource()
+    put(f"{FIRST}.metric", "Bleu")(document)  # a rule of the task …
+    put(f"{FIRST}.data.train.uri", "x://y")(document)  # … beside a field that is wrong by itself
+    put(f"{SECOND}.name", "urgency")(document)  # a rule between tasks
+    put(f"{SECOND}.labels", ["a", "b"])(document)
+    put(f"{SECOND}.metric", "Accuracy")(document)
+    put("spec.qualification", {"rule": "LowerBound"})(document)
+    put("spec.training", {"seed": -1})(document)
+    with pytest.raises(InvalidResource) as caught:
+        check(document)
+    assert [problem.path for problem in caught.value.problems] == [
+        f"{FIRST}.data.train.uri",
+        f"{FIRST}.metric",
+        f"{SECOND}.labels",
+        f"{SECOND}.metric",
+        f"{SECOND}.name",
+        "spec.training.seed",
+        "spec.qualification.rule",
+    ]
+
+
+def test_numbers_are_read_as_kubernetes_reads_them() -> None:
+    text = yaml.safe_dump(resource()) + "  training: {learningRate: 2e-4, batchRows: 8.0}\n  tuning: {alpha: 16}\n"
+    spec = parse(text).spec
+    assert (spec.training.learning_rate, spec.training.batch_rows, spec.tuning.alpha) == (2e-4, 8, 16.0)
+
+
+# -- rows --------------------------------------------------------------------------------------------------------------
+
+GOOD = [{"text": "broken", "label": "high", "target": "sorry"}, {"text": "thanks", "label": "low", "target": "gladly"}]
+
+
+def lines(*rows: Any) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in (*GOOD, *rows)).encode()
+
+
+def at(line: int, field: str, reason: str) -> str:
+    return f"train.jsonl, line {line}: {field}: {reason}"
+
+
+# what is wrong, the train file (its name is the key), the task it is wrong for, the first message
+ROWS: list[tuple[str, str, bytes, int, str]] = [
+    (
+        "a field is missing",
+        "train.jsonl",
+        lines({"label": "low"}),
+        0,
+        at(3, "text", "missing; the prompt needs it; this one has the fields label"),
+    ),
+    (
+        "a field is null",
+        "train.jsonl",
+        lines({"text": None, "label": "low"}),
+        0,
+        at(3, "text", "null; write a string or a number"),
+    ),
+    (
+        "a field is nested",
+        "train.jsonl",
+        lines({"text": {"en": "a"}, "label": "low"}),
+        0,
+        at(3, "text", "an object; write a string or a number"),
+    ),
+    (
+        "a field is a list",
+        "train.jsonl",
+        lines({"text": ["a"], "label": "low"}),
+        0,
+        at(3, "text", "a list; write a string or a number"),
+    ),
+    (
+        "a field is half a character",
+        "train.jsonl",
+        lines({"text": "\ud800", "label": "low"}),
+        0,
+        at(3, "text", "half of a surrogate pair, which is not text; write the file again as UTF-8"),
+    ),
+    (
+        "all fields are empty",
+        "train.jsonl",
+        lines({"text": " ", "label": "low"}),
+        0,
+        at(3, "text", "empty; nothing of this row would reach the model"),
+    ),
+    (
+        "a label is missing",
+        "train.jsonl",
+        lines({"text": "a"}),
+        0,
+        at(3, "label", "missing; every row needs its label; this one has the fields text"),
+    ),
+    (
+        "a label in capitals",
+        "train.jsonl",
+        lines({"text": "a", "label": "High"}),
+        0,
+        at(3, "label", "'High' is not one of the task's labels; did you mean 'high'?"),
+    ),
+    (
+        "a label of another task",
+        "train.jsonl",
+        lines({"text": "a", "label": "spam"}),
+        0,
+        at(3, "label", "'spam' is not one of the task's labels; they are 'low', 'high'"),
+    ),
+    (
+        "a label that is a list",
+        "train.jsonl",
+        lines({"text": "a", "label": ["low"]}),
+        0,
+        at(3, "label", "a list; write a string or a number"),
+    ),
+    (
+        "an empty target",
+        "train.jsonl",
+        lines({"text": "a", "target": "  "}),
+        1,
+        at(3, "target", "empty; a row needs an answer to learn or to be judged by"),
+    ),
+    (
+        "no target",
+        "train.jsonl",
+        lines({"text": "a"}),
+        1,
+        at(3, "target", "missing (or 'targets'); every row needs its reference; this one has the fields text"),
+    ),
+    (
+        "no entry in targets",
+        "train.jsonl",
+        lines({"text": "a", "targets": []}),
+        1,
+        at(3, "targets", "must be a list with at least one string"),
+    ),
+    (
+        "an empty entry in targets",
+        "train.jsonl",
+        lines({"text": "a", "targets": ["b", ""]}),
+        1,
+        at(3, "targets", "holds an entry that is empty or not a string"),
+    ),
+    (
+        "a label without rows",
+        "train.jsonl",
+        json.dumps(GOOD[0]).encode(),
+        0,
+        "no row has the label 'low'; add rows, or remove it from the task's labels",
+    ),
+    (
+        "a line that is no JSON",
+        "train.jsonl",
+        lines() + b"{text: a}\n",
+        0,
+        "train.jsonl, line 3: not JSON (Expecting property name enclosed in double quotes",
+    ),
+    (
+        "a line that is a list",
+        "train.jsonl",
+        lines([1]),
+        0,
+        'train.jsonl, line 3: a list, not a JSON object; write it as {"text": …}',
+    ),
+    (
+        "a line that is no UTF-8",
+        "train.jsonl",
+        lines() + b'{"text": "\xff"}\n',
+        0,
+        "train.jsonl, line 3: not UTF-8 (byte 0xff at position 11); save the file as UTF-8",
+    ),
+    ("an empty file", "train.jsonl", b"", 0, "train.jsonl: there are no rows; a split needs at least one"),
+    (
+        "a name that is no data file",
+        "train.txt",
+        b"a",
+        0,
+        "train.txt: not a data file by its name; rename or convert it to .jsonl, .jsonl.gz, .csv or .parquet",
+    ),
+    (
+        "a gzip file that breaks off",
+        "train.jsonl.gz",
+        gzip.compress(lines())[:-9],
+        0,
+        "train.jsonl.gz, line 3: not whole gzip data (Compressed file ended before the end-of-stream",
+    ),
+    (
+        "a gzip file that is none",
+        "train.jsonl.gz",
+        lines(),
+        0,
+        "train.jsonl.gz, line 1: not whole gzip data (Not a gzipped file (b'{\"')); write or copy the file again",
+    ),
+    (
+        "a csv row with a comma too many",
+        "train.csv",
+        b"text,label\na,low\nb,c,high\nd,high\n",
+        0,
+        "train.csv, line 3: 3 columns, but the header has 2; quote the cells",
+    ),
+    (
+        "a csv header without the field",
+        "train.csv",
+        b"message,label\na,low\nb,high\n",
+        0,
+        "train.csv, lines 2-3 (2 rows): text: missing; the prompt needs it; this one has the fields label, message",
+    ),
+    ("a file that is no parquet", "train.parquet", b"PAR1PAR1", 0, "train.parquet: not a parquet file"),
+]
+
+
+def looked_at(folder: Path, train: str, content: bytes) -> DataLook:
+    (folder / train).write_bytes(content)
+    for split in ("validation", "test"):
+        (folder / f"{split}.jsonl").write_bytes(lines())
+    document = resource()
+    for task in document["spec"]["tasks"]:
+        task["data"] = task["data"] | {"train": {"uri": train}}
+    return examine(check(document).spec, Places(folder))
+
+
+@pytest.mark.parametrize(
+    ("train", "content", "task", "message"), [case[1:] for case in ROWS], ids=[case[0] for case in ROWS]
+)
+def test_rows_with_one_fault(tmp_path: Path, train: str, content: bytes, task: int, message: str) -> None:
+    path = f"spec.tasks[{task}].data.train"
+    found = [problem.message for problem in looked_at(tmp_path, train, content).problems if problem.path == path]
+    assert found[0].startswith(message)
+
+
+def test_good_rows_have_no_problem(tmp_path: Path) -> None:
+    assert looked_at(tmp_path, "train.jsonl", lines()).problems == ()
+
+
+def test_there_are_thirty_bad_inputs_and_more() -> None:
+    assert len(RESOURCES) + len(TEXTS) + len(ROWS) >= 30
