@@ -20,7 +20,7 @@ BIN := .venv/bin
 UV := .make/uv/bin/uv
 PACKAGES := crds serving trainer-image operator
 SOURCES := $(PACKAGES:%=%/src)
-GENERATED := crds/multitask.dev_multitaskmodels.yaml serving/src/multitask_serving/proto docs/resource.md
+GENERATED := crds/multitask.dev_multitaskmodels.yaml crds/multitask.dev_taskroutes.yaml serving/src/multitask_serving/proto docs/resource.md
 
 .PHONY: help setup lock generate check-generate lint format test test-fast demo open-suite grpcurl clean
 
@@ -57,7 +57,7 @@ lock: | .venv/pyvenv.cfg  ## Resolve the dependencies again and write both locks
 	@! grep -nE '://|^-i|index-url' requirements.lock requirements-triton.lock
 
 generate: .make/setup  ## Write what is generated: the CRD, its reference page, the protobuf modules
-	$(BIN)/python -m multitask_api.crd > crds/multitask.dev_multitaskmodels.yaml
+	$(BIN)/python -m multitask_api.crd
 	$(BIN)/python tools/generate_docs.py
 	$(BIN)/python tools/generate_proto.py
 
