@@ -20,8 +20,16 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from multitask_api.bundle import GenerationSettings
 from multitask_api.manifest import Manifest, StageOrder
-from multitask_api.parameters import StageParameters, TaskDefinition
-from multitask_api.results import CurvePoint, PrepareResult, SplitRows, TaskPoint, TrainResult
+from multitask_api.parameters import EvaluateParameters, ExportParameters, StageParameters, TaskDefinition
+from multitask_api.results import (
+    CurvePoint,
+    EvaluateResult,
+    ExportResult,
+    PrepareResult,
+    SplitRows,
+    TaskPoint,
+    TrainResult,
+)
 from multitask_api.types import Model
 from multitask_serving.engine.engine import Engine
 from multitask_trainer.bundling import Part, TaskUse, assemble
@@ -29,6 +37,7 @@ from multitask_trainer.data.rows import Row, input_hashes, write_inputs, write_r
 from multitask_trainer.judging.scoring import answer_rows, score_answers, write_scores
 from multitask_trainer.reporter import FileReporter
 from multitask_trainer.stage import Outcome, Stage
+from multitask_trainer.stages import evaluate, export
 from multitask_trainer.storage import describe, publish
 
 WORDS = "order refund late card invoice login parcel price update cancel address broken please soon now never".split()  # noqa: SIM905
@@ -225,3 +234,74 @@ def noisy(answers: Sequence[str], labels: Sequence[str], share: float, seed: int
     """Every answer with probability ``share`` replaced by a label drawn at random."""
     random = np.random.default_rng(seed)
     return [str(random.choice(list(labels))) if random.random() < share else answer for answer in answers]
+
+
+# -- the suite that most tests use -------------------------------------------------------------------------------------
+
+GROUPS = {"classification": (INTENT, URGENCY), "generation": (REPLY,)}
+TEXTS = make_texts(150, seed=1)
+TRAIN = {
+    "intent": [Row({"text": text}, label=INTENT.labels[i % 3]) for i, text in enumerate(make_texts(9, 2))],
+    "urgency": [Row({"text": text}, label="low") for text in [*make_texts(4, 3), TEXTS[0], TEXTS[1].upper()]],
+    "reply": [Row({"text": "a"}, targets=("never",))] * 3,
+}
+
+
+def suite_of(root, kind):
+    """intent's baseline is its mixture; urgency's baseline is another model, which its gold labels come from."""
+    suite = Suite(root, (INTENT, URGENCY, REPLY))
+    make_base(suite.scratch("base") / "model")
+    suite.artifact("base", train_result("x"), suite.scratch("base"))
+    base = Path(suite.addresses["base"]) / "model"
+    if kind == "Full":
+        forms = [make_form(suite.scratch(f"form-{seed}"), base, seed) for seed in (1, 2)]
+    else:
+        forms = [make_adapter(suite.scratch(f"form-{seed}"), seed) for seed in (1, 3)]
+    good, other = forms
+    for task, form, noise in ((INTENT, good, 0.1), (URGENCY, other, 0.1), (REPLY, good, 0.0)):
+        rows = [Row({"text": text}, label="") for text in TEXTS]
+        said = [answer.prediction for answer in answer_rows(suite.engine(form, [task]), task, rows)]
+        gold = noisy(said, task.labels, noise, seed=4) if task.labels else [text or "never" for text in said]
+        suite.prepare(task, gold, TEXTS, TRAIN[task.name])
+    suite.baseline(INTENT, good)
+    for seed in range(1, 6):
+        suite.baseline(URGENCY, other, seed=seed)
+    suite.bundle({group: (good, tasks) for group, tasks in GROUPS.items()})
+    return suite
+
+
+def run_evaluate(suite, **changes):
+    results = {}
+    for group, tasks in GROUPS.items():
+        parameters = EvaluateParameters(group=group, tasks=tasks, threshold=0.99, rule="Point", seed=1)
+        stage = suite.stage(f"evaluate/{group}", "evaluate", parameters.model_copy(update=changes))
+        outcome = evaluate.work(stage)
+        assert set(outcome.outputs) == {"verdicts", "answers"}
+        suite.publish(stage, outcome)
+        results[group] = EvaluateResult.model_validate(outcome.result.to_json())
+    return {verdict.task: verdict for result in results.values() for verdict in result.tasks}
+
+
+def export_parameters(groups=GROUPS, **changes):
+    return ExportParameters(
+        model="suite",
+        groups={group: tuple(task.name for task in tasks) for group, tasks in groups.items()},
+        tasks=tuple(task for tasks in groups.values() for task in tasks),
+        promote="Qualified",
+        precision="fp32",
+    ).model_copy(update=changes)
+
+
+def run_export(suite, **changes):
+    stage = suite.stage("export", "export", export_parameters(**changes))
+    outcome = export.work(stage)
+    return suite.publish(stage, outcome), ExportResult.model_validate(outcome.result.to_json())
+
+
+def exported_suite(root: Path, kind: str, **changes: object) -> Suite:
+    """`suite_of`, its mixtures' manifests, evaluated and exported."""
+    suite = suite_of(root, kind)
+    suite.artifact("mixture/classification", train_result("intent"))
+    run_evaluate(suite)
+    run_export(suite, **changes)
+    return suite

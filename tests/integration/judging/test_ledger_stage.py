@@ -1,0 +1,50 @@
+"""The ledger stage on real engines: bytes are the files', figures are measured, leftovers are counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from judging_suite import Suite, exported_suite
+from multitask_api.parameters import LedgerParameters
+from multitask_api.results import LedgerResult
+from multitask_trainer.stages import ledger
+
+
+def weights(folder: str | Path) -> int:
+    return sum(path.stat().st_size for path in Path(folder).rglob("*.safetensors"))
+
+
+def run(suite: Suite) -> LedgerResult:
+    stage = suite.stage("ledger", "ledger", LedgerParameters(tasks=tuple(suite.tasks), load_per_task=1.0))
+    outcome = ledger.work(stage)
+    return LedgerResult.model_validate(outcome.result.to_json())
+
+
+@pytest.mark.parametrize("kind", ["Full", "LoRA"])
+def test_ledger(tmp_path, kind):
+    suite = exported_suite(tmp_path, kind)
+    found = run(suite)
+    exported = Path(suite.addresses["export"]) / "bundle"
+    assert found.multi_task.bytes == weights(exported)
+    intent, urgency = (Path(suite.addresses[f"baseline/{task}/seed-1"]) / "served" for task in ("intent", "urgency"))
+    base = weights(suite.addresses["base"]) if kind == "LoRA" else 0
+    assert found.single_task.bytes == 2 * base + weights(intent) + weights(urgency)
+    assert found.single_task.models == 2
+    assert found.leftover_models == 1
+    assert set(found.single_task.tasks) == {"intent", "urgency"}
+    assert all(rate > 0 for rate in found.single_task.tasks.values())
+    assert found.single_task.requests_per_second == pytest.approx(sum(found.single_task.tasks.values()))
+    assert found.multi_task.requests_per_second > 0
+    assert (found.single_task.replicas, found.multi_task.replicas) == (2, 1)
+    assert found.reduction.replicas == 0.5
+    assert found.reduction.bytes == pytest.approx(1 - found.multi_task.bytes / found.single_task.bytes)
+    # Every run's manifest says 2 s of training; the multi side pays the leftover baseline besides the mixture.
+    assert (found.single_task.training_seconds, found.multi_task.training_seconds) == (4.0, 4.0)
+    assert 100e6 < found.runtime_bytes < 4e9
+
+
+def test_nothing_exported_nothing_measured(tmp_path):
+    found = run(exported_suite(tmp_path, "Full", promote="AllQualified"))
+    assert (found.single_task.models, found.multi_task.models, found.reduction.replicas) == (0, 0, 0.0)

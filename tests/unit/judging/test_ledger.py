@@ -1,0 +1,48 @@
+"""The ledger's arithmetic, and its load."""
+
+from __future__ import annotations
+
+import pytest
+
+from multitask_trainer.data.rows import Row
+from multitask_trainer.judging.ledger import multi_task_side, reduction, replicas, single_task_side
+from multitask_trainer.measuring import BATCH, Load
+
+TABLE = [
+    # load, rate, replicas
+    (10, 100, 1),
+    (10, 10, 1),
+    (10.1, 10, 2),
+    (10, 3, 4),
+    (0.1, 100, 1),
+    (10, 0, 0),
+]
+
+
+@pytest.mark.parametrize(("load", "rate", "expected"), TABLE)
+def test_replicas(load, rate, expected):
+    assert replicas(load, rate) == expected
+
+
+def test_n_small_loads_need_n_servers_and_one_server_takes_them_together():
+    single = single_task_side({"a": 100.0, "b": 50.0, "c": 8.0}, {"a": 400, "b": 400, "c": 400}, 30.0, load=10)
+    multi = multi_task_side(60.0, {"mixture": 400, "baseline.c": 400}, 25.0, load=10, tasks=3)
+    assert (single.models, single.bytes, single.requests_per_second, single.replicas) == (3, 1200, 158.0, 1 + 1 + 2)
+    assert (multi.models, multi.bytes, multi.replicas) == (2, 800, 1)
+    saved = reduction(single, multi)
+    assert (saved.bytes, saved.replicas) == (pytest.approx(1 / 3), 0.75)
+
+
+def test_a_server_that_costs_more_is_a_negative_reduction():
+    single = single_task_side({"a": 100.0}, {"a": 400}, 1.0, load=10)
+    multi = multi_task_side(4.0, {"a": 400, "baseline.a": 400}, 1.0, load=10, tasks=1)
+    assert (reduction(single, multi).bytes, reduction(single, multi).replicas) == (-1.0, -2.0)
+    nothing = single_task_side({}, {}, 0.0, load=10)
+    assert reduction(nothing, multi_task_side(0.0, {}, 0.0, 10, 0)).bytes == 0.0
+
+
+def test_every_task_has_the_same_share_of_the_load():
+    load = Load({"big": [Row({"text": str(n)}) for n in range(60)], "small": [Row({"text": "x"})]})
+    requests = [request for _ in range(4) for request in load.batch()]
+    assert len(requests) == 4 * BATCH
+    assert sum(request.task == "small" for request in requests) == 2 * BATCH
