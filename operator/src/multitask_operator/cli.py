@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
@@ -124,11 +124,16 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def invoke(argv: Sequence[str] | None = None) -> int:
-    """Run a command; errors become one message and an exit status, never a traceback."""
+    """Run the command that ``argv`` names; see ``said``."""
+    return said(lambda: int(cli.main(args=argv, prog_name="mtm", standalone_mode=False) or 0))
+
+
+def said(command: Callable[[], int]) -> int:
+    """Run a command; its errors become one message and an exit status, never a traceback."""
     from multitask_api.errors import MultitaskError, UserError
 
     try:
-        return int(cli.main(args=argv, prog_name="mtm", standalone_mode=False) or 0)
+        return command()
     except click.exceptions.NoArgsIsHelpError as error:
         click.echo(error.ctx.get_help() if error.ctx else str(error))
         return BAD_INPUT

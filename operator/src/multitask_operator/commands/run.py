@@ -48,7 +48,15 @@ class Interrupt:
                 signal.signal(number, handler)
 
 
-def run(file: Path, workdir: Path | None, *, serve: bool, as_json: bool, device: str) -> int:
+def run(
+    file: Path,
+    workdir: Path | None,
+    *,
+    serve: bool,
+    as_json: bool,
+    device: str = "auto",
+    launcher: processes.Launcher | None = None,
+) -> int:
     """Run what is missing of ``file``; see ``mtm run --help`` for the exit statuses."""
     model = loading.load(file)
     place = Workdir(workdir or default_workdir(model))
@@ -68,7 +76,7 @@ def run(file: Path, workdir: Path | None, *, serve: bool, as_json: bool, device:
             data_root=root,
             capacity=machine.capacity(loading.processes_allowed(model)),
             view=view,
-            launcher=processes.ModuleLauncher(),
+            launcher=launcher or processes.ModuleLauncher(),
             serve=serve,
             interrupted=interrupt,
             device=loading.device(model, device),

@@ -1,0 +1,22 @@
+"""``mtm run FILE --workdir DIR``, with ``fake_stage.py`` for the stage programs and everything else real."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from multitask_operator import cli
+from multitask_operator.commands import run
+from multitask_operator.local import processes
+
+HERE = Path(__file__).parent
+
+
+class FakeStages:
+    def start(self, kind, order, log, environment):
+        return processes.start([sys.executable, str(HERE / "fake_stage.py"), "--order", str(order)], log, environment)
+
+
+if __name__ == "__main__":
+    file, _, workdir = sys.argv[1:]
+    sys.exit(cli.said(lambda: run.run(Path(file), Path(workdir), serve=True, as_json=False, launcher=FakeStages())))

@@ -1,0 +1,190 @@
+"""`mtm run` as a process: results kept, interruptions, failures, locks. The stages are made up; the rest is real."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+import yaml
+
+from unit.operator.builders import task
+
+TESTS = Path(__file__).parents[2]
+FAKE = Path(__file__).with_name("fake_mtm.py")
+
+
+class Desk:
+    """A resource file with data, its work folder, and `mtm run` on them."""
+
+    def __init__(self, folder):
+        self.folder, self.file, self.work = folder, folder / "model.yaml", folder / "work"
+        self.set_tasks(task("urgency"), task("reply", "Generation"))
+        self.faults({})
+
+    def set_tasks(self, *tasks):
+        for item in tasks:
+            for split, source in item["data"].items():
+                path = self.folder / source["uri"]
+                path.parent.mkdir(exist_ok=True)
+                path.write_text(json.dumps({"text": f"{item['name']} {split}", "label": "a", "target": "x"}) + "\n")
+        spec = {"baseModel": {"uri": "builtin://tiny"}, "tasks": list(tasks), "tuning": {"method": "Full"}}
+        document = {"apiVersion": "multitask.dev/v1alpha1", "kind": "MultiTaskModel", "metadata": {"name": "desk"}}
+        self.file.write_text(yaml.safe_dump({**document, "spec": spec}))
+
+    def faults(self, faults):
+        (self.folder / "faults.json").write_text(json.dumps(faults))
+
+    def start(self):
+        environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+        argv = [sys.executable, str(FAKE), str(self.file), "--workdir", str(self.work)]
+        return subprocess.Popen(argv, env=environment, stdout=-1, stderr=-1, text=True, start_new_session=True)
+
+    def run(self):
+        process = self.start()
+        out, err = process.communicate(timeout=120)
+        return process.returncode, out, err
+
+    def mark(self, stage, process):
+        """What the stage wrote down when it began to misbehave."""
+        path = self.work / "marks" / stage.replace("/", "__")
+        deadline = time.monotonic() + 60
+        while not (path.exists() and path.read_text()):
+            assert process.poll() is None, process.communicate()
+            assert time.monotonic() < deadline, f"{stage} was not started"
+            time.sleep(0.05)
+        return path.read_text()
+
+    def report(self):
+        return json.loads((self.work / "report.json").read_text())
+
+
+def started(err):
+    return re.findall(r"^start  (\S+)", err, re.M)
+
+
+def gone(pid):
+    """Whether a process ended, at the latest in ten seconds."""
+    try:
+        process = psutil.Process(pid)
+        process.wait(10)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.TimeoutExpired:
+        return process.status() == psutil.STATUS_ZOMBIE
+    return True
+
+
+@pytest.fixture
+def desk(tmp_path):
+    return Desk(tmp_path)
+
+
+def test_a_run_ends_with_the_table_and_a_second_one_runs_nothing(desk):
+    status, out, err = desk.run()
+    assert status == 0, err
+    assert "qualified 2/2, confirmed 0" in out
+    assert f"report: {desk.work / 'report.html'}" in out
+    assert "mtm serve" in out
+    assert len(started(err)) == len(set(started(err))) == 14
+    assert (desk.work / "current").resolve().parent == desk.work / "stages" / "export"
+    assert (desk.work / "logs/baseline/urgency/seed-17.log").read_text().startswith("=== ")
+    assert (desk.work / "report.html").read_text().startswith("<!doctype html>")
+    assert not any(stage["cached"] for stage in desk.report()["stages"] if stage["skipped"] is None)
+
+    status, out, err = desk.run()
+    assert (status, started(err)) == (0, [])
+    assert "all stages were there already" in out
+    assert all(stage["cached"] for stage in desk.report()["stages"] if stage["skipped"] is None)
+
+    desk.set_tasks(task("urgency"), task("reply", "Generation"), task("intent"))
+    status, _, err = desk.run()
+    assert status == 0
+    again = [name for name in started(err) if name.startswith(("prepare", "base"))]
+    assert again == ["prepare/intent", "baseline/intent/seed-17"]
+
+
+def test_killing_the_group_leaves_no_orphans_and_the_next_run_redoes_nothing(desk):
+    desk.faults({"baseline/urgency/seed-17": "hang, leaving a helper", "baseline/reply/seed-17": "hang"})
+    process = desk.start()
+    helper = int(desk.mark("baseline/urgency/seed-17", process))
+    stage = int(desk.mark("baseline/reply/seed-17", process))
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert gone(stage)
+    assert psutil.pid_exists(helper)
+
+    desk.faults({})
+    status, _, err = desk.run()
+    assert status == 0, err
+    assert gone(helper)
+    assert "left behind" in err
+    assert not [name for name in started(err) if name.startswith("prepare/") or name == "base"]
+    assert set(started(err)[:2]) == {"baseline/reply/seed-17", "baseline/urgency/seed-17"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_lets_stages_leave_a_checkpoint(desk, number):
+    desk.faults({"base": "checkpoint on SIGTERM"})
+    process = desk.start()
+    stage = int(desk.mark("base", process))
+    os.kill(process.pid, number)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "run the same command again" in err
+    assert gone(stage)
+    assert [path.read_text() for path in desk.work.glob("work/base-*/checkpoint")] == ["saved"]
+
+
+def test_a_second_run_of_the_same_folder_names_the_first(desk):
+    desk.faults({"base": "hang"})
+    process = desk.start()
+    desk.mark("base", process)
+    status, _, err = desk.run()
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert status == 2
+    assert f"in use by another mtm (process {process.pid})" in err
+
+
+FAILURES = [
+    # fault, exit status, what is said, stages that still ran
+    ("wrong input", 1, "line 3 has no label; add one", "repair what it names"),
+    ("crash", 1, "ZeroDivisionError: division by zero", "the log has the details"),
+    ("exit", 1, "ended with status 9: no space left on device", "the log has the details"),
+]
+
+
+@pytest.mark.parametrize(("fault", "expected", "said", "then"), FAILURES)
+def test_a_failed_stage_is_named_with_its_log_and_others_go_on(desk, fault, expected, said, then):
+    desk.faults({"baseline/reply/seed-17": fault})
+    status, _, err = desk.run()
+    assert status == expected
+    assert f"error: stage baseline/reply/seed-17 failed: {said}" in err
+    log = desk.work / "logs/baseline/reply/seed-17.log"
+    assert str(log) in err
+    assert then in err
+    assert "done   baseline/urgency/seed-17" in err
+    assert "filter" not in started(err)
+    assert log.read_text().count("=== ") == 1
+
+
+def test_passing_failures_are_tried_again_and_every_log_is_kept(desk):
+    desk.faults({"base": "retryable once", "prepare/reply": "killed once"})
+    status, _, err = desk.run()
+    assert status == 0, err
+    for stage in ("base", "prepare/reply"):
+        assert f"start  {stage} (attempt 2)" in err
+        assert f"will be tried again: {stage}" in err
+        assert (desk.work / f"logs/{stage}.log").read_text().count("=== ") == 2
+
+    next(desk.work.glob("stages/base/*/content.txt")).unlink()
+    status, _, err = desk.run()
+    assert (status, started(err)) == (0, ["base"]), "an artifact that lost a file is made again"

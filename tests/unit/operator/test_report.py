@@ -1,0 +1,180 @@
+"""The report from manifests, its page, and the estimate of what is left."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from multitask_api.report import Report
+from multitask_api.results import GroupPlan, TaskVerdict
+from multitask_operator.planner.estimate import estimate
+from multitask_operator.report.build import build_report, frozen_base_notes
+from multitask_operator.report.html import render
+from unit.operator.builders import all_done, graph_of, model, task
+
+DESK = model()
+
+
+def report(resource=DESK, ran=None, **results):
+    graph = graph_of(resource, all_done(resource, **results))
+    return build_report(resource, graph, ran or {})
+
+
+def test_the_headline_counts_verdicts():
+    found = report()
+    assert (found.qualified, found.confirmed, found.total) == (4, 0, 4)
+    assert found.revision == "0123abcd"
+    assert found.serving.different == 0
+    assert found.ledger.reduction.replicas == 0.75
+
+
+def test_confirmed_counts_qualified_tasks_alone():
+    judged = [("urgency", "Qualified", True), ("intent", "NotQualified", True), ("escalate", "Inconclusive", False)]
+    verdicts = tuple(
+        TaskVerdict(task=name, score=0.5, verdict=verdict, confirmed=confirmed, test_rows=9)
+        for name, verdict, confirmed in judged
+    )
+    resource = model(task("urgency"), task("intent"), task("escalate"))
+    found = report(resource, evaluate={"tasks": verdicts})
+    assert (found.qualified, found.confirmed, found.total) == (1, 1, 3)
+
+
+def test_a_stage_is_cached_unless_this_run_ran_it():
+    found = report(ran={"base": 7.5})
+    by_name = {stage.name: stage for stage in found.stages}
+    assert (by_name["base"].cached, by_name["base"].seconds) == (False, 7.5)
+    assert (by_name["filter"].cached, by_name["filter"].seconds) == (True, 2.0)
+    assert by_name["high-resource/generation"].skipped == "one task alone needs no stage 2"
+    assert by_name["mixture/classification"].tokens == 512_000
+    assert by_name["mixture/classification"].curve
+
+
+def test_a_task_row_joins_data_verdict_and_route():
+    row = report().tasks[0]
+    assert (row.name, row.group, row.metric, row.rows.train) == ("urgency", "classification", "Accuracy", 4000)
+    assert (row.baseline, row.score, row.verdict, row.served_by) == (0.85, 0.86, "Qualified", "classification")
+    assert (row.saturation_steps, row.floor) == (300, 0.4)
+
+
+def test_of_an_unfinished_run_it_says_what_is_known():
+    graph = graph_of(DESK, all_done(DESK, until="filter"))
+    found = build_report(DESK, graph, {})
+    assert (found.revision, found.qualified, found.total, found.groups) == (None, 0, 4, ())
+    assert [row.baseline for row in found.tasks] == [0.85] * 4
+    assert [row.verdict for row in found.tasks] == [None] * 4
+
+
+WARNINGS = [
+    ("a baseline at its limit", {"baseline": {"still_improving": True}}, "was still improving at its limit"),
+    ("rows that were cut", {"mixture": {"truncated_rows": {"intent": 3}}}, "3 rows of intent were longer"),
+    ("rows that were cut in evaluation", {"bundle": {"truncated_rows": {"intent": 2}}}, "evaluation: 2 rows of intent"),
+    ("bad rows left out", {"prepare": {"bad_rows": 4}}, "4 bad rows were left out"),
+    ("what prepare says", {"prepare": {"warnings": ("5 of 9 rows repeat",)}}, "prepare/urgency: 5 of 9 rows repeat"),
+    ("what base says", {"base": {"warnings": ("little text",)}}, "base: little text"),
+]
+
+
+@pytest.mark.parametrize(("sentence", "results", "said"), WARNINGS, ids=[row[0] for row in WARNINGS])
+def test_warnings(sentence, results, said):
+    assert not [text for text in report().warnings if said in text]
+    assert [text for text in report(**results).warnings if said in text]
+
+
+def test_a_task_that_got_fewer_rows_than_it_needed_is_warned_about():
+    enough, needed = 1_000, 99_999_999
+    resource = model(task("urgency"), task("intent"))
+
+    def plans(need):
+        names = ("urgency", "intent")
+        halves = dict.fromkeys(names, 0.5)
+        plan = GroupPlan(
+            name="classification",
+            tasks=names,
+            reason="none",
+            probabilities=halves,
+            mixture_steps=400,
+            need_rows={"urgency": need, "intent": enough},
+        )
+        return {"groups": (plan,)}
+
+    assert report(resource, filter=plans(enough)).groups[0].warnings == ()
+    warnings = report(resource, filter=plans(needed)).groups[0].warnings
+    assert len(warnings) == 1
+    assert "urgency was given 12,800 rows in stages 2 and 3; alone it needed 99,999,999" in warnings[0]
+
+
+def test_a_task_added_after_the_base_was_made_is_noted_where_its_text_counts():
+    for pretraining, expected in ((None, 0), ({"maxSteps": 10}, 1), ({"maxSteps": 10, "tasksText": False}, 0)):
+        more = {"pretraining": pretraining} if pretraining else {}
+        old, new = model(task("urgency"), **more), model(task("urgency"), task("billing"), **more)
+        notes = frozen_base_notes(new, graph_of(new, all_done(old)))
+        assert len(notes) == expected
+        assert all("billing" in note and "refresh" in note for note in notes)
+
+
+def test_the_estimate_needs_a_measured_speed():
+    assert estimate(DESK, graph_of(DESK)) is None
+    assert estimate(DESK, graph_of(DESK, all_done(DESK, until="baseline"))) is None, "no row's length is known yet"
+    half = {key: value for key, value in all_done(DESK, until="filter").items() if "urgency/seed" not in key[0]}
+    found = estimate(DESK, graph_of(DESK, half))
+    # One baseline of 4000 steps, stage 2 of 3000 in two groups, mixtures of 4000 a task; 64 rows of 20 tokens a step.
+    steps = 4000 + 2 * 3000 + 4 * 4000
+    assert found.tokens_per_second == 8000.0
+    assert found.seconds == pytest.approx(steps * 64 * 20 / 8000)
+    assert estimate(DESK, graph_of(DESK, all_done(DESK))).seconds == 0
+
+
+class Page(HTMLParser):
+    """What a page loads, and its text."""
+
+    def __init__(self):
+        super().__init__()
+        self.loaded, self.words, self.tags = [], [], []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.loaded += [value for name, value in attrs if name in ("src", "href", "xlink:href", "data")]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_page_stands_alone_and_shows_every_part():
+    text = render(report())
+    page = Page()
+    page.feed(text)
+    assert not [address for address in page.loaded if not address.startswith("#")]
+    assert "url(http" not in text
+    assert "@import" not in text
+    assert page.tags.count("svg") == 6  # qualification, scores, losses, two groups' sampling, ledger
+    words = " ".join(page.words)
+    for part in ("4/4", "Qualification", "Who answers, and why", "Validation during", "Groups and sampling", "Ledger"):
+        assert part in words
+    assert text.count('role="img"') == page.tags.count("svg")
+    assert not re.search(r"#0[1-7]0[1-7]0f", text), "every stand-in colour is replaced"
+
+
+def test_the_page_of_a_run_that_has_not_got_far():
+    graph = graph_of(DESK, all_done(DESK, until="base"))
+    text = render(build_report(DESK, graph, {}))
+    assert "no revision is exported yet" in text
+    assert "<svg" not in text
+
+
+def test_texts_from_outside_cannot_become_markup():
+    text = render(report(base={"warnings": ("<script>alert(1)</script>",)}))
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+
+
+def test_the_json_has_the_names_that_others_read():
+    data = report().model_dump(mode="json", by_alias=True)
+    assert data["schema"] == "multitask.dev/report/v1"
+    assert {"name", "digest", "cached", "seconds"} <= set(data["stages"][0])
+    assert {"highResource", "probabilities", "stage2Rows", "stage3Rows"} <= set(data["groups"][0])
+    assert {"servedBy", "saturationSteps", "interval", "verdict"} <= set(data["tasks"][0])
+    assert {"compared", "equal", "nearTies", "different"} == set(data["serving"])
+    assert {"models", "bytes", "requestsPerSecond", "trainingSeconds"} <= set(data["ledger"]["singleTask"])
+    assert Report.model_validate(data) == report()
