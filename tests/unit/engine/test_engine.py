@@ -50,7 +50,7 @@ GENERATION = [task.name for task in TASKS if not task.labels]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundle")
-    base = llama(0)
+    base = llama(0, heads=2, kv_heads=1)
     adapters = {f"r{rank}": delta(base, rank, rank) for rank in (1, 3, 4, 8)}
     write_bundle(path, TASKS, models={"base": base, "other": llama(1, hidden=16)}, adapters={"base": adapters})
     return path
@@ -62,7 +62,7 @@ def engine(folder: Path) -> Engine:
 
 
 def request(task: str, words: int | None = None) -> Request:
-    return Request(task, {"text": text(DRAW.randint(0, 80) if words is None else words), "topic": text(2)})
+    return Request(task, {"text": text(int(80 * DRAW.random() ** 2) if words is None else words), "topic": text(2)})
 
 
 def test_500_random_mixed_batches_give_each_row_the_answer_it_gets_alone(engine: Engine) -> None:
@@ -175,7 +175,7 @@ def test_the_margin_at_the_first_difference_decides_near_ties() -> None:
 @pytest.mark.parametrize(
     ("task", "fields", "error", "message"),
     [
-        ("colour", {"text": "x"}, UnknownTask, "no task 'colour' is served here; did you mean colours?"),
+        ("colour", {"text": "x"}, UnknownTask, "no task 'colour' is served here; did you mean colours or four?"),
         ("zzzz", {"text": "x"}, UnknownTask, "no task 'zzzz' is served here; served: colours, four, line"),
         (
             "one",
