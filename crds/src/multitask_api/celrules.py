@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from multitask_api.addresses import BASE_SCHEMES, DATA_SCHEMES, STORES
+from multitask_api.builtin import ARCHITECTURES, SCHEME
 from multitask_api.resource.tasks import CLASSIFICATION_METRICS
 
 
@@ -39,8 +40,13 @@ _SPEC = (
         "filtering.strategy Manual needs a group for every task",
     ),
 )
+_BUILTIN = Rule(
+    f"!self.startsWith('{SCHEME}') || self in [{', '.join(repr(SCHEME + size) for size in ARCHITECTURES)}]",
+    f"no such built-in base; the sizes are {', '.join(ARCHITECTURES)}",
+)
 _TASK = (
     Rule("has(self.prompt) != has(self.promptFrom)", "give exactly one of prompt and promptFrom"),
+    Rule("!has(self.prompt) || self.prompt.matches('[{][^{}0-9 ]')", "the prompt names no field, as in {text}"),
     Rule(
         "self.type != 'Classification' || has(self.labelsFrom) || (has(self.labels) && self.labels.size() >= 2)",
         "a Classification task needs at least two labels",
@@ -66,7 +72,7 @@ _TASK = (
 
 MODEL_RULES: Mapping[str, tuple[Rule, ...]] = {
     "spec": _SPEC,
-    "spec.baseModel.uri": _address(BASE_SCHEMES),
+    "spec.baseModel.uri": (*_address(BASE_SCHEMES), _BUILTIN),
     "spec.storage.uri": _address(STORES),
     "spec.tasks[]": _TASK,
     "spec.tasks[].data.train.uri": _address(DATA_SCHEMES),

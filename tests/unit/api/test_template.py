@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from multitask_api.template import Field, TemplateFault, fields_of, parse_template
+
+
+@pytest.mark.parametrize(
+    ("prompt", "parts"),
+    [
+        ("{text}", (Field("text"),)),
+        ("Say: {text}\n", ("Say: ", Field("text"), "\n")),
+        ("{a}{b}", (Field("a"), Field("b"))),
+        ("{{{a}}}", ("{", Field("a"), "}")),
+        ('{{"x": {a}}}', ('{"x": ', Field("a"), "}")),
+        ("{_a1}{文}", (Field("_a1"), Field("文"))),
+        ("no field", ("no field",)),
+        ("", ()),
+    ],
+)
+def test_a_prompt_is_taken_apart(prompt: str, parts: tuple[str | Field, ...]) -> None:
+    assert parse_template(prompt) == parts
+
+
+def test_fields_come_once_in_order_of_first_use() -> None:
+    assert fields_of("{b} {a} {b}") == ("b", "a")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "position", "reason"),
+    [
+        ("a { b", 3, "a lone '{'"),
+        ("a } b", 3, "a lone '}'"),
+        ("{a}}", 4, "a lone '}'"),
+        ("{}", 1, "'{}' does not name a field"),
+        ("x {a b}", 3, "'{a b}' does not name a field"),
+        ("{1a}", 1, "does not name a field"),
+        ("{a.b}", 1, "does not name a field"),
+        ("{a!r}", 1, "does not name a field"),
+    ],
+)
+def test_a_fault_names_its_position(prompt: str, position: int, reason: str) -> None:
+    with pytest.raises(TemplateFault) as caught:
+        parse_template(prompt)
+    assert caught.value.position == position
+    assert reason in str(caught.value)
