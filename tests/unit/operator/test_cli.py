@@ -1,0 +1,172 @@
+"""What the command says and how it ends, for input that is wrong and for work folders that are there."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from multitask_operator import cli
+from multitask_operator.commands.others import exported
+from multitask_operator.local.loading import device, ignored_fields
+from multitask_operator.report.build import build_report
+from unit.operator.builders import all_done, graph_of, model, task
+from unit.operator.test_workdir import DESK, filled
+
+
+def resource(tmp_path, **spec):
+    document = {"apiVersion": "multitask.dev/v1alpha1", "kind": "MultiTaskModel", "metadata": {"name": "desk"}}
+    tasks = spec.pop("tasks", [task("urgency")])
+    file = tmp_path / "model.yaml"
+    file.write_text(
+        yaml.safe_dump({**document, "spec": {"baseModel": {"uri": "builtin://tiny"}, "tasks": tasks, **spec}})
+    )
+    return str(file)
+
+
+def without(entry, *names):
+    return {name: value for name, value in entry.items() if name not in names}
+
+
+COMMANDS = [
+    # arguments, exit status, what standard error says
+    (["validate"], 2, "Missing argument 'FILE'; `mtm validate --help` shows how"),
+    (["trian", "x"], 2, "No such command 'trian'"),
+    (["run", "{tmp}/nope.yaml"], 2, "nope.yaml does not exist; give the path of a MultiTaskModel file"),
+    (["plan", "{tmp}"], 2, "cannot be read"),
+    (["run", "x.yaml", "--output", "xml"], 2, "'xml' is not one of 'text', 'json'"),
+    (["serve", "{tmp}/nowhere"], 2, "nowhere does not exist; `mtm run FILE --workdir"),
+    (["serve", "{tmp}"], 2, "is not a work folder of mtm"),
+    (["report", "{tmp}/nowhere"], 2, "nowhere does not exist"),
+    (["gc", "{tmp}/nowhere"], 2, "nowhere does not exist"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "status", "said"), COMMANDS)
+def test_wrong_arguments_get_one_line(tmp_path, capsys, arguments, status, said):
+    assert cli.invoke([part.replace("{tmp}", str(tmp_path)) for part in arguments]) == status
+    captured = capsys.readouterr()
+    assert said in captured.err
+    assert captured.err.count("\n") == 1
+    assert "Traceback" not in captured.err
+
+
+RESOURCES = [
+    ({"tasks": [without(task("a"), "prompt") | {"promptFrom": {"name": "n", "key": "k"}}]}, "spec.tasks[0].promptFrom"),
+    ({"tasks": [without(task("a"), "labels") | {"labelsFrom": {"name": "n", "key": "k"}}]}, "spec.tasks[0].labelsFrom"),
+    ({"suspend": True}, "spec.suspend: it is true"),
+    ({"tasks": [task("a", labels=["only"])]}, "spec.tasks[0].labels: "),
+]
+
+
+@pytest.mark.parametrize(("spec", "said"), RESOURCES)
+@pytest.mark.parametrize("command", ["validate", "plan", "run"])
+def test_a_resource_that_cannot_run_here(tmp_path, capsys, command, spec, said):
+    assert cli.invoke([command, resource(tmp_path, **spec)]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_several_problems_are_all_said(tmp_path, capsys):
+    file = resource(tmp_path, tasks=[task("a", labels=["x"]), task("b", labels=["y"])])
+    assert cli.invoke(["validate", file, "--output", "json"]) == 2
+    found = json.loads(capsys.readouterr().out)
+    assert found["valid"] is False
+    assert [problem["path"] for problem in found["problems"]] == ["spec.tasks[0].labels", "spec.tasks[1].labels"]
+    assert cli.invoke(["validate", file]) == 2
+    assert "error: 2 problems" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_program_leaves_its_traceback_in_a_file(capsys):
+    def broken():
+        raise ZeroDivisionError("division by zero")
+
+    assert cli.said(broken) == 1
+    err = capsys.readouterr().err
+    assert err.startswith("error: ZeroDivisionError: division by zero; this is a fault of mtm; details in ")
+    with open(err.strip().rsplit(" ", 1)[1], encoding="utf-8") as file:  # noqa: PTH123
+        assert "Traceback" in file.read()
+
+
+def test_help_is_fast_and_loads_no_plotting():
+    code = "import sys; from multitask_operator.cli import invoke; invoke(['--help']); print(sorted(sys.modules))"
+    begun = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert time.monotonic() - begun < 5  # half a second on a quiet machine
+    for module in ("matplotlib", "pydantic", "rich", "jinja2"):
+        assert f"'{module}'" not in done.stdout
+
+
+def test_the_report_command_renders_what_run_wrote(tmp_path, capsys):
+    workdir = filled(tmp_path)
+    assert cli.invoke(["report", str(tmp_path)]) == 2
+    assert "has no report.json yet" in capsys.readouterr().err
+    found = build_report(DESK, graph_of(DESK, all_done(DESK)), {})
+    (tmp_path / "report.json").write_text(found.model_dump_json(by_alias=True))
+    assert cli.invoke(["report", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "qualified 2/2, confirmed 0" in out
+    assert f"report: {workdir.path / 'report.html'}" in out
+    assert "<svg" in (tmp_path / "report.html").read_text()
+    (tmp_path / "report.json").write_text("{}")
+    assert cli.invoke(["report", str(tmp_path)]) == 2
+    assert "is not a report of this version" in capsys.readouterr().err
+
+
+def test_gc_says_what_it_frees_and_a_dry_run_keeps_it(tmp_path, capsys):
+    filled(tmp_path)
+    filled(tmp_path, model(task("urgency"), name="other"))
+    assert cli.invoke(["gc", str(tmp_path)]) == 0
+    assert "nothing to remove" in capsys.readouterr().out
+    assert cli.invoke(["gc", str(tmp_path), "--forget", "desc"]) == 2
+    assert "no model 'desc' uses" in capsys.readouterr().err
+    (tmp_path / "models/desk.json").unlink()
+    assert cli.invoke(["gc", str(tmp_path), "--dry-run", "--output", "json"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    assert planned["removed"] is False
+    assert planned["bytes"] > 1000
+    assert cli.invoke(["gc", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "removed stages/prepare/reply/" in out
+    assert "freed" in out
+    assert not (tmp_path / "stages/prepare/reply").exists()
+    assert (tmp_path / "stages/prepare/urgency").exists()
+
+
+def test_what_is_served_is_the_current_export_or_a_bundle_itself(tmp_path, capsys):
+    workdir = filled(tmp_path)
+    assert cli.invoke(["serve", str(tmp_path)]) == 2
+    assert "has nothing to serve yet" in capsys.readouterr().err
+    key = next(key for key in workdir.manifests() if key[0] == "export")
+    workdir.link_current(key)
+    assert exported(tmp_path) == workdir.artifact(key)
+    (workdir.artifact(key) / "bundle.json").write_text("{}")
+    assert exported(workdir.artifact(key)) == workdir.artifact(key)
+
+
+def test_cluster_fields_that_the_file_sets_are_listed():
+    assert ignored_fields(model()) == []
+    spec = {
+        "storage": {"uri": "pvc://c/p"},
+        "training": {"queueName": "q", "gpusPerNode": 2},
+        "serving": {"replicas": 3},
+    }
+    assert ignored_fields(model(**spec)) == [
+        "spec.storage",
+        "spec.serving",
+        "spec.training.gpusPerNode",
+        "spec.training.queueName",
+    ]
+
+
+DEVICES = [({}, "auto", "auto"), ({"gpusPerNode": 0}, "auto", "cpu"), ({"gpusPerNode": 0}, "cuda", "cuda")]
+
+
+@pytest.mark.parametrize(("training", "wanted", "expected"), DEVICES)
+def test_no_gpus_a_node_means_the_cpu_here_too(training, wanted, expected):
+    resource = model(training=training)
+    assert device(resource, wanted) == expected
+    assert ignored_fields(resource) == []

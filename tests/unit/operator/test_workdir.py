@@ -1,0 +1,159 @@
+"""What of a work folder is a result, who holds it, and what of it is garbage."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+
+import pytest
+
+from multitask_api.manifest import FileEntry
+from multitask_api.stages import NodeState
+from multitask_operator.local import collecting
+from multitask_operator.local.errors import WorkdirError
+from multitask_operator.local.workdir import PlannedModel, Workdir
+from unit.operator.builders import all_done, graph_of, manifest, model, resolved, task
+
+DESK = model(task("urgency"), task("reply", "Generation"))
+KB = b"x" * 1000
+
+
+def put(workdir, key, found, files=("a.bin",)):
+    """An artifact of 1,000 bytes a file."""
+    folder = workdir.artifact(key)
+    folder.mkdir(parents=True)
+    for name in files:
+        (folder / name).write_bytes(KB)
+    entries = {name: FileEntry(sha256="0", bytes=1000) for name in files}
+    (folder / "manifest.json").write_text(found.model_copy(update={"files": entries}).model_dump_json(by_alias=True))
+
+
+def filled(path, resource=DESK):
+    """A work folder with everything of ``resource`` done."""
+    workdir = Workdir(path)
+    for key, found in all_done(resource).items():
+        if not workdir.artifact(key).exists():
+            put(workdir, key, found)
+    workdir.remember(PlannedModel(model=resource, resolved=resolved(resource)))
+    return workdir
+
+
+@pytest.fixture
+def workdir(tmp_path):
+    return filled(tmp_path)
+
+
+def test_manifests_are_read_by_stage_and_digest(workdir):
+    assert set(workdir.manifests()) == set(all_done(DESK))
+
+
+BROKEN = [
+    ("without its manifest", lambda folder: (folder / "manifest.json").unlink()),
+    ("with a manifest that is not one", lambda folder: (folder / "manifest.json").write_text("{")),
+    ("with a manifest of another stage", lambda folder: folder.rename(folder.with_name("0" * 12))),
+    ("that lost a file", lambda folder: (folder / "a.bin").unlink()),
+    ("with a file cut short", lambda folder: (folder / "a.bin").write_bytes(b"x")),
+]
+
+
+@pytest.mark.parametrize(("sentence", "harm"), BROKEN, ids=[row[0] for row in BROKEN])
+def test_a_folder_is_no_result(workdir, sentence, harm):
+    key = next(key for key in workdir.manifests() if key[0] == "base")
+    harm(workdir.artifact(key))
+    found = workdir.manifests()
+    assert key not in found
+    assert len(found) == len(all_done(DESK)) - 1
+
+
+def test_a_second_holder_is_told_who_the_first_is(workdir):
+    with workdir.locked():
+        context = multiprocessing.get_context("fork")
+        answer = context.SimpleQueue()
+        other = context.Process(target=_try_lock, args=(workdir.path, answer))
+        other.start()
+        said = answer.get()
+        other.join()
+    assert f"in use by another mtm (process {os.getpid()})" in said
+    with workdir.locked():
+        assert (workdir.path / "lock").read_text() == str(os.getpid())
+
+
+def _try_lock(path, answer):
+    try:
+        with Workdir(path).locked():
+            answer.put("no error")
+    except WorkdirError as error:
+        answer.put(str(error))
+
+
+def test_current_is_replaced_in_one_step_and_moves_with_the_folder(workdir, tmp_path):
+    for digest in ("a" * 12, "b" * 12):
+        put(workdir, ("export", digest), next(iter(workdir.manifests().values())))
+        workdir.link_current(("export", digest))
+    assert workdir.current.readlink().as_posix() == f"stages/export/{'b' * 12}"
+
+
+def test_nothing_is_garbage_right_after_a_run(workdir):
+    assert collecting.find(workdir) == collecting.Garbage((), (), 0)
+
+
+def test_what_a_changed_model_no_longer_uses_goes(tmp_path):
+    before = filled(tmp_path)
+    old = set(before.manifests())
+    workdir = filled(tmp_path, model(task("urgency", prompt="{text} how?\n:"), task("reply", "Generation")))
+    garbage = collecting.find(workdir)
+    assert set(garbage.artifacts) < old
+    assert "prepare/urgency" in {stage for stage, _ in garbage.artifacts}
+    assert "prepare/reply" not in {stage for stage, _ in garbage.artifacts}
+    assert garbage.bytes >= 1000 * len(garbage.artifacts)
+    collecting.remove(workdir, garbage)
+    assert collecting.find(workdir).artifacts == ()
+    manifests = workdir.manifests()
+    assert graph_of(workdir.planned()["desk"].model, manifests).finished
+
+
+def test_another_model_of_the_same_folder_keeps_what_it_uses(tmp_path):
+    filled(tmp_path)
+    workdir = filled(tmp_path, model(task("urgency"), name="other"))
+    assert collecting.find(workdir).artifacts == ()
+    (tmp_path / "models/desk.json").unlink()
+    gone = {stage for stage, _ in collecting.find(workdir).artifacts}
+    assert {"prepare/reply", "export"} <= gone
+    assert "prepare/urgency" not in gone
+
+
+def test_a_stage_whose_digest_is_not_known_yet_keeps_its_artifacts(workdir):
+    """The mixture may come out as it was: its old artifact must still be there then."""
+    key = next(key for key in workdir.manifests() if key[0] == "base")
+    (workdir.artifact(key) / "manifest.json").unlink()
+    graph = graph_of(DESK, workdir.manifests())
+    assert graph["mixture/classification"].state is NodeState.WAITING
+    assert collecting.find(workdir).artifacts == ()
+
+
+def test_the_served_artifact_is_kept(workdir):
+    old = manifest(graph_of(DESK, all_done(DESK))["export"], DESK).model_copy(update={"digest": "0" * 12})
+    put(workdir, ("export", "0" * 12), old)
+    assert [key for key in collecting.find(workdir).artifacts if key[0] == "export"] == [("export", "0" * 12)]
+    workdir.link_current(("export", "0" * 12))
+    assert collecting.find(workdir).artifacts == ()
+
+
+def test_bytes_with_a_link_elsewhere_free_nothing(workdir, tmp_path):
+    put(workdir, ("export", "0" * 12), next(iter(workdir.manifests().values())), files=("a.bin", "b.bin"))
+    folder = workdir.artifact(("export", "0" * 12))
+    alone = collecting.find(workdir).bytes
+    os.link(folder / "a.bin", tmp_path / "elsewhere.bin")
+    assert collecting.find(workdir).bytes == alone - 1000
+
+
+def test_scratch_of_finished_stages_goes_and_of_unfinished_ones_stays(workdir):
+    base = next(key for key in workdir.manifests() if key[0] == "base")
+    for name in (f"base-{base[1]}", "prepare__urgency-000000000000"):
+        (workdir.path / "work" / name).mkdir(parents=True)
+    assert {path.name for path in collecting.find(workdir).folders} == {
+        f"base-{base[1]}",
+        "prepare__urgency-000000000000",
+    }
+    (workdir.artifact(base) / "manifest.json").unlink()
+    assert {path.name for path in collecting.find(workdir).folders} == {"prepare__urgency-000000000000"}
