@@ -1,0 +1,165 @@
+"""A resource, and a storage that "runs" what a graph finds ready: outputs follow from inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from typing import Any
+
+from multitask_api.digests import digest
+from multitask_api.manifest import Manifest, Resolved, ResolvedData
+from multitask_api.resource import MultiTaskModelSpec
+from multitask_api.resource.reading import check
+from multitask_api.results import (
+    CurvePoint,
+    EvaluateResult,
+    FilterResult,
+    GroupPlan,
+    TaskPoint,
+    TaskVerdict,
+    TrainResult,
+)
+from multitask_api.sampling import instance_balanced, mixture
+from multitask_api.stages.graph import build
+from multitask_api.stages.nodes import Graph, Node, NodeState
+
+Document = dict[str, Any]
+SPLITS = ("train", "validation", "test")
+ROWS = {"urgency": 900, "intent": 5000, "spam": 300, "reply": 400}
+
+
+def task(name: str, **changes: Any) -> Document:
+    kind: Document = {"type": "Classification", "labels": ["a", "b"]}
+    if name == "reply":
+        kind = {"type": "Generation"}
+    data = {split: {"uri": f"{name}/{split}.jsonl"} for split in SPLITS}
+    return {"name": name, "prompt": "{text}", "data": data} | kind | changes
+
+
+def document(*tasks: Document, **spec: Any) -> Document:
+    """Two classification tasks and a generation task, or ``tasks``."""
+    chosen = list(tasks) or [task("urgency"), task("intent"), task("reply")]
+    return {"metadata": {"name": "desk"}, "spec": {"baseModel": {"uri": "builtin://micro"}, "tasks": chosen} | spec}
+
+
+def changed(source: Document, path: str, value: Any) -> Document:
+    """A copy with another value at ``path``, as in ``training.batchRows`` or ``tasks.0.labels``."""
+    copy = deepcopy(source)
+    *way, last = path.split(".")
+    place: Any = copy["spec"]
+    for part in way:
+        place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+    place[last] = value
+    return copy
+
+
+def resolved(spec: MultiTaskModelSpec, contents: Mapping[str, str]) -> Resolved:
+    """Every address has its own content unless ``contents`` says what it is."""
+    sources = [getattr(item.data, split).uri for item in spec.tasks for split in SPLITS]
+    sources += [source.uri for source in (spec.pretraining.corpus if spec.pretraining else ())]
+    found = {uri: ResolvedData(fingerprint=digest(contents.get(uri, uri)), files=1, bytes=1) for uri in sources}
+    return Resolved(data=found)
+
+
+@dataclass
+class World:
+    """What is in storage, and what the stages would find."""
+
+    manifests: dict[tuple[str, str], Manifest] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
+    high_resource: tuple[str, ...] = ("intent",)
+    verdicts: dict[str, str] = field(default_factory=dict)
+
+    def graph(self, source: Document, *, serve: bool = True) -> Graph:
+        spec = check(source).spec
+        return build("desk", spec, resolved(spec, self.contents), self.manifests, serve=serve)
+
+    def run(self, source: Document, *, serve: bool = True) -> list[str]:
+        """Run everything that is missing; the names of the stages that ran, in order."""
+        ran: list[str] = []
+        while not (graph := self.graph(source, serve=serve)).finished:
+            ready = [node for node in graph.nodes if node.state is NodeState.READY]
+            assert ready, f"stuck: {[node.name for node in graph.nodes if node.state is NodeState.WAITING]}"
+            for node in ready:
+                self.finish(node)
+                ran.append(node.name)
+        return ran
+
+    def finish(self, node: Node) -> None:
+        assert node.digest is not None
+        assert node.parameters is not None
+        result, outputs = self._found(node)
+        self.manifests[node.name, node.digest] = Manifest(
+            stage=node.name,
+            kind=node.kind,
+            digest=node.digest,
+            version=node.version,
+            read_outputs=dict(node.read_outputs or {}),
+            outputs=outputs,
+            files={},
+            result=result,
+            seconds=1.0,
+        )
+
+    def _found(self, node: Node) -> tuple[Document, dict[str, str]]:
+        parameters: Any = node.parameters
+        if node.kind == "prepare":
+            splits = {split: digest([node.name, parameters.fingerprints[split]]) for split in SPLITS}
+            return {}, splits | {"rows": digest([ROWS[parameters.task.name]] * 3)}
+        if node.kind == "baseline":
+            name = parameters.tasks[0].name
+            outputs = {output: digest([node.digest, output]) for output in ("model", "validation", "scores")}
+            return trained(name).to_json(), outputs | {"saturation": digest([name, ROWS[name]])}
+        if node.kind == "filter":
+            return self._filtered(parameters.groups)
+        if node.kind == "evaluate":
+            verdicts = tuple(self._verdict(definition.name) for definition in parameters.tasks)
+            return EvaluateResult(tasks=verdicts).to_json(), _outputs(node, "verdicts", "answers")
+        if node.kind == "bundle":
+            groups = {f"group/{group}": node.read_outputs[f"mixture/{group}#model"] for group in parameters.groups}  # type: ignore[index]
+            return {}, groups | _outputs(node, "bundle")
+        names = {"base": ("model",), "high-resource": ("model",), "mixture": ("model",), "export": ("bundle",)}
+        return {}, _outputs(node, *names.get(node.kind, ("result",)))
+
+    def _filtered(self, groups: Mapping[str, tuple[str, ...]]) -> tuple[Document, dict[str, str]]:
+        plans = []
+        outputs = {}
+        for name, tasks in groups.items():
+            rows = {item: ROWS[item] for item in tasks}
+            chosen = {item: ROWS[item] for item in tasks if item in self.high_resource}
+            plan = GroupPlan(
+                name=name,
+                tasks=tasks,
+                high_resource=tuple(chosen),
+                high_resource_probabilities=instance_balanced(chosen),
+                reason="as the test says",
+                probabilities=mixture(rows, temperature=2, size_limit=None),
+                mixture_steps=100,
+            )
+            plans.append(plan)
+            outputs[f"high-resource/{name}"] = digest(plan.high_resource_probabilities)
+            outputs[f"mixture/{name}"] = digest(plan.probabilities)
+        return FilterResult(groups=tuple(plans)).to_json(), outputs
+
+    def _verdict(self, name: str) -> TaskVerdict:
+        verdict: Any = self.verdicts.get(name, "Qualified")
+        return TaskVerdict(task=name, score=0.9, verdict=verdict, test_rows=10)
+
+
+def trained(name: str) -> TrainResult:
+    point = TaskPoint(loss=0.5, score=0.8)
+    return TrainResult(
+        steps=100,
+        chosen_step=80,
+        saturation_step=60,
+        still_improving=False,
+        curve=(CurvePoint(step=80, phase="constant", tasks={name: point}),),
+        validation={name: point},
+        rows_given={name: 6400},
+        tokens=1,
+    )
+
+
+def _outputs(node: Node, *names: str) -> dict[str, str]:
+    return {name: digest([node.digest, name]) for name in names}

@@ -1,0 +1,265 @@
+"""What runs again after a change, and what does not."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from multitask_api.stages.nodes import NodeState
+
+from .runs import World, changed, document, task
+
+AFTER_FILTER = ["mixture/classification", "bundle", "evaluate/classification", "export", "verify", "ledger"]
+ALL = [
+    "prepare/urgency",
+    "prepare/intent",
+    "prepare/reply",
+    "base",
+    "baseline/urgency/seed-17",
+    "baseline/intent/seed-17",
+    "baseline/reply/seed-17",
+    "filter",
+    "high-resource/classification",
+    "mixture/generation",
+    "mixture/classification",
+    "bundle",
+    "evaluate/classification",
+    "evaluate/generation",
+    "export",
+    "verify",
+    "ledger",
+]
+
+
+def done() -> World:
+    world = World()
+    world.run(document())
+    return world
+
+
+def test_a_first_run_runs_everything_once_and_skips_a_stage_two_without_tasks() -> None:
+    world = World()
+    assert sorted(world.run(document())) == sorted(ALL)
+    graph = world.graph(document())
+    skipped = [node for node in graph.nodes if node.state is NodeState.SKIPPED]
+    assert [(node.name, node.reason) for node in skipped] == [("high-resource/generation", "as the test says")]
+    assert graph.finished
+
+
+def test_every_node_comes_after_what_it_needs() -> None:
+    world = World()
+    while not (graph := world.graph(document())).finished:
+        names = [node.name for node in graph.nodes]
+        for node in graph.nodes:
+            assert all(names.index(needed) < names.index(node.name) for needed in node.needs), node.name
+        world.finish(next(node for node in graph.nodes if node.state is NodeState.READY))
+
+
+def test_a_second_run_runs_nothing() -> None:
+    assert done().run(document()) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("serving.replicas", 7),
+        ("serving.pinnedRevision", "abc"),
+        ("training.resources", {"limits": {"nvidia.com/gpu": 1}}),
+        ("training.queueName", "team-b"),
+        ("training.podTemplate", {"spec": {"nodeSelector": {"a": "b"}}}),
+        ("training.maxParallelJobs", 1),
+        ("training.nodes", 2),
+        ("training.gpusPerNode", 0),
+        ("suspend", True),
+        ("storage", {"uri": "pvc://models/desk"}),
+        ("credentials", [{"secretRef": {"name": "token"}}]),
+        ("training.learningRate", 0.0002),  # the default, said aloud
+        ("stages.mixture.temperature", 2),
+        ("tasks.0.taxonomy", "Binary"),
+        ("tasks.0.metric", "Accuracy"),
+    ],
+)
+def test_what_changes_no_result_runs_nothing(path: str, value: Any) -> None:
+    assert done().run(changed(document(), path, value)) == []
+
+
+def test_the_same_rows_elsewhere_are_the_same_rows() -> None:
+    world = done()
+    world.contents = {f"elsewhere/{split}.jsonl": f"urgency/{split}.jsonl" for split in ("train", "validation", "test")}
+    moved = {split: {"uri": f"elsewhere/{split}.jsonl"} for split in ("train", "validation", "test")}
+    assert world.run(changed(document(), "tasks.0.data", moved)) == []
+
+
+def test_a_new_task_runs_its_prepare_its_baseline_and_what_depends_on_it() -> None:
+    world = done()
+    more = document(task("urgency"), task("intent"), task("reply"), task("spam"))
+    assert world.run(more) == [
+        "prepare/spam",
+        "baseline/spam/seed-17",
+        "filter",
+        "mixture/classification",  # not the base, not stage 2, not the other group's mixture
+        "bundle",
+        "evaluate/classification",
+        "evaluate/generation",  # overlap is looked for in the train rows of every task
+        "export",
+        "verify",
+        "ledger",
+    ]
+
+
+def test_a_new_task_among_the_high_resource_ones_runs_stage_two_again() -> None:
+    world = done()
+    world.high_resource = ("intent", "spam")
+    ran = world.run(document(task("urgency"), task("intent"), task("reply"), task("spam")))
+    assert "high-resource/classification" in ran
+    assert "base" not in ran
+
+
+def test_a_task_taken_out_trains_nothing_but_its_group() -> None:
+    world = done()
+    assert world.run(document(task("intent"), task("reply"))) == [
+        "filter",
+        "mixture/classification",
+        "bundle",
+        "evaluate/classification",
+        "evaluate/generation",
+        "export",
+        "verify",
+        "ledger",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("what", "path", "value", "ran"),
+    [
+        ("another bar judges again and trains nothing", "qualification.threshold", 0.95,
+         ["evaluate/classification", "evaluate/generation", "export", "verify", "ledger"]),
+        ("another rule of promotion", "qualification.promote", "AllQualified", ["export", "verify", "ledger"]),
+        ("another budget of stage 2", "stages.highResource.maxSteps", 9,
+         ["filter", "high-resource/classification", *AFTER_FILTER]),
+        ("another seed of the mixtures", "stages.mixture.seed", 5,
+         ["mixture/classification", "mixture/generation", "bundle", "evaluate/classification", "evaluate/generation",
+          "export", "verify", "ledger"]),
+    ],
+)  # fmt: skip
+def test_what_a_change_runs_again(what: str, path: str, value: Any, ran: list[str]) -> None:
+    again = done().run(changed(document(), path, value))
+    assert again == ran, what
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "also", "never"),
+    [
+        (
+            "tasks.0.labels",
+            ["b", "a"],
+            {"prepare/urgency", "baseline/urgency/seed-17"},
+            {"baseline/intent/seed-17", "base"},
+        ),
+        (
+            "tasks.0.prompt",
+            "{text}!",
+            {"prepare/urgency", "baseline/urgency/seed-17"},
+            {"baseline/intent/seed-17", "base"},
+        ),
+        ("tuning.rank", 8, {"baseline/reply/seed-17", "mixture/generation"}, {"prepare/urgency", "base"}),
+        (
+            "training.batchRows",
+            8,
+            {"baseline/reply/seed-17", "mixture/generation", "filter"},
+            {"prepare/urgency", "base"},
+        ),
+        ("training.seed", 18, {"base", "baseline/reply/seed-18"}, {"prepare/urgency"}),
+        ("baseModel.uri", "builtin://tiny", {"base", "baseline/reply/seed-17"}, {"prepare/urgency"}),
+        ("stages.baseline.seeds", 2, {"baseline/reply/seed-18"}, {"baseline/reply/seed-17", "base"}),
+        ("stages.baseline.maxSteps", 9, {"baseline/reply/seed-17"}, {"base", "prepare/reply"}),
+        ("filtering", {"strategy": "None"}, {"mixture/all", "evaluate/all"}, {"base", "baseline/reply/seed-17"}),
+        ("pretraining", {"maxSteps": 9}, {"base", "baseline/reply/seed-17"}, {"prepare/urgency"}),
+    ],
+)
+def test_how_far_a_change_reaches(path: str, value: Any, also: set[str], never: set[str]) -> None:
+    ran = set(done().run(changed(document(), path, value)))
+    assert also <= ran
+    assert not never & ran
+
+
+def test_changed_rows_run_their_task_again_and_leave_the_base_and_other_baselines() -> None:
+    world = done()
+    world.contents = {"urgency/train.jsonl": "more rows"}
+    ran = world.run(document())
+    assert ran[:2] == ["prepare/urgency", "baseline/urgency/seed-17"]
+    assert not {"base", "baseline/intent/seed-17", "mixture/generation", "prepare/intent"} & set(ran)
+
+
+def test_changed_validation_rows_do_not_reach_what_never_reads_them() -> None:
+    world = done()
+    world.contents = {"urgency/test.jsonl": "other test rows"}
+    ran = world.run(document())
+    assert "prepare/urgency" in ran
+    assert "evaluate/classification" in ran
+    assert "high-resource/classification" not in ran
+
+
+def test_the_base_is_made_anew_only_on_request_or_for_another_corpus() -> None:
+    world = World()
+    source = document(pretraining={"maxSteps": 9, "corpus": [{"uri": "corpus.jsonl"}]})
+    world.run(source)
+    assert "base" not in world.run(changed(source, "tasks.0.prompt", "{text}?"))
+    assert "base" in world.run(changed(source, "pretraining.refresh", "now"))
+    world.contents = {"corpus.jsonl": "more text"}
+    assert "base" in world.run(source)
+
+
+def test_a_declared_baseline_is_not_trained_unless_the_task_fails_against_it() -> None:
+    source = document(task("urgency", baseline={"score": 0.9, "saturationSteps": 50}), task("intent"))
+    world = World()
+    assert "baseline/urgency/seed-17" not in world.run(source)
+    failed = World(verdicts={"urgency": "NotQualified"})
+    ran = failed.run(source)
+    assert ran.index("evaluate/classification") < ran.index("baseline/urgency/seed-17") < ran.index("export")
+    assert ran.count("evaluate/classification") == 1
+    assert failed.run(source) == []
+
+
+def test_without_baselines_the_mixtures_have_no_reference() -> None:
+    world = World()
+    ran = world.run(document(stages={"baseline": {"enabled": False}}))
+    assert not [name for name in ran if name.startswith("baseline/")]
+    node = world.graph(document(stages={"baseline": {"enabled": False}}))["mixture/generation"]
+    assert node.parameters is not None
+    assert node.parameters.to_json()["referenceScores"] == {}
+
+
+def test_a_mixture_is_held_against_the_mean_of_its_baselines() -> None:
+    world = done()
+    parameters = world.graph(document())["mixture/classification"].parameters
+    assert parameters is not None
+    assert parameters.to_json()["referenceScores"] == {"urgency": 0.8, "intent": 0.8}
+
+
+def test_without_servers_the_graph_ends_at_the_export() -> None:
+    world = World()
+    assert world.run(document(), serve=False)[-1] == "export"
+    assert world.run(document()) == ["verify", "ledger"]
+
+
+def test_data_that_cannot_be_resolved_holds_its_task_back_and_nothing_else() -> None:
+    world = World()
+    graph = world.graph(document())
+    assert [node.name for node in graph.nodes if node.state is NodeState.READY] == [
+        "prepare/urgency",
+        "prepare/intent",
+        "prepare/reply",
+    ]
+    assert graph["base"].waits_for == ("prepare/urgency", "prepare/intent", "prepare/reply")
+    assert graph["filter"].digest is None
+    with pytest.raises(KeyError):
+        graph["baseline/nobody/seed-17"]
+    assert "filter" in graph
+
+
+def test_going_back_finds_what_was_there() -> None:
+    world = done()
+    world.run(changed(document(), "tuning.rank", 8))
+    assert world.run(document()) == []
