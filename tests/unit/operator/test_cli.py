@@ -143,7 +143,7 @@ def test_what_is_served_is_the_current_export_or_a_bundle_itself(tmp_path, capsy
     key = next(key for key in workdir.manifests() if key[0] == "export")
     workdir.link_current(key)
     assert exported(tmp_path) == workdir.artifact(key)
-    (workdir.artifact(key) / "bundle.json").write_text("{}")
+    (workdir.artifact(key) / "routes.yaml").write_text("{}")
     assert exported(workdir.artifact(key)) == workdir.artifact(key)
 
 

@@ -82,8 +82,9 @@ def test_nothing_starts_beside_the_ledger():
 
 
 def test_threads_are_fixed_by_cores_and_tasks():
-    table = [(1, 8, 1), (2, 8, 1), (16, 8, 2), (16, 3, 5), (64, 1, 64)]
-    assert [training_threads(cores, tasks) for cores, tasks, _ in table] == [expected for *_, expected in table]
+    table = [(1, 8, 99, 1), (2, 8, 99, 1), (16, 8, 99, 2), (16, 3, 99, 5), (64, 1, 99, 64), (16, 8, 2, 8), (4, 8, 1, 4)]
+    for cores, tasks, processes, expected in table:
+        assert training_threads(Capacity(cores, GB, processes), tasks) == expected
 
 
 FAILURES = [

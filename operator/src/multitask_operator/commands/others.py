@@ -11,9 +11,11 @@ from pydantic import ValidationError
 
 from multitask_api.errors import UserError
 from multitask_api.report import Report
+from multitask_api.resource import MultiTaskModel
 from multitask_operator.commands.showing import print_json, qualification, say
 from multitask_operator.formatting import size
 from multitask_operator.local import collecting
+from multitask_operator.local.loading import device
 from multitask_operator.local.workdir import Workdir, write
 
 
@@ -26,17 +28,27 @@ def become(module: str, arguments: Sequence[str]) -> int:
 
 def serve(folder: Path, arguments: Sequence[str]) -> int:
     """Triton and the gateway on what a run exported to ``folder``."""
-    return become("multitask_serving.serve", [str(exported(folder)), *arguments])
+    chosen = [] if "--device" in arguments else _device_of(folder)
+    return become("multitask_serving.serve", [str(exported(folder)), *chosen, *arguments])
 
 
 def exported(folder: Path) -> Path:
     """The artifact to serve: of a work folder, or an exported artifact itself."""
-    if (folder / "bundle.json").is_file():
+    if (folder / "routes.yaml").is_file():
         return folder.resolve()
     place = Workdir.existing(folder)
     if not place.current.exists():
         raise UserError(f"{folder} has nothing to serve yet; `mtm run FILE --workdir {folder}` has to end first")
     return place.current.resolve()
+
+
+def _device_of(folder: Path) -> list[str]:
+    """A model that the file trains on the CPU is served there too: it was measured there."""
+    if not (folder / "model.json").is_file():
+        return []
+    model = MultiTaskModel.model_validate_json((folder / "model.json").read_bytes())
+    wanted = device(model, "auto")
+    return [] if wanted == "auto" else ["--device", wanted]
 
 
 def predict(arguments: Sequence[str]) -> int:

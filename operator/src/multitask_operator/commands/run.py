@@ -10,6 +10,7 @@ from pathlib import Path
 from types import FrameType
 
 from multitask_api.report import Report
+from multitask_api.stages import NodeState
 from multitask_operator.commands.plan import default_workdir
 from multitask_operator.commands.showing import print_json, qualification, say
 from multitask_operator.commands.views import LineView, view_for_terminal
@@ -86,7 +87,7 @@ def run(
         processes.sweep(place.path)
         report = build_report(model, ended.plan.graph, ended.ran)
         write_report(place, report)
-    status = INTERRUPTED if ended.interrupted else FAILED if ended.plan.failed else OK
+    status = INTERRUPTED if ended.interrupted else OK if ended.plan.graph.finished else FAILED
     if as_json:
         print_json({"exitStatus": status, "report": report.model_dump(mode="json", by_alias=True), **_failures(ended)})
     else:
@@ -110,7 +111,9 @@ def _conclude(ended: Ended, report: Report, place: Workdir, view: LineView, file
         qualification(report)
     for failed in ended.plan.failed:
         sys.stderr.write(_failure_text(failed))
-    if ended.plan.failed:
+    if not ended.plan.graph.finished:
+        left = [node.name for node in ended.plan.graph.nodes if node.state in (NodeState.READY, NodeState.WAITING)]
+        view.line(f"{len(left)} stages are left: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}")
         return
     ran = len(ended.ran)
     say(

@@ -67,9 +67,9 @@ class LineView:
 class LiveView(LineView):
     """The same lines, with a block below them that shows what is at work."""
 
-    def __init__(self) -> None:
-        self._console = Console(stderr=True, highlight=False)
+    def __init__(self, console: Console | None = None) -> None:
         super().__init__()
+        self._console = console or Console(stderr=True, highlight=False)
         self._live = Live(console=self._console, refresh_per_second=4, transient=True)
 
     def line(self, text: str) -> None:

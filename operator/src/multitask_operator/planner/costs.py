@@ -36,9 +36,9 @@ class Cost:
     memory: int
 
 
-def training_threads(cores: int, tasks: int) -> int:
+def training_threads(capacity: Capacity, tasks: int) -> int:
     """Threads of a training process: fixed for a machine and a spec, so that results repeat."""
-    return max(1, cores // min(cores, tasks))
+    return max(1, capacity.cores // min(capacity.cores, capacity.processes, tasks))
 
 
 def threads(kind: str, capacity: Capacity, tasks: int) -> int:
@@ -49,7 +49,7 @@ def threads(kind: str, capacity: Capacity, tasks: int) -> int:
         return min(capacity.cores, MOST_BASE_THREADS)
     if kind in ("prepare", "filter"):
         return 1
-    return training_threads(min(capacity.cores, capacity.processes), tasks)
+    return training_threads(capacity, tasks)
 
 
 def cost(node: Node, graph: Graph, spec: MultiTaskModelSpec, capacity: Capacity) -> Cost:
