@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from multitask_api import template
 from multitask_api.bundle import PromptPiece
+from multitask_api.template import Field
 from multitask_serving.engine.errors import TemplateError
 
-_TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-_FIELD_NAME = re.compile(r"[^\W\d]\w*")
-
-
-@dataclass(frozen=True)
-class Field:
-    """A placeholder of a template."""
-
-    name: str
+__all__ = ["Field", "answer_separator", "fields_of", "fields_of_pieces", "parse_template"]
 
 
 def parse_template(prompt: str) -> tuple[str | Field, ...]:
-    """Split a template into its literals and fields, in order; neighbouring literals are joined, empty ones left out.
-
-    Raises `TemplateError` with the position (counted from 1) of a stray brace or of a name that is not an identifier.
-    """
-    parts: list[str | Field] = []
-    literal = ""
-    end = 0
-    for match in _TOKEN.finditer(prompt):
-        literal += prompt[end : match.start()]
-        end = match.end()
-        token, name = match.group(), match.group(1)
-        if token in ("{{", "}}"):
-            literal += token[0]
-        elif name is None:
-            raise TemplateError(
-                f"prompt, position {match.start() + 1}: a lone {token!r}. Write {token * 2!r} for the brace itself"
-            )
-        elif not _FIELD_NAME.fullmatch(name):
-            raise TemplateError(
-                f"prompt, position {match.start() + 1}: {token!r} does not name a field. "
-                "A name is letters, digits and underscores and does not begin with a digit; write '{{' for a brace"
-            )
-        else:
-            parts += [literal, Field(name)] if literal else [Field(name)]
-            literal = ""
-    literal += prompt[end:]
-    return (*parts, literal) if literal else tuple(parts)
+    """`multitask_api.template.parse_template`, whose faults become this package's `TemplateError`."""
+    try:
+        return template.parse_template(prompt)
+    except template.TemplateFault as fault:
+        raise TemplateError(f"prompt, {fault}") from fault
 
 
 def fields_of(prompt: str) -> tuple[str, ...]:
