@@ -15,3 +15,11 @@ class StageError(UserError):
 
 class ArtifactError(RetryableError):
     """An artifact is not readable, or not what its manifest says."""
+
+
+class Interrupted(RetryableError):
+    """The stage was told to stop, and has left a checkpoint to go on from."""
+
+
+class ServingError(RetryableError):
+    """A server that a stage started did not answer as it should."""

@@ -1,0 +1,22 @@
+"""Stage ``high-resource``: stage 2 of arXiv 2411.03644, only the tasks that need many steps, instance-balanced."""
+
+from __future__ import annotations
+
+import sys
+
+from multitask_api.parameters import TrainParameters
+from multitask_trainer.stage import Outcome, Stage, run
+from multitask_trainer.storage import content_digest
+from multitask_trainer.training.run import sampling_table, train
+
+
+def work(stage: Stage) -> Outcome:
+    """Train from the base; the checkpoint with the highest mean validation score is kept in ``weights/``."""
+    parameters = stage.parameters(TrainParameters)
+    result = train(stage, parameters)
+    sys.stdout.write(f"{sampling_table(result, parameters)}\n")
+    return Outcome(result, {"model": content_digest(stage.folder, ["weights"])})
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(work))

@@ -1,0 +1,26 @@
+"""Stage ``mixture``: stage 3 of arXiv 2411.03644, all tasks of a group at the rates the filter fixed."""
+
+from __future__ import annotations
+
+import sys
+
+from multitask_api.parameters import TrainParameters
+from multitask_trainer.stage import Outcome, Stage, run
+from multitask_trainer.storage import content_digest
+from multitask_trainer.training.run import sampling_table, train
+
+
+def work(stage: Stage) -> Outcome:
+    """Train from stage 2's weights where there was a stage 2, else from the base; keep ONE checkpoint for all tasks.
+
+    It is the one with the highest mean over tasks of validation score / the baseline's validation score.
+    """
+    parameters = stage.parameters(TrainParameters)
+    before = stage.inputs_of("high-resource/")
+    result = train(stage, parameters, start=stage.input(before[0]) / "weights" if before else None)
+    sys.stdout.write(f"{sampling_table(result, parameters)}\n")
+    return Outcome(result, {"model": content_digest(stage.folder, ["weights"])})
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(work))

@@ -1,0 +1,53 @@
+"""Where training computes: device, processes, mixed precision, randomness."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from multitask_trainer.device import resolve_device
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+def set_up(*, device: str, threads: int, precision: Literal["fp32", "bf16"]) -> Accelerator:
+    """One process's share of the machine: under torchrun one of several, else the only one.
+
+    Master weights are fp32. On a GPU ``bf16`` computes in bf16 (autocast) and fp32 in TF32; on a CPU everything is
+    fp32, because bf16 is slower there, and the precision only decides the dtype in which the result is served.
+    """
+    from accelerate import Accelerator
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    torch.set_num_threads(threads)
+    on_gpu = resolve_device(device) != "cpu"
+    if on_gpu:
+        torch.set_float32_matmul_precision("high")
+    return Accelerator(cpu=not on_gpu, mixed_precision="bf16" if on_gpu and precision == "bf16" else "no")
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Dropout of a step follows from (seed, step, rank) alone, so that a resumed run repeats it."""
+    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
+
+
+@contextmanager
+def termination() -> Iterator[Callable[[], bool]]:
+    """Inside, SIGTERM does not end the process; the value that is given says whether it came."""
+    came = False
+
+    def note(_signal: int, _frame: object) -> None:
+        nonlocal came
+        came = True
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: came
+    finally:
+        signal.signal(signal.SIGTERM, before)

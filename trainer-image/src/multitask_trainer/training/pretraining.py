@@ -1,0 +1,72 @@
+"""Continual pre-training of a base on the domain's text: next-token loss over packed blocks of ``maxLength`` tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from multitask_api.parameters import BaseParameters
+from multitask_trainer.data.places import Places
+from multitask_trainer.data.reading import read_texts
+from multitask_trainer.stage import Stage
+from multitask_trainer.training.checkpoint import CheckpointStore, Progress
+from multitask_trainer.training.compute import set_up
+from multitask_trainer.training.corpus import TextBatches, write_corpus, write_examples
+from multitask_trainer.training.dataset import Examples
+from multitask_trainer.training.loop import Loop, Settings
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+CPU_TOKENS = 1024
+"""Tokens of a micro-batch on a CPU: every position has logits over the whole vocabulary."""
+GPU_TOKENS = 32768
+
+
+def corpus_texts(parameters: BaseParameters, places: Places) -> list[Iterable[str]]:
+    """One stream of texts for each corpus source; nothing is read yet."""
+    sources = parameters.pretraining.corpus if parameters.pretraining else ()
+    return [read_texts(source.uri, places) for source in sources]
+
+
+def pretrain(
+    stage: Stage,
+    parameters: BaseParameters,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    examples: Sequence[Examples],
+    places: Places,
+    max_steps: int,
+) -> Progress:
+    """Train ``model`` in place; goes on from the last checkpoint in the stage's work folder."""
+    optimisation = parameters.optimisation
+    accelerator = set_up(device=stage.order.device, threads=stage.order.threads, precision=optimisation.precision)
+    folder = stage.work / "tokens"
+    stage.reporter.report("tokenising")
+    folder.mkdir(parents=True, exist_ok=True)
+    if accelerator.is_main_process:
+        if examples:
+            write_examples(folder, examples)
+        need = max_steps * optimisation.batch_rows * optimisation.max_length
+        write_corpus(folder, corpus_texts(parameters, places), tokenizer, need)
+    accelerator.wait_for_everyone()
+    batches = TextBatches.of(
+        folder,
+        length=optimisation.max_length,
+        batch_rows=optimisation.batch_rows,
+        seed=optimisation.seed,
+        token_budget=CPU_TOKENS if accelerator.device.type == "cpu" else GPU_TOKENS,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+    model.requires_grad_(requires_grad=True)
+    loop = Loop(
+        model,
+        batches,
+        Settings(max_steps, optimisation, betas=(0.9, 0.95), weight_decay=0.1),
+        accelerator=accelerator,
+        store=CheckpointStore(stage.work / "checkpoint"),
+        reporter=stage.reporter,
+    )
+    return loop.run()

@@ -1,0 +1,174 @@
+"""What baseline, stage 2 and stage 3 share: from an order to trained weights and what was found on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from multitask_api.digests import digest
+from multitask_api.parameters import TrainParameters
+from multitask_api.results import TrainResult
+from multitask_serving.engine.backbone import Backbone
+from multitask_trainer.bundling import load_tokenizer
+from multitask_trainer.data.rows import Row, read_rows
+from multitask_trainer.errors import StageError
+from multitask_trainer.stage import Stage
+from multitask_trainer.training.batches import MicroBatch, RowIds, packed, padded
+from multitask_trainer.training.checkpoint import CheckpointStore, Progress
+from multitask_trainer.training.compute import set_up
+from multitask_trainer.training.dataset import Examples, TaskEncoder
+from multitask_trainer.training.loop import Loop, Settings
+from multitask_trainer.training.models import load_base
+from multitask_trainer.training.sampler import Sampler
+from multitask_trainer.training.selection import Selection, saturation_step, still_improving
+from multitask_trainer.training.validation import TaskValidation, validate
+from multitask_trainer.tuning import method
+
+CPU_TOKENS = 3072
+"""Padded tokens of a micro-batch on a CPU: more leaves its caches."""
+GPU_TOKENS = 32768
+PACK_WIDTH = 512
+"""Tokens of a packed line, unless a row is longer: attention costs the square of it."""
+
+
+@dataclass(frozen=True)
+class TaskBatches:
+    """The sampler's rows, laid out for one process of ``processes``."""
+
+    sampler: Sampler
+    examples: Sequence[Examples]
+    """In the order of the sampler's tasks."""
+    batch_rows: int
+    pack: bool
+    process: int = 0
+    processes: int = 1
+
+    def at(self, step: int) -> list[MicroBatch]:
+        """Rows are dealt to the processes by falling length, so that each has about the same number of tokens."""
+        batch = self.sampler.at(step)
+        rows: list[RowIds] = [
+            self.examples[task].row(row) for task, row in zip(batch.tasks.tolist(), batch.rows.tolist(), strict=True)
+        ]
+        if self.processes > 1:
+            rows = sorted(rows, key=lambda row: -len(row[0]))[self.process :: self.processes]
+        if self.pack:
+            return packed(rows, batch_rows=self.batch_rows, token_budget=GPU_TOKENS, width=PACK_WIDTH)
+        return padded(rows, batch_rows=self.batch_rows, token_budget=CPU_TOKENS)
+
+
+def train(stage: Stage, parameters: TrainParameters, *, start: Path | None = None) -> TrainResult:
+    """Train on the order's tasks, from the base or from the weights in ``start``; leaves ``weights/``.
+
+    Every training row of every task can be drawn. The result's weights are those of the chosen checkpoint.
+    """
+    optimisation = parameters.optimisation
+    accelerator = set_up(device=stage.order.device, threads=stage.order.threads, precision=optimisation.precision)
+    stage.reporter.report("reading")
+    base = stage.input("base") / "model"
+    encoders = _encoders(parameters, base)
+    examples = {name: encoder.encode(_rows(stage, name, "train")) for name, encoder in encoders.items()}
+    validations = {
+        name: TaskValidation.of(encoder, _rows(stage, name, "validation"), seed=optimisation.seed)
+        for name, encoder in encoders.items()
+    }
+    sampler = Sampler(
+        parameters.probabilities,
+        {name: len(found) for name, found in examples.items()},
+        batch_rows=optimisation.batch_rows,
+        seed=optimisation.seed,
+    )
+    if optimisation.batch_rows < accelerator.num_processes:
+        raise StageError(
+            f"training.batchRows is {optimisation.batch_rows} and there are {accelerator.num_processes} processes: "
+            "raise it, or use fewer GPUs"
+        )
+    tuned = method(parameters.tuning)
+    torch.manual_seed(optimisation.seed)  # new adapter weights are drawn from it
+    model = tuned.prepare(load_base(base))
+    if start is not None:
+        tuned.load(model, start)
+    batches = TaskBatches(
+        sampler=sampler,
+        examples=[examples[name] for name in sampler.names],
+        batch_rows=optimisation.batch_rows,
+        pack=accelerator.device.type == "cuda" and Backbone.of(model).bool_masks,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+    selection = Selection(parameters.reference_scores)
+    device, mixed = accelerator.device, accelerator.mixed_precision == "bf16"
+    loop = Loop(
+        model,
+        batches,
+        Settings(parameters.max_steps, optimisation),
+        accelerator=accelerator,
+        store=CheckpointStore(stage.work / "checkpoint"),
+        reporter=stage.reporter,
+        validate=lambda: validate(model, validations, device=device, mixed=mixed),
+        selection=selection,
+    )
+    progress = loop.run()
+    tuned.save(model, stage.folder / "weights")
+    truncated = {name: found.truncated for name, found in examples.items() if found.truncated}
+    return _result(progress, model, selection, sampler.rows_given(progress.step), truncated)
+
+
+def checkpoint_digest(result: TrainResult) -> str:
+    """What the filter reads of a training run: from these it takes how many rows the task needs."""
+    return digest({"saturation": result.saturation_step, "chosen": result.chosen_step})
+
+
+def validation_digest(result: TrainResult) -> str:
+    """What a mixture reads of a baseline: the scores its checkpoints are compared with."""
+    return digest({name: point.score for name, point in result.validation.items()})
+
+
+def sampling_table(result: TrainResult, parameters: TrainParameters) -> str:
+    """How many rows each task was given, against its probability; one line a task."""
+    total = sum(result.rows_given.values())
+    lines = [
+        f"  {name}: {count} rows, {count / total:.4f} of all, probability {parameters.probabilities[name]:.4f}"
+        for name, count in result.rows_given.items()
+    ]
+    return "\n".join(["rows given:", *lines])
+
+
+def _encoders(parameters: TrainParameters, base: Path) -> dict[str, TaskEncoder]:
+    tokenizer = load_tokenizer(base)
+    return {
+        task.name: TaskEncoder.of(
+            task,
+            tokenizer,
+            max_length=parameters.optimisation.max_length,
+            chat_template=parameters.chat_template,
+        )
+        for task in parameters.tasks
+    }
+
+
+def _rows(stage: Stage, task: str, split: str) -> list[Row]:
+    return read_rows(stage.input(f"prepare/{task}"), split)
+
+
+def _result(
+    progress: Progress, model: nn.Module, selection: Selection, rows_given: dict[str, int], truncated: dict[str, int]
+) -> TrainResult:
+    chosen = next(point for point in progress.curve if point.step == progress.best_step)
+    return TrainResult(
+        steps=progress.step,
+        chosen_step=chosen.step,
+        saturation_step=saturation_step(progress.curve),
+        still_improving=still_improving(progress.curve, selection, ended_by_limit=progress.ended_by_limit),
+        curve=progress.curve,
+        validation=chosen.tasks,
+        rows_given=rows_given,
+        tokens=progress.tokens,
+        truncated_rows=truncated,
+        trainable_parameters=sum(value.numel() for value in model.parameters() if value.requires_grad),
+        training_seconds=round(progress.seconds, 3),
+        tokens_per_second=round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
+    )

@@ -1,0 +1,69 @@
+"""Which checkpoint is kept, where a run saturated, and whether it was cut short. Pure.
+
+Selection is by score on validation rows, ties by loss. A baseline and stage 2 take the mean of their tasks' scores; a
+mixture takes the mean over tasks of score / that task's baseline score, so that a hard task
+counts as much as an easy one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from multitask_api.results import CurvePoint, TaskPoint
+
+_SMALLEST_REFERENCE = 0.01
+"""Below it a ratio is noise (a correlation of 0, a text metric that never matched): the difference counts instead."""
+
+
+@dataclass(frozen=True)
+class Selection:
+    """``references``: task → its baseline's validation score; empty for a baseline and for stage 2."""
+
+    references: Mapping[str, float]
+
+    def value(self, points: Mapping[str, TaskPoint]) -> float:
+        """What is to be highest."""
+        values = [self._task_value(name, point.score) for name, point in points.items()]
+        return sum(values) / len(values)
+
+    def _task_value(self, task: str, score: float) -> float:
+        if not self.references:
+            return score
+        # A task without a baseline of its own counts as if its baseline were perfect: its plain score.
+        reference = self.references.get(task, 1.0)
+        return score / reference if reference >= _SMALLEST_REFERENCE else 1 + score - reference
+
+
+def mean_loss(points: Mapping[str, TaskPoint]) -> float:
+    """The mean over tasks of the validation loss."""
+    return sum(point.loss for point in points.values()) / len(points)
+
+
+def is_better(candidate: tuple[float, float], best: tuple[float, float]) -> bool:
+    """Whether (value, loss) is better: a higher value, or the same with a lower loss."""
+    return (candidate[0], -candidate[1]) > (best[0], -best[1])
+
+
+def saturation_step(curve: Sequence[CurvePoint]) -> int:
+    """The step of the lowest validation loss (mean over tasks) in warm-up and constant phase."""
+    return min(_before_the_tail(curve), key=lambda point: mean_loss(point.tasks)).step
+
+
+def still_improving(curve: Sequence[CurvePoint], selection: Selection, *, ended_by_limit: bool) -> bool:
+    """The limit ended training while it was going up.
+
+    The last validation before the tail has both the highest value and the lowest loss of all before the tail, neither
+    of them shared: a plateau's last point is the best by chance, but rarely in both.
+    """
+    points = _before_the_tail(curve)
+    if not ended_by_limit:
+        return False
+    *earlier, last = points
+    value, loss = selection.value(last.tasks), mean_loss(last.tasks)
+    return all(selection.value(point.tasks) < value and mean_loss(point.tasks) > loss for point in earlier)
+
+
+def _before_the_tail(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
+    # A run too short for a validation before its tail is judged on the whole of it.
+    return [point for point in curve if point.phase != "decay"] or list(curve)

@@ -1,0 +1,87 @@
+"""Loss and score on a fixed seeded sample of each task's validation rows, during training.
+
+Classification: all labels are scored by the code that serves (``engine.score``), so the score is exactly the task's
+metric, and the loss is the gold label's. Generation: greedy answers would cost more than training, so the score is a
+*proxy*: the mean over rows of the share of the reference's tokens (EOS included) that are the model's first choice when
+it is given the reference's tokens before them. It ranks checkpoints of one task; it is not that task's metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from multitask_api.results import TaskPoint
+from multitask_serving.engine.backbone import Backbone, evaluating
+from multitask_serving.engine.score import classify_rows
+from multitask_serving.engine.trie import Trie
+from multitask_trainer.data.rows import Row
+from multitask_trainer.judging.metrics import score
+from multitask_trainer.training.batches import padded
+from multitask_trainer.training.dataset import Examples, TaskEncoder
+from multitask_trainer.training.loss import target_logits
+from multitask_trainer.training.sampler import fixed_sample
+
+MAX_ROWS = 500
+
+
+@dataclass(frozen=True)
+class TaskValidation:
+    """One task's sample, encoded."""
+
+    encoder: TaskEncoder
+    examples: Examples
+    gold: tuple[str, ...]
+    trie: Trie | None
+
+    @classmethod
+    def of(cls, encoder: TaskEncoder, rows: Sequence[Row], *, seed: int) -> TaskValidation:
+        """Take at most `MAX_ROWS` rows."""
+        chosen = fixed_sample(len(rows), MAX_ROWS, seed=seed, name=encoder.task.name, purpose="validation")
+        sample = [rows[index] for index in chosen]
+        trie = Trie.build(encoder.labels, encoder.eos) if encoder.labels else None
+        return cls(encoder, encoder.encode(sample), tuple(row.answer for row in sample), trie)
+
+    def run(self, model: nn.Module, *, token_budget: int) -> TaskPoint:
+        """Loss and score of ``model`` as it stands."""
+        if self.trie is not None:
+            return self._classification(model, self.trie, token_budget)
+        return self._generation(model, token_budget)
+
+    def _classification(self, model: nn.Module, trie: Trie, token_budget: int) -> TaskPoint:
+        prompts = [self.examples.prompt(row) for row in range(len(self.examples))]
+        found = np.stack(classify_rows(model, prompts, [trie] * len(prompts), token_budget=token_budget))
+        task = self.encoder.task
+        predictions = [trie.labels[best] for best in found.argmax(axis=1)]
+        index = {label: number for number, label in enumerate(trie.labels)}
+        tokens = np.array([len(label.ids) + 1 for label in self.encoder.labels])
+        gold = np.array([index[label] for label in self.gold])
+        losses = -found[np.arange(len(gold)), gold] / tokens[gold]
+        value = score(task.metric, predictions, [[label] for label in self.gold], task.labels, task.language)
+        return TaskPoint(loss=float(losses.mean()), score=value)
+
+    def _generation(self, model: nn.Module, token_budget: int) -> TaskPoint:
+        backbone = Backbone.of(model)
+        rows = [self.examples.row(index) for index in range(len(self.examples))]
+        loss = right = 0.0
+        with evaluating(model):
+            for laid_out in padded(rows, batch_rows=len(rows), token_budget=token_budget):
+                batch = laid_out.to(backbone.device)
+                logits = target_logits(backbone, batch)
+                loss += float((cross_entropy(logits, batch.targets, reduction="none") * batch.weights).sum())
+                right += float(((logits.argmax(-1) == batch.targets) * batch.weights).sum())
+        return TaskPoint(loss=loss, score=right)
+
+
+def validate(
+    model: nn.Module, tasks: Mapping[str, TaskValidation], *, device: torch.device, mixed: bool
+) -> dict[str, TaskPoint]:
+    """Every task's point; ``mixed`` computes in bf16, as training does."""
+    budget = 4096 if device.type == "cpu" else 65536
+    with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
+        return {name: task.run(model, token_budget=budget) for name, task in tasks.items()}
