@@ -22,17 +22,10 @@ FAULTS: dict[str, str] = {
     "noise": "{makes a noise|has a strange noise|gives a loud noise}",
     "smell": "{has a bad smell|gives a smell|left a smell}",
     "crack": "{has a crack|shows a crack|came with a crack}",
-    "rust": "{shows rust|has some rust|came with rust}",
-    "dent": "{has a dent|shows a big dent|came with a dent}",
-    "smoke": "{gives smoke|makes smoke|left some smoke}",
-    "stain": "{has a stain|shows a stain|came with a stain}",
 }
 FAULT_ANY = (
     "{stopped working|broke down|does not start|keeps failing|has a leak|makes a noise|shows a crack|gives smoke}"
 )
-
-DAYS = ("monday", "friday", "sunday", "may", "june", "easter", "winter", "spring")
-COLOURS = ("blue", "red", "green", "white", "black", "golden", "silver", "brown")
 
 GREETINGS = [
     "hello", "hi there", "good morning", "good evening", "dear team", "hey", "greetings", "hola", "bonjour",
