@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,8 @@ from multitask_api.manifest import Manifest, Resolved, StageFailure, StageOrder
 from multitask_api.parameters import PrepareParameters
 from multitask_api.resource.reading import check
 from multitask_api.results import PrepareResult
+from multitask_trainer.data.fingerprints import HashCache, resolve_data
+from multitask_trainer.data.places import Places
 from multitask_trainer.data.rows import Row, read_inputs, read_rows
 from multitask_trainer.stage import run
 from multitask_trainer.stages import look, prepare, resolve
@@ -28,8 +31,8 @@ UNREACHABLE = (
 )
 
 
-def order(folder: Path, rows: Any) -> Path:
-    parameters = PrepareParameters(task=task(), data=rows, fingerprints={})
+def order(folder: Path, rows: Any, fingerprints: dict[str, str] | None = None) -> Path:
+    parameters = PrepareParameters(task=task(), data=rows, fingerprints=fingerprints or {})
     told = StageOrder(
         model="desk",
         stage="prepare/urgency",
@@ -98,6 +101,19 @@ def test_prepare_drops_what_the_task_allows_and_says_so(tmp_path: Path) -> None:
     assert (result.rows.train, result.bad_rows) == (2, 1)
     assert result.warnings[0] == "1 bad rows dropped, as data.maxBadRows allows"
     assert "bad_rows.jsonl" in manifest.files
+
+
+def test_prepare_keeps_no_rows_under_the_digest_of_others(tmp_path: Path) -> None:
+    rows = data(tmp_path)
+    found = resolve_data("train.jsonl", Places(tmp_path), HashCache())
+    assert found.fingerprint
+    told = order(tmp_path, rows, {"train": found.fingerprint})
+    assert run(prepare.work, ["--order", str(told)]) == 0
+    shutil.rmtree(tmp_path / "out")
+    write(tmp_path, "train.jsonl", [*GOOD, *GOOD])
+    assert run(prepare.work, ["--order", str(told)]) == 2
+    failure = StageFailure.model_validate_json((tmp_path / "work" / "failure.json").read_text())
+    assert failure.message == "train: train.jsonl has changed since this run began; start the run again"
 
 
 def resource(**changes: Any) -> dict[str, Any]:

@@ -10,22 +10,26 @@ from pathlib import Path
 from multitask_api.digests import digest
 from multitask_api.parameters import PrepareParameters
 from multitask_api.results import SPLITS, PrepareResult, SplitRows
+from multitask_trainer.data.fingerprints import HashCache, resolve_data
 from multitask_trainer.data.look import TaskLook, characters, label_counts, look, refuse_if_unusable
 from multitask_trainer.data.reading import Places
 from multitask_trainer.data.rows import rows_digest, write_inputs, write_rows
+from multitask_trainer.errors import DataError
 from multitask_trainer.stage import Outcome, Stage, run
 
 
 def work(stage: Stage) -> Outcome:
     """Read the three splits, refuse what cannot be used, write the rest in the one form."""
     parameters = stage.parameters(PrepareParameters)
+    places = Places.of(stage.order.data_root, os.environ)
     stage.reporter.report("reading")
-    found = look(parameters.task, parameters.data, Places.of(stage.order.data_root, os.environ))
+    found = look(parameters.task, parameters.data, places)
 
     # Beside the checkpoints while it is an error, so that it is still there after the failure.
     complete = stage.work / "bad_rows.jsonl"
     write_bad_rows(found, complete)
     refuse_if_unusable(found, parameters.data.max_bad_rows, str(complete))
+    refuse_if_changed(parameters, places)
 
     stage.reporter.report("writing")
     for split in SPLITS:
@@ -46,6 +50,15 @@ def work(stage: Stage) -> Outcome:
     )
     outputs = {split: rows_digest(found.rows[split]) for split in SPLITS}
     return Outcome(result, outputs | {"rows": digest(rows.to_json())})
+
+
+def refuse_if_changed(parameters: PrepareParameters, places: Places) -> None:
+    """The stage's digest speaks for the content that was resolved: other rows must not be kept under it."""
+    for split, fingerprint in parameters.fingerprints.items():
+        address = getattr(parameters.data, split).uri
+        found = resolve_data(address, places, HashCache())
+        if found.fingerprint is not None and found.fingerprint != fingerprint:
+            raise DataError(f"{split}: {address} has changed since this run began; start the run again")
 
 
 def write_bad_rows(found: TaskLook, path: Path) -> None:

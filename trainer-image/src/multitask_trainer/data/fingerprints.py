@@ -1,0 +1,85 @@
+"""Which content stands at an address: a fingerprint that changes with the rows, and with nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from multitask_api.addresses import scheme_of
+from multitask_api.digests import digest
+from multitask_api.manifest import ResolvedData
+from multitask_trainer.data.places import DataFile, Places, files_at
+from multitask_trainer.errors import DataError
+from multitask_trainer.storage import write_atomically
+
+FINGERPRINT = 16
+
+
+class HashCache:
+    """Content hashes by (name, stamp): a file is hashed again only when its size, time or etag has changed.
+
+    Without a path nothing is known and nothing is kept.
+    """
+
+    def __init__(self, path: Path | None = None) -> None:
+        self._path = path
+        self._known: dict[str, str] = _read_cache(path) if path else {}
+        self._used: dict[str, str] = {}
+
+    def sha256(self, file: DataFile, root: Path) -> str:
+        """SHA-256 of the file's bytes as they are stored."""
+        name = file.name if scheme_of(file.name) else str((root / file.name).absolute())
+        key = f"{name}|{file.stamp}"
+        if key not in self._used:
+            self._used[key] = self._known.get(key) or _hash(file)
+        return self._used[key]
+
+    def save(self) -> None:
+        """Keep what this run used and what it did not look at."""
+        if self._path is not None:
+            write_atomically(self._path, json.dumps(self._known | self._used, indent=0, sort_keys=True))
+
+
+def resolve_data(address: str, places: Places, cache: HashCache) -> ResolvedData:
+    """One address: its content's fingerprint, or the problem with it.
+
+    The fingerprint covers each file's format and content, in the order of the names, but no name and no address:
+    the same rows elsewhere are the same rows.
+    """
+    try:
+        if scheme_of(address) == "hf":
+            return _resolve_hub(address)
+        files = files_at(address, places)
+        hashes = [[file.format, file.compression or "", cache.sha256(file, places.root)] for file in files]
+    except PermissionError as error:
+        return ResolvedData(problem=f"no permission to read {error.filename or 'it'}; change its mode or owner")
+    except (DataError, OSError) as error:
+        return ResolvedData(problem=str(error).removeprefix(f"{address}: "))
+    size = sum(file.size for file in files)
+    return ResolvedData(fingerprint=digest(hashes, FINGERPRINT), files=len(files), bytes=size)
+
+
+def _resolve_hub(address: str) -> ResolvedData:
+    from multitask_trainer.data.hub import HubData, resolve_revision
+
+    data = HubData.of(address)
+    commit = resolve_revision(data.dataset, data.revision, "dataset")
+    return ResolvedData(fingerprint=digest([data.dataset, commit, data.rest], FINGERPRINT), files=1)
+
+
+def _hash(file: DataFile) -> str:
+    sha = hashlib.sha256()
+    with file.open_raw() as content:
+        while block := content.read(1 << 20):
+            sha.update(block)
+    return sha.hexdigest()
+
+
+def _read_cache(path: Path) -> dict[str, str]:
+    """A cache that cannot be read is an empty one: it only saves time."""
+    try:
+        known = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return {str(key): str(value) for key, value in known.items()} if isinstance(known, dict) else {}
