@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from multitask_serving.engine.answers import Request
 from multitask_serving.engine.engine import Engine
 from multitask_serving.triton import wire

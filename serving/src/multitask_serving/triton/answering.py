@@ -259,7 +259,7 @@ def _gone(sender: Sender) -> bool:
 
 
 def _internal(error: Exception) -> wire.WireError:
-    log.exception("the model failed")
+    log.error("the model failed", exc_info=error)
     return wire.WireError(wire.INTERNAL, f"the model failed: {type(error).__name__}: {error}")
 
 

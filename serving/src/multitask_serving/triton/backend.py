@@ -1,4 +1,4 @@
-"""The model as Triton's Python backend runs it. Imported by the repository's ``model.py``, inside Triton's stub only."""
+"""The model as Triton's Python backend runs it. Imported by the repository's ``model.py``, inside Triton alone."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ class TritonPythonModel:
             sender = _TritonSender(request.get_response_sender(), self._revision)
             try:
                 inputs = wire.parse_inputs(
-                    _bytes(request, wire.TASK) or b"", _bytes(request, wire.FIELDS) or b"", _bytes(request, wire.OPTIONS)
+                    _bytes(request, wire.TASK) or b"",
+                    _bytes(request, wire.FIELDS) or b"",
+                    _bytes(request, wire.OPTIONS),
                 )
             except wire.MalformedRequest as error:
                 sender.fail(to_wire(error))

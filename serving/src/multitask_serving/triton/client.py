@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -72,7 +72,7 @@ class TritonClient:
 
     async def infer(
         self, task: str, fields: Mapping[str, str], options: wire.Options, *, timeout_s: float
-    ) -> AsyncIterator[Answer]:
+    ) -> AsyncGenerator[Answer, None]:
         """The answers to one request, in order, within ``timeout_s`` seconds in all. Raises `BackendError`.
 
         Closing the iterator early, or cancelling the task that reads it, cancels the request on the server.
@@ -87,11 +87,10 @@ class TritonClient:
             async for result, error in stream:
                 if error is not None:
                     raise _from_text(str(error))
-                final = result.get_response().parameters["triton_final_response"].bool_param
+                finished = result.get_response().parameters["triton_final_response"].bool_param
                 answer = _answer(result)
                 if answer is not None:
                     yield answer
-                finished = finished or final
             if not finished:
                 raise BackendUnavailable(f"{self.address} ended the answer before its last part")
         except grpc.aio.AioRpcError as error:

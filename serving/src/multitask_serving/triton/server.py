@@ -6,7 +6,7 @@ The package is used for its binary alone and is never imported. What the binary 
   a folder of links brings the two together;
 - the stub finds the environment through PATH, and libpython through LD_LIBRARY_PATH;
 - with numpy 2 the stub reads wrong numbers without an error, so numpy 2 is refused here;
-- shared memory stays behind when a process is killed, so every server gets a name prefix of its own, removed at the end.
+- shared memory stays behind when a process is killed, so every server has its own prefix, removed at the end.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from tritonclient.utils import InferenceServerException
 from multitask_api.errors import RetryableError, UserError
 from multitask_serving.triton import launch, wire
 
-_SHARED_MEMORY = Path("/dev/shm")  # noqa: S108 - where Triton's Python backend puts its regions
+_SHARED_MEMORY = Path("/dev/shm")
 _POLL_S = 0.05
 _TAIL_LINES = 30
 
@@ -78,6 +78,7 @@ class TritonServer:
     def __init__(self, process: subprocess.Popen[bytes], port: int, log: Path, shared_memory: str) -> None:
         self._process = process
         self._shared_memory = shared_memory
+        self._stubs: list[int] = []
         self.port = port
         self.log = log
 
@@ -113,6 +114,7 @@ class TritonServer:
         server = cls(process, port, log, shared_memory)
         try:
             server._wait_ready(ready_timeout_s)
+            server._stubs = server.stub_pids()
         except BaseException:
             server.stop()
             raise
@@ -132,6 +134,10 @@ class TritonServer:
         """Process ids of the server's Python stubs."""
         return _children(self.pid)
 
+    def lost_stubs(self) -> list[int]:
+        """Stubs that were there when the server became ready and are not any more. Triton never restarts one."""
+        return [pid for pid in self._stubs if not _is_alive(pid)]
+
     def exit_status(self) -> int | None:
         """None while the server runs; else its exit status (negative: the signal)."""
         return self._process.poll()
@@ -142,7 +148,7 @@ class TritonServer:
 
     def stop(self, timeout_s: float = 20.0) -> None:
         """End the server and its stubs: politely, then by force after ``timeout_s`` seconds."""
-        stubs = self.stub_pids()
+        stubs = {*self._stubs, *self.stub_pids()}  # a server that was killed has no children any more
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -230,6 +236,14 @@ def _children(pid: int) -> list[int]:
         return [int(child) for thread in threads for child in (thread / "children").read_text().split()]
     except OSError:
         return []
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in {"Z", "X"}
 
 
 def _command_line(pid: int) -> str:

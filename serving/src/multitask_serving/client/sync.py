@@ -1,0 +1,105 @@
+"""The blocking client."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+
+import grpc
+
+from multitask_serving.client import answers
+from multitask_serving.client.answers import DEFAULT_TIMEOUT_S, Prediction, Sampling, Task
+from multitask_serving.client.errors import from_rpc
+from multitask_serving.proto import gateway_pb2, gateway_pb2_grpc
+
+
+class TaskClient:
+    """A connection to a gateway, for use from any thread::
+
+        with TaskClient("127.0.0.1:8081") as client:
+            client.predict("urgency", text="My card was charged twice").label
+
+    Every call raises `GatewayError`. ``timeout_s`` holds for a whole call, unless the call has one of its own.
+    """
+
+    def __init__(self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
+        self.address = address
+        self._timeout_s = timeout_s
+        self._channel = grpc.insecure_channel(address)
+        self._stub = gateway_pb2_grpc.TaskGatewayStub(self._channel)  # type: ignore[no-untyped-call]
+
+    def predict(
+        self,
+        task: str,
+        fields: Mapping[str, str] | None = None,
+        /,
+        *,
+        sampling: Sampling | None = None,
+        revision: str | None = None,
+        timeout_s: float | None = None,
+        **named: str,
+    ) -> Prediction:
+        """One answer. Fields go by name; those whose names are taken here go into the mapping ``fields``."""
+        request = answers.predict_request(task, fields, named, sampling)
+        try:
+            response = self._stub.Predict(request, timeout=self._time(timeout_s), metadata=answers.metadata(revision))
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.address) from error
+        return answers.prediction(response)
+
+    def predict_stream(
+        self,
+        task: str,
+        fields: Mapping[str, str] | None = None,
+        /,
+        *,
+        sampling: Sampling | None = None,
+        revision: str | None = None,
+        timeout_s: float | None = None,
+        **named: str,
+    ) -> Iterator[str | Prediction]:
+        """The text piece by piece as it is made, and last the whole `Prediction`. Closing it early cancels the call."""
+        request = answers.predict_request(task, fields, named, sampling)
+        call = self._stub.PredictStream(request, timeout=self._time(timeout_s), metadata=answers.metadata(revision))
+        try:
+            for message in call:
+                if message.delta:
+                    yield message.delta
+                if message.HasField("final"):
+                    yield answers.prediction(message.final)
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.address) from error
+        finally:
+            call.cancel()
+
+    def tasks(self, *, timeout_s: float | None = None) -> list[Task]:
+        """Every task the gateway serves, by name."""
+        try:
+            response = self._stub.ListTasks(gateway_pb2.ListTasksRequest(), timeout=self._time(timeout_s))
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.address) from error
+        return [answers.task(message) for message in response.tasks]
+
+    def task(self, name: str, *, timeout_s: float | None = None) -> Task:
+        """One task."""
+        try:
+            return answers.task(
+                self._stub.GetTask(gateway_pb2.GetTaskRequest(task=name), timeout=self._time(timeout_s))
+            )
+        except grpc.RpcError as error:
+            raise from_rpc(error, self.address) from error
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._channel.close()
+
+    def __enter__(self) -> TaskClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _time(self, timeout_s: float | None) -> float:
+        return self._timeout_s if timeout_s is None else timeout_s

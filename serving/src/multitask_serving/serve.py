@@ -1,0 +1,160 @@
+"""Serves an exported folder on this machine: ``python -m multitask_serving.serve DIR``.
+
+DIR holds ``bundle/``, ``routes.yaml`` and ``golden.jsonl``, as a run exports them. Triton starts on the loopback
+interface, has to give the golden answers, and then the gateway opens in this process. One of them ending ends both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import logging
+import signal
+import sys
+import tempfile
+from collections.abc import Callable, Coroutine, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from multitask_api.errors import MultitaskError, UserError
+from multitask_api.routes import TaskRoute
+from multitask_serving.gateway.server import running_gateway
+from multitask_serving.triton.probe import load_golden, replay, spread
+from multitask_serving.triton.repository import ModelSettings, write_repository
+from multitask_serving.triton.server import TritonServer
+
+T = TypeVar("T")
+
+GOLDEN_PER_TASK = 8
+_WATCH_S = 0.5
+
+
+class NotServable(UserError):
+    """The folder lacks something that serving needs."""
+
+
+class WrongAnswers(UserError):
+    """The server came up and does not answer as the model that was measured."""
+
+
+def at_local(port: int) -> Callable[[TaskRoute], TaskRoute]:
+    """A change to route tables: every backend is the one Triton at ``port`` of this machine."""
+
+    def adapt(table: TaskRoute) -> TaskRoute:
+        local = {"service": "127.0.0.1", "port": port}
+        tasks = [
+            task.model_copy(update={"backends": tuple(backend.model_copy(update=local) for backend in task.backends)})
+            for task in table.spec.tasks
+        ]
+        return table.model_copy(update={"spec": table.spec.model_copy(update={"tasks": tuple(tasks)})})
+
+    return adapt
+
+
+def check_folder(folder: Path) -> None:
+    """Raise `NotServable` if a part is missing."""
+    parts = ("bundle/bundle.json", "routes.yaml", "golden.jsonl")
+    missing = [part for part in parts if not (folder / part).is_file()]
+    if missing:
+        raise NotServable(
+            f"{folder} cannot be served, it lacks {', '.join(missing)}; name a folder that a run exported"
+        )
+
+
+def local_device() -> str:
+    """``cuda`` where an NVIDIA GPU is at hand, else ``cpu``; found without loading torch."""
+    return "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+
+
+async def serve(folder: Path, address: str, triton: TritonServer, *, announce: Callable[[str], None]) -> None:
+    """Open the gateway before a running Triton until SIGTERM or SIGINT.
+
+    Raises `WrongAnswers`, or `TritonFailed` when Triton ends by itself.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    golden = spread(load_golden(folder / "golden.jsonl"), GOLDEN_PER_TASK)
+    mismatches = await _unless_stopped(stop, replay(triton.address, golden))
+    if mismatches is None:
+        return
+    if mismatches:
+        shown = "; ".join(str(mismatch) for mismatch in mismatches[:3])
+        raise WrongAnswers(
+            f"{len(mismatches)} of {len(golden)} golden requests were answered otherwise than measured: {shown}. "
+            "Use the device and versions that the model was measured with, or run it again"
+        )
+    async with running_gateway(folder / "routes.yaml", address, adapt=at_local(triton.port)) as gateway:
+        host = address.rpartition(":")[0]
+        announce(f"serving {len(gateway.table.routes)} tasks on {host}:{gateway.port}")
+        while not stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), _WATCH_S)
+            _check(triton)
+
+
+async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of ``work``, or None if ``stop`` came first; ``work`` is then cancelled."""
+    running, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
+    try:
+        await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        return running.result() if running.done() else None
+    finally:
+        stopping.cancel()
+        running.cancel()
+        await asyncio.gather(running, stopping, return_exceptions=True)
+
+
+def _check(triton: TritonServer) -> None:
+    status = triton.exit_status()
+    if status is not None:
+        raise triton.failure(f"Triton ended with status {status}")
+    if triton.lost_stubs():
+        raise triton.failure("Triton's model process died")
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """SIGTERM acts like Ctrl-C, so that a server still loading its model is stopped too."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 0 after SIGTERM or Ctrl-C, 1 after an error."""
+    parser = argparse.ArgumentParser(prog="python -m multitask_serving.serve", description=__doc__)
+    parser.add_argument("folder", type=Path, metavar="DIR", help="an exported folder")
+    parser.add_argument("--address", default="127.0.0.1:8081", help="where the gateway listens (default: %(default)s)")
+    parser.add_argument("--triton-port", type=int, help="where Triton listens on 127.0.0.1 (default: any free port)")
+    parser.add_argument("--device", default=local_device(), help="torch's device (default here: %(default)s)")
+    parser.add_argument("--threads", type=int, help="torch's threads (default: its own choice)")
+    parser.add_argument("--work", type=Path, help="keeps Triton's log and files (default: a temporary folder)")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    try:
+        with _interruptible(), contextlib.ExitStack() as stack:
+            check_folder(options.folder)
+            work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mtm-serve-")))
+            settings = ModelSettings(device=options.device, threads=options.threads)
+            repository = write_repository((options.folder / "bundle").resolve(), work / "repository", settings)
+            triton = stack.enter_context(TritonServer.start(repository, work, port=options.triton_port))
+            asyncio.run(serve(options.folder, options.address, triton, announce=_say))
+    except KeyboardInterrupt:
+        return 0
+    except MultitaskError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a program's output
+        return 1
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - a program's output
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,163 @@
+"""The program that serves an exported folder, and the client program that asks it."""
+
+from __future__ import annotations
+
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from multitask_serving.client import TaskClient, Unavailable
+
+
+@contextmanager
+def serving(folder: Path, work: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """The program, once it says that it serves, and its address."""
+    command = [
+        sys.executable,
+        "-m",
+        "multitask_serving.serve",
+        str(folder),
+        "--address",
+        "127.0.0.1:0",
+        "--threads",
+        "1",
+    ]
+    process = subprocess.Popen(
+        [*command, "--work", str(work)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        line = process.stdout.readline()
+        assert line.startswith("serving 4 tasks on 127.0.0.1:"), line + process.stderr.read()
+        yield process, line.split()[-1]
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.communicate(timeout=60)
+
+
+def servers_of(work: Path) -> list[int]:
+    """Every process that has ``work`` in its command line, this one's own programs aside."""
+    found = []
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit():
+            try:
+                command = (folder / "cmdline").read_text()
+            except OSError:
+                continue
+            if str(work) in command and "multitask_serving" not in command:
+                found.append(int(folder.name))
+    return found
+
+
+def predict(address: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "multitask_serving.predict", "--address", address, *arguments]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_serve_and_predict_from_start_to_end(exported: Path, tmp_path: Path) -> None:
+    with serving(exported, tmp_path) as (process, address):
+        with TaskClient(address) as client:
+            assert client.predict("urgency", text="My parcel").label in {"low", "medium", "high"}
+
+        one = predict(address, "urgency", "text=My parcel has not arrived", "--output", "json")
+        assert one.returncode == 0, one.stderr
+        answer = json.loads(one.stdout)
+        assert set(answer["scores"]) == {"low", "medium", "high"}
+        assert answer["served_by"] == "mixture"
+
+        streamed = predict(address, "reply", "text=My parcel", "--stream")
+        assert streamed.returncode == 0
+        assert streamed.stdout == predict(address, "reply", "text=My parcel").stdout
+
+        rows = '{"text": "My parcel", "label": "low"}\n{"words": "none"}\n{"text": "Twice"}\n'
+        many = predict(address, "urgency", "--file", "-", "--output", "json", stdin=rows)
+        assert many.returncode == 1
+        assert "-:2: fields.text: is missing; task 'urgency' takes text" in many.stderr
+        assert "1 of 3 rows were not answered" in many.stderr
+        answers = [json.loads(line) for line in many.stdout.splitlines()]
+        assert [answer.get("reason") for answer in answers] == [None, "INVALID_REQUEST", None]
+
+        typo = predict(address, "urgncy", "text=x")
+        assert (typo.returncode, typo.stderr) == (
+            1, "error: no task 'urgncy' is served here; did you mean urgency?\n"
+        )  # fmt: skip
+        listed = predict(address)
+        assert "urgency  Classification  (text) → low, medium, high  by mixture" in listed.stdout
+
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+    assert servers_of(tmp_path) == []
+    with TaskClient(address) as client, pytest.raises(Unavailable):
+        client.tasks()
+
+
+@pytest.mark.parametrize(
+    ("victim", "message"),
+    [("triton", "error: Triton ended with status -9"), ("stub", "error: Triton's model process died")],
+)
+def test_a_dead_triton_ends_the_program_with_one_error(
+    exported: Path, tmp_path: Path, victim: str, message: str
+) -> None:
+    with serving(exported, tmp_path) as (process, _):
+        pids = servers_of(tmp_path)
+        stubs = [pid for pid in pids if "triton_python_backend_stub" in Path(f"/proc/{pid}/cmdline").read_text()]
+        [triton] = set(pids) - set(stubs)
+        os.kill(triton if victim == "triton" else stubs[0], signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    complaints = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert len(complaints) == 1
+    assert complaints[0].startswith(message)
+    assert servers_of(tmp_path) == []
+
+
+def test_killing_the_program_leaves_no_triton_behind(exported: Path, tmp_path: Path) -> None:
+    with serving(exported, tmp_path) as (process, _):
+        ends = [os.pidfd_open(pid) for pid in servers_of(tmp_path)]
+        assert len(ends) == 2
+        process.kill()
+        for end in ends:
+            assert select.select([end], [], [], 30)[0], "still running"
+            os.close(end)
+    assert servers_of(tmp_path) == []
+
+
+def test_wrong_golden_answers_are_not_served(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "exported"
+    shutil.copytree(exported, folder)
+    wrong = [
+        line.replace('"label": "', '"label": "not ') for line in (folder / "golden.jsonl").read_text().splitlines()
+    ]
+    (folder / "golden.jsonl").write_text("\n".join(wrong) + "\n")
+    work = tmp_path / "work"
+    run = subprocess.run(
+        [sys.executable, "-m", "multitask_serving.serve", str(folder), "--address", "127.0.0.1:0", "--work", str(work)],
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert "error: 4 of 8 golden requests were answered otherwise than measured: task 'urgency'" in run.stderr
+    assert servers_of(work) == []
+
+
+def test_a_folder_that_lacks_parts_is_named(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "multitask_serving.serve", str(tmp_path)],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert run.returncode == 1
+    assert run.stderr.startswith(
+        f"error: {tmp_path} cannot be served, it lacks bundle/bundle.json, routes.yaml, golden"
+    )
