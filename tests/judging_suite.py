@@ -298,10 +298,10 @@ def run_export(suite, **changes):
     return suite.publish(stage, outcome), ExportResult.model_validate(outcome.result.to_json())
 
 
-def exported_suite(root: Path, kind: str, **changes: object) -> Suite:
+def exported_suite(root: Path, kind: str, declared: Mapping[str, float] | None = None, **changes: object) -> Suite:
     """`suite_of`, its mixtures' manifests, evaluated and exported."""
     suite = suite_of(root, kind)
     suite.artifact("mixture/classification", train_result("intent"))
-    run_evaluate(suite)
+    run_evaluate(suite, declared_baselines=declared or {})
     run_export(suite, **changes)
     return suite

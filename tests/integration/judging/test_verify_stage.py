@@ -1,0 +1,49 @@
+"""The verify stage: a real Triton and a real gateway serve the export, and a swapped model is found out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from judging_suite import INTENT, TEXTS, exported_suite, make_form
+from multitask_api.parameters import VerifyParameters
+from multitask_api.results import VerifyResult
+from multitask_trainer.errors import StageError
+from multitask_trainer.stages import verify
+
+
+def run(suite):
+    stage = suite.stage("verify", "verify", VerifyParameters(tasks=tuple(suite.tasks), precision="fp32"))
+    return VerifyResult.model_validate(verify.work(stage).result.to_json())
+
+
+@pytest.mark.parametrize("kind", ["Full", "LoRA"])
+def test_served_is_measured_for_mixture_and_baseline(tmp_path, kind):
+    found = run(exported_suite(tmp_path, kind))
+    assert set(found.tasks) == {"intent", "urgency"}
+    assert found.compared == 2 * len(TEXTS)
+    assert found.equal + found.near_ties == found.compared
+    assert found.different == 0
+
+
+def test_texts_are_compared_too(tmp_path):
+    found = run(exported_suite(tmp_path, "Full", declared={"reply": 0.9}))
+    assert found.tasks["reply"].compared == len(TEXTS)
+    assert found.different == 0
+
+
+def test_other_weights_than_those_measured_fail_with_examples(tmp_path):
+    suite = exported_suite(tmp_path, "Full")
+    base = Path(suite.addresses["base"]) / "model"
+    other = make_form(tmp_path / "other", base, seed=9) / "model" / "model.safetensors"
+    other.replace(Path(suite.addresses["export"]) / "bundle/models/classification/model.safetensors")
+    with pytest.raises(StageError, match=r"served answers are not those of the evaluation") as caught:
+        run(suite)
+    assert "intent: evaluated '" in str(caught.value)
+    assert any(f"served '{label}'" in str(caught.value) for label in INTENT.labels)
+
+
+def test_nothing_exported_nothing_to_compare(tmp_path):
+    found = run(exported_suite(tmp_path, "Full", promote="AllQualified"))
+    assert (found.compared, found.different, found.tasks) == (0, 0, {})

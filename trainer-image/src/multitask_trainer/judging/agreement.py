@@ -1,0 +1,73 @@
+"""Served answers against the evaluated ones: equal, near ties, different. Pure.
+
+Batches form differently in a server, and sums in another order differ in their last bits. An answer that differs is a
+near tie only if evaluation itself hardly told the two likeliest apart there; any other difference is a fault.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from multitask_api.results import Agreement
+from multitask_trainer.judging.answers import Answer
+
+NEAR_TIE = 1e-3
+"""Nats between the two likeliest labels, or tokens, below which either answer is right."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """One served answer that is another than evaluation's, and the margin that evaluation had there."""
+
+    row: int
+    evaluated: str
+    served: str
+    margin: float
+
+    @property
+    def near_tie(self) -> bool:
+        """The two likeliest were as good as equal."""
+        return self.margin < NEAR_TIE
+
+
+def differences(evaluated: Sequence[Answer], served: Sequence[str]) -> list[Difference]:
+    """Every row whose answers differ; the two sequences have the same rows in the same order."""
+    return [
+        Difference(row, own.prediction, other, margin_at_difference(own, other))
+        for row, (own, other) in enumerate(zip(evaluated, served, strict=True))
+        if own.prediction != other
+    ]
+
+
+def margin_at_difference(evaluated: Answer, served: str) -> float:
+    """The margin where ``served`` leaves the evaluated answer: of the labels, or of the text's first differing token.
+
+    Of a text, the token that wrote the first differing character, or the end if there is none; and the one before it,
+    because the same characters may come in other tokens, and a character may be held back for a step.
+    """
+    if not evaluated.margins:
+        return evaluated.margin
+    pairs = enumerate(zip(evaluated.prediction, served, strict=False))
+    shorter = min(len(evaluated.prediction), len(served))
+    same = next((index for index, (own, other) in pairs if own != other), shorter)
+    last = len(evaluated.ends) - 1
+    at = next((index for index, end in enumerate(evaluated.ends) if end > same), last)
+    return min(evaluated.margins[max(0, at - 1) : at + 1])
+
+
+def agreement(compared: int, found: Sequence[Difference]) -> Agreement:
+    """The counts."""
+    ties = sum(difference.near_tie for difference in found)
+    return Agreement(compared=compared, equal=compared - len(found), near_ties=ties, different=len(found) - ties)
+
+
+def total(parts: Iterable[Agreement]) -> Agreement:
+    """The counts of all tasks together."""
+    found = list(parts)
+    return Agreement(
+        compared=sum(part.compared for part in found),
+        equal=sum(part.equal for part in found),
+        near_ties=sum(part.near_ties for part in found),
+        different=sum(part.different for part in found),
+    )
