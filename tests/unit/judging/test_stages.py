@@ -142,6 +142,9 @@ def test_golden_rows_are_at_most_200_a_task():
     rows = [Row({"text": str(number)}, label="a") for number in range(450)]
     lines = golden_lines("t", "Generation", rows, [Answer("x", 1.0, 0.5, ("a",))] * 450)
     assert len(lines) == 150
+    awkward = golden_lines("t", "Generation", [Row({"text": "a\u2028b\x85c"})], [Answer("ü\u2029", 1.0, 0.5, ("a",))])
+    assert len("".join(awkward).splitlines()) == 1
+    assert json.loads(awkward[0])["fields"] == {"text": "a\u2028b\x85c"}
     assert json.loads(lines[1]) == {"task": "t", "fields": {"text": "3"}, "text": "x", "margin": 0.5}
 
 

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-
-import yaml
 
 from multitask_api.digests import digest
 from multitask_api.parameters import VerifyParameters
 from multitask_api.results import Agreement, ExportResult, VerifyResult
-from multitask_api.routes import TaskRoute
 from multitask_serving.client import AsyncTaskClient, Prediction
 from multitask_serving.gateway.server import running_gateway
+from multitask_serving.serve import at_local
 from multitask_serving.triton.server import TritonServer
 from multitask_trainer.asking import ask
 from multitask_trainer.data.rows import Row, read_rows
@@ -21,7 +18,6 @@ from multitask_trainer.errors import StageError
 from multitask_trainer.judging.agreement import NEAR_TIE, Difference, agreement, differences, total
 from multitask_trainer.judging.scoring import read_scores
 from multitask_trainer.stage import Outcome, Stage, run
-from multitask_trainer.storage import write_atomically
 
 EXAMPLES = 10
 
@@ -53,9 +49,8 @@ async def _ask_all(stage: Stage, rows: Mapping[str, Sequence[Row]], revision: st
     folder = stage.input("export")
     stage.reporter.report("starting the servers")
     with TritonServer.start(folder / "triton", stage.work / "triton") as triton:
-        routes = _local_routes(folder / "routes.yaml", triton.port, stage.work / "routes.yaml")
         async with (
-            running_gateway(routes, "127.0.0.1:0") as gateway,
+            running_gateway(folder / "routes.yaml", "127.0.0.1:0", adapt=at_local(triton.port)) as gateway,
             AsyncTaskClient(f"127.0.0.1:{gateway.port}") as client,
         ):
             answered = {}
@@ -63,20 +58,6 @@ async def _ask_all(stage: Stage, rows: Mapping[str, Sequence[Row]], revision: st
                 stage.reporter.report(f"asking {task}", step=number, total=len(rows))
                 answered[task] = await ask(client, task, own, revision=revision)
             return answered
-
-
-def _local_routes(source: Path, port: int, target: Path) -> Path:
-    """The exported routes with the port that Triton got."""
-    route = TaskRoute.model_validate(yaml.safe_load(source.read_text("utf-8")))
-    tasks = tuple(
-        task.model_copy(
-            update={"backends": tuple(backend.model_copy(update={"port": port}) for backend in task.backends)}
-        )
-        for task in route.spec.tasks
-    )
-    route = route.model_copy(update={"spec": route.spec.model_copy(update={"tasks": tasks})})
-    write_atomically(target, yaml.safe_dump(route.to_json(), sort_keys=False, allow_unicode=True))
-    return target
 
 
 def _result(rows: Mapping[str, Sequence[Row]], found: Mapping[str, Sequence[Difference]]) -> VerifyResult:
