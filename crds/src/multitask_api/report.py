@@ -14,7 +14,7 @@ class ReportStage(Model):
     """One stage of the run."""
 
     name: str
-    digest: str | None
+    digest: str | None = None
     cached: bool
     seconds: float
     skipped: str | None = Field(None, description="Why the stage had nothing to do.")
@@ -63,7 +63,7 @@ class Report(Model):
 
     schema_: Literal["multitask.dev/report/v1"] = Field("multitask.dev/report/v1", alias="schema")
     model: str
-    revision: str | None
+    revision: str | None = None
     threshold: float = Field(0.99, description="The bar: qualification.threshold.")
     qualified: int
     confirmed: int = Field(description="Qualified tasks whose whole interval lies above the bar.")

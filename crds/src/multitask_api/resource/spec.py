@@ -81,23 +81,27 @@ class Pretraining(Model):
 class Filtering(Model):
     """How tasks are put into groups (stage 1 of arXiv 2411.03644)."""
 
-    strategy: Literal["Type", "Taxonomy", "Manual", "None"] = "Type"
+    strategy: Literal["Type", "Taxonomy", "Manual", "None"] = Field(
+        "Type",
+        description="Type: classification and generation apart. Taxonomy: binary, ordinal and multi-class apart too. "
+        "Manual: by task.group. None: all in one.",
+    )
 
 
 class BaselineStage(Model):
     """Single-task training, the yardstick of every task."""
 
-    enabled: bool = True
-    max_steps: int = Field(4000, ge=1)
-    seeds: int = Field(1, ge=1, le=16)
+    enabled: bool = Field(True, description="Without baselines no task can qualify.")
+    max_steps: int = Field(4000, ge=1, description="Limit of one run.")
+    seeds: int = Field(1, ge=1, le=16, description="Runs a task; 2 or more let verdicts be confirmed.")
 
 
 class HighResourceStage(Model):
     """Stage 2: training on the tasks that need many steps."""
 
-    enabled: bool = True
+    enabled: bool = Field(True, description="False goes straight to the mixture.")
     min_saturation_steps: int | None = Field(None, ge=1, description="Without it the set is chosen automatically.")
-    max_steps: int = Field(3000, ge=1)
+    max_steps: int = Field(3000, ge=1, description="Limit of the stage.")
     min_steps: int | None = Field(None, ge=0, description="Default: training.minSteps; maxSteps here: no early stop.")
     seed: int | None = Field(None, ge=0, lt=2**31, description="Default: training.seed.")
 
@@ -105,7 +109,9 @@ class HighResourceStage(Model):
 class MixtureStage(Model):
     """Stage 3: training on all tasks of a group."""
 
-    temperature: float = Field(2.0, ge=1, le=100)
+    temperature: float = Field(
+        2.0, ge=1, le=100, description="τ: 1 draws tasks by their rows; the higher, the more alike the rates."
+    )
     size_limit: int | None = Field(None, ge=1, description="K: the row count above which a task's rate stops growing.")
     max_steps: int | None = Field(
         None, ge=1, description="Default: the sum of the baselines' rows at their chosen checkpoints."
@@ -130,10 +136,10 @@ class Stages(Model):
 class Tuning(Model):
     """What is trained: all weights, or low-rank adapters."""
 
-    method: Literal["Full", "LoRA", "CGCLoRA"] = "LoRA"
-    rank: int = Field(16, ge=1, le=1024)
-    alpha: float = Field(32, gt=0)
-    dropout: float = Field(0.0, ge=0, lt=1)
+    method: Literal["Full", "LoRA", "CGCLoRA"] = Field("LoRA", description="CGCLoRA is not available yet.")
+    rank: int = Field(16, ge=1, le=1024, description="r, of the low-rank product.")
+    alpha: float = Field(32, gt=0, description="α; the product is scaled by α / r.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="On the adapters' input, in training.")
     target_modules: Annotated[tuple[Name, ...], Field(max_length=64)] = Field(
         (), description="Linear layers to adapt, by the last part of their name; default: all of the decoder."
     )
@@ -142,26 +148,30 @@ class Tuning(Model):
 class Qualification(Model):
     """The bar a task must pass to be served by a mixture."""
 
-    threshold: float = Field(0.99, gt=0, le=1)
-    rule: Literal["Point", "LowerBound"] = "Point"
-    promote: Literal["Qualified", "AllQualified"] = "Qualified"
+    threshold: float = Field(0.99, gt=0, le=1, description="Share of the single-task score that a task must reach.")
+    rule: Literal["Point", "LowerBound"] = Field(
+        "Point", description="What must reach the threshold: the ratio, or the lower end of its 95 % interval."
+    )
+    promote: Literal["Qualified", "AllQualified"] = Field(
+        "Qualified", description="Serve each task that qualifies from the mixture, or nothing new unless all qualify."
+    )
 
 
 class Training(Model):
     """How every training stage trains, and (cluster only) the pods it runs in."""
 
-    batch_rows: int = Field(64, ge=1, le=65536)
-    learning_rate: float = Field(2e-4, gt=0, lt=1)
-    warmup_steps: int = Field(100, ge=0)
-    max_length: int = Field(1024, ge=8, le=1_048_576)
-    seed: int = Field(17, ge=0, lt=2**31)
-    eval_every: int = Field(200, ge=1)
-    min_steps: int = Field(400, ge=0)
+    batch_rows: int = Field(64, ge=1, le=65536, description="Rows of one optimizer step.")
+    learning_rate: float = Field(2e-4, gt=0, lt=1, description="After warm-up, until the decay tail.")
+    warmup_steps: int = Field(100, ge=0, description="Steps of linear warm-up.")
+    max_length: int = Field(1024, ge=8, le=1_048_576, description="Tokens of prompt and answer together.")
+    seed: int = Field(17, ge=0, lt=2**31, description="Of batches, dropout and a built-in base's first weights.")
+    eval_every: int = Field(200, ge=1, description="Steps between validations.")
+    min_steps: int = Field(400, ge=0, description="No early stopping before this step.")
     patience: int = Field(5, ge=1, description="Validations without a better score before training ends.")
-    precision: Literal["fp32", "bf16"] = "bf16"
-    nodes: int = Field(1, ge=1, le=64)
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="Of training on a GPU, and of the served weights.")
+    nodes: int = Field(1, ge=1, le=64, description="Machines of one training job (cluster).")
     gpus_per_node: int = Field(1, ge=0, le=16, description="0 trains on CPU.")
-    max_parallel_jobs: int = Field(4, ge=1, le=128)
+    max_parallel_jobs: int = Field(4, ge=1, le=128, description="Training jobs at the same time (cluster).")
     resources: FreeForm = Field(default_factory=dict)
     queue_name: Annotated[str, StringConstraints(max_length=63)] | None = None
     pod_template: FreeForm = Field(default_factory=dict)
@@ -188,7 +198,7 @@ class Rollout(Model):
 class Serving(Model):
     """The servers of the result."""
 
-    replicas: int = Field(1, ge=0, le=1000)
+    replicas: int = Field(1, ge=0, le=1000, description="Servers (cluster).")
     resources: FreeForm = Field(default_factory=dict)
     rollout: Rollout = Rollout()
     pinned_revision: Annotated[str, StringConstraints(max_length=64)] | None = None
