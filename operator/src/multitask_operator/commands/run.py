@@ -127,7 +127,7 @@ def _conclude(ended: Ended, report: Report, place: Workdir, view: LineView, file
             f"served = measured: {said.compared:,} answers compared, {said.equal:,} equal, {said.near_ties} near ties,"
             f" {said.different} different"
         )
-    for warning in report.warnings:
+    for warning in (*report.warnings, *(text for group in report.groups for text in group.warnings)):
         say(f"warning: {warning}")
     say(f"report: {place.path / 'report.html'}")
     say(

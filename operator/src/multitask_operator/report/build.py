@@ -97,7 +97,8 @@ def _group(plan: GroupPlan, graph: Graph) -> ReportGroup:
     if stage3 is not None:
         for task, need in plan.need_rows.items():
             given = given2.get(task, 0) + given3.get(task, 0)
-            if given < need:
+            foreseen = plan.expected_rows.get(task, need) < need  # then the filter has warned already
+            if given < need and not foreseen:
                 warnings.append(
                     f"{task} was given {given:,} rows in stages 2 and 3; alone it needed {need:,}. Raise"
                     " stages.mixture.maxSteps, or let stage 2 train it"
@@ -143,7 +144,7 @@ def _task(
             "floor": verdict.floor,
             "verdict": verdict.verdict,
             "confirmed": verdict.confirmed,
-            "reason": "; ".join(dict.fromkeys(filter(None, (verdict.reason, why)))),
+            "reason": why or verdict.reason,  # who routes repeats the verdict's reason
             "overlap_rows": verdict.overlap_rows,
             "ratio_without_overlap": verdict.ratio_without_overlap,
         }
