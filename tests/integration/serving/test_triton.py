@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 
+import numpy as np
 import pytest
+import tritonclient.grpc.aio as aio
+from tritonclient.grpc import InferenceServerClient
 
 from multitask_serving.engine.answers import Request
 from multitask_serving.engine.engine import Engine
 from multitask_serving.triton import wire
-from multitask_serving.triton.client import Answer, BackendRefused, TritonClient
-from multitask_serving.triton.server import TritonServer
+from multitask_serving.triton.client import Answer, BackendOverloaded, BackendRefused, BackendTimeout, TritonClient
+from multitask_serving.triton.probe import Golden, is_alive, replay
+from multitask_serving.triton.repository import ModelSettings, write_repository
+from multitask_serving.triton.server import TritonFailed, TritonServer
 
 PLAIN = wire.Options()
 
@@ -58,3 +68,93 @@ async def test_one_bad_request_fails_alone(triton: TritonServer) -> None:
         else:
             assert isinstance(result, BackendRefused)
             assert (result.error.code, result.error.field) == (wire.MISSING_FIELD, "fields.text")
+
+
+@pytest.fixture
+def small(bundle: Path, tmp_path: Path) -> Iterator[TritonServer]:
+    """A server of its own for one test: at most one request may wait, and it may be broken."""
+    settings = ModelSettings(threads=1, max_queue_size=1, max_batch_size=1)
+    repository = write_repository("../../bundle", tmp_path / "exported" / "repository", settings)
+    (tmp_path / "exported" / "bundle").symlink_to(bundle)
+    with TritonServer.start(repository, tmp_path / "work") as server:
+        yield server
+
+
+async def test_overload_is_an_error_and_a_dead_stub_is_noticed(small: TritonServer, engine: Engine) -> None:
+    [expected] = engine.classify([Request("urgency", {"text": "x"})])
+    golden = [Golden("urgency", {"text": "x"}, expected.label)]
+    assert await replay(small.address, golden) == []
+    assert await is_alive(small.address, golden[0])
+
+    async with TritonClient(small.address) as client:
+        options = wire.Options(sampling={"max_new_tokens": 200})
+        results = await asyncio.gather(
+            *(ask(client, "essay", {"text": "x"}, options, 120) for _ in range(40)), return_exceptions=True
+        )
+    kinds = {type(result) for result in results}
+    assert kinds == {list, BackendOverloaded}, results
+
+    [stub] = small.stub_pids()
+    os.kill(stub, signal.SIGKILL)
+    [mismatch] = await replay(small.address, golden)
+    assert "BackendUnavailable" in mismatch.got
+    assert not await is_alive(small.address, golden[0])
+    assert small.lost_stubs() == [stub]
+    with contextlib.closing(InferenceServerClient(small.address)) as raw:
+        assert raw.is_server_ready()  # why a probe is needed
+        assert raw.is_model_ready("multitask")
+
+
+async def test_a_deadline_holds_in_the_model_and_in_the_queue(triton: TritonServer) -> None:
+    async with TritonClient(triton.address) as client:
+        with pytest.raises(BackendTimeout):
+            await ask(client, "essay", {"text": "x"}, timeout_s=0.2)
+        [answer] = await ask(client, "urgency", {"text": "x"})
+        assert answer.labels
+
+
+async def test_a_long_text_does_not_delay_a_label(triton: TritonServer) -> None:
+    async with TritonClient(triton.address) as client:
+        essay = client.infer("essay", {"text": "x"}, wire.Options(stream=True), timeout_s=120)
+        assert await anext(essay)
+        [label] = await ask(client, "urgency", {"text": "x"})
+        [reply] = await ask(client, "reply", {"text": "x"})
+        assert label.labels
+        assert reply.finish_reason
+        assert not (await anext(essay)).finish_reason  # the essay is still being written
+        await essay.aclose()
+
+
+async def test_our_model_answers_a_plain_triton_client(triton: TritonServer) -> None:
+    """No client of ours: what another program has to send, and the errors it gets."""
+
+    def tensor(name: str, text: str) -> aio.InferInput:
+        made = aio.InferInput(name, [1, 1], "BYTES")
+        made.set_data_from_numpy(np.array([[text.encode()]], dtype=np.object_))
+        return made
+
+    async def stream(*inputs: aio.InferInput) -> AsyncIterator[dict[str, object]]:
+        yield {"model_name": "multitask", "inputs": list(inputs)}
+
+    async with aio.InferenceServerClient(triton.address) as client:
+        good = stream(tensor("task", "urgency"), tensor("fields", '{"text": "x"}'))
+        [(result, error)] = [pair async for pair in client.stream_infer(good)]
+        assert error is None
+        assert result.as_numpy("labels").tolist() == [[b"low", b"medium", b"high"]]
+        assert result.as_numpy("scores").sum() == pytest.approx(1)
+        for task, fields, expected in (
+            ("urgncy", "{}", wire.UNKNOWN_TASK),
+            ("urgency", "{}", wire.MISSING_FIELD),
+            ("urgency", "{", wire.INVALID_REQUEST),
+            ("urgency", '{"text": 3}', wire.INVALID_REQUEST),
+        ):
+            bad = stream(tensor("task", task), tensor("fields", fields))
+            [(result, error)] = [pair async for pair in client.stream_infer(bad)]
+            assert wire.WireError.decode(str(error)).code == expected
+
+
+def test_a_bundle_that_cannot_be_loaded_is_said_with_the_log(tmp_path: Path) -> None:
+    repository = write_repository(tmp_path / "nowhere", tmp_path / "repository")
+    with pytest.raises(TritonFailed, match=r"ended with status 1 before it was ready") as caught:
+        TritonServer.start(repository, tmp_path / "work")
+    assert "nowhere/bundle.json cannot be read: No such file or directory" in str(caught.value)

@@ -48,10 +48,17 @@ class RouteTable:
         """The task of this name. Raises `TaskNotFound` with the names most like it."""
         route = self._by_name.get(name)
         if route is None:
-            short = {route.name for route in self.routes}
-            pool = self._by_name if "/" in name else short
-            raise TaskNotFound(name, sorted(difflib.get_close_matches(name, pool, n=3, cutoff=0.6)))
+            raise TaskNotFound(name, self._nearest(name))
         return route
+
+    def _nearest(self, name: str) -> list[str]:
+        """Names like it, the likest first: below the same model if there is one, else any."""
+        prefix, _, task = name.rpartition("/")
+        siblings = [known.rpartition("/")[2] for known in self._by_name if known.rpartition("/")[0] == prefix]
+        if not siblings:
+            return difflib.get_close_matches(name, self._by_name, n=3, cutoff=0.6)
+        stem = name[: len(name) - len(task)]
+        return [stem + near for near in difflib.get_close_matches(task, siblings, n=3, cutoff=0.6)]
 
 
 def choose_backend(route: Route, draw: float, *, revision: str = "", tried: Sequence[Backend] = ()) -> Backend:

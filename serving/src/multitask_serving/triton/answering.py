@@ -164,7 +164,7 @@ class Answering:
                 item = self._waiting.get_nowait()
         except queue.Empty:
             pass
-        return [(call, sampling) for call, sampling in batch if not _gone(call.sender)]
+        return [(call, sampling) for call, sampling in batch if not _gone(call)]
 
     def _drop_waiting(self) -> None:
         while True:
@@ -222,7 +222,7 @@ class _Run:
         call = self._open.get(step.row)
         if call is None:
             return
-        if _gone(call.sender):
+        if _gone(call):
             del self._open[step.row]
             return
         self._texts[step.row] += step.text_delta
@@ -251,10 +251,11 @@ def _sampling(options: wire.Options) -> Sampling:
     return Sampling(**options.sampling)  # type: ignore[arg-type]
 
 
-def _gone(sender: Sender) -> bool:
-    if not sender.is_cancelled():
+def _gone(call: Call) -> bool:
+    if not call.sender.is_cancelled():
         return False
-    sender.fail(wire.WireError(wire.CANCELLED, "the caller cancelled the request"))
+    log.info("task %r: cancelled by the caller", call.inputs.task)
+    call.sender.fail(wire.WireError(wire.CANCELLED, "the caller cancelled the request"))
     return True
 
 

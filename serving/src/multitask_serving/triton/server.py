@@ -147,12 +147,15 @@ class TritonServer:
         return TritonFailed(f"{what}. The end of {self.log}:\n{log_tail(self.log)}")
 
     def stop(self, timeout_s: float = 20.0) -> None:
-        """End the server and its stubs: politely, then by force after ``timeout_s`` seconds."""
+        """End the server and its stubs: politely, then by force after ``timeout_s`` seconds.
+
+        A server whose stub died has nothing to finish, and would wait for it: it is ended by force at once.
+        """
         stubs = {*self._stubs, *self.stub_pids()}  # a server that was killed has no children any more
         if self._process.poll() is None:
             self._process.terminate()
             try:
-                self._process.wait(timeout_s)
+                self._process.wait(0 if self.lost_stubs() else timeout_s)
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
