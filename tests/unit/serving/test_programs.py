@@ -1,0 +1,135 @@
+"""The small parts of the programs: golden files, the client's command line, what serving needs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from multitask_serving import predict, serve
+from multitask_serving.client.answers import predict_request
+from multitask_serving.triton import probe
+from multitask_serving.triton.probe import Golden, InvalidGolden, load_golden, spread
+
+
+def test_golden_requests_are_read(tmp_path: Path) -> None:
+    path = tmp_path / "golden.jsonl"
+    rows = [
+        {"task": "a", "fields": {"text": "顾客"}, "label": "low", "margin": 0.5},
+        {"task": "b", "fields": {"text": ""}, "text": ""},
+    ]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert load_golden(path) == [Golden("a", {"text": "顾客"}, "low", 0.5), Golden("b", {"text": ""}, "")]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "golden.jsonl cannot be read: No such file"),
+        ("", "holds no golden request"),
+        ("{", "golden.jsonl:1 is not a golden request"),
+        ('{"task": "a", "fields": {}, "label": "x"}\n{"task": "a", "fields": {}}', "golden.jsonl:2 is not a golden"),
+        ("[]", "golden.jsonl:1 is not a golden request"),
+    ],
+)
+def test_a_bad_golden_file_is_explained(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "golden.jsonl"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(InvalidGolden) as caught:
+        load_golden(path)
+    assert message in str(caught.value)
+    assert probe.main(["--address", "127.0.0.1:1", "--golden", str(path)]) == 2
+
+
+def test_a_probe_of_nothing_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "golden.jsonl"
+    path.write_text('{"task": "a", "fields": {}, "label": "x"}\n')
+    arguments = ["--address", "127.0.0.1:1", "--golden", str(path), "--timeout", "5"]
+    assert probe.main(arguments) == 1
+    assert "task 'a': expected 'x', got 'BackendUnavailable: 127.0.0.1:1: " in capsys.readouterr().err
+    assert probe.main([*arguments, "--alive"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "per_task", "kept"), [(10, 3, [0, 4, 8]), (3, 3, [0, 1, 2]), (200, 1, [0]), (1, 5, [0])]
+)
+def test_requests_are_spread_over_each_tasks_rows(rows: int, per_task: int, kept: list[int]) -> None:
+    golden = [Golden(task, {"n": str(n)}, "x") for n in range(rows) for task in ("a", "b")]
+    found = spread(golden, per_task)
+    assert [int(one.fields["n"]) for one in found if one.task == "a"] == kept
+    assert len(found) == 2 * len(kept)
+
+
+@pytest.mark.parametrize(
+    ("pairs", "expected"),
+    [
+        (["text=a=b"], {"text": "a=b"}),
+        (["text=", "other= x"], {"text": "", "other": " x"}),
+        (["text"], "'text' is not field=value; quote values with spaces"),
+        (["=x"], "'=x' is not field=value"),
+        (["a=1", "a=2"], "field 'a' is given twice"),
+    ],
+)
+def test_fields_on_the_command_line(pairs: list[str], expected: dict[str, str] | str) -> None:
+    if isinstance(expected, dict):
+        assert predict.parse_fields(pairs) == expected
+        return
+    with pytest.raises(predict.BadArguments) as caught:
+        predict.parse_fields(pairs)
+    assert expected in str(caught.value)
+
+
+def test_questions_of_a_file() -> None:
+    lines = ['{"text": "x", "n": 3, "ok": true, "none": null}', "", '{"text": "y", "task": "b"}']
+    asked = list(predict.read_questions(lines, "f", "a"))
+    assert [(one.task, one.fields, one.place) for one in asked] == [
+        ("a", {"text": "x", "n": "3"}, "f:1"),
+        ("a", {"text": "y", "task": "b"}, "f:3"),
+    ]
+    assert [one.task for one in predict.read_questions(lines[2:], "f", None)] == ["b"]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "f:1 is not JSON"),
+        ("[]", "f:1 is list; each line is a JSON object of fields"),
+        ("{}", "f:1 names no task; give TASK, or a key 'task' in every line"),
+    ],
+)
+def test_a_bad_line_is_named(line: str, message: str) -> None:
+    with pytest.raises(predict.BadArguments) as caught:
+        list(predict.read_questions([line], "f", None))
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "message"),
+    [
+        (["urgency", "text"], 2, "error: 'text' is not field=value"),
+        (["--file", "/no/such/file"], 2, "error: /no/such/file cannot be read"),
+        (["urgency", "text=x", "--address", "127.0.0.1:1"], 1, "error: 127.0.0.1:1: "),
+    ],
+)
+def test_the_clients_errors(
+    arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert predict.main(arguments) == status
+    assert capsys.readouterr().err.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("fields", "named", "message"),
+    [({"a": "1"}, {"a": "2"}, "field 'a' is given twice"), ({}, {"a": 1}, "field 'a' is int, not text")],
+)
+def test_fields_that_cannot_be_sent(fields: dict[str, str], named: dict[str, str], message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        predict_request("t", fields, named, None)
+
+
+def test_a_folder_that_lacks_parts_cannot_be_served(tmp_path: Path) -> None:
+    (tmp_path / "routes.yaml").touch()
+    with pytest.raises(serve.NotServable, match=r"it lacks bundle/bundle\.json, golden\.jsonl; name a folder"):
+        serve.check_folder(tmp_path)

@@ -1,0 +1,66 @@
+"""The model repository that Triton loads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from google.protobuf import text_format
+from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_STRING, ModelConfig, ModelQueuePolicy
+
+from multitask_serving.triton.repository import ModelSettings, write_repository
+
+
+def parsed(folder: Path) -> ModelConfig:
+    return text_format.Parse((folder / "multitask" / "config.pbtxt").read_text(), ModelConfig())
+
+
+def test_the_configuration_says_what_the_design_says(tmp_path: Path) -> None:
+    settings = ModelSettings(max_batch_size=16, max_queue_size=99, queue_timeout_s=2.5, device="cuda", threads=3)
+    config = parsed(write_repository("../../bundle", tmp_path, settings))
+    assert (config.name, config.backend, config.max_batch_size) == ("multitask", "python", 16)
+    assert config.model_transaction_policy.decoupled
+    assert [(one.name, one.data_type, list(one.dims), one.optional) for one in config.input] == [
+        ("task", TYPE_STRING, [1], False),
+        ("fields", TYPE_STRING, [1], False),
+        ("options", TYPE_STRING, [1], True),
+    ]
+    assert [(one.name, one.data_type, list(one.dims)) for one in config.output] == [
+        ("text", TYPE_STRING, [1]),
+        ("labels", TYPE_STRING, [-1]),
+        ("scores", TYPE_FP32, [-1]),
+        ("finish_reason", TYPE_STRING, [1]),
+        ("revision", TYPE_STRING, [1]),
+    ]
+    assert config.HasField("dynamic_batching")
+    assert config.dynamic_batching.max_queue_delay_microseconds == 0
+    policy = config.dynamic_batching.default_queue_policy
+    assert (policy.max_queue_size, policy.default_timeout_microseconds) == (99, 2_500_000)
+    assert policy.timeout_action == ModelQueuePolicy.TimeoutAction.REJECT
+    assert policy.allow_timeout_override
+    assert {key: value.string_value for key, value in config.parameters.items()} == {
+        "bundle": "../../bundle",
+        "device": "cuda",
+        "max_waiting": "99",
+        "threads": "3",
+    }
+    assert [group.count for group in config.instance_group] == [1]
+
+
+def test_writing_again_replaces_the_old_settings(tmp_path: Path) -> None:
+    write_repository("/a", tmp_path, ModelSettings(threads=1))
+    config = parsed(write_repository("/b", tmp_path))
+    assert config.parameters["bundle"].string_value == "/b"
+    assert "threads" not in config.parameters
+
+
+def test_model_py_imports_the_backend_and_nothing_else(tmp_path: Path) -> None:
+    text = (write_repository("/a", tmp_path) / "multitask" / "1" / "model.py").read_text()
+    assert [line for line in text.splitlines() if "import" in line] == [
+        "from multitask_serving.triton.backend import TritonPythonModel"
+    ]
+
+
+@pytest.mark.parametrize("path", ['/with "quotes"/b', "/ünï/包"])
+def test_any_path_survives(tmp_path: Path, path: str) -> None:
+    assert parsed(write_repository(path, tmp_path)).parameters["bundle"].string_value == path

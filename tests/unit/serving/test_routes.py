@@ -1,0 +1,168 @@
+"""From a task's name to a backend."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
+from multitask_serving.gateway.faults import NoBackend, RevisionNotFound, TaskNotFound
+from multitask_serving.gateway.routes import RouteTable, choose_backend
+from multitask_serving.gateway.watch import InvalidRoutes, RouteFile, parse_routes
+from multitask_serving.serve import at_local
+
+
+def task(name: str, *backends: tuple[str, int]) -> RoutedTask:
+    """A task on backends given as (revision, weight)."""
+    listed = [Backend(service=f"{rev}.svc", port=8001, weight=w, revision=rev) for rev, w in backends or (("r1", 100),)]
+    return RoutedTask(name=name, type="Classification", fields=("text",), labels=("a", "b"), backends=tuple(listed))
+
+
+def table(model: str, *names: str, namespace: str = "default") -> TaskRoute:
+    spec = TaskRouteSpec(namespace=namespace, model=model, tasks=tuple(task(name) for name in names))
+    return TaskRoute(metadata=RouteMetadata(name=model), spec=spec)
+
+
+DESKS = RouteTable(
+    [table("desk", "urgency", "intent"), table("shop", "urgency"), table("desk", "urgency", namespace="team-b")]
+)
+
+
+@pytest.mark.parametrize(
+    ("asked", "found"),
+    [
+        ("urgency", "default/desk/urgency"),
+        ("intent", "default/desk/intent"),
+        ("desk/urgency", "default/desk/urgency"),
+        ("shop/urgency", "default/shop/urgency"),
+        ("default/shop/urgency", "default/shop/urgency"),
+        ("team-b/desk/urgency", "team-b/desk/urgency"),
+    ],
+)
+def test_a_task_answers_to_each_of_its_names(asked: str, found: str) -> None:
+    assert DESKS.resolve(asked).full_name == found
+
+
+def test_a_later_task_keeps_the_shortest_name_nobody_took() -> None:
+    assert [route.name for route in DESKS.routes] == ["urgency", "intent", "shop/urgency", "team-b/desk/urgency"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "nearest"),
+    [
+        ("urgncy", ["urgency"]),
+        ("intents", ["intent"]),
+        ("desk/urgncy", ["desk/urgency"]),
+        ("dsk/urgency", ["desk/urgency"]),
+        ("team-b/desk/urgenci", ["team-b/desk/urgency"]),
+        ("zzz", []),
+        ("", []),
+    ],
+)
+def test_an_unknown_name_gets_the_nearest_ones(asked: str, nearest: list[str]) -> None:
+    with pytest.raises(TaskNotFound) as caught:
+        DESKS.resolve(asked)
+    assert list(caught.value.nearest)[:1] == nearest
+    assert f"no task {asked!r} is served here" in str(caught.value)
+
+
+def chosen(*backends: tuple[str, int], draw: float = 0.0, **how: object) -> str:
+    route = RouteTable(
+        [TaskRoute(metadata=RouteMetadata(name="m"), spec=TaskRouteSpec(model="m", tasks=(task("t", *backends),)))]
+    )
+    return choose_backend(route.resolve("t"), draw, **how).revision  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("draw", "revision"), [(0.0, "old"), (0.2999, "old"), (0.3, "new"), (0.9999999, "new")])
+def test_weights_share_the_unit_interval(draw: float, revision: str) -> None:
+    assert chosen(("old", 30), ("new", 70), ("next", 0), draw=draw) == revision
+
+
+def test_shares_are_the_weights() -> None:
+    counts = Counter(chosen(("a", 10), ("b", 65), ("c", 25), draw=(n + 0.5) / 1000) for n in range(1000))
+    assert counts == {"a": 100, "b": 650, "c": 250}
+
+
+def test_a_pinned_revision_is_chosen_even_at_weight_0() -> None:
+    assert chosen(("old", 100), ("next", 0), draw=0.99, revision="next") == "next"
+
+
+def test_an_unknown_revision_is_an_error_that_names_those_there_are() -> None:
+    with pytest.raises(RevisionNotFound, match="revision 'gone' does not serve task 't'; new, old does"):
+        chosen(("old", 50), ("new", 50), revision="gone")
+
+
+def test_a_tried_backend_is_not_asked_again_nor_one_that_is_not_rolled_out() -> None:
+    old, new, later = task("t", ("old", 50), ("new", 50), ("next", 0)).backends
+    assert chosen(("old", 50), ("new", 50), ("next", 0), draw=0.99, tried=[new]) == "old"
+    with pytest.raises(NoBackend):
+        chosen(("old", 50), ("new", 50), ("next", 0), tried=[old, new])
+    with pytest.raises(NoBackend):
+        chosen(("old", 50), ("new", 50), ("next", 0), tried=[later], revision="next")
+
+
+def written(*tables: TaskRoute) -> str:
+    return yaml.safe_dump_all(one.to_json() for one in tables)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "routes.yaml holds no TaskRoute document"),
+        ("a: [", "routes.yaml is not YAML"),
+        ("[]", "routes.yaml is not a TaskRoute"),
+        (written(table("m", "t")).replace("weight: 100", "weight: 60"), "weights of task 't' sum to 60, not 100"),
+        (written(table("m", "t")).replace("port: 8001", "port: 0"), "spec.tasks.0.backends.0.port"),
+        (written(table("m", "t")).replace("fields:", "felds:"), "spec.tasks.0.felds: Extra inputs are not permitted"),
+    ],
+)
+def test_a_bad_route_file_is_explained(text: str, message: str) -> None:
+    with pytest.raises(InvalidRoutes) as caught:
+        parse_routes(text, "routes.yaml")
+    assert message in str(caught.value)
+
+
+def test_json_and_several_documents_are_read() -> None:
+    assert parse_routes(table("m", "t").model_dump_json(by_alias=True), "x")[0].spec.model == "m"
+    assert [one.spec.model for one in parse_routes(written(table("a", "t"), table("b", "t")), "x")] == ["a", "b"]
+
+
+def test_a_changed_file_is_read_again_and_a_bad_one_keeps_the_table(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "routes.yaml"
+    path.write_text(written(table("m", "t")))
+    file = RouteFile(path)
+    assert not file.refresh()
+
+    path.write_text(written(table("m", "t", "u")))
+    assert file.refresh()
+    assert [route.name for route in file.table.routes] == ["t", "u"]
+
+    for change in (lambda: path.write_text("a: ["), path.unlink):
+        caplog.clear()
+        change()
+        assert not file.refresh()
+        assert not file.refresh()
+        assert [record.levelno for record in caplog.records] == [logging.ERROR]
+        assert "routes stay as they were" in caplog.text
+        assert len(file.table.routes) == 2
+
+    path.write_text(written(table("m", "v")))
+    os.utime(path, ns=(1, 1))
+    assert file.refresh()
+    assert [route.name for route in file.table.routes] == ["v"]
+
+
+def test_serving_locally_points_every_backend_at_this_machine(tmp_path: Path) -> None:
+    path = tmp_path / "routes.yaml"
+    path.write_text(written(table("m", "t", "u")))
+    routes = RouteFile(path, at_local(1234)).table.routes
+    places = {(backend.service, backend.port, backend.weight) for route in routes for backend in route.task.backends}
+    assert places == {("127.0.0.1", 1234, 100)}
+    assert [route.task.backends[0].revision for route in routes] == ["r1", "r1"]
