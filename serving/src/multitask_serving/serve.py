@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 
 from multitask_api.errors import MultitaskError, UserError
 from multitask_api.routes import TaskRoute
-from multitask_serving.gateway.server import running_gateway
+from multitask_serving.gateway.server import check_address, running_gateway
 from multitask_serving.triton.probe import load_golden, replay, spread
 from multitask_serving.triton.repository import ModelSettings, write_repository
 from multitask_serving.triton.server import TritonServer
@@ -139,6 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _interruptible(), contextlib.ExitStack() as stack:
             check_folder(options.folder)
+            check_address(options.address)
             work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mtm-serve-")))
             settings = ModelSettings(device=options.device, threads=options.threads)
             repository = write_repository((options.folder / "bundle").resolve(), work / "repository", settings)

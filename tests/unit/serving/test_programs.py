@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import socket
 from pathlib import Path
 
 import pytest
 
 from multitask_serving import predict, serve
 from multitask_serving.client.answers import predict_request
+from multitask_serving.gateway.server import AddressInUse, check_address
 from multitask_serving.triton import probe
 from multitask_serving.triton.probe import Golden, InvalidGolden, load_golden, spread
 
@@ -127,6 +129,28 @@ def test_the_clients_errors(
 def test_fields_that_cannot_be_sent(fields: dict[str, str], named: dict[str, str], message: str) -> None:
     with pytest.raises(TypeError, match=message):
         predict_request("t", fields, named, None)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("8081", "'8081' is not host:port"),
+        ("127.0.0.1:http", "'127.0.0.1:http' is not host:port"),
+        ("127.0.0.1:99999", "cannot listen at 127.0.0.1:99999"),
+    ],
+)
+def test_an_address_nobody_can_listen_at(address: str, message: str) -> None:
+    with pytest.raises(AddressInUse) as caught:
+        check_address(address)
+    assert message in str(caught.value)
+
+
+def test_a_taken_address_is_said_before_anything_slow_starts() -> None:
+    check_address("127.0.0.1:0")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(AddressInUse, match=f"cannot listen at {address}: .*Choose another address"):
+            check_address(address)
 
 
 def test_a_folder_that_lacks_parts_cannot_be_served(tmp_path: Path) -> None:

@@ -107,6 +107,12 @@ def task(message: gateway_pb2.Task) -> Task:
     )
 
 
+def channel_options(address: str) -> tuple[tuple[str, int], ...]:
+    """gRPC goes through the environment's proxy by itself; to this machine it must not."""
+    host = address.rpartition(":")[0]
+    return (("grpc.enable_http_proxy", 0),) if host in {"127.0.0.1", "localhost", "[::1]"} else ()
+
+
 def metadata(revision: str | None) -> tuple[tuple[str, str], ...]:
     """The request metadata that pins a revision."""
     return ((REVISION_METADATA, revision),) if revision else ()

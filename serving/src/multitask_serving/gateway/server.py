@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -33,6 +34,20 @@ DRAIN_S = 5.0
 
 class AddressInUse(UserError):
     """The gateway cannot listen at its address."""
+
+
+def check_address(address: str) -> None:
+    """Raise `AddressInUse` if nobody could listen at ``address`` now: before something slow is started for it."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit():
+        raise AddressInUse(f"{address!r} is not host:port; 127.0.0.1:8081, for example")
+    try:
+        with socket.create_server(
+            (host.strip("[]"), int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET
+        ):
+            pass
+    except (OSError, OverflowError) as error:
+        raise AddressInUse(f"cannot listen at {address}: {error}. Choose another address") from error
 
 
 @dataclass(frozen=True, slots=True)

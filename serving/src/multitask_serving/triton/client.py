@@ -20,6 +20,7 @@ _CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
     ("grpc.lb_policy_name", "round_robin"),  # one name may stand for several pods
+    ("grpc.enable_http_proxy", 0),  # a proxy of the environment's leads out, not to our own servers
     ("grpc.max_reconnect_backoff_ms", 2_000),  # the default waits up to two minutes after a restart
 ]
 

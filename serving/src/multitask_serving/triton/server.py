@@ -36,6 +36,7 @@ from multitask_serving.triton import launch, wire
 _SHARED_MEMORY = Path("/dev/shm")
 _POLL_S = 0.05
 _TAIL_LINES = 30
+_CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
 
 
 class TritonNotInstalled(UserError):
@@ -174,7 +175,9 @@ class TritonServer:
 
     def _wait_ready(self, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
-        with contextlib.closing(tritonclient.grpc.InferenceServerClient(self.address)) as client:
+        with contextlib.closing(
+            tritonclient.grpc.InferenceServerClient(self.address, channel_args=_CHANNEL_OPTIONS)
+        ) as client:
             while not _is_ready(client):
                 if time.monotonic() > deadline:
                     raise self.failure(f"tritonserver was not ready within {timeout_s:g} s")
