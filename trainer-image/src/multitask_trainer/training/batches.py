@@ -19,6 +19,9 @@ from torch import Tensor
 RowIds = tuple[NDArray[np.int32], int]
 """A row's ids (prompt, answer, EOS) and the length of its prompt."""
 
+_MICRO_BATCH_COST = 100
+"""What starting one more pass through a small model costs, in tokens (measured: about 4 ms against 40 µs a token)."""
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -65,14 +68,33 @@ class MicroBatch:
 def padded(rows: Sequence[RowIds], *, batch_rows: int, token_budget: int) -> list[MicroBatch]:
     """Rows sorted by length, in micro-batches of at most ``token_budget`` tokens with padding (one row at least)."""
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]))
-    out: list[MicroBatch] = []
-    begin = 0
-    while begin < len(order):
-        width = len(rows[order[begin]][0]) - 1
-        lines = max(1, token_budget // width)
-        out.append(_lay_out(rows, [[index] for index in order[begin : begin + lines]], width, batch_rows, mask=False))
-        begin += lines
-    return out
+    widths = np.array([len(rows[index][0]) - 1 for index in order])
+    return [
+        _lay_out(rows, [[index] for index in order[begin:end]], int(widths[begin]), batch_rows, mask=False)
+        for begin, end in _cuts(widths, token_budget)
+    ]
+
+
+def _cuts(widths: NDArray[np.int64], token_budget: int) -> list[tuple[int, int]]:
+    """Where to cut falling widths so that padded tokens and the cost of starting micro-batches are least in all.
+
+    best(i) = min over j < i of best(j) + widths[j] · (i - j) + `_MICRO_BATCH_COST`, within the budget.
+    """
+    count = len(widths)
+    best = np.zeros(count + 1)
+    begins = np.zeros(count + 1, dtype=np.int64)
+    for end in range(1, count + 1):
+        size = widths[:end] * np.arange(end, 0, -1)
+        cost = np.where(size <= token_budget, best[:end] + size, np.inf)
+        cost[-1] = best[end - 1] + size[-1]  # a row alone is always allowed
+        begins[end] = cost.argmin()
+        best[end] = cost[begins[end]] + _MICRO_BATCH_COST
+    cuts = []
+    end = count
+    while end > 0:
+        cuts.append((int(begins[end]), end))
+        end = int(begins[end])
+    return cuts[::-1]
 
 
 def packed(rows: Sequence[RowIds], *, batch_rows: int, token_budget: int, width: int) -> list[MicroBatch]:

@@ -75,7 +75,7 @@ class TextBatches:
     ) -> TextBatches:
         """Over all shards in ``folder``. Raises `StageError` if there is no text."""
         found = tuple(np.memmap(path, dtype=np.uint32, mode="r") for path in sorted(folder.glob("*.bin")))
-        shards = tuple(shard for shard in found if len(shard) > length)
+        shards: tuple[NDArray[np.uint32], ...] = tuple(shard for shard in found if len(shard) > length)
         if not shards and found:
             joined = np.concatenate(found)  # less text than one block: repeat it
             shards = (np.resize(joined, length + 1),)

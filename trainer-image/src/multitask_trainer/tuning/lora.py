@@ -18,6 +18,7 @@ from multitask_trainer.tuning.method import Precision
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
 _PARTS = {".lora_A.weight": ".A", ".lora_B.weight": ".B"}
@@ -52,6 +53,10 @@ class Lora:
         peft: Any = model
         peft.save_pretrained(str(folder), save_embedding_layers=False)
         (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, with nothing filled in
+        # PEFT keeps the layers in a set and the base's path on this machine: the same adapter must be the same bytes.
+        config = json.loads((folder / _CONFIG).read_text("utf-8"))
+        config |= {"target_modules": sorted(config["target_modules"]), "base_model_name_or_path": None}
+        (folder / _CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True), "utf-8")
 
     def load(self, model: nn.Module, folder: Path) -> None:
         """Replace A and B of every layer."""
