@@ -69,12 +69,17 @@ def run(file: Path, workdir: Path | None, *, no_serve: bool, device: str, output
     return command.run(file, workdir, serve=not no_serve, as_json=output == "json", device=device)
 
 
-@cli.command(context_settings={"ignore_unknown_options": True})
+@cli.command(
+    context_settings={"ignore_unknown_options": True}, short_help="Start Triton and the gateway on what `run` exported."
+)
 @_DIR
 @click.option("--address", default="127.0.0.1:8081", show_default=True, help="Where the gateway listens.")
 @click.argument("rest", nargs=-1, type=click.UNPROCESSED)
 def serve(folder: Path, address: str, rest: Sequence[str]) -> int:
-    """Start Triton and the gateway on what `run` exported to DIR."""
+    """Start Triton and the gateway on what `run` exported to DIR.
+
+    --device, --threads, --triton-port and --work go on to the server: `python -m multitask_serving.serve --help`.
+    """
     from multitask_operator.commands import others
 
     return others.serve(folder, ["--address", address, *rest])
@@ -142,12 +147,13 @@ def said(command: Callable[[], int]) -> int:
         return _say(error.format_message().rstrip("."), hint, BAD_INPUT)
     except (click.Abort, KeyboardInterrupt):
         return _say("interrupted", "run the same command to go on", INTERRUPTED)
-    except UserError as error:
-        return _say(str(error), None, BAD_INPUT)
     except MultitaskError as error:
-        return _say(str(error), None, FAILED)
+        return _say(str(error), None, BAD_INPUT if isinstance(error, UserError) else FAILED)
     except BrokenPipeError:
         return FAILED
+    except OSError as error:  # a full disk, a folder that cannot be written
+        place = f"{error.filename}: " if error.filename else ""
+        return _say(f"{place}{error.strerror or error}", "check the path, its permissions and the disk's room", FAILED)
     except Exception as error:  # noqa: BLE001 - the last place; users get a message, the details go to a file
         return _say(
             f"{type(error).__name__}: {error}", f"this is a fault of mtm; details in {_keep_traceback()}", FAILED

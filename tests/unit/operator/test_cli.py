@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
@@ -91,6 +92,14 @@ def test_a_fault_of_the_program_leaves_its_traceback_in_a_file(capsys):
         assert "Traceback" in file.read()
 
 
+def test_a_full_disk_is_no_fault_of_the_program(capsys):
+    def full():
+        raise OSError(errno.ENOSPC, "No space left on device", "report.json")
+
+    assert cli.said(full) == 1
+    assert capsys.readouterr().err.startswith("error: report.json: No space left on device; check the path, ")
+
+
 def test_help_is_fast_and_loads_no_plotting():
     code = "import sys; from multitask_operator.cli import invoke; invoke(['--help']); print(sorted(sys.modules))"
     begun = time.monotonic()
@@ -123,12 +132,13 @@ def test_gc_says_what_it_frees_and_a_dry_run_keeps_it(tmp_path, capsys):
     assert "nothing to remove" in capsys.readouterr().out
     assert cli.invoke(["gc", str(tmp_path), "--forget", "desc"]) == 2
     assert "no model 'desc' uses" in capsys.readouterr().err
-    (tmp_path / "models/desk.json").unlink()
-    assert cli.invoke(["gc", str(tmp_path), "--dry-run", "--output", "json"]) == 0
+    assert cli.invoke(["gc", str(tmp_path), "--forget", "desk", "--dry-run", "--output", "json"]) == 0
     planned = json.loads(capsys.readouterr().out)
     assert planned["removed"] is False
     assert planned["bytes"] > 1000
-    assert cli.invoke(["gc", str(tmp_path)]) == 0
+    assert (tmp_path / "models/desk.json").exists()
+    assert cli.invoke(["gc", str(tmp_path), "--forget", "desk"]) == 0
+    assert not (tmp_path / "models/desk.json").exists()
     out = capsys.readouterr().out
     assert "removed stages/prepare/reply/" in out
     assert "freed" in out

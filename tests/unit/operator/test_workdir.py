@@ -78,6 +78,21 @@ def test_a_second_holder_is_told_who_the_first_is(workdir):
         assert (workdir.path / "lock").read_text() == str(os.getpid())
 
 
+def test_a_path_that_cannot_be_a_folder_is_said(tmp_path):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path / "file/below"):
+        with pytest.raises(WorkdirError, match=r"cannot be a work folder: .*; give another --workdir"):
+            Workdir(path).locked().__enter__()
+
+
+def test_a_strangers_folder_is_not_taken_for_a_work_folder(tmp_path):
+    """`gc` would delete what stands in its ``work``."""
+    (tmp_path / "work/precious").mkdir(parents=True)
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(WorkdirError, match="is not a work folder of mtm"):
+        Workdir.existing(tmp_path)
+
+
 def _try_lock(path, answer):
     try:
         with Workdir(path).locked():

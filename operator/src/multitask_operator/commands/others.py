@@ -46,7 +46,12 @@ def _device_of(folder: Path) -> list[str]:
     """A model that the file trains on the CPU is served there too: it was measured there."""
     if not (folder / "model.json").is_file():
         return []
-    model = MultiTaskModel.model_validate_json((folder / "model.json").read_bytes())
+    try:
+        model = MultiTaskModel.model_validate_json((folder / "model.json").read_bytes())
+    except ValidationError as error:
+        raise UserError(
+            f"{folder / 'model.json'} is not of this version; run the model again to write it anew"
+        ) from error
     wanted = device(model, "auto")
     return [] if wanted == "auto" else ["--device", wanted]
 
@@ -82,10 +87,11 @@ def gc(folder: Path, *, dry_run: bool, forget: str | None, as_json: bool) -> int
     """Remove what no plan uses; say what that frees."""
     place = Workdir.existing(folder)
     with place.locked():
-        if forget is not None and not dry_run:
-            _forget(place, forget)
-        garbage = collecting.find(place)
+        plan = _plan_of(place, forget) if forget is not None else None
+        garbage = collecting.find(place, forgotten=forget)
         if not dry_run:
+            if plan is not None:
+                plan.unlink()
             collecting.remove(place, garbage)
     if as_json:
         names = [f"{stage}/{digest}" for stage, digest in garbage.artifacts]
@@ -99,9 +105,9 @@ def gc(folder: Path, *, dry_run: bool, forget: str | None, as_json: bool) -> int
     return 0
 
 
-def _forget(place: Workdir, name: str) -> None:
+def _plan_of(place: Workdir, name: str) -> Path:
     path = place.path / "models" / f"{name}.json"
     if not path.is_file():
         known = ", ".join(place.planned()) or "none"
         raise UserError(f"no model {name!r} uses {place.path}; models that do: {known}")
-    path.unlink()
+    return path

@@ -91,7 +91,7 @@ def run(
     if as_json:
         print_json({"exitStatus": status, "report": report.model_dump(mode="json", by_alias=True), **_failures(ended)})
     else:
-        _conclude(ended, report, place, view, file)
+        _conclude(ended, report, place, view)
     return status
 
 
@@ -103,9 +103,9 @@ def write_report(place: Workdir, report: Report) -> None:
     write(place.path / "report.html", render(report))
 
 
-def _conclude(ended: Ended, report: Report, place: Workdir, view: LineView, file: Path) -> None:
+def _conclude(ended: Ended, report: Report, place: Workdir, view: LineView) -> None:
     if ended.interrupted:
-        view.line(f"interrupted; to go on where it stopped, run the same command again: mtm run {file}")
+        view.line("interrupted; run the same command again to go on where it stopped")
         return
     if report.revision is not None:
         qualification(report)

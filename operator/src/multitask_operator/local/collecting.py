@@ -22,12 +22,17 @@ class Garbage:
     bytes: int
 
 
-def find(workdir: Workdir) -> Garbage:
-    """Look for garbage. A stage whose digest is not known yet keeps all its artifacts: one may be used again."""
+def find(workdir: Workdir, forgotten: str | None = None) -> Garbage:
+    """Look for garbage; the plan of the model ``forgotten`` keeps nothing.
+
+    A stage whose digest is not known yet keeps all its artifacts: one may be used again.
+    """
     manifests = workdir.manifests()
     used: set[Key] = set()
     open_stages: set[str] = set()
-    for planned in workdir.planned().values():
+    for name, planned in workdir.planned().items():
+        if name == forgotten:
+            continue
         graph = build(planned.model.metadata.name, planned.model.spec, planned.resolved, manifests)
         for node in graph.nodes:
             if node.digest is None:
@@ -44,7 +49,7 @@ def find(workdir: Workdir) -> Garbage:
     scratch = [
         path
         for path in _children(workdir.path / "work")
-        if path.name not in wanted and not (unknown and path.name.startswith(unknown))
+        if path.is_dir() and path.name not in wanted and not (unknown and path.name.startswith(unknown))
     ]
     folders = (*(workdir.artifact(key) for key in artifacts), *scratch)
     return Garbage(artifacts, folders, _bytes_of(folders))

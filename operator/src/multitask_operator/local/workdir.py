@@ -47,8 +47,12 @@ class Workdir:
 
     @classmethod
     def existing(cls, path: Path) -> Workdir:
-        """The work folder at ``path``; WorkdirError if there is none."""
-        if not (path / "model.json").is_file():
+        """The work folder at ``path``; WorkdirError if there is none.
+
+        Told by all that `remember` writes: `gc` deletes in it, and many a folder has a ``model.json``.
+        """
+        own = (path / "model.json", path / "resolved.json")
+        if not (path / "models").is_dir() or not all(file.is_file() for file in own):
             what = "is not a work folder of mtm" if path.exists() else "does not exist"
             raise WorkdirError(f"{path} {what}; `mtm run FILE --workdir {path}` makes one")
         return cls(path)
@@ -143,8 +147,14 @@ class Workdir:
     @contextmanager
     def locked(self) -> Iterator[None]:
         """Hold the folder; WorkdirError, with the holder's process id, if another run has it."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / "lock").open("a+", encoding="ascii") as file:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = (self.path / "lock").open("a+", encoding="ascii")
+        except OSError as error:
+            raise WorkdirError(
+                f"{self.path} cannot be a work folder: {error.strerror}; give another --workdir"
+            ) from error
+        with lock as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
