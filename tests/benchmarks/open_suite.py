@@ -1,6 +1,6 @@
 """Nine public text tasks, one server: the three stages against the naive mixture, on real data.
 
-    python tests/benchmarks/open_suite.py --data DIR [--workdir DIR] [--seeds 3] [--steps 1000]
+    python tests/benchmarks/open_suite.py --data DIR [--workdir DIR] [--seeds 3] [--steps 500]
 
 DIR holds one folder a task: train/validation/test.jsonl.gz and task.yaml. The program writes the resource files, runs
 them with ``mtm run`` and prints a page in Markdown (also to ``--out``).
@@ -94,7 +94,7 @@ def resource(options: argparse.Namespace, tasks: list[dict[str, Any]]) -> dict[s
             "filtering": {"strategy": "Type"},
             "stages": {
                 "baseline": {"maxSteps": options.steps, "seeds": options.baseline_seeds},
-                "highResource": {"maxSteps": options.steps, "minSteps": NO_EARLY_STOP},
+                "highResource": {"maxSteps": options.steps // 2, "minSteps": NO_EARLY_STOP},
                 "mixture": {"temperature": 2.0, "minSteps": NO_EARLY_STOP},
             },
             "tuning": {"method": "Full"},
@@ -209,7 +209,11 @@ def page(arms: dict[str, list[dict[str, Any]]], command: str, minutes: float) ->
     first = next(iter(arms.values()))[0]
     serving = first.get("serving") or {}
     lines = ["# Open suite: three stages against a naive mixture", "", f"    {command}", ""]
-    lines += [f"{minutes:.0f} minutes. Revision `{first['revision']}`.", "", "## One server for all of them", ""]
+    spent = stage_seconds([report for reports in arms.values() for report in reports]) / 60
+    lines += [
+        f"{spent:.0f} minutes in stages, two at a time; this call took {minutes:.0f} (what storage had was not run again)."
+    ]
+    lines += ["", f"Revision `{first['revision']}`.", "", "## One server for all of them", ""]
     lines += [f"Qualified {first['qualified']}/{first['total']}, confirmed {first['confirmed']}.", ""]
     lines += verdict_table(first)
     if serving:
@@ -228,6 +232,12 @@ def page(arms: dict[str, list[dict[str, Any]]], command: str, minutes: float) ->
     return "\n".join([*lines, ""])
 
 
+def stage_seconds(reports: list[dict[str, Any]]) -> float:
+    """Seconds of all stages of all arms, each stage counted once."""
+    found = {(s["name"], s.get("digest")): s["seconds"] for report in reports for s in report["stages"]}
+    return sum(found.values())
+
+
 def rows_of(report: dict[str, Any], task: str) -> int:
     return sum(group[key].get(task, 0) for group in report["groups"] for key in ("stage2Rows", "stage3Rows"))
 
@@ -239,10 +249,10 @@ def options() -> argparse.Namespace:
     parser.add_argument("--tasks", nargs="*", default=list(PROMPTS))
     parser.add_argument("--base", default="builtin://tiny")
     parser.add_argument("--seeds", type=int, default=3, help="mixture seeds an arm")
-    parser.add_argument("--baseline-seeds", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=1000, help="limit of each baseline, and of stage 2")
-    parser.add_argument("--pretraining-steps", type=int, default=600)
-    parser.add_argument("--eval-every", type=int, default=100)
+    parser.add_argument("--baseline-seeds", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=500, help="limit of each baseline; stage 2 gets half")
+    parser.add_argument("--pretraining-steps", type=int, default=250)
+    parser.add_argument("--eval-every", type=int, default=50)
     parser.add_argument("--parallel", type=int, default=2, help="arms that run at the same time")
     parser.add_argument("--out", type=Path, help="where to write the page as well")
     return parser.parse_args()
