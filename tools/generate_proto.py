@@ -12,7 +12,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "serving" / "src"
 
 
 def generate(output: Path) -> None:
-    """Write ``*_pb2.py``, ``*_pb2.pyi`` and ``*_pb2_grpc.py`` under ``output``. Exits with protoc's message if it fails."""
+    """Write ``*_pb2.py``, ``*_pb2.pyi`` and ``*_pb2_grpc.py`` under ``output``. Exits if protoc fails."""
     well_known = Path(grpc_tools.__file__).parent / "_proto"
     protos = sorted(str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.proto"))
     arguments = [f"-I{SOURCE}", f"-I{well_known}", f"--python_out={output}", f"--pyi_out={output}"]

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -114,6 +114,35 @@ async def test_a_deadline_holds_in_the_model_and_in_the_queue(triton: TritonServ
             await ask(client, "essay", {"text": "x"}, timeout_s=0.2)
         [answer] = await ask(client, "urgency", {"text": "x"})
         assert answer.labels
+
+
+async def test_callers_who_leave_do_not_crash_the_server(triton: TritonServer) -> None:
+    """Triton 2.51 dies of calls that are cancelled, or that run into a gRPC deadline: one in a hundred is enough."""
+    long = wire.Options(stream=True)
+    async with TritonClient(triton.address) as client:
+
+        async def cancel() -> None:
+            async with contextlib.aclosing(client.infer("essay", {"text": "x"}, long, timeout_s=60)) as answers:
+                await anext(answers)
+
+        async def run_late() -> None:
+            with pytest.raises(BackendTimeout):
+                await ask(client, "essay", {"text": "x"}, long, timeout_s=0.02)
+
+        async def be_wrong() -> None:
+            with pytest.raises(BackendRefused):
+                await ask(client, "nothing", {})
+
+        slots = asyncio.Semaphore(16)
+
+        async def in_a_slot(do: Callable[[], Awaitable[None]]) -> None:
+            async with slots:
+                await do()
+
+        await asyncio.gather(*(in_a_slot(do) for _ in range(150) for do in (cancel, run_late, be_wrong)))
+    assert triton.exit_status() is None
+    async with TritonClient(triton.address) as client:
+        assert (await ask(client, "urgency", {"text": "x"}))[0].labels
 
 
 async def test_a_long_text_does_not_delay_a_label(triton: TritonServer) -> None:

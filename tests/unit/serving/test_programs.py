@@ -136,7 +136,8 @@ def test_fields_that_cannot_be_sent(fields: dict[str, str], named: dict[str, str
     [
         ("8081", "'8081' is not host:port"),
         ("127.0.0.1:http", "'127.0.0.1:http' is not host:port"),
-        ("127.0.0.1:99999", "cannot listen at 127.0.0.1:99999"),
+        ("127.0.0.1:99999", "'127.0.0.1:99999' is not host:port"),
+        ("203.0.113.1:8081", "cannot listen at 203.0.113.1:8081"),
     ],
 )
 def test_an_address_nobody_can_listen_at(address: str, message: str) -> None:

@@ -22,6 +22,7 @@ def test_a_request_comes_out_as_it_went_in() -> None:
         (b"t", b'{"text": 3}', None, "input 'fields': 'text' is int. Send text"),
         (b"t", b"{}", b"x", "input 'options' is not JSON"),
         (b"t", b"{}", b'{"steam": true}', "unknown key 'steam'. It takes 'stream' and 'sampling'"),
+        (b"t", b"{}", b'{"cancel": 1}', "'cancel' an id"),
         (b"t", b"{}", b'{"stream": 1}', "'stream' is a boolean"),
         (b"t", b"{}", b'{"sampling": []}', "'sampling' an object"),
         (b"t", b"{}", b'{"sampling": {"heat": 1}}', "sampling.heat is not a setting. Settings: temperature"),

@@ -28,6 +28,7 @@ from multitask_serving.proto import gateway_pb2, gateway_pb2_grpc
 log = logging.getLogger(__name__)
 
 SERVICE = gateway_pb2.DESCRIPTOR.services_by_name["TaskGateway"].full_name
+_LAST_PORT = 65535
 DRAIN_S = 5.0
 """Calls under way may go on for this long after the end was asked for."""
 
@@ -39,14 +40,14 @@ class AddressInUse(UserError):
 def check_address(address: str) -> None:
     """Raise `AddressInUse` if nobody could listen at ``address`` now: before something slow is started for it."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit():
+    if not host or not port.isdigit() or int(port) > _LAST_PORT:
         raise AddressInUse(f"{address!r} is not host:port; 127.0.0.1:8081, for example")
     try:
         with socket.create_server(
             (host.strip("[]"), int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET
         ):
             pass
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise AddressInUse(f"cannot listen at {address}: {error}. Choose another address") from error
 
 

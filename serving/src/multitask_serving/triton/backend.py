@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakValueDictionary
 
 import numpy as np
 import triton_python_backend_utils as pb
@@ -38,6 +39,8 @@ class TritonPythonModel:
         threads = int(parameters["threads"]) if "threads" in parameters else None
         engine = Engine.load(bundle, device=parameters["device"], threads=threads)
         self._revision = engine.bundle.revision
+        # Those not finished yet, by request id: whoever answers a request holds its sender.
+        self._senders: WeakValueDictionary[str | int, _TritonSender] = WeakValueDictionary()
         self._answering = Answering(engine, max_waiting=int(parameters["max_waiting"]))
 
     def execute(self, requests: Sequence[Any]) -> None:
@@ -45,6 +48,7 @@ class TritonPythonModel:
         calls = []
         for request in requests:
             sender = _TritonSender(request.get_response_sender(), self._revision)
+            self._senders[request.request_id() or id(sender)] = sender
             try:
                 inputs = wire.parse_inputs(
                     _bytes(request, wire.TASK) or b"",
@@ -55,7 +59,16 @@ class TritonPythonModel:
                 sender.fail(to_wire(error))
             else:
                 calls.append(Call(inputs, sender))
-        self._answering.answer(calls)
+        for call in calls:
+            if call.inputs.options.cancel:
+                self._cancel(call)
+        self._answering.answer([call for call in calls if not call.inputs.options.cancel])
+
+    def _cancel(self, call: Call) -> None:
+        other = self._senders.get(call.inputs.options.cancel)
+        if other is not None:
+            other.cancel()
+        call.sender.fail(wire.WireError(wire.CANCELLED, "done" if other else "that request has ended already"))
 
     def finalize(self) -> None:
         """End what is still under way."""
@@ -66,6 +79,11 @@ class _TritonSender:
     def __init__(self, sender: Any, revision: str) -> None:
         self._sender = sender
         self._revision = revision
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        """The caller asked to stop, by another request."""
+        self._cancelled = True
 
     def send(self, part: Part, *, final: bool) -> None:
         tensors = [
@@ -84,7 +102,7 @@ class _TritonSender:
         self._sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
     def is_cancelled(self) -> bool:
-        return bool(self._sender.is_cancelled())
+        return self._cancelled or bool(self._sender.is_cancelled())
 
 
 def _bytes(request: Any, name: str) -> bytes | None:

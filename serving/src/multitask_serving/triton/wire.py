@@ -92,14 +92,19 @@ class Options:
     """How to answer: ``stream`` sends a generation's text as it is made; ``sampling`` holds only what was set.
 
     The keys of ``sampling`` are the engine's: temperature, top_p, seed, max_new_tokens (numbers), stop (texts).
+
+    ``cancel`` is another request's id: that one is stopped, and this one, whatever its task, is answered with the
+    error CANCELLED. Requests of other callers cannot be guessed: ids are random.
     """
 
     stream: bool = False
     sampling: Mapping[str, Setting] = field(default_factory=dict)
+    cancel: str = ""
 
     def encode(self) -> str:
         """As JSON."""
-        return json.dumps({"stream": self.stream, "sampling": dict(self.sampling)})
+        content: dict[str, object] = {"stream": self.stream, "sampling": dict(self.sampling)}
+        return json.dumps({**content, "cancel": self.cancel} if self.cancel else content)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,13 +129,15 @@ def _parse_options(raw: bytes | None) -> Options:
     if not raw:
         return Options()
     content = _json_object(OPTIONS, raw)
-    unknown = sorted(set(content) - {"stream", "sampling"})
+    unknown = sorted(set(content) - {"stream", "sampling", "cancel"})
     if unknown:
         raise MalformedRequest(f"input 'options': unknown key {unknown[0]!r}. It takes 'stream' and 'sampling'")
     stream, sampling = content.get("stream", False), content.get("sampling", {})
-    if not isinstance(stream, bool) or not isinstance(sampling, dict):
-        raise MalformedRequest("input 'options': 'stream' is a boolean and 'sampling' an object")
-    return Options(stream=stream, sampling={name: _setting(name, value) for name, value in sampling.items()})
+    cancel = content.get("cancel", "")
+    if not isinstance(stream, bool) or not isinstance(sampling, dict) or not isinstance(cancel, str):
+        raise MalformedRequest("input 'options': 'stream' is a boolean, 'sampling' an object and 'cancel' an id")
+    settings = {name: _setting(name, value) for name, value in sampling.items()}
+    return Options(stream=stream, sampling=settings, cancel=cancel)
 
 
 def _setting(name: str, value: Any) -> Setting:
