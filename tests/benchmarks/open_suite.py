@@ -210,9 +210,7 @@ def page(arms: dict[str, list[dict[str, Any]]], command: str, minutes: float) ->
     serving = first.get("serving") or {}
     lines = ["# Open suite: three stages against a naive mixture", "", f"    {command}", ""]
     spent = stage_seconds([report for reports in arms.values() for report in reports]) / 60
-    lines += [
-        f"{spent:.0f} minutes in stages, two at a time; this call took {minutes:.0f} (what storage had was not run again)."
-    ]
+    lines += [f"{spent:.0f} minutes in stages, two at a time; this call {minutes:.0f}, without what storage had."]
     lines += ["", f"Revision `{first['revision']}`.", "", "## One server for all of them", ""]
     lines += [f"Qualified {first['qualified']}/{first['total']}, confirmed {first['confirmed']}.", ""]
     lines += verdict_table(first)
