@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import os
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -43,6 +44,10 @@ def parse_fields(pairs: Sequence[str]) -> dict[str, str]:
             raise BadArguments(f"{pair!r} is not field=value; quote values with spaces: text='My card is lost'")
         if name in fields:
             raise BadArguments(f"field {name!r} is given twice")
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise BadArguments(f"field {name!r} is not UTF-8; convert the text, or give it with --file") from error
         fields[name] = value
     return fields
 
@@ -100,7 +105,7 @@ async def ask_all(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 if everything was answered, 1 if not, 2 for a command line that cannot be used."""
-    options = _parser().parse_args(arguments)
+    options = _parser().parse_intermixed_args(arguments)  # an option may stand between TASK and its fields
     try:
         if options.file is not None:
             return asyncio.run(_ask_file(options))
@@ -113,6 +118,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(error, 1)
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read the answers has read enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the interpreter flushes it at the end
+        return 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -137,6 +145,9 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _call_options(options: argparse.Namespace) -> dict[str, Any]:
+    for name, value, bits in (("--max-new-tokens", options.max_new_tokens, 32), ("--seed", options.seed, 64)):
+        if value is not None and not 0 <= value < 1 << bits:
+            raise BadArguments(f"{name} is {value}; it goes from 0 to {(1 << bits) - 1}")
     values = (options.max_new_tokens, options.temperature, options.top_p, options.seed)
     sampling = Sampling(*values) if any(value is not None for value in values) else None
     return {"revision": options.revision, "sampling": sampling}
@@ -187,12 +198,11 @@ async def _list_tasks(options: argparse.Namespace) -> int:
 
 
 def _lines(name: str) -> list[str]:
-    if name == "-":
-        return sys.stdin.read().splitlines()
     try:
-        return Path(name).read_text(encoding="utf-8").splitlines()
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise BadArguments(f"{name} cannot be read: {error}") from error
+    return text.split("\n")  # splitlines() would cut at U+2028 inside a text
 
 
 def _show(prediction: Prediction, output: str) -> None:

@@ -147,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             asyncio.run(serve(options.folder, options.address, triton, announce=_say))
     except KeyboardInterrupt:
         return 0
-    except MultitaskError as error:
+    except (MultitaskError, OSError) as error:  # OSError: a full disk, a --work that is no folder
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a program's output
         return 1
     return 0

@@ -113,6 +113,10 @@ def test_a_bad_line_is_named(line: str, message: str) -> None:
         (["urgency", "text"], 2, "error: 'text' is not field=value"),
         (["--file", "/no/such/file"], 2, "error: /no/such/file cannot be read"),
         (["urgency", "text=x", "--address", "127.0.0.1:1"], 1, "error: 127.0.0.1:1: "),
+        (["urgency", "--address", "127.0.0.1:1", "text=x"], 1, "error: 127.0.0.1:1: "),
+        (["urgency", "text=\udcff"], 2, "error: field 'text' is not UTF-8"),
+        (["urgency", "text=x", "--max-new-tokens", "-1"], 2, "error: --max-new-tokens is -1; it goes from 0 to"),
+        (["urgency", "text=x", "--seed", "-1"], 2, "error: --seed is -1; it goes from 0 to"),
     ],
 )
 def test_the_clients_errors(
@@ -120,6 +124,18 @@ def test_the_clients_errors(
 ) -> None:
     assert predict.main(arguments) == status
     assert capsys.readouterr().err.startswith(message)
+
+
+def test_a_line_separator_inside_a_text_ends_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "one\u2028two"}\r\n', encoding="utf-8")
+    assert predict.main(["a", "--file", str(path), "--address", "127.0.0.1:1"]) == 1
+    assert "1 of 1 rows were not answered" in capsys.readouterr().err
+
+
+def test_an_unreachable_gateway_gets_a_next_step(capsys: pytest.CaptureFixture[str]) -> None:
+    predict.main(["--address", "127.0.0.1:1"])
+    assert "Check the address; `mtm serve DIR` starts a gateway" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

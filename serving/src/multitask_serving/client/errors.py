@@ -72,6 +72,8 @@ def from_rpc(error: grpc.RpcError, address: str) -> GatewayError:
     message = error.details() or status.name
     if info is None:  # not the gateway's words: gRPC's own, which never say which server
         message = f"{address}: {message}"
+        if status is grpc.StatusCode.UNAVAILABLE:
+            message += ". Check the address; `mtm serve DIR` starts a gateway"
     return _KINDS.get(status, GatewayError)(
         message,
         status=status,
