@@ -9,6 +9,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
 from multitask_api.bundle import GenerationSettings
 from multitask_api.manifest import Manifest, StageOrder
 from multitask_api.parameters import BaseParameters, Optimisation, StageParameters, TaskDefinition, TrainParameters
@@ -164,3 +167,19 @@ class Suite:
             seconds=0.0,
         )
         write_atomically(folder / "manifest.json", manifest.model_dump_json(by_alias=True))
+
+
+def small_decoder(seed: int = 0, **changes: int) -> LlamaForCausalLM:
+    """A randomly initialised Llama-style decoder of 32 wide and 2 layers."""
+    torch.manual_seed(seed)
+    settings = {
+        "vocab_size": 61,
+        "hidden_size": 32,
+        "intermediate_size": 48,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 128,
+    }
+    config = LlamaConfig(**(settings | changes), tie_word_embeddings=True, attn_implementation="sdpa")
+    return LlamaForCausalLM(config)

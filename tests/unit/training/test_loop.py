@@ -1,0 +1,160 @@
+"""The loop's decisions, on a real but minute model with validations that are told in advance."""
+
+from __future__ import annotations
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from multitask_api.results import TaskPoint
+from multitask_trainer.errors import StageError
+from multitask_trainer.reporter import FileReporter
+from multitask_trainer.training.batches import padded
+from multitask_trainer.training.checkpoint import CheckpointStore
+from multitask_trainer.training.loop import Loop, Settings
+from training_suite import optimisation, small_decoder
+
+
+class Copies:
+    """Every step, eight rows whose answer repeats their first token."""
+
+    def __init__(self, fails_at: int | None = None) -> None:
+        self.fails_at = fails_at
+
+    def at(self, step: int):
+        if step == self.fails_at:
+            raise PowerCut
+        generator = np.random.default_rng(step)
+        prompts = generator.integers(0, 61, (8, 5)).astype(np.int32)
+        rows = [(np.append(prompt, [prompt[0], 60]).astype(np.int32), 5) for prompt in prompts]
+        return padded(rows, batch_rows=8, token_budget=20)
+
+
+class PowerCut(Exception):
+    pass
+
+
+def loop(folder, *, scores=None, seen=0, model=None, batches=None, max_steps=100, **changes):
+    """A loop whose i-th validation gives ``scores[i]``, the last one from then on; without scores it has none."""
+    numbers = itertools.count(seen)
+
+    def validate():
+        score = scores[min(next(numbers), len(scores) - 1)]
+        return {"a": TaskPoint(loss=2 - score, score=score)}
+
+    settings = {"eval_every": 10, "min_steps": 0, "patience": 2, "batch_rows": 8} | changes
+    return Loop(
+        model if model is not None else small_decoder(),
+        batches or Copies(),
+        Settings(max_steps, optimisation(**settings)),
+        accelerator=Accelerator(cpu=True),
+        store=CheckpointStore(folder),
+        reporter=FileReporter("test", None),
+        validate=validate if scores is not None else None,
+    )
+
+
+@pytest.mark.parametrize(
+    ("scores", "settings", "steps", "chosen", "by_limit"),
+    [
+        pytest.param([0.1, 0.5, 0.4, 0.4], {}, 46, 20, False, id="two validations without a better one begin the tail"),
+        pytest.param([0.1, 0.5, 0.4, 0.4], {"min_steps": 60}, 69, 20, False, id="but not before minSteps"),
+        pytest.param([0.1, 0.5, 0.4, 0.4, 0.9], {}, 46, 46, False, id="a checkpoint of the tail can be the best"),
+        pytest.param([i / 100 for i in range(1, 50)], {}, 100, 100, True, id="the limit, which includes the tail"),
+        pytest.param([0.5], {"max_steps": 1}, 1, 1, True, id="one step"),
+        pytest.param([0.5], {"max_steps": 7, "eval_every": 50}, 7, 6, True, id="fewer steps than evalEvery"),
+    ],
+)
+def test_when_training_ends_and_what_is_kept(tmp_path, scores, settings, steps, chosen, by_limit):
+    made = loop(tmp_path, scores=scores, **settings)
+    progress = made.run()
+    assert (progress.step, progress.best_step, progress.ended_by_limit) == (steps, chosen, by_limit)
+
+
+def test_validations_stand_every_so_often_before_the_tail_and_at_the_end(tmp_path):
+    progress = loop(tmp_path, scores=[i / 100 for i in range(1, 50)], max_steps=50).run()
+    found = [(point.step, point.phase) for point in progress.curve]
+    assert found == [
+        (10, "constant"),
+        (20, "constant"),
+        (30, "constant"),
+        (40, "constant"),
+        (43, "constant"),
+        (50, "decay"),
+    ]
+
+
+def test_the_model_ends_with_the_best_weights_not_the_last(tmp_path):
+    model = small_decoder()
+    made = loop(tmp_path, model=model, scores=[0.1, 0.9, 0.2], max_steps=30)
+    progress = made.run()
+    assert progress.best_step == 20
+    best = CheckpointStore(tmp_path).load_best(20)
+    assert all(torch.equal(value, best[name]) for name, value in model.named_parameters())
+    last = CheckpointStore(tmp_path).load()[1]
+    assert not torch.equal(last["model.norm.weight"], best["model.norm.weight"])
+
+
+def test_without_validation_the_last_weights_are_the_result_and_the_loss_falls(tmp_path):
+    progress = loop(tmp_path, max_steps=150, learning_rate=1e-2).run()
+    assert progress.best_step is None
+    assert progress.curve[-1].train_loss < 0.7 * progress.first_loss
+
+
+@pytest.mark.parametrize("fails_at", [3, 10, 11, 29, 43, 45])
+def test_a_run_that_is_cut_ends_with_the_same_weights(tmp_path, fails_at):
+    scores = [0.1, 0.5, 0.4, 0.3]
+    whole, cut = small_decoder(), small_decoder()
+    expected = loop(tmp_path / "whole", model=whole, scores=scores, max_steps=100).run()
+    with pytest.raises(PowerCut):
+        loop(tmp_path / "cut", model=cut, scores=scores, batches=Copies(fails_at)).run()
+    fresh = small_decoder(seed=9)
+    if not (tmp_path / "cut" / "checkpoint.pt").exists():
+        fresh = small_decoder()
+    resumed = loop(tmp_path / "cut", model=fresh, scores=scores, seen=_done(tmp_path / "cut")).run()
+    assert all(torch.equal(*pair) for pair in zip(whole.parameters(), fresh.parameters(), strict=True))
+    assert resumed.model_copy(update={"seconds": expected.seconds}) == expected
+
+
+def _done(folder) -> int:
+    """Validations that the checkpoint holds."""
+    found = CheckpointStore(folder).load()
+    return len(found[0].curve) if found else 0
+
+
+def test_old_best_weights_are_removed(tmp_path):
+    loop(tmp_path, scores=[0.1, 0.2, 0.3, 0.2], max_steps=60).run()
+    assert [path.name for path in tmp_path.glob("best-*")] == ["best-30.pt"]
+
+
+def test_a_loss_that_is_not_a_number_ends_the_run_with_a_hint(tmp_path):
+    model = small_decoder()
+    with torch.no_grad():
+        model.model.norm.weight.fill_(math.nan)
+    with pytest.raises(StageError, match=r"the training loss is nan at step 1; lower training\.learningRate"):
+        loop(tmp_path, model=model, scores=[0.1]).run()
+
+
+def test_micro_batches_add_up_to_one_step(tmp_path):
+    """The same rows in one micro-batch or in many end with the same weights, up to rounding."""
+    rows = [(np.arange(6 + row, dtype=np.int32), 3 + row) for row in range(8)]
+    models = [small_decoder(), small_decoder()]
+    for model, budget in zip(models, (10_000, 6), strict=True):
+        batches = Always(padded(rows, batch_rows=8, token_budget=budget))
+        loop(tmp_path / str(budget), model=model, batches=batches, max_steps=3).run()
+    pairs = zip(models[0].parameters(), models[1].parameters(), strict=True)
+    assert all(torch.allclose(one, other, atol=1e-5) for one, other in pairs)
+
+
+class Always:
+    """The same micro-batches at every step."""
+
+    def __init__(self, micro_batches) -> None:
+        self.micro_batches = micro_batches
+
+    def at(self, step: int):
+        return self.micro_batches

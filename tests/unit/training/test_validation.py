@@ -1,0 +1,88 @@
+"""Validation gives the figures that training and serving would give, row by row."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from multitask_api.bundle import Bundle, ServedModel, ServedTask
+from multitask_serving.engine.answers import Request
+from multitask_serving.engine.engine import Engine
+from multitask_serving.engine.model import LoadedModel
+from multitask_trainer.training.batches import padded
+from multitask_trainer.training.builtin import make_model, make_tokenizer, size_of
+from multitask_trainer.training.dataset import TaskEncoder
+from multitask_trainer.training.loss import RowMeanLoss
+from multitask_trainer.training.validation import MAX_ROWS, TaskValidation, validate
+from training_suite import TASKS, rows
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return make_tokenizer(
+        [text for row in rows("kind", 300, 0) for text in (*row.fields.values(), " fruit", " tool")], 400
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    made = make_model(size_of("micro"), tokenizer, 1)
+    with torch.no_grad():  # sharper than a fresh model, so that answers differ
+        made.model.embed_tokens.weight.mul_(12)
+    return made
+
+
+def validation(tokenizer, task, count=80):
+    encoder = TaskEncoder.of(TASKS[task], tokenizer, max_length=48, chat_template=False)
+    return TaskValidation.of(encoder, rows(task, count, 1), seed=5)
+
+
+@pytest.mark.parametrize("task", ["kind", "repeat"])
+def test_the_loss_is_the_training_loss(tokenizer, model, task):
+    found = validation(tokenizer, task)
+    given = [found.examples.row(index) for index in range(len(found.examples))]
+    with torch.no_grad():
+        expected = sum(float(RowMeanLoss(model)(batch)) for batch in padded(given, batch_rows=80, token_budget=999))
+    point = validate(model, {task: found}, device=torch.device("cpu"), mixed=False)[task]
+    assert point.loss == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_score_of_a_classification_is_what_the_engine_would_score(tokenizer, model):
+    found = validation(tokenizer, "kind")
+    encoder = found.encoder
+    served = ServedTask(
+        name="kind",
+        type="Classification",
+        model="m",
+        pieces=encoder.pieces,
+        bos=encoder.bos,
+        eos=encoder.eos,
+        max_length=48,
+        labels=encoder.labels,
+    )
+    bundle = Bundle(revision="r", models=(ServedModel(name="m", path="m", dtype="float32"),), tasks=(served,))
+    engine = Engine.from_parts(bundle, {"m": LoadedModel.of(model, tokenizer)})
+    given = rows("kind", 80, 1)
+    answers = engine.classify([Request(task="kind", fields=row.fields) for row in given])
+    right = sum(answer.label == row.label for answer, row in zip(answers, given, strict=True))
+    assert 0 < right < 80
+    assert found.run(model, token_budget=500).score == pytest.approx(right / 80)
+
+
+def test_the_score_of_a_generation_is_the_share_of_its_tokens_that_are_first_choice(tokenizer, model):
+    found = validation(tokenizer, "repeat", count=20)
+    shares = []
+    for index in range(20):
+        ids, prompt = found.examples.row(index)
+        with torch.no_grad():
+            best = model(torch.from_numpy(ids.astype("int64"))[None]).logits[0].argmax(-1)
+        shares.append((best[prompt - 1 : -1].numpy() == ids[prompt:]).mean())
+    assert found.run(model, token_budget=500).score == pytest.approx(sum(shares) / 20)
+
+
+def test_at_most_500_rows_are_taken_and_the_model_is_left_in_training(tokenizer, model):
+    found = validation(tokenizer, "kind", count=700)
+    assert len(found.examples) == MAX_ROWS == 500
+    model.train()
+    validation(tokenizer, "kind", count=8).run(model, token_budget=500)
+    assert model.training
