@@ -56,6 +56,22 @@ def test_references_of_a_generation_row(tmp_path: Path, values: Any, split: str,
     assert checker.row({"text": "a"} | values, split) == Row({"text": "a"}, None, targets)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"targets": []}, "targets: must be a list with at least one string"),
+        ({"targets": ["b", " "]}, "targets: holds an entry that is empty or not a string"),
+        ({"targets": ["b", "\ud800"]}, "targets: half of a surrogate pair"),
+        ({"target": ["\ud800"]}, "target: half of a surrogate pair"),
+        ({"target": " "}, "target: empty; a row needs an answer"),
+        ({}, r"target: missing \(or 'targets'\); every row needs its reference"),
+    ],
+)
+def test_references_that_cannot_be_used(tmp_path: Path, values: Any, message: str) -> None:
+    with pytest.raises(BadRow, match=message):
+        Checker.of(generation(), data(tmp_path)).row({"text": "a"} | values, "test")
+
+
 def test_renamed_answer_fields(tmp_path: Path) -> None:
     assert (
         Checker.of(task(), data(tmp_path, labelField="urgency")).row({"text": "a", "urgency": "low"}, "test").label

@@ -218,10 +218,11 @@ def test_class_labels_of_a_dataset_come_as_names(tmp_path: Path, monkeypatch: py
     features = Features({"text": Value("string"), "label": ClassLabel(names=["low", "high"])})
     folder = tmp_path / "repo"
     folder.mkdir()
-    Dataset.from_list([{"text": "a", "label": 1}], features=features).to_parquet(folder / "train.parquet")
-    (row,) = read_split("hf://here/train", str(folder), None, "train")
-    assert isinstance(row, RawRow)
-    assert row.values["label"] == "high"
+    labels = [1, None, -1]
+    rows = [{"text": "a", "label": label} for label in labels]
+    Dataset.from_list(rows, features=features).to_parquet(folder / "train.parquet")
+    found = list(read_split("hf://here/train", str(folder), None, "train"))
+    assert [row.values["label"] for row in found if isinstance(row, RawRow)] == ["high", None, -1]
 
 
 def test_texts_of_a_corpus(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ from multitask_api.template import fields_of
 from multitask_trainer.data.rows import Row
 
 
+_BROKEN = "half of a surrogate pair, which is not text; write the file again as UTF-8"
+
+
 class BadRow(Exception):
     """One row that cannot be used: ``field`` and why."""
 
@@ -70,6 +73,8 @@ class Checker:
         texts = [_as_text(item) for item in many]
         if any(text is None or not text.strip() for text in texts):
             raise BadRow(name, "holds an entry that is empty or not a string")
+        if any(_is_broken(text) for text in texts if text is not None):
+            raise BadRow(name, _BROKEN)
         kept = tuple(dict.fromkeys(text.strip() for text in texts if text is not None))
         return kept[:1] if split == "train" else kept
 
@@ -83,9 +88,13 @@ def _text(values: Mapping[str, object], name: str, need: str, instead: str | Non
     text = _as_text(value)
     if text is None:
         raise BadRow(name, f"{_kind(value)}; write a string or a number")
-    if not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text):
-        raise BadRow(name, "half of a surrogate pair, which is not text; write the file again as UTF-8")
+    if _is_broken(text):
+        raise BadRow(name, _BROKEN)
     return text
+
+
+def _is_broken(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)
 
 
 def _as_text(value: object) -> str | None:

@@ -61,7 +61,9 @@ def read_split(name: str, dataset: str, revision: str | None, rest: str) -> Iter
         return
     classes = {key: kind for key, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)}
     for number, values in enumerate(rows, start=1):
-        named = {key: kind.int2str(values[key]) for key, kind in classes.items() if (values[key] or 0) >= 0}
+        # A hidden label is -1 and an absent one None: they have no name, and are bad rows by what they are.
+        known = {key: value for key in classes if (value := values[key]) is not None and value >= 0}
+        named = {key: classes[key].int2str(value) for key, value in known.items()}
         yield RawRow(name, number, values | named)
 
 
