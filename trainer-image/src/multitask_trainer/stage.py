@@ -114,7 +114,13 @@ def _manifest(order: StageOrder, outcome: Outcome, folder: Path, seconds: float)
         result=outcome.result.to_json(),
         seconds=round(seconds, 3),
         environment={name: version(name) for name in libraries}
-        | {"python": platform.python_version(), "cpus": str(os.cpu_count()), "threads": str(order.threads)},
+        | {
+            "python": platform.python_version(),
+            "host": platform.node(),
+            "cpus": str(os.cpu_count()),
+            "threads": str(order.threads),
+            "device": order.device,
+        },
     )
 
 
