@@ -78,6 +78,7 @@ CASES = [
         "NotQualified",
         seeds=0,
         degrees_of_freedom=0,
+        reason="a declared score has no seeds",
         ratio=0.9,
         interval=Interval(0.88, 0.92),
     ),

@@ -91,10 +91,10 @@ def _reason(
         text += f"{ratio:.4f} {'≥' if qualified else '<'} {threshold}"
     else:
         text += f"the interval's lower end {interval.low:.4f} {'≥' if qualified else '<'} {threshold}"
-    if evidence.degrees_of_freedom == 0 or evidence.seeds == 1:
-        text += "; not confirmed: one seed does not show how much a single-task model varies"
-    elif evidence.seeds == 0:
+    if evidence.seeds == 0:
         text += "; not confirmed: a declared score has no seeds to vary"
+    elif evidence.degrees_of_freedom == 0 or evidence.seeds == 1:
+        text += "; not confirmed: one seed does not show how much a single-task model varies"
     return text
 
 
