@@ -91,8 +91,9 @@ async def ask_all(
     async def one(question: Question) -> Prediction | GatewayError:
         async with slots:
             try:
-                task = known.setdefault(question.task, asyncio.ensure_future(fields_of(question.task)))
-                wanted = await task
+                if question.task not in known:  # asked once, by the first that needs it
+                    known[question.task] = asyncio.ensure_future(fields_of(question.task))
+                wanted = await known[question.task]
                 fields = {name: text for name, text in question.fields.items() if name in wanted}
                 return await client.predict(question.task, fields, **options)
             except GatewayError as error:
