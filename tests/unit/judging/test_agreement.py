@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_trainer.judging.agreement import agreement, differences, margin_at_difference, total
+from multitask_trainer.judging.agreement import NEAR_TIES, agreement, differences, margin_at_difference, total
 from multitask_trainer.judging.answers import Answer, read_scores, write_scores
 
 SURE, TIE = 0.5, 5e-4
@@ -36,6 +36,14 @@ LABELS = [
 def test_labels(sentence, evaluated, served, counts):
     found = agreement(1, differences([evaluated], [served]))
     assert (found.equal, found.near_ties, found.different) == counts, sentence
+
+
+@pytest.mark.parametrize(
+    ("precision", "margin", "tie"), [("fp32", 0.02, False), ("bf16", 0.02, True), ("bf16", 0.2, False)]
+)
+def test_bf16_ties_are_wider(precision, margin, tie):
+    (found,) = differences([label("a", margin)], ["b"], NEAR_TIES[precision])
+    assert found.near_tie is tie
 
 
 ABC = text("ab", "cd", "ef", margins=[0.1, 0.2, 0.3, 0.4])

@@ -15,7 +15,7 @@ from multitask_serving.triton.server import TritonServer
 from multitask_trainer.asking import ask
 from multitask_trainer.data.rows import Row, read_rows
 from multitask_trainer.errors import StageError
-from multitask_trainer.judging.agreement import NEAR_TIE, Difference, agreement, differences, total
+from multitask_trainer.judging.agreement import NEAR_TIES, Difference, agreement, differences, total
 from multitask_trainer.judging.scoring import read_scores
 from multitask_trainer.stage import Outcome, Stage, run
 
@@ -24,7 +24,7 @@ EXAMPLES = 10
 
 def work(stage: Stage) -> Outcome:
     """Serve the export, ask, compare. Raises `StageError` if an answer differs where evaluation was sure."""
-    stage.parameters(VerifyParameters)
+    limit = NEAR_TIES[stage.parameters(VerifyParameters).precision]
     exported = ExportResult.model_validate(stage.manifest_of("export").result)
     rows = {
         item.task: read_rows(stage.input(f"prepare/{item.task}"), "test")
@@ -37,10 +37,10 @@ def work(stage: Stage) -> Outcome:
         answers = stage.input("export") / "answers"
         for task, predictions in served.items():
             said = [prediction.answer for prediction in predictions]
-            found[task] = differences(read_scores(answers / f"{task}.parquet"), said)
+            found[task] = differences(read_scores(answers / f"{task}.parquet"), said, limit)
     result = _result(rows, found)
     if result.different:
-        raise StageError(_complaint(result))
+        raise StageError(_complaint(result, limit))
     return Outcome(result, {"result": digest(result.to_json())})
 
 
@@ -79,18 +79,18 @@ def _result(rows: Mapping[str, Sequence[Row]], found: Mapping[str, Sequence[Diff
     return VerifyResult(**total(tasks.values()).model_dump(), tasks=tasks, examples=examples)
 
 
-def _complaint(result: VerifyResult) -> str:
+def _complaint(result: VerifyResult, limit: float) -> str:
     wrong = {task: part.different for task, part in result.tasks.items() if part.different}
     counts = ", ".join(f"{task}: {count}" for task, count in wrong.items())
     head = (
         f"{result.different} of {result.compared} served answers are not those of the evaluation, with margins of "
-        f"{NEAR_TIE} nats or more ({counts}); the server does not run what was measured"
+        f"{limit} nats or more ({counts}); the server does not run what was measured"
     )
     lines = [
         f"  {item['task']}: evaluated {item['evaluated']!r}, served {item['served']!r} (margin {item['margin']}): "
         f"{item['input']!r}"
         for item in result.examples
-        if float(item["margin"]) >= NEAR_TIE
+        if float(item["margin"]) >= limit
     ]
     return "\n".join([head, *lines])
 
