@@ -12,7 +12,6 @@ from multitask_api.resource.tasks import TaskData
 from multitask_api.template import fields_of
 from multitask_trainer.data.rows import Row
 
-
 _BROKEN = "half of a surrogate pair, which is not text; write the file again as UTF-8"
 
 
