@@ -165,27 +165,39 @@ def task_table(arms: dict[str, list[dict[str, Any]]]) -> list[str]:
             rows = [report["tasks"][index] for report in arms[name]]
             cells += [
                 mean_sd([row["score"] for row in rows]),
-                mean_sd([row["ratio"] for row in rows if row.get("ratio")]),
+                mean_sd([row["ratio"] for row in rows if row.get("ratio") is not None]),
             ]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
 
 
-def judged_mean(report: dict[str, Any]) -> float | None:
-    """The outcome of an arm: the mean ratio over the tasks that could be judged."""
-    ratios = [task["ratio"] for task in report["tasks"] if task.get("verdict") in ("Qualified", "NotQualified")]
-    return statistics.mean(ratios) if ratios else None
+def judged_tasks(arms: dict[str, list[dict[str, Any]]]) -> set[str]:
+    """The tasks that could be judged in every run of every arm: arms are compared on the same tasks."""
+    judged = [
+        {task["name"] for task in report["tasks"] if task.get("verdict") in ("Qualified", "NotQualified")}
+        for reports in arms.values()
+        for report in reports
+    ]
+    return set.intersection(*judged)
+
+
+def mean_ratios(reports: list[dict[str, Any]], tasks: set[str]) -> list[float]:
+    """The mean ratio over ``tasks`` of each run; a ratio of 0 counts, one that could not be had does not."""
+    found = [
+        [task["ratio"] for task in report["tasks"] if task["name"] in tasks and task.get("ratio") is not None]
+        for report in reports
+    ]
+    return [statistics.mean(ratios) for ratios in found if ratios]
 
 
 def arm_table(arms: dict[str, list[dict[str, Any]]]) -> list[str]:
     """One line an arm: the outcome over its seeds, and what it cost."""
-    lines = [
-        "| arm | mean ratio over judged tasks | all tasks | qualified (each seed) | rows trained |",
-        "|" + " --- |" * 5,
-    ]
+    every_task = {task["name"] for task in arms[next(iter(arms))][0]["tasks"]}
+    judged_task = judged_tasks(arms)
+    head = f"mean ratio over the {len(judged_task)} tasks judged in every run"
+    lines = [f"| arm | {head} | all tasks | qualified (each seed) | rows trained |", "|" + " --- |" * 5]
     for name, reports in arms.items():
-        judged = [value for report in reports if (value := judged_mean(report)) is not None]
-        every = [statistics.mean(task["ratio"] for task in report["tasks"] if task.get("ratio")) for report in reports]
+        judged, every = mean_ratios(reports, judged_task), mean_ratios(reports, every_task)
         qualified = ", ".join(f"{report['qualified']}/{report['total']}" for report in reports)
         rows = ", ".join(f"{trained_rows(report):,}" for report in reports)
         lines.append(f"| {name} | {mean_sd(judged)} | {mean_sd(every)} | {qualified} | {rows} |")
@@ -198,7 +210,8 @@ def verdict_table(report: dict[str, Any]) -> list[str]:
     for task in report["tasks"]:
         low, high = task.get("interval") or (None, None)
         interval = f"{low:.3f} – {high:.3f}" if low is not None else "–"
-        cells = [task["name"], task["group"], f"{task['baseline']:.3f}", f"{task['score']:.3f}", f"{task['ratio']:.3f}"]
+        ratio = f"{task['ratio']:.3f}" if task.get("ratio") is not None else "–"
+        cells = [task["name"], task["group"], f"{task['baseline']:.3f}", f"{task['score']:.3f}", ratio]
         cells += [interval, task["verdict"], task.get("servedBy") or "–"]
         lines.append("| " + " | ".join(cells) + " |")
     return lines
@@ -233,7 +246,7 @@ def page(arms: dict[str, list[dict[str, Any]]], command: str, minutes: float) ->
 def stage_seconds(reports: list[dict[str, Any]]) -> float:
     """Seconds of all stages of all arms, each stage counted once."""
     found = {(s["name"], s.get("digest")): s["seconds"] for report in reports for s in report["stages"]}
-    return sum(found.values())
+    return float(sum(found.values()))
 
 
 def rows_of(report: dict[str, Any], task: str) -> int:
