@@ -103,6 +103,11 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
         "spec.storage.uri: 'pvc:///models' does not name a claim; write pvc://CLAIM/PATH",
     ),
     ("an address without a path", put("spec.storage", {"uri": "s3://"}), "spec.storage.uri: 's3://' names no path"),
+    (
+        "pre-training on nothing",
+        put("spec.pretraining", {"tasksText": False, "maxSteps": 9}),
+        "spec.pretraining.corpus: there is no text to train on; name a corpus or set tasksText: true",
+    ),
     ("no tasks", put("spec.tasks", []), "spec.tasks: needs at least 1 item, got 0"),
     ("tasks that are no list", put("spec.tasks", "urgency"), "spec.tasks: must be a list, got 'urgency'"),
     ("a task that is no mapping", put(SECOND, "reply"), f"{SECOND}: must be a mapping, got 'reply'"),

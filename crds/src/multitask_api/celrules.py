@@ -1,7 +1,8 @@
 """What a schema cannot say, in CEL: checked by the API server at admission, before any of our code runs.
 
-The same rules stand in Python in ``resource`` (for files, and for ``mtm``); a test holds both against one table. Every
-list and string that a rule walks over has a bound, or the API server refuses the rule for its estimated cost.
+The same rules stand in Python in ``resource`` (for files, and for ``mtm``), which checks more: what CEL cannot say only
+``mtm`` refuses. Every list and string that a rule walks over has a bound, or the API server refuses the rule for its
+estimated cost.
 """
 
 from __future__ import annotations
@@ -78,6 +79,9 @@ MODEL_RULES: Mapping[str, tuple[Rule, ...]] = {
     "spec.tasks[].data.train.uri": _address(DATA_SCHEMES),
     "spec.tasks[].data.validation.uri": _address(DATA_SCHEMES),
     "spec.tasks[].data.test.uri": _address(DATA_SCHEMES),
+    "spec.pretraining": (
+        Rule("self.tasksText || (has(self.corpus) && self.corpus.size() > 0)", "without tasksText it needs a corpus"),
+    ),
     "spec.pretraining.corpus[].uri": _address(DATA_SCHEMES),
     "spec.serving.rollout.steps": (
         Rule(

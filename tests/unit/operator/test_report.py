@@ -106,7 +106,11 @@ def test_a_task_that_got_fewer_rows_than_it_needed_is_warned_about():
 
 
 def test_a_task_added_after_the_base_was_made_is_noted_where_its_text_counts():
-    for pretraining, expected in ((None, 0), ({"maxSteps": 10}, 1), ({"maxSteps": 10, "tasksText": False}, 0)):
+    for pretraining, expected in (
+        (None, 0),
+        ({"maxSteps": 10}, 1),
+        ({"maxSteps": 10, "tasksText": False, "corpus": [{"uri": "chats.jsonl"}]}, 0),
+    ):
         more = {"pretraining": pretraining} if pretraining else {}
         old, new = model(task("urgency"), **more), model(task("urgency"), task("billing"), **more)
         notes = frozen_base_notes(new, graph_of(new, all_done(old)))

@@ -77,6 +77,12 @@ class Pretraining(Model):
         None, description="Any string; changing it makes the base anew."
     )
 
+    @model_validator(mode="after")
+    def _has_text(self) -> Self:
+        if not self.tasks_text and not self.corpus:
+            refuse([Problem("corpus", "there is no text to train on; name a corpus or set tasksText: true")])
+        return self
+
 
 class Filtering(Model):
     """How tasks are put into groups (stage 1 of arXiv 2411.03644)."""
