@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from multitask_api.builtin import architecture
+from multitask_api.builtin import size_fault
 
 _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _CLAIM = re.compile(r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$")
@@ -34,10 +34,7 @@ def address_fault(address: str, schemes: Sequence[str]) -> str | None:
         hint = f"did you mean {meant[0]}://? Known here" if meant else "known here"
         return f"unknown scheme {scheme}://; {hint}: {known} and plain paths"
     if scheme == "builtin":
-        try:
-            architecture(address)
-        except ValueError as error:
-            return str(error)
+        return size_fault(address)
     if scheme == "pvc" and not _CLAIM.match(address):
         return f"{address!r} does not name a claim; write pvc://CLAIM/PATH"
     if scheme == "hf" and not _HUB.match(address):

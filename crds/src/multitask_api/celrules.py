@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from multitask_api.addresses import BASE_SCHEMES, DATA_SCHEMES, STORES
-from multitask_api.builtin import ARCHITECTURES, SCHEME
+from multitask_api.builtin import SCHEME, SIZES
 from multitask_api.resource.tasks import CLASSIFICATION_METRICS
 
 
@@ -42,8 +42,8 @@ _SPEC = (
     ),
 )
 _BUILTIN = Rule(
-    f"!self.startsWith('{SCHEME}') || self in [{', '.join(repr(SCHEME + size) for size in ARCHITECTURES)}]",
-    f"no such built-in base; the sizes are {', '.join(ARCHITECTURES)}",
+    f"!self.startsWith('{SCHEME}') || self in [{', '.join(repr(SCHEME + size) for size in SIZES)}]",
+    f"no such built-in base; the sizes are {', '.join(SIZES)}",
 )
 _TASK = (
     Rule("has(self.prompt) != has(self.promptFrom)", "give exactly one of prompt and promptFrom"),
