@@ -104,6 +104,14 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
     ),
     ("an address without a path", put("spec.storage", {"uri": "s3://"}), "spec.storage.uri: 's3://' names no path"),
     (
+        "an answer that leaves no room for a prompt",
+        put(f"{SECOND}.generation", {"maxNewTokens": 1023}),
+        (
+            f"{SECOND}.generation.maxNewTokens: 1023 tokens and their end leave no room for a prompt in"
+            " training.maxLength, 1024; lower it or raise training.maxLength"
+        ),
+    ),
+    (
         "pre-training on nothing",
         put("spec.pretraining", {"tasksText": False, "maxSteps": 9}),
         "spec.pretraining.corpus: there is no text to train on; name a corpus or set tasksText: true",

@@ -244,6 +244,12 @@ class MultiTaskModelSpec(Model):
             first.setdefault(task.name, index)
             if self.filtering.strategy == "Manual" and task.group is None:
                 yield Problem(f"tasks[{index}].group", "filtering.strategy Manual needs a group for every task")
+            if task.generation is not None and task.generation.max_new_tokens + 2 > self.training.max_length:
+                yield Problem(
+                    f"tasks[{index}].generation.maxNewTokens",
+                    f"{task.generation.max_new_tokens} tokens and their end leave no room for a prompt in"
+                    f" training.maxLength, {self.training.max_length}; lower it or raise training.maxLength",
+                )
         if self.qualification.rule == "LowerBound" and self.stages.baseline.seeds < 2:
             yield Problem(
                 "qualification.rule",
