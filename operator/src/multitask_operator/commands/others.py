@@ -38,8 +38,21 @@ def exported(folder: Path) -> Path:
         return folder.resolve()
     place = Workdir.existing(folder)
     if not place.current.exists():
-        raise UserError(f"{folder} has nothing to serve yet; `mtm run FILE --workdir {folder}` has to end first")
+        raise UserError(f"{folder} has nothing to serve yet; {_what_lacks(place, folder)}")
     return place.current.resolve()
+
+
+def _what_lacks(place: Workdir, folder: Path) -> str:
+    try:
+        found = Report.model_validate_json((place.path / "report.json").read_bytes())
+    except (FileNotFoundError, ValidationError):
+        found = None
+    if found is None or found.revision is None:
+        return f"`mtm run FILE --workdir {folder}` has to end first"
+    return (
+        f"its last run promoted no revision, {found.qualified} of {found.total} tasks qualified: `mtm report {folder}`"
+        " says more, and spec.qualification decides"
+    )
 
 
 def _device_of(folder: Path) -> list[str]:

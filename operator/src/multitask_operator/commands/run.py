@@ -130,11 +130,15 @@ def _conclude(ended: Ended, report: Report, place: Workdir, view: LineView) -> N
     for warning in (*report.warnings, *(text for group in report.groups for text in group.warnings)):
         say(f"warning: {warning}")
     say(f"report: {place.path / 'report.html'}")
-    say(
-        f"serve:  mtm serve {_short(place.path)}"
-        if place.current.exists()
-        else "nothing to serve: no revision was promoted"
-    )
+    say(_what_serves(report, place))
+
+
+def _what_serves(report: Report, place: Workdir) -> str:
+    serve = f"mtm serve {_short(place.path)}"
+    if report.revision:
+        return f"serve:  {serve}"
+    why = f"no new revision was promoted, {report.qualified} of {report.total} tasks qualified"
+    return f"{why}; `{serve}` goes on with the one before" if place.current.exists() else f"nothing to serve: {why}"
 
 
 def _failure_text(failed: Failed) -> str:
