@@ -142,7 +142,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             check_address(options.address)
             work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mtm-serve-")))
             settings = ModelSettings(device=options.device, threads=options.threads)
-            repository = write_repository((options.folder / "bundle").resolve(), work / "repository", settings)
+            repository = write_repository("../../served", work / "repository", settings)
+            _point(work / "served", options.folder / "bundle")
             triton = stack.enter_context(TritonServer.start(repository, work, port=options.triton_port))
             asyncio.run(serve(options.folder, options.address, triton, announce=_say))
     except KeyboardInterrupt:
@@ -151,6 +152,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a program's output
         return 1
     return 0
+
+
+def _point(link: Path, folder: Path) -> None:
+    """Triton's Python reads a path in its configuration as ASCII; a link has a plain name."""
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.resolve())
 
 
 def _say(line: str) -> None:

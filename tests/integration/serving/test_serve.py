@@ -50,15 +50,15 @@ def serving(folder: Path, work: Path) -> Iterator[tuple[subprocess.Popen[str], s
 
 
 def servers_of(work: Path) -> list[int]:
-    """Every process that has ``work`` in its command line, this one's own programs aside."""
+    """Every process that runs in ``work``, this one's own programs aside."""
     found = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
-                command = (folder / "cmdline").read_text()
+                runs_in, command = (folder / "cwd").readlink(), (folder / "cmdline").read_text()
             except OSError:
                 continue
-            if str(work) in command and "multitask_serving" not in command:
+            if runs_in.is_relative_to(work) and "multitask_serving" not in command:
                 found.append(int(folder.name))
     return found
 
@@ -153,6 +153,15 @@ def test_wrong_golden_answers_are_not_served(exported: Path, tmp_path: Path) -> 
     )  # fmt: skip
     assert run.returncode == 1
     assert "error: 4 of 8 golden requests were answered otherwise than measured: task 'urgency'" in run.stderr
+    assert servers_of(work) == []
+
+
+def test_a_path_with_a_space_and_foreign_letters_is_served(exported: Path, tmp_path: Path) -> None:
+    """Triton starts its stub through a shell that sees paths unquoted, and the stub reads them as ASCII."""
+    folder, work = tmp_path / "my päth 客" / "exported", tmp_path / "the work ü"
+    shutil.copytree(exported, folder)
+    with serving(folder, work) as (_, address), TaskClient(address) as client:
+        assert client.predict("urgency", text="My parcel").label in {"low", "medium", "high"}
     assert servers_of(work) == []
 
 

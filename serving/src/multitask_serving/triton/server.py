@@ -6,7 +6,9 @@ The package is used for its binary alone and is never imported. What the binary 
   a folder of links brings the two together;
 - the stub finds the environment through PATH, and libpython through LD_LIBRARY_PATH;
 - with numpy 2 the stub reads wrong numbers without an error, so numpy 2 is refused here;
-- shared memory stays behind when a process is killed, so every server has its own prefix, removed at the end.
+- shared memory stays behind when a process is killed, so every server has its own prefix, removed at the end;
+- the stub is started through a shell that gets its paths unquoted, and its interpreter reads paths as ASCII: a path
+  with a space leaves the server waiting for ever. So all paths go through links with plain names.
 """
 
 from __future__ import annotations
@@ -100,7 +102,13 @@ class TritonServer:
         log = work / "triton.log"
         command = [
             *(sys.executable, "-I", launch.__file__, str(os.getpid()), str(installation.binary)),
-            *_options(repository, backends, installation.caches, port, shared_memory),
+            *_options(
+                _link(f"{shared_memory}repository", repository),
+                _link(f"{shared_memory}backends", backends),
+                installation.caches,
+                port,
+                shared_memory,
+            ),
         ]
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -208,8 +216,8 @@ def _is_ready(client: tritonclient.grpc.InferenceServerClient) -> bool:
 
 
 def _options(repository: Path, backends: Path, caches: Path, port: int, shared_memory: str) -> Iterator[str]:
-    yield f"--model-repository={repository.resolve()}"
-    yield f"--backend-directory={backends.resolve()}"
+    yield f"--model-repository={repository}"
+    yield f"--backend-directory={backends}"
     yield f"--cache-directory={caches}"
     yield from ("--model-control-mode=none", "--disable-auto-complete-config", "--exit-timeout-secs=10")
     yield from ("--grpc-address=127.0.0.1", f"--grpc-port={port}", "--allow-http=false", "--allow-metrics=false")
@@ -234,6 +242,14 @@ def _link_backends(installation: Installation, folder: Path) -> Path:
         link.unlink(missing_ok=True)
         link.symlink_to(source)
     return folder
+
+
+def _link(name: str, folder: Path) -> Path:
+    """A link to ``folder`` that goes with the server's shared memory."""
+    link = _SHARED_MEMORY / name
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder.resolve())
+    return link
 
 
 def _children(pid: int) -> list[int]:
