@@ -84,6 +84,7 @@ class Loop:
         self._selection = selection or Selection({})
         self._unread = torch.zeros((), device=accelerator.device)
         self._unread_steps = 0
+        self._unread_tokens = 0
         self._last_loss: float | None = None
         self.progress = Progress()
 
@@ -137,11 +138,11 @@ class Loop:
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         self._unread_steps += 1
-        tokens = sum(micro_batch.tokens for micro_batch in micro_batches)
-        self._update(step=progress.step + 1, tokens=progress.tokens + tokens)
+        self._unread_tokens += sum(micro_batch.tokens for micro_batch in micro_batches)
+        self._update(step=progress.step + 1)
         if self._accelerator.device.type == "cpu" or self.progress.step % _STEPS_PER_LOOK == 0:
             self._read_loss()
-        self._update(seconds=progress.seconds + time.monotonic() - begun)
+        self._update(seconds=self.progress.seconds + time.monotonic() - begun)
         self._report()
 
     def _synchronised(self, last: bool) -> AbstractContextManager[Any]:
@@ -151,7 +152,7 @@ class Loop:
         return later
 
     def _read_loss(self) -> None:
-        """Move the losses of the steps since the last reading from the device into the progress."""
+        """Move losses and tokens of the steps since the last reading, of all processes, into the progress."""
         if not self._unread_steps:
             return
         total = float(self._accelerator.reduce(self._unread, "sum"))
@@ -160,15 +161,19 @@ class Loop:
                 f"the training loss is {total} at step {self.progress.step}; lower training.learningRate or raise "
                 "training.warmupSteps"
             )
+        tokens = self._unread_tokens
+        if self._accelerator.num_processes > 1:
+            tokens = int(self._accelerator.reduce(torch.tensor(tokens, device=self._accelerator.device), "sum"))
         self._last_loss = total / self._unread_steps
         first = self.progress.first_loss
         self._update(
             loss_sum=self.progress.loss_sum + total,
             loss_steps=self.progress.loss_steps + self._unread_steps,
             first_loss=self._last_loss if first is None else first,
+            tokens=self.progress.tokens + tokens,
         )
         self._unread.zero_()
-        self._unread_steps = 0
+        self._unread_steps = self._unread_tokens = 0
 
     def _is_due(self) -> bool:
         """Every ``evalEvery`` steps, before a tail that the limit begins, and at the end."""

@@ -1,0 +1,57 @@
+"""One of several processes of a run; started by torchrun in `test_processes`. Rank 0 leaves the weights in a file."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from multitask_api.results import TaskPoint
+from multitask_trainer.reporter import FileReporter
+from multitask_trainer.training.checkpoint import CheckpointStore
+from multitask_trainer.training.compute import set_up
+from multitask_trainer.training.dataset import Examples
+from multitask_trainer.training.loop import Loop, Settings
+from multitask_trainer.training.run import TaskBatches
+from multitask_trainer.training.sampler import Sampler
+from training_suite import optimisation, small_decoder
+
+
+def main(folder: Path) -> None:
+    """Four steps of eight rows of different lengths."""
+    accelerator = set_up(device="cpu", threads=1, precision="fp32")
+    generator = np.random.default_rng(1)
+    prompts = [generator.integers(0, 61, length).tolist() for length in generator.integers(3, 20, 40)]
+    examples = Examples.of(prompts, [prompt[: 1 + row % 3] for row, prompt in enumerate(prompts)])
+    batches = TaskBatches(
+        sampler=Sampler({"a": 1.0}, {"a": 40}, batch_rows=8, seed=1),
+        examples=[examples],
+        batch_rows=8,
+        pack=False,
+        process=accelerator.process_index,
+        processes=accelerator.num_processes,
+    )
+    model = small_decoder()
+    loop = Loop(
+        model,
+        batches,
+        Settings(4, optimisation(batch_rows=8, eval_every=2, warmup_steps=0)),
+        accelerator=accelerator,
+        store=CheckpointStore(folder),
+        reporter=FileReporter("test", None),
+        validate=lambda: {"a": TaskPoint(loss=1.0, score=0.5)},
+    )
+    progress = loop.run()
+    if accelerator.is_main_process:
+        weights = {name: value.detach() for name, value in model.named_parameters()}
+        losses = [point.train_loss for point in progress.curve]
+        found = {"processes": accelerator.num_processes, "tokens": progress.tokens, "losses": losses}
+        torch.save({"weights": weights, **found}, folder / "out.pt")
+    if accelerator.num_processes > 1:
+        torch.distributed.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
