@@ -1,0 +1,40 @@
+"""One finished run of the small suite, made once and shared by all test processes."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from e2e.suite import Desk, Done, run_once
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """A desk whose `mtm run` ended. Tests read it, and copy it to change anything."""
+    return Desk(_shared(tmp_path_factory) / "desk")
+
+
+@pytest.fixture(scope="session")
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> Done:
+    """What that run said."""
+    return Done(**json.loads((_shared(tmp_path_factory) / "done.json").read_text()))
+
+
+def _shared(factory: pytest.TempPathFactory) -> Path:
+    """The folder of the run. The first test process that comes makes it; the others wait for it."""
+    own = factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "finished"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "done.json").exists():
+            done = run_once(folder / "desk")
+            (folder / "done.json").write_text(json.dumps(asdict(done)))
+    done = Done(**json.loads((folder / "done.json").read_text()))
+    assert done.status == 0, done.err
+    return folder

@@ -1,0 +1,211 @@
+"""What a run leaves behind, and what happens to it after the file changes."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from e2e.suite import FEW_ROWS, ROWS, Desk, Done, mtm
+
+TASKS = ("topic", "urgency", "mood", "reply")
+COMPARED = 3 * ROWS["test"] + FEW_ROWS["test"]
+
+
+def started(done: Done) -> set[str]:
+    return set(re.findall(r"^start  (\S+)", done.err, re.M))
+
+
+def states(desk: Desk) -> dict[str, str]:
+    """Stage → its state, by `mtm plan`."""
+    done = desk.mtm("plan", "--output", "json")
+    assert done.status == 0, done.err
+    return {stage["name"]: stage["shown"] for stage in json.loads(done.out)["stages"]}
+
+
+def is_cached(state: str) -> bool:
+    return state == "cached" or state.startswith("skipped: ")
+
+
+def test_the_run_ends_with_the_table(finished: Desk, first_run: Done):
+    lines = {cells[0]: cells for line in first_run.out.splitlines() if (cells := line.split()) and cells[0] in TASKS}
+    assert [cells[-2:] for cells in lines.values()] == [
+        ["Qualified", "classification"],
+        ["Qualified", "classification"],
+        ["Inconclusive", "baseline"],
+        ["Qualified", "generation"],
+    ]
+    assert "qualified 3/4, confirmed 0" in first_run.out
+    assert f"served = measured: {COMPARED} answers compared" in first_run.out
+    assert f"report: {finished.work / 'report.html'}" in first_run.out
+    assert f"serve:  mtm serve {finished.work}" in first_run.out
+    assert started(first_run) == set(finished.manifests())
+
+
+def test_report_json_has_every_key_that_programs_rely_on(finished: Desk):
+    report = finished.report()
+    assert {
+        "schema", "model", "revision", "qualified", "confirmed", "total", "stages", "groups", "tasks", "serving",
+        "ledger",
+    } <= set(report)  # fmt: skip
+    assert (report["schema"], report["model"]) == ("multitask.dev/report/v1", "desk")
+    assert (report["qualified"], report["confirmed"], report["total"]) == (3, 0, 4)
+    assert re.fullmatch("[0-9a-f]{8,}", report["revision"])
+    for stage in report["stages"]:
+        assert {"name", "digest", "cached", "seconds"} <= set(stage)
+        assert not stage["cached"]
+        assert stage["skipped"] or (stage["digest"] and stage["seconds"] > 0)
+    assert len(finished.ran()) == 19
+
+
+def test_report_json_says_how_each_group_was_trained(finished: Desk):
+    groups = {group["name"]: group for group in finished.report()["groups"]}
+    assert groups["classification"]["tasks"] == ["topic", "urgency", "mood"]
+    assert groups["generation"]["probabilities"] == {"reply": 1.0}
+    probabilities = groups["classification"]["probabilities"]
+    roots = {"topic": 320**0.5, "urgency": 320**0.5, "mood": 60**0.5}
+    assert probabilities == pytest.approx({name: root / sum(roots.values()) for name, root in roots.items()})
+    high = groups["classification"]["highResource"]
+    assert high
+    assert set(high) <= {"topic", "urgency"}
+    assert groups["generation"]["highResource"] == []
+
+
+def test_report_json_judges_every_task(finished: Desk):
+    tasks = {task["name"]: task for task in finished.report()["tasks"]}
+    assert tuple(tasks) == TASKS
+    for name, task in tasks.items():
+        assert {
+            "name", "group", "type", "metric", "rows", "baseline", "score", "ratio", "interval", "verdict", "confirmed",
+            "saturationSteps", "servedBy",
+        } <= set(task)  # fmt: skip
+        assert task["rows"] == (FEW_ROWS if name == "mood" else ROWS)
+        assert task["ratio"] == pytest.approx(task["score"] / task["baseline"])
+        assert task["interval"][0] <= task["ratio"] <= task["interval"][1]
+        assert 0 < task["saturationSteps"] <= 140
+        assert task["confirmed"] is False
+    assert [tasks[name]["servedBy"] for name in TASKS] == ["classification", "classification", "baseline", "generation"]
+    assert (tasks["reply"]["type"], tasks["reply"]["metric"]) == ("Generation", "ExactMatch")
+    assert "not surely better than always giving the best constant answer" in tasks["mood"]["reason"]
+
+
+def test_every_routed_test_row_was_served_as_it_was_measured(finished: Desk):
+    serving = finished.report()["serving"]
+    assert serving["different"] == 0
+    assert serving["compared"] == serving["equal"] + serving["nearTies"] == COMPARED
+
+
+def test_the_ledger_counts_the_leftover_model(finished: Desk):
+    ledger = finished.report()["ledger"]
+    single, multi = ledger["singleTask"], ledger["multiTask"]
+    assert (single["models"], multi["models"], ledger["leftoverModels"]) == (4, 3, 1)
+    for side in (single, multi):
+        assert side["bytes"] > 0
+        assert side["requestsPerSecond"] > 0
+        assert side["trainingSeconds"] > 0
+    assert ledger["reduction"]["bytes"] == pytest.approx(1 - multi["bytes"] / single["bytes"], abs=1e-3)
+    assert ledger["reduction"]["bytes"] == pytest.approx(0.25, abs=0.05)  # one model of four fewer
+    assert ledger["reduction"]["replicas"] == pytest.approx(1 - multi["replicas"] / single["replicas"], abs=1e-3)
+
+
+def test_the_page_needs_nothing_from_outside(finished: Desk):
+    page = (finished.work / "report.html").read_text()
+    names = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names of XML, not fetched by anything
+    assert set(re.findall(r"https?://[^\s\"'<>)]+", page)) <= names
+    assert not re.search(r"<(script|link|iframe|object|embed)\b[^>]*(src|href|data)=", page)
+    assert all(found.startswith(("#", "data:")) for found in re.findall(r"\b(?:src|href)=[\"']([^\"']*)", page))
+    assert not re.search(r"@import|url\((?![\"']?(#|data:))", page)
+    for name in TASKS:
+        assert name in page
+
+
+def test_report_makes_the_page_again(finished: Desk, tmp_path: Path):
+    desk = finished.copy(tmp_path / "desk")
+    page = desk.work / "report.html"
+    page.unlink()
+    done = mtm("report", str(desk.work), "--output", "json")
+    assert done.status == 0, done.err
+    assert json.loads(done.out) == desk.report() == finished.report()
+    assert page.read_text().startswith("<!doctype html>")
+
+
+@pytest.fixture(scope="module")
+def unchanged(finished: Desk, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """A copy whose results no test touches."""
+    return finished.copy(tmp_path_factory.mktemp("unchanged") / "desk")
+
+
+def test_a_second_run_runs_nothing(unchanged: Desk):
+    done = unchanged.mtm("run", "--output", "json")
+    assert done.status == 0, done.err
+    assert started(done) == set()
+    said = json.loads(done.out)
+    assert (said["exitStatus"], said["failed"]) == (0, [])
+    assert said["report"] == unchanged.report()
+    assert all(stage["cached"] for stage in said["report"]["stages"] if stage["skipped"] is None)
+
+
+def test_plan_finds_everything_and_nothing_is_garbage(unchanged: Desk):
+    assert all(map(is_cached, states(unchanged).values()))
+    shown = unchanged.mtm("plan")
+    assert "20 of 20 stages are there" in shown.out
+    assert json.loads(mtm("gc", str(unchanged.work), "--dry-run", "--output", "json").out) == {
+        "removed": False, "artifacts": [], "folders": 0, "bytes": 0,
+    }  # fmt: skip
+
+
+def test_what_only_a_cluster_reads_runs_nothing_again(finished: Desk, tmp_path: Path):
+    desk = finished.copy(tmp_path / "desk")
+    desk.edit(
+        {
+            "serving": {"replicas": 3, "rollout": {"steps": [50, 100]}},
+            "training": {"resources": {"limits": {"memory": "4Gi"}}, "queueName": "team-a", "maxParallelJobs": 2},
+        }
+    )
+    assert all(map(is_cached, states(desk).values()))
+    shown = desk.mtm("plan").out
+    assert "ignored here, only a cluster uses them" in shown
+    assert "spec.serving" in shown
+    assert "spec.training.queueName" in shown
+
+
+@pytest.fixture(scope="module")
+def grown(finished: Desk, tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, Done]:
+    """A copy to which a task was added, and what its run said."""
+    desk = finished.copy(tmp_path_factory.mktemp("grown") / "desk")
+    desk.add_task("temper")
+    return desk, desk.mtm("run", "--no-serve")
+
+
+def test_a_new_task_runs_its_own_stages_and_what_depends_on_them(grown: tuple[Desk, Done]):
+    desk, done = grown
+    assert done.status == 0, done.err
+    expected = {
+        "prepare/temper", "baseline/temper/seed-17", "filter", "mixture/classification", "bundle",
+        "evaluate/classification", "evaluate/generation", "export",
+    }  # fmt: skip
+    assert started(done) == expected
+    assert desk.ran() == expected
+    assert "the base is frozen and has not seen the text of temper" in done.out
+    tasks = {task["name"]: task for task in desk.report()["tasks"]}
+    assert tasks["temper"]["servedBy"] == "baseline"
+
+
+def test_gc_frees_what_the_old_plan_used_and_nothing_else(grown: tuple[Desk, Done]):
+    desk, _ = grown
+    before = set(desk.work.glob("stages/**/manifest.json"))
+    foreseen = json.loads(mtm("gc", str(desk.work), "--dry-run", "--output", "json").out)
+    assert set(desk.work.glob("stages/**/manifest.json")) == before
+    done = json.loads(mtm("gc", str(desk.work), "--output", "json").out)
+    assert done == {**foreseen, "removed": True}
+    assert {name.rpartition("/")[0] for name in done["artifacts"]} == {
+        "filter", "mixture/classification", "bundle", "evaluate/classification", "evaluate/generation", "export",
+        "verify", "ledger",
+    }  # fmt: skip
+    assert done["bytes"] > 100_000
+    left = {str(path.parent.relative_to(desk.work / "stages")) for path in desk.work.glob("stages/**/manifest.json")}
+    assert len(left) == len(before) - len(done["artifacts"])
+    plan = states(desk)
+    assert {name for name, state in plan.items() if not is_cached(state)} == {"verify", "ledger"}

@@ -1,0 +1,163 @@
+"""One run, killed in the middle of one stage after the other, ends as the run that nobody disturbed.
+
+The tests go on from where the one before them was killed, as a user would; each works alone too.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from e2e.suite import Desk
+
+STARTED, TRAINING = "started", "training"
+
+# stage, when to kill it: once its process says this phase, has started at all, or has left a checkpoint
+MOMENTS = [
+    ("prepare/topic", STARTED),
+    ("base", TRAINING),
+    ("baseline/urgency/seed-17", TRAINING),
+    ("high-resource/classification", TRAINING),
+    ("mixture/classification", TRAINING),
+    ("bundle", "served form of"),
+    ("evaluate/classification", "answering"),
+    ("export", "assembling"),
+    ("verify", "asking"),
+    ("ledger", "measuring"),
+]
+MOST_SECONDS = 240
+
+
+def flat(stage: str) -> str:
+    return stage.replace("/", "__")
+
+
+def is_at(desk: Desk, stage: str, moment: str) -> bool:
+    """Whether ``stage`` has come to ``moment``."""
+    if moment == STARTED:
+        return (desk.work / "logs" / f"{stage}.log").exists()
+    if moment == TRAINING:
+        return any(desk.work.glob(f"work/{flat(stage)}-*/checkpoint/checkpoint.pt"))
+    for path in desk.work.glob(f"progress/{flat(stage)}-*.json"):
+        return str(json.loads(path.read_text()).get("phase", "")).startswith(moment)
+    return False
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], log: Path) -> None:
+    deadline = time.monotonic() + MOST_SECONDS
+    while not condition():
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.005)
+
+
+def processes_of(desk: Desk) -> list[psutil.Process]:
+    """Everything that the runs of this desk started: the stages, and what the stages started."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("MTM_WORKDIR") == str(desk.work) and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except (psutil.AccessDenied, psutil.NoSuchProcess):
+            continue
+    return found
+
+
+def results(desk: Desk) -> dict[Path, tuple[int, int]]:
+    """Every result, with what changes when it is made again."""
+    found = {path: path.stat() for path in desk.work.glob("stages/**/manifest.json")}
+    return {path: (status.st_ino, status.st_mtime_ns) for path, status in found.items()}
+
+
+def stages_of(done: dict[Path, tuple[int, int]], desk: Desk) -> set[str]:
+    return {path.parents[1].relative_to(desk.work / "stages").as_posix() for path in done}
+
+
+@pytest.fixture(scope="module")
+def disturbed(finished: Desk, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+    """The same desk without any result."""
+    return finished.copy(tmp_path_factory.mktemp("disturbed") / "desk", work=False)
+
+
+def start(desk: Desk, tmp_path: Path) -> tuple[subprocess.Popen[str], Path]:
+    log = tmp_path / "mtm.log"
+    return desk.start(log=log), log
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(disturbed: Desk, tmp_path: Path):
+    process, log = start(disturbed, tmp_path)
+    wait_until(lambda: is_at(disturbed, "base", TRAINING), process, log)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(60) == 130, log.read_text()
+    assert processes_of(disturbed) == []
+    said = log.read_text().splitlines()
+    assert said[-1] == (f"interrupted; to go on where it stopped, run the same command again: mtm run {disturbed.file}")
+    [checkpoint] = disturbed.work.glob("work/base-*/checkpoint/checkpoint.pt")
+    assert checkpoint.is_file()
+
+
+@pytest.mark.parametrize(("stage", "moment"), MOMENTS, ids=[stage for stage, _ in MOMENTS])
+def test_killed_in_the_middle_of(stage: str, moment: str, disturbed: Desk, tmp_path: Path):
+    before = results(disturbed)
+    if stage == "prepare/topic":
+        (disturbed.work / "logs/prepare/topic.log").unlink(missing_ok=True)
+    for path in disturbed.work.glob(f"progress/{flat(stage)}-*.json"):
+        path.unlink()
+    process, log = start(disturbed, tmp_path)
+    try:
+        wait_until(lambda: is_at(disturbed, stage, moment), process, log)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    psutil.wait_procs(processes_of(disturbed), timeout=20)
+    assert processes_of(disturbed) == []
+
+    after = results(disturbed)
+    assert stage not in stages_of(after, disturbed), "it was killed too late"
+    assert before.items() <= after.items()
+    assert f"start  {stage}\n" in log.read_text()
+    assert not [name for name in stages_of(before, disturbed) if f"start  {name}\n" in log.read_text()]
+
+
+def test_the_run_then_ends_with_the_results_of_an_undisturbed_one(disturbed: Desk, finished: Desk):
+    before = results(disturbed)
+    done = disturbed.mtm("run")
+    assert done.status == 0, done.err
+    assert "qualified 3/4, confirmed 0" in done.out
+    assert before.items() <= results(disturbed).items()
+    assert disturbed.ran() == set(disturbed.manifests()) - stages_of(before, disturbed)
+    assert list((disturbed.work / "work").iterdir()) == []
+
+    ours, theirs = disturbed.manifests(), finished.manifests()
+    for manifests in (ours, theirs):
+        del manifests["ledger"]  # it measures speeds
+    assert {stage: manifest["digest"] for stage, manifest in ours.items()} == {
+        stage: manifest["digest"] for stage, manifest in theirs.items()
+    }
+    assert {stage: manifest["outputs"] for stage, manifest in ours.items()} == {
+        stage: manifest["outputs"] for stage, manifest in theirs.items()
+    }
+    weights = [name for name in theirs["mixture/classification"]["files"] if name.endswith(".safetensors")]
+    assert weights
+    for stage in ("base", "baseline/urgency/seed-17", "high-resource/classification", "mixture/classification"):
+        hashes = [
+            {name: entry["sha256"] for name, entry in manifests[stage]["files"].items() if name.endswith("tensors")}
+            for manifests in (ours, theirs)
+        ]
+        assert hashes[0] == hashes[1] != {}
+
+
+@pytest.mark.parametrize(
+    "stage", ["base", "baseline/urgency/seed-17", "high-resource/classification", "mixture/classification"]
+)
+def test_a_killed_training_went_on_from_its_checkpoint(stage: str, disturbed: Desk):
+    log = (disturbed.work / "logs" / f"{stage}.log").read_text()
+    assert "going on after step " in log

@@ -1,0 +1,85 @@
+"""One frozen base and low-rank adapters: a mixture's adapter, and a leftover one for the task that cannot qualify."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from e2e.suite import FEW_ROWS, ROWS, Desk, Done, make_desk, serving
+from multitask_serving.client import TaskClient
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, Done]:
+    """A finished run of two tasks with LoRA."""
+    desk = make_desk(tmp_path_factory.mktemp("lora") / "desk")
+    document = yaml.safe_load(desk.file.read_text())
+    tasks = [task for task in document["spec"]["tasks"] if task["name"] in ("topic", "mood")]
+    desk.edit(
+        {
+            "tasks": tasks,
+            # Adapters of so few parameters learn little in seconds: most of it has to be in the base.
+            "pretraining": {"maxSteps": 240},
+            "stages": {
+                "baseline": {"maxSteps": 60},
+                "highResource": {"enabled": False, "minSaturationSteps": None},
+                "mixture": {"maxSteps": 60, "minSteps": 40},
+            },
+            "tuning": {"method": "LoRA", "rank": 8, "alpha": 16, "dropout": 0.05},
+            "training": {"minSteps": 40},
+        }
+    )
+    return desk, desk.mtm("run")
+
+
+def test_the_run_ends_with_a_mixture_and_a_leftover(adapted: tuple[Desk, Done]):
+    desk, done = adapted
+    assert done.status == 0, done.err
+    report = desk.report()
+    assert {task["name"]: (task["verdict"], task["servedBy"]) for task in report["tasks"]} == {
+        "topic": ("Qualified", "classification"),
+        "mood": ("Inconclusive", "baseline"),
+    }
+    serving = report["serving"]
+    assert serving["different"] == 0
+    assert serving["compared"] == ROWS["test"] + FEW_ROWS["test"]
+
+
+def test_one_model_with_two_adapters_is_exported(adapted: tuple[Desk, Done]):
+    desk, _ = adapted
+    bundle = json.loads((desk.work / "current/bundle/bundle.json").read_text())
+    [model] = bundle["models"]
+    assert len(model["adapters"]) == 2
+    assert {adapter["rank"] for adapter in model["adapters"]} == {8}
+    used = {task["name"]: task["adapter"] for task in bundle["tasks"]}
+    assert len(set(used.values())) == 2
+    assert None not in used.values()
+
+
+def test_the_leftover_costs_an_adapter_and_no_model(adapted: tuple[Desk, Done]):
+    desk, _ = adapted
+    ledger = desk.report()["ledger"]
+    assert (ledger["singleTask"]["models"], ledger["multiTask"]["models"], ledger["leftoverModels"]) == (2, 1, 1)
+    assert ledger["multiTask"]["bytes"] < 0.75 * ledger["singleTask"]["bytes"]
+
+
+def test_only_the_adapters_were_trained(adapted: tuple[Desk, Done]):
+    desk, _ = adapted
+    manifests = desk.manifests()
+    weights = manifests["base"]["result"]["parameters"]
+    for stage in ("baseline/topic/seed-17", "baseline/mood/seed-17", "mixture/classification"):
+        assert 0 < manifests[stage]["result"]["trainableParameters"] < weights / 2
+        assert not [name for name in manifests[stage]["files"] if name.endswith("/model.safetensors")]
+
+
+def test_both_adapters_are_served(adapted: tuple[Desk, Done], tmp_path: Path):
+    desk, _ = adapted
+    with serving(desk, tasks=2) as service, TaskClient(service.address) as client:
+        topic = client.predict("topic", text="hello see the invoice today thanks")
+        mood = client.predict("mood", text="hello see the invoice today thanks")
+    assert (topic.label, topic.served_by) == ("billing", "classification")
+    assert mood.served_by == "baseline"
+    assert mood.label in ("glad", "cross")
