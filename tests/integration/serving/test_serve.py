@@ -137,6 +137,7 @@ def test_killing_the_program_leaves_no_triton_behind(exported: Path, tmp_path: P
             assert select.select([end], [], [], 30)[0], "still running"
             os.close(end)
     assert servers_of(tmp_path) == []
+    assert list(Path("/dev/shm").glob(f"mtm-{process.pid}-*")) == []
 
 
 def test_wrong_golden_answers_are_not_served(exported: Path, tmp_path: Path) -> None:

@@ -100,15 +100,10 @@ class TritonServer:
         port = port or free_port()
         shared_memory = f"mtm-{os.getpid()}-{port}-"
         log = work / "triton.log"
+        links = _link(f"{shared_memory}repository", repository), _link(f"{shared_memory}backends", backends)
         command = [
             *(sys.executable, "-I", launch.__file__, str(os.getpid()), str(installation.binary)),
-            *_options(
-                _link(f"{shared_memory}repository", repository),
-                _link(f"{shared_memory}backends", backends),
-                installation.caches,
-                port,
-                shared_memory,
-            ),
+            *_options(links[0], links[1], installation.caches, port, shared_memory),
         ]
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -124,6 +119,8 @@ class TritonServer:
         try:
             server._wait_ready(ready_timeout_s)
             server._stubs = server.stub_pids()
+            for link in links:  # everything is loaded; a server that is killed leaves none behind
+                link.unlink()
         except BaseException:
             server.stop()
             raise
@@ -245,7 +242,7 @@ def _link_backends(installation: Installation, folder: Path) -> Path:
 
 
 def _link(name: str, folder: Path) -> Path:
-    """A link to ``folder`` that goes with the server's shared memory."""
+    """A link to ``folder`` with a plain name; what is left of it goes with the server's shared memory."""
     link = _SHARED_MEMORY / name
     link.unlink(missing_ok=True)
     link.symlink_to(folder.resolve())
