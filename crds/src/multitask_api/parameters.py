@@ -71,8 +71,20 @@ class StageParameters(Model):
     """The root of the parameter records."""
 
     def identity(self) -> dict[str, object]:
-        """What of these parameters enters the digest; by default all."""
-        return self.to_json()
+        """What of these parameters enters the digest; by default all that any stage reads of them."""
+        return {name: _read(getattr(self, name)) for name in type(self).model_fields}
+
+
+def _read(value: object) -> object:
+    """Without what no stage reads: a task's taxonomy (it only groups), labels' language, rank without adapters."""
+    if isinstance(value, TaskDefinition):
+        unread = {"taxonomy"} if value.type == "Generation" else {"taxonomy", "language"}
+        return value.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=unread)
+    if isinstance(value, Tuning) and value.method == "Full":
+        return {"method": "Full"}
+    if isinstance(value, Model):
+        return value.to_json()
+    return [_read(item) for item in value] if isinstance(value, tuple) else value
 
 
 class PrepareParameters(StageParameters):

@@ -117,7 +117,6 @@ class BundleResult(Model):
     """The mixtures in the form in which they are served."""
 
     models: dict[str, int] = Field(description="Model → bytes of its weights and adapters.")
-    truncated_rows: dict[str, int] = Field(default_factory=dict)
 
 
 class TaskVerdict(Model):
@@ -142,6 +141,7 @@ class EvaluateResult(Model):
     """A group judged."""
 
     tasks: tuple[TaskVerdict, ...]
+    truncated_rows: dict[str, int] = Field(default_factory=dict, description="Task → test rows that were cut to fit.")
     seed_variance: float | None = Field(None, description="Variance of the log score between seeds, pooled over tasks.")
     degrees_of_freedom: int = 0
 

@@ -84,6 +84,18 @@ def test_what_changes_no_result_runs_nothing(path: str, value: Any) -> None:
     assert done().run(changed(document(), path, value)) == []
 
 
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [("tuning.rank", 4), ("tuning.dropout", 0.5), ("tasks.0.taxonomy", "Ordinal"), ("tasks.0.language", "de")],
+)
+def test_what_no_stage_reads_runs_nothing(path: str, value: Any) -> None:
+    """Without adapters there is no rank; under Type a taxonomy groups nothing; labels have no language."""
+    full = changed(document(), "tuning", {"method": "Full"})
+    world = World()
+    world.run(full)
+    assert world.run(changed(full, path, value)) == []
+
+
 def test_the_same_rows_elsewhere_are_the_same_rows() -> None:
     world = done()
     world.contents = {f"elsewhere/{split}.jsonl": f"urgency/{split}.jsonl" for split in ("train", "validation", "test")}

@@ -23,6 +23,7 @@ from judging_suite import (
     suite_of,
     train_result,
 )
+from multitask_api.bundle import ServedTask
 from multitask_api.parameters import EvaluateParameters
 from multitask_api.routes import TaskRoute
 from multitask_serving.engine.engine import Engine
@@ -139,13 +140,15 @@ def test_golden_rows_are_at_most_200_a_task():
     from multitask_trainer.judging.answers import Answer
     from multitask_trainer.serving_files import golden_lines
 
+    task = ServedTask(name="t", type="Generation", model="m", pieces=(), eos=1, max_length=8)
     rows = [Row({"text": str(number)}, label="a") for number in range(450)]
-    lines = golden_lines("t", "Generation", rows, [Answer("x", 1.0, 0.5, ("a",))] * 450)
+    lines = golden_lines(task, rows, [Answer("x", 1.0, 0.5, ("a",)), Answer("y", 1.0, 0.05, ("a",))] * 225, 0.1)
     assert len(lines) == 150
-    awkward = golden_lines("t", "Generation", [Row({"text": "a\u2028b\x85c"})], [Answer("ü\u2029", 1.0, 0.5, ("a",))])
+    awkward = golden_lines(task, [Row({"text": "a\u2028b\x85c"})], [Answer("ü\u2029", 1.0, 0.5, ("a",))], 0.1)
     assert len("".join(awkward).splitlines()) == 1
     assert json.loads(awkward[0])["fields"] == {"text": "a\u2028b\x85c"}
-    assert json.loads(lines[1]) == {"task": "t", "fields": {"text": "3"}, "text": "x", "margin": 0.5}
+    assert json.loads(lines[0]) == {"task": "t", "fields": {"text": "0"}, "text": "x", "nearTie": False}
+    assert json.loads(lines[1]) == {"task": "t", "fields": {"text": "3"}, "text": "y", "nearTie": True}
 
 
 def alone(root):

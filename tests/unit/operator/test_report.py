@@ -69,7 +69,7 @@ def test_of_an_unfinished_run_it_says_what_is_known():
 WARNINGS = [
     ("a baseline at its limit", {"baseline": {"still_improving": True}}, "was still improving at its limit"),
     ("rows that were cut", {"mixture": {"truncated_rows": {"intent": 3}}}, "3 rows of intent were longer"),
-    ("rows that were cut in evaluation", {"bundle": {"truncated_rows": {"intent": 2}}}, "evaluation: 2 rows of intent"),
+    ("rows that were cut in evaluation", {"evaluate": {"truncated_rows": {"intent": 2}}}, "2 rows of intent"),
     ("bad rows left out", {"prepare": {"bad_rows": 4}}, "4 bad rows were left out"),
     ("what prepare says", {"prepare": {"warnings": ("5 of 9 rows repeat",)}}, "prepare/urgency: 5 of 9 rows repeat"),
     ("what base says", {"base": {"warnings": ("little text",)}}, "base: little text"),

@@ -19,11 +19,11 @@ from multitask_serving.triton.probe import Golden, InvalidGolden, load_golden, s
 def test_golden_requests_are_read(tmp_path: Path) -> None:
     path = tmp_path / "golden.jsonl"
     rows = [
-        {"task": "a", "fields": {"text": "顾客"}, "label": "low", "margin": 0.5},
+        {"task": "a", "fields": {"text": "顾客"}, "label": "low", "nearTie": True},
         {"task": "b", "fields": {"text": ""}, "text": ""},
     ]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    assert load_golden(path) == [Golden("a", {"text": "顾客"}, "low", 0.5), Golden("b", {"text": ""}, "")]
+    assert load_golden(path) == [Golden("a", {"text": "顾客"}, "low", near_tie=True), Golden("b", {"text": ""}, "")]
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,10 @@ class StageError(UserError):
     """A stage cannot give a result from what it was told."""
 
 
+class HubUnreachable(RetryableError):
+    """The model or data hub did not answer."""
+
+
 class ArtifactError(RetryableError):
     """An artifact is not readable, or not what its manifest says."""
 

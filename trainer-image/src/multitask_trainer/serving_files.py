@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from multitask_api.bundle import Bundle
+from multitask_api.bundle import Bundle, ServedTask
 from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
 from multitask_serving.engine.template import fields_of_pieces
 from multitask_trainer.data.rows import Row
@@ -36,12 +36,23 @@ def routes_yaml(bundle: Bundle, model: str) -> str:
     return yaml.safe_dump(route.to_json(), sort_keys=False, allow_unicode=True)
 
 
-def golden_lines(task: str, kind: str, rows: Sequence[Row], answers: Sequence[Answer]) -> list[str]:
-    """Up to 200 requests of a task with the answers they had, evenly spread over the test rows; JSON lines."""
+def golden_lines(task: ServedTask, rows: Sequence[Row], answers: Sequence[Answer], near_tie: float) -> list[str]:
+    """Up to 200 requests of a task with the answers they had, evenly spread over the test rows; JSON lines.
+
+    Where the answer led by less than ``near_tie`` nats, the line says ``"nearTie": true``: a sound server may differ.
+    """
     step = max(1, -(-len(rows) // GOLDEN_ROWS))
-    key = "label" if kind == "Classification" else "text"
+    key = "label" if task.type == "Classification" else "text"
     # ASCII: some characters that JSON allows in a string end a line for whoever splits the file into lines.
     return [
-        json.dumps({"task": task, "fields": dict(row.fields), key: answer.prediction, "margin": answer.margin}) + "\n"
+        json.dumps(
+            {
+                "task": task.name,
+                "fields": dict(row.fields),
+                key: answer.prediction,
+                "nearTie": answer.margin < near_tie,
+            }
+        )
+        + "\n"
         for row, answer in zip(rows[::step], answers[::step], strict=True)
     ]

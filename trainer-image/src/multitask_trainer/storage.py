@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 from collections.abc import Iterable
@@ -13,6 +14,8 @@ import fsspec
 from multitask_api.digests import digest
 from multitask_api.manifest import MANIFEST, FileEntry, Manifest
 from multitask_trainer.errors import ArtifactError
+
+_VERSIONS = {"transformers_version", "peft_version"}
 
 
 def local_path(address: str) -> Path | None:
@@ -99,6 +102,18 @@ def describe(folder: Path) -> dict[str, FileEntry]:
     """All files below ``folder`` by relative path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {path.relative_to(folder).as_posix(): file_entry(path) for path in files}
+
+
+def drop_versions(folder: Path) -> None:
+    """Remove the library versions that transformers and PEFT write into their settings.
+
+    The manifest names the versions; in the files they would give the same weights another digest.
+    """
+    for path in folder.glob("*.json"):
+        settings = json.loads(path.read_text("utf-8"))
+        if isinstance(settings, dict) and settings.keys() & _VERSIONS:
+            kept = {name: value for name, value in settings.items() if name not in _VERSIONS}
+            write_atomically(path, json.dumps(kept, indent=1, sort_keys=True, ensure_ascii=False))
 
 
 def content_digest(folder: Path, names: Iterable[str] | None = None) -> str:

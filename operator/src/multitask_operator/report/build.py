@@ -9,7 +9,7 @@ from multitask_api.resource import MultiTaskModel, TaskSpec
 from multitask_api.results import (
     Agreement,
     BaseResult,
-    BundleResult,
+    EvaluateResult,
     FilterResult,
     GroupPlan,
     LedgerResult,
@@ -197,8 +197,8 @@ def _warnings(model: MultiTaskModel, graph: Graph, tasks: tuple[ReportTask, ...]
         elif node.kind == "base":
             found += [f"base: {text}" for text in BaseResult.model_validate(node.manifest.result).warnings]
             found += frozen_base_notes(model, graph)
-        elif node.kind == "bundle":
-            found += _truncated("evaluation", BundleResult.model_validate(node.manifest.result).truncated_rows)
+        elif node.kind == "evaluate":
+            found += _truncated(node.name, EvaluateResult.model_validate(node.manifest.result).truncated_rows)
         elif (trained := _training_result(node)) is not None:
             found += _truncated(node.name, trained.truncated_rows)
             if node.kind == "baseline" and trained.still_improving:

@@ -113,6 +113,16 @@ class Engine:
             raise EmptyPrompt("the prompt is empty: no template text and only empty fields. Send some text")
         return task
 
+    def truncated(self, requests: Sequence[Request]) -> list[bool]:
+        """Whether a field of each request is cut to make its prompt fit."""
+        tasks = [self._find(request.task) for request in requests]
+        found = [False] * len(requests)
+        for model, rows in self._by_model(tasks).items():
+            prompts = _encode(self._models[model], [tasks[row] for row in rows], [requests[row] for row in rows])
+            for row, prompt in zip(rows, prompts, strict=True):
+                found[row] = prompt.truncated
+        return found
+
     def classify(self, requests: Sequence[Request]) -> list[Classification]:
         """One label a request, with the scores of all labels. Raises `UserError` if any request is wrong."""
         tasks = [self._find(request.task) for request in requests]

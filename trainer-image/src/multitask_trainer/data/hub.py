@@ -9,7 +9,7 @@ from typing import Any
 
 from multitask_trainer.data.formats import Fault, RawRow
 from multitask_trainer.data.places import format_of
-from multitask_trainer.errors import DataError
+from multitask_trainer.errors import DataError, HubUnreachable
 
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _DATASET = re.compile(r"^hf://(?:datasets/)?([\w.-]+/[\w.-]+?)(?:@([^/]+))?(?:/(.*))?$")
@@ -53,7 +53,7 @@ def read_split(name: str, dataset: str, revision: str | None, rest: str) -> Iter
     try:
         rows = datasets.load_dataset(dataset, config or None, split=split, revision=revision)
     except (ConnectionError, TimeoutError) as error:
-        raise DataError(
+        raise HubUnreachable(
             f"{name}: the hub cannot be reached ({_short(error)}); copy the data to a file or try again"
         ) from error
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:

@@ -13,7 +13,7 @@ from multitask_trainer.data.rows import Row
 from multitask_trainer.judging.answers import Answer, read_scores, write_scores
 from multitask_trainer.judging.metrics import row_scores, score
 
-__all__ = ["Answer", "answer_rows", "read_scores", "score_answers", "write_scores"]
+__all__ = ["Answer", "answer_rows", "read_scores", "score_answers", "truncated_rows", "write_scores"]
 
 
 def answer_rows(engine: Engine, task: TaskDefinition, rows: Sequence[Row]) -> list[Answer]:
@@ -38,6 +38,11 @@ def answer_rows(engine: Engine, task: TaskDefinition, rows: Sequence[Row]) -> li
         Answer(draft.prediction, float(own), draft.margin, draft.gold, draft.margins, draft.ends)
         for draft, own in zip(drafts, scores, strict=True)
     ]
+
+
+def truncated_rows(engine: Engine, task: TaskDefinition, rows: Sequence[Row]) -> int:
+    """How many rows lose text to make their prompt fit."""
+    return sum(engine.truncated([Request(task.name, row.fields) for row in rows]))
 
 
 def score_answers(task: TaskDefinition, answers: Sequence[Answer]) -> float:

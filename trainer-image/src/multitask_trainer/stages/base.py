@@ -17,7 +17,7 @@ from multitask_trainer.bundling import load_tokenizer
 from multitask_trainer.data.places import Places
 from multitask_trainer.data.rows import Row, read_rows
 from multitask_trainer.stage import Outcome, Stage, run
-from multitask_trainer.storage import content_digest
+from multitask_trainer.storage import content_digest, drop_versions
 from multitask_trainer.training.bases import Source, make_base
 from multitask_trainer.training.checkpoint import Progress
 from multitask_trainer.training.dataset import Examples, TaskEncoder
@@ -53,6 +53,7 @@ def work(stage: Stage) -> Outcome:
     target = stage.folder / "model"
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
+    drop_versions(target)
     last = next((point.train_loss for point in reversed(progress.curve)), None)
     result = BaseResult(
         parameters=model.num_parameters(),

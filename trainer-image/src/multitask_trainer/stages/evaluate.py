@@ -15,7 +15,7 @@ from multitask_trainer.judging.answers import Answer
 from multitask_trainer.judging.evaluation import Material, constant_answer, judge_task
 from multitask_trainer.judging.interval import SeedVariance, pooled_seed_variance
 from multitask_trainer.judging.overlap import Hashes, seen
-from multitask_trainer.judging.scoring import answer_rows, read_scores, write_scores
+from multitask_trainer.judging.scoring import answer_rows, read_scores, truncated_rows, write_scores
 from multitask_trainer.stage import Outcome, Stage, run
 from multitask_trainer.storage import content_digest, write_atomically
 
@@ -33,15 +33,21 @@ def work(stage: Stage) -> Outcome:
     seeds = _seed_variance(stage)
     trains = [read_inputs(stage.input(name))["train"] for name in stage.inputs_of("prepare/")]
     verdicts = []
+    truncated: dict[str, int] = {}
     for number, task in enumerate(parameters.tasks):
         stage.reporter.report(f"answering {task.name}", step=number, total=len(names))
-        answers = answer_rows(engine, task, read_rows(stage.input(f"prepare/{task.name}"), "test"))
+        rows = read_rows(stage.input(f"prepare/{task.name}"), "test")
+        answers = answer_rows(engine, task, rows)
+        truncated[task.name] = truncated_rows(engine, task, rows)
         write_scores(stage.folder / "answers" / f"{task.name}.parquet", answers)
         verdicts.append(_judge(stage, parameters, task, answers, seeds, trains))
     rule = {"threshold": parameters.threshold, "rule": parameters.rule}
     write_atomically(stage.folder / "judging.json", json.dumps(rule))
     result = EvaluateResult(
-        tasks=tuple(verdicts), seed_variance=seeds.variance, degrees_of_freedom=seeds.degrees_of_freedom
+        tasks=tuple(verdicts),
+        truncated_rows={name: count for name, count in truncated.items() if count},
+        seed_variance=seeds.variance,
+        degrees_of_freedom=seeds.degrees_of_freedom,
     )
     return Outcome(result, {"verdicts": digest(result.to_json()), "answers": content_digest(stage.folder, ["answers"])})
 

@@ -16,11 +16,12 @@ from multitask_api.parameters import ExportParameters, TaskDefinition
 from multitask_api.results import EvaluateResult, ExportResult, ServedBy, TaskVerdict, TrainResult
 from multitask_serving.engine.engine import Engine
 from multitask_serving.triton.repository import ModelSettings, write_repository
-from multitask_trainer.bundling import link_file, revision_of, write_bundle
+from multitask_trainer.bundling import Precision, link_file, revision_of, write_bundle
 from multitask_trainer.data.rows import read_rows
 from multitask_trainer.device import resolve_device
 from multitask_trainer.errors import StageError
 from multitask_trainer.exporting import assemble_routed, merge_only_adapter
+from multitask_trainer.judging.agreement import NEAR_TIES
 from multitask_trainer.judging.routing import BaselineRun, Choice, is_promoted, route_all
 from multitask_trainer.judging.scoring import answer_rows, read_scores, score_answers, write_scores
 from multitask_trainer.judging.verdict import Rule, still_qualified
@@ -60,7 +61,7 @@ def work(stage: Stage) -> Outcome:
     _keep_answers(stage, routed, parameters.groups)
     if merged is not None:
         _score_again(stage, parameters, verdicts)
-    _write_serving_files(stage, parameters.model, bundle)
+    _write_serving_files(stage, parameters.model, bundle, parameters.precision)
     return Outcome(_result(bundle, choices), {"bundle": bundle.revision})
 
 
@@ -127,12 +128,12 @@ def _check_verdict(task: TaskDefinition, verdict: TaskVerdict, found: float, jud
         )
 
 
-def _write_serving_files(stage: Stage, model: str, bundle: Bundle) -> None:
+def _write_serving_files(stage: Stage, model: str, bundle: Bundle, precision: Precision) -> None:
     write_atomically(stage.folder / "routes.yaml", routes_yaml(bundle, model))
     lines = []
     for task in bundle.tasks:
         rows = read_rows(stage.input(f"prepare/{task.name}"), "test")
-        lines += golden_lines(task.name, task.type, rows, read_scores(_answers_of(stage, task.name)))
+        lines += golden_lines(task, rows, read_scores(_answers_of(stage, task.name)), NEAR_TIES[precision])
     write_atomically(stage.folder / "golden.jsonl", "".join(lines))
     settings = ModelSettings(device=resolve_device(stage.order.device))
     # Relative to triton/multitask, so that the exported folder can be moved.

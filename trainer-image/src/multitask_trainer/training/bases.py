@@ -11,7 +11,7 @@ from multitask_api.parameters import TaskDefinition
 from multitask_serving.engine.prompt import parse_template
 from multitask_trainer.data.places import Places
 from multitask_trainer.data.rows import Row
-from multitask_trainer.errors import ArtifactError, StageError
+from multitask_trainer.errors import ArtifactError, HubUnreachable, StageError
 from multitask_trainer.training.builtin import make_model, make_tokenizer, size_of
 
 if TYPE_CHECKING:
@@ -41,7 +41,8 @@ def make_base(
 ) -> None:
     """Write the base to ``folder``: a transformers folder in fp32, tokenizer included.
 
-    Raises `StageError` for a base that cannot be used, `ArtifactError` (retryable) for one that cannot be reached.
+    Raises `StageError` for a base that cannot be used, `ArtifactError` or `HubUnreachable` (retryable) for one
+    that cannot be reached.
     """
     scheme, separator, rest = source.uri.partition("://")
     if scheme == "builtin":
@@ -64,6 +65,18 @@ def make_base(
     tokenizer.save_pretrained(folder)
 
 
+def _is_outage(error: BaseException | None) -> bool:
+    """Whether the hub did not answer: transformers wraps that in an OSError, like everything else."""
+    from huggingface_hub.constants import HF_HUB_OFFLINE
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    while error is not None and not HF_HUB_OFFLINE:  # when asked to stay offline, waiting does not help
+        if isinstance(error, ConnectionError | TimeoutError | LocalEntryNotFoundError):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
 def _load(name: str, source: Source, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
@@ -81,6 +94,8 @@ def _load(name: str, source: Source, **options: Any) -> tuple[PreTrainedModel, P
             else "the folder must hold a causal language model that transformers can read, and its tokenizer"
         )
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        if _is_outage(error):
+            raise HubUnreachable(f"baseModel.uri: {source.uri}: the hub did not answer ({first}); {hint}") from error
         raise StageError(f"baseModel.uri: {source.uri}: cannot be loaded ({first}); {hint}") from error
     if not isinstance(tokenizer, PreTrainedTokenizerFast):
         raise StageError(f"baseModel.uri: {source.uri}: its tokenizer has no tokenizer.json; use another base model")

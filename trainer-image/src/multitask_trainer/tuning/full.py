@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from multitask_trainer.errors import StageError
+from multitask_trainer.storage import drop_versions
 from multitask_trainer.training.models import load_base
 from multitask_trainer.tuning.method import Precision
 
@@ -61,6 +62,7 @@ class Full:
         model.config.use_cache = True
         model.to(torch.float32 if precision == "fp32" else torch.bfloat16)  # type: ignore[arg-type]
         model.save_pretrained(target)
+        drop_versions(target)
 
     def form_key(self, task: str) -> str:
         """One model for all tasks."""

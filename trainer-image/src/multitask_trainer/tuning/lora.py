@@ -13,6 +13,7 @@ from torch import nn
 
 from multitask_api.resource.spec import Tuning
 from multitask_trainer.errors import StageError
+from multitask_trainer.storage import drop_versions
 from multitask_trainer.tuning.method import Precision
 
 if TYPE_CHECKING:
@@ -57,6 +58,7 @@ class Lora:
         config = json.loads((folder / _CONFIG).read_text("utf-8"))
         config |= {"target_modules": sorted(config["target_modules"]), "base_model_name_or_path": None}
         (folder / _CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True), "utf-8")
+        drop_versions(folder)
 
     def load(self, model: nn.Module, folder: Path) -> None:
         """Replace A and B of every layer."""
