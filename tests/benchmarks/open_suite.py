@@ -263,7 +263,7 @@ def options() -> argparse.Namespace:
     parser.add_argument("--baseline-seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=500, help="limit of each baseline; stage 2 gets half")
     parser.add_argument("--pretraining-steps", type=int, default=250)
-    parser.add_argument("--eval-every", type=int, default=50)
+    parser.add_argument("--eval-every", type=int, default=100)
     parser.add_argument("--parallel", type=int, default=2, help="arms that run at the same time")
     parser.add_argument("--out", type=Path, help="where to write the page as well")
     return parser.parse_args()
