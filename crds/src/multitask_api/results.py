@@ -70,8 +70,8 @@ class TrainResult(Model):
 
     steps: int
     chosen_step: int
-    saturation_step: int = Field(description="Step of the lowest validation loss (mean over tasks) while constant.")
-    still_improving: bool = Field(description="The limit ended training, not patience.")
+    saturation_step: int = Field(description="Step of the lowest validation loss (mean over tasks) before the tail.")
+    still_improving: bool = Field(description="The limit ended training, and score and loss were best at the end.")
     curve: tuple[CurvePoint, ...]
     validation: dict[str, TaskPoint] = Field(description="At the chosen checkpoint.")
     rows_given: dict[str, int] = Field(description="Task → training rows drawn, counted.")

@@ -69,6 +69,8 @@ def environment(workdir: Path, threads: int) -> dict[str, str]:
     return {
         **os.environ,
         **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
+        # Threads that spin while they wait take the cores from each other: measured 5 to 9 times slower.
+        "OMP_WAIT_POLICY": "PASSIVE",
         "TOKENIZERS_PARALLELISM": "false",
         "PYTHONUNBUFFERED": "1",
         MARKER: str(workdir),
