@@ -54,10 +54,9 @@ class Desk:
     def work(self) -> Path:
         return self.folder / "work"
 
-    def copy(self, folder: Path, *, work: bool = True) -> Desk:
-        """Another one, whole; changes of the one are not seen in the other."""
-        leave = None if work else shutil.ignore_patterns("work")
-        shutil.copytree(self.folder, folder, symlinks=True, ignore=leave)
+    def copy(self, folder: Path) -> Desk:
+        """Another one, with its results; changes of the one are not seen in the other."""
+        shutil.copytree(self.folder, folder, symlinks=True)
         return Desk(folder)
 
     def edit(self, change: Mapping[str, Any]) -> None:
@@ -170,7 +169,6 @@ def serving(desk: Desk, *, tasks: int) -> Iterator[Service]:
 
 def run_once(folder: Path) -> Done:
     """The first run of a new desk in ``folder``."""
-    folder.mkdir()
     return make_desk(folder).mtm("run")
 
 
