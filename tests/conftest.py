@@ -49,10 +49,10 @@ def pytest_make_collect_report() -> Generator[None, pytest.CollectReport, pytest
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Everything under tests/integration carries the marker, so that ``-m 'not integration'`` leaves it out."""
-    folder = Path(__file__).parent / "integration"
+    """What starts servers or trains carries the marker, so that ``-m 'not integration'`` leaves it out."""
+    tests = Path(__file__).parent
     for item in items:
-        if item.path.is_relative_to(folder):
+        if any(item.path.is_relative_to(tests / folder) for folder in ("integration", "e2e")):
             item.add_marker(pytest.mark.integration)
 
 
