@@ -12,7 +12,8 @@ import torch
 from multitask_serving.engine.answers import Request
 from multitask_serving.engine.engine import Engine
 from multitask_serving.triton import wire
-from multitask_serving.triton.answering import Answering, Call, Part, Turns
+from multitask_serving.triton.answering import Answering, Turns
+from multitask_serving.triton.callers import Call, Part
 from unit.engine.builders import llama, served, write_bundle
 
 WAIT_S = 60
@@ -183,6 +184,82 @@ def test_a_failing_model_is_an_error_for_each_caller_and_the_server_goes_on(engi
         ask(answering, *[call(task, caller) for task, caller in zip(["urgency", "reply"] * 2, callers, strict=True)])
         for caller in callers:
             assert caller.error == wire.WireError(wire.INTERNAL, "the model failed: RuntimeError: out of memory")
+    answering.close()
+
+
+class Torn(Caller):
+    """A caller whose way back raises where ``fails`` says, as Triton's does when its shared memory is full."""
+
+    def __init__(self, *fails: str) -> None:
+        super().__init__()
+        self._fails = fails
+        self.tried = threading.Event()
+
+    def _pull(self, name: str) -> None:
+        if name in self._fails:
+            self.tried.set()
+            raise RuntimeError(f"{name}: no shared memory")
+
+    def send(self, part: Part, *, final: bool) -> None:
+        self._pull("send")
+        super().send(part, final=final)
+
+    def fail(self, error: wire.WireError) -> None:
+        self._pull("fail")
+        super().fail(error)
+
+    def is_cancelled(self) -> bool:
+        self._pull("is_cancelled")
+        return super().is_cancelled()
+
+
+@pytest.mark.parametrize(
+    "fails", [("send",), ("is_cancelled",), ("send", "fail"), ("is_cancelled", "fail")], ids=" and ".join
+)
+@pytest.mark.parametrize(("task", "options"), [("urgency", {}), ("reply", {}), ("reply", {"stream": True})])
+def test_a_broken_way_back_ends_its_own_call_alone(
+    engine: Engine, task: str, options: dict[str, bool], fails: tuple[str, ...]
+) -> None:
+    deaths: list[bool] = []
+    answering = Answering(engine, max_waiting=8, die=lambda: deaths.append(True))
+    torn, others = Torn(*fails), [Caller(), Caller()]
+    answering.answer([call(task, others[0]), call(task, torn, **options), call(task, others[1])])
+    later = Caller()
+    for caller in others:
+        assert caller.done.wait(WAIT_S)
+    ask(answering, call(task, later))
+    answering.close()
+    if task == "reply" or "send" in fails:  # nobody asks whether the caller of a label is still there
+        assert torn.tried.is_set()
+        message = f"the answer could not be sent: RuntimeError: {fails[0]}: no shared memory"
+        assert torn.error == (None if "fail" in fails else wire.WireError(wire.INTERNAL, message))
+    for caller in (*others, later):
+        assert caller.error is None
+        assert len(caller.parts) == 1
+    assert deaths == []
+
+
+def test_callers_who_cannot_hear_of_an_error_do_not_harm_those_who_can(engine: Engine) -> None:
+    broken = _Broken(engine)
+    broken.generate = lambda requests, sampling: broken.classify(requests)  # type: ignore[method-assign]
+    answering = Answering(broken, max_waiting=8)  # type: ignore[arg-type]
+    for task in ("urgency", "reply", "unknown"):
+        deaf, other = Torn("fail"), Caller()
+        answering.answer([call(task, deaf), call(task, other)])
+        assert other.done.wait(WAIT_S)
+        assert other.error is not None
+    answering.close()
+
+
+def test_a_generation_thread_that_ends_by_itself_is_not_silent(engine: Engine) -> None:
+    def leave(requests: object, sampling: object) -> object:
+        raise SystemExit
+
+    broken, dead = _Broken(engine), threading.Event()
+    broken.generate = leave  # type: ignore[method-assign,assignment]
+    answering = Answering(broken, max_waiting=8, die=dead.set)  # type: ignore[arg-type]
+    answering.answer([call("reply", Caller())])
+    assert dead.wait(WAIT_S)
     answering.close()
 
 

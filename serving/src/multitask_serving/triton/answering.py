@@ -1,67 +1,35 @@
-"""Answers task requests with the engine. Knows nothing of Triton: `Sender` is the way back to a caller.
+"""Answers task requests with the engine. Knows nothing of Triton: `callers.Sender` is the way back to a caller.
 
 Classifications are answered at once, in the thread that brings them. Generations go to a thread of their own, which
 advances all that are running token by token, so a long text delays neither a label nor another text by more than
 one step of the model. The engine belongs to one thread at a time: `Turns` hands it over, labels first.
+
+A caller whose sender breaks loses that call alone (`Caller`). Should the generation thread end all the same, the process
+ends with it: a server that still answers labels but never a text would look healthy to everyone but its callers.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Protocol
 
 from multitask_api.errors import UserError
-from multitask_serving.engine.answers import Classification, Request
+from multitask_serving.engine.answers import Classification
 from multitask_serving.engine.engine import Engine
 from multitask_serving.engine.errors import InvalidField, InvalidSampling, MissingField, UnknownTask
 from multitask_serving.engine.generate import Step
 from multitask_serving.engine.sampling import Sampling
 from multitask_serving.triton import wire
+from multitask_serving.triton.callers import Call, Caller, Part
 
 log = logging.getLogger(__name__)
 
 _MAX_RUNS = 4
 """Batches of generations that advance side by side; later ones wait and then go together."""
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """One response: ``text`` is the label or the text since the last part; ``scores`` is empty for a generation."""
-
-    text: str
-    scores: dict[str, float]
-    finish_reason: str = ""
-
-
-class Sender(Protocol):
-    """The way back to one caller. Exactly one last message goes through it: a final part, or a failure."""
-
-    def send(self, part: Part, *, final: bool) -> None:
-        """Pass a part on."""
-
-    def fail(self, error: wire.WireError) -> None:
-        """Say what is wrong, as the last message."""
-
-    def is_cancelled(self) -> bool:
-        """Whether nobody waits for the answer any more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Call:
-    """One request and the way back to its caller."""
-
-    inputs: wire.Inputs
-    sender: Sender
-
-    @property
-    def request(self) -> Request:
-        """What the engine takes."""
-        return Request(self.inputs.task, self.inputs.fields)
 
 
 class Turns:
@@ -89,20 +57,24 @@ class Turns:
 
 
 class Answering:
-    """Answers calls with one engine until `close`. At most ``max_waiting`` generations wait; more is an error."""
+    """Answers calls with one engine until `close`. At most ``max_waiting`` generations wait; more is an error.
 
-    def __init__(self, engine: Engine, *, max_waiting: int) -> None:
+    ``die`` is called should the generation thread fail; the default ends the process.
+    """
+
+    def __init__(self, engine: Engine, *, max_waiting: int, die: Callable[[], object] = lambda: os._exit(1)) -> None:
         self._engine = engine
+        self._die = die
         self._turns = Turns()
-        self._waiting: queue.Queue[tuple[Call, Sampling] | None] = queue.Queue(max_waiting)
+        self._waiting: queue.Queue[tuple[Caller, Sampling] | None] = queue.Queue(max_waiting)
         self._closing = False
-        self._thread = threading.Thread(target=self._generate_forever, name="generation", daemon=True)
+        self._thread = threading.Thread(target=self._generate_or_die, name="generation", daemon=True)
         self._thread.start()
 
     def answer(self, calls: Sequence[Call]) -> None:
         """Answer the classifications now, and the generations in their own time. Raises nothing for a bad request."""
         labels = []
-        for call in calls:
+        for call in map(Caller, calls):
             try:
                 task = self._engine.check(call.request)
                 sampling = _sampling(call.inputs.options)
@@ -113,10 +85,10 @@ class Answering:
                 else:
                     labels.append(call)
             except UserError as error:
-                call.sender.fail(to_wire(error))
+                call.fail(to_wire(error))
             except queue.Full:
                 message = f"{self._waiting.maxsize} generations are waiting already; try again in a moment"
-                call.sender.fail(wire.WireError(wire.OVERLOADED, message))
+                call.fail(wire.WireError(wire.OVERLOADED, message))
         if labels:
             self._classify(labels)
 
@@ -127,21 +99,30 @@ class Answering:
         self._waiting.put(None)
         self._thread.join()
 
-    def _classify(self, calls: Sequence[Call]) -> None:
+    def _classify(self, calls: Sequence[Caller]) -> None:
         try:
             with self._turns.take(urgent=True):
                 results: list[Classification] = self._engine.classify([call.request for call in calls])
         except UserError as error:
             if len(calls) == 1:
-                calls[0].sender.fail(to_wire(error))
+                calls[0].fail(to_wire(error))
                 return
             for call in calls:  # one bad row fails the engine's whole call
                 self._classify([call])
         except Exception as error:  # noqa: BLE001 - whatever it is, each caller must hear of it
-            _fail_all([call.sender for call in calls], error)
+            wired = _internal(error)
+            for call in calls:
+                call.fail(wired)
         else:
             for call, result in zip(calls, results, strict=True):
-                call.sender.send(Part(result.label, result.scores), final=True)
+                call.send(Part(result.label, result.scores), final=True)
+
+    def _generate_or_die(self) -> None:
+        try:
+            self._generate_forever()
+        except BaseException:  # noqa: BLE001 - nobody waits for this thread: only the process can say that it ended
+            log.critical("the generation thread failed; this process ends", exc_info=True)
+            self._die()
 
     def _generate_forever(self) -> None:
         runs: list[_Run] = []
@@ -155,7 +136,7 @@ class Answering:
         for run in runs:
             run.fail(wire.WireError(wire.INTERNAL, _SHUTTING_DOWN))
 
-    def _next_batch(self, *, wait: bool) -> list[tuple[Call, Sampling]]:
+    def _next_batch(self, *, wait: bool) -> list[tuple[Caller, Sampling]]:
         batch = []
         try:
             item = self._waiting.get(block=wait)
@@ -164,7 +145,7 @@ class Answering:
                 item = self._waiting.get_nowait()
         except queue.Empty:
             pass
-        return [(call, sampling) for call, sampling in batch if not _gone(call)]
+        return [(call, sampling) for call, sampling in batch if not call.is_gone()]
 
     def _drop_waiting(self) -> None:
         while True:
@@ -173,7 +154,7 @@ class Answering:
             except queue.Empty:
                 return
             if item is not None:
-                item[0].sender.fail(wire.WireError(wire.INTERNAL, _SHUTTING_DOWN))
+                item[0].fail(wire.WireError(wire.INTERNAL, _SHUTTING_DOWN))
 
 
 _SHUTTING_DOWN = "the server is shutting down; try again in a moment"
@@ -182,7 +163,7 @@ _SHUTTING_DOWN = "the server is shutting down; try again in a moment"
 class _Run:
     """A batch of generations under way."""
 
-    def __init__(self, engine: Engine, batch: Sequence[tuple[Call, Sampling]]) -> None:
+    def __init__(self, engine: Engine, batch: Sequence[tuple[Caller, Sampling]]) -> None:
         self._engine = engine
         self._batch = batch
         self._steps: Iterator[Step] | None = None
@@ -215,24 +196,24 @@ class _Run:
     def fail(self, error: wire.WireError) -> None:
         """Tell everyone who still waits."""
         for call in self._open.values():
-            call.sender.fail(error)
+            call.fail(error)
         self._open.clear()
 
     def _pass_on(self, step: Step) -> None:
         call = self._open.get(step.row)
         if call is None:
             return
-        if _gone(call):
+        if call.is_gone():
             del self._open[step.row]
             return
         self._texts[step.row] += step.text_delta
         stream = call.inputs.options.stream
         if step.finish_reason is not None:
             text = step.text_delta if stream else self._texts[step.row]
-            call.sender.send(Part(text, {}, step.finish_reason), final=True)
+            call.send(Part(text, {}, step.finish_reason), final=True)
             del self._open[step.row]
         elif stream and step.text_delta:
-            call.sender.send(Part(step.text_delta, {}), final=False)
+            call.send(Part(step.text_delta, {}), final=False)
 
 
 def to_wire(error: UserError) -> wire.WireError:
@@ -251,20 +232,6 @@ def _sampling(options: wire.Options) -> Sampling:
     return Sampling(**options.sampling)  # type: ignore[arg-type]
 
 
-def _gone(call: Call) -> bool:
-    if not call.sender.is_cancelled():
-        return False
-    log.info("task %r: cancelled by the caller", call.inputs.task)
-    call.sender.fail(wire.WireError(wire.CANCELLED, "the caller cancelled the request"))
-    return True
-
-
 def _internal(error: Exception) -> wire.WireError:
     log.error("the model failed", exc_info=error)
     return wire.WireError(wire.INTERNAL, f"the model failed: {type(error).__name__}: {error}")
-
-
-def _fail_all(senders: Sequence[Sender], error: Exception) -> None:
-    wired = _internal(error)
-    for sender in senders:
-        sender.fail(wired)

@@ -15,7 +15,8 @@ import triton_python_backend_utils as pb
 
 from multitask_serving.engine.engine import Engine
 from multitask_serving.triton import wire
-from multitask_serving.triton.answering import Answering, Call, Part, to_wire
+from multitask_serving.triton.answering import Answering, to_wire
+from multitask_serving.triton.callers import Call, Part, tell
 
 # By name: Triton puts the class TritonError into its module only after this one is imported.
 _CODES = {
@@ -56,7 +57,7 @@ class TritonPythonModel:
                     _bytes(request, wire.OPTIONS),
                 )
             except wire.MalformedRequest as error:
-                sender.fail(to_wire(error))
+                tell(sender, to_wire(error))
             else:
                 calls.append(Call(inputs, sender))
         for call in calls:
@@ -68,7 +69,7 @@ class TritonPythonModel:
         other = self._senders.get(call.inputs.options.cancel)
         if other is not None:
             other.cancel()
-        call.sender.fail(wire.WireError(wire.CANCELLED, "done" if other else "that request has ended already"))
+        tell(call.sender, wire.WireError(wire.CANCELLED, "done" if other else "that request has ended already"))
 
     def finalize(self) -> None:
         """End what is still under way."""
