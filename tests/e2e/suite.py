@@ -37,7 +37,7 @@ MIDDLES = ("about my", "see the", "question on the", "look at the")
 CLOSERS = ("thanks", "regards", "cheers", "yours", "bye", "see you")
 ROWS = {"train": 320, "validation": 60, "test": 160}
 FEW_ROWS = {"train": 60, "validation": 40, "test": 40}
-RUN_SECONDS = 400
+RUN_SECONDS = 800
 
 
 @dataclass(frozen=True)

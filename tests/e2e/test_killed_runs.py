@@ -33,7 +33,7 @@ MOMENTS = [
 ]
 TRAINED = [stage for stage, moment in MOMENTS if moment in (TRAINING, CTRL_C)]
 SAID = "interrupted; run the same command again to go on where it stopped"
-MOST_SECONDS = 240
+MOST_SECONDS = 400
 
 
 def flat(stage: str) -> str:
