@@ -33,7 +33,9 @@ ANSWERS = ("label", "target", "targets")
 def show(*command: str) -> None:
     """Run a command in view; a failure ends the demo."""
     print("\n$", shlex.join(["mtm" if part == MTM else part for part in command]), flush=True)
-    subprocess.run(command, check=True)
+    status = subprocess.run(command, check=False).returncode
+    if status:
+        sys.exit(status)  # the command has said what is wrong
 
 
 def free_port() -> int:
