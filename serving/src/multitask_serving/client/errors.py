@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 import grpc
@@ -10,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-unty
 from multitask_api.errors import MultitaskError
 
 _DETAILS = "grpc-status-details-bin"
+_TOO_LARGE = re.compile(r"(SERVER: )?(Received|Sent) message larger than max")
 
 
 class GatewayError(MultitaskError):
@@ -69,18 +71,27 @@ def from_rpc(error: grpc.RpcError, address: str) -> GatewayError:
     """The error of this tree for gRPC's own."""
     status: grpc.StatusCode = error.code()
     info, bad = _details(error)
+    kind = _KINDS.get(status, GatewayError)
     message = error.details() or status.name
     if info is None:  # not the gateway's words: gRPC's own, which never say which server
         message = f"{address}: {message}"
         if status is grpc.StatusCode.UNAVAILABLE:
             message += ". Check the address; `mtm serve DIR` starts a gateway"
-    return _KINDS.get(status, GatewayError)(
+        elif _is_too_large(error):
+            kind, message = InvalidRequest, f"{message}. The request is too large; shorten its texts"
+    return kind(
         message,
         status=status,
         reason=info.reason if info else "",
         facts=info.metadata if info else None,
         violations={violation.field: violation.description for violation in bad.field_violations} if bad else None,
     )
+
+
+def _is_too_large(error: grpc.RpcError) -> bool:
+    """Whether gRPC refused to carry the request. Its status RESOURCE_EXHAUSTED is that of an overload, too."""
+    refused = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    return refused and _TOO_LARGE.match(error.details() or "") is not None
 
 
 def _details(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo | None, error_details_pb2.BadRequest | None]:

@@ -18,6 +18,13 @@ from multitask_api.errors import MultitaskError, Problem
 
 DOMAIN = "multitask.dev"
 
+_MESSAGE_BYTES = 800
+_FACT_BYTES = 600
+_VIOLATION_BYTES = 300
+_VIOLATIONS_BYTES = 2000
+"""Statuses travel in trailing metadata, the message twice: percent-encoded, and inside the details in base64. Above
+8 KiB in all gRPC may put a RESOURCE_EXHAUSTED of its own in their place: a caller's mistake would look like load."""
+
 
 class Fault(MultitaskError):
     """An error for the caller: ``code`` is its gRPC status, ``reason`` its name for programs."""
@@ -114,20 +121,38 @@ class InternalFault(Fault):
 def to_status(fault: Fault) -> grpc.Status:
     """The fault as gRPC's rich error."""
     number, _ = fault.code.value
-    info = error_details_pb2.ErrorInfo(reason=fault.reason, domain=DOMAIN, metadata=fault.metadata())
+    message = _clip(str(fault), _MESSAGE_BYTES)
+    facts = {name: _clip(fact, _FACT_BYTES) for name, fact in fault.metadata().items()}
+    info = error_details_pb2.ErrorInfo(reason=fault.reason, domain=DOMAIN, metadata=facts)
     details: list[Message] = [info]
     if violations := fault.violations():
-        bad = error_details_pb2.BadRequest()
-        for problem in violations:
-            bad.field_violations.add(field=problem.path, description=problem.message)
-        details.append(bad)
+        details.append(_bad_request(violations))
     if fault.retry_after_s is not None:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(round(fault.retry_after_s * 1e9))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))
-    status = status_pb2.Status(code=number, message=str(fault))
+    status = status_pb2.Status(code=number, message=message)
     for detail in details:
         packed = any_pb2.Any()
         packed.Pack(detail)
         status.details.append(packed)
     return rpc_status.to_status(status)
+
+
+def _bad_request(violations: Sequence[Problem]) -> Message:
+    bad, left = error_details_pb2.BadRequest(), _VIOLATIONS_BYTES
+    for problem in violations:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=_clip(problem.path, _VIOLATION_BYTES), description=_clip(problem.message, _VIOLATION_BYTES)
+        )
+        left -= violation.ByteSize()
+        if left < 0:
+            break
+        bad.field_violations.append(violation)
+    return bad  # type: ignore[no-any-return]  # the module has no types
+
+
+def _clip(text: str, limit: int) -> str:
+    """``text`` in at most ``limit`` bytes of UTF-8."""
+    raw = text.encode()
+    return text if len(raw) <= limit else raw[: limit - 3].decode(errors="ignore") + "…"

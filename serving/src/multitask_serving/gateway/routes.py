@@ -9,6 +9,9 @@ from dataclasses import dataclass
 from multitask_api.routes import Backend, RoutedTask, TaskRoute
 from multitask_serving.gateway.faults import NoBackend, RevisionNotFound, TaskNotFound
 
+_LONGEST_LIKENESS = 256
+"""Names beyond this are like none: comparing takes time with their length, and every call would wait for it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -53,6 +56,8 @@ class RouteTable:
 
     def _nearest(self, name: str) -> list[str]:
         """Names like it, the likest first: below the same model if there is one, else any."""
+        if len(name) > _LONGEST_LIKENESS:
+            return []
         prefix, _, task = name.rpartition("/")
         siblings = [known.rpartition("/")[2] for known in self._by_name if known.rpartition("/")[0] == prefix]
         if not siblings:

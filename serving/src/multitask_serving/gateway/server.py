@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection
 
 from multitask_api.errors import UserError
 from multitask_serving.gateway.interceptor import FaultInterceptor
+from multitask_serving.gateway.requests import MAX_REQUEST_BYTES
 from multitask_serving.gateway.routes import RouteTable
 from multitask_serving.gateway.service import TaskGateway
 from multitask_serving.gateway.stats import Stats
@@ -29,6 +30,9 @@ log = logging.getLogger(__name__)
 
 SERVICE = gateway_pb2.DESCRIPTOR.services_by_name["TaskGateway"].full_name
 _LAST_PORT = 65535
+_RECEIVE_BYTES = 4 * MAX_REQUEST_BYTES
+"""What gRPC lets through, so that requests too large get an answer of ours."""
+
 DRAIN_S = 5.0
 """Calls under way may go on for this long after the end was asked for."""
 
@@ -80,7 +84,8 @@ async def running_gateway(
     `InvalidRoutes` or `AddressInUse`.
     """
     file, stats, backends = RouteFile(routes, adapt), Stats(), Backends()
-    server = grpc.aio.server(interceptors=[FaultInterceptor(SERVICE)], options=[("grpc.so_reuseport", 0)])
+    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _RECEIVE_BYTES)]
+    server = grpc.aio.server(interceptors=[FaultInterceptor(SERVICE)], options=options)
     service = TaskGateway(lambda: file.table, backends, stats, draw)
     gateway_pb2_grpc.add_TaskGatewayServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ import grpc.aio
 
 from multitask_api.routes import Backend
 from multitask_serving.gateway.faults import DeadlineExceeded, Fault, InternalFault, NoBackend
-from multitask_serving.gateway.requests import check_fields, options_of
+from multitask_serving.gateway.requests import check_fields, check_size, options_of
 from multitask_serving.gateway.routes import Route, RouteTable, choose_backend
 from multitask_serving.gateway.stats import Stats
 from multitask_serving.gateway.triton import Backends
@@ -48,6 +48,7 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
         self, request: gateway_pb2.PredictRequest, context: Context
     ) -> gateway_pb2.PredictResponse:
         """One whole answer."""
+        check_size(request)
         route = self._routes().resolve(request.task)
         response = None
         answers = self._answers(route, request, context, stream=False)
@@ -62,6 +63,7 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
         self, request: gateway_pb2.PredictRequest, context: Context
     ) -> AsyncIterator[gateway_pb2.PredictStreamResponse]:
         """The answer as it is made."""
+        check_size(request)
         route = self._routes().resolve(request.task)
         text = ""
         answers = self._answers(route, request, context, stream=True)

@@ -4,8 +4,8 @@ Classifications are answered at once, in the thread that brings them. Generation
 advances all that are running token by token, so a long text delays neither a label nor another text by more than
 one step of the model. The engine belongs to one thread at a time: `Turns` hands it over, labels first.
 
-A caller whose sender breaks loses that call alone (`Caller`). Should the generation thread end all the same, the process
-ends with it: a server that still answers labels but never a text would look healthy to everyone but its callers.
+A caller whose sender breaks loses that call alone (`Caller`). Should the generation thread end all the same, the
+process ends with it: a server that answers labels but never a text would look healthy to everyone but its callers.
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ class Answering:
     def _generate_or_die(self) -> None:
         try:
             self._generate_forever()
-        except BaseException:  # noqa: BLE001 - nobody waits for this thread: only the process can say that it ended
+        except BaseException:  # nobody waits for this thread: only the process can show that it ended
             log.critical("the generation thread failed; this process ends", exc_info=True)
             self._die()
 
