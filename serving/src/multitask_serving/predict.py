@@ -18,6 +18,7 @@ from typing import Any
 
 from multitask_api.errors import MultitaskError, UserError
 from multitask_serving.client import AsyncTaskClient, GatewayError, Prediction, Sampling
+from multitask_serving.programs import LAST_PORT, host_and_port, program_name
 
 AT_ONCE = 32
 
@@ -108,6 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Exit status 0 if everything was answered, 1 if not, 2 for a command line that cannot be used."""
     options = _parser().parse_intermixed_args(arguments)  # an option may stand between TASK and its fields
     try:
+        if host_and_port(options.address) is None:
+            expected = f"host:port with a port from 1 to {LAST_PORT}; 127.0.0.1:8081, for example"
+            raise BadArguments(f"--address {options.address!r} is not {expected}")
         if options.file is not None:
             return asyncio.run(_ask_file(options))
         if options.task is None:
@@ -126,7 +130,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="python -m multitask_serving.predict",
+        prog=program_name("multitask_serving.predict"),
         description=__doc__,
         epilog="Without TASK and --file it lists the tasks.",
     )

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 from multitask_api.errors import MultitaskError, UserError
 from multitask_api.routes import TaskRoute
 from multitask_serving.gateway.server import check_address, running_gateway
+from multitask_serving.programs import LAST_PORT, program_name
 from multitask_serving.triton.probe import load_golden, replay, spread
 from multitask_serving.triton.repository import ModelSettings, write_repository
 from multitask_serving.triton.server import TritonServer
@@ -34,7 +35,7 @@ class NotServable(UserError):
     """The folder lacks something that serving needs."""
 
 
-class WrongAnswers(UserError):
+class WrongAnswers(MultitaskError):
     """The server came up and does not answer as the model that was measured."""
 
 
@@ -126,11 +127,11 @@ def _interruptible() -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0 after SIGTERM or Ctrl-C, 1 after an error."""
-    parser = argparse.ArgumentParser(prog="python -m multitask_serving.serve", description=__doc__)
+    """Exit status 0 after SIGTERM or Ctrl-C, 1 after a failure, 2 for input that cannot be used."""
+    parser = argparse.ArgumentParser(prog=program_name("multitask_serving.serve"), description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="an exported folder")
     parser.add_argument("--address", default="127.0.0.1:8081", help="where the gateway listens (default: %(default)s)")
-    parser.add_argument("--triton-port", type=int, help="where Triton listens on 127.0.0.1 (default: any free port)")
+    parser.add_argument("--triton-port", type=_port, help="where Triton listens on 127.0.0.1 (default: any free port)")
     parser.add_argument("--device", default=local_device(), help="torch's device (default here: %(default)s)")
     parser.add_argument("--threads", type=int, help="torch's threads (default: its own choice)")
     parser.add_argument("--work", type=Path, help="keeps Triton's log and files (default: a temporary folder)")
@@ -150,8 +151,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     except (MultitaskError, OSError) as error:  # OSError: a full disk, a --work that is no folder
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a program's output
-        return 1
+        return 2 if isinstance(error, UserError) else 1
     return 0
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= LAST_PORT:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a port; ports go from 1 to {LAST_PORT}")
+    return int(text)
 
 
 def _point(link: Path, folder: Path) -> None:

@@ -171,7 +171,19 @@ def test_a_folder_that_lacks_parts_is_named(tmp_path: Path) -> None:
         [sys.executable, "-m", "multitask_serving.serve", str(tmp_path)],
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
-    assert run.returncode == 1
+    assert run.returncode == 2
     assert run.stderr.startswith(
         f"error: {tmp_path} cannot be served, it lacks bundle/bundle.json, routes.yaml, golden"
     )
+
+
+@pytest.mark.parametrize("command", ["predict", "serve"])
+def test_a_program_that_mtm_becomes_calls_itself_mtm(tmp_path: Path, command: str) -> None:
+    (tmp_path / "routes.yaml").touch()
+    wrong = {"predict": ["--no-such-option", "x"], "serve": [str(tmp_path), "--triton-port", "x"]}[command]
+    run = subprocess.run(
+        [sys.executable, "-m", "multitask_operator", command, *wrong],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert run.stderr.startswith(f"usage: mtm {command} ")

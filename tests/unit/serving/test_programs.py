@@ -117,6 +117,14 @@ def test_a_bad_line_is_named(line: str, message: str) -> None:
         (["urgency", "--address", "127.0.0.1:1", "text=x"], 1, "error: 127.0.0.1:1: "),
         (["urgency", "text=\udcff"], 2, "error: field 'text' is not UTF-8"),
         (["urgency", "text=x", "--max-new-tokens", "-1"], 2, "error: --max-new-tokens is -1; it goes from 0 to"),
+        *(
+            (
+                ["urgency", "text=x", "--address", address],
+                2,
+                f"error: --address '{address}' is not host:port with a port from 1 to 65535; 127.0.0.1:8081, for",
+            )
+            for address in ("host:99999", "host:0", "host:http", "host:²", "host", ":8081")
+        ),
         (["urgency", "text=x", "--seed", "-1"], 2, "error: --seed is -1; it goes from 0 to"),
     ],
 )
@@ -124,7 +132,9 @@ def test_the_clients_errors(
     arguments: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert predict.main(arguments) == status
-    assert capsys.readouterr().err.startswith(message)
+    err = capsys.readouterr().err
+    assert err.startswith(message)
+    assert err.count("\n") == 1
 
 
 def test_a_line_separator_inside_a_text_ends_no_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,6 +166,7 @@ def test_fields_that_cannot_be_sent(fields: dict[str, str], named: dict[str, str
     [
         ("8081", "'8081' is not host:port"),
         ("127.0.0.1:http", "'127.0.0.1:http' is not host:port"),
+        ("127.0.0.1:²", "'127.0.0.1:²' is not host:port"),
         ("127.0.0.1:99999", "'127.0.0.1:99999' is not host:port"),
         ("203.0.113.1:8081", "cannot listen at 203.0.113.1:8081"),
     ],
@@ -172,6 +183,56 @@ def test_a_taken_address_is_said_before_anything_slow_starts() -> None:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         with pytest.raises(AddressInUse, match=f"cannot listen at {address}: .*Choose another address"):
             check_address(address)
+
+
+@pytest.mark.parametrize(
+    ("parts", "arguments", "status", "message"),
+    [
+        ([], [], 2, "error: {folder} cannot be served, it lacks"),
+        (["bundle.json"], ["--address", "127.0.0.1:99999"], 2, "error: '127.0.0.1:99999' is not host:port"),
+        (["bundle.json"], ["--work", "{folder}/routes.yaml"], 1, "error: [Errno 20] Not a directory"),
+    ],
+    ids=["lacking parts", "a port out of range", "a work folder that is a file"],
+)
+def test_wrong_input_ends_serve_otherwise_than_a_failure(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    parts: list[str],
+    arguments: list[str],
+    status: int,
+    message: str,
+) -> None:
+    (tmp_path / "bundle").mkdir()
+    for part in parts:
+        (tmp_path / "bundle" / part).touch()
+        (tmp_path / "routes.yaml").touch()
+        (tmp_path / "golden.jsonl").touch()
+    given = [argument.format(folder=tmp_path) for argument in arguments]
+    assert serve.main([str(tmp_path), "--address", "127.0.0.1:0", *given]) == status
+    assert capsys.readouterr().err.startswith(message.format(folder=tmp_path))
+
+
+@pytest.mark.parametrize("port", ["0", "65536", "-1", "x"])
+def test_a_port_that_is_none_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], port: str) -> None:
+    with pytest.raises(SystemExit) as caught:
+        serve.main([str(tmp_path), f"--triton-port={port}"])
+    assert caught.value.code == 2
+    assert f"'{port}' is not a port; ports go from 1 to 65535" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("started_as", "usage"),
+    [(None, "usage: python -m multitask_serving.predict "), ("mtm predict", "usage: mtm predict ")],
+)
+def test_help_names_the_command_that_was_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], started_as: str | None, usage: str
+) -> None:
+    monkeypatch.delenv("MTM_PROGRAM", raising=False)
+    if started_as:
+        monkeypatch.setenv("MTM_PROGRAM", started_as)
+    with pytest.raises(SystemExit):
+        predict.main(["--help"])
+    assert capsys.readouterr().out.startswith(usage)
 
 
 def test_a_folder_that_lacks_parts_cannot_be_served(tmp_path: Path) -> None:

@@ -19,17 +19,20 @@ from multitask_operator.local.loading import device
 from multitask_operator.local.workdir import Workdir, write
 
 
-def become(module: str, arguments: Sequence[str]) -> int:
-    """Replace this process by ``python -m module``: signals, output and exit status are the program's own."""
+def become(module: str, name: str, arguments: Sequence[str]) -> int:
+    """Replace this process by ``python -m module``: signals, output and exit status are the program's own.
+
+    It calls itself ``name`` in its help and errors.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
-    os.execv(sys.executable, [sys.executable, "-m", module, *arguments])
+    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], {**os.environ, "MTM_PROGRAM": name})
 
 
 def serve(folder: Path, arguments: Sequence[str]) -> int:
     """Triton and the gateway on what a run exported to ``folder``."""
     chosen = [] if "--device" in arguments else _device_of(folder)
-    return become("multitask_serving.serve", [str(exported(folder)), *chosen, *arguments])
+    return become("multitask_serving.serve", "mtm serve", [str(exported(folder)), *chosen, *arguments])
 
 
 def exported(folder: Path) -> Path:
@@ -71,7 +74,7 @@ def _device_of(folder: Path) -> list[str]:
 
 def predict(arguments: Sequence[str]) -> int:
     """Ask a gateway."""
-    return become("multitask_serving.predict", arguments)
+    return become("multitask_serving.predict", "mtm predict", arguments)
 
 
 def report(folder: Path, *, as_json: bool) -> int:

@@ -24,12 +24,12 @@ from multitask_serving.gateway.service import TaskGateway
 from multitask_serving.gateway.stats import Stats
 from multitask_serving.gateway.triton import Backends
 from multitask_serving.gateway.watch import Adapt, RouteFile
+from multitask_serving.programs import host_and_port
 from multitask_serving.proto import gateway_pb2, gateway_pb2_grpc
 
 log = logging.getLogger(__name__)
 
 SERVICE = gateway_pb2.DESCRIPTOR.services_by_name["TaskGateway"].full_name
-_LAST_PORT = 65535
 _RECEIVE_BYTES = 4 * MAX_REQUEST_BYTES
 """What gRPC lets through, so that requests too large get an answer of ours."""
 
@@ -43,13 +43,12 @@ class AddressInUse(UserError):
 
 def check_address(address: str) -> None:
     """Raise `AddressInUse` if nobody could listen at ``address`` now: before something slow is started for it."""
-    host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > _LAST_PORT:
+    parts = host_and_port(address, first_port=0)
+    if parts is None:
         raise AddressInUse(f"{address!r} is not host:port; 127.0.0.1:8081, for example")
+    host, port = parts
     try:
-        with socket.create_server(
-            (host.strip("[]"), int(port)), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        ):
+        with socket.create_server((host.strip("[]"), port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
             pass
     except OSError as error:
         raise AddressInUse(f"cannot listen at {address}: {error}. Choose another address") from error
