@@ -20,6 +20,7 @@ from pydantic import ValidationError
 from multitask_api.errors import RetryableError, UserError
 from multitask_api.manifest import Manifest, StageFailure, StageOrder
 from multitask_api.types import Model
+from multitask_trainer.errors import StageError
 from multitask_trainer.reporter import FileReporter, Reporter
 from multitask_trainer.storage import describe, fetch, publish, read_manifest, write_atomically
 
@@ -46,8 +47,11 @@ class Stage:
     _fetched: dict[str, Path] = field(default_factory=dict)
 
     def parameters(self, kind: type[P]) -> P:
-        """The order's parameters as the record ``kind``."""
-        return kind.model_validate(self.order.parameters)
+        """The order's parameters as the record ``kind``. Raises `StageError` if they are not one."""
+        try:
+            return kind.model_validate(self.order.parameters)
+        except ValidationError as error:
+            raise StageError(f"the order's parameters are no {kind.__name__} of this version: {error}") from error
 
     @property
     def work(self) -> Path:
@@ -79,18 +83,13 @@ def run(work: Callable[[Stage], Outcome], argv: Sequence[str] | None = None) -> 
     parser = argparse.ArgumentParser()
     parser.add_argument("--order", type=Path, required=True, help="the StageOrder file")
     order = StageOrder.model_validate_json(parser.parse_args(argv).order.read_text("utf-8"))
-    if read_manifest(order.output) is not None:
-        return 0
     stage = Stage(order, FileReporter(order.stage, Path(order.progress) if order.progress else None))
     stage.work.mkdir(parents=True, exist_ok=True)
     (stage.work / "failure.json").unlink(missing_ok=True)
-    shutil.rmtree(stage.folder, ignore_errors=True)  # a killed run's half-written artifact
-    stage.folder.mkdir()
-    begun = time.monotonic()
     try:
-        outcome = work(stage)
-        publish(stage.folder, order.output, _manifest(order, outcome, stage.folder, time.monotonic() - begun))
-    except (UserError, ValidationError) as error:
+        if read_manifest(order.output) is None:
+            _make(work, stage)
+    except UserError as error:
         return _fail(stage, "UserError", str(error), EXIT_USER_ERROR)
     except (RetryableError, ConnectionError, TimeoutError) as error:
         return _fail(stage, "Retryable", str(error), EXIT_RETRYABLE)
@@ -99,6 +98,15 @@ def run(work: Callable[[Stage], Outcome], argv: Sequence[str] | None = None) -> 
         return _fail(stage, "Fault", f"{type(error).__name__}: {error}", 1)
     shutil.rmtree(stage.work, ignore_errors=True)  # checkpoints are of no use once the manifest stands
     return 0
+
+
+def _make(work: Callable[[Stage], Outcome], stage: Stage) -> None:
+    shutil.rmtree(stage.folder, ignore_errors=True)  # a killed run's half-written artifact
+    stage.folder.mkdir()
+    begun = time.monotonic()
+    outcome = work(stage)
+    manifest = _manifest(stage.order, outcome, stage.folder, time.monotonic() - begun)
+    publish(stage.folder, stage.order.output, manifest)
 
 
 def _manifest(order: StageOrder, outcome: Outcome, folder: Path, seconds: float) -> Manifest:

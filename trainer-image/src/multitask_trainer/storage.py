@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import fsspec
+from pydantic import ValidationError
 
 from multitask_api.digests import digest
 from multitask_api.manifest import MANIFEST, FileEntry, Manifest
@@ -26,13 +27,19 @@ def local_path(address: str) -> Path | None:
 
 
 def read_manifest(address: str) -> Manifest | None:
-    """The manifest of the artifact at ``address``; None if there is none (the folder is then not a result)."""
+    """The manifest of the artifact at ``address``; None if there is none (the folder is then not a result).
+
+    Raises `ArtifactError` for one that cannot be read.
+    """
     fs, path = fsspec.url_to_fs(address)
     try:
         text = fs.cat_file(f"{path}/{MANIFEST}")
     except FileNotFoundError:
         return None
-    return Manifest.model_validate_json(text)
+    try:
+        return Manifest.model_validate_json(text)
+    except ValidationError as error:
+        raise ArtifactError(f"{address}/{MANIFEST} cannot be read; delete the folder, and the stage is redone") from error
 
 
 def fetch(address: str, cache: Path) -> Path:
@@ -58,7 +65,10 @@ def fetch(address: str, cache: Path) -> Path:
 
 
 def publish(folder: Path, address: str, manifest: Manifest) -> None:
-    """Put the files of ``folder`` at ``address``, then the manifest: last, and in one step."""
+    """Put the files of ``folder`` at ``address``, then the manifest: last, and in one step.
+
+    Locally everything is on the disk before the manifest is: after a power cut a manifest speaks of files that are there.
+    """
     text = manifest.model_dump_json(by_alias=True, indent=1, exclude_none=True)
     local = local_path(address)
     if local is None:
@@ -75,7 +85,24 @@ def publish(folder: Path, address: str, manifest: Manifest) -> None:
     except OSError:  # another file system
         shutil.copytree(folder, local)
         shutil.rmtree(folder)
+    _sync(local)
     write_atomically(local / MANIFEST, text)
+    _sync_one(local)
+
+
+def _sync(folder: Path) -> None:
+    """Put a folder, all below it and its own name on the disk."""
+    for path in (*folder.rglob("*"), folder, folder.parent):
+        if path.is_file() or path.is_dir():
+            _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -1,0 +1,97 @@
+"""The frame of a stage program: how it ends and what it leaves, for work that succeeds and work that does not."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from multitask_api.manifest import Manifest, StageFailure, StageOrder
+from multitask_api.parameters import PrepareParameters
+from multitask_api.results import Agreement, Reduction
+from multitask_trainer.stage import Outcome, Stage, run
+
+DONE = Outcome(Agreement(compared=1, equal=1, near_ties=0, different=0), {"result": "d"})
+
+
+def order(folder: Path) -> list[str]:
+    told = StageOrder(
+        model="desk",
+        stage="verify",
+        kind="verify",
+        digest="d",
+        version=1,
+        parameters={"unknown": 1},
+        read_outputs={},
+        inputs={},
+        output=str(folder / "out"),
+        work=str(folder / "work"),
+    )
+    (folder / "order.json").write_text(told.model_dump_json(by_alias=True))
+    return ["--order", str(folder / "order.json")]
+
+
+def works(stage: Stage) -> Outcome:
+    (stage.folder / "below").mkdir()
+    (stage.folder / "below" / "file").write_text("content")
+    return DONE
+
+
+def wrong_parameters(stage: Stage) -> Outcome:
+    stage.parameters(PrepareParameters)
+    return DONE
+
+
+def nothing_measured(stage: Stage) -> Outcome:
+    del stage
+    return Outcome(Reduction.model_validate({"bytes": "not measured", "replicas": 0.5}), {})
+
+
+FAILURES = [
+    # work, exit status, kind of failure, what it says
+    (wrong_parameters, 2, "UserError", "the order's parameters are no PrepareParameters of this version"),
+    (nothing_measured, 1, "Fault", "ValidationError: 1 validation error for Reduction"),
+]
+
+
+@pytest.mark.parametrize(("work", "status", "kind", "said"), FAILURES)
+def test_only_wrong_parameters_are_bad_input(
+    tmp_path: Path, work: Callable[[Stage], Outcome], status: int, kind: str, said: str
+) -> None:
+    assert run(work, order(tmp_path)) == status
+    failure = StageFailure.model_validate_json((tmp_path / "work/failure.json").read_bytes())
+    assert failure.kind == kind
+    assert said in failure.message
+
+
+def test_a_manifest_that_cannot_be_read_is_a_failure_that_names_it(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/manifest.json").write_text('{"stage": ')
+    assert run(works, order(tmp_path)) == 75
+    failure = StageFailure.model_validate_json((tmp_path / "work/failure.json").read_bytes())
+    assert failure.message.startswith(f"{tmp_path / 'out'}/manifest.json cannot be read; delete the folder")
+
+
+def test_a_result_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
+    assert run(works, order(tmp_path)) == 0
+    assert run(nothing_measured, order(tmp_path)) == 0
+    assert Manifest.model_validate_json((tmp_path / "out/manifest.json").read_bytes()).outputs == {"result": "d"}
+    assert not (tmp_path / "work").exists()
+
+
+def test_all_files_are_on_the_disk_before_the_manifest_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    fsync = os.fsync
+
+    def noted(descriptor: int) -> None:
+        synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", noted)
+    assert run(works, order(tmp_path)) == 0
+    out = tmp_path / "out"
+    manifest = next(place for place, path in enumerate(synced) if Path(path).name.startswith(".manifest.json"))
+    assert {str(path) for path in (out / "below/file", out / "below", out, tmp_path)} <= set(synced[:manifest])
+    assert synced[manifest + 1 :] == [str(out)], "the folder that names the manifest"
