@@ -39,7 +39,7 @@ def read_manifest(address: str) -> Manifest | None:
     try:
         return Manifest.model_validate_json(text)
     except ValidationError as error:
-        raise ArtifactError(f"{address}/{MANIFEST} cannot be read; delete the folder, and the stage is redone") from error
+        raise ArtifactError(f"{address}/{MANIFEST} cannot be read; delete the folder to redo it") from error
 
 
 def fetch(address: str, cache: Path) -> Path:
@@ -67,7 +67,7 @@ def fetch(address: str, cache: Path) -> Path:
 def publish(folder: Path, address: str, manifest: Manifest) -> None:
     """Put the files of ``folder`` at ``address``, then the manifest: last, and in one step.
 
-    Locally everything is on the disk before the manifest is: after a power cut a manifest speaks of files that are there.
+    Locally all files are on the disk before the manifest is: after a power cut, what a manifest names is there.
     """
     text = manifest.model_dump_json(by_alias=True, indent=1, exclude_none=True)
     local = local_path(address)
