@@ -5,25 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 from multitask_api.manifest import StageProgress
 from multitask_trainer.storage import write_atomically
 
 
+class Position(TypedDict, total=False):
+    """How far a phase is; the names and meanings are those of ``StageProgress``."""
+
+    step: int
+    total: int
+    loss: float | None
+    score: float | None
+    tokens_per_second: float | None
+
+
 class Reporter(Protocol):
     """Where a running stage says how far it is."""
 
-    def report(
-        self,
-        phase: str,
-        *,
-        step: int = 0,
-        total: int = 0,
-        loss: float | None = None,
-        score: float | None = None,
-        tokens_per_second: float | None = None,
-    ) -> None:
+    def report(self, phase: str, **position: Unpack[Position]) -> None:
         """Say where the stage is; may be called every step."""
 
 
@@ -36,29 +37,11 @@ class FileReporter:
         self._clock = clock
         self._last = (0.0, "")
 
-    def report(
-        self,
-        phase: str,
-        *,
-        step: int = 0,
-        total: int = 0,
-        loss: float | None = None,
-        score: float | None = None,
-        tokens_per_second: float | None = None,
-    ) -> None:
+    def report(self, phase: str, **position: Unpack[Position]) -> None:
         """See Reporter.report."""
         now = self._clock()
         if self._path is None or (phase == self._last[1] and now - self._last[0] < 1.0):
             return
         self._last = (now, phase)
-        progress = StageProgress(
-            stage=self._stage,
-            phase=phase,
-            step=step,
-            total=total,
-            loss=loss,
-            score=score,
-            tokens_per_second=tokens_per_second,
-            updated=now,
-        )
+        progress = StageProgress(stage=self._stage, phase=phase, updated=now, **position)
         write_atomically(self._path, progress.model_dump_json(by_alias=True, exclude_none=True))
