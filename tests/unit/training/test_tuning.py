@@ -12,7 +12,7 @@ from multitask_api.errors import UserError
 from multitask_api.resource.spec import Tuning
 from multitask_serving.engine.lora import AdapterIndex, attach
 from multitask_serving.engine.model import read_adapter
-from multitask_trainer.training.models import load_base
+from multitask_trainer.models import load_base
 from multitask_trainer.tuning import method
 
 IDS = torch.arange(20).reshape(2, 10)

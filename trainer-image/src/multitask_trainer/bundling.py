@@ -21,12 +21,11 @@ from multitask_api.parameters import TaskDefinition
 from multitask_serving.engine.chat import compile_chat_pieces
 from multitask_serving.engine.prompt import bos_of, compile_labels, compile_pieces
 from multitask_trainer.errors import StageError
+from multitask_trainer.precision import Precision
 from multitask_trainer.storage import content_digest, write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-Precision = Literal["fp32", "bf16"]
 
 BASE_MODEL = "base"
 """The name of the model that carries the adapters."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from multitask_api.bundle import Adapter
-from multitask_trainer.bundling import Precision, cast_model
+from multitask_trainer.bundling import cast_model
 from multitask_trainer.errors import StageError
+from multitask_trainer.precision import Precision
 
 
 def merge_adapter(base: Path, adapter_file: Path, adapter: Adapter, target: Path, precision: Precision) -> None:

@@ -16,12 +16,12 @@ from multitask_serving.engine.backbone import Backbone
 from multitask_trainer.bundling import load_tokenizer
 from multitask_trainer.data.places import Places
 from multitask_trainer.data.rows import Row, read_rows
+from multitask_trainer.models import load_base
 from multitask_trainer.stage import Outcome, Stage, run
 from multitask_trainer.storage import content_digest, drop_versions
 from multitask_trainer.training.bases import Source, make_base
 from multitask_trainer.training.checkpoint import Progress
 from multitask_trainer.training.dataset import Examples, TaskEncoder
-from multitask_trainer.training.models import load_base
 from multitask_trainer.training.pretraining import corpus_texts, pretrain
 
 

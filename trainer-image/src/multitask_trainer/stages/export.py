@@ -16,7 +16,7 @@ from multitask_api.parameters import ExportParameters, TaskDefinition
 from multitask_api.results import EvaluateResult, ExportResult, ServedBy, TaskVerdict, TrainResult
 from multitask_serving.engine.engine import Engine
 from multitask_serving.triton.repository import ModelSettings, write_repository
-from multitask_trainer.bundling import Precision, link_file, revision_of, write_bundle
+from multitask_trainer.bundling import link_file, revision_of, write_bundle
 from multitask_trainer.data.rows import read_rows
 from multitask_trainer.device import resolve_device
 from multitask_trainer.errors import StageError
@@ -25,6 +25,7 @@ from multitask_trainer.judging.agreement import NEAR_TIES
 from multitask_trainer.judging.routing import BaselineRun, Choice, is_promoted, route_all
 from multitask_trainer.judging.scoring import answer_rows, read_scores, score_answers, write_scores
 from multitask_trainer.judging.verdict import Rule, still_qualified
+from multitask_trainer.precision import Precision
 from multitask_trainer.serving_files import golden_lines, routes_yaml
 from multitask_trainer.stage import Outcome, Stage, run
 from multitask_trainer.storage import write_atomically

@@ -16,13 +16,13 @@ from multitask_serving.engine.backbone import Backbone
 from multitask_trainer.bundling import load_tokenizer
 from multitask_trainer.data.rows import Row, read_rows
 from multitask_trainer.errors import StageError
+from multitask_trainer.models import load_base
 from multitask_trainer.stage import Stage
 from multitask_trainer.training.batches import MicroBatch, RowIds, packed, padded
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.compute import set_up
 from multitask_trainer.training.dataset import Examples, TaskEncoder
 from multitask_trainer.training.loop import Loop, Settings
-from multitask_trainer.training.models import load_base
 from multitask_trainer.training.sampler import Sampler
 from multitask_trainer.training.selection import Selection, saturation_step, still_improving
 from multitask_trainer.training.validation import TaskValidation, validate

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from multitask_trainer.errors import StageError
+from multitask_trainer.models import load_base
+from multitask_trainer.precision import Precision
 from multitask_trainer.storage import drop_versions
-from multitask_trainer.training.models import load_base
-from multitask_trainer.tuning.method import Precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,8 +13,8 @@ from torch import nn
 
 from multitask_api.resource.spec import Tuning
 from multitask_trainer.errors import StageError
+from multitask_trainer.precision import Precision
 from multitask_trainer.storage import drop_versions
-from multitask_trainer.tuning.method import Precision
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from multitask_api.resource.spec import Tuning
 from multitask_trainer.errors import StageError
+from multitask_trainer.precision import Precision
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
-
-Precision = Literal["fp32", "bf16"]
 
 
 class Method(Protocol):
