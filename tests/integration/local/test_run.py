@@ -82,6 +82,17 @@ def gone(pid):
     return True
 
 
+def child_of(process, module):
+    """The child that runs ``python -m module``, once it does."""
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        for child in psutil.Process(process.pid).children():
+            if child.cmdline()[1:3] == ["-m", module]:
+                return child
+        time.sleep(0.01)
+    raise AssertionError(f"{module} was not started: {process.communicate()}")
+
+
 @pytest.fixture
 def desk(tmp_path):
     return Desk(tmp_path)
@@ -188,3 +199,20 @@ def test_passing_failures_are_tried_again_and_every_log_is_kept(desk):
     next(desk.work.glob("stages/base/*/content.txt")).unlink()
     status, _, err = desk.run()
     assert (status, started(err)) == (0, ["base"]), "an artifact that lost a file is made again"
+
+
+@pytest.mark.parametrize(("command", "program"), [("plan", "resolve"), ("validate", "look")])
+def test_a_look_at_the_data_ends_with_a_killed_command_and_leaves_nothing(desk, command, program):
+    desk.work.mkdir()
+    argv = [sys.executable, "-m", "multitask_operator", command, str(desk.file)]
+    process = subprocess.Popen(argv + ["--workdir", str(desk.work)] * (command == "plan"), stdout=-1, stderr=-1)
+    looking = child_of(process, f"multitask_trainer.stages.{program}")
+    looking.suspend()  # so that it does not end by itself
+    process.kill()
+    process.communicate()
+    try:
+        assert gone(looking.pid)
+    finally:
+        if looking.is_running():
+            looking.kill()
+    assert list(desk.work.iterdir()) == []

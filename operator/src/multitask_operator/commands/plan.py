@@ -12,7 +12,7 @@ from multitask_api.sampling import mixture
 from multitask_api.stages import Graph, Node, NodeState, build, groups
 from multitask_operator.commands.showing import print_json, say, table
 from multitask_operator.formatting import duration
-from multitask_operator.local.loading import data_root, ignored_fields, load, resolve_for
+from multitask_operator.local.loading import data_root, ignored_fields, load, resolve
 from multitask_operator.local.workdir import Workdir
 from multitask_operator.planner.estimate import Estimate, estimate
 from multitask_operator.report.build import frozen_base_notes
@@ -36,7 +36,7 @@ def plan(file: Path, workdir: Path | None, *, serve: bool, as_json: bool) -> int
     """Show the plan of ``file`` against its work folder."""
     model = load(file)
     place = Workdir(workdir or default_workdir(model))
-    resolved = resolve_for(model, data_root(file), place)
+    resolved = resolve(model, data_root(file), place)
     graph = build(model.metadata.name, model.spec, resolved, place.manifests(), serve=serve)
     planned = Planned(
         model=model,

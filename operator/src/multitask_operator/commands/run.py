@@ -68,7 +68,7 @@ def run(
         if left:
             view.line(f"ended {left} processes that an earlier run had left behind")
         root = loading.data_root(file)
-        resolved = loading.resolve_for(model, root, place)
+        resolved = loading.resolve(model, root, place)
         place.remember(PlannedModel(model=model, resolved=resolved))
         executor = Executor(
             workdir=place,

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -15,8 +14,9 @@ from multitask_api.errors import MultitaskError, UserError
 from multitask_api.look import DataLook
 from multitask_api.manifest import Resolved
 from multitask_api.resource import MultiTaskModel, parse
+from multitask_operator.local import processes
 from multitask_operator.local.errors import LookFailed, NotLocal
-from multitask_operator.local.workdir import Workdir, write
+from multitask_operator.local.workdir import Workdir
 
 RESOLVE = "multitask_trainer.stages.resolve"
 LOOK = "multitask_trainer.stages.look"
@@ -79,15 +79,17 @@ def processes_allowed(model: MultiTaskModel) -> int | None:
     return training.max_parallel_jobs if "max_parallel_jobs" in training.model_fields_set else None
 
 
-def resolve(model: MultiTaskModel, root: Path, folder: Path, cache: Path) -> Resolved:
-    """Fingerprint the data and resolve the base's revision; LookFailed names all that cannot be reached."""
-    with _as_file(model, folder) as file:
-        out = file.with_name("resolved.json")
-        argv = ["--model", str(file), "--data-root", str(root), "--cache", str(cache), "--out", str(out)]
-        done = _python(RESOLVE, argv)
-        found = _resolved(out)
-    if found is None:
-        raise _failure(done, "the data and the base model could not be looked at")
+def resolve(model: MultiTaskModel, root: Path, workdir: Workdir) -> Resolved:
+    """Fingerprint the data and resolve the base's revision; LookFailed names all that cannot be reached.
+
+    Hashes that ``workdir`` remembers are not computed again; a folder that is not there is not made.
+    """
+    cache = ["--cache", str(workdir.path / "resolve-cache.json")] if workdir.path.is_dir() else []
+    done = _ask(RESOLVE, model, root, cache)
+    try:
+        found = Resolved.model_validate_json(done.stdout)
+    except ValidationError as error:
+        raise _failure(done, "the data and the base model could not be looked at") from error
     problems = list(found.problems)
     problems += [f"{uri}: {item.problem}" for uri, item in found.data.items() if item.problem]
     if problems:
@@ -97,20 +99,11 @@ def resolve(model: MultiTaskModel, root: Path, folder: Path, cache: Path) -> Res
 
 def look(model: MultiTaskModel, root: Path) -> DataLook:
     """The data of every task, read and checked row by row."""
-    with tempfile.TemporaryDirectory(prefix="mtm-") as folder, _as_file(model, Path(folder)) as file:
-        done = _python(LOOK, ["--model", str(file), "--data-root", str(root), "--json"])
+    done = _ask(LOOK, model, root, ["--json"])
     try:
         return DataLook.model_validate_json(done.stdout)
     except ValidationError as error:
         raise _failure(done, "the data could not be looked at") from error
-
-
-def resolve_for(model: MultiTaskModel, root: Path, workdir: Workdir) -> Resolved:
-    """``resolve`` with the fingerprints that ``workdir`` remembers; leaves no folder that was not there."""
-    if workdir.path.is_dir():
-        return resolve(model, root, workdir.path, workdir.path / "resolve-cache.json")
-    with tempfile.TemporaryDirectory(prefix="mtm-") as folder:
-        return resolve(model, root, Path(folder), Path(folder) / "resolve-cache.json")
 
 
 def _cluster_only(model: MultiTaskModel) -> list[str]:
@@ -130,24 +123,18 @@ def _cluster_only(model: MultiTaskModel) -> list[str]:
     return found
 
 
-@contextmanager
-def _as_file(model: MultiTaskModel, folder: Path) -> Iterator[Path]:
-    with tempfile.TemporaryDirectory(prefix=".resolve-", dir=folder) as place:
-        file = Path(place) / "model.json"
-        write(file, model.model_dump_json(by_alias=True, exclude_none=True))
-        yield file
-
-
-def _python(module: str, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    argv = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(argv, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-
-
-def _resolved(path: Path) -> Resolved | None:
-    try:
-        return Resolved.model_validate_json(path.read_bytes())
-    except (FileNotFoundError, ValidationError):
-        return None
+def _ask(module: str, model: MultiTaskModel, root: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Ask a program about ``model``. Both go through pipes and it ends when this process does: nothing is left."""
+    argv = [sys.executable, "-m", module, "--model", "/dev/stdin", "--data-root", str(root), *arguments]
+    text = model.model_dump_json(by_alias=True, exclude_none=True)
+    return subprocess.run(
+        processes.tied(argv),
+        input=text,
+        capture_output=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONUTF8": "1"},  # what it prints is read as UTF-8, whatever the locale
+        check=False,
+    )
 
 
 def _failure(done: subprocess.CompletedProcess[str], what: str) -> MultitaskError:

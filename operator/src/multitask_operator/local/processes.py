@@ -52,16 +52,20 @@ class ModuleLauncher:
 def start(argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start a program in its own session with output appended to ``log``; it is killed when this thread ends."""
     log.parent.mkdir(parents=True, exist_ok=True)
-    wrapped = [sys.executable, "-I", "-S", str(Path(child.__file__)), str(os.getpid()), *argv]
     with log.open("ab") as output:
         return subprocess.Popen(
-            wrapped,
+            tied(argv),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
             env=dict(environment),
             start_new_session=True,
         )
+
+
+def tied(argv: Sequence[str]) -> list[str]:
+    """The command of a program that is killed when the thread that started it ends; to be started by this process."""
+    return [sys.executable, "-I", "-S", str(Path(child.__file__)), str(os.getpid()), *argv]
 
 
 def environment(workdir: Path, threads: int) -> dict[str, str]:

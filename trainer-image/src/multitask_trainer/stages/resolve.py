@@ -1,13 +1,15 @@
 """resolve: what stands behind the addresses of a resource right now; runs before the graph is built.
 
 ``python -m multitask_trainer.stages.resolve --model FILE.json --data-root DIR --cache FILE --out FILE`` writes a
-``multitask_api.manifest.Resolved``. Problems are collected in it; the exit status is 0 whenever it could be written.
+``multitask_api.manifest.Resolved``, without ``--out`` to standard output. Problems are collected in it; the exit status
+is 0 whenever it could be written.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -48,14 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="resolve")
     parser.add_argument("--model", type=Path, required=True, help="the MultiTaskModel as JSON")
     parser.add_argument("--data-root", default=".", help="the folder that relative addresses start from")
-    parser.add_argument("--cache", type=Path, required=True, help="hashes of files already seen")
-    parser.add_argument("--out", type=Path, required=True, help="the Resolved file to write")
+    parser.add_argument("--cache", type=Path, help="hashes of files already seen; none are kept without it")
+    parser.add_argument("--out", type=Path, help="the Resolved file to write (default: standard output)")
     arguments = parser.parse_args(argv)
     model = MultiTaskModel.model_validate_json(arguments.model.read_text("utf-8"))
     cache = HashCache(arguments.cache)
     found = resolve(model.spec, Places.of(arguments.data_root, os.environ), cache)
     cache.save()
-    write_atomically(arguments.out, found.model_dump_json(by_alias=True, indent=1, exclude_none=True))
+    text = found.model_dump_json(by_alias=True, indent=1, exclude_none=True) + "\n"
+    if arguments.out is None:
+        sys.stdout.write(text)
+    else:
+        write_atomically(arguments.out, text)
     return 0
 
 
