@@ -71,6 +71,34 @@ def test_a_resource_that_cannot_run_here(tmp_path, capsys, command, spec, said):
     assert said in capsys.readouterr().err
 
 
+TEXTS = ["", "- a\n- list\n", "just text", "a: [1", "a: 1\na: 2\n"]
+
+
+@pytest.mark.parametrize("text", TEXTS)
+def test_a_file_that_is_no_resource_at_all_is_named(tmp_path, capsys, text):
+    file = tmp_path / "model.yaml"
+    file.write_text(text)
+    assert cli.invoke(["validate", str(file)]) == 2
+    assert capsys.readouterr().err.startswith(f"error: {file}: ")
+
+
+def test_the_next_command_can_be_pasted_where_paths_have_spaces(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my data").mkdir()
+    file = resource(tmp_path / "my data")
+    for split, source in task("urgency")["data"].items():
+        place = tmp_path / "my data" / source["uri"]
+        place.parent.mkdir(exist_ok=True)
+        place.write_text("".join(json.dumps({"text": f"{split} {row}", "label": row}) + "\n" for row in "abc"))
+    assert cli.invoke(["validate", file]) == 0
+    assert f"next: mtm plan '{file}'\n" in capsys.readouterr().out
+    assert cli.invoke(["plan", file]) == 0
+    assert f"next: mtm run '{file}'\n" in capsys.readouterr().out
+    for command in ("serve", "report"):
+        assert cli.invoke([command, "my work"]) == 2
+        assert "`mtm run FILE --workdir 'my work'`" in capsys.readouterr().err
+
+
 def test_several_problems_are_all_said(tmp_path, capsys):
     file = resource(tmp_path, tasks=[task("a", labels=["x"]), task("b", labels=["y"])])
     assert cli.invoke(["validate", file, "--output", "json"]) == 2

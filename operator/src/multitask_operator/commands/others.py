@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from shlex import quote
 
 from pydantic import ValidationError
 
@@ -51,10 +52,10 @@ def _what_lacks(place: Workdir, folder: Path) -> str:
     except (FileNotFoundError, ValidationError):
         found = None
     if found is None or found.revision is None:
-        return f"`mtm run FILE --workdir {folder}` has to end first"
+        return f"`mtm run FILE --workdir {quote(str(folder))}` has to end first"
     return (
-        f"its last run promoted no revision, {found.qualified} of {found.total} tasks qualified: `mtm report {folder}`"
-        " says more, and spec.qualification decides"
+        f"its last run promoted no revision, {found.qualified} of {found.total} tasks qualified: `mtm report"
+        f" {quote(str(folder))}` says more, and spec.qualification decides"
     )
 
 
@@ -86,7 +87,9 @@ def report(folder: Path, *, as_json: bool) -> int:
     try:
         found = Report.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise UserError(f"{folder} has no report.json yet; `mtm run FILE --workdir {folder}` writes it") from error
+        raise UserError(
+            f"{folder} has no report.json yet; `mtm run FILE --workdir {quote(str(folder))}` writes it"
+        ) from error
     except ValidationError as error:
         raise UserError(f"{path} is not a report of this version; run the model again to write it anew") from error
     page = place.path / "report.html"

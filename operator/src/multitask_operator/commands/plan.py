@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 
 from multitask_api.resource import MultiTaskModel
 from multitask_api.results import FilterResult, PrepareResult
@@ -126,7 +127,7 @@ def _print(planned: Planned, file: Path, place: Workdir) -> None:
         say("nothing to run")
         return
     cost = planned.cost
-    say(f"training still to do: {_cost(cost)}; next: mtm run {file}")
+    say(f"training still to do: {_cost(cost)}; next: mtm run {quote(str(file))}")
 
 
 def _cost(cost: Estimate | None) -> str:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 from types import FrameType
 
 from multitask_api.report import Report
@@ -134,7 +135,7 @@ def _conclude(ended: Ended, report: Report, place: Workdir, view: LineView) -> N
 
 
 def _what_serves(report: Report, place: Workdir) -> str:
-    serve = f"mtm serve {_short(place.path)}"
+    serve = f"mtm serve {quote(str(_short(place.path)))}"
     if report.revision:
         return f"serve:  {serve}"
     why = f"no new revision was promoted, {report.qualified} of {report.total} tasks qualified"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 
 from multitask_api.errors import InvalidResource, Problem
 from multitask_operator.commands.showing import print_json, say, table
@@ -48,7 +49,7 @@ def validate(file: Path, *, as_json: bool) -> int:
         count = len(found.problems)
         say(f"{file}: {count} problem{'s' if count > 1 else ''} in the data; repair the rows and validate again")
         return BAD_INPUT
-    say(f"{file}: model {model.metadata.name} is valid, and so is its data; next: mtm plan {file}")
+    say(f"{file}: model {model.metadata.name} is valid, and so is its data; next: mtm plan {quote(str(file))}")
     return OK
 
 

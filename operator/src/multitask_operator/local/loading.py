@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from multitask_api.errors import MultitaskError, UserError
+from multitask_api.errors import InvalidResource, MultitaskError, Problem, UserError
 from multitask_api.look import DataLook
 from multitask_api.manifest import Resolved
 from multitask_api.resource import MultiTaskModel, parse
@@ -45,7 +45,10 @@ def load(file: Path) -> MultiTaskModel:
         raise UserError(f"{file} does not exist; give the path of a MultiTaskModel file") from error
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{file} cannot be read: {error}; give a YAML file in UTF-8") from error
-    model = parse(text)
+    try:
+        model = parse(text)
+    except InvalidResource as error:  # a problem of no field is one of the file
+        raise InvalidResource([Problem(item.path or str(file), item.message) for item in error.problems]) from error
     problems = _cluster_only(model)
     if problems:
         raise NotLocal("\n".join(problems))

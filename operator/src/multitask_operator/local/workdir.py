@@ -20,6 +20,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from shlex import quote
 
 from pydantic import ValidationError
 
@@ -54,7 +55,7 @@ class Workdir:
         own = (path / "model.json", path / "resolved.json")
         if not (path / "models").is_dir() or not all(file.is_file() for file in own):
             what = "is not a work folder of mtm" if path.exists() else "does not exist"
-            raise WorkdirError(f"{path} {what}; `mtm run FILE --workdir {path}` makes one")
+            raise WorkdirError(f"{path} {what}; `mtm run FILE --workdir {quote(str(path))}` makes one")
         return cls(path)
 
     def artifact(self, key: Key) -> Path:
