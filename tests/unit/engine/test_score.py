@@ -12,7 +12,7 @@ from multitask_api.bundle import LabelIds
 from multitask_serving.engine import score
 from multitask_serving.engine.backbone import Backbone
 from multitask_serving.engine.errors import InvalidBundle
-from multitask_serving.engine.score import classify_rows, micro_batches
+from multitask_serving.engine.score import best_labels, classify_rows, micro_batches
 from multitask_serving.engine.trie import Trie
 from unit.engine.builders import llama
 
@@ -156,3 +156,50 @@ def test_an_architecture_that_changes_its_logits_after_the_head_is_refused() -> 
     model.register_forward_hook(lambda _m, _a, out: out.__setitem__("logits", out.logits * 0.5))
     with pytest.raises(InvalidBundle, match="changes its logits after the output head"):
         Backbone.of(model).check(model)
+
+
+@pytest.mark.parametrize("length", [2, 400])
+@pytest.mark.parametrize("name", CASES)
+def test_the_best_label_is_found_without_scoring_every_label(name: str, length: int) -> None:
+    model, tree = llama(), trie(*CASES[name])
+    prompts = [prompt(length) for _ in range(12)]
+    every = np.stack(classify_rows(model, prompts, [tree] * 12))
+    # Gold labels of every kind: the best, the worst, any.
+    gold = np.array([*every.argmax(axis=1)[:4], *every.argmin(axis=1)[4:8], *DRAW.integers(0, len(CASES[name]), 4)])
+    best, scores = best_labels(model, prompts, tree, gold)
+    assert best.tolist() == every.argmax(axis=1).tolist()
+    np.testing.assert_allclose(scores, every[range(12), gold], atol=1e-4, rtol=0)
+
+
+def test_some_labels_alone_have_their_scores_and_bound_the_others() -> None:
+    model, tree = llama(), trie(*CASES["160 labels"])
+    covered = [0, 7, 90]
+    part = tree.covering(covered)
+    ids = prompt(9)
+    (every,), (bounds,) = (classify_rows(model, [ids], [each]) for each in (tree, part))
+    np.testing.assert_allclose(bounds[covered], every[covered], atol=1e-4, rtol=0)
+    assert (bounds >= every - 1e-4).all()
+    assert part.size < 12 < tree.size
+
+
+def test_rows_that_are_right_and_sure_need_no_second_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, labels = llama(), CASES["160 labels"]
+    prompts = [prompt(5) for _ in range(6)]
+    gold = np.array([3, 50, 7, 120, 159, 88])
+    rows = [[*ids, *labels[label], EOS] for ids, label in zip(prompts, gold, strict=True)]
+    ids = torch.tensor([row + [EOS] * (10 - len(row)) for row in rows])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(40):
+        model(ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    passes = []
+
+    def counted(*args, **kwargs):
+        passes.append(len(args[1]))
+        return classify_rows(*args, **kwargs)
+
+    monkeypatch.setattr(score, "classify_rows", counted)
+    best, _ = best_labels(model, prompts, trie(*labels), gold)
+    assert best.tolist() == gold.tolist()
+    assert passes == [6, 0]

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import chisquare
 
 from multitask_api.sampling import mixture
-from multitask_trainer.training.sampler import Sampler, fixed_sample
+from multitask_trainer.training.sampler import Sampler, fixed_sample, permutation
 
 ROWS = {"big": 5000, "middle": 700, "small": 40}
 
@@ -107,3 +107,9 @@ def test_a_fixed_sample_is_fixed_distinct_and_within_its_limit():
     assert (one == fixed_sample(1000, 500, seed=7, name="a", purpose="validation")).all()
     assert (one != fixed_sample(1000, 500, seed=7, name="b", purpose="validation")).any()
     assert (fixed_sample(20, 500, seed=7, name="a", purpose="validation") == np.arange(20)).all()
+
+
+def test_streams_whose_numbers_differ_in_their_lowest_bits_differ():
+    key = 2**63 + 2**62 + 1
+    first, second = (permutation(500, seed=1, key=number, index=0) for number in (key, key + 2))
+    assert (first != second).any()

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 VERSIONS = {
     "prepare": 1,
-    "base": 1,
-    "baseline": 1,
+    "base": 2,
+    "baseline": 2,
     "filter": 1,
-    "high-resource": 1,
-    "mixture": 1,
+    "high-resource": 2,
+    "mixture": 2,
     "bundle": 1,
     "evaluate": 1,
     "export": 1,

@@ -56,6 +56,36 @@ def classify_rows(
     return results
 
 
+def best_labels(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    trie: Trie,
+    gold: Ints,
+    *,
+    token_budget: int | None = None,
+) -> tuple[Ints, Scores]:
+    """Per row the number of its most probable label, (B,), and the log probability of its ``gold`` one, (B,) in nats.
+
+    The same answer as the best of `classify_rows` (but for ties within rounding) with less work when labels are many:
+    a first pass runs the gold label's nodes alone. A model that is right and sure needs no other, because every other
+    label's upper bound is below; where that is not so, a second pass scores the labels that could still win.
+    """
+    # A trie shorter than its prompt is better scored at once than after a second run of the prompt.
+    first = [
+        trie if trie.size <= len(prompt) else trie.covering([label])
+        for prompt, label in zip(prompts, gold, strict=True)
+    ]
+    bounds = np.stack(classify_rows(model, prompts, first, token_budget=token_budget))
+    gold_scores = bounds[np.arange(len(prompts)), gold]
+    rivals = bounds >= gold_scores[:, None]
+    open_rows = [row for row, tried in enumerate(first) if tried is not trie and rivals[row].sum() > 1]
+    second = [trie.covering(np.flatnonzero(rivals[row])) for row in open_rows]
+    found = classify_rows(model, [prompts[row] for row in open_rows], second, token_budget=token_budget)
+    for row, scores in zip(open_rows, found, strict=True):
+        bounds[row] = np.where(rivals[row], scores, -np.inf)
+    return bounds.argmax(axis=1), gold_scores
+
+
 def micro_batches(widths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
     """Rows of similar width, the widest first (so that too little memory shows at once), within the budgets."""
     batch: list[int] = []

@@ -39,6 +39,8 @@ class Trie:
     """Each label's edges, one label after the other."""
     label_starts: Ints
     """(L,) where each label begins in ``label_edges``."""
+    label_ends: Ints
+    """(L,) each label's last node."""
 
     @property
     def size(self) -> int:
@@ -72,6 +74,31 @@ class Trie:
             edge_targets=targets[order],
             label_edges=rank[np.array([edge for path in paths for edge in path], dtype=np.int64)],
             label_starts=starts.astype(np.int64),
+            label_ends=np.array(ends, dtype=np.int64),
+        )
+
+    def covering(self, labels: Sequence[int] | Ints) -> Trie:
+        """The nodes of these labels only, with every edge that leaves them.
+
+        Scored, it gives these labels' log probabilities and an upper bound of every other's: the sum over the edges
+        that its path shares with theirs, at least its first, and what is left out could only lower it.
+        """
+        kept = self.ancestors[self.label_ends[labels]].any(axis=0)
+        sources = np.concatenate([[True], kept])
+        edges = sources[self.edge_sources]
+        known = edges[self.label_edges]
+        lengths = np.add.reduceat(known, self.label_starts, dtype=np.int64)
+        return Trie(
+            labels=self.labels,
+            tokens=self.tokens[kept],
+            depths=self.depths[kept],
+            ancestors=self.ancestors[np.ix_(kept, kept)],
+            edge_sources=(np.cumsum(sources) - 1)[self.edge_sources[edges]],
+            edge_targets=self.edge_targets[edges],
+            label_edges=(np.cumsum(edges) - 1)[self.label_edges[known]],
+            label_starts=np.cumsum(lengths) - lengths,
+            # Of a label that is not covered this is a node on its way, or none of its own: only covered ones are read.
+            label_ends=(np.cumsum(kept) - 1)[self.label_ends],
         )
 
 

@@ -73,7 +73,7 @@ class Sampler:
     def _tasks(self, begin: int, end: int) -> NDArray[np.int64]:
         """The tasks of steps ``begin`` to ``end`` - 1, shape (end - begin, batch_rows)."""
         counters = -(-self._batch_rows // _WORDS)
-        generator = np.random.Generator(np.random.Philox(key=[self._seed, 0], counter=[begin * counters, 0, 0, 0]))
+        generator = _generator(self._seed, 0, counter=(begin * counters, 0, 0, 0))
         uniform = generator.random((end - begin, counters * _WORDS))[:, : self._batch_rows]
         return np.searchsorted(self._edges, uniform, side="right").astype(np.int64)
 
@@ -107,8 +107,13 @@ class Sampler:
 
 def permutation(size: int, *, seed: int, key: int, index: int) -> NDArray[np.int64]:
     """The ``index``-th permutation of ``range(size)`` of the stream ``key`` (not 0)."""
-    generator = np.random.Generator(np.random.Philox(key=[seed, key], counter=[0, 0, 0, index]))
-    return generator.permutation(size)
+    return _generator(seed, key, counter=(0, 0, 0, index)).permutation(size)
+
+
+def _generator(seed: int, key: int, counter: tuple[int, int, int, int]) -> np.random.Generator:
+    # As arrays: of a list with a number of 2^63 or more numpy makes floats, which lose its low bits.
+    words = np.array([seed, key], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=words, counter=np.array(counter, dtype=np.uint64)))
 
 
 def task_key(name: str, purpose: str = "train") -> int:

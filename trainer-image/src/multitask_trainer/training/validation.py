@@ -1,6 +1,6 @@
 """Loss and score on a fixed seeded sample of each task's validation rows, during training.
 
-Classification: all labels are scored by the code that serves (``engine.score``), so the score is exactly the task's
+Classification: labels are scored by the code that serves (``engine.score``), so the score is exactly the task's
 metric, and the loss is the gold label's. Generation: greedy answers would cost more than training, so the score is a
 *proxy*: the mean over rows of the share of the reference's tokens (EOS included) that are the model's first choice when
 it is given the reference's tokens before them. It ranks checkpoints of one task; it is not that task's metric.
@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 
 from multitask_api.results import TaskPoint
 from multitask_serving.engine.backbone import Backbone, evaluating
-from multitask_serving.engine.score import classify_rows
+from multitask_serving.engine.score import best_labels
 from multitask_serving.engine.trie import Trie
 from multitask_trainer.data.rows import Row
 from multitask_trainer.judging.metrics import score
@@ -55,13 +55,13 @@ class TaskValidation:
 
     def _classification(self, model: nn.Module, trie: Trie, token_budget: int) -> TaskPoint:
         prompts = [self.examples.prompt(row) for row in range(len(self.examples))]
-        found = np.stack(classify_rows(model, prompts, [trie] * len(prompts), token_budget=token_budget))
         task = self.encoder.task
-        predictions = [trie.labels[best] for best in found.argmax(axis=1)]
         index = {label: number for number, label in enumerate(trie.labels)}
         tokens = np.array([len(label.ids) + 1 for label in self.encoder.labels])
         gold = np.array([index[label] for label in self.gold])
-        losses = -found[np.arange(len(gold)), gold] / tokens[gold]
+        best, gold_scores = best_labels(model, prompts, trie, gold, token_budget=token_budget)
+        predictions = [trie.labels[number] for number in best]
+        losses = -gold_scores / tokens[gold]
         value = score(task.metric, predictions, [[label] for label in self.gold], task.labels, task.language)
         return TaskPoint(loss=float(losses.mean()), score=value)
 
