@@ -224,6 +224,7 @@ def train_result(task: str, **changes: object) -> TrainResult:
         curve=(CurvePoint(step=80, phase="constant", tasks={task: point}),),
         validation={task: point},
         rows_given={task: 800},
+        tokens_given={task: 8000},
         tokens=8000,
         training_seconds=2.0,
     )

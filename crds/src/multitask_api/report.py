@@ -33,6 +33,8 @@ class ReportGroup(Model):
     need_rows: dict[str, int] = Field(default_factory=dict)
     stage2_rows: dict[str, int] = Field(default_factory=dict)
     stage3_rows: dict[str, int] = Field(default_factory=dict)
+    stage2_tokens: dict[str, int] = Field(default_factory=dict)
+    stage3_tokens: dict[str, int] = Field(default_factory=dict)
     warnings: tuple[str, ...] = ()
 
 

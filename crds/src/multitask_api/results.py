@@ -75,6 +75,7 @@ class TrainResult(Model):
     curve: tuple[CurvePoint, ...]
     validation: dict[str, TaskPoint] = Field(description="At the chosen checkpoint.")
     rows_given: dict[str, int] = Field(description="Task → training rows drawn, counted.")
+    tokens_given: dict[str, int] = Field(description="Task → input tokens of these rows: their sum is ``tokens``.")
     tokens: int = Field(description="Tokens that went through the model in training.")
     truncated_rows: dict[str, int] = Field(default_factory=dict)
     trainable_parameters: int = 0

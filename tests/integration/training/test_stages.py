@@ -72,6 +72,7 @@ def test_a_baseline_learns_its_task_and_answers_its_test_rows_with_the_engine(su
     assert sum(answer.score for answer in answers) / 60 == found.test_score
     assert set(suite.manifest("baseline/kind").outputs) == {"model", "saturation", "validation", "scores"}
     assert found.rows_given == {"kind": found.steps * 16}
+    assert found.tokens_given == {"kind": found.tokens}
     assert found.chosen_step in {point.step for point in found.curve}
     assert found.validation["kind"].score == max(point.tasks["kind"].score for point in found.curve)
 
@@ -148,6 +149,7 @@ def test_a_mixture_goes_on_from_stage_2_and_says_how_many_rows_each_task_was_giv
     after, alone = result(suite, f"mixture/{name}"), result(suite, f"mixture/{name}-alone")
     assert after.curve[0].train_loss < alone.curve[0].train_loss
     assert sum(after.rows_given.values()) == 30 * 16
+    assert sum(after.tokens_given.values()) == after.tokens
     assert f"kind: {after.rows_given['kind']} rows" in output
     assert set(after.validation) == set(both)
     if name == "LoRA":

@@ -136,6 +136,7 @@ def _train(node, resource):
         curve=curve,
         validation=curve[-1].tasks,
         rows_given={name: int(400 * 64 * parameters.probabilities[name]) for name in names},
+        tokens_given={name: int(400 * 64 * parameters.probabilities[name]) * 20 for name in names},
         tokens=400 * 64 * 20,
         tokens_per_second=8000.0,
         test_score=0.85 if node.kind == "baseline" else None,

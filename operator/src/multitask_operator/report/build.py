@@ -112,6 +112,8 @@ def _group(plan: GroupPlan, graph: Graph) -> ReportGroup:
         need_rows=plan.need_rows,
         stage2_rows=given2,
         stage3_rows=given3,
+        stage2_tokens=stage2.tokens_given if stage2 else {},
+        stage3_tokens=stage3.tokens_given if stage3 else {},
         warnings=tuple(warnings),
     )
 

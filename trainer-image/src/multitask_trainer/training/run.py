@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -114,7 +115,16 @@ def train(stage: Stage, parameters: TrainParameters, *, start: Path | None = Non
     progress = loop.run()
     tuned.save(model, stage.folder / "weights")
     truncated = {name: found.truncated for name, found in examples.items() if found.truncated}
-    return _result(progress, model, selection, sampler.rows_given(progress.step), truncated)
+    # A row's last token is only ever a target.
+    lengths = [np.diff(examples[name].starts) - 1 for name in sampler.names]
+    return _result(
+        progress,
+        model,
+        selection,
+        rows_given=sampler.rows_given(progress.step),
+        tokens_given=sampler.totals_given(progress.step, lengths),
+        truncated_rows=truncated,
+    )
 
 
 def checkpoint_digest(result: TrainResult) -> str:
@@ -155,7 +165,13 @@ def _rows(stage: Stage, task: str, split: str) -> list[Row]:
 
 
 def _result(
-    progress: Progress, model: nn.Module, selection: Selection, rows_given: dict[str, int], truncated: dict[str, int]
+    progress: Progress,
+    model: nn.Module,
+    selection: Selection,
+    *,
+    rows_given: dict[str, int],
+    tokens_given: dict[str, int],
+    truncated_rows: dict[str, int],
 ) -> TrainResult:
     chosen = next(point for point in progress.curve if point.step == progress.best_step)
     return TrainResult(
@@ -166,8 +182,9 @@ def _result(
         curve=progress.curve,
         validation=chosen.tasks,
         rows_given=rows_given,
+        tokens_given=tokens_given,
         tokens=progress.tokens,
-        truncated_rows=truncated,
+        truncated_rows=truncated_rows,
         trainable_parameters=sum(value.numel() for value in model.parameters() if value.requires_grad),
         training_seconds=round(progress.seconds, 3),
         tokens_per_second=round(progress.tokens / progress.seconds, 1) if progress.seconds else None,

@@ -7,7 +7,7 @@ needs no sampler state.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,6 +69,15 @@ class Sampler:
     def rows_given(self, steps: int) -> dict[str, int]:
         """How many rows each task was given in the first ``steps`` steps."""
         return {name: int(count) for name, count in zip(self.names, self._counts(steps), strict=True)}
+
+    def totals_given(self, steps: int, amounts: Sequence[NDArray[np.int64]]) -> dict[str, int]:
+        """The sum over the rows given in the first ``steps`` steps of each task's ``amounts``, (n_i,) each."""
+        totals = {}
+        for task, (name, count) in enumerate(self.rows_given(steps).items()):
+            epochs, rest = divmod(count, len(amounts[task]))
+            begun = self._permutation(task, epochs)[:rest]
+            totals[name] = int(epochs * amounts[task].sum() + amounts[task][begun].sum())
+        return totals
 
     def _tasks(self, begin: int, end: int) -> NDArray[np.int64]:
         """The tasks of steps ``begin`` to ``end`` - 1, shape (end - begin, batch_rows)."""
