@@ -1,13 +1,14 @@
 """Nine public text tasks, one server: the three stages against the naive mixture, on real data.
 
-    python tests/benchmarks/open_suite.py --data DIR [--workdir DIR] [--seeds 3] [--steps 500]
+    python tests/benchmarks/open_suite.py --data DIR [--workdir DIR] [--seeds 3] [--steps 1500]
 
 DIR holds one folder a task: train/validation/test.jsonl.gz and task.yaml. The program writes the resource files, runs
 them with ``mtm run`` and prints a page in Markdown (also to ``--out``).
 
 The two arms share base, baselines and everything else but the recipe. Each gets the same total training rows over
 stages 2 and 3 and over groups, the same batch size, schedule and selection rule, no early stopping; an arm is repeated
-with ``--seeds`` mixture seeds. The naive arm is one mixture of all tasks with p_i ∝ n_i and no stage 2.
+with ``--seeds`` mixture seeds. The naive arm is one mixture of all tasks with p_i ∝ n_i and no stage 2. It chooses from
+more checkpoints, because all its rows are drawn in stage 3; the page gives the numbers.
 """
 
 from __future__ import annotations
@@ -143,9 +144,10 @@ def run(arm: Arm, root: Path, shared: Path | None, *, serve: bool) -> dict[str, 
     return report
 
 
-def trained_rows(report: dict[str, Any]) -> int:
-    """Rows drawn in stages 2 and 3, over all groups."""
-    return sum(sum(group[key].values()) for group in report["groups"] for key in ("stage2Rows", "stage3Rows"))
+def total(report: dict[str, Any], what: str, task: str | None = None) -> int:
+    """Training ``Rows`` or ``Tokens`` of stages 2 and 3, over all groups; of one task or of all."""
+    given = [group[f"{stage}{what}"] for group in report["groups"] for stage in ("stage2", "stage3")]
+    return sum(count for each in given for name, count in each.items() if task in (None, name))
 
 
 def mean_sd(values: list[float]) -> str:
@@ -195,13 +197,24 @@ def arm_table(arms: dict[str, list[dict[str, Any]]]) -> list[str]:
     every_task = {task["name"] for task in arms[next(iter(arms))][0]["tasks"]}
     judged_task = judged_tasks(arms)
     head = f"mean ratio over the {len(judged_task)} tasks judged in every run"
-    lines = [f"| arm | {head} | all tasks | qualified (each seed) | rows trained |", "|" + " --- |" * 5]
+    lines = [
+        f"| arm | {head} | all tasks | qualified (each seed) | rows trained | tokens trained | checkpoints |",
+        "|" + " --- |" * 7,
+    ]
     for name, reports in arms.items():
         judged, every = mean_ratios(reports, judged_task), mean_ratios(reports, every_task)
         qualified = ", ".join(f"{report['qualified']}/{report['total']}" for report in reports)
-        rows = ", ".join(f"{trained_rows(report):,}" for report in reports)
-        lines.append(f"| {name} | {mean_sd(judged)} | {mean_sd(every)} | {qualified} | {rows} |")
+        rows, tokens = (", ".join(f"{total(report, what):,}" for report in reports) for what in ("Rows", "Tokens"))
+        candidates = ", ".join(_candidates(report) for report in reports)
+        lines.append(
+            f"| {name} | {mean_sd(judged)} | {mean_sd(every)} | {qualified} | {rows} | {tokens} | {candidates} |"
+        )
     return lines
+
+
+def _candidates(report: dict[str, Any]) -> str:
+    """Validations of each group's mixture, as in 40 + 12: the checkpoints that one is chosen from."""
+    return " + ".join(str(len(stage["curve"])) for stage in report["stages"] if stage["name"].startswith("mixture/"))
 
 
 def verdict_table(report: dict[str, Any]) -> list[str]:
@@ -235,10 +248,15 @@ def page(arms: dict[str, list[dict[str, Any]]], command: str, minutes: float) ->
             + ".",
         ]
     lines += ["", "## Arms, mean ± SD over mixture seeds", "", *arm_table(arms), "", *task_table(arms), ""]
-    lines += ["## Rows a task was given in stages 2 + 3 (first seed)", ""]
-    lines += ["| task | " + " | ".join(arms) + " |", "|" + " --- |" * (1 + len(arms))]
+    lines += ["## What a task was given in stages 2 + 3 (first seed)", ""]
+    lines += [
+        "| task | " + " | ".join(f"{name}: rows | tokens" for name in arms) + " |",
+        "|" + " --- |" * (1 + 2 * len(arms)),
+    ]
     for task in first["tasks"]:
-        cells = [f"{rows_of(reports[0], task['name']):,}" for reports in arms.values()]
+        cells = [
+            f"{total(reports[0], what, task['name']):,}" for reports in arms.values() for what in ("Rows", "Tokens")
+        ]
         lines.append(f"| {task['name']} | " + " | ".join(cells) + " |")
     return "\n".join([*lines, ""])
 
@@ -249,10 +267,6 @@ def stage_seconds(reports: list[dict[str, Any]]) -> float:
     return float(sum(found.values()))
 
 
-def rows_of(report: dict[str, Any], task: str) -> int:
-    return sum(group[key].get(task, 0) for group in report["groups"] for key in ("stage2Rows", "stage3Rows"))
-
-
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the tasks")
@@ -261,9 +275,9 @@ def options() -> argparse.Namespace:
     parser.add_argument("--base", default="builtin://tiny")
     parser.add_argument("--seeds", type=int, default=3, help="mixture seeds an arm")
     parser.add_argument("--baseline-seeds", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=500, help="limit of each baseline; stage 2 gets half")
+    parser.add_argument("--steps", type=int, default=1500, help="limit of each baseline; stage 2 gets half")
     parser.add_argument("--pretraining-steps", type=int, default=250)
-    parser.add_argument("--eval-every", type=int, default=100)
+    parser.add_argument("--eval-every", type=int, default=150)
     parser.add_argument("--parallel", type=int, default=2, help="arms that run at the same time")
     parser.add_argument("--out", type=Path, help="where to write the page as well")
     return parser.parse_args()
@@ -278,7 +292,7 @@ def main() -> None:
     base = resource(given, [task_entry(data, name) for name in given.tasks])
     seeds = [17 + index for index in range(given.seeds)]
     first = run(arm(base, "three-stage", seeds[0], {}), root, None, serve=True)
-    rows = trained_rows(first)
+    rows = total(first, "Rows")
     naive = {"temperature": 1.0, "maxSteps": rows // 32}
     planned = [arm(base, "three-stage", seed, {}) for seed in seeds[1:]]
     planned += [arm(base, "naive", seed, naive, naive=True) for seed in seeds]
