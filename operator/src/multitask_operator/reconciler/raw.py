@@ -14,6 +14,21 @@ _CLAIM = re.compile(r"pvc://([a-z0-9](?:[-a-z0-9.]*[a-z0-9])?)(?:/.*)?$")
 
 
 @dataclass(frozen=True)
+class Refusal:
+    """A write that the API server refused and that no repetition will make it take: quota, policy, permission, schema."""
+
+    verb: str
+    """create, apply, delete or patch."""
+    kind: str
+    name: str
+    code: int
+    """The HTTP status: 403 or 422, more rarely 400, 404 (no such kind here) or 413."""
+    reason: str
+    """As the server gives it: Forbidden, Invalid …"""
+    message: str
+
+
+@dataclass(frozen=True)
 class RawState:
     """Objects of one MultiTaskModel, read live. Lists hold what carries its label, sorted by name.
 
@@ -37,6 +52,9 @@ class RawState:
     """Each PersistentVolumeClaim that the spec names (`claim_names`); None: there is none of that name."""
     references: Mapping[str, Object | None] = field(default_factory=dict)
     """Each ConfigMap that ``promptFrom`` or ``labelsFrom`` names (`reference_names`); None: there is none."""
+    refusals: tuple[Refusal, ...] = ()
+    """Empty at first. When the API server refuses a write of the decision, the same state is decided once more with the
+    refusal in it, and of that decision only status and Events are written: so that the resource says why it stands."""
 
 
 def claim_names(model: Object) -> tuple[str, ...]:
