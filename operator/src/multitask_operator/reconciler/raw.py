@@ -15,7 +15,7 @@ _CLAIM = re.compile(r"pvc://([a-z0-9](?:[-a-z0-9.]*[a-z0-9])?)(?:/.*)?$")
 
 @dataclass(frozen=True)
 class Refusal:
-    """A write that the API server refused and that no repetition will make it take: quota, policy, permission, schema."""
+    """A write that the API server refused, and will refuse again: quota, policy, permission, schema."""
 
     verb: str
     """create, apply, delete or patch."""

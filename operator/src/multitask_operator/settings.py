@@ -1,0 +1,134 @@
+"""What an installation sets for the operator: from environment variables, over which arguments win."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, cast
+
+from multitask_api.errors import UserError
+
+PullPolicy = Literal["Always", "IfNotPresent", "Never"]
+
+_LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
+
+
+class InvalidSetting(UserError):
+    """One or more settings cannot be used; the message has a line for each and names its variable or argument."""
+
+
+def _image(text: str) -> str:
+    if re.search(r"\s", text) or text.startswith("-"):
+        raise ValueError("is no image name; write registry/repository:tag or registry/repository@sha256:…")
+    return text
+
+
+def _pull_policy(text: str) -> PullPolicy:
+    if text not in ("Always", "IfNotPresent", "Never"):
+        raise ValueError("is none of Always, IfNotPresent and Never")
+    return cast(PullPolicy, text)
+
+
+def _namespaces(text: str) -> tuple[str, ...]:
+    names = tuple(sorted({part.strip() for part in text.split(",")} - {""}))
+    wrong = [name for name in names if not _LABEL.fullmatch(name)]
+    if wrong:
+        raise ValueError(f"names {wrong[0]!r}, which is no namespace; write names with commas between them")
+    return names
+
+
+def _gpu_resource(text: str) -> str:
+    if not _RESOURCE.fullmatch(text):
+        raise ValueError("is no extended resource; write domain/name as in nvidia.com/gpu")
+    return text
+
+
+def _number(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d{1,9}", text) or not least <= int(text) <= most:
+            raise ValueError(f"is not a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """The field ``some_name`` is read from ``MULTITASK_SOME_NAME`` or ``--some-name``; `described` explains each."""
+
+    trainer_image: str
+    image_pull_policy: PullPolicy = "IfNotPresent"
+    namespaces: tuple[str, ...] = ()
+    gpu_resource: str = "nvidia.com/gpu"
+    workers: int = 8
+    resync_seconds: int = 600
+    health_port: int = 8080
+    stale_seconds: int = 300
+
+
+#: Of each field: how its text is read, and what it means.
+_READING: Mapping[str, tuple[Callable[[str], Any], str]] = {
+    "trainer_image": (_image, "Image of the stage pods."),
+    "image_pull_policy": (_pull_policy, "Of the stage pods: Always, IfNotPresent or Never."),
+    "namespaces": (_namespaces, "Namespaces to serve, with commas; empty: all."),
+    "gpu_resource": (_gpu_resource, "What a GPU is called in a pod's resources."),
+    "workers": (_number(1, 256), "Resources that are worked on at the same time."),
+    "resync_seconds": (_number(10, 86_400), "Every resource is looked at again after this time."),
+    "health_port": (_number(0, 65_535), "Where GET /healthz answers; 0 takes a free port."),
+    "stale_seconds": (_number(10, 86_400), "/healthz answers 503 when a resource has waited longer for a worker."),
+}
+
+
+def variable(name: str) -> str:
+    """The environment variable of the field called ``name``."""
+    return f"MULTITASK_{name.upper()}"
+
+
+def option(name: str) -> str:
+    """The command-line option of the field called ``name``."""
+    return f"--{name.replace('_', '-')}"
+
+
+def read_settings(arguments: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
+    """Settings from ``arguments`` (by field name; None: not given) and, where they are silent, from ``environ``.
+
+    A value of spaces alone counts as not given. Raises InvalidSetting with every problem at once.
+    """
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for each in dataclasses.fields(Settings):
+        parse, explanation = _READING[each.name]
+        source, text = _given(each.name, arguments, environ)
+        if text is None:
+            if each.default is dataclasses.MISSING:
+                problems.append(f"{variable(each.name)} is not set: {_lowered(explanation)}")
+            continue
+        try:
+            values[each.name] = parse(text)
+        except ValueError as error:
+            problems.append(f"{source}: {text!r} {error}")
+    if problems:
+        raise InvalidSetting("\n".join(problems))
+    return Settings(**values)
+
+
+def described() -> Iterable[tuple[str, str]]:
+    """(field name, help with the default) of every setting, for the program's ``--help``."""
+    for each in dataclasses.fields(Settings):
+        given = ", ".join(each.default) if isinstance(each.default, tuple) else each.default
+        default = "" if each.default is dataclasses.MISSING or given == "" else f" Default: {given}."
+        yield each.name, f"{_READING[each.name][1]}{default} [{variable(each.name)}]"
+
+
+def _given(name: str, arguments: Mapping[str, str | None], environ: Mapping[str, str]) -> tuple[str, str | None]:
+    for source, text in ((option(name), arguments.get(name)), (variable(name), environ.get(variable(name)))):
+        if text is not None and text.strip():
+            return source, text.strip()
+    return "", None
+
+
+def _lowered(text: str) -> str:
+    return text[0].lower() + text[1:].rstrip(".")
