@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Literal, NamedTuple
 
 from multitask_api.resource import MultiTaskModel
@@ -15,7 +16,9 @@ from multitask_operator.planner.state import Failed, Observed, StartStage
 _MOST_NAMES = 5
 
 
-class _Judgement(NamedTuple):
+class Judgement(NamedTuple):
+    """What a condition says."""
+
     status: Literal["True", "False", "Unknown"]
     reason: str
     message: str
@@ -31,8 +34,12 @@ def status(
     *,
     suspended: bool,
     waiting: bool,
+    instead: Mapping[str, Judgement] = MappingProxyType({}),
 ) -> MultiTaskModelStatus:
-    """Aggregate ``graph`` and what is at work; scores have 4 digits, a figure that is not known is absent."""
+    """Aggregate ``graph`` and what is at work; scores have 4 digits, a figure that is not known is absent.
+
+    ``instead``: condition type → what an executor that sees more than stages says in place of the planner.
+    """
     verdicts = verdicts_of(graph)
     export = export_of(graph)
     at_work = sorted({run.stage for run in observed.running} | {start.node.name for start in starts})
@@ -41,12 +48,14 @@ def status(
         "Ready": _ready(export),
         "Consolidated": _consolidated(model, verdicts),
         "Progressing": _progressing(graph, at_work, failed, suspended=suspended, waiting=waiting),
-    }
+    } | dict(instead)
     qualified = sum(verdict.verdict == "Qualified" for verdict in verdicts.values())
     kinds = [graph[name].kind for name in at_work if name in graph]
     return MultiTaskModelStatus(
         observed_generation=observed.generation,
-        conditions=tuple(_condition(kind, judged, observed, now) for kind, judged in judgements.items()),
+        conditions=tuple(
+            condition(kind, judged, observed.previous, observed.generation, now) for kind, judged in judgements.items()
+        ),
         stage=kinds[0] if kinds else None,
         progress=f"{done}/{len(graph.nodes)} stages",
         qualified=f"{qualified}/{len(model.spec.tasks)}" if verdicts else None,
@@ -72,48 +81,50 @@ def export_of(graph: Graph) -> ExportResult | None:
     return ExportResult.model_validate(manifest.result) if manifest else None
 
 
-def _ready(export: ExportResult | None) -> _Judgement:
+def _ready(export: ExportResult | None) -> Judgement:
     if export is None:
-        return _Judgement("False", "NotExported", "No revision is exported yet.")
+        return Judgement("False", "NotExported", "No revision is exported yet.")
     lost = [task.task for task in export.tasks if task.served_by is None]
     if lost:
-        return _Judgement("False", "TasksNotRouted", f"Nobody answers {_names(lost)}.")
+        return Judgement("False", "TasksNotRouted", f"Nobody answers {_names(lost)}.")
     if not export.promoted:
-        return _Judgement("False", "NotPromoted", "promote: AllQualified, and not every task qualifies.")
-    return _Judgement("True", "AllTasksServed", f"Revision {export.revision} answers all {len(export.tasks)} tasks.")
+        return Judgement("False", "NotPromoted", "promote: AllQualified, and not every task qualifies.")
+    return Judgement("True", "AllTasksServed", f"Revision {export.revision} answers all {len(export.tasks)} tasks.")
 
 
-def _consolidated(model: MultiTaskModel, verdicts: dict[str, TaskVerdict]) -> _Judgement:
+def _consolidated(model: MultiTaskModel, verdicts: dict[str, TaskVerdict]) -> Judgement:
     total = len(model.spec.tasks)
     if len(verdicts) < total:
-        return _Judgement("Unknown", "NotJudged", f"{len(verdicts)} of {total} tasks are judged.")
+        return Judgement("Unknown", "NotJudged", f"{len(verdicts)} of {total} tasks are judged.")
     out = [name for name, verdict in verdicts.items() if verdict.verdict != "Qualified"]
     text = f"{total - len(out)}/{total} tasks qualify"
     if out:
-        return _Judgement("False", "TasksOutsideMixture", f"{text}; not {_names(out)}.")
-    return _Judgement("True", "AllQualified", f"{text}.")
+        return Judgement("False", "TasksOutsideMixture", f"{text}; not {_names(out)}.")
+    return Judgement("True", "AllQualified", f"{text}.")
 
 
 def _progressing(
     graph: Graph, at_work: Sequence[str], failed: Sequence[Failed], *, suspended: bool, waiting: bool
-) -> _Judgement:
+) -> Judgement:
     if suspended:
-        return _Judgement("False", "Suspended", "spec.suspend is true; set it to false to go on.")
+        return Judgement("False", "Suspended", "spec.suspend is true; set it to false to go on.")
     if at_work:
-        return _Judgement("True", "StagesRunning", f"At work: {_names(at_work)}.")
+        return Judgement("True", "StagesRunning", f"At work: {_names(at_work)}.")
     if waiting:
-        return _Judgement("True", "RetryWaiting", "A stage failed for a passing reason and is tried again soon.")
+        return Judgement("True", "RetryWaiting", "A stage failed for a passing reason and is tried again soon.")
     if failed:
         first = failed[0].failure
-        return _Judgement("False", "StageFailed", f"{first.stage}: {first.message}"[:1024])
+        return Judgement("False", "StageFailed", f"{first.stage}: {first.message}"[:1024])
     if graph.finished:
-        return _Judgement("False", "Complete", "Every stage is done.")
-    return _Judgement("Unknown", "Blocked", "Nothing can start: data or the base model is not resolved.")
+        return Judgement("False", "Complete", "Every stage is done.")
+    return Judgement("Unknown", "Blocked", "Nothing can start: data or the base model is not resolved.")
 
 
-def _condition(kind: str, judged: _Judgement, observed: Observed, now: float) -> Condition:
-    before = {item.type: item for item in observed.previous.conditions} if observed.previous else {}
-    same = before.get(kind)
+def condition(
+    kind: str, judged: Judgement, previous: MultiTaskModelStatus | None, generation: int | None, now: float
+) -> Condition:
+    """The condition, with the time since which it has this status; ``now`` in Unix seconds."""
+    same = next((item for item in previous.conditions if item.type == kind), None) if previous else None
     since = same.last_transition_time if same is not None and same.status == judged.status else None
     stamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return Condition(
@@ -121,7 +132,7 @@ def _condition(kind: str, judged: _Judgement, observed: Observed, now: float) ->
         status=judged.status,
         reason=judged.reason,
         message=judged.message,
-        observed_generation=observed.generation,
+        observed_generation=generation,
         last_transition_time=since or stamp,
     )
 
