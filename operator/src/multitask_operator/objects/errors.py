@@ -1,0 +1,21 @@
+"""What a spec asks for that no Kubernetes object can carry."""
+
+from __future__ import annotations
+
+from multitask_api.errors import UserError
+
+
+class ObjectError(UserError):
+    """The root: the message names the field of the spec and what to change."""
+
+
+class PodTemplateError(ObjectError):
+    """``spec.training.podTemplate`` is malformed, or changes what the operator relies on."""
+
+
+class ResourcesError(ObjectError):
+    """``spec.training.resources`` is malformed."""
+
+
+class TooLarge(ObjectError):
+    """What a pod must be told does not fit into a ConfigMap."""
