@@ -24,6 +24,9 @@ class StageOrder(Model):
     inputs: dict[str, str] = Field(description="Stage name → address of its artifact folder.")
     output: str = Field(description="Address of the artifact folder to fill; the manifest is written last.")
     work: str = Field(description="A local folder for checkpoints and scratch; survives a restart of the stage.")
+    checkpoint: str | None = Field(
+        None, description="Where ``work`` ends with the pod: the address to which checkpoints are copied as well."
+    )
     progress: str | None = Field(None, description="A local file that the Reporter replaces; None reports nothing.")
     threads: int = Field(1, ge=1)
     device: str = Field("auto", description="auto, cpu or cuda.")
