@@ -48,4 +48,4 @@ def test_without_one_before_there_is_nothing_to_serve(strict: tuple[Desk, Done],
     assert "nothing to serve: no new revision was promoted, 3 of 4 tasks qualified" in done.out
     done = mtm("serve", str(desk.work))
     assert done.status == 2
-    assert "nothing to serve yet; its last run promoted no revision, 3 of 4 tasks qualified" in done.err
+    assert "nothing to serve; its last run promoted no revision, 3 of 4 tasks qualified" in done.err

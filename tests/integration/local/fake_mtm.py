@@ -1,4 +1,4 @@
-"""``mtm run FILE --workdir DIR``, with ``fake_stage.py`` for the stage programs and everything else real."""
+"""``mtm run FILE --workdir DIR [--no-serve]`` with ``fake_stage.py`` for the stage programs; all else is real."""
 
 from __future__ import annotations
 
@@ -18,5 +18,6 @@ class FakeStages:
 
 
 if __name__ == "__main__":
-    file, _, workdir = sys.argv[1:]
-    sys.exit(cli.said(lambda: run.run(Path(file), Path(workdir), serve=True, as_json=False, launcher=FakeStages())))
+    file, _, workdir, *options = sys.argv[1:]
+    serve = options != ["--no-serve"]
+    sys.exit(cli.said(lambda: run.run(Path(file), Path(workdir), serve=serve, as_json=False, launcher=FakeStages())))

@@ -42,13 +42,13 @@ class Desk:
     def faults(self, faults):
         (self.folder / "faults.json").write_text(json.dumps(faults))
 
-    def start(self):
+    def start(self, *options):
         environment = {**os.environ, "PYTHONPATH": str(TESTS)}
-        argv = [sys.executable, str(FAKE), str(self.file), "--workdir", str(self.work)]
+        argv = [sys.executable, str(FAKE), str(self.file), "--workdir", str(self.work), *options]
         return subprocess.Popen(argv, env=environment, stdout=-1, stderr=-1, text=True, start_new_session=True)
 
-    def run(self):
-        process = self.start()
+    def run(self, *options):
+        process = self.start(*options)
         out, err = process.communicate(timeout=120)
         return process.returncode, out, err
 
@@ -61,6 +61,18 @@ class Desk:
             assert time.monotonic() < deadline, f"{stage} was not started"
             time.sleep(0.05)
         return path.read_text()
+
+    def current(self):
+        """The digest of the export that is served, if one is."""
+        path = self.work / "current"
+        return path.resolve().name if path.exists() else None
+
+    def nothing_to_serve(self):
+        """Why `mtm serve` refuses."""
+        argv = [sys.executable, "-m", "multitask_operator", "serve", str(self.work)]
+        done = subprocess.run(argv, capture_output=True, text=True, check=False)
+        assert done.returncode == 2, done.stderr
+        return done.stderr
 
     def report(self):
         return json.loads((self.work / "report.json").read_text())
@@ -199,6 +211,42 @@ def test_passing_failures_are_tried_again_and_every_log_is_kept(desk):
     next(desk.work.glob("stages/base/*/content.txt")).unlink()
     status, _, err = desk.run()
     assert (status, started(err)) == (0, ["base"]), "an artifact that lost a file is made again"
+
+
+WITHDRAWN = "failed verify, see "
+
+
+def test_an_export_that_failed_verify_is_not_served(desk):
+    desk.faults({"verify": "wrong input"})
+    status, _, err = desk.run()
+    assert (status, desk.current()) == (1, None)
+    assert f"nothing to serve: the new export {WITHDRAWN}{desk.work / 'logs/verify.log'}" in err
+    assert "its last export failed verify, read" in desk.nothing_to_serve()
+
+    status, out, _ = desk.run("--no-serve")
+    assert (status, desk.current()) == (0, None), "what failed verify is not served unverified"
+    assert WITHDRAWN in out
+
+    desk.faults({})
+    status, out, err = desk.run()
+    assert (status, started(err)) == (0, ["verify"])
+    assert desk.current()
+    assert "warning: " not in out
+
+
+def test_an_unverified_export_is_withdrawn_when_verify_fails_and_the_one_before_comes_back(desk):
+    assert desk.run()[0] == 0
+    verified = desk.current()
+    desk.set_tasks(task("urgency"), task("reply", "Generation"), task("intent"))
+    status, out, err = desk.run("--no-serve")
+    assert status == 0, err
+    assert desk.current() not in (None, verified)
+    assert "warning: what is served is unverified" in out
+
+    desk.faults({"verify": "crash"})
+    status, _, err = desk.run()
+    assert (status, desk.current()) == (1, verified)
+    assert f"{WITHDRAWN}{desk.work / 'logs/verify.log'}; `mtm serve {desk.work}` goes on with the one before" in err
 
 
 @pytest.mark.parametrize(("command", "program"), [("plan", "resolve"), ("validate", "look")])

@@ -11,9 +11,13 @@ import time
 import pytest
 import yaml
 
+from multitask_api.manifest import StageFailure
 from multitask_operator import cli
+from multitask_operator.commands import others
 from multitask_operator.commands.others import exported
 from multitask_operator.local.loading import device, ignored_fields
+from multitask_operator.local.publishing import Published
+from multitask_operator.local.workdir import write
 from multitask_operator.report.build import build_report
 from unit.operator.builders import all_done, graph_of, model, task
 from unit.operator.test_workdir import DESK, filled
@@ -174,15 +178,66 @@ def test_gc_says_what_it_frees_and_a_dry_run_keeps_it(tmp_path, capsys):
     assert (tmp_path / "stages/prepare/urgency").exists()
 
 
-def test_what_is_served_is_the_current_export_or_a_bundle_itself(tmp_path, capsys):
+def test_what_is_served_is_the_current_export_or_a_bundle_itself(tmp_path):
     workdir = filled(tmp_path)
-    assert cli.invoke(["serve", str(tmp_path)]) == 2
-    assert "has nothing to serve yet" in capsys.readouterr().err
     key = next(key for key in workdir.manifests() if key[0] == "export")
-    workdir.link_current(key)
+    workdir.publish(Published(key, key))
     assert exported(tmp_path) == workdir.artifact(key)
     (workdir.artifact(key) / "routes.yaml").write_text("{}")
     assert exported(workdir.artifact(key)) == workdir.artifact(key)
+
+
+@pytest.mark.parametrize("verified", [True, False])
+def test_an_unverified_export_is_served_with_a_warning(tmp_path, capsys, monkeypatch, verified):
+    workdir = filled(tmp_path)
+    key = next(key for key in workdir.manifests() if key[0] == "export")
+    workdir.publish(Published(key, key if verified else None))
+    started = []
+    monkeypatch.setattr(others, "become", lambda *program: started.append(program) or 0)
+    assert cli.invoke(["serve", str(tmp_path)]) == 0
+    assert started[0][2][0] == str(workdir.artifact(key))
+    err = capsys.readouterr().err
+    assert err.startswith("" if verified else "warning: what is served is unverified: no run has compared ")
+    assert err.endswith("" if verified else f"; `mtm run FILE --workdir {tmp_path}`, without --no-serve, does that\n")
+    assert bool(err) is not verified
+
+
+def without_manifests(*stages):
+    def change(workdir):
+        for key in workdir.manifests():
+            if key[0] in stages:
+                (workdir.artifact(key) / "manifest.json").unlink()
+
+    return change
+
+
+def failed_verify(workdir):
+    key = next(key for key in workdir.manifests() if key[0] == "verify")
+    without_manifests("verify", "ledger")(workdir)
+    failure = StageFailure(stage="verify", kind="UserError", message="3 of 9 answers differ")
+    write(workdir.work(key) / "failure.json", failure.model_dump_json())
+
+
+NOTHING_TO_SERVE = [
+    ("no export yet", {}, without_manifests("export"), "`mtm run FILE --workdir {tmp}` has to end first"),
+    ("nothing promoted", {"export": {"promoted": False}}, None, "its last run promoted no revision, 2 of 2 tasks"),
+    (
+        "not verified",
+        {},
+        without_manifests("verify"),
+        "its last export is not verified; `mtm run FILE --workdir {tmp}`",
+    ),
+    ("not the measured answers", {}, failed_verify, "its last export failed verify, read {tmp}/logs/verify.log; `mtm"),
+]
+
+
+@pytest.mark.parametrize(("sentence", "results", "change", "said"), NOTHING_TO_SERVE)
+def test_nothing_to_serve(tmp_path, capsys, sentence, results, change, said):
+    workdir = filled(tmp_path, **results)
+    if change:
+        change(workdir)
+    assert cli.invoke(["serve", str(tmp_path)]) == 2
+    assert f"has nothing to serve; {said.format(tmp=tmp_path)}" in capsys.readouterr().err
 
 
 def test_cluster_fields_that_the_file_sets_are_listed():

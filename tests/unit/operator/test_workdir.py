@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 
 import pytest
 
@@ -11,6 +12,7 @@ from multitask_api.manifest import FileEntry
 from multitask_api.stages import NodeState
 from multitask_operator.local import collecting
 from multitask_operator.local.errors import WorkdirError
+from multitask_operator.local.publishing import Published
 from multitask_operator.local.workdir import PlannedModel, Workdir
 from unit.operator.builders import all_done, graph_of, manifest, model, resolved, task
 
@@ -28,10 +30,10 @@ def put(workdir, key, found, files=("a.bin",)):
     (folder / "manifest.json").write_text(found.model_copy(update={"files": entries}).model_dump_json(by_alias=True))
 
 
-def filled(path, resource=DESK):
-    """A work folder with everything of ``resource`` done."""
+def filled(path, resource=DESK, **results):
+    """A work folder with everything of ``resource`` done; ``results`` as in ``all_done``."""
     workdir = Workdir(path)
-    for key, found in all_done(resource).items():
+    for key, found in all_done(resource, **results).items():
         if not workdir.artifact(key).exists():
             put(workdir, key, found)
     workdir.remember(PlannedModel(model=resource, resolved=resolved(resource)))
@@ -101,11 +103,18 @@ def _try_lock(path, answer):
         answer.put(str(error))
 
 
-def test_current_is_replaced_in_one_step_and_moves_with_the_folder(workdir, tmp_path):
-    for digest in ("a" * 12, "b" * 12):
-        put(workdir, ("export", digest), next(iter(workdir.manifests().values())))
-        workdir.link_current(("export", digest))
+def test_links_to_what_is_published_move_with_the_folder_and_end_with_the_artifact(workdir, tmp_path):
+    old, new = ("export", "a" * 12), ("export", "b" * 12)
+    assert workdir.published == Published()
+    for key in (old, new):
+        put(workdir, key, next(iter(workdir.manifests().values())))
+        workdir.publish(Published(key, old))
     assert workdir.current.readlink().as_posix() == f"stages/export/{'b' * 12}"
+    assert workdir.published == Published(new, old)
+    shutil.rmtree(workdir.artifact(old))
+    assert workdir.published == Published(new, None)
+    workdir.publish(Published())
+    assert not list(workdir.path.glob("*ified")) + list(workdir.path.glob("current"))
 
 
 def test_nothing_is_garbage_right_after_a_run(workdir):
@@ -150,7 +159,7 @@ def test_the_served_artifact_is_kept(workdir):
     old = manifest(graph_of(DESK, all_done(DESK))["export"], DESK).model_copy(update={"digest": "0" * 12})
     put(workdir, ("export", "0" * 12), old)
     assert [key for key in collecting.find(workdir).artifacts if key[0] == "export"] == [("export", "0" * 12)]
-    workdir.link_current(("export", "0" * 12))
+    workdir.publish(Published(current=("export", "0" * 12)))
     assert collecting.find(workdir).artifacts == ()
 
 

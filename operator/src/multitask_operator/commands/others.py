@@ -12,12 +12,14 @@ from pydantic import ValidationError
 
 from multitask_api.errors import UserError
 from multitask_api.report import Report
-from multitask_api.resource import MultiTaskModel
+from multitask_api.stages import NodeState, build
 from multitask_operator.commands.showing import print_json, qualification, say
 from multitask_operator.formatting import size
 from multitask_operator.local import collecting
 from multitask_operator.local.loading import device
+from multitask_operator.local.publishing import UNVERIFIED, promoted_export
 from multitask_operator.local.workdir import Workdir, write
+from multitask_operator.planner import verdicts_of
 
 
 def become(module: str, name: str, arguments: Sequence[str]) -> int:
@@ -32,8 +34,15 @@ def become(module: str, name: str, arguments: Sequence[str]) -> int:
 
 def serve(folder: Path, arguments: Sequence[str]) -> int:
     """Triton and the gateway on what a run exported to ``folder``."""
-    chosen = [] if "--device" in arguments else _device_of(folder)
-    return become("multitask_serving.serve", "mtm serve", [str(exported(folder)), *chosen, *arguments])
+    artifact = exported(folder)
+    chosen: list[str] = []
+    if artifact != folder.resolve():
+        place = Workdir.existing(folder)
+        if place.published.unverified:
+            sys.stderr.write(f"warning: {UNVERIFIED}; {_run(folder)}, without --no-serve, does that\n")
+        if "--device" not in arguments:
+            chosen = _device_of(place)
+    return become("multitask_serving.serve", "mtm serve", [str(artifact), *chosen, *arguments])
 
 
 def exported(folder: Path) -> Path:
@@ -41,35 +50,38 @@ def exported(folder: Path) -> Path:
     if (folder / "routes.yaml").is_file():
         return folder.resolve()
     place = Workdir.existing(folder)
-    if not place.current.exists():
-        raise UserError(f"{folder} has nothing to serve yet; {_what_lacks(place, folder)}")
-    return place.current.resolve()
+    current = place.published.current
+    if current is None:
+        raise UserError(f"{folder} has nothing to serve; {_what_lacks(place, folder)}")
+    return place.artifact(current)
 
 
 def _what_lacks(place: Workdir, folder: Path) -> str:
-    try:
-        found = Report.model_validate_json((place.path / "report.json").read_bytes())
-    except (FileNotFoundError, ValidationError):
-        found = None
-    if found is None or found.revision is None:
-        return f"`mtm run FILE --workdir {quote(str(folder))}` has to end first"
-    return (
-        f"its last run promoted no revision, {found.qualified} of {found.total} tasks qualified: `mtm report"
-        f" {quote(str(folder))}` says more, and spec.qualification decides"
-    )
+    planned = place.last_planned()
+    graph = build(planned.model.metadata.name, planned.model.spec, planned.resolved, place.manifests())
+    if graph["export"].state is not NodeState.DONE:
+        return f"{_run(folder)} has to end first"
+    if promoted_export(graph) is None:
+        verdicts = verdicts_of(graph).values()
+        qualified = sum(verdict.verdict == "Qualified" for verdict in verdicts)
+        return (
+            f"its last run promoted no revision, {qualified} of {len(verdicts)} tasks qualified: `mtm report"
+            f" {quote(str(folder))}` says more, and spec.qualification decides"
+        )
+    verify = graph["verify"]
+    failure = place.failure((verify.name, verify.digest)) if verify.digest else None
+    if failure is not None:
+        return f"its last export failed verify, read {place.log('verify')}; {_run(folder)} verifies it once more"
+    return f"its last export is not verified; {_run(folder)} does that"
 
 
-def _device_of(folder: Path) -> list[str]:
+def _run(folder: Path) -> str:
+    return f"`mtm run FILE --workdir {quote(str(folder))}`"
+
+
+def _device_of(place: Workdir) -> list[str]:
     """A model that the file trains on the CPU is served there too: it was measured there."""
-    if not (folder / "model.json").is_file():
-        return []
-    try:
-        model = MultiTaskModel.model_validate_json((folder / "model.json").read_bytes())
-    except ValidationError as error:
-        raise UserError(
-            f"{folder / 'model.json'} is not of this version; run the model again to write it anew"
-        ) from error
-    wanted = device(model, "auto")
+    wanted = device(place.last_planned().model, "auto")
     return [] if wanted == "auto" else ["--device", wanted]
 
 

@@ -17,6 +17,7 @@ from multitask_operator.commands.showing import print_json, qualification, say
 from multitask_operator.commands.views import LineView, view_for_terminal
 from multitask_operator.local import loading, machine, processes
 from multitask_operator.local.executor import Ended, Executor
+from multitask_operator.local.publishing import UNVERIFIED, promoted_export
 from multitask_operator.local.workdir import PlannedModel, Workdir, write
 from multitask_operator.planner import Failed
 from multitask_operator.report.build import build_report
@@ -115,6 +116,8 @@ def _conclude(ended: Ended, report: Report, place: Workdir, view: LineView) -> N
     if not ended.plan.graph.finished:
         left = [node.name for node in ended.plan.graph.nodes if node.state in (NodeState.READY, NodeState.WAITING)]
         view.line(f"{len(left)} stages are left: {', '.join(left[:5])}{' …' if len(left) > 5 else ''}")
+        if any(failed.failure.stage == "verify" for failed in ended.plan.failed):
+            view.line(_what_serves(ended, report, place))
         return
     ran = len(ended.ran)
     say(
@@ -131,15 +134,21 @@ def _conclude(ended: Ended, report: Report, place: Workdir, view: LineView) -> N
     for warning in (*report.warnings, *(text for group in report.groups for text in group.warnings)):
         say(f"warning: {warning}")
     say(f"report: {place.path / 'report.html'}")
-    say(_what_serves(report, place))
+    say(_what_serves(ended, report, place))
 
 
-def _what_serves(report: Report, place: Workdir) -> str:
+def _what_serves(ended: Ended, report: Report, place: Workdir) -> str:
     serve = f"mtm serve {quote(str(_short(place.path)))}"
-    if report.revision:
-        return f"serve:  {serve}"
-    why = f"no new revision was promoted, {report.qualified} of {report.total} tasks qualified"
-    return f"{why}; `{serve}` goes on with the one before" if place.current.exists() else f"nothing to serve: {why}"
+    export, now = promoted_export(ended.plan.graph), place.published
+    if export is not None and now.current == export:
+        warning = f"\nwarning: {UNVERIFIED}; run without --no-serve to do that" if now.unverified else ""
+        return f"serve:  {serve}{warning}"
+    why = (
+        f"no new revision was promoted, {report.qualified} of {report.total} tasks qualified"
+        if export is None
+        else f"the new export failed verify, see {place.log('verify')}"
+    )
+    return f"{why}; `{serve}` goes on with the one before" if now.current else f"nothing to serve: {why}"
 
 
 def _failure_text(failed: Failed) -> str:

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multitask_api.stages import build
-from multitask_operator.local.workdir import Key, Workdir, flat
+from multitask_operator.local.publishing import Key
+from multitask_operator.local.workdir import Workdir, flat
 
 
 @dataclass(frozen=True)

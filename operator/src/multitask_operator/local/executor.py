@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import time
 from collections.abc import Callable
@@ -11,14 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from pydantic import ValidationError
-
 from multitask_api.manifest import Manifest, Resolved, StageFailure, StageOrder, StageProgress
 from multitask_api.resource import MultiTaskModel
-from multitask_api.stages import NodeState
+from multitask_api.stages import NodeState, build
 from multitask_operator.local import processes
-from multitask_operator.local.workdir import Key, Workdir, write
-from multitask_operator.planner import Capacity, Failed, Observed, Plan, Running, StartStage, export_of, is_final, plan
+from multitask_operator.local.publishing import Key, check_of, promoted_export, published
+from multitask_operator.local.workdir import FAILURE, Workdir, write
+from multitask_operator.planner import Capacity, Failed, Observed, Plan, Running, StartStage, is_final, plan
 
 #: Seconds a stage has to leave a checkpoint after SIGTERM.
 GRACE = 20.0
@@ -133,7 +131,7 @@ class Executor:
         order = self._order(action, decided)
         write(self.workdir.order(key), order.model_dump_json(by_alias=True, indent=1))
         self.workdir.progress(key).unlink(missing_ok=True)
-        (self.workdir.work(key) / "failure.json").unlink(missing_ok=True)
+        (self.workdir.work(key) / FAILURE).unlink(missing_ok=True)
         (self.workdir.artifact(key) / "manifest.json").unlink(missing_ok=True)  # not whole, or it would not start
         log = self.workdir.log(action.node.name)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -190,15 +188,15 @@ class Executor:
             failure = self._failure(job, log)
             failed = Failed(failure, job.key[1], job.attempt, self.clock(), str(log))
             self._failures[job.key] = failed
+            write(self.workdir.work(job.key) / FAILURE, failure.model_dump_json(by_alias=True))
             self.view.failed(failed, final=is_final(failed))
 
     def _failure(self, job: _Job, log: Path) -> StageFailure:
         """What the program says, or what its end says about it."""
         stage, status = job.key[0], job.process.poll() or 0
-        try:
-            return StageFailure.model_validate_json((self.workdir.work(job.key) / "failure.json").read_bytes())
-        except (FileNotFoundError, ValidationError):
-            pass
+        said_itself = self.workdir.failure(job.key)
+        if said_itself is not None:
+            return said_itself
         if status < 0:
             name = signal.Signals(-status).name
             why = "; the system does this when memory runs out" if name == "SIGKILL" else ""
@@ -212,11 +210,14 @@ class Executor:
         return [(job.key[0], now - job.started, self.workdir.progress_of(job.key)) for job in self._jobs.values()]
 
     def _publish(self, decided: Plan) -> None:
-        """Point ``current`` at the export once it is checked (with ``serve``) and its model's rule lets it through."""
-        last = decided.graph["verify" if self.serve else "export"]
-        node, export = decided.graph["export"], export_of(decided.graph)
-        if last.state is not NodeState.DONE or node.digest is None or export is None or not export.promoted:
+        """Bring ``current`` in line with what is known of this model's export, once there is one."""
+        export = promoted_export(decided.graph)
+        if export is None:
             return
-        artifact = self.workdir.artifact((node.name, node.digest))
-        if not self.workdir.current.exists() or os.path.realpath(self.workdir.current) != str(artifact):
-            self.workdir.link_current((node.name, node.digest))
+        graph = decided.graph
+        if not self.serve:  # an earlier run may have verified this export, or failed to
+            graph = build(self.model.metadata.name, self.model.spec, self.resolved, self.workdir.manifests())
+        verify = graph["verify"]
+        remembered = self.workdir.failure((verify.name, verify.digest)) if verify.digest else None
+        check = check_of(graph, decided.failed, remembered, wanted=self.serve)
+        self.workdir.publish(published(self.workdir.published, export, check))

@@ -7,8 +7,11 @@
     logs/<stage>.log             every attempt, one after the other
     orders/ progress/            what a stage is told, and what it says while it runs
     models/<name>.json           the models that use this folder, as last planned
-    model.json resolved.json resolve-cache.json report.json report.html
-    current -> stages/export/<digest>
+    model.json resolved.json resolve-cache.json
+    report.json report.html      of the last run that ended with everything done
+    report.partial.json .html    of a later one that did not
+    current -> stages/export/<digest>    what `mtm serve` serves
+    verified -> stages/export/<digest>   the last export that verify passed
     lock                         held while a run goes on
 """
 
@@ -24,12 +27,13 @@ from shlex import quote
 
 from pydantic import ValidationError
 
-from multitask_api.manifest import MANIFEST, Manifest, Resolved, StageProgress
+from multitask_api.manifest import MANIFEST, Manifest, Resolved, StageFailure, StageProgress
 from multitask_api.resource import MultiTaskModel
 from multitask_api.types import Model
 from multitask_operator.local.errors import WorkdirError
+from multitask_operator.local.publishing import Key, Published
 
-Key = tuple[str, str]
+FAILURE = "failure.json"
 
 
 class PlannedModel(Model):
@@ -119,12 +123,31 @@ class Workdir:
         except (FileNotFoundError, ValidationError):
             return None
 
+    def failure(self, key: Key) -> StageFailure | None:
+        """Why the last attempt of a stage ended without a result, if it did."""
+        try:
+            return StageFailure.model_validate_json((self.work(key) / FAILURE).read_bytes())
+        except (FileNotFoundError, ValidationError):
+            return None
+
     def remember(self, planned: PlannedModel) -> None:
         """Write down the model that uses this folder."""
         name = planned.model.metadata.name
         write(self.path / "models" / f"{name}.json", planned.model_dump_json(by_alias=True, exclude_none=True))
         write(self.path / "model.json", planned.model.model_dump_json(by_alias=True, exclude_none=True, indent=1))
         write(self.path / "resolved.json", planned.resolved.model_dump_json(by_alias=True, exclude_none=True, indent=1))
+
+    def last_planned(self) -> PlannedModel:
+        """The model that was last run in this folder; WorkdirError if another version wrote it down."""
+        try:
+            return PlannedModel(
+                model=MultiTaskModel.model_validate_json((self.path / "model.json").read_bytes()),
+                resolved=Resolved.model_validate_json((self.path / "resolved.json").read_bytes()),
+            )
+        except ValidationError as error:
+            raise WorkdirError(
+                f"{self.path} was written by another version; run the model again to write it anew"
+            ) from error
 
     def planned(self) -> dict[str, PlannedModel]:
         """The models that use this folder, by name."""
@@ -138,12 +161,35 @@ class Workdir:
                 ) from error
         return found
 
-    def link_current(self, key: Key) -> None:
-        """Make ``current`` the artifact of ``key``, in one step."""
-        temporary = self.path / f".current.{os.getpid()}"
-        temporary.unlink(missing_ok=True)
-        temporary.symlink_to(self.artifact(key).relative_to(self.path))
-        temporary.replace(self.current)
+    @property
+    def published(self) -> Published:
+        """What ``current`` and ``verified`` lead to; a link to an artifact that is gone leads nowhere."""
+        return Published(self._linked(self.current), self._linked(self._verified))
+
+    def publish(self, wanted: Published) -> None:
+        """Make ``current`` and ``verified`` lead there, each in one step."""
+        before = self.published
+        for link, old, new in (
+            (self._verified, before.verified, wanted.verified),
+            (self.current, before.current, wanted.current),
+        ):
+            if new is None:
+                link.unlink(missing_ok=True)
+            elif new != old:
+                temporary = self.path / f".{link.name}.{os.getpid()}"
+                temporary.unlink(missing_ok=True)
+                temporary.symlink_to(self.artifact(new).relative_to(self.path))
+                temporary.replace(link)
+
+    @property
+    def _verified(self) -> Path:
+        return self.path / "verified"
+
+    def _linked(self, link: Path) -> Key | None:
+        place, root = Path(os.path.realpath(link)), self.path / "stages"
+        if not (place / MANIFEST).is_file() or not place.is_relative_to(root):
+            return None
+        return place.parent.relative_to(root).as_posix(), place.name
 
     @contextmanager
     def locked(self) -> Iterator[None]:
