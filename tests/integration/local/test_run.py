@@ -74,6 +74,14 @@ class Desk:
         assert done.returncode == 2, done.stderr
         return done.stderr
 
+    def partial(self, err):
+        """What the partial report knows, where the run says it is."""
+        page = self.work / "report.partial.html"
+        assert f"so far: {page}\n" in err
+        assert page.read_text().startswith("<!doctype html>")
+        found = json.loads((self.work / "report.partial.json").read_text())
+        return {name: found.get(name) for name in ("qualified", "revision")}
+
     def report(self):
         return json.loads((self.work / "report.json").read_text())
 
@@ -162,6 +170,8 @@ def test_an_interrupt_lets_stages_leave_a_checkpoint(desk, number):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "run the same command again" in err
+    assert desk.partial(err) == {"qualified": 0, "revision": None}
+    assert not (desk.work / "report.json").exists()
     assert gone(stage)
     assert [path.read_text() for path in desk.work.glob("work/base-*/checkpoint")] == ["saved"]
 
@@ -211,6 +221,23 @@ def test_passing_failures_are_tried_again_and_every_log_is_kept(desk):
     next(desk.work.glob("stages/base/*/content.txt")).unlink()
     status, _, err = desk.run()
     assert (status, started(err)) == (0, ["base"]), "an artifact that lost a file is made again"
+
+
+def test_a_run_that_is_not_done_leaves_the_report_of_the_last_one_that_was(desk):
+    assert desk.run()[0] == 0
+    report = desk.report()
+    desk.set_tasks(task("urgency"), task("reply", "Generation"), task("intent"))
+    desk.faults({"baseline/intent/seed-17": "exit"})
+    status, _, err = desk.run()
+    assert status == 1
+    assert desk.partial(err) == {"qualified": 0, "revision": None}
+    assert desk.report() == report
+    assert f"the report of the last run that was done stays: {desk.work / 'report.html'}\n" in err
+
+    desk.faults({})
+    assert desk.run()[0] == 0
+    assert desk.report()["total"] == 3
+    assert not list(desk.work.glob("report.partial.*"))
 
 
 WITHDRAWN = "failed verify, see "

@@ -144,13 +144,18 @@ def test_help_is_fast_and_loads_no_plotting():
 def test_the_report_command_renders_what_run_wrote(tmp_path, capsys):
     workdir = filled(tmp_path)
     assert cli.invoke(["report", str(tmp_path)]) == 2
-    assert "has no report.json yet" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert err.endswith(f"has no report.json yet; `mtm run FILE --workdir {tmp_path}` writes it when all is done\n")
+    workdir.partial_report[1].touch()
+    assert cli.invoke(["report", str(tmp_path)]) == 2
+    assert f"; what is known so far: {tmp_path / 'report.partial.html'}\n" in capsys.readouterr().err
     found = build_report(DESK, graph_of(DESK, all_done(DESK)), {})
     (tmp_path / "report.json").write_text(found.model_dump_json(by_alias=True))
     assert cli.invoke(["report", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "qualified 2/2, confirmed 0" in out
     assert f"report: {workdir.path / 'report.html'}" in out
+    assert f"a later run is not done; what is known of it: {tmp_path / 'report.partial.html'}\n" in out
     assert "<svg" in (tmp_path / "report.html").read_text()
     (tmp_path / "report.json").write_text("{}")
     assert cli.invoke(["report", str(tmp_path)]) == 2

@@ -95,22 +95,25 @@ def report(folder: Path, *, as_json: bool) -> int:
     from multitask_operator.report.html import render
 
     place = Workdir.existing(folder)
-    path = place.path / "report.json"
+    partial = place.partial_report[1]
+    so_far = partial.exists()
     try:
-        found = Report.model_validate_json(path.read_bytes())
+        found = Report.model_validate_json(place.report.read_bytes())
     except FileNotFoundError as error:
-        raise UserError(
-            f"{folder} has no report.json yet; `mtm run FILE --workdir {quote(str(folder))}` writes it"
-        ) from error
+        known = f"; what is known so far: {partial}" if so_far else ""
+        raise UserError(f"{folder} has no report.json yet; {_run(folder)} writes it when all is done{known}") from error
     except ValidationError as error:
-        raise UserError(f"{path} is not a report of this version; run the model again to write it anew") from error
-    page = place.path / "report.html"
-    write(page, render(found))
+        raise UserError(
+            f"{place.report} is not a report of this version; run the model again to write it anew"
+        ) from error
+    write(place.report_page, render(found))
     if as_json:
         print_json(found.model_dump(mode="json", by_alias=True))
         return 0
     qualification(found)
-    say(f"report: {page}")
+    say(f"report: {place.report_page}")
+    if so_far:
+        say(f"a later run is not done; what is known of it: {partial}")
     return 0
 
 

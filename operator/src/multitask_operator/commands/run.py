@@ -88,7 +88,7 @@ def run(
             ended = executor.run()
         processes.sweep(place.path)
         report = build_report(model, ended.plan.graph, ended.ran)
-        write_report(place, report)
+        write_report(place, report, whole=ended.plan.graph.finished)
     status = INTERRUPTED if ended.interrupted else OK if ended.plan.graph.finished else FAILED
     if as_json:
         print_json({"exitStatus": status, "report": report.model_dump(mode="json", by_alias=True), **_failures(ended)})
@@ -97,15 +97,23 @@ def run(
     return status
 
 
-def write_report(place: Workdir, report: Report) -> None:
-    """report.json, and the page made from it."""
+def write_report(place: Workdir, report: Report, *, whole: bool) -> None:
+    """report.json, and the page made from it; of a run that is not done report.partial.json and its page."""
     from multitask_operator.report.html import render
 
-    write(place.path / "report.json", report.model_dump_json(by_alias=True, indent=1))
-    write(place.path / "report.html", render(report))
+    data, page = (place.report, place.report_page) if whole else place.partial_report
+    write(data, report.model_dump_json(by_alias=True, indent=1))
+    write(page, render(report))
+    if whole:
+        for path in place.partial_report:
+            path.unlink(missing_ok=True)
 
 
 def _conclude(ended: Ended, report: Report, place: Workdir, view: LineView) -> None:
+    if not ended.plan.graph.finished:
+        view.line(f"so far: {place.partial_report[1]}")
+        if place.report_page.exists():
+            view.line(f"the report of the last run that was done stays: {place.report_page}")
     if ended.interrupted:
         view.line("interrupted; run the same command again to go on where it stopped")
         return
@@ -133,7 +141,7 @@ def _conclude(ended: Ended, report: Report, place: Workdir, view: LineView) -> N
         )
     for warning in (*report.warnings, *(text for group in report.groups for text in group.warnings)):
         say(f"warning: {warning}")
-    say(f"report: {place.path / 'report.html'}")
+    say(f"report: {place.report_page}")
     say(_what_serves(ended, report, place))
 
 

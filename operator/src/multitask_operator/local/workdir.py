@@ -162,6 +162,21 @@ class Workdir:
         return found
 
     @property
+    def report(self) -> Path:
+        """The report of the last run that ended with everything done."""
+        return self.path / "report.json"
+
+    @property
+    def report_page(self) -> Path:
+        """The page made from it."""
+        return self.path / "report.html"
+
+    @property
+    def partial_report(self) -> tuple[Path, Path]:
+        """Report and page of a later run that is not done."""
+        return self.path / "report.partial.json", self.path / "report.partial.html"
+
+    @property
     def published(self) -> Published:
         """What ``current`` and ``verified`` lead to; a link to an artifact that is gone leads nowhere."""
         return Published(self._linked(self.current), self._linked(self._verified))
