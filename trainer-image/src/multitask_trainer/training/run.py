@@ -64,7 +64,8 @@ class TaskBatches:
 def train(stage: Stage, parameters: TrainParameters, *, start: Path | None = None) -> TrainResult:
     """Train on the order's tasks, from the base or from the weights in ``start``; leaves ``weights/``.
 
-    Every training row of every task can be drawn. The result's weights are those of the chosen checkpoint.
+    Every training row of every task can be drawn. The result's weights are those of the chosen checkpoint. Of several
+    processes only the first one returns.
     """
     optimisation = parameters.optimisation
     accelerator = set_up(device=stage.order.device, threads=stage.order.threads, precision=optimisation.precision)
@@ -73,8 +74,7 @@ def train(stage: Stage, parameters: TrainParameters, *, start: Path | None = Non
     encoders = _encoders(parameters, base)
     examples = {name: encoder.encode(_rows(stage, name, "train")) for name, encoder in encoders.items()}
     validations = {
-        name: TaskValidation.of(encoder, _rows(stage, name, "validation"), seed=optimisation.seed)
-        for name, encoder in encoders.items()
+        name: TaskValidation.of(encoder, _rows(stage, name, "validation")) for name, encoder in encoders.items()
     }
     sampler = Sampler(
         parameters.probabilities,
@@ -107,12 +107,13 @@ def train(stage: Stage, parameters: TrainParameters, *, start: Path | None = Non
         batches,
         Settings(parameters.max_steps, optimisation),
         accelerator=accelerator,
-        store=CheckpointStore(stage.work / "checkpoint"),
+        store=CheckpointStore(stage.work / "checkpoint", stage.order.checkpoint),
         reporter=stage.reporter,
         validate=lambda: validate(model, validations, device=device, mixed=mixed),
         selection=selection,
     )
     progress = loop.run()
+    stage.ranks.dismiss_others()
     tuned.save(model, stage.folder / "weights")
     truncated = {name: found.truncated for name, found in examples.items() if found.truncated}
     # A row's last token is only ever a target.
