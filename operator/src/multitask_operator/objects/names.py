@@ -1,0 +1,110 @@
+"""What the children of a MultiTaskModel are called, and the metadata by which they are found again.
+
+Names are DNS labels of at most 63 characters, also with what Kubernetes appends: an Indexed Job's pods are called
+``<job>-<index>``. A model's name is shortened where it is too long; a hash of the whole name makes up for what is cut
+off, so that two models never share a child's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from multitask_api.cluster import (
+    GENERATION_ANNOTATION,
+    KIND_LABEL,
+    MANAGED_BY,
+    MANAGED_BY_LABEL,
+    MODEL_LABEL,
+    RESOLVE,
+    RUN,
+)
+from multitask_api.digests import digest
+from multitask_api.resource.model import API_VERSION
+
+Map = dict[str, Any]
+
+_UNIT, _RUN, _ACCESS = 30, 40, 50  # of the model's name, in the names below
+_HASH = 6
+
+
+@dataclass(frozen=True)
+class Owner:
+    """The MultiTaskModel whose child an object is."""
+
+    namespace: str
+    name: str
+    uid: str
+
+    @classmethod
+    def of(cls, model: Mapping[str, Any]) -> Owner:
+        """From the MultiTaskModel as the API gives it."""
+        metadata = model["metadata"]
+        return cls(metadata["namespace"], metadata["name"], metadata["uid"])
+
+
+def unit_name(model: str, kind: str, digests: Sequence[str]) -> str:
+    """``<model>-<kind>-<digest8>`` of a unit that runs the stages with ``digests``, in any order."""
+    if len(digests) == 1:
+        return f"{short(model, _UNIT)}-{kind}-{digests[0][:8]}"
+    return f"{short(model, _UNIT)}-{kind}-{digest(sorted(digests), 8)}"
+
+
+def resolve_name(owner: Owner, generation: int, refresh: str | None) -> str:
+    """The name of the unit that resolves one generation, once more for every other value of the refresh annotation."""
+    return f"{short(owner.name, _UNIT)}-{RESOLVE}-{digest([owner.uid, generation, refresh or ''], 8)}"
+
+
+def run_name(model: str, generation: int) -> str:
+    """The name of a generation's run snapshot."""
+    return f"{short(model, _RUN)}-{RUN}-{generation}"
+
+
+def access_name(model: str) -> str:
+    """The name of a model's ServiceAccount, Role and RoleBinding."""
+    return f"{short(model, _ACCESS)}-stages"
+
+
+def short(name: str, length: int) -> str:
+    """``name``, or one of at most ``length`` characters that begins like it and ends with a hash of it.
+
+    It begins with a letter: a Service's name must.
+    """
+    if len(name) <= length and name[0].isalpha():
+        return name
+    head = name if name[0].isalpha() else f"m-{name}"
+    return f"{head[: length - _HASH - 1].rstrip('-')}-{digest(name, _HASH)}"
+
+
+def labels(model: str, kind: str) -> dict[str, str]:
+    """The labels of every child of ``model``: we select by them."""
+    return {MANAGED_BY_LABEL: MANAGED_BY, MODEL_LABEL: model, KIND_LABEL: kind}
+
+
+def child(
+    owner: Owner, api_version: str, kind: str, name: str, *, of: str, annotations: Mapping[str, str] | None = None
+) -> Map:
+    """The head of an object of Kubernetes ``kind`` that belongs to ``owner``; ``of`` is its stage kind, resolve or run.
+
+    The owner reference is what deletes it with its owner, without a finalizer and without holding the owner back.
+    """
+    metadata: Map = {"name": name, "namespace": owner.namespace, "labels": labels(owner.name, of)}
+    if annotations:
+        metadata["annotations"] = dict(annotations)
+    metadata["ownerReferences"] = [
+        {
+            "apiVersion": API_VERSION,
+            "kind": "MultiTaskModel",
+            "name": owner.name,
+            "uid": owner.uid,
+            "controller": True,
+            "blockOwnerDeletion": False,
+        }
+    ]
+    return {"apiVersion": api_version, "kind": kind, "metadata": metadata}
+
+
+def generation_annotation(generation: int) -> dict[str, str]:
+    """On resolve and run children: the generation they are of."""
+    return {GENERATION_ANNOTATION: str(generation)}

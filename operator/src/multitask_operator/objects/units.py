@@ -1,0 +1,43 @@
+"""A unit to be made: what one Job runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from multitask_api.cluster import DIGEST_ANNOTATION, RESOLVE, STAGE_ANNOTATION
+from multitask_api.manifest import StageOrder
+from multitask_operator.objects.names import Owner, generation_annotation, resolve_name, unit_name
+
+
+@dataclass(frozen=True)
+class UnitSpec:
+    """Stage orders of one kind, run one after the other, or ``resolve``, which has none."""
+
+    name: str
+    kind: str
+    generation: int
+    orders: tuple[StageOrder, ...] = ()
+
+    @classmethod
+    def of_stages(cls, owner: Owner, generation: int, orders: Sequence[StageOrder]) -> UnitSpec:
+        """The unit of ``orders``, which are of one kind; the same orders have the same name in every order."""
+        ordered = tuple(sorted(orders, key=lambda order: order.stage))
+        (kind,) = {order.kind for order in ordered}
+        name = unit_name(owner.name, kind, [order.digest for order in ordered])
+        return cls(name, kind, generation, ordered)
+
+    @classmethod
+    def of_resolve(cls, owner: Owner, generation: int, refresh: str | None) -> UnitSpec:
+        """The unit that looks at the data and storage of a generation."""
+        return cls(resolve_name(owner, generation, refresh), RESOLVE, generation)
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """By which a unit that is found in the cluster is known."""
+        if not self.orders:
+            return generation_annotation(self.generation)
+        return {
+            STAGE_ANNOTATION: ",".join(order.stage for order in self.orders),
+            DIGEST_ANNOTATION: ",".join(order.digest for order in self.orders),
+        }
