@@ -1,0 +1,53 @@
+"""From a node of the stage graph to what its program is told in a pod."""
+
+from __future__ import annotations
+
+from multitask_api.manifest import StageOrder
+from multitask_api.resource import MultiTaskModelSpec
+from multitask_api.stages import Graph, Node, NodeState
+from multitask_operator.objects.resources import gpus, threads
+from multitask_operator.objects.volumes import is_local, storage_address, work_folder
+
+Key = tuple[str, str]
+"""(stage name, digest)."""
+
+
+def stage_order(model: str, spec: MultiTaskModelSpec, graph: Graph, node: Node) -> StageOrder:
+    """The order of ``node``, which is READY. Progress and result go through the unit's ConfigMap, not through files."""
+    if node.digest is None or node.parameters is None:
+        raise ValueError(f"{node.name} is {node.state.value}: what it reads is not known yet")
+    key = (node.name, node.digest)
+    return StageOrder(
+        model=model,
+        stage=node.name,
+        kind=node.kind,
+        digest=node.digest,
+        version=node.version,
+        parameters=node.parameters.to_json(),
+        read_outputs=dict(node.read_outputs or {}),
+        inputs=_inputs(spec, graph, node),
+        output=artifact_address(spec, key),
+        work=work_folder(spec, flat(key)),
+        checkpoint=None if is_local(spec) else f"{storage_address(spec)}/work/{flat(key)}",
+        threads=threads(spec, node.kind),
+        device="cuda" if gpus(spec, node.kind) else "cpu",
+    )
+
+
+def artifact_address(spec: MultiTaskModelSpec, key: Key) -> str:
+    """Where the artifact of a stage lies, as a pod sees it."""
+    return f"{storage_address(spec)}/stages/{key[0]}/{key[1]}"
+
+
+def flat(key: Key) -> str:
+    """``("baseline/urgency/seed-17", "ab12")`` as the name of one folder."""
+    return f"{key[0].replace('/', '__')}-{key[1]}"
+
+
+def _inputs(spec: MultiTaskModelSpec, graph: Graph, node: Node) -> dict[str, str]:
+    needed = (graph[name] for name in node.needs)
+    return {
+        each.name: artifact_address(spec, (each.name, each.digest))
+        for each in needed
+        if each.state is NodeState.DONE and each.digest is not None
+    }

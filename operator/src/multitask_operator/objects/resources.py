@@ -1,0 +1,102 @@
+"""CPU, memory and GPUs of a stage's pod, from ``spec.training``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from decimal import Decimal
+from typing import Any
+
+from multitask_api.cluster import RESOLVE, TRAINING_KINDS
+from multitask_api.resource import MultiTaskModelSpec
+from multitask_operator.objects.errors import ResourcesError
+
+Map = dict[str, Any]
+PLACE = "spec.training.resources"
+
+SMALL_KINDS = frozenset({RESOLVE, "prepare", "filter"})
+"""These look at data and tables, load no model, and say what is wrong before anything costs: they fit anywhere."""
+ONE_GPU_KINDS = frozenset({"evaluate", "export"})
+"""These run one engine, on one device."""
+
+#: Requests where the spec gives none: a process with torch loaded takes 0.7 GiB (measured) before any model.
+_SMALL_REQUESTS = {"cpu": "250m", "memory": "512Mi"}
+_REQUESTS = {"cpu": "1", "memory": "1Gi"}
+_QUANTITY = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?")
+_FACTORS = {"": 0, "n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
+
+
+def container_resources(spec: MultiTaskModelSpec, kind: str, gpu_resource: str) -> Map:
+    """``resources`` of the container of a stage of ``kind``. Raises `ResourcesError` for malformed ones."""
+    given = _checked(spec)
+    for name in ("limits", "requests"):
+        if gpu_resource in given.get(name, {}):
+            raise ResourcesError(f"{PLACE}.{name}.{gpu_resource}: remove it; spec.training.gpusPerNode sets the GPUs")
+    if kind in SMALL_KINDS:
+        return {"requests": dict(_SMALL_REQUESTS)}
+    limits = dict(given.get("limits", {}))
+    # Where a limit stands, the request defaults to it: ours must not stand in the way.
+    requests = {name: value for name, value in _REQUESTS.items() if name not in limits} | given.get("requests", {})
+    count = gpus(spec, kind)
+    if count:
+        limits[gpu_resource] = str(count)
+    found: Map = {}
+    if requests:
+        found["requests"] = requests
+    if limits:
+        found["limits"] = limits
+    return found | {name: value for name, value in given.items() if name == "claims"}
+
+
+def gpus(spec: MultiTaskModelSpec, kind: str) -> int:
+    """GPUs of one pod of ``kind``."""
+    if trains(spec, kind):
+        return spec.training.gpus_per_node
+    return min(1, spec.training.gpus_per_node) if kind in ONE_GPU_KINDS else 0
+
+
+def nodes(spec: MultiTaskModelSpec, kind: str) -> int:
+    """Pods that share one stage of ``kind``."""
+    return spec.training.nodes if trains(spec, kind) else 1
+
+
+def trains(spec: MultiTaskModelSpec, kind: str) -> bool:
+    """Whether a stage of ``kind`` trains; the base only does with pretraining, else it is merely fetched."""
+    return kind in TRAINING_KINDS and (kind != "base" or spec.pretraining is not None)
+
+
+def threads(spec: MultiTaskModelSpec, kind: str) -> int:
+    """Threads of a stage's process: the whole CPUs it may use (limit, else request), shared by the pod's processes."""
+    if kind in SMALL_KINDS:
+        return 1
+    given = _checked(spec)
+    cpus = given.get("limits", {}).get("cpu") or given.get("requests", {}).get("cpu") or _REQUESTS["cpu"]
+    return max(1, int(quantity(cpus, f"{PLACE}.cpu") / max(1, gpus(spec, kind))))
+
+
+def quantity(value: Any, place: str) -> Decimal:
+    """A Kubernetes quantity (``500m``, ``2``, ``64Gi``) as a number. Raises `ResourcesError` naming ``place``."""
+    match = _QUANTITY.fullmatch(str(value)) if isinstance(value, str | int | float) else None
+    if match is None or isinstance(value, bool):
+        raise ResourcesError(f"{place}: {value!r} is not a quantity; write one as in 500m, 2 or 64Gi")
+    number, unit = Decimal(match[1]), match[2] or ""
+    if number < 0:
+        raise ResourcesError(f"{place}: {value!r} is below zero")
+    if unit.endswith("i"):
+        return number * Decimal(1024) ** ("KMGTPE".index(unit[0]) + 1)
+    return number.scaleb(_FACTORS[unit] if unit in _FACTORS else int(unit[1:]))
+
+
+def _checked(spec: MultiTaskModelSpec) -> Map:
+    """``spec.training.resources``, with a mapping of quantities in each of limits and requests that it has."""
+    given = spec.training.resources
+    for name, amounts in given.items():
+        if name not in ("limits", "requests", "claims"):
+            raise ResourcesError(f"{PLACE}.{name}: not known; use requests, limits or claims")
+        if name == "claims":
+            continue
+        if not isinstance(amounts, Mapping):
+            raise ResourcesError(f"{PLACE}.{name}: expected a mapping of resource to quantity, got {amounts!r}")
+        for resource, value in amounts.items():
+            quantity(value, f"{PLACE}.{name}.{resource}")
+    return given

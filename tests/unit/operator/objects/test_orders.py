@@ -1,0 +1,80 @@
+"""What a stage is told in a pod."""
+
+from __future__ import annotations
+
+import pytest
+
+from multitask_api.manifest import StageOrder
+from multitask_operator.objects.orders import stage_order
+from unit.operator.builders import graph_of
+from unit.operator.objects.samples import graph_until, ready, resource
+
+CLAIM, BUCKET = "/multitask/claims/models/desk", "s3://bucket/desk"
+
+
+def test_an_order_names_what_it_reads_and_where_its_artifact_goes():
+    desk = resource()
+    graph = graph_until(desk, "baseline")
+    node = graph["baseline/intent/seed-17"]
+    prepare, base = graph["prepare/intent"], graph["base"]
+    assert stage_order("desk", desk.spec, graph, node) == StageOrder(
+        model="desk",
+        stage="baseline/intent/seed-17",
+        kind="baseline",
+        digest=node.digest,
+        version=node.version,
+        parameters=node.parameters.to_json(),
+        read_outputs=dict(node.read_outputs),
+        inputs={
+            "prepare/intent": f"{CLAIM}/stages/prepare/intent/{prepare.digest}",
+            "base": f"{CLAIM}/stages/base/{base.digest}",
+        },
+        output=f"{CLAIM}/stages/baseline/intent/seed-17/{node.digest}",
+        work=f"{CLAIM}/work/baseline__intent__seed-17-{node.digest}",
+        threads=1,
+        device="cpu",
+    )
+
+
+def test_on_a_bucket_work_is_the_pods_own_and_checkpoints_are_copied():
+    (order, *_) = ready(resource(storage=BUCKET), "baseline")
+    place = f"work/{order.stage.replace('/', '__')}-{order.digest}"
+    assert order.output == f"{BUCKET}/stages/{order.stage}/{order.digest}"
+    assert (order.work, order.checkpoint) == (f"/multitask/work/{place}", f"{BUCKET}/{place}")
+    assert all(address.startswith(f"{BUCKET}/stages/") for address in order.inputs.values())
+
+
+def test_on_a_claim_checkpoints_stay_where_they_are_written():
+    assert {order.checkpoint for order in ready(resource(), "baseline")} == {None}
+
+
+DEVICES = [
+    ("prepare", 2, "cpu"),
+    ("base", 2, "cpu"),
+    ("baseline", 2, "cuda"),
+    ("filter", 2, "cpu"),
+    ("mixture", 2, "cuda"),
+    ("bundle", 2, "cpu"),
+    ("evaluate", 2, "cuda"),
+    ("export", 2, "cuda"),
+    ("baseline", 0, "cpu"),
+    ("evaluate", 0, "cpu"),
+]
+
+
+@pytest.mark.parametrize(("kind", "count", "device"), DEVICES)
+def test_a_stage_computes_where_its_pod_has_what_it_takes(kind, count, device):
+    assert {order.device for order in ready(resource(training={"gpusPerNode": count}), kind)} == {device}
+
+
+def test_threads_are_the_cpus_of_the_pod():
+    desk = resource(training={"gpusPerNode": 0, "resources": {"limits": {"cpu": "6"}}})
+    assert {order.threads for order in ready(desk, "baseline")} == {6}
+    assert {order.threads for order in ready(desk, "prepare")} == {1}
+
+
+def test_what_waits_has_no_order_yet():
+    desk = resource()
+    graph = graph_of(desk)
+    with pytest.raises(ValueError, match="bundle is waiting"):
+        stage_order("desk", desk.spec, graph, graph["bundle"])

@@ -1,0 +1,132 @@
+"""What a pod asks a node for, and the threads that follow from it."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+
+from multitask_operator.objects.errors import ResourcesError
+from multitask_operator.objects.resources import container_resources, gpus, nodes, quantity, threads
+from unit.operator.objects.samples import resource
+
+GPU = "nvidia.com/gpu"
+DEFAULT = {"cpu": "1", "memory": "1Gi"}
+PRETRAINED = {"pretraining": {"maxSteps": 10}}
+
+
+def spec(more=None, **training):
+    return resource(training={"gpusPerNode": 0, **training}, **(more or {})).spec
+
+
+# the sentence, training, kind, the container's resources
+CASES = [
+    ("a stage that looks at data fits anywhere", {}, "prepare", {"requests": {"cpu": "250m", "memory": "512Mi"}}),
+    (
+        "whatever training asks for",
+        {"gpusPerNode": 8, "resources": {"limits": {"cpu": 64}}},
+        "filter",
+        {"requests": {"cpu": "250m", "memory": "512Mi"}},
+    ),
+    ("training asks for a core", {}, "baseline", {"requests": DEFAULT}),
+    (
+        "a limit is a request too",
+        {"resources": {"limits": {"cpu": "4"}}},
+        "baseline",
+        {"requests": {"memory": "1Gi"}, "limits": {"cpu": "4"}},
+    ),
+    (
+        "what the spec requests wins",
+        {"resources": {"requests": {"cpu": "500m", "example.com/rdma": 1}}},
+        "mixture",
+        {"requests": {"cpu": "500m", "memory": "1Gi", "example.com/rdma": 1}},
+    ),
+    (
+        "training gets all GPUs",
+        {"gpusPerNode": 4, "resources": {"limits": {"memory": "64Gi"}}},
+        "high-resource",
+        {"requests": {"cpu": "1"}, "limits": {"memory": "64Gi", GPU: "4"}},
+    ),
+    ("an engine gets one", {"gpusPerNode": 4}, "evaluate", {"requests": DEFAULT, "limits": {GPU: "1"}}),
+    ("so does export", {"gpusPerNode": 4}, "export", {"requests": DEFAULT, "limits": {GPU: "1"}}),
+    ("a bundle needs none", {"gpusPerNode": 4}, "bundle", {"requests": DEFAULT}),
+    ("a base that is only fetched needs none", {"gpusPerNode": 4}, "base", {"requests": DEFAULT}),
+    (
+        "claims of devices are passed on",
+        {"resources": {"claims": [{"name": "gpu"}]}},
+        "baseline",
+        {"requests": DEFAULT, "claims": [{"name": "gpu"}]},
+    ),
+]
+
+
+@pytest.mark.parametrize(("sentence", "training", "kind", "expected"), CASES, ids=[row[0] for row in CASES])
+def test_resources(sentence, training, kind, expected):
+    assert container_resources(spec(**training), kind, GPU) == expected
+
+
+def test_a_gpu_has_the_name_that_the_installation_gives_it():
+    found = container_resources(spec(gpusPerNode=2), "mixture", "amd.com/gpu")
+    assert found["limits"] == {"amd.com/gpu": "2"}
+
+
+# training, more of the spec, kind → GPUs of a pod, pods
+SHARES = [
+    ({"gpusPerNode": 4, "nodes": 2}, {}, "mixture", 4, 2),
+    ({"gpusPerNode": 0, "nodes": 2}, {}, "mixture", 0, 2),
+    ({"gpusPerNode": 4, "nodes": 2}, {}, "base", 0, 1),
+    ({"gpusPerNode": 4, "nodes": 2}, PRETRAINED, "base", 4, 2),
+    ({"gpusPerNode": 4, "nodes": 2}, {}, "evaluate", 1, 1),
+    ({"gpusPerNode": 0, "nodes": 2}, {}, "evaluate", 0, 1),
+    ({"gpusPerNode": 4, "nodes": 2}, {}, "prepare", 0, 1),
+    ({"gpusPerNode": 4, "nodes": 2}, {}, "resolve", 0, 1),
+]
+
+
+@pytest.mark.parametrize(("training", "more", "kind", "each", "pods"), SHARES)
+def test_only_what_trains_shares_its_work(training, more, kind, each, pods):
+    found = spec(more, **training)
+    assert (gpus(found, kind), nodes(found, kind)) == (each, pods)
+
+
+# resources, GPUs, kind → threads
+THREADS = [
+    ({}, 0, "baseline", 1),
+    ({"requests": {"cpu": 3}}, 0, "baseline", 3),
+    ({"requests": {"cpu": 3}, "limits": {"cpu": "8"}}, 0, "baseline", 8),
+    ({"limits": {"cpu": "2500m"}}, 0, "baseline", 2),
+    ({"limits": {"cpu": "300m"}}, 0, "baseline", 1),
+    ({"limits": {"cpu": "32"}}, 4, "mixture", 8),
+    ({"limits": {"cpu": "32"}}, 4, "evaluate", 32),
+    ({"limits": {"cpu": "32"}}, 4, "prepare", 1),
+]
+
+
+@pytest.mark.parametrize(("given", "count", "kind", "expected"), THREADS)
+def test_threads_follow_from_the_cpus(given, count, kind, expected):
+    assert threads(spec(gpusPerNode=count, resources=given), kind) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("1", 1), (2, 2), (0.5, "0.5"), ("100m", "0.1"), ("1.5Gi", 1610612736), ("2k", 2000), ("1e3", 1000), ("3E", 3e18)],
+)
+def test_quantities(text, number):
+    assert quantity(text, "x") == Decimal(str(number))
+
+
+ERRORS = [
+    ({"limit": {}}, "spec.training.resources.limit: not known; use requests, limits or claims"),
+    ({"limits": ["cpu"]}, "spec.training.resources.limits: expected a mapping"),
+    ({"limits": {"cpu": "2 cores"}}, "spec.training.resources.limits.cpu: '2 cores' is not a quantity; write one"),
+    ({"limits": {"cpu": True}}, "spec.training.resources.limits.cpu: True is not a quantity"),
+    ({"requests": {"memory": "-1Gi"}}, "spec.training.resources.requests.memory: '-1Gi' is below zero"),
+    ({"limits": {GPU: 2}}, "spec.training.resources.limits.nvidia.com/gpu: remove it; spec.training.gpusPerNode"),
+]
+
+
+@pytest.mark.parametrize(("given", "message"), ERRORS)
+def test_malformed_resources_are_refused_by_name(given, message):
+    with pytest.raises(ResourcesError) as raised:
+        container_resources(spec(resources=given), "baseline", GPU)
+    assert str(raised.value).startswith(message)
