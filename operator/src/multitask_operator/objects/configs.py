@@ -1,0 +1,73 @@
+"""ConfigMaps: what a unit is told, and the frozen spec of a run."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from multitask_api.cluster import (
+    ORDERS_KEY,
+    RESOLVE_KEY,
+    RUN,
+    SNAPSHOT_KEY,
+    Orders,
+    ResolveOrder,
+)
+from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
+from multitask_operator.objects.errors import TooLarge
+from multitask_operator.objects.names import Owner, child, generation_annotation, run_name
+from multitask_operator.objects.units import UnitSpec
+from multitask_operator.objects.volumes import storage_address
+
+Map = dict[str, Any]
+
+#: Bytes of all values of a ConfigMap together (the API server's limit), and what of it a unit's pods need at least.
+LIMIT = 1024 * 1024
+ROOM = 128 * 1024
+
+
+def unit_configmap(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec) -> Map:
+    """The ConfigMap of a unit of stages, without what its pod will add. Raises `TooLarge`."""
+    return _configmap(owner, spec, unit, ORDERS_KEY, Orders(orders=unit.orders).to_json())
+
+
+def resolve_configmap(owner: Owner, model: MultiTaskModel, unit: UnitSpec) -> Map:
+    """The ConfigMap of a resolve unit; ``model`` without its status. Raises `TooLarge`."""
+    order = ResolveOrder(model=model.model_copy(update={"status": None}), storage=storage_address(model.spec))
+    return _configmap(owner, model.spec, unit, RESOLVE_KEY, order.to_json())
+
+
+def run_snapshot(owner: Owner, spec: MultiTaskModelSpec, generation: int, trainer_image: str) -> Map:
+    """What a run of one generation goes on with, whatever becomes of the operator: the spec and the image.
+
+    ``spec`` has prompts and labels in it, also those that come from a ConfigMap. Raises `TooLarge`.
+    """
+    found = child(
+        owner,
+        "v1",
+        "ConfigMap",
+        run_name(owner.name, generation),
+        of=RUN,
+        annotations=generation_annotation(generation),
+    )
+    snapshot = {"generation": generation, "spec": spec.to_json(), "trainerImage": trainer_image}
+    found["data"] = {SNAPSHOT_KEY: _text(snapshot, "a run's snapshot", spec, LIMIT)}
+    return found
+
+
+def _configmap(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec, key: str, told: object) -> Map:
+    found = child(owner, "v1", "ConfigMap", unit.name, of=unit.kind, annotations=unit.annotations)
+    found["data"] = {key: _text(told, f"what {unit.kind} is told", spec, LIMIT - ROOM)}
+    return found
+
+
+def _text(told: object, what: str, spec: MultiTaskModelSpec, limit: int) -> str:
+    text = json.dumps(told, ensure_ascii=False, separators=(",", ":"))
+    size = len(text.encode())
+    if size > limit:
+        labels = sum(len(task.labels) for task in spec.tasks)
+        raise TooLarge(
+            f"spec.tasks: {what} has {size:,} bytes with {len(spec.tasks)} tasks and {labels} labels, and a ConfigMap"
+            f" holds {limit:,} of it; shorten labels and prompts, or put tasks into a second MultiTaskModel"
+        )
+    return text

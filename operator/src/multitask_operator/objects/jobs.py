@@ -1,0 +1,75 @@
+"""The Job of a unit, and the headless Service by which the pods of a Job on several nodes find each other."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from multitask_api.cluster import EXIT_USER_ERROR, MASTER_PORT, TEMPLATE_HASH_ANNOTATION
+from multitask_api.digests import digest
+from multitask_api.resource import MultiTaskModelSpec
+from multitask_operator.objects.names import Owner, child
+from multitask_operator.objects.pods import PodSettings, pod_template
+from multitask_operator.objects.protected import CONTAINER
+from multitask_operator.objects.resources import nodes
+from multitask_operator.objects.units import UnitSpec
+
+Map = dict[str, Any]
+
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+#: Pods that may fail before the Job has; of several nodes, one that fails takes the others with it.
+RETRIES = 3
+#: What a Job found stands in its ConfigMap; the Job stays a day for its log.
+KEPT_SECONDS = 24 * 3600
+
+_FAILURE_POLICY: Map = {
+    "rules": [
+        {
+            "action": "FailJob",  # the trainer says that the input is wrong: nothing changes by trying again
+            "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [EXIT_USER_ERROR]},
+        },
+        {
+            "action": "Ignore",  # preempted, evicted, drained: the pod resumes from its checkpoint elsewhere
+            "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}],
+        },
+    ]
+}
+
+
+def unit_job(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec, settings: PodSettings) -> Map:
+    """The Job of ``unit``; made once and never changed.
+
+    Raises `PodTemplateError` or `ResourcesError` for what the spec cannot ask for.
+    """
+    template = pod_template(owner, spec, unit, settings)
+    annotations = {**unit.annotations, TEMPLATE_HASH_ANNOTATION: digest(template, 8)}
+    job = child(owner, "batch/v1", "Job", unit.name, of=unit.kind, annotations=annotations)
+    pods = nodes(spec, unit.kind)
+    job["spec"] = {
+        "backoffLimit": RETRIES * pods,
+        "ttlSecondsAfterFinished": KEPT_SECONDS,
+        "podFailurePolicy": _FAILURE_POLICY,
+        # A pod that is still ending may still write: the next one waits for it.
+        "podReplacementPolicy": "Failed",
+        "template": template,
+    }
+    if pods > 1:
+        job["spec"] |= {"completionMode": "Indexed", "completions": pods, "parallelism": pods}
+    if spec.training.queue_name is not None:
+        job["metadata"]["labels"][QUEUE_LABEL] = spec.training.queue_name
+        job["spec"]["suspend"] = True
+    return job
+
+
+def unit_service(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec) -> Map | None:
+    """The headless Service of a unit on several nodes; None for one pod."""
+    if nodes(spec, unit.kind) == 1:
+        return None
+    service = child(owner, "v1", "Service", unit.name, of=unit.kind, annotations=unit.annotations)
+    service["spec"] = {
+        "clusterIP": "None",
+        "selector": {"batch.kubernetes.io/job-name": unit.name},
+        # The pods meet before any of them is ready.
+        "publishNotReadyAddresses": True,
+        "ports": [{"name": "master", "port": MASTER_PORT, "targetPort": MASTER_PORT, "protocol": "TCP"}],
+    }
+    return service

@@ -1,0 +1,124 @@
+"""The pod template of a unit: one container that runs its orders, with as few rights as that takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from multitask_api.cluster import (
+    CONFIGMAP_VARIABLE,
+    MOUNTS_VARIABLE,
+    ORDERS_KEY,
+    ORDERS_PATH,
+    POD_ENVIRONMENT,
+    RESOLVE,
+    RESOLVE_KEY,
+    WORK_PATH,
+    command,
+)
+from multitask_api.resource import MultiTaskModelSpec
+from multitask_operator.objects.names import Owner, access_name, labels
+from multitask_operator.objects.protected import CONTAINER, customised
+from multitask_operator.objects.resources import container_resources, gpus, nodes, threads
+from multitask_operator.objects.units import UnitSpec
+from multitask_operator.objects.volumes import mounts_variable, pod_volumes, volume_mounts
+
+Map = dict[str, Any]
+
+#: Seconds from SIGTERM to SIGKILL: a step has to end and a checkpoint to be written (and, for s3://, sent).
+GRACE_SECONDS = 120
+USER = 10001
+
+_POD_SECURITY: Map = {
+    "runAsNonRoot": True,
+    "runAsUser": USER,
+    "runAsGroup": USER,
+    "fsGroup": USER,
+    "fsGroupChangePolicy": "OnRootMismatch",
+    "seccompProfile": {"type": "RuntimeDefault"},
+}
+_SECURITY: Map = {
+    "allowPrivilegeEscalation": False,
+    "capabilities": {"drop": ["ALL"]},
+    "readOnlyRootFilesystem": True,
+}
+
+
+@dataclass(frozen=True)
+class PodSettings:
+    """What the installation, or the run that is going on, sets for stage pods."""
+
+    image: str
+    image_pull_policy: str = "IfNotPresent"
+    gpu_resource: str = "nvidia.com/gpu"
+
+
+def pod_template(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec, settings: PodSettings) -> Map:
+    """The template of the pods of ``unit``, with ``spec.training.podTemplate`` merged in.
+
+    Raises `PodTemplateError` or `ResourcesError` for what the spec cannot ask for.
+    """
+    pod: Map = {
+        "restartPolicy": "Never",
+        "serviceAccountName": spec.service_account_name or access_name(owner.name),
+        "automountServiceAccountToken": True,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": _POD_SECURITY,
+        "containers": [_container(owner, spec, unit, settings)],
+        "volumes": [
+            {
+                "name": "orders",
+                "configMap": {"name": unit.name, "items": [{"key": key, "path": key} for key in [_told(unit)]]},
+            },
+            {"name": "work", "emptyDir": {}},
+            # torch moves tensors between processes through shared memory; a container has 64 MiB of it.
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            *pod_volumes(spec, unit.kind),
+        ],
+    }
+    if spec.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image_pull_secrets]
+    if nodes(spec, unit.kind) > 1:
+        pod["subdomain"] = unit.name
+    metadata = {
+        "labels": labels(owner.name, unit.kind),
+        "annotations": {"kubectl.kubernetes.io/default-container": CONTAINER},
+    }
+    return customised({"metadata": metadata, "spec": pod}, spec.training.pod_template)
+
+
+def _container(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec, settings: PodSettings) -> Map:
+    container: Map = {
+        "name": CONTAINER,
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": command(unit.name, nodes=nodes(spec, unit.kind), processes=max(1, gpus(spec, unit.kind))),
+        "env": [{"name": name, "value": value} for name, value in _environment(owner, spec, unit).items()],
+        "resources": container_resources(spec, unit.kind, settings.gpu_resource),
+        "securityContext": _SECURITY,
+        # Of a program that said nothing where it should, the last lines of its log say why.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "orders", "mountPath": ORDERS_PATH, "readOnly": True},
+            {"name": "work", "mountPath": WORK_PATH},
+            {"name": "shm", "mountPath": "/dev/shm"},
+            *volume_mounts(spec, unit.kind),
+        ],
+    }
+    if spec.credentials:
+        container["envFrom"] = [{"secretRef": {"name": each.secret_ref.name}} for each in spec.credentials]
+    return container
+
+
+def _environment(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec) -> dict[str, str]:
+    return {
+        CONFIGMAP_VARIABLE: f"{owner.namespace}/{unit.name}",
+        MOUNTS_VARIABLE: mounts_variable(spec, unit.kind),
+        "OMP_NUM_THREADS": str(threads(spec, unit.kind)),
+        **POD_ENVIRONMENT,
+    }
+
+
+def _told(unit: UnitSpec) -> str:
+    """The key of the unit's ConfigMap that its pods read; what they write there, they do not."""
+    return RESOLVE_KEY if unit.kind == RESOLVE else ORDERS_KEY

@@ -1,0 +1,102 @@
+"""Jobs and the Services of those on several nodes."""
+
+from __future__ import annotations
+
+import pytest
+
+from multitask_operator.objects.jobs import unit_job, unit_service
+from multitask_operator.objects.pods import PodSettings, pod_template
+from unit.operator.objects.samples import OWNER, SETTINGS, resource, unit
+
+HASH = "multitask.dev/template-hash"
+
+
+def job(kind="baseline", settings=SETTINGS, **training):
+    desk = resource(training={"gpusPerNode": 0, **training})
+    return unit_job(OWNER, desk.spec, unit(desk, kind), settings)
+
+
+def service(kind, **training):
+    desk = resource(training={"gpusPerNode": 0, **training})
+    return unit_service(OWNER, desk.spec, unit(desk, kind))
+
+
+def test_a_job():
+    desk = resource()
+    baseline = unit(desk, "baseline")
+    (order,) = baseline.orders
+    found = job()
+    metadata = found.pop("metadata")
+    annotations = metadata["annotations"]
+    assert (metadata["name"], metadata["namespace"]) == (f"desk-baseline-{order.digest[:8]}", "team-a")
+    assert metadata["ownerReferences"][0]["uid"] == OWNER.uid
+    assert len(annotations.pop(HASH)) == 8
+    assert annotations == {"multitask.dev/stage": order.stage, "multitask.dev/digest": order.digest}
+    assert found == {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "spec": {
+            "backoffLimit": 3,
+            "ttlSecondsAfterFinished": 86400,
+            "podFailurePolicy": {
+                "rules": [
+                    {
+                        "action": "FailJob",
+                        "onExitCodes": {"containerName": "trainer", "operator": "In", "values": [2]},
+                    },
+                    {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]},
+                ]
+            },
+            "podReplacementPolicy": "Failed",
+            "template": pod_template(OWNER, desk.spec, baseline, SETTINGS),
+        },
+    }
+
+
+def test_a_queue_admits_the_job():
+    found = job(queueName="team-a")
+    assert found["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert found["spec"]["suspend"] is True
+    assert "suspend" not in job()["spec"]
+
+
+def test_training_on_several_nodes_is_an_indexed_job_below_a_headless_service():
+    found, below = job("mixture", nodes=3), service("mixture", nodes=3)
+    name = found["metadata"]["name"]
+    spec = found["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 3, 3)
+    assert spec["backoffLimit"] == 9
+    assert spec["template"]["spec"]["subdomain"] == name
+    assert f"--master={name}-0.{name}:29400" in spec["template"]["spec"]["containers"][0]["command"]
+    assert below is not None
+    assert below["metadata"]["name"] == name
+    assert below["spec"] == {
+        "clusterIP": "None",
+        "selector": {"batch.kubernetes.io/job-name": name},
+        "publishNotReadyAddresses": True,
+        "ports": [{"name": "master", "port": 29400, "targetPort": 29400, "protocol": "TCP"}],
+    }
+
+
+@pytest.mark.parametrize("kind", ["resolve", "prepare", "base", "filter", "bundle", "evaluate", "export"])
+def test_what_does_not_train_is_one_pod(kind):
+    assert "completionMode" not in job(kind, nodes=3)["spec"]
+    assert service(kind, nodes=3) is None
+
+
+# the sentence, other settings, other training, whether the hash is another
+HASHES = [
+    ("the same gives the same", SETTINGS, {}, False),
+    ("another image is another pod", PodSettings("trainer:2"), {}, True),
+    ("so is more memory", SETTINGS, {"resources": {"limits": {"memory": "8Gi"}}}, True),
+    ("so is a pod template", SETTINGS, {"podTemplate": {"spec": {"nodeName": "x"}}}, True),
+    ("a queue is not", SETTINGS, {"queueName": "a"}, False),
+    ("how many run at once is not", SETTINGS, {"maxParallelJobs": 2}, False),
+]
+
+
+@pytest.mark.parametrize(("sentence", "settings", "training", "differs"), HASHES, ids=[row[0] for row in HASHES])
+def test_the_template_hash_tells_other_pods_from_the_same(sentence, settings, training, differs):
+    before, after = job(), job(settings=settings, **training)
+    assert before["metadata"]["name"] == after["metadata"]["name"]
+    assert (before["metadata"]["annotations"][HASH] != after["metadata"]["annotations"][HASH]) is differs
