@@ -53,6 +53,7 @@ class MultiTaskModelStatus(Model):
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
     stage: Short | None = None
     progress: Short | None = None
+    progress_time: Short | None = Field(None, description="When this status was written.")
     qualified: Short | None = Field(None, description="As in 14/17.")
     revision: Short | None = None
     stages: Annotated[tuple[StageStatus, ...], Field(max_length=12)] = ()

@@ -1,1 +1,6 @@
-"""Decisions about a MultiTaskModel in a cluster: pure, from what was read to what to do."""
+"""Decides about one model in a cluster, and touches nothing: ``reconcile(raw, settings, now)``."""
+
+from multitask_operator.reconciler.decide import reconcile
+from multitask_operator.reconciler.outcome import Outcome
+
+__all__ = ["Outcome", "reconcile"]

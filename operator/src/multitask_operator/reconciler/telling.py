@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
 from multitask_api.resource import MultiTaskModel
-from multitask_api.resource.status import MultiTaskModelStatus, StageStatus
+from multitask_api.resource.status import MultiTaskModelStatus
 from multitask_operator.formatting import duration
 from multitask_operator.planner import Observed, Plan, StartStage
 from multitask_operator.planner.status import Judgement, condition, export_of, status, verdicts_of
@@ -58,6 +59,11 @@ def refused(raw: RawState, reason: str, message: str, now: float) -> MultiTaskMo
     return before.model_copy(
         update={"observed_generation": generation, "conditions": conditions + kept, "stage": reason, "progress": None}
     )
+
+
+def stamp(now: float) -> str:
+    """Unix seconds as the API writes times."""
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def previous_status(raw: RawState) -> MultiTaskModelStatus | None:

@@ -17,7 +17,6 @@ from multitask_api.cluster import (
     KIND_LABEL,
     PROGRESS_KEY,
     STAGE_ANNOTATION,
-    TEMPLATE_HASH_ANNOTATION,
     manifest_key,
     unpack_manifest,
 )
@@ -107,10 +106,10 @@ class Unit:
         return self.job is not None and "deletionTimestamp" in self.job["metadata"]
 
     @property
-    def template_hash(self) -> str | None:
-        """The hash of the pod template its Job was made with."""
-        annotations: Mapping[str, str] = (self.job or {}).get("metadata", {}).get("annotations") or {}
-        return annotations.get(TEMPLATE_HASH_ANNOTATION)
+    def made(self) -> str:
+        """When it was made, as the API writes it: later is greater."""
+        stamp: str = (self.configmap or self.job or {}).get("metadata", {}).get("creationTimestamp", "")
+        return stamp
 
     @property
     def _data(self) -> Mapping[str, str]:
@@ -134,7 +133,12 @@ def units(raw: RawState, kinds: Sequence[str] | None = None, *, without: Sequenc
 def started_at(job: Object | None) -> float | None:
     """When a Job began, in Unix seconds."""
     stamp = (job or {}).get("status", {}).get("startTime")
-    return datetime.fromisoformat(stamp).timestamp() if stamp else None
+    return seconds(stamp) if stamp else None
+
+
+def seconds(stamp: str) -> float:
+    """A timestamp of the API in Unix seconds."""
+    return datetime.fromisoformat(stamp).timestamp()
 
 
 def condition(item: Object | None, kind: str) -> Mapping[str, Any] | None:

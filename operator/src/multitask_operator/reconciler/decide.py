@@ -1,0 +1,234 @@
+"""``reconcile(raw, settings, now)``: one look at the cluster in, everything to do about one model out. Pure.
+
+Nothing is remembered from one call to the next: what was done is what the cluster shows. So a restart, a second
+operator or a stale look can at most decide the same thing again, and names that follow from content make that harmless.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE, RUN
+from multitask_api.errors import InvalidResource, UserError
+from multitask_api.resource import MultiTaskModel
+from multitask_operator.objects.actions import Action, Delete
+from multitask_operator.objects.names import Owner
+from multitask_operator.objects.orders import stage_order
+from multitask_operator.objects.units import UnitSpec
+from multitask_operator.objects.volumes import place_problems
+from multitask_operator.planner import Observed, Plan, plan
+from multitask_operator.reconciler import blocking, claims, telling
+from multitask_operator.reconciler.blocking import Blocker
+from multitask_operator.reconciler.choosing import Group, groups, stopped, used, within
+from multitask_operator.reconciler.making import Maker
+from multitask_operator.reconciler.observing import failed, observed
+from multitask_operator.reconciler.outcome import Outcome
+from multitask_operator.reconciler.raw import Object, RawState
+from multitask_operator.reconciler.reading import read
+from multitask_operator.reconciler.resolving import Resolution, newest, overdue, resolution
+from multitask_operator.reconciler.saying import say
+from multitask_operator.reconciler.units import Phase, Unit, condition, units
+from multitask_operator.settings import Settings
+
+
+def reconcile(raw: RawState, settings: Settings, now: float) -> Outcome:
+    """What to do about the model, ``now`` in Unix seconds; nothing for one that is gone or going."""
+    if raw.model is None or _going(raw.model) or _going(raw.namespace_object):
+        return Outcome()
+    try:
+        model = read(raw)
+        problems = place_problems(model.spec)
+        if problems:
+            raise InvalidResource(problems)
+        return _Decision.of(raw, model, settings, now).outcome()
+    except UserError as error:
+        return Outcome(say(raw, telling.refused(raw, "InvalidSpec", str(error), now), now).actions)
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """Everything that is looked up once, and what follows from it step by step."""
+
+    raw: RawState
+    model: MultiTaskModel
+    now: float
+    gpu_resource: str
+    stages: tuple[Unit, ...]
+    resolves: tuple[Unit, ...]
+    resolving: UnitSpec
+    resolution: Resolution
+    observed: Observed
+    plan: Plan
+    maker: Maker
+
+    @classmethod
+    def of(cls, raw: RawState, model: MultiTaskModel, settings: Settings, now: float) -> _Decision:
+        assert raw.model is not None
+        metadata = raw.model["metadata"]
+        owner, generation = Owner.of(raw.model), int(metadata.get("generation", 1))
+        resolving = UnitSpec.of_resolve(owner, generation, (metadata.get("annotations") or {}).get(REFRESH_ANNOTATION))
+        stages, resolves = units(raw, without=(RESOLVE, RUN)), units(raw, (RESOLVE,))
+        found = resolution(next((unit for unit in resolves if unit.name == resolving.name), None))
+        # While a new generation is looked at, the status goes on showing what the last one came to.
+        known = found if found.resolved is not None else newest(resolves)
+        seen = observed(stages, known, generation=generation, previous=telling.previous_status(raw))
+        return cls(
+            raw=raw,
+            model=model,
+            now=now,
+            gpu_resource=settings.gpu_resource,
+            stages=stages,
+            resolves=resolves,
+            resolving=resolving,
+            resolution=found,
+            observed=seen,
+            plan=plan(model, seen, now),
+            maker=Maker.of(owner, generation, model, settings, raw),
+        )
+
+    def outcome(self) -> Outcome:
+        """Deletions first, then what is made, then what is said."""
+        blocker = self._hard_blocker()
+        chosen = [] if blocker is not None or not self._resolved else self._chosen()
+        specs = [self._unit_spec(group) for group in chosen]
+        if self._resolve_is_due and blocker is None:
+            specs.append(self.resolving)
+        deletes = list(self._deletes())
+        kept = self._kept_configmaps(deletes)
+        makes: list[Action] = [*self.maker.snapshot(self.raw)] if specs else []
+        makes += self.maker.access(self.raw, kept | {spec.name for spec in specs}) if specs or kept else ()
+        for spec in specs:
+            makes += self.maker.unit(spec)
+        starts = [start for start in self.plan.starts if any(start.node in group.nodes for group in chosen)]
+        status = telling.model_status(
+            self.model, self.plan, self.observed, starts, blocker or self._soft_blocker(), self.stages, self.now
+        )
+        said = say(self.raw, status, self.now)
+        waits = [wait for wait in (said.look_again, *self._waits()) if wait is not None]
+        return Outcome((*deletes, *makes, *said.actions), min(waits) if waits else None)
+
+    @property
+    def _resolved(self) -> bool:
+        return self.resolution.resolved is not None
+
+    @property
+    def _current(self) -> Unit | None:
+        return next((unit for unit in self.resolves if unit.name == self.resolving.name), None)
+
+    @property
+    def _resolve_is_due(self) -> bool:
+        """Nobody looks at this generation yet; a suspended model waits until it may go on."""
+        unit = self._current
+        missing = unit is None or unit.job is None
+        return missing and not self._resolved and not self.model.spec.suspend
+
+    def _chosen(self) -> list[Group]:
+        limit, _ = claims.parallel_jobs(self.model.spec, self.raw.claims)
+        # A Job that ended or lost its ConfigMap has to be gone before one of its name can be made.
+        busy = {
+            key for unit in self.stages if unit.job is not None and unit.phase is not Phase.DONE for key in unit.keys
+        }
+        starts = [start for start in self.plan.starts if start.key not in busy]
+        return within(limit, groups(starts, self.plan.graph, self.stages), self.stages)
+
+    def _unit_spec(self, group: Group) -> UnitSpec:
+        orders = [stage_order(self.model.metadata.name, self.model.spec, self.plan.graph, node) for node in group.nodes]
+        return UnitSpec.of_stages(self.maker.owner, self.maker.generation, orders)
+
+    # -- what is in the way --------------------------------------------------------------------------------------------
+
+    def _hard_blocker(self) -> Blocker | None:
+        """Something that makes starting Jobs pointless."""
+        for refusal in self.raw.refusals:
+            return Blocker("WriteRefused", f"{refusal.verb} {refusal.kind} {refusal.name}: {refusal.message}")
+        return claims.blocker(self.model.spec, self.raw.claims)
+
+    def _soft_blocker(self) -> Blocker | None:
+        """Something that keeps this or that from going on; other work may."""
+        unit = self._current
+        if unit is not None and not self._resolved and condition(unit.job, "Failed") is not None:
+            return Blocker("ResolveFailed", failed(unit).failure.message)
+        if self.resolution.resolved is not None and self.resolution.resolved.problems:
+            return Blocker("DataNotFound", "; ".join(self.resolution.resolved.problems))
+        for each in (*self.resolves, *self.stages):
+            if each.phase is Phase.RUNNING or (each.kind == RESOLVE and each.job is not None):
+                found = blocking.of_job(each.job) or blocking.of_pods(each.pods, self.gpu_resource)
+                if found is not None:
+                    return found
+        return None
+
+    # -- what goes -----------------------------------------------------------------------------------------------------
+
+    def _deletes(self) -> Iterator[Delete]:
+        for unit in stopped(self.plan.stops, self.stages) if self._resolved or self.model.spec.suspend else ():
+            yield from _delete(unit.job)
+        for unit in self.stages:
+            if unit.phase is Phase.STRAY:
+                yield from _delete(unit.job)
+            # Its ConfigMap goes as well: what its pods were told may be of an earlier spec.
+            if unit.phase is Phase.FAILED and self._again(unit):
+                yield from _delete(unit.job, unit.configmap)
+            if unit.phase is Phase.LOST and self._is_older(unit):
+                yield from _delete(unit.configmap)
+        yield from self._resolves_that_go()
+        if self._resolved:
+            yield from self._leftovers()
+
+    def _again(self, unit: Unit) -> bool:
+        """Whether a Job that ended without its results is made anew.
+
+        That is so if it ended well, because then the results lie in storage and only the report of them was lost; and
+        if the user has changed the spec since, or asked to look again.
+        """
+        return condition(unit.job, "Complete") is not None or self._is_older(unit)
+
+    def _is_older(self, unit: Unit) -> bool:
+        """Whether a unit was made before this generation was looked at."""
+        current = self._current
+        since = current.made if current is not None else ""
+        return bool(since) and unit.made < since
+
+    def _resolves_that_go(self) -> Iterator[Delete]:
+        for unit in self.resolves:
+            if unit.name != self.resolving.name:
+                if self._resolved:
+                    yield from _delete(unit.job, unit.configmap)
+                continue
+            wait = overdue(unit, self.now)
+            lost = condition(unit.job, "Complete") is not None and not self._resolved
+            if unit.configmap is None or lost or (wait is not None and wait <= 0):
+                yield from _delete(unit.job, unit.configmap)
+
+    def _leftovers(self) -> Iterator[Delete]:
+        """Units of specs that are no more, and their generations' snapshots."""
+        for unit in self.stages:
+            if unit.phase is not Phase.RUNNING and not used(unit, self.plan.graph):
+                yield from _delete(unit.job, unit.configmap)
+        for item in self.maker.old_snapshots(self.raw):
+            yield from _delete(item)
+
+    def _kept_configmaps(self, deletes: Sequence[Delete]) -> set[str]:
+        """The unit ConfigMaps that stay: the names a stage pod may write to."""
+        gone = {delete.uid for delete in deletes}
+        every = (unit.configmap for unit in (*self.stages, *self.resolves))
+        return {item["metadata"]["name"] for item in every if item is not None and item["metadata"]["uid"] not in gone}
+
+    def _waits(self) -> Iterator[float]:
+        unit = self._current
+        wait = overdue(unit, self.now) if unit is not None else None
+        if wait is not None:
+            yield max(0.0, wait)
+        if self.plan.look_again is not None:
+            yield self.plan.look_again
+
+
+def _going(item: Object | None) -> bool:
+    return item is not None and "deletionTimestamp" in item["metadata"]
+
+
+def _delete(*items: Object | None) -> Iterator[Delete]:
+    for item in items:
+        if item is not None and "deletionTimestamp" not in item["metadata"]:
+            metadata = item["metadata"]
+            yield Delete(item["kind"], item["apiVersion"], metadata["name"], metadata["uid"])

@@ -1,0 +1,96 @@
+"""The objects of a decision, and which of them are missing or differ from what stands. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from multitask_api.cluster import KIND_LABEL, RESOLVE, RUN, SNAPSHOT_KEY
+from multitask_api.resource import MultiTaskModel
+from multitask_operator.objects import access, configs, jobs
+from multitask_operator.objects.actions import Action, Apply, Create
+from multitask_operator.objects.names import Owner, run_name
+from multitask_operator.objects.pods import PodSettings
+from multitask_operator.objects.units import UnitSpec
+from multitask_operator.reconciler.raw import Object, RawState
+from multitask_operator.settings import Settings
+
+
+@dataclass(frozen=True)
+class Maker:
+    """Makes the children of one generation of one model."""
+
+    owner: Owner
+    generation: int
+    model: MultiTaskModel
+    settings: PodSettings
+
+    @classmethod
+    def of(cls, owner: Owner, generation: int, model: MultiTaskModel, settings: Settings, raw: RawState) -> Maker:
+        """With the image that the generation's snapshot froze: an operator's upgrade changes no run that has begun."""
+        image = _frozen_image(raw, run_name(owner.name, generation)) or settings.trainer_image
+        pods = PodSettings(image, settings.image_pull_policy, settings.gpu_resource)
+        return cls(owner, generation, model, pods)
+
+    def unit(self, unit: UnitSpec) -> Iterator[Action]:
+        """ConfigMap, Service if its pods have to meet, and Job, in this order: a Job's pods need the others."""
+        spec = self.model.spec
+        if unit.kind == RESOLVE:
+            yield Create(configs.resolve_configmap(self.owner, self.model, unit))
+        else:
+            yield Create(configs.unit_configmap(self.owner, spec, unit))
+        service = jobs.unit_service(self.owner, spec, unit)
+        if service is not None:
+            yield Create(service)
+        yield Create(jobs.unit_job(self.owner, spec, unit, self.settings))
+
+    def snapshot(self, raw: RawState) -> Iterator[Action]:
+        """The run's snapshot, unless it stands."""
+        name = run_name(self.owner.name, self.generation)
+        if not any(item["metadata"]["name"] == name for item in raw.configmaps):
+            yield Create(configs.run_snapshot(self.owner, self.model.spec, self.generation, self.settings.image))
+
+    def old_snapshots(self, raw: RawState) -> list[Object]:
+        """The snapshots of other generations."""
+        name = run_name(self.owner.name, self.generation)
+        return [
+            item
+            for item in raw.configmaps
+            if (item["metadata"].get("labels") or {}).get(KIND_LABEL) == RUN and item["metadata"]["name"] != name
+        ]
+
+    def access(self, raw: RawState, configmaps: Collection[str]) -> Iterator[Action]:
+        """ServiceAccount, Role and RoleBinding, each only if it is missing or says something else."""
+        account = access.service_account(self.owner, self.model.spec)
+        if account is not None and _standing(raw.service_accounts, account) is None:
+            yield Apply(account)
+        yield from _differing(raw.roles, access.role(self.owner, configmaps), ("rules",))
+        yield from _differing(raw.role_bindings, access.role_binding(self.owner, self.model.spec), ("subjects",))
+
+
+def _differing(there: Sequence[Object], wanted: Mapping[str, Any], fields: Sequence[str]) -> Iterator[Action]:
+    found = _standing(there, wanted)
+    if found is None or any(_plain(found.get(field)) != _plain(wanted[field]) for field in fields):
+        yield Apply(wanted)
+
+
+def _standing(there: Sequence[Object], wanted: Mapping[str, Any]) -> Object | None:
+    return next((item for item in there if item["metadata"]["name"] == wanted["metadata"]["name"]), None)
+
+
+def _plain(value: Any) -> Any:
+    """As the API gives it back: an empty list is absent there."""
+    return value or None
+
+
+def _frozen_image(raw: RawState, name: str) -> str | None:
+    for item in raw.configmaps:
+        if item["metadata"]["name"] == name:
+            try:
+                image = json.loads(item["data"][SNAPSHOT_KEY])["trainerImage"]
+            except (KeyError, TypeError, ValueError):  # edited by hand: the next one is made from the settings
+                return None
+            return image if isinstance(image, str) else None
+    return None

@@ -1,0 +1,69 @@
+"""What the planner may know of a cluster: units turned into manifests, runs and failures. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from multitask_api.manifest import Manifest, StageFailure
+from multitask_api.resource.status import MultiTaskModelStatus
+from multitask_operator.planner import Capacity, Failed, Observed, Running
+from multitask_operator.planner.plan import MOST_ATTEMPTS
+from multitask_operator.reconciler import blocking
+from multitask_operator.reconciler.resolving import Resolution
+from multitask_operator.reconciler.units import Key, Phase, Unit, condition, seconds, started_at
+
+#: Where a stage fits is the scheduler's decision; how many run at once is counted in Jobs, not here.
+_NO_LIMIT = Capacity(cores=1 << 30, memory=1 << 60, processes=1 << 30)
+
+
+def observed(
+    units: Sequence[Unit],
+    resolution: Resolution,
+    *,
+    generation: int | None,
+    previous: MultiTaskModelStatus | None,
+) -> Observed:
+    """The planner's view. A Job has its own retries, so one that failed has made all its attempts."""
+    manifests: dict[Key, Manifest] = dict(resolution.manifests)
+    for unit in units:
+        manifests |= unit.manifests
+    assert resolution.resolved is not None
+    return Observed(
+        resolved=resolution.resolved,
+        manifests=manifests,
+        capacity=_NO_LIMIT,
+        running=tuple(_running(units, manifests)),
+        failures=tuple(failed(unit) for unit in units if unit.phase is Phase.FAILED),
+        serve=False,
+        generation=generation,
+        previous=previous,
+    )
+
+
+def failed(unit: Unit) -> Failed:
+    """Why a Job ended without every result: the trainer's words if it had any, else what the cluster says."""
+    ended = condition(unit.job, "Failed") or {}
+    said = unit.failure
+    key, failure = said if said is not None and said[0] in unit.keys else (_open(unit), None)
+    memory = blocking.out_of_memory(unit.pods)
+    if memory:
+        failure = StageFailure(stage=key[0], kind="UserError", message=memory)
+    elif failure is None:
+        why = ended.get("message") or "its Job ended without a result"
+        failure = StageFailure(stage=key[0], kind="Fault", message=f"{why}; `mtm logs` shows what it printed")
+    when = seconds(ended["lastTransitionTime"]) if "lastTransitionTime" in ended else 0.0
+    return Failed(failure, key[1], MOST_ATTEMPTS, when, log=unit.name)
+
+
+def _running(units: Sequence[Unit], manifests: Mapping[Key, Manifest]) -> Iterator[Running]:
+    for unit in units:
+        if unit.phase is Phase.RUNNING:
+            for stage, digest in unit.keys:
+                if (stage, digest) not in manifests:
+                    yield Running(stage, digest, started_at(unit.job) or 0.0, unit.stopping)
+
+
+def _open(unit: Unit) -> Key:
+    """The first stage that has not reported: the one that was at work, since a unit goes through them in order."""
+    reported = unit.manifests
+    return next((key for key in unit.keys if key not in reported), (unit.kind, ""))

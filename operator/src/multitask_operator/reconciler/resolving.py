@@ -1,0 +1,58 @@
+"""What the resolve unit of a generation found, and when it must look again. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from multitask_api.cluster import MANIFESTS_KEY, RESOLVED_KEY, unpack_manifests
+from multitask_api.manifest import Manifest, Resolved
+from multitask_operator.reconciler.raw import Object
+from multitask_operator.reconciler.units import Key, Unit, condition, seconds
+
+#: Seconds after which data that could not be found is looked for again.
+LOOK_AGAIN = 300.0
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """``resolved`` is None until the unit has reported; ``manifests`` are those that storage held then."""
+
+    resolved: Resolved | None = None
+    manifests: Mapping[Key, Manifest] = field(default_factory=dict)
+
+
+def resolution(unit: Unit | None) -> Resolution:
+    """What ``unit`` reported; nothing if it has not, or if somebody wrote into its ConfigMap."""
+    configmap = unit.configmap if unit else None
+    try:
+        resolved = Resolved.model_validate(json.loads(_data(configmap, "data")[RESOLVED_KEY]))
+        packed = _data(configmap, "binaryData").get(MANIFESTS_KEY)
+        manifests = unpack_manifests(packed) if packed else ()
+    except (KeyError, ValueError):
+        return Resolution()
+    return Resolution(resolved, {(item.stage, item.digest): item for item in manifests})
+
+
+def newest(units: Sequence[Unit]) -> Resolution:
+    """The last generation that was resolved: what the status shows while another is looked at."""
+    for unit in sorted(units, key=lambda unit: unit.made, reverse=True):
+        found = resolution(unit)
+        if found.resolved is not None:
+            return found
+    return Resolution(Resolved(data={}))
+
+
+def overdue(unit: Unit, now: float) -> float | None:
+    """Seconds until a unit that found problems is thrown away and made again (≤ 0: now); None: never."""
+    found = resolution(unit).resolved
+    if found is None or not found.problems:
+        return None
+    ended = condition(unit.job, "Complete")
+    since = seconds(ended["lastTransitionTime"]) if ended else None
+    return None if since is None else since + LOOK_AGAIN - now
+
+
+def _data(configmap: Object | None, key: str) -> Mapping[str, str]:
+    return (configmap or {}).get(key) or {}

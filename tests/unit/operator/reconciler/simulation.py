@@ -1,0 +1,181 @@
+"""A cluster as plain data: what the decisions do to it, and what Jobs and users do meanwhile. No clock, no server."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+from multitask_api.cluster import (
+    KIND_LABEL,
+    ORDERS_KEY,
+    RESOLVE,
+    RESOLVED_KEY,
+    manifest_key,
+    pack_manifest,
+)
+from multitask_api.manifest import Manifest
+from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchStatus
+from multitask_operator.reconciler import reconcile
+from multitask_operator.reconciler.raw import RawState, claim_names
+from multitask_operator.reconciler.units import units
+from multitask_operator.settings import Settings
+from unit.operator.builders import graph_of, manifest, model, resolved
+
+SETTINGS = Settings(trainer_image="registry.example/trainer:1")
+FIELDS = {
+    "Job": "jobs",
+    "Pod": "pods",
+    "ConfigMap": "configmaps",
+    "Service": "services",
+    "ServiceAccount": "service_accounts",
+    "Role": "roles",
+    "RoleBinding": "role_bindings",
+}
+STORAGE = {"uri": "pvc://models/desk"}
+
+
+class Cluster:
+    """One namespace with one MultiTaskModel. ``now`` moves by a second a reconcile."""
+
+    def __init__(self, *tasks, settings=SETTINGS, access="ReadWriteMany", **spec):
+        self.settings = settings
+        self.now = 1_800_000_000.0
+        self.objects = {}
+        self.events = []
+        self.created = []
+        self.written = 0
+        self._uids = 0
+        self.claims = {"models": {"metadata": {"name": "models"}, "spec": {"accessModes": [access]}, "status": {}}}
+        self.model = {"metadata": {"name": "desk", "namespace": "ml", "uid": "u-desk", "generation": 0}}
+        self.model |= {"apiVersion": "multitask.dev/v1alpha1", "kind": "MultiTaskModel"}
+        self.edit(*tasks, **spec)
+
+    def edit(self, *tasks, **spec):
+        """Another spec: the API server counts the generation up."""
+        for task in tasks:
+            for split, source in task["data"].items():
+                source["uri"] = f"s3://bucket/{task['name']}/{split}.jsonl"
+        self.resource = model(*tasks, storage=STORAGE, **spec)
+        self.model["spec"] = json.loads(json.dumps(self.resource.spec.to_json()))
+        self.model["metadata"]["generation"] += 1
+        self.model["metadata"]["resourceVersion"] = str(self.written)
+
+    # -- the operator --------------------------------------------------------------------------------------------------
+
+    def raw(self) -> RawState:
+        lists = {field: [] for field in FIELDS.values()}
+        for (kind, _), item in sorted(self.objects.items()):
+            lists[FIELDS[kind]].append(copy.deepcopy(item))
+        names = claim_names(self.model)
+        return RawState(
+            namespace="ml",
+            name="desk",
+            model=copy.deepcopy(self.model),
+            claims={name: self.claims.get(name) for name in names},
+            **{field: tuple(items) for field, items in lists.items()},
+        )
+
+    def reconcile(self, raw=None):
+        """Decide, on what stands or on an older look, and carry it out; what was decided."""
+        outcome = reconcile(raw or self.raw(), self.settings, self.now)
+        self.now += 1
+        for action in outcome.actions:
+            self.carry_out(action)
+        return outcome
+
+    def settle(self, limit=30):
+        """Reconcile until nothing is written any more."""
+        for _ in range(limit):
+            before = self.written
+            self.reconcile()
+            if self.written == before:
+                return
+        raise AssertionError(f"no rest after {limit} reconciles: {self.reconcile().actions}")
+
+    def carry_out(self, action):
+        if isinstance(action, Event):
+            self.events.append((action.type, action.reason))
+            return
+        if isinstance(action, PatchStatus):
+            if action.resource_version != self.model["metadata"]["resourceVersion"]:
+                return
+            merged = {**self.model.get("status", {}), **action.status}
+            self.model["status"] = {name: value for name, value in merged.items() if value is not None}
+        elif isinstance(action, Delete):
+            key = (action.kind, action.name)
+            if key not in self.objects or self.objects[key]["metadata"]["uid"] != action.uid:
+                return
+            del self.objects[key]
+        elif isinstance(action, Create | Apply):
+            key = (action.obj["kind"], action.obj["metadata"]["name"])
+            if key in self.objects and isinstance(action, Create):
+                return
+            self._put(key, action.obj)
+            if isinstance(action, Create):
+                self.created.append(key)
+        self.written += 1
+        self.model["metadata"]["resourceVersion"] = str(self.written)
+
+    def _put(self, key, obj):
+        self._uids += 1
+        found = copy.deepcopy(dict(obj))
+        stamp = f"2027-01-15T08:{self.written // 60 % 60:02}:{self.written % 60:02}Z"
+        found["metadata"] = {**found["metadata"], "uid": f"u-{self._uids}", "creationTimestamp": stamp}
+        self.objects[key] = found
+
+    # -- Jobs and users ------------------------------------------------------------------------------------------------
+
+    def jobs(self, kind=None, *, open_only=True):
+        """Names of Jobs, of those that have not ended."""
+        return [
+            name
+            for (sort, name), item in sorted(self.objects.items())
+            if sort == "Job"
+            and (kind is None or item["metadata"]["labels"][KIND_LABEL] == kind)
+            and not (open_only and item.get("status", {}).get("conditions"))
+        ]
+
+    def finish(self, name):
+        """The Job ends well: its pod has reported everything."""
+        configmap = self.objects["ConfigMap", name]
+        if self.objects["Job", name]["metadata"]["labels"][KIND_LABEL] == RESOLVE:
+            configmap["data"][RESOLVED_KEY] = resolved(self.resource).model_dump_json(by_alias=True)
+        else:
+            for order in json.loads(configmap["data"][ORDERS_KEY])["orders"]:
+                packed = pack_manifest(self._manifest(order))
+                configmap.setdefault("binaryData", {})[manifest_key(order["digest"])] = packed
+        self.end(name, "Complete")
+
+    def end(self, name, condition, message=""):
+        """The Job ends, whatever its pod has reported."""
+        stamp = "2027-01-15T09:00:00Z"
+        self.objects["Job", name]["status"] = {
+            "startTime": "2027-01-15T08:00:00Z",
+            "conditions": [{"type": condition, "status": "True", "message": message, "lastTransitionTime": stamp}],
+        }
+
+    def _manifest(self, order) -> Manifest:
+        found = {key: item for unit in units(self.raw()) for key, item in unit.manifests.items()}
+        node = graph_of(self.resource, found, serve=False)[order["stage"]]
+        assert node.digest == order["digest"]
+        return manifest(node, self.resource)
+
+    def to_the_end(self, limit=60):
+        """Every Job ends well as soon as it stands, until there is none."""
+        for _ in range(limit):
+            self.settle()
+            jobs = self.jobs()
+            if not jobs:
+                return
+            self.finish(jobs[0])
+        raise AssertionError(f"no end after {limit} Jobs")
+
+    # -- what it came to -----------------------------------------------------------------------------------------------
+
+    def condition(self, kind):
+        return next(item for item in self.model["status"]["conditions"] if item["type"] == kind)
+
+    @property
+    def job_runs(self):
+        """Names of all Jobs ever created, in order."""
+        return [name for kind, name in self.created if kind == "Job"]
