@@ -8,6 +8,7 @@ import heapq
 import itertools
 import logging
 import time
+from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -140,6 +141,10 @@ class Queue(Generic[Key]):
         self._slots = asyncio.Semaphore(workers)
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self.served = 0
+        self.failed = 0
+        self.seconds: deque[float] = deque(maxlen=1000)
+        """How long serving took, of the latest keys that were served without an error."""
 
     def add(self, key: Key, delay: float = 0.0) -> None:
         """Make ``key`` due in ``delay`` seconds. To be called in the event loop that `run` runs in."""
@@ -179,6 +184,7 @@ class Queue(Generic[Key]):
                     await self._changed.wait()
 
     async def _work(self, key: Key) -> None:
+        began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._limit):
                 again = await self._serve(key)
@@ -186,16 +192,21 @@ class Queue(Generic[Key]):
             self.schedule.done(key, 0.0)
             raise
         except TimeoutError:
-            wait = self.schedule.failed(key)
-            logger.warning("%s: not done in %g s; trying again in %g s", key, self._limit, wait)
+            self._failed(key, f"not done in {self._limit:g} s")
         except MultitaskError as error:
-            wait = self.schedule.failed(key)
-            logger.warning("%s: %s; trying again in %g s", key, error, wait)
-        except Exception:
-            wait = self.schedule.failed(key)
-            logger.exception("%s: a fault of the operator; trying again in %g s", key, wait)
+            self._failed(key, str(error))
+        except Exception as error:  # noqa: BLE001 - one key's fault must not end the others' service
+            self._failed(key, "a fault of the operator", error)
         else:
+            self.served += 1
+            self.seconds.append(asyncio.get_running_loop().time() - began)
             self.schedule.done(key, again)
         finally:
             self._slots.release()
             self._changed.set()
+
+    def _failed(self, key: Key, what: str, fault: Exception | None = None) -> None:
+        self.failed += 1
+        wait = self.schedule.failed(key)
+        level = logging.WARNING if fault is None else logging.ERROR
+        logger.log(level, "%s: %s; trying again in %g s", key, what, wait, exc_info=fault)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -46,6 +47,13 @@ def _gpu_resource(text: str) -> str:
     return text
 
 
+def _address(text: str) -> str:
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError as error:
+        raise ValueError("is no IP address, such as 127.0.0.1 or ::1") from error
+
+
 def _number(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not re.fullmatch(r"\d{1,9}", text) or not least <= int(text) <= most:
@@ -65,6 +73,7 @@ class Settings:
     gpu_resource: str = "nvidia.com/gpu"
     workers: int = 8
     resync_seconds: int = 600
+    health_address: str = ""
     health_port: int = 8080
     stale_seconds: int = 300
 
@@ -77,7 +86,8 @@ _READING: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "gpu_resource": (_gpu_resource, "What a GPU is called in a pod's resources."),
     "workers": (_number(1, 256), "Resources that are worked on at the same time."),
     "resync_seconds": (_number(10, 86_400), "Every resource is looked at again after this time."),
-    "health_port": (_number(0, 65_535), "Where GET /healthz answers; 0 takes a free port."),
+    "health_address": (_address, "IP address on which GET /healthz answers; empty: on all."),
+    "health_port": (_number(0, 65_535), "Its port; 0 takes a free one."),
     "stale_seconds": (_number(10, 86_400), "/healthz answers 503 when a resource has waited longer for a worker."),
 }
 

@@ -77,6 +77,12 @@ def test_read(arguments: dict[str, str | None], environ: dict[str, str], expecte
             id="gpu",
         ),
         pytest.param(
+            {},
+            {"MULTITASK_HEALTH_ADDRESS": "localhost"},
+            "MULTITASK_HEALTH_ADDRESS: 'localhost' is no IP address, such as 127.0.0.1 or ::1",
+            id="address",
+        ),
+        pytest.param(
             {"workers": "x"},
             {"MULTITASK_RESYNC_SECONDS": "1"},
             "--workers: 'x' is not a whole number from 1 to 256\n"

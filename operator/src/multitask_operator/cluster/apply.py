@@ -1,0 +1,181 @@
+"""Carries out what was decided, in order. Whatever ends it in between, the next look decides anew."""
+
+from __future__ import annotations
+
+import datetime
+import logging
+import secrets
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from multitask_api.resource.model import API_VERSION
+from multitask_operator.cluster.client import FIELD_MANAGER, Client
+from multitask_operator.cluster.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused, Request
+from multitask_operator.objects.actions import Action, Apply, Create, Delete, Event, PatchStatus
+from multitask_operator.reconciler.raw import Object, RawState, Refusal
+
+logger = logging.getLogger(__name__)
+
+#: Characters of an Event's note, by its schema.
+_NOTE = 1024
+
+
+@dataclass(frozen=True)
+class Applied:
+    """How far it went. Nothing that came after a conflict or a refusal was done."""
+
+    look_again: bool = False
+    """Somebody else wrote in between: what was decided is out of date."""
+    refusal: Refusal | None = None
+
+
+async def apply(client: Client, raw: RawState, actions: Sequence[Action]) -> Applied:
+    """Do ``actions``, which were decided on ``raw``, one after the other.
+
+    Raises ClusterError where the API server could not be asked; an Event that cannot be posted is only logged.
+    """
+    for action in actions:
+        try:
+            await _do(client, raw, action)
+        except Conflict as error:
+            logger.info("%s/%s: looking again: %s", raw.namespace, raw.name, error)
+            return Applied(look_again=True)
+        except Refused as error:
+            kind = _kind(action)
+            name = error.request.name or raw.name
+            return Applied(refusal=Refusal(error.request.verb, kind, name, error.code, error.reason, error.message))
+    return Applied()
+
+
+def _kind(action: Action) -> str:
+    match action:
+        case Create() | Apply():
+            return str(action.obj["kind"])
+        case Delete():
+            return action.kind
+        case _:
+            return "MultiTaskModel"
+
+
+async def _do(client: Client, raw: RawState, action: Action) -> None:
+    match action:
+        case Create():
+            await _create(client, action.obj)
+        case Apply():
+            await client.apply(action.obj)
+        case Delete():
+            await _delete(client, raw, action)
+        case PatchStatus():
+            await _patch_status(client, raw, action)
+        case Event():
+            await _post(client, raw, action)
+
+
+async def _create(client: Client, body: Object) -> None:
+    try:
+        await client.create(body)
+        return
+    except AlreadyExists:
+        metadata = body["metadata"]
+    try:
+        found = await client.get(body["apiVersion"], body["kind"], metadata["name"], metadata["namespace"])
+    except NotFound as error:
+        raise Conflict(f"{body['kind']} {metadata['name']} has just been deleted") from error
+    wanted, there = _controller(body), _controller(found)
+    if wanted == there:
+        return  # made since the look, by ourselves or by another operator
+    if found["metadata"].get("deletionTimestamp") or (there.get("kind"), there.get("name")) == (
+        wanted.get("kind"),
+        wanted.get("name"),
+    ):
+        raise Conflict(f"{body['kind']} {metadata['name']} of a former object of this name is being deleted")
+    # no look will ever show it, for it does not carry the model's label
+    raise Refused(
+        Request("create", body["kind"], metadata["namespace"], metadata["name"]),
+        409,
+        "AlreadyExists",
+        f"there is one of this name that does not belong to {wanted.get('name')}; delete or rename it",
+    )
+
+
+def _controller(obj: Object) -> Mapping[str, Any]:
+    """kind, name and uid of what controls the object; empty if nothing does."""
+    owners = obj["metadata"].get("ownerReferences") or ()
+    for owner in owners:
+        if owner.get("controller"):
+            return {key: owner.get(key) for key in ("kind", "name", "uid")}
+    return {}
+
+
+async def _delete(client: Client, raw: RawState, action: Delete) -> None:
+    try:
+        await client.delete(
+            action.api_version,
+            action.kind,
+            action.name,
+            raw.namespace,
+            uid=action.uid,
+            propagation=action.propagation,
+        )
+    except (Conflict, NotFound):
+        return  # another one by now, or gone
+
+
+async def _patch_status(client: Client, raw: RawState, action: PatchStatus) -> None:
+    before = (raw.model or {}).get("status") or {}
+    body = {
+        "metadata": {"resourceVersion": action.resource_version},
+        "status": merge_patch(before, action.status),
+    }
+    try:
+        await client.patch_status(API_VERSION, "MultiTaskModel", raw.name, raw.namespace, body)
+    except NotFound as error:
+        raise Conflict(f"MultiTaskModel {raw.name} is gone") from error
+
+
+def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+    """The JSON merge patch (RFC 7386) that makes ``after`` of ``before``: fields that are gone become null."""
+    patch: dict[str, Any] = {key: None for key in before if key not in after}
+    for key, value in after.items():
+        old = before.get(key)
+        if isinstance(old, Mapping) and isinstance(value, Mapping):
+            if inner := merge_patch(old, value):
+                patch[key] = inner
+        elif key not in before or old != value:
+            patch[key] = value
+    return patch
+
+
+async def _post(client: Client, raw: RawState, action: Event) -> None:
+    try:
+        await client.create(event_object(raw, action, datetime.datetime.now(datetime.UTC)))
+    except ClusterError as error:
+        logger.warning("%s/%s: Event %s: %s", raw.namespace, raw.name, action.reason, error)
+
+
+def event_object(raw: RawState, event: Event, now: datetime.datetime) -> Object:
+    """An Event of events.k8s.io/v1 about the model of ``raw``; ``now`` in UTC."""
+    metadata = (raw.model or {}).get("metadata", {})
+    note = event.message if len(event.message) <= _NOTE else event.message[: _NOTE - 1] + "…"
+    return {
+        "apiVersion": "events.k8s.io/v1",
+        "kind": "Event",
+        "metadata": {"name": f"{raw.name[:200]}.{secrets.token_hex(8)}", "namespace": raw.namespace},
+        "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+        "reportingController": FIELD_MANAGER,
+        "reportingInstance": socket.gethostname()[:128],
+        "action": "Reconcile",
+        "type": event.type,
+        "reason": event.reason,
+        "note": note,
+        "regarding": {
+            "apiVersion": API_VERSION,
+            "kind": "MultiTaskModel",
+            "namespace": raw.namespace,
+            "name": raw.name,
+            "uid": metadata.get("uid"),
+            "resourceVersion": metadata.get("resourceVersion"),
+        },
+    }

@@ -1,0 +1,204 @@
+"""The requests that the operator makes, on the asynchronous dynamic client: plain dicts in and out, a time limit on
+each, and one exception tree."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Self
+
+import aiohttp
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client.exceptions import ApiException
+from kubernetes.aio.dynamic.client import DynamicClient
+from kubernetes.aio.dynamic.resource import Resource
+
+from multitask_operator.cluster.errors import Request, Unavailable, error_for
+from multitask_operator.reconciler.raw import Object
+
+FIELD_MANAGER = "multitask-operator"
+
+#: Of one request, from the wait for a free connection to the last byte of the answer.
+TIMEOUT = aiohttp.ClientTimeout(total=30.0, sock_connect=5.0)
+
+#: Objects of one page of a list.
+PAGE = 500
+
+#: (apiVersion, kind) -> (name in addresses, whether it lies in a namespace). They are few and known, so the server is
+#: not asked what it has: discovery costs requests and keeps a file.
+KINDS: Mapping[tuple[str, str], tuple[str, bool]] = {
+    ("v1", "ConfigMap"): ("configmaps", True),
+    ("v1", "Namespace"): ("namespaces", False),
+    ("v1", "PersistentVolumeClaim"): ("persistentvolumeclaims", True),
+    ("v1", "Pod"): ("pods", True),
+    ("v1", "Service"): ("services", True),
+    ("v1", "ServiceAccount"): ("serviceaccounts", True),
+    ("batch/v1", "Job"): ("jobs", True),
+    ("events.k8s.io/v1", "Event"): ("events", True),
+    ("rbac.authorization.k8s.io/v1", "Role"): ("roles", True),
+    ("rbac.authorization.k8s.io/v1", "RoleBinding"): ("rolebindings", True),
+    ("multitask.dev/v1alpha1", "MultiTaskModel"): ("multitaskmodels", True),
+}
+
+
+def nothing() -> None:
+    """What follows a write unless a test wants more."""
+
+
+class Client:
+    """One connection pool to one API server; close it, or use it as an asynchronous context.
+
+    Every method raises the errors of `multitask_operator.cluster.errors`. ``after_write`` is called after every request
+    that changed something and before its answer is used.
+    """
+
+    def __init__(
+        self, configuration: Configuration, *, after_write: Callable[[], None] = nothing, connections: int = 64
+    ) -> None:
+        configuration.connection_pool_maxsize = connections
+        # the proxy of a kubeconfig counts, those in the environment are not meant for a cluster's own address
+        configuration.client_session_kwargs = {"trust_env": False}
+        self._api = ApiClient(configuration)
+        self._api.user_agent = FIELD_MANAGER
+        self._dynamic = DynamicClient(self._api)
+        self._after_write = after_write
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """End the connections."""
+        await self._api.close()
+
+    async def get(self, api_version: str, kind: str, name: str, namespace: str | None = None) -> Object:
+        """The object; NotFound if there is none."""
+        resource = self._resource(api_version, kind)
+        return await self._ask(
+            Request("get", _granted(resource), namespace, name),
+            self._dynamic.get(resource, name=name, namespace=namespace, **_CALL),
+        )
+
+    async def list(
+        self, api_version: str, kind: str, namespace: str | None = None, labels: str | None = None
+    ) -> tuple[Object, ...]:
+        """All objects with ``labels`` (a selector), in ``namespace`` or everywhere, sorted by namespace and name."""
+        resource = self._resource(api_version, kind)
+        request = Request("list", _granted(resource), namespace, None)
+        found: list[Object] = []
+        following: str | None = None
+        while True:
+            page = await self._ask(
+                request,
+                self._dynamic.get(
+                    resource, namespace=namespace, label_selector=labels, limit=PAGE, _continue=following, **_CALL
+                ),
+            )
+            # items of a list do not say what they are
+            found += [{"apiVersion": api_version, "kind": kind, **item} for item in page.get("items") or ()]
+            following = page.get("metadata", {}).get("continue")
+            if not following:
+                break
+        return tuple(sorted(found, key=lambda item: (item["metadata"].get("namespace", ""), item["metadata"]["name"])))
+
+    async def probe(self, api_version: str, kind: str, namespace: str | None = None) -> None:
+        """Find out whether objects of the kind can be listed; NotFound if the server does not know the kind."""
+        resource = self._resource(api_version, kind)
+        await self._ask(
+            Request("list", _granted(resource), namespace, None),
+            self._dynamic.get(resource, namespace=namespace, limit=1, **_CALL),
+        )
+
+    async def create(self, body: Object) -> Object:
+        """Make the object; AlreadyExists if there is one of its name."""
+        resource = self._resource(body["apiVersion"], body["kind"])
+        metadata = body["metadata"]
+        return await self._write(
+            Request("create", _granted(resource), metadata.get("namespace"), metadata.get("name")),
+            self._dynamic.create(resource, body=dict(body), field_manager=FIELD_MANAGER, **_CALL),
+        )
+
+    async def apply(self, body: Object) -> Object:
+        """Make the object's fields so, and take over those that others own (server-side apply)."""
+        resource = self._resource(body["apiVersion"], body["kind"])
+        metadata = body["metadata"]
+        return await self._write(
+            Request("patch", _granted(resource), metadata.get("namespace"), metadata["name"]),
+            self._dynamic.server_side_apply(
+                resource, body=dict(body), field_manager=FIELD_MANAGER, force_conflicts=True, **_CALL
+            ),
+        )
+
+    async def delete(
+        self, api_version: str, kind: str, name: str, namespace: str, *, uid: str, propagation: str = "Background"
+    ) -> None:
+        """Delete this very object; Conflict if its name is another's by now, NotFound if it is gone."""
+        resource = self._resource(api_version, kind)
+        body = {
+            "apiVersion": "v1",
+            "kind": "DeleteOptions",
+            "preconditions": {"uid": uid},
+            "propagationPolicy": propagation,
+        }
+        await self._write(
+            Request("delete", _granted(resource), namespace, name),
+            self._dynamic.delete(resource, name=name, namespace=namespace, body=body, **_CALL),
+        )
+
+    async def patch_status(self, api_version: str, kind: str, name: str, namespace: str, body: Object) -> Object:
+        """Merge ``body`` into the object through its status subresource; Conflict if ``body`` carries another
+        ``metadata.resourceVersion`` than the object."""
+        resource = self._resource(api_version, kind)
+        path = f"{resource.path(name=name, namespace=namespace)}/status"
+        return await self._write(
+            Request("patch", f"{_granted(resource)}/status", namespace, name),
+            self._dynamic.request(
+                "patch",
+                path,
+                body=dict(body),
+                content_type="application/merge-patch+json",
+                field_manager=FIELD_MANAGER,
+                **_CALL,
+            ),
+        )
+
+    async def _write(self, request: Request, call: Awaitable[Any]) -> Object:
+        answer = await self._ask(request, call)
+        self._after_write()
+        return answer
+
+    async def _ask(self, request: Request, call: Awaitable[Any]) -> Object:
+        try:
+            answer: Object = await call
+        except ApiException as error:
+            raise error_for(request, error.status, error.body) from None
+        except (aiohttp.ClientError, TimeoutError, OSError, json.JSONDecodeError) as error:
+            raise Unavailable(f"{request}: no answer from the API server: {error or type(error).__name__}") from error
+        return answer
+
+    def _resource(self, api_version: str, kind: str) -> Resource:
+        plural, namespaced = KINDS[api_version, kind]
+        group, _, version = api_version.rpartition("/")
+        return Resource(
+            prefix="apis" if group else "api",
+            group=group,
+            api_version=version,
+            kind=kind,
+            name=plural,
+            namespaced=namespaced,
+            client=self._dynamic,
+        )
+
+
+def _plain(_: DynamicClient, answer: Any) -> Any:
+    return answer
+
+
+_CALL: Mapping[str, Any] = {"_request_timeout": TIMEOUT, "serializer": _plain}
+
+
+def _granted(resource: Resource) -> str:
+    """As RBAC names it: ``jobs.batch``."""
+    return f"{resource.name}.{resource.group}" if resource.group else str(resource.name)

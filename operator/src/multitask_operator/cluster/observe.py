@@ -1,0 +1,87 @@
+"""One look at everything that a decision about one MultiTaskModel may use. Live: nothing is kept from look to look."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Iterable
+from typing import Any
+
+from multitask_api.cluster import MODEL_LABEL
+from multitask_api.resource.model import API_VERSION
+from multitask_operator.cluster.client import Client
+from multitask_operator.cluster.errors import Forbidden, NotFound
+from multitask_operator.reconciler.raw import Object, RawState, claim_names, reference_names
+
+RBAC = "rbac.authorization.k8s.io/v1"
+
+
+async def observe(client: Client, namespace: str, name: str) -> RawState:
+    """Read what is there, concurrently; never a Secret. Raises ClusterError when a part could not be read."""
+    model = await _get(client, API_VERSION, "MultiTaskModel", name, namespace)
+    if model is None:
+        return RawState(namespace=namespace, name=name)
+    labels = f"{MODEL_LABEL}={name}"
+    children = [
+        client.list(api_version, kind, namespace, labels)
+        for api_version, kind in (
+            ("batch/v1", "Job"),
+            ("v1", "Pod"),
+            ("v1", "ConfigMap"),
+            ("v1", "Service"),
+            ("v1", "ServiceAccount"),
+            (RBAC, "Role"),
+            (RBAC, "RoleBinding"),
+        )
+    ]
+    lists, namespace_object, claims, references = await _together(
+        _together(*children),
+        _namespace(client, namespace),
+        _named(client, "PersistentVolumeClaim", claim_names(model), namespace),
+        _named(client, "ConfigMap", reference_names(model), namespace),
+    )
+    jobs, pods, configmaps, services, service_accounts, roles, role_bindings = lists
+    return RawState(
+        namespace=namespace,
+        name=name,
+        model=model,
+        namespace_object=namespace_object,
+        jobs=jobs,
+        pods=pods,
+        configmaps=configmaps,
+        services=services,
+        service_accounts=service_accounts,
+        roles=roles,
+        role_bindings=role_bindings,
+        claims=claims,
+        references=references,
+    )
+
+
+async def _get(client: Client, api_version: str, kind: str, name: str, namespace: str | None) -> Object | None:
+    try:
+        return await client.get(api_version, kind, name, namespace)
+    except NotFound:
+        return None
+
+
+async def _namespace(client: Client, name: str) -> Object | None:
+    """None also where the operator may not read namespaces: one installed for single namespaces need not."""
+    try:
+        return await _get(client, "v1", "Namespace", name, None)
+    except Forbidden:
+        return None
+
+
+async def _named(client: Client, kind: str, names: Iterable[str], namespace: str) -> dict[str, Object | None]:
+    names = tuple(names)
+    found = await _together(*(_get(client, "v1", kind, name, namespace) for name in names))
+    return dict(zip(names, found, strict=True))
+
+
+async def _together(*calls: Awaitable[Any]) -> tuple[Any, ...]:
+    """All results, or the first error once every call has ended: none is left running."""
+    results = await asyncio.gather(*calls, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return tuple(results)

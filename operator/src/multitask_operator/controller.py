@@ -1,0 +1,83 @@
+"""Serves one key: look, decide, act. What it knows it has read a moment ago."""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from multitask_operator.cluster.apply import apply
+from multitask_operator.cluster.client import Client
+from multitask_operator.cluster.errors import ClusterError
+from multitask_operator.cluster.observe import observe
+from multitask_operator.objects.actions import Event, PatchStatus
+from multitask_operator.reconciler.outcome import Outcome
+from multitask_operator.reconciler.raw import RawState, Refusal
+from multitask_operator.settings import Settings
+
+Decide = Callable[[RawState, Settings, float], Outcome]
+"""What to do about a state, at a time in Unix seconds: pure."""
+
+#: Seconds until the next look after somebody else wrote in between.
+SOON = 1.0
+
+
+class WriteRefused(ClusterError):
+    """The API server refused a write; the resource's status says so by now."""
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """Names one MultiTaskModel."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+class Controller:
+    """``clock`` gives Unix seconds; ``rng`` spreads the periodic looks."""
+
+    def __init__(
+        self,
+        client: Client,
+        settings: Settings,
+        decide: Decide,
+        *,
+        clock: Callable[[], float] = time.time,
+        rng: random.Random | None = None,
+    ) -> None:
+        self._client = client
+        self._settings = settings
+        self._decide = decide
+        self._clock = clock
+        self._rng = rng or random.Random()
+
+    async def serve(self, key: Key) -> float | None:
+        """Bring the model nearer to what it should be; gives the seconds until the next look, None once it is gone.
+
+        Raises ClusterError where the API server could not be asked or refused a write.
+        """
+        raw = await observe(self._client, key.namespace, key.name)
+        if raw.model is None:
+            return None
+        outcome = self._decide(raw, self._settings, self._clock())
+        applied = await apply(self._client, raw, outcome.actions)
+        if applied.refusal is not None:
+            await self._tell(raw, applied.refusal)
+        if applied.look_again:
+            return SOON
+        # at random between half and all of the interval: models that were started together drift apart
+        resync = self._settings.resync_seconds * self._rng.uniform(0.5, 1.0)
+        return resync if outcome.look_again is None else min(resync, outcome.look_again)
+
+    async def _tell(self, raw: RawState, refusal: Refusal) -> None:
+        """Write what the same state with the refusal in it says, and nothing else; then raise WriteRefused."""
+        raw = dataclasses.replace(raw, refusals=(refusal,))
+        told = self._decide(raw, self._settings, self._clock())
+        await apply(self._client, raw, [each for each in told.actions if isinstance(each, PatchStatus | Event)])
+        raise WriteRefused(f"cannot {refusal.verb} {refusal.kind} {refusal.name}: {refusal.message}")

@@ -1,0 +1,54 @@
+"""``GET /healthz``: whether every resource gets its turn. Nothing that is asked of the API server counts: when that is
+away, a restart of the operator mends nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+
+from aiohttp import web
+
+from multitask_operator.queue import Queue
+
+
+def report(queue: Queue[Any]) -> dict[str, Any]:
+    """What ``/healthz`` says, in JSON; the quantiles are of the latest thousand."""
+    return {
+        "oldestSeconds": round(queue.schedule.oldest(), 3),
+        "waiting": len(queue.schedule),
+        "running": queue.schedule.running(),
+        "served": queue.served,
+        "failed": queue.failed,
+        "servingSeconds": _quantiles(queue.seconds),
+    }
+
+
+def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
+    if len(seconds) < 2:
+        return {}
+    cuts = statistics.quantiles(seconds, n=20)
+    return {"median": round(cuts[9], 4), "p95": round(cuts[18], 4)}
+
+
+@contextlib.asynccontextmanager
+async def served(queue: Queue[Any], address: str, port: int, stale_seconds: float) -> AsyncIterator[int]:
+    """Answer on ``address`` (empty: all) and ``port`` (0: any free one), the port of which this gives.
+
+    200 while no key has been due for longer than ``stale_seconds``, else 503. OSError: the port is taken.
+    """
+
+    async def healthz(_: web.Request) -> web.Response:
+        found = report(queue)
+        return web.json_response(found, status=200 if found["oldestSeconds"] <= stale_seconds else 503)
+
+    application = web.Application()
+    application.add_routes([web.get("/healthz", healthz)])
+    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, address or None, port).start()
+        yield runner.addresses[0][1]
+    finally:
+        await runner.cleanup()
