@@ -9,6 +9,7 @@ import subprocess
 
 import pytest
 
+from cluster import binaries
 from multitask_operator.objects.errors import PodTemplateError
 from multitask_operator.objects.merge import merge
 
@@ -140,9 +141,10 @@ CASES = [
 
 @pytest.fixture(scope="session")
 def kubectl() -> str:
-    found = shutil.which("kubectl")
+    built = binaries.folder() / "kubectl"
+    found = str(built) if built.is_file() else shutil.which("kubectl")
     if found is None:
-        pytest.skip("needs a cluster's kubectl on the PATH")
+        pytest.skip("needs kubectl: run `make kubernetes`")
     return found
 
 
