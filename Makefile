@@ -20,7 +20,9 @@ BIN := .venv/bin
 UV := .make/uv/bin/uv
 PACKAGES := crds serving trainer-image operator
 SOURCES := $(PACKAGES:%=%/src)
-GENERATED := crds/multitask.dev_multitaskmodels.yaml crds/multitask.dev_taskroutes.yaml serving/src/multitask_serving/proto docs/resource.md
+CHART := helm/multitask-operator
+GENERATED := crds/multitask.dev_multitaskmodels.yaml crds/multitask.dev_taskroutes.yaml serving/src/multitask_serving/proto docs/resource.md \
+  $(CHART)/files/crds
 
 .PHONY: help setup lock generate check-generate lint format test test-fast demo open-suite grpcurl clean
 
@@ -56,8 +58,9 @@ lock: | .venv/pyvenv.cfg  ## Resolve the dependencies again and write both locks
 	    --no-header --no-annotate --output-file requirements-triton.lock > /dev/null
 	@! grep -nE '://|^-i|index-url' requirements.lock requirements-triton.lock
 
-generate: .make/setup  ## Write what is generated: the CRD, its reference page, the protobuf modules
+generate: .make/setup  ## Write what is generated: the CRDs and their copies in the chart, their reference page, the protobuf modules
 	$(BIN)/python -m multitask_api.crd
+	$(BIN)/python -m multitask_api.crd --out $(CHART)/files/crds
 	$(BIN)/python tools/generate_docs.py
 	$(BIN)/python tools/generate_proto.py
 

@@ -1,0 +1,193 @@
+"""The chart: what it renders for an installation, and what the operator may then do."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster import binaries
+from multitask_operator.settings import Settings, read_settings, variable
+
+ROOT = Path(__file__).parents[3]
+CHART = ROOT / "helm" / "multitask-operator"
+CRDS = ("multitaskmodels.multitask.dev", "taskroutes.multitask.dev")
+VARIABLES = {variable(name) for name in Settings.__dataclass_fields__}
+
+
+@pytest.fixture(scope="session")
+def helm() -> str:
+    built = binaries.folder() / "helm"
+    found = str(built) if built.is_file() else shutil.which("helm")
+    if found is None:
+        pytest.skip("needs a cluster's helm: `python tests/cluster/binaries.py helm` builds it")
+    return found
+
+
+def template(helm, *options):
+    argv = [helm, "template", "mtm", str(CHART), "--namespace", "operators"]
+    return subprocess.run([*argv, *options], capture_output=True, text=True, check=False)
+
+
+def rendered(helm, *options):
+    """(kind, namespace, name) → object."""
+    done = template(helm, *options)
+    assert done.returncode == 0, done.stderr
+    found = {}
+    for item in yaml.safe_load_all(done.stdout):
+        if item:
+            key = (item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"])
+            assert key not in found
+            found[key] = item
+    return found
+
+
+def container(objects):
+    (deployment,) = [item for (kind, *_), item in objects.items() if kind == "Deployment"]
+    (found,) = deployment["spec"]["template"]["spec"]["containers"]
+    return found
+
+
+def rules(objects, kind):
+    return [rule for (each, *_), item in objects.items() if each == kind for rule in item["rules"]]
+
+
+def test_its_definitions_are_the_generated_ones():
+    for path in sorted((CHART / "files" / "crds").iterdir()):
+        assert path.read_text("utf-8") == (ROOT / "crds" / path.name).read_text("utf-8"), "run `make generate`"
+    assert len(list((CHART / "files" / "crds").iterdir())) == len(CRDS)
+
+
+def test_every_value_has_a_rule_and_the_other_way_round():
+    values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
+    schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
+    assert set(schema["properties"]) - {"global"} == set(values)
+
+
+def test_it_lints(helm):
+    done = subprocess.run([helm, "lint", "--strict", str(CHART)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_what_is_installed(helm):
+    name = "mtm-multitask-operator"
+    assert set(rendered(helm)) == {
+        *(("CustomResourceDefinition", None, crd) for crd in CRDS),
+        ("ServiceAccount", "operators", name),
+        ("ClusterRole", None, name),
+        ("ClusterRoleBinding", None, name),
+        ("ClusterRole", None, f"{name}-view"),
+        ("ClusterRole", None, f"{name}-edit"),
+        ("Deployment", "operators", name),
+    }
+
+
+def test_with_namespaces_nothing_holds_in_the_whole_cluster(helm):
+    objects = rendered(helm, "--set", "namespaces={a,b},aggregatedRoles=false,crds.enabled=false")
+    name = "mtm-multitask-operator"
+    assert set(objects) == {
+        ("ServiceAccount", "operators", name),
+        *((kind, namespace, name) for kind in ("Role", "RoleBinding") for namespace in "ab"),
+        ("Deployment", "operators", name),
+    }
+    subjects = objects["RoleBinding", "a", name]["subjects"]
+    assert subjects == [{"kind": "ServiceAccount", "name": name, "namespace": "operators"}]
+    environment = {each["name"]: each["value"] for each in container(objects)["env"]}
+    assert environment["MULTITASK_NAMESPACES"] == "a,b"
+
+
+@pytest.mark.parametrize("keep", ["true", "false"])
+def test_definitions_are_kept_if_asked_for(helm, keep):
+    objects = rendered(helm, "--set", f"crds.keep={keep}")
+    for crd in CRDS:
+        found = objects["CustomResourceDefinition", None, crd]
+        file = next((CHART / "files" / "crds").glob(f"*_{found['spec']['names']['plural']}.yaml"))
+        written = yaml.safe_load(file.read_text("utf-8"))
+        annotations = found["metadata"].pop("annotations", None)
+        assert annotations == ({"helm.sh/resource-policy": "keep"} if keep == "true" else None)
+        assert found == written
+
+
+@pytest.mark.parametrize("options", [(), ("--set", "namespaces={a}")])
+def test_the_operator_gets_the_least_it_needs_and_no_secret(helm, options):
+    objects = rendered(helm, "--set", "aggregatedRoles=false", *options)
+    found = rules(objects, "Role" if options else "ClusterRole")
+    allowed = {(resource, verb) for rule in found for resource in rule["resources"] for verb in rule["verbs"]}
+    named = {resource for resource, _ in allowed} | {verb for _, verb in allowed}
+    groups = {group for rule in found for group in rule["apiGroups"]}
+    assert "*" not in named | groups
+    assert not named & {"secrets", "escalate", "bind", "impersonate", "pods/exec", "deletecollection"}
+    assert {resource for resource, verb in allowed if verb == "delete"} == {"jobs", "configmaps", "services"}
+    assert (("namespaces", "get") in allowed) is not bool(options)
+    assert ("configmaps", "get") in allowed
+    assert ("configmaps", "patch") in allowed, "what the pods' Role gives, the operator must have"
+
+
+def test_the_operators_pod_has_few_rights(helm):
+    objects = rendered(helm)
+    (deployment,) = [item for (kind, *_), item in objects.items() if kind == "Deployment"]
+    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
+    pod = deployment["spec"]["template"]["spec"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert container(objects)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+# options, the settings that the operator then has
+SETTINGS = [
+    ((), Settings(trainer_image="multitask-trainer:0.1.0")),
+    (
+        ("--set", "trainerImage.tag=7,trainerImage.pullPolicy=Never,namespaces={b,a},workers=2,resyncSeconds=60"),
+        Settings(
+            trainer_image="multitask-trainer:7",
+            image_pull_policy="Never",
+            namespaces=("a", "b"),
+            workers=2,
+            resync_seconds=60,
+        ),
+    ),
+    (
+        ("--set", f"trainerImage.digest=sha256:{'0' * 64},gpuResource=amd.com/gpu"),
+        Settings(trainer_image=f"multitask-trainer@sha256:{'0' * 64}", gpu_resource="amd.com/gpu"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("options", "expected"), SETTINGS)
+def test_values_reach_the_operator(helm, options, expected):
+    environment = {each["name"]: each["value"] for each in container(rendered(helm, *options))["env"]}
+    assert {name for name in environment if name.startswith("MULTITASK_")} <= VARIABLES
+    assert read_settings({}, environment) == expected
+
+
+def test_a_release_that_is_called_like_the_chart_is_not_called_so_twice(helm):
+    done = subprocess.run(
+        [helm, "template", "multitask-operator", str(CHART)], capture_output=True, text=True, check=True
+    )
+    assert set(re.findall(r"multitask-operator-multitask-operator", done.stdout)) == set()
+
+
+REFUSED = [
+    ("replica=2", "replica"),
+    ("namespaces={Team_A}", "namespaces"),
+    ("gpuResource=gpu", "gpuResource"),
+    ("workers=0", "workers"),
+    ("trainerImage.repository=", "trainerImage"),
+    ("image.pullPolicy=Sometimes", "pullPolicy"),
+]
+
+
+@pytest.mark.parametrize(("value", "named"), REFUSED)
+def test_wrong_values_are_refused_by_name(helm, value, named):
+    done = template(helm, "--set", value)
+    assert done.returncode != 0
+    assert named in done.stderr
