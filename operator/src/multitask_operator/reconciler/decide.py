@@ -99,7 +99,7 @@ class _Decision:
         makes: list[Action] = [*self.maker.snapshot(self.raw)] if specs else []
         makes += self.maker.access(self.raw, kept | {spec.name for spec in specs}) if specs or kept else ()
         for spec in specs:
-            makes += self.maker.unit(spec)
+            makes += self.maker.unit(self.raw, spec)
         starts = [start for start in self.plan.starts if any(start.node in group.nodes for group in chosen)]
         status = telling.model_status(
             self.model, self.plan, self.observed, starts, blocker or self._soft_blocker(), self.stages, self.now

@@ -34,17 +34,19 @@ class Maker:
         pods = PodSettings(image, settings.image_pull_policy, settings.gpu_resource)
         return cls(owner, generation, model, pods)
 
-    def unit(self, unit: UnitSpec) -> Iterator[Action]:
-        """ConfigMap, Service if its pods have to meet, and Job, in this order: a Job's pods need the others."""
+    def unit(self, raw: RawState, unit: UnitSpec) -> Iterator[Action]:
+        """What is missing of ConfigMap, Service and Job, in this order: a Job's pods need the others."""
         spec = self.model.spec
-        if unit.kind == RESOLVE:
-            yield Create(configs.resolve_configmap(self.owner, self.model, unit))
-        else:
-            yield Create(configs.unit_configmap(self.owner, spec, unit))
+        told = (
+            configs.resolve_configmap(self.owner, self.model, unit)
+            if unit.kind == RESOLVE
+            else configs.unit_configmap(self.owner, spec, unit)
+        )
         service = jobs.unit_service(self.owner, spec, unit)
-        if service is not None:
-            yield Create(service)
-        yield Create(jobs.unit_job(self.owner, spec, unit, self.settings))
+        job = jobs.unit_job(self.owner, spec, unit, self.settings)
+        for there, wanted in ((raw.configmaps, told), (raw.services, service), (raw.jobs, job)):
+            if wanted is not None and _standing(there, wanted) is None:
+                yield Create(wanted)
 
     def snapshot(self, raw: RawState) -> Iterator[Action]:
         """The run's snapshot, unless it stands."""

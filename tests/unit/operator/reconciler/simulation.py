@@ -75,11 +75,14 @@ class Cluster:
             **{field: tuple(items) for field, items in lists.items()},
         )
 
-    def reconcile(self, raw=None):
-        """Decide, on what stands or on an older look, and carry it out; what was decided."""
+    def reconcile(self, raw=None, actions=None):
+        """Decide, on what stands or on an older look, and carry it out; what was decided.
+
+        ``actions``: the operator is killed after so many.
+        """
         outcome = reconcile(raw or self.raw(), self.settings, self.now)
         self.now += 1
-        for action in outcome.actions:
+        for action in outcome.actions[:actions]:
             self.carry_out(action)
         return outcome
 
@@ -136,8 +139,10 @@ class Cluster:
         ]
 
     def finish(self, name):
-        """The Job ends well: its pod has reported everything."""
-        configmap = self.objects["ConfigMap", name]
+        """The Job ends well: its pod has reported everything. Without its ConfigMap a pod can only wait."""
+        configmap = self.objects.get(("ConfigMap", name))
+        if configmap is None:
+            return
         if self.objects["Job", name]["metadata"]["labels"][KIND_LABEL] == RESOLVE:
             configmap["data"][RESOLVED_KEY] = resolved(self.resource).model_dump_json(by_alias=True)
         else:
