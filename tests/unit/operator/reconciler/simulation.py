@@ -17,6 +17,7 @@ from multitask_api.manifest import Manifest
 from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchStatus
 from multitask_operator.reconciler import reconcile
 from multitask_operator.reconciler.raw import RawState, claim_names
+from multitask_operator.reconciler.telling import stamp
 from multitask_operator.reconciler.units import units
 from multitask_operator.settings import Settings
 from unit.operator.builders import graph_of, manifest, model, resolved
@@ -31,6 +32,8 @@ FIELDS = {
     "Role": "roles",
     "RoleBinding": "role_bindings",
 }
+BEGAN, ENDED = 1_800_000_000.0, 1_800_003_600.0
+"""When the cluster's time begins, and when every Job ends, in Unix seconds."""
 STORAGE = {"uri": "pvc://models/desk"}
 
 
@@ -39,7 +42,7 @@ class Cluster:
 
     def __init__(self, *tasks, settings=SETTINGS, access="ReadWriteMany", **spec):
         self.settings = settings
-        self.now = 1_800_000_000.0
+        self.now = BEGAN
         self.objects = {}
         self.events = []
         self.created = []
@@ -122,8 +125,8 @@ class Cluster:
     def _put(self, key, obj):
         self._uids += 1
         found = copy.deepcopy(dict(obj))
-        stamp = f"2027-01-15T08:{self.written // 60 % 60:02}:{self.written % 60:02}Z"
-        found["metadata"] = {**found["metadata"], "uid": f"u-{self._uids}", "creationTimestamp": stamp}
+        made = {"uid": f"u-{self._uids}", "creationTimestamp": stamp(BEGAN + self.written)}
+        found["metadata"] = {**found["metadata"], **made}
         self.objects[key] = found
 
     # -- Jobs and users ------------------------------------------------------------------------------------------------
@@ -153,10 +156,8 @@ class Cluster:
 
     def end(self, name, condition, message=""):
         """The Job ends, whatever its pod has reported."""
-        stamp = "2027-01-15T09:00:00Z"
-        self.objects["Job", name]["status"] = {
-            "startTime": "2027-01-15T08:00:00Z",
-            "conditions": [{"type": condition, "status": "True", "message": message, "lastTransitionTime": stamp}],
+        ended = {"type": condition, "status": "True", "message": message, "lastTransitionTime": stamp(ENDED)}
+        self.objects["Job", name]["status"] = {"startTime": stamp(BEGAN), "conditions": [ended]}
         }
 
     def _manifest(self, order) -> Manifest:

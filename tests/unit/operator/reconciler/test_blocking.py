@@ -22,7 +22,9 @@ def pod(*, phase="Pending", waiting=None, terminated=None, scheduled=None, init=
 
 BLOCKED = {
     "no node has a free GPU": (
-        pod(scheduled={"reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}),
+        pod(
+            scheduled={"reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}
+        ),
         "NoGPUFree",
         "waits for a free nvidia.com/gpu",
     ),

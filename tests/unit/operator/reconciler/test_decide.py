@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from unit.operator.reconciler.simulation import Cluster
+import json
+
+import pytest
+
 from unit.operator.builders import task
+from unit.operator.reconciler.simulation import ENDED, Cluster
 
 
 def two(**spec):
@@ -34,3 +38,173 @@ def test_it_ends_trained_and_then_nothing_is_written():
     cluster.now += 10_000
     cluster.reconcile()
     assert cluster.written == written
+
+
+def test_no_more_jobs_run_at_once_than_may():
+    cluster = Cluster(*(task(f"task-{number}") for number in range(6)), training={"maxParallelJobs": 2})
+    assert most_jobs_at_once(cluster) == 2
+    assert cluster.model["status"]["stage"] == "Trained"
+
+
+def test_a_claim_of_one_node_carries_one_job_at_a_time():
+    cluster = Cluster(task("urgency"), task("intent"), task("escalate"), access="ReadWriteOnce")
+    assert most_jobs_at_once(cluster) == 1
+    assert cluster.model["status"]["stage"] == "Trained"
+
+
+def test_another_task_runs_its_own_stages_and_what_reads_them():
+    cluster = two()
+    cluster.to_the_end()
+    before = set(cluster.job_runs)
+    cluster.edit(task("urgency"), task("intent"), task("escalate"))
+    cluster.to_the_end()
+    new = [name.removeprefix("desk-").rsplit("-", 1)[0] for name in cluster.job_runs if name not in before]
+    assert new.count("baseline") == 1
+    assert new.count("prepare") == 1
+    assert "base" not in new
+    assert cluster.model["status"]["qualified"] == "3/3"
+
+
+def test_what_an_edit_makes_useless_is_stopped_and_the_rest_goes_on():
+    cluster = two()
+    run_until(cluster, "baseline")
+    running = cluster.jobs("baseline")
+    assert len(running) == 2
+    cluster.edit(task("urgency"), task("intent", labels=["a", "b", "c", "d"]))
+    cluster.settle()
+    assert cluster.jobs("baseline") == running  # until the new generation is looked at, nobody knows better
+    for kind in ("resolve", "prepare"):
+        cluster.finish(cluster.jobs(kind)[0])
+        cluster.settle()
+    assert len(set(running) & set(cluster.jobs("baseline"))) == 1
+
+
+def test_a_suspended_model_has_no_jobs_and_goes_on_afterwards():
+    cluster = two()
+    run_until(cluster, "baseline")
+    cluster.edit(task("urgency"), task("intent"), suspend=True)
+    cluster.settle()
+    assert cluster.jobs() == []
+    assert cluster.model["status"]["stage"] == "Suspended"
+    cluster.edit(task("urgency"), task("intent"))
+    cluster.to_the_end()
+    assert cluster.model["status"]["stage"] == "Trained"
+
+
+def test_a_stage_that_fails_says_why_in_the_trainers_words_and_is_tried_again_after_an_edit():
+    cluster = two()
+    run_until(cluster, "prepare")
+    (name,) = cluster.jobs("prepare")
+    digest = cluster.objects["ConfigMap", name]["metadata"]["annotations"]["multitask.dev/digest"].split(",")[1]
+    said = {
+        "stage": "prepare/urgency",
+        "kind": "UserError",
+        "message": "train.jsonl:3: no field text",
+        "digest": digest,
+    }
+    cluster.objects["ConfigMap", name]["data"]["failure.json"] = json.dumps(said)
+    cluster.end(name, "Failed", "Job has reached the specified backoff limit")
+    cluster.settle()
+    assert cluster.condition("Ready")["message"] == "prepare/urgency: train.jsonl:3: no field text"
+    assert cluster.model["status"]["stage"] == "Failed"
+    assert ("Warning", "StageFailed") in cluster.events
+    assert cluster.jobs() == []
+
+    cluster.edit(task("urgency"), task("intent"))
+    cluster.to_the_end()
+    assert cluster.model["status"]["stage"] == "Trained"
+
+
+def test_memory_that_ran_out_names_the_settings():
+    cluster = two()
+    run_until(cluster, "baseline")
+    name = cluster.jobs("baseline")[0]
+    killed = {"name": "stage", "state": {"terminated": {"reason": "OOMKilled"}}}
+    cluster.objects["Pod", "p"] = {
+        "kind": "Pod",
+        "metadata": {"name": "p", "uid": "u-p", "labels": {"batch.kubernetes.io/job-name": name}},
+        "spec": {"containers": [{"name": "stage", "resources": {"limits": {"memory": "1Gi"}}}]},
+        "status": {"phase": "Failed", "containerStatuses": [killed]},
+    }
+    cluster.end(name, "Failed", "backoff limit")
+    cluster.settle()
+    message = cluster.condition("Ready")["message"]
+    assert "ran out of memory (limit 1Gi); raise spec.training.resources.limits.memory" in message
+
+
+def test_a_missing_claim_is_named_before_any_job_starts():
+    cluster = two()
+    claim = cluster.claims.pop("models")
+    cluster.settle()
+    assert cluster.jobs() == []
+    assert cluster.condition("Ready")["reason"] == "ClaimMissing"
+    cluster.claims["models"] = claim
+    cluster.to_the_end()
+    assert cluster.model["status"]["stage"] == "Trained"
+
+
+def test_data_that_is_not_there_is_named_and_looked_for_again():
+    cluster = two()
+    cluster.settle()
+    (name,) = cluster.jobs("resolve")
+    problems = {"data": {}, "problems": ["s3://bucket/urgency/train.jsonl: no such file or folder"]}
+    cluster.objects["ConfigMap", name]["data"]["resolved.json"] = json.dumps(problems)
+    cluster.end(name, "Complete")
+    cluster.now = ENDED
+    outcome = cluster.reconcile()
+    assert cluster.condition("Ready")["reason"] == "DataNotFound"
+    assert "no such file" in cluster.condition("Ready")["message"]
+    assert outcome.look_again == 300.0
+    cluster.now += 301
+    cluster.to_the_end()
+    assert cluster.model["status"]["stage"] == "Trained"
+
+
+DAMAGE = {
+    "a ConfigMap is deleted": lambda cluster, name: cluster.objects.pop(("ConfigMap", name)),
+    "a Job is deleted": lambda cluster, name: cluster.objects.pop(("Job", name)),
+    "a result is wiped out": lambda cluster, name: cluster.objects["ConfigMap", name].pop("binaryData"),
+    "a result is overwritten": lambda cluster, name: overwrite(cluster.objects["ConfigMap", name]["binaryData"]),
+    "the annotations are gone": lambda cluster, name: cluster.objects["ConfigMap", name]["metadata"].pop("annotations"),
+    "the status is wiped": lambda cluster, name: cluster.model.pop("status"),
+    "the status is nonsense": lambda cluster, name: cluster.model.update(status={"conditions": "none"}),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_a_hand_breaks_is_made_good(damage):
+    cluster = two()
+    run_until(cluster, "baseline")
+    name = cluster.jobs("baseline")[0]
+    cluster.finish(name)
+    DAMAGE[damage](cluster, name)
+    cluster.to_the_end()
+    assert cluster.model["status"]["stage"] == "Trained"
+
+
+def overwrite(data):
+    for key in data:
+        data[key] = "bm9uc2Vuc2U="
+
+
+def run_until(cluster, kind, limit=40):
+    """Jobs end well until those of ``kind`` stand."""
+    for _ in range(limit):
+        cluster.settle()
+        if cluster.jobs(kind):
+            return
+        cluster.finish(cluster.jobs()[0])
+    raise AssertionError(f"no {kind} after {limit} Jobs")
+
+
+def most_jobs_at_once(cluster, limit=60):
+    """Jobs end well, one at a time, until there is none; how many there were at most."""
+    most = 0
+    for _ in range(limit):
+        cluster.settle()
+        jobs = cluster.jobs()
+        if not jobs:
+            return most
+        most = max(most, len(jobs))
+        cluster.finish(jobs[0])
+    raise AssertionError(f"no end after {limit} Jobs")

@@ -1,0 +1,90 @@
+"""Whatever happens in between, the same end: no stage run twice, no Job too many, and then rest."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from unit.operator.builders import task
+from unit.operator.reconciler.simulation import Cluster
+
+
+def cluster_of_two():
+    return Cluster(task("urgency"), task("intent"))
+
+
+def end_state(cluster):
+    """What must be the same after every history: who is there, and what the status says, but for times."""
+    status = cluster.model["status"]
+    kept = {name: status[name] for name in ("stage", "progress", "qualified", "revision", "tasks", "stages")}
+    reasons = {(item["type"], item["status"], item["reason"]) for item in status["conditions"]}
+    return set(cluster.objects), kept, reasons
+
+
+@pytest.fixture(scope="module")
+def expected():
+    cluster = cluster_of_two()
+    cluster.to_the_end()
+    return end_state(cluster), sorted(cluster.job_runs)
+
+
+@pytest.mark.parametrize("actions", [1, 2, 3])
+def test_an_operator_that_is_killed_after_a_few_writes_each_time_comes_to_the_same_end(actions, expected):
+    cluster = cluster_of_two()
+    for _ in range(200):
+        before = cluster.written
+        cluster.reconcile(actions=actions)
+        if cluster.written == before:
+            jobs = cluster.jobs()
+            if not jobs:
+                break
+            cluster.finish(jobs[0])
+    assert (end_state(cluster), sorted(cluster.job_runs)) == expected
+
+
+HAPPENINGS = st.lists(
+    st.tuples(
+        st.sampled_from(["reconcile", "killed", "stale", "finish", "delete", "evict"]),
+        st.integers(min_value=0, max_value=9),
+    ),
+    max_size=40,
+)
+
+
+# Without shrinking: the shortest history that fails would take minutes to find, and the one found says enough.
+@settings(max_examples=25, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@given(happenings=HAPPENINGS)
+def test_any_history_comes_to_the_same_end(happenings, expected):
+    cluster = cluster_of_two()
+    looks = [cluster.raw()]
+    by_hand = False
+    for what, number in happenings:
+        looks.append(cluster.raw())
+        jobs = cluster.jobs()
+        if what == "reconcile":
+            cluster.reconcile()
+        elif what == "killed":
+            cluster.reconcile(actions=number)
+        elif what == "stale":  # another operator, or a look that is out of date
+            cluster.reconcile(looks[-1 - number % min(len(looks), 4)])
+        elif what == "finish" and jobs:
+            cluster.finish(jobs[number % len(jobs)])
+        elif what == "delete" and jobs:
+            by_hand = True
+            del cluster.objects["Job", jobs[number % len(jobs)]]
+        elif what == "evict" and cluster.objects:
+            by_hand = True
+            del cluster.objects[sorted(cluster.objects)[number % len(cluster.objects)]]
+    cluster.to_the_end()
+    objects, status, reasons = end_state(cluster)
+    (objects_expected, status_expected, reasons_expected), runs_expected = expected
+    assert (status, reasons) == (status_expected, reasons_expected)
+    if not by_hand:
+        assert objects == objects_expected
+        assert sorted(cluster.job_runs) == runs_expected
+    # Rest: nothing is written any more, however often it is looked at.
+    written = cluster.written
+    cluster.now += 86_400
+    cluster.reconcile()
+    assert cluster.written == written
