@@ -158,7 +158,6 @@ class Cluster:
         """The Job ends, whatever its pod has reported."""
         ended = {"type": condition, "status": "True", "message": message, "lastTransitionTime": stamp(ENDED)}
         self.objects["Job", name]["status"] = {"startTime": stamp(BEGAN), "conditions": [ended]}
-        }
 
     def _manifest(self, order) -> Manifest:
         found = {key: item for unit in units(self.raw()) for key, item in unit.manifests.items()}
