@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multitask_api.resource import MultiTaskModel
 from multitask_api.results import PrepareResult
 from multitask_api.stages import Graph, Node, NodeState, build
 from multitask_operator.planner.costs import ALONE, Capacity, Cost, cost, threads
-from multitask_operator.planner.state import Failed, Observed, Plan, StartStage, StopStage
+from multitask_operator.planner.state import Failed, Observed, Plan, Running, StartStage, StopStage
 from multitask_operator.planner.status import status
 
 #: A stage that failed for a passing reason is tried this often in all.
@@ -27,7 +28,8 @@ def plan(model: MultiTaskModel, observed: Observed, now: float) -> Plan:
     waits: list[float] = []
     final: list[Failed] = []
     starts: list[StartStage] = []
-    room = _Room.of(graph, model, observed)
+    capacity = observed.capacity
+    room = _Room.of(graph, model, observed.running, capacity) if capacity else None
     for node in sorted(graph.nodes, key=lambda node: _urgency(node, graph)):
         if node.state is not NodeState.READY or node.digest is None:
             continue
@@ -40,10 +42,11 @@ def plan(model: MultiTaskModel, observed: Observed, now: float) -> Plan:
         if failed is not None and (wait := retry_at(failed) - now) > 0:
             waits.append(wait)
             continue
-        needed = cost(node, graph, model.spec, observed.capacity)
-        if room.take(node, needed):
-            threads_ = threads(node.kind, observed.capacity, len(model.spec.tasks))
-            starts.append(StartStage(node, threads_, failed.attempts + 1 if failed else 1))
+        attempt = failed.attempts + 1 if failed else 1
+        if capacity is None or room is None:
+            starts.append(StartStage(node, 1, attempt))
+        elif room.take(node, cost(node, graph, model.spec, capacity)):
+            starts.append(StartStage(node, threads(node.kind, capacity, len(model.spec.tasks)), attempt))
     finished = not starts and not waits and not observed.running
     actions: tuple[StartStage | StopStage, ...] = (*stops, *starts)
     return Plan(
@@ -110,11 +113,11 @@ class _Room:
     alone: bool
 
     @classmethod
-    def of(cls, graph: Graph, model: MultiTaskModel, observed: Observed) -> _Room:
-        room = cls(observed.capacity, observed.capacity.cores, observed.capacity.memory, 0, alone=False)
-        for run in observed.running:
+    def of(cls, graph: Graph, model: MultiTaskModel, running: Sequence[Running], capacity: Capacity) -> _Room:
+        room = cls(capacity, capacity.cores, capacity.memory, 0, alone=False)
+        for run in running:
             node = graph[run.stage] if run.stage in graph else Node(run.stage, "baseline", NodeState.WAITING)
-            room._use(node, cost(node, graph, model.spec, observed.capacity))
+            room._use(node, cost(node, graph, model.spec, capacity))
         return room
 
     def take(self, node: Node, needed: Cost) -> bool:

@@ -38,7 +38,8 @@ class Observed:
 
     resolved: Resolved
     manifests: Mapping[tuple[str, str], Manifest]
-    capacity: Capacity
+    capacity: Capacity | None = None
+    """None: a scheduler decides what fits where, and how many threads a stage gets."""
     running: tuple[Running, ...] = ()
     failures: tuple[Failed, ...] = ()
     serve: bool = True

@@ -6,14 +6,11 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from multitask_api.manifest import Manifest, StageFailure
 from multitask_api.resource.status import MultiTaskModelStatus
-from multitask_operator.planner import Capacity, Failed, Observed, Running
+from multitask_operator.planner import Failed, Observed, Running
 from multitask_operator.planner.plan import MOST_ATTEMPTS
 from multitask_operator.reconciler import blocking
 from multitask_operator.reconciler.resolving import Resolution
 from multitask_operator.reconciler.units import Key, Phase, Unit, condition, seconds, started_at
-
-#: Where a stage fits is the scheduler's decision; how many run at once is counted in Jobs, not here.
-_NO_LIMIT = Capacity(cores=1 << 30, memory=1 << 60, processes=1 << 30)
 
 
 def observed(
@@ -31,7 +28,6 @@ def observed(
     return Observed(
         resolved=resolution.resolved,
         manifests=manifests,
-        capacity=_NO_LIMIT,
         running=tuple(_running(units, manifests)),
         failures=tuple(failed(unit) for unit in units if unit.phase is Phase.FAILED),
         serve=False,
