@@ -192,6 +192,14 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
         put(f"{FIRST}.generation", {}),
         f"{FIRST}.generation: only a Generation task has it; remove it or set type: Generation",
     ),
+    *(
+        (
+            f"a group called {name}",
+            put(f"{FIRST}.group", name),
+            f"{FIRST}.group: {name!r} is a name that serving uses itself; choose another",
+        )
+        for name in ("base", "baseline")
+    ),
     ("no prompt", put(f"{FIRST}.prompt", ...), f"{FIRST}.prompt: give exactly one of prompt and promptFrom"),
     (
         "a prompt without a field",

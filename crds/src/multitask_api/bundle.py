@@ -20,6 +20,11 @@ from pydantic import Field, StringConstraints
 
 from multitask_api.types import Model
 
+BASE_MODEL = "base"
+"""The name of the model that carries the adapters."""
+BASELINE = "baseline"
+"""``served_by`` of a task that its own single-task model answers."""
+
 
 class PromptPiece(Model):
     """One piece of a prompt template: either a literal with its token ids, or a field of the request."""

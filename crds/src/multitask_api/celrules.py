@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from multitask_api.addresses import BASE_SCHEMES, DATA_SCHEMES, STORES
 from multitask_api.builtin import SCHEME, SIZES
-from multitask_api.resource.tasks import CLASSIFICATION_METRICS
+from multitask_api.resource.tasks import CLASSIFICATION_METRICS, RESERVED_GROUPS
 
 
 class Rule(NamedTuple):
@@ -30,6 +30,7 @@ def _address(schemes: tuple[str, ...]) -> tuple[Rule, ...]:
 
 
 _METRICS = ", ".join(f"'{metric}'" for metric in CLASSIFICATION_METRICS)
+_RESERVED = ", ".join(f"'{group}'" for group in RESERVED_GROUPS)
 _SPEC = (
     Rule("self.storage.uri == oldSelf.storage.uri", "storage.uri cannot be changed; create another MultiTaskModel"),
     Rule(
@@ -69,6 +70,7 @@ _TASK = (
         f"!has(self.metric) || (self.type == 'Classification') == (self.metric in [{_METRICS}])",
         "this metric does not judge this type of task",
     ),
+    Rule(f"!has(self.group) || !(self.group in [{_RESERVED}])", "group is a name that serving uses itself"),
 )
 
 MODEL_RULES: Mapping[str, tuple[Rule, ...]] = {

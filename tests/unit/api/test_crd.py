@@ -87,6 +87,7 @@ def test_a_field_of_the_schema(path: str, expected: Schema) -> None:
 @pytest.mark.parametrize(
     ("path", "expression"),
     [
+        ("spec.tasks[]", "!has(self.group) || !(self.group in ['base', 'baseline'])"),
         ("spec", "self.storage.uri == oldSelf.storage.uri"),
         ("spec", "self.qualification.rule != 'LowerBound' || self.stages.baseline.seeds >= 2"),
         ("spec", "self.filtering.strategy != 'Manual' || self.tasks.all(task, has(task.group))"),

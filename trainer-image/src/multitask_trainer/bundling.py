@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from multitask_api.bundle import Adapter, Bundle, ServedModel, ServedTask
+from multitask_api.bundle import BASE_MODEL, Adapter, Bundle, ServedModel, ServedTask
 from multitask_api.digests import digest
 from multitask_api.parameters import TaskDefinition
 from multitask_serving.engine.chat import compile_chat_pieces
@@ -26,9 +26,6 @@ from multitask_trainer.storage import content_digest, write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-BASE_MODEL = "base"
-"""The name of the model that carries the adapters."""
 
 _DTYPES: dict[str, Literal["float32", "bfloat16"]] = {"fp32": "float32", "bf16": "bfloat16"}
 

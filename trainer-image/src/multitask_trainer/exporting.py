@@ -7,10 +7,10 @@ import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from multitask_api.bundle import Adapter, Bundle, ServedModel, ServedTask
+from multitask_api.bundle import BASE_MODEL, BASELINE, Adapter, Bundle, ServedModel, ServedTask
 from multitask_serving.engine.engine import read_bundle
-from multitask_trainer.bundling import BASE_MODEL, Part, link_file, link_tree, place_parts, weight_bytes
-from multitask_trainer.judging.routing import BASELINE, Choice
+from multitask_trainer.bundling import Part, link_file, link_tree, place_parts, weight_bytes
+from multitask_trainer.judging.routing import Choice
 from multitask_trainer.merging import merge_adapter
 from multitask_trainer.precision import Precision
 

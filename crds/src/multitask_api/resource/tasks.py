@@ -8,7 +8,7 @@ from typing import Annotated, Literal, Self
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from multitask_api.addresses import DATA_SCHEMES, address_fault
-from multitask_api.bundle import GenerationSettings
+from multitask_api.bundle import BASE_MODEL, BASELINE, GenerationSettings
 from multitask_api.errors import Problem
 from multitask_api.resource.problems import refuse
 from multitask_api.template import TemplateFault, fields_of
@@ -34,6 +34,9 @@ FieldName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$"
 TaskType = Literal["Classification", "Generation"]
 Taxonomy = Literal["Binary", "Ordinal", "MultiClass"]
 Metric = Literal["Accuracy", "MacroF1", "MatthewsCorrelation", "ExactMatch", "TokenF1", "RougeL", "Bleu"]
+
+RESERVED_GROUPS = (BASE_MODEL, BASELINE)
+"""What a group cannot be called: in a bundle and in its routes these names mean something else."""
 
 CLASSIFICATION_METRICS = ("Accuracy", "MacroF1", "MatthewsCorrelation")
 GENERATION_METRICS = ("ExactMatch", "TokenF1", "RougeL", "Bleu")
@@ -90,13 +93,15 @@ class TaskSpec(Model):
     )
     metric: Metric | None = Field(None, description="Default: Accuracy for Classification, RougeL for Generation.")
     generation: GenerationSettings | None = Field(None, description="Generation only.")
-    group: DnsLabel | None = Field(None, description="The task's group under filtering.strategy Manual.")
+    group: DnsLabel | None = Field(
+        None, description="The task's group under filtering.strategy Manual; not `base` or `baseline`."
+    )
     baseline: DeclaredBaseline | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         rules = self._classification_problems() if self.type == "Classification" else self._generation_problems()
-        refuse([*self._prompt_problems(), *rules])
+        refuse([*self._prompt_problems(), *rules, *self._group_problems()])
         return self
 
     def _prompt_problems(self) -> Iterator[Problem]:
@@ -146,6 +151,10 @@ class TaskSpec(Model):
                 yield Problem(f"labels[{index}]", f"{label!r} begins or ends with white space; remove it")
         if self.taxonomy == "Binary" and len(self.labels) > 2:
             yield Problem("taxonomy", f"Binary means two labels, got {len(self.labels)}; use MultiClass or Ordinal")
+
+    def _group_problems(self) -> Iterator[Problem]:
+        if self.group in RESERVED_GROUPS:
+            yield Problem("group", f"{self.group!r} is a name that serving uses itself; choose another")
 
     @property
     def resolved_metric(self) -> Metric:

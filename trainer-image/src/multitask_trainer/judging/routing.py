@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from multitask_api.bundle import BASELINE
 from multitask_api.results import TaskVerdict
-
-BASELINE = "baseline"
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from statistics import fmean, median
 
-from multitask_api.bundle import Bundle
+from multitask_api.bundle import BASELINE, Bundle
 from multitask_api.digests import digest
 from multitask_api.parameters import LedgerParameters
 from multitask_api.results import ExportResult, LedgerResult, TrainResult
@@ -17,7 +17,6 @@ from multitask_trainer.data.rows import Row, read_rows
 from multitask_trainer.device import resolve_device
 from multitask_trainer.exporting import form_in_bundle
 from multitask_trainer.judging.ledger import multi_task_side, reduction, single_task_side
-from multitask_trainer.judging.routing import BASELINE
 from multitask_trainer.measuring import Load, answer, runtime_bytes, window
 from multitask_trainer.precision import Precision
 from multitask_trainer.stage import Outcome, Stage, run
