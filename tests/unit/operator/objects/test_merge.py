@@ -164,6 +164,12 @@ def test_it_does_what_kubectl_does(sentence, patch, kubectl, tmp_path):
     assert merge(POD, patch, PLACE) == expected
 
 
+@pytest.mark.parametrize(("sentence", "patch"), CASES, ids=[row[0] for row in CASES])
+def test_a_second_time_changes_nothing(sentence, patch):
+    once = merge(POD, patch, PLACE)
+    assert merge(once, patch, PLACE) == once
+
+
 def test_neither_the_template_nor_the_patch_is_changed():
     before, patch = copy.deepcopy(POD), trainer(env=[{"name": "A", "value": "9"}])
     given = copy.deepcopy(patch)
