@@ -22,11 +22,31 @@ class Rule(NamedTuple):
     message: str
 
 
+_SCHEME = "[A-Za-z][A-Za-z0-9+.-]*://"
+
+
 def _address(schemes: tuple[str, ...]) -> tuple[Rule, ...]:
     known = ", ".join(f"{scheme}://" for scheme in schemes)
-    return (
-        Rule(f"!self.contains('://') || self.matches('^({'|'.join(schemes)})://.')", f"unknown scheme; known: {known}"),
-    )
+    rules = [
+        Rule(
+            f"!self.matches('^{_SCHEME}') || self.matches('^(?i:{'|'.join(schemes)})://')",
+            f"unknown scheme; known: {known}",
+        ),
+        Rule(rf"!self.matches(r'^(\s*|{_SCHEME}/*)$')", "names no path"),
+    ]
+    rules += [
+        Rule(f"!self.matches('^(?i:{scheme})://') || self.matches(r'^{scheme}://{rest}$')", message)
+        for scheme, rest, message in (
+            ("pvc", r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?", "does not name a claim; write pvc://CLAIM/PATH"),
+            (
+                "hf",
+                r"(datasets/)?[\pL\pN_.-]+(/[\pL\pN_.-]+)?(@[^/]+)?(/.+)?",
+                "does not name a hub repository; write hf://ORGANISATION/NAME",
+            ),
+        )
+        if scheme in schemes
+    ]
+    return tuple(rules)
 
 
 _METRICS = ", ".join(f"'{metric}'" for metric in CLASSIFICATION_METRICS)
@@ -41,14 +61,27 @@ _SPEC = (
         "self.filtering.strategy != 'Manual' || self.tasks.all(task, has(task.group))",
         "filtering.strategy Manual needs a group for every task",
     ),
+    Rule(
+        "self.tasks.all(task, !has(task.generation) || task.generation.maxNewTokens + 2 <= self.training.maxLength)",
+        "the generation.maxNewTokens of a task leave no room for a prompt in training.maxLength",
+    ),
 )
 _BUILTIN = Rule(
-    f"!self.startsWith('{SCHEME}') || self in [{', '.join(repr(SCHEME + size) for size in SIZES)}]",
+    f"!self.matches('^(?i:{SCHEME})') || self in [{', '.join(repr(SCHEME + size) for size in SIZES)}]",
     f"no such built-in base; the sizes are {', '.join(SIZES)}",
 )
+# The pieces of a prompt, as `template` reads them: characters, braces written twice, fields.
+_TEXT, _FIELD = "[^{}]|[{][{]|[}][}]", r"[{][\pL\p{Nl}\p{No}_][\pL\pN_]*[}]"
 _TASK = (
     Rule("has(self.prompt) != has(self.promptFrom)", "give exactly one of prompt and promptFrom"),
-    Rule("!has(self.prompt) || self.prompt.matches('[{][^{}0-9 ]')", "the prompt names no field, as in {text}"),
+    Rule(
+        f"!has(self.prompt) || self.prompt.matches(r'^({_TEXT}|{_FIELD})*$')",
+        "a brace in the prompt belongs to no field, as in {text}; write it twice for the brace itself",
+    ),
+    Rule(
+        f"!has(self.prompt) || self.prompt.matches(r'^({_TEXT})*[{{][^{{}}]')",
+        "the prompt names no field, as in {text}",
+    ),
     Rule(
         "self.type != 'Classification' || has(self.labelsFrom) || (has(self.labels) && self.labels.size() >= 2)",
         "a Classification task needs at least two labels",
@@ -78,6 +111,7 @@ MODEL_RULES: Mapping[str, tuple[Rule, ...]] = {
     "spec.baseModel.uri": (*_address(BASE_SCHEMES), _BUILTIN),
     "spec.storage.uri": _address(STORES),
     "spec.tasks[]": _TASK,
+    "spec.tasks[].labels[]": (Rule("self == self.trim()", "begins or ends with white space; remove it"),),
     "spec.tasks[].data.train.uri": _address(DATA_SCHEMES),
     "spec.tasks[].data.validation.uri": _address(DATA_SCHEMES),
     "spec.tasks[].data.test.uri": _address(DATA_SCHEMES),
@@ -87,7 +121,9 @@ MODEL_RULES: Mapping[str, tuple[Rule, ...]] = {
     "spec.pretraining.corpus[].uri": _address(DATA_SCHEMES),
     "spec.serving.rollout.steps": (
         Rule(
-            "self.isSorted() && self.all(step, self.exists_one(other, other == step)) && self[self.size() - 1] == 100",
+            # an empty list is refused by its length; no rule may reach behind its end
+            "self.size() == 0 || (self.isSorted() && self.all(step, self.exists_one(other, other == step))"
+            " && self[self.size() - 1] == 100)",
             "must rise to 100",
         ),
     ),

@@ -92,7 +92,10 @@ def test_a_field_of_the_schema(path: str, expected: Schema) -> None:
         ("spec", "self.qualification.rule != 'LowerBound' || self.stages.baseline.seeds >= 2"),
         ("spec", "self.filtering.strategy != 'Manual' || self.tasks.all(task, has(task.group))"),
         ("spec.tasks[]", "has(self.prompt) != has(self.promptFrom)"),
-        ("spec.baseModel.uri", "!self.contains('://') || self.matches('^(builtin|file|hf|s3|gs|pvc)://.')"),
+        (
+            "spec.baseModel.uri",
+            "!self.matches('^[A-Za-z][A-Za-z0-9+.-]*://') || self.matches('^(?i:builtin|file|hf|s3|gs|pvc)://')",
+        ),
     ],
 )
 def test_a_rule_between_fields(path: str, expression: str) -> None:

@@ -1,0 +1,70 @@
+"""A control plane for the tests of this folder: one for all test processes, or one that a test may break."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cluster import objects
+from cluster.access import Access
+from cluster.control_plane import ControlPlane, lacking
+from cluster.processes import until
+from cluster.shared import shared
+
+CRDS = Path(__file__).parents[3] / "crds"
+
+
+@pytest.fixture(scope="session")
+def _able() -> None:
+    fault = lacking()
+    if fault:
+        pytest.skip(f"needs {fault}")
+
+
+@pytest.fixture(scope="session")
+def cluster(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Access]:
+    """The control plane that all tests share, with the CRDs installed. A test works in its own ``namespace``."""
+    base = tmp_path_factory.getbasetemp()
+    with shared((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cluster") as access:
+        install_crds(access)
+        yield access
+
+
+@pytest.fixture
+def own_cluster(tmp_path: Path, _able: None) -> Iterator[ControlPlane]:
+    """A control plane for one test, which may stop its servers; with the CRDs installed."""
+    with ControlPlane(tmp_path / "cluster") as plane:
+        install_crds(plane.access)
+        yield plane
+
+
+@pytest.fixture(scope="session")
+def rest(cluster: Access) -> Iterator[httpx.Client]:
+    """The REST API as the admin."""
+    with cluster.rest() as client:
+        yield client
+
+
+@pytest.fixture
+def namespace(rest: httpx.Client, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of the test's own, named after it; its objects go with it, later."""
+    words = re.sub(r"[^a-z0-9]+", "-", request.node.name.lower()).strip("-")
+    name = f"{words[:40].strip('-')}-{os.urandom(3).hex()}"
+    objects.namespace(rest, name)
+    yield name
+    rest.delete(f"/api/v1/namespaces/{name}")
+
+
+def install_crds(access: Access) -> None:
+    """Apply the CRDs of this checkout, and wait until their resources are served."""
+    access.kubectl("apply", "--server-side", "--force-conflicts", "--filename", str(CRDS))
+    access.kubectl("wait", "--for=condition=Established", "--timeout=30s", "--filename", str(CRDS))
+    with access.rest() as rest:
+        for resource in ("multitaskmodels", "taskroutes"):
+            path = f"/apis/multitask.dev/v1alpha1/{resource}"
+            until(f"{resource} are served", lambda path=path: rest.get(path).is_success, seconds=30)

@@ -1,0 +1,159 @@
+"""Resources for tests: the smallest good ones, and ones in which every field there is stands somewhere."""
+
+from __future__ import annotations
+
+from typing import Any
+
+Object = dict[str, Any]
+
+
+def task(name: str, **more: Any) -> Object:
+    """A classification task of two labels, its data in a claim."""
+    data = {split: {"uri": f"pvc://data/{name}/{split}.jsonl"} for split in ("train", "validation", "test")}
+    task = {"name": name, "type": "Classification", "labels": ["yes", "no"], "prompt": "{text}\nAnswer:", "data": data}
+    return {key: value for key, value in (task | more).items() if value is not None}
+
+
+def model(name: str = "desk", tasks: list[Object] | None = None, **spec: Any) -> Object:
+    """A MultiTaskModel with what is required."""
+    required = {
+        "baseModel": {"uri": "builtin://tiny"},
+        "storage": {"uri": f"pvc://models/{name}"},
+        "tasks": [task("urgent")] if tasks is None else tasks,
+    }
+    return {
+        "apiVersion": "multitask.dev/v1alpha1",
+        "kind": "MultiTaskModel",
+        "metadata": {"name": name},
+        "spec": required | spec,
+    }
+
+
+def full_model() -> Object:
+    """A MultiTaskModel that says everything; one task of each kind, because some fields exclude each other."""
+    classification = task(
+        "urgent",
+        taxonomy="Binary",
+        language="en",
+        metric="Accuracy",
+        group="first",
+        baseline={"score": 0.9, "saturationSteps": 900},
+    )
+    classification["data"] |= {"labelField": "label", "targetField": "target", "maxBadRows": 3}
+    generation = task(
+        "reply",
+        type="Generation",
+        labels=None,
+        prompt=None,
+        promptFrom={"name": "prompts", "key": "reply"},
+        generation={"maxNewTokens": 64, "stop": ["\n"]},
+        group="second",
+    )
+    listed = task("intent", labels=None, labelsFrom={"name": "labels", "key": "intent"}, group="first")
+    spec = {
+        "baseModel": {"uri": "hf://org/base", "revision": "main", "chatTemplate": True},
+        "storage": {"uri": "s3://bucket/models", "retain": False, "keepRevisions": 2},
+        "credentials": [{"secretRef": {"name": "hub-token"}}],
+        "serviceAccountName": "trainer",
+        "imagePullSecrets": [{"name": "registry"}],
+        "pretraining": {
+            "tasksText": True,
+            "corpus": [{"uri": "s3://bucket/chats.jsonl.gz"}],
+            "maxSteps": 2000,
+            "refresh": "1",
+        },
+        "filtering": {"strategy": "Manual"},
+        "stages": {
+            "baseline": {"enabled": True, "maxSteps": 4000, "seeds": 2},
+            "highResource": {
+                "enabled": True,
+                "minSaturationSteps": 800,
+                "maxSteps": 3000,
+                "minSteps": 100,
+                "seed": 1,
+            },
+            "mixture": {"temperature": 2.5, "sizeLimit": 50000, "maxSteps": 6000, "minSteps": 100, "seed": 1},
+        },
+        "tuning": {"method": "LoRA", "rank": 8, "alpha": 16.5, "dropout": 0.25, "targetModules": ["q_proj"]},
+        "qualification": {"threshold": 0.95, "rule": "LowerBound", "promote": "AllQualified"},
+        "training": {
+            "batchRows": 32,
+            "learningRate": 0.001,
+            "warmupSteps": 10,
+            "maxLength": 256,
+            "seed": 3,
+            "evalEvery": 50,
+            "minSteps": 100,
+            "patience": 3,
+            "precision": "fp32",
+            "nodes": 2,
+            "gpusPerNode": 8,
+            "maxParallelJobs": 2,
+            "resources": {"requests": {"cpu": "2"}},
+            "queueName": "team-a",
+            "podTemplate": {"spec": {"nodeSelector": {"pool": "gpu"}}},
+        },
+        "serving": {
+            "replicas": 2,
+            "resources": {"limits": {"memory": "4Gi"}},
+            "rollout": {"steps": [5, 100], "minRequests": 10, "maxStepSeconds": 60},
+            "pinnedRevision": "0123abcd",
+            "allowDowntime": True,
+            "podTemplate": {"metadata": {"labels": {"team": "a"}}},
+        },
+        "suspend": True,
+    }
+    return model("full", [classification, generation, listed], **spec) | {"status": full_status()}
+
+
+def full_status() -> Object:
+    """A status with all its fields."""
+    return {
+        "observedGeneration": 1,
+        "conditions": [
+            {
+                "type": "Ready",
+                "status": "False",
+                "reason": "Training",
+                "message": "3 of 9 stages are done",
+                "observedGeneration": 1,
+                "lastTransitionTime": "2026-01-02T03:04:05Z",
+            }
+        ],
+        "stage": "baseline",
+        "progress": "3/9",
+        "progressTime": "2026-01-02T03:04:05Z",
+        "qualified": "1/2",
+        "revision": "0123abcd",
+        "stages": [{"name": "baseline", "total": 9, "done": 3, "running": 2, "failed": 0, "progress": "41 %"}],
+        "tasks": [
+            {
+                "name": "urgent",
+                "group": "first",
+                "baseline": 0.95,
+                "score": 0.94,
+                "ratio": 0.9895,
+                "verdict": "NotQualified",
+                "servedBy": "baseline",
+            }
+        ],
+    }
+
+
+def route(name: str = "desk", **spec: Any) -> Object:
+    """A TaskRoute that says everything."""
+    backend = {"service": "desk-0123abcd", "port": 8001, "weight": 100, "revision": "0123abcd"}
+    routed = {
+        "name": "urgent",
+        "type": "Classification",
+        "fields": ["text"],
+        "labels": ["yes", "no"],
+        "servedBy": "first",
+        "backends": [backend],
+    }
+    return {
+        "apiVersion": "multitask.dev/v1alpha1",
+        "kind": "TaskRoute",
+        "metadata": {"name": name},
+        "spec": {"namespace": "default", "model": name, "tasks": [routed]} | spec,
+    }

@@ -1,0 +1,183 @@
+"""Every CEL rule of the CRDs, on the API server: what it refuses, and the words that a user reads."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import httpx
+import pytest
+
+from integration.cluster import admission, models
+from integration.cluster.schemas import ABSENT, edit, nodes
+
+Object = dict[str, Any]
+TASK = "spec.tasks[0]"
+DATA = "data.jsonl"
+GENERATION = {f"{TASK}.type": "Generation", f"{TASK}.labels": ABSENT}
+
+#: sentence, changes to a good model, the field that is named, the rule's message
+RULES: list[tuple[str, Object, str, str]] = [
+    ("a task has a prompt or a reference to one",
+     {f"{TASK}.prompt": ABSENT}, TASK, "give exactly one of prompt and promptFrom"),
+    ("and not both",
+     {f"{TASK}.promptFrom": {"name": "prompts", "key": "a"}}, TASK, "give exactly one of prompt and promptFrom"),
+    ("a prompt names a field of the row",
+     {f"{TASK}.prompt": "How urgent is it?"}, TASK, "the prompt names no field, as in {text}"),
+    ("a brace that is written twice names none",
+     {f"{TASK}.prompt": "{{text}}"}, TASK, "the prompt names no field, as in {text}"),
+    ("a brace that stands alone is a slip",
+     {f"{TASK}.prompt": "{text} }"}, TASK,
+     "a brace in the prompt belongs to no field, as in {text}; write it twice for the brace itself"),
+    ("a field's name does not begin with a digit",
+     {f"{TASK}.prompt": "{1st}"}, TASK,
+     "a brace in the prompt belongs to no field, as in {text}; write it twice for the brace itself"),
+    ("one label is no choice",
+     {f"{TASK}.labels": ["yes"]}, TASK, "a Classification task needs at least two labels"),
+    ("labels are given here or by reference",
+     {f"{TASK}.labelsFrom": {"name": "labels", "key": "a"}}, TASK, "give labels or labelsFrom, not both"),
+    ("a label has no space around it",
+     {f"{TASK}.labels": ["yes", "no "]}, f"{TASK}.labels[1]", "begins or ends with white space; remove it"),
+    ("a generation task has no labels",
+     {f"{TASK}.type": "Generation"}, TASK, "a Generation task has no labels"),
+    ("nor a reference to some",
+     GENERATION | {f"{TASK}.labelsFrom": {"name": "labels", "key": "a"}}, TASK, "a Generation task has no labels"),
+    ("nor a taxonomy",
+     GENERATION | {f"{TASK}.taxonomy": "MultiClass"}, TASK, "only a Classification task has a taxonomy"),
+    ("a classification task generates nothing",
+     {f"{TASK}.generation": {}}, TASK, "only a Generation task has generation"),
+    ("two labels at most are binary",
+     {f"{TASK}.labels": ["a", "b", "c"], f"{TASK}.taxonomy": "Binary"}, TASK, "taxonomy Binary means two labels"),
+    ("a metric of text does not judge labels",
+     {f"{TASK}.metric": "RougeL"}, TASK, "this metric does not judge this type of task"),
+    ("a metric of labels does not judge text",
+     GENERATION | {f"{TASK}.metric": "Accuracy"}, TASK, "this metric does not judge this type of task"),
+    ("the lower bound needs seeds that differ",
+     {"spec.qualification": {"rule": "LowerBound"}}, "spec",
+     "qualification.rule LowerBound needs stages.baseline.seeds of 2 or more"),
+    ("groups by hand need a group for every task",
+     {"spec.filtering": {"strategy": "Manual"}}, "spec", "filtering.strategy Manual needs a group for every task"),
+    ("an answer leaves room for its prompt",
+     GENERATION | {f"{TASK}.generation": {"maxNewTokens": 63}, "spec.training": {"maxLength": 64}}, "spec",
+     "the generation.maxNewTokens of a task leave no room for a prompt in training.maxLength"),
+    ("a built-in base is one of five",
+     {"spec.baseModel.uri": "builtin://huge"}, "spec.baseModel.uri",
+     "no such built-in base; the sizes are micro, tiny, small, 50m, 500m"),
+    ("pretraining needs text",
+     {"spec.pretraining": {"tasksText": False, "maxSteps": 9}}, "spec.pretraining",
+     "without tasksText it needs a corpus"),
+    ("a rollout ends with all of the traffic",
+     {"spec.serving": {"rollout": {"steps": [10, 50]}}}, "spec.serving.rollout.steps", "must rise to 100"),
+    ("and never goes back",
+     {"spec.serving": {"rollout": {"steps": [50, 10, 100]}}}, "spec.serving.rollout.steps", "must rise to 100"),
+    ("nor stands still",
+     {"spec.serving": {"rollout": {"steps": [50, 50, 100]}}}, "spec.serving.rollout.steps", "must rise to 100"),
+]  # fmt: skip
+
+_DATA_SCHEMES = "file://, hf://, s3://, gs://, pvc://"
+_KNOWN = {
+    "spec.baseModel.uri": "builtin://, file://, hf://, s3://, gs://, pvc://",
+    "spec.storage.uri": "file://, s3://, gs://, pvc://",
+    f"{TASK}.data.train.uri": _DATA_SCHEMES,
+    f"{TASK}.data.validation.uri": _DATA_SCHEMES,
+    f"{TASK}.data.test.uri": _DATA_SCHEMES,
+    "spec.pretraining.corpus[0].uri": _DATA_SCHEMES,
+}
+_CORPUS = {"spec.pretraining": {"maxSteps": 9, "corpus": [{"uri": DATA}]}}
+for _field, _known in _KNOWN.items():
+    _base = _CORPUS if "corpus" in _field else {}
+    RULES += [
+        (
+            "an address has a scheme that is known",
+            _base | {_field: "ftp://x"},
+            _field,
+            f"unknown scheme; known: {_known}",
+        ),
+        ("an address names a path", _base | {_field: "s3://"}, _field, "names no path"),
+        ("an address is more than spaces", _base | {_field: " "}, _field, "names no path"),
+        (
+            "a claim is named first",
+            _base | {_field: "pvc://My_Claim/a"},
+            _field,
+            "does not name a claim; write pvc://CLAIM/PATH",
+        ),
+    ]
+    if "hf://" in _known:
+        words = "does not name a hub repository; write hf://ORGANISATION/NAME"
+        RULES.append(("a hub repository has a name", _base | {_field: "hf://a b"}, _field, words))
+
+WEIGHTS = ("spec.tasks[0].backends", "the weights of a task must sum to 100")
+MOVED = ("spec", "storage.uri cannot be changed; create another MultiTaskModel")
+
+
+def shown(document: Object, field: str, message: str) -> tuple[str, str]:
+    """The rule's message as the server says it."""
+    value = document
+    for part in field.replace("[", ".").replace("]", "").split("."):
+        value = value[int(part)] if part.isdigit() else value[part]  # type: ignore[index]
+    kind = {dict: "object", list: "array", str: "string"}[type(value)]
+    return field, f'Invalid value: "{kind}": {message}'
+
+
+@pytest.mark.parametrize(
+    ("changes", "field", "message"), [row[1:] for row in RULES], ids=[f"{row[0]}, {row[2]}" for row in RULES]
+)
+def test_a_rule_refuses(rest: httpx.Client, changes: Object, field: str, message: str) -> None:
+    document = edit(models.model(), changes)
+    assert shown(document, field, message) in admission.causes(admission.create(rest, document))
+    assert admission.python_problems(document), "only the API server refuses it"
+
+
+@pytest.mark.parametrize("weights", [(90,), (50, 60), (0,)])
+def test_the_weights_of_a_route_must_sum_to_100(rest: httpx.Client, weights: tuple[int, ...]) -> None:
+    document = models.route()
+    (backend,) = document["spec"]["tasks"][0]["backends"]
+    document["spec"]["tasks"][0]["backends"] = [backend | {"weight": weight} for weight in weights]
+    assert admission.causes(admission.create(rest, document)) == [shown(document, *WEIGHTS)]
+
+
+def test_every_rule_is_tested_here() -> None:
+    tested = {(admission.pattern(row[2]), row[3]) for row in RULES} | {MOVED}
+    assert tested == rules_of("MultiTaskModel")
+    assert {(admission.pattern(WEIGHTS[0]), WEIGHTS[1])} == rules_of("TaskRoute")
+
+
+def rules_of(kind: str) -> set[tuple[str, str]]:
+    """(path, message) of every rule of a CRD."""
+    return {
+        (path, rule["message"])
+        for path, node in nodes(admission.schema(kind))
+        for rule in node.get("x-kubernetes-validations", ())
+    }
+
+
+OTHER = {"uri": "s3://other/models"}
+
+
+@pytest.mark.parametrize("change", [{"uri": "pvc://models/elsewhere"}, OTHER])
+def test_storage_cannot_be_changed(rest: httpx.Client, namespace: str, change: Object) -> None:
+    path = stored(rest, namespace)
+    answer = patch(rest, path, {"spec": {"storage": change}})
+    assert admission.causes(answer) == [(MOVED[0], f'Invalid value: "object": {MOVED[1]}')]
+
+
+def test_storage_cannot_be_changed_by_taking_it_away_first(rest: httpx.Client, namespace: str) -> None:
+    path = stored(rest, namespace)
+    assert admission.causes(patch(rest, path, {"spec": {"storage": None}})) == [("spec.storage", "Required value")]
+    uri = [("spec.storage.uri", "Required value")]
+    assert admission.causes(patch(rest, path, {"spec": {"storage": {"uri": None}}})) == uri
+
+
+def test_what_else_storage_says_may_change(rest: httpx.Client, namespace: str) -> None:
+    path = stored(rest, namespace)
+    assert admission.causes(patch(rest, path, {"spec": {"storage": {"retain": False, "keepRevisions": 9}}})) == []
+
+
+def stored(rest: httpx.Client, namespace: str) -> str:
+    """The path of a model that exists."""
+    answer = admission.create(rest, models.model(), namespace, dry=False)
+    assert answer.is_success, answer.text
+    return f"{admission.BASE}/{namespace}/multitaskmodels/desk"
+
+
+def patch(rest: httpx.Client, path: str, change: Object) -> httpx.Response:
+    return rest.patch(path, json=change, headers={"Content-Type": "application/merge-patch+json"})
