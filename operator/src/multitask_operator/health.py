@@ -10,7 +10,12 @@ from typing import Any
 
 from aiohttp import web
 
+from multitask_api.errors import UserError
 from multitask_operator.queue import Queue
+
+
+class CannotListen(UserError):
+    """The address for ``/healthz`` is taken, or is not this machine's."""
 
 
 def report(queue: Queue[Any]) -> dict[str, Any]:
@@ -36,7 +41,7 @@ def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
 async def served(queue: Queue[Any], address: str, port: int, stale_seconds: float) -> AsyncIterator[int]:
     """Answer on ``address`` (empty: all) and ``port`` (0: any free one), the port of which this gives.
 
-    200 while no key has been due for longer than ``stale_seconds``, else 503. OSError: the port is taken.
+    200 while no key has been due for longer than ``stale_seconds``, else 503. Raises CannotListen.
     """
 
     async def healthz(_: web.Request) -> web.Response:
@@ -48,7 +53,11 @@ async def served(queue: Queue[Any], address: str, port: int, stale_seconds: floa
     runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:
-        await web.TCPSite(runner, address or None, port).start()
+        try:
+            await web.TCPSite(runner, address or None, port).start()
+        except OSError as error:
+            where = f"{address or 'all addresses'}, port {port}"
+            raise CannotListen(f"cannot listen on {where}: {error.strerror}; set MULTITASK_HEALTH_PORT") from error
         yield runner.addresses[0][1]
     finally:
         await runner.cleanup()

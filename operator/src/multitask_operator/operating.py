@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import threading
@@ -51,7 +52,7 @@ class Operator:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Serve until stopped. Raises NoCluster, or OSError when the health port is taken."""
+        """Serve until stopped. Raises NoCluster and CannotListen."""
         settings = self._settings
         configuration = await connect(self._kubeconfig, self._context)
         async with Client(configuration, after_write=exit_after_writes(os.environ)) as client:
@@ -88,7 +89,7 @@ class Operator:
         """Watch for as long as the program runs; a watch that fails (no CRD, no permission) is tried again."""
         loop = asyncio.get_running_loop()
         failures = 0
-        while True:
+        while not self._stopping.is_set():
             began = loop.time()
             try:
                 for namespace in self._settings.namespaces or (None,):
@@ -104,7 +105,9 @@ class Operator:
             failures = 1 if loop.time() - began > WATCH_BACKOFF.longest else failures + 1
             wait = WATCH_BACKOFF.wait(failures)
             logger.error("%s; trying again in %g s", fault, wait)
-            await asyncio.sleep(wait)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._stopping.wait()
 
     def _watch(self, loop: asyncio.AbstractEventLoop, queue: Queue[Key], stop: Future[None]) -> None:
         async def log_in() -> Login:

@@ -44,6 +44,7 @@ def command(kubeconfig: Path | None, context: str | None, log_level: str, **give
     )
     if log_level != "debug":
         logging.getLogger("kopf").setLevel(logging.WARNING)  # it tells of every event
+        logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # we handle the signals
     try:
         settings = read_settings(given, os.environ)
         asyncio.run(_run(lambda: Operator(settings, reconcile, kubeconfig, context)))

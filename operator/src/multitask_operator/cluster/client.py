@@ -53,7 +53,12 @@ class Client:
     """
 
     def __init__(
-        self, configuration: Configuration, *, after_write: Callable[[], None] = nothing, connections: int = 64
+        self,
+        configuration: Configuration,
+        *,
+        after_write: Callable[[], None] = nothing,
+        connections: int = 64,
+        timeout: aiohttp.ClientTimeout = TIMEOUT,
     ) -> None:
         configuration.connection_pool_maxsize = connections
         # the proxy of a kubeconfig counts, those in the environment are not meant for a cluster's own address
@@ -62,6 +67,7 @@ class Client:
         self._api.user_agent = FIELD_MANAGER
         self._dynamic = DynamicClient(self._api)
         self._after_write = after_write
+        self._call = {"_request_timeout": timeout, "serializer": _plain}
 
     async def __aenter__(self) -> Self:
         return self
@@ -78,7 +84,7 @@ class Client:
         resource = self._resource(api_version, kind)
         return await self._ask(
             Request("get", _granted(resource), namespace, name),
-            self._dynamic.get(resource, name=name, namespace=namespace, **_CALL),
+            self._dynamic.get(resource, name=name, namespace=namespace, **self._call),
         )
 
     async def list(
@@ -93,7 +99,7 @@ class Client:
             page = await self._ask(
                 request,
                 self._dynamic.get(
-                    resource, namespace=namespace, label_selector=labels, limit=PAGE, _continue=following, **_CALL
+                    resource, namespace=namespace, label_selector=labels, limit=PAGE, _continue=following, **self._call
                 ),
             )
             # items of a list do not say what they are
@@ -108,7 +114,7 @@ class Client:
         resource = self._resource(api_version, kind)
         await self._ask(
             Request("list", _granted(resource), namespace, None),
-            self._dynamic.get(resource, namespace=namespace, limit=1, **_CALL),
+            self._dynamic.get(resource, namespace=namespace, limit=1, **self._call),
         )
 
     async def create(self, body: Object) -> Object:
@@ -117,7 +123,7 @@ class Client:
         metadata = body["metadata"]
         return await self._write(
             Request("create", _granted(resource), metadata.get("namespace"), metadata.get("name")),
-            self._dynamic.create(resource, body=dict(body), field_manager=FIELD_MANAGER, **_CALL),
+            self._dynamic.create(resource, body=dict(body), field_manager=FIELD_MANAGER, **self._call),
         )
 
     async def apply(self, body: Object) -> Object:
@@ -127,7 +133,7 @@ class Client:
         return await self._write(
             Request("patch", _granted(resource), metadata.get("namespace"), metadata["name"]),
             self._dynamic.server_side_apply(
-                resource, body=dict(body), field_manager=FIELD_MANAGER, force_conflicts=True, **_CALL
+                resource, body=dict(body), field_manager=FIELD_MANAGER, force_conflicts=True, **self._call
             ),
         )
 
@@ -144,7 +150,7 @@ class Client:
         }
         await self._write(
             Request("delete", _granted(resource), namespace, name),
-            self._dynamic.delete(resource, name=name, namespace=namespace, body=body, **_CALL),
+            self._dynamic.delete(resource, name=name, namespace=namespace, body=body, **self._call),
         )
 
     async def patch_status(self, api_version: str, kind: str, name: str, namespace: str, body: Object) -> Object:
@@ -160,7 +166,7 @@ class Client:
                 body=dict(body),
                 content_type="application/merge-patch+json",
                 field_manager=FIELD_MANAGER,
-                **_CALL,
+                **self._call,
             ),
         )
 
@@ -194,9 +200,6 @@ class Client:
 
 def _plain(_: DynamicClient, answer: Any) -> Any:
     return answer
-
-
-_CALL: Mapping[str, Any] = {"_request_timeout": TIMEOUT, "serializer": _plain}
 
 
 def _granted(resource: Resource) -> str:

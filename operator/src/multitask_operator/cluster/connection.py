@@ -14,6 +14,8 @@ from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME, SERVIC
 
 from multitask_operator.cluster.errors import NoCluster
 
+DEFAULT_KUBECONFIG = "~/.kube/config"
+
 
 @dataclass(frozen=True)
 class Login:
@@ -42,11 +44,14 @@ async def connect(
         except config.ConfigException as error:
             raise NoCluster(f"the pod's service account cannot be used: {error}") from error
         return configuration
-    source = str(kubeconfig) if kubeconfig else environ.get("KUBECONFIG") or "~/.kube/config"
+    source = str(kubeconfig) if kubeconfig else environ.get("KUBECONFIG") or DEFAULT_KUBECONFIG
+    if not _some_exist(source):
+        outside = "" if asked else "this is no pod with a service account, and "
+        raise NoCluster(f"{outside}there is no kubeconfig at {source}; name one with --kubeconfig or KUBECONFIG")
     try:
         await config.load_kube_config(source, context=context, client_configuration=configuration, persist_config=False)
-    except (config.ConfigException, OSError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise NoCluster(f"kubeconfig {source}: {error}; name a usable one with KUBECONFIG or --kubeconfig") from error
+    except (config.ConfigException, OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise NoCluster(f"kubeconfig {source} cannot be used: {' '.join(str(error).split())}") from error
     return configuration
 
 
@@ -67,3 +72,7 @@ async def login(configuration: Configuration) -> Login:
 
 def _in_a_pod(environ: Mapping[str, str]) -> bool:
     return bool(environ.get(SERVICE_HOST_ENV_NAME)) and Path(SERVICE_TOKEN_FILENAME).exists()
+
+
+def _some_exist(source: str) -> bool:
+    return any(Path(path).expanduser().exists() for path in source.split(os.pathsep) if path)
