@@ -24,7 +24,7 @@ CHART := helm/multitask-operator
 GENERATED := crds/multitask.dev_multitaskmodels.yaml crds/multitask.dev_taskroutes.yaml serving/src/multitask_serving/proto docs/resource.md \
   $(CHART)/files/crds
 
-.PHONY: help setup lock generate check-generate lint format test test-fast demo open-suite grpcurl clean
+.PHONY: help setup lock generate check-generate lint format test test-fast demo open-suite kubernetes grpcurl clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -80,7 +80,7 @@ format: .make/setup  ## Sort imports and format
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format --quiet .
 
-test: lint check-generate $(GRPCURL)  ## Lint, check what is generated, and run every test
+test: lint check-generate $(GRPCURL) kubernetes  ## Lint, check what is generated, and run every test
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-fast: .make/setup  ## The unit tests alone
@@ -91,6 +91,9 @@ demo: .make/setup  ## Train, qualify, serve and ask the support desk; about 6 mi
 
 open-suite: .make/setup  ## The benchmark on public tasks, about an hour on two quiet cores: make open-suite DATA=folder
 	$(BIN)/python tests/benchmarks/open_suite.py --data "$(DATA)" $(OPEN_SUITE_ARGS)
+
+kubernetes: .make/setup  ## Build the control plane that tests start, about 6 minutes once a machine
+	$(BIN)/python tests/cluster/binaries.py
 
 grpcurl: $(GRPCURL)  ## Build the grpcurl that tests call
 

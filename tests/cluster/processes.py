@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 BOUND = Path(__file__).with_name("bound.py")
+START_SECONDS = 180  # of a machine that has much else to do; it takes 4
 STOP_SECONDS = 20
 
 
@@ -44,7 +45,7 @@ class Processes:
                 bound, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
             )
 
-    def ready(self, name: str, probe: Callable[[], bool], seconds: float = 60) -> None:
+    def ready(self, name: str, probe: Callable[[], bool], seconds: float = START_SECONDS) -> None:
         """Wait until ``name`` answers. Raises DidNotStart."""
 
         def answers() -> bool:

@@ -20,7 +20,7 @@ PASS = "def test_it(): pass"
 CASES = [
     ("a_skip", SKIP, "needs grpcurl", "FAILED", "SKIPPED"),
     ("a_skip_for_want_of_a_gpu", SKIP, "needs a GPU with bf16", "SKIPPED", "SKIPPED"),
-    ("a_skip_for_want_of_a_cluster", SKIP, "needs a cluster", "SKIPPED", "SKIPPED"),
+    ("a_skip_for_want_of_kubernetes", SKIP, "needs Kubernetes: run `make kubernetes`", "FAILED", "SKIPPED"),
     ("a_skip_mark", MARK, "not now", "ERROR", "SKIPPED"),
     ("a_skipped_module", MODULE, "could not import triton", "ERROR", "SKIPPED"),
     ("a_skipped_module_for_want_of_a_gpu", MODULE, "needs a GPU", "SKIPPED", "SKIPPED"),

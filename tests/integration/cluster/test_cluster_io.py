@@ -1,0 +1,302 @@
+"""The operator's reads and writes against a real API server."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import httpx
+import pytest
+
+from cluster import objects
+from cluster.access import Access
+from cluster.control_plane import ControlPlane
+from integration.cluster import models
+from multitask_operator.cluster import client as client_module
+from multitask_operator.cluster.apply import Applied, apply
+from multitask_operator.cluster.client import Client
+from multitask_operator.cluster.connection import connect, login
+from multitask_operator.cluster.errors import (
+    AlreadyExists,
+    Conflict,
+    Forbidden,
+    NoCluster,
+    NotFound,
+    Refused,
+    Unavailable,
+)
+from multitask_operator.cluster.observe import observe
+from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchStatus
+from multitask_operator.reconciler.raw import RawState
+
+MODEL = ("multitask.dev/v1alpha1", "MultiTaskModel")
+LABELS = {"app.kubernetes.io/managed-by": "multitask-operator", "multitask.dev/model": "desk"}
+
+
+@pytest.fixture
+async def client(cluster: Access) -> AsyncIterator[Client]:
+    async with Client(await connect(cluster.admin)) as made:
+        yield made
+
+
+async def desk(client: Client, namespace: str) -> RawState:
+    """A model called desk, as observed right after it was made."""
+    body = models.model()
+    body["metadata"]["namespace"] = namespace
+    await client.create(body)
+    return await observe(client, namespace, "desk")
+
+
+def configmap(raw: RawState, name: str = "unit", **data: str) -> dict[str, Any]:
+    assert raw.model is not None
+    owner = {
+        "apiVersion": MODEL[0],
+        "kind": MODEL[1],
+        "name": raw.name,
+        "uid": raw.model["metadata"]["uid"],
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }
+    metadata = {"name": name, "namespace": raw.namespace, "labels": LABELS, "ownerReferences": [owner]}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
+
+
+def patch(raw: RawState, status: dict[str, Any]) -> PatchStatus:
+    assert raw.model is not None
+    return PatchStatus(status, raw.model["metadata"]["resourceVersion"])
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+
+async def test_a_list_has_every_page_and_says_what_its_items_are(
+    client: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client_module, "PAGE", 2)
+    raw = await desk(client, namespace)
+    for number in range(5):
+        await client.create(configmap(raw, f"unit-{number}"))
+    found = await client.list("v1", "ConfigMap", namespace, "multitask.dev/model=desk")
+    assert [item["metadata"]["name"] for item in found] == [f"unit-{number}" for number in range(5)]
+    assert {(item["apiVersion"], item["kind"]) for item in found} == {("v1", "ConfigMap")}
+
+
+async def test_what_is_there_already_is_told_apart_from_what_has_changed(client: Client, namespace: str) -> None:
+    raw = await desk(client, namespace)
+    await client.create(configmap(raw))
+    with pytest.raises(AlreadyExists, match="already exists"):
+        await client.create(configmap(raw))
+    stale = {"metadata": {"resourceVersion": "1"}, "status": {"stage": "x"}}
+    with pytest.raises(Conflict, match="the object has been modified"):
+        await client.patch_status(*MODEL, "desk", namespace, stale)
+
+
+async def test_a_delete_means_one_object_and_not_its_name(client: Client, namespace: str) -> None:
+    raw = await desk(client, namespace)
+    made = await client.create(configmap(raw))
+    with pytest.raises(Conflict):
+        await client.delete("v1", "ConfigMap", "unit", namespace, uid="00000000-0000-0000-0000-000000000000")
+    await client.delete("v1", "ConfigMap", "unit", namespace, uid=made["metadata"]["uid"])
+    with pytest.raises(NotFound):
+        await client.delete("v1", "ConfigMap", "unit", namespace, uid=made["metadata"]["uid"])
+
+
+async def test_apply_changes_nothing_the_second_time_and_takes_back_what_others_changed(
+    client: Client, namespace: str, cluster: Access
+) -> None:
+    raw = await desk(client, namespace)
+    body = configmap(raw, note="ours")
+    first = await client.apply(body)
+    again = await client.apply(body)
+    assert again["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
+    cluster.kubectl("-n", namespace, "patch", "configmap", "unit", "--patch", '{"data": {"note": "theirs"}}')
+    assert (await client.apply(body))["data"] == {"note": "ours"}
+
+
+async def test_an_invalid_object_is_refused_with_the_servers_own_words(client: Client, namespace: str) -> None:
+    body = models.model(suspend="later")
+    body["metadata"]["namespace"] = namespace
+    with pytest.raises(Refused, match=r"create multitaskmodels\.multitask\.dev .*spec\.suspend.*boolean") as caught:
+        await client.create(body)
+    assert (caught.value.code, caught.value.reason) == (422, "Invalid")
+
+
+async def test_a_permission_that_is_missing_is_named(cluster: Access, namespace: str) -> None:
+    async with Client(await connect(cluster.service_account(namespace, "default"))) as nobody:
+        with pytest.raises(Forbidden, match=rf'^list jobs\.batch in namespace "{namespace}": .*cannot list'):
+            await nobody.list("batch/v1", "Job", namespace)
+
+
+async def test_the_login_for_the_watches_is_that_of_the_requests(cluster: Access, namespace: str) -> None:
+    token = await login(await connect(cluster.service_account(namespace, "default")))
+    assert (token.server, token.scheme, token.certificate_path) == (cluster.url, "Bearer", None)
+    assert token.token
+    assert token.token.startswith("ey")
+    certificate = await login(await connect(cluster.admin))
+    assert certificate.token is None
+    assert certificate.ca_path == str(cluster.ca_file)
+    assert certificate.certificate_path
+
+
+async def test_a_server_that_is_away_or_silent_is_unavailable(own_cluster: ControlPlane) -> None:
+    configuration = await connect(own_cluster.access.admin)
+    async with Client(configuration, timeout=aiohttp.ClientTimeout(total=1e-4)) as hasty:
+        with pytest.raises(Unavailable, match="no answer from the API server: TimeoutError"):
+            await hasty.get("v1", "Namespace", "default")
+    own_cluster.stop_api_server()
+    async with Client(configuration) as client:
+        with pytest.raises(
+            Unavailable, match=r'^get namespaces "default": no answer from the API server: Cannot connect'
+        ):
+            await client.get("v1", "Namespace", "default")
+        own_cluster.start_api_server()
+        assert (await client.get("v1", "Namespace", "default"))["metadata"]["name"] == "default"
+
+
+async def test_without_a_kubeconfig_the_error_says_where_it_was_looked_for(tmp_path: Path) -> None:
+    with pytest.raises(NoCluster, match=f"there is no kubeconfig at {tmp_path}/none; name one with --kubeconfig"):
+        await connect(tmp_path / "none")
+    broken = tmp_path / "broken"
+    broken.write_text("current-context: here")
+    with pytest.raises(NoCluster, match=f"kubeconfig {broken} cannot be used: .*contexts"):
+        await connect(broken)
+
+
+# -- looking -----------------------------------------------------------------------------------------------------------
+
+
+async def test_nothing_is_read_of_a_model_that_is_not_there(client: Client, namespace: str) -> None:
+    assert await observe(client, namespace, "desk") == RawState(namespace=namespace, name="desk")
+
+
+async def test_one_look_has_the_model_its_children_and_what_it_names_and_never_a_secret(
+    client: Client, namespace: str, rest: httpx.Client, cluster: Access
+) -> None:
+    objects.claim(rest, namespace, "data")
+    tasks = [models.task("urgent"), models.task("intent", labels=None, labelsFrom={"name": "words", "key": "intent"})]
+    body = models.model(tasks=tasks)
+    body["metadata"]["namespace"] = namespace
+    body["spec"]["training"] = {
+        "podTemplate": {"spec": {"volumes": [{"name": "x", "persistentVolumeClaim": {"claimName": "scratch"}}]}}
+    }
+    await client.create(body)
+    raw = await observe(client, namespace, "desk")
+    await client.create(configmap(raw, "unit"))
+    stranger = configmap(raw, "stranger")
+    stranger["metadata"]["labels"] = {"multitask.dev/model": "other"}
+    await client.create(stranger)
+    words = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "words", "namespace": namespace}}
+    mark = cluster.audit_mark()
+    before = await observe(client, namespace, "desk")
+    await client.create(words)
+    after = await observe(client, namespace, "desk")
+    assert [item["metadata"]["name"] for item in before.configmaps] == ["unit"]
+    assert before.namespace_object is not None
+    assert before.namespace_object["metadata"]["name"] == namespace
+    assert {name: found is not None for name, found in before.claims.items()} == {
+        "data": True,
+        "models": False,
+        "scratch": False,
+    }
+    assert before.references == {"words": None}
+    assert after.references["words"] is not None
+    read = {event["objectRef"]["resource"] for event in cluster.audited(mark) if event["verb"] in ("get", "list")}
+    assert "secrets" not in read
+    assert "multitaskmodels" in read
+
+
+# -- acting ------------------------------------------------------------------------------------------------------------
+
+
+async def test_actions_are_done_in_order_and_doing_them_twice_changes_nothing_but_the_events(
+    client: Client, namespace: str, cluster: Access
+) -> None:
+    raw = await desk(client, namespace)
+    actions = [Create(configmap(raw, "made")), Apply(configmap(raw, "applied")), patch(raw, {"stage": "prepare"})]
+    mark = cluster.audit_mark()
+    assert await apply(client, raw, [*actions, Event("Normal", "Started", "Preparing.")]) == Applied()
+    assert cluster.writes(mark, "admin") == [
+        f"create configmaps {namespace}/made",
+        f"patch configmaps {namespace}/applied",
+        f"patch multitaskmodels/status {namespace}/desk",
+        next(line for line in cluster.writes(mark, "admin") if line.startswith("create events")),
+    ]
+    again = await observe(client, namespace, "desk")
+    actions[-1] = patch(again, {"stage": "prepare"})
+    assert await apply(client, again, actions) == Applied()
+    assert await observe(client, namespace, "desk") == again
+
+
+async def test_after_a_conflict_nothing_more_is_done(client: Client, namespace: str, cluster: Access) -> None:
+    raw = await desk(client, namespace)
+    cluster.kubectl("-n", namespace, "annotate", "mtm", "desk", "note=changed")
+    done = await apply(client, raw, [patch(raw, {"stage": "prepare"}), Create(configmap(raw))])
+    assert done == Applied(look_again=True)
+    assert (await observe(client, namespace, "desk")).configmaps == ()
+
+
+async def test_fields_that_left_the_status_leave_the_object(client: Client, namespace: str) -> None:
+    raw = await desk(client, namespace)
+    await apply(client, raw, [patch(raw, {"stage": "prepare", "progress": "1/9"})])
+    raw = await observe(client, namespace, "desk")
+    await apply(client, raw, [patch(raw, {"stage": "mixture"})])
+    raw = await observe(client, namespace, "desk")
+    assert raw.model is not None
+    assert raw.model["status"] == {"stage": "mixture"}
+
+
+async def test_what_is_gone_or_another_by_now_is_not_deleted_and_not_an_error(client: Client, namespace: str) -> None:
+    raw = await desk(client, namespace)
+    made = await client.create(configmap(raw))
+    other = Delete("ConfigMap", "v1", "unit", "00000000-0000-0000-0000-000000000000")
+    gone = Delete("ConfigMap", "v1", "none", made["metadata"]["uid"])
+    assert await apply(client, raw, [other, gone]) == Applied()
+    assert len((await observe(client, namespace, "desk")).configmaps) == 1
+    assert await apply(client, raw, [dataclasses.replace(other, uid=made["metadata"]["uid"])]) == Applied()
+    assert (await observe(client, namespace, "desk")).configmaps == ()
+
+
+async def test_a_strangers_object_in_the_way_is_a_refusal_and_that_of_a_former_model_passes(
+    client: Client, namespace: str
+) -> None:
+    raw = await desk(client, namespace)
+    stranger = configmap(raw, "strangers")
+    del stranger["metadata"]["ownerReferences"]
+    former = configmap(raw, "former")
+    former["metadata"]["ownerReferences"][0]["uid"] = "00000000-0000-0000-0000-000000000000"
+    await client.create(stranger)
+    await client.create(former)
+    refused = await apply(client, raw, [Create(configmap(raw, "strangers")), Create(configmap(raw, "never"))])
+    assert refused.refusal is not None
+    assert (refused.refusal.kind, refused.refusal.name, refused.refusal.code) == ("ConfigMap", "strangers", 409)
+    assert refused.refusal.message == ("there is one of this name that does not belong to desk; delete or rename it")
+    assert (await apply(client, raw, [Create(configmap(raw, "former"))])) in (Applied(look_again=True), Applied())
+    names = [item["metadata"]["name"] for item in (await observe(client, namespace, "desk")).configmaps]
+    assert "never" not in names
+
+
+async def test_a_quota_is_a_refusal_that_says_so(client: Client, namespace: str, rest: httpx.Client) -> None:
+    quota = {"metadata": {"name": "few"}, "spec": {"hard": {"count/configmaps": "0"}}}
+    objects.post(rest, f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
+    raw = await desk(client, namespace)
+    applied = await apply(client, raw, [Create(configmap(raw)), patch(raw, {"stage": "never"})])
+    assert applied.refusal is not None
+    assert (applied.refusal.verb, applied.refusal.code, applied.refusal.reason) == ("create", 403, "Forbidden")
+    assert "exceeded quota: few" in applied.refusal.message
+
+
+async def test_an_event_is_about_the_model_and_its_failure_is_no_failure(
+    client: Client, namespace: str, cluster: Access, caplog: pytest.LogCaptureFixture
+) -> None:
+    raw = await desk(client, namespace)
+    assert await apply(client, raw, [Event("Warning", "BadRows", "x" * 2000)]) == Applied()
+    (event,) = cluster.get("-n", namespace, "events.v1.events.k8s.io")["items"]
+    assert (event["reason"], event["type"], len(event["note"])) == ("BadRows", "Warning", 1024)
+    assert raw.model is not None
+    assert event["regarding"]["uid"] == raw.model["metadata"]["uid"]
+    elsewhere = dataclasses.replace(raw, namespace="no-such-namespace")
+    assert await apply(client, elsewhere, [Event("Normal", "Lost", "Nobody hears it.")]) == Applied()
+    assert "no-such-namespace/desk: Event Lost: create events.events.k8s.io" in caplog.text

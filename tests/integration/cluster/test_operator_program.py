@@ -1,0 +1,258 @@
+"""``mtm-operator`` as a process, against a real API server: it watches, it ends, it survives, and it writes in no idle
+moment. What it decides is tested elsewhere; here a decision is only something that is seen to have been taken."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cluster import objects
+from cluster.access import Access, Object
+from cluster.control_plane import ControlPlane
+from cluster.processes import until
+from integration.cluster import models
+
+PROGRAM = Path(sys.executable).with_name("mtm-operator")
+MODELS = "/apis/multitask.dev/v1alpha1/namespaces/{}/multitaskmodels"
+SECONDS = 120.0  # a busy machine starts a Python with these libraries in half a minute
+
+
+class Process:
+    """A running operator and its log."""
+
+    def __init__(self, config: Path, log: Path, namespaces: Sequence[str], **variables: str) -> None:
+        self.log = log
+        self._file = log.open("w")
+        environment = os.environ | {
+            "MULTITASK_TRAINER_IMAGE": "example.test/trainer:1",
+            "MULTITASK_HEALTH_ADDRESS": "127.0.0.1",
+            "MULTITASK_HEALTH_PORT": "0",
+            "MULTITASK_NAMESPACES": ",".join(namespaces),
+        }
+        self.process = subprocess.Popen(
+            [str(PROGRAM), "--kubeconfig", str(config)],
+            env=environment | variables,
+            stdin=subprocess.DEVNULL,
+            stdout=self._file,
+            stderr=self._file,
+        )
+
+    def text(self) -> str:
+        return self.log.read_text()
+
+    def healthz(self) -> httpx.Response:
+        found = re.search(r"health on port (\d+)", self.text())
+        if found is None:
+            raise httpx.ConnectError("it does not listen yet")
+        return httpx.get(f"http://127.0.0.1:{found[1]}/healthz", timeout=30, trust_env=False)
+
+    def until(self, what: str, probe: Callable[[], bool]) -> None:
+        """Wait for ``probe``; the log is in the error."""
+        try:
+            until(what, probe, SECONDS)
+        except TimeoutError as error:
+            raise AssertionError(f"{error}\n{self.text()}") from error
+
+    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+        self.process.send_signal(number)
+        return self.process.wait(timeout=SECONDS)
+
+    def close(self) -> None:
+        if self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+        self._file.close()
+
+
+@contextmanager
+def operator(
+    config: Path, folder: Path, *namespaces: str, name: str = "operator", **variables: str
+) -> Iterator[Process]:
+    process = Process(config, folder / f"{name}.log", namespaces, **variables)
+    try:
+        yield process
+    finally:
+        process.close()
+
+
+def create(rest: httpx.Client, namespace: str, body: Object) -> None:
+    objects.post(rest, MODELS.format(namespace), body)
+
+
+def conditions(rest: httpx.Client, namespace: str, name: str = "desk") -> dict[str, str]:
+    """Condition type -> reason; empty while there is no status."""
+    found = objects.get(rest, f"{MODELS.format(namespace)}/{name}").get("status", {})
+    return {condition["type"]: condition["reason"] for condition in found.get("conditions", ())}
+
+
+def claims(rest: httpx.Client, namespace: str) -> None:
+    for name in ("data", "models"):
+        objects.claim(rest, namespace, name)
+
+
+def jobs(rest: httpx.Client, namespace: str) -> list[str]:
+    found = objects.get(rest, f"/apis/batch/v1/namespaces/{namespace}/jobs")["items"]
+    return [job["metadata"]["name"] for job in found]
+
+
+def test_a_model_is_noticed_and_the_program_ends_at_sigterm(
+    cluster: Access, rest: httpx.Client, namespace: str, tmp_path: Path
+) -> None:
+    with operator(cluster.admin, tmp_path, namespace) as running:
+        running.until("it is up", lambda: "health on port" in running.text())
+        create(rest, namespace, models.model())
+        running.until("the model has conditions", lambda: "Ready" in conditions(rest, namespace))
+        claims(rest, namespace)
+        rest.patch(
+            f"{MODELS.format(namespace)}/desk",
+            json={"metadata": {"annotations": {"looked": "at"}}},
+            headers=objects.MERGE,
+        ).raise_for_status()
+        running.until("the first Job is there", lambda: len(jobs(rest, namespace)) == 1)
+        health = running.healthz()
+        assert health.status_code == 200
+        assert health.json()["served"] >= 2
+        assert running.end() == 0
+    assert "Traceback" not in running.text()
+
+
+def test_nothing_is_written_when_nothing_happens(
+    cluster: Access, rest: httpx.Client, namespace: str, tmp_path: Path
+) -> None:
+    claims(rest, namespace)
+    create(rest, namespace, models.model())
+    with operator(cluster.admin, tmp_path, namespace, MULTITASK_RESYNC_SECONDS="10") as running:
+        running.until("the first Job is there", lambda: len(jobs(rest, namespace)) == 1)
+        served = running.healthz().json()["served"]
+        running.until("its events have been looked at", lambda: running.healthz().json()["served"] >= served + 2)
+        mark = cluster.audit_mark()
+        served = running.healthz().json()["served"]
+        running.until("three more looks", lambda: running.healthz().json()["served"] >= served + 3)
+        written = [line for line in cluster.writes(mark) if f" {namespace}/" in line]
+    assert written == []
+
+
+def test_no_finalizers_and_no_annotations_are_left_on_anything(
+    cluster: Access, rest: httpx.Client, namespace: str, tmp_path: Path
+) -> None:
+    claims(rest, namespace)
+    create(rest, namespace, models.model())
+    with operator(cluster.admin, tmp_path, namespace) as running:
+        running.until("the first Job is there", lambda: len(jobs(rest, namespace)) == 1)
+        running.until("its events have been looked at", lambda: running.healthz().json()["served"] >= 2)
+    metadata = objects.get(rest, f"{MODELS.format(namespace)}/desk")["metadata"]
+    assert "finalizers" not in metadata
+    assert "annotations" not in metadata
+
+
+def test_a_broken_model_does_not_keep_the_next_one_waiting(
+    cluster: Access, rest: httpx.Client, namespace: str, tmp_path: Path
+) -> None:
+    claims(rest, namespace)
+    with operator(cluster.admin, tmp_path, namespace, MULTITASK_WORKERS="1") as running:
+        running.until("it is up", lambda: "health on port" in running.text())
+        # a ConfigMap of the name that its own would have, and not its own
+        create(rest, namespace, models.model("broken"))
+        blocker = {"metadata": {"name": "broken-run-1"}, "data": {"mine": "yes"}}
+        objects.post(rest, f"/api/v1/namespaces/{namespace}/configmaps", blocker)
+        create(rest, namespace, models.model("fine"))
+        running.until("the fine one has a Job", lambda: any(name.startswith("fine-") for name in jobs(rest, namespace)))
+
+
+def test_it_waits_for_the_crd_and_survives_its_removal_and_a_restart_of_the_api_server(
+    own_cluster: ControlPlane, tmp_path: Path
+) -> None:
+    access = own_cluster.access
+    crds = Path(__file__).parents[3] / "crds"
+    with access.rest() as rest, operator(access.admin, tmp_path) as running:
+        access.kubectl("delete", "--filename", str(crds), "--wait=true")
+        missing = "the cluster does not know the kind MultiTaskModel: install the CRDs"
+        running.until("it says that the CRD is missing", lambda: missing in running.text())
+        access.kubectl("apply", "--server-side", "--filename", str(crds))
+        access.kubectl("wait", "--for=condition=Established", "--timeout=30s", "--filename", str(crds))
+        objects.namespace(rest, "team-a")
+        create(rest, "team-a", models.model("first"))
+        running.until("the first model is seen", lambda: "Ready" in conditions(rest, "team-a", "first"))
+        own_cluster.restart_api_server(signal.SIGKILL)
+        create(rest, "team-a", models.model("second"))
+        running.until("the second model is seen", lambda: "Ready" in conditions(rest, "team-a", "second"))
+        assert running.process.poll() is None
+        assert running.healthz().status_code == 200
+
+
+def test_killed_after_every_write_it_comes_to_the_same_end(
+    cluster: Access, rest: httpx.Client, namespace: str, tmp_path: Path
+) -> None:
+    """Up to the first Job, whose pod never runs here: as many starts as there are writes, each ends after one."""
+    claims(rest, namespace)
+    create(rest, namespace, models.model())
+    mark = cluster.audit_mark()
+    codes = []
+    for start in range(12):
+        with operator(
+            cluster.admin, tmp_path, namespace, name=f"start-{start}", MULTITASK_TEST_EXIT_AFTER_WRITES="1"
+        ) as running:
+            running.until(
+                "it was killed, or has nothing to do",
+                lambda running=running: running.process.poll() is not None or _idle(running),
+            )
+            codes.append(running.process.poll())
+            if codes[-1] is None:
+                break
+    assert codes[:-1] == [-signal.SIGKILL] * (len(codes) - 1)
+    assert codes[-1] is None, "it still wrote"
+    assert len(jobs(rest, namespace)) == 1
+    writes = [line for line in cluster.writes(mark, "admin") if f" {namespace}/" in line and "events" not in line]
+    assert len(writes) == len(set(writes)), "something was written twice"
+
+
+def _idle(running: Process) -> bool:
+    try:
+        health = running.healthz().json()
+    except httpx.HTTPError:
+        return False
+    return bool(health["served"] >= 1 and health["running"] == 0 and health["oldestSeconds"] == 0)
+
+
+def test_two_operators_at_once_make_one_of_each(
+    cluster: Access, rest: httpx.Client, namespace: str, tmp_path: Path
+) -> None:
+    claims(rest, namespace)
+    with (
+        operator(cluster.admin, tmp_path, namespace, name="one") as one,
+        operator(cluster.admin, tmp_path, namespace, name="two") as two,
+    ):
+        for each in (one, two):
+            each.until("it is up", lambda each=each: "health on port" in each.text())
+        create(rest, namespace, models.model())
+        for each in (one, two):
+            each.until("it has looked", lambda each=each: each.healthz().json()["served"] >= 2)
+        one.until("there is a Job", lambda: len(jobs(rest, namespace)) == 1)
+        assert (one.healthz().status_code, two.healthz().status_code) == (200, 200)
+        assert "Traceback" not in one.text() + two.text()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--workers", "x"), "mtm-operator: --workers: 'x' is not a whole number from 1 to 256"),
+        (("--kubeconfig", "/none"), "mtm-operator: there is no kubeconfig at /none; name one with --kubeconfig"),
+    ],
+)
+def test_what_cannot_be_used_is_said_in_a_line(arguments: Sequence[str], message: str) -> None:
+    done = subprocess.run(
+        [str(PROGRAM), "--trainer-image", "example.test/trainer:1", *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.splitlines()[0][: len(message)]) == (2, message)
