@@ -81,17 +81,20 @@ def test_a_result_that_is_there_is_left_as_it_is(tmp_path: Path) -> None:
     assert not (tmp_path / "work").exists()
 
 
-def test_all_files_are_on_the_disk_before_the_manifest_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_all_files_are_on_the_disk_before_the_artifact_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     synced: list[str] = []
     fsync = os.fsync
 
     def noted(descriptor: int) -> None:
-        synced.append(str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        if "work" not in path.parts:
+            synced.append(path.name if (tmp_path / "out").exists() else path.relative_to(tmp_path).as_posix())
         fsync(descriptor)
 
     monkeypatch.setattr(os, "fsync", noted)
     assert run(works, order(tmp_path)) == 0
-    out = tmp_path / "out"
-    manifest = next(place for place, path in enumerate(synced) if Path(path).name.startswith(".manifest.json"))
-    assert {str(path) for path in (out / "below/file", out / "below", out, tmp_path)} <= set(synced[:manifest])
-    assert synced[manifest + 1 :] == [str(out)], "the folder that names the manifest"
+    staged = synced[-2]
+    assert {path.removeprefix(staged) for path in synced[:-1]} >= {"/below/file", "/below", "/manifest.json", ""}
+    assert synced[-1] == tmp_path.name, "the folder that names the artifact, once it is there"

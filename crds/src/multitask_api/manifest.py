@@ -51,6 +51,9 @@ class Manifest(Model):
     read_outputs: dict[str, str]
     outputs: dict[str, str] = Field(description="Output name → digest of its content.")
     files: dict[str, FileEntry]
+    folder: str | None = Field(
+        None, description="Below the artifact's address: where the files lie, if not there itself."
+    )
     result: dict[str, object] = Field(description="The kind's record of ``multitask_api.results``, as JSON.")
     seconds: float
     environment: dict[str, str] = Field(default_factory=dict, description="Versions, device, host; never in a digest.")

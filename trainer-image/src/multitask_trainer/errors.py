@@ -25,5 +25,13 @@ class Interrupted(RetryableError):
     """The stage was told to stop, and has left a checkpoint to go on from."""
 
 
+class LostProcess(RetryableError):
+    """Another process of the same launch ended, or cannot be reached."""
+
+
+class Unreported(RetryableError):
+    """What a stage found could not be written where the operator reads it."""
+
+
 class ServingError(RetryableError):
     """A server that a stage started did not answer as it should."""

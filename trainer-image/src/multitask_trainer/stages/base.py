@@ -7,7 +7,6 @@ text (never validation or test) and the corpus.
 from __future__ import annotations
 
 import os
-import shutil
 from pathlib import Path
 
 from multitask_api.parameters import BaseParameters
@@ -50,6 +49,7 @@ def work(stage: Stage) -> Outcome:
             places=places,
             max_steps=parameters.pretraining.max_steps,
         )
+    stage.ranks.dismiss_others()
     target = stage.folder / "model"
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
@@ -72,13 +72,21 @@ def work(stage: Stage) -> Outcome:
 def _start(stage: Stage, parameters: BaseParameters, rows: dict[str, list[Row]], places: Places) -> Path:
     """The base before pre-training, made once: a restarted stage finds it in its work folder."""
     folder = stage.work / "start"
-    if not folder.exists():
+
+    def make() -> None:
+        if folder.exists():
+            return
         stage.reporter.report("making the base")
-        unfinished = stage.work / "start.unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished = stage.scratch / "start"
         source = Source(parameters.uri, parameters.revision, parameters.optimisation.seed, places)
         make_base(source, unfinished, tasks=parameters.tasks, rows=rows, corpus=corpus_texts(parameters, places))
-        unfinished.rename(folder)
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another pod was quicker, and the base is the same
+                raise
+
+    stage.once("start", make)
     return folder
 
 

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import shutil
-
 from multitask_api.digests import digest
 from multitask_api.parameters import TrainParameters
 from multitask_api.results import TrainResult
@@ -38,8 +36,7 @@ def _answer_test_rows(stage: Stage, parameters: TrainParameters) -> list[Answer]
     optimisation = parameters.optimisation
     base, served = stage.input("base") / "model", stage.folder / "served"
     method(parameters.tuning).served_form(base, stage.folder / "weights", task.name, served, optimisation.precision)
-    bundle = stage.work / "bundle"
-    shutil.rmtree(bundle, ignore_errors=True)
+    bundle = stage.scratch / "bundle"
     assemble(
         bundle,
         base=base,

@@ -53,7 +53,7 @@ def _forms(stage: Stage, parameters: BundleParameters, group: str, tasks: list[T
     parts: dict[str, Part] = {}
     for task in tasks:
         name = group if shared else f"{group}.{keys[task.name]}"
-        form = stage.work / "forms" / name
+        form = stage.scratch / "forms" / name
         if all(part.name != name for part in parts.values()):
             tuned.served_form(stage.input("base") / "model", weights, task.name, form, parameters.precision)
         parts[task.name] = Part(name, form)

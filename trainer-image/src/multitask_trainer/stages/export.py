@@ -50,7 +50,7 @@ def work(stage: Stage) -> Outcome:
         routed=routed,
         baseline_form=lambda name: stage.input(name) / "served",
         precision=parameters.precision,
-        scratch=stage.work / "forms",
+        scratch=stage.scratch / "forms",
     )
     merged = None
     if all(verdict.verdict == "Qualified" for verdict in verdicts.values()):

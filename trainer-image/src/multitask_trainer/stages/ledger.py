@@ -64,7 +64,7 @@ def _measure(stage: Stage, rows: Mapping[str, list[Row]]) -> tuple[dict[str, flo
     mixed = []
     for number, task in enumerate(rows):
         stage.reporter.report(f"measuring {task}", step=number, total=len(rows))
-        folder = stage.work / "single"
+        folder = stage.scratch / "single"
         shutil.rmtree(folder, ignore_errors=True)
         bundle = _single_task_bundle(stage, task, exported, folder)
         alone, load = Engine.load(folder, device=device, threads=threads), Load({task: rows[task]})

@@ -48,7 +48,7 @@ async def _ask_all(stage: Stage, rows: Mapping[str, Sequence[Row]], revision: st
     """Start Triton on the exported repository and a gateway before it, and ask for every task."""
     folder = stage.input("export")
     stage.reporter.report("starting the servers")
-    with TritonServer.start(folder / "triton", stage.work / "triton") as triton:
+    with TritonServer.start(folder / "triton", stage.scratch / "triton") as triton:
         async with (
             running_gateway(folder / "routes.yaml", "127.0.0.1:0", adapt=at_local(triton.port)) as gateway,
             AsyncTaskClient(f"127.0.0.1:{gateway.port}") as client,

@@ -1,24 +1,31 @@
 """Checkpoints of a run: one file, replaced in one step, so that a run killed at any point finds the last whole one.
 
 The best weights so far stand in a file of their own that the checkpoint names; both are kept until the next checkpoint
-names another.
+names another. Where the folder ends with the pod, an address keeps a copy of each, in the same order.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
+import fsspec
 import torch
 from torch import Tensor
 
 from multitask_api.results import CurvePoint
 from multitask_api.types import Model
+from multitask_trainer.errors import ArtifactError
+from multitask_trainer.storage import beside, reaching
 
 Weights = Mapping[str, Tensor]
+_CHECKPOINT = "checkpoint.pt"
 
 
 class Progress(Model):
@@ -44,44 +51,91 @@ class Progress(Model):
 
 @dataclass(frozen=True)
 class CheckpointStore:
-    """``checkpoint.pt`` and ``best-<step>.pt`` in one folder."""
+    """``checkpoint.pt`` and ``best-<step>.pt`` in one folder, and at ``mirror``, an fsspec address, if there is one."""
 
     folder: Path
+    mirror: str | None = None
 
     def save(self, progress: Progress, weights: Weights, optimizer: Mapping[str, Any]) -> None:
         """Replace the checkpoint, then remove best weights that it does not name."""
         content = {"progress": progress.model_dump_json(), "weights": dict(weights), "optimizer": dict(optimizer)}
-        _replace(self.folder / "checkpoint.pt", content)
+        self._write(_CHECKPOINT, content)
+        kept = _best(progress.best_step)
         for path in self.folder.glob("best-*.pt"):
-            if path != self._best(progress.best_step):
-                path.unlink()
+            if path.name != kept:
+                path.unlink(missing_ok=True)
+        if self.mirror is not None:
+            fs, root = fsspec.url_to_fs(self.mirror)
+            fs.invalidate_cache()
+            with reaching(self.mirror), suppress(FileNotFoundError):  # another pod may remove the same
+                for name in fs.glob(f"{root}/best-*.pt"):
+                    if name.rsplit("/", 1)[-1] != kept:
+                        fs.rm_file(name)
 
     def load(self) -> tuple[Progress, Weights, dict[str, Any]] | None:
-        """The last checkpoint; None if there is none."""
-        path = self.folder / "checkpoint.pt"
-        if not path.exists():
+        """The last checkpoint; None if there is none, or none that can be read: training then begins anew."""
+        path = self._local(_CHECKPOINT)
+        if path is None:
             return None
-        content = torch.load(path, map_location="cpu", weights_only=True)
-        return Progress.model_validate_json(content["progress"]), content["weights"], content["optimizer"]
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            progress = Progress.model_validate_json(content["progress"])
+            if progress.best_step is not None and self._local(_best(progress.best_step)) is None:
+                raise ValueError(f"it names {_best(progress.best_step)}, which is gone")
+        except (RuntimeError, EOFError, UnpicklingError, KeyError, TypeError, ValueError) as error:
+            sys.stderr.write(f"{path} cannot be read ({error}); training begins anew\n")
+            return None
+        return progress, content["weights"], content["optimizer"]
 
     def save_best(self, step: int, weights: Weights) -> None:
         """Keep the weights of ``step``; they count once a checkpoint names that step."""
-        _replace(self._best(step), dict(weights))
+        self._write(_best(step), dict(weights))
 
     def load_best(self, step: int) -> Weights:
-        """What `save_best` kept."""
-        weights: Weights = torch.load(self._best(step), map_location="cpu", weights_only=True)
+        """What `save_best` kept. Raises `ArtifactError` if something else has removed it."""
+        path = self._local(_best(step))
+        if path is None:
+            raise ArtifactError(f"{self.folder / _best(step)} is gone; does another process train here?")
+        weights: Weights = torch.load(path, map_location="cpu", weights_only=True)
         return weights
 
-    def _best(self, step: int | None) -> Path:
-        return self.folder / f"best-{step}.pt"
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        path = self.folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = beside(path)
+        try:
+            with temporary.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        if self.mirror is not None:
+            fs, root = fsspec.url_to_fs(self.mirror)
+            with reaching(self.mirror):
+                fs.put_file(str(path), f"{root}/{name}")
+
+    def _local(self, name: str) -> Path | None:
+        """The file in the folder, brought from the mirror if need be; None if it is nowhere."""
+        path = self.folder / name
+        if path.exists():
+            return path
+        if self.mirror is None:
+            return None
+        fs, root = fsspec.url_to_fs(self.mirror)
+        temporary = beside(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with reaching(self.mirror):
+                fs.get_file(f"{root}/{name}", str(temporary))
+            temporary.replace(path)
+        except FileNotFoundError:
+            return None
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
 
 
-def _replace(path: Path, content: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    with temporary.open("wb") as file:
-        torch.save(content, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+def _best(step: int | None) -> str:
+    return f"best-{step}.pt"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -15,13 +16,17 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
+_PATIENCE = timedelta(hours=1)
+"""Between processes: all wait while the first one validates, or loads data that the others have at hand."""
+
+
 def set_up(*, device: str, threads: int, precision: Literal["fp32", "bf16"]) -> Accelerator:
     """One process's share of the machine: under torchrun one of several, else the only one.
 
     Master weights are fp32. On a GPU ``bf16`` computes in bf16 (autocast) and fp32 in TF32; on a CPU everything is
     fp32, because bf16 is slower there, and the precision only decides the dtype in which the result is served.
     """
-    from accelerate import Accelerator
+    from accelerate import Accelerator, InitProcessGroupKwargs
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -29,7 +34,11 @@ def set_up(*, device: str, threads: int, precision: Literal["fp32", "bf16"]) -> 
     on_gpu = resolve_device(device) != "cpu"
     if on_gpu:
         torch.set_float32_matmul_precision("high")
-    return Accelerator(cpu=not on_gpu, mixed_precision="bf16" if on_gpu and precision == "bf16" else "no")
+    return Accelerator(
+        cpu=not on_gpu,
+        mixed_precision="bf16" if on_gpu and precision == "bf16" else "no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
+    )
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from multitask_api.parameters import Optimisation
 from multitask_api.results import CurvePoint, TaskPoint
-from multitask_trainer.errors import Interrupted, StageError
+from multitask_trainer.errors import ArtifactError, Interrupted, StageError
 from multitask_trainer.reporter import Reporter
 from multitask_trainer.training.batches import MicroBatch
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
@@ -53,7 +53,7 @@ class Settings:
 
 
 class Loop:
-    """One run over ``model``, whose parameters that require gradients are trained.
+    """One run over ``model``, whose parameters that require gradients are trained; by one process or several.
 
     Without ``validate`` (pre-training) the last weights are the result; with it, the best by ``selection``.
     """
@@ -89,22 +89,31 @@ class Loop:
         self.progress = Progress()
 
     def run(self) -> Progress:
-        """Train to the end; afterwards the model holds the chosen weights. Raises `Interrupted` on SIGTERM."""
+        """Train to the end; the first process's model has the chosen weights then. Raises `Interrupted` on SIGTERM."""
         self._resume()
         model: Any = self._loss
         model.train()
         with termination() as told_to_stop:
             while self.progress.step < self._end:
-                if told_to_stop():
+                if self._agree(told_to_stop()):
                     self._save()
                     raise Interrupted(f"stopped after step {self.progress.step}; running the stage again goes on there")
                 self._begin_tail()
                 self._step()
                 if self._is_due():
                     self._look()
-        if self.progress.best_step is not None:
+        if self.progress.best_step is not None and self._accelerator.is_main_process:
             self._set(self._store.load_best(self.progress.best_step))
         return self.progress
+
+    def _agree(self, told: bool) -> bool:
+        """Whether any process was told to stop: all have to leave the loop after the same step."""
+        if self._accelerator.num_processes == 1:
+            return told
+        if self._accelerator.device.type != "cpu" and self.progress.step % _STEPS_PER_LOOK:
+            return False
+        flag = torch.tensor(float(told), device=self._accelerator.device)
+        return float(self._accelerator.reduce(flag, "sum")) > 0
 
     @property
     def _end(self) -> int:
@@ -223,12 +232,23 @@ class Loop:
 
     def _resume(self) -> None:
         found = self._store.load()
+        self._refuse_unless_equal(found[0].step if found else 0)
         if found is None:
             return
         self.progress, weights, optimizer = found
         self._set(weights)
         self._optimizer.load_state_dict(optimizer)
         self._write(f"going on after step {self.progress.step}")
+
+    def _refuse_unless_equal(self, step: int) -> None:
+        """All processes have to go on from the same step, wherever each has found its checkpoint."""
+        if self._accelerator.num_processes == 1:
+            return
+        steps = self._accelerator.gather(torch.tensor([step], device=self._accelerator.device)).tolist()
+        if len(set(steps)) > 1:
+            raise ArtifactError(
+                f"the processes found checkpoints of different steps ({steps}); they have to start again"
+            )
 
     def _save(self) -> None:
         self._read_loss()

@@ -44,13 +44,15 @@ def pretrain(
     accelerator = set_up(device=stage.order.device, threads=stage.order.threads, precision=optimisation.precision)
     folder = stage.work / "tokens"
     stage.reporter.report("tokenising")
-    folder.mkdir(parents=True, exist_ok=True)
-    if accelerator.is_main_process:
+
+    def write() -> None:
+        folder.mkdir(parents=True, exist_ok=True)
         if examples:
             write_examples(folder, examples)
         need = max_steps * optimisation.batch_rows * optimisation.max_length
         write_corpus(folder, corpus_texts(parameters, places), tokenizer, need)
-    accelerator.wait_for_everyone()
+
+    stage.once("tokens", write)
     batches = TextBatches.of(
         folder,
         length=optimisation.max_length,
@@ -66,7 +68,7 @@ def pretrain(
         batches,
         Settings(max_steps, optimisation, betas=(0.9, 0.95), weight_decay=0.1),
         accelerator=accelerator,
-        store=CheckpointStore(stage.work / "checkpoint"),
+        store=CheckpointStore(stage.work / "checkpoint", stage.order.checkpoint),
         reporter=stage.reporter,
     )
     return loop.run()
