@@ -181,7 +181,9 @@ class Client:
         except ApiException as error:
             raise error_for(request, error.status, error.body) from None
         except (aiohttp.ClientError, TimeoutError, OSError, json.JSONDecodeError) as error:
-            raise Unavailable(f"{request}: no answer from the API server: {error or type(error).__name__}") from error
+            raise Unavailable(
+                f"{request}: no answer from the API server: {str(error) or type(error).__name__}"
+            ) from error
         return answer
 
     def _resource(self, api_version: str, kind: str) -> Resource:
