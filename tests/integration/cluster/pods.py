@@ -37,6 +37,14 @@ class Pods:
         self._admin = access.rest()
         self._account = None
 
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        for client in (self._admin, self._account):
+            if client is not None:
+                client.close()
+
     def work(self) -> int:
         """Every pod that waits for its kubelet runs to its end; how many there were."""
         path = f"/api/v1/namespaces/{self.namespace}/pods"

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import Counter
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -41,8 +42,8 @@ def apply(cluster, namespace, resource):
 @contextmanager
 def operator(cluster, namespace, log, **environment):
     """The program, for one namespace; ended by SIGTERM."""
-    command = [sys.executable, "-m", "multitask_operator.serve_operator"]
-    command += ["--kubeconfig", str(cluster.admin), "--namespaces", namespace]
+    command = [str(Path(sys.executable).with_name("mtm-operator")), "--kubeconfig", str(cluster.admin)]
+    command += ["--namespaces", namespace]
     command += ["--trainer-image", "registry.example/trainer:1", "--health-port", "0"]
     with log.open("ab") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | environment)
@@ -72,9 +73,8 @@ def ready(rest, namespace):
 
 def test_a_model_is_trained_from_apply_to_its_verdicts(cluster, ready, tmp_path):
     resource, mark = desk("urgency", "intent"), cluster.audit_mark()
-    pods = Pods(cluster, ready, resource)
     apply(cluster, ready, resource)
-    with operator(cluster, ready, tmp_path / "log"):
+    with Pods(cluster, ready, resource) as pods, operator(cluster, ready, tmp_path / "log"):
         until("the model is trained", lambda: not pods.work() and status(cluster, ready).get("stage") == "Trained", 120)
     found = status(cluster, ready)
     assert found["qualified"] == "2/2"
@@ -85,22 +85,22 @@ def test_a_model_is_trained_from_apply_to_its_verdicts(cluster, ready, tmp_path)
 
 def test_killed_after_every_write_it_comes_to_the_same_end(cluster, ready, tmp_path):
     resource, mark = desk("urgency"), cluster.audit_mark()
-    pods = Pods(cluster, ready, resource)
     apply(cluster, ready, resource)
     log, kills = tmp_path / "log", 0
+    with Pods(cluster, ready, resource) as pods:
 
-    def trained():
-        return not pods.work() and status(cluster, ready).get("stage") == "Trained"
+        def trained():
+            return not pods.work() and status(cluster, ready).get("stage") == "Trained"
 
-    while kills < MOST_WRITES and not trained():
-        with operator(cluster, ready, log, **{VARIABLE: "1"}) as process:
-            until(
-                f"a write after {kills} kills:\n{log.read_text()[-2000:]}",
-                lambda process=process: trained() or process.poll() is not None,
-                60,
-            )
-            kills += process.poll() == -signal.SIGKILL
-    assert trained()
+        while kills < MOST_WRITES and not trained():
+            with operator(cluster, ready, log, **{VARIABLE: "1"}) as process:
+                until(
+                    f"a write after {kills} kills; its log is {log}",
+                    lambda process=process: trained() or process.poll() is not None,
+                    60,
+                )
+                kills += process.poll() == -signal.SIGKILL
+        assert trained()
     assert 20 < kills < MOST_WRITES
     assert max(Counter(pods.ran).values()) == 1
     assert set(job_names(cluster, mark).values()) == {1}
