@@ -1,0 +1,90 @@
+"""What people ask a cluster besides what the operator asks: logs, warnings about an object, the namespace they are in."""
+
+from __future__ import annotations
+
+import codecs
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import yaml
+from kubernetes.aio.client import CoreV1Api
+from kubernetes.aio.config import ConfigException
+from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME
+from kubernetes.aio.config.kube_config import KubeConfigLoader, KubeConfigMerger
+
+from multitask_operator.cluster.client import TIMEOUT, Client
+from multitask_operator.cluster.connection import DEFAULT_KUBECONFIG
+from multitask_operator.cluster.errors import NoCluster, Request, Unavailable, error_for
+from multitask_operator.reconciler.raw import Object
+
+_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+#: A log that is followed ends when its pod does.
+_FOLLOWING = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
+
+
+def user_namespace(
+    kubeconfig: Path | None = None, context: str | None = None, environ: Mapping[str, str] = os.environ
+) -> str:
+    """The namespace of the context that `connect` uses with the same arguments. Raises NoCluster."""
+    asked = kubeconfig is not None or context is not None
+    if not asked and environ.get(SERVICE_HOST_ENV_NAME) and _POD_NAMESPACE.exists():
+        return _POD_NAMESPACE.read_text("utf-8").strip()
+    source = str(kubeconfig) if kubeconfig else environ.get("KUBECONFIG") or DEFAULT_KUBECONFIG
+    try:
+        loader = KubeConfigLoader(KubeConfigMerger(source).config, active_context=context)
+        found = loader.current_context["context"].safe_get("namespace")
+    except (ConfigException, OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        raise NoCluster(f"kubeconfig {source} names no namespace: {' '.join(str(error).split())}; give one") from error
+    return str(found or "default")
+
+
+class Viewer(Client):
+    """A client that reads for a person."""
+
+    async def log(
+        self, namespace: str, pod: str, container: str, *, follow: bool, tail: int | None
+    ) -> AsyncIterator[str]:
+        """The container's log in pieces of text; with ``follow`` until it ends. ``tail``: only the last lines."""
+        request = Request("get", "pods/log", namespace, pod)
+        try:
+            answer = await CoreV1Api(self._api).read_namespaced_pod_log_without_preload_content(
+                pod,
+                namespace,
+                container=container,
+                follow=follow,
+                tail_lines=tail,
+                _request_timeout=_FOLLOWING if follow else TIMEOUT,
+            )
+            async with answer:
+                if answer.status != 200:
+                    raise error_for(request, answer.status, await answer.text())
+                decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+                async for piece in answer.content.iter_any():
+                    yield decode(piece)
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(f"{request}: the log broke off: {str(error) or type(error).__name__}") from error
+
+    async def warnings(self, namespace: str, uid: str) -> tuple[Object, ...]:
+        """The Warning Events about the object with ``uid``, the newest last."""
+        request = Request("list", "events", namespace, None)
+        try:
+            answer = await CoreV1Api(self._api).list_namespaced_event_without_preload_content(
+                namespace, field_selector=f"involvedObject.uid={uid},type=Warning", _request_timeout=TIMEOUT
+            )
+            async with answer:
+                text = await answer.text()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(f"{request}: {str(error) or type(error).__name__}") from error
+        if answer.status != 200:
+            raise error_for(request, answer.status, text)
+        return tuple(sorted(json.loads(text).get("items") or (), key=_when))
+
+
+def _when(event: Mapping[str, Any]) -> str:
+    found: str = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"]
+    return found

@@ -1,0 +1,70 @@
+"""One look at a model with a viewer's permissions: what `observe` reads, without what only the operator may."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from difflib import get_close_matches
+
+from multitask_api.cluster import MODEL_LABEL
+from multitask_api.errors import UserError
+from multitask_api.resource.model import API_VERSION
+from multitask_operator.cluster.client import Client
+from multitask_operator.cluster.errors import Forbidden, NotFound
+from multitask_operator.reconciler.raw import Object, RawState, claim_names, reference_names
+
+KIND = "MultiTaskModel"
+
+
+class NoSuchModel(UserError):
+    """There is no resource of that name, or the cluster does not know the kind."""
+
+
+async def look(client: Client, namespace: str, name: str) -> RawState:
+    """The model with its Jobs, pods and ConfigMaps. Raises NoSuchModel, and ClusterError where something is not
+    answered; a claim that the user may not read is left out."""
+    try:
+        model = await client.get(API_VERSION, KIND, name, namespace)
+    except NotFound as error:
+        raise NoSuchModel(await _instead(client, namespace, name)) from error
+    labels = f"{MODEL_LABEL}={name}"
+    claims: dict[str, Object | None] = {}
+    for claim in claim_names(model):
+        with suppress(Forbidden):
+            claims[claim] = await _get(client, "PersistentVolumeClaim", claim, namespace)
+    return RawState(
+        namespace=namespace,
+        name=name,
+        model=model,
+        jobs=await client.list("batch/v1", "Job", namespace, labels),
+        pods=await client.list("v1", "Pod", namespace, labels),
+        configmaps=await client.list("v1", "ConfigMap", namespace, labels),
+        claims=claims,
+        references={each: await _get(client, "ConfigMap", each, namespace) for each in reference_names(model)},
+    )
+
+
+async def _get(client: Client, kind: str, name: str, namespace: str) -> Object | None:
+    try:
+        return await client.get("v1", kind, name, namespace)
+    except NotFound:
+        return None
+
+
+async def _instead(client: Client, namespace: str, name: str) -> str:
+    try:
+        names = [item["metadata"]["name"] for item in await client.list(API_VERSION, KIND, namespace)]
+    except NotFound:
+        return (
+            "this cluster does not know the kind MultiTaskModel; install the operator's chart (docs/cluster.md), or"
+            " choose another cluster with --context"
+        )
+    missing = f"there is no MultiTaskModel {name!r} in namespace {namespace!r}"
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return f"{missing}; nearest: {', '.join(near)}"
+    with suppress(Forbidden):
+        every = [item["metadata"] for item in await client.list(API_VERSION, KIND)]
+        elsewhere = [item["namespace"] for item in every if item["name"] == name]
+        if elsewhere:
+            return f"{missing}; there is one in {', '.join(elsewhere[:3])}: add -n {elsewhere[0]}"
+    return f"{missing}; {'there are: ' + ', '.join(names[:5]) if names else 'it has none: `kubectl get mtm -A`'}"
