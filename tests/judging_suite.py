@@ -22,6 +22,7 @@ from multitask_api.bundle import GenerationSettings
 from multitask_api.manifest import Manifest, StageOrder
 from multitask_api.parameters import EvaluateParameters, ExportParameters, StageParameters, TaskDefinition
 from multitask_api.results import (
+    BaseResult,
     CurvePoint,
     EvaluateResult,
     ExportResult,
@@ -240,6 +241,7 @@ def noisy(answers: Sequence[str], labels: Sequence[str], share: float, seed: int
 
 # -- the suite that most tests use -------------------------------------------------------------------------------------
 
+BASE = BaseResult(parameters=1, vocabulary=257, tasks=(), tokens=3000, tokens_per_second=1000.0)
 GROUPS = {"classification": (INTENT, URGENCY), "generation": (REPLY,)}
 TEXTS = make_texts(150, seed=1)
 TRAIN = {
@@ -253,7 +255,7 @@ def suite_of(root, kind):
     """intent's baseline is its mixture; urgency's baseline is another model, which its gold labels come from."""
     suite = Suite(root, (INTENT, URGENCY, REPLY))
     make_base(suite.scratch("base") / "model")
-    suite.artifact("base", train_result("x"), suite.scratch("base"))
+    suite.artifact("base", BASE, suite.scratch("base"))
     base = Path(suite.addresses["base"]) / "model"
     if kind == "Full":
         forms = [make_form(suite.scratch(f"form-{seed}"), base, seed) for seed in (1, 2)]

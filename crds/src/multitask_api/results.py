@@ -48,6 +48,11 @@ class BaseResult(Model):
     tokens_per_second: float | None = None
     warnings: tuple[str, ...] = ()
 
+    @property
+    def training_seconds(self) -> float:
+        """Seconds of pre-training."""
+        return self.tokens / self.tokens_per_second if self.tokens_per_second else 0.0
+
 
 class TaskPoint(Model):
     """One task at one validation."""
@@ -188,7 +193,13 @@ class LedgerSide(Model):
     models: int
     bytes: int = Field(description="Weights and adapters, in bytes.")
     requests_per_second: float
-    training_seconds: float
+    training_seconds: float = Field(
+        description="Single-task: the base and one run a task (the mean over its seeds). Multi-task: the base, every "
+        "single-task run (all seeds, they are the yardstick), stages 2 and 3."
+    )
+    stage_seconds: dict[str, float] = Field(
+        default_factory=dict, description="Stage kind → its part of the training seconds."
+    )
     replicas: int
     tasks: dict[str, float] = Field(default_factory=dict, description="Task → requests per second, measured.")
 

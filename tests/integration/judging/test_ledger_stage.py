@@ -40,8 +40,15 @@ def test_ledger(tmp_path, kind):
     assert (found.single_task.replicas, found.multi_task.replicas) == (2, 1)
     assert found.reduction.replicas == 0.5
     assert found.reduction.bytes == pytest.approx(1 - found.multi_task.bytes / found.single_task.bytes)
-    # Every run's manifest says 2 s of training; the multi side pays the leftover baseline besides the mixture.
-    assert (found.single_task.training_seconds, found.multi_task.training_seconds) == (4.0, 4.0)
+    # 3 s of pre-training; 2 s of each run: one of intent, five of urgency, one mixture.
+    assert found.single_task.stage_seconds == {"base": 3.0, "baseline": 2.0 + 2.0}
+    assert found.multi_task.stage_seconds == {
+        "base": 3.0,
+        "baseline": 2.0 + 5 * 2.0,
+        "high-resource": 0,
+        "mixture": 2.0,
+    }
+    assert (found.single_task.training_seconds, found.multi_task.training_seconds) == (7.0, 17.0)
     assert 100e6 < found.runtime_bytes < 4e9
 
 

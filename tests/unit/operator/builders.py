@@ -208,8 +208,22 @@ def _verify(node, resource):
 
 
 def _ledger(node, resource):
-    single = LedgerSide(models=4, bytes=9_600_000, requests_per_second=90.0, training_seconds=80, replicas=4)
-    multi = LedgerSide(models=2, bytes=4_800_000, requests_per_second=120.0, training_seconds=130, replicas=1)
+    single = LedgerSide(
+        models=4,
+        bytes=9_600_000,
+        requests_per_second=90.0,
+        training_seconds=80,
+        stage_seconds={"base": 20, "baseline": 60},
+        replicas=4,
+    )
+    multi = LedgerSide(
+        models=2,
+        bytes=4_800_000,
+        requests_per_second=120.0,
+        training_seconds=130,
+        stage_seconds={"base": 20, "baseline": 60, "high-resource": 0, "mixture": 50},
+        replicas=1,
+    )
     found = LedgerResult(
         single_task=single,
         multi_task=multi,

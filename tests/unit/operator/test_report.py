@@ -160,6 +160,13 @@ def test_the_page_stands_alone_and_shows_every_part():
     assert not re.search(r"#0[1-7]0[1-7]0f", text), "every stand-in colour is replaced"
 
 
+def test_the_page_says_what_training_cost_on_both_sides():
+    page = Page()
+    page.feed(render(report()))
+    words = " ".join("".join(page.words).split())
+    assert "Single-task: base 20 s, baseline 60 s. This server: base 20 s, baseline 60 s, mixture 50 s." in words
+
+
 def test_the_page_of_a_run_that_has_not_got_far():
     graph = graph_of(DESK, all_done(DESK, until="base"))
     text = render(build_report(DESK, graph, {}))

@@ -13,5 +13,5 @@ VERSIONS = {
     "evaluate": 1,
     "export": 1,
     "verify": 1,
-    "ledger": 1,
+    "ledger": 2,
 }

@@ -1,36 +1,61 @@
-"""The arithmetic of the ledger: replicas at a load, and what one server saves against N. Pure."""
+"""The arithmetic of the ledger: replicas at a load, training seconds, and what one server saves against N. Pure."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from statistics import fmean
 
 from multitask_api.results import LedgerSide, Reduction
 
 
+def single_task_training(base: float, runs: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Stage kind → training seconds of N single-task models: the base, and one run a task, the mean over its seeds.
+
+    ``base`` is the seconds of pre-training, ``runs`` those of each task's single-task runs.
+    """
+    return {"base": base, "baseline": sum(fmean(seconds) for seconds in runs.values() if seconds)}
+
+
+def multi_task_training(
+    base: float, runs: Mapping[str, Sequence[float]], shared: Mapping[str, Sequence[float]]
+) -> dict[str, float]:
+    """Stage kind → all training seconds that were spent: the base, every single-task run, and stages 2 and 3.
+
+    Every run counts, not one a task: they are what says which tasks are high-resource, and what verdicts are against.
+    """
+    single = {"base": base, "baseline": sum(sum(seconds) for seconds in runs.values())}
+    return single | {kind: sum(seconds) for kind, seconds in shared.items()}
+
+
 def single_task_side(
-    rates: Mapping[str, float], sizes: Mapping[str, int], training_seconds: float, load: float
+    rates: Mapping[str, float], sizes: Mapping[str, int], training: Mapping[str, float], load: float
 ) -> LedgerSide:
-    """N servers, one a task: ``rates`` are requests/s of each, ``sizes`` its bytes; Σ ⌈L / c_i⌉ replicas."""
+    """N servers, one a task: ``rates`` are requests/s of each, ``sizes`` its bytes; Σ ⌈L / c_i⌉ replicas.
+
+    ``training``: stage kind → seconds.
+    """
     return LedgerSide(
         models=len(sizes),
         bytes=sum(sizes.values()),
         requests_per_second=sum(rates.values()),
-        training_seconds=training_seconds,
+        training_seconds=sum(training.values()),
+        stage_seconds=dict(training),
         replicas=sum(replicas(load, rate) for rate in rates.values()),
         tasks=dict(rates),
     )
 
 
 def multi_task_side(
-    rate: float, sizes: Mapping[str, int], training_seconds: float, load: float, tasks: int
+    rate: float, sizes: Mapping[str, int], training: Mapping[str, float], load: float, tasks: int
 ) -> LedgerSide:
     """One server for all ``tasks``: ``rate`` requests/s of their mix; ⌈Σ L / c⌉ replicas."""
     return LedgerSide(
         models=len(sizes),
         bytes=sum(sizes.values()),
         requests_per_second=rate,
-        training_seconds=training_seconds,
+        training_seconds=sum(training.values()),
+        stage_seconds=dict(training),
         replicas=replicas(load * tasks, rate),
     )
 

@@ -5,18 +5,24 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean, median
+from statistics import median
 
 from multitask_api.bundle import BASELINE, Bundle
 from multitask_api.digests import digest
 from multitask_api.parameters import LedgerParameters
-from multitask_api.results import ExportResult, LedgerResult, TrainResult
+from multitask_api.results import BaseResult, ExportResult, LedgerResult, TrainResult
 from multitask_serving.engine.engine import Engine, read_bundle
 from multitask_trainer.bundling import Part, place_parts, write_bundle
 from multitask_trainer.data.rows import Row, read_rows
 from multitask_trainer.device import resolve_device
 from multitask_trainer.exporting import form_in_bundle
-from multitask_trainer.judging.ledger import multi_task_side, reduction, single_task_side
+from multitask_trainer.judging.ledger import (
+    multi_task_side,
+    multi_task_training,
+    reduction,
+    single_task_side,
+    single_task_training,
+)
 from multitask_trainer.measuring import Load, answer, runtime_bytes, window
 from multitask_trainer.precision import Precision
 from multitask_trainer.stage import Outcome, Stage, run
@@ -32,19 +38,19 @@ def work(stage: Stage) -> Outcome:
     exported = ExportResult.model_validate(stage.manifest_of("export").result)
     served = [item for item in exported.tasks if item.served_by is not None]
     rows = {item.task: read_rows(stage.input(f"prepare/{item.task}"), "test")[:ROWS] for item in served}
-    leftover = [item.task for item in served if item.served_by == BASELINE]
     rates, sizes, mixed = _measure(stage, rows) if served else ({}, {}, 0.0)
-    single = single_task_side(rates, sizes, _single_seconds(stage, list(rows)), parameters.load_per_task)
-    multi = multi_task_side(
-        mixed, exported.models, _multi_seconds(stage, leftover), parameters.load_per_task, len(served)
-    )
+    base = BaseResult.model_validate(stage.manifest_of("base").result).training_seconds
+    runs, shared = _single_task_seconds(stage), {kind: _seconds(stage, kind) for kind in ("high-resource", "mixture")}
+    load = parameters.load_per_task
+    single = single_task_side(rates, sizes, single_task_training(base, runs), load)
+    multi = multi_task_side(mixed, exported.models, multi_task_training(base, runs, shared), load, len(served))
     result = LedgerResult(
         single_task=single,
         multi_task=multi,
         reduction=reduction(single, multi),
-        load_per_task=parameters.load_per_task,
+        load_per_task=load,
         runtime_bytes=runtime_bytes(),
-        leftover_models=len(leftover),
+        leftover_models=sum(item.served_by == BASELINE for item in served),
     )
     return Outcome(result, {"result": digest(result.to_json())})
 
@@ -93,20 +99,16 @@ def _single_task_bundle(stage: Stage, task: str, exported: Path, folder: Path) -
     return single
 
 
-def _single_seconds(stage: Stage, tasks: list[str]) -> float:
-    """Training seconds of one single-task run a task: the mean over its seeds, summed over tasks."""
-    runs = {task: stage.inputs_of(f"baseline/{task}/") for task in tasks}
-    return sum(fmean(_seconds(stage, name) for name in names) for names in runs.values() if names)
+def _single_task_seconds(stage: Stage) -> dict[str, list[float]]:
+    """Task → training seconds of each of its single-task runs."""
+    tasks = dict.fromkeys(name.split("/")[1] for name in stage.inputs_of("baseline/"))
+    return {task: _seconds(stage, f"baseline/{task}") for task in tasks}
 
 
-def _multi_seconds(stage: Stage, leftover: list[str]) -> float:
-    """Stages 2 and 3 of all groups, and the single-task runs that still answer a task."""
-    shared = stage.inputs_of("high-resource/") + stage.inputs_of("mixture/")
-    return sum(_seconds(stage, name) for name in shared) + _single_seconds(stage, leftover)
-
-
-def _seconds(stage: Stage, name: str) -> float:
-    return TrainResult.model_validate(stage.manifest_of(name).result).training_seconds
+def _seconds(stage: Stage, below: str) -> list[float]:
+    """Training seconds of every input whose name begins with ``below`` and a slash."""
+    found = [stage.manifest_of(name).result for name in stage.inputs_of(f"{below}/")]
+    return [TrainResult.model_validate(result).training_seconds for result in found]
 
 
 if __name__ == "__main__":
