@@ -73,6 +73,24 @@ def test_a_text_cut_at_its_length_limit():
     assert margin_at_difference(answer, "abcdef") == 0.1
 
 
+TIED_BEFORE = [
+    # a text, its margins, its ends; the served text; is it a near tie?
+    ("a character of three bytes, tied at its first", "你", (1e-4, 5, 5, 5), (0, 0, 1, 1), "好", True),
+    ("the same behind another character", "a你", (5, 1e-4, 5, 5, 5), (1, 1, 1, 2, 2), "a好", True),
+    ("a tie in the character before", "你好", (1e-4, 5, 5, 5, 5, 5, 5), (0, 0, 1, 1, 1, 2, 2), "你们", False),
+    ("what might begin a stop string, held back", "a<bc", (5, 1e-4, 5, 5, 5), (1, 1, 1, 4, 4), "ax", True),
+    ("a token held back in part", "a<bc", (1e-4, 5, 5, 5), (1, 1, 4, 4), "ax", True),
+]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "own", "margins", "ends", "served", "tie"), TIED_BEFORE, ids=[row[0] for row in TIED_BEFORE]
+)
+def test_every_token_since_the_last_common_character_counts(sentence, own, margins, ends, served, tie):
+    answer = Answer(own, 1.0, min(margins), ("x",), margins, ends)
+    assert differences([answer], [served])[0].near_tie is tie, sentence
+
+
 def test_counts_add_up():
     answers = [label("a"), label("a"), label("a", TIE)]
     found = agreement(3, differences(answers, ["a", "b", "b"]))

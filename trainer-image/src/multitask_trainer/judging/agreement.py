@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from multitask_api.results import Agreement
 from multitask_trainer.judging.answers import Answer
@@ -50,10 +51,12 @@ def differences(
 
 
 def margin_at_difference(evaluated: Answer, served: str) -> float:
-    """The margin where ``served`` leaves the evaluated answer: of the labels, or of the text's first differing token.
+    """The margin where ``served`` leaves the evaluated answer: of the labels, or of the text's first difference.
 
-    Of a text, the token that wrote the first differing character, or the end if there is none; and the one before it,
-    because the same characters may come in other tokens, and a character may be held back for a step.
+    Of a text, the smallest margin from the token that wrote the last character before the difference to the one that
+    wrote the first differing character, or the end if there is none. All of these may have decided: the same
+    characters may come in other tokens, a character may take several tokens (of bytes), and what may begin a stop
+    string is held back until a later token shows that it does not.
     """
     if not evaluated.margins:
         return evaluated.margin
@@ -62,7 +65,9 @@ def margin_at_difference(evaluated: Answer, served: str) -> float:
     same = next((index for index, (own, other) in pairs if own != other), shorter)
     last = len(evaluated.ends) - 1
     at = next((index for index, end in enumerate(evaluated.ends) if end > same), last)
-    return min(evaluated.margins[max(0, at - 1) : at + 1])
+    wrote = [own > before for before, own in pairwise((0, *evaluated.ends[:at]))]
+    first = max((index for index, did in enumerate(wrote) if did), default=0)
+    return min(evaluated.margins[first : at + 1])
 
 
 def agreement(compared: int, found: Sequence[Difference]) -> Agreement:
