@@ -50,6 +50,9 @@ class ReportTask(Model):
     score: float | None = None
     ratio: float | None = None
     interval: tuple[float, float] | None = None
+    interval_from: Literal["rows", "rows and seeds"] | None = Field(
+        None, description="`rows`: of training runs nothing is known (one seed a baseline); the interval is too narrow."
+    )
     floor: float | None = None
     verdict: Verdict | None = None
     confirmed: bool = False

@@ -8,6 +8,13 @@ def number(value: float | None) -> str:
     return "–" if value is None else f"{value:.3f}"
 
 
+def interval(ends: tuple[float, float] | None, source: str | None) -> str:
+    """Both ends, or a dash; says so where ``source``, a task's ``interval_from``, is the rows alone."""
+    if ends is None:
+        return "–"
+    return f"{number(ends[0])} – {number(ends[1])}" + (" (rows only)" if source == "rows" else "")
+
+
 def size(count: float) -> str:
     """Bytes in the unit that reads best (powers of ten)."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -9,6 +9,7 @@ import pytest
 
 from multitask_api.report import Report
 from multitask_api.results import GroupPlan, TaskVerdict
+from multitask_operator.formatting import interval
 from multitask_operator.planner.estimate import estimate
 from multitask_operator.report.build import build_report, frozen_base_notes
 from multitask_operator.report.html import render
@@ -39,6 +40,26 @@ def test_confirmed_counts_qualified_tasks_alone():
     resource = model(task("urgency"), task("intent"), task("escalate"))
     found = report(resource, evaluate={"tasks": verdicts})
     assert (found.qualified, found.confirmed, found.total) == (1, 1, 3)
+
+
+@pytest.mark.parametrize(
+    ("freedom", "source", "shown", "explained"),
+    [(0, "rows", "0.970 – 1.030 (rows only)", True), (4, "rows and seeds", "0.970 – 1.030", False)],
+)
+def test_an_interval_from_rows_alone_says_so(freedom, source, shown, explained):
+    verdict = TaskVerdict(
+        task="urgency", score=0.9, baseline=0.9, ratio=1.0, interval=(0.97, 1.03), verdict="Qualified", test_rows=9
+    )
+    found = report(model(task("urgency")), evaluate={"tasks": (verdict,), "degrees_of_freedom": freedom})
+    assert found.tasks[0].interval_from == source
+    assert interval(found.tasks[0].interval, source) == shown
+    page = render(found)
+    assert f">{shown}<" in page
+    assert ("Rows only:" in page) is explained
+
+
+def test_a_task_without_an_interval_has_a_dash():
+    assert interval(None, None) == "–"
 
 
 def test_a_stage_is_cached_unless_this_run_ran_it():

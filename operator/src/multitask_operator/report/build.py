@@ -31,6 +31,7 @@ def build_report(model: MultiTaskModel, graph: Graph, ran: Mapping[str, float]) 
     export = export_of(graph)
     plans = _group_plans(graph)
     group_of = {task: group for group, tasks in groups(model.spec).items() for task in tasks}
+    freedom = _degrees_of_freedom(graph)
     served = {item.task: item for item in export.tasks} if export else {}
     tasks = tuple(
         _task(
@@ -38,6 +39,7 @@ def build_report(model: MultiTaskModel, graph: Graph, ran: Mapping[str, float]) 
             group_of[task.name],
             graph,
             verdicts.get(task.name),
+            freedom=freedom.get(group_of[task.name], 0),
             served_by=served[task.name].served_by if task.name in served else None,
             why=served[task.name].reason if task.name in served else "",
         )
@@ -119,7 +121,14 @@ def _group(plan: GroupPlan, graph: Graph) -> ReportGroup:
 
 
 def _task(
-    task: TaskSpec, group: str, graph: Graph, verdict: TaskVerdict | None, *, served_by: str | None, why: str
+    task: TaskSpec,
+    group: str,
+    graph: Graph,
+    verdict: TaskVerdict | None,
+    *,
+    freedom: int,
+    served_by: str | None,
+    why: str,
 ) -> ReportTask:
     baselines = [found for node in _baselines(graph, task.name) if (found := _training_result(node))]
     scores = [found.test_score for found in baselines if found.test_score is not None]
@@ -143,6 +152,7 @@ def _task(
             "score": verdict.score,
             "ratio": verdict.ratio,
             "interval": verdict.interval,
+            "interval_from": ("rows and seeds" if freedom else "rows") if verdict.interval else None,
             "floor": verdict.floor,
             "verdict": verdict.verdict,
             "confirmed": verdict.confirmed,
@@ -151,6 +161,12 @@ def _task(
             "ratio_without_overlap": verdict.ratio_without_overlap,
         }
     )
+
+
+def _degrees_of_freedom(graph: Graph) -> dict[str, int]:
+    """Group → those of the variance between baseline seeds in its intervals; 0: the intervals are from rows alone."""
+    done = {node.name.partition("/")[2]: node.manifest for node in graph.of_kind("evaluate") if node.manifest}
+    return {group: EvaluateResult.model_validate(it.result).degrees_of_freedom for group, it in done.items()}
 
 
 def _baselines(graph: Graph, task: str) -> list[Node]:

@@ -8,7 +8,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from multitask_api.report import Report, ReportGroup
-from multitask_operator.formatting import duration, number, size
+from multitask_operator.formatting import duration, interval, number, size
 
 
 def render(report: Report) -> str:
@@ -21,6 +21,7 @@ def render(report: Report) -> str:
     has_curves = any(stage.curve for stage in report.stages)
     return template.render(
         report=report,
+        interval=interval,
         qualification=_figure(plots.qualification(report)) if any(task.verdict for task in report.tasks) else None,
         scores=_figure(plots.curves(report, "score")) if has_curves else None,
         losses=_figure(plots.curves(report, "loss")) if has_curves else None,
