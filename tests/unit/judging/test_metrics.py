@@ -59,12 +59,27 @@ def _labels(seed: int, rows: int) -> tuple[list[str], list[str]]:
 def test_label_metrics_are_those_of_scikit_learn(seed):
     predictions, gold = _labels(seed, 60)
     references = [[label] for label in gold]
-    macro = f1_score(gold, predictions, labels=list(LABELS), average="macro", zero_division=0.0)
+    macro = f1_score(gold, predictions, labels=None, average="macro", zero_division=0.0)
     matthews = matthews_corrcoef(gold, predictions)
     assert score("MacroF1", predictions, references, LABELS) == pytest.approx(macro)
     assert statistics("MacroF1", predictions, references, LABELS).score() == pytest.approx(macro)
     assert statistics("MatthewsCorrelation", predictions, references, LABELS).score() == pytest.approx(matthews)
     assert score("Accuracy", predictions, references, LABELS) == pytest.approx(np.mean(np.equal(predictions, gold)))
+
+
+# gold, predictions, MacroF1
+ABSENT = [
+    ("a declared label that no row has is not judged", ["a", "b"], ["a", "b"], 1.0),
+    ("a label that is only predicted counts, as 0", ["a", "a"], ["a", "b"], (2 / 3 + 0) / 2),
+    ("a label that is never predicted counts, as 0", ["a", "b"], ["a", "a"], (2 / 3 + 0) / 2),
+]
+
+
+@pytest.mark.parametrize(("sentence", "gold", "predictions", "expected"), ABSENT, ids=[row[0] for row in ABSENT])
+def test_macro_f1_is_over_the_labels_that_occur(sentence, gold, predictions, expected):
+    references = [[label] for label in gold]
+    assert score("MacroF1", predictions, references, LABELS) == pytest.approx(expected), sentence
+    assert statistics("MacroF1", predictions, references, LABELS).score() == pytest.approx(expected), sentence
 
 
 def test_matthews_of_two_labels_and_of_a_constant_answer():

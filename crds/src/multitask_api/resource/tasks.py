@@ -91,7 +91,11 @@ class TaskSpec(Model):
     language: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")] = Field(
         "en", description="How RougeL, TokenF1 and Bleu split text: words, or characters for zh and ja."
     )
-    metric: Metric | None = Field(None, description="Default: Accuracy for Classification, RougeL for Generation.")
+    metric: Metric | None = Field(
+        None,
+        description="Default: Accuracy for Classification, RougeL for Generation. MacroF1 is the mean over the labels "
+        "that occur in the rows or in the answers to them.",
+    )
     generation: GenerationSettings | None = Field(None, description="Generation only.")
     group: DnsLabel | None = Field(
         None, description="The task's group under filtering.strategy Manual; not `base` or `baseline`."

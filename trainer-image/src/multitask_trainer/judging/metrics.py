@@ -42,7 +42,7 @@ def score(
     if not predictions:
         return 0.0
     if metric in ("MacroF1", "MatthewsCorrelation"):
-        return _label_score(metric, predictions, [row[0] for row in references], labels)
+        return _label_score(metric, predictions, [row[0] for row in references])
     return statistics(metric, predictions, references, labels, language).score()
 
 
@@ -73,7 +73,7 @@ def statistics(
     """The sums over rows from which the metric follows, for the bootstrap."""
     if metric in ("MacroF1", "MatthewsCorrelation"):
         values = _label_counts(predictions, [row[0] for row in references], labels)
-        return RowStatistics(values, _macro_f1(len(labels)) if metric == "MacroF1" else _matthews)
+        return RowStatistics(values, _macro_f1 if metric == "MacroF1" else _matthews)
     if metric == "Bleu":
         return RowStatistics(_ngram_counts(predictions, references, language), _bleu)
     rows = row_scores(metric, predictions, references, labels, language)
@@ -87,16 +87,17 @@ def _mean(totals: Floats) -> Floats:
 # -- labels ------------------------------------------------------------------------------------------------------------
 
 
-def _label_score(metric: Metric, predictions: Sequence[str], gold: Sequence[str], labels: Sequence[str]) -> float:
+def _label_score(metric: Metric, predictions: Sequence[str], gold: Sequence[str]) -> float:
+    """MacroF1 is over the labels that occur, in ``gold`` or in ``predictions``: of others these rows say nothing."""
     from sklearn.metrics import f1_score, matthews_corrcoef
 
     if metric == "MacroF1":
-        return float(f1_score(gold, predictions, labels=list(labels), average="macro", zero_division=0.0))
+        return float(f1_score(gold, predictions, average="macro", zero_division=0.0))
     return float(matthews_corrcoef(gold, predictions))
 
 
 def _label_counts(predictions: Sequence[str], gold: Sequence[str], labels: Sequence[str]) -> Floats:
-    """(rows, 3·n): per label right, predicted, gold; labels that are not declared are put behind the declared ones."""
+    """(rows, 3·n): per label right, predicted, gold."""
     names = list(dict.fromkeys([*labels, *gold, *predictions]))
     index = {name: position for position, name in enumerate(names)}
     rows = np.arange(len(gold))
@@ -109,14 +110,11 @@ def _label_counts(predictions: Sequence[str], gold: Sequence[str], labels: Seque
     return values.reshape(len(gold), -1)
 
 
-def _macro_f1(declared: int) -> Callable[[Floats], Floats]:
-    """The mean over the declared labels of 2·right / (predicted + gold); 0 for a label that is in neither."""
-
-    def finish(totals: Floats) -> Floats:
-        right, predicted, gold = totals.reshape(len(totals), 3, -1)[:, :, :declared].swapaxes(0, 1)
-        return np.asarray((2 * right / np.maximum(predicted + gold, 1.0)).mean(axis=1))
-
-    return finish
+def _macro_f1(totals: Floats) -> Floats:
+    """The mean of 2·right / (predicted + gold) over the labels that are in either; a weighting may leave labels out."""
+    right, predicted, gold = totals.reshape(len(totals), 3, -1).swapaxes(0, 1)
+    occurs = predicted + gold
+    return np.asarray((2 * right / np.maximum(occurs, 1.0)).sum(axis=1) / np.maximum((occurs > 0).sum(axis=1), 1))
 
 
 def _matthews(totals: Floats) -> Floats:
