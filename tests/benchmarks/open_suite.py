@@ -212,6 +212,24 @@ def arm_table(arms: dict[str, list[dict[str, Any]]]) -> list[str]:
     return lines
 
 
+def conclusion(arms: dict[str, list[dict[str, Any]]]) -> str:
+    """The difference of the arms' mean ratios over seeds, against the noise that the seeds show."""
+    names = list(arms)
+    judged = judged_tasks(arms)
+    first, second = (mean_ratios(arms[name], judged) for name in names)
+    if min(len(first), len(second)) < 2:
+        return "One seed an arm: a difference says nothing."
+    difference = statistics.mean(first) - statistics.mean(second)
+    error = (statistics.variance(first) / len(first) + statistics.variance(second) / len(second)) ** 0.5
+    # Welch's t at 95 % with the smaller arm's degrees of freedom: the cautious choice.
+    limit = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}.get(min(len(first), len(second)) - 1, 2.571) * error
+    verdict = "more than the seeds vary" if abs(difference) > limit else "within what the seeds vary"
+    return (
+        f"{names[0]} minus {names[1]}, over the {len(judged)} tasks judged in every run:"
+        f" {difference:+.3f} ± {limit:.3f} (95 %, {len(first)} and {len(second)} seeds), {verdict}."
+    )
+
+
 def _candidates(report: dict[str, Any]) -> str:
     """Validations of each group's mixture, as in 40 + 12: the checkpoints that one is chosen from."""
     return " + ".join(str(len(stage["curve"])) for stage in report["stages"] if stage["name"].startswith("mixture/"))
@@ -247,7 +265,8 @@ def page(arms: dict[str, list[dict[str, Any]]], command: str, minutes: float) ->
             + ", ".join(f"{k} {v:,}" for k, v in serving.items() if isinstance(v, int))
             + ".",
         ]
-    lines += ["", "## Arms, mean ± SD over mixture seeds", "", *arm_table(arms), "", *task_table(arms), ""]
+    lines += ["", "## Arms, mean ± SD over mixture seeds", "", *arm_table(arms), "", conclusion(arms), ""]
+    lines += [*task_table(arms), ""]
     lines += ["## What a task was given in stages 2 + 3 (first seed)", ""]
     lines += [
         "| task | " + " | ".join(f"{name}: rows | tokens" for name in arms) + " |",
