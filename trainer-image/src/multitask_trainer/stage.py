@@ -110,7 +110,7 @@ class Results(Protocol):
     def done(self, manifest: Manifest) -> None:
         """The artifact is in storage. Raises RetryableError if nobody can be told."""
 
-    def failed(self, failure: StageFailure) -> None:
+    def failed(self, failure: StageFailure, digest: str) -> None:
         """There is none, and why; does not raise."""
 
 
@@ -136,8 +136,9 @@ class _FailureFile:
     def done(self, manifest: Manifest) -> None:
         """See Results.done."""
 
-    def failed(self, failure: StageFailure) -> None:
+    def failed(self, failure: StageFailure, digest: str) -> None:
         """See Results.failed."""
+        del digest
         try:
             write_atomically(self.path, failure.model_dump_json(by_alias=True))
         except OSError as error:
@@ -150,11 +151,10 @@ def carry_out(work: Callable[[Stage], Outcome], stage: Stage, results: Results) 
     A result that is there already is the result. Otherwise the processes ``work`` together, and the first one publishes
     what comes of it and says so.
     """
-    ranks = stage.ranks.about(stage.order.digest)
-    if not ranks.leads:
-        return _help(work, stage, ranks)
-    status = _lead(work, stage, ranks, results)
-    ranks.end(status)
+    if not stage.ranks.leads:
+        return _help(work, stage, stage.ranks)
+    status = _lead(work, stage, stage.ranks, results)
+    stage.ranks.end(status)
     return status
 
 
@@ -170,7 +170,7 @@ def _lead(work: Callable[[Stage], Outcome], stage: Stage, ranks: Ranks, results:
         failure = _failure(stage, error, ranks)
         if _was_overtaken(stage, results):
             return EXIT_DONE
-        results.failed(failure)
+        results.failed(failure, stage.order.digest)
         sys.stderr.write(f"{stage.order.stage}: {failure.message}\n")
         return _STATUS[failure.kind]
     _clean(stage)

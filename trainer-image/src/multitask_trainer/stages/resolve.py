@@ -10,16 +10,18 @@ from __future__ import annotations
 import argparse
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from multitask_api.addresses import scheme_of
+from multitask_api.cluster import MANIFESTS_KEY, RESOLVED_KEY, ResolveOrder, pack_manifests
 from multitask_api.manifest import Resolved
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_trainer.data.fingerprints import HashCache, resolve_data
 from multitask_trainer.data.places import Places
 from multitask_trainer.errors import DataError
-from multitask_trainer.storage import write_atomically
+from multitask_trainer.inventory import results
+from multitask_trainer.storage import local_path, reaching, write_atomically
 
 
 def resolve(spec: MultiTaskModelSpec, places: Places, cache: HashCache) -> Resolved:
@@ -36,6 +38,21 @@ def resolve(spec: MultiTaskModelSpec, places: Places, cache: HashCache) -> Resol
     except DataError as error:
         problems.append(f"spec.baseModel: {error}")
     return Resolved(revision=revision, data=data, problems=tuple(problems))
+
+
+def report(order: ResolveOrder, environment: Mapping[str, str]) -> dict[str, object]:
+    """What a resolve pod writes into its ConfigMap: what `resolve` found, and the newest results in storage."""
+    local = local_path(order.storage)
+    cache = HashCache(local / "resolve-cache.json" if local else None)
+    found = resolve(order.model.spec, Places.of(".", environment), cache)
+    with reaching(order.storage):
+        cache.save()
+    packed, kept = pack_manifests(there := results(order.storage))
+    sys.stdout.write(f"{order.storage}: {len(there)} results, {kept} reported\n")
+    return {
+        "data": {RESOLVED_KEY: found.model_dump_json(by_alias=True, exclude_none=True)},
+        "binaryData": {MANIFESTS_KEY: packed},
+    }
 
 
 def _addresses(spec: MultiTaskModelSpec) -> Iterator[str]:
