@@ -292,9 +292,9 @@ async def test_an_event_is_about_the_model_and_its_failure_is_no_failure(
     client: Client, namespace: str, cluster: Access, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw = await desk(client, namespace)
-    assert await apply(client, raw, [Event("Warning", "BadRows", "x" * 2000)]) == Applied()
+    assert await apply(client, raw, [Event("Warning", "BadRows", "ü" * 2000)]) == Applied()
     (event,) = cluster.get("-n", namespace, "events.v1.events.k8s.io")["items"]
-    assert (event["reason"], event["type"], len(event["note"])) == ("BadRows", "Warning", 1024)
+    assert (event["reason"], event["type"], event["note"]) == ("BadRows", "Warning", "ü" * 510 + "…")
     assert raw.model is not None
     assert event["regarding"]["uid"] == raw.model["metadata"]["uid"]
     elsewhere = dataclasses.replace(raw, namespace="no-such-namespace")

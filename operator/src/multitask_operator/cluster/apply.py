@@ -18,7 +18,7 @@ from multitask_operator.reconciler.raw import Object, RawState, Refusal
 
 logger = logging.getLogger(__name__)
 
-#: Characters of an Event's note, by its schema.
+#: Bytes of an Event's note; the server's message about it says characters, and counts bytes.
 _NOTE = 1024
 
 
@@ -158,7 +158,6 @@ async def _post(client: Client, raw: RawState, action: Event) -> None:
 def event_object(raw: RawState, event: Event, now: datetime.datetime) -> Object:
     """An Event of events.k8s.io/v1 about the model of ``raw``; ``now`` in UTC."""
     metadata = (raw.model or {}).get("metadata", {})
-    note = event.message if len(event.message) <= _NOTE else event.message[: _NOTE - 1] + "…"
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
@@ -169,7 +168,7 @@ def event_object(raw: RawState, event: Event, now: datetime.datetime) -> Object:
         "action": "Reconcile",
         "type": event.type,
         "reason": event.reason,
-        "note": note,
+        "note": _cut(event.message, _NOTE),
         "regarding": {
             "apiVersion": API_VERSION,
             "kind": "MultiTaskModel",
@@ -179,3 +178,9 @@ def event_object(raw: RawState, event: Event, now: datetime.datetime) -> Object:
             "resourceVersion": metadata.get("resourceVersion"),
         },
     }
+
+
+def _cut(text: str, size: int) -> str:
+    """``text`` in at most ``size`` bytes of UTF-8, with … where it was cut."""
+    data = text.encode()
+    return text if len(data) <= size else data[: size - len("…".encode())].decode(errors="ignore") + "…"
