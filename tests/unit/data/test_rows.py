@@ -46,11 +46,16 @@ def test_the_same_rows_give_the_same_bytes(tmp_path: Path) -> None:
         ({"text": "STRASSE"}, {"text": "straße"}, True),
         ({"text": "hello"}, {"message": "hello"}, True),
         ({"text": "hello"}, {"text": "hallo"}, False),
-        ({"a": "x", "b": "y"}, {"a": "y", "b": "x"}, False),
+        ({"a": "x", "b": "y"}, {"b": "y", "a": "x"}, True),
+        ({"premise": "x", "hypothesis": "y"}, {"sentence1": "x", "sentence2": "y"}, True),
+        ({"a": "x", "b": "y"}, {"a": "y", "b": "x"}, True),
+        ({"a": "x", "b": "y"}, {"a": "x", "b": "x"}, False),
         ({"a": "x y", "b": ""}, {"a": "x", "b": "y"}, False),
     ],
 )
-def test_inputs_are_the_same_up_to_case_and_white_space(one: dict[str, str], other: dict[str, str], same: bool) -> None:
+def test_inputs_are_the_same_up_to_case_white_space_and_names(
+    one: dict[str, str], other: dict[str, str], same: bool
+) -> None:
     assert (input_hash(one) == input_hash(other)) is same
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 VERSIONS = {
-    "prepare": 1,
+    "prepare": 2,
     "base": 2,
     "baseline": 3,
     "filter": 1,
     "high-resource": 3,
     "mixture": 3,
     "bundle": 1,
-    "evaluate": 2,
+    "evaluate": 3,
     "export": 1,
     "verify": 1,
     "ledger": 2,

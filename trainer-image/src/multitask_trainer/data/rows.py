@@ -71,10 +71,10 @@ def rows_digest(rows: Iterable[Row]) -> str:
 def input_hash(fields: Mapping[str, str]) -> int:
     """64 bits of the normalised prompt fields (casefolded, white space collapsed): the same for the same input.
 
-    Field *values* are hashed in the order of the field names, without the names, so that two tasks that call the same
-    text differently are seen to overlap.
+    The field *values* are hashed, sorted, without the names: two tasks that ask about the same texts are seen to
+    overlap whatever they call them. A pair the other way round counts as the same input.
     """
-    normalised = "\x1f".join(" ".join(fields[name].casefold().split()) for name in sorted(fields))
+    normalised = "\x1f".join(sorted(" ".join(text.casefold().split()) for text in fields.values()))
     return int.from_bytes(hashlib.blake2b(normalised.encode(), digest_size=8).digest(), "little")
 
 
