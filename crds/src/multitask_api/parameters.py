@@ -195,7 +195,6 @@ class VerifyParameters(StageParameters):
 
 
 class LedgerParameters(StageParameters):
-    """Measure N single-task servers against the one multi-task server."""
+    """Measure N single-task servers, of the tasks that are exported, against the one multi-task server."""
 
-    tasks: tuple[TaskDefinition, ...]
     load_per_task: float = Field(10.0, gt=0, description="Requests per second of each task, for the replica count.")

@@ -17,7 +17,7 @@ def weights(folder: str | Path) -> int:
 
 
 def run(suite: Suite) -> LedgerResult:
-    stage = suite.stage("ledger", "ledger", LedgerParameters(tasks=tuple(suite.tasks), load_per_task=1.0))
+    stage = suite.stage("ledger", "ledger", LedgerParameters(load_per_task=1.0))
     outcome = ledger.work(stage)
     return LedgerResult.model_validate(outcome.result.to_json())
 

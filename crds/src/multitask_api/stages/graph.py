@@ -246,13 +246,12 @@ class _Builder:
         self._add("verify", "verify", parameters, reads=reads)
 
     def _ledger(self) -> None:
-        parameters = LedgerParameters(tasks=tuple(self.tasks.values()))
         trained = [name for group in self.groups for name in (f"high-resource/{group}", f"mixture/{group}")]
         reads = [Ref("export", "bundle"), Ref("base", "model")]
         reads += [Ref(f"prepare/{task}", "test") for task in self.tasks]
         reads += [Ref(name, "model") for name in self._baseline_names()]
         reads += [Ref(name, "model") for name in trained if self.nodes[name].state is not NodeState.SKIPPED]
-        self._add("ledger", "ledger", parameters, reads=reads)
+        self._add("ledger", "ledger", LedgerParameters(), reads=reads)
 
     # -- what the nodes share ------------------------------------------------------------------------------------------
 
