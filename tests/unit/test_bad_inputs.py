@@ -112,6 +112,14 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
         ),
     ),
     (
+        "a length too small for the answers that are the default",
+        put("spec.training.maxLength", 65),
+        (
+            f"{SECOND}.generation.maxNewTokens: 64 tokens (the default) and their end leave no room for a prompt in"
+            " training.maxLength, 65; set it lower or raise training.maxLength"
+        ),
+    ),
+    (
         "pre-training on nothing",
         put("spec.pretraining", {"tasksText": False, "maxSteps": 9}),
         "spec.pretraining.corpus: there is no text to train on; name a corpus or set tasksText: true",
@@ -557,6 +565,29 @@ def test_rows_with_one_fault(tmp_path: Path, train: str, content: bytes, task: i
     path = f"spec.tasks[{task}].data.train"
     found = [problem.message for problem in looked_at(tmp_path, train, content).problems if problem.path == path]
     assert found[0].startswith(message)
+
+
+BASES = [
+    # training.maxLength, the base's config.json (None: a built-in base), the problem
+    (4096, None, None),
+    (4097, None, "4097 tokens are more than the base model takes, 4096 (its max_position_embeddings); lower training."),
+    (512, '{"max_position_embeddings": 512}', None),
+    (513, '{"max_position_embeddings": 512}', "513 tokens are more than the base model takes, 512 (its max_position_"),
+    (99999, '{"n_positions": 512}', None),  # the stage base loads it, and knows
+]
+
+
+@pytest.mark.parametrize(("length", "config", "message"), BASES)
+def test_rows_longer_than_the_base_takes(tmp_path: Path, length: int, config: str | None, message: str | None) -> None:
+    document = resource()
+    document["spec"]["training"] = {"maxLength": length}
+    if config is not None:
+        document["spec"]["baseModel"]["uri"] = "base"
+        (tmp_path / "base").mkdir()
+        (tmp_path / "base" / "config.json").write_text(config)
+    problems = [item for item in examine(check(document).spec, Places(tmp_path)).problems if ".data." not in item.path]
+    assert [item.path for item in problems] == ["spec.training.maxLength"] * (message is not None)
+    assert not message or problems[0].message.startswith(message)
 
 
 def test_good_rows_have_no_problem(tmp_path: Path) -> None:

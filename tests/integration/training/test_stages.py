@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 from multitask_api.manifest import StageFailure
 from multitask_api.resource.spec import Tuning
 from multitask_api.results import BaseResult, TrainResult
+from multitask_trainer.data.rows import write_rows
 from multitask_trainer.judging.scoring import read_scores
 from multitask_trainer.storage import content_digest
 from training_suite import TASKS, Suite, base_parameters, optimisation, pretraining, rows, train_parameters
 
 pytestmark = pytest.mark.integration
 
-EXIT_RETRYABLE = 75
+EXIT_USER_ERROR, EXIT_RETRYABLE = 2, 75
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,33 @@ def test_the_base_has_a_tokenizer_of_the_tasks_text_and_learns_it(suite):
     assert found.tokens == 20 * 16 * 48
     assert found.last_loss < 0.7 * found.first_loss
     assert 259 < found.vocabulary <= 512
+
+
+def test_tasks_text_shorter_than_a_block_is_told_where_a_corpus_fills_the_batches(tmp_path):
+    suite = Suite(tmp_path)
+    write_rows(suite.artifact("prepare/kind"), "train", rows("kind", 2, 0))
+    (tmp_path / "corpus.jsonl").write_text('{"text": "plums and pears, saws and axes"}\n' * 200)
+    more = pretraining(maxSteps=2, corpus=[{"uri": "corpus.jsonl"}])
+    suite.run(suite.order("base", base_parameters(pretraining=more, tasks=(TASKS["kind"],))))
+    warnings = BaseResult.model_validate(suite.manifest("base").result).warnings
+    assert [text.split(" is ")[0] for text in warnings] == ["pretraining: the tasks' text"]
+
+
+@pytest.mark.parametrize("stage", ["base/long", "baseline/long"])
+def test_rows_longer_than_the_base_takes_are_refused(suite, stage):
+    """By the base too: one on the hub is known only then. By training, because the base may be there already."""
+    long = optimisation(max_length=4097)
+    parameters = (
+        base_parameters(optimisation=long) if stage == "base/long" else train_parameters("baseline", optimisation=long)
+    )
+    process = suite.start(suite.order(stage, parameters))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == EXIT_USER_ERROR, errors
+    failure = StageFailure.model_validate_json((suite.work(stage) / "failure.json").read_text())
+    assert failure.message == (
+        "training.maxLength: 4097 tokens are more than the base model takes, 4096 (its max_position_embeddings); lower"
+        " training.maxLength to 4096 or less, or use another base model"
+    )
 
 
 def test_a_baseline_learns_its_task_and_answers_its_test_rows_with_the_engine(suite):

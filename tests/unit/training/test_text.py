@@ -12,7 +12,7 @@ from multitask_trainer.data.places import Places
 from multitask_trainer.data.rows import Row
 from multitask_trainer.training.bases import Source, make_base
 from multitask_trainer.training.builtin import make_model, make_tokenizer, size_of
-from multitask_trainer.training.corpus import TextBatches, write_corpus, write_examples
+from multitask_trainer.training.corpus import TextBatches, unused_text, write_corpus, write_examples
 from multitask_trainer.training.dataset import TaskEncoder
 from training_suite import KIND, REPEAT, TASKS, rows
 
@@ -182,6 +182,18 @@ def test_less_text_than_a_block_is_repeated_and_none_is_an_error(tmp_path, token
         text_batches(tmp_path)
     write_examples(tmp_path, [encoder(tokenizer, TASKS["kind"]).encode(rows("kind", 1, 0))])
     assert text_batches(tmp_path, length=500).at(0)[0].ids.shape[1] == 500
+
+
+def test_tasks_text_that_fills_no_block_beside_a_corpus_is_told(tmp_path, tokenizer):
+    assert unused_text(tmp_path, 16) is None
+    write_examples(tmp_path, [encoder(tokenizer, TASKS["kind"]).encode(rows("kind", 1, 0))])
+    own = len(tokens_in(tmp_path))
+    assert unused_text(tmp_path, own) is None, "it is all there is, and is repeated"
+    write_corpus(tmp_path, [Corpus("pear", 300)], tokenizer, need=1000)
+    assert unused_text(tmp_path, own - 1) is None
+    said = unused_text(tmp_path, own)
+    assert said.startswith(f"pretraining: the tasks' text is {own} tokens, less than one block of training.maxLength, ")
+    assert sum(len(shard) for shard in text_batches(tmp_path, length=own).shards) == len(tokens_in(tmp_path)) - own
 
 
 def test_a_corpus_in_files_is_read_through_its_compression(tmp_path):

@@ -11,6 +11,24 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+def length_problem(max_length: int, positions: int | None) -> str | None:
+    """What is wrong with ``training.maxLength`` for a base of so many positions; None also where that is not known."""
+    if positions is None or max_length <= positions:
+        return None
+    return (
+        f"{max_length} tokens are more than the base model takes, {positions} (its max_position_embeddings); lower"
+        f" training.maxLength to {positions} or less, or use another base model"
+    )
+
+
+def check_length(model: PreTrainedModel, max_length: int) -> None:
+    """Raise `StageError` if rows of ``max_length`` tokens are more than ``model`` takes."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    problem = length_problem(max_length, positions)
+    if problem is not None:
+        raise StageError(f"training.maxLength: {problem}")
+
+
 def load_base(folder: Path) -> PreTrainedModel:
     """The causal language model in ``folder``, fp32 (the master weights), on the CPU. Raises `StageError`."""
     import torch

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
 from multitask_api.addresses import BASE_SCHEMES, STORES, address_fault
+from multitask_api.bundle import GenerationSettings
 from multitask_api.errors import Problem
 from multitask_api.resource.problems import refuse
 from multitask_api.resource.tasks import Address, DataSource, DnsLabel, TaskSpec
@@ -244,17 +245,24 @@ class MultiTaskModelSpec(Model):
             first.setdefault(task.name, index)
             if self.filtering.strategy == "Manual" and task.group is None:
                 yield Problem(f"tasks[{index}].group", "filtering.strategy Manual needs a group for every task")
-            if task.generation is not None and task.generation.max_new_tokens + 2 > self.training.max_length:
-                yield Problem(
-                    f"tasks[{index}].generation.maxNewTokens",
-                    f"{task.generation.max_new_tokens} tokens and their end leave no room for a prompt in"
-                    f" training.maxLength, {self.training.max_length}; lower it or raise training.maxLength",
-                )
+            if task.type == "Generation":
+                yield from self._room_problems(f"tasks[{index}]", task.generation or GenerationSettings())
         if self.qualification.rule == "LowerBound" and self.stages.baseline.seeds < 2:
             yield Problem(
                 "qualification.rule",
                 "LowerBound needs stages.baseline.seeds of 2 or more: one seed says nothing about how much the"
                 " single-task score varies",
+            )
+
+    def _room_problems(self, where: str, settings: GenerationSettings) -> Iterator[Problem]:
+        """One token of a prompt, the answer and its end have to fit."""
+        tokens, limit = settings.max_new_tokens, self.training.max_length
+        if tokens + 2 > limit:
+            is_set = "max_new_tokens" in settings.model_fields_set
+            yield Problem(
+                f"{where}.generation.maxNewTokens",
+                f"{tokens} tokens{'' if is_set else ' (the default)'} and their end leave no room for a prompt in"
+                f" training.maxLength, {limit}; {'lower it' if is_set else 'set it lower'} or raise training.maxLength",
             )
 
     def task(self, name: str) -> TaskSpec:

@@ -15,11 +15,12 @@ from multitask_serving.engine.backbone import Backbone
 from multitask_trainer.bundling import load_tokenizer
 from multitask_trainer.data.places import Places
 from multitask_trainer.data.rows import Row, read_rows
-from multitask_trainer.models import load_base
+from multitask_trainer.models import check_length, load_base
 from multitask_trainer.stage import Outcome, Stage, run
 from multitask_trainer.storage import content_digest, drop_versions
 from multitask_trainer.training.bases import Source, make_base
 from multitask_trainer.training.checkpoint import Progress
+from multitask_trainer.training.corpus import unused_text
 from multitask_trainer.training.dataset import Examples, TaskEncoder
 from multitask_trainer.training.pretraining import corpus_texts, pretrain
 
@@ -32,6 +33,7 @@ def work(stage: Stage) -> Outcome:
     start = _start(stage, parameters, rows, places)
     model, tokenizer = load_base(start), load_tokenizer(start)
     Backbone.of(model).check(model)
+    check_length(model, parameters.optimisation.max_length)
     progress, warnings = Progress(), []
     if parameters.pretraining is not None:
         examples = _examples(parameters, rows, start) if parameters.pretraining.tasks_text else []
@@ -49,6 +51,7 @@ def work(stage: Stage) -> Outcome:
             places=places,
             max_steps=parameters.pretraining.max_steps,
         )
+        warnings += filter(None, [unused_text(stage.work / "tokens", parameters.optimisation.max_length)])
     stage.ranks.dismiss_others()
     target = stage.folder / "model"
     model.save_pretrained(target)

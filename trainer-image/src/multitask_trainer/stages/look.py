@@ -7,6 +7,7 @@ something is wrong. It writes nothing.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,8 @@ from multitask_api.results import SPLITS, SplitRows
 from multitask_trainer.data.look import SHOWN, TaskLook, look
 from multitask_trainer.data.reading import Places, read_texts
 from multitask_trainer.errors import DataError
+from multitask_trainer.models import length_problem
+from multitask_trainer.training.builtin import POSITIONS
 
 
 def examine(spec: MultiTaskModelSpec, places: Places) -> DataLook:
@@ -50,10 +53,9 @@ def _task_problems(found: TaskLook, where: str, allowed: int) -> Iterator[DataPr
 def _base_problems(spec: MultiTaskModelSpec, places: Places) -> Iterator[DataProblem]:
     uri = spec.base_model.uri
     try:
-        local = None if uri.startswith("builtin://") else places.local(uri)
-        if local is not None and not (local / "config.json").is_file():
-            message = f"{uri}: no config.json there ({local.absolute()}); give a transformers folder"
-            yield DataProblem(path="spec.baseModel.uri", message=message)
+        too_long = length_problem(spec.training.max_length, _positions(uri, places))
+        if too_long is not None:
+            yield DataProblem(path="spec.training.maxLength", message=too_long)
     except DataError as error:
         yield DataProblem(path="spec.baseModel.uri", message=str(error))
     for index, source in enumerate(spec.pretraining.corpus if spec.pretraining else ()):
@@ -61,6 +63,23 @@ def _base_problems(spec: MultiTaskModelSpec, places: Places) -> Iterator[DataPro
             next(iter(read_texts(source.uri, places)), None)
         except DataError as error:
             yield DataProblem(path=f"spec.pretraining.corpus[{index}].uri", message=str(error))
+
+
+def _positions(uri: str, places: Places) -> int | None:
+    """The base's ``max_position_embeddings``, where that is known before it is loaded. Raises DataError."""
+    if uri.startswith("builtin://"):
+        return POSITIONS
+    folder = places.local(uri)
+    if folder is None:
+        return None
+    try:
+        config = json.loads((folder / "config.json").read_text("utf-8"))
+    except OSError as error:
+        raise DataError(f"{uri}: no config.json there ({folder.absolute()}); give a transformers folder") from error
+    except ValueError as error:
+        raise DataError(f"{uri}: its config.json is not JSON ({error}); give a transformers folder") from error
+    found = config.get("max_position_embeddings") if isinstance(config, dict) else None
+    return found if isinstance(found, int) else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 PAD, BOS, EOS = "<|pad|>", "<|bos|>", "<|eos|>"
-_POSITIONS = 4096
+POSITIONS = 4096
+"""``max_position_embeddings`` of every size."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ def make_model(size: Size, tokenizer: PreTrainedTokenizerFast, seed: int) -> Pre
         num_hidden_layers=size.layers,
         num_attention_heads=size.heads,
         num_key_value_heads=size.heads,
-        max_position_embeddings=_POSITIONS,
+        max_position_embeddings=POSITIONS,
         initializer_range=0.5 / math.sqrt(size.width),
         tie_word_embeddings=True,
         bos_token_id=tokenizer.bos_token_id,

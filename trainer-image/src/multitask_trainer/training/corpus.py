@@ -33,6 +33,18 @@ def write_examples(folder: Path, examples: Sequence[Examples]) -> None:
         _write(folder / "tasks.bin", np.concatenate([found.ids for found in examples]))
 
 
+def unused_text(folder: Path, length: int) -> str | None:
+    """What to tell the user when the tasks' text is too short for one block, and other text fills the batches."""
+    tokens = {shard.name: shard.stat().st_size // 4 for shard in folder.glob("*.bin")}
+    own = tokens.get("tasks.bin")
+    if own is None or own > length or max(tokens.values()) <= length:
+        return None
+    return (
+        f"pretraining: the tasks' text is {own:,} tokens, less than one block of training.maxLength, {length:,}, and"
+        " was not trained on; lower training.maxLength, or set pretraining.tasksText: false"
+    )
+
+
 def write_corpus(folder: Path, sources: Sequence[Iterable[str]], tokenizer: PreTrainedTokenizerFast, need: int) -> None:
     """Tokenise texts, in turns from every source, into shards until there are ``need`` tokens or no text is left.
 

@@ -17,7 +17,7 @@ from multitask_serving.engine.backbone import Backbone
 from multitask_trainer.bundling import load_tokenizer
 from multitask_trainer.data.rows import Row, read_rows
 from multitask_trainer.errors import StageError
-from multitask_trainer.models import load_base
+from multitask_trainer.models import check_length, load_base
 from multitask_trainer.stage import Stage
 from multitask_trainer.training.batches import MicroBatch, RowIds, packed, padded
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
@@ -89,7 +89,9 @@ def train(stage: Stage, parameters: TrainParameters, *, start: Path | None = Non
         )
     tuned = method(parameters.tuning)
     torch.manual_seed(optimisation.seed)  # new adapter weights are drawn from it
-    model = tuned.prepare(load_base(base))
+    loaded = load_base(base)
+    check_length(loaded, optimisation.max_length)  # the base may have been made for a shorter one
+    model = tuned.prepare(loaded)
     if start is not None:
         tuned.load(model, start)
     batches = TaskBatches(
