@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from multitask_operator.commands.cluster.asking import Where
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -20,12 +25,33 @@ _WORKDIR = click.option(
 )
 _OUTPUT = click.option("--output", type=click.Choice(["text", "json"]), default="text", help="How to print the result.")
 _NO_SERVE = click.option("--no-serve", is_flag=True, help="Leave out verify and ledger, which start servers.")
+_NAME = click.argument("name")
 _PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}
+
+
+def _cluster(command: Callable[..., int]) -> Callable[..., int]:
+    """The options by which a command finds its cluster; it gets them as ``where``."""
+
+    @functools.wraps(command)
+    def found(*, namespace: str | None, context: str | None, kubeconfig: Path | None, **others: object) -> int:
+        from multitask_operator.commands.cluster.asking import Where
+
+        return command(where=Where(namespace, context, kubeconfig), **others)
+
+    for option in (
+        click.option("--kubeconfig", type=click.Path(path_type=Path), help="Default: KUBECONFIG or ~/.kube/config."),
+        click.option("--context", help="In the kubeconfig; default: its current one."),
+        click.option("-n", "--namespace", help="Default: the context's."),
+    ):
+        found = option(found)
+    return found
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 def cli() -> None:
     """One server for many text tasks, as good as a model per task: train, judge, serve.
+
+    Against a cluster, through your kubeconfig: status, explain, logs, plan NAME, report NAME; also as `kubectl mtm …`.
 
     Exit status: 0 done, 1 a stage failed, 2 wrong input, 130 interrupted.
     """
@@ -42,15 +68,26 @@ def validate(file: Path, output: str) -> int:
 
 
 @cli.command(short_help="Show what would run, what is cached, what it costs.")
-@_FILE
+@click.argument("name", metavar="FILE|NAME")
 @_WORKDIR
 @_NO_SERVE
 @_OUTPUT
-def plan(file: Path, workdir: Path | None, *, no_serve: bool, output: str) -> int:
-    """Show what would run for FILE, what is cached, and what it costs; run nothing."""
+@_cluster
+def plan(name: str, workdir: Path | None, *, no_serve: bool, output: str, where: Where) -> int:
+    """Show what would run for FILE, what is cached, and what it costs; run nothing.
+
+    NAME is a MultiTaskModel of a cluster: a name that no file or folder here has, or any name together with
+    --namespace, --context or --kubeconfig.
+    """
+    if where.means(name):
+        from multitask_operator.commands.cluster import asking
+        from multitask_operator.commands.cluster import plan as of_cluster
+
+        _refuse_local(("--workdir", workdir), ("--no-serve", no_serve))
+        return asking.naming(name, "file", lambda: of_cluster.plan(name, where, as_json=output == "json"))
     from multitask_operator.commands import plan as command
 
-    return command.plan(file, workdir, serve=not no_serve, as_json=output == "json")
+    return command.plan(Path(name), workdir, serve=not no_serve, as_json=output == "json")
 
 
 @cli.command(short_help="Run what is missing; run it again to go on.")
@@ -94,14 +131,69 @@ def predict(arguments: Sequence[str]) -> int:
     return others.predict(arguments)
 
 
-@cli.command()
-@_DIR
+@cli.command(short_help="Show the table, and write report.html.")
+@click.argument("name", metavar="DIR|NAME")
+@click.option(
+    "--to",
+    type=click.Path(path_type=Path),
+    help="Of a cluster: the folder for report.json and report.html (default .mtm/cluster/<namespace>/<name>).",
+)
 @_OUTPUT
-def report(folder: Path, output: str) -> int:
-    """Make DIR/report.html from DIR/report.json, and show the table."""
+@_cluster
+def report(name: str, to: Path | None, *, output: str, where: Where) -> int:
+    """Make DIR/report.html from DIR/report.json, and show the table.
+
+    NAME is a MultiTaskModel of a cluster: a name that no file or folder here has, or any name together with
+    --namespace, --context or --kubeconfig. Its report is made from what its stages have reported.
+    """
+    if where.means(name):
+        from multitask_operator.commands.cluster import asking
+        from multitask_operator.commands.cluster import report as of_cluster
+
+        return asking.naming(name, "folder", lambda: of_cluster.report(name, where, to, as_json=output == "json"))
     from multitask_operator.commands import others
 
-    return others.report(folder, as_json=output == "json")
+    _refuse_local(("--to", to), what="a report of a cluster")
+    return others.report(Path(name), as_json=output == "json")
+
+
+@cli.command(short_help="In a cluster: how far a model is.")
+@_NAME
+@_OUTPUT
+@_cluster
+def status(name: str, *, output: str, where: Where) -> int:
+    """Show what the MultiTaskModel NAME's status says, and what its Jobs do."""
+    from multitask_operator.commands.cluster import status as command
+
+    return command.status(name, where, as_json=output == "json")
+
+
+@cli.command(short_help="In a cluster: the one thing that is in the way.")
+@_NAME
+@_OUTPUT
+@_cluster
+def explain(name: str, *, output: str, where: Where) -> int:
+    """Say why the MultiTaskModel NAME is where it is, and what to do next."""
+    from multitask_operator.commands.cluster import explain as command
+
+    return command.explain(name, where, as_json=output == "json")
+
+
+@cli.command(short_help="In a cluster: what a stage printed.")
+@_NAME
+@click.argument("stage", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on until the pod ends.")
+@click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
+@_cluster
+def logs(name: str, stage: str | None, *, follow: bool, tail: int | None, where: Where) -> int:
+    """Print the log of the newest pod of STAGE of the MultiTaskModel NAME.
+
+    STAGE is a stage (baseline/urgency/seed-17), a kind of which there is one (filter), resolve, or a Job. Without it:
+    what failed, else what runs, else what ran last.
+    """
+    from multitask_operator.commands.cluster import logs as command
+
+    return command.logs(name, stage, where, follow=follow, tail=tail)
 
 
 @cli.command(short_help="Remove the artifacts that no plan uses.")
@@ -123,14 +215,26 @@ def show_version() -> int:
     return 0
 
 
+def _refuse_local(*options: tuple[str, object], what: str = "a run on this machine") -> None:
+    """Raise UsageError for an option that was given and means nothing here."""
+    for option, value in options:
+        if value:
+            raise click.UsageError(f"{option} belongs to {what}", click.get_current_context())
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     """The entry point: runs a command and ends the process with its status."""
     sys.exit(invoke(argv))
 
 
-def invoke(argv: Sequence[str] | None = None) -> int:
+def kubectl_plugin() -> None:
+    """The entry point ``kubectl-mtm``, which kubectl runs as ``kubectl mtm``."""
+    sys.exit(invoke(program="kubectl mtm"))
+
+
+def invoke(argv: Sequence[str] | None = None, program: str = "mtm") -> int:
     """Run the command that ``argv`` names; see ``said``."""
-    return said(lambda: int(cli.main(args=argv, prog_name="mtm", standalone_mode=False) or 0))
+    return said(lambda: int(cli.main(args=argv, prog_name=program, standalone_mode=False) or 0))
 
 
 def said(command: Callable[[], int]) -> int:

@@ -1,4 +1,4 @@
-"""What people ask a cluster besides what the operator asks: logs, warnings about an object, the namespace they are in."""
+"""What people ask a cluster and the operator does not: logs, warnings about an object, the namespace they are in."""
 
 from __future__ import annotations
 

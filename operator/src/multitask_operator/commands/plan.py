@@ -23,10 +23,11 @@ UNKNOWN_COST = "unknown until this machine has a measured tokens/s"
 
 @dataclass(frozen=True)
 class Planned:
-    """What ``mtm plan`` shows."""
+    """What ``mtm plan`` shows; ``states``: stage → its state in words."""
 
     model: MultiTaskModel
     graph: Graph
+    states: Mapping[str, str]
     probabilities: Mapping[str, Mapping[str, float]]
     ignored: list[str]
     notes: list[str]
@@ -42,13 +43,14 @@ def plan(file: Path, workdir: Path | None, *, serve: bool, as_json: bool) -> int
     planned = Planned(
         model=model,
         graph=graph,
-        probabilities=_probabilities(model, graph),
+        states={node.name: state(node, graph) for node in graph.nodes},
+        probabilities=probabilities(model, graph),
         ignored=ignored_fields(model),
         notes=frozen_base_notes(model, graph),
         cost=estimate(model, graph),
     )
     if as_json:
-        print_json(_as_json(planned))
+        print_json(to_json(planned))
     else:
         _print(planned, file, place)
     return 0
@@ -72,7 +74,7 @@ def state(node: Node, graph: Graph) -> str:
     return f"depends on {', '.join(kinds)}"
 
 
-def _probabilities(model: MultiTaskModel, graph: Graph) -> dict[str, dict[str, float]]:
+def probabilities(model: MultiTaskModel, graph: Graph) -> dict[str, dict[str, float]]:
     """p_i a group: from the filter if it ran, else from the rows if they are prepared, else unknown (absent)."""
     manifest = graph["filter"].manifest
     if manifest is not None:
@@ -87,13 +89,14 @@ def _probabilities(model: MultiTaskModel, graph: Graph) -> dict[str, dict[str, f
     return found
 
 
-def _as_json(planned: Planned) -> dict[str, object]:
-    graph, cost = planned.graph, planned.cost
+def to_json(planned: Planned) -> dict[str, object]:
+    """The plan as data."""
+    cost = planned.cost
     return {
         "model": planned.model.metadata.name,
         "stages": [
-            {"name": node.name, "state": node.state.value, "digest": node.digest, "shown": state(node, graph)}
-            for node in graph.nodes
+            {"name": node.name, "state": node.state.value, "digest": node.digest, "shown": planned.states[node.name]}
+            for node in planned.graph.nodes
         ],
         "probabilities": planned.probabilities,
         "ignored": planned.ignored,
@@ -104,11 +107,10 @@ def _as_json(planned: Planned) -> dict[str, object]:
     }
 
 
-def _print(planned: Planned, file: Path, place: Workdir) -> None:
-    graph = planned.graph
-    table(
-        "", ("stage", "state", "digest"), [(node.name, state(node, graph), node.digest or "") for node in graph.nodes]
-    )
+def print_stages(planned: Planned) -> None:
+    """Every stage with its state, the sampling probabilities, and what a reader should know besides."""
+    rows = [(node.name, planned.states[node.name], node.digest or "") for node in planned.graph.nodes]
+    table("", ("stage", "state", "digest"), rows)
     for group in groups(planned.model.spec):
         known = planned.probabilities.get(group)
         shown = (
@@ -121,16 +123,25 @@ def _print(planned: Planned, file: Path, place: Workdir) -> None:
         say(f"ignored here, only a cluster uses them: {', '.join(planned.ignored)}")
     for note in planned.notes:
         say(f"note: {note}")
+
+
+def done_of(graph: Graph) -> str:
+    """``12 of 20``: the stages that need not run, and all of them."""
     done = sum(node.state in (NodeState.DONE, NodeState.SKIPPED) for node in graph.nodes)
-    say(f"{done} of {len(graph.nodes)} stages are there; work folder {place.path}")
-    if graph.finished:
+    return f"{done} of {len(graph.nodes)}"
+
+
+def _print(planned: Planned, file: Path, place: Workdir) -> None:
+    print_stages(planned)
+    say(f"{done_of(planned.graph)} stages are there; work folder {place.path}")
+    if planned.graph.finished:
         say("nothing to run")
         return
-    cost = planned.cost
-    say(f"training still to do: {_cost(cost)}; next: mtm run {quote(str(file))}")
+    say(f"training still to do: {cost_text(planned.cost)}; next: mtm run {quote(str(file))}")
 
 
-def _cost(cost: Estimate | None) -> str:
+def cost_text(cost: Estimate | None) -> str:
+    """What is still to be trained, in words."""
     if cost is None:
         return UNKNOWN_COST
     return f"at most {duration(cost.seconds)} of one process at the measured {cost.tokens_per_second:,.0f} tokens/s"

@@ -1,0 +1,95 @@
+"""A model's Jobs as people read them. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from multitask_api.cluster import RESOLVE, RUN
+from multitask_operator.commands.cluster.picture import gpu_resource
+from multitask_operator.commands.views import describe
+from multitask_operator.reconciler import blocking
+from multitask_operator.reconciler.blocking import Blocker
+from multitask_operator.reconciler.observing import failed
+from multitask_operator.reconciler.raw import RawState
+from multitask_operator.reconciler.units import Phase, Unit, condition, started_at, units
+
+
+@dataclass(frozen=True)
+class JobRow:
+    """One Job that is open or has failed; ``doing``: its progress, what it waits for, or why it failed."""
+
+    name: str
+    stages: tuple[str, ...]
+    state: str
+    doing: str
+    pods: tuple[str, ...]
+
+    def to_json(self) -> dict[str, object]:
+        """As data."""
+        return {
+            "job": self.name,
+            "stages": list(self.stages),
+            "state": self.state,
+            "doing": self.doing,
+            "pods": list(self.pods),
+        }
+
+
+def job_rows(raw: RawState, now: float) -> list[JobRow]:
+    """Every Job that runs, waits or has failed; ``now`` in Unix seconds."""
+    return [_row(unit, gpu_resource(raw), now) for unit in units(raw, without=(RUN,)) if unit.job and not _done(unit)]
+
+
+def is_open(unit: Unit) -> bool:
+    """Whether its Job is there and has not ended, or has not said what it found yet."""
+    return unit.job is not None and not unit.ended and not _done(unit)
+
+
+def blocker_of(unit: Unit, gpu: str) -> Blocker | None:
+    """What keeps an open Job's pods from running."""
+    return blocking.of_job(unit.job) or blocking.of_pods(unit.pods, gpu)
+
+
+def names(stages: Sequence[str], most: int = 3) -> str:
+    """The first few, and how many more."""
+    shown = ", ".join(stages[:most])
+    return shown if len(stages) <= most else f"{shown} and {len(stages) - most} more"
+
+
+def first_line(text: str) -> str:
+    """What a table has room for."""
+    return text.partition("\n")[0]
+
+
+def stages_of(unit: Unit) -> tuple[str, ...]:
+    """The stages of a unit; resolve is its own."""
+    return tuple(stage for stage, _ in unit.keys) or (unit.kind,)
+
+
+def _done(unit: Unit) -> bool:
+    if unit.kind == RESOLVE:
+        return condition(unit.job, "Complete") is not None
+    return unit.phase is Phase.DONE
+
+
+def _row(unit: Unit, gpu: str, now: float) -> JobRow:
+    state, doing = _state(unit, gpu, now)
+    pods = tuple(pod["metadata"]["name"] for pod in unit.pods)
+    return JobRow(unit.name, stages_of(unit), state, doing, pods)
+
+
+def _state(unit: Unit, gpu: str, now: float) -> tuple[str, str]:
+    if unit.ended:
+        failure = failed(unit).failure
+        return "failed", f"{failure.stage}: {first_line(failure.message)}"
+    blocker = blocker_of(unit, gpu)
+    if unit.stopping:
+        return "stopping", ""
+    if blocker is not None:
+        return blocker.reason, blocker.message
+    said, began = unit.progress, started_at(unit.job)
+    if said is None and not any(pod.get("status", {}).get("phase") == "Running" for pod in unit.pods):
+        return "starting", ""
+    stage = said.stage if said is not None else names(stages_of(unit))
+    return "running", describe(stage, now - began if began is not None else 0.0, said)

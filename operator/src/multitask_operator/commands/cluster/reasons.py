@@ -1,0 +1,230 @@
+"""Why a model is where it is: exactly one reason, found in the order in which one hides the others. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+
+from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE, RUN
+from multitask_api.errors import UserError
+from multitask_operator.commands.cluster.jobs import blocker_of, is_open, job_rows, stages_of
+from multitask_operator.commands.cluster.picture import (
+    Picture,
+    condition_of,
+    decided,
+    gpu_resource,
+    last_change,
+    picture,
+)
+from multitask_operator.commands.cluster.verdicts import below_the_bar
+from multitask_operator.formatting import duration
+from multitask_operator.objects.actions import Create, Delete
+from multitask_operator.reconciler import Outcome
+from multitask_operator.reconciler.observing import failed
+from multitask_operator.reconciler.raw import RawState
+from multitask_operator.reconciler.telling import generation_of, previous_status
+from multitask_operator.reconciler.units import Unit, seconds, units
+
+#: Seconds within which an operator that lives has acted.
+PATIENCE = 60.0
+
+Warnings = Mapping[str, str]
+"""uid of a Job or pod → the newest Warning Event about it."""
+
+_NEXT = {
+    "WriteRefused": "change the quota, policy or permission that it names; the operator tries again by itself",
+    "QuotaExceeded": "raise the namespace's quota, lower training.resources or training.maxParallelJobs, or wait until"
+    " other work has ended; the Job goes on by itself",
+    "PodRefused": "change what it names; the Job goes on by itself",
+    "NoGPUFree": "wait, free a GPU, or lower training.gpusPerNode (0: the CPU) or training.maxParallelJobs",
+    "Unschedulable": "change training.resources or the podTemplate, or give the cluster such a node",
+    "Queued": "wait, or ask whoever owns the queue; without training.queueName the Jobs start at once",
+    "ImageNotPulled": "correct the image's name, or name its registry's Secret in spec.imagePullSecrets",
+    "DataNotFound": "correct the addresses, or put the data there: it is looked for again every 5 minutes",
+    "PodWarning": "change what it names; the pod goes on by itself",
+}
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """``blocked``: nothing more will happen until ``next`` is done. The message may have several lines."""
+
+    reason: str
+    message: str
+    next: str = ""
+    blocked: bool = True
+    stage: str | None = None
+    job: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """As data."""
+        return {
+            "blocked": self.blocked,
+            "reason": self.reason,
+            "message": self.message,
+            "next": self.next,
+            "stage": self.stage,
+            "job": self.job,
+        }
+
+
+def explained(raw: RawState, warnings: Warnings, now: float) -> Explanation:
+    """The reason, ``now`` in Unix seconds; ``warnings`` about what `silent` names."""
+    assert raw.model is not None
+    if "deletionTimestamp" in raw.model["metadata"]:
+        return Explanation("BeingDeleted", "the resource is being deleted", "wait, and apply it again if you want it")
+    if (raw.model.get("spec") or {}).get("suspend"):
+        resume = f'{_kubectl(raw)} patch mtm {raw.name} --type merge --patch \'{{"spec":{{"suspend":false}}}}\''
+        return Explanation("Suspended", "spec.suspend is true: its Jobs are stopped", resume)
+    try:
+        outcome, _ = decided(raw, now)
+        shown = picture(raw, now)
+    except UserError as error:
+        return Explanation("InvalidSpec", str(error), "correct what it names, and apply the resource again")
+    found = chain(_refused(raw), _in_the_way(raw, now), _failed(raw, shown), _stuck(raw, warnings))
+    found = chain(found, _not_acting(raw, outcome, now), _at_work(raw, now), _ended(raw, shown))
+    return next(found)
+
+
+def silent(raw: RawState) -> list[str]:
+    """uids of the Jobs, and of their pods, that should run and show neither a running pod nor why there is none."""
+    found = []
+    for unit in _open_units(raw):
+        if not _runs(unit) and blocker_of(unit, gpu_resource(raw)) is None:
+            found += [item["metadata"]["uid"] for item in (unit.job, *unit.pods) if item is not None]
+    return found
+
+
+def _refused(raw: RawState) -> Iterator[Explanation]:
+    """What the API server told the operator alone."""
+    status = previous_status(raw)
+    ready = condition_of(status, "Ready")
+    if ready is not None and ready.reason == "WriteRefused" and ready.observed_generation == generation_of(raw):
+        yield Explanation("WriteRefused", ready.message, _NEXT["WriteRefused"])
+
+
+def _in_the_way(raw: RawState, now: float) -> Iterator[Explanation]:
+    """What an operator that looked now would put into Ready, but for stages that failed."""
+    _, status = decided(raw, now)
+    ready = condition_of(status, "Ready")
+    if ready is None or ready.reason in ("NotTrained", "Trained", "StageFailed", "ResolveFailed"):
+        return
+    if ready.reason == "InvalidSpec":
+        yield Explanation("InvalidSpec", ready.message, "correct what it names, and apply the resource again")
+        return
+    unit = next((unit for unit in _open_units(raw) if unit.job and blocker_of(unit, gpu_resource(raw))), None)
+    # A claim hides what its pods wait for; what is said of pods is said of the first that waits.
+    of_pod = unit if ready.reason in _NEXT or ready.reason in ("SecretMissing", "PodNotStarted") else None
+    yield Explanation(
+        ready.reason,
+        ready.message,
+        _NEXT.get(ready.reason, "do what it says; the operator notices by itself"),
+        stage=stages_of(of_pod)[0] if of_pod else None,
+        job=of_pod.name if of_pod else None,
+    )
+
+
+def _failed(raw: RawState, shown: Picture) -> Iterator[Explanation]:
+    """The first stage, or the look at the data, whose Job has failed; other work may go on beside it."""
+    names = {each.log for each in shown.plan.failed}
+    for unit in units(raw, without=(RUN,)):
+        looked = unit.kind == RESOLVE and unit.ended and not shown.current and _has_failed(unit)
+        if unit.name not in names and not looked:
+            continue
+        failure = failed(unit).failure
+        again = f"{_kubectl(raw)} annotate mtm {raw.name} {REFRESH_ANNOTATION}=$(date +%s) --overwrite"
+        first = {
+            "UserError": "repair what it names",
+            "Retryable": "see that what it needs answers again",
+            "Fault": f"read `mtm logs {raw.name} {failure.stage} -n {raw.namespace}`",
+        }[failure.kind]
+        yield Explanation(
+            "ResolveFailed" if unit.kind == RESOLVE else "StageFailed",
+            f"{failure.stage}: {failure.message}",
+            f"{first}, then apply the resource again if you changed it, else `{again}`",
+            stage=failure.stage,
+            job=unit.name,
+        )
+
+
+def _stuck(raw: RawState, warnings: Warnings) -> Iterator[Explanation]:
+    """Jobs without a running pod, where only an Event or the last attempt says why."""
+    for unit in _open_units(raw):
+        if _runs(unit):
+            continue
+        for item in (unit.job, *unit.pods):
+            text = warnings.get(item["metadata"]["uid"]) if item is not None else None
+            if text:
+                reason = "QuotaExceeded" if "exceeded quota" in text else "PodWarning" if unit.pods else "PodRefused"
+                yield Explanation(reason, text, _NEXT[reason], stage=stages_of(unit)[0], job=unit.name)
+        if unit.failure is not None:
+            failure = unit.failure[1]
+            text = f"{failure.stage}: {failure.message}"
+            yield Explanation("Retrying", text, "its Job tries again by itself", False, failure.stage, unit.name)
+
+
+def _not_acting(raw: RawState, outcome: Outcome, now: float) -> Iterator[Explanation]:
+    """There is something to do that only the operator does."""
+    todo = [each for each in outcome.actions if isinstance(each, Create | Delete)]
+    status = previous_status(raw)
+    behind = status is None or status.observed_generation != generation_of(raw)
+    if not todo and not behind:
+        return
+    if todo:
+        verb, name = next(
+            ("delete", each.name) if isinstance(each, Delete) else ("create", each.obj["metadata"]["name"])
+            for each in reversed(todo)
+        )
+        what = f"the operator has to {verb} {name}"
+    else:
+        what = f"the operator has to look at generation {generation_of(raw)}"
+    changed = last_change(raw)
+    waited = now - seconds(changed) if changed else 0.0
+    if waited < PATIENCE:
+        yield Explanation("OperatorActs", f"{what}, which takes seconds", "ask again in a moment", blocked=False)
+        return
+    yield Explanation(
+        "OperatorNotActing",
+        f"{what}, and nothing has happened for {duration(waited)}",
+        "see whether its pod runs and serves this namespace: kubectl get pods -A -l"
+        " app.kubernetes.io/name=multitask-operator",
+    )
+
+
+def _at_work(raw: RawState, now: float) -> Iterator[Explanation]:
+    """Nothing is in the way: what is being done."""
+    rows = [row for row in job_rows(raw, now) if row.state != "failed"]
+    if rows:
+        text = "\n".join(f"{row.name}: {row.doing or row.state}" for row in rows)
+        first = rows[0]
+        follow = f"mtm logs {raw.name} {first.stages[0]} -f -n {raw.namespace}"
+        yield Explanation("StagesRunning", text, follow, False, first.stages[0], first.name)
+
+
+def _ended(raw: RawState, shown: Picture) -> Iterator[Explanation]:
+    """Trained: whether every task reaches the bar."""
+    if shown.plan.graph.finished:
+        below = below_the_bar(shown.model, shown.plan.graph)
+        if below:
+            following = f"mtm report {raw.name} -n {raw.namespace}"
+            yield Explanation("TaskBelowBar", "\n".join(below), f"`{following}` shows every task", blocked=False)
+        yield Explanation("Trained", "every stage is done, and every task reaches the bar", "", blocked=False)
+    yield Explanation("Waiting", "nothing is at work and nothing is to be started", "ask again in a moment", False)
+
+
+def _open_units(raw: RawState) -> list[Unit]:
+    return [unit for unit in units(raw, without=(RUN,)) if is_open(unit)]
+
+
+def _has_failed(unit: Unit) -> bool:
+    conditions = (unit.job or {}).get("status", {}).get("conditions") or ()
+    return any(each.get("type") == "Failed" and each.get("status") == "True" for each in conditions)
+
+
+def _runs(unit: Unit) -> bool:
+    return any(pod.get("status", {}).get("phase") == "Running" for pod in unit.pods)
+
+
+def _kubectl(raw: RawState) -> str:
+    return f"kubectl -n {raw.namespace}"

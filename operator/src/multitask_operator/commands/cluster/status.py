@@ -1,0 +1,83 @@
+"""``mtm status NAME``: the story that ``kubectl get mtm`` tells, in more words."""
+
+from __future__ import annotations
+
+import time
+
+from multitask_api.resource.status import Condition, MultiTaskModelStatus
+from multitask_operator.commands.cluster.asking import Where, ask
+from multitask_operator.commands.cluster.jobs import JobRow, job_rows, names
+from multitask_operator.commands.cluster.looking import look
+from multitask_operator.commands.showing import print_json, say, table
+from multitask_operator.formatting import duration, number
+from multitask_operator.reconciler.raw import RawState
+from multitask_operator.reconciler.telling import generation_of, previous_status
+from multitask_operator.reconciler.units import seconds
+
+_FIGURES = ("baseline", "score", "ratio")
+
+
+def status(name: str, where: Where, *, as_json: bool) -> int:
+    """Show the resource's status, and live what its Jobs do."""
+    raw = ask(where, lambda client, namespace: look(client, namespace, name))
+    now = time.time()
+    rows = job_rows(raw, now)
+    if as_json:
+        print_json(
+            {
+                "name": raw.name,
+                "namespace": raw.namespace,
+                "generation": generation_of(raw),
+                "status": (raw.model or {}).get("status") or {},
+                "jobs": [row.to_json() for row in rows],
+            }
+        )
+        return 0
+    _print(raw, previous_status(raw) or MultiTaskModelStatus(), rows, now)
+    return 0
+
+
+def _print(raw: RawState, found: MultiTaskModelStatus, rows: list[JobRow], now: float) -> None:
+    generation = generation_of(raw)
+    parts = [
+        found.stage or "no status yet",
+        found.progress,
+        f"qualified {found.qualified}" if found.qualified else None,
+        f"revision {found.revision}" if found.revision else None,
+    ]
+    say(f"{raw.namespace}/{raw.name}, generation {generation}: {' · '.join(part for part in parts if part)}")
+    if found.observed_generation != generation:
+        seen = f"it tells of generation {found.observed_generation}" if found.observed_generation else "it is empty"
+        say(f"the operator has not written this generation's status yet: {seen}")
+    if found.conditions:
+        columns = ("condition", "status", "for", "reason", "message")
+        table("", columns, [_condition_row(item, now) for item in found.conditions])
+    if found.stages:
+        shown = [
+            (row.name, f"{row.done}/{row.total}", _some(row.running), _some(row.failed), row.progress or "")
+            for row in found.stages
+        ]
+        table("", ("stage", "done", "running", "failed", "progress"), shown, right=("done", "running", "failed"))
+    if rows:
+        jobs = [(row.name, names(row.stages), row.state, row.doing) for row in rows]
+        table("", ("job", "stages", "state", "now"), jobs)
+    if found.tasks:
+        tasks = [
+            (
+                *(task.name, task.group or "–", number(task.baseline), number(task.score), number(task.ratio)),
+                *(task.verdict or "–", task.served_by or "–"),
+            )
+            for task in found.tasks
+        ]
+        table("", ("task", "group", *_FIGURES, "verdict", "served by"), tasks, right=_FIGURES)
+    say(f"next: mtm explain {raw.name} -n {raw.namespace}")
+
+
+def _condition_row(item: Condition, now: float) -> tuple[str, ...]:
+    since = item.last_transition_time
+    age = duration(max(0.0, now - seconds(since))) if since else "–"
+    return (item.type, item.status, age, item.reason, item.message)
+
+
+def _some(count: int) -> str:
+    return str(count) if count else ""
