@@ -1,0 +1,459 @@
+"""What the commands say about a model in a cluster, on a cluster of plain data."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from multitask_api.manifest import StageProgress
+from multitask_api.results import EvaluateResult
+from multitask_operator import cli
+from multitask_operator.cluster.viewing import user_namespace
+from multitask_operator.commands.cluster.asking import Where
+from multitask_operator.commands.cluster.jobs import job_rows
+from multitask_operator.commands.cluster.picture import picture
+from multitask_operator.commands.cluster.plan import planned_of
+from multitask_operator.commands.cluster.pods import NoSuchStage, chosen, gone, newest_pod, not_started
+from multitask_operator.commands.cluster.reasons import explained, silent
+from multitask_operator.reconciler.telling import stamp
+from multitask_operator.report.build import build_report
+from unit.operator.builders import all_done, graph_of, task
+from unit.operator.reconciler.simulation import BEGAN, Cluster
+
+GPU = {"reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}
+
+
+class Desk(Cluster):
+    """A model of two tasks; ``ratio`` is what evaluation finds for the first of them."""
+
+    def __init__(self, ratio=1.012, **spec):
+        super().__init__(task("urgency"), task("intent"), **spec)
+        self.ratio = ratio
+
+    def until(self, kind):
+        """Every Job ends well until one of ``kind`` is there; its name."""
+        for _ in range(30):
+            self.settle()
+            found = self.jobs(kind)
+            if found:
+                return found[0]
+            self.finish(self.jobs()[0])
+        raise AssertionError(f"no Job of {kind}")
+
+    def _manifest(self, order):
+        found = super()._manifest(order)
+        if order["kind"] != "evaluate" or self.ratio > 1:
+            return found
+        judged = EvaluateResult.model_validate(found.result)
+        low = judged.tasks[0].model_copy(
+            update={"ratio": self.ratio, "score": 0.825, "verdict": "NotQualified", "interval": (0.95, 0.985)}
+        )
+        result = judged.model_copy(update={"tasks": (low, *judged.tasks[1:])}).to_json()
+        return found.model_copy(update={"result": result})
+
+    def pod(self, job, number=0, *, phase="Pending", waiting=None, scheduled=None, terminated=None):
+        """A pod of ``job`` in that state."""
+        state = {"waiting": waiting} if waiting else {"terminated": terminated} if terminated else {"running": {}}
+        status = {"phase": phase, "containerStatuses": [{"name": "stage", "image": "trainer:1", "state": state}]}
+        if scheduled:
+            status["conditions"] = [{"type": "PodScheduled", "status": "False", **scheduled}]
+        metadata = {"name": f"{job}-{number}", "labels": {"batch.kubernetes.io/job-name": job}}
+        spec = {"containers": [{"name": "stage", "resources": {"limits": {"memory": "2Gi"}}}]}
+        self._put(("Pod", metadata["name"]), {"kind": "Pod", "metadata": metadata, "spec": spec, "status": status})
+
+    def say(self, job, **data):
+        """Write into the Job's ConfigMap, as its pod does."""
+        self.objects["ConfigMap", job]["data"] |= {f"{key}.json": json.dumps(value) for key, value in data.items()}
+
+    def fail(self, job, place, kind, message):
+        """The stage at ``place`` of ``job`` fails with the trainer's words, and with it the Job."""
+        annotations = self.objects["ConfigMap", job]["metadata"]["annotations"]
+        stage, digest = (annotations[f"multitask.dev/{name}"].split(",")[place] for name in ("stage", "digest"))
+        self.say(job, failure={"stage": stage, "kind": kind, "message": message, "digest": digest})
+        self.end(job, "Failed", "Job has reached the specified backoff limit")
+
+    def explained(self, warnings=None, later=0.0):
+        return explained(self.raw(), warnings or {}, self.now + later)
+
+
+def waiting_for(job="resolve", **state):
+    """A model whose Job of that kind has a pod in that state."""
+    desk = Desk()
+    desk.pod(desk.until(job), **state)
+    desk.settle()
+    return desk
+
+
+def with_failure(job, kind, message):
+    desk = Desk()
+    desk.fail(desk.until(job), 0, kind, message)
+    desk.settle()
+    return desk
+
+
+def suspended():
+    desk = Desk()
+    desk.edit(task("urgency"), task("intent"), suspend=True)
+    desk.settle()
+    return desk
+
+
+def deleted():
+    desk = Desk()
+    desk.settle()
+    desk.model["metadata"]["deletionTimestamp"] = stamp(BEGAN)
+    return desk
+
+
+def refused():
+    desk = Desk()
+    desk.settle()
+    ready = desk.condition("Ready")
+    ready |= {"reason": "WriteRefused", "message": "create jobs.batch x: exceeded quota: count/jobs.batch"}
+    return desk
+
+
+def without_claim():
+    desk = Desk()
+    desk.claims = {}
+    desk.settle()
+    return desk
+
+
+def on_one_claim():
+    desk = Desk(access="ReadWriteOnce", training={"nodes": 2})
+    desk.settle()
+    return desk
+
+
+def in_a_queue():
+    desk = Desk(training={"queueName": "team-a"})
+    desk.settle()
+    return desk
+
+
+def wrong_address():
+    desk = Desk()
+    desk.model["spec"]["tasks"][0]["data"]["train"]["uri"] = "data/train.jsonl"
+    desk.settle()
+    return desk
+
+
+def missing_labels():
+    desk = Desk()
+    first = desk.model["spec"]["tasks"][0]
+    del first["labels"]
+    first["labelsFrom"] = {"name": "labels", "key": "urgency"}
+    desk.settle()
+    return desk
+
+
+def out_of_memory():
+    desk = Desk()
+    job = desk.until("baseline")
+    desk.pod(job, phase="Failed", terminated={"reason": "OOMKilled", "exitCode": 137})
+    desk.end(job, "Failed", "Job has reached the specified backoff limit")
+    desk.settle()
+    return desk
+
+
+def trained(**more):
+    desk = Desk(**more)
+    desk.to_the_end()
+    return desk
+
+
+def retrying():
+    desk = Desk()
+    job = desk.until("baseline")
+    annotations = desk.objects["ConfigMap", job]["metadata"]["annotations"]
+    stage, digest = annotations["multitask.dev/stage"], annotations["multitask.dev/digest"]
+    desk.say(job, failure={"stage": stage, "kind": "Retryable", "message": "s3 did not answer", "digest": digest})
+    return desk
+
+
+BAD_ROWS = "2 bad rows\ns3://bucket/intent/train.jsonl:3: no field text\ns3://bucket/intent/train.jsonl:9: no label"
+
+SITUATIONS = {
+    # situation: (cluster, reason, whether it is blocked, parts of message and next step)
+    "no node has a free GPU": (
+        lambda: waiting_for(scheduled=GPU),
+        ("NoGPUFree", True),
+        ("waits for a free nvidia.com/gpu", "lower training.gpusPerNode"),
+    ),
+    "a queue has not admitted the Job": (in_a_queue, ("Queued", True), ("queue 'team-a'", "who")),
+    "the image cannot be pulled": (
+        lambda: waiting_for(waiting={"reason": "ImagePullBackOff", "message": "not found"}),
+        ("ImageNotPulled", True),
+        ("trainer:1 cannot be pulled: not found", "spec.imagePullSecrets"),
+    ),
+    "a Secret is missing": (
+        lambda: waiting_for(waiting={"reason": "CreateContainerConfigError", "message": 'secret "hub" not found'}),
+        ("SecretMissing", True),
+        ("Secret 'hub'", "create it"),
+    ),
+    "the claim is missing": (without_claim, ("ClaimMissing", True), ("'models' does not exist", "create it")),
+    "the claim is not shared": (on_one_claim, ("StorageNotShared", True), ("'models' offers ReadWriteOnce",)),
+    "a write was refused": (refused, ("WriteRefused", True), ("exceeded quota", "tries again by itself")),
+    "rows are bad": (
+        lambda: with_failure("prepare", "UserError", BAD_ROWS),
+        ("StageFailed", True),
+        ("prepare/intent: 2 bad rows", "train.jsonl:9: no label", "annotate mtm desk multitask.dev/refresh="),
+    ),
+    "the program failed": (
+        lambda: with_failure("baseline", "Fault", "KeyError: 'x'"),
+        ("StageFailed", True),
+        ("KeyError", "mtm logs desk baseline/"),
+    ),
+    "memory ran out": (out_of_memory, ("StageFailed", True), ("limit 2Gi", "spec.training.resources.limits.memory")),
+    "an attempt failed and the next one is due": (retrying, ("Retrying", False), ("s3 did not answer",)),
+    "an address is none of a cluster": (wrong_address, ("InvalidSpec", True), ("a path of one machine", "apply")),
+    "a ConfigMap of labels is missing": (missing_labels, ("InvalidSpec", True), ("no ConfigMap 'labels'",)),
+    "it is suspended": (suspended, ("Suspended", True), ("kubectl -n ml patch mtm desk",)),
+    "it is being deleted": (deleted, ("BeingDeleted", True), ()),
+    "a task is below the bar": (
+        lambda: trained(ratio=0.971),
+        ("TaskBelowBar", False),
+        ("NotQualified, the ratio is 0.0190 below the bar of 0.99", "score 0.825, its own model 0.850"),
+    ),
+    "all is well": (trained, ("Trained", False), ("every task reaches the bar",)),
+}
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_there_is_one_reason_and_what_to_do_next(situation):
+    made, expected, parts = SITUATIONS[situation]
+    found = made().explained()
+    assert (found.reason, found.blocked) == expected
+    for part in parts:
+        assert part in f"{found.message}\n{found.next}"
+
+
+def test_a_promotion_that_needs_every_task_is_said_to_wait():
+    found = trained(ratio=0.971, qualification={"promote": "AllQualified"}).explained()
+    assert "promote: AllQualified" in found.message
+
+
+EVENTS = [
+    ('pods "x" is forbidden: exceeded quota: team, requested: cpu=4, used: cpu=8', False, "QuotaExceeded"),
+    ('pods "x" is forbidden: violates PodSecurity "restricted"', False, "PodRefused"),
+    ('MountVolume.SetUp failed for volume "key": secret "key" not found', True, "PodWarning"),
+]
+
+
+@pytest.mark.parametrize(("text", "with_pod", "reason"), EVENTS)
+def test_where_no_pod_says_why_an_event_does(text, with_pod, reason):
+    desk = Desk()
+    job = desk.until("resolve")
+    if with_pod:
+        desk.pod(job, waiting={"reason": "ContainerCreating"})
+    uid = silent(desk.raw())[-1]
+    found = desk.explained({uid: text})
+    assert (found.reason, found.message, found.job) == (reason, text, job)
+
+
+def test_a_running_pod_is_not_asked_about():
+    desk = Desk()
+    desk.pod(desk.until("resolve"), phase="Running")
+    assert silent(desk.raw()) == []
+    assert desk.explained().reason == "StagesRunning"
+
+
+def test_an_operator_that_does_nothing_is_found_out_after_a_minute():
+    desk = Desk()
+    desk.model["metadata"]["creationTimestamp"] = stamp(BEGAN)
+    assert desk.explained(later=10).reason == "OperatorActs"
+    found = desk.explained(later=90)
+    assert (found.reason, found.blocked) == ("OperatorNotActing", True)
+    assert "has to create desk-resolve-" in found.message
+    desk.finish(desk.until("resolve"))
+    assert desk.explained(later=600).reason == "OperatorNotActing"
+
+
+def test_open_and_failed_jobs_show_what_they_do():
+    desk = Desk()
+    job = desk.until("prepare")
+    desk.pod(job, phase="Running")
+    desk.objects["Job", job]["status"] = {"startTime": stamp(BEGAN)}
+    said = StageProgress(stage="prepare/intent", phase="rows", step=50, total=400, tokens_per_second=9000.0)
+    desk.say(job, progress=said.to_json())
+    (row,) = job_rows(desk.raw(), BEGAN + 12)
+    assert (row.name, row.state) == (job, "running")
+    assert row.doing == "prepare/intent rows 50/400 9,000 tokens/s 12 s"
+    desk.fail(job, 1, "UserError", BAD_ROWS)
+    (row,) = job_rows(desk.raw(), BEGAN)
+    assert (row.state, row.doing) == ("failed", "prepare/urgency: 2 bad rows")
+
+
+def test_the_plan_says_what_is_cached_at_work_failed_and_to_come():
+    desk = Desk()
+    desk.until("baseline")
+    desk.fail(desk.jobs("baseline")[0], 0, "Fault", "it broke\nbadly")
+    states = planned_of(picture(desk.raw(), desk.now)).states
+    kinds = {name.split("/")[0]: state for name, state in states.items()}
+    assert kinds["prepare"] == "cached"
+    assert sorted(state for name, state in states.items() if name.startswith("baseline")) == [
+        "failed: it broke",
+        "running",
+    ]
+    assert kinds["filter"].startswith("depends on baseline/")
+
+
+def test_before_the_data_is_looked_at_the_plan_says_so():
+    desk = Desk()
+    desk.settle()
+    assert any("have not been looked at" in note for note in planned_of(picture(desk.raw(), desk.now)).notes)
+
+
+def test_the_report_is_that_of_a_local_run_of_the_same_manifests():
+    desk = trained()
+    shown = picture(desk.raw(), desk.now)
+    manifests = all_done(desk.resource, serve=False)
+    ran = {key[0]: item.seconds for key, item in manifests.items()}
+    here = build_report(desk.resource, graph_of(desk.resource, manifests, serve=False), ran)
+    assert build_report(shown.model, shown.plan.graph, shown.ran) == here
+
+
+LOGS = [
+    # stage, the kind of the unit that is meant, or the error
+    ("resolve", "resolve", ""),
+    ("prepare/intent", "prepare", ""),
+    ("prepare", "prepare", ""),
+    ("baseline/urgency/seed-17", "baseline", ""),
+    ("baseline/urgency", "baseline", ""),
+    ("baseline", None, "baseline is 2 stages; name one: baseline/intent/seed-17, baseline/urgency/seed-17"),
+    ("filter", "filter", ""),
+    ("fliter", None, "no Job of desk runs or ran a stage 'fliter'; nearest: filter"),
+    ("9", None, "stages with a Job: base, baseline/intent/seed-17"),
+    (None, "export", ""),
+]
+
+
+@pytest.fixture(scope="module")
+def done():
+    return trained().raw()
+
+
+@pytest.mark.parametrize(("stage", "kind", "said"), LOGS)
+def test_a_log_is_named_by_its_stage(done, stage, kind, said):
+    if kind is not None:
+        assert chosen(done, stage).kind == kind
+        return
+    with pytest.raises(NoSuchStage) as error:
+        chosen(done, stage)
+    assert said in str(error.value)
+
+
+def test_without_a_stage_what_failed_is_shown_before_what_runs():
+    desk = Desk()
+    desk.until("baseline")
+    first, second = desk.jobs("baseline")
+    assert chosen(desk.raw(), None).name in (first, second)
+    desk.fail(second, 0, "Fault", "it broke")
+    assert chosen(desk.raw(), None).name == second
+
+
+def test_the_newest_pod_of_the_first_node_is_meant():
+    desk = Desk()
+    job = desk.until("resolve")
+    for number in (0, 1, 2):
+        desk.written += 1
+        desk.pod(job, number)
+    desk.objects["Pod", f"{job}-2"]["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": "1"}
+    assert newest_pod(chosen(desk.raw(), "resolve"))["metadata"]["name"] == f"{job}-1"
+
+
+def test_a_pod_that_is_gone_leaves_what_it_last_said():
+    desk = Desk()
+    job = desk.until("baseline")
+    desk.say(job, progress=StageProgress(stage="baseline/x", phase="training", step=3, total=9).to_json())
+    desk.fail(job, 0, "Fault", "it broke")
+    raw = desk.raw()
+    unit = chosen(raw, job)
+    assert newest_pod(unit) is None
+    text = gone(raw, unit)
+    assert "no pod of baseline/intent/seed-17 is left" in text
+    assert f"ConfigMap {job} says why it failed (it broke) and says how far it came (baseline/x training 3/9" in text
+    assert "holds the result of 1 of 1 stages" in gone(raw, chosen(trained().raw(), "filter"))
+
+
+def test_a_pod_that_has_not_begun_says_what_it_waits_for():
+    desk = waiting_for(scheduled=GPU)
+    raw = desk.raw()
+    unit = chosen(raw, None)
+    assert "waits for a free nvidia.com/gpu" in not_started(raw, unit, newest_pod(unit))
+
+
+def test_hand_written_manifests_and_statuses_break_nothing():
+    desk = trained()
+    desk.model["status"] = {"conditions": "none", "tasks": 7}
+    for (kind, _), item in desk.objects.items():
+        if kind == "ConfigMap":
+            item["binaryData"] = dict.fromkeys(item.get("binaryData", {}), "####")
+    assert desk.explained(later=10).reason in ("OperatorActs", "OperatorNotActing")
+    raw = replace(desk.raw(), jobs=())
+    assert job_rows(raw, desk.now) == []
+
+
+# -- which cluster, and whether one is meant ---------------------------------------------------------------------------
+
+
+def test_a_name_means_a_resource_unless_a_file_is_called_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "desk").mkdir()
+    assert not Where().means("desk")
+    assert Where(namespace="ml").means("desk")
+    assert Where().means("other")
+    assert not Where().means("other.yaml")
+    assert not Where().means("./other")
+
+
+CONFIG = {
+    "apiVersion": "v1",
+    "kind": "Config",
+    "clusters": [{"name": "c", "cluster": {"server": "https://127.0.0.1:1"}}],
+    "users": [{"name": "u", "user": {"token": "t"}}],
+    "contexts": [
+        {"name": "first", "context": {"cluster": "c", "user": "u", "namespace": "ml"}},
+        {"name": "second", "context": {"cluster": "c", "user": "u"}},
+    ],
+    "current-context": "first",
+}
+
+
+def test_the_namespace_is_that_of_the_context(tmp_path):
+    config = tmp_path / "config"
+    config.write_text(json.dumps(CONFIG))
+    assert user_namespace(config) == "ml"
+    assert user_namespace(config, "second") == "default"
+    assert user_namespace(environ={"KUBECONFIG": str(config)}) == "ml"
+
+
+COMMANDS = [
+    (["status"], 2, "Missing argument 'NAME'"),
+    (["status", "desk", "--kubeconfig", "{tmp}/none"], 2, "there is no kubeconfig at {tmp}/none; name one"),
+    (["logs", "desk", "--kubeconfig", "{tmp}/config"], 1, "no answer from the API server"),
+    (["explain", "desk", "--kubeconfig", "{tmp}/config", "--context", "third"], 2, "third"),
+    (["plan", "desk"], 2, "there is no file 'desk', and no cluster to ask for a MultiTaskModel"),
+    (["report", "desk"], 2, "there is no folder 'desk', and no cluster to ask for a MultiTaskModel"),
+    (["plan", "desk", "-n", "ml", "--workdir", "x"], 2, "--workdir belongs to a run on this machine"),
+    (["report", "{tmp}", "--to", "x"], 2, "--to belongs to a report of a cluster"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "status", "said"), COMMANDS)
+def test_without_a_cluster_there_is_one_line(tmp_path, capsys, monkeypatch, arguments, status, said):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
+    (tmp_path / "config").write_text(json.dumps(CONFIG))
+    assert cli.invoke([part.replace("{tmp}", str(tmp_path)) for part in arguments]) == status
+    captured = capsys.readouterr()
+    assert said.replace("{tmp}", str(tmp_path)) in captured.err
+    assert captured.err.count("\n") == 1
+
+
+def test_as_a_plugin_it_calls_itself_so(capsys):
+    assert cli.invoke(["status"], "kubectl mtm") == 2
+    assert "`kubectl mtm status --help` shows how" in capsys.readouterr().err
