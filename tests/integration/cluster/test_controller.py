@@ -1,0 +1,100 @@
+"""Serving one key against a real API server, with decisions that are made for the test."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import AsyncIterator
+from typing import Any
+
+import httpx
+import pytest
+
+from cluster import objects
+from cluster.access import Access
+from integration.cluster import models
+from multitask_operator.cluster.client import Client
+from multitask_operator.cluster.connection import connect
+from multitask_operator.controller import SOON, Controller, Decide, Key, WriteRefused
+from multitask_operator.objects.actions import Create, PatchStatus
+from multitask_operator.reconciler.outcome import Outcome
+from multitask_operator.reconciler.raw import RawState
+from multitask_operator.settings import Settings
+
+SETTINGS = Settings(trainer_image="example.test/trainer:1", resync_seconds=600)
+PATH = "/apis/multitask.dev/v1alpha1/namespaces/{}/multitaskmodels"
+
+
+@pytest.fixture
+async def client(cluster: Access) -> AsyncIterator[Client]:
+    async with Client(await connect(cluster.admin)) as made:
+        yield made
+
+
+def controller(client: Client, decide: Decide) -> Controller:
+    return Controller(client, SETTINGS, decide, clock=lambda: 1_000_000.0, rng=random.Random(1))
+
+
+def stage(raw: RawState, text: str) -> PatchStatus:
+    assert raw.model is not None
+    return PatchStatus({"stage": text}, raw.model["metadata"]["resourceVersion"])
+
+
+def configmap(raw: RawState) -> Create:
+    metadata = {"name": "unit", "namespace": raw.namespace}
+    return Create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
+
+
+def status(rest: httpx.Client, namespace: str) -> Any:
+    return objects.get(rest, f"{PATH.format(namespace)}/desk").get("status")
+
+
+async def test_a_model_that_is_gone_is_not_looked_at_again(client: Client, namespace: str) -> None:
+    def decide(*_: Any) -> Outcome:
+        raise AssertionError("there is nothing to decide")
+
+    assert await controller(client, decide).serve(Key(namespace, "desk")) is None
+
+
+@pytest.mark.parametrize(
+    ("look_again", "least", "most"),
+    [
+        pytest.param(None, 300, 600, id="nothing is awaited: the periodic look, at random in half its interval"),
+        pytest.param(20.0, 20, 20, id="the decision wants an earlier look"),
+        pytest.param(9000.0, 300, 600, id="the decision would look later than the periodic look"),
+    ],
+)
+async def test_when_it_looks_again(
+    client: Client, rest: httpx.Client, namespace: str, look_again: float | None, least: float, most: float
+) -> None:
+    objects.post(rest, PATH.format(namespace), models.model())
+    again = await controller(client, lambda *_: Outcome(look_again=look_again)).serve(Key(namespace, "desk"))
+    assert again is not None
+    assert least <= again <= most
+
+
+async def test_somebody_elses_write_in_between_means_a_new_look_soon(
+    client: Client, rest: httpx.Client, namespace: str
+) -> None:
+    objects.post(rest, PATH.format(namespace), models.model())
+
+    def decide(raw: RawState, *_: Any) -> Outcome:
+        objects.patch_status(rest, f"{PATH.format(namespace)}/desk", {"stage": "somebody's"})
+        return Outcome((stage(raw, "ours"), configmap(raw)))
+
+    assert await controller(client, decide).serve(Key(namespace, "desk")) == SOON
+    assert status(rest, namespace) == {"stage": "somebody's"}
+
+
+async def test_a_write_that_is_refused_is_told_in_the_status_and_nothing_else_is_written(
+    client: Client, rest: httpx.Client, namespace: str
+) -> None:
+    quota = {"metadata": {"name": "few"}, "spec": {"hard": {"count/configmaps": "0"}}}
+    objects.post(rest, f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
+    objects.post(rest, PATH.format(namespace), models.model())
+
+    def decide(raw: RawState, *_: Any) -> Outcome:
+        return Outcome((configmap(raw), stage(raw, raw.refusals[0].reason if raw.refusals else "never")))
+
+    with pytest.raises(WriteRefused, match=r"^cannot create ConfigMap unit: .*exceeded quota: few"):
+        await controller(client, decide).serve(Key(namespace, "desk"))
+    assert status(rest, namespace) == {"stage": "Forbidden"}
