@@ -374,7 +374,7 @@ def test_a_pod_that_is_gone_leaves_what_it_last_said():
     unit = chosen(raw, job)
     assert newest_pod(unit) is None
     text = gone(raw, unit)
-    assert "no pod of baseline/intent/seed-17 is left" in text
+    assert "no pod of baseline/urgency/seed-17 is left" in text
     assert f"ConfigMap {job} says why it failed (it broke) and says how far it came (baseline/x training 3/9" in text
     assert "holds the result of 1 of 1 stages" in gone(raw, chosen(trained().raw(), "filter"))
 

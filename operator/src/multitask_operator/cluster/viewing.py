@@ -37,8 +37,8 @@ def user_namespace(
     source = str(kubeconfig) if kubeconfig else environ.get("KUBECONFIG") or DEFAULT_KUBECONFIG
     try:
         loader = KubeConfigLoader(KubeConfigMerger(source).config, active_context=context)
-        found = loader.current_context["context"].safe_get("namespace")
-    except (ConfigException, OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
+        found = loader.current_context["context"].get("namespace")
+    except (ConfigException, OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise NoCluster(f"kubeconfig {source} names no namespace: {' '.join(str(error).split())}; give one") from error
     return str(found or "default")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 
@@ -82,7 +82,8 @@ def explained(raw: RawState, warnings: Warnings, now: float) -> Explanation:
         shown = picture(raw, now)
     except UserError as error:
         return Explanation("InvalidSpec", str(error), "correct what it names, and apply the resource again")
-    found = chain(_refused(raw), _in_the_way(raw, now), _failed(raw, shown), _stuck(raw, warnings))
+    going = {each.name for each in outcome.actions if isinstance(each, Delete)}
+    found = chain(_refused(raw), _in_the_way(raw, now), _failed(raw, shown, going), _stuck(raw, warnings))
     found = chain(found, _not_acting(raw, outcome, now), _at_work(raw, now), _ended(raw, shown))
     return next(found)
 
@@ -125,12 +126,12 @@ def _in_the_way(raw: RawState, now: float) -> Iterator[Explanation]:
     )
 
 
-def _failed(raw: RawState, shown: Picture) -> Iterator[Explanation]:
-    """The first stage, or the look at the data, whose Job has failed; other work may go on beside it."""
+def _failed(raw: RawState, shown: Picture, going: Collection[str]) -> Iterator[Explanation]:
+    """The first stage, or the look at the data, whose Job has failed for good; other work may go on beside it."""
     names = {each.log for each in shown.plan.failed}
     for unit in units(raw, without=(RUN,)):
         looked = unit.kind == RESOLVE and unit.ended and not shown.current and _has_failed(unit)
-        if unit.name not in names and not looked:
+        if unit.name in going or (unit.name not in names and not looked):
             continue
         failure = failed(unit).failure
         again = f"{_kubectl(raw)} annotate mtm {raw.name} {REFRESH_ANNOTATION}=$(date +%s) --overwrite"
