@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def full_place(error: BaseException, places: Sequence[Path], mounts: Mapping[str
     named = [Path(str(item.filename)) for item in chain if isinstance(item, OSError) and item.filename is not None]
     if any(_says_full(item) for item in chain):
         place = next(iter(named), None) or min(places, key=_free)
-    elif any(isinstance(item, OSError | RuntimeError) for item in chain) and min(map(_free, places)) < _NEARLY_NOTHING:
+    elif any(map(_says_nothing, chain)) and min(map(_free, places)) < _NEARLY_NOTHING:
         place = min(places, key=_free)
     else:
         return None
@@ -46,8 +47,16 @@ def _says_full(error: BaseException) -> bool:
     return any(phrase in said for phrase in _SAID)
 
 
+def _says_nothing(error: BaseException) -> bool:
+    """Whether the error leaves open why something could not be written, as torch's own do."""
+    return isinstance(error, RuntimeError) or (isinstance(error, OSError) and error.errno in (None, errno.EIO))
+
+
 def _free(place: Path) -> int:
+    """Bytes; a file system that counts none, such as /proc, is never full."""
     found = os.statvfs(_existing(place))
+    if found.f_blocks == 0:
+        return sys.maxsize
     return found.f_bavail * found.f_frsize if found.f_files == 0 or found.f_favail else 0
 
 
