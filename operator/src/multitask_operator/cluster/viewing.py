@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import codecs
-import json
 import os
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import yaml
-from kubernetes.aio.client import CoreV1Api
 from kubernetes.aio.config import ConfigException
 from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME
 from kubernetes.aio.config.kube_config import KubeConfigLoader, KubeConfigMerger
@@ -50,39 +49,41 @@ class Viewer(Client):
         self, namespace: str, pod: str, container: str, *, follow: bool, tail: int | None
     ) -> AsyncIterator[str]:
         """The container's log in pieces of text; with ``follow`` until it ends. ``tail``: only the last lines."""
-        request = Request("get", "pods/log", namespace, pod)
-        try:
-            answer = await CoreV1Api(self._api).read_namespaced_pod_log_without_preload_content(
-                pod,
-                namespace,
-                container=container,
-                follow=follow,
-                tail_lines=tail,
-                _request_timeout=_FOLLOWING if follow else TIMEOUT,
-            )
-            async with answer:
-                if answer.status != 200:
-                    raise error_for(request, answer.status, await answer.text())
-                decode = codecs.getincrementaldecoder("utf-8")("replace").decode
-                async for piece in answer.content.iter_any():
-                    yield decode(piece)
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(f"{request}: the log broke off: {str(error) or type(error).__name__}") from error
+        query = [("container", container), ("follow", str(follow).lower())]
+        if tail is not None:
+            query.append(("tailLines", str(tail)))
+        path, timeout = f"/api/v1/namespaces/{namespace}/pods/{pod}/log", _FOLLOWING if follow else TIMEOUT
+        async with self._opened(Request("get", "pods/log", namespace, pod), path, query, timeout) as answer:
+            decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+            async for piece in answer.content.iter_any():
+                yield decode(piece)
 
     async def warnings(self, namespace: str, uid: str) -> tuple[Object, ...]:
         """The Warning Events about the object with ``uid``, the newest last."""
+        query = [("fieldSelector", f"involvedObject.uid={uid},type=Warning")]
         request = Request("list", "events", namespace, None)
+        async with self._opened(request, f"/api/v1/namespaces/{namespace}/events", query, TIMEOUT) as answer:
+            found = await answer.json()
+        return tuple(sorted(found.get("items") or (), key=_when))
+
+    @asynccontextmanager
+    async def _opened(
+        self, request: Request, path: str, query: list[tuple[str, str]], timeout: aiohttp.ClientTimeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer before it is read: the generated methods take no limit for the connection alone."""
         try:
-            answer = await CoreV1Api(self._api).list_namespaced_event_without_preload_content(
-                namespace, field_selector=f"involvedObject.uid={uid},type=Warning", _request_timeout=TIMEOUT
+            asked = await self._api.param_serialize(
+                "GET", path, query_params=query, header_params={}, auth_settings=["BearerToken"]
             )
+            answer: aiohttp.ClientResponse = (await self._api.call_api(*asked, _request_timeout=timeout)).response
             async with answer:
-                text = await answer.text()
+                if answer.status != 200:
+                    raise error_for(request, answer.status, await answer.text())
+                yield answer
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(f"{request}: {str(error) or type(error).__name__}") from error
-        if answer.status != 200:
-            raise error_for(request, answer.status, text)
-        return tuple(sorted(json.loads(text).get("items") or (), key=_when))
+            raise Unavailable(
+                f"{request}: no answer from the API server: {str(error) or type(error).__name__}"
+            ) from error
 
 
 def _when(event: Mapping[str, Any]) -> str:
