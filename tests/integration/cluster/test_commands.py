@@ -72,12 +72,11 @@ def ready(rest, namespace):
 
 def test_the_whole_story_of_a_model(cluster, ready, mtm, tmp_path):
     resource = desk("urgency", "intent")
-    pods = Pods(cluster, ready, resource)
     apply(cluster, ready, resource)
     assert json.loads(mtm("explain", "desk", "--output", "json")[1])["reason"] == "OperatorActs"
     assert "no status yet" in mtm("status", "desk")[1]
 
-    with operator(cluster, ready, tmp_path / "log"):
+    with operator(cluster, ready, tmp_path / "log"), Pods(cluster, ready, resource) as pods:
         until("resolve stands", lambda: status(cluster, ready).get("stages"), 60)
         code, out, _ = mtm("report", "desk", "--output", "json")
         assert (code, Report.model_validate_json(out).qualified) == (0, 0)

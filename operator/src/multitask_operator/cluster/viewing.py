@@ -52,8 +52,8 @@ class Viewer(Client):
         query = [("container", container), ("follow", str(follow).lower())]
         if tail is not None:
             query.append(("tailLines", str(tail)))
-        path, timeout = f"/api/v1/namespaces/{namespace}/pods/{pod}/log", _FOLLOWING if follow else TIMEOUT
-        async with self._opened(Request("get", "pods/log", namespace, pod), path, query, timeout) as answer:
+        path, limit = f"/api/v1/namespaces/{namespace}/pods/{pod}/log", _FOLLOWING if follow else TIMEOUT
+        async with self._opened(Request("get", "pods/log", namespace, pod), path, query, limit) as answer:
             decode = codecs.getincrementaldecoder("utf-8")("replace").decode
             async for piece in answer.content.iter_any():
                 yield decode(piece)
@@ -68,14 +68,14 @@ class Viewer(Client):
 
     @asynccontextmanager
     async def _opened(
-        self, request: Request, path: str, query: list[tuple[str, str]], timeout: aiohttp.ClientTimeout
+        self, request: Request, path: str, query: list[tuple[str, str]], limit: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """The answer before it is read: the generated methods take no limit for the connection alone."""
         try:
             asked = await self._api.param_serialize(
                 "GET", path, query_params=query, header_params={}, auth_settings=["BearerToken"]
             )
-            answer: aiohttp.ClientResponse = (await self._api.call_api(*asked, _request_timeout=timeout)).response
+            answer: aiohttp.ClientResponse = (await self._api.call_api(*asked, _request_timeout=limit)).response
             async with answer:
                 if answer.status != 200:
                     raise error_for(request, answer.status, await answer.text())

@@ -111,10 +111,10 @@ def print_stages(planned: Planned) -> None:
     """Every stage with its state, the sampling probabilities, and what a reader should know besides."""
     rows = [(node.name, planned.states[node.name], node.digest or "") for node in planned.graph.nodes]
     table("", ("stage", "state", "digest"), rows)
-    for group in groups(planned.model.spec):
+    for group, tasks in groups(planned.model.spec).items():
         known = planned.probabilities.get(group)
         shown = (
-            ", ".join(f"{task} {value:.3f}" for task, value in known.items())
+            ", ".join(f"{task} {known[task]:.3f}" for task in tasks if task in known)
             if known
             else "unknown until the data is prepared"
         )
