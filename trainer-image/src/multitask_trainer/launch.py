@@ -22,13 +22,15 @@ MEETING = 900
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Start the processes of this node and wait for them."""
-    parser = argparse.ArgumentParser(prog="launch")
+    parser = argparse.ArgumentParser(prog="launch", usage="launch [options] -m MODULE ARGUMENT …")
     parser.add_argument("--processes", type=int, default=1, help="on this node")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--master", default=f"127.0.0.1:{MASTER_PORT}", help="HOST:PORT on the first node")
-    parser.add_argument("-m", dest="module", required=True, help="the program")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help="its arguments")
-    found = parser.parse_args(argv)
+    given = list(sys.argv[1:] if argv is None else argv)
+    own = given.index("-m") if "-m" in given else len(given)  # argparse would read the program's arguments as its own
+    found, program = parser.parse_args(given[:own]), given[own:]
+    if len(program) < 2:
+        parser.error("-m MODULE is missing: the program to start")
 
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         monitor_interval=0.5,
     )
     try:
-        elastic_launch(config, sys.executable)("-u", "-m", found.module, *found.arguments)
+        elastic_launch(config, sys.executable)("-u", *program)
     except ChildFailedError as error:
         _, first = error.get_first_failure()
         return int(first.exitcode) if first.exitcode > 0 else EXIT_RETRYABLE

@@ -123,17 +123,15 @@ def _publish_remote(folder: Path, address: str, manifest: Manifest) -> Manifest:
     """Object stores cannot rename: each writer's files get a folder of their own, and the one manifest names it."""
     manifest = manifest.model_copy(update={"folder": f"files-{unique()}"})
     content = _content(address, manifest)
-    fs, path = fsspec.url_to_fs(content)
-    with reaching(address):
-        for name in manifest.files:
-            fs.put_file(str(folder / name), f"{path}/{name}")
+    for name in manifest.files:
+        upload(folder / name, f"{content}/{name}")
     standing = find(address)
     if standing is not None:
         remove(content)
         return standing
     text = manifest.model_dump_json(by_alias=True, indent=1, exclude_none=True)
-    with reaching(address):
-        fs.pipe_file(f"{fsspec.url_to_fs(address)[1]}/{MANIFEST}", text.encode())
+    write_atomically(folder / MANIFEST, text)
+    upload(folder / MANIFEST, f"{address}/{MANIFEST}")
     return read_manifest(address) or manifest
 
 
@@ -162,6 +160,16 @@ def reaching(address: str) -> Iterator[None]:
         raise ArtifactError(
             f"{address} cannot be reached ({type(error).__name__}: {error}); is the store up?"
         ) from error
+
+
+def upload(file: Path, address: str) -> None:
+    """Copy a file to a remote address. Raises `StageError` if the bucket is not there."""
+    fs, path = fsspec.url_to_fs(address)
+    with reaching(address):
+        try:
+            fs.put_file(str(file), path)
+        except FileNotFoundError as error:  # of the bucket: folders need not be there
+            raise StageError(f"{address}: {error}; make the bucket, or name another in spec.storage.uri") from error
 
 
 def _content(address: str, manifest: Manifest) -> str:

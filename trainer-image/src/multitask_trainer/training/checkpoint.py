@@ -22,7 +22,7 @@ from torch import Tensor
 from multitask_api.results import CurvePoint
 from multitask_api.types import Model
 from multitask_trainer.errors import ArtifactError
-from multitask_trainer.storage import beside, reaching
+from multitask_trainer.storage import beside, reaching, upload
 
 Weights = Mapping[str, Tensor]
 _CHECKPOINT = "checkpoint.pt"
@@ -112,9 +112,7 @@ class CheckpointStore:
         finally:
             temporary.unlink(missing_ok=True)
         if self.mirror is not None:
-            fs, root = fsspec.url_to_fs(self.mirror)
-            with reaching(self.mirror):
-                fs.put_file(str(path), f"{root}/{name}")
+            upload(path, f"{self.mirror}/{name}")
 
     def _local(self, name: str) -> Path | None:
         """The file in the folder, brought from the mirror if need be; None if it is nowhere."""

@@ -1,0 +1,153 @@
+"""Storage in an S3 bucket: artifacts, their inventory and checkpoints, against a server that speaks S3."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from uuid import uuid4
+
+import fsspec
+import pytest
+import s3fs
+import torch
+from moto.server import ThreadedMotoServer
+
+from multitask_api.manifest import Manifest
+from multitask_trainer.errors import ArtifactError, StageError
+from multitask_trainer.inventory import results
+from multitask_trainer.storage import describe, fetch, find, publish, remove
+from multitask_trainer.training.checkpoint import CheckpointStore, Progress
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def s3() -> Iterator[str]:
+    """The address of an S3 server; the environment sends every client there."""
+    patch = pytest.MonkeyPatch()
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    for name, value in {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        patch.setenv(name, value)
+    s3fs.S3FileSystem.clear_instance_cache()
+    yield f"http://{host}:{port}"
+    s3fs.S3FileSystem.clear_instance_cache()
+    server.stop()
+    patch.undo()
+
+
+@pytest.fixture
+def bucket(s3: str) -> str:
+    name = f"bucket-{uuid4().hex}"
+    fsspec.filesystem("s3").mkdir(name)
+    return f"s3://{name}"
+
+
+def artifact(folder: Path, word: str) -> tuple[Path, Manifest]:
+    (folder / "weights").mkdir(parents=True)
+    for number in range(8):
+        (folder / "weights" / f"{number}.bin").write_bytes(word.encode() * 1000)
+    (folder / "empty").write_bytes(b"")
+    manifest = Manifest(
+        stage="mixture/all",
+        kind="mixture",
+        digest="d",
+        version=1,
+        read_outputs={},
+        outputs={},
+        files=describe(folder),
+        result={"word": word},
+        seconds=1.0,
+    )
+    return folder, manifest
+
+
+def content(folder: Path) -> set[bytes]:
+    return {path.read_bytes()[:3] for path in folder.glob("weights/*.bin")}
+
+
+def test_what_is_published_is_found_listed_and_fetched(bucket, tmp_path):
+    address = f"{bucket}/desk/stages/mixture/all/d"
+    assert find(address) is None
+    assert results(f"{bucket}/desk") == []
+    folder, manifest = artifact(tmp_path / "a", "one")
+    published = publish(folder, address, manifest)
+    assert results(f"{bucket}/desk") == [published] == [find(address)]
+    assert content(fetch(address, tmp_path / "cache")) == {b"one"}
+    remove(address)
+    assert find(address) is None
+
+
+def test_of_two_pods_at_one_order_one_wins_whole(bucket, tmp_path):
+    address = f"{bucket}/desk/stages/mixture/all/d"
+    made = [artifact(tmp_path / word, word) for word in ("one", "two")]
+    start = threading.Barrier(2)
+
+    def write(folder: Path, manifest: Manifest) -> None:
+        start.wait()
+        publish(folder, address, manifest)
+
+    threads = [threading.Thread(target=write, args=item) for item in made]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    word = str(find(address).result["word"])
+    assert content(fetch(address, tmp_path / "cache")) == {word.encode()}
+
+
+def test_a_damaged_object_is_named_by_its_reader(bucket, tmp_path):
+    address = f"{bucket}/d"
+    published = publish(*_at(artifact(tmp_path / "a", "one"), address))
+    fs, path = fsspec.url_to_fs(address)
+    fs.pipe_file(f"{path}/{published.folder}/weights/3.bin", b"two" * 1000)
+    with pytest.raises(
+        ArtifactError, match=r"weights/3\.bin has other bytes than its manifest says; delete the folder"
+    ):
+        fetch(address, tmp_path / "cache")
+
+
+def _at(made: tuple[Path, Manifest], address: str) -> tuple[Path, str, Manifest]:
+    return made[0], address, made[1]
+
+
+def test_another_pod_goes_on_from_the_mirrored_checkpoint(bucket, tmp_path):
+    mirror = f"{bucket}/desk/work/mixture__all-d"
+    store = CheckpointStore(tmp_path / "one", mirror)
+    for step in (10, 20):
+        store.save_best(step, {"w": torch.full((3,), float(step))})
+        store.save(Progress(step=step, best_step=step), {"w": torch.zeros(3)}, {"state": {}})
+    assert sorted(name.rsplit("/", 1)[-1] for name in fsspec.filesystem("s3").ls(mirror, refresh=True)) == [
+        "best-20.pt",
+        "checkpoint.pt",
+    ]
+    elsewhere = CheckpointStore(tmp_path / "two", mirror)
+    assert elsewhere.load()[0].step == 20
+    assert torch.equal(elsewhere.load_best(20)["w"], torch.full((3,), 20.0))
+
+
+def test_a_bucket_that_is_not_there_is_named(s3, tmp_path):
+    folder, manifest = artifact(tmp_path / "a", "one")
+    with pytest.raises(
+        StageError, match=r"s3://no-such-bucket/d/.*The specified bucket does not exist; make the bucket"
+    ):
+        publish(folder, "s3://no-such-bucket/d", manifest)
+
+
+def test_a_server_that_is_gone_is_a_passing_failure(s3, monkeypatch):
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{unused.getsockname()[1]}")
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+        s3fs.S3FileSystem.clear_instance_cache()
+        with pytest.raises(ArtifactError, match="cannot be reached"):
+            find("s3://bucket/d")
+    s3fs.S3FileSystem.clear_instance_cache()
