@@ -23,6 +23,11 @@ def scheme_of(address: str) -> str | None:
     return match[1].lower() if match else None
 
 
+def is_folder(base: str) -> bool:
+    """Whether a base model is a folder of files: neither made here nor on the hub, whose revision says what it is."""
+    return scheme_of(base) not in ("builtin", "hf")
+
+
 def address_fault(address: str, schemes: Sequence[str]) -> str | None:
     """What is wrong with ``address`` where ``schemes`` and plain paths are allowed; None when nothing is."""
     scheme = scheme_of(address)

@@ -109,6 +109,7 @@ class BaseParameters(StageParameters):
 
     uri: str
     revision: str | None = None
+    fingerprint: str | None = Field(None, description="Of the files of a base that is a folder.")
     pretraining: Pretraining | None = None
     corpus_fingerprints: tuple[str, ...] = ()
     tasks: tuple[TaskDefinition, ...]
@@ -117,9 +118,11 @@ class BaseParameters(StageParameters):
     def identity(self) -> dict[str, object]:
         """The base is frozen once made: tasks are not part of it, or a new task would retrain everything.
 
-        ``pretraining.refresh`` asks for a new one.
+        ``pretraining.refresh`` asks for a new one. Of a folder its content counts, its address does not.
         """
-        settings: dict[str, object] = {"uri": self.uri, "revision": self.revision, "seed": self.optimisation.seed}
+        source = {"uri": self.uri, "revision": self.revision}
+        folder = {"fingerprint": self.fingerprint}
+        settings: dict[str, object] = {**(folder if self.fingerprint else source), "seed": self.optimisation.seed}
         if self.pretraining is not None:
             settings["pretraining"] = self.pretraining.model_dump(mode="json", by_alias=True, exclude={"corpus"})
             settings["corpus"] = self.corpus_fingerprints

@@ -58,6 +58,7 @@ def resolved(spec: MultiTaskModelSpec, contents: Mapping[str, str]) -> Resolved:
     """Every address has its own content unless ``contents`` says what it is."""
     sources = [getattr(item.data, split).uri for item in spec.tasks for split in SPLITS]
     sources += [source.uri for source in (spec.pretraining.corpus if spec.pretraining else ())]
+    sources += [spec.base_model.uri]
     found = {uri: ResolvedData(fingerprint=digest(contents.get(uri, uri)), files=1, bytes=1) for uri in sources}
     return Resolved(data=found)
 

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
+from multitask_api.resource.reading import check
+from multitask_api.stages.graph import build
 from multitask_api.stages.nodes import NodeState
 
-from .runs import World, changed, document, task
+from .runs import World, changed, document, resolved, task
 
 AFTER_FILTER = ["mixture/classification", "bundle", "evaluate/classification", "export", "verify", "ledger"]
 ALL = [
@@ -221,6 +223,25 @@ def test_the_base_is_made_anew_only_on_request_or_for_another_corpus() -> None:
     assert "base" in world.run(changed(source, "pretraining.refresh", "now"))
     world.contents = {"corpus.jsonl": "more text"}
     assert "base" in world.run(source)
+
+
+def test_a_base_that_is_a_folder_is_what_its_files_are() -> None:
+    world = World()
+    source = document(baseModel={"uri": "bases/chat"})
+    world.run(source)
+    world.contents = {"elsewhere/chat": "bases/chat"}
+    assert world.run(changed(source, "baseModel.uri", "elsewhere/chat")) == []
+    world.contents = {"bases/chat": "other weights"}
+    again = world.run(source)
+    assert {"base", "baseline/reply/seed-17"} <= set(again)
+    assert "prepare/reply" not in again
+
+
+def test_a_base_whose_files_are_not_known_is_waited_for() -> None:
+    spec = check(document(baseModel={"uri": "bases/chat"})).spec
+    known = resolved(spec, {})
+    lacking = known.model_copy(update={"data": {uri: at for uri, at in known.data.items() if uri != "bases/chat"}})
+    assert build("desk", spec, lacking, {})["base"].digest is None
 
 
 def test_a_declared_baseline_is_not_trained_unless_the_task_fails_against_it() -> None:

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import numpy as np
 
 from multitask_api.look import DataLook
@@ -17,7 +18,7 @@ from multitask_api.manifest import Manifest, Resolved, StageFailure, StageOrder
 from multitask_api.parameters import PrepareParameters
 from multitask_api.resource.reading import check
 from multitask_api.results import PrepareResult
-from multitask_trainer.data.fingerprints import HashCache, resolve_data
+from multitask_trainer.data.fingerprints import HashCache, resolve_data, resolve_folder
 from multitask_trainer.data.places import Places
 from multitask_trainer.data.rows import Row, read_inputs, read_rows
 from multitask_trainer.stage import run
@@ -158,6 +159,45 @@ def test_resolve_hashes_a_file_once(tmp_path: Path) -> None:
     assert resolved(tmp_path).data["train.jsonl"].fingerprint != first.data["train.jsonl"].fingerprint
     (tmp_path / "cache.json").write_text("no JSON")
     assert resolved(tmp_path) == first
+
+
+def test_resolve_fingerprints_a_base_that_is_a_folder(tmp_path: Path) -> None:
+    write(tmp_path, "base/config.json", b"{}")
+    write(tmp_path, "base/model.safetensors", b"weights")
+    first = resolved(tmp_path, baseModel={"uri": "base"}).data["base"]
+    assert (first.files, first.bytes, first.problem) == (2, 9, None)
+    write(tmp_path, "base/.cache/lock", b"")
+    shutil.copytree(tmp_path / "base", tmp_path / "copy")
+    assert resolved(tmp_path, baseModel={"uri": f"file://{tmp_path}/copy"}).data[f"file://{tmp_path}/copy"] == first
+    write(tmp_path, "base/model.safetensors", b"trained")
+    assert resolved(tmp_path, baseModel={"uri": "base"}).data["base"].fingerprint != first.fingerprint
+    (tmp_path / "copy/config.json").rename(tmp_path / "copy/settings.json")
+    assert resolved(tmp_path, baseModel={"uri": "copy"}).data["copy"].fingerprint != first.fingerprint
+
+
+def test_resolve_fingerprints_a_base_elsewhere(tmp_path: Path) -> None:
+    write(tmp_path, "base/config.json", b"{}")
+    store = fsspec.filesystem("memory")
+    store.pipe("/bases/chat/config.json", b"{}")
+    places = Places(tmp_path)
+    found = resolve_folder("memory://bases/chat", places, HashCache())
+    assert (found.problem, found.files) == (None, 1)
+    assert found.fingerprint == resolve_folder("base", places, HashCache()).fingerprint
+    store.rm("/bases", recursive=True)
+    assert resolve_folder("memory://bases/chat", places, HashCache()).problem == (
+        "no such file or folder; check the address and its spelling"
+    )
+
+
+def test_a_base_without_files_is_a_problem(tmp_path: Path) -> None:
+    data(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert resolved(tmp_path, baseModel={"uri": "empty"}).problems == (
+        "empty: no file in this folder; give the folder that holds the model's config.json",
+    )
+    [problem] = resolved(tmp_path, baseModel={"uri": "emty"}).problems
+    assert problem.startswith("emty: no such folder (")
+    assert problem.endswith("did you mean empty?")
 
 
 def test_resolve_collects_every_problem(tmp_path: Path) -> None:

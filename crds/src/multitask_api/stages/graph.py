@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from multitask_api.addresses import is_folder
 from multitask_api.digests import digest
 from multitask_api.manifest import Manifest, Resolved
 from multitask_api.parameters import (
@@ -101,10 +102,13 @@ class _Builder:
         pretraining = self.spec.pretraining
         corpus = pretraining.corpus if pretraining else ()
         found = [self.resolved.data.get(source.uri) for source in corpus]
-        complete = all(item is not None and item.fingerprint for item in found)
+        files = self.resolved.data.get(base.uri) if is_folder(base.uri) else None
+        known = [*found, files] if is_folder(base.uri) else found
+        complete = all(item is not None and item.fingerprint for item in known)
         parameters = BaseParameters(
             uri=base.uri,
             revision=self.resolved.revision or base.revision,
+            fingerprint=files.fingerprint if files else None,
             pretraining=pretraining,
             corpus_fingerprints=tuple(item.fingerprint for item in found if item and item.fingerprint),
             tasks=tuple(self.tasks.values()),

@@ -9,7 +9,7 @@ from pathlib import Path
 from multitask_api.addresses import scheme_of
 from multitask_api.digests import digest
 from multitask_api.manifest import ResolvedData
-from multitask_trainer.data.places import DataFile, Places, files_at
+from multitask_trainer.data.places import DataFile, Places, files_at, files_below
 from multitask_trainer.errors import DataError
 from multitask_trainer.storage import write_atomically
 
@@ -57,6 +57,19 @@ def resolve_data(address: str, places: Places, cache: HashCache) -> ResolvedData
     except (DataError, OSError) as error:
         return ResolvedData(problem=str(error).removeprefix(f"{address}: "))
     size = sum(file.size for file in files)
+    return ResolvedData(fingerprint=digest(hashes, FINGERPRINT), files=len(files), bytes=size)
+
+
+def resolve_folder(address: str, places: Places, cache: HashCache) -> ResolvedData:
+    """A folder as a whole, a base model's: the fingerprint covers each file's name in it and content, or the problem."""
+    try:
+        files = files_below(address, places)
+        hashes = [[name, cache.sha256(file, places.root)] for name, file in files.items()]
+    except PermissionError as error:
+        return ResolvedData(problem=f"no permission to read {error.filename or 'it'}; change its mode or owner")
+    except (DataError, OSError) as error:
+        return ResolvedData(problem=str(error).removeprefix(f"{address}: "))
+    size = sum(file.size for file in files.values())
     return ResolvedData(fingerprint=digest(hashes, FINGERPRINT), files=len(files), bytes=size)
 
 

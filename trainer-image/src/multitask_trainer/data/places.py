@@ -92,6 +92,27 @@ def files_at(address: str, places: Places) -> list[DataFile]:
     return _local_files(address, local) if local is not None else _remote_files(address)
 
 
+def files_below(address: str, places: Places) -> dict[str, DataFile]:
+    """Relative name → file, by name, of all files in a folder but hidden ones. Raises DataError if there is no folder.
+
+    Their formats do not matter here: the files are those of a model.
+    """
+    local = places.local(address)
+    if local is None:
+        fs, path, _, found = _listing(address)
+        named = {name.removeprefix(path).lstrip("/"): found[name] for name in sorted(found)}
+        kept = {name: _remote_file(f"{address.rstrip('/')}/{name}", fs, named[name], ("", None)) for name in named}
+    elif local.is_dir():
+        paths = {item.relative_to(local).as_posix(): item for item in sorted(local.rglob("*")) if item.is_file()}
+        kept = {name: _local_file(f"{address.rstrip('/')}/{name}", path, ("", None)) for name, path in paths.items()}
+    else:
+        raise DataError(f"{address}: no such folder ({local.absolute()}){_nearest(local)}")
+    shown = {name: file for name, file in kept.items() if not any(part.startswith(".") for part in name.split("/"))}
+    if not shown:
+        raise DataError(f"{address}: no file in this folder; give the folder that holds the model's config.json")
+    return shown
+
+
 def _local_files(address: str, path: Path) -> list[DataFile]:
     if path.is_dir():
         names = sorted(item for item in path.rglob("*") if item.is_file())
@@ -105,26 +126,15 @@ def _local_files(address: str, path: Path) -> list[DataFile]:
     return [_local_file(address, path)]
 
 
-def _local_file(name: str, path: Path) -> DataFile:
+def _local_file(name: str, path: Path, kind: tuple[str, str | None] | None = None) -> DataFile:
     stat = path.stat()
-    return _data_file(name, stat.st_size, f"{stat.st_size}:{stat.st_mtime_ns}", lambda: path.open("rb"))
+    return _data_file(name, stat.st_size, f"{stat.st_size}:{stat.st_mtime_ns}", lambda: path.open("rb"), kind)
 
 
 def _remote_files(address: str) -> list[DataFile]:
-    import fsspec
-
-    try:
-        fs, path = fsspec.url_to_fs(address)
-        entry = fs.info(path)
-        if entry["type"] == "file":
-            return [_remote_file(address, fs, entry)]
-        found: dict[str, Any] = fs.find(path, detail=True)
-    except ImportError as error:
-        raise DataError(f"{address}: {error}; install it to read {scheme_of(address)}:// addresses") from error
-    except FileNotFoundError as error:
-        raise DataError(f"{address}: no such file or folder; check the address and its spelling") from error
-    except PermissionError as error:
-        raise DataError(f"{address}: access denied ({error}); check the credentials") from error
+    fs, path, entry, found = _listing(address)
+    if entry["type"] == "file":
+        return [_remote_file(address, fs, entry)]
     shown = {name: name.removeprefix(path).lstrip("/") for name in sorted(found)}
     kept = [name for name in shown if _is_data(shown[name])]
     if not kept:
@@ -132,13 +142,31 @@ def _remote_files(address: str) -> list[DataFile]:
     return [_remote_file(f"{address.rstrip('/')}/{shown[name]}", fs, found[name]) for name in kept]
 
 
-def _remote_file(name: str, fs: Any, entry: Mapping[str, Any]) -> DataFile:
+def _listing(address: str) -> tuple[Any, str, Mapping[str, Any], dict[str, Any]]:
+    """The file system, the path in it, what stands there, and all files below it. Raises DataError."""
+    import fsspec
+
+    try:
+        fs, path = fsspec.url_to_fs(address)
+        entry = fs.info(path)
+        return fs, path, entry, {} if entry["type"] == "file" else fs.find(path, detail=True)
+    except ImportError as error:
+        raise DataError(f"{address}: {error}; install it to read {scheme_of(address)}:// addresses") from error
+    except FileNotFoundError as error:
+        raise DataError(f"{address}: no such file or folder; check the address and its spelling") from error
+    except PermissionError as error:
+        raise DataError(f"{address}: access denied ({error}); check the credentials") from error
+
+
+def _remote_file(name: str, fs: Any, entry: Mapping[str, Any], kind: tuple[str, str | None] | None = None) -> DataFile:
     stamp = ":".join(str(entry[key]) for key in STAMPS if entry.get(key) is not None)
-    return _data_file(name, entry["size"] or 0, stamp, lambda: fs.open(entry["name"], "rb"))
+    return _data_file(name, entry["size"] or 0, stamp, lambda: fs.open(entry["name"], "rb"), kind)
 
 
-def _data_file(name: str, size: int, stamp: str, open_raw: Callable[[], IO[bytes]]) -> DataFile:
-    found = format_of(name.rsplit("/", 1)[-1])
+def _data_file(
+    name: str, size: int, stamp: str, open_raw: Callable[[], IO[bytes]], kind: tuple[str, str | None] | None
+) -> DataFile:
+    found = kind or format_of(name.rsplit("/", 1)[-1])
     if found is None:
         raise DataError(f"{name}: not a data file by its name; rename or convert it to {KNOWN}")
     return DataFile(name, found[0], found[1], size, stamp, open_raw)

@@ -13,11 +13,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from multitask_api.addresses import scheme_of
+from multitask_api.addresses import is_folder, scheme_of
 from multitask_api.cluster import MANIFESTS_KEY, RESOLVED_KEY, ResolveOrder, pack_manifests
 from multitask_api.manifest import Resolved
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
-from multitask_trainer.data.fingerprints import HashCache, resolve_data
+from multitask_trainer.data.fingerprints import HashCache, resolve_data, resolve_folder
 from multitask_trainer.data.places import Places
 from multitask_trainer.errors import DataError
 from multitask_trainer.inventory import results
@@ -25,8 +25,10 @@ from multitask_trainer.storage import local_path, reaching, write_atomically
 
 
 def resolve(spec: MultiTaskModelSpec, places: Places, cache: HashCache) -> Resolved:
-    """Fingerprint every data address and pin the base's revision; what fails is a problem of its address."""
+    """Fingerprint every data address and the base, or pin its revision; what fails is a problem of its address."""
     data = {address: resolve_data(address, places, cache) for address in dict.fromkeys(_addresses(spec))}
+    if is_folder(spec.base_model.uri):
+        data[spec.base_model.uri] = resolve_folder(spec.base_model.uri, places, cache)
     problems = [f"{address}: {found.problem}" for address, found in data.items() if found.problem]
     revision = None
     base = spec.base_model
