@@ -88,6 +88,27 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
         f"{FIRST}.data.train.uri: unknown scheme s33://; did you mean s3://? {SCHEMES.capitalize()}",
     ),
     (
+        "a base with its revision in the address",
+        put("spec.baseModel.uri", "hf://org/name@main"),
+        (
+            "spec.baseModel.uri: 'hf://org/name@main' names a revision; write uri: hf://org/name and, beside it,"
+            " revision: main"
+        ),
+    ),
+    (
+        "a dataset as base",
+        put("spec.baseModel.uri", "hf://datasets/org/name"),
+        ("spec.baseModel.uri: 'hf://datasets/org/name' names a dataset; a base is a model, hf://ORGANISATION/NAME"),
+    ),
+    (
+        "a part of a repository as base",
+        put("spec.baseModel.uri", "hf://org/name/sub"),
+        (
+            "spec.baseModel.uri: 'hf://org/name/sub' names a part of a repository; a base is a whole one,"
+            " hf://ORGANISATION/NAME"
+        ),
+    ),
+    (
         "a built-in base as data",
         put(f"{FIRST}.data.train.uri", "builtin://tiny"),
         f"{FIRST}.data.train.uri: unknown scheme builtin://; {SCHEMES}",

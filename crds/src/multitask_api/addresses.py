@@ -12,6 +12,8 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _CLAIM = re.compile(r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$")
 _HUB = re.compile(r"^hf://(datasets/)?[\w.-]+(/[\w.-]+)?(@[^/]+)?(/.+)?$")
 
+_HUB_BASE = re.compile(r"^hf://[\w.-]+(/[\w.-]+)?$")
+
 STORES = ("file", "s3", "gs", "pvc")
 DATA_SCHEMES = ("file", "hf", "s3", "gs", "pvc")
 BASE_SCHEMES = ("builtin", "file", "hf", "s3", "gs", "pvc")
@@ -21,6 +23,21 @@ def scheme_of(address: str) -> str | None:
     """The scheme in lower case; None for a plain path."""
     match = _SCHEME.match(address)
     return match[1].lower() if match else None
+
+
+def base_fault(address: str) -> str | None:
+    """What is wrong with the address of a base model; None when nothing is. On the hub it is a whole repository."""
+    fault = address_fault(address, BASE_SCHEMES)
+    if fault is not None or scheme_of(address) != "hf":
+        return fault
+    if address.startswith("hf://datasets/"):
+        return f"{address!r} names a dataset; a base is a model, hf://ORGANISATION/NAME"
+    if _HUB_BASE.match(address):
+        return None
+    name, _, revision = address.partition("@")
+    if revision and "/" not in revision:
+        return f"{address!r} names a revision; write uri: {name} and, beside it, revision: {revision}"
+    return f"{address!r} names a part of a repository; a base is a whole one, hf://ORGANISATION/NAME"
 
 
 def is_folder(base: str) -> bool:

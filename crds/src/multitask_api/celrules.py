@@ -70,6 +70,10 @@ _BUILTIN = Rule(
     f"!self.matches('^(?i:{SCHEME})') || self in [{', '.join(repr(SCHEME + size) for size in SIZES)}]",
     f"no such built-in base; the sizes are {', '.join(SIZES)}",
 )
+_HUB_BASE = Rule(
+    "!self.matches('^hf://(datasets/|[^/]+/[^/]+/|.*@)')",
+    "a base is a whole repository of the hub, hf://ORGANISATION/NAME; its revision stands beside it, in revision",
+)
 # The pieces of a prompt, as `template` reads them: characters, braces written twice, fields.
 _TEXT, _FIELD = "[^{}]|[{][{]|[}][}]", r"[{][\pL\p{Nl}\p{No}_][\pL\pN_]*[}]"
 _TASK = (
@@ -108,7 +112,7 @@ _TASK = (
 
 MODEL_RULES: Mapping[str, tuple[Rule, ...]] = {
     "spec": _SPEC,
-    "spec.baseModel.uri": (*_address(BASE_SCHEMES), _BUILTIN),
+    "spec.baseModel.uri": (*_address(BASE_SCHEMES), _HUB_BASE, _BUILTIN),
     "spec.storage.uri": _address(STORES),
     "spec.tasks[]": _TASK,
     "spec.tasks[].labels[]": (Rule("self == self.trim()", "begins or ends with white space; remove it"),),

@@ -14,6 +14,7 @@ Object = dict[str, Any]
 TASK = "spec.tasks[0]"
 DATA = "data.jsonl"
 GENERATION = {f"{TASK}.type": "Generation", f"{TASK}.labels": ABSENT}
+HUB_BASE = "a base is a whole repository of the hub, hf://ORGANISATION/NAME; its revision stands beside it, in revision"
 
 #: sentence, changes to a good model, the field that is named, the rule's message
 RULES: list[tuple[str, Object, str, str]] = [
@@ -66,6 +67,12 @@ RULES: list[tuple[str, Object, str, str]] = [
     ("a built-in base is one of five",
      {"spec.baseModel.uri": "builtin://huge"}, "spec.baseModel.uri",
      "no such built-in base; the sizes are micro, tiny, small, 50m, 500m"),
+    ("a base of the hub is no data set",
+     {"spec.baseModel.uri": "hf://datasets/org/name"}, "spec.baseModel.uri", HUB_BASE),
+    ("nor a folder of a repository",
+     {"spec.baseModel.uri": "hf://org/name/sub"}, "spec.baseModel.uri", HUB_BASE),
+    ("and its revision stands beside it",
+     {"spec.baseModel.uri": "hf://org/name@main"}, "spec.baseModel.uri", HUB_BASE),
     ("pretraining needs text",
      {"spec.pretraining": {"tasksText": False, "maxSteps": 9}}, "spec.pretraining",
      "without tasksText it needs a corpus"),

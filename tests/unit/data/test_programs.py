@@ -218,6 +218,12 @@ def test_resolve_collects_every_problem(tmp_path: Path) -> None:
     assert found.data["train.jsonl"].fingerprint
 
 
+def test_a_name_that_the_hub_cannot_have_is_a_problem(tmp_path: Path) -> None:
+    data(tmp_path)
+    [problem] = resolved(tmp_path, baseModel={"uri": "hf://org/a..b"}).problems
+    assert problem.startswith("spec.baseModel: hf://org/a..b: not a name that the hub can have (")
+
+
 def test_resolve_keeps_a_commit_and_uses_the_cache_offline(tmp_path: Path, monkeypatch: Any) -> None:
     data(tmp_path)
     commit = "0123456789abcdef0123456789abcdef01234567"

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from multitask_api.addresses import BASE_SCHEMES, STORES, address_fault
+from multitask_api.addresses import STORES, address_fault, base_fault
 from multitask_api.bundle import GenerationSettings
 from multitask_api.errors import Problem
 from multitask_api.resource.problems import refuse
@@ -20,15 +20,14 @@ FreeForm = dict[str, Any]
 
 
 def _base_address(address: str) -> str:
-    return _checked(address, BASE_SCHEMES)
+    return _checked(address, base_fault(address))
 
 
 def _store_address(address: str) -> str:
-    return _checked(address, STORES)
+    return _checked(address, address_fault(address, STORES))
 
 
-def _checked(address: str, schemes: tuple[str, ...]) -> str:
-    fault = address_fault(address, schemes)
+def _checked(address: str, fault: str | None) -> str:
     if fault is not None:
         raise ValueError(fault)
     return address

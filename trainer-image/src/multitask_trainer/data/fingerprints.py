@@ -61,7 +61,7 @@ def resolve_data(address: str, places: Places, cache: HashCache) -> ResolvedData
 
 
 def resolve_folder(address: str, places: Places, cache: HashCache) -> ResolvedData:
-    """A folder as a whole, a base model's: the fingerprint covers each file's name in it and content, or the problem."""
+    """A folder as a whole, such as a base model's: a fingerprint of its files' names and content, or the problem."""
     try:
         files = files_below(address, places)
         hashes = [[name, cache.sha256(file, places.root)] for name, file in files.items()]

@@ -75,12 +75,20 @@ def resolve_revision(repository: str, revision: str | None, kind: str) -> str:
     if revision and _COMMIT.match(revision):
         return revision
     import huggingface_hub
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     where = f"hf://{repository}" + (f"@{revision}" if revision else "")
     try:
         info: Any = huggingface_hub.HfApi().repo_info(repository, revision=revision, repo_type=kind, timeout=20)
         return str(info.sha)
+    except HFValidationError as error:
+        raise DataError(f"{where}: not a name that the hub can have ({_short(error)}); correct it") from error
     except GatedRepoError as error:
         raise DataError(f"{where}: access is gated; accept its terms on the hub and set HF_TOKEN") from error
     except RevisionNotFoundError as error:
