@@ -254,6 +254,16 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
         f"{FIRST}.prompt: shows the model the answer, {{label}}; name only fields that a request carries",
     ),
     (
+        "a prompt of too many fields",
+        put(f"{FIRST}.prompt", "".join(f"{{f{number}}}" for number in range(65))),
+        f"{FIRST}.prompt: names 65 fields, and at most 64 can be served; join some",
+    ),
+    (
+        "a field with too long a name",
+        put(f"{FIRST}.prompt", f"{{{'a' * 65}}}"),
+        (f"{FIRST}.prompt: the name aaaaaaaaaaaaaaaa… has 65 characters, and at most 64 can be served; shorten it"),
+    ),
+    (
         "an unknown field",
         put("spec.training", {"batchRow": 8}),
         "spec.training.batchRow: unknown field; did you mean batchRows?",

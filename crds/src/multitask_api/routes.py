@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from multitask_api.resource.tasks import Label
+from multitask_api.resource.tasks import LONGEST_FIELD, MOST_FIELDS, Label
 from multitask_api.types import Model
 
-FieldName = Annotated[str, StringConstraints(max_length=64)]
+FieldName = Annotated[str, StringConstraints(max_length=LONGEST_FIELD)]
 
 
 class Backend(Model):
@@ -26,7 +26,9 @@ class RoutedTask(Model):
 
     name: str = Field(max_length=63)
     type: Literal["Classification", "Generation"]
-    fields: tuple[FieldName, ...] = Field(max_length=64, description="Names of the fields a request must carry.")
+    fields: tuple[FieldName, ...] = Field(
+        max_length=MOST_FIELDS, description="Names of the fields a request must carry."
+    )
     labels: tuple[Label, ...] = Field((), max_length=256)
     served_by: str = Field("", max_length=253, description="The group whose mixture answers, or `baseline`.")
     backends: tuple[Backend, ...] = Field(min_length=1, max_length=8)

@@ -38,6 +38,10 @@ Metric = Literal["Accuracy", "MacroF1", "MatthewsCorrelation", "ExactMatch", "To
 RESERVED_GROUPS = (BASE_MODEL, BASELINE)
 """What a group cannot be called: in a bundle and in its routes these names mean something else."""
 
+MOST_FIELDS = 64
+LONGEST_FIELD = 64
+"""Of a prompt: what the routes that gateways read hold, and characters of a field's name."""
+
 CLASSIFICATION_METRICS = ("Accuracy", "MacroF1", "MatthewsCorrelation")
 GENERATION_METRICS = ("ExactMatch", "TokenF1", "RougeL", "Bleu")
 
@@ -120,6 +124,11 @@ class TaskSpec(Model):
             return
         if not fields:
             yield Problem("prompt", "names no field, so every row would ask the same; name one, as in {text}")
+        if len(fields) > MOST_FIELDS:
+            yield Problem("prompt", f"names {len(fields)} fields, and at most {MOST_FIELDS} can be served; join some")
+        for name in (name for name in fields if len(name) > LONGEST_FIELD):
+            text = f"the name {name[:16]}… has {len(name)} characters, and at most {LONGEST_FIELD} can be served"
+            yield Problem("prompt", f"{text}; shorten it")
         answer = self.data.label_field if self.type == "Classification" else self.data.target_field
         if answer in fields:
             yield Problem(
