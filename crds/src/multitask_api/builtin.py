@@ -6,6 +6,11 @@ SCHEME = "builtin://"
 SIZES = ("micro", "tiny", "small", "50m", "500m")
 
 
+def is_builtin(uri: str) -> bool:
+    """Whether a base model is made here."""
+    return uri.startswith(SCHEME)
+
+
 def size_fault(uri: str) -> str | None:
     """What is wrong with a ``builtin://`` address; None when nothing is."""
     size = uri.removeprefix(SCHEME)

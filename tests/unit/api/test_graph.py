@@ -186,6 +186,7 @@ def test_what_a_change_runs_again(what: str, path: str, value: Any, ran: list[st
         ),
         ("training.seed", 18, {"base", "baseline/reply/seed-18"}, {"prepare/urgency"}),
         ("baseModel.uri", "builtin://tiny", {"base", "baseline/reply/seed-17"}, {"prepare/urgency"}),
+        ("baseModel.revision", "2", {"base", "baseline/reply/seed-17"}, {"prepare/urgency"}),
         ("stages.baseline.seeds", 2, {"baseline/reply/seed-18"}, {"baseline/reply/seed-17", "base"}),
         ("stages.baseline.maxSteps", 9, {"baseline/reply/seed-17"}, {"base", "prepare/reply"}),
         ("filtering", {"strategy": "None"}, {"mixture/all", "evaluate/all"}, {"base", "baseline/reply/seed-17"}),

@@ -126,17 +126,25 @@ def test_a_task_that_got_fewer_rows_than_it_needed_is_warned_about():
     assert "urgency was given 12,800 rows in stages 2 and 3; alone it needed 99,999,999" in warnings[0]
 
 
-def test_a_task_added_after_the_base_was_made_is_noted_where_its_text_counts():
-    for pretraining, expected in (
-        (None, 0),
-        ({"maxSteps": 10}, 1),
-        ({"maxSteps": 10, "tasksText": False, "corpus": [{"uri": "chats.jsonl"}]}, 0),
-    ):
-        more = {"pretraining": pretraining} if pretraining else {}
-        old, new = model(task("urgency"), **more), model(task("urgency"), task("billing"), **more)
-        notes = frozen_base_notes(new, graph_of(new, all_done(old)))
-        assert len(notes) == expected
-        assert all("billing" in note and "refresh" in note for note in notes)
+CHATS = {"maxSteps": 10, "tasksText": False, "corpus": [{"uri": "chats.jsonl"}]}
+LATE = [
+    # a sentence, spec.baseModel.uri, spec.pretraining, what the base lacks and what makes it anew (None: no note)
+    ("a built-in tokenizer", "builtin://tiny", None, ("tokenizer", "spec.baseModel.revision")),
+    ("pre-trained on the tasks", "builtin://tiny", {"maxSteps": 10}, ("not seen", "spec.pretraining.refresh")),
+    ("pre-trained on chats", "builtin://tiny", CHATS, ("tokenizer", "spec.pretraining.refresh")),
+    ("the hub's, trained on the tasks", "hf://org/name", {"maxSteps": 10}, ("not seen", "spec.pretraining.refresh")),
+    ("the hub's, trained on chats", "hf://org/name", CHATS, None),
+    ("the hub's", "hf://org/name", None, None),
+]
+
+
+@pytest.mark.parametrize(("sentence", "uri", "pretraining", "expected"), LATE, ids=[row[0] for row in LATE])
+def test_a_task_added_after_the_base_was_made_is_noted_where_its_text_counts(sentence, uri, pretraining, expected):
+    more = {"baseModel": {"uri": uri}} | ({"pretraining": pretraining} if pretraining else {})
+    old, new = model(task("urgency"), **more), model(task("urgency"), task("billing"), **more)
+    notes = frozen_base_notes(new, graph_of(new, all_done(old)))
+    assert len(notes) == (0 if expected is None else 1), sentence
+    assert all(part in notes[0] for part in ("billing", *(expected or ())) if notes)
 
 
 def test_the_estimate_needs_a_measured_speed():

@@ -42,7 +42,9 @@ class BaseModelSource(Model):
 
     uri: BaseAddress = Field(description="hf://ORG/NAME, s3://…, pvc://CLAIM/PATH, file://…, builtin://SIZE")
     revision: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = Field(
-        None, description="Hub branch, tag or commit; resolved to a commit once a run."
+        None,
+        description="Hub branch, tag or commit; resolved to a commit once a run. Of a built-in base any text: another "
+        "one makes it anew.",
     )
     chat_template: bool = Field(False, description="Wrap prompts in the tokenizer's chat template (instruct bases).")
 

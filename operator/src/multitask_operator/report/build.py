@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from multitask_api.builtin import is_builtin
 from multitask_api.report import Report, ReportGroup, ReportStage, ReportTask
 from multitask_api.resource import MultiTaskModel, TaskSpec
 from multitask_api.results import (
@@ -234,15 +235,17 @@ def frozen_base_notes(model: MultiTaskModel, graph: Graph) -> list[str]:
     """Tasks that came after the base was made: it has not seen their text, and stays as it is."""
     manifest = graph["base"].manifest
     pretraining = model.spec.pretraining
-    if manifest is None or pretraining is None or not pretraining.tasks_text:
+    trained = pretraining is not None and pretraining.tasks_text
+    if manifest is None or not (trained or is_builtin(model.spec.base_model.uri)):
         return []
     seen = set(BaseResult.model_validate(manifest.result).tasks)
     late = [task.name for task in model.spec.tasks if task.name not in seen]
     if not late:
         return []
-    names = ", ".join(late)
-    change = "to make it anew (and train everything again), change spec.pretraining.refresh"
-    return [f"the base is frozen and has not seen the text of {names}; {change}"]
+    lacks = "has not seen the text of" if trained else "has a tokenizer that was made without the text of"
+    field = "baseModel.revision" if pretraining is None else "pretraining.refresh"
+    change = f"to make it anew (and train everything again), set spec.{field} to another text"
+    return [f"the base is frozen and {lacks} {', '.join(late)}; {change}"]
 
 
 def _truncated(where: str, rows: Mapping[str, int]) -> list[str]:
