@@ -1,4 +1,4 @@
-"""Asks a gateway: ``python -m multitask_serving.predict --address HOST:PORT TASK field=value …``, or ``--file``.
+"""Asks a gateway for the answer of one task, given its fields, or for those of a file's rows.
 
 A file holds one JSON object a line: the fields of ``TASK``, or of the task that its own key ``task`` names. Keys that
 are no fields of the task (a label, say) are left out. Answers come in the file's order.
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from multitask_api.errors import MultitaskError, UserError
+from multitask_api.fieldtext import field_text
 from multitask_serving.client import AsyncTaskClient, GatewayError, Prediction, Sampling
 from multitask_serving.programs import LAST_PORT, host_and_port, program_name
 
@@ -68,15 +69,8 @@ def read_questions(lines: Sequence[str], place: str, task: str | None) -> Iterat
         name = task or row.get("task")
         if not isinstance(name, str):
             raise BadArguments(f"{here} names no task; give TASK, or a key 'task' in every line")
-        texts = {key: _text(value) for key, value in row.items() if task or key != "task"}
+        texts = {key: field_text(value) for key, value in row.items() if task or key != "task"}
         yield Question(name, {key: text for key, text in texts.items() if text is not None}, here)
-
-
-def _text(value: object) -> str | None:
-    """A JSON value as the text of a field; None for one that cannot be."""
-    if isinstance(value, str):
-        return value
-    return json.dumps(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 async def ask_all(

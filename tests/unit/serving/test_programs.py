@@ -88,7 +88,7 @@ def test_questions_of_a_file() -> None:
     lines = ['{"text": "x", "n": 3, "ok": true, "none": null}', "", '{"text": "y", "task": "b"}']
     asked = list(predict.read_questions(lines, "f", "a"))
     assert [(one.task, one.fields, one.place) for one in asked] == [
-        ("a", {"text": "x", "n": "3"}, "f:1"),
+        ("a", {"text": "x", "n": "3", "ok": "true"}, "f:1"),
         ("a", {"text": "y", "task": "b"}, "f:3"),
     ]
     assert [one.task for one in predict.read_questions(lines[2:], "f", None)] == ["b"]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from multitask_api.fieldtext import field_text
 from multitask_api.parameters import TaskDefinition
 from multitask_api.resource.tasks import TaskData
 from multitask_api.template import fields_of
@@ -69,7 +69,7 @@ class Checker:
             return (target,)
         if not isinstance(many, list) or not many:
             raise BadRow(name, "must be a list with at least one string")
-        texts = [_as_text(item) for item in many]
+        texts = [field_text(item) for item in many]
         if any(text is None or not text.strip() for text in texts):
             raise BadRow(name, "holds an entry that is empty or not a string")
         if any(_is_broken(text) for text in texts if text is not None):
@@ -84,7 +84,7 @@ def _text(values: Mapping[str, object], name: str, need: str, instead: str | Non
         also = f" (or {instead!r})" if instead else ""
         raise BadRow(name, f"missing{also}; {need}; this one has the fields {given}")
     value = values[name]
-    text = _as_text(value)
+    text = field_text(value)
     if text is None:
         raise BadRow(name, f"{_kind(value)}; write a string or a number")
     if _is_broken(text):
@@ -94,17 +94,6 @@ def _text(values: Mapping[str, object], name: str, need: str, instead: str | Non
 
 def _is_broken(text: str) -> bool:
     return not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)
-
-
-def _as_text(value: object) -> str | None:
-    """Strings as they are, numbers and booleans as JSON writes them; None for what is no text."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
-        return str(value)
-    return None
 
 
 def _kind(value: object) -> str:
