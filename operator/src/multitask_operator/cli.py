@@ -106,20 +106,20 @@ def run(file: Path, workdir: Path | None, *, no_serve: bool, device: str, output
     return command.run(file, workdir, serve=not no_serve, as_json=output == "json", device=device)
 
 
-@cli.command(
-    context_settings={"ignore_unknown_options": True}, short_help="Start Triton and the gateway on what `run` exported."
-)
+@cli.command(short_help="Start Triton and the gateway on what `run` exported.")
 @_DIR
 @click.option("--address", default="127.0.0.1:8081", show_default=True, help="Where the gateway listens.")
-@click.argument("rest", nargs=-1, type=click.UNPROCESSED)
-def serve(folder: Path, address: str, rest: Sequence[str]) -> int:
-    """Start Triton and the gateway on what `run` exported to DIR.
-
-    --device, --threads, --triton-port and --work go on to the server: `python -m multitask_serving.serve --help`.
-    """
+@click.option("--triton-port", metavar="PORT", help="Where Triton listens, on 127.0.0.1.  [default: any free one]")
+@click.option("--device", metavar="DEVICE", help="Torch's device.  [default: cpu if FILE trains there, else a GPU's]")
+@click.option("--threads", metavar="N", help="Torch's threads in the model process.  [default: torch's choice]")
+@click.option("--work", metavar="DIR", help="Keeps Triton's log and files.  [default: a temporary folder]")
+def serve(folder: Path, address: str, **given: str | None) -> int:
+    """Start Triton and the gateway on what `run` exported to DIR."""
     from multitask_operator.commands import others
 
-    return others.serve(folder, ["--address", address, *rest])
+    options = {"address": address, **given}
+    words = [(f"--{name.replace('_', '-')}", value) for name, value in options.items() if value is not None]
+    return others.serve(folder, [word for pair in words for word in pair])
 
 
 @cli.command(context_settings=_PASSED_ON, short_help="Ask a gateway: predict --address A TASK field=value …")

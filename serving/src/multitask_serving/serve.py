@@ -1,4 +1,4 @@
-"""Serves an exported folder on this machine: ``python -m multitask_serving.serve DIR``.
+"""Serves an exported folder on this machine.
 
 DIR holds ``bundle/``, ``routes.yaml`` and ``golden.jsonl``, as a run exports them. Triton starts on the loopback
 interface, has to give the golden answers, and then the gateway opens in this process. One of them ending ends both.

@@ -207,6 +207,25 @@ def test_an_unverified_export_is_served_with_a_warning(tmp_path, capsys, monkeyp
     assert bool(err) is not verified
 
 
+def test_the_servers_options_are_in_the_help_and_passed_on(tmp_path, capsys, monkeypatch):
+    workdir = filled(tmp_path)
+    key = next(key for key in workdir.manifests() if key[0] == "export")
+    workdir.publish(Published(key, key))
+    started = []
+    monkeypatch.setattr(others, "become", lambda *program: started.append(program) or 0)
+    options = ["--device", "cpu", "--threads", "2", "--triton-port", "8001", "--work", "w"]
+    assert cli.invoke(["serve", str(tmp_path), *options]) == 0
+    passed = started[0][2][1:]
+    assert dict(zip(passed[::2], passed[1::2], strict=True)) == {
+        "--address": "127.0.0.1:8081",
+        **dict(zip(options[::2], options[1::2], strict=True)),
+    }
+    assert cli.invoke(["serve", "--help"]) == 0
+    said = capsys.readouterr().out
+    assert all(option in said for option in options[::2])
+    assert "python -m" not in said
+
+
 def without_manifests(*stages):
     def change(workdir):
         for key in workdir.manifests():
