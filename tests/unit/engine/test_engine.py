@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from multitask_api.bundle import Bundle
-from multitask_serving.engine.answers import Generation, Request
+from multitask_serving.engine.answers import Request
 from multitask_serving.engine.engine import Engine
 from multitask_serving.engine.errors import (
     EmptyPrompt,
@@ -124,6 +124,19 @@ def test_mixed_generation_is_the_generation_of_each_row_alone(engine: Engine) ->
         assert one.task != "line" or "e" not in answer.text
 
 
+def test_texts_of_several_models_advance_in_turns(engine: Engine) -> None:
+    asked = [request("reply", 5), request("other-reply", 5), request("line", 5)]  # the first and the last share a model
+    steps: dict[int, list[int]] = {0: [], 1: [], 2: []}
+    for number, step in enumerate(engine.generate(asked)):
+        steps[step.row].append(number)
+    shortest = min(map(len, steps.values()))
+    assert shortest > 1
+    order = sorted((number, row) for row, numbers in steps.items() for number in numbers[:shortest])
+    assert [row for _, row in order] == [0, 2, 1] * shortest
+    alone = [engine.generate_all([one])[0].text for one in asked]
+    assert [answer.text for answer in engine.generate_all(asked)] == alone
+
+
 def test_what_is_streamed_joined_is_the_whole_answer(engine: Engine) -> None:
     requests = [request(name, 5) for name in GENERATION * 3]
     joined = [""] * len(requests)
@@ -162,14 +175,6 @@ def test_a_row_is_cut_so_that_prompt_and_answer_fit_the_maximum_length(folder: P
     )
     Engine.from_parts(model, {"base": loaded}).generate_all([Request("tight", {"text": text(50)})])
     assert lengths[0] == 20 - 12 - 1
-
-
-def test_the_margin_at_the_first_difference_decides_near_ties() -> None:
-    answer = Generation("ab", "eos", (5, 6, 2), (0.5, 0.1, 0.9))
-    assert answer.first_difference((5, 6, 2)) is None
-    assert answer.first_difference((5, 7, 2)) == 0.1
-    assert answer.first_difference((5,)) == 0.1
-    assert answer.first_difference((5, 6, 2, 9)) == 0.9
 
 
 @pytest.mark.parametrize(

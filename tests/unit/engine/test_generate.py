@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import chain
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ def prompt(length: int) -> list[int]:
 def run(model: nn.Module, rows: Sequence[Prompted], **options: int) -> list[list[Step]]:
     """Each row's steps."""
     steps: list[list[Step]] = [[] for _ in rows]
-    for step in generate_rows(model, TOK, rows, **options):
+    for step in chain.from_iterable(generate_rows(model, TOK, rows, **options)):
         assert not steps[step.row] or not steps[step.row][-1].finished
         steps[step.row].append(step)
     assert all(row[-1].finished for row in steps)

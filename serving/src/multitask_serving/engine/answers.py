@@ -55,10 +55,3 @@ class Generation:
             tokens=tuple(step.token for step in steps),
             margins=tuple(step.margin for step in steps),
         )
-
-    def first_difference(self, tokens: Sequence[int]) -> float | None:
-        """The margin at the first token where another answer differs from this one; None if it does not."""
-        for own, other, margin in zip(self.tokens, tokens, self.margins, strict=False):
-            if own != other:
-                return margin
-        return None if len(tokens) == len(self.tokens) else self.margins[min(len(tokens), len(self.margins) - 1)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -146,7 +147,8 @@ class Engine:
     ) -> Iterator[Step]:
         """Stream the answers: one `Step` a token; ``step.row`` is the request's number.
 
-        ``sampling`` is for all requests, or one each. Every request is checked and encoded before this returns.
+        Several models take turns, a step each. ``sampling`` is for all requests, or one each. Every request is checked
+        and encoded before this returns.
         """
         settings = [sampling] * len(requests) if isinstance(sampling, Sampling) else list(sampling)
         streams = []
@@ -160,11 +162,7 @@ class Engine:
             streams.append(
                 (rows, generate_rows(loaded.model, loaded.tokenizer, prompted, select=_select(loaded, here)))
             )
-        return (
-            Step(rows[step.row], step.text_delta, step.token, step.margin, step.finish_reason)
-            for rows, steps in streams
-            for step in steps
-        )
+        return _in_turns(streams)
 
     def generate_all(
         self, requests: Sequence[Request], *, sampling: Sampling | Sequence[Sampling] = GREEDY
@@ -212,6 +210,19 @@ def read_bundle(folder: Path) -> Bundle:
         ) from error
     except ValidationError as error:
         raise InvalidBundle(f"{path} is not a bundle of this version: {error}") from error
+
+
+def _in_turns(streams: Sequence[tuple[Sequence[int], Iterator[list[Step]]]]) -> Iterator[Step]:
+    """One step of each stream in turn; a stream's rows are numbered as its first half says."""
+    running = deque(streams)
+    while running:
+        rows, stream = running.popleft()
+        steps = next(stream, None)
+        if steps is None:
+            continue
+        running.append((rows, stream))
+        for step in steps:
+            yield Step(rows[step.row], step.text_delta, step.token, step.margin, step.finish_reason)
 
 
 def _trie(task: _Task) -> Trie:

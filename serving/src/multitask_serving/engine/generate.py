@@ -59,18 +59,19 @@ def generate_rows(
     *,
     select: Select | None = None,
     token_budget: int | None = None,
-) -> Iterator[Step]:
-    """Answer all rows, one step a token and row; a row's deltas, joined, are its text. EOS counts as a token.
+) -> Iterator[list[Step]]:
+    """Answer all rows: for each step of the model, a token of every row in it. A row's deltas, joined, are its text.
 
-    Rows are cut into batches; within one, rows advance together and leave when they finish. Between steps nothing of
-    the model's state is held, so the caller may use it for other work, or stop early.
+    EOS counts as a token. Rows are cut into batches, one after the other (each has a cache of its own, and
+    ``token_budget`` limits what is held); within one, rows advance together and leave when they finish. Between steps
+    nothing of the model's state is held, so the caller may use it for other work, or stop early.
     """
     backbone = Backbone.of(model)
     widths = [len(row.ids) + row.max_new_tokens for row in rows]
     for batch in micro_batches(widths, token_budget or TOKEN_BUDGETS[backbone.device.type]):
         run = _Run(model, backbone, tokenizer, batch, [rows[number] for number in batch], select)
         while run.numbers:
-            yield from run.step()
+            yield run.step()
 
 
 class _Run:

@@ -1,8 +1,10 @@
 """Answers task requests with the engine. Knows nothing of Triton: `callers.Sender` is the way back to a caller.
 
 Classifications are answered at once, in the thread that brings them. Generations go to a thread of their own, which
-advances all that are running token by token, so a long text delays neither a label nor another text by more than
-one step of the model. The engine belongs to one thread at a time: `Turns` hands it over, labels first.
+advances all that are running token by token, the models of the bundle in turn: a long text delays a label by no more
+than one step of the models, and another text by no more than one step of every batch that is under way (`_MAX_RUNS`).
+Only texts of one model that together pass `generate.TOKEN_BUDGETS` wait for those before them. The engine belongs to
+one thread at a time: `Turns` hands it over, labels first.
 
 A caller whose sender breaks loses that call alone (`Caller`). Should the generation thread end all the same, the
 process ends with it: a server that answers labels but never a text would look healthy to everyone but its callers.
@@ -181,7 +183,7 @@ class _Run:
             if self._steps is None:
                 requests = [call.request for call, _ in self._batch]
                 self._steps = iter(self._engine.generate(requests, sampling=[sampling for _, sampling in self._batch]))
-            for _ in range(len(self._open)):  # about one step of the model
+            for _ in range(len(self._open)):  # about one step of each model
                 step = next(self._steps, None)
                 if step is None:
                     raise RuntimeError(f"{len(self._open)} texts never finished")
