@@ -53,8 +53,8 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
         response = None
         answers = self._answers(route, request, context, stream=False)
         async with aclosing(answers):
-            async for backend, answer in answers:
-                response = to_response(route, backend, answer, answer.text)
+            async for answer in answers:
+                response = to_response(route, answer, answer.text)
         if response is None:
             raise InternalFault("the task's server gave no answer")
         return response
@@ -68,11 +68,11 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
         text = ""
         answers = self._answers(route, request, context, stream=True)
         async with aclosing(answers):
-            async for backend, answer in answers:
+            async for answer in answers:
                 text += answer.text
                 response = gateway_pb2.PredictStreamResponse(delta=answer.text)
                 if answer.labels or answer.finish_reason:
-                    response.final.CopyFrom(to_response(route, backend, answer, text))
+                    response.final.CopyFrom(to_response(route, answer, text))
                 yield response
 
     async def ListTasks(  # noqa: N802 - gRPC's name
@@ -88,8 +88,8 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
 
     async def _answers(
         self, route: Route, request: gateway_pb2.PredictRequest, context: Context, *, stream: bool
-    ) -> AsyncGenerator[tuple[Backend, Answer], None]:
-        """The answers with the backend they come from. Another one is asked only while nothing was answered."""
+    ) -> AsyncGenerator[Answer, None]:
+        """The answers of one backend. Another one is asked only while nothing was answered."""
         check_fields(route.task, request.fields)
         options = options_of(route.task, request, stream=stream)
         deadline = time.monotonic() + _timeout(context)
@@ -107,7 +107,7 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
                 async with aclosing(self._ask(route, backend, request, options, deadline)) as answers:
                     async for answer in answers:
                         answered = True
-                        yield backend, answer
+                        yield answer
                 return
             except NoBackend as fault:
                 if answered:
@@ -146,13 +146,13 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
             self._stats.count(route.full_name, backend.revision, seconds=now - started, error=status or None)
 
 
-def to_response(route: Route, backend: Backend, answer: Answer, text: str) -> gateway_pb2.PredictResponse:
-    """The whole answer, of which ``answer`` was the last part."""
+def to_response(route: Route, answer: Answer, text: str) -> gateway_pb2.PredictResponse:
+    """The whole answer, of which ``answer`` was the last part. Its revision is what the server says it serves."""
     response = gateway_pb2.PredictResponse(
         task=route.full_name,
         finish_reason=answer.finish_reason,
         served_by=route.task.served_by,
-        revision=backend.revision,
+        revision=answer.revision,
     )
     if route.task.type == "Classification":
         response.label = text
