@@ -71,6 +71,7 @@ async def test_an_error_arrives_with_status_reason_and_facts(case: tuple) -> Non
         assert type(caught) is kind
         assert (caught.status, caught.reason) == (code, reason)
         assert "secret" not in str(caught)
+        assert caught.retry_after_s == (1.0 if kind in (client.Overloaded, client.Unavailable) else None)
         expected = error.violations() if isinstance(error, faults.Fault) else ()
         assert caught.violations == {problem.path: problem.message for problem in expected}
     if isinstance(one.value, client.TaskNotFound) and reason == "TASK_NOT_FOUND":

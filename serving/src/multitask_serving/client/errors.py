@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 from multitask_api.errors import MultitaskError
 
+M = TypeVar("M")
+
 _DETAILS = "grpc-status-details-bin"
 _TOO_LARGE = re.compile(r"(SERVER: )?(Received|Sent) message larger than max")
 
 
 class GatewayError(MultitaskError):
-    """A call failed. ``reason`` names the error for programs (ErrorInfo), ``status`` is gRPC's."""
+    """A call failed. ``reason`` names the error for programs (ErrorInfo), ``status`` is gRPC's.
+
+    ``retry_after_s``: after so many seconds the same call may succeed (RetryInfo); None where nobody says so.
+    """
 
     def __init__(
         self,
@@ -25,11 +32,13 @@ class GatewayError(MultitaskError):
         reason: str = "",
         facts: Mapping[str, str] | None = None,
         violations: Mapping[str, str] | None = None,
+        retry_after_s: float | None = None,
     ) -> None:
         self.status = status
         self.reason = reason
         self.facts = dict(facts or {})
         self.violations = dict(violations or {})
+        self.retry_after_s = retry_after_s
         super().__init__(message)
 
 
@@ -70,7 +79,8 @@ _KINDS: Mapping[grpc.StatusCode, type[GatewayError]] = {
 def from_rpc(error: grpc.RpcError, address: str) -> GatewayError:
     """The error of this tree for gRPC's own."""
     status: grpc.StatusCode = error.code()
-    info, bad = _details(error)
+    said = _details(error)
+    info, bad, retry = said.info, said.bad, said.retry
     kind = _KINDS.get(status, GatewayError)
     message = error.details() or status.name
     if info is None:  # not the gateway's words: gRPC's own, which never say which server
@@ -85,6 +95,7 @@ def from_rpc(error: grpc.RpcError, address: str) -> GatewayError:
         reason=info.reason if info else "",
         facts=info.metadata if info else None,
         violations={violation.field: violation.description for violation in bad.field_violations} if bad else None,
+        retry_after_s=retry.retry_delay.ToNanoseconds() / 1e9 if retry else None,
     )
 
 
@@ -94,18 +105,24 @@ def _is_too_large(error: grpc.RpcError) -> bool:
     return refused and _TOO_LARGE.match(error.details() or "") is not None
 
 
-def _details(error: grpc.RpcError) -> tuple[error_details_pb2.ErrorInfo | None, error_details_pb2.BadRequest | None]:
+@dataclass(frozen=True)
+class _Details:
+    """What the gateway says beside the status."""
+
+    info: error_details_pb2.ErrorInfo | None = None
+    bad: error_details_pb2.BadRequest | None = None
+    retry: error_details_pb2.RetryInfo | None = None
+
+
+def _details(error: grpc.RpcError) -> _Details:
     metadata: Iterable[tuple[str, bytes]] = error.trailing_metadata() or ()  # type: ignore[assignment]
     for key, value in metadata:
         if key == _DETAILS:
-            return _unpack(status_pb2.Status.FromString(value))
-    return None, None
+            status = status_pb2.Status.FromString(value)
+            kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
+            return _Details(*(_unpack(status, kind()) for kind in kinds))
+    return _Details()
 
 
-def _unpack(
-    status: status_pb2.Status,
-) -> tuple[error_details_pb2.ErrorInfo | None, error_details_pb2.BadRequest | None]:
-    info, bad = error_details_pb2.ErrorInfo(), error_details_pb2.BadRequest()
-    has_info = any(detail.Unpack(info) for detail in status.details)
-    has_bad = any(detail.Unpack(bad) for detail in status.details)
-    return info if has_info else None, bad if has_bad else None
+def _unpack(status: status_pb2.Status, into: M) -> M | None:
+    return into if any(detail.Unpack(into) for detail in status.details) else None
