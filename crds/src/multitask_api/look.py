@@ -28,4 +28,5 @@ class DataLook(Model):
     """All problems of all tasks at once."""
 
     problems: tuple[DataProblem, ...] = ()
+    hints: tuple[str, ...] = Field((), description="What is allowed in the spec and seldom meant.")
     tasks: tuple[TaskRows, ...] = Field((), description="One entry a task, in the order of the spec.")

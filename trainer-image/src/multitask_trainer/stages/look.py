@@ -16,6 +16,7 @@ from pathlib import Path
 from multitask_api.look import DataLook, DataProblem, TaskRows
 from multitask_api.parameters import TaskDefinition
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
+from multitask_api.resource.hints import hints
 from multitask_api.results import SPLITS, SplitRows
 from multitask_trainer.data.look import SHOWN, TaskLook, look
 from multitask_trainer.data.reading import Places, read_texts
@@ -38,7 +39,7 @@ def examine(spec: MultiTaskModelSpec, places: Places) -> DataLook:
         rows = SplitRows(**{split: len(found.rows[split]) for split in SPLITS})
         bad = len(found.droppable)
         tasks.append(TaskRows(name=task.name, rows=rows, bad_rows=bad, warnings=tuple(found.warnings)))
-    return DataLook(problems=tuple(problems), tasks=tuple(tasks))
+    return DataLook(problems=tuple(problems), hints=hints(spec), tasks=tuple(tasks))
 
 
 def _task_problems(found: TaskLook, where: str, allowed: int) -> Iterator[DataProblem]:
@@ -102,6 +103,7 @@ def as_text(found: DataLook) -> str:
         rows = task.rows
         lines.append(f"{task.name}: {rows.train} train, {rows.validation} validation, {rows.test} test rows")
         lines += [f"  warning: {warning}" for warning in task.warnings]
+    lines += [f"hint: {hint}" for hint in found.hints]
     lines += [f"{problem.path}: {problem.message}" for problem in found.problems]
     return "".join(f"{line}\n" for line in lines)
 
