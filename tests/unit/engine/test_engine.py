@@ -125,7 +125,9 @@ def test_mixed_generation_is_the_generation_of_each_row_alone(engine: Engine) ->
 
 
 def test_texts_of_several_models_advance_in_turns(engine: Engine) -> None:
-    asked = [request("reply", 5), request("other-reply", 5), request("line", 5)]  # the first and the last share a model
+    fields = {"text": "the card was charged twice"}
+    tasks = ("reply", "other-reply", "reply")  # the first and the last share a model
+    asked = [Request(task, fields) for task in tasks]
     steps: dict[int, list[int]] = {0: [], 1: [], 2: []}
     for number, step in enumerate(engine.generate(asked)):
         steps[step.row].append(number)

@@ -51,6 +51,7 @@ def model(*tasks, name="desk", **spec):
 
 def resolved(resource):
     uris = [getattr(item.data, split).uri for item in resource.spec.tasks for split in ("train", "validation", "test")]
+    uris += [source.uri for source in (resource.spec.pretraining.corpus if resource.spec.pretraining else ())]
     return Resolved(data={uri: ResolvedData(fingerprint=f"f-{uri}", files=1, bytes=10) for uri in uris})
 
 
