@@ -180,6 +180,11 @@ class Training(Model):
     nodes: int = Field(1, ge=1, le=64, description="Machines of one training job (cluster).")
     gpus_per_node: int = Field(1, ge=0, le=16, description="0 trains on CPU.")
     max_parallel_jobs: int = Field(
+        4,
+        ge=1,
+        le=128,
+        description="Training jobs at the same time; where it is set, also training processes of a local run.",
+    )
         4, ge=1, le=128, description="Training jobs at the same time; where it is set, also training processes of a local run."
     )
     resources: FreeForm = Field(default_factory=dict)
