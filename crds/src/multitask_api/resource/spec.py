@@ -185,8 +185,6 @@ class Training(Model):
         le=128,
         description="Training jobs at the same time; where it is set, also training processes of a local run.",
     )
-        4, ge=1, le=128, description="Training jobs at the same time; where it is set, also training processes of a local run."
-    )
     resources: FreeForm = Field(default_factory=dict)
     queue_name: Annotated[str, StringConstraints(max_length=63)] | None = None
     pod_template: FreeForm = Field(default_factory=dict)
