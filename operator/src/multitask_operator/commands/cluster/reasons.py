@@ -48,7 +48,7 @@ _NEXT = {
 
 @dataclass(frozen=True)
 class Explanation:
-    """``blocked``: something is in the way, though other work may go on beside it. The message may have several lines."""
+    """``blocked``: something is in the way; other work may go on beside it. The message may have several lines."""
 
     reason: str
     message: str
