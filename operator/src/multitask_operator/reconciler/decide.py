@@ -102,7 +102,14 @@ class _Decision:
             makes += self.maker.unit(self.raw, spec)
         starts = [start for start in self.plan.starts if any(start.node in group.nodes for group in chosen)]
         status = telling.model_status(
-            self.model, self.plan, self.observed, starts, blocker or self._soft_blocker(), self.stages, self.now
+            self.model,
+            self.plan,
+            self.observed,
+            starts,
+            blocker or self._soft_blocker(),
+            self.stages,
+            self.now,
+            going_on=blocker is None and (bool(specs) or self._goes_on()),
         )
         said = say(self.raw, status, self.now)
         waits = [wait for wait in (said.look_again, *self._waits()) if wait is not None]
@@ -158,6 +165,16 @@ class _Decision:
                     return found
         return None
 
+    def _goes_on(self) -> bool:
+        """Whether any Job is at work that nothing keeps from it."""
+        return any(
+            unit.job is not None
+            and not unit.ended
+            and not blocking.of_job(unit.job)
+            and not blocking.of_pods(unit.pods, self.gpu_resource)
+            for unit in (*self.resolves, *self.stages)
+        )
+
     # -- what goes -----------------------------------------------------------------------------------------------------
 
     def _deletes(self) -> Iterator[Delete]:
@@ -181,7 +198,7 @@ class _Decision:
         That is so if it ended well, because then the results lie in storage and only the report of them was lost; and
         if the user has changed the spec since, or asked to look again.
         """
-        return condition(unit.job, "Complete") is not None or self._is_older(unit)
+        return unit.forgot or self._is_older(unit)
 
     def _is_older(self, unit: Unit) -> bool:
         """Whether a unit was made before this generation was looked at."""

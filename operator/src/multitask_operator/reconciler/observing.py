@@ -29,7 +29,7 @@ def observed(
         resolved=resolution.resolved,
         manifests=manifests,
         running=tuple(_running(units, manifests)),
-        failures=tuple(failed(unit) for unit in units if unit.phase is Phase.FAILED),
+        failures=tuple(failed(unit) for unit in units if unit.phase is Phase.FAILED and not unit.forgot),
         serve=False,
         generation=generation,
         previous=previous,
@@ -46,7 +46,10 @@ def failed(unit: Unit) -> Failed:
         failure = StageFailure(stage=key[0], kind="UserError", message=memory)
     elif failure is None:
         why = ended.get("message") or "its Job ended without a result"
-        failure = StageFailure(stage=key[0], kind="Fault", message=f"{why}; `mtm logs` shows what it printed")
+        # The stage's program said nothing: it was killed, or never began.
+        failure = StageFailure(
+            stage=key[0], kind="Fault", message=f"{why}; `mtm logs NAME {key[0]}` shows what it printed"
+        )
     when = seconds(ended["lastTransitionTime"]) if "lastTransitionTime" in ended else 0.0
     return Failed(failure, key[1], MOST_ATTEMPTS, when, log=unit.name)
 

@@ -27,8 +27,10 @@ def model_status(
     blocker: Blocker | None,
     units: Sequence[Unit],
     now: float,
+    *,
+    going_on: bool,
 ) -> MultiTaskModelStatus:
-    """Everything that ``kubectl get mtm`` and ``mtm status`` show."""
+    """Everything that ``kubectl get mtm`` and ``mtm status`` show; ``going_on``: something is at work all the same."""
     suspended = model.spec.suspend
     found = status(
         model,
@@ -39,14 +41,15 @@ def model_status(
         now,
         suspended=suspended,
         waiting=False,
-        instead=_conditions(decided, blocker, suspended=suspended),
+        instead=_conditions(decided, observed, blocker, going_on=going_on),
     )
     details = {unit.kind: text for unit in units if (text := _progress(unit))}
     rows = tuple(
         row.model_copy(update={"progress": details[row.name]}) if row.running and row.name in details else row
         for row in found.stages
     )
-    return found.model_copy(update={"stages": rows, "stage": _stage(decided, found, blocker, suspended=suspended)})
+    stage = _stage(decided, found, suspended=suspended, blocked=blocker is not None and not going_on)
+    return found.model_copy(update={"stages": rows, "stage": stage})
 
 
 def refused(raw: RawState, reason: str, message: str, now: float) -> MultiTaskModelStatus:
@@ -80,30 +83,35 @@ def generation_of(raw: RawState) -> int | None:
     return generation
 
 
-def _conditions(decided: Plan, blocker: Blocker | None, *, suspended: bool) -> Mapping[str, Judgement]:
+def _conditions(
+    decided: Plan, observed: Observed, blocker: Blocker | None, *, going_on: bool
+) -> Mapping[str, Judgement]:
     """Ready names the one thing that is in the way; Progressing says so too, unless work goes on elsewhere."""
+    looking = {}
+    if going_on and not observed.running and not decided.starts:
+        looking["Progressing"] = Judgement("True", "Resolving", "Looking at data, base model and storage.")
     if blocker is not None:
         said = Judgement("False", blocker.reason, blocker.message[:1024])
-        return {"Ready": said} if decided.starts else {"Ready": said, "Progressing": said}
+        return {"Ready": said} | (looking if going_on else {"Progressing": said})
     if decided.failed:
         failure = decided.failed[0].failure
-        return {"Ready": Judgement("False", "StageFailed", f"{failure.stage}: {failure.message}"[:1024])}
+        return {"Ready": Judgement("False", "StageFailed", f"{failure.stage}: {failure.message}"[:1024])} | looking
     export = export_of(decided.graph)
     if export is None:
-        return {"Ready": Judgement("False", "NotTrained", "Training has not ended yet.")}
+        return {"Ready": Judgement("False", "NotTrained", "Training has not ended yet.")} | looking
     qualified = sum(verdict.verdict == "Qualified" for verdict in verdicts_of(decided.graph).values())
     text = f"Revision {export.revision} is trained: {qualified}/{len(export.tasks)} tasks qualify."
-    return {"Ready": Judgement("False", TRAINED, f"{text} No server answers for it yet.")}
+    return {"Ready": Judgement("False", TRAINED, f"{text} No server answers for it yet.")} | looking
 
 
-def _stage(decided: Plan, found: MultiTaskModelStatus, blocker: Blocker | None, *, suspended: bool) -> str:
+def _stage(decided: Plan, found: MultiTaskModelStatus, *, suspended: bool, blocked: bool) -> str:
     """The one word of the Stage column."""
     if suspended:
         return "Suspended"
+    if blocked:
+        return "Blocked"
     if decided.graph.finished:
         return TRAINED
-    if blocker is not None and not decided.starts:
-        return "Blocked"
     return "Failed" if decided.failed else found.stage or "Pending"
 
 

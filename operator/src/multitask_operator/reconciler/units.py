@@ -101,6 +101,11 @@ class Unit:
         return condition(self.job, "Complete") is not None or condition(self.job, "Failed") is not None
 
     @property
+    def forgot(self) -> bool:
+        """Whether its Job ended well and what it reported is gone: the results lie in storage."""
+        return self.phase is Phase.FAILED and condition(self.job, "Complete") is not None
+
+    @property
     def stopping(self) -> bool:
         """Whether its Job is being deleted."""
         return self.job is not None and "deletionTimestamp" in self.job["metadata"]

@@ -208,3 +208,46 @@ def most_jobs_at_once(cluster, limit=60):
         most = max(most, len(jobs))
         cluster.finish(jobs[0])
     raise AssertionError(f"no end after {limit} Jobs")
+
+
+def test_while_data_is_looked_at_progress_says_so():
+    cluster = two()
+    cluster.settle()
+    said = cluster.condition("Progressing")
+    assert (said["status"], said["reason"]) == ("True", "Resolving")
+
+
+def test_one_job_without_a_gpu_does_not_hide_the_work_of_the_others():
+    cluster = two()
+    run_until(cluster, "baseline")
+    first, second = cluster.jobs("baseline")
+    cluster.objects["Pod", "p"] = waiting_pod(first)
+    cluster.settle()
+    assert cluster.condition("Ready")["reason"] == "NoGPUFree"
+    assert cluster.condition("Progressing")["reason"] == "StagesRunning"
+    assert cluster.model["status"]["stage"] == "baseline"
+    cluster.finish(second)
+    cluster.settle()
+    assert cluster.condition("Progressing")["reason"] == "NoGPUFree"
+    assert cluster.model["status"]["stage"] == "Blocked"
+
+
+def test_a_report_that_was_lost_is_no_failure():
+    cluster = two()
+    run_until(cluster, "base")
+    (name,) = cluster.jobs("base")
+    cluster.end(name, "Complete")
+    cluster.to_the_end()
+    assert ("Warning", "StageFailed") not in cluster.events
+
+
+def waiting_pod(job):
+    """A pod of ``job`` that no node can take."""
+    unscheduled = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable"}
+    unscheduled["message"] = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu."
+    return {
+        "kind": "Pod",
+        "metadata": {"name": "p", "uid": "u-p", "labels": {"batch.kubernetes.io/job-name": job}},
+        "spec": {"containers": []},
+        "status": {"phase": "Pending", "conditions": [unscheduled]},
+    }
