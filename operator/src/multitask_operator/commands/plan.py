@@ -8,6 +8,7 @@ from pathlib import Path
 from shlex import quote
 
 from multitask_api.resource import MultiTaskModel
+from multitask_api.resource.hints import hints
 from multitask_api.results import FilterResult, PrepareResult
 from multitask_api.sampling import mixture
 from multitask_api.stages import Graph, Node, NodeState, build, groups
@@ -46,7 +47,7 @@ def plan(file: Path, workdir: Path | None, *, serve: bool, as_json: bool) -> int
         states={node.name: state(node, graph) for node in graph.nodes},
         probabilities=probabilities(model, graph),
         ignored=ignored_fields(model),
-        notes=frozen_base_notes(model, graph),
+        notes=[*hints(model.spec), *frozen_base_notes(model, graph)],
         cost=estimate(model, graph),
     )
     if as_json:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from multitask_api.report import Report, ReportTask
-from multitask_operator.formatting import number
+from multitask_operator.formatting import interval, number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -56,7 +56,7 @@ def qualification(report: Report) -> None:
 
 
 def _task_row(task: ReportTask) -> tuple[str, ...]:
-    interval = f"{task.interval[0]:.3f} – {task.interval[1]:.3f}" if task.interval else "–"
     verdict = (task.verdict or "–") + (" (confirmed)" if task.confirmed else "")
-    figures = (number(task.baseline), number(task.score), number(task.ratio), interval)
+    scores = (number(task.baseline), number(task.score), number(task.ratio))
+    figures = (*scores, interval(task.interval, task.interval_from))
     return (task.name, task.group, task.metric, *figures, verdict, task.served_by or "–")

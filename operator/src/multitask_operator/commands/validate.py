@@ -43,11 +43,13 @@ def validate(file: Path, *, as_json: bool) -> int:
     for task in found.tasks:
         for warning in task.warnings:
             say(f"warning: {task.name}: {warning}")
+    for hint in found.hints:
+        say(f"hint: {hint}")
     for problem in found.problems:
         say(f"{problem.path}: {problem.message}")
     if found.problems:
         count = len(found.problems)
-        say(f"{file}: {count} problem{'s' if count > 1 else ''} in the data; repair the rows and validate again")
+        say(f"{file}: {count} problem{'s' if count > 1 else ''} in the data; repair what they name and validate again")
         return BAD_INPUT
     say(f"{file}: model {model.metadata.name} is valid, and so is its data; next: mtm plan {quote(str(file))}")
     return OK

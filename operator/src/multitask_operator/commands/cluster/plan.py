@@ -38,7 +38,7 @@ def planned_of(shown: Picture) -> local.Planned:
     wanted = {(node.name, node.digest) for node in graph.nodes}
     states |= {run.stage: "running" for run in shown.observed.running if (run.stage, run.digest) in wanted}
     states |= {each.failure.stage: f"failed: {first_line(each.failure.message)}" for each in shown.plan.failed}
-    notes = frozen_base_notes(model, graph)
+    notes = [*hints(model.spec), *frozen_base_notes(model, graph)]
     if not shown.current:
         notes.append(
             "data and storage have not been looked at for this generation yet: what is cached may turn out otherwise"
