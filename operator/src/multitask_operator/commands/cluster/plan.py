@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from multitask_api.resource.hints import hints
 from multitask_operator.commands import plan as local
 from multitask_operator.commands.cluster.asking import Where, ask
 from multitask_operator.commands.cluster.jobs import first_line
