@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 
 from judging_suite import INTENT, TEXTS, exported_suite, make_form
+from multitask_api.manifest import MANIFEST
 from multitask_api.parameters import VerifyParameters
 from multitask_api.results import VerifyResult
-from multitask_trainer.errors import StageError
+from multitask_trainer.errors import ArtifactError, StageError
 from multitask_trainer.stages import verify
+from multitask_trainer.storage import describe, read_manifest, write_atomically
 
 
 def run(suite):
@@ -37,7 +39,14 @@ def test_other_weights_than_those_measured_fail_with_examples(tmp_path):
     suite = exported_suite(tmp_path, "Full")
     base = Path(suite.addresses["base"]) / "model"
     other = make_form(tmp_path / "other", base, seed=9) / "model" / "model.safetensors"
-    other.replace(Path(suite.addresses["export"]) / "bundle/models/classification/model.safetensors")
+    export = Path(suite.addresses["export"])
+    other.replace(export / "bundle/models/classification/model.safetensors")
+    with pytest.raises(ArtifactError, match="has other bytes than its manifest says"):
+        run(suite)
+    manifest = read_manifest(str(export))
+    (export / MANIFEST).unlink()
+    made_so = manifest.model_copy(update={"files": describe(export)})  # an export that was wrong from the beginning
+    write_atomically(export / MANIFEST, made_so.model_dump_json(by_alias=True))
     with pytest.raises(StageError, match=r"served answers are not those of the evaluation") as caught:
         run(suite)
     assert "intent: evaluated '" in str(caught.value)
