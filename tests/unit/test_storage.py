@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -207,3 +208,17 @@ def test_a_full_file_system_is_named_by_its_claim(error, said):
     found = full_place(error, [Path("/claims/models/work")], {"data": Path("/data"), "models": Path("/claims/models")})
     assert (found is None) == (said is None)
     assert found is None or found.startswith(said)
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "below/../../outside", ""])
+@pytest.mark.parametrize("field", ["stage", "digest", "folder", "files"])
+def test_a_manifest_that_leads_out_of_its_folder_is_not_read(tmp_path, field, name):
+    folder, manifest = artifact(tmp_path / "made", "a")
+    address = str(tmp_path / "stored")
+    publish(folder, address, manifest)
+    path = tmp_path / "stored" / "manifest.json"
+    told = json.loads(path.read_text())
+    told[field] = {name: {"sha256": "0", "bytes": 1}} if field == "files" else name
+    path.write_text(json.dumps(told))
+    with pytest.raises(ArtifactError, match=r"manifest\.json cannot be read; delete the folder to redo it"):
+        fetch(address, tmp_path / "cache")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from multitask_api.types import Model
 
@@ -33,6 +33,16 @@ class StageOrder(Model):
     data_root: str = Field(".", description="Relative data addresses are relative to this folder.")
 
 
+def _below(name: str) -> str:
+    if not name or name.startswith("/") or ".." in name.split("/"):
+        raise ValueError(f"{name!r} does not lie below its folder")
+    return name
+
+
+Below = Annotated[str, AfterValidator(_below)]
+"""A relative path that stays below the folder it is joined to: manifests are read from stores that others write to."""
+
+
 class FileEntry(Model):
     """One file of an artifact."""
 
@@ -44,14 +54,14 @@ class Manifest(Model):
     """The last file a stage writes: a folder without one is not a result."""
 
     schema_: Literal["multitask.dev/manifest/v1"] = Field("multitask.dev/manifest/v1", alias="schema")
-    stage: str
+    stage: Below
     kind: str
-    digest: str
+    digest: Below
     version: int
     read_outputs: dict[str, str]
     outputs: dict[str, str] = Field(description="Output name → digest of its content.")
-    files: dict[str, FileEntry]
-    folder: str | None = Field(
+    files: dict[Below, FileEntry]
+    folder: Below | None = Field(
         None, description="Below the artifact's address: where the files lie, if not there itself."
     )
     result: dict[str, object] = Field(description="The kind's record of ``multitask_api.results``, as JSON.")
