@@ -92,8 +92,8 @@ demo: .make/setup  ## Train, qualify, serve and ask the support desk; about 6 mi
 open-suite: .make/setup  ## The benchmark on public tasks, about an hour on two quiet cores: make open-suite DATA=folder
 	$(BIN)/python tests/benchmarks/open_suite.py --data "$(DATA)" $(OPEN_SUITE_ARGS)
 
-kubernetes: .make/setup  ## Build the control plane that tests start, about 6 minutes once a machine
-	$(BIN)/python tests/cluster/binaries.py
+kubernetes: .make/setup  ## Build the control plane and the helm that tests start, about 8 minutes once a machine
+	$(BIN)/python tests/cluster/binaries.py etcd kube-apiserver kube-controller-manager kubectl helm
 
 grpcurl: $(GRPCURL)  ## Build the grpcurl that tests call
 

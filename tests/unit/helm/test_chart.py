@@ -24,7 +24,7 @@ def helm() -> str:
     built = binaries.folder() / "helm"
     found = str(built) if built.is_file() else shutil.which("helm")
     if found is None:
-        pytest.skip("needs a cluster's helm: `python tests/cluster/binaries.py helm` builds it")
+        pytest.skip("needs helm: `make kubernetes` builds it")
     return found
 
 
