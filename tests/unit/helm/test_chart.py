@@ -81,6 +81,7 @@ def test_what_is_installed(helm):
         ("ClusterRole", None, name),
         ("ClusterRoleBinding", None, name),
         ("ClusterRole", None, f"{name}-view"),
+        ("ClusterRole", None, f"{name}-mtm"),
         ("ClusterRole", None, f"{name}-edit"),
         ("Deployment", "operators", name),
     }
