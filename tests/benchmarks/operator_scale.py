@@ -1,0 +1,152 @@
+"""How many models one operator carries: ``python tests/benchmarks/operator_scale.py [--models 1000]``.
+
+A real API server and the real Job controller, no nodes: every model gets its claim, account, Role, snapshot, ConfigMap
+and the Job that looks at its data, and then waits for a pod that no node takes. Prints the time until all models say
+so, how long one reconcile takes when every model changes at once, the writes while nothing changes and every model is
+looked at again several times, and the operator's memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from cluster import objects
+from cluster.access import Access
+from cluster.control_plane import ControlPlane
+from cluster.processes import until
+from integration.cluster.conftest import install_crds
+from unit.operator.builders import model, task
+
+MODELS = "/apis/multitask.dev/v1alpha1"
+MERGE = {"Content-Type": "application/merge-patch+json"}
+USER = "operator"
+
+
+def document(name: str, namespace: str) -> dict[str, object]:
+    """A model of three tasks."""
+    tasks = [task(each) for each in ("urgency", "intent", "complaint")]
+    for each in tasks:
+        for split, source in each["data"].items():
+            source["uri"] = f"s3://bucket/{each['name']}/{split}.jsonl"
+    found = model(*tasks, name=name, storage={"uri": "pvc://models/desk"}).to_json()
+    found["metadata"]["namespace"] = namespace
+    return found
+
+
+class Program:
+    """``mtm-operator`` as a process, as a user of its own, so that its requests can be told from others'."""
+
+    def __init__(self, access: Access, folder: Path, resync: int) -> None:
+        self._log = folder / "operator.log"
+        command = [str(Path(sys.executable).with_name("mtm-operator"))]
+        command += ["--kubeconfig", str(access.user(USER, ["system:masters"])), "--health-port", "0"]
+        command += ["--trainer-image", "registry.example/trainer:1", "--resync-seconds", str(resync)]
+        command += ["--health-address", "127.0.0.1"]
+        with self._log.open("wb") as file:
+            self.process = subprocess.Popen(command, stdout=file, stderr=file)
+        until("the operator serves", lambda: "health on port" in self._log.read_text(), 60)
+        self._port = int(re.findall(r"health on port (\d+)", self._log.read_text())[-1])
+
+    def health(self) -> dict[str, object]:
+        """What ``/healthz`` says."""
+        found: dict[str, object] = httpx.get(f"http://127.0.0.1:{self._port}/healthz", trust_env=False).json()
+        return found
+
+    @property
+    def megabytes(self) -> float:
+        """Resident memory."""
+        return float(psutil.Process(self.process.pid).memory_info().rss) / 1e6
+
+    def rest(self, seconds: float) -> None:
+        """Wait until nothing is due and nobody is being served."""
+        until("the operator rests", self._rests, seconds)
+
+    def _rests(self) -> bool:
+        found = self.health()
+        return found["running"] == 0 and found["oldestSeconds"] == 0
+
+    def end(self) -> None:
+        """SIGTERM, and wait."""
+        self.process.terminate()
+        self.process.wait(60)
+
+
+def told(rest: httpx.Client, namespaces: list[str]) -> int:
+    """Models that have a status."""
+    lists = (objects.get(rest, f"{MODELS}/namespaces/{each}/multitaskmodels")["items"] for each in namespaces)
+    return sum("stage" in item.get("status", {}) for items in lists for item in items)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", type=int, default=1000)
+    parser.add_argument("--namespaces", type=int, default=10)
+    parser.add_argument("--idle-seconds", type=int, default=60, help="how long nothing changes")
+    parser.add_argument("--resync-seconds", type=int, default=20, help="every model is looked at again after this time")
+    given = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder) / "cluster") as plane:
+        measure(given, plane.access, Path(folder))
+
+
+def measure(given: argparse.Namespace, access: Access, folder: Path) -> None:
+    """Print the figures, one a line."""
+    install_crds(access)
+    names = [f"scale-{number}" for number in range(given.namespaces)]
+    with access.rest() as rest:
+        for name in names:
+            objects.namespace(rest, name)
+            objects.claim(rest, name, "models")
+        program = Program(access, folder, given.resync_seconds)
+        try:
+            begun = time.monotonic()
+            for number in range(given.models):
+                namespace = names[number % len(names)]
+                objects.post(
+                    rest, f"{MODELS}/namespaces/{namespace}/multitaskmodels", document(f"desk-{number}", namespace)
+                )
+            made = time.monotonic() - begun
+            until("every model has a status", lambda: told(rest, names) == given.models, 1800)
+            say("models", given.models)
+            say("seconds to create them", made)
+            say("seconds until every model has its Job and status", time.monotonic() - begun)
+            program.rest(600)
+            begun = time.monotonic()
+            for number in range(given.models):  # another label: nothing to write, everything to look at
+                path = f"{MODELS}/namespaces/{names[number % len(names)]}/multitaskmodels/desk-{number}"
+                rest.patch(path, json={"metadata": {"labels": {"look": "again"}}}, headers=MERGE).raise_for_status()
+            program.rest(600)
+            say("seconds to touch and look at every model", time.monotonic() - begun)
+            say("seconds of one reconcile, the latest thousand", json.dumps(program.health()["servingSeconds"]))
+            mark, before = access.audit_mark(), int(str(program.health()["served"]))
+            time.sleep(given.idle_seconds)
+            looks = int(str(program.health()["served"])) - before
+            say(f"looks while nothing changed ({given.idle_seconds} s)", looks)
+            say("an hour of resyncs at the default has so many looks", given.models * 3600 // 450)
+            say("writes of the operator in that time", len(access.writes(mark, USER)))
+            say("operator's memory, MB", program.megabytes)
+        finally:
+            program.end()
+
+
+def say(what: str, value: object) -> None:
+    """One line, at once: a run takes minutes."""
+    sys.stdout.write(f"{what}: {f'{value:,.1f}' if isinstance(value, float) else value}\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("PYTHONUNBUFFERED", "1")
+    main()
