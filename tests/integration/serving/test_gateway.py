@@ -155,18 +155,18 @@ def cancelled_essays(triton: TritonServer) -> int:
 
 
 async def test_a_backend_that_is_gone_is_passed_over(tmp_path: Path, triton: TritonServer) -> None:
-    dead, alive = backend(free_port(), weight=50, revision="old"), backend(triton.port, weight=50, revision="new")
+    dead, alive = backend(free_port(), weight=50, revision="old"), backend(triton.port, weight=50, revision="test")
     routes = write_table(tmp_path / "routes.yaml", table(dead, alive))
     async with gateway_over(routes, draw=0.0) as (gateway, client):
-        assert (await client.predict("urgency", text="x")).revision == "new"
-        assert [part async for part in client.predict_stream("reply", text="x")][-1].revision == "new"
+        assert (await client.predict("urgency", text="x")).revision == "test"
+        assert [part async for part in client.predict_stream("reply", text="x")][-1].revision == "test"
         with pytest.raises(Unavailable) as caught:
             await client.predict("urgency", text="x", revision="old")
         counts = gateway.stats.snapshot()
     assert caught.value.reason == "NO_BACKEND"
     assert "the task's server does not answer" in str(caught.value)
     assert counts["default/desk/urgency", "old"].errors == {"UNAVAILABLE": 2}
-    assert counts["default/desk/urgency", "new"].errors == {}
+    assert counts["default/desk/urgency", "test"].errors == {}
 
 
 async def test_metadata_pins_a_revision_whatever_its_weight(tmp_path: Path, triton: TritonServer) -> None:
