@@ -155,11 +155,12 @@ def test_a_stage_whose_digest_is_not_known_yet_keeps_its_artifacts(workdir):
     assert collecting.find(workdir).artifacts == ()
 
 
-def test_the_served_artifact_is_kept(workdir):
+@pytest.mark.parametrize("published", ["current", "verified"])
+def test_what_is_served_and_what_is_gone_back_to_are_kept(workdir, published):
     old = manifest(graph_of(DESK, all_done(DESK))["export"], DESK).model_copy(update={"digest": "0" * 12})
     put(workdir, ("export", "0" * 12), old)
     assert [key for key in collecting.find(workdir).artifacts if key[0] == "export"] == [("export", "0" * 12)]
-    workdir.publish(Published(current=("export", "0" * 12)))
+    workdir.publish(Published(**{published: ("export", "0" * 12)}))
     assert collecting.find(workdir).artifacts == ()
 
 

@@ -40,10 +40,9 @@ def find(workdir: Workdir, forgotten: str | None = None) -> Garbage:
                 open_stages.add(node.name)
             else:
                 used.add((node.name, node.digest))
-    served = Path(os.path.realpath(workdir.current))
-    kept = {
-        key for key in _artifacts(workdir) if key in used or key[0] in open_stages or workdir.artifact(key) == served
-    }
+    # What is served, and what is gone back to should the next export fail its check.
+    published = (workdir.published.current, workdir.published.verified)
+    kept = {key for key in _artifacts(workdir) if key in used or key[0] in open_stages or key in published}
     artifacts = tuple(sorted(set(_artifacts(workdir)) - kept))
     wanted = {flat(key) for key in used if key not in manifests}
     unknown = tuple(flat((stage, "")) for stage in open_stages)
