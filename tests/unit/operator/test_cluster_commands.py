@@ -17,7 +17,7 @@ from multitask_operator.commands.cluster.picture import picture
 from multitask_operator.commands.cluster.plan import planned_of
 from multitask_operator.commands.cluster.pods import NoSuchStage, chosen, gone, newest_pod, not_started
 from multitask_operator.commands.cluster.reasons import explained, silent
-from multitask_operator.reconciler.telling import stamp
+from multitask_operator.planner.status import stamp
 from multitask_operator.report.build import build_report
 from unit.operator.builders import all_done, graph_of, task
 from unit.operator.reconciler.simulation import BEGAN, Cluster

@@ -2,6 +2,6 @@
 
 from multitask_api.stages.graph import build
 from multitask_api.stages.groups import groups
-from multitask_api.stages.nodes import Graph, Node, NodeState, Ref
+from multitask_api.stages.nodes import Graph, Key, Node, NodeState, Ref, flat
 
-__all__ = ["Graph", "Node", "NodeState", "Ref", "build", "groups"]
+__all__ = ["Graph", "Key", "Node", "NodeState", "Ref", "build", "flat", "groups"]

@@ -9,6 +9,14 @@ from enum import Enum
 from multitask_api.manifest import Manifest
 from multitask_api.parameters import StageParameters
 
+Key = tuple[str, str]
+"""(stage name, digest): names one artifact."""
+
+
+def flat(key: Key) -> str:
+    """``("baseline/urgency/seed-17", "ab12")`` as one file name."""
+    return f"{key[0].replace('/', '__')}-{key[1]}"
+
 
 @dataclass(frozen=True, order=True)
 class Ref:

@@ -9,9 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from multitask_api.stages import build
-from multitask_operator.local.publishing import Key
-from multitask_operator.local.workdir import Workdir, flat
+from multitask_api.stages import Key, build, flat
+from multitask_operator.local.workdir import Workdir
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,9 @@ from typing import Protocol
 
 from multitask_api.manifest import Manifest, Resolved, StageFailure, StageOrder, StageProgress
 from multitask_api.resource import MultiTaskModel
-from multitask_api.stages import NodeState, build
+from multitask_api.stages import Key, NodeState, build
 from multitask_operator.local import processes
-from multitask_operator.local.publishing import Key, check_of, promoted_export, published
+from multitask_operator.local.publishing import check_of, promoted_export, published
 from multitask_operator.local.workdir import FAILURE, Workdir, write
 from multitask_operator.planner import Capacity, Failed, Observed, Plan, Running, StartStage, is_final, plan
 

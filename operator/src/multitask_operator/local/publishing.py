@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 from multitask_api.manifest import StageFailure
-from multitask_api.stages import Graph, NodeState
+from multitask_api.stages import Graph, Key, NodeState
 from multitask_operator.planner import Failed, export_of
 
-Key = tuple[str, str]
 UNVERIFIED = "what is served is unverified: no run has compared its served answers with the measured ones"
 
 

@@ -29,9 +29,10 @@ from pydantic import ValidationError
 
 from multitask_api.manifest import MANIFEST, Manifest, Resolved, StageFailure, StageProgress
 from multitask_api.resource import MultiTaskModel
+from multitask_api.stages import Key, flat
 from multitask_api.types import Model
 from multitask_operator.local.errors import WorkdirError
-from multitask_operator.local.publishing import Key, Published
+from multitask_operator.local.publishing import Published
 
 FAILURE = "failure.json"
 
@@ -230,11 +231,6 @@ class Workdir:
             file.write(str(os.getpid()))
             file.flush()
             yield
-
-
-def flat(key: Key) -> str:
-    """``("baseline/urgency/seed-17", "ab12")`` as one file name."""
-    return f"{key[0].replace('/', '__')}-{key[1]}"
 
 
 def write(path: Path, text: str) -> None:

@@ -37,7 +37,7 @@ class Delete:
 
 @dataclass(frozen=True)
 class PatchStatus:
-    """Merge ``status`` into the MultiTaskModel's, if it still has that resource version; else look again."""
+    """Make ``status`` the MultiTaskModel's, if it still has that resource version; else look again."""
 
     status: Mapping[str, Any]
     resource_version: str

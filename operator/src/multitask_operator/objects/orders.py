@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from multitask_api.manifest import StageOrder
 from multitask_api.resource import MultiTaskModelSpec
-from multitask_api.stages import Graph, Node, NodeState
+from multitask_api.stages import Graph, Key, Node, NodeState, flat
 from multitask_operator.objects.resources import gpus, threads
 from multitask_operator.objects.volumes import is_local, storage_address, work_folder
-
-Key = tuple[str, str]
-"""(stage name, digest)."""
 
 
 def stage_order(model: str, spec: MultiTaskModelSpec, graph: Graph, node: Node) -> StageOrder:
@@ -37,11 +34,6 @@ def stage_order(model: str, spec: MultiTaskModelSpec, graph: Graph, node: Node) 
 def artifact_address(spec: MultiTaskModelSpec, key: Key) -> str:
     """Where the artifact of a stage lies, as a pod sees it."""
     return f"{storage_address(spec)}/stages/{key[0]}/{key[1]}"
-
-
-def flat(key: Key) -> str:
-    """``("baseline/urgency/seed-17", "ab12")`` as the name of one folder."""
-    return f"{key[0].replace('/', '__')}-{key[1]}"
 
 
 def _inputs(spec: MultiTaskModelSpec, graph: Graph, node: Node) -> dict[str, str]:

@@ -120,20 +120,24 @@ def _progressing(
     return Judgement("Unknown", "Blocked", "Nothing can start: data or the base model is not resolved.")
 
 
+def stamp(now: float) -> str:
+    """Unix seconds as Kubernetes writes times."""
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def condition(
     kind: str, judged: Judgement, previous: MultiTaskModelStatus | None, generation: int | None, now: float
 ) -> Condition:
     """The condition, with the time since which it has this status; ``now`` in Unix seconds."""
     same = next((item for item in previous.conditions if item.type == kind), None) if previous else None
     since = same.last_transition_time if same is not None and same.status == judged.status else None
-    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
     return Condition(
         type=kind,
         status=judged.status,
         reason=judged.reason,
         message=judged.message,
         observed_generation=generation,
-        last_transition_time=since or stamp,
+        last_transition_time=since or stamp(now),
     )
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from multitask_operator.reconciler.units import Unit
+
 Object = Mapping[str, Any]
 
 _PULL = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
@@ -19,6 +21,11 @@ class Blocker:
 
     reason: str
     message: str
+
+
+def of_unit(unit: Unit, gpu_resource: str) -> Blocker | None:
+    """What keeps the pods of an open Job from running."""
+    return of_job(unit.job) or of_pods(unit.pods, gpu_resource)
 
 
 def of_pods(pods: Sequence[Object], gpu_resource: str) -> Blocker | None:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multitask_api.stages import Graph, Node
+from multitask_api.stages import Graph, Key, Node
 from multitask_operator.planner import StartStage, StopStage
-from multitask_operator.reconciler.units import Key, Phase, Unit
+from multitask_operator.reconciler.units import Phase, Unit
 
 #: Their work takes seconds, so all that are ready share a Job: a pod's start costs more than they do.
 TOGETHER = frozenset({"prepare"})

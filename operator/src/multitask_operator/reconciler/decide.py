@@ -160,7 +160,7 @@ class _Decision:
             return Blocker("DataNotFound", "; ".join(self.resolution.resolved.problems))
         for each in (*self.resolves, *self.stages):
             if each.phase is Phase.RUNNING or (each.kind == RESOLVE and each.job is not None):
-                found = blocking.of_job(each.job) or blocking.of_pods(each.pods, self.gpu_resource)
+                found = blocking.of_unit(each, self.gpu_resource)
                 if found is not None:
                     return found
         return None
@@ -168,10 +168,7 @@ class _Decision:
     def _goes_on(self) -> bool:
         """Whether any Job is at work that nothing keeps from it."""
         return any(
-            unit.job is not None
-            and not unit.ended
-            and not blocking.of_job(unit.job)
-            and not blocking.of_pods(unit.pods, self.gpu_resource)
+            unit.job is not None and not unit.ended and blocking.of_unit(unit, self.gpu_resource) is None
             for unit in (*self.resolves, *self.stages)
         )
 
@@ -212,7 +209,7 @@ class _Decision:
                 if self._resolved:
                     yield from _delete(unit.job, unit.configmap)
                 continue
-            wait = overdue(unit, self.now)
+            wait = overdue(unit, self.resolution, self.now)
             lost = condition(unit.job, "Complete") is not None and not self._resolved
             if unit.configmap is None or lost or (wait is not None and wait <= 0):
                 yield from _delete(unit.job, unit.configmap)
@@ -233,7 +230,7 @@ class _Decision:
 
     def _waits(self) -> Iterator[float]:
         unit = self._current
-        wait = overdue(unit, self.now) if unit is not None else None
+        wait = overdue(unit, self.resolution, self.now) if unit is not None else None
         if wait is not None:
             yield max(0.0, wait)
         if self.plan.look_again is not None:

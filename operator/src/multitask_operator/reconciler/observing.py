@@ -6,11 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from multitask_api.manifest import Manifest, StageFailure
 from multitask_api.resource.status import MultiTaskModelStatus
+from multitask_api.stages import Key
 from multitask_operator.planner import Failed, Observed, Running
 from multitask_operator.planner.plan import MOST_ATTEMPTS
 from multitask_operator.reconciler import blocking
 from multitask_operator.reconciler.resolving import Resolution
-from multitask_operator.reconciler.units import Key, Phase, Unit, condition, seconds, started_at
+from multitask_operator.reconciler.units import Phase, Unit, condition, seconds, started_at
 
 
 def observed(

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 
 from multitask_api.cluster import MANIFESTS_KEY, RESOLVED_KEY, unpack_manifests
 from multitask_api.manifest import Manifest, Resolved
+from multitask_api.stages import Key
 from multitask_operator.reconciler.raw import Object
-from multitask_operator.reconciler.units import Key, Unit, condition, seconds
+from multitask_operator.reconciler.units import Unit, condition, seconds
 
 #: Seconds after which data that could not be found is looked for again.
 LOOK_AGAIN = 300.0
@@ -44,9 +45,9 @@ def newest(units: Sequence[Unit]) -> Resolution:
     return Resolution(Resolved(data={}))
 
 
-def overdue(unit: Unit, now: float) -> float | None:
-    """Seconds until a unit that found problems is thrown away and made again (≤ 0: now); None: never."""
-    found = resolution(unit).resolved
+def overdue(unit: Unit, resolution: Resolution, now: float) -> float | None:
+    """Seconds until ``unit``, if its ``resolution`` found problems, is made again (≤ 0: now); None: never."""
+    found = resolution.resolved
     if found is None or not found.problems:
         return None
     ended = condition(unit.job, "Complete")

@@ -7,9 +7,10 @@ from typing import Any
 
 from multitask_api.resource.status import Condition, MultiTaskModelStatus
 from multitask_operator.objects.actions import Action, Event, PatchStatus
+from multitask_operator.planner.status import stamp
 from multitask_operator.reconciler.outcome import Outcome
 from multitask_operator.reconciler.raw import RawState
-from multitask_operator.reconciler.telling import previous_status, stamp
+from multitask_operator.reconciler.telling import previous_status
 from multitask_operator.reconciler.units import seconds
 
 #: Seconds between two status patches that change nothing but progress.
@@ -29,8 +30,7 @@ def say(raw: RawState, status: MultiTaskModelStatus, now: float) -> Outcome:
         if wait > 0:
             return Outcome(look_again=wait)
     wanted["progressTime"] = stamp(now)
-    gone = {name: None for name in before if name not in wanted}
-    patch = PatchStatus(wanted | gone, raw.model["metadata"]["resourceVersion"])
+    patch = PatchStatus(wanted, raw.model["metadata"]["resourceVersion"])
     return Outcome((patch, *_events(previous_status(raw), status)))
 
 

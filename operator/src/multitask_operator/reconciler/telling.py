@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 
 from pydantic import ValidationError
 
@@ -62,11 +61,6 @@ def refused(raw: RawState, reason: str, message: str, now: float) -> MultiTaskMo
     return before.model_copy(
         update={"observed_generation": generation, "conditions": conditions + kept, "stage": reason, "progress": None}
     )
-
-
-def stamp(now: float) -> str:
-    """Unix seconds as the API writes times."""
-    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def previous_status(raw: RawState) -> MultiTaskModelStatus | None:

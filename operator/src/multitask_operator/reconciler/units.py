@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
+from functools import cached_property
 from typing import Any
 
 from pydantic import ValidationError
@@ -21,10 +22,8 @@ from multitask_api.cluster import (
     unpack_manifest,
 )
 from multitask_api.manifest import Manifest, StageFailure, StageProgress
+from multitask_api.stages import Key
 from multitask_operator.reconciler.raw import Object, RawState
-
-Key = tuple[str, str]
-"""(stage name, digest)."""
 
 
 class Phase(Enum):
@@ -48,7 +47,7 @@ class Unit:
     job: Object | None = None
     pods: tuple[Object, ...] = ()
 
-    @property
+    @cached_property
     def manifests(self) -> dict[Key, Manifest]:
         """What its stages have reported. What cannot be read counts as not reported: its pod will say it again."""
         data = (self.configmap or {}).get("binaryData") or {}

@@ -15,9 +15,9 @@ from multitask_api.cluster import (
 )
 from multitask_api.manifest import Manifest
 from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchStatus
+from multitask_operator.planner.status import stamp
 from multitask_operator.reconciler import reconcile
 from multitask_operator.reconciler.raw import RawState, claim_names
-from multitask_operator.reconciler.telling import stamp
 from multitask_operator.reconciler.units import units
 from multitask_operator.settings import Settings
 from unit.operator.builders import graph_of, manifest, model, resolved
@@ -105,8 +105,7 @@ class Cluster:
         if isinstance(action, PatchStatus):
             if action.resource_version != self.model["metadata"]["resourceVersion"]:
                 return
-            merged = {**self.model.get("status", {}), **action.status}
-            self.model["status"] = {name: value for name, value in merged.items() if value is not None}
+            self.model["status"] = dict(action.status)
         elif isinstance(action, Delete):
             key = (action.kind, action.name)
             if key not in self.objects or self.objects[key]["metadata"]["uid"] != action.uid:

@@ -9,7 +9,6 @@ from multitask_api.cluster import RESOLVE, RUN
 from multitask_operator.commands.cluster.picture import gpu_resource
 from multitask_operator.commands.views import describe
 from multitask_operator.reconciler import blocking
-from multitask_operator.reconciler.blocking import Blocker
 from multitask_operator.reconciler.observing import failed
 from multitask_operator.reconciler.raw import RawState
 from multitask_operator.reconciler.units import Phase, Unit, condition, started_at, units
@@ -46,11 +45,6 @@ def is_open(unit: Unit) -> bool:
     return unit.job is not None and not unit.ended and not _done(unit)
 
 
-def blocker_of(unit: Unit, gpu: str) -> Blocker | None:
-    """What keeps an open Job's pods from running."""
-    return blocking.of_job(unit.job) or blocking.of_pods(unit.pods, gpu)
-
-
 def names(stages: Sequence[str], most: int = 3) -> str:
     """The first few, and how many more."""
     shown = ", ".join(stages[:most])
@@ -83,7 +77,7 @@ def _state(unit: Unit, gpu: str, now: float) -> tuple[str, str]:
     if unit.ended:
         failure = failed(unit).failure
         return "failed", f"{failure.stage}: {first_line(failure.message)}"
-    blocker = blocker_of(unit, gpu)
+    blocker = blocking.of_unit(unit, gpu)
     if unit.stopping:
         return "stopping", ""
     if blocker is not None:

@@ -8,7 +8,7 @@ from itertools import chain
 
 from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE, RUN
 from multitask_api.errors import UserError
-from multitask_operator.commands.cluster.jobs import blocker_of, is_open, job_rows, stages_of
+from multitask_operator.commands.cluster.jobs import is_open, job_rows, stages_of
 from multitask_operator.commands.cluster.picture import (
     Picture,
     condition_of,
@@ -20,7 +20,7 @@ from multitask_operator.commands.cluster.picture import (
 from multitask_operator.commands.cluster.verdicts import below_the_bar
 from multitask_operator.formatting import duration
 from multitask_operator.objects.actions import Create, Delete
-from multitask_operator.reconciler import Outcome
+from multitask_operator.reconciler import Outcome, blocking
 from multitask_operator.reconciler.observing import failed
 from multitask_operator.reconciler.raw import RawState
 from multitask_operator.reconciler.telling import generation_of, previous_status
@@ -92,7 +92,7 @@ def silent(raw: RawState) -> list[str]:
     """uids of the Jobs, and of their pods, that should run and show neither a running pod nor why there is none."""
     found = []
     for unit in _open_units(raw):
-        if not _runs(unit) and blocker_of(unit, gpu_resource(raw)) is None:
+        if not _runs(unit) and blocking.of_unit(unit, gpu_resource(raw)) is None:
             found += [item["metadata"]["uid"] for item in (unit.job, *unit.pods) if item is not None]
     return found
 
@@ -114,7 +114,7 @@ def _in_the_way(raw: RawState, now: float) -> Iterator[Explanation]:
     if ready.reason == "InvalidSpec":
         yield Explanation("InvalidSpec", ready.message, "correct what it names, and apply the resource again")
         return
-    unit = next((unit for unit in _open_units(raw) if unit.job and blocker_of(unit, gpu_resource(raw))), None)
+    unit = next((unit for unit in _open_units(raw) if unit.job and blocking.of_unit(unit, gpu_resource(raw))), None)
     # A claim hides what its pods wait for; what is said of pods is said of the first that waits.
     of_pod = unit if ready.reason in _NEXT or ready.reason in ("SecretMissing", "PodNotStarted") else None
     yield Explanation(
