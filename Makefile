@@ -28,7 +28,7 @@ without = $(foreach package,$(1),--no-emit-package multitask-$(package))
 GENERATED := crds/multitask.dev_multitaskmodels.yaml crds/multitask.dev_taskroutes.yaml serving/src/multitask_serving/proto docs/resource.md \
   $(CHART)/files/crds
 
-.PHONY: help setup lock generate check-generate lint format test test-fast demo open-suite kubernetes grpcurl clean
+.PHONY: help setup lock generate check-generate lint format test test-fast demo open-suite kubernetes images grpcurl clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -100,6 +100,9 @@ open-suite: .make/setup  ## The benchmark on public tasks, about an hour on two 
 
 kubernetes: .make/setup  ## Build the control plane and the helm that tests start, about 8 minutes once a machine
 	$(BIN)/python tests/cluster/binaries.py etcd kube-apiserver kube-controller-manager kubectl helm
+
+images: .make/setup  ## Build both container images without registry or daemon, about 15 minutes for each state of the sources
+	$(BIN)/python tests/cluster/images.py operator trainer
 
 grpcurl: $(GRPCURL)  ## Build the grpcurl that tests call
 
