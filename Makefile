@@ -101,7 +101,7 @@ open-suite: .make/setup  ## The benchmark on public tasks, about an hour on two 
 kubernetes: .make/setup  ## Build the control plane and the helm that tests start, about 8 minutes once a machine
 	$(BIN)/python tests/cluster/binaries.py etcd kube-apiserver kube-controller-manager kubectl helm
 
-images: .make/setup  ## Build both container images without registry or daemon, about 15 minutes for each state of the sources
+images: .make/setup  ## Build both container images without registry or daemon, about 12 minutes for each state of the sources
 	$(BIN)/python tests/cluster/images.py operator trainer
 
 grpcurl: $(GRPCURL)  ## Build the grpcurl that tests call

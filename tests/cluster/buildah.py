@@ -58,9 +58,18 @@ def storage(folder: Path) -> Iterator[Storage]:
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-    """Run a program that is quiet when all is well. Raises ImageFailed."""
+    """Run a program that is quiet when all is well. Raises ImageFailed.
+
+    It holds the locks of this process: one that is left behind when this process is killed still keeps others out.
+    """
     done = subprocess.run(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
+        command,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        close_fds=False,
     )
     if done.returncode != 0:
         raise ImageFailed(f"{' '.join(command)}\nended with {done.returncode}:\n{done.stdout[-4000:]}")

@@ -17,8 +17,12 @@ def root() -> Path:
 
 @contextmanager
 def alone(path: Path) -> Iterator[None]:
-    """One process at a time; the kernel frees the lock of a process that was killed."""
+    """One process at a time; the kernel frees the lock of a process that was killed.
+
+    A child that is started with ``close_fds=False`` holds it too.
+    """
     with path.open("w") as lock:
+        os.set_inheritable(lock.fileno(), True)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

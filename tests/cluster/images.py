@@ -7,6 +7,7 @@ that goes into it. An archive is renamed into place when it is whole and was che
 from __future__ import annotations
 
 import argparse
+import shutil
 import subprocess
 import sys
 import time
@@ -46,8 +47,8 @@ def recipes() -> Mapping[str, Recipe]:
     operator = (*both, "requirements-operator.lock", *package("crds", "operator"))
     trainer = (*both, "requirements-trainer.lock", *package("crds", "serving", "trainer-image"))
     return {
-        "operator": Recipe("operator/Dockerfile", operator, version, _USER, "opt/multitask", base.COMMAND),
-        "trainer": Recipe("trainer-image/Dockerfile", trainer, version, _USER, "opt/multitask", base.COMMAND),
+        "operator": Recipe("operator/Dockerfile", operator, version, _USER, "opt/multitask", base.COMMAND, 4),
+        "trainer": Recipe("trainer-image/Dockerfile", trainer, version, _USER, "opt/multitask", base.COMMAND, 40),
         "thin": Recipe(f"{_DOCKERFILES}/thin.Dockerfile", (_BASE_FILE,), "1", _USER, base=base.COMMAND),
         "pause": Recipe(f"{_DOCKERFILES}/pause.Dockerfile", (f"{_DOCKERFILES}/pause.c",), "1", "65535:65535"),
     }
@@ -88,6 +89,11 @@ def _archives(name: str) -> list[Path]:
 
 def _make(name: str, recipe: Recipe, found: Archive, scratch: Path) -> None:
     get_programs()
+    free = shutil.disk_usage(scratch).free / 1e9
+    if free < recipe.space:
+        raise buildah.ImageFailed(
+            f"{name} needs {recipe.space} GB in {folder()} while it is built; {free:.0f} are free"
+        )
     context, made = scratch / "context", scratch / "image.tar"
     settings = machine.pip_settings(machine.pip_files())
     volumes = machine.volumes(scratch / "machine", settings)

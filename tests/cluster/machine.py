@@ -7,7 +7,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-#: The settings of pip that say where packages come from; its others are a matter of taste.
+#: The settings of pip that say how an index is reached. ``find-links`` may name a folder, which a build does not have.
 SETTINGS = ("index-url", "extra-index-url", "trusted-host", "cert", "client-cert", "proxy", "timeout", "retries")
 #: Those whose values are nobody else's business.
 PRIVATE = ("index-url", "extra-index-url", "trusted-host", "proxy")

@@ -24,6 +24,8 @@ class Recipe:
     """All that the image adds to its base lies below it."""
     base: tuple[str, ...] = ()
     """How its base is made; empty: it has none."""
+    space: int = 1
+    """GB that a build needs, most of them for a while: the same files lie in a stage, in the image, in a layer."""
 
     def files(self, root: Path) -> list[Path]:
         """The files of the checkout at ``root`` that go into it, in a fixed order."""
@@ -31,7 +33,9 @@ class Recipe:
 
     def digest(self, root: Path) -> str:
         """12 hex digits over the recipe and those files."""
-        return digest(root, self.files(root), asdict(self))
+        recipe = asdict(self)
+        del recipe["space"]  # makes no other image
+        return digest(root, self.files(root), recipe)
 
     def copy(self, root: Path, target: Path) -> None:
         """Copy those files to ``target``, each to its own place."""
