@@ -6,6 +6,7 @@ both by hostPath volumes (`pod_template`) and read them only.
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -17,7 +18,8 @@ from cluster import buildah, cache
 from cluster.recipe import copy, digest, files, package
 
 ROOT = Path(__file__).parents[2]
-KEPT = 2
+#: Of each kind; pods of other checkouts may be running from the small ones.
+KEPT = {"packages": 20, "libraries": 2}
 _LOCK = "requirements-trainer.lock"
 _PACKAGES = ("crds", "serving", "trainer-image")
 #: The image's Python, whichever runs this.
@@ -66,9 +68,9 @@ def _made(kind: str, digest: str, install: Callable[[Path, Path], None]) -> Path
             if not found.exists():
                 install(scratch / "target", scratch)
                 (scratch / "target").rename(found)
-    found.touch()
+    os.utime(found)
     by_use = sorted(folder().glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for old in by_use[KEPT:]:
+    for old in by_use[KEPT[kind] :]:
         shutil.rmtree(old)
     return found
 

@@ -7,6 +7,7 @@ that goes into it. An archive is renamed into place when it is whole and was che
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
@@ -71,7 +72,7 @@ def archive(name: str) -> Archive:
             found = _archive(name, recipe, scratch / "context")
             if not found.path.exists():
                 _make(name, recipe, found, scratch)
-    found.path.touch()
+    os.utime(found.path)
     for old in _archives(name)[KEPT:]:
         old.unlink(missing_ok=True)
     return found
@@ -88,12 +89,8 @@ def _archives(name: str) -> list[Path]:
 
 
 def _make(name: str, recipe: Recipe, found: Archive, scratch: Path) -> None:
+    _need_room(name, recipe)
     get_programs()
-    free = shutil.disk_usage(scratch).free / 1e9
-    if free < recipe.space:
-        raise buildah.ImageFailed(
-            f"{name} needs {recipe.space} GB in {folder()} while it is built; {free:.0f} are free"
-        )
     context, made = scratch / "context", scratch / "image.tar"
     settings = machine.pip_settings(machine.pip_files())
     volumes = machine.volumes(scratch / "machine", settings)
@@ -114,6 +111,14 @@ def _make(name: str, recipe: Recipe, found: Archive, scratch: Path) -> None:
     if wrong:
         raise buildah.ImageFailed("\n".join([f"the image {name} is not as it should be:", *wrong]))
     made.rename(found.path)
+
+
+def _need_room(name: str, recipe: Recipe) -> None:
+    free = shutil.disk_usage(folder()).free / 1e9
+    if free < recipe.space:
+        raise buildah.ImageFailed(
+            f"{name} needs {recipe.space} GB in {folder()} while it is built; {free:.0f} are free"
+        )
 
 
 def _make_base(storage: buildah.Storage, dockerfile: Path, context: Path) -> None:

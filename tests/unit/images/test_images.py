@@ -6,6 +6,7 @@ import configparser
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,34 @@ def test_a_copy_has_the_same_digest_and_no_more_files(checkout, tmp_path):
         str(path.relative_to(tmp_path / "copy")) for path in (tmp_path / "copy").rglob("*") if path.is_file()
     )
     assert copied == ["Dockerfile", "lock", "package/src/a.py"]
+
+
+def test_an_archive_that_is_there_is_taken_and_of_its_image_the_last_two_used_stay(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    images.folder().mkdir(parents=True)
+    wanted = images.folder() / f"thin-{images.recipes()['thin'].digest(ROOT)}.tar"
+    others = ["thin-00000000000a.tar", "thin-00000000000b.tar", "pause-00000000000c.tar"]
+    for age, path in enumerate([wanted, *(images.folder() / name for name in others)]):
+        path.write_text("image")
+        os.utime(path, (age, age))
+    assert images.archive("thin") == images.Archive(wanted, "localhost/multitask-thin:1")
+    assert images.main(["--list"]) == 0
+    listed = [Path(line.split("\t")[0]).name for line in capsys.readouterr().out.splitlines()]
+    assert sorted(listed) == sorted([wanted.name, "thin-00000000000b.tar", "pause-00000000000c.tar"])
+
+
+def test_without_room_no_build_begins(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    recipes = {"thin": replace(images.recipes()["thin"], space=10**9)}
+    monkeypatch.setattr(images, "recipes", lambda: recipes)
+    assert images.main(["thin"]) == 1
+    assert "thin needs 1000000000 GB in" in capsys.readouterr().err
+
+
+def test_an_image_that_there_is_not_is_refused_with_those_there_are(capsys):
+    with pytest.raises(SystemExit):
+        images.main(["gateway"])
+    assert "no such image: gateway; there are operator, trainer, thin, pause, environment" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", images.recipes())
