@@ -106,7 +106,7 @@ def _make(name: str, recipe: Recipe, found: Archive, scratch: Path) -> None:
         with _step(name, "archive"):
             storage.push(found.reference, made)
     with _step(name, "check"):
-        private = [value for setting, value in settings.items() if setting in machine.PRIVATE]
+        private = [word for setting in machine.PRIVATE for word in settings.get(setting, "").split()]
         wrong = list(archives.problems(archives.read(made), recipe.user, recipe.folder, private))
     if wrong:
         raise buildah.ImageFailed("\n".join([f"the image {name} is not as it should be:", *wrong]))
