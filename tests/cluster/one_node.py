@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 import subprocess
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -64,6 +65,7 @@ class OneNode:
         self._stack = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
+        began = time.monotonic()
         self._folder.mkdir(parents=True, exist_ok=True)
         self._store.mkdir(parents=True, exist_ok=True)
         try:
@@ -76,6 +78,7 @@ class OneNode:
         except BaseException:
             self._close()
             raise
+        self.seconds = time.monotonic() - began
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
