@@ -8,22 +8,18 @@ only, and the next one goes on from there.
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import json
-import os
 import re
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cluster import golang
+from cluster import cache, golang
 
 KUBERNETES = "1.34.4"
 ETCD = "3.6.4"
@@ -66,7 +62,7 @@ PROGRAMS: Mapping[str, Program] = {
 
 def folder() -> Path:
     """Where all programs lie, or will lie."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multitask" / "programs"
+    return cache.root() / "programs"
 
 
 def path(name: str) -> Path:
@@ -87,7 +83,7 @@ def build(names: Sequence[str]) -> None:
         return
     target = folder()
     target.mkdir(parents=True, exist_ok=True)
-    with _alone(target / ".lock"), _scratch(target / ".build") as scratch:
+    with cache.alone(target / ".lock"), cache.scratch(target / ".build") as scratch:
         wanted = missing(names)
         if not wanted:  # another process built them in the meantime
             return
@@ -128,29 +124,6 @@ def _module(go: Path, program: Program, scratch: Path) -> str:
 def _go_mod_of(go: Path, name: str, version: str, scratch: Path) -> str:
     said = golang.run(go, ["mod", "download", "-json", f"{name}@{version}"], scratch, scratch)
     return Path(json.loads(said)["GoMod"]).read_text("utf-8")
-
-
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time; the kernel frees the lock of a process that was killed."""
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another build in {path.parent}", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _scratch(path: Path) -> Iterator[Path]:
-    """An empty folder beside what is built; what a killed build left there goes first."""
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -202,7 +202,12 @@ def test_gc_frees_what_the_old_plan_used_and_nothing_else(grown: tuple[Desk, Don
     assert done == {**foreseen, "removed": True}
     # The old export stays: it is the last one that was verified.
     assert {name.rpartition("/")[0] for name in done["artifacts"]} == {
-        "filter", "mixture/classification", "bundle", "evaluate/classification", "evaluate/generation", "verify",
+        "filter",
+        "mixture/classification",
+        "bundle",
+        "evaluate/classification",
+        "evaluate/generation",
+        "verify",
         "ledger",
     }  # fmt: skip
     assert done["bytes"] > 100_000
