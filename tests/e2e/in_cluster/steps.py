@@ -39,10 +39,10 @@ def install(access: Access, operator: str, trainer: str) -> None:
     values = []
     for name, image in (("image", operator), ("trainerImage", trainer)):
         repository, _, tag = image.rpartition(":")
-        values += [f"{name}.repository={repository}", f"{name}.tag={tag}", f"{name}.pullPolicy=Never"]
+        values += ["--set-string", f"{name}.repository={repository},{name}.tag={tag},{name}.pullPolicy=Never"]
     argv = [str(binaries.path("helm")), "--kubeconfig", str(access.admin), "install", "multitask", str(CHART)]
     argv += ["--namespace", OPERATORS, "--create-namespace", "--wait", "--timeout", "5m"]
-    done = subprocess.run([*argv, "--set", ",".join(values)], capture_output=True, text=True, check=False)
+    done = subprocess.run([*argv, *values], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -1,8 +1,8 @@
 """Data addresses: which files stand behind one, how they are opened, and how to tell that one has changed.
 
-An address is a path (relative to the data root), ``file://``, ``pvc://CLAIM/PATH`` (a mounted claim, or the folder that stands for it), or
-any other fsspec address of a file or a folder. ``hf://`` addresses of files are passed on to fsspec in the hub's own
-spelling; those of splits are read by ``hub``.
+An address is a path (relative to the data root), ``file://``, ``pvc://CLAIM/PATH`` (a mounted claim, or the folder that
+stands for it), or any other fsspec address of a file or a folder. ``hf://`` addresses of files are passed on to fsspec
+in the hub's own spelling; those of splits are read by ``hub``.
 """
 
 from __future__ import annotations
