@@ -28,7 +28,7 @@ without = $(foreach package,$(1),--no-emit-package multitask-$(package))
 GENERATED := crds/multitask.dev_multitaskmodels.yaml crds/multitask.dev_taskroutes.yaml serving/src/multitask_serving/proto docs/resource.md \
   $(CHART)/files/crds
 
-.PHONY: help setup lock generate check-generate lint format test test-fast demo open-suite kubernetes images grpcurl clean
+.PHONY: help setup lock generate check-generate lint format test test-fast demo open-suite e2e kubernetes images grpcurl clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -98,8 +98,11 @@ demo: .make/setup  ## Train, qualify, serve and ask the support desk; about 6 mi
 open-suite: .make/setup  ## The benchmark on public tasks, about an hour on two quiet cores: make open-suite DATA=folder
 	$(BIN)/python tests/benchmarks/open_suite.py --data "$(DATA)" $(OPEN_SUITE_ARGS)
 
-kubernetes: .make/setup  ## Build the control plane and the helm that tests start, about 8 minutes once a machine
-	$(BIN)/python tests/cluster/binaries.py etcd kube-apiserver kube-controller-manager kubectl helm
+e2e: .make/setup  ## The product in a real cluster of one node: the support desk and a small suite; root
+	$(BIN)/python tests/e2e/in_cluster/run.py $(E2E_ARGS)
+
+kubernetes: .make/setup  ## Build the Kubernetes programs that tests start, about 12 minutes once a machine
+	$(BIN)/python tests/cluster/binaries.py --one-node
 
 images: .make/setup  ## Build both container images without registry or daemon, about 12 minutes for each state of the sources
 	$(BIN)/python tests/cluster/images.py operator trainer

@@ -21,7 +21,7 @@ VARIABLES = {variable(name) for name in Settings.__dataclass_fields__}
 
 @pytest.fixture(scope="session")
 def helm() -> str:
-    built = binaries.folder() / "helm"
+    built = binaries.path("helm")
     found = str(built) if built.is_file() else shutil.which("helm")
     if found is None:
         pytest.skip("needs helm: `make kubernetes` builds it")
