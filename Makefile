@@ -31,7 +31,7 @@ GENERATED := crds/multitask.dev_multitaskmodels.yaml crds/multitask.dev_taskrout
 .PHONY: help setup lock generate check-generate lint format test test-fast demo open-suite e2e kubernetes images grpcurl clean
 
 help:  ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: .make/setup  ## Make .venv with everything in it
 
