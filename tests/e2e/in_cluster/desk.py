@@ -17,7 +17,9 @@ def document(pod_template: Mapping[str, Any]) -> Map:
     found = suite.document()
     found["spec"]["storage"] = {"uri": f"pvc://{CLAIM}/artifacts"}
     found["spec"]["tasks"] = [_claimed(each) for each in found["spec"]["tasks"]]
-    found["spec"]["training"] |= {"podTemplate": dict(pod_template), "maxParallelJobs": 2}
+    # Two stages fit a node of two cores, beside the operator.
+    half = {"requests": {"cpu": "900m", "memory": "1Gi"}}
+    found["spec"]["training"] |= {"podTemplate": dict(pod_template), "maxParallelJobs": 2, "resources": half}
     return found
 
 
