@@ -15,6 +15,7 @@ import uuid
 from collections.abc import Sequence
 
 from multitask_api.cluster import EXIT_DONE, EXIT_RETRYABLE, MASTER_PORT
+from multitask_trainer.folders import make_folders
 
 MEETING = 900
 """Seconds that pods wait for each other: nodes may have to be found, images pulled."""
@@ -31,6 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found, program = parser.parse_args(given[:own]), given[own:]
     if len(program) < 2:
         parser.error("-m MODULE is missing: the program to start")
+    make_folders(os.environ)  # torch wants a folder for temporary files already here
 
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError

@@ -27,10 +27,8 @@ from multitask_api.cluster import (
     EXIT_USER_ERROR,
     ORDERS_KEY,
     ORDERS_PATH,
-    POD_ENVIRONMENT,
     RESOLVE,
     RESOLVE_KEY,
-    ROOT,
     Orders,
     ResolveOrder,
 )
@@ -40,6 +38,7 @@ from multitask_api.stages.versions import VERSIONS
 from multitask_api.types import Model
 from multitask_trainer.configmap import SERVICE_ACCOUNT, ConfigMap, ConfigMapReporter, ConfigMapResults, connect
 from multitask_trainer.errors import Interrupted, StageError, Unreported
+from multitask_trainer.folders import make_folders
 from multitask_trainer.ranks import Ranks
 from multitask_trainer.reporter import FileReporter
 from multitask_trainer.stage import Outcome, Stage, carry_out
@@ -56,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if CONFIGMAP_VARIABLE not in os.environ:
         parser.error(f"{CONFIGMAP_VARIABLE} is not set: this program runs in a pod that the operator made")
-    _make_folders()
+    make_folders(os.environ)
     signal.signal(signal.SIGTERM, _stop)
     try:
         with connect(os.environ, arguments.server, arguments.account) as client:
@@ -166,14 +165,6 @@ def _unstoppable() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
-
-
-def _make_folders() -> None:
-    """The folders below the work volume that the environment names: it is empty when a pod begins."""
-    for name in POD_ENVIRONMENT:
-        path = Path(os.environ.get(name, ""))
-        if path.is_relative_to(ROOT):
-            path.mkdir(parents=True, exist_ok=True)
 
 
 if __name__ == "__main__":
