@@ -52,6 +52,13 @@ def test_a_claim_of_one_node_carries_one_job_at_a_time():
     assert cluster.model["status"]["stage"] == "Trained"
 
 
+def test_a_claim_of_one_node_that_training_does_not_mount_leaves_training_parallel():
+    cluster = two(pretraining={"corpus": [{"uri": "pvc://chats/all.jsonl"}], "maxSteps": 10})
+    cluster.claims["chats"] = {"metadata": {"name": "chats"}, "spec": {"accessModes": ["ReadWriteOnce"]}}
+    run_until(cluster, "baseline")
+    assert len(cluster.jobs("baseline")) == 2
+
+
 def test_another_task_runs_its_own_stages_and_what_reads_them():
     cluster = two()
     cluster.to_the_end()
