@@ -171,10 +171,12 @@ class _Decision:
         return None
 
     def _goes_on(self) -> bool:
-        """Whether any Job is at work that nothing keeps from it."""
+        """Whether any Job is at work that nothing keeps from it; one that has said everything is not."""
+        at_work = [unit for unit in self.stages if unit.phase is not Phase.DONE]
+        at_work += () if self._resolved else self.resolves
         return any(
             unit.job is not None and not unit.ended and blocking.of_unit(unit, self.gpu_resource) is None
-            for unit in (*self.resolves, *self.stages)
+            for unit in at_work
         )
 
     # -- what goes -----------------------------------------------------------------------------------------------------

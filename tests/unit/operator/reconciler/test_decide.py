@@ -224,6 +224,19 @@ def test_while_data_is_looked_at_progress_says_so():
     assert (said["status"], said["reason"]) == ("True", "Resolving")
 
 
+@pytest.mark.parametrize(("kind", "expected"), [("resolve", "StagesRunning"), ("export", "Complete")])
+def test_a_job_that_has_said_everything_and_not_ended_yet_is_not_at_work(kind, expected):
+    cluster = two()
+    if kind != "resolve":
+        run_until(cluster, kind)
+    cluster.settle()
+    (name,) = cluster.jobs(kind)
+    cluster.finish(name)
+    del cluster.objects["Job", name]["status"]
+    cluster.settle()
+    assert cluster.condition("Progressing")["reason"] == expected
+
+
 def test_one_job_without_a_gpu_does_not_hide_the_work_of_the_others():
     cluster = two()
     run_until(cluster, "baseline")
