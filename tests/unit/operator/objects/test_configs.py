@@ -13,6 +13,7 @@ from multitask_operator.objects.configs import resolve_configmap, run_snapshot, 
 from multitask_operator.objects.errors import TooLarge
 from multitask_operator.objects.orders import stage_order
 from multitask_operator.objects.units import UnitSpec
+from unit.operator.budgets import largest
 from unit.operator.builders import all_done, graph_of, task
 from unit.operator.objects.samples import OWNER, ready, resource, unit
 
@@ -80,12 +81,12 @@ SHAPES = [
 ]
 
 
-@pytest.mark.parametrize(("sentence", "seeds", "number", "length", "labels"), SHAPES, ids=[row[0] for row in SHAPES])
+@pytest.mark.parametrize(("sentence", "seeds", "groups", "length", "labels"), SHAPES, ids=[row[0] for row in SHAPES])
 def test_what_resolve_may_be_told_fits_in_every_later_stage_with_what_its_pod_finds(
-    sentence, seeds, number, length, labels
+    sentence, seeds, groups, length, labels
 ):
     """Else a model would turn out to be too large after its baselines had been trained."""
-    desk = largest(seeds, number, length, [f"{index:015d}" for index in range(labels)])
+    desk = a_model(seeds, groups, length, [f"{index:015d}" for index in range(labels)])
     counts = {split: dict.fromkeys(desk.spec.tasks[0].labels, 12_345) for split in ("train", "validation", "test")}
     manifests = all_done(desk, serve=False, prepare={"label_counts": counts})
     graph = graph_of(desk, manifests, serve=False)
@@ -101,13 +102,11 @@ def test_what_resolve_may_be_told_fits_in_every_later_stage_with_what_its_pod_fi
             assert found < CONFIGMAP_ROOM
 
 
-def largest(seeds, number, length, labels):
-    """128 tasks with the longest names, in so many groups, every address of that length."""
-    tasks = []
-    for index in range(128):
-        each = task(f"{index:03d}".rjust(63, "t"), labels=labels, group=f"{index % number:03d}".rjust(63, "g"))
+def a_model(seeds, groups, length, labels):
+    """One of the most tasks, in so many groups, every address of that length."""
+    tasks = largest(labels, groups)
+    for index, each in enumerate(tasks):
         each["data"] = {split: {"uri": f"s3://b/{index}-{split}-".ljust(length, "x")} for split in each["data"]}
-        tasks.append(each)
     return resource(
         *tasks,
         storage="s3://b/".ljust(length, "x"),

@@ -8,27 +8,20 @@ import pytest
 
 from multitask_api.cluster import MANIFESTS_KEY, ORDERS_KEY, PROGRESS_KEY, RESOLVED_KEY, pack_manifests
 from multitask_api.manifest import StageProgress
-from unit.operator.builders import all_done, resolved, task
+from unit.operator.budgets import ANNOTATION_BYTES, STAGE_ROWS, STATUS_BYTES, largest
+from unit.operator.builders import all_done, resolved
 from unit.operator.reconciler.simulation import BEGAN, Cluster
 
-TASKS = 128
-STATUS_BYTES = 48 * 1024
-#: The API server's limit of all annotations of an object together is 256 KiB; ours leave the rest to others.
-ANNOTATION_BYTES = 16 * 1024
-STAGE_ROWS = 12
 #: In Ready and in Progressing: the longest message there can be, of characters that take the most bytes.
 LONG = "\U0001f525" * 20_000
 
 
 class Largest(Cluster):
-    """128 tasks with the longest names, in four groups with the longest names."""
+    """What it comes to, phase by phase."""
 
-    def __init__(self, **spec):
-        names = [f"{number:03d}".rjust(63, "t") for number in range(TASKS)]
-        groups = [f"{number:03d}".rjust(63, "g") for number in range(4)]
-        tasks = [task(name, group=groups[number % 4]) for number, name in enumerate(names)]
+    def __init__(self):
         training = {"maxParallelJobs": 64, "gpusPerNode": 0}
-        super().__init__(*tasks, filtering={"strategy": "Manual"}, training=training, **spec)
+        super().__init__(*largest(), filtering={"strategy": "Manual"}, training=training)
 
     def stored(self, until, **results):
         """Resolve finds in storage what comes before the stages whose names begin with ``until``."""
