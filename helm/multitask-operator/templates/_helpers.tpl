@@ -60,4 +60,8 @@ and patch on ConfigMaps.
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
+# Nothing is made in a namespace that is going. A Role gives this for its own namespace.
+- apiGroups: [""]
+  resources: [namespaces]
+  verbs: [get]
 {{- end }}

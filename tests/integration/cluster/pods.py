@@ -68,14 +68,15 @@ class Pods:
             found = {"data": {RESOLVED_KEY: resolved(self.resource).model_dump_json(by_alias=True)}}
         else:
             orders = json.loads(data[ORDERS_KEY])["orders"]
-            found = {"binaryData": {manifest_key(each["digest"]): self._result(each) for each in orders}}
+            graph = graph_of(self.resource, self._manifests, serve=False)
+            found = {"binaryData": {manifest_key(each["digest"]): self._result(graph, each) for each in orders}}
         answer = self._own().patch(path, json=found, headers=MERGE)
         assert answer.is_success, answer.text
 
-    def _result(self, order) -> str:
+    def _result(self, graph, order) -> str:
         key = order["stage"], order["digest"]
         if key not in self._manifests:
-            node = graph_of(self.resource, self._manifests, serve=False)[order["stage"]]
+            node = graph[order["stage"]]
             assert node.digest == order["digest"]
             self._manifests[key] = manifest(node, self.resource)
         self.ran.append(order["stage"])

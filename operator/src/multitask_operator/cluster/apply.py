@@ -13,6 +13,7 @@ from typing import Any
 from multitask_api.resource.model import API_VERSION
 from multitask_operator.cluster.client import FIELD_MANAGER, Client
 from multitask_operator.cluster.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused, Request
+from multitask_operator.formatting import cut
 from multitask_operator.objects.actions import Action, Apply, Create, Delete, Event, PatchStatus
 from multitask_operator.reconciler.raw import Object, RawState, Refusal
 
@@ -168,7 +169,7 @@ def event_object(raw: RawState, event: Event, now: datetime.datetime) -> Object:
         "action": "Reconcile",
         "type": event.type,
         "reason": event.reason,
-        "note": _cut(event.message, _NOTE),
+        "note": cut(event.message, _NOTE),
         "regarding": {
             "apiVersion": API_VERSION,
             "kind": "MultiTaskModel",
@@ -178,9 +179,3 @@ def event_object(raw: RawState, event: Event, now: datetime.datetime) -> Object:
             "resourceVersion": metadata.get("resourceVersion"),
         },
     }
-
-
-def _cut(text: str, size: int) -> str:
-    """``text`` in at most ``size`` bytes of UTF-8, with … where it was cut."""
-    data = text.encode()
-    return text if len(data) <= size else data[: size - len("…".encode())].decode(errors="ignore") + "…"

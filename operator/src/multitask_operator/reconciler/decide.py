@@ -131,13 +131,18 @@ class _Decision:
         return missing and not self._resolved and not self.model.spec.suspend
 
     def _chosen(self) -> list[Group]:
-        limit, _ = claims.parallel_jobs(self.model.spec, self.raw.claims)
         # A Job that ended or lost its ConfigMap has to be gone before one of its name can be made.
         busy = {
             key for unit in self.stages if unit.job is not None and unit.phase is not Phase.DONE for key in unit.keys
         }
         starts = [start for start in self.plan.starts if start.key not in busy]
-        return within(limit, groups(starts, self.plan.graph, self.stages), self.stages)
+        spec = self.model.spec
+        return within(
+            spec.training.max_parallel_jobs,
+            groups(starts, self.plan.graph, self.stages),
+            self.stages,
+            alone=lambda kind: claims.single_node(spec, kind, self.raw.claims),
+        )
 
     def _unit_spec(self, group: Group) -> UnitSpec:
         orders = [stage_order(self.model.metadata.name, self.model.spec, self.plan.graph, node) for node in group.nodes]
@@ -166,10 +171,12 @@ class _Decision:
         return None
 
     def _goes_on(self) -> bool:
-        """Whether any Job is at work that nothing keeps from it."""
+        """Whether any Job is at work that nothing keeps from it; one that has said everything is not."""
+        at_work = [unit for unit in self.stages if unit.phase is not Phase.DONE]
+        at_work += () if self._resolved else self.resolves
         return any(
             unit.job is not None and not unit.ended and blocking.of_unit(unit, self.gpu_resource) is None
-            for unit in (*self.resolves, *self.stages)
+            for unit in at_work
         )
 
     # -- what goes -----------------------------------------------------------------------------------------------------

@@ -40,7 +40,7 @@ class RawState:
     model: Object | None = None
     """None: it is not there (deleted, or the key was wrong)."""
     namespace_object: Object | None = None
-    """None: the operator may not read namespaces (an installation for one namespace), or it is gone."""
+    """None: it is gone."""
     jobs: tuple[Object, ...] = ()
     pods: tuple[Object, ...] = ()
     configmaps: tuple[Object, ...] = ()

@@ -55,7 +55,7 @@ def refused(raw: RawState, reason: str, message: str, now: float) -> MultiTaskMo
     """The status of a resource that cannot be read: what it showed before stays, and the conditions say why."""
     before = previous_status(raw) or MultiTaskModelStatus()
     generation = generation_of(raw)
-    said = Judgement("False", reason, message[:1024])
+    said = Judgement("False", reason, message)
     conditions = tuple(condition(kind, said, before, generation, now) for kind in ("Ready", "Progressing"))
     kept = tuple(item for item in before.conditions if item.type not in ("Ready", "Progressing"))
     return before.model_copy(
@@ -85,11 +85,11 @@ def _conditions(
     if going_on and not observed.running and not decided.starts:
         looking["Progressing"] = Judgement("True", "Resolving", "Looking at data, base model and storage.")
     if blocker is not None:
-        said = Judgement("False", blocker.reason, blocker.message[:1024])
+        said = Judgement("False", blocker.reason, blocker.message)
         return {"Ready": said} | (looking if going_on else {"Progressing": said})
     if decided.failed:
         failure = decided.failed[0].failure
-        return {"Ready": Judgement("False", "StageFailed", f"{failure.stage}: {failure.message}"[:1024])} | looking
+        return {"Ready": Judgement("False", "StageFailed", f"{failure.stage}: {failure.message}")} | looking
     export = export_of(decided.graph)
     if export is None:
         return {"Ready": Judgement("False", "NotTrained", "Training has not ended yet.")} | looking

@@ -52,6 +52,13 @@ def test_a_claim_of_one_node_carries_one_job_at_a_time():
     assert cluster.model["status"]["stage"] == "Trained"
 
 
+def test_a_claim_of_one_node_that_training_does_not_mount_leaves_training_parallel():
+    cluster = two(pretraining={"corpus": [{"uri": "pvc://chats/all.jsonl"}], "maxSteps": 10})
+    cluster.claims["chats"] = {"metadata": {"name": "chats"}, "spec": {"accessModes": ["ReadWriteOnce"]}}
+    run_until(cluster, "baseline")
+    assert len(cluster.jobs("baseline")) == 2
+
+
 def test_another_task_runs_its_own_stages_and_what_reads_them():
     cluster = two()
     cluster.to_the_end()
@@ -215,6 +222,19 @@ def test_while_data_is_looked_at_progress_says_so():
     cluster.settle()
     said = cluster.condition("Progressing")
     assert (said["status"], said["reason"]) == ("True", "Resolving")
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("resolve", "StagesRunning"), ("export", "Complete")])
+def test_a_job_that_has_said_everything_and_not_ended_yet_is_not_at_work(kind, expected):
+    cluster = two()
+    if kind != "resolve":
+        run_until(cluster, kind)
+    cluster.settle()
+    (name,) = cluster.jobs(kind)
+    cluster.finish(name)
+    del cluster.objects["Job", name]["status"]
+    cluster.settle()
+    assert cluster.condition("Progressing")["reason"] == expected
 
 
 def test_one_job_without_a_gpu_does_not_hide_the_work_of_the_others():
