@@ -180,10 +180,7 @@ class _Decision:
         """Whether any Job is at work that nothing keeps from it; one that has said everything is not."""
         at_work = [unit for unit in self.stages if unit.phase is not Phase.DONE]
         at_work += () if self._resolved else self.resolves
-        return any(
-            unit.job is not None and not unit.ended and self._blocker_of(unit) is None
-            for unit in at_work
-        )
+        return any(unit.job is not None and not unit.ended and self._blocker_of(unit) is None for unit in at_work)
 
     def _blocker_of(self, unit: Unit) -> Blocker | None:
         return blocking.of_unit(unit, self.gpu_resource, self.raw.warnings)
