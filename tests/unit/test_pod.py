@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import random
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,12 +13,14 @@ import pytest
 
 from api_server import NAME, ApiServer, running
 from multitask_api.cluster import (
+    CONFIGMAP_LIMIT,
     FAILURE_KEY,
     MANIFESTS_KEY,
     ORDERS_KEY,
     RESOLVE_KEY,
     RESOLVED_KEY,
     manifest_key,
+    reported,
     unpack_manifest,
     unpack_manifests,
 )
@@ -98,7 +102,7 @@ def test_the_orders_of_a_unit_are_carried_out_and_their_manifests_reported(tmp_p
         found = Manifest.model_validate_json(
             (tmp_path / f"storage/stages/prepare/{name}/d-{name}/manifest.json").read_text()
         )
-        assert manifest(server, name) == found.model_copy(update={"files": {}})
+        assert reported(manifest(server, name)) == reported(found)
     assert json.loads(server.data["progress.json"])["stage"] == "prepare/b"
     assert list((tmp_path / "storage/work").iterdir()) == []
 
@@ -204,8 +208,10 @@ def model(root: Path) -> dict[str, Any]:
     }
 
 
-def resolve(root: Path, server: ApiServer, storage: str) -> tuple[int, Resolved, list[tuple[str, str]]]:
-    place = unit(root, RESOLVE_KEY, json.dumps({"model": model(root), "storage": storage}))
+def resolve(
+    root: Path, server: ApiServer, storage: str, document: dict[str, Any] | None = None
+) -> tuple[int, Resolved, list[tuple[str, str]]]:
+    place = unit(root, RESOLVE_KEY, json.dumps({"model": document or model(root), "storage": storage}))
     status = run(place, server)
     found = unpack_manifests(server.binary[MANIFESTS_KEY])
     return (
@@ -233,3 +239,45 @@ def test_resolve_of_an_empty_storage_and_missing_data_names_the_data(tmp_path, s
     assert (status, there) == (0, [])
     assert len(found.problems) == 3
     assert "no such file or folder" in found.problems[0]
+
+
+def large(root: Path) -> dict[str, Any]:
+    """100 tasks, their prompts as long as may be."""
+    document = model(root)
+    (task,) = document["spec"]["tasks"]
+    prompt = "{text}".ljust(8192, "x")
+    document["spec"]["tasks"] = [{**task, "name": f"task-{number}", "prompt": prompt} for number in range(100)]
+    for entry in document["spec"]["tasks"]:
+        entry["data"] = {split: {"uri": str(root / f"{entry['name']}/{split}.jsonl")} for split in entry["data"]}
+    return document
+
+
+def test_of_many_problems_the_first_are_reported_and_the_others_counted(tmp_path, server):
+    status, found, _ = resolve(tmp_path, server, str(tmp_path / "storage"), large(tmp_path))
+    assert (status, len(found.problems), found.problems[-1]) == (0, 21, "and 280 more")
+    assert len(found.data) == 300
+    assert not any(item.problem for item in found.data.values())
+
+
+def test_what_resolve_reports_fits_beside_what_it_is_told(tmp_path, server):
+    document, noise = large(tmp_path), random.Random(7)
+    for number in range(300):
+        made = Manifest(
+            stage=f"prepare/{number}",
+            kind="prepare",
+            digest="d",
+            version=1,
+            read_outputs={},
+            outputs={},
+            files={},
+            result={"noise": noise.randbytes(700).hex()},
+            seconds=1.0,
+        )
+        place = tmp_path / f"storage/stages/prepare/{number}/d"
+        place.mkdir(parents=True)
+        (place / "manifest.json").write_text(made.model_dump_json(by_alias=True))
+    _, _, there = resolve(tmp_path, server, str(tmp_path / "storage"), document)
+    told = (tmp_path / "unit" / RESOLVE_KEY).stat().st_size
+    said = len(server.data[RESOLVED_KEY]) + len(base64.b64decode(server.binary[MANIFESTS_KEY]))
+    assert 0.8 * CONFIGMAP_LIMIT < told + said <= CONFIGMAP_LIMIT
+    assert 100 < len(there) < 300

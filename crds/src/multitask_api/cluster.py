@@ -27,7 +27,6 @@ STAGE_ANNOTATION = f"{GROUP}/stage"
 """The stage names of a unit, joined by commas."""
 DIGEST_ANNOTATION = f"{GROUP}/digest"
 """Their digests, in the same order."""
-TEMPLATE_HASH_ANNOTATION = f"{GROUP}/template-hash"
 GENERATION_ANNOTATION = f"{GROUP}/generation"
 REFRESH_ANNOTATION = f"{GROUP}/refresh"
 """On the MultiTaskModel, by the user: another value looks at data and storage again."""
@@ -86,9 +85,14 @@ EXIT_RETRYABLE = 75
 MASTER_PORT = 29400
 """Where the processes of a unit on several nodes meet, on its first pod."""
 
+CONFIGMAP_LIMIT = 1024 * 1024
+"""Bytes of all values of a ConfigMap together: the API server's limit."""
+CONFIGMAP_ROOM = 128 * 1024
+"""What of it a unit's pods have for what they find, whatever they are told."""
 MANIFESTS_LIMIT = 700_000
-"""Bytes of packed manifests in one ConfigMap, whose own limit is 1 MiB."""
-MANIFEST_LIMIT = 300_000
+"""Bytes of packed manifests that resolve reports at most."""
+MANIFEST_LIMIT = 100_000
+"""Of one packed manifest: it and a failure's message fit into `CONFIGMAP_ROOM`."""
 _LARGEST_TEXT = 64 << 20
 """Bytes that something packed may become: what a hand has put there must not fill the memory."""
 
@@ -135,11 +139,11 @@ def manifest_key(digest: str) -> str:
 
 
 def pack_manifest(manifest: Manifest) -> str:
-    """base64(gzip(JSON)) without ``files``; of a curve too long for a ConfigMap, every second point or fewer.
+    """base64(gzip(JSON)) of what is `reported`; of a curve too long for a ConfigMap, every second point or fewer.
 
     Raises ValueError if it is too large even so.
     """
-    data = _reported(manifest)
+    data = reported(manifest)
     while len(packed := _gzip(data)) > MANIFEST_LIMIT:
         if not _thin(data):
             raise ValueError(
@@ -149,7 +153,7 @@ def pack_manifest(manifest: Manifest) -> str:
 
 
 def unpack_manifest(packed: str) -> Manifest:
-    """What `pack_manifest` packed, with no ``files``. Raises ValueError for anything else."""
+    """What `pack_manifest` packed. Raises ValueError for anything else."""
     data = _gunzip(packed)
     if not isinstance(data, dict):
         raise ValueError("not a manifest")
@@ -158,7 +162,7 @@ def unpack_manifest(packed: str) -> Manifest:
 
 def pack_manifests(manifests: Iterable[Manifest], limit: int = MANIFESTS_LIMIT) -> tuple[str, int]:
     """base64(gzip(JSON list)) of as many as ``limit`` bytes hold, from the first on; and how many these are."""
-    kept = [_reported(manifest) for manifest in manifests]
+    kept = [reported(manifest) for manifest in manifests]
     packed = _gzip(kept)
     while len(packed) > limit:
         # By the excess, and a little more: about one round for lists of equals, never more than one for each manifest.
@@ -175,9 +179,13 @@ def unpack_manifests(packed: str) -> tuple[Manifest, ...]:
     return tuple(Manifest.model_validate(item | {"files": {}}) for item in data)
 
 
-def _reported(manifest: Manifest) -> dict[str, object]:
+def reported(manifest: Manifest) -> dict[str, object]:
+    """A manifest without what only other stages read, in storage: ``files``, and the rows of each of many labels."""
     data = manifest.to_json()
     del data["files"]
+    result = data["result"]
+    if isinstance(result, dict):
+        data["result"] = {name: value for name, value in result.items() if name != "labelCounts"}
     return data
 
 

@@ -29,3 +29,9 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def cut(text: str, size: int) -> str:
+    """``text`` in at most ``size`` bytes of UTF-8, with … where it was cut."""
+    data = text.encode()
+    return text if len(data) <= size else data[: size - len("…".encode())].decode(errors="ignore") + "…"

@@ -1,35 +1,41 @@
-"""``mtm-operator`` as a process, against a real API server and the real Job controller."""
+"""Full runs of ``mtm-operator`` against a real API server and the real Job controller, pods played by the test.
+
+Whatever happens on the way, every run ends as the same run ends in the simulation, and then nothing is written.
+"""
 
 from __future__ import annotations
 
-import json
-import os
+import re
 import signal
-import subprocess
-import sys
 from collections import Counter
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 
-from cluster import objects
-from cluster.processes import until
+from cluster import chart, objects
+from integration.cluster.asking import account
 from integration.cluster.pods import Pods
+from integration.cluster.programs import operator
+from multitask_api.cluster import MODEL_LABEL
 from multitask_operator.cluster.testing import VARIABLE
 from unit.operator.builders import model, task
+from unit.operator.reconciler.simulation import FIELDS, STORAGE, Cluster
 
 #: Writes of one run, at most: the loop of kills must end.
 MOST_WRITES = 200
+#: Deaths of the API server in one run, and the operator's writes between two.
+DEATHS, WRITES = 3, 10
+SECONDS = 240
+ALL = ("system:masters",)
+MTM = "/apis/multitask.dev/v1alpha1/namespaces/{}/multitaskmodels/desk"
 
 
-def desk(*names):
+def desk(*names, storage=STORAGE, **spec):
     """A model whose data and storage lie where a pod could reach them."""
     tasks = [task(name) for name in names]
     for each in tasks:
         for split, source in each["data"].items():
             source["uri"] = f"s3://bucket/{each['name']}/{split}.jsonl"
-    return model(*tasks, storage={"uri": "pvc://models/desk"})
+    return model(*tasks, storage=storage, **spec)
 
 
 def apply(cluster, namespace, resource):
@@ -39,29 +45,59 @@ def apply(cluster, namespace, resource):
     cluster.kubectl("apply", "--server-side", "--filename", "-", stdin=document)
 
 
-@contextmanager
-def operator(cluster, namespace, log, **environment):
-    """The program, for one namespace; ended by SIGTERM."""
-    command = [str(Path(sys.executable).with_name("mtm-operator")), "--kubeconfig", str(cluster.admin)]
-    command += ["--namespaces", namespace]
-    command += ["--trainer-image", "registry.example/trainer:1", "--health-port", "0"]
-    with log.open("ab") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | environment)
-    try:
-        yield process
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-def status(cluster, namespace):
+def trained(cluster, namespace, pods):
+    """Whether no pod waits and the model says that it is trained; pods that wait run to their end."""
     found = cluster.get("multitaskmodels", "desk", "--namespace", namespace)
-    return found.get("status", {})
+    return not pods.work() and found.get("status", {}).get("stage") == "Trained"
 
 
-def job_names(cluster, mark):
-    """Every Job that was created since ``mark``, once for each time."""
-    return Counter(line.split()[-1] for line in cluster.writes(mark) if line.startswith("create jobs"))
+def simulated(*names):
+    """What `end_state` has to be."""
+    cluster = Cluster(*(task(name) for name in names))
+    cluster.to_the_end()
+    return _without_times(cluster.model["status"]), Counter((kind, _anonymous(name)) for kind, name in cluster.objects)
+
+
+def end_state(cluster, namespace):
+    """The status without times, and the children."""
+    found = cluster.get(",".join(FIELDS), "--namespace", namespace, "--selector", MODEL_LABEL)["items"]
+    children = Counter((item["kind"], _anonymous(item["metadata"]["name"])) for item in found if item["kind"] != "Pod")
+    return _without_times(cluster.get("multitaskmodels", "desk", "--namespace", namespace)["status"]), children
+
+
+def _without_times(status):
+    conditions = [{**item, "lastTransitionTime": None} for item in status["conditions"]]
+    return {**status, "conditions": conditions, "progressTime": None}
+
+
+def _anonymous(name):
+    """The name of a resolve unit goes by the model's uid."""
+    return re.sub(r"-resolve-\w{8}$", "-resolve", name)
+
+
+def assert_nothing_was_done_twice(cluster, namespace, mark, pods):
+    """No stage ran twice, and no object of a name was made twice."""
+    made = Counter(
+        (event["objectRef"]["resource"], event["objectRef"]["name"])
+        for event in cluster.audited(mark)
+        if event["verb"] == "create" and event["responseStatus"]["code"] == 201
+        and event["objectRef"].get("namespace") == namespace and "name" in event["objectRef"]
+    )  # fmt: skip
+    assert set(made.values()) == {1}
+    assert max(Counter(pods.ran).values()) == 1
+
+
+def assert_they_rest(cluster, namespace, users, *running):
+    """They look once more, because somebody touched the model, and write nothing."""
+    for each in running:
+        each.until("it rests", each.rests)
+    mark, looks = cluster.audit_mark(), [each.healthz().json()["served"] for each in running]
+    cluster.kubectl("label", "mtm", "desk", "look=again", "--namespace", namespace)
+    for each, before in zip(running, looks, strict=True):
+        each.until(
+            "it looks", lambda each=each, before=before: each.healthz().json()["served"] > before and each.rests()
+        )
+    assert [line for user in users for line in cluster.writes(mark, user)] == []
 
 
 @pytest.fixture
@@ -74,37 +110,113 @@ def ready(rest, namespace):
 def test_a_model_is_trained_from_apply_to_its_verdicts(cluster, ready, tmp_path):
     resource, mark = desk("urgency", "intent"), cluster.audit_mark()
     apply(cluster, ready, resource)
-    with Pods(cluster, ready, resource) as pods, operator(cluster, ready, tmp_path / "log"):
-        until("the model is trained", lambda: not pods.work() and status(cluster, ready).get("stage") == "Trained", 120)
-    found = status(cluster, ready)
+    with Pods(cluster, ready, resource) as pods, operator(cluster.admin, tmp_path, ready) as running:
+        running.until("the model is trained", lambda: trained(cluster, ready, pods))
+    found, _ = ended = end_state(cluster, ready)
+    assert ended == simulated("urgency", "intent")
     assert found["qualified"] == "2/2"
     assert {row["name"]: row["verdict"] for row in found["tasks"]} == {"urgency": "Qualified", "intent": "Qualified"}
-    assert max(Counter(pods.ran).values()) == 1
-    assert set(job_names(cluster, mark).values()) == {1}
+    assert_nothing_was_done_twice(cluster, ready, mark, pods)
 
 
 def test_killed_after_every_write_it_comes_to_the_same_end(cluster, ready, tmp_path):
     resource, mark = desk("urgency"), cluster.audit_mark()
     apply(cluster, ready, resource)
-    log, kills = tmp_path / "log", 0
+    kills = 0
     with Pods(cluster, ready, resource) as pods:
-
-        def trained():
-            return not pods.work() and status(cluster, ready).get("stage") == "Trained"
-
-        while kills < MOST_WRITES and not trained():
-            with operator(cluster, ready, log, **{VARIABLE: "1"}) as process:
-                until(
-                    f"a write after {kills} kills; its log is {log}",
-                    lambda process=process: trained() or process.poll() is not None,
-                    60,
+        while kills < MOST_WRITES and not trained(cluster, ready, pods):
+            with operator(cluster.admin, tmp_path, ready, **{VARIABLE: "1"}) as running:
+                running.until(
+                    f"a write after {kills} kills",
+                    lambda running=running: running.process.poll() is not None or trained(cluster, ready, pods),
                 )
-                kills += process.poll() == -signal.SIGKILL
-        assert trained()
+                kills += running.process.poll() == -signal.SIGKILL
+        assert trained(cluster, ready, pods)
     assert 20 < kills < MOST_WRITES
-    assert max(Counter(pods.ran).values()) == 1
-    assert set(job_names(cluster, mark).values()) == {1}
-    with operator(cluster, ready, log):  # and rests
-        rested = cluster.audit_mark()
-        until("the operator has looked once", lambda: "serving" in log.read_text(), 30)
-    assert json.dumps(cluster.writes(rested, "admin")) == "[]"
+    assert end_state(cluster, ready) == simulated("urgency")
+    assert_nothing_was_done_twice(cluster, ready, mark, pods)
+    user = "operator-after-kills"
+    with operator(cluster.user(user, ALL), tmp_path, ready) as running:
+        assert_they_rest(cluster, ready, [user], running)
+
+
+def test_two_operators_at_once_come_to_the_same_end(cluster, ready, tmp_path):
+    resource, mark = desk("urgency", "intent"), cluster.audit_mark()
+    users = ["operator-one", "operator-two"]
+    one, two = (cluster.user(user, ALL) for user in users)
+    with (
+        Pods(cluster, ready, resource) as pods,
+        operator(one, tmp_path, ready, name="one") as first,
+        operator(two, tmp_path, ready, name="two") as second,
+    ):
+        for each in (first, second):
+            each.until("it is up", lambda each=each: "health on port" in each.text())
+        apply(cluster, ready, resource)
+        first.until("the model is trained", lambda: trained(cluster, ready, pods), SECONDS)
+        assert all(cluster.writes(mark, user) for user in users), "both had a part in it"
+        assert_they_rest(cluster, ready, users, first, second)
+        assert (first.healthz().status_code, second.healthz().status_code) == (200, 200)
+        assert "Traceback" not in first.text() + second.text()
+    assert end_state(cluster, ready) == simulated("urgency", "intent")
+    assert_nothing_was_done_twice(cluster, ready, mark, pods)
+
+
+def test_while_the_api_server_dies_again_and_again_it_comes_to_the_same_end(own_cluster, tmp_path):
+    access, user, resource = own_cluster.access, "operator", desk("urgency", "intent")
+    with access.rest() as rest:
+        objects.namespace(rest, "team")
+        objects.claim(rest, "team", "models")
+    apply(access, "team", resource)
+    deaths, mark = 0, access.audit_mark()
+    with Pods(access, "team", resource) as pods, operator(access.user(user, ALL), tmp_path, "team") as running:
+        while deaths < DEATHS:
+            running.until(
+                f"{WRITES} writes after {deaths} deaths",
+                lambda mark=mark: not pods.work() and len(access.writes(mark, user)) >= WRITES,
+                SECONDS,
+            )
+            assert not trained(access, "team", pods)
+            own_cluster.restart_api_server(signal.SIGKILL)
+            deaths, mark = deaths + 1, access.audit_mark()
+        running.until("the model is trained", lambda: trained(access, "team", pods), SECONDS)
+        assert_they_rest(access, "team", [user], running)
+        assert running.process.poll() is None
+    assert end_state(access, "team") == simulated("urgency", "intent")
+    assert_nothing_was_done_twice(access, "team", 0, pods)
+
+
+@pytest.mark.parametrize("served", ["the whole cluster", "its namespace"])
+def test_with_the_charts_rights_no_request_is_refused_and_no_secret_is_read(own_cluster, tmp_path, served):
+    if chart.helm() is None:
+        pytest.skip("needs helm: `make kubernetes` builds it")
+    access = own_cluster.access
+    with access.rest() as rest:
+        for name in ("operators", "team"):
+            objects.namespace(rest, name)
+        for name in ("hub-token", "registry"):
+            objects.post(rest, "/api/v1/namespaces/team/secrets", {"metadata": {"name": name}})
+    resource = desk(
+        "urgency",
+        storage={"uri": "s3://bucket/desk"},
+        credentials=[{"secretRef": {"name": "hub-token"}}],
+        imagePullSecrets=[{"name": "registry"}],
+    )
+    apply(access, "team", resource)
+    namespaces = ["team"] if served == "its namespace" else []
+    options = ["--set", f"namespaces={{{','.join(namespaces)}}}"] if namespaces else []
+    with (
+        chart.access_of(access, *options, release="mtm", namespace="operators") as name,
+        Pods(access, "team", resource) as pods,
+    ):
+        mark, config = access.audit_mark(), access.service_account("operators", name)
+        with operator(config, tmp_path, *namespaces) as running:
+            running.until("the model is trained", lambda: trained(access, "team", pods), SECONDS)
+            running.until("it rests", running.rests)
+        requests = access.audited(mark, account("operators", name))
+    asked = {event["objectRef"]["resource"] for event in requests}
+    assert {"multitaskmodels", "jobs", "pods", "configmaps", "roles", "namespaces", "events"} <= asked
+    assert "secrets" not in asked
+    assert [event for event in requests if event["responseStatus"]["code"] in (401, 403)] == []
+    (pod, *_) = access.get("pods", "--namespace", "team")["items"]
+    assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
+    assert pod["spec"]["containers"][0]["envFrom"] == [{"secretRef": {"name": "hub-token"}}]

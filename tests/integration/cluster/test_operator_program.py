@@ -3,13 +3,9 @@ moment. What it decides is tested elsewhere; here a decision is only something t
 
 from __future__ import annotations
 
-import os
-import re
 import signal
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import httpx
@@ -18,76 +14,10 @@ import pytest
 from cluster import objects
 from cluster.access import Access, Object
 from cluster.control_plane import ControlPlane
-from cluster.processes import until
 from integration.cluster import models
+from integration.cluster.programs import PROGRAM, operator
 
-PROGRAM = Path(sys.executable).with_name("mtm-operator")
 MODELS = "/apis/multitask.dev/v1alpha1/namespaces/{}/multitaskmodels"
-SECONDS = 120.0  # a busy machine starts a Python with these libraries in half a minute
-
-
-class Process:
-    """A running operator and its log."""
-
-    def __init__(self, config: Path, log: Path, namespaces: Sequence[str], **variables: str) -> None:
-        self.log = log
-        self._file = log.open("w")
-        environment = os.environ | {
-            "MULTITASK_TRAINER_IMAGE": "example.test/trainer:1",
-            "MULTITASK_HEALTH_ADDRESS": "127.0.0.1",
-            "MULTITASK_HEALTH_PORT": "0",
-            "MULTITASK_NAMESPACES": ",".join(namespaces),
-        }
-        self.process = subprocess.Popen(
-            [str(PROGRAM), "--kubeconfig", str(config)],
-            env=environment | variables,
-            stdin=subprocess.DEVNULL,
-            stdout=self._file,
-            stderr=self._file,
-        )
-
-    def text(self) -> str:
-        return self.log.read_text()
-
-    def healthz(self) -> httpx.Response:
-        return self._ask("healthz")
-
-    def readyz(self) -> httpx.Response:
-        return self._ask("readyz")
-
-    def _ask(self, what: str) -> httpx.Response:
-        found = re.search(r"health on port (\d+)", self.text())
-        if found is None:
-            raise httpx.ConnectError("it does not listen yet")
-        return httpx.get(f"http://127.0.0.1:{found[1]}/{what}", timeout=30, trust_env=False)
-
-    def until(self, what: str, probe: Callable[[], bool]) -> None:
-        """Wait for ``probe``; the log is in the error."""
-        try:
-            until(what, probe, SECONDS)
-        except TimeoutError as error:
-            raise AssertionError(f"{error}\n{self.text()}") from error
-
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
-        self.process.send_signal(number)
-        return self.process.wait(timeout=SECONDS)
-
-    def close(self) -> None:
-        if self.process.poll() is None:
-            self.process.kill()
-            self.process.wait()
-        self._file.close()
-
-
-@contextmanager
-def operator(
-    config: Path, folder: Path, *namespaces: str, name: str = "operator", **variables: str
-) -> Iterator[Process]:
-    process = Process(config, folder / f"{name}.log", namespaces, **variables)
-    try:
-        yield process
-    finally:
-        process.close()
 
 
 def create(rest: httpx.Client, namespace: str, body: Object) -> None:
@@ -195,58 +125,6 @@ def test_it_waits_for_the_crd_and_survives_its_removal_and_a_restart_of_the_api_
         running.until("the second model is seen", lambda: "Ready" in conditions(rest, "team-a", "second"))
         assert running.process.poll() is None
         assert running.healthz().status_code == 200
-
-
-def test_killed_after_every_write_it_comes_to_the_same_end(
-    cluster: Access, rest: httpx.Client, namespace: str, tmp_path: Path
-) -> None:
-    """Up to the first Job, whose pod never runs here: as many starts as there are writes, each ends after one."""
-    claims(rest, namespace)
-    create(rest, namespace, models.model())
-    mark = cluster.audit_mark()
-    codes = []
-    for start in range(12):
-        with operator(
-            cluster.admin, tmp_path, namespace, name=f"start-{start}", MULTITASK_TEST_EXIT_AFTER_WRITES="1"
-        ) as running:
-            running.until(
-                "it was killed, or has nothing to do",
-                lambda running=running: running.process.poll() is not None or _idle(running),
-            )
-            codes.append(running.process.poll())
-            if codes[-1] is None:
-                break
-    assert codes[:-1] == [-signal.SIGKILL] * (len(codes) - 1)
-    assert codes[-1] is None, "it still wrote"
-    assert len(jobs(rest, namespace)) == 1
-    writes = [line for line in cluster.writes(mark, "admin") if f" {namespace}/" in line and "events" not in line]
-    assert len(writes) == len(set(writes)), "something was written twice"
-
-
-def _idle(running: Process) -> bool:
-    try:
-        health = running.healthz().json()
-    except httpx.HTTPError:
-        return False
-    return bool(health["served"] >= 1 and health["running"] == 0 and health["oldestSeconds"] == 0)
-
-
-def test_two_operators_at_once_make_one_of_each(
-    cluster: Access, rest: httpx.Client, namespace: str, tmp_path: Path
-) -> None:
-    claims(rest, namespace)
-    with (
-        operator(cluster.admin, tmp_path, namespace, name="one") as one,
-        operator(cluster.admin, tmp_path, namespace, name="two") as two,
-    ):
-        for each in (one, two):
-            each.until("it is up", lambda each=each: "health on port" in each.text())
-        create(rest, namespace, models.model())
-        for each in (one, two):
-            each.until("it has looked", lambda each=each: each.healthz().json()["served"] >= 2)
-        one.until("there is a Job", lambda: len(jobs(rest, namespace)) == 1)
-        assert (one.healthz().status_code, two.healthz().status_code) == (200, 200)
-        assert "Traceback" not in one.text() + two.text()
 
 
 @pytest.mark.parametrize(

@@ -108,3 +108,7 @@ def test_what_a_hand_has_put_there_is_a_value_error(text):
 )
 def test_the_command_of_a_stage_container(shape, said):
     assert " ".join(command("desk", **shape)).removesuffix(" -m multitask_trainer.pod") == said
+
+
+def test_the_rows_of_each_label_stay_in_storage():
+    assert unpack_manifest(pack_manifest(manifest(rows=3, labelCounts={"train": {"a": 3}}))).result == {"rows": 3}

@@ -3,46 +3,36 @@
 from __future__ import annotations
 
 import json
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 import yaml
 
-from cluster import binaries
+from cluster import chart
+from cluster.chart import CHART
 from multitask_operator.settings import Settings, read_settings, variable
 
 ROOT = Path(__file__).parents[3]
-CHART = ROOT / "helm" / "multitask-operator"
 CRDS = ("multitaskmodels.multitask.dev", "taskroutes.multitask.dev")
 VARIABLES = {variable(name) for name in Settings.__dataclass_fields__}
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def helm() -> str:
-    built = binaries.path("helm")
-    found = str(built) if built.is_file() else shutil.which("helm")
+    found = chart.helm()
     if found is None:
         pytest.skip("needs helm: `make kubernetes` builds it")
     return found
 
 
-def template(helm, *options, release="mtm"):
-    argv = [helm, "template", release, str(CHART), "--namespace", "operators", "--kube-version", binaries.KUBERNETES]
-    return subprocess.run([*argv, *options], capture_output=True, text=True, check=False)
-
-
-def rendered(helm, *options):
+def rendered(*options):
     """(kind, namespace, name) → object."""
-    done = template(helm, *options)
-    assert done.returncode == 0, done.stderr
     found = {}
-    for item in yaml.safe_load_all(done.stdout):
-        if item:
-            key = (item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"])
-            assert key not in found
-            found[key] = item
+    for item in chart.rendered(*options):
+        key = (item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"])
+        assert key not in found
+        found[key] = item
     return found
 
 
@@ -73,9 +63,9 @@ def test_it_lints(helm):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_is_installed(helm):
+def test_what_is_installed():
     name = "mtm-multitask-operator"
-    assert set(rendered(helm)) == {
+    assert set(rendered()) == {
         *(("CustomResourceDefinition", None, crd) for crd in CRDS),
         ("ServiceAccount", "operators", name),
         ("ClusterRole", None, name),
@@ -87,8 +77,8 @@ def test_what_is_installed(helm):
     }
 
 
-def test_with_namespaces_nothing_holds_in_the_whole_cluster(helm):
-    objects = rendered(helm, "--set", "namespaces={a,b},aggregatedRoles=false,crds.enabled=false")
+def test_with_namespaces_nothing_holds_in_the_whole_cluster():
+    objects = rendered("--set", "namespaces={a,b},aggregatedRoles=false,crds.enabled=false")
     name = "mtm-multitask-operator"
     assert set(objects) == {
         ("ServiceAccount", "operators", name),
@@ -102,8 +92,8 @@ def test_with_namespaces_nothing_holds_in_the_whole_cluster(helm):
 
 
 @pytest.mark.parametrize("keep", ["true", "false"])
-def test_definitions_are_kept_if_asked_for(helm, keep):
-    objects = rendered(helm, "--set", f"crds.keep={keep}")
+def test_definitions_are_kept_if_asked_for(keep):
+    objects = rendered("--set", f"crds.keep={keep}")
     for crd in CRDS:
         found = objects["CustomResourceDefinition", None, crd]
         file = next((CHART / "files" / "crds").glob(f"*_{found['spec']['names']['plural']}.yaml"))
@@ -114,8 +104,8 @@ def test_definitions_are_kept_if_asked_for(helm, keep):
 
 
 @pytest.mark.parametrize("options", [(), ("--set", "namespaces={a}")])
-def test_the_operator_gets_the_least_it_needs_and_no_secret(helm, options):
-    objects = rendered(helm, "--set", "aggregatedRoles=false", *options)
+def test_the_operator_gets_the_least_it_needs_and_no_secret(options):
+    objects = rendered("--set", "aggregatedRoles=false", *options)
     found = rules(objects, "Role" if options else "ClusterRole")
     allowed = {(resource, verb) for rule in found for resource in rule["resources"] for verb in rule["verbs"]}
     named = {resource for resource, _ in allowed} | {verb for _, verb in allowed}
@@ -123,13 +113,13 @@ def test_the_operator_gets_the_least_it_needs_and_no_secret(helm, options):
     assert "*" not in named | groups
     assert not named & {"secrets", "escalate", "bind", "impersonate", "pods/exec", "deletecollection"}
     assert {resource for resource, verb in allowed if verb == "delete"} == {"jobs", "configmaps", "services"}
-    assert (("namespaces", "get") in allowed) is not bool(options)
+    assert ("namespaces", "get") in allowed
     assert ("configmaps", "get") in allowed
     assert ("configmaps", "patch") in allowed, "what the pods' Role gives, the operator must have"
 
 
-def test_the_operators_pod_has_few_rights(helm):
-    objects = rendered(helm)
+def test_the_operators_pod_has_few_rights():
+    objects = rendered()
     (deployment,) = [item for (kind, *_), item in objects.items() if kind == "Deployment"]
     assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
     pod = deployment["spec"]["template"]["spec"]
@@ -163,14 +153,14 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("options", "expected"), SETTINGS)
-def test_values_reach_the_operator(helm, options, expected):
-    environment = {each["name"]: each["value"] for each in container(rendered(helm, *options))["env"]}
+def test_values_reach_the_operator(options, expected):
+    environment = {each["name"]: each["value"] for each in container(rendered(*options))["env"]}
     assert {name for name in environment if name.startswith("MULTITASK_")} <= VARIABLES
     assert read_settings({}, environment) == expected
 
 
-def test_a_release_that_is_called_like_the_chart_is_not_called_so_twice(helm):
-    done = template(helm, release="multitask-operator")
+def test_a_release_that_is_called_like_the_chart_is_not_called_so_twice():
+    done = chart.template(release="multitask-operator")
     assert done.returncode == 0, done.stderr
     assert "multitask-operator-multitask-operator" not in done.stdout
 
@@ -186,7 +176,7 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("value", "named"), REFUSED)
-def test_wrong_values_are_refused_by_name(helm, value, named):
-    done = template(helm, "--set", value)
+def test_wrong_values_are_refused_by_name(value, named):
+    done = chart.template("--set", value)
     assert done.returncode != 0
     assert named in done.stderr

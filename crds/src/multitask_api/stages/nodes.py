@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from multitask_api.manifest import Manifest
 from multitask_api.parameters import StageParameters
@@ -70,14 +71,15 @@ class Graph:
 
     nodes: tuple[Node, ...]
 
+    @cached_property
+    def _by_name(self) -> dict[str, Node]:
+        return {node.name: node for node in self.nodes}
+
     def __getitem__(self, name: str) -> Node:
-        for node in self.nodes:
-            if node.name == name:
-                return node
-        raise KeyError(name)
+        return self._by_name[name]
 
     def __contains__(self, name: object) -> bool:
-        return any(node.name == name for node in self.nodes)
+        return name in self._by_name
 
     def of_kind(self, kind: str) -> tuple[Node, ...]:
         """The nodes of one kind, in order."""

@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 from multitask_api.cluster import (
+    CONFIGMAP_LIMIT,
+    CONFIGMAP_ROOM,
     ORDERS_KEY,
     RESOLVE_KEY,
     RUN,
@@ -21,20 +23,33 @@ from multitask_operator.objects.volumes import storage_address
 
 Map = dict[str, Any]
 
-#: Bytes of all values of a ConfigMap together (the API server's limit), and what of it a unit's pods need at least.
-LIMIT = 1024 * 1024
-ROOM = 128 * 1024
+#: Artifacts of a task that one order names besides a baseline for each seed; and bytes of each besides the address of
+#: storage and the task's name, which stands there three times: kinds, digests, outputs, punctuation.
+_ARTIFACTS = 3
+_READ = 130
 
 
 def unit_configmap(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec) -> Map:
     """The ConfigMap of a unit of stages, without what its pod will add. Raises `TooLarge`."""
-    return _configmap(owner, spec, unit, ORDERS_KEY, Orders(orders=unit.orders).to_json())
+    told = Orders(orders=unit.orders).to_json()
+    return _configmap(owner, spec, unit, ORDERS_KEY, told, CONFIGMAP_LIMIT - CONFIGMAP_ROOM)
 
 
 def resolve_configmap(owner: Owner, model: MultiTaskModel, unit: UnitSpec) -> Map:
-    """The ConfigMap of a resolve unit; ``model`` without its status. Raises `TooLarge`."""
+    """The ConfigMap of a resolve unit; ``model`` without its status.
+
+    Raises `TooLarge`, also for what would only be too large for a later stage, after others had cost something.
+    """
     order = ResolveOrder(model=model.model_copy(update={"status": None}), storage=storage_address(model.spec))
-    return _configmap(owner, model.spec, unit, RESOLVE_KEY, order.to_json())
+    limit = max(0, CONFIGMAP_LIMIT - CONFIGMAP_ROOM - told_later(model.spec))
+    return _configmap(owner, model.spec, unit, RESOLVE_KEY, order.to_json(), limit)
+
+
+def told_later(spec: MultiTaskModelSpec) -> int:
+    """Bytes, at most, that a later stage is told beyond the spec: what it reads of each task, with its addresses."""
+    storage = len(storage_address(spec).encode())
+    each = sum(storage + 3 * len(task.name) + _READ for task in spec.tasks)
+    return each * (spec.stages.baseline.seeds + _ARTIFACTS)
 
 
 def run_snapshot(owner: Owner, spec: MultiTaskModelSpec, generation: int, trainer_image: str) -> Map:
@@ -51,13 +66,13 @@ def run_snapshot(owner: Owner, spec: MultiTaskModelSpec, generation: int, traine
         annotations=generation_annotation(generation),
     )
     snapshot = {"generation": generation, "spec": spec.to_json(), "trainerImage": trainer_image}
-    found["data"] = {SNAPSHOT_KEY: _text(snapshot, "a run's snapshot", spec, LIMIT)}
+    found["data"] = {SNAPSHOT_KEY: _text(snapshot, "a run's snapshot", spec, CONFIGMAP_LIMIT)}
     return found
 
 
-def _configmap(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec, key: str, told: object) -> Map:
+def _configmap(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec, key: str, told: object, limit: int) -> Map:
     found = child(owner, "v1", "ConfigMap", unit.name, of=unit.kind, annotations=unit.annotations)
-    found["data"] = {key: _text(told, f"what {unit.kind} is told", spec, LIMIT - ROOM)}
+    found["data"] = {key: _text(told, f"what {unit.kind} is told", spec, limit)}
     return found
 
 
@@ -68,6 +83,7 @@ def _text(told: object, what: str, spec: MultiTaskModelSpec, limit: int) -> str:
         labels = sum(len(task.labels) for task in spec.tasks)
         raise TooLarge(
             f"spec.tasks: {what} has {size:,} bytes with {len(spec.tasks)} tasks and {labels} labels, and a ConfigMap"
-            f" holds {limit:,} of it; shorten labels and prompts, or put tasks into a second MultiTaskModel"
+            f" holds {limit:,} of it; shorten labels and prompts, ask for fewer seeds, or put tasks into a second"
+            " MultiTaskModel"
         )
     return text

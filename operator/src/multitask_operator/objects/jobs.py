@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from multitask_api.cluster import EXIT_USER_ERROR, MASTER_PORT, TEMPLATE_HASH_ANNOTATION
-from multitask_api.digests import digest
+from multitask_api.cluster import EXIT_USER_ERROR, MASTER_PORT
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_operator.objects.names import Owner, child
 from multitask_operator.objects.pods import PodSettings, pod_template
@@ -40,9 +39,7 @@ def unit_job(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec, settings: P
 
     Raises `PodTemplateError` or `ResourcesError` for what the spec cannot ask for.
     """
-    template = pod_template(owner, spec, unit, settings)
-    annotations = {**unit.annotations, TEMPLATE_HASH_ANNOTATION: digest(template, 8)}
-    job = child(owner, "batch/v1", "Job", unit.name, of=unit.kind, annotations=annotations)
+    job = child(owner, "batch/v1", "Job", unit.name, of=unit.kind, annotations=unit.annotations)
     pods = nodes(spec, unit.kind)
     job["spec"] = {
         "backoffLimit": RETRIES * pods,
@@ -50,7 +47,7 @@ def unit_job(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec, settings: P
         "podFailurePolicy": _FAILURE_POLICY,
         # A pod that is still ending may still write: the next one waits for it.
         "podReplacementPolicy": "Failed",
-        "template": template,
+        "template": pod_template(owner, spec, unit, settings),
     }
     if pods > 1:
         job["spec"] |= {"completionMode": "Indexed", "completions": pods, "parallelism": pods}

@@ -11,8 +11,11 @@ from multitask_api.resource import MultiTaskModel
 from multitask_api.resource.status import Condition, MultiTaskModelStatus, StageStatus, TaskStatus
 from multitask_api.results import EvaluateResult, ExportResult, TaskVerdict
 from multitask_api.stages import Graph, NodeState, groups
+from multitask_operator.formatting import cut
 from multitask_operator.planner.state import Failed, Observed, StartStage
 
+#: Of a condition's message: two of them and the rows of 128 tasks have to fit into 48 KiB, in any script.
+MESSAGE_BYTES = 1024
 _MOST_NAMES = 5
 
 
@@ -114,7 +117,7 @@ def _progressing(
         return Judgement("True", "RetryWaiting", "A stage failed for a passing reason and is tried again soon.")
     if failed:
         first = failed[0].failure
-        return Judgement("False", "StageFailed", f"{first.stage}: {first.message}"[:1024])
+        return Judgement("False", "StageFailed", f"{first.stage}: {first.message}")
     if graph.finished:
         return Judgement("False", "Complete", "Every stage is done.")
     return Judgement("Unknown", "Blocked", "Nothing can start: data or the base model is not resolved.")
@@ -135,7 +138,7 @@ def condition(
         type=kind,
         status=judged.status,
         reason=judged.reason,
-        message=judged.message,
+        message=cut(judged.message, MESSAGE_BYTES),
         observed_generation=generation,
         last_transition_time=since or stamp(now),
     )

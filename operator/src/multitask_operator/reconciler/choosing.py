@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from multitask_api.stages import Graph, Key, Node
@@ -48,10 +48,21 @@ def groups(starts: Sequence[StartStage], graph: Graph, units: Sequence[Unit]) ->
     return sorted(found, key=lambda group: min(order.get(node.name, len(order)) for node in group.nodes))
 
 
-def within(limit: int, found: Sequence[Group], units: Sequence[Unit]) -> list[Group]:
-    """The first of ``found`` that fit beside the Jobs that run."""
-    running = sum(unit.phase in (Phase.RUNNING, Phase.STRAY) and not unit.ended for unit in units)
-    return list(found[: max(0, limit - running)])
+def within(
+    limit: int, found: Sequence[Group], units: Sequence[Unit], alone: Callable[[str], Collection[str]]
+) -> list[Group]:
+    """The first of ``found`` that fit beside the Jobs that run.
+
+    ``alone``: a kind → what its Jobs use and only one Job at a time may.
+    """
+    running = [unit for unit in units if unit.phase in (Phase.RUNNING, Phase.STRAY) and not unit.ended]
+    used = {each for unit in running for each in alone(unit.kind)}
+    fitting: list[Group] = []
+    for group in found:
+        if len(running) + len(fitting) < limit and used.isdisjoint(alone(group.kind)):
+            fitting.append(group)
+            used.update(alone(group.kind))
+    return fitting
 
 
 def stopped(stops: Sequence[StopStage], units: Sequence[Unit]) -> list[Unit]:

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from multitask_api.resource import MultiTaskModelSpec
+from multitask_operator.objects import volumes
 from multitask_operator.reconciler.blocking import Blocker
+from multitask_operator.reconciler.raw import claim_names
 
 Claims = Mapping[str, Mapping[str, Any] | None]
 
@@ -21,7 +23,11 @@ def blocker(spec: MultiTaskModelSpec, claims: Claims) -> Blocker | None:
                 "ClaimMissing", f"PersistentVolumeClaim {name!r} does not exist in this namespace; create it"
             )
         if claim.get("metadata", {}).get("deletionTimestamp"):
-            return Blocker("ClaimDeleted", f"PersistentVolumeClaim {name!r} is being deleted; use another")
+            return Blocker(
+                "ClaimDeleted",
+                f"PersistentVolumeClaim {name!r} is being deleted, and no new pod may mount it; when it"
+                " is gone, create it again",
+            )
         if claim.get("status", {}).get("phase") == "Lost":
             return Blocker("ClaimLost", f"PersistentVolumeClaim {name!r} has lost its volume; restore or replace it")
         if spec.training.nodes > 1 and not _shared(claim):
@@ -33,16 +39,13 @@ def blocker(spec: MultiTaskModelSpec, claims: Claims) -> Blocker | None:
     return None
 
 
-def parallel_jobs(spec: MultiTaskModelSpec, claims: Claims) -> tuple[int, str]:
-    """How many stage Jobs may run at once, and why it is less than asked for.
+def single_node(spec: MultiTaskModelSpec, kind: str, claims: Claims) -> frozenset[str]:
+    """The claims that a Job of ``kind`` mounts and that mount on one node at a time.
 
-    A claim that mounts on one node at a time would leave every pod on another node waiting for ever.
+    Of two Jobs that share one, the pod on the other node would wait until the first has ended, and hold its GPUs.
     """
-    asked = spec.training.max_parallel_jobs
-    single = sorted(name for name, claim in claims.items() if claim is not None and not _shared(claim))
-    if not single or asked == 1:
-        return asked, ""
-    return 1, f"one Job at a time: claim {single[0]!r} mounts on one node only"
+    mounted = {*volumes.claims(spec, kind), *claim_names({"spec": spec.training.pod_template})}
+    return frozenset(name for name in mounted if (claim := claims.get(name)) is not None and not _shared(claim))
 
 
 def _shared(claim: Mapping[str, Any]) -> bool:

@@ -9,7 +9,7 @@ from multitask_api.resource.status import MultiTaskModelStatus
 from multitask_api.stages import Key
 from multitask_operator.planner import Failed, Observed, Running
 from multitask_operator.planner.plan import MOST_ATTEMPTS
-from multitask_operator.reconciler import blocking
+from multitask_operator.reconciler.attempts import exit_code, out_of_memory
 from multitask_operator.reconciler.resolving import Resolution
 from multitask_operator.reconciler.units import Phase, Unit, condition, seconds, started_at
 
@@ -40,19 +40,29 @@ def observed(
 def failed(unit: Unit) -> Failed:
     """Why a Job ended without every result: the trainer's words if it had any, else what the cluster says."""
     ended = condition(unit.job, "Failed") or {}
-    said = unit.failure
-    key, failure = said if said is not None and said[0] in unit.keys else (_open(unit), None)
-    memory = blocking.out_of_memory(unit.pods)
+    key, failure = _said(unit)
+    memory = out_of_memory(unit.pods)
     if memory:
         failure = StageFailure(stage=key[0], kind="UserError", message=memory)
     elif failure is None:
-        why = ended.get("message") or "its Job ended without a result"
+        why = exit_code(unit.pods) or ended.get("message") or "its Job ended without a result"
         # The stage's program said nothing: it was killed, or never began.
         failure = StageFailure(
             stage=key[0], kind="Fault", message=f"{why}; `mtm logs NAME {key[0]}` shows what it printed"
         )
     when = seconds(ended["lastTransitionTime"]) if "lastTransitionTime" in ended else 0.0
     return Failed(failure, key[1], MOST_ATTEMPTS, when, log=unit.name)
+
+
+def _said(unit: Unit) -> tuple[Key, StageFailure | None]:
+    """The stage at fault, and the trainer's words; those without a digest are about the unit as a whole."""
+    if unit.failure is None:
+        return _open(unit), None
+    key, failure = unit.failure
+    if key in unit.keys:
+        return key, failure
+    key = _open(unit)
+    return key, failure.model_copy(update={"stage": key[0]}) if unit.failure[0][1] == "" else None
 
 
 def _running(units: Sequence[Unit], manifests: Mapping[Key, Manifest]) -> Iterator[Running]:

@@ -11,6 +11,7 @@ from multitask_api.resource.status import MultiTaskModelStatus
 from multitask_operator.formatting import duration
 from multitask_operator.planner import Observed, Plan, StartStage
 from multitask_operator.planner.status import Judgement, condition, export_of, status, verdicts_of
+from multitask_operator.reconciler.advice import advised
 from multitask_operator.reconciler.blocking import Blocker
 from multitask_operator.reconciler.raw import RawState
 from multitask_operator.reconciler.units import Unit, started_at
@@ -40,7 +41,7 @@ def model_status(
         now,
         suspended=suspended,
         waiting=False,
-        instead=_conditions(decided, observed, blocker, going_on=going_on),
+        instead=_conditions(decided, observed, blocker, going_on=going_on, suspended=suspended),
     )
     details = {unit.kind: text for unit in units if (text := _progress(unit))}
     rows = tuple(
@@ -55,7 +56,7 @@ def refused(raw: RawState, reason: str, message: str, now: float) -> MultiTaskMo
     """The status of a resource that cannot be read: what it showed before stays, and the conditions say why."""
     before = previous_status(raw) or MultiTaskModelStatus()
     generation = generation_of(raw)
-    said = Judgement("False", reason, message[:1024])
+    said = Judgement("False", reason, message)
     conditions = tuple(condition(kind, said, before, generation, now) for kind in ("Ready", "Progressing"))
     kept = tuple(item for item in before.conditions if item.type not in ("Ready", "Progressing"))
     return before.model_copy(
@@ -78,19 +79,22 @@ def generation_of(raw: RawState) -> int | None:
 
 
 def _conditions(
-    decided: Plan, observed: Observed, blocker: Blocker | None, *, going_on: bool
+    decided: Plan, observed: Observed, blocker: Blocker | None, *, going_on: bool, suspended: bool
 ) -> Mapping[str, Judgement]:
     """Ready names the one thing that is in the way; Progressing says so too, unless work goes on elsewhere."""
     looking = {}
     if going_on and not observed.running and not decided.starts:
         looking["Progressing"] = Judgement("True", "Resolving", "Looking at data, base model and storage.")
+    export = export_of(decided.graph)
+    if suspended and export is None:
+        stopped = "spec.suspend is true: its Jobs are stopped; set it to false to go on"
+        return {"Ready": Judgement("False", "Suspended", stopped)}
     if blocker is not None:
-        said = Judgement("False", blocker.reason, blocker.message[:1024])
+        said = Judgement("False", blocker.reason, advised(blocker.reason, blocker.message))
         return {"Ready": said} | (looking if going_on else {"Progressing": said})
     if decided.failed:
         failure = decided.failed[0].failure
-        return {"Ready": Judgement("False", "StageFailed", f"{failure.stage}: {failure.message}"[:1024])} | looking
-    export = export_of(decided.graph)
+        return {"Ready": Judgement("False", "StageFailed", f"{failure.stage}: {failure.message}")} | looking
     if export is None:
         return {"Ready": Judgement("False", "NotTrained", "Training has not ended yet.")} | looking
     qualified = sum(verdict.verdict == "Qualified" for verdict in verdicts_of(decided.graph).values())

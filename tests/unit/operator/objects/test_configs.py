@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import base64
 import json
 
 import pytest
 
-from multitask_api.cluster import Orders, ResolveOrder
+from multitask_api.cluster import CONFIGMAP_LIMIT, CONFIGMAP_ROOM, Orders, ResolveOrder, pack_manifest
 from multitask_api.resource import MultiTaskModelSpec
-from multitask_operator.objects.configs import LIMIT, ROOM, resolve_configmap, run_snapshot, unit_configmap
+from multitask_operator.objects.configs import resolve_configmap, run_snapshot, told_later, unit_configmap
 from multitask_operator.objects.errors import TooLarge
-from unit.operator.builders import task
+from multitask_operator.objects.orders import stage_order
+from multitask_operator.objects.units import UnitSpec
+from unit.operator.budgets import largest
+from unit.operator.builders import all_done, graph_of, task
 from unit.operator.objects.samples import OWNER, ready, resource, unit
 
 
@@ -51,7 +55,7 @@ def of_labels(tasks, labels, length):
 def test_the_largest_resource_fits():
     desk = of_labels(128, 256, 15)
     told = unit_configmap(OWNER, desk.spec, unit(desk, "prepare"))["data"]["orders.json"]
-    assert len(told) < LIMIT - ROOM
+    assert len(told) < CONFIGMAP_LIMIT - CONFIGMAP_ROOM
     resolve_configmap(OWNER, desk, unit(desk, "resolve"))
     run_snapshot(OWNER, desk.spec, 1, "trainer:1")
 
@@ -62,4 +66,54 @@ def test_what_does_not_fit_says_how_many_tasks_and_labels_it_has():
         resolve_configmap(OWNER, desk, unit(desk, "resolve"))
     message = str(raised.value)
     assert message.startswith("spec.tasks: what resolve is told has 1,")
-    assert "with 128 tasks and 32768 labels, and a ConfigMap holds 917,504 of it; shorten labels" in message
+    assert "with 128 tasks and 32768 labels, and a ConfigMap holds 8" in message
+    assert "of it; shorten labels and prompts, ask for fewer seeds, or put tasks into a second" in message
+
+
+# the sentence, seeds, groups, characters of every address, labels
+SHAPES = [
+    ("groups of 32", 1, 4, 80, 3),
+    ("one group", 1, 1, 80, 3),
+    ("many labels", 1, 1, 80, 240),
+    ("many groups", 1, 16, 80, 3),
+    ("long addresses", 1, 4, 400, 3),
+    ("many seeds", 8, 1, 80, 3),
+]
+
+
+@pytest.mark.parametrize(("sentence", "seeds", "groups", "length", "labels"), SHAPES, ids=[row[0] for row in SHAPES])
+def test_what_resolve_may_be_told_fits_in_every_later_stage_with_what_its_pod_finds(
+    sentence, seeds, groups, length, labels
+):
+    """Else a model would turn out to be too large after its baselines had been trained."""
+    desk = a_model(seeds, groups, length, [f"{index:015d}" for index in range(labels)])
+    counts = {split: dict.fromkeys(desk.spec.tasks[0].labels, 12_345) for split in ("train", "validation", "test")}
+    manifests = all_done(desk, serve=False, prepare={"label_counts": counts})
+    graph = graph_of(desk, manifests, serve=False)
+    asked = size_of(resolve_configmap(OWNER, desk, unit(desk, "resolve")))
+    for kind in {node.kind for node in graph.nodes}:
+        nodes = [node for node in graph.of_kind(kind) if node.digest]
+        orders = [stage_order(desk.metadata.name, desk.spec, graph, node) for node in nodes]
+        together = [orders] if kind == "prepare" else [[order] for order in orders[:1]]
+        for each in together:
+            told = size_of(unit_configmap(OWNER, desk.spec, UnitSpec.of_stages(OWNER, 1, each)))
+            assert told <= asked + told_later(desk.spec)
+            found = sum(len(base64.b64decode(pack_manifest(manifests[order.stage, order.digest]))) for order in each)
+            assert found < CONFIGMAP_ROOM
+
+
+def a_model(seeds, groups, length, labels):
+    """One of the most tasks, in so many groups, every address of that length."""
+    tasks = largest(labels, groups)
+    for index, each in enumerate(tasks):
+        each["data"] = {split: {"uri": f"s3://b/{index}-{split}-".ljust(length, "x")} for split in each["data"]}
+    return resource(
+        *tasks,
+        storage="s3://b/".ljust(length, "x"),
+        filtering={"strategy": "Manual"},
+        stages={"baseline": {"maxSteps": 100, "seeds": seeds}},
+    )
+
+
+def size_of(configmap):
+    return sum(len(value.encode()) for value in configmap["data"].values())

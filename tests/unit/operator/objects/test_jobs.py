@@ -5,15 +5,13 @@ from __future__ import annotations
 import pytest
 
 from multitask_operator.objects.jobs import unit_job, unit_service
-from multitask_operator.objects.pods import PodSettings, pod_template
+from multitask_operator.objects.pods import pod_template
 from unit.operator.objects.samples import OWNER, SETTINGS, resource, unit
 
-HASH = "multitask.dev/template-hash"
 
-
-def job(kind="baseline", settings=SETTINGS, **training):
+def job(kind="baseline", **training):
     desk = resource(training={"gpusPerNode": 0, **training})
-    return unit_job(OWNER, desk.spec, unit(desk, kind), settings)
+    return unit_job(OWNER, desk.spec, unit(desk, kind), SETTINGS)
 
 
 def service(kind, **training):
@@ -30,7 +28,6 @@ def test_a_job():
     annotations = metadata["annotations"]
     assert (metadata["name"], metadata["namespace"]) == (f"desk-baseline-{order.digest[:8]}", "team-a")
     assert metadata["ownerReferences"][0]["uid"] == OWNER.uid
-    assert len(annotations.pop(HASH)) == 8
     assert annotations == {"multitask.dev/stage": order.stage, "multitask.dev/digest": order.digest}
     assert found == {
         "apiVersion": "batch/v1",
@@ -82,21 +79,3 @@ def test_training_on_several_nodes_is_an_indexed_job_below_a_headless_service():
 def test_what_does_not_train_is_one_pod(kind):
     assert "completionMode" not in job(kind, nodes=3)["spec"]
     assert service(kind, nodes=3) is None
-
-
-# the sentence, other settings, other training, whether the hash is another
-HASHES = [
-    ("the same gives the same", SETTINGS, {}, False),
-    ("another image is another pod", PodSettings("trainer:2"), {}, True),
-    ("so is more memory", SETTINGS, {"resources": {"limits": {"memory": "8Gi"}}}, True),
-    ("so is a pod template", SETTINGS, {"podTemplate": {"spec": {"nodeName": "x"}}}, True),
-    ("a queue is not", SETTINGS, {"queueName": "a"}, False),
-    ("how many run at once is not", SETTINGS, {"maxParallelJobs": 2}, False),
-]
-
-
-@pytest.mark.parametrize(("sentence", "settings", "training", "differs"), HASHES, ids=[row[0] for row in HASHES])
-def test_the_template_hash_tells_other_pods_from_the_same(sentence, settings, training, differs):
-    before, after = job(), job(settings=settings, **training)
-    assert before["metadata"]["name"] == after["metadata"]["name"]
-    assert (before["metadata"]["annotations"][HASH] != after["metadata"]["annotations"][HASH]) is differs

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_operator.reconciler.claims import blocker, parallel_jobs
-from unit.operator.builders import model
+from multitask_operator.reconciler.claims import blocker, single_node
+from unit.operator.builders import model, task
 
 
 def claim(*modes, phase="Bound", deleting=False):
@@ -13,11 +13,8 @@ def claim(*modes, phase="Bound", deleting=False):
     return {"metadata": metadata, "spec": {"accessModes": list(modes)}, "status": {"phase": phase}}
 
 
-def spec(nodes=1, parallel=4):
-    found = model().spec
-    return found.model_copy(
-        update={"training": found.training.model_copy(update={"nodes": nodes, "max_parallel_jobs": parallel})}
-    )
+def spec(nodes=1):
+    return model(training={"nodes": nodes}).spec
 
 
 BLOCKED = {
@@ -46,9 +43,38 @@ def test_a_claim_that_binds_with_its_first_pod_blocks_nothing():
     assert blocker(spec(), {"models": claim("ReadWriteOnce", phase="Pending")}) is None
 
 
-def test_a_claim_of_one_node_carries_one_job_at_a_time():
-    assert parallel_jobs(spec(), {"a": claim("ReadWriteMany")}) == (4, "")
-    assert parallel_jobs(spec(parallel=1), {"a": claim("ReadWriteOnce")}) == (1, "")
-    limit, why = parallel_jobs(spec(), {"a": claim("ReadWriteMany"), "b": claim("ReadWriteOnce")})
-    assert limit == 1
-    assert why == "one Job at a time: claim 'b' mounts on one node only"
+# the sentence, access modes of the claims, the kind of a Job, which of them it has for itself
+SINGLE = [
+    ("training mounts storage alone", {"models": "ReadWriteOnce", "data": "ReadWriteOnce"}, "baseline", {"models"}),
+    (
+        "shared storage ties no training to a node",
+        {"models": "ReadWriteMany", "data": "ReadWriteOnce"},
+        "mixture",
+        set(),
+    ),
+    ("prepare reads data", {"models": "ReadWriteMany", "data": "ReadWriteOnce"}, "prepare", {"data"}),
+    ("the base reads its corpus", {"models": "ReadWriteMany", "chats": "ReadWriteOncePod"}, "base", {"chats"}),
+    ("what many nodes may read is shared", {"models": "ReadWriteMany", "data": "ReadOnlyMany"}, "prepare", set()),
+    (
+        "a pod template's claim is every Job's",
+        {"models": "ReadWriteMany", "cache": "ReadWriteOnce"},
+        "filter",
+        {"cache"},
+    ),
+    ("one that is not there holds nothing", {"models": None}, "filter", set()),
+]
+
+
+@pytest.mark.parametrize(("sentence", "modes", "kind", "expected"), SINGLE, ids=[row[0] for row in SINGLE])
+def test_which_claims_of_one_node_a_job_mounts(sentence, modes, kind, expected):
+    entry = task("urgency")
+    entry["data"] = {split: {"uri": f"pvc://data/{split}.jsonl"} for split in ("train", "validation", "test")}
+    volume = {"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}}
+    found = model(
+        entry,
+        storage={"uri": "pvc://models/desk"},
+        pretraining={"corpus": [{"uri": "pvc://chats/all.jsonl"}], "maxSteps": 10},
+        training={"podTemplate": {"spec": {"volumes": [volume]}}},
+    )
+    claims = {name: None if mode is None else claim(mode) for name, mode in modes.items()}
+    assert single_node(found.spec, kind, claims) == expected

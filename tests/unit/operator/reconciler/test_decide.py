@@ -7,7 +7,7 @@ import json
 import pytest
 
 from unit.operator.builders import task
-from unit.operator.reconciler.simulation import ENDED, Cluster
+from unit.operator.reconciler.simulation import BEGAN, ENDED, Cluster
 
 
 def two(**spec):
@@ -52,6 +52,13 @@ def test_a_claim_of_one_node_carries_one_job_at_a_time():
     assert cluster.model["status"]["stage"] == "Trained"
 
 
+def test_a_claim_of_one_node_that_training_does_not_mount_leaves_training_parallel():
+    cluster = two(pretraining={"corpus": [{"uri": "pvc://chats/all.jsonl"}], "maxSteps": 10})
+    cluster.claims["chats"] = {"metadata": {"name": "chats"}, "spec": {"accessModes": ["ReadWriteOnce"]}}
+    run_until(cluster, "baseline")
+    assert len(cluster.jobs("baseline")) == 2
+
+
 def test_another_task_runs_its_own_stages_and_what_reads_them():
     cluster = two()
     cluster.to_the_end()
@@ -91,6 +98,57 @@ def test_a_suspended_model_has_no_jobs_and_goes_on_afterwards():
     assert cluster.model["status"]["stage"] == "Trained"
 
 
+def test_while_it_is_suspended_ready_says_so():
+    cluster = two(suspend=True)
+    cluster.settle()
+    said = cluster.condition("Ready")
+    assert (said["reason"], said["message"]) == (
+        "Suspended",
+        "spec.suspend is true: its Jobs are stopped; set it to false to go on",
+    )
+
+
+def test_between_two_attempts_ready_says_why_the_last_one_failed():
+    cluster = two()
+    run_until(cluster, "baseline")
+    name = cluster.jobs("baseline")[0]
+    annotations = cluster.objects["ConfigMap", name]["metadata"]["annotations"]
+    stage, digest = annotations["multitask.dev/stage"], annotations["multitask.dev/digest"]
+    said = {"stage": stage, "kind": "Retryable", "message": "s3 did not answer", "digest": digest}
+    cluster.objects["ConfigMap", name]["data"]["failure.json"] = json.dumps(said)
+    cluster.objects["Job", name]["status"] = {"failed": 1}
+    cluster.settle()
+    ready = cluster.condition("Ready")
+    assert ready["reason"] == "Retrying"
+    assert ready["message"] == f"{stage}: s3 did not answer; its Job tries again by itself (attempt 2 of 4)"
+    assert cluster.condition("Progressing")["reason"] == "StagesRunning"
+    cluster.finish(name)
+    cluster.settle()
+    assert cluster.condition("Ready")["reason"] == "NotTrained"
+
+
+def test_a_job_that_shows_nothing_is_looked_at_again_ever_more_rarely():
+    cluster = two()
+    cluster.settle()
+    waits = []
+    for later in (5, 20, 80):
+        cluster.now = BEGAN + later
+        waits.append(round(cluster.reconcile().look_again))
+    assert waits == sorted(waits)
+    assert 5 <= waits[0] < 20 < waits[2] <= 80
+
+
+def test_what_no_watch_tells_of_is_looked_at_again_soon():
+    cluster = two()
+    cluster.claims["models"] = None
+    assert cluster.reconcile().look_again == 60.0
+    del cluster.model["spec"]["tasks"][0]["prompt"]
+    cluster.model["spec"]["tasks"][0]["promptFrom"] = {"name": "prompts", "key": "urgency"}
+    cluster.references = {"prompts": None}
+    assert cluster.reconcile().look_again == 60.0
+    assert cluster.condition("Ready")["reason"] == "InvalidSpec"
+
+
 def test_a_stage_that_fails_says_why_in_the_trainers_words_and_is_tried_again_after_an_edit():
     cluster = two()
     run_until(cluster, "prepare")
@@ -113,6 +171,28 @@ def test_a_stage_that_fails_says_why_in_the_trainers_words_and_is_tried_again_af
     cluster.edit(task("urgency"), task("intent"))
     cluster.to_the_end()
     assert cluster.model["status"]["stage"] == "Trained"
+
+
+def test_what_a_pod_says_before_its_first_stage_is_heard():
+    cluster = two()
+    cluster.settle()
+    (resolve,) = cluster.jobs()
+    said = {"stage": "resolve", "kind": "UserError", "message": "s3://bucket: access denied", "digest": ""}
+    cluster.objects["ConfigMap", resolve]["data"]["failure.json"] = json.dumps(said)
+    cluster.end(resolve, "Failed", "Pod failed with exit code 2")
+    cluster.settle()
+    assert cluster.condition("Ready")["reason"] == "ResolveFailed"
+    assert cluster.condition("Ready")["message"] == "s3://bucket: access denied"
+
+    cluster = two()
+    run_until(cluster, "base")
+    (base,) = cluster.jobs("base")
+    said |= {"stage": "orders.json", "message": "orders.json cannot be read by this image"}
+    cluster.objects["ConfigMap", base]["data"]["failure.json"] = json.dumps(said)
+    cluster.end(base, "Failed", "Pod failed with exit code 2")
+    cluster.settle()
+    assert cluster.condition("Ready")["message"] == "base: orders.json cannot be read by this image"
+    assert cluster.jobs() == []
 
 
 def test_memory_that_ran_out_names_the_settings():
@@ -215,6 +295,19 @@ def test_while_data_is_looked_at_progress_says_so():
     cluster.settle()
     said = cluster.condition("Progressing")
     assert (said["status"], said["reason"]) == ("True", "Resolving")
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("resolve", "StagesRunning"), ("export", "Complete")])
+def test_a_job_that_has_said_everything_and_not_ended_yet_is_not_at_work(kind, expected):
+    cluster = two()
+    if kind != "resolve":
+        run_until(cluster, kind)
+    cluster.settle()
+    (name,) = cluster.jobs(kind)
+    cluster.finish(name)
+    del cluster.objects["Job", name]["status"]
+    cluster.settle()
+    assert cluster.condition("Progressing")["reason"] == expected
 
 
 def test_one_job_without_a_gpu_does_not_hide_the_work_of_the_others():

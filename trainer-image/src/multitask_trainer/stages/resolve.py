@@ -14,7 +14,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from multitask_api.addresses import is_folder, scheme_of
-from multitask_api.cluster import MANIFESTS_KEY, RESOLVED_KEY, ResolveOrder, pack_manifests
+from multitask_api.cluster import (
+    CONFIGMAP_LIMIT,
+    MANIFESTS_KEY,
+    MANIFESTS_LIMIT,
+    RESOLVED_KEY,
+    ResolveOrder,
+    pack_manifests,
+)
 from multitask_api.manifest import Resolved
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_trainer.data.fingerprints import HashCache, resolve_data, resolve_folder
@@ -22,6 +29,9 @@ from multitask_trainer.data.places import Places
 from multitask_trainer.errors import DataError
 from multitask_trainer.inventory import results
 from multitask_trainer.storage import local_path, reaching, write_atomically
+
+#: Of the problems of a resource, so many reach its status.
+_MOST_PROBLEMS = 20
 
 
 def resolve(spec: MultiTaskModelSpec, places: Places, cache: HashCache) -> Resolved:
@@ -46,15 +56,25 @@ def report(order: ResolveOrder, environment: Mapping[str, str]) -> dict[str, obj
     """What a resolve pod writes into its ConfigMap: what `resolve` found, and the newest results in storage."""
     local = local_path(order.storage)
     cache = HashCache(local / "resolve-cache.json" if local else None)
-    found = resolve(order.model.spec, Places.of(".", environment), cache)
+    found = _brief(resolve(order.model.spec, Places.of(".", environment), cache))
     with reaching(order.storage):
         cache.save()
-    packed, kept = pack_manifests(there := results(order.storage))
+    text = found.model_dump_json(by_alias=True, exclude_none=True)
+    room = CONFIGMAP_LIMIT - len(order.model_dump_json(by_alias=True).encode()) - len(text.encode())
+    packed, kept = pack_manifests(there := results(order.storage), min(MANIFESTS_LIMIT, room))
     sys.stdout.write(f"{order.storage}: {len(there)} results, {kept} reported\n")
-    return {
-        "data": {RESOLVED_KEY: found.model_dump_json(by_alias=True, exclude_none=True)},
-        "binaryData": {MANIFESTS_KEY: packed},
-    }
+    return {"data": {RESOLVED_KEY: text}, "binaryData": {MANIFESTS_KEY: packed}}
+
+
+def _brief(found: Resolved) -> Resolved:
+    """With the first problems, each said once: those of every address of a large resource would not fit."""
+    problems, more = found.problems[:_MOST_PROBLEMS], len(found.problems) - _MOST_PROBLEMS
+    return found.model_copy(
+        update={
+            "data": {address: each.model_copy(update={"problem": None}) for address, each in found.data.items()},
+            "problems": (*problems, f"and {more} more") if more > 0 else problems,
+        }
+    )
 
 
 def _addresses(spec: MultiTaskModelSpec) -> Iterator[str]:

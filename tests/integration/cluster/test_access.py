@@ -1,0 +1,287 @@
+"""Who may do what, asked of the API server: the operator by the chart's rules, a model's stage pods, and users.
+
+A row is ``VERB RESOURCE[.GROUP][/SUBRESOURCE][:NAME]``, about one namespace unless it says otherwise.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from cluster import chart, objects
+from cluster.access import Access
+from cluster.processes import until
+from integration.cluster import models
+from integration.cluster.asking import Subject, account, bind
+from multitask_api.cluster import MODEL_LABEL
+from multitask_operator.cluster.client import Client
+from multitask_operator.cluster.connection import connect
+from multitask_operator.controller import Controller, Key
+from multitask_operator.reconciler import reconcile
+from multitask_operator.settings import Settings
+
+VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
+READ = ("get", "list", "watch")
+MTM, ROUTES, RBAC = "multitaskmodels.multitask.dev", "taskroutes.multitask.dev", "rbac.authorization.k8s.io"
+DESK, OTHER = "desk", "other"
+
+
+def rows(verbs: tuple[str, ...], *resources: str) -> list[str]:
+    return [f"{verb} {resource}" for resource in resources for verb in verbs]
+
+
+#: In every namespace that it serves; of Namespaces it may get that one.
+OPERATOR_MAY = [
+    *rows(READ, MTM),
+    f"patch {MTM}/status",
+    *rows(("get", "list", "watch", "create", "delete"), "jobs.batch"),
+    *rows(("get", "list", "watch", "create", "patch", "delete"), "configmaps"),
+    *rows(("list", "watch"), "pods"),
+    *rows(("get", "list", "create", "delete"), "services"),
+    *rows(("list", "create", "patch"), "serviceaccounts", f"roles.{RBAC}", f"rolebindings.{RBAC}"),
+    "get persistentvolumeclaims",
+    "create events.events.k8s.io",
+]
+OPERATOR_MAY_NOT = [
+    *rows(VERBS, "secrets"),
+    *rows(("create", "update", "delete", "deletecollection"), MTM),
+    *rows(VERBS, ROUTES, "deployments.apps", "leases.coordination.k8s.io", "endpoints", "nodes", "persistentvolumes"),
+    *rows(("update", "patch", "deletecollection"), "jobs.batch"),
+    *rows(("update", "deletecollection"), "configmaps"),
+    *rows(("get", "create", "update", "patch", "delete", "deletecollection"), "pods"),
+    *rows(("get", "create"), "pods/exec", "pods/attach", "pods/portforward", "pods/log", "pods/proxy"),
+    *rows(("patch", "update"), "pods/ephemeralcontainers", "pods/status", "jobs.batch/status", "services"),
+    *rows(("get", "update", "delete", "impersonate"), "serviceaccounts"),
+    "create serviceaccounts/token",
+    *rows(("get", "update", "delete", "escalate", "bind"), f"roles.{RBAC}", f"rolebindings.{RBAC}"),
+    *rows(("list", "watch", "create", "patch", "delete"), "persistentvolumeclaims", "namespaces"),
+    *rows(("get", "list", "patch", "delete"), "events", "events.events.k8s.io"),
+]
+#: Of the cluster: nothing here lies in a namespace.
+NOBODY_MAY = [
+    *rows((*VERBS, "escalate", "bind"), f"clusterroles.{RBAC}", f"clusterrolebindings.{RBAC}"),
+    *rows(VERBS, "customresourcedefinitions.apiextensions.k8s.io"),
+    *rows(("create", "patch"), "mutatingwebhookconfigurations.admissionregistration.k8s.io"),
+    *rows(("impersonate",), "users", "groups", "userextras.authentication.k8s.io/scopes"),
+    *rows(("create", "approve"), "certificatesigningrequests.certificates.k8s.io"),
+    "create nodes/proxy",
+]
+STAGE_MAY = ["get configmaps:{own}", "patch configmaps:{own}"]
+STAGE_MAY_NOT = [
+    *rows(VERBS, "configmaps", "configmaps:{other}", "configmaps:{snapshot}", "secrets", "secrets:hub-token"),
+    *(f"{verb} configmaps:{{own}}" for verb in VERBS if verb not in ("get", "patch")),
+    *rows(VERBS, "pods", "jobs.batch", MTM, f"{MTM}/status", ROUTES, "services", "serviceaccounts"),
+    *rows(("get", "create"), "pods/exec", "pods/log", "pods/attach"),
+    "create serviceaccounts/token",
+    *rows((*VERBS, "escalate", "bind"), f"roles.{RBAC}", f"rolebindings.{RBAC}"),
+    *rows(("get", "list"), "persistentvolumeclaims", "namespaces", "events"),
+]
+#: ``mtm status``, ``explain``, ``logs``, ``plan`` and ``report`` ask for no more.
+MTM_MAY = [
+    *rows(("get", "list"), MTM, "jobs.batch", "pods", "configmaps"),
+    *rows(("get",), "pods/log", "persistentvolumeclaims"),
+    "list events",
+]
+WRITE = tuple(verb for verb in VERBS if verb not in READ)
+# role, what a user who has it may do with this product's resources, what not
+USERS = [
+    ("view", rows(READ, MTM, ROUTES), rows(WRITE, MTM, ROUTES, f"{MTM}/status") + rows(VERBS, "secrets")),
+    (
+        "edit",
+        rows(READ, MTM, ROUTES) + rows(("create", "update", "patch", "delete", "deletecollection"), MTM),
+        rows(WRITE, ROUTES, f"{MTM}/status", f"{ROUTES}/status"),
+    ),
+    (
+        "admin",
+        rows(READ, MTM, ROUTES) + rows(("create", "update", "patch", "delete", "deletecollection"), MTM),
+        rows(WRITE, ROUTES, f"{MTM}/status", f"{ROUTES}/status"),
+    ),
+    ("mtm", MTM_MAY, rows(WRITE, MTM, "jobs.batch", "pods", "configmaps") + rows(VERBS, ROUTES, "secrets", "services")),
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Installation:
+    """A release, ``served`` by it a namespace with two models, and ``elsewhere`` one that it need not serve."""
+
+    release: str
+    own: str
+    served: str
+    elsewhere: str
+    account: str
+
+
+@pytest.fixture(scope="module", params=["the whole cluster", "its namespaces"])
+def installed(request: pytest.FixtureRequest, cluster: Access, rest: httpx.Client) -> Iterator[Installation]:
+    """The chart's access, for every namespace and for some."""
+    if chart.helm() is None:
+        pytest.skip("needs helm: `make kubernetes` builds it")
+    mark = os.urandom(3).hex()
+    names = [f"access-{each}-{mark}" for each in ("own", "served", "elsewhere")]
+    for name in names:
+        objects.namespace(rest, name)
+    own, served, elsewhere = names
+    options = [] if request.param == "the whole cluster" else ["--set", f"namespaces={{{served}}}"]
+    with chart.access_of(cluster, *options, release=f"r-{mark}", namespace=own) as name:
+        yield Installation(f"r-{mark}", own, served, elsewhere, name)
+    for name in names:
+        rest.delete(f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+def operator(cluster: Access, rest: httpx.Client, installed: Installation) -> Subject:
+    """The operator where it serves."""
+    return Subject(cluster, rest, account(installed.own, installed.account), installed.served)
+
+
+def is_for_all(installed: Installation, rest: httpx.Client) -> bool:
+    return rest.get(f"/apis/{RBAC}/v1/clusterroles/{installed.account}").is_success
+
+
+def test_the_operator_may_do_its_work_and_nothing_else(operator: Subject) -> None:
+    assert operator.may(*OPERATOR_MAY) == OPERATOR_MAY
+    assert operator.may(f"get namespaces:{operator.namespace}"), "a Role gives this for its own namespace"
+    assert operator.may(*OPERATOR_MAY_NOT, *NOBODY_MAY) == []
+
+
+def test_kubectl_says_the_same_of_the_operator(operator: Subject) -> None:
+    """What every user may do comes off: it is the same for an account that no role names."""
+    everybody = dataclasses.replace(operator, user=account(operator.namespace, "nobody")).everything()
+    found = {f"{verb} {what}" for (what, _), verbs in operator.everything().items() for verb in verbs}
+    found -= {f"{verb} {what}" for (what, _), verbs in everybody.items() for verb in verbs}
+    assert found == {*OPERATOR_MAY, "get namespaces"}
+    assert operator.can_i("create", "jobs.batch")
+    assert not operator.can_i("get", "secrets")
+    assert not operator.can_i("create", "pods", "--subresource", "exec")
+
+
+def test_it_acts_where_it_is_installed_for(operator: Subject, installed: Installation, rest: httpx.Client) -> None:
+    expected = OPERATOR_MAY if is_for_all(installed, rest) else []
+    for namespace in (installed.elsewhere, installed.own, ""):  # "": in all at once
+        elsewhere = dataclasses.replace(operator, namespace=namespace)
+        assert elsewhere.may(*OPERATOR_MAY) == expected
+        assert elsewhere.may(*OPERATOR_MAY_NOT) == []
+
+
+# what it tries to give to somebody, by whom that is refused
+GIFTS = [
+    ("a right that it has not itself", {"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}, 403),
+    ("a verb that it has not itself", {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["update"]}, 403),
+    ("everything", {"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}, 403),
+    ("what it has", {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get", "patch"]}, 201),
+]
+
+
+@pytest.mark.parametrize(("sentence", "rule", "status"), GIFTS, ids=[row[0] for row in GIFTS])
+def test_it_gives_nobody_more_than_it_has(
+    cluster: Access, installed: Installation, sentence: str, rule: objects.Object, status: int
+) -> None:
+    body = {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": {"name": "gift"}, "rules": [rule]}
+    path = f"/apis/{RBAC}/v1/namespaces/{installed.served}/roles"
+    with cluster.rest(cluster.service_account(installed.own, installed.account)) as client:
+        answer = client.post(path, json=body, params={"dryRun": "All"})
+    assert answer.status_code == status, answer.text
+
+
+@pytest.mark.parametrize("role", ["admin", "edit", "cluster-admin"])
+def test_it_binds_nobody_to_a_role_that_gives_more(cluster: Access, installed: Installation, role: str) -> None:
+    with cluster.rest(cluster.service_account(installed.own, installed.account)) as client:
+        path = f"/apis/{RBAC}/v1/namespaces/{installed.served}/rolebindings"
+        body = {
+            "metadata": {"name": "gift"},
+            "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role},
+            "subjects": [{"kind": "ServiceAccount", "name": installed.account, "namespace": installed.own}],
+        }
+        answer = client.post(path, json=body, params={"dryRun": "All"})
+    assert (answer.status_code, "attempting to grant RBAC permissions not currently held" in answer.text) == (403, True)
+
+
+# -- the pods of a model -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def units(cluster: Access, rest: httpx.Client, installed: Installation) -> dict[str, str]:
+    """own, other, snapshot → ConfigMap names, where the operator has begun with two models."""
+    namespace, found = installed.served, {}
+    for claim in ("data", "models"):
+        objects.claim(rest, namespace, claim)
+    for key, name in (("own", DESK), ("other", OTHER)):
+        objects.post(rest, f"/apis/multitask.dev/v1alpha1/namespaces/{namespace}/multitaskmodels", models.model(name))
+        asyncio.run(begin(cluster.service_account(installed.own, installed.account), Key(namespace, name)))
+        path = f"/api/v1/namespaces/{namespace}/configmaps?labelSelector={MODEL_LABEL}={name}"
+        names = [item["metadata"]["name"] for item in objects.get(rest, path)["items"]]
+        found[key], found["snapshot"] = sorted(names, key=lambda name: "-run-" in name)
+    return found
+
+
+async def begin(config: Path, key: Key) -> None:
+    """What the operator does first for a model."""
+    async with Client(await connect(config)) as client:
+        await Controller(client, Settings(trainer_image="example.test/trainer:1"), reconcile).serve(key)
+
+
+@pytest.fixture
+def stages(cluster: Access, rest: httpx.Client, installed: Installation) -> Subject:
+    """The account of one model's pods."""
+    return Subject(cluster, rest, account(installed.served, f"{DESK}-stages"), installed.served)
+
+
+def test_a_stage_pod_may_write_its_own_configmap_and_nothing_else(stages: Subject, units: dict[str, str]) -> None:
+    allowed = [row.format(**units) for row in STAGE_MAY]
+    assert stages.may(*allowed) == allowed
+    assert stages.may(*(row.format(**units) for row in STAGE_MAY_NOT), *NOBODY_MAY) == []
+
+
+def test_kubectl_says_the_same_of_a_stage_pod(stages: Subject, units: dict[str, str], installed: Installation) -> None:
+    nobody = dataclasses.replace(stages, user=account(stages.namespace, "nobody")).everything()
+    found = {key: verbs for key, verbs in stages.everything().items() if key not in nobody}
+    assert found == {("configmaps", units["own"]): {"get", "patch"}}
+    assert stages.can_i("patch", f"configmaps/{units['own']}")
+    assert not stages.can_i("get", f"configmaps/{units['other']}")
+    assert not stages.can_i("list", "configmaps")
+    assert not stages.can_i("get", "secrets")
+
+
+def test_another_models_results_are_closed_to_a_stage_pod(
+    cluster: Access, rest: httpx.Client, installed: Installation, units: dict[str, str]
+) -> None:
+    path = f"/api/v1/namespaces/{installed.served}/configmaps"
+    merge = {"json": {"data": {"progress.json": "{}"}}, "headers": objects.MERGE}
+    secret = {"metadata": {"name": "hub-token"}, "stringData": {"HF_TOKEN": "x"}}
+    rest.post(f"/api/v1/namespaces/{installed.served}/secrets", json=secret)
+    with cluster.rest(cluster.service_account(installed.served, f"{DESK}-stages")) as client:
+        own, other = f"{path}/{units['own']}", f"{path}/{units['other']}"
+        assert [client.get(own).status_code, client.patch(own, **merge).status_code] == [200, 200]
+        assert [client.get(other).status_code, client.patch(other, **merge).status_code] == [403, 403]
+        assert [client.get(path).status_code, client.delete(own).status_code] == [403, 403]
+        secrets = f"/api/v1/namespaces/{installed.served}/secrets"
+        assert [client.get(secrets).status_code, client.get(f"{secrets}/hub-token").status_code] == [403, 403]
+
+
+# -- users -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("role", "may", "may_not"), USERS, ids=[row[0] for row in USERS])
+def test_users(
+    cluster: Access, rest: httpx.Client, installed: Installation, role: str, may: list[str], may_not: list[str]
+) -> None:
+    user = f"{installed.release}-{role}"
+    named = f"{installed.account}-mtm" if role == "mtm" else role
+    bind(rest, installed.elsewhere, named, user)
+    subject = Subject(cluster, rest, user, installed.elsewhere)
+    # The rules of view, edit and admin are gathered by a controller, in its own time.
+    until(f"{role} is allowed all of it", lambda: subject.may(*may) == may, 30)
+    assert subject.may(*may_not, *NOBODY_MAY) == []
+    assert subject.can_i("get", MTM)
+    assert not subject.can_i("delete", ROUTES)
+    if role == "mtm":
+        nobody = dataclasses.replace(subject, user="nobody").everything()
+        listed = {f"{verb} {what}" for (what, _), verbs in subject.everything().items() for verb in verbs}
+        assert listed - {f"{verb} {what}" for (what, _), verbs in nobody.items() for verb in verbs} == set(may)
+    assert dataclasses.replace(subject, namespace=installed.served).may(*may) == []
