@@ -21,13 +21,17 @@ UV := .make/uv/bin/uv
 PACKAGES := crds serving trainer-image operator
 SOURCES := $(PACKAGES:%=%/src)
 CHART := helm/multitask-operator
+# Of an image's lock: requirements.lock says which versions, and why they are there.
+COMPILE = $(UV) pip compile --quiet --python $(BIN)/python --generate-hashes --universal --python-version 3.11 --no-header
+AS_LOCKED := --constraints requirements.lock --no-annotate
+without = $(foreach package,$(1),--no-emit-package multitask-$(package))
 GENERATED := crds/multitask.dev_multitaskmodels.yaml crds/multitask.dev_taskroutes.yaml serving/src/multitask_serving/proto docs/resource.md \
   $(CHART)/files/crds
 
-.PHONY: help setup lock generate check-generate lint format test test-fast demo open-suite kubernetes grpcurl clean
+.PHONY: help setup lock generate check-generate lint format test test-fast demo open-suite e2e kubernetes images grpcurl clean
 
 help:  ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
+	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
 setup: .make/setup  ## Make .venv with everything in it
 
@@ -48,15 +52,17 @@ $(UV): tools/get_uv.sh | .make/python
 	$(UV) pip install --quiet --python $(BIN)/python --no-deps --no-build-isolation $(PACKAGES:%=--editable %)
 	@touch $@
 
-lock: | .venv/pyvenv.cfg  ## Resolve the dependencies again and write both locks
-	$(UV) pip compile --quiet --python $(BIN)/python pyproject.toml --extra dev --generate-hashes --universal \
-	  --python-version 3.11 --no-header $(UPGRADE) \
-	  $(foreach package,api serving trainer operator,--no-emit-package multitask-$(package)) \
+lock: | .venv/pyvenv.cfg  ## Resolve the dependencies again and write the locks
+	$(COMPILE) pyproject.toml --extra dev $(UPGRADE) $(call without,api serving trainer operator) \
 	  --output-file requirements.lock > /dev/null
+	$(COMPILE) crds/pyproject.toml operator/pyproject.toml $(call without,api) $(AS_LOCKED) \
+	  --output-file requirements-operator.lock > /dev/null
+	$(COMPILE) crds/pyproject.toml serving/pyproject.toml trainer-image/pyproject.toml $(call without,api serving) \
+	  $(AS_LOCKED) --output-file requirements-trainer.lock > /dev/null
+	printf '%s\n' hatchling setuptools | $(COMPILE) - $(AS_LOCKED) --output-file requirements-build.lock > /dev/null
 	grep '^nvidia-pytriton==' requirements-triton.lock | sed 's/ .*//' \
-	  | $(UV) pip compile --quiet --python $(BIN)/python - --no-deps --generate-hashes --universal --python-version 3.11 \
-	    --no-header --no-annotate --output-file requirements-triton.lock > /dev/null
-	@! grep -nE '://|^-i|index-url' requirements.lock requirements-triton.lock
+	  | $(COMPILE) - --no-deps --no-annotate --output-file requirements-triton.lock > /dev/null
+	@! grep -nE '://|^-i|index-url' requirements*.lock
 
 generate: .make/setup  ## Write what is generated: the CRDs and their copies in the chart, their reference page, the protobuf modules
 	$(BIN)/python -m multitask_api.crd
@@ -92,8 +98,14 @@ demo: .make/setup  ## Train, qualify, serve and ask the support desk; about 6 mi
 open-suite: .make/setup  ## The benchmark on public tasks, about an hour on two quiet cores: make open-suite DATA=folder
 	$(BIN)/python tests/benchmarks/open_suite.py --data "$(DATA)" $(OPEN_SUITE_ARGS)
 
-kubernetes: .make/setup  ## Build the control plane and the helm that tests start, about 8 minutes once a machine
-	$(BIN)/python tests/cluster/binaries.py etcd kube-apiserver kube-controller-manager kubectl helm
+e2e: .make/setup  ## The product in a real cluster of one node: the support desk and a small suite; root
+	$(BIN)/python tests/e2e/in_cluster/run.py $(E2E_ARGS)
+
+kubernetes: .make/setup  ## Build the Kubernetes programs that tests start, about 12 minutes once a machine
+	$(BIN)/python tests/cluster/binaries.py --one-node
+
+images: .make/setup  ## Build both container images without registry or daemon, about 12 minutes for each state of the sources
+	$(BIN)/python tests/cluster/images.py operator trainer
 
 grpcurl: $(GRPCURL)  ## Build the grpcurl that tests call
 

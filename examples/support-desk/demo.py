@@ -103,8 +103,9 @@ def training_tokens(report: dict[str, list[dict[str, object]]]) -> int:
 def main() -> None:
     os.chdir(HERE.parents[1])
     start = time.monotonic()
-    show(sys.executable, str(HERE.relative_to(Path.cwd()) / "generate.py"))
-    show(MTM, "run", str(HERE.relative_to(Path.cwd()) / "model.yaml"), "--workdir", str(RESULT))
+    here = HERE.relative_to(Path.cwd())
+    show(sys.executable, str(here / "generate.py"))
+    show(MTM, "run", str(here / "model.yaml"), "--claim", f"support-desk={here}", "--workdir", str(RESULT))
     trained = time.monotonic()
 
     with served(RESULT) as address:

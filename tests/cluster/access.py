@@ -92,7 +92,7 @@ class Access:
     ) -> Done:
         """``kubectl ARGUMENTS``; objects for ``-f -`` in ``stdin``. AssertionError if it fails and ``check`` is on."""
         done = subprocess.run(
-            [str(binaries.folder() / "kubectl"), "--kubeconfig", str(config or self.admin), *arguments],
+            [str(binaries.path("kubectl")), "--kubeconfig", str(config or self.admin), *arguments],
             input=stdin if stdin is None or isinstance(stdin, str) else _as_text(stdin),
             capture_output=True,
             text=True,

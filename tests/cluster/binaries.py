@@ -1,43 +1,41 @@
-"""Builds Kubernetes' programs, etcd and helm from their Go modules: ``python tests/cluster/binaries.py [PROGRAM …]``.
+"""Builds Kubernetes' programs, etcd, CoreDNS and helm from their Go modules: ``python binaries.py [PROGRAM …]``.
 
-They lie in a cache outside the checkout, in a folder named by Kubernetes' version and by a hash of everything that
-decides what is built. Each program is renamed into place when it is whole, so a build that was killed leaves finished
-programs only, and the next one goes on from there.
+They lie in a cache outside the checkout, each in a folder named by its version and by a hash of everything that decides
+what is built. A program is renamed into place when it is whole, so a build that was killed leaves finished programs
+only, and the next one goes on from there.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import json
-import os
 import re
-import shutil
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cluster import golang
+from cluster import cache, golang
 
 KUBERNETES = "1.34.4"
 ETCD = "3.6.4"
+COREDNS = "1.15.0"
 HELM = "3.22.0"
 
 #: What a control plane for tests is made of, and what a cluster of one node needs besides.
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
-ONE_NODE = (*CONTROL_PLANE, "kube-scheduler", "kubelet", "kube-proxy", "helm")
+ONE_NODE = (*CONTROL_PLANE, "kube-scheduler", "kubelet", "kube-proxy", "coredns", "helm")
 
 
 @dataclass(frozen=True)
 class Program:
-    """A Go package, the modules that its build requires, and the values that are linked into it."""
+    """A Go package and its version, the modules that its build requires, and the values that are linked into it."""
 
+    version: str
     package: str
     modules: tuple[str, ...]
     linked: tuple[str, ...] = ()
@@ -52,25 +50,31 @@ _LINKED = tuple(
 _CORE = (f"k8s.io/kubernetes v{KUBERNETES}", f"go.etcd.io/etcd/server/v3 v{ETCD}")
 _FLAGS = ("-trimpath", "-buildvcs=false")
 PROGRAMS: Mapping[str, Program] = {
-    "etcd": Program("go.etcd.io/etcd/server/v3", _CORE),
-    "helm": Program("helm.sh/helm/v3/cmd/helm", (f"helm.sh/helm/v3 v{HELM}",)),
+    "etcd": Program(ETCD, "go.etcd.io/etcd/server/v3", _CORE),
+    "coredns": Program(COREDNS, "github.com/coredns/coredns", (f"github.com/coredns/coredns v{COREDNS}",)),
+    "helm": Program(HELM, "helm.sh/helm/v3/cmd/helm", (f"helm.sh/helm/v3 v{HELM}",)),
     **{
-        name: Program(f"k8s.io/kubernetes/cmd/{name}", _CORE, _LINKED)
+        name: Program(KUBERNETES, f"k8s.io/kubernetes/cmd/{name}", _CORE, _LINKED)
         for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
     },
 }
 
 
 def folder() -> Path:
-    """Where the programs lie, or will lie."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multitask"
-    recipe = json.dumps([_FLAGS, {name: asdict(program) for name, program in PROGRAMS.items()}], sort_keys=True)
-    return cache / f"kubernetes-{KUBERNETES}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}"
+    """Where all programs lie, or will lie."""
+    return cache.root() / "programs"
+
+
+def path(name: str) -> Path:
+    """Where a program lies, or will lie."""
+    program = PROGRAMS[name]
+    recipe = json.dumps([_FLAGS, asdict(program)], sort_keys=True)
+    return folder() / f"{name}-{program.version}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}" / name
 
 
 def missing(names: Sequence[str] = CONTROL_PLANE) -> list[str]:
     """Those of ``names`` that are not built yet."""
-    return [name for name in names if not (folder() / name).is_file()]
+    return [name for name in names if not path(name).is_file()]
 
 
 def build(names: Sequence[str]) -> None:
@@ -79,7 +83,7 @@ def build(names: Sequence[str]) -> None:
         return
     target = folder()
     target.mkdir(parents=True, exist_ok=True)
-    with _alone(target / ".lock"), _scratch(target / ".build") as scratch:
+    with cache.alone(target / ".lock"), cache.scratch(target / ".build") as scratch:
         wanted = missing(names)
         if not wanted:  # another process built them in the meantime
             return
@@ -87,18 +91,19 @@ def build(names: Sequence[str]) -> None:
         for number, name in enumerate(wanted, start=1):
             began = time.monotonic()
             print(f"{name}: building ({number} of {len(wanted)})", flush=True)
-            _build(go, name, scratch, target)
+            _build(go, name, scratch)
             print(f"{name}: built in {time.monotonic() - began:.0f} s", flush=True)
 
 
-def _build(go: Path, name: str, scratch: Path, target: Path) -> None:
+def _build(go: Path, name: str, scratch: Path) -> None:
     program = PROGRAMS[name]
     module, made = scratch / f"module-{name}", scratch / name
     module.mkdir()
     (module / "go.mod").write_text(_module(go, program, scratch))
     flags = " ".join(["-s -w", *(f"-X {value}" for value in program.linked)])
     golang.run(go, ["build", *_FLAGS, "-ldflags", flags, "-o", str(made), program.package], module, scratch)
-    made.rename(target / name)
+    path(name).parent.mkdir(exist_ok=True)
+    made.rename(path(name))
 
 
 def _module(go: Path, program: Program, scratch: Path) -> str:
@@ -121,29 +126,6 @@ def _go_mod_of(go: Path, name: str, version: str, scratch: Path) -> str:
     return Path(json.loads(said)["GoMod"]).read_text("utf-8")
 
 
-@contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time; the kernel frees the lock of a process that was killed."""
-    with path.open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            print(f"waiting for another build in {path.parent}", flush=True)
-            fcntl.flock(lock, fcntl.LOCK_EX)
-        yield
-
-
-@contextmanager
-def _scratch(path: Path) -> Iterator[Path]:
-    """An empty folder beside what is built; what a killed build left there goes first."""
-    shutil.rmtree(path, ignore_errors=True)
-    path.mkdir()
-    try:
-        yield path
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the named programs."""
     parser = argparse.ArgumentParser(description="Build Kubernetes' programs from their Go modules.")
@@ -159,7 +141,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except golang.GoFailed as error:
         print(error, file=sys.stderr)
         return 1
-    print(folder())
+    for name in names:
+        print(path(name))
     return 0
 
 

@@ -28,7 +28,7 @@ class Authority:
     @property
     def own(self) -> Pair:
         """The authority's own certificate and key."""
-        return self._pair("ca")
+        return self.pair("ca")
 
     def create(self) -> None:
         """Make its key and certificate."""
@@ -38,7 +38,7 @@ class Authority:
 
     def sign(self, name: str, user: str, groups: Sequence[str] = (), hosts: Sequence[str] = ()) -> Pair:
         """A new certificate for a user of these groups; with ``hosts`` (as in ``IP:127.0.0.1``) for a server."""
-        pair = self._pair(name)
+        pair = self.pair(name)
         subject = "".join(f"/O={group}" for group in groups) + f"/CN={user}"
         uses = "serverAuth,clientAuth" if hosts else "clientAuth"
         extensions = [
@@ -51,7 +51,8 @@ class Authority:
         self._request(pair, subject, extensions, "-CA", str(self.own.certificate), "-CAkey", str(self.own.key))
         return pair
 
-    def _pair(self, name: str) -> Pair:
+    def pair(self, name: str) -> Pair:
+        """The files of what was signed under ``name``."""
         return Pair(self.folder / f"{name}.crt", self.folder / f"{name}.key")
 
     def _request(self, pair: Pair, subject: str, extensions: Sequence[str], *issuer: str) -> None:

@@ -19,7 +19,7 @@ ACCESS_KINDS = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "Cluster
 
 def helm() -> str | None:
     """The helm that ``make kubernetes`` built, else one of this machine; None if there is none."""
-    built = binaries.folder() / "helm"
+    built = binaries.path("helm")
     return str(built) if built.is_file() else shutil.which("helm")
 
 

@@ -33,8 +33,11 @@ _AUDIT_POLICY = {
         {"level": "Metadata"},
     ],
 }
+_SERVICES = "10.97.0.0/16"
+_FIRST_SERVICE = "10.97.0.1"  # the Service `kubernetes`, by which pods reach the API server
+_NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
 # Nodes here have no kubelet that reports: nobody may find them lost and take their pods away.
-_CONTROLLERS = "*,-node-lifecycle-controller,-taint-eviction-controller"
+_WITHOUT_NODES = "*,-node-lifecycle-controller,-taint-eviction-controller"
 
 
 def lacking() -> str | None:
@@ -49,14 +52,17 @@ def lacking() -> str | None:
 class ControlPlane:
     """A control plane of its own for who enters it as a context; ``folder`` (made here) keeps its files and logs.
 
-    Its servers end with the thread that entered it, however that ends. FileNotFoundError says what the machine lacks.
+    Its servers end with the thread that entered it, however that ends. With ``node_address``, an address of this
+    machine, it serves there for kubelets; without, on 127.0.0.1. FileNotFoundError says what the machine lacks.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, node_address: str | None = None) -> None:
         fault = lacking()
         if fault:
             raise FileNotFoundError(fault)
         self._folder = folder
+        self._nodes = node_address is not None
+        self._address = node_address or "127.0.0.1"
         self._processes = Processes(folder)
 
     def __enter__(self) -> Self:
@@ -78,7 +84,7 @@ class ControlPlane:
     @property
     def access(self) -> Access:
         """How users reach it."""
-        return Access(self._folder, f"https://127.0.0.1:{self._port}")
+        return Access(self._folder, f"https://{self._address}:{self._port}")
 
     def stop_api_server(self, number: signal.Signals = signal.SIGTERM) -> None:
         """End the API server; SIGKILL is a crash."""
@@ -98,11 +104,13 @@ class ControlPlane:
     def _start(self) -> None:
         authority = Access(self._folder, "").authority
         authority.create()
-        authority.sign("kube-apiserver", "kube-apiserver", hosts=("IP:127.0.0.1", "DNS:localhost"))
+        hosts = (*(f"IP:{each}" for each in (self._address, _FIRST_SERVICE)), *(f"DNS:{name}" for name in _NAMES))
+        authority.sign("kube-apiserver", "kube-apiserver", hosts=hosts)
+        authority.sign("kubelet-client", _KUBELET_CLIENT)
         authority.sign("service-accounts", "service accounts")  # no user: its key signs their tokens
         self._processes.start("etcd", self._etcd())
         for attempt in range(_ATTEMPTS):
-            self._port = _free_port()
+            self._port = _free_port(self._address)
             try:
                 self.start_api_server()
                 break
@@ -119,7 +127,7 @@ class ControlPlane:
         # Sockets in this folder, which is closed to other users: neither ports nor certificates are needed. etcd wants
         # a port in every address and makes it part of the file's name; the advertised ones are never called.
         return [
-            str(binaries.folder() / "etcd"),
+            str(binaries.path("etcd")),
             "--data-dir=etcd",
             f"--listen-client-urls=unix://{_ETCD}",
             "--advertise-client-urls=http://127.0.0.1:1",
@@ -133,37 +141,47 @@ class ControlPlane:
     def _api_server(self) -> list[str]:
         pki = self._folder / "pki"
         return [
-            str(binaries.folder() / "kube-apiserver"),
+            str(binaries.path("kube-apiserver")),
             f"--etcd-servers=unix://{_ETCD}",
-            "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1",
-            "--endpoint-reconciler-type=none",  # a loopback address is no endpoint
+            f"--bind-address={self._address}",
+            f"--advertise-address={self._address}",
             f"--secure-port={self._port}",
             f"--tls-cert-file={pki / 'kube-apiserver.crt'}",
             f"--tls-private-key-file={pki / 'kube-apiserver.key'}",
             f"--client-ca-file={pki / 'ca.crt'}",
             "--anonymous-auth=false",
-            "--authorization-mode=RBAC",
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={pki / 'service-accounts.crt'}",
             f"--service-account-signing-key-file={pki / 'service-accounts.key'}",
-            "--service-cluster-ip-range=10.97.0.0/16",
+            f"--service-cluster-ip-range={_SERVICES}",
             "--allow-privileged=true",
             "--audit-policy-file=audit-policy.yaml",
             "--audit-log-path=audit.log",
             "--audit-log-maxsize=100000",  # in MB: one file, never rotated
             "--profiling=false",
+            *(self._api_server_for_nodes() if self._nodes else _API_SERVER_WITHOUT_NODES),
+        ]
+
+    def _api_server_for_nodes(self) -> list[str]:
+        client = Access(self._folder, "").authority.pair("kubelet-client")
+        return [
+            "--authorization-mode=Node,RBAC",
+            "--enable-admission-plugins=NodeRestriction",
+            f"--kubelet-certificate-authority={self.access.ca_file}",
+            f"--kubelet-client-certificate={client.certificate}",
+            f"--kubelet-client-key={client.key}",
+            "--kubelet-preferred-address-types=InternalIP",
         ]
 
     def _controller_manager(self) -> list[str]:
         pki, config = self._folder / "pki", self.access.user("system:kube-controller-manager")
         return [
-            str(binaries.folder() / "kube-controller-manager"),
+            str(binaries.path("kube-controller-manager")),
             f"--kubeconfig={config}",
             f"--root-ca-file={pki / 'ca.crt'}",
             f"--service-account-private-key-file={pki / 'service-accounts.key'}",
             "--use-service-account-credentials",
-            f"--controllers={_CONTROLLERS}",
+            f"--controllers={'*' if self._nodes else _WITHOUT_NODES}",
             "--leader-elect=false",
             "--secure-port=0",
             "--kube-api-qps=200",
@@ -173,6 +191,11 @@ class ControlPlane:
 
 
 _ETCD = "client:0"
+_KUBELET_CLIENT = "kubelet client of kube-apiserver"
+_API_SERVER_WITHOUT_NODES = (
+    "--authorization-mode=RBAC",
+    "--endpoint-reconciler-type=none",  # a loopback address is no endpoint
+)
 
 
 def _is_ready(rest: httpx.Client) -> bool:
@@ -182,8 +205,8 @@ def _is_ready(rest: httpx.Client) -> bool:
         return False
 
 
-def _free_port() -> int:
+def _free_port(address: str) -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((address, 0))
         port: int = probe.getsockname()[1]
         return port

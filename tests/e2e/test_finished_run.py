@@ -200,6 +200,7 @@ def test_gc_frees_what_the_old_plan_used_and_nothing_else(grown: tuple[Desk, Don
     assert set(desk.work.glob("stages/**/manifest.json")) == before
     done = json.loads(mtm("gc", str(desk.work), "--output", "json").out)
     assert done == {**foreseen, "removed": True}
+    # The old export stays: it is the last one that was verified.
     assert {name.rpartition("/")[0] for name in done["artifacts"]} == {
         "filter",
         "mixture/classification",
@@ -208,7 +209,7 @@ def test_gc_frees_what_the_old_plan_used_and_nothing_else(grown: tuple[Desk, Don
         "evaluate/generation",
         "verify",
         "ledger",
-    }  # fmt: skip - the export that was verified stays: the new one has not been
+    }  # fmt: skip
     assert done["bytes"] > 100_000
     left = {str(path.parent.relative_to(desk.work / "stages")) for path in desk.work.glob("stages/**/manifest.json")}
     assert len(left) == len(before) - len(done["artifacts"])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import json
+import os
 import sys
 import tempfile
 import traceback
@@ -24,6 +26,13 @@ _WORKDIR = click.option(
     "--workdir", type=click.Path(path_type=Path), help="Where artifacts, logs and the report lie (default .mtm/<name>)."
 )
 _OUTPUT = click.option("--output", type=click.Choice(["text", "json"]), default="text", help="How to print the result.")
+_CLAIM = click.option(
+    "--claim",
+    "claims",
+    multiple=True,
+    metavar="NAME=DIR",
+    help="The folder that stands on this machine for the claim of pvc://NAME/… addresses; once for each claim.",
+)
 _NO_SERVE = click.option("--no-serve", is_flag=True, help="Leave out verify and ledger, which start servers.")
 _NAME = click.argument("name")
 _PASSED_ON = {"ignore_unknown_options": True, "help_option_names": []}
@@ -59,21 +68,24 @@ def cli() -> None:
 
 @cli.command()
 @_FILE
+@_CLAIM
 @_OUTPUT
-def validate(file: Path, output: str) -> int:
+def validate(file: Path, claims: Sequence[str], output: str) -> int:
     """Check FILE and look at its data; every problem at once."""
     from multitask_operator.commands import validate as command
 
+    _mount(claims)
     return command.validate(file, as_json=output == "json")
 
 
 @cli.command(short_help="Show what would run, what is cached, what it costs.")
 @click.argument("name", metavar="FILE|NAME")
 @_WORKDIR
+@_CLAIM
 @_NO_SERVE
 @_OUTPUT
 @_cluster
-def plan(name: str, workdir: Path | None, *, no_serve: bool, output: str, where: Where) -> int:
+def plan(name: str, workdir: Path | None, claims: Sequence[str], *, no_serve: bool, output: str, where: Where) -> int:
     """Show what would run for FILE, what is cached, and what it costs; run nothing.
 
     NAME is a MultiTaskModel of a cluster: a name that no file or folder here has, or any name together with
@@ -83,26 +95,29 @@ def plan(name: str, workdir: Path | None, *, no_serve: bool, output: str, where:
         from multitask_operator.commands.cluster import asking
         from multitask_operator.commands.cluster import plan as of_cluster
 
-        _refuse_local(("--workdir", workdir), ("--no-serve", no_serve))
+        _refuse_local(("--workdir", workdir), ("--claim", claims), ("--no-serve", no_serve))
         return asking.naming(name, "file", lambda: of_cluster.plan(name, where, as_json=output == "json"))
     from multitask_operator.commands import plan as command
 
+    _mount(claims)
     return command.plan(Path(name), workdir, serve=not no_serve, as_json=output == "json")
 
 
 @cli.command(short_help="Run what is missing; run it again to go on.")
 @_FILE
 @_WORKDIR
+@_CLAIM
 @_NO_SERVE
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
 @_OUTPUT
-def run(file: Path, workdir: Path | None, *, no_serve: bool, device: str, output: str) -> int:
+def run(file: Path, workdir: Path | None, claims: Sequence[str], *, no_serve: bool, device: str, output: str) -> int:
     """Run what is missing for FILE; after Ctrl-C or a kill, run it again to go on.
 
     Exit status: 0 done, 1 a stage failed, 2 wrong input, 130 interrupted.
     """
     from multitask_operator.commands import run as command
 
+    _mount(claims)
     return command.run(file, workdir, serve=not no_serve, as_json=output == "json", device=device)
 
 
@@ -213,6 +228,22 @@ def show_version() -> int:
     """Print the version."""
     click.echo(f"mtm {version('multitask-operator')}")
     return 0
+
+
+def _mount(claims: Sequence[str]) -> None:
+    """Tell the programs that this process starts where claims are, as a pod tells them. Raises UsageError."""
+    from multitask_api.cluster import MOUNTS_VARIABLE
+
+    mounts = {}
+    for given in claims:
+        name, _, folder = given.partition("=")
+        if not name or not folder:
+            raise click.UsageError(f"--claim {given}: write NAME=DIR", click.get_current_context())
+        if not Path(folder).is_dir():
+            raise click.UsageError(f"--claim {given}: {folder} is no folder", click.get_current_context())
+        mounts[name] = str(Path(folder).resolve())
+    if mounts:
+        os.environ[MOUNTS_VARIABLE] = json.dumps(mounts)
 
 
 def _refuse_local(*options: tuple[str, object], what: str = "a run on this machine") -> None:

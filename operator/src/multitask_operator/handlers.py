@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from typing import Any
+from typing import Any, cast
 
 import kopf
 
@@ -29,15 +30,21 @@ MODELS = (GROUP, "v1alpha1", "multitaskmodels")
 CHILDREN = (("batch", "v1", "jobs"), ("", "v1", "pods"), ("", "v1", "configmaps"))
 
 
-def watch(found: Found, log_in: LogIn, namespaces: Sequence[str], stop: Future[None]) -> None:
+def watch(
+    found: Found, log_in: LogIn, namespaces: Sequence[str], stop: Future[None], watching: threading.Event
+) -> None:
     """Watch until ``stop`` is done, in ``namespaces`` or, if there are none, everywhere. To be called in a thread.
+
+    ``watching`` is set once the watches have begun.
 
     Raises the framework's error when a watch cannot go on: the kind is gone, or the permission.
     """
-    asyncio.run(_watch(found, log_in, namespaces, stop))
+    asyncio.run(_watch(found, log_in, namespaces, stop, watching))
 
 
-async def _watch(found: Found, log_in: LogIn, namespaces: Sequence[str], stop: Future[None]) -> None:
+async def _watch(
+    found: Found, log_in: LogIn, namespaces: Sequence[str], stop: Future[None], watching: threading.Event
+) -> None:
     loop = asyncio.get_running_loop()
     flag = asyncio.Event()
 
@@ -53,7 +60,10 @@ async def _watch(found: Found, log_in: LogIn, namespaces: Sequence[str], stop: F
         clusterwide=not namespaces,
         namespaces=list(namespaces),
         standalone=True,
+        # Its own would name the user, whom an image need not know; without peering nobody reads it.
+        identity=cast(Any, "multitask-operator"),  # a NewType of str that is not public
         stop_flag=flag,
+        ready_flag=watching,
     )
 
 

@@ -1,11 +1,11 @@
 """``GET /healthz``: whether every resource gets its turn. Nothing that is asked of the API server counts: when that is
-away, a restart of the operator mends nothing."""
+away, a restart of the operator mends nothing. ``GET /readyz``: whether changes in the cluster are noticed at all."""
 
 from __future__ import annotations
 
 import contextlib
 import statistics
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -38,18 +38,25 @@ def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
 
 
 @contextlib.asynccontextmanager
-async def served(queue: Queue[Any], address: str, port: int, stale_seconds: float) -> AsyncIterator[int]:
+async def served(
+    queue: Queue[Any], address: str, port: int, stale_seconds: float, fault: Callable[[], str | None]
+) -> AsyncIterator[int]:
     """Answer on ``address`` (empty: all) and ``port`` (0: any free one), the port of which this gives.
 
-    200 while no key has been due for longer than ``stale_seconds``, else 503. Raises CannotListen.
+    healthz: 200 while no key has been due for longer than ``stale_seconds``, else 503. readyz: 200 while ``fault``, why
+    nothing is watched, is None. Raises CannotListen.
     """
 
     async def healthz(_: web.Request) -> web.Response:
         found = report(queue)
         return web.json_response(found, status=200 if found["oldestSeconds"] <= stale_seconds else 503)
 
+    async def readyz(_: web.Request) -> web.Response:
+        found = fault()
+        return web.json_response({"fault": found}, status=200 if found is None else 503)
+
     application = web.Application()
-    application.add_routes([web.get("/healthz", healthz)])
+    application.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz)])
     runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:

@@ -46,6 +46,8 @@ class Operator:
         self._kubeconfig = kubeconfig
         self._context = context
         self._stopping = asyncio.Event()
+        self._watching = threading.Event()
+        self._fault = "the watches have not begun"
 
     def stop(self) -> None:
         """Let `run` end: no new key is begun, those at work have `GRACE_SECONDS`."""
@@ -59,7 +61,11 @@ class Operator:
             controller = Controller(client, settings, self._decide)
             queue: Queue[Key] = Queue(controller.serve, workers=settings.workers, limit=SERVE_SECONDS)
             async with health.served(
-                queue, settings.health_address, settings.health_port, settings.stale_seconds
+                queue,
+                settings.health_address,
+                settings.health_port,
+                settings.stale_seconds,
+                lambda: None if self._watching.is_set() else self._fault,
             ) as port:
                 logger.info("serving %s; health on port %d", ", ".join(settings.namespaces) or "all namespaces", port)
                 await self._work(client, queue)
@@ -104,6 +110,8 @@ class Operator:
                 fault = f"a watch failed: {error!r}"
             failures = 1 if loop.time() - began > WATCH_BACKOFF.longest else failures + 1
             wait = WATCH_BACKOFF.wait(failures)
+            self._fault = fault
+            self._watching.clear()
             logger.error("%s; trying again in %g s", fault, wait)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(wait):
@@ -116,7 +124,7 @@ class Operator:
         def found(key: Key, delay: float) -> None:
             loop.call_soon_threadsafe(queue.add, key, delay)
 
-        watch(found, log_in, self._settings.namespaces, stop)
+        watch(found, log_in, self._settings.namespaces, stop, self._watching)
 
 
 async def _in_thread(work: Callable[[], None]) -> None:

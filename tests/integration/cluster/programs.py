@@ -43,10 +43,16 @@ class Process:
         return self.log.read_text()
 
     def healthz(self) -> httpx.Response:
+        return self._ask("healthz")
+
+    def readyz(self) -> httpx.Response:
+        return self._ask("readyz")
+
+    def _ask(self, what: str) -> httpx.Response:
         found = re.search(r"health on port (\d+)", self.text())
         if found is None:
             raise httpx.ConnectError("it does not listen yet")
-        return httpx.get(f"http://127.0.0.1:{found[1]}/healthz", timeout=30, trust_env=False)
+        return httpx.get(f"http://127.0.0.1:{found[1]}/{what}", timeout=30, trust_env=False)
 
     def rests(self) -> bool:
         """Whether it has looked, and nothing is due or being served."""

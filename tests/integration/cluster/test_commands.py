@@ -189,7 +189,7 @@ def test_kubectl_finds_it_as_a_plugin(cluster, ready, viewer, tmp_path):
     plugin.chmod(0o755)
     # not through `cluster.kubectl`: a plugin's options come after its name
     done = subprocess.run(
-        [binaries.folder() / "kubectl", "mtm", "status", "desk"],
+        [binaries.path("kubectl"), "mtm", "status", "desk"],
         env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}", "KUBECONFIG": str(viewer)},
         capture_output=True,
         text=True,

@@ -137,7 +137,7 @@ def below(folder: Path) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter():
         try:
-            if Path(process.exe()).parent == binaries.folder() and Path(process.cwd()).is_relative_to(folder):
+            if Path(process.exe()).is_relative_to(binaries.folder()) and Path(process.cwd()).is_relative_to(folder):
                 found.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue

@@ -113,11 +113,13 @@ def test_it_waits_for_the_crd_and_survives_its_removal_and_a_restart_of_the_api_
         access.kubectl("delete", "--filename", str(crds), "--wait=true")
         missing = "the cluster does not know the kind MultiTaskModel: install the CRDs"
         running.until("it says that the CRD is missing", lambda: missing in running.text())
+        running.until("it is not ready", lambda: running.readyz().json()["fault"] == missing)
         access.kubectl("apply", "--server-side", "--filename", str(crds))
         access.kubectl("wait", "--for=condition=Established", "--timeout=30s", "--filename", str(crds))
         objects.namespace(rest, "team-a")
         create(rest, "team-a", models.model("first"))
         running.until("the first model is seen", lambda: "Ready" in conditions(rest, "team-a", "first"))
+        running.until("it is ready", lambda: running.readyz().status_code == 200)
         own_cluster.restart_api_server(signal.SIGKILL)
         create(rest, "team-a", models.model("second"))
         running.until("the second model is seen", lambda: "Ready" in conditions(rest, "team-a", "second"))

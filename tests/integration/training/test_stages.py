@@ -129,6 +129,15 @@ def test_a_killed_run_ends_with_the_very_weights_of_an_uninterrupted_one(suite, 
     assert whole.model_copy(update=timings) == resumed.model_copy(update=timings)
 
 
+def test_the_order_in_which_probabilities_are_told_changes_no_weight(suite):
+    """A cluster's orders come out of sorted JSON, a local run's in the order of the file."""
+    told = {"kind": 0.7, "repeat": 0.3}
+    for name, probabilities in (("file", told), ("sorted", dict(reversed(told.items())))):
+        parameters = train_parameters("high-resource", list(told), probabilities=probabilities, max_steps=20)
+        suite.run(suite.order(f"high-resource/{name}", parameters))
+    assert weights(suite, "high-resource/file") == weights(suite, "high-resource/sorted")
+
+
 def _after(checkpoint: Path, step: int) -> bool:
     """A checkpoint is there, and best weights of a step after ``step``."""
     steps = [int(path.stem.removeprefix("best-")) for path in checkpoint.glob("best-*.pt")]

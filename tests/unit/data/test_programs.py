@@ -210,7 +210,7 @@ def test_resolve_collects_every_problem(tmp_path: Path) -> None:
     assert [problem.split(" (")[0] for problem in found.problems] == [
         "test.jsonl: no such file or folder",
         "hollow: no .jsonl, .jsonl.gz, .csv or .parquet file in this folder; it is empty",
-        "pvc://claim/x.jsonl: a claim can be read only in a cluster; for a local run give a path, file:// or s3://",
+        "pvc://claim/x.jsonl: no folder stands for claim 'claim' here; add --claim claim=DIR to the command",
         f"hf://org/corpus/train: hf://org/corpus: {UNREACHABLE}",
         f"spec.baseModel: hf://org/model@main: {UNREACHABLE}",
     ]

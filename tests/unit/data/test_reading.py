@@ -172,7 +172,7 @@ def test_a_file_without_permission() -> None:
 
 def test_a_claim_cannot_be_read_in_a_local_run(tmp_path: Path) -> None:
     (fault,) = found("pvc://models/train.jsonl", tmp_path)
-    assert fault.reason == "a claim can be read only in a cluster; for a local run give a path, file:// or s3://"
+    assert fault.reason == "no folder stands for claim 'models' here; add --claim models=DIR to the command"
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import yaml
 
 from multitask_api.resource import parse
 
@@ -168,7 +169,10 @@ def test_resource_files_fit_the_suite(generate, folder):
     for task in model.spec.tasks:
         assert task.labels == ours[task.name].labels
         for split in generate.SPLITS:
-            path = (file.parent / getattr(task.data, split).uri).resolve()
+            uri = getattr(task.data, split).uri.replace("pvc://support-desk/", "")  # --claim support-desk=FOLDER
+            path = (file.parent / uri).resolve()
             assert path == SUITE / "data" / task.name / f"{split}.jsonl.gz"
     if folder == "support-desk":
+        claim = yaml.safe_load((SUITE / "claim.yaml").read_text(encoding="utf-8"))
+        assert model.spec.storage.uri == f"pvc://{claim['metadata']['name']}/artifacts"
         assert [task.name for task in model.spec.tasks] == NAMES

@@ -20,6 +20,10 @@ async def nothing(_: str) -> None:
     return None
 
 
+def well() -> None:
+    return None
+
+
 @pytest.mark.parametrize(
     ("due", "now", "taken", "status", "oldest"),
     [
@@ -39,16 +43,27 @@ async def test_healthz(due: list[float], now: float, *, taken: bool, status: int
     if taken:
         queue.schedule.take()
     clock.now = now
-    async with served(queue, "127.0.0.1", 0, 100) as port, httpx.AsyncClient(trust_env=False) as client:
+    async with served(queue, "127.0.0.1", 0, 100, well) as port, httpx.AsyncClient(trust_env=False) as client:
         answer = await client.get(f"http://127.0.0.1:{port}/healthz")
         assert (answer.status_code, answer.json()["oldestSeconds"]) == (status, oldest)
 
 
+@pytest.mark.parametrize(("fault", "status"), [(None, 200), ("a watch failed: forbidden", 503)])
+async def test_readyz_says_why_nothing_is_watched(fault: str | None, status: int) -> None:
+    queue: Queue[str] = Queue(nothing, workers=1, limit=1)
+    async with (
+        served(queue, "127.0.0.1", 0, 100, lambda: fault) as port,
+        httpx.AsyncClient(trust_env=False) as client,
+    ):
+        answer = await client.get(f"http://127.0.0.1:{port}/readyz")
+        assert (answer.status_code, answer.json()) == (status, {"fault": fault})
+
+
 async def test_a_port_that_is_taken_is_named() -> None:
     queue: Queue[str] = Queue(nothing, workers=1, limit=1)
-    async with served(queue, "127.0.0.1", 0, 100) as port:
+    async with served(queue, "127.0.0.1", 0, 100, well) as port:
         with pytest.raises(
             CannotListen, match=rf"^cannot listen on 127\.0\.0\.1, port {port}: .*MULTITASK_HEALTH_PORT$"
         ):
-            async with served(queue, "127.0.0.1", port, 100):
+            async with served(queue, "127.0.0.1", port, 100, well):
                 pass

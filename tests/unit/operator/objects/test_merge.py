@@ -141,7 +141,7 @@ CASES = [
 
 @pytest.fixture(scope="session")
 def kubectl() -> str:
-    built = binaries.folder() / "kubectl"
+    built = binaries.path("kubectl")
     found = str(built) if built.is_file() else shutil.which("kubectl")
     if found is None:
         pytest.skip("needs kubectl: run `make kubernetes`")

@@ -1,8 +1,8 @@
 """Data addresses: which files stand behind one, how they are opened, and how to tell that one has changed.
 
-An address is a path (relative to the data root), ``file://``, ``pvc://CLAIM/PATH`` (a mounted claim, in a cluster), or
-any other fsspec address of a file or a folder. ``hf://`` addresses of files are passed on to fsspec in the hub's own
-spelling; those of splits are read by ``hub``.
+An address is a path (relative to the data root), ``file://``, ``pvc://CLAIM/PATH`` (a mounted claim, or the folder that
+stands for it), or any other fsspec address of a file or a folder. ``hf://`` addresses of files are passed on to fsspec
+in the hub's own spelling; those of splits are read by ``hub``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Places:
 
     @classmethod
     def of(cls, root: str | Path, environment: Mapping[str, str]) -> Places:
-        """The data root, and the claims that ``MULTITASK_MOUNTS`` (JSON: claim → mount point) names in a pod."""
+        """The data root, and the claims that ``MULTITASK_MOUNTS`` (JSON: claim → folder) names in a pod or a run."""
         mounts = json.loads(environment.get(MOUNTS, "{}"))
         return cls(Path(root), {claim: Path(path) for claim, path in mounts.items()})
 
@@ -50,7 +50,7 @@ class Places:
             claim, _, path = address.removeprefix("pvc://").partition("/")
             if claim not in self.mounts:
                 raise DataError(
-                    f"{address}: a claim can be read only in a cluster; for a local run give a path, file:// or s3://"
+                    f"{address}: no folder stands for claim {claim!r} here; add --claim {claim}=DIR to the command"
                 )
             return self.mounts[claim] / path
         return self.root / address if scheme is None else None

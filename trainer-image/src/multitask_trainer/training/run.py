@@ -77,7 +77,8 @@ def train(stage: Stage, parameters: TrainParameters, *, start: Path | None = Non
         name: TaskValidation.of(encoder, _rows(stage, name, "validation")) for name, encoder in encoders.items()
     }
     sampler = Sampler(
-        parameters.probabilities,
+        # In the tasks' order: equal digests must draw equal rows, and to a digest a mapping's order is nothing.
+        {name: parameters.probabilities[name] for name in encoders},
         {name: len(found) for name, found in examples.items()},
         batch_rows=optimisation.batch_rows,
         seed=optimisation.seed,

@@ -1,0 +1,38 @@
+"""A claim as it is on a cluster of one node: a folder of the machine behind a local volume."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from cluster.node_files import NODE
+
+Map = dict[str, Any]
+
+
+def volume(namespace: str, claim: str, folder: Path, size: str = "4Gi") -> Map:
+    """A PersistentVolume of ``folder`` for one claim; any pod of the node may mount it."""
+    here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolume",
+        "metadata": {"name": f"{namespace}-{claim}"},
+        "spec": {
+            "capacity": {"storage": size},
+            "accessModes": ["ReadWriteMany"],
+            "persistentVolumeReclaimPolicy": "Retain",
+            "claimRef": {"namespace": namespace, "name": claim},
+            "local": {"path": str(folder)},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [here]}]}},
+        },
+    }
+
+
+def claim(namespace: str, name: str, size: str = "4Gi") -> Map:
+    """A PersistentVolumeClaim that the volume above is for."""
+    return {
+        "apiVersion": "v1",
+        "kind": "PersistentVolumeClaim",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": size}}},
+    }

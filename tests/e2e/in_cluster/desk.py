@@ -1,0 +1,56 @@
+"""The small suite of ``e2e.suite`` as a file for a cluster and for this machine: its addresses are a claim's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from e2e import suite
+
+Map = dict[str, Any]
+CLAIM = "desk"
+
+
+def document(pod_template: Mapping[str, Any]) -> Map:
+    """The suite's resource, its artifacts kept after deletion."""
+    found = suite.document()
+    found["spec"]["storage"] = {"uri": f"pvc://{CLAIM}/artifacts"}
+    found["spec"]["tasks"] = [_claimed(each) for each in found["spec"]["tasks"]]
+    # Two stages fit a node of two cores, beside the operator.
+    half = {"requests": {"cpu": "900m", "memory": "1Gi"}}
+    found["spec"]["training"] |= {"podTemplate": dict(pod_template), "maxParallelJobs": 2, "resources": half}
+    return found
+
+
+def with_another_task(desk: Map, folder: Path) -> Map:
+    """``desk`` with a task more, its data below ``folder``; it saturates early, so that stage 2 stays as it was."""
+    suite.write_data(folder / "data", "temper", suite.mood_rows(seed=99), suite.FEW_ROWS)
+    task = _claimed(suite.task("temper", "Classification", labels=["glad", "cross"]))
+    return {**desk, "spec": {**desk["spec"], "tasks": [*desk["spec"]["tasks"], task]}}
+
+
+def on_two_nodes(desk: Map) -> Map:
+    """A smaller model: two tasks, every training stage in two pods, artifacts removed with it."""
+    spec = desk["spec"]
+    return {
+        **desk,
+        "metadata": {"name": "pair"},
+        "spec": {
+            **spec,
+            "storage": {"uri": f"pvc://{CLAIM}/pair", "retain": False},
+            "tasks": spec["tasks"][:2],
+            "pretraining": {"tasksText": True, "maxSteps": 30},
+            "stages": {
+                "baseline": {"maxSteps": 60},
+                "highResource": {"enabled": False},
+                "mixture": {"maxSteps": 60, "minSteps": 60},
+            },
+            "training": {**spec["training"], "minSteps": 40, "nodes": 2, "maxParallelJobs": 1},
+        },
+    }
+
+
+def _claimed(task: Map) -> Map:
+    data = {split: {"uri": f"pvc://{CLAIM}/{source['uri']}"} for split, source in task["data"].items()}
+    return {**task, "data": data}

@@ -1,0 +1,23 @@
+"""The product in a real cluster of one node, on the small suite; ``make e2e`` has the support desk too."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = Path(__file__).parent / "in_cluster" / "run.py"
+SECONDS = 2400  # of a machine that has other tests to run; it takes 5 minutes on a quiet one, and images another 3
+
+
+def test_from_helm_install_to_the_last_object_gone(capfd: pytest.CaptureFixture[str]):
+    if os.geteuid() != 0:
+        pytest.skip("needs root: it starts containers")
+    done = subprocess.run([sys.executable, str(PROGRAM), "--reduced"], check=False, timeout=SECONDS)
+    said = capfd.readouterr()
+    with capfd.disabled():
+        print(f"\n{said.out}")
+    assert done.returncode == 0, said.out + said.err
