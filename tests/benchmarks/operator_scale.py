@@ -3,7 +3,8 @@
 A real API server and the real Job controller, no nodes: every model gets its claim, account, Role, snapshot, ConfigMap
 and the Job that looks at its data, and then waits for a pod that no node takes. Prints the time until all models say
 so, how long one reconcile takes when every model changes at once, the writes while nothing changes and every model is
-looked at again several times, and the operator's memory.
+looked at again several times, and the operator's memory. Then some models train, beside the others: each of their Jobs
+reports progress as often as a stage program does, and the status of a model is to be written every 15 seconds at most.
 """
 
 from __future__ import annotations
@@ -16,6 +17,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import httpx
@@ -24,24 +27,42 @@ import psutil
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cluster import objects
-from cluster.access import Access
+from cluster.access import Access, Object
 from cluster.control_plane import ControlPlane
 from cluster.processes import until
 from integration.cluster.conftest import install_crds
-from unit.operator.builders import model, task
+from multitask_api.cluster import (
+    KIND_LABEL,
+    MANIFESTS_KEY,
+    MODEL_LABEL,
+    PROGRESS_KEY,
+    RESOLVE,
+    RESOLVED_KEY,
+    pack_manifests,
+)
+from multitask_api.manifest import StageProgress
+from multitask_api.resource import MultiTaskModel
+from unit.operator.builders import all_done, model, resolved, task
 
 MODELS = "/apis/multitask.dev/v1alpha1"
 MERGE = {"Content-Type": "application/merge-patch+json"}
 USER = "operator"
+#: Of a stage program.
+PROGRESS_SECONDS = 15.0
 
 
-def document(name: str, namespace: str) -> dict[str, object]:
+def resource(name: str) -> MultiTaskModel:
     """A model of three tasks."""
     tasks = [task(each) for each in ("urgency", "intent", "complaint")]
     for each in tasks:
         for split, source in each["data"].items():
             source["uri"] = f"s3://bucket/{each['name']}/{split}.jsonl"
-    found = model(*tasks, name=name, storage={"uri": "pvc://models/desk"}).to_json()
+    return model(*tasks, name=name, storage={"uri": "pvc://models/desk"})
+
+
+def document(name: str, namespace: str) -> dict[str, object]:
+    """The same as it is applied."""
+    found = resource(name).to_json()
     found["metadata"]["namespace"] = namespace
     return found
 
@@ -96,15 +117,18 @@ def main() -> None:
     parser.add_argument("--namespaces", type=int, default=10)
     parser.add_argument("--idle-seconds", type=int, default=60, help="how long nothing changes")
     parser.add_argument("--resync-seconds", type=int, default=20, help="every model is looked at again after this time")
+    parser.add_argument("--training", type=int, default=50, help="how many models train in the end")
+    parser.add_argument("--training-seconds", type=int, default=180, help="and for how long")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder) / "cluster") as plane:
-        measure(given, plane.access, Path(folder))
+        idle(given, plane.access, Path(folder))
+        training(given, plane.access, Path(folder))
 
 
-def measure(given: argparse.Namespace, access: Access, folder: Path) -> None:
+def idle(given: argparse.Namespace, access: Access, folder: Path) -> None:
     """Print the figures, one a line."""
     install_crds(access)
-    names = [f"scale-{number}" for number in range(given.namespaces)]
+    names = namespaces(given)
     with access.rest() as rest:
         for name in names:
             objects.namespace(rest, name)
@@ -139,6 +163,87 @@ def measure(given: argparse.Namespace, access: Access, folder: Path) -> None:
             say("operator's memory, MB", program.megabytes)
         finally:
             program.end()
+
+
+def training(given: argparse.Namespace, access: Access, folder: Path) -> None:
+    """Print the figures of models whose Jobs report progress, beside all the others."""
+    names = namespaces(given)
+    with access.rest() as rest:
+        program = Program(access, folder, resync=600)
+        try:
+            until("every model was looked at", lambda: int(str(program.health()["served"])) >= given.models, 600)
+            for number in range(given.training):
+                prepare(rest, names[number % len(names)], resource(f"desk-{number}"))
+            until("their Jobs are there", lambda: len(baselines(rest, names)) == 3 * given.training, 600)
+            program.rest(600)
+            paths = baselines(rest, names)
+            say("models that train", given.training)
+            say("their Jobs", len(paths))
+            mark, looks = access.audit_mark(), int(str(program.health()["served"]))
+            reports = report(rest, paths, given.training_seconds)
+            minutes = given.training_seconds / 60
+            say("reports of progress, a Job and minute", reports / len(paths) / minutes)
+            say("looks in that time", int(str(program.health()["served"])) - looks)
+            say("seconds of one reconcile, the latest thousand", json.dumps(program.health()["servingSeconds"]))
+            written = status_writes(access.audited(mark, USER))
+            gaps = [(b - a).total_seconds() for times in written.values() for a, b in pairwise(times)]
+            say("writes of one model's status a minute", sum(map(len, written.values())) / given.training / minutes)
+            say("least seconds between two of them", min(gaps))
+            say("other writes", len(access.writes(mark, USER)) - sum(map(len, written.values())))
+            say("operator's memory, MB", program.megabytes)
+        finally:
+            program.end()
+
+
+def prepare(rest: httpx.Client, namespace: str, trained: MultiTaskModel) -> None:
+    """As a resolve pod that finds the data, and all results up to the baselines in storage."""
+    path = f"/api/v1/namespaces/{namespace}/configmaps"
+    selector = f"{MODEL_LABEL}={trained.metadata.name},{KIND_LABEL}={RESOLVE}"
+    (found,) = objects.get(rest, f"{path}?labelSelector={selector}")["items"]
+    packed, _ = pack_manifests(all_done(trained, until="baseline", serve=False).values())
+    change = {
+        "data": {RESOLVED_KEY: resolved(trained).model_dump_json(by_alias=True)},
+        "binaryData": {MANIFESTS_KEY: packed},
+    }
+    rest.patch(f"{path}/{found['metadata']['name']}", json=change, headers=MERGE).raise_for_status()
+
+
+def report(rest: httpx.Client, paths: list[str], seconds: float) -> int:
+    """Every Job reports progress every `PROGRESS_SECONDS`, one after the other; how many reports that were."""
+    begun, count = time.monotonic(), 0
+    while time.monotonic() - begun < seconds:
+        said = StageProgress(stage="s", step=count, total=100_000, loss=1 / (1 + count), updated=time.time())
+        change = {"data": {PROGRESS_KEY: said.model_dump_json(by_alias=True)}}
+        rest.patch(paths[count % len(paths)], json=change, headers=MERGE).raise_for_status()
+        count += 1
+        time.sleep(max(0.0, begun + count * PROGRESS_SECONDS / len(paths) - time.monotonic()))
+    return count
+
+
+def baselines(rest: httpx.Client, names: list[str]) -> list[str]:
+    """The addresses of all baselines' ConfigMaps."""
+    found = []
+    for name in names:
+        path = f"/api/v1/namespaces/{name}/configmaps"
+        items = objects.get(rest, f"{path}?labelSelector={KIND_LABEL}=baseline")["items"]
+        found += [f"{path}/{item['metadata']['name']}" for item in items]
+    return found
+
+
+def status_writes(events: list[Object]) -> dict[str, list[datetime]]:
+    """Model → when its status was written."""
+    found: dict[str, list[datetime]] = {}
+    for event in events:
+        target = event["objectRef"]
+        if event["verb"] == "patch" and target.get("subresource") == "status":
+            when = datetime.fromisoformat(event["stageTimestamp"])
+            found.setdefault(f"{target['namespace']}/{target['name']}", []).append(when)
+    return found
+
+
+def namespaces(given: argparse.Namespace) -> list[str]:
+    """Where the models are, in turn."""
+    return [f"scale-{number}" for number in range(given.namespaces)]
 
 
 def say(what: str, value: object) -> None:

@@ -76,6 +76,8 @@ class ControlPlane:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        # Before an API server that was started anew: it would wait for this one's watches to end.
+        self._processes.stop("kube-controller-manager")
         self._processes.stop_all()
         shutil.rmtree(self._folder / "etcd", ignore_errors=True)
 

@@ -26,7 +26,8 @@ def say(raw: RawState, status: MultiTaskModelStatus, now: float) -> Outcome:
     if _without_progress(before) == _without_progress(wanted):
         if _progress_of(before) == _progress_of(wanted):
             return Outcome()
-        wait = _last(before) + PROGRESS_SECONDS - now
+        # The stamp has whole seconds: that write may have been almost one later.
+        wait = _last(before) + 1.0 + PROGRESS_SECONDS - now
         if wait > 0:
             return Outcome(look_again=wait)
     wanted["progressTime"] = stamp(now)

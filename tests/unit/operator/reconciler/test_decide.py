@@ -6,6 +6,9 @@ import json
 
 import pytest
 
+from multitask_api.cluster import PROGRESS_KEY
+from multitask_api.manifest import StageProgress
+from multitask_operator.reconciler.units import seconds as seconds_of
 from unit.operator.builders import task
 from unit.operator.reconciler.simulation import BEGAN, ENDED, Cluster
 
@@ -308,6 +311,22 @@ def test_a_job_that_has_said_everything_and_not_ended_yet_is_not_at_work(kind, e
     del cluster.objects["Job", name]["status"]
     cluster.settle()
     assert cluster.condition("Progressing")["reason"] == expected
+
+
+@pytest.mark.parametrize(("seconds", "written"), [(3.0, False), (14.9, False), (16.1, True)])
+def test_progress_alone_is_written_every_15_seconds_at_most(seconds, written):
+    cluster = two()
+    cluster.now += 0.9  # times are stored as whole seconds
+    run_until(cluster, "baseline")
+    said = StageProgress(stage="baseline", step=1, total=9)
+    cluster.objects["ConfigMap", cluster.jobs("baseline")[0]]["data"][PROGRESS_KEY] = said.model_dump_json()
+    last = seconds_of(cluster.model["status"]["progressTime"]) + 0.9
+    cluster.now = last + seconds
+    outcome = cluster.reconcile()
+    assert bool(outcome.actions) is written
+    if not written:
+        assert outcome.look_again is not None
+        assert 15 <= seconds + outcome.look_again <= 16
 
 
 def test_one_job_without_a_gpu_does_not_hide_the_work_of_the_others():
