@@ -62,7 +62,7 @@ class Controller:
 
         Raises ClusterError where the API server could not be asked or refused a write.
         """
-        raw = await observe(self._client, key.namespace, key.name)
+        raw = await observe(self._client, key.namespace, key.name, self._clock())
         if raw.model is None:
             return None
         outcome = self._decide(raw, self._settings, self._clock())

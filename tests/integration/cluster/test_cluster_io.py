@@ -32,6 +32,8 @@ from multitask_operator.cluster.observe import observe
 from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchStatus
 from multitask_operator.reconciler.raw import RawState
 
+#: Long before anything was made: no Job is late.
+NOW = 0.0
 MODEL = ("multitask.dev/v1alpha1", "MultiTaskModel")
 LABELS = {"app.kubernetes.io/managed-by": "multitask-operator", "multitask.dev/model": "desk"}
 
@@ -47,7 +49,7 @@ async def desk(client: Client, namespace: str) -> RawState:
     body = models.model()
     body["metadata"]["namespace"] = namespace
     await client.create(body)
-    return await observe(client, namespace, "desk")
+    return await observe(client, namespace, "desk", NOW)
 
 
 def configmap(raw: RawState, name: str = "unit", **data: str) -> dict[str, Any]:
@@ -169,7 +171,7 @@ async def test_without_a_kubeconfig_the_error_says_where_it_was_looked_for(tmp_p
 
 
 async def test_nothing_is_read_of_a_model_that_is_not_there(client: Client, namespace: str) -> None:
-    assert await observe(client, namespace, "desk") == RawState(namespace=namespace, name="desk")
+    assert await observe(client, namespace, "desk", NOW) == RawState(namespace=namespace, name="desk")
 
 
 async def test_one_look_has_the_model_its_children_and_what_it_names_and_never_a_secret(
@@ -183,16 +185,16 @@ async def test_one_look_has_the_model_its_children_and_what_it_names_and_never_a
         "podTemplate": {"spec": {"volumes": [{"name": "x", "persistentVolumeClaim": {"claimName": "scratch"}}]}}
     }
     await client.create(body)
-    raw = await observe(client, namespace, "desk")
+    raw = await observe(client, namespace, "desk", NOW)
     await client.create(configmap(raw, "unit"))
     stranger = configmap(raw, "stranger")
     stranger["metadata"]["labels"] = {"multitask.dev/model": "other"}
     await client.create(stranger)
     words = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "words", "namespace": namespace}}
     mark = cluster.audit_mark()
-    before = await observe(client, namespace, "desk")
+    before = await observe(client, namespace, "desk", NOW)
     await client.create(words)
-    after = await observe(client, namespace, "desk")
+    after = await observe(client, namespace, "desk", NOW)
     assert [item["metadata"]["name"] for item in before.configmaps] == ["unit"]
     assert before.namespace_object is not None
     assert before.namespace_object["metadata"]["name"] == namespace
@@ -224,10 +226,10 @@ async def test_actions_are_done_in_order_and_doing_them_twice_changes_nothing_bu
         f"patch multitaskmodels/status {namespace}/desk",
         next(line for line in cluster.writes(mark, "admin") if line.startswith("create events")),
     ]
-    again = await observe(client, namespace, "desk")
+    again = await observe(client, namespace, "desk", NOW)
     actions[-1] = patch(again, {"stage": "prepare"})
     assert await apply(client, again, actions) == Applied()
-    assert await observe(client, namespace, "desk") == again
+    assert await observe(client, namespace, "desk", NOW) == again
 
 
 async def test_after_a_conflict_nothing_more_is_done(client: Client, namespace: str, cluster: Access) -> None:
@@ -235,15 +237,15 @@ async def test_after_a_conflict_nothing_more_is_done(client: Client, namespace: 
     cluster.kubectl("-n", namespace, "annotate", "mtm", "desk", "note=changed")
     done = await apply(client, raw, [patch(raw, {"stage": "prepare"}), Create(configmap(raw))])
     assert done == Applied(look_again=True)
-    assert (await observe(client, namespace, "desk")).configmaps == ()
+    assert (await observe(client, namespace, "desk", NOW)).configmaps == ()
 
 
 async def test_fields_that_left_the_status_leave_the_object(client: Client, namespace: str) -> None:
     raw = await desk(client, namespace)
     await apply(client, raw, [patch(raw, {"stage": "prepare", "progress": "1/9"})])
-    raw = await observe(client, namespace, "desk")
+    raw = await observe(client, namespace, "desk", NOW)
     await apply(client, raw, [patch(raw, {"stage": "mixture"})])
-    raw = await observe(client, namespace, "desk")
+    raw = await observe(client, namespace, "desk", NOW)
     assert raw.model is not None
     assert raw.model["status"] == {"stage": "mixture"}
 
@@ -254,9 +256,9 @@ async def test_what_is_gone_or_another_by_now_is_not_deleted_and_not_an_error(cl
     other = Delete("ConfigMap", "v1", "unit", "00000000-0000-0000-0000-000000000000")
     gone = Delete("ConfigMap", "v1", "none", made["metadata"]["uid"])
     assert await apply(client, raw, [other, gone]) == Applied()
-    assert len((await observe(client, namespace, "desk")).configmaps) == 1
+    assert len((await observe(client, namespace, "desk", NOW)).configmaps) == 1
     assert await apply(client, raw, [dataclasses.replace(other, uid=made["metadata"]["uid"])]) == Applied()
-    assert (await observe(client, namespace, "desk")).configmaps == ()
+    assert (await observe(client, namespace, "desk", NOW)).configmaps == ()
 
 
 async def test_a_strangers_object_in_the_way_is_a_refusal_and_that_of_a_former_model_passes(
@@ -274,7 +276,7 @@ async def test_a_strangers_object_in_the_way_is_a_refusal_and_that_of_a_former_m
     assert (refused.refusal.kind, refused.refusal.name, refused.refusal.code) == ("ConfigMap", "strangers", 409)
     assert refused.refusal.message == ("there is one of this name that does not belong to desk; delete or rename it")
     assert (await apply(client, raw, [Create(configmap(raw, "former"))])) in (Applied(look_again=True), Applied())
-    names = [item["metadata"]["name"] for item in (await observe(client, namespace, "desk")).configmaps]
+    names = [item["metadata"]["name"] for item in (await observe(client, namespace, "desk", NOW)).configmaps]
     assert "never" not in names
 
 

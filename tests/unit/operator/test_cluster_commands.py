@@ -16,7 +16,7 @@ from multitask_operator.commands.cluster.jobs import job_rows
 from multitask_operator.commands.cluster.picture import picture
 from multitask_operator.commands.cluster.plan import planned_of
 from multitask_operator.commands.cluster.pods import NoSuchStage, chosen, gone, newest_pod, not_started
-from multitask_operator.commands.cluster.reasons import explained, silent
+from multitask_operator.commands.cluster.reasons import explained
 from multitask_operator.planner.status import stamp
 from multitask_operator.report.build import build_report
 from unit.operator.builders import all_done, graph_of, task
@@ -74,8 +74,8 @@ class Desk(Cluster):
         self.say(job, failure={"stage": stage, "kind": kind, "message": message, "digest": digest})
         self.end(job, "Failed", "Job has reached the specified backoff limit")
 
-    def explained(self, warnings=None, later=0.0):
-        return explained(self.raw(), warnings or {}, self.now + later)
+    def explained(self, later=0.0):
+        return explained(self.raw(), self.now + later)
 
 
 def waiting_for(job="resolve", **state):
@@ -249,15 +249,21 @@ def test_where_no_pod_says_why_an_event_does(text, with_pod, reason):
     job = desk.until("resolve")
     if with_pod:
         desk.pod(job, waiting={"reason": "ContainerCreating"})
-    uid = silent(desk.raw())[-1]
-    found = desk.explained({uid: text})
-    assert (found.reason, found.message, found.job) == (reason, text, job)
+    stuck = desk.objects["Pod", f"{job}-0"] if with_pod else desk.objects["Job", job]
+    desk.warnings = {stuck["metadata"]["uid"]: text}
+    desk.settle()
+    ready, found = desk.condition("Ready"), desk.explained()
+    assert (ready["reason"], ready["message"]) == (found.reason, found.message)
+    assert (found.reason, found.blocked, found.job) == (reason, True, job)
+    assert f"{stuck['metadata']['name']}" in found.message
+    assert text in found.message
 
 
-def test_a_running_pod_is_not_asked_about():
+def test_what_was_said_of_a_job_is_over_once_it_has_a_pod():
     desk = Desk()
-    desk.pod(desk.until("resolve"), phase="Running")
-    assert silent(desk.raw()) == []
+    job = desk.until("resolve")
+    desk.warnings = {desk.objects["Job", job]["metadata"]["uid"]: "exceeded quota: team"}
+    desk.pod(job, phase="Running")
     assert desk.explained().reason == "StagesRunning"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import logging
 import secrets
@@ -10,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from multitask_api.cluster import MODEL_LABEL
 from multitask_api.resource.model import API_VERSION
 from multitask_operator.cluster.client import FIELD_MANAGER, Client
 from multitask_operator.cluster.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused, Request
@@ -64,7 +66,7 @@ async def _do(client: Client, raw: RawState, action: Action) -> None:
         case Create():
             await _create(client, action.obj)
         case Apply():
-            await client.apply(action.obj)
+            await _apply(client, action.obj)
         case Delete():
             await _delete(client, raw, action)
         case PatchStatus():
@@ -83,21 +85,46 @@ async def _create(client: Client, body: Object) -> None:
         found = await client.get(body["apiVersion"], body["kind"], metadata["name"], metadata["namespace"])
     except NotFound as error:
         raise Conflict(f"{body['kind']} {metadata['name']} has just been deleted") from error
+    _check_owner("create", body, found)
+    if _model(found) != _model(body):  # somebody took the label away, and no look will ever show it
+        await client.delete(
+            body["apiVersion"], body["kind"], metadata["name"], metadata["namespace"], uid=found["metadata"]["uid"]
+        )
+        raise Conflict(f"{body['kind']} {metadata['name']} had lost its label; it was deleted, to be made anew")
+    # else made since the look, by ourselves or by another operator
+
+
+async def _apply(client: Client, body: Object) -> None:
+    metadata = body["metadata"]
+    with contextlib.suppress(NotFound):
+        found = await client.get(body["apiVersion"], body["kind"], metadata["name"], metadata["namespace"])
+        if _model(found) != _model(body):  # one that carries the label was shown by the look, and decided on
+            _check_owner("apply", body, found)
+    await client.apply(body)
+
+
+def _check_owner(verb: str, body: Object, found: Object) -> None:
+    """Raise Refused if ``found``, which has the name of ``body``, is a stranger's; Conflict if it is going."""
+    metadata = body["metadata"]
     wanted, there = _controller(body), _controller(found)
     if wanted == there:
-        return  # made since the look, by ourselves or by another operator
+        return
     if found["metadata"].get("deletionTimestamp") or (there.get("kind"), there.get("name")) == (
         wanted.get("kind"),
         wanted.get("name"),
     ):
         raise Conflict(f"{body['kind']} {metadata['name']} of a former object of this name is being deleted")
-    # no look will ever show it, for it does not carry the model's label
     raise Refused(
-        Request("create", body["kind"], metadata["namespace"], metadata["name"]),
+        Request(verb, body["kind"], metadata["namespace"], metadata["name"]),
         409,
         "AlreadyExists",
         f"there is one of this name that does not belong to {wanted.get('name')}; delete or rename it",
     )
+
+
+def _model(obj: Object) -> str | None:
+    name: str | None = (obj["metadata"].get("labels") or {}).get(MODEL_LABEL)
+    return name
 
 
 def _controller(obj: Object) -> Mapping[str, Any]:

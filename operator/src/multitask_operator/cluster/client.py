@@ -28,6 +28,7 @@ PAGE = 500
 #: not asked what it has: discovery costs requests and keeps a file.
 KINDS: Mapping[tuple[str, str], tuple[str, bool]] = {
     ("v1", "ConfigMap"): ("configmaps", True),
+    ("v1", "Event"): ("events", True),
     ("v1", "Namespace"): ("namespaces", False),
     ("v1", "PersistentVolumeClaim"): ("persistentvolumeclaims", True),
     ("v1", "Pod"): ("pods", True),
@@ -88,9 +89,15 @@ class Client:
         )
 
     async def list(
-        self, api_version: str, kind: str, namespace: str | None = None, labels: str | None = None
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str | None = None,
+        labels: str | None = None,
+        fields: str | None = None,
     ) -> tuple[Object, ...]:
-        """All objects with ``labels`` (a selector), in ``namespace`` or everywhere, sorted by namespace and name."""
+        """All objects with ``labels`` and ``fields`` (selectors), in ``namespace`` or everywhere, sorted by namespace
+        and name."""
         resource = self._resource(api_version, kind)
         request = Request("list", _granted(resource), namespace, None)
         found: list[Object] = []
@@ -99,7 +106,13 @@ class Client:
             page = await self._ask(
                 request,
                 self._dynamic.get(
-                    resource, namespace=namespace, label_selector=labels, limit=PAGE, _continue=following, **self._call
+                    resource,
+                    namespace=namespace,
+                    label_selector=labels,
+                    field_selector=fields,
+                    limit=PAGE,
+                    _continue=following,
+                    **self._call,
                 ),
             )
             # items of a list do not say what they are

@@ -4,19 +4,28 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable
+from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
-from multitask_api.cluster import MODEL_LABEL
+from multitask_api.cluster import MODEL_LABEL, RUN
 from multitask_api.resource.model import API_VERSION
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.errors import Forbidden, NotFound
+from multitask_operator.reconciler import blocking
 from multitask_operator.reconciler.raw import Object, RawState, claim_names, reference_names
+from multitask_operator.reconciler.units import units
 
 RBAC = "rbac.authorization.k8s.io/v1"
 
 
-async def observe(client: Client, namespace: str, name: str) -> RawState:
-    """Read what is there, concurrently; never a Secret. Raises ClusterError when a part could not be read."""
+#: Objects whose Events are asked for, at most: the first that is stuck says it for all.
+_MOST = 6
+
+
+async def observe(client: Client, namespace: str, name: str, now: float) -> RawState:
+    """Read what is there, concurrently; never a Secret. ``now`` in Unix seconds: of what should show something by then
+    and does not, Events are read too. Raises ClusterError when a part could not be read."""
     model = await _get(client, API_VERSION, "MultiTaskModel", name, namespace)
     if model is None:
         return RawState(namespace=namespace, name=name)
@@ -40,7 +49,7 @@ async def observe(client: Client, namespace: str, name: str) -> RawState:
         _named(client, "ConfigMap", reference_names(model), namespace),
     )
     jobs, pods, configmaps, services, service_accounts, roles, role_bindings = lists
-    return RawState(
+    raw = RawState(
         namespace=namespace,
         name=name,
         model=model,
@@ -55,6 +64,28 @@ async def observe(client: Client, namespace: str, name: str) -> RawState:
         claims=claims,
         references=references,
     )
+    return replace(raw, warnings=await warnings(client, raw, now))
+
+
+async def warnings(client: Client, raw: RawState, now: float) -> dict[str, str]:
+    """For `RawState.warnings`; empty for who may not list Events: then it is said less exactly."""
+    late = (unit for unit in units(raw, without=(RUN,)) if blocking.age(unit, now) >= blocking.PATIENCE)
+    silent = [item for unit in late for item in blocking.silent(unit)][:_MOST]
+    found: dict[str, str] = {}
+    with suppress(Forbidden):
+        for item in silent:
+            uid = item["metadata"]["uid"]
+            fields = f"involvedObject.uid={uid},type=Warning"
+            events = await client.list("v1", "Event", raw.namespace, fields=fields)
+            if events:
+                newest = max(events, key=_when)
+                found[uid] = newest.get("message") or newest["reason"]
+    return found
+
+
+def _when(event: Object) -> str:
+    found: str = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"]
+    return found
 
 
 async def _get(client: Client, api_version: str, kind: str, name: str, namespace: str | None) -> Object | None:

@@ -1,4 +1,4 @@
-"""What people ask a cluster and the operator does not: logs, warnings about an object, the namespace they are in."""
+"""What people ask a cluster and the operator does not: logs, and the namespace they are in."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import aiohttp
 import yaml
@@ -18,7 +17,6 @@ from kubernetes.aio.config.kube_config import KubeConfigLoader, KubeConfigMerger
 from multitask_operator.cluster.client import TIMEOUT, Client
 from multitask_operator.cluster.connection import DEFAULT_KUBECONFIG
 from multitask_operator.cluster.errors import NoCluster, Request, Unavailable, error_for
-from multitask_operator.reconciler.raw import Object
 
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -58,14 +56,6 @@ class Viewer(Client):
             async for piece in answer.content.iter_any():
                 yield decode(piece)
 
-    async def warnings(self, namespace: str, uid: str) -> tuple[Object, ...]:
-        """The Warning Events about the object with ``uid``, the newest last."""
-        query = [("fieldSelector", f"involvedObject.uid={uid},type=Warning")]
-        request = Request("list", "events", namespace, None)
-        async with self._opened(request, f"/api/v1/namespaces/{namespace}/events", query, TIMEOUT) as answer:
-            found = await answer.json()
-        return tuple(sorted(found.get("items") or (), key=_when))
-
     @asynccontextmanager
     async def _opened(
         self, request: Request, path: str, query: list[tuple[str, str]], limit: aiohttp.ClientTimeout
@@ -84,8 +74,3 @@ class Viewer(Client):
             raise Unavailable(
                 f"{request}: no answer from the API server: {str(error) or type(error).__name__}"
             ) from error
-
-
-def _when(event: Mapping[str, Any]) -> str:
-    found: str = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"]
-    return found

@@ -7,10 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from multitask_operator.reconciler.units import Unit
+from multitask_api.cluster import RESOLVE
+from multitask_operator.reconciler.raw import Refusal
+from multitask_operator.reconciler.units import Unit, seconds
 
 Object = Mapping[str, Any]
 
+#: Seconds that a Job and its pods may take to show something before Events are asked about them.
+PATIENCE = 5.0
+
+_FORBIDDEN = 403
 _PULL = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
@@ -23,9 +29,47 @@ class Blocker:
     message: str
 
 
-def of_unit(unit: Unit, gpu_resource: str) -> Blocker | None:
-    """What keeps the pods of an open Job from running."""
-    return of_job(unit.job) or of_pods(unit.pods, gpu_resource)
+def of_refusal(refusal: Refusal) -> Blocker:
+    """A write that the API server does not take."""
+    if "exceeded quota" in refusal.message:
+        advice = "raise the quota, or wait until other work has ended"
+    elif "cannot " in refusal.message and refusal.code == _FORBIDDEN:
+        advice = "give the operator's role this permission"
+    else:
+        advice = "change what it names"
+    said = refusal.message.rstrip(".")
+    return Blocker(
+        "WriteRefused", f"{refusal.verb} {refusal.kind} {refusal.name}: {said}; {advice}, it is tried again by itself"
+    )
+
+
+def of_unit(unit: Unit, gpu_resource: str, warnings: Mapping[str, str]) -> Blocker | None:
+    """What keeps the pods of an open Job from running; ``warnings`` as in `RawState`."""
+    return of_job(unit.job) or of_pods(unit.pods, gpu_resource) or _warned(unit, warnings)
+
+
+def silent(unit: Unit) -> tuple[Object, ...]:
+    """An open Job and its pods if they show neither a running pod nor why there is none: only Events may tell."""
+    if unit.job is None or not is_open(unit) or runs(unit) or of_job(unit.job) or of_pods(unit.pods, gpu_resource=""):
+        return ()
+    if not unit.pods:
+        return (unit.job,)  # what was said of it is over once it has had a pod
+    return tuple(pod for pod in unit.pods if pod.get("status", {}).get("phase") == "Pending")
+
+
+def age(unit: Unit, now: float) -> float:
+    """Seconds since a unit's Job was made; 0 without one."""
+    return 0.0 if unit.job is None else now - seconds(unit.job["metadata"]["creationTimestamp"])
+
+
+def is_open(unit: Unit) -> bool:
+    """Whether its Job is there and has not ended, or has not said what it found yet."""
+    return unit.job is not None and not unit.ended and (unit.kind == RESOLVE or not unit.reported)
+
+
+def runs(unit: Unit) -> bool:
+    """Whether one of its pods does."""
+    return any(pod.get("status", {}).get("phase") == "Running" for pod in unit.pods)
 
 
 def of_pods(pods: Sequence[Object], gpu_resource: str) -> Blocker | None:
@@ -46,22 +90,29 @@ def of_job(job: Object | None) -> Blocker | None:
     return Blocker("Queued", f"{_name(job)} waits for admission by queue {queue!r}")
 
 
-def out_of_memory(pods: Sequence[Object]) -> str | None:
-    """What to change when a container was ended for its memory; None if none was."""
-    for pod in pods:
-        for status in _containers(pod):
-            for state in (status.get("state", {}), status.get("lastState", {})):
-                if state.get("terminated", {}).get("reason") == "OOMKilled":
-                    limit = _limit(pod, status["name"])
-                    return (
-                        f"ran out of memory{f' (limit {limit})' if limit else ''}; raise "
-                        "spec.training.resources.limits.memory, or lower training.batchRows or training.maxLength"
-                    )
+def containers(pod: Object) -> Iterator[Object]:
+    """The states of a pod's containers, those that run first first."""
+    status = pod.get("status", {})
+    yield from status.get("initContainerStatuses", ())
+    yield from status.get("containerStatuses", ())
+
+
+def _warned(unit: Unit, warnings: Mapping[str, str]) -> Blocker | None:
+    for item in silent(unit):
+        text = warnings.get(item["metadata"]["uid"])
+        if text is None:
+            continue
+        if item["kind"] == "Pod":
+            return Blocker("PodWarning", f"{_name(item)}: {text}")
+        reason, advice = "PodRefused", "change what it names"
+        if "exceeded quota" in text:
+            reason, advice = "QuotaExceeded", "raise the quota, ask for less, or wait until other work has ended"
+        return Blocker(reason, f"{_name(item)} gets no pod: {text}; {advice}, then it goes on by itself")
     return None
 
 
 def _waiting(pod: Object) -> Iterator[Blocker]:
-    for status in _containers(pod):
+    for status in containers(pod):
         waiting = status.get("state", {}).get("waiting", {})
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
         if reason in _PULL:
@@ -88,20 +139,6 @@ def _unscheduled(pod: Object, gpu_resource: str) -> Iterator[Blocker]:
             yield Blocker("Queued", f"{_name(pod)} waits for a scheduling gate: {message}")
         else:
             yield Blocker("Unschedulable", f"{_name(pod)} fits no node: {message}")
-
-
-def _containers(pod: Object) -> Iterator[Object]:
-    status = pod.get("status", {})
-    yield from status.get("initContainerStatuses", ())
-    yield from status.get("containerStatuses", ())
-
-
-def _limit(pod: Object, container: str) -> str | None:
-    for spec in pod.get("spec", {}).get("containers", ()):
-        if spec["name"] == container:
-            limit: str | None = spec.get("resources", {}).get("limits", {}).get("memory")
-            return limit
-    return None
 
 
 def _name(item: Object) -> str:

@@ -21,7 +21,11 @@ def blocker(spec: MultiTaskModelSpec, claims: Claims) -> Blocker | None:
                 "ClaimMissing", f"PersistentVolumeClaim {name!r} does not exist in this namespace; create it"
             )
         if claim.get("metadata", {}).get("deletionTimestamp"):
-            return Blocker("ClaimDeleted", f"PersistentVolumeClaim {name!r} is being deleted; use another")
+            return Blocker(
+                "ClaimDeleted",
+                f"PersistentVolumeClaim {name!r} is being deleted, and no new pod may mount it; when it"
+                " is gone, create it again",
+            )
         if claim.get("status", {}).get("phase") == "Lost":
             return Blocker("ClaimLost", f"PersistentVolumeClaim {name!r} has lost its volume; restore or replace it")
         if spec.training.nodes > 1 and not _shared(claim):

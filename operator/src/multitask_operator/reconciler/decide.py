@@ -19,6 +19,7 @@ from multitask_operator.objects.units import UnitSpec
 from multitask_operator.objects.volumes import place_problems
 from multitask_operator.planner import Observed, Plan, plan
 from multitask_operator.reconciler import blocking, claims, telling
+from multitask_operator.reconciler.attempts import retrying
 from multitask_operator.reconciler.blocking import Blocker
 from multitask_operator.reconciler.choosing import Group, groups, stopped, used, within
 from multitask_operator.reconciler.making import Maker
@@ -30,6 +31,9 @@ from multitask_operator.reconciler.resolving import Resolution, newest, overdue,
 from multitask_operator.reconciler.saying import say
 from multitask_operator.reconciler.units import Phase, Unit, condition, units
 from multitask_operator.settings import Settings
+
+#: Seconds until claims and ConfigMaps that others make are looked at again: no watch tells of them.
+LOOK_AGAIN = 60.0
 
 
 def reconcile(raw: RawState, settings: Settings, now: float) -> Outcome:
@@ -43,7 +47,8 @@ def reconcile(raw: RawState, settings: Settings, now: float) -> Outcome:
             raise InvalidResource(problems)
         return _Decision.of(raw, model, settings, now).outcome()
     except UserError as error:
-        return Outcome(say(raw, telling.refused(raw, "InvalidSpec", str(error), now), now).actions)
+        said = say(raw, telling.refused(raw, "InvalidSpec", str(error), now), now)
+        return Outcome(said.actions, LOOK_AGAIN if raw.references else None)
 
 
 @dataclass(frozen=True)
@@ -112,7 +117,7 @@ class _Decision:
             going_on=blocker is None and (bool(specs) or self._goes_on()),
         )
         said = say(self.raw, status, self.now)
-        waits = [wait for wait in (said.look_again, *self._waits()) if wait is not None]
+        waits = [wait for wait in (said.look_again, *self._waits(blocker)) if wait is not None]
         return Outcome((*deletes, *makes, *said.actions), min(waits) if waits else None)
 
     @property
@@ -148,7 +153,7 @@ class _Decision:
     def _hard_blocker(self) -> Blocker | None:
         """Something that makes starting Jobs pointless."""
         for refusal in self.raw.refusals:
-            return Blocker("WriteRefused", f"{refusal.verb} {refusal.kind} {refusal.name}: {refusal.message}")
+            return blocking.of_refusal(refusal)
         return claims.blocker(self.model.spec, self.raw.claims)
 
     def _soft_blocker(self) -> Blocker | None:
@@ -159,18 +164,22 @@ class _Decision:
         if self.resolution.resolved is not None and self.resolution.resolved.problems:
             return Blocker("DataNotFound", "; ".join(self.resolution.resolved.problems))
         for each in (*self.resolves, *self.stages):
-            if each.phase is Phase.RUNNING or (each.kind == RESOLVE and each.job is not None):
-                found = blocking.of_unit(each, self.gpu_resource)
-                if found is not None:
-                    return found
-        return None
+            found = self._blocker_of(each) if blocking.is_open(each) else None
+            if found is not None:
+                return found
+        # What failed for good comes before what is tried again.
+        again = () if self.plan.failed else (*self.resolves, *self.stages)
+        return next((found for unit in again if (found := retrying(unit)) is not None), None)
 
     def _goes_on(self) -> bool:
         """Whether any Job is at work that nothing keeps from it."""
         return any(
-            unit.job is not None and not unit.ended and blocking.of_unit(unit, self.gpu_resource) is None
+            unit.job is not None and not unit.ended and self._blocker_of(unit) is None
             for unit in (*self.resolves, *self.stages)
         )
+
+    def _blocker_of(self, unit: Unit) -> Blocker | None:
+        return blocking.of_unit(unit, self.gpu_resource, self.raw.warnings)
 
     # -- what goes -----------------------------------------------------------------------------------------------------
 
@@ -228,13 +237,19 @@ class _Decision:
         every = (unit.configmap for unit in (*self.stages, *self.resolves))
         return {item["metadata"]["name"] for item in every if item is not None and item["metadata"]["uid"] not in gone}
 
-    def _waits(self) -> Iterator[float]:
+    def _waits(self, blocker: Blocker | None) -> Iterator[float]:
+        if blocker is not None:
+            yield LOOK_AGAIN
         unit = self._current
         wait = overdue(unit, self.resolution, self.now) if unit is not None else None
         if wait is not None:
             yield max(0.0, wait)
         if self.plan.look_again is not None:
             yield self.plan.look_again
+        for each in (*self.resolves, *self.stages):
+            if blocking.silent(each) and self._blocker_of(each) is None:
+                # An Event may come at any time, most likely at once: the longer there is none, the rarer the look.
+                yield max(blocking.PATIENCE, blocking.age(each, self.now))
 
 
 def _going(item: Object | None) -> bool:

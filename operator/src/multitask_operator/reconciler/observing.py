@@ -9,7 +9,7 @@ from multitask_api.resource.status import MultiTaskModelStatus
 from multitask_api.stages import Key
 from multitask_operator.planner import Failed, Observed, Running
 from multitask_operator.planner.plan import MOST_ATTEMPTS
-from multitask_operator.reconciler import blocking
+from multitask_operator.reconciler.attempts import exit_code, out_of_memory
 from multitask_operator.reconciler.resolving import Resolution
 from multitask_operator.reconciler.units import Phase, Unit, condition, seconds, started_at
 
@@ -42,11 +42,11 @@ def failed(unit: Unit) -> Failed:
     ended = condition(unit.job, "Failed") or {}
     said = unit.failure
     key, failure = said if said is not None and said[0] in unit.keys else (_open(unit), None)
-    memory = blocking.out_of_memory(unit.pods)
+    memory = out_of_memory(unit.pods)
     if memory:
         failure = StageFailure(stage=key[0], kind="UserError", message=memory)
     elif failure is None:
-        why = ended.get("message") or "its Job ended without a result"
+        why = exit_code(unit.pods) or ended.get("message") or "its Job ended without a result"
         # The stage's program said nothing: it was killed, or never began.
         failure = StageFailure(
             stage=key[0], kind="Fault", message=f"{why}; `mtm logs NAME {key[0]}` shows what it printed"

@@ -52,6 +52,8 @@ class RawState:
     """Each PersistentVolumeClaim that the spec names (`claim_names`); None: there is none of that name."""
     references: Mapping[str, Object | None] = field(default_factory=dict)
     """Each ConfigMap that ``promptFrom`` or ``labelsFrom`` names (`reference_names`); None: there is none."""
+    warnings: Mapping[str, str] = field(default_factory=dict)
+    """uid of a Job or pod that should run and shows nothing (`blocking.silent`) → the newest Warning about it."""
     refusals: tuple[Refusal, ...] = ()
     """Empty at first. When the API server refuses a write of the decision, the same state is decided once more with the
     refusal in it, and of that decision only status and Events are written: so that the resource says why it stands."""

@@ -40,7 +40,7 @@ def model_status(
         now,
         suspended=suspended,
         waiting=False,
-        instead=_conditions(decided, observed, blocker, going_on=going_on),
+        instead=_conditions(decided, observed, blocker, going_on=going_on, suspended=suspended),
     )
     details = {unit.kind: text for unit in units if (text := _progress(unit))}
     rows = tuple(
@@ -78,19 +78,21 @@ def generation_of(raw: RawState) -> int | None:
 
 
 def _conditions(
-    decided: Plan, observed: Observed, blocker: Blocker | None, *, going_on: bool
+    decided: Plan, observed: Observed, blocker: Blocker | None, *, going_on: bool, suspended: bool
 ) -> Mapping[str, Judgement]:
     """Ready names the one thing that is in the way; Progressing says so too, unless work goes on elsewhere."""
     looking = {}
     if going_on and not observed.running and not decided.starts:
         looking["Progressing"] = Judgement("True", "Resolving", "Looking at data, base model and storage.")
+    export = export_of(decided.graph)
+    if suspended and export is None:
+        return {"Ready": Judgement("False", "Suspended", "spec.suspend is true; set it to false to go on.")}
     if blocker is not None:
         said = Judgement("False", blocker.reason, blocker.message[:1024])
         return {"Ready": said} | (looking if going_on else {"Progressing": said})
     if decided.failed:
         failure = decided.failed[0].failure
         return {"Ready": Judgement("False", "StageFailed", f"{failure.stage}: {failure.message}"[:1024])} | looking
-    export = export_of(decided.graph)
     if export is None:
         return {"Ready": Judgement("False", "NotTrained", "Training has not ended yet.")} | looking
     qualified = sum(verdict.verdict == "Qualified" for verdict in verdicts_of(decided.graph).values())

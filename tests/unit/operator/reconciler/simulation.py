@@ -47,6 +47,8 @@ class Cluster:
         self.events = []
         self.created = []
         self.written = 0
+        self.references = {}
+        self.warnings = {}
         self._uids = 0
         self.claims = {"models": {"metadata": {"name": "models"}, "spec": {"accessModes": [access]}, "status": {}}}
         self.model = {"metadata": {"name": "desk", "namespace": "ml", "uid": "u-desk", "generation": 0}}
@@ -75,6 +77,8 @@ class Cluster:
             name="desk",
             model=copy.deepcopy(self.model),
             claims={name: self.claims.get(name) for name in names},
+            references=self.references,
+            warnings=self.warnings,
             **{field: tuple(items) for field, items in lists.items()},
         )
 

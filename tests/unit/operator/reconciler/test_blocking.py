@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_operator.reconciler.blocking import of_job, of_pods, out_of_memory
+from multitask_operator.reconciler.attempts import out_of_memory, retrying
+from multitask_operator.reconciler.blocking import of_job, of_pods, of_refusal, silent
+from multitask_operator.reconciler.raw import Refusal
+from multitask_operator.reconciler.units import Unit
 
 GPU = "nvidia.com/gpu"
 
@@ -79,6 +82,25 @@ def test_pods_that_run_start_or_have_ended_block_nothing():
     assert of_pods([pod(phase="Running"), pod(phase="Succeeded"), starting], GPU) is None
 
 
+REFUSED = {
+    "a quota of objects": ('jobs.batch "x" is forbidden: exceeded quota: team', 403, "raise the quota"),
+    "a permission of the operator's": (
+        'jobs.batch is forbidden: User "o" cannot create resource "jobs"',
+        403,
+        "give the operator's role this permission",
+    ),
+    "a stranger's object": ("there is one of this name that does not belong to desk; delete it", 409, "change what it"),
+}
+
+
+@pytest.mark.parametrize("situation", REFUSED)
+def test_a_write_that_is_refused_names_the_object_and_what_to_change(situation):
+    message, code, advice = REFUSED[situation]
+    found = of_refusal(Refusal("create", "Job", "desk-resolve-1", code, "Forbidden", message))
+    assert found.reason == "WriteRefused"
+    assert found.message.startswith(f"create Job desk-resolve-1: {message}; {advice}")
+
+
 def test_a_job_in_a_queue_waits_for_admission():
     job = {"kind": "Job", "metadata": {"name": "j", "labels": {"kueue.x-k8s.io/queue-name": "team-a"}}}
     assert of_job(job | {"spec": {"suspend": True}}).message == "Job j waits for admission by queue 'team-a'"
@@ -91,3 +113,36 @@ def test_memory_that_ran_out_names_limit_and_settings():
     message = out_of_memory([pod(phase="Running"), killed])
     assert message.startswith("ran out of memory (limit 2Gi); raise spec.training.resources.limits.memory")
     assert out_of_memory([pod(phase="Failed", terminated={"reason": "Error"})]) is None
+
+
+def unit(*pods, **status):
+    """An open Job with these pods."""
+    job = {"metadata": {"name": "j", "creationTimestamp": "2026-01-02T03:04:05Z"}, "spec": {"backoffLimit": 3}}
+    return Unit("j", "baseline", (("baseline/x", "d"),), {}, job | {"status": status}, pods)
+
+
+def test_a_program_that_was_killed_between_attempts_is_said_with_its_last_line():
+    crashed = pod(phase="Failed", terminated={"reason": "Error", "exitCode": 139, "message": "a\nSegmentation fault\n"})
+    found = retrying(unit(crashed, failed=1))
+    assert found.message == (
+        "baseline/x: its program ended with exit code 139: Segmentation fault; its Job tries again by itself"
+        " (attempt 2 of 4)"
+    )
+
+
+def test_an_attempt_that_runs_and_one_that_was_evicted_say_nothing():
+    crashed = pod(phase="Failed", terminated={"reason": "Error", "exitCode": 139})
+    evicted = pod(phase="Failed", terminated={"reason": "Error", "exitCode": 143})
+    evicted["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
+    assert retrying(unit(crashed, pod(phase="Running"))) is None
+    assert retrying(unit(evicted)) is None
+
+
+def test_only_what_shows_nothing_is_asked_about():
+    starting = pod(waiting={"reason": "ContainerCreating"})
+    without = unit()
+    assert silent(without) == (without.job,)
+    assert silent(unit(starting)) == (starting,)
+    assert silent(unit(pod(waiting={"reason": "ErrImagePull"}))) == ()
+    assert silent(unit(pod(phase="Running"))) == ()
+    assert silent(unit(pod(phase="Failed", terminated={"exitCode": 1}))) == ()

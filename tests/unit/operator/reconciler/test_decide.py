@@ -7,7 +7,7 @@ import json
 import pytest
 
 from unit.operator.builders import task
-from unit.operator.reconciler.simulation import ENDED, Cluster
+from unit.operator.reconciler.simulation import BEGAN, ENDED, Cluster
 
 
 def two(**spec):
@@ -89,6 +89,54 @@ def test_a_suspended_model_has_no_jobs_and_goes_on_afterwards():
     cluster.edit(task("urgency"), task("intent"))
     cluster.to_the_end()
     assert cluster.model["status"]["stage"] == "Trained"
+
+
+def test_while_it_is_suspended_ready_says_so():
+    cluster = two(suspend=True)
+    cluster.settle()
+    said = cluster.condition("Ready")
+    assert (said["reason"], said["message"]) == ("Suspended", "spec.suspend is true; set it to false to go on.")
+
+
+def test_between_two_attempts_ready_says_why_the_last_one_failed():
+    cluster = two()
+    run_until(cluster, "baseline")
+    name = cluster.jobs("baseline")[0]
+    annotations = cluster.objects["ConfigMap", name]["metadata"]["annotations"]
+    stage, digest = annotations["multitask.dev/stage"], annotations["multitask.dev/digest"]
+    said = {"stage": stage, "kind": "Retryable", "message": "s3 did not answer", "digest": digest}
+    cluster.objects["ConfigMap", name]["data"]["failure.json"] = json.dumps(said)
+    cluster.objects["Job", name]["status"] = {"failed": 1}
+    cluster.settle()
+    ready = cluster.condition("Ready")
+    assert ready["reason"] == "Retrying"
+    assert ready["message"] == f"{stage}: s3 did not answer; its Job tries again by itself (attempt 2 of 4)"
+    assert cluster.condition("Progressing")["reason"] == "StagesRunning"
+    cluster.finish(name)
+    cluster.settle()
+    assert cluster.condition("Ready")["reason"] == "NotTrained"
+
+
+def test_a_job_that_shows_nothing_is_looked_at_again_ever_more_rarely():
+    cluster = two()
+    cluster.settle()
+    waits = []
+    for later in (5, 20, 80):
+        cluster.now = BEGAN + later
+        waits.append(round(cluster.reconcile().look_again))
+    assert waits == sorted(waits)
+    assert 5 <= waits[0] < 20 < waits[2] <= 80
+
+
+def test_what_no_watch_tells_of_is_looked_at_again_soon():
+    cluster = two()
+    cluster.claims["models"] = None
+    assert cluster.reconcile().look_again == 60.0
+    del cluster.model["spec"]["tasks"][0]["prompt"]
+    cluster.model["spec"]["tasks"][0]["promptFrom"] = {"name": "prompts", "key": "urgency"}
+    cluster.references = {"prompts": None}
+    assert cluster.reconcile().look_again == 60.0
+    assert cluster.condition("Ready")["reason"] == "InvalidSpec"
 
 
 def test_a_stage_that_fails_says_why_in_the_trainers_words_and_is_tried_again_after_an_edit():

@@ -37,12 +37,7 @@ class JobRow:
 
 def job_rows(raw: RawState, now: float) -> list[JobRow]:
     """Every Job that runs, waits or has failed; ``now`` in Unix seconds."""
-    return [_row(unit, gpu_resource(raw), now) for unit in units(raw, without=(RUN,)) if unit.job and not _done(unit)]
-
-
-def is_open(unit: Unit) -> bool:
-    """Whether its Job is there and has not ended, or has not said what it found yet."""
-    return unit.job is not None and not unit.ended and not _done(unit)
+    return [_row(unit, raw, now) for unit in units(raw, without=(RUN,)) if unit.job and not _done(unit)]
 
 
 def names(stages: Sequence[str], most: int = 3) -> str:
@@ -67,23 +62,23 @@ def _done(unit: Unit) -> bool:
     return unit.phase is Phase.DONE
 
 
-def _row(unit: Unit, gpu: str, now: float) -> JobRow:
-    state, doing = _state(unit, gpu, now)
+def _row(unit: Unit, raw: RawState, now: float) -> JobRow:
+    state, doing = _state(unit, raw, now)
     pods = tuple(pod["metadata"]["name"] for pod in unit.pods)
     return JobRow(unit.name, stages_of(unit), state, doing, pods)
 
 
-def _state(unit: Unit, gpu: str, now: float) -> tuple[str, str]:
+def _state(unit: Unit, raw: RawState, now: float) -> tuple[str, str]:
     if unit.ended:
         failure = failed(unit).failure
         return "failed", f"{failure.stage}: {first_line(failure.message)}"
-    blocker = blocking.of_unit(unit, gpu)
+    blocker = blocking.of_unit(unit, gpu_resource(raw), raw.warnings)
     if unit.stopping:
         return "stopping", ""
     if blocker is not None:
         return blocker.reason, blocker.message
     said, began = unit.progress, started_at(unit.job)
-    if said is None and not any(pod.get("status", {}).get("phase") == "Running" for pod in unit.pods):
+    if said is None and not blocking.runs(unit):
         return "starting", ""
     stage = said.stage if said is not None else names(stages_of(unit))
     return "running", describe(stage, now - began if began is not None else 0.0, said)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 
 from multitask_operator.cluster.errors import NotFound, Refused
 from multitask_operator.cluster.viewing import Viewer
@@ -16,7 +17,7 @@ def logs(name: str, stage: str | None, where: Where, *, follow: bool, tail: int 
     """Print the log; with ``follow`` until the pod ends. ``tail``: only the last lines."""
 
     async def show(client: Viewer, namespace: str) -> None:
-        raw = await look(client, namespace, name)
+        raw = await look(client, namespace, name, time.time())
         unit = chosen(raw, stage)
         pod = newest_pod(unit)
         if pod is None:

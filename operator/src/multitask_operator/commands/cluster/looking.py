@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import replace
 from difflib import get_close_matches
 
 from multitask_api.cluster import MODEL_LABEL
@@ -10,6 +11,7 @@ from multitask_api.errors import UserError
 from multitask_api.resource.model import API_VERSION
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.errors import Forbidden, NotFound
+from multitask_operator.cluster.observe import warnings
 from multitask_operator.reconciler.raw import Object, RawState, claim_names, reference_names
 
 KIND = "MultiTaskModel"
@@ -19,9 +21,12 @@ class NoSuchModel(UserError):
     """There is no resource of that name, or the cluster does not know the kind."""
 
 
-async def look(client: Client, namespace: str, name: str) -> RawState:
-    """The model with its Jobs, pods and ConfigMaps. Raises NoSuchModel, and ClusterError where something is not
-    answered; a claim that the user may not read is left out."""
+async def look(client: Client, namespace: str, name: str, now: float) -> RawState:
+    """The model with its Jobs, pods and ConfigMaps, ``now`` in Unix seconds.
+
+    Raises NoSuchModel, and ClusterError where something is not answered; a claim that the user may not read is left
+    out.
+    """
     try:
         model = await client.get(API_VERSION, KIND, name, namespace)
     except NotFound as error:
@@ -31,7 +36,7 @@ async def look(client: Client, namespace: str, name: str) -> RawState:
     for claim in claim_names(model):
         with suppress(Forbidden):
             claims[claim] = await _get(client, "PersistentVolumeClaim", claim, namespace)
-    return RawState(
+    raw = RawState(
         namespace=namespace,
         name=name,
         model=model,
@@ -41,6 +46,7 @@ async def look(client: Client, namespace: str, name: str) -> RawState:
         claims=claims,
         references={each: await _get(client, "ConfigMap", each, namespace) for each in reference_names(model)},
     )
+    return replace(raw, warnings=await warnings(client, raw, now))
 
 
 async def _get(client: Client, kind: str, name: str, namespace: str) -> Object | None:

@@ -17,7 +17,7 @@ from multitask_operator.report.build import frozen_base_notes
 
 def plan(name: str, where: Where, *, as_json: bool) -> int:
     """Show the plan of the model called ``name``."""
-    raw = ask(where, lambda client, namespace: look(client, namespace, name))
+    raw = ask(where, lambda client, namespace: look(client, namespace, name, time.time()))
     shown = picture(raw, time.time())
     planned = planned_of(shown)
     if as_json:

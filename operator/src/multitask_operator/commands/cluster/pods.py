@@ -7,10 +7,11 @@ from shlex import quote
 
 from multitask_api.cluster import RUN
 from multitask_api.errors import MultitaskError, UserError
-from multitask_operator.commands.cluster.jobs import is_open, stages_of
+from multitask_operator.commands.cluster.jobs import stages_of
 from multitask_operator.commands.cluster.picture import gpu_resource
 from multitask_operator.commands.views import describe
 from multitask_operator.reconciler import blocking
+from multitask_operator.reconciler.blocking import is_open
 from multitask_operator.reconciler.raw import Object, RawState
 from multitask_operator.reconciler.units import Phase, Unit, started_at, units
 
@@ -62,7 +63,7 @@ def not_started(raw: RawState, unit: Unit, pod: Object) -> str | None:
     """Why a pod has no log yet; None if it has begun."""
     if pod.get("status", {}).get("phase") != "Pending":
         return None
-    blocker = blocking.of_unit(unit, gpu_resource(raw))
+    blocker = blocking.of_unit(unit, gpu_resource(raw), raw.warnings)
     why = blocker.message if blocker else f"pod {pod['metadata']['name']} is being started"
     return f"there is no log yet: {why}; next: mtm explain {raw.name} -n {raw.namespace}"
 

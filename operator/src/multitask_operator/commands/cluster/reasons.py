@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
 from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE, RUN
 from multitask_api.errors import UserError
-from multitask_operator.commands.cluster.jobs import is_open, job_rows, stages_of
+from multitask_api.resource.status import Condition
+from multitask_operator.commands.cluster.jobs import job_rows, stages_of
 from multitask_operator.commands.cluster.picture import (
     Picture,
     condition_of,
@@ -21,6 +22,7 @@ from multitask_operator.commands.cluster.verdicts import below_the_bar
 from multitask_operator.formatting import duration
 from multitask_operator.objects.actions import Create, Delete
 from multitask_operator.reconciler import Outcome, blocking
+from multitask_operator.reconciler.attempts import retrying
 from multitask_operator.reconciler.observing import failed
 from multitask_operator.reconciler.raw import RawState
 from multitask_operator.reconciler.telling import generation_of, previous_status
@@ -28,9 +30,6 @@ from multitask_operator.reconciler.units import Unit, seconds, units
 
 #: Seconds within which an operator that lives has acted.
 PATIENCE = 60.0
-
-Warnings = Mapping[str, str]
-"""uid of a Job or pod → the newest Warning Event about it."""
 
 _NEXT = {
     "WriteRefused": "change the quota, policy or permission that it names; the operator tries again by itself",
@@ -41,6 +40,7 @@ _NEXT = {
     "Unschedulable": "change training.resources or the podTemplate, or give the cluster such a node",
     "Queued": "wait, or ask whoever owns the queue; without training.queueName the Jobs start at once",
     "ImageNotPulled": "correct the image's name, or name its registry's Secret in spec.imagePullSecrets",
+    "Retrying": "nothing, unless it goes on failing: its Job tries again by itself",
     "DataNotFound": "correct the addresses, or put the data there: it is looked for again every 5 minutes",
     "PodWarning": "change what it names; the pod goes on by itself",
 }
@@ -69,8 +69,8 @@ class Explanation:
         }
 
 
-def explained(raw: RawState, warnings: Warnings, now: float) -> Explanation:
-    """The reason, ``now`` in Unix seconds; ``warnings`` about what `silent` names."""
+def explained(raw: RawState, now: float) -> Explanation:
+    """The reason, ``now`` in Unix seconds."""
     assert raw.model is not None
     if "deletionTimestamp" in raw.model["metadata"]:
         return Explanation("BeingDeleted", "the resource is being deleted", "wait, and apply it again if you want it")
@@ -83,18 +83,8 @@ def explained(raw: RawState, warnings: Warnings, now: float) -> Explanation:
     except UserError as error:
         return Explanation("InvalidSpec", str(error), "correct what it names, and apply the resource again")
     going = {each.name for each in outcome.actions if isinstance(each, Delete)}
-    found = chain(_refused(raw), _in_the_way(raw, now), _failed(raw, shown, going), _stuck(raw, warnings))
-    found = chain(found, _not_acting(raw, outcome, now), _at_work(raw, now), _ended(raw, shown))
-    return next(found)
-
-
-def silent(raw: RawState) -> list[str]:
-    """uids of the Jobs, and of their pods, that should run and show neither a running pod nor why there is none."""
-    found = []
-    for unit in _open_units(raw):
-        if not _runs(unit) and blocking.of_unit(unit, gpu_resource(raw)) is None:
-            found += [item["metadata"]["uid"] for item in (unit.job, *unit.pods) if item is not None]
-    return found
+    found = chain(_refused(raw), _in_the_way(raw, now), _failed(raw, shown, going), _not_acting(raw, outcome, now))
+    return next(chain(found, _at_work(raw, now), _ended(raw, shown)))
 
 
 def _refused(raw: RawState) -> Iterator[Explanation]:
@@ -114,13 +104,13 @@ def _in_the_way(raw: RawState, now: float) -> Iterator[Explanation]:
     if ready.reason == "InvalidSpec":
         yield Explanation("InvalidSpec", ready.message, "correct what it names, and apply the resource again")
         return
-    unit = next((unit for unit in _open_units(raw) if unit.job and blocking.of_unit(unit, gpu_resource(raw))), None)
     # A claim hides what its pods wait for; what is said of pods is said of the first that waits.
-    of_pod = unit if ready.reason in _NEXT or ready.reason in ("SecretMissing", "PodNotStarted") else None
+    of_pod = next((unit for unit in _open_units(raw) if _says(unit, ready, raw)), None)
     yield Explanation(
         ready.reason,
         ready.message,
         _NEXT.get(ready.reason, "do what it says; the operator notices by itself"),
+        blocked=ready.reason != "Retrying",
         stage=stages_of(of_pod)[0] if of_pod else None,
         job=of_pod.name if of_pod else None,
     )
@@ -147,22 +137,6 @@ def _failed(raw: RawState, shown: Picture, going: Collection[str]) -> Iterator[E
             stage=failure.stage,
             job=unit.name,
         )
-
-
-def _stuck(raw: RawState, warnings: Warnings) -> Iterator[Explanation]:
-    """Jobs without a running pod, where only an Event or the last attempt says why."""
-    for unit in _open_units(raw):
-        if _runs(unit):
-            continue
-        for item in (unit.job, *unit.pods):
-            text = warnings.get(item["metadata"]["uid"]) if item is not None else None
-            if text:
-                reason = "QuotaExceeded" if "exceeded quota" in text else "PodWarning" if unit.pods else "PodRefused"
-                yield Explanation(reason, text, _NEXT[reason], stage=stages_of(unit)[0], job=unit.name)
-        if unit.failure is not None:
-            failure = unit.failure[1]
-            text = f"{failure.stage}: {failure.message}"
-            yield Explanation("Retrying", text, "its Job tries again by itself", False, failure.stage, unit.name)
 
 
 def _not_acting(raw: RawState, outcome: Outcome, now: float) -> Iterator[Explanation]:
@@ -215,16 +189,18 @@ def _ended(raw: RawState, shown: Picture) -> Iterator[Explanation]:
 
 
 def _open_units(raw: RawState) -> list[Unit]:
-    return [unit for unit in units(raw, without=(RUN,)) if is_open(unit)]
+    return [unit for unit in units(raw, without=(RUN,)) if blocking.is_open(unit)]
+
+
+def _says(unit: Unit, ready: Condition, raw: RawState) -> bool:
+    """Whether the unit is the one that Ready speaks of."""
+    found = blocking.of_unit(unit, gpu_resource(raw), raw.warnings) or retrying(unit)
+    return found is not None and found.reason == ready.reason
 
 
 def _has_failed(unit: Unit) -> bool:
     conditions = (unit.job or {}).get("status", {}).get("conditions") or ()
     return any(each.get("type") == "Failed" and each.get("status") == "True" for each in conditions)
-
-
-def _runs(unit: Unit) -> bool:
-    return any(pod.get("status", {}).get("phase") == "Running" for pod in unit.pods)
 
 
 def _kubectl(raw: RawState) -> str:

@@ -17,7 +17,7 @@ from multitask_operator.report.build import build_report
 
 def report(name: str, where: Where, to: Path | None, *, as_json: bool) -> int:
     """Write the report into ``to``; of a run that is not done, as locally, report.partial.json and its page."""
-    raw = ask(where, lambda client, namespace: look(client, namespace, name))
+    raw = ask(where, lambda client, namespace: look(client, namespace, name, time.time()))
     shown = picture(raw, time.time())
     graph = shown.plan.graph
     found = build_report(shown.model, graph, shown.ran)

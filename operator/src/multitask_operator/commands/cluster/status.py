@@ -19,7 +19,7 @@ _FIGURES = ("baseline", "score", "ratio")
 
 def status(name: str, where: Where, *, as_json: bool) -> int:
     """Show the resource's status, and live what its Jobs do."""
-    raw = ask(where, lambda client, namespace: look(client, namespace, name))
+    raw = ask(where, lambda client, namespace: look(client, namespace, name, time.time()))
     now = time.time()
     rows = job_rows(raw, now)
     if as_json:
