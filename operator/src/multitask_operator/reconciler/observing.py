@@ -40,8 +40,7 @@ def observed(
 def failed(unit: Unit) -> Failed:
     """Why a Job ended without every result: the trainer's words if it had any, else what the cluster says."""
     ended = condition(unit.job, "Failed") or {}
-    said = unit.failure
-    key, failure = said if said is not None and said[0] in unit.keys else (_open(unit), None)
+    key, failure = _said(unit)
     memory = out_of_memory(unit.pods)
     if memory:
         failure = StageFailure(stage=key[0], kind="UserError", message=memory)
@@ -53,6 +52,17 @@ def failed(unit: Unit) -> Failed:
         )
     when = seconds(ended["lastTransitionTime"]) if "lastTransitionTime" in ended else 0.0
     return Failed(failure, key[1], MOST_ATTEMPTS, when, log=unit.name)
+
+
+def _said(unit: Unit) -> tuple[Key, StageFailure | None]:
+    """The stage at fault, and the trainer's words; those without a digest are about the unit as a whole."""
+    if unit.failure is None:
+        return _open(unit), None
+    key, failure = unit.failure
+    if key in unit.keys:
+        return key, failure
+    key = _open(unit)
+    return key, failure.model_copy(update={"stage": key[0]}) if unit.failure[0][1] == "" else None
 
 
 def _running(units: Sequence[Unit], manifests: Mapping[Key, Manifest]) -> Iterator[Running]:

@@ -86,7 +86,8 @@ def _conditions(
         looking["Progressing"] = Judgement("True", "Resolving", "Looking at data, base model and storage.")
     export = export_of(decided.graph)
     if suspended and export is None:
-        return {"Ready": Judgement("False", "Suspended", "spec.suspend is true; set it to false to go on.")}
+        stopped = "spec.suspend is true: its Jobs are stopped; set it to false to go on"
+        return {"Ready": Judgement("False", "Suspended", stopped)}
     if blocker is not None:
         said = Judgement("False", blocker.reason, blocker.message[:1024])
         return {"Ready": said} | (looking if going_on else {"Progressing": said})

@@ -95,7 +95,10 @@ def test_while_it_is_suspended_ready_says_so():
     cluster = two(suspend=True)
     cluster.settle()
     said = cluster.condition("Ready")
-    assert (said["reason"], said["message"]) == ("Suspended", "spec.suspend is true; set it to false to go on.")
+    assert (said["reason"], said["message"]) == (
+        "Suspended",
+        "spec.suspend is true: its Jobs are stopped; set it to false to go on",
+    )
 
 
 def test_between_two_attempts_ready_says_why_the_last_one_failed():
@@ -161,6 +164,28 @@ def test_a_stage_that_fails_says_why_in_the_trainers_words_and_is_tried_again_af
     cluster.edit(task("urgency"), task("intent"))
     cluster.to_the_end()
     assert cluster.model["status"]["stage"] == "Trained"
+
+
+def test_what_a_pod_says_before_its_first_stage_is_heard():
+    cluster = two()
+    cluster.settle()
+    (resolve,) = cluster.jobs()
+    said = {"stage": "resolve", "kind": "UserError", "message": "s3://bucket: access denied", "digest": ""}
+    cluster.objects["ConfigMap", resolve]["data"]["failure.json"] = json.dumps(said)
+    cluster.end(resolve, "Failed", "Pod failed with exit code 2")
+    cluster.settle()
+    assert cluster.condition("Ready")["reason"] == "ResolveFailed"
+    assert cluster.condition("Ready")["message"] == "s3://bucket: access denied"
+
+    cluster = two()
+    run_until(cluster, "base")
+    (base,) = cluster.jobs("base")
+    said |= {"stage": "orders.json", "message": "orders.json cannot be read by this image"}
+    cluster.objects["ConfigMap", base]["data"]["failure.json"] = json.dumps(said)
+    cluster.end(base, "Failed", "Pod failed with exit code 2")
+    cluster.settle()
+    assert cluster.condition("Ready")["message"] == "base: orders.json cannot be read by this image"
+    assert cluster.jobs() == []
 
 
 def test_memory_that_ran_out_names_the_settings():

@@ -76,7 +76,7 @@ def explained(raw: RawState, now: float) -> Explanation:
         return Explanation("BeingDeleted", "the resource is being deleted", "wait, and apply it again if you want it")
     if (raw.model.get("spec") or {}).get("suspend"):
         resume = f'{_kubectl(raw)} patch mtm {raw.name} --type merge --patch \'{{"spec":{{"suspend":false}}}}\''
-        return Explanation("Suspended", "spec.suspend is true: its Jobs are stopped", resume)
+        return Explanation("Suspended", "spec.suspend is true: its Jobs are stopped; set it to false to go on", resume)
     try:
         outcome, _ = decided(raw, now)
         shown = picture(raw, now)
