@@ -12,6 +12,7 @@ import httpx
 from cluster import objects
 from cluster.access import Access
 from multitask_api.cluster import (
+    KIND_LABEL,
     MODEL_LABEL,
     ORDERS_KEY,
     RESOLVE_KEY,
@@ -19,6 +20,7 @@ from multitask_api.cluster import (
     manifest_key,
     pack_manifest,
 )
+from multitask_operator.objects.names import access_name
 from multitask_operator.objects.protected import CONTAINER
 from unit.operator.builders import graph_of, manifest, resolved
 
@@ -26,13 +28,19 @@ MERGE = {"Content-Type": "application/merge-patch+json"}
 
 
 class Pods:
-    """The pods of one model; ``ran`` lists the stages they ran, in order."""
+    """The pods of one model; ``ran`` lists the stages they ran, in order.
 
-    def __init__(self, access: Access, namespace: str, resource):
+    ``listed``: how all pods of the namespace are looked up, by a request when nothing is given. ``problems``: what a
+    look at the data finds wrong.
+    """
+
+    def __init__(self, access: Access, namespace: str, resource, listed=None):
         self.access = access
         self.namespace = namespace
         self.resource = resource
         self.ran = []
+        self.problems = ()
+        self._listed = listed or self._list
         self._manifests = {}
         self._admin = access.rest()
         self._account = None
@@ -45,32 +53,62 @@ class Pods:
             if client is not None:
                 client.close()
 
-    def work(self) -> int:
-        """Every pod that waits for its kubelet runs to its end; how many there were."""
-        path = f"/api/v1/namespaces/{self.namespace}/pods"
-        found = objects.get(self._admin, f"{path}?labelSelector={MODEL_LABEL}={self.resource.metadata.name}")["items"]
-        waiting = [pod for pod in found if pod["status"].get("phase") == "Pending" and not _going(pod)]
+    def work(self, leave=()) -> int:
+        """Every pod that waits for its kubelet, but for those of the kinds in ``leave``, runs to its end; how many."""
+        waiting = [pod for pod in self.waiting() if pod["metadata"]["labels"][KIND_LABEL] not in leave]
         for pod in waiting:
-            self._run(pod["metadata"]["labels"]["batch.kubernetes.io/job-name"])
-            ended = {"name": CONTAINER, "image": "i", "imageID": "", "ready": False, "restartCount": 0}
-            ended["state"] = {"terminated": {"exitCode": 0, "reason": "Completed"}}
-            status = {"phase": "Succeeded", "containerStatuses": [ended]}
-            answer = self._admin.patch(
-                f"{path}/{pod['metadata']['name']}/status", json={"status": status}, headers=MERGE
-            )
-            assert answer.is_success or answer.status_code == 404, answer.text  # stopped meanwhile
+            if self._run(pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]):
+                self.end(pod, "Succeeded", exitCode=0, reason="Completed")
         return len(waiting)
 
-    def _run(self, unit: str) -> None:
-        path = f"/api/v1/namespaces/{self.namespace}/configmaps/{unit}"
-        data = objects.get(self._admin, path)["data"]
+    def waiting(self):
+        """The pods that wait for their kubelet."""
+        name = self.resource.metadata.name
+        found = [pod for pod in self._listed() if pod["metadata"].get("labels", {}).get(MODEL_LABEL) == name]
+        return [pod for pod in found if pod["status"].get("phase") == "Pending" and not _going(pod)]
+
+    def end(self, pod, phase, *, conditions=(), **terminated) -> None:
+        """The pod's container has ended so."""
+        ended = {"name": CONTAINER, "image": "i", "imageID": "", "ready": False, "restartCount": 0}
+        ended["state"] = {"terminated": terminated}
+        status = {"phase": phase, "containerStatuses": [ended]}
+        if conditions:
+            status["conditions"] = list(conditions)
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}/status"
+        answer = self._admin.patch(path, json={"status": status}, headers=MERGE)
+        assert answer.is_success or answer.status_code == 404, answer.text  # stopped meanwhile
+
+    def say(self, unit: str, change) -> None:
+        """Merge ``change`` into the unit's ConfigMap with the rights of its pods."""
+        answer = self._own().patch(self._configmap(unit), json=change, headers=MERGE)
+        assert answer.is_success, answer.text
+
+    def renew(self) -> None:
+        """Pods that begin from now on get a new token."""
+        if self._account is not None:
+            self._account.close()
+        self._account = None
+
+    def _list(self):
+        return objects.get(self._admin, f"/api/v1/namespaces/{self.namespace}/pods")["items"]
+
+    def _configmap(self, unit: str) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/configmaps/{unit}"
+
+    def _run(self, unit: str) -> bool:
+        """False: nobody waits for it any more."""
+        answer = self._admin.get(self._configmap(unit))
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return False
+        data = answer.raise_for_status().json()["data"]
         if RESOLVE_KEY in data:
-            found = {"data": {RESOLVED_KEY: resolved(self.resource).model_dump_json(by_alias=True)}}
+            seen = resolved(self.resource).model_copy(update={"problems": tuple(self.problems)})
+            found = {"data": {RESOLVED_KEY: seen.model_dump_json(by_alias=True)}}
         else:
             orders = json.loads(data[ORDERS_KEY])["orders"]
             found = {"binaryData": {manifest_key(each["digest"]): self._result(each) for each in orders}}
-        answer = self._own().patch(path, json=found, headers=MERGE)
-        assert answer.is_success, answer.text
+        self.say(unit, found)
+        return True
 
     def _result(self, order) -> str:
         key = order["stage"], order["digest"]
@@ -83,7 +121,7 @@ class Pods:
 
     def _own(self) -> httpx.Client:
         if self._account is None:
-            account = f"{self.resource.metadata.name}-stages"
+            account = access_name(self.resource.metadata.name)
             self._account = self.access.rest(self.access.service_account(self.namespace, account))
         return self._account
 

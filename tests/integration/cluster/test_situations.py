@@ -1,0 +1,373 @@
+"""Everything that can be wrong around a model, on a real API server with the real operator and the real Job controller:
+each ends in a trained model, or Ready and `mtm explain` name one reason, the object and what to do; and once that is
+done, it goes on by itself. All situations happen at once, each in a namespace of its own."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from integration.cluster.breaking import (
+    BATCH,
+    RBAC,
+    access_goes,
+    account_goes,
+    admitted,
+    always_fails,
+    another_claim,
+    another_task_in_the_middle,
+    claim,
+    claim_is_back,
+    claim_that_goes,
+    configmap,
+    deletes,
+    deletes_model,
+    deletes_namespace,
+    deletes_pods,
+    deletes_snapshot,
+    edits,
+    edits_child,
+    event,
+    evicted_five_times,
+    fails,
+    found_after_all,
+    long_labels,
+    lost_claim,
+    nothing,
+    one_node_claim,
+    problems,
+    quota,
+    refreshes,
+    scribbles_status,
+    small_limits,
+    spoils_results,
+    spoils_snapshot,
+    strangers,
+    suspends,
+    ungated,
+    unscheduled,
+    waits,
+    wipes_status,
+    without,
+    without_limits,
+    without_quota,
+)
+from integration.cluster.desk import Desk
+from integration.cluster.world import world
+from unit.operator.builders import task
+
+#: Situations that happen at the same time.
+AT_ONCE = 64
+
+
+@dataclass(frozen=True)
+class Situation:
+    """``given`` is there before the model, ``breaks`` happens then, and Ready comes to say ``reason`` and ``part``.
+
+    ``mends`` is what helps then, so that the stages go on to ``then``; None: this is the end. Without a ``reason``
+    nothing stops it, and it is trained.
+    """
+
+    reason: str | None = None
+    part: str = ""
+    given: Callable = claim
+    breaks: Callable = nothing
+    mends: Callable | None = nothing
+    then: str = "base"
+    spec: Mapping[str, Any] = field(default_factory=dict)
+    name: str = "desk"
+    written: Callable = nothing
+    labels: Mapping[str, str] | None = None
+    whole: bool = True
+
+
+def template(**spec):
+    return {"training": {"podTemplate": {"spec": spec}}}
+
+
+def from_configmap(document):
+    del document["spec"]["tasks"][0]["prompt"]
+    document["spec"]["tasks"][0]["promptFrom"] = {"name": "prompts", "key": "urgency"}
+
+
+def with_listed_labels(document):
+    for each in document["spec"]["tasks"]:
+        del each["labels"]
+        each["labelsFrom"] = {"name": "labels", "key": "words"}
+
+
+PULL = 'Back-off pulling image "registry.example/trainer:1": 401 Unauthorized'
+ROWS = "2 bad rows\ns3://bucket/urgency/train.jsonl:3: no field text\ns3://bucket/urgency/train.jsonl:9: no label"
+CORRUPT = (
+    "/multitask/claims/models/desk/stages/base/1/model.safetensors has other bytes than its manifest says; delete the"
+    " folder /multitask/claims/models/desk/stages/base/1 to have base redone"
+)
+FULL = "claim 'models' is full; make room there or enlarge it, then the stage goes on where it was"
+RELEASE = (
+    "the operator asks for version 2 of stage kind 'prepare', and this image has 1: use operator and trainer images of"
+    " one release"
+)
+NO_GPU = "0/1 nodes are available: 1 Insufficient nvidia.com/gpu. preemption: 0/1 nodes are available."
+NO_NODE = "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."
+RESTRICTED = {"pod-security.kubernetes.io/enforce": "restricted"}
+RIGHTS = {"privileged": True, "allowPrivilegeEscalation": True}
+PRIVILEGED = template(containers=[{"name": "trainer", "securityContext": RIGHTS}])
+BAD_VOLUME = template(volumes=[{"name": "Not_A_Name", "emptyDir": {}}])
+UNLABELLED = {"metadata": {"labels": {"multitask.dev/model": None}}}
+STRANGE_ROLE = {"metadata": {"name": "desk-stages"}, "rules": []}
+
+SITUATIONS = {
+    # -- claims
+    "the claim is missing": Situation(
+        "ClaimMissing", "'models' does not exist in this namespace; create it", given=nothing, mends=claim
+    ),
+    "the claim is being deleted": Situation(
+        "ClaimDeleted", "'models' is being deleted", given=claim_that_goes, mends=claim_is_back
+    ),
+    "the claim has lost its volume": Situation(
+        "ClaimLost", "'models' has lost its volume", given=lost_claim, mends=another_claim
+    ),
+    "pods on two nodes, and a claim of one": Situation(
+        "StorageNotShared",
+        "claim 'models' offers ReadWriteOnce",
+        given=one_node_claim,
+        mends=edits(training={"nodes": 1}),
+        spec={"training": {"nodes": 2}},
+    ),
+    "several Jobs, and a claim of one node": Situation(given=one_node_claim, spec={"tasks": ("urgency", "intent")}),
+    "the claim is full": Situation(
+        "Retrying", "claim 'models' is full; make room", breaks=fails("base", 75, "Retryable", FULL), then="filter"
+    ),
+    # -- pods that do not start
+    "a Secret of credentials is missing": Situation(
+        "SecretMissing",
+        "Secret 'hub-token', named in spec.credentials",
+        breaks=waits("CreateContainerConfigError", 'secret "hub-token" not found'),
+        spec={"credentials": [{"secretRef": {"name": "hub-token"}}]},
+    ),
+    "the registry wants a Secret": Situation(
+        "ImageNotPulled",
+        "registry.example/trainer:1 cannot be pulled: Back-off",
+        breaks=waits("ImagePullBackOff", PULL),
+    ),
+    "the image's name is none": Situation(
+        "ImageNotPulled", "InvalidImageName", breaks=waits("InvalidImageName"), mends=edits(training={})
+    ),
+    "an init container of the podTemplate has no image": Situation(
+        "ImageNotPulled",
+        "cannot be pulled: not found",
+        breaks=waits("ErrImagePull", "not found", init="fetch"),
+        spec=template(initContainers=[{"name": "fetch", "image": "registry.example/fetch:1"}]),
+    ),
+    "a volume cannot be mounted": Situation(
+        "PodWarning",
+        'secret "key" not found',
+        breaks=event("FailedMount", 'MountVolume.SetUp failed for volume "key": secret "key" not found'),
+    ),
+    "no node has a GPU": Situation(
+        "NoGPUFree",
+        "waits for a free nvidia.com/gpu",
+        breaks=unscheduled(NO_GPU, "baseline"),
+        then="filter",
+        spec={"training": {"gpusPerNode": 1}},
+    ),
+    "no node has that label": Situation(
+        "Unschedulable",
+        "didn't match Pod's node affinity/selector",
+        breaks=unscheduled(NO_NODE),
+        mends=edits(training={}),
+        spec=template(nodeSelector={"pool": "none"}),
+    ),
+    "a queue has not admitted the Jobs": Situation(
+        "Queued", "waits for admission by queue 'team-a'", mends=admitted, spec={"training": {"queueName": "team-a"}}
+    ),
+    "a scheduling gate holds the pods": Situation(
+        "Queued",
+        "waits for a scheduling gate",
+        mends=ungated,
+        spec=template(schedulingGates=[{"name": "example.com/budget"}]),
+    ),
+    # -- attempts that fail
+    "rows are bad": Situation(
+        "StageFailed",
+        "prepare/urgency: 2 bad rows\ns3://bucket/urgency/train.jsonl:3: no field text",
+        breaks=fails("prepare", 2, "UserError", ROWS),
+        mends=refreshes,
+    ),
+    "the image is of another release": Situation(
+        "StageFailed", "images of one release", breaks=fails("prepare", 2, "UserError", RELEASE), mends=refreshes
+    ),
+    "data is not where it should be": Situation(
+        "DataNotFound",
+        "s3://bucket/urgency/train.jsonl: no such file",
+        breaks=problems("s3://bucket/urgency/train.jsonl: no such file or folder"),
+        mends=found_after_all,
+    ),
+    "the look at the data is refused": Situation(
+        "ResolveFailed",
+        "access denied; check the Secrets of spec.credentials",
+        breaks=fails("resolve", 2, "UserError", "s3://bucket: access denied; check the Secrets of spec.credentials"),
+        mends=refreshes,
+    ),
+    "a store does not answer once": Situation(
+        "Retrying",
+        "s3 did not answer; its Job tries again",
+        breaks=fails("base", 75, "Retryable", "s3 did not answer"),
+        then="filter",
+    ),
+    "memory runs out once": Situation(
+        "Retrying",
+        "ran out of memory (limit 2Gi); raise spec.training.resources.limits.memory",
+        breaks=fails("baseline", 137, reason="OOMKilled"),
+        then="filter",
+        spec={"training": {"resources": {"limits": {"memory": "2Gi"}}}},
+    ),
+    "memory runs out in every attempt": Situation(
+        "StageFailed",
+        "baseline/urgency/seed-17: ran out of memory (limit 2Gi)",
+        breaks=always_fails("baseline", 137, reason="OOMKilled"),
+        then="filter",
+        mends=edits(training={"resources": {"limits": {"memory": "4Gi"}}}),
+        spec={"training": {"resources": {"limits": {"memory": "2Gi"}}}},
+    ),
+    "an artifact is corrupt": Situation(
+        "StageFailed",
+        "to have base redone",
+        breaks=always_fails("baseline", 75, "Retryable", CORRUPT),
+        then="filter",
+        mends=refreshes,
+    ),
+    "the program crashes in every attempt": Situation(
+        "StageFailed",
+        "its program ended with exit code 139: Segmentation fault; `mtm logs NAME base` shows",
+        breaks=always_fails("base", 139, printed="loading\nSegmentation fault"),
+        then="filter",
+        mends=refreshes,
+    ),
+    "pods are preempted more often than a Job may fail": Situation(breaks=evicted_five_times),
+    # -- what hands do
+    "a Job is deleted": Situation(breaks=deletes("jobs", BATCH)),
+    "the pods of a Job are deleted": Situation(breaks=deletes_pods),
+    "a unit's ConfigMap is deleted": Situation(breaks=deletes("configmaps")),
+    "results are overwritten with garbage": Situation(breaks=spoils_results),
+    "the run's snapshot is overwritten with garbage": Situation(breaks=spoils_snapshot),
+    "the run's snapshot is deleted": Situation(breaks=deletes_snapshot),
+    "a Job loses its labels": Situation(breaks=edits_child("jobs", UNLABELLED, BATCH)),
+    "a unit's ConfigMap loses its labels": Situation(breaks=edits_child("configmaps", UNLABELLED)),
+    "a unit's ConfigMap loses its annotations": Situation(
+        breaks=edits_child("configmaps", {"metadata": {"annotations": None}})
+    ),
+    "the pods' Role is deleted": Situation(breaks=access_goes("roles")),
+    "the pods' Role is emptied": Situation(breaks=access_goes("roles", {"rules": []})),
+    "the pods' RoleBinding is deleted": Situation(breaks=access_goes("rolebindings")),
+    "the pods' ServiceAccount is deleted": Situation(breaks=account_goes),
+    "the status is wiped": Situation(breaks=wipes_status),
+    "a stranger writes the status": Situation(breaks=scribbles_status),
+    "it is suspended in the middle": Situation(
+        "Suspended", "set it to false", breaks=suspends, mends=edits(suspend=False), then="filter"
+    ),
+    "a task is edited in the middle": Situation(
+        breaks=another_task_in_the_middle, spec={"tasks": ("urgency", "intent")}
+    ),
+    "the model is deleted in the middle": Situation(breaks=deletes_model, mends=None),
+    "the namespace is deleted in the middle": Situation(breaks=deletes_namespace, mends=None),
+    # -- what the namespace allows
+    "a quota refuses pods": Situation(
+        "QuotaExceeded", "exceeded quota: team", given=quota(pods="0"), mends=without_quota
+    ),
+    "a quota refuses Jobs": Situation(
+        "WriteRefused",
+        "exceeded quota: team",
+        given=quota(**{"count/jobs.batch": "0"}),
+        mends=without_quota,
+    ),
+    "a limit range refuses pods": Situation(
+        "PodRefused", "must be less than or equal to memory limit of 64Mi", given=small_limits, mends=without_limits
+    ),
+    "the namespace takes restricted pods only": Situation(labels=RESTRICTED),
+    "it takes restricted pods only, and the podTemplate is privileged": Situation(
+        "PodRefused",
+        'violates PodSecurity "restricted:latest": privileged',
+        mends=edits(training={}),
+        spec=PRIVILEGED,
+        labels=RESTRICTED,
+    ),
+    "the operator may not create Jobs": Situation(
+        "WriteRefused",
+        'cannot create resource "jobs" in API group "batch"',
+        mends=lambda desk: desk.world.allow(desk.rest, desk.namespace),
+        whole=False,
+    ),
+    # -- what is asked for
+    "a ConfigMap of prompts is missing": Situation(
+        "InvalidSpec",
+        "spec.tasks[0].promptFrom: there is no ConfigMap 'prompts'",
+        mends=configmap("prompts", urgency="{text}\n:"),
+        written=from_configmap,
+    ),
+    "the podTemplate changes what the operator relies on": Situation(
+        "InvalidSpec",
+        "spec.training.podTemplate.spec.restartPolicy: remove it",
+        mends=edits(training={}),
+        spec=template(restartPolicy="Always"),
+    ),
+    "the podTemplate is none that the API takes": Situation(
+        "WriteRefused", "spec.template.spec.volumes", mends=edits(training={}), spec=BAD_VOLUME
+    ),
+    "more labels than a pod can be told": Situation(
+        "InvalidSpec",
+        "a ConfigMap holds",
+        given=long_labels,
+        mends=edits(tasks=("urgency",)),
+        spec={"tasks": [task(f"task-{number}") for number in range(60)]},
+        written=with_listed_labels,
+    ),
+    "a ConfigMap of a stranger has the snapshot's name": Situation(
+        "WriteRefused",
+        "create ConfigMap desk-run-1: there is one of this name that does not belong to desk; delete or rename it",
+        given=strangers("configmaps", {"metadata": {"name": "desk-run-1"}}),
+        mends=without("configmaps/desk-run-1"),
+    ),
+    "a Role of a stranger has the name of the pods' Role": Situation(
+        "WriteRefused",
+        "apply Role desk-stages: there is one of this name that does not belong to desk",
+        given=strangers("roles", STRANGE_ROLE, RBAC),
+        mends=without("roles/desk-stages", RBAC),
+    ),
+    "the model's name has 63 characters": Situation(name="d" * 60 + "-63"),
+}
+
+
+@pytest.fixture(scope="module")
+def futures(request, tmp_path_factory, _able):
+    """Every situation that was asked for, at work; by its sentence."""
+    asked = [item.callspec.params["sentence"] for item in request.session.items if "futures" in item.fixturenames]
+    with world(tmp_path_factory.mktemp("situations")) as made, ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {each: pool.submit(happen, made, each) for each in asked}
+        assert "fault of the operator" not in made.log.read_text()
+
+
+def happen(made, sentence):
+    """The situation from its beginning to its end."""
+    situation = SITUATIONS[sentence]
+    namespace = re.sub(r"[^a-z0-9]+", "-", sentence.lower())[:60].strip("-")
+    with Desk(made, namespace, situation.name, situation.written, **situation.spec) as desk:
+        made.namespace(desk.rest, namespace, labels=situation.labels, whole=situation.whole)
+        situation.given(desk)
+        desk.apply()
+        situation.breaks(desk)
+        if situation.reason is not None:
+            desk.says(situation.reason, situation.part)
+        if situation.mends is not None:
+            situation.mends(desk)
+            desk.pod(situation.then) if situation.reason else desk.train()
+
+
+@pytest.mark.parametrize("sentence", SITUATIONS)
+def test_it_converges_or_says_why_not_and_goes_on_once_mended(futures, sentence):
+    futures[sentence].result()
