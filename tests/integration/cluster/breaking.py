@@ -84,20 +84,15 @@ def refreshes(desk: Desk):
     desk.refresh()
 
 
-def evicted_five_times(desk: Desk):
-    """More often than a Job may fail."""
-    names = set()
+def preempted_twice(desk: Desk):
+    """The Job does not count it."""
     target = {"type": "DisruptionTarget", "status": "True", "reason": "PreemptionByScheduler"}
-    for _ in range(5):
-        desk.pod("baseline")
-        until("another pod stands", lambda: _another(desk, names), SECONDS)
-        pod = next(pod for pod in desk.pods.waiting() if pod["metadata"]["name"] not in names)
-        names.add(pod["metadata"]["name"])
+    for _ in range(2):
+        pod = desk.pod("baseline")
         desk.pods.end(pod, "Failed", conditions=[target], exitCode=143, reason="Error")
-
-
-def _another(desk: Desk, names):
-    return any(pod["metadata"]["name"] not in names for pod in desk.pods.waiting())
+        until("it is seen", lambda name=pod["metadata"]["name"]: name not in desk.waiting_names(), SECONDS)
+    job = desk.job_of(desk.pod("baseline"))
+    assert not objects.get(desk.rest, desk.of(f"jobs/{job}", BATCH))["status"].get("failed")
 
 
 def admitted(desk: Desk):

@@ -113,6 +113,9 @@ class Desk:
         self._until(f"a pod of {kind} stands", stands)
         return found[0]
 
+    def waiting_names(self) -> list[str]:
+        return [pod["metadata"]["name"] for pod in self.pods.waiting()]
+
     def job_of(self, pod) -> str:
         return pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
 
@@ -192,8 +195,8 @@ class Desk:
             where = Where(self.namespace, kubeconfig=self.world.viewer)
             now = time.time()
             found = explained(ask(where, lambda client, namespace: look(client, namespace, self.name, now)), now)
-            seen[:] = [f"{found.reason}: {found.message} (next: {found.next})"]
-            return found.reason == reason and part in found.message and bool(found.next)
+            seen[:] = [f"{found.reason}: {found.message}; {found.next}"]
+            return found.reason == reason and part in seen[0] and bool(found.next)
 
         try:
             until("explain says the same", same, 30)

@@ -33,13 +33,13 @@ from integration.cluster.breaking import (
     edits,
     edits_child,
     event,
-    evicted_five_times,
     fails,
     found_after_all,
     long_labels,
     lost_claim,
     nothing,
     one_node_claim,
+    preempted_twice,
     problems,
     quota,
     refreshes,
@@ -187,7 +187,7 @@ SITUATIONS = {
         "Queued", "waits for admission by queue 'team-a'", mends=admitted, spec={"training": {"queueName": "team-a"}}
     ),
     "a scheduling gate holds the pods": Situation(
-        "Queued",
+        "Gated",
         "waits for a scheduling gate",
         mends=ungated,
         spec=template(schedulingGates=[{"name": "example.com/budget"}]),
@@ -249,7 +249,7 @@ SITUATIONS = {
         then="filter",
         mends=refreshes,
     ),
-    "pods are preempted more often than a Job may fail": Situation(breaks=evicted_five_times),
+    "pods are preempted": Situation(breaks=preempted_twice),
     # -- what hands do
     "a Job is deleted": Situation(breaks=deletes("jobs", BATCH)),
     "the pods of a Job are deleted": Situation(breaks=deletes_pods),

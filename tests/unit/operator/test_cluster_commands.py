@@ -253,7 +253,7 @@ def test_where_no_pod_says_why_an_event_does(text, with_pod, reason):
     desk.warnings = {stuck["metadata"]["uid"]: text}
     desk.settle()
     ready, found = desk.condition("Ready"), desk.explained()
-    assert (ready["reason"], ready["message"]) == (found.reason, found.message)
+    assert (ready["reason"], ready["message"]) == (found.reason, f"{found.message}; {found.next}")
     assert (found.reason, found.blocked, found.job) == (reason, True, job)
     assert f"{stuck['metadata']['name']}" in found.message
     assert text in found.message

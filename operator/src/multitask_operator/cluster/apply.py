@@ -118,7 +118,7 @@ def _check_owner(verb: str, body: Object, found: Object) -> None:
         Request(verb, body["kind"], metadata["namespace"], metadata["name"]),
         409,
         "AlreadyExists",
-        f"there is one of this name that does not belong to {wanted.get('name')}; delete or rename it",
+        f"there is one of this name that does not belong to {wanted.get('name')}",
     )
 
 

@@ -16,7 +16,7 @@ Object = Mapping[str, Any]
 #: Seconds that a Job and its pods may take to show something before Events are asked about them.
 PATIENCE = 5.0
 
-_FORBIDDEN = 403
+_FORBIDDEN, _CONFLICT = 403, 409
 _PULL = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
@@ -31,15 +31,16 @@ class Blocker:
 
 def of_refusal(refusal: Refusal) -> Blocker:
     """A write that the API server does not take."""
+    advice = "change what it names"
     if "exceeded quota" in refusal.message:
         advice = "raise the quota, or wait until other work has ended"
-    elif "cannot " in refusal.message and refusal.code == _FORBIDDEN:
+    elif refusal.code == _CONFLICT:
+        advice = "delete or rename it"
+    elif refusal.code == _FORBIDDEN and " cannot " in refusal.message:
         advice = "give the operator's role this permission"
-    else:
-        advice = "change what it names"
     said = refusal.message.rstrip(".")
     return Blocker(
-        "WriteRefused", f"{refusal.verb} {refusal.kind} {refusal.name}: {said}; {advice}, it is tried again by itself"
+        "WriteRefused", f"{refusal.verb} {refusal.kind} {refusal.name}: {said}; {advice}: it is tried again by itself"
     )
 
 
@@ -104,10 +105,8 @@ def _warned(unit: Unit, warnings: Mapping[str, str]) -> Blocker | None:
             continue
         if item["kind"] == "Pod":
             return Blocker("PodWarning", f"{_name(item)}: {text}")
-        reason, advice = "PodRefused", "change what it names"
-        if "exceeded quota" in text:
-            reason, advice = "QuotaExceeded", "raise the quota, ask for less, or wait until other work has ended"
-        return Blocker(reason, f"{_name(item)} gets no pod: {text}; {advice}, then it goes on by itself")
+        reason = "QuotaExceeded" if "exceeded quota" in text else "PodRefused"
+        return Blocker(reason, f"{_name(item)} gets no pod: {text}")
     return None
 
 
@@ -136,7 +135,7 @@ def _unscheduled(pod: Object, gpu_resource: str) -> Iterator[Blocker]:
         if f"Insufficient {gpu_resource}" in message:
             yield Blocker("NoGPUFree", f"{_name(pod)} waits for a free {gpu_resource}: {message}")
         elif condition.get("reason") == "SchedulingGated":
-            yield Blocker("Queued", f"{_name(pod)} waits for a scheduling gate: {message}")
+            yield Blocker("Gated", f"{_name(pod)} waits for a scheduling gate: {message}")
         else:
             yield Blocker("Unschedulable", f"{_name(pod)} fits no node: {message}")
 

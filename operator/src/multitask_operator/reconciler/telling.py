@@ -11,6 +11,7 @@ from multitask_api.resource.status import MultiTaskModelStatus
 from multitask_operator.formatting import duration
 from multitask_operator.planner import Observed, Plan, StartStage
 from multitask_operator.planner.status import Judgement, condition, export_of, status, verdicts_of
+from multitask_operator.reconciler.advice import LONGEST, advised
 from multitask_operator.reconciler.blocking import Blocker
 from multitask_operator.reconciler.raw import RawState
 from multitask_operator.reconciler.units import Unit, started_at
@@ -55,7 +56,7 @@ def refused(raw: RawState, reason: str, message: str, now: float) -> MultiTaskMo
     """The status of a resource that cannot be read: what it showed before stays, and the conditions say why."""
     before = previous_status(raw) or MultiTaskModelStatus()
     generation = generation_of(raw)
-    said = Judgement("False", reason, message[:1024])
+    said = Judgement("False", reason, message[:LONGEST])
     conditions = tuple(condition(kind, said, before, generation, now) for kind in ("Ready", "Progressing"))
     kept = tuple(item for item in before.conditions if item.type not in ("Ready", "Progressing"))
     return before.model_copy(
@@ -89,11 +90,11 @@ def _conditions(
         stopped = "spec.suspend is true: its Jobs are stopped; set it to false to go on"
         return {"Ready": Judgement("False", "Suspended", stopped)}
     if blocker is not None:
-        said = Judgement("False", blocker.reason, blocker.message[:1024])
+        said = Judgement("False", blocker.reason, advised(blocker.reason, blocker.message))
         return {"Ready": said} | (looking if going_on else {"Progressing": said})
     if decided.failed:
         failure = decided.failed[0].failure
-        return {"Ready": Judgement("False", "StageFailed", f"{failure.stage}: {failure.message}"[:1024])} | looking
+        return {"Ready": Judgement("False", "StageFailed", f"{failure.stage}: {failure.message}"[:LONGEST])} | looking
     if export is None:
         return {"Ready": Judgement("False", "NotTrained", "Training has not ended yet.")} | looking
     qualified = sum(verdict.verdict == "Qualified" for verdict in verdicts_of(decided.graph).values())

@@ -38,7 +38,7 @@ BLOCKED = {
     ),
     "a scheduling gate holds it": (
         pod(scheduled={"reason": "SchedulingGated", "message": "gated"}),
-        "Queued",
+        "Gated",
         "scheduling gate",
     ),
     "the image cannot be pulled": (
@@ -89,7 +89,7 @@ REFUSED = {
         403,
         "give the operator's role this permission",
     ),
-    "a stranger's object": ("there is one of this name that does not belong to desk; delete it", 409, "change what it"),
+    "a stranger's object": ("there is one of this name that does not belong to desk", 409, "delete or rename it"),
 }
 
 

@@ -22,6 +22,7 @@ from multitask_operator.commands.cluster.verdicts import below_the_bar
 from multitask_operator.formatting import duration
 from multitask_operator.objects.actions import Create, Delete
 from multitask_operator.reconciler import Outcome, blocking
+from multitask_operator.reconciler.advice import ADVICE, without_advice
 from multitask_operator.reconciler.attempts import retrying
 from multitask_operator.reconciler.observing import failed
 from multitask_operator.reconciler.raw import RawState
@@ -32,17 +33,10 @@ from multitask_operator.reconciler.units import Unit, seconds, units
 PATIENCE = 60.0
 
 _NEXT = {
+    **ADVICE,
+    "InvalidSpec": "correct what it names, and apply the resource again; a ConfigMap that was missing is noticed",
     "WriteRefused": "change the quota, policy or permission that it names; the operator tries again by itself",
-    "QuotaExceeded": "raise the namespace's quota, lower training.resources or training.maxParallelJobs, or wait until"
-    " other work has ended; the Job goes on by itself",
-    "PodRefused": "change what it names; the Job goes on by itself",
-    "NoGPUFree": "wait, free a GPU, or lower training.gpusPerNode (0: the CPU) or training.maxParallelJobs",
-    "Unschedulable": "change training.resources or the podTemplate, or give the cluster such a node",
-    "Queued": "wait, or ask whoever owns the queue; without training.queueName the Jobs start at once",
-    "ImageNotPulled": "correct the image's name, or name its registry's Secret in spec.imagePullSecrets",
-    "Retrying": "nothing, unless it goes on failing: its Job tries again by itself",
-    "DataNotFound": "correct the addresses, or put the data there: it is looked for again every 5 minutes",
-    "PodWarning": "change what it names; the pod goes on by itself",
+    "Retrying": "wait; if it fails every time, the reason becomes StageFailed",
 }
 
 
@@ -81,7 +75,7 @@ def explained(raw: RawState, now: float) -> Explanation:
         outcome, _ = decided(raw, now)
         shown = picture(raw, now)
     except UserError as error:
-        return Explanation("InvalidSpec", str(error), "correct what it names, and apply the resource again")
+        return Explanation("InvalidSpec", str(error), _NEXT["InvalidSpec"])
     going = {each.name for each in outcome.actions if isinstance(each, Delete)}
     found = chain(_refused(raw), _in_the_way(raw, now), _failed(raw, shown, going), _not_acting(raw, outcome, now))
     return next(chain(found, _at_work(raw, now), _ended(raw, shown)))
@@ -101,14 +95,11 @@ def _in_the_way(raw: RawState, now: float) -> Iterator[Explanation]:
     ready = condition_of(status, "Ready")
     if ready is None or ready.reason in ("NotTrained", "Trained", "StageFailed", "ResolveFailed"):
         return
-    if ready.reason == "InvalidSpec":
-        yield Explanation("InvalidSpec", ready.message, "correct what it names, and apply the resource again")
-        return
     # A claim hides what its pods wait for; what is said of pods is said of the first that waits.
     of_pod = next((unit for unit in _open_units(raw) if _says(unit, ready, raw)), None)
     yield Explanation(
         ready.reason,
-        ready.message,
+        without_advice(ready.reason, ready.message),
         _NEXT.get(ready.reason, "do what it says; the operator notices by itself"),
         blocked=ready.reason != "Retrying",
         stage=stages_of(of_pod)[0] if of_pod else None,

@@ -1,0 +1,35 @@
+"""What helps against a reason that stands in Ready, where its message does not say so itself. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+#: Characters of a condition's message.
+LONGEST = 1024
+
+ADVICE: Mapping[str, str] = {
+    "QuotaExceeded": "raise the namespace's quota, lower training.resources or training.maxParallelJobs, or wait until"
+    " other work has ended; the Job goes on by itself",
+    "PodRefused": "change what it names; the Job goes on by itself",
+    "PodWarning": "change what it names; the pod goes on by itself",
+    "PodNotStarted": "change what it names; the pod goes on by itself",
+    "NoGPUFree": "wait, free a GPU, or lower training.gpusPerNode (0: the CPU) or training.maxParallelJobs",
+    "Unschedulable": "change training.resources or the podTemplate, or give the cluster such a node",
+    "Queued": "wait, or ask whoever owns the queue; without training.queueName the Jobs start at once",
+    "Gated": "wait, or ask whoever holds the gate",
+    "ImageNotPulled": "correct the image's name, or name its registry's Secret in spec.imagePullSecrets",
+    "DataNotFound": "correct the addresses, or put the data there: it is looked for again every 5 minutes",
+}
+
+
+def advised(reason: str, message: str) -> str:
+    """The message of a condition: ``message``, cut where it is too long, and what helps."""
+    advice = ADVICE.get(reason)
+    if advice is None:
+        return message[:LONGEST]
+    return f"{message.rstrip('.')[: LONGEST - len(advice) - 2]}; {advice}"
+
+
+def without_advice(reason: str, message: str) -> str:
+    """What `advised` was given."""
+    return message.removesuffix(f"; {ADVICE[reason]}") if reason in ADVICE else message
