@@ -12,6 +12,8 @@ from integration.cluster.desk import SECONDS, Desk
 from multitask_api.cluster import MODEL_LABEL
 from unit.operator.builders import task
 
+ADMISSION = "/apis/admissionregistration.k8s.io/v1"
+POLICY = {"expression": "has(object.metadata.labels.cost)", "message": "pods need the label cost"}
 RBAC, BATCH = "/apis/rbac.authorization.k8s.io/v1", "/apis/batch/v1"
 
 
@@ -145,6 +147,18 @@ def deletes(collection, group="/api/v1", kind="baseline"):
     return lambda desk: desk.delete(desk.of(f"{collection}/{desk.job_of(desk.pod(kind))}", group))
 
 
+def holds_a_job(desk: Desk):
+    path = desk.of(f"jobs/{desk.job_of(desk.pod('base'))}", BATCH)
+    desk.patch(path, {"metadata": {"finalizers": ["example.com/hold"]}})
+    desk.delete(path, propagationPolicy="Background")
+
+
+def lets_go(desk: Desk):
+    for job in desk.world.jobs.of(desk.namespace):
+        if "deletionTimestamp" in job["metadata"]:
+            desk.patch(desk.of(f"jobs/{job['metadata']['name']}", BATCH), {"metadata": {"finalizers": None}})
+
+
 def deletes_pods(desk: Desk):
     pod = desk.pod("baseline")
     desk.delete(desk.of(f"pods/{pod['metadata']['name']}"))
@@ -242,6 +256,14 @@ def another_task_in_the_middle(desk: Desk):
     until("one of them goes on", one_is_left, SECONDS)
 
 
+def made_again(desk: Desk):
+    """Another model of the same name, while the children of the first one are still going."""
+    desk.pod("baseline")
+    desk.delete(desk.path)
+    desk.apply()
+    desk.pods.renew()
+
+
 def deletes_model(desk: Desk):
     desk.pod("baseline")
     desk.delete(desk.path)
@@ -277,6 +299,27 @@ def small_limits(desk: Desk):
     claim(desk)
     limit = {"type": "Container", "max": {"memory": "64Mi"}}
     desk.post("limitranges", {"metadata": {"name": "small"}, "spec": {"limits": [limit]}})
+
+
+def policy(desk: Desk):
+    """An admission policy that takes no pod, in this namespace alone."""
+    claim(desk)
+    pods = {"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["pods"]}
+    rule = {"matchConstraints": {"resourceRules": [pods]}, "validations": [POLICY]}
+    objects.post(desk.rest, f"{ADMISSION}/validatingadmissionpolicies", {"metadata": {"name": "cost"}, "spec": rule})
+    here = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": desk.namespace}}}
+    bound = {"policyName": "cost", "validationActions": ["Deny"], "matchResources": here}
+    body = {"metadata": {"name": "cost"}, "spec": bound}
+    objects.post(desk.rest, f"{ADMISSION}/validatingadmissionpolicybindings", body)
+    pod = {"metadata": {"name": "probe"}, "spec": {"containers": [{"name": "c", "image": "i"}]}}
+    path = desk.of("pods?dryRun=All")
+    until(
+        "the policy counts", lambda: desk.rest.post(path, json=pod).status_code == httpx.codes.UNPROCESSABLE_ENTITY, 60
+    )
+
+
+def without_policy(desk: Desk):
+    desk.delete(f"{ADMISSION}/validatingadmissionpolicybindings/cost")
 
 
 def without_limits(desk: Desk):

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cluster import binaries
 from integration.cluster.breaking import (
     BATCH,
     RBAC,
@@ -35,10 +36,14 @@ from integration.cluster.breaking import (
     event,
     fails,
     found_after_all,
+    holds_a_job,
+    lets_go,
     long_labels,
     lost_claim,
+    made_again,
     nothing,
     one_node_claim,
+    policy,
     preempted_twice,
     problems,
     quota,
@@ -55,6 +60,7 @@ from integration.cluster.breaking import (
     wipes_status,
     without,
     without_limits,
+    without_policy,
     without_quota,
 )
 from integration.cluster.desk import Desk
@@ -262,6 +268,9 @@ SITUATIONS = {
     "a unit's ConfigMap loses its annotations": Situation(
         breaks=edits_child("configmaps", {"metadata": {"annotations": None}})
     ),
+    "a Job that was deleted is held by a finalizer": Situation(
+        "NotDeleted", "is held by example.com/hold", breaks=holds_a_job, mends=lets_go, then="baseline"
+    ),
     "the pods' Role is deleted": Situation(breaks=access_goes("roles")),
     "the pods' Role is emptied": Situation(breaks=access_goes("roles", {"rules": []})),
     "the pods' RoleBinding is deleted": Situation(breaks=access_goes("rolebindings")),
@@ -274,6 +283,7 @@ SITUATIONS = {
     "a task is edited in the middle": Situation(
         breaks=another_task_in_the_middle, spec={"tasks": ("urgency", "intent")}
     ),
+    "it is deleted and applied again in the middle": Situation(breaks=made_again),
     "the model is deleted in the middle": Situation(breaks=deletes_model, mends=None),
     "the namespace is deleted in the middle": Situation(breaks=deletes_namespace, mends=None),
     # -- what the namespace allows
@@ -288,6 +298,9 @@ SITUATIONS = {
     ),
     "a limit range refuses pods": Situation(
         "PodRefused", "must be less than or equal to memory limit of 64Mi", given=small_limits, mends=without_limits
+    ),
+    "an admission policy refuses pods": Situation(
+        "PodRefused", "denied request: pods need the label cost", given=policy, mends=without_policy
     ),
     "the namespace takes restricted pods only": Situation(labels=RESTRICTED),
     "it takes restricted pods only, and the podTemplate is privileged": Situation(
@@ -346,6 +359,8 @@ SITUATIONS = {
 @pytest.fixture(scope="module")
 def futures(request, tmp_path_factory, _able):
     """Every situation that was asked for, at work; by its sentence."""
+    if binaries.missing(("helm",)):
+        pytest.skip("needs helm: `make kubernetes` builds it")
     asked = [item.callspec.params["sentence"] for item in request.session.items if "futures" in item.fixturenames]
     with world(tmp_path_factory.mktemp("situations")) as made, ThreadPoolExecutor(AT_ONCE) as pool:
         yield {each: pool.submit(happen, made, each) for each in asked}

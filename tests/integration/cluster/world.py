@@ -69,7 +69,7 @@ def world(folder: Path) -> Iterator[World]:
 
 def _grant(access: Access) -> None:
     """The chart's permissions: those of the operator in two parts, those of `mtm` as they are."""
-    command = [str(binaries.folder() / "helm"), "template", "chart", str(CHART), "--kube-version", binaries.KUBERNETES]
+    command = [str(binaries.path("helm")), "template", "chart", str(CHART), "--kube-version", binaries.KUBERNETES]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     roles = {
         item["metadata"]["name"]: item["rules"]

@@ -13,6 +13,7 @@ ADVICE: Mapping[str, str] = {
     "PodRefused": "change what it names; the Job goes on by itself",
     "PodWarning": "change what it names; the pod goes on by itself",
     "PodNotStarted": "change what it names; the pod goes on by itself",
+    "NotDeleted": "whoever set this finalizer has to remove it; then the Job is made anew",
     "NoGPUFree": "wait, free a GPU, or lower training.gpusPerNode (0: the CPU) or training.maxParallelJobs",
     "Unschedulable": "change training.resources or the podTemplate, or give the cluster such a node",
     "Queued": "wait, or ask whoever owns the queue; without training.queueName the Jobs start at once",

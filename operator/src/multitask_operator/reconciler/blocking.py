@@ -13,7 +13,7 @@ from multitask_operator.reconciler.units import Unit, seconds
 
 Object = Mapping[str, Any]
 
-#: Seconds that a Job and its pods may take to show something before Events are asked about them.
+#: Seconds that a Job and its pods may take to show something before Events are asked about them, and a Job to go.
 PATIENCE = 5.0
 
 _FORBIDDEN, _CONFLICT = 403, 409
@@ -71,6 +71,15 @@ def is_open(unit: Unit) -> bool:
 def runs(unit: Unit) -> bool:
     """Whether one of its pods does."""
     return any(pod.get("status", {}).get("phase") == "Running" for pod in unit.pods)
+
+
+def held(unit: Unit, now: float) -> Blocker | None:
+    """A Job that does not go although it was deleted: none of its name can be made before."""
+    since = (unit.job or {}).get("metadata", {}).get("deletionTimestamp")
+    if unit.job is None or since is None or now - seconds(since) < PATIENCE:
+        return None
+    finalizers = ", ".join(unit.job["metadata"].get("finalizers") or ("nothing",))
+    return Blocker("NotDeleted", f"{_name(unit.job)} was deleted at {since} and is held by {finalizers}")
 
 
 def of_pods(pods: Sequence[Object], gpu_resource: str) -> Blocker | None:

@@ -164,7 +164,7 @@ class _Decision:
         if self.resolution.resolved is not None and self.resolution.resolved.problems:
             return Blocker("DataNotFound", "; ".join(self.resolution.resolved.problems))
         for each in (*self.resolves, *self.stages):
-            found = self._blocker_of(each) if blocking.is_open(each) else None
+            found = blocking.held(each, self.now) or (self._blocker_of(each) if blocking.is_open(each) else None)
             if found is not None:
                 return found
         # What failed for good comes before what is tried again.
@@ -247,6 +247,8 @@ class _Decision:
         if self.plan.look_again is not None:
             yield self.plan.look_again
         for each in (*self.resolves, *self.stages):
+            if each.stopping and blocking.held(each, self.now) is None:
+                yield blocking.PATIENCE
             if blocking.silent(each) and self._blocker_of(each) is None:
                 # An Event may come at any time, most likely at once: the longer there is none, the rarer the look.
                 yield max(blocking.PATIENCE, blocking.age(each, self.now))

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from multitask_operator.reconciler.attempts import out_of_memory, retrying
-from multitask_operator.reconciler.blocking import of_job, of_pods, of_refusal, silent
+from multitask_operator.reconciler.blocking import held, of_job, of_pods, of_refusal, silent
 from multitask_operator.reconciler.raw import Refusal
-from multitask_operator.reconciler.units import Unit
+from multitask_operator.reconciler.units import Unit, seconds
 
 GPU = "nvidia.com/gpu"
 
@@ -117,7 +117,11 @@ def test_memory_that_ran_out_names_limit_and_settings():
 
 def unit(*pods, **status):
     """An open Job with these pods."""
-    job = {"metadata": {"name": "j", "creationTimestamp": "2026-01-02T03:04:05Z"}, "spec": {"backoffLimit": 3}}
+    job = {
+        "kind": "Job",
+        "metadata": {"name": "j", "creationTimestamp": "2026-01-02T03:04:05Z"},
+        "spec": {"backoffLimit": 3},
+    }
     return Unit("j", "baseline", (("baseline/x", "d"),), {}, job | {"status": status}, pods)
 
 
@@ -136,6 +140,16 @@ def test_an_attempt_that_runs_and_one_that_was_evicted_say_nothing():
     evicted["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
     assert retrying(unit(crashed, pod(phase="Running"))) is None
     assert retrying(unit(evicted)) is None
+
+
+def test_a_job_that_somebody_holds_is_named_once_it_should_be_gone():
+    item = unit()
+    item.job["metadata"] |= {"deletionTimestamp": "2026-01-02T03:04:05Z", "finalizers": ["example.com/hold"]}
+    began = seconds("2026-01-02T03:04:05Z")
+    assert held(item, began + 1) is None
+    found = held(item, began + 60)
+    assert (found.reason, "Job j was deleted at" in found.message) == ("NotDeleted", True)
+    assert found.message.endswith("is held by example.com/hold")
 
 
 def test_only_what_shows_nothing_is_asked_about():
