@@ -201,7 +201,12 @@ def test_gc_frees_what_the_old_plan_used_and_nothing_else(grown: tuple[Desk, Don
     done = json.loads(mtm("gc", str(desk.work), "--output", "json").out)
     assert done == {**foreseen, "removed": True}
     assert {name.rpartition("/")[0] for name in done["artifacts"]} == {
-        "filter", "mixture/classification", "bundle", "evaluate/classification", "evaluate/generation", "verify",
+        "filter",
+        "mixture/classification",
+        "bundle",
+        "evaluate/classification",
+        "evaluate/generation",
+        "verify",
         "ledger",
     }  # fmt: skip - the export that was verified stays: the new one has not been
     assert done["bytes"] > 100_000

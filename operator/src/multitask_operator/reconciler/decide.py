@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE, RUN
+from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE, RUN, writer
 from multitask_api.errors import InvalidResource, UserError
 from multitask_api.resource import MultiTaskModel
 from multitask_operator.objects.actions import Action, Delete
@@ -140,8 +140,10 @@ class _Decision:
         return within(limit, groups(starts, self.plan.graph, self.stages), self.stages)
 
     def _unit_spec(self, group: Group) -> UnitSpec:
-        orders = [stage_order(self.model.metadata.name, self.model.spec, self.plan.graph, node) for node in group.nodes]
-        return UnitSpec.of_stages(self.maker.owner, self.maker.generation, orders)
+        owner = self.maker.owner
+        name = writer(owner.namespace, owner.name)
+        orders = [stage_order(name, self.model.spec, self.plan.graph, node) for node in group.nodes]
+        return UnitSpec.of_stages(owner, self.maker.generation, orders)
 
     # -- what is in the way --------------------------------------------------------------------------------------------
 
