@@ -6,12 +6,15 @@ import json
 from typing import Any
 
 from multitask_api.cluster import (
+    CLEAN_UP_KEY,
     ORDERS_KEY,
     RESOLVE_KEY,
     RUN,
     SNAPSHOT_KEY,
+    CleanUpOrder,
     Orders,
     ResolveOrder,
+    writer,
 )
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_operator.objects.errors import TooLarge
@@ -35,6 +38,12 @@ def resolve_configmap(owner: Owner, model: MultiTaskModel, unit: UnitSpec) -> Ma
     """The ConfigMap of a resolve unit; ``model`` without its status. Raises `TooLarge`."""
     order = ResolveOrder(model=model.model_copy(update={"status": None}), storage=storage_address(model.spec))
     return _configmap(owner, model.spec, unit, RESOLVE_KEY, order.to_json())
+
+
+def clean_up_configmap(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec) -> Map:
+    """The ConfigMap of a clean-up unit."""
+    order = CleanUpOrder(model=writer(owner.namespace, owner.name), storage=storage_address(spec))
+    return _configmap(owner, spec, unit, CLEAN_UP_KEY, order.to_json())
 
 
 def run_snapshot(owner: Owner, spec: MultiTaskModelSpec, generation: int, trainer_image: str) -> Map:

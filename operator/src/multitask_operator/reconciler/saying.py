@@ -46,7 +46,7 @@ def _events(before: MultiTaskModelStatus | None, after: MultiTaskModelStatus) ->
 
 
 def _is_bad(item: Condition) -> bool:
-    good = ("Complete", "Trained", "Suspended", "TasksOutsideMixture", "NotJudged", "Queued")
+    good = ("Complete", "Trained", "Suspended", "TasksOutsideMixture", "NotJudged", "Queued", "CleaningUp")
     return item.status == "False" and item.reason not in good
 
 

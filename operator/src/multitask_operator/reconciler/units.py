@@ -13,10 +13,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from multitask_api.cluster import (
+    CLEAN_UP,
     DIGEST_ANNOTATION,
     FAILURE_KEY,
     KIND_LABEL,
     PROGRESS_KEY,
+    RESOLVE,
+    RUN,
     STAGE_ANNOTATION,
     manifest_key,
     unpack_manifest,
@@ -24,6 +27,9 @@ from multitask_api.cluster import (
 from multitask_api.manifest import Manifest, StageFailure, StageProgress
 from multitask_api.stages import Key
 from multitask_operator.reconciler.raw import Object, RawState
+
+NO_STAGES = (RESOLVE, RUN, CLEAN_UP)
+"""Kinds of children that run no stage of the graph."""
 
 
 class Phase(Enum):

@@ -32,8 +32,10 @@ def ready(resource, kind):
 
 
 def unit(resource, kind):
-    """The unit of the first ready stage of ``kind``, or of all prepares, or resolve."""
+    """The unit of the first ready stage of ``kind``, or of all prepares, or resolve or clean-up."""
     if kind == "resolve":
         return UnitSpec.of_resolve(OWNER, 3, None)
+    if kind == "clean-up":
+        return UnitSpec.of_clean_up(OWNER, 3)
     orders = ready(resource, kind)
     return UnitSpec.of_stages(OWNER, 3, orders if kind == "prepare" else orders[:1])
