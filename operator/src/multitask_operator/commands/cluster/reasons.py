@@ -75,7 +75,7 @@ def explained(raw: RawState, warnings: Warnings, now: float) -> Explanation:
     """The reason, ``now`` in Unix seconds; ``warnings`` about what `silent` names."""
     assert raw.model is not None
     if is_going(raw.model):
-        return next(_deleted(raw, now))
+        return next(_deleted(raw, warnings, now))
     if (raw.model.get("spec") or {}).get("suspend"):
         resume = f'{_kubectl(raw)} patch mtm {raw.name} --type merge --patch \'{{"spec":{{"suspend":false}}}}\''
         return Explanation("Suspended", "spec.suspend is true: its Jobs are stopped", resume)
@@ -90,7 +90,7 @@ def explained(raw: RawState, warnings: Warnings, now: float) -> Explanation:
     return next(found)
 
 
-def _deleted(raw: RawState, now: float) -> Iterator[Explanation]:
+def _deleted(raw: RawState, warnings: Warnings, now: float) -> Iterator[Explanation]:
     """What a model that is being deleted waits for."""
     assert raw.model is not None
     if not is_held(raw.model):
@@ -101,6 +101,7 @@ def _deleted(raw: RawState, now: float) -> Iterator[Explanation]:
     if ready is not None and ready.reason != CLEANING_UP:
         then = "do what it says; the operator notices by itself"
         yield Explanation(ready.reason, ready.message, _NEXT.get(ready.reason, then), stage=CLEAN_UP)
+    yield from _stuck(raw, warnings)
     yield from _not_acting(raw, outcome, now)
     follow = f"mtm logs {raw.name} {CLEAN_UP} -f -n {raw.namespace}"
     yield Explanation(CLEANING_UP, ready.message if ready is not None else "", follow, blocked=False, stage=CLEAN_UP)
