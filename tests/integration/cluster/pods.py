@@ -12,10 +12,13 @@ import httpx
 from cluster import objects
 from cluster.access import Access
 from multitask_api.cluster import (
+    CLEAN_UP_KEY,
+    CLEANED_KEY,
     MODEL_LABEL,
     ORDERS_KEY,
     RESOLVE_KEY,
     RESOLVED_KEY,
+    Cleaned,
     manifest_key,
     pack_manifest,
 )
@@ -26,13 +29,14 @@ MERGE = {"Content-Type": "application/merge-patch+json"}
 
 
 class Pods:
-    """The pods of one model; ``ran`` lists the stages they ran, in order."""
+    """The pods of one model; ``ran`` lists the stages they ran, in order, ``cleaned`` what was removed behind them."""
 
     def __init__(self, access: Access, namespace: str, resource):
         self.access = access
         self.namespace = namespace
         self.resource = resource
         self.ran = []
+        self.cleaned = []
         self._manifests = {}
         self._admin = access.rest()
         self._account = None
@@ -41,9 +45,8 @@ class Pods:
         return self
 
     def __exit__(self, *_):
-        for client in (self._admin, self._account):
-            if client is not None:
-                client.close()
+        self._admin.close()
+        self._leave()
 
     def work(self) -> int:
         """Every pod that waits for its kubelet runs to its end; how many there were."""
@@ -66,6 +69,10 @@ class Pods:
         data = objects.get(self._admin, path)["data"]
         if RESOLVE_KEY in data:
             found = {"data": {RESOLVED_KEY: resolved(self.resource).model_dump_json(by_alias=True)}}
+        elif CLEAN_UP_KEY in data:
+            self.cleaned.append(json.loads(data[CLEAN_UP_KEY]))
+            found = {"data": {CLEANED_KEY: Cleaned(results=1, files=2, bytes=3, left=0).model_dump_json(by_alias=True)}}
+            self._leave()  # the account may have been made anew since
         else:
             orders = json.loads(data[ORDERS_KEY])["orders"]
             found = {"binaryData": {manifest_key(each["digest"]): self._result(each) for each in orders}}
@@ -80,6 +87,11 @@ class Pods:
             self._manifests[key] = manifest(node, self.resource)
         self.ran.append(order["stage"])
         return pack_manifest(self._manifests[key])
+
+    def _leave(self) -> None:
+        if self._account is not None:
+            self._account.close()
+            self._account = None
 
     def _own(self) -> httpx.Client:
         if self._account is None:

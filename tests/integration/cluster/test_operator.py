@@ -23,13 +23,13 @@ from unit.operator.builders import model, task
 MOST_WRITES = 200
 
 
-def desk(*names):
+def desk(*names, name="desk", uri="pvc://models/desk", retain=True, **spec):
     """A model whose data and storage lie where a pod could reach them."""
     tasks = [task(name) for name in names]
     for each in tasks:
         for split, source in each["data"].items():
             source["uri"] = f"s3://bucket/{each['name']}/{split}.jsonl"
-    return model(*tasks, storage={"uri": "pvc://models/desk"})
+    return model(*tasks, name=name, storage={"uri": uri, "retain": retain}, **spec)
 
 
 def apply(cluster, namespace, resource):
@@ -40,9 +40,9 @@ def apply(cluster, namespace, resource):
 
 
 @contextmanager
-def operator(cluster, namespace, log, **environment):
-    """The program, for one namespace; ended by SIGTERM."""
-    command = [str(Path(sys.executable).with_name("mtm-operator")), "--kubeconfig", str(cluster.admin)]
+def operator(cluster, namespace, log, *, config=None, **environment):
+    """The program, for one namespace, as the admin or the user of ``config``; ended by SIGTERM."""
+    command = [str(Path(sys.executable).with_name("mtm-operator")), "--kubeconfig", str(config or cluster.admin)]
     command += ["--namespaces", namespace]
     command += ["--trainer-image", "registry.example/trainer:1", "--health-port", "0"]
     with log.open("ab") as file:
