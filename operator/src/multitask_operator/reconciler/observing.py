@@ -41,8 +41,7 @@ def failed(unit: Unit) -> Failed:
     """Why a Job ended without every result: the trainer's words if it had any, else what the cluster says."""
     ended = condition(unit.job, "Failed") or {}
     said = unit.failure
-    known = unit.keys or (_open(unit),)
-    key, failure = said if said is not None and said[0] in known else (_open(unit), None)
+    key, failure = said if said is not None and said[0] in unit.keys else (_open(unit), None)
     memory = blocking.out_of_memory(unit.pods)
     if memory:
         failure = StageFailure(stage=key[0], kind="UserError", message=memory)

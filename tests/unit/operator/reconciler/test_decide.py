@@ -115,18 +115,6 @@ def test_a_stage_that_fails_says_why_in_the_trainers_words_and_is_tried_again_af
     assert cluster.model["status"]["stage"] == "Trained"
 
 
-def test_a_look_at_the_data_that_fails_says_why_in_the_trainers_words():
-    cluster = two()
-    cluster.settle()
-    (name,) = cluster.jobs("resolve")
-    said = {"stage": "resolve", "kind": "UserError", "message": "access denied", "digest": ""}
-    cluster.objects["ConfigMap", name]["data"]["failure.json"] = json.dumps(said)
-    cluster.end(name, "Failed", "Job has reached the specified backoff limit")
-    cluster.settle()
-    ready = cluster.condition("Ready")
-    assert (ready["reason"], ready["message"]) == ("ResolveFailed", "access denied")
-
-
 def test_memory_that_ran_out_names_the_settings():
     cluster = two()
     run_until(cluster, "baseline")
