@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from api_server import NAME, ApiServer, running
-from multitask_api.cluster import CLEAN_UP_KEY, CLEANED_KEY, Cleaned
+from multitask_api.cluster import CLEAN_UP_KEY, CLEANED_KEY, Cleaned, own_folder
 from multitask_api.manifest import Manifest
 from multitask_trainer.configmap import ConfigMap, connect
 from multitask_trainer.pod import run_unit
@@ -17,6 +17,7 @@ from multitask_trainer.ranks import Ranks
 from multitask_trainer.reporter import FileReporter
 from multitask_trainer.stages.clean_up import clean_up
 from multitask_trainer.storage import describe, find, publish
+from unit.test_pod import orders, prepare
 
 OURS, THEIRS = "team-a/desk", "team-a/desk-2"
 
@@ -165,13 +166,26 @@ def test_killed_after_any_file_it_goes_on_and_no_half_result_counts(storage, aft
     assert not storage.exists()
 
 
+def test_of_a_stage_that_ran_and_of_one_that_was_killed_nothing_is_left(storage, tmp_path):
+    work = storage / "work" / own_folder(OURS)
+    ran, killed = (
+        prepare(tmp_path, name, model=OURS, output=str(storage / "stages" / "prepare" / name / f"d-{name}"), work=place)
+        for name, place in (("a", str(work / "a")), ("b", str(work / "b")))
+    )
+    with running(ApiServer()) as server:
+        assert carried_out(orders(tmp_path, ran), server) == 0
+    written(Path(killed.work), "attempts/host.1.ab/artifact/train.parquet")
+    assert run(storage).results == 1
+    assert not storage.exists()
+
+
 def test_there_is_nothing_to_do_where_nothing_is(storage):
     assert run(storage) == Cleaned(results=0, files=0, bytes=0, left=0)
 
 
 def told(folder: Path, order: dict[str, Any]) -> Path:
     place = folder / "unit"
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     (place / CLEAN_UP_KEY).write_text(json.dumps(order))
     return place
 

@@ -30,7 +30,7 @@ from multitask_operator.reconciler.outcome import Outcome
 from multitask_operator.reconciler.raw import Object, RawState, addresses
 from multitask_operator.reconciler.reading import read
 from multitask_operator.reconciler.saying import say
-from multitask_operator.reconciler.units import Unit, condition, seconds, units
+from multitask_operator.reconciler.units import Unit, condition, job_of, seconds, units
 from multitask_operator.settings import Settings
 
 CLEANING_UP = "CleaningUp"
@@ -100,7 +100,7 @@ def _writers(raw: RawState, unit: Unit | None, now: float) -> list[Object]:
     jobs = [
         job for job in _stages(raw.jobs) if not _has_ended(job) or (unit is not None and _made_at(job) >= unit.made)
     ]
-    pods = [pod for pod in _stages(raw.pods) if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
+    pods = [pod for pod in _stages(raw.pods) if job_of(pod) is not None and not _is_over(pod)]
     return [*jobs, *(pod for pod in pods if not is_going(pod) or now < _lost_at(pod))]
 
 
@@ -110,6 +110,10 @@ def _stages(items: Sequence[Object]) -> list[Object]:
 
 def _has_ended(job: Object) -> bool:
     return condition(job, "Complete") is not None or condition(job, "Failed") is not None
+
+
+def _is_over(pod: Object) -> bool:
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
 
 
 def _made_at(item: Object) -> str:

@@ -162,6 +162,14 @@ def test_pods_are_waited_for_until_they_have_ended():
     assert cluster.jobs("clean-up")
 
 
+def test_pods_that_are_of_no_job_write_nothing_and_are_not_waited_for():
+    cluster = deleted()
+    pod(cluster, "server", "serving", "Running")
+    del cluster.objects["Pod", "server"]["metadata"]["labels"]["batch.kubernetes.io/job-name"]
+    cluster.settle()
+    assert cluster.jobs("clean-up")
+
+
 def test_a_pod_whose_node_is_lost_is_waited_for_ten_minutes():
     cluster = deleted()
     pod(cluster, "p", "baseline", "Running", deletionTimestamp=stamp(cluster.now))
