@@ -164,7 +164,7 @@ UNREADABLE = [
     (ORDERS_KEY, '{"orders": [{"model": "desk"}]}', "orders.json cannot be read by this image"),
     (ORDERS_KEY, "{", "orders.json cannot be read by this image"),
     (RESOLVE_KEY, '{"model": {}}', "resolve.json cannot be read by this image"),
-    ("other.json", "{}", "the unit's ConfigMap has neither orders nor a resolve order"),
+    ("other.json", "{}", "the unit's ConfigMap has no orders for this image"),
 ]
 
 

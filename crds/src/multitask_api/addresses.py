@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import posixpath
 import re
 from collections.abc import Sequence
 
@@ -23,6 +24,13 @@ def scheme_of(address: str) -> str | None:
     """The scheme in lower case; None for a plain path."""
     match = _SCHEME.match(address)
     return match[1].lower() if match else None
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether one of two addresses lies at the other or below it, however their slashes are written."""
+    parts, others = _parts(one), _parts(other)
+    shorter = min(len(parts), len(others))
+    return parts[:shorter] == others[:shorter]
 
 
 def base_fault(address: str) -> str | None:
@@ -64,3 +72,8 @@ def address_fault(address: str, schemes: Sequence[str]) -> str | None:
     if not address.split("://", 1)[1].strip("/"):
         return f"{address!r} names no path"
     return None
+
+
+def _parts(address: str) -> list[str]:
+    path = posixpath.normpath(address.partition("://")[2] if scheme_of(address) else address)
+    return [scheme_of(address) or "file", *(part for part in path.split("/") if part not in ("", "."))]

@@ -22,7 +22,7 @@ MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 MANAGED_BY = "multitask-operator"
 MODEL_LABEL = f"{GROUP}/model"
 KIND_LABEL = f"{GROUP}/kind"
-"""A stage kind, `RESOLVE` or `RUN`."""
+"""A stage kind, `RESOLVE`, `RUN` or `CLEAN_UP`."""
 STAGE_ANNOTATION = f"{GROUP}/stage"
 """The stage names of a unit, joined by commas."""
 DIGEST_ANNOTATION = f"{GROUP}/digest"
@@ -31,8 +31,12 @@ GENERATION_ANNOTATION = f"{GROUP}/generation"
 REFRESH_ANNOTATION = f"{GROUP}/refresh"
 """On the MultiTaskModel, by the user: another value looks at data and storage again."""
 
+FINALIZER = f"{GROUP}/clean-up"
+"""On the MultiTaskModel, by the operator: it stays until what its runs wrote is removed from storage."""
+
 RESOLVE = "resolve"
 RUN = "run"
+CLEAN_UP = "clean-up"
 TRAINING_KINDS = ("base", "baseline", "high-resource", "mixture")
 """The kinds that share their work over the processes of a launch; in every other kind only the first one works."""
 
@@ -42,12 +46,16 @@ ORDERS_KEY = "orders.json"
 """In ``data``, by the operator: an `Orders`."""
 RESOLVE_KEY = "resolve.json"
 """In ``data``, by the operator: a `ResolveOrder`."""
+CLEAN_UP_KEY = "clean-up.json"
+"""In ``data``, by the operator: a `CleanUpOrder`."""
 PROGRESS_KEY = "progress.json"
 """In ``data``, by the pod: a StageProgress."""
 FAILURE_KEY = "failure.json"
 """In ``data``, by the pod: a StageFailure and ``digest``; removed when the next attempt begins."""
 RESOLVED_KEY = "resolved.json"
 """In ``data``, by the pod: a Resolved."""
+CLEANED_KEY = "cleaned.json"
+"""In ``data``, by the pod: a `Cleaned`."""
 MANIFESTS_KEY = "manifests.gz"
 """In ``binaryData``, by the resolve pod: `pack_manifests`."""
 SNAPSHOT_KEY = "snapshot.json"
@@ -109,6 +117,35 @@ class ResolveOrder(Model):
     model: MultiTaskModel
     storage: str
     """The address, as pods see it, below which ``stages/`` lies."""
+
+
+class CleanUpOrder(Model):
+    """What the clean-up unit removes: what the runs of ``model`` have written below ``storage``."""
+
+    model: str
+    """As in its runs' orders, see `writer`."""
+    storage: str
+    """The address, as pods see it, below which ``stages/`` and ``work/`` lie."""
+
+
+class Cleaned(Model):
+    """What a clean-up came to; of one that was interrupted, the last attempt's share."""
+
+    results: int
+    files: int
+    bytes: int
+    left: int
+    """Files that lie among the results and are not this model's."""
+
+
+def writer(namespace: str, name: str) -> str:
+    """What the orders and manifests of a cluster's model call it."""
+    return f"{namespace}/{name}"
+
+
+def own_folder(model: str) -> str:
+    """One folder name for everything of ``model`` that is not a result. Names in a cluster have no underscore."""
+    return model.replace("/", "__")
 
 
 def claim_path(claim: str) -> str:

@@ -14,7 +14,7 @@ MANIFEST = "manifest.json"
 class StageOrder(Model):
     """One JSON file that tells a stage program everything; it starts with ``python -m … --order FILE``."""
 
-    model: str
+    model: str = Field(description="Its name; in a cluster with its namespace before it: team-a/desk.")
     stage: str
     kind: str
     digest: str
@@ -54,6 +54,7 @@ class Manifest(Model):
     """The last file a stage writes: a folder without one is not a result."""
 
     schema_: Literal["multitask.dev/manifest/v1"] = Field("multitask.dev/manifest/v1", alias="schema")
+    model: str | None = Field(None, description="For which it was made, as the order says; others may use it too.")
     stage: Below
     kind: str
     digest: Below

@@ -32,7 +32,8 @@ and patch on ConfigMaps.
 {{- define "operator.rules" -}}
 - apiGroups: [multitask.dev]
   resources: [multitaskmodels]
-  verbs: [get, list, watch]
+  # patch: its finalizer
+  verbs: [get, list, watch, patch]
 - apiGroups: [multitask.dev]
   resources: [multitaskmodels/status]
   verbs: [patch]

@@ -203,8 +203,8 @@ def explain(name: str, *, output: str, where: Where) -> int:
 def logs(name: str, stage: str | None, *, follow: bool, tail: int | None, where: Where) -> int:
     """Print the log of the newest pod of STAGE of the MultiTaskModel NAME.
 
-    STAGE is a stage (baseline/urgency/seed-17), a kind of which there is one (filter), resolve, or a Job. Without it:
-    what failed, else what runs, else what ran last.
+    STAGE is a stage (baseline/urgency/seed-17), a kind of which there is one (filter), resolve, clean-up, or a Job.
+    Without it: what failed, else what runs, else what ran last.
     """
     from multitask_operator.commands.cluster import logs as command
 

@@ -12,7 +12,7 @@ from multitask_operator.cluster.apply import apply
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.errors import ClusterError
 from multitask_operator.cluster.observe import observe
-from multitask_operator.objects.actions import Event, PatchStatus
+from multitask_operator.objects.actions import Event, PatchFinalizers, PatchStatus
 from multitask_operator.reconciler.outcome import Outcome
 from multitask_operator.reconciler.raw import RawState, Refusal
 from multitask_operator.settings import Settings
@@ -76,8 +76,9 @@ class Controller:
         return resync if outcome.look_again is None else min(resync, outcome.look_again)
 
     async def _tell(self, raw: RawState, refusal: Refusal) -> None:
-        """Write what the same state with the refusal in it says, and nothing else; then raise WriteRefused."""
+        """Write what the same state with the refusal in it says of the model alone; then raise WriteRefused."""
         raw = dataclasses.replace(raw, refusals=(refusal,))
         told = self._decide(raw, self._settings, self._clock())
-        await apply(self._client, raw, [each for each in told.actions if isinstance(each, PatchStatus | Event)])
+        said = [each for each in told.actions if isinstance(each, PatchStatus | PatchFinalizers | Event)]
+        await apply(self._client, raw, said)
         raise WriteRefused(f"cannot {refusal.verb} {refusal.kind} {refusal.name}: {refusal.message}")

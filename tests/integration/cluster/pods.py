@@ -12,11 +12,14 @@ import httpx
 from cluster import objects
 from cluster.access import Access
 from multitask_api.cluster import (
+    CLEAN_UP_KEY,
+    CLEANED_KEY,
     KIND_LABEL,
     MODEL_LABEL,
     ORDERS_KEY,
     RESOLVE_KEY,
     RESOLVED_KEY,
+    Cleaned,
     manifest_key,
     pack_manifest,
 )
@@ -28,7 +31,7 @@ MERGE = {"Content-Type": "application/merge-patch+json"}
 
 
 class Pods:
-    """The pods of one model; ``ran`` lists the stages they ran, in order.
+    """The pods of one model; ``ran`` lists the stages they ran, in order, ``cleaned`` what was removed behind them.
 
     ``listed``: how all pods of the namespace are looked up, by a request when nothing is given. ``problems``: what a
     look at the data finds wrong.
@@ -39,6 +42,7 @@ class Pods:
         self.namespace = namespace
         self.resource = resource
         self.ran = []
+        self.cleaned = []
         self.problems = ()
         self._listed = listed or self._list
         self._manifests = {}
@@ -49,9 +53,8 @@ class Pods:
         return self
 
     def __exit__(self, *_):
-        for client in (self._admin, self._account):
-            if client is not None:
-                client.close()
+        self._admin.close()
+        self.renew()
 
     def work(self, leave=()) -> int:
         """Every pod that waits for its kubelet, but for those of the kinds in ``leave``, runs to its end; how many."""
@@ -104,6 +107,10 @@ class Pods:
         if RESOLVE_KEY in data:
             seen = resolved(self.resource).model_copy(update={"problems": tuple(self.problems)})
             found = {"data": {RESOLVED_KEY: seen.model_dump_json(by_alias=True)}}
+        elif CLEAN_UP_KEY in data:
+            self.cleaned.append(json.loads(data[CLEAN_UP_KEY]))
+            found = {"data": {CLEANED_KEY: Cleaned(results=1, files=2, bytes=3, left=0).model_dump_json(by_alias=True)}}
+            self.renew()  # the account may have been made anew since
         else:
             orders = json.loads(data[ORDERS_KEY])["orders"]
             graph = graph_of(self.resource, self._manifests, serve=False)

@@ -15,6 +15,7 @@ from cluster import objects
 from cluster.access import Access
 from cluster.control_plane import ControlPlane
 from integration.cluster import models
+from multitask_api.cluster import FINALIZER
 from multitask_operator.cluster import client as client_module
 from multitask_operator.cluster.apply import Applied, apply
 from multitask_operator.cluster.client import Client
@@ -29,7 +30,7 @@ from multitask_operator.cluster.errors import (
     Unavailable,
 )
 from multitask_operator.cluster.observe import observe
-from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchStatus
+from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
 from multitask_operator.reconciler.raw import RawState
 
 #: Long before anything was made: no Job is late.
@@ -69,6 +70,11 @@ def configmap(raw: RawState, name: str = "unit", **data: str) -> dict[str, Any]:
 def patch(raw: RawState, status: dict[str, Any]) -> PatchStatus:
     assert raw.model is not None
     return PatchStatus(status, raw.model["metadata"]["resourceVersion"])
+
+
+def finalizers(raw: RawState, *names: str) -> PatchFinalizers:
+    assert raw.model is not None
+    return PatchFinalizers(names, raw.model["metadata"]["resourceVersion"])
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------
@@ -248,6 +254,35 @@ async def test_fields_that_left_the_status_leave_the_object(client: Client, name
     raw = await observe(client, namespace, "desk", NOW)
     assert raw.model is not None
     assert raw.model["status"] == {"stage": "mixture"}
+
+
+async def test_finalizers_are_those_of_the_look_or_not_changed_at_all(
+    client: Client, namespace: str, cluster: Access
+) -> None:
+    raw = await desk(client, namespace)
+    assert await apply(client, raw, [finalizers(raw, FINALIZER, "example.test/theirs")]) == Applied()
+    assert await apply(client, raw, [finalizers(raw)]) == Applied(look_again=True)
+    held = await observe(client, namespace, "desk")
+    assert held.model is not None
+    assert held.model["metadata"]["finalizers"] == [FINALIZER, "example.test/theirs"]
+    cluster.kubectl("-n", namespace, "delete", "mtm", "desk", "--wait=false")
+    going = await observe(client, namespace, "desk")
+    assert await apply(client, going, [finalizers(going), Event("Normal", "CleanedUp", "Gone.")]) == Applied()
+    assert (await observe(client, namespace, "desk")).model is None
+    assert await apply(client, going, [finalizers(going)]) == Applied(look_again=True)
+
+
+async def test_the_other_models_are_read_only_for_a_clean_up(client: Client, namespace: str, cluster: Access) -> None:
+    other = models.model("other")
+    other["metadata"]["namespace"] = namespace
+    await client.create(other)
+    raw = await desk(client, namespace)
+    await apply(client, raw, [finalizers(raw, FINALIZER)])
+    assert (await observe(client, namespace, "desk")).others == ()
+    cluster.kubectl("-n", namespace, "delete", "mtm", "desk", "--wait=false")
+    going = await observe(client, namespace, "desk")
+    assert [item["metadata"]["name"] for item in going.others] == ["other"]
+    await apply(client, going, [finalizers(going)])
 
 
 async def test_what_is_gone_or_another_by_now_is_not_deleted_and_not_an_error(client: Client, namespace: str) -> None:

@@ -15,9 +15,10 @@ import yaml
 
 from cluster import binaries, objects
 from cluster.processes import until
+from integration.cluster.desks import apply, desk, status
 from integration.cluster.kubelet import Logs, kubelet
 from integration.cluster.pods import MERGE, Pods
-from integration.cluster.test_operator import apply, desk, operator, status
+from integration.cluster.programs import operator
 from multitask_api.report import Report
 from multitask_operator import cli
 from multitask_operator.report.build import build_report
@@ -76,7 +77,7 @@ def test_the_whole_story_of_a_model(cluster, ready, mtm, tmp_path):
     assert json.loads(mtm("explain", "desk", "--output", "json")[1])["reason"] == "OperatorActs"
     assert "no status yet" in mtm("status", "desk")[1]
 
-    with operator(cluster, ready, tmp_path / "log"), Pods(cluster, ready, resource) as pods:
+    with operator(cluster.admin, tmp_path, ready), Pods(cluster, ready, resource) as pods:
         until("resolve stands", lambda: status(cluster, ready).get("stages"), 60)
         code, out, _ = mtm("report", "desk", "--output", "json")
         assert (code, Report.model_validate_json(out).qualified) == (0, 0)
@@ -117,7 +118,7 @@ def test_a_log_is_shown_and_followed(cluster, rest, ready, mtm, viewer, tmp_path
     apply(cluster, ready, desk("urgency"))
     node = f"node-{ready[-6:]}"
     logs = Logs(["first é\n", "second\n"], rest=["third\n"])
-    with operator(cluster, ready, tmp_path / "log"), kubelet(cluster, rest, node, logs):
+    with operator(cluster.admin, tmp_path, ready), kubelet(cluster, rest, node, logs):
         until("a pod stands", lambda: cluster.get("pods", "-n", ready)["items"], 60)
         (pod,) = cluster.get("pods", "-n", ready)["items"]
         name = pod["metadata"]["name"]
@@ -153,7 +154,7 @@ def test_a_quota_is_named_where_only_an_event_tells_of_it(cluster, ready, mtm, t
         30,
     )
     apply(cluster, ready, desk("urgency"))
-    with operator(cluster, ready, tmp_path / "log"):
+    with operator(cluster.admin, tmp_path, ready):
 
         def explained():
             return json.loads(mtm("explain", "desk", "--output", "json")[1])

@@ -13,15 +13,14 @@ import pytest
 
 from cluster import chart, objects
 from integration.cluster.asking import account
+from integration.cluster.desks import MOST_WRITES, apply, desk, status
 from integration.cluster.pods import Pods
 from integration.cluster.programs import operator
 from multitask_api.cluster import MODEL_LABEL
 from multitask_operator.cluster.testing import VARIABLE
-from unit.operator.builders import model, task
-from unit.operator.reconciler.simulation import FIELDS, STORAGE, Cluster
+from unit.operator.builders import task
+from unit.operator.reconciler.simulation import FIELDS, Cluster
 
-#: Writes of one run, at most: the loop of kills must end.
-MOST_WRITES = 200
 #: Deaths of the API server in one run, and the operator's writes between two.
 DEATHS, WRITES = 3, 10
 SECONDS = 240
@@ -29,26 +28,10 @@ ALL = ("system:masters",)
 MTM = "/apis/multitask.dev/v1alpha1/namespaces/{}/multitaskmodels/desk"
 
 
-def desk(*names, storage=STORAGE, **spec):
-    """A model whose data and storage lie where a pod could reach them."""
-    tasks = [task(name) for name in names]
-    for each in tasks:
-        for split, source in each["data"].items():
-            source["uri"] = f"s3://bucket/{each['name']}/{split}.jsonl"
-    return model(*tasks, storage=storage, **spec)
-
-
-def apply(cluster, namespace, resource):
-    """``kubectl apply --server-side``, as a user would."""
-    document = resource.to_json()
-    document["metadata"]["namespace"] = namespace
-    cluster.kubectl("apply", "--server-side", "--filename", "-", stdin=document)
-
-
 def trained(cluster, namespace, pods):
     """Whether no pod waits and the model says that it is trained; pods that wait run to their end."""
-    found = cluster.get("multitaskmodels", "desk", "--namespace", namespace)
-    return not pods.work() and found.get("status", {}).get("stage") == "Trained"
+    found = status(cluster, namespace)
+    return not pods.work() and found.get("stage") == "Trained"
 
 
 def simulated(*names):

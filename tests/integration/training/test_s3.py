@@ -14,10 +14,13 @@ import s3fs
 import torch
 from moto.server import ThreadedMotoServer
 
+from multitask_api.cluster import Cleaned
 from multitask_api.manifest import Manifest
 from multitask_trainer.errors import ArtifactError, StageError
 from multitask_trainer.inventory import results
-from multitask_trainer.storage import describe, fetch, find, publish, remove
+from multitask_trainer.reporter import FileReporter
+from multitask_trainer.stages.clean_up import clean_up
+from multitask_trainer.storage import content_prefix, describe, fetch, find, publish, remove
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 
 pytestmark = pytest.mark.integration
@@ -51,12 +54,13 @@ def bucket(s3: str) -> str:
     return f"s3://{name}"
 
 
-def artifact(folder: Path, word: str) -> tuple[Path, Manifest]:
+def artifact(folder: Path, word: str, model: str | None = None) -> tuple[Path, Manifest]:
     (folder / "weights").mkdir(parents=True)
     for number in range(8):
         (folder / "weights" / f"{number}.bin").write_bytes(word.encode() * 1000)
     (folder / "empty").write_bytes(b"")
     manifest = Manifest(
+        model=model,
         stage="mixture/all",
         kind="mixture",
         digest="d",
@@ -142,6 +146,41 @@ def test_a_bucket_that_is_not_there_is_named(s3, tmp_path):
         publish(folder, "s3://no-such-bucket/d", manifest)
 
 
+def keys(bucket: str) -> set[str]:
+    fs = fsspec.filesystem("s3")
+    fs.invalidate_cache()
+    return {name.removeprefix(bucket.removeprefix("s3://")) for name in fs.find(bucket)}
+
+
+def removed(storage: str, model: str) -> Cleaned:
+    return clean_up(storage, model, FileReporter("clean-up", None))
+
+
+def test_a_clean_up_removes_what_one_model_wrote(bucket, tmp_path):
+    storage, other = f"{bucket}/desk", f"{bucket}/desk/stages/mixture/all/e"
+    publish(*_at(artifact(tmp_path / "b", "two", "team/desk-2"), other))
+    fs = fsspec.filesystem("s3")
+    for name in ("desk-2/stages/base/d/manifest.json", "desk/work/team__desk-2/base-d/checkpoint.pt", "desk/notes"):
+        fs.pipe_file(f"{bucket}/{name}", b"theirs")
+    kept = keys(bucket)
+    published = publish(*_at(artifact(tmp_path / "a", "one", "team/desk"), f"{storage}/stages/mixture/all/d"))
+    for folder in ("stages/mixture/all/d", "stages/mixture/all/e", "stages/base/f"):  # of uploads that were killed
+        fs.pipe_file(f"{storage}/{folder}/{content_prefix('team/desk')}host.1.ab/weights", b"x" * 10)
+    CheckpointStore(tmp_path / "c", f"{storage}/work/team__desk/mixture__all-d").save_best(1, {"w": torch.zeros(3)})
+    assert published.folder is not None
+    assert published.folder.startswith(content_prefix("team/desk"))
+
+    found = removed(storage, "team/desk")
+    assert keys(bucket) == kept
+    assert (found.results, found.files, found.left) == (1, 9 + 1 + 3 + 1, 10)
+    assert found.bytes > 8000
+    assert removed(storage, "team/desk") == Cleaned(results=0, files=0, bytes=0, left=10)
+
+
+def test_of_a_bucket_that_is_gone_nothing_is_left_to_remove(s3):
+    assert removed("s3://no-such-bucket/desk", "team/desk") == Cleaned(results=0, files=0, bytes=0, left=0)
+
+
 def test_a_server_that_is_gone_is_a_passing_failure(s3, monkeypatch):
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
@@ -150,4 +189,6 @@ def test_a_server_that_is_gone_is_a_passing_failure(s3, monkeypatch):
         s3fs.S3FileSystem.clear_instance_cache()
         with pytest.raises(ArtifactError, match="cannot be reached"):
             find("s3://bucket/d")
+        with pytest.raises(ArtifactError, match="cannot be reached"):
+            removed("s3://bucket/desk", "team/desk")
     s3fs.S3FileSystem.clear_instance_cache()

@@ -114,6 +114,11 @@ def test_the_operator_gets_the_least_it_needs_and_no_secret(options):
     assert not named & {"secrets", "escalate", "bind", "impersonate", "pods/exec", "deletecollection"}
     assert {resource for resource, verb in allowed if verb == "delete"} == {"jobs", "configmaps", "services"}
     assert ("namespaces", "get") in allowed
+    models = {(resource, verb) for resource, verb in allowed if resource.startswith("multitaskmodels")}
+    assert models == {
+        *(("multitaskmodels", verb) for verb in ("get", "list", "watch", "patch")),
+        ("multitaskmodels/status", "patch"),
+    }
     assert ("configmaps", "get") in allowed
     assert ("configmaps", "patch") in allowed, "what the pods' Role gives, the operator must have"
 

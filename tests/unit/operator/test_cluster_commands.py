@@ -20,7 +20,7 @@ from multitask_operator.commands.cluster.reasons import explained
 from multitask_operator.planner.status import stamp
 from multitask_operator.report.build import build_report
 from unit.operator.builders import all_done, graph_of, task
-from unit.operator.reconciler.simulation import BEGAN, Cluster
+from unit.operator.reconciler.simulation import BEGAN, REMOVED, Cluster
 
 GPU = {"reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}
 
@@ -59,7 +59,8 @@ class Desk(Cluster):
         status = {"phase": phase, "containerStatuses": [{"name": "stage", "image": "trainer:1", "state": state}]}
         if scheduled:
             status["conditions"] = [{"type": "PodScheduled", "status": "False", **scheduled}]
-        metadata = {"name": f"{job}-{number}", "labels": {"batch.kubernetes.io/job-name": job}}
+        own = self.objects["Job", job]["spec"]["template"]["metadata"]["labels"]
+        metadata = {"name": f"{job}-{number}", "labels": own | {"batch.kubernetes.io/job-name": job}}
         spec = {"containers": [{"name": "stage", "resources": {"limits": {"memory": "2Gi"}}}]}
         self._put(("Pod", metadata["name"]), {"kind": "Pod", "metadata": metadata, "spec": spec, "status": status})
 
@@ -104,6 +105,31 @@ def deleted():
     desk = Desk()
     desk.settle()
     desk.model["metadata"]["deletionTimestamp"] = stamp(BEGAN)
+    return desk
+
+
+def cleaned_up(**pod):
+    """A model that is being deleted, with the pod of its clean-up in that state."""
+    desk = Desk(storage=REMOVED)
+    desk.until("prepare")
+    desk.delete()
+    desk.settle()
+    (job,) = desk.jobs()
+    desk.pod(job, **pod)
+    desk.settle()
+    return desk
+
+
+def cleaned_up_with_failure():
+    desk = cleaned_up(phase="Pending")
+    said = {"stage": "clean-up", "kind": "Retryable", "message": "s3 did not answer", "digest": ""}
+    desk.say(desk.jobs()[0], failure=said)
+    return desk
+
+
+def cleaned_up_and_not_let_go():
+    desk = cleaned_up(phase="Running")
+    desk.finish(desk.jobs()[0])
     return desk
 
 
@@ -213,6 +239,22 @@ SITUATIONS = {
     "a ConfigMap of labels is missing": (missing_labels, ("InvalidSpec", True), ("no ConfigMap 'labels'",)),
     "it is suspended": (suspended, ("Suspended", True), ("kubectl -n ml patch mtm desk",)),
     "it is being deleted": (deleted, ("BeingDeleted", True), ()),
+    "what its runs wrote is being removed": (
+        lambda: cleaned_up(phase="Running"),
+        ("CleaningUp", False),
+        ("with what its runs wrote at pvc://models/desk", "mtm logs desk clean-up -f -n ml"),
+    ),
+    "its clean-up lacks a Secret": (
+        lambda: cleaned_up(waiting={"reason": "CreateContainerConfigError", "message": 'secret "hub" not found'}),
+        ("SecretMissing", True),
+        ("Secret 'hub'", "or set spec.storage.retain: true"),
+    ),
+    "its clean-up tries again": (cleaned_up_with_failure, ("Retrying", False), ("clean-up: s3 did not answer",)),
+    "its clean-up is over and it still stands": (
+        cleaned_up_and_not_let_go,
+        ("OperatorActs", False),
+        ("the operator has to add or remove its finalizer",),
+    ),
     "a task is below the bar": (
         lambda: trained(ratio=0.971),
         ("TaskBelowBar", False),

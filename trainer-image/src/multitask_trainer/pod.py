@@ -1,8 +1,8 @@
-"""What a stage pod runs: the orders of its unit one after the other, or ``resolve``; both come from its ConfigMap.
+"""What a stage pod runs: the orders of its unit one after the other, ``resolve`` or ``clean-up``.
 
-``python -m multitask_trainer.pod`` reads ``orders.json`` or ``resolve.json`` below ``/multitask/orders`` and reports to
-the ConfigMap that ``MULTITASK_CONFIGMAP`` names. It ends with 0 when everything is done and reported, with 2 when
-trying again cannot help, with 75 when it can, and with 1 for a fault of the program.
+``python -m multitask_trainer.pod`` reads ``orders.json``, ``resolve.json`` or ``clean-up.json`` below
+``/multitask/orders`` and reports to the ConfigMap that ``MULTITASK_CONFIGMAP`` names. It ends with 0 when everything is
+done and reported, with 2 when trying again cannot help, with 75 when it can, and with 1 for a fault of the program.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from multitask_api.cluster import (
+    CLEAN_UP,
+    CLEAN_UP_KEY,
     CONFIGMAP_VARIABLE,
     EXIT_DONE,
     EXIT_RETRYABLE,
@@ -29,6 +31,7 @@ from multitask_api.cluster import (
     ORDERS_PATH,
     RESOLVE,
     RESOLVE_KEY,
+    CleanUpOrder,
     Orders,
     ResolveOrder,
 )
@@ -44,6 +47,9 @@ from multitask_trainer.reporter import FileReporter
 from multitask_trainer.stage import Outcome, Stage, carry_out
 
 R = TypeVar("R", bound=Model)
+
+_NO_STAGES = {RESOLVE_KEY: RESOLVE, CLEAN_UP_KEY: CLEAN_UP}
+"""What a unit without orders is told by, and what it is called."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -71,15 +77,17 @@ def run_unit(folder: Path, configmap: ConfigMap, ranks: Ranks) -> int:
     results = _Results(configmap)
     if ranks.leads:
         results.begin()
-    resolving = (folder / RESOLVE_KEY).exists()
+    told = next((key for key in _NO_STAGES if (folder / key).exists()), ORDERS_KEY)
     try:
-        if resolving:
-            return _resolve(_read(folder / RESOLVE_KEY, ResolveOrder), configmap)
+        if told == RESOLVE_KEY:
+            return _resolve(_read(folder / told, ResolveOrder), configmap)
+        if told == CLEAN_UP_KEY:
+            return _clean_up(_read(folder / told, CleanUpOrder), configmap)
         orders = _read(folder / ORDERS_KEY, Orders).orders
     except Unreported:
         raise
     except Exception as error:  # noqa: BLE001 - nobody above can tell the operator
-        return _fail(RESOLVE if resolving else ORDERS_KEY, error, results)
+        return _fail(_NO_STAGES.get(told, told), error, results)
     return _carry_out(orders, configmap, results, ranks)
 
 
@@ -115,11 +123,18 @@ def _resolve(order: ResolveOrder, configmap: ConfigMap) -> int:
     return EXIT_DONE
 
 
+def _clean_up(order: CleanUpOrder, configmap: ConfigMap) -> int:
+    from multitask_trainer.stages.clean_up import report
+
+    configmap.patch(report(order, ConfigMapReporter(CLEAN_UP, configmap)))
+    return EXIT_DONE
+
+
 def _read(path: Path, kind: type[R]) -> R:
     try:
         return kind.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:
-        raise StageError(f"{path} is not there: the unit's ConfigMap has neither orders nor a resolve order") from error
+        raise StageError(f"{path} is not there: the unit's ConfigMap has no orders for this image") from error
     except ValidationError as error:
         raise StageError(
             f"{path.name} cannot be read by this image ({error.error_count()} problems, the first: "

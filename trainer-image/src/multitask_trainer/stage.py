@@ -213,6 +213,7 @@ def _make(work: Callable[[Stage], Outcome], stage: Stage) -> Manifest:
 def _manifest(order: StageOrder, outcome: Outcome, folder: Path, seconds: float) -> Manifest:
     libraries = ("torch", "transformers", "peft", "tokenizers", "numpy")
     return Manifest(
+        model=order.model,
         stage=order.stage,
         kind=order.kind,
         digest=order.digest,

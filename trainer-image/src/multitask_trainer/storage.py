@@ -17,6 +17,7 @@ from pathlib import Path
 import fsspec
 from pydantic import ValidationError
 
+from multitask_api.cluster import own_folder
 from multitask_api.digests import digest
 from multitask_api.errors import MultitaskError
 from multitask_api.manifest import MANIFEST, FileEntry, Manifest
@@ -55,8 +56,8 @@ def find(address: str) -> Manifest | None:
     manifest = read_manifest(address)
     if manifest is None:
         return None
-    sizes = _sizes(_content(address, manifest))
-    whole = all(sizes.get(name) == entry.bytes for name, entry in manifest.files.items())
+    found = sizes(_content(address, manifest))
+    whole = all(found.get(name) == entry.bytes for name, entry in manifest.files.items())
     return manifest if whole else None
 
 
@@ -121,7 +122,7 @@ def _publish_local(folder: Path, address: str, local: Path, manifest: Manifest) 
 
 def _publish_remote(folder: Path, address: str, manifest: Manifest) -> Manifest:
     """Object stores cannot rename: each writer's files get a folder of their own, and the one manifest names it."""
-    manifest = manifest.model_copy(update={"folder": f"files-{unique()}"})
+    manifest = manifest.model_copy(update={"folder": f"{content_prefix(manifest.model)}{unique()}"})
     content = _content(address, manifest)
     for name in manifest.files:
         upload(folder / name, f"{content}/{name}")
@@ -133,6 +134,11 @@ def _publish_remote(folder: Path, address: str, manifest: Manifest) -> Manifest:
     write_atomically(folder / MANIFEST, text)
     upload(folder / MANIFEST, f"{address}/{MANIFEST}")
     return read_manifest(address) or manifest
+
+
+def content_prefix(model: str | None) -> str:
+    """How the folder begins that a writer's files get: of one that was killed it is all that tells whose it was."""
+    return f"files-{own_folder(model or '')}_"
 
 
 def remove(address: str) -> None:
@@ -177,7 +183,7 @@ def _content(address: str, manifest: Manifest) -> str:
     return f"{address}/{manifest.folder}" if manifest.folder else address
 
 
-def _sizes(address: str) -> dict[str, int]:
+def sizes(address: str) -> dict[str, int]:
     """Relative name → bytes of every file below an address."""
     fs, path = fsspec.url_to_fs(address)
     fs.invalidate_cache()  # listings are remembered, and other pods write

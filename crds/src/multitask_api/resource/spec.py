@@ -53,7 +53,11 @@ class Storage(Model):
     """Where artifacts live."""
 
     uri: StoreAddress
-    retain: bool = Field(True, description="Keep the artifacts when the resource is deleted.")
+    retain: bool = Field(
+        True,
+        description="Keep the artifacts when the resource is deleted. False: remove what its runs wrote, unless "
+        "another MultiTaskModel of the namespace names this address, or one above or below it.",
+    )
     keep_revisions: int = Field(3, ge=1, le=100)
 
 

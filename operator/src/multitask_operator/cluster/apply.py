@@ -16,7 +16,7 @@ from multitask_api.resource.model import API_VERSION
 from multitask_operator.cluster.client import FIELD_MANAGER, Client
 from multitask_operator.cluster.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused, Request
 from multitask_operator.formatting import cut
-from multitask_operator.objects.actions import Action, Apply, Create, Delete, Event, PatchStatus
+from multitask_operator.objects.actions import Action, Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
 from multitask_operator.reconciler.raw import Object, RawState, Refusal
 
 logger = logging.getLogger(__name__)
@@ -72,6 +72,8 @@ async def _do(client: Client, raw: RawState, action: Action) -> None:
             await _delete(client, raw, action)
         case PatchStatus():
             await _patch_status(client, raw, action)
+        case PatchFinalizers():
+            await _patch_finalizers(client, raw, action)
         case Event():
             await _post(client, raw, action)
 
@@ -159,6 +161,14 @@ async def _patch_status(client: Client, raw: RawState, action: PatchStatus) -> N
     }
     try:
         await client.patch_status(API_VERSION, "MultiTaskModel", raw.name, raw.namespace, body)
+    except NotFound as error:
+        raise Conflict(f"MultiTaskModel {raw.name} is gone") from error
+
+
+async def _patch_finalizers(client: Client, raw: RawState, action: PatchFinalizers) -> None:
+    metadata = {"resourceVersion": action.resource_version, "finalizers": list(action.finalizers)}
+    try:
+        await client.patch(API_VERSION, "MultiTaskModel", raw.name, raw.namespace, {"metadata": metadata})
     except NotFound as error:
         raise Conflict(f"MultiTaskModel {raw.name} is gone") from error
 

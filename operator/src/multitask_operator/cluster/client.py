@@ -169,13 +169,21 @@ class Client:
     async def patch_status(self, api_version: str, kind: str, name: str, namespace: str, body: Object) -> Object:
         """Merge ``body`` into the object through its status subresource; Conflict if ``body`` carries another
         ``metadata.resourceVersion`` than the object."""
+        return await self._merge(api_version, kind, name, namespace, body, "/status")
+
+    async def patch(self, api_version: str, kind: str, name: str, namespace: str, body: Object) -> Object:
+        """As `patch_status`, for everything but the status."""
+        return await self._merge(api_version, kind, name, namespace, body, "")
+
+    async def _merge(
+        self, api_version: str, kind: str, name: str, namespace: str, body: Object, subresource: str
+    ) -> Object:
         resource = self._resource(api_version, kind)
-        path = f"{resource.path(name=name, namespace=namespace)}/status"
         return await self._write(
-            Request("patch", f"{_granted(resource)}/status", namespace, name),
+            Request("patch", f"{_granted(resource)}{subresource}", namespace, name),
             self._dynamic.request(
                 "patch",
-                path,
+                f"{resource.path(name=name, namespace=namespace)}{subresource}",
                 body=dict(body),
                 content_type="application/merge-patch+json",
                 field_manager=FIELD_MANAGER,

@@ -13,6 +13,7 @@ from multitask_api.resource.model import API_VERSION
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.errors import Forbidden, NotFound
 from multitask_operator.reconciler import blocking
+from multitask_operator.reconciler.finalizing import is_going, is_held
 from multitask_operator.reconciler.raw import Object, RawState, claim_names, reference_names
 from multitask_operator.reconciler.units import units
 
@@ -42,11 +43,12 @@ async def observe(client: Client, namespace: str, name: str, now: float) -> RawS
             (RBAC, "RoleBinding"),
         )
     ]
-    lists, namespace_object, claims, references = await _together(
+    lists, namespace_object, claims, references, others = await _together(
         _together(*children),
         _get(client, "v1", "Namespace", namespace, None),
         _named(client, "PersistentVolumeClaim", claim_names(model), namespace),
         _named(client, "ConfigMap", reference_names(model), namespace),
+        others_of(client, model),
     )
     jobs, pods, configmaps, services, service_accounts, roles, role_bindings = lists
     raw = RawState(
@@ -63,6 +65,7 @@ async def observe(client: Client, namespace: str, name: str, now: float) -> RawS
         role_bindings=role_bindings,
         claims=claims,
         references=references,
+        others=others,
     )
     return replace(raw, warnings=await warnings(client, raw, now))
 
@@ -86,6 +89,15 @@ async def warnings(client: Client, raw: RawState, now: float) -> dict[str, str]:
 def _when(event: Object) -> str:
     found: str = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"]
     return found
+
+
+async def others_of(client: Client, model: Object) -> tuple[Object, ...]:
+    """The other models of the namespace, if ``model`` waits for its clean-up: they may use what would go."""
+    if not (is_going(model) and is_held(model)):
+        return ()
+    metadata = model["metadata"]
+    every = await client.list(API_VERSION, "MultiTaskModel", metadata["namespace"])
+    return tuple(item for item in every if item["metadata"]["uid"] != metadata["uid"])
 
 
 async def _get(client: Client, api_version: str, kind: str, name: str, namespace: str | None) -> Object | None:

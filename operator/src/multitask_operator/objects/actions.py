@@ -44,6 +44,14 @@ class PatchStatus:
 
 
 @dataclass(frozen=True)
+class PatchFinalizers:
+    """Make ``finalizers`` the MultiTaskModel's, if it still has that resource version; else look again."""
+
+    finalizers: tuple[str, ...]
+    resource_version: str
+
+
+@dataclass(frozen=True)
 class Event:
     """An Event about the MultiTaskModel, posted after everything else."""
 
@@ -52,4 +60,4 @@ class Event:
     message: str
 
 
-Action = Create | Apply | Delete | PatchStatus | Event
+Action = Create | Apply | Delete | PatchStatus | PatchFinalizers | Event

@@ -6,14 +6,17 @@ import json
 from typing import Any
 
 from multitask_api.cluster import (
+    CLEAN_UP_KEY,
     CONFIGMAP_LIMIT,
     CONFIGMAP_ROOM,
     ORDERS_KEY,
     RESOLVE_KEY,
     RUN,
     SNAPSHOT_KEY,
+    CleanUpOrder,
     Orders,
     ResolveOrder,
+    writer,
 )
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_operator.objects.errors import TooLarge
@@ -50,6 +53,12 @@ def told_later(spec: MultiTaskModelSpec) -> int:
     storage = len(storage_address(spec).encode())
     each = sum(storage + 3 * len(task.name) + _READ for task in spec.tasks)
     return each * (spec.stages.baseline.seeds + _ARTIFACTS)
+
+
+def clean_up_configmap(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec) -> Map:
+    """The ConfigMap of a clean-up unit."""
+    order = CleanUpOrder(model=writer(owner.namespace, owner.name), storage=storage_address(spec))
+    return _configmap(owner, spec, unit, CLEAN_UP_KEY, order.to_json(), CONFIGMAP_LIMIT)
 
 
 def run_snapshot(owner: Owner, spec: MultiTaskModelSpec, generation: int, trainer_image: str) -> Map:

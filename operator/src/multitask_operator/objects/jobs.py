@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from multitask_api.cluster import EXIT_USER_ERROR, MASTER_PORT
+from multitask_api.cluster import CLEAN_UP, EXIT_USER_ERROR, MASTER_PORT
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_operator.objects.names import Owner, child
 from multitask_operator.objects.pods import PodSettings, pod_template
@@ -17,6 +17,9 @@ Map = dict[str, Any]
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 #: Pods that may fail before the Job has; of several nodes, one that fails takes the others with it.
 RETRIES = 3
+#: Pods of a clean-up that may fail, and seconds that it may take in all: a deletion waits for it.
+CLEAN_UP_ATTEMPTS = 3
+CLEAN_UP_SECONDS = 6 * 3600
 #: What a Job found stands in its ConfigMap; the Job stays a day for its log.
 KEPT_SECONDS = 24 * 3600
 
@@ -51,7 +54,9 @@ def unit_job(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec, settings: P
     }
     if pods > 1:
         job["spec"] |= {"completionMode": "Indexed", "completions": pods, "parallelism": pods}
-    if spec.training.queue_name is not None:
+    if unit.kind == CLEAN_UP:
+        job["spec"] |= {"backoffLimit": CLEAN_UP_ATTEMPTS - 1, "activeDeadlineSeconds": CLEAN_UP_SECONDS}
+    elif spec.training.queue_name is not None:
         job["metadata"]["labels"][QUEUE_LABEL] = spec.training.queue_name
         job["spec"]["suspend"] = True
     return job

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multitask_api.cluster import (
+    CLEAN_UP,
     GENERATION_ANNOTATION,
     KIND_LABEL,
     MANAGED_BY,
@@ -56,6 +57,11 @@ def resolve_name(owner: Owner, generation: int, refresh: str | None) -> str:
     return f"{short(owner.name, _UNIT)}-{RESOLVE}-{digest([owner.uid, generation, refresh or ''], 8)}"
 
 
+def clean_up_name(owner: Owner) -> str:
+    """The name of the unit that cleans up behind a model: one for each object, also of the same name."""
+    return f"{short(owner.name, _UNIT)}-{CLEAN_UP}-{digest([owner.uid], 8)}"
+
+
 def run_name(model: str, generation: int) -> str:
     """The name of a generation's run snapshot."""
     return f"{short(model, _RUN)}-{RUN}-{generation}"
@@ -85,9 +91,9 @@ def labels(model: str, kind: str) -> dict[str, str]:
 def child(
     owner: Owner, api_version: str, kind: str, name: str, *, of: str, annotations: Mapping[str, str] | None = None
 ) -> Map:
-    """The head of an object of Kubernetes ``kind`` that belongs to ``owner``; ``of`` is its stage kind, resolve or run.
+    """The head of an object of Kubernetes ``kind`` that belongs to ``owner``; ``of`` is its kind among our labels.
 
-    The owner reference is what deletes it with its owner, without a finalizer and without holding the owner back.
+    The owner reference is what deletes it with its owner, without holding the owner back.
     """
     metadata: Map = {"name": name, "namespace": owner.namespace, "labels": labels(owner.name, of)}
     if annotations:

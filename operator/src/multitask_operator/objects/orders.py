@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from multitask_api.cluster import own_folder
 from multitask_api.manifest import StageOrder
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.stages import Graph, Key, Node, NodeState, flat
@@ -10,10 +11,14 @@ from multitask_operator.objects.volumes import is_local, storage_address, work_f
 
 
 def stage_order(model: str, spec: MultiTaskModelSpec, graph: Graph, node: Node) -> StageOrder:
-    """The order of ``node``, which is READY. Progress and result go through the unit's ConfigMap, not through files."""
+    """The order of ``node``, which is READY. Progress and result go through the unit's ConfigMap, not through files.
+
+    ``model``: see `writer`. Scratch and checkpoints have a folder of the model's own, by which a clean-up knows them.
+    """
     if node.digest is None or node.parameters is None:
         raise ValueError(f"{node.name} is {node.state.value}: what it reads is not known yet")
     key = (node.name, node.digest)
+    work = f"{own_folder(model)}/{flat(key)}"
     return StageOrder(
         model=model,
         stage=node.name,
@@ -24,8 +29,8 @@ def stage_order(model: str, spec: MultiTaskModelSpec, graph: Graph, node: Node) 
         read_outputs=dict(node.read_outputs or {}),
         inputs=_inputs(spec, graph, node),
         output=artifact_address(spec, key),
-        work=work_folder(spec, flat(key)),
-        checkpoint=None if is_local(spec) else f"{storage_address(spec)}/work/{flat(key)}",
+        work=work_folder(spec, work),
+        checkpoint=None if is_local(spec) else f"{storage_address(spec)}/work/{work}",
         threads=threads(spec, node.kind),
         device="cuda" if gpus(spec, node.kind) else "cpu",
     )

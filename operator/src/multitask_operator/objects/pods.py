@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from multitask_api.cluster import (
+    CLEAN_UP,
+    CLEAN_UP_KEY,
     CONFIGMAP_VARIABLE,
     MOUNTS_VARIABLE,
     ORDERS_KEY,
@@ -121,4 +123,4 @@ def _environment(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec) -> dict
 
 def _told(unit: UnitSpec) -> str:
     """The key of the unit's ConfigMap that its pods read; what they write there, they do not."""
-    return RESOLVE_KEY if unit.kind == RESOLVE else ORDERS_KEY
+    return {RESOLVE: RESOLVE_KEY, CLEAN_UP: CLEAN_UP_KEY}.get(unit.kind, ORDERS_KEY)

@@ -7,14 +7,14 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from multitask_api.cluster import RESOLVE, TRAINING_KINDS
+from multitask_api.cluster import CLEAN_UP, RESOLVE, TRAINING_KINDS
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_operator.objects.errors import ResourcesError
 
 Map = dict[str, Any]
 PLACE = "spec.training.resources"
 
-SMALL_KINDS = frozenset({RESOLVE, "prepare", "filter"})
+SMALL_KINDS = frozenset({RESOLVE, CLEAN_UP, "prepare", "filter"})
 """These look at data and tables, load no model, and say what is wrong before anything costs: they fit anywhere."""
 ONE_GPU_KINDS = frozenset({"evaluate", "export"})
 """These run one engine, on one device."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multitask_api.cluster import DIGEST_ANNOTATION, RESOLVE, STAGE_ANNOTATION
+from multitask_api.cluster import CLEAN_UP, DIGEST_ANNOTATION, RESOLVE, STAGE_ANNOTATION
 from multitask_api.manifest import StageOrder
-from multitask_operator.objects.names import Owner, generation_annotation, resolve_name, unit_name
+from multitask_operator.objects.names import Owner, clean_up_name, generation_annotation, resolve_name, unit_name
 
 
 @dataclass(frozen=True)
 class UnitSpec:
-    """Stage orders of one kind, run one after the other, or ``resolve``, which has none."""
+    """Stage orders of one kind, run one after the other, or ``resolve`` or ``clean-up``, which have none."""
 
     name: str
     kind: str
@@ -31,6 +31,11 @@ class UnitSpec:
     def of_resolve(cls, owner: Owner, generation: int, refresh: str | None) -> UnitSpec:
         """The unit that looks at the data and storage of a generation."""
         return cls(resolve_name(owner, generation, refresh), RESOLVE, generation)
+
+    @classmethod
+    def of_clean_up(cls, owner: Owner, generation: int) -> UnitSpec:
+        """The unit that removes what the model's runs have written."""
+        return cls(clean_up_name(owner), CLEAN_UP, generation)
 
     @property
     def annotations(self) -> dict[str, str]:

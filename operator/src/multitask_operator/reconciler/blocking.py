@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from multitask_api.cluster import RESOLVE
+from multitask_api.cluster import CLEAN_UP, RESOLVE
 from multitask_operator.reconciler.raw import Refusal
 from multitask_operator.reconciler.units import Unit, seconds
 
@@ -65,7 +65,7 @@ def age(unit: Unit, now: float) -> float:
 
 def is_open(unit: Unit) -> bool:
     """Whether its Job is there and has not ended, or has not said what it found yet."""
-    return unit.job is not None and not unit.ended and (unit.kind == RESOLVE or not unit.reported)
+    return unit.job is not None and not unit.ended and (unit.kind in (RESOLVE, CLEAN_UP) or not unit.reported)
 
 
 def runs(unit: Unit) -> bool:

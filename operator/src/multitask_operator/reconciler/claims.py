@@ -18,24 +18,30 @@ _SHARED = ("ReadWriteMany", "ReadOnlyMany")
 def blocker(spec: MultiTaskModelSpec, claims: Claims) -> Blocker | None:
     """A claim that is missing, lost, or not shared while one training Job spans several nodes."""
     for name, claim in claims.items():
-        if claim is None:
-            return Blocker(
-                "ClaimMissing", f"PersistentVolumeClaim {name!r} does not exist in this namespace; create it"
-            )
-        if claim.get("metadata", {}).get("deletionTimestamp"):
-            return Blocker(
-                "ClaimDeleted",
-                f"PersistentVolumeClaim {name!r} is being deleted, and no new pod may mount it; when it"
-                " is gone, create it again",
-            )
-        if claim.get("status", {}).get("phase") == "Lost":
-            return Blocker("ClaimLost", f"PersistentVolumeClaim {name!r} has lost its volume; restore or replace it")
-        if spec.training.nodes > 1 and not _shared(claim):
+        found = unusable(name, claim)
+        if found is not None:
+            return found
+        if spec.training.nodes > 1 and claim is not None and not _shared(claim):
             return Blocker(
                 "StorageNotShared",
                 f"training.nodes is {spec.training.nodes} and claim {name!r} offers {', '.join(_modes(claim))}: pods on"
                 " several nodes need ReadWriteMany; use such a claim or s3:// storage, or set training.nodes to 1",
             )
+    return None
+
+
+def unusable(name: str, claim: Mapping[str, Any] | None) -> Blocker | None:
+    """A claim that no pod can mount, now or later."""
+    if claim is None:
+        return Blocker("ClaimMissing", f"PersistentVolumeClaim {name!r} does not exist in this namespace; create it")
+    if claim.get("metadata", {}).get("deletionTimestamp"):
+        return Blocker(
+            "ClaimDeleted",
+            f"PersistentVolumeClaim {name!r} is being deleted, and no new pod may mount it; when it is gone, create it"
+            " again",
+        )
+    if claim.get("status", {}).get("phase") == "Lost":
+        return Blocker("ClaimLost", f"PersistentVolumeClaim {name!r} has lost its volume; restore or replace it")
     return None
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE, RUN
+from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE, writer
 from multitask_api.errors import InvalidResource, UserError
 from multitask_api.resource import MultiTaskModel
 from multitask_operator.objects.actions import Action, Delete
@@ -22,14 +22,16 @@ from multitask_operator.reconciler import blocking, claims, telling
 from multitask_operator.reconciler.attempts import retrying
 from multitask_operator.reconciler.blocking import Blocker
 from multitask_operator.reconciler.choosing import Group, groups, stopped, used, within
+from multitask_operator.reconciler.cleaning import clean_up
+from multitask_operator.reconciler.finalizing import deletes_of, finalizers, is_going, is_held
 from multitask_operator.reconciler.making import Maker
 from multitask_operator.reconciler.observing import failed, observed
 from multitask_operator.reconciler.outcome import Outcome
-from multitask_operator.reconciler.raw import Object, RawState
+from multitask_operator.reconciler.raw import RawState
 from multitask_operator.reconciler.reading import read
 from multitask_operator.reconciler.resolving import Resolution, newest, overdue, resolution
 from multitask_operator.reconciler.saying import say
-from multitask_operator.reconciler.units import Phase, Unit, condition, units
+from multitask_operator.reconciler.units import NO_STAGES, Phase, Unit, condition, units
 from multitask_operator.settings import Settings
 
 #: Seconds until claims and ConfigMaps that others make are looked at again: no watch tells of them.
@@ -37,9 +39,16 @@ LOOK_AGAIN = 60.0
 
 
 def reconcile(raw: RawState, settings: Settings, now: float) -> Outcome:
-    """What to do about the model, ``now`` in Unix seconds; nothing for one that is gone or going."""
-    if raw.model is None or _going(raw.model) or _going(raw.namespace_object):
+    """What to do about the model, ``now`` in Unix seconds; of one that is going, only what its clean-up takes."""
+    if raw.model is None:
         return Outcome()
+    if is_going(raw.model):
+        return clean_up(raw, settings, now) if is_held(raw.model) else Outcome()
+    if is_going(raw.namespace_object):
+        return Outcome()
+    patch = finalizers(raw.model)
+    if patch is not None and not raw.refusals:
+        return Outcome((patch,), look_again=0.0)  # before anything is written that would have to be removed
     try:
         model = read(raw)
         problems = place_problems(model.spec)
@@ -73,7 +82,7 @@ class _Decision:
         metadata = raw.model["metadata"]
         owner, generation = Owner.of(raw.model), int(metadata.get("generation", 1))
         resolving = UnitSpec.of_resolve(owner, generation, (metadata.get("annotations") or {}).get(REFRESH_ANNOTATION))
-        stages, resolves = units(raw, without=(RESOLVE, RUN)), units(raw, (RESOLVE,))
+        stages, resolves = units(raw, without=NO_STAGES), units(raw, (RESOLVE,))
         found = resolution(next((unit for unit in resolves if unit.name == resolving.name), None))
         # While a new generation is looked at, the status goes on showing what the last one came to.
         known = found if found.resolved is not None else newest(resolves)
@@ -150,8 +159,10 @@ class _Decision:
         )
 
     def _unit_spec(self, group: Group) -> UnitSpec:
-        orders = [stage_order(self.model.metadata.name, self.model.spec, self.plan.graph, node) for node in group.nodes]
-        return UnitSpec.of_stages(self.maker.owner, self.maker.generation, orders)
+        owner = self.maker.owner
+        name = writer(owner.namespace, owner.name)
+        orders = [stage_order(name, self.model.spec, self.plan.graph, node) for node in group.nodes]
+        return UnitSpec.of_stages(owner, self.maker.generation, orders)
 
     # -- what is in the way --------------------------------------------------------------------------------------------
 
@@ -189,15 +200,15 @@ class _Decision:
 
     def _deletes(self) -> Iterator[Delete]:
         for unit in stopped(self.plan.stops, self.stages) if self._resolved or self.model.spec.suspend else ():
-            yield from _delete(unit.job)
+            yield from deletes_of(unit.job)
         for unit in self.stages:
             if unit.phase is Phase.STRAY:
-                yield from _delete(unit.job)
+                yield from deletes_of(unit.job)
             # Its ConfigMap goes as well: what its pods were told may be of an earlier spec.
             if unit.phase is Phase.FAILED and self._again(unit):
-                yield from _delete(unit.job, unit.configmap)
+                yield from deletes_of(unit.job, unit.configmap)
             if unit.phase is Phase.LOST and self._is_older(unit):
-                yield from _delete(unit.configmap)
+                yield from deletes_of(unit.configmap)
         yield from self._resolves_that_go()
         if self._resolved:
             yield from self._leftovers()
@@ -220,20 +231,20 @@ class _Decision:
         for unit in self.resolves:
             if unit.name != self.resolving.name:
                 if self._resolved:
-                    yield from _delete(unit.job, unit.configmap)
+                    yield from deletes_of(unit.job, unit.configmap)
                 continue
             wait = overdue(unit, self.resolution, self.now)
             lost = condition(unit.job, "Complete") is not None and not self._resolved
             if unit.configmap is None or lost or (wait is not None and wait <= 0):
-                yield from _delete(unit.job, unit.configmap)
+                yield from deletes_of(unit.job, unit.configmap)
 
     def _leftovers(self) -> Iterator[Delete]:
         """Units of specs that are no more, and their generations' snapshots."""
         for unit in self.stages:
             if unit.phase is not Phase.RUNNING and not used(unit, self.plan.graph):
-                yield from _delete(unit.job, unit.configmap)
+                yield from deletes_of(unit.job, unit.configmap)
         for item in self.maker.old_snapshots(self.raw):
-            yield from _delete(item)
+            yield from deletes_of(item)
 
     def _kept_configmaps(self, deletes: Sequence[Delete]) -> set[str]:
         """The unit ConfigMaps that stay: the names a stage pod may write to."""
@@ -256,14 +267,3 @@ class _Decision:
             if blocking.silent(each) and self._blocker_of(each) is None:
                 # An Event may come at any time, most likely at once: the longer there is none, the rarer the look.
                 yield max(blocking.PATIENCE, blocking.age(each, self.now))
-
-
-def _going(item: Object | None) -> bool:
-    return item is not None and "deletionTimestamp" in item["metadata"]
-
-
-def _delete(*items: Object | None) -> Iterator[Delete]:
-    for item in items:
-        if item is not None and "deletionTimestamp" not in item["metadata"]:
-            metadata = item["metadata"]
-            yield Delete(item["kind"], item["apiVersion"], metadata["name"], metadata["uid"])

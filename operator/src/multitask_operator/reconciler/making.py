@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from multitask_api.cluster import KIND_LABEL, RESOLVE, RUN, SNAPSHOT_KEY
+from multitask_api.cluster import CLEAN_UP, KIND_LABEL, RESOLVE, RUN, SNAPSHOT_KEY
 from multitask_api.resource import MultiTaskModel
 from multitask_operator.objects import access, configs, jobs
 from multitask_operator.objects.actions import Action, Apply, Create
@@ -37,11 +37,12 @@ class Maker:
     def unit(self, raw: RawState, unit: UnitSpec) -> Iterator[Action]:
         """What is missing of ConfigMap, Service and Job, in this order: a Job's pods need the others."""
         spec = self.model.spec
-        told = (
-            configs.resolve_configmap(self.owner, self.model, unit)
-            if unit.kind == RESOLVE
-            else configs.unit_configmap(self.owner, spec, unit)
-        )
+        if unit.kind == RESOLVE:
+            told = configs.resolve_configmap(self.owner, self.model, unit)
+        elif unit.kind == CLEAN_UP:
+            told = configs.clean_up_configmap(self.owner, spec, unit)
+        else:
+            told = configs.unit_configmap(self.owner, spec, unit)
         service = jobs.unit_service(self.owner, spec, unit)
         job = jobs.unit_job(self.owner, spec, unit, self.settings)
         for there, wanted in ((raw.configmaps, told), (raw.services, service), (raw.jobs, job)):

@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from multitask_api.addresses import STORES, scheme_of
+
 Object = Mapping[str, Any]
 """A Kubernetes object as the API gives it (JSON, camelCase); never changed in place."""
 
@@ -54,6 +56,8 @@ class RawState:
     """Each ConfigMap that ``promptFrom`` or ``labelsFrom`` names (`reference_names`); None: there is none."""
     warnings: Mapping[str, str] = field(default_factory=dict)
     """uid of a Job or pod that should run and shows nothing (`blocking.silent`) → the newest Warning about it."""
+    others: tuple[Object, ...] = ()
+    """The other MultiTaskModels of the namespace; read only while this one waits for its clean-up."""
     refusals: tuple[Refusal, ...] = ()
     """Empty at first. When the API server refuses a write of the decision, the same state is decided once more with the
     refusal in it, and of that decision only status and Events are written: so that the resource says why it stands."""
@@ -76,6 +80,11 @@ def reference_names(model: Object) -> tuple[str, ...]:
     tasks = model.get("spec", {}).get("tasks") or ()
     sources = [task.get(key) for task in tasks for key in ("promptFrom", "labelsFrom")]
     return tuple(sorted({source["name"] for source in sources if source and source.get("name")}))
+
+
+def addresses(model: Object) -> tuple[str, ...]:
+    """Every address of a store that ``model``'s spec names, and whatever else in it looks like one."""
+    return tuple(value for _, value in _leaves(model.get("spec")) if scheme_of(value) in STORES)
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

@@ -47,7 +47,7 @@ def _events(before: MultiTaskModelStatus | None, after: MultiTaskModelStatus) ->
 
 
 def _is_bad(item: Condition) -> bool:
-    good = ("Complete", "Trained", "Suspended", "TasksOutsideMixture", "NotJudged", "Queued", "Gated")
+    good = ("Complete", "Trained", "Suspended", "TasksOutsideMixture", "NotJudged", "Queued", "Gated", "CleaningUp")
     return item.status == "False" and item.reason not in good
 
 

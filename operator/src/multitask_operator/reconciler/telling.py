@@ -54,14 +54,21 @@ def model_status(
 
 def refused(raw: RawState, reason: str, message: str, now: float) -> MultiTaskModelStatus:
     """The status of a resource that cannot be read: what it showed before stays, and the conditions say why."""
+    said = Judgement("False", reason, message)
+    return instead(raw, said, said, reason, None, now)
+
+
+def instead(
+    raw: RawState, ready: Judgement, progressing: Judgement, stage: str, progress: str | None, now: float
+) -> MultiTaskModelStatus:
+    """What the status showed before, with other conditions."""
     before = previous_status(raw) or MultiTaskModelStatus()
     generation = generation_of(raw)
-    said = Judgement("False", reason, message)
-    conditions = tuple(condition(kind, said, before, generation, now) for kind in ("Ready", "Progressing"))
-    kept = tuple(item for item in before.conditions if item.type not in ("Ready", "Progressing"))
-    return before.model_copy(
-        update={"observed_generation": generation, "conditions": conditions + kept, "stage": reason, "progress": None}
-    )
+    said = {"Ready": ready, "Progressing": progressing}
+    conditions = tuple(condition(kind, judged, before, generation, now) for kind, judged in said.items())
+    kept = tuple(item for item in before.conditions if item.type not in said)
+    shown = {"observed_generation": generation, "conditions": conditions + kept, "stage": stage, "progress": progress}
+    return before.model_copy(update=shown)
 
 
 def previous_status(raw: RawState) -> MultiTaskModelStatus | None:

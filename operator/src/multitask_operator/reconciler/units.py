@@ -13,10 +13,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from multitask_api.cluster import (
+    CLEAN_UP,
     DIGEST_ANNOTATION,
     FAILURE_KEY,
     KIND_LABEL,
     PROGRESS_KEY,
+    RESOLVE,
+    RUN,
     STAGE_ANNOTATION,
     manifest_key,
     unpack_manifest,
@@ -24,6 +27,9 @@ from multitask_api.cluster import (
 from multitask_api.manifest import Manifest, StageFailure, StageProgress
 from multitask_api.stages import Key
 from multitask_operator.reconciler.raw import Object, RawState
+
+NO_STAGES = (RESOLVE, RUN, CLEAN_UP)
+"""Kinds of children that run no stage of the graph."""
 
 
 class Phase(Enum):
@@ -129,7 +135,7 @@ def units(raw: RawState, kinds: Sequence[str] | None = None, *, without: Sequenc
         metadata = (configmap or job or {})["metadata"]
         kind = (metadata.get("labels") or {}).get(KIND_LABEL, "")
         if (kinds is None or kind in kinds) and kind not in without:
-            pods = tuple(pod for pod in raw.pods if _job_of(pod) == name)
+            pods = tuple(pod for pod in raw.pods if job_of(pod) == name)
             found.append(Unit(name, kind, tuple(_keys(metadata)), configmap, job, pods))
     return tuple(found)
 
@@ -166,7 +172,8 @@ def _by_name(items: Sequence[Object]) -> dict[str, Object]:
     return {item["metadata"]["name"]: item for item in items}
 
 
-def _job_of(pod: Object) -> str | None:
+def job_of(pod: Object) -> str | None:
+    """The name of the Job that a pod is of; None for one of anything else."""
     name: str | None = (pod["metadata"].get("labels") or {}).get("batch.kubernetes.io/job-name")
     return name
 

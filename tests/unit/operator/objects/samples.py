@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from multitask_api.cluster import writer
 from multitask_api.stages import NodeState
 from multitask_operator.objects.names import Owner
 from multitask_operator.objects.orders import stage_order
@@ -27,12 +28,14 @@ def ready(resource, kind):
     """The orders of the ready stages of ``kind``."""
     graph = graph_until(resource, kind)
     nodes = [node for node in graph.of_kind(kind) if node.state is NodeState.READY]
-    return [stage_order(resource.metadata.name, resource.spec, graph, node) for node in nodes]
+    return [stage_order(writer(OWNER.namespace, OWNER.name), resource.spec, graph, node) for node in nodes]
 
 
 def unit(resource, kind):
-    """The unit of the first ready stage of ``kind``, or of all prepares, or resolve."""
+    """The unit of the first ready stage of ``kind``, or of all prepares, or resolve or clean-up."""
     if kind == "resolve":
         return UnitSpec.of_resolve(OWNER, 3, None)
+    if kind == "clean-up":
+        return UnitSpec.of_clean_up(OWNER, 3)
     orders = ready(resource, kind)
     return UnitSpec.of_stages(OWNER, 3, orders if kind == "prepare" else orders[:1])

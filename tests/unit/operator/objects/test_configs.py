@@ -7,9 +7,22 @@ import json
 
 import pytest
 
-from multitask_api.cluster import CONFIGMAP_LIMIT, CONFIGMAP_ROOM, Orders, ResolveOrder, pack_manifest
+from multitask_api.cluster import (
+    CONFIGMAP_LIMIT,
+    CONFIGMAP_ROOM,
+    CleanUpOrder,
+    Orders,
+    ResolveOrder,
+    pack_manifest,
+)
 from multitask_api.resource import MultiTaskModelSpec
-from multitask_operator.objects.configs import resolve_configmap, run_snapshot, told_later, unit_configmap
+from multitask_operator.objects.configs import (
+    clean_up_configmap,
+    resolve_configmap,
+    run_snapshot,
+    told_later,
+    unit_configmap,
+)
 from multitask_operator.objects.errors import TooLarge
 from multitask_operator.objects.orders import stage_order
 from multitask_operator.objects.units import UnitSpec
@@ -33,6 +46,14 @@ def test_resolve_gets_the_resource_without_its_status():
     found = resolve_configmap(OWNER, desk, unit(desk, "resolve"))
     order = ResolveOrder.model_validate_json(found["data"]["resolve.json"])
     assert (order.model.spec, order.model.status, order.storage) == (desk.spec, None, "/multitask/claims/models/desk")
+
+
+def test_a_clean_up_is_told_the_storage_and_what_its_runs_were_told_of_the_model():
+    desk = resource()
+    found = clean_up_configmap(OWNER, desk.spec, unit(desk, "clean-up"))
+    order = CleanUpOrder.model_validate_json(found["data"]["clean-up.json"])
+    assert order.storage == "/multitask/claims/models/desk"
+    assert {order.model} == {each.model for each in ready(desk, "prepare")}
 
 
 def test_a_run_keeps_its_spec_and_image():

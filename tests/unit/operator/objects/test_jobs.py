@@ -50,6 +50,14 @@ def test_a_job():
     }
 
 
+def test_a_clean_up_fails_three_times_at_most_ends_within_hours_and_waits_for_no_queue():
+    found = job("clean-up", queueName="team-a", gpusPerNode=8, nodes=2)
+    assert (found["spec"]["backoffLimit"], found["spec"]["activeDeadlineSeconds"]) == (2, 6 * 3600)
+    assert "suspend" not in found["spec"]
+    assert "kueue.x-k8s.io/queue-name" not in found["metadata"]["labels"]
+    assert "activeDeadlineSeconds" not in job("resolve")["spec"]
+
+
 def test_a_queue_admits_the_job():
     found = job(queueName="team-a")
     assert found["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
@@ -75,7 +83,7 @@ def test_training_on_several_nodes_is_an_indexed_job_below_a_headless_service():
     }
 
 
-@pytest.mark.parametrize("kind", ["resolve", "prepare", "base", "filter", "bundle", "evaluate", "export"])
+@pytest.mark.parametrize("kind", ["resolve", "clean-up", "prepare", "base", "filter", "bundle", "evaluate", "export"])
 def test_what_does_not_train_is_one_pod(kind):
     assert "completionMode" not in job(kind, nodes=3)["spec"]
     assert service(kind, nodes=3) is None

@@ -8,7 +8,7 @@ import pytest
 
 from multitask_api.stages.versions import VERSIONS
 from multitask_operator.objects import names
-from multitask_operator.objects.names import Owner, access_name, resolve_name, run_name, unit_name
+from multitask_operator.objects.names import Owner, access_name, clean_up_name, resolve_name, run_name, unit_name
 from multitask_operator.objects.units import UnitSpec
 from unit.operator.objects.samples import OWNER, ready, resource, unit
 
@@ -35,7 +35,7 @@ def test_names_of_units(sentence, model, expected):
 def test_every_name_is_a_dns_label_with_room_for_a_pod_index(model):
     owner = Owner("ns", model, "uid")
     found = [unit_name(model, kind, [DIGEST]) for kind in VERSIONS]
-    found += [resolve_name(owner, 2**31, "again"), run_name(model, 2**31), access_name(model)]
+    found += [resolve_name(owner, 2**31, "again"), run_name(model, 2**31), access_name(model), clean_up_name(owner)]
     for name in found:
         assert LABEL.fullmatch(name), name
         assert len(name) + len("-63") <= 63, name

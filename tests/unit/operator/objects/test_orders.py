@@ -17,8 +17,8 @@ def test_an_order_names_what_it_reads_and_where_its_artifact_goes():
     graph = graph_until(desk, "baseline")
     node = graph["baseline/intent/seed-17"]
     prepare, base = graph["prepare/intent"], graph["base"]
-    assert stage_order("desk", desk.spec, graph, node) == StageOrder(
-        model="desk",
+    assert stage_order("team-a/desk", desk.spec, graph, node) == StageOrder(
+        model="team-a/desk",
         stage="baseline/intent/seed-17",
         kind="baseline",
         digest=node.digest,
@@ -30,7 +30,7 @@ def test_an_order_names_what_it_reads_and_where_its_artifact_goes():
             "base": f"{CLAIM}/stages/base/{base.digest}",
         },
         output=f"{CLAIM}/stages/baseline/intent/seed-17/{node.digest}",
-        work=f"{CLAIM}/work/baseline__intent__seed-17-{node.digest}",
+        work=f"{CLAIM}/work/team-a__desk/baseline__intent__seed-17-{node.digest}",
         threads=1,
         device="cpu",
     )
@@ -38,7 +38,7 @@ def test_an_order_names_what_it_reads_and_where_its_artifact_goes():
 
 def test_on_a_bucket_work_is_the_pods_own_and_checkpoints_are_copied():
     (order, *_) = ready(resource(storage=BUCKET), "baseline")
-    place = f"work/{order.stage.replace('/', '__')}-{order.digest}"
+    place = f"work/team-a__desk/{order.stage.replace('/', '__')}-{order.digest}"
     assert order.output == f"{BUCKET}/stages/{order.stage}/{order.digest}"
     assert (order.work, order.checkpoint) == (f"/multitask/work/{place}", f"{BUCKET}/{place}")
     assert all(address.startswith(f"{BUCKET}/stages/") for address in order.inputs.values())

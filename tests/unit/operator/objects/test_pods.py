@@ -97,10 +97,13 @@ def test_the_whole_pod():
     }
 
 
-def test_resolve_reads_its_own_order_and_takes_little():
-    pod = template("resolve", training={"gpusPerNode": 8})
+@pytest.mark.parametrize("kind", ["resolve", "clean-up"])
+def test_what_runs_no_stage_reads_its_own_order_and_takes_little(kind):
+    given = {"spec": {"nodeSelector": {"pool": "storage"}}}
+    pod = template(kind, training={"gpusPerNode": 8, "podTemplate": given})
     (orders,) = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "orders"]
-    assert orders["configMap"]["items"] == [{"key": "resolve.json", "path": "resolve.json"}]
+    assert orders["configMap"]["items"] == [{"key": f"{kind}.json", "path": f"{kind}.json"}]
+    assert pod["spec"]["nodeSelector"] == {"pool": "storage"}
     assert trainer(pod)["resources"] == {"requests": {"cpu": "250m", "memory": "512Mi"}}
     assert trainer(pod)["command"] == ["python", "-m", "multitask_trainer.pod"]
 

@@ -80,6 +80,7 @@ SHARES = [
     ({"gpusPerNode": 0, "nodes": 2}, {}, "evaluate", 0, 1),
     ({"gpusPerNode": 4, "nodes": 2}, {}, "prepare", 0, 1),
     ({"gpusPerNode": 4, "nodes": 2}, {}, "resolve", 0, 1),
+    ({"gpusPerNode": 4, "nodes": 2}, {}, "clean-up", 0, 1),
 ]
 
 

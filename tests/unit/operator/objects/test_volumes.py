@@ -24,6 +24,7 @@ CLAIMS = [
     ("prepare reads data", "prepare", ("data", "models")),
     ("the base reads base and corpus", "base", ("bases", "chats", "models")),
     ("training reads storage alone", "mixture", ("models",)),
+    ("a clean-up too", "clean-up", ("models",)),
 ]
 
 

@@ -6,15 +6,18 @@ import copy
 import json
 
 from multitask_api.cluster import (
+    CLEAN_UP,
+    CLEANED_KEY,
     KIND_LABEL,
     ORDERS_KEY,
     RESOLVE,
     RESOLVED_KEY,
+    Cleaned,
     manifest_key,
     pack_manifest,
 )
 from multitask_api.manifest import Manifest
-from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchStatus
+from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
 from multitask_operator.planner.status import stamp
 from multitask_operator.reconciler import reconcile
 from multitask_operator.reconciler.raw import RawState, claim_names
@@ -35,6 +38,7 @@ FIELDS = {
 BEGAN, ENDED = 1_800_000_000.0, 1_800_003_600.0
 """When the cluster's time begins, and when every Job ends, in Unix seconds."""
 STORAGE = {"uri": "pvc://models/desk"}
+REMOVED = STORAGE | {"retain": False}
 
 
 class Cluster:
@@ -49,6 +53,9 @@ class Cluster:
         self.written = 0
         self.references = {}
         self.warnings = {}
+        self.stored = set()
+        self.namespace = None
+        self.others = ()
         self._uids = 0
         self.claims = {"models": {"metadata": {"name": "models"}, "spec": {"accessModes": [access]}, "status": {}}}
         self.model = {"metadata": {"name": "desk", "namespace": "ml", "uid": "u-desk", "generation": 0}}
@@ -60,10 +67,23 @@ class Cluster:
         for task in tasks:
             for split, source in task["data"].items():
                 source["uri"] = f"s3://bucket/{task['name']}/{split}.jsonl"
-        self.resource = model(*tasks, storage=STORAGE, **spec)
+        self.resource = model(*tasks, **{"storage": STORAGE, **spec})
         self.model["spec"] = json.loads(json.dumps(self.resource.spec.to_json()))
         self.model["metadata"]["generation"] += 1
-        self.model["metadata"]["resourceVersion"] = str(self.written)
+        self._changed()
+
+    def delete(self, *finalizers):
+        """``kubectl delete``; ``finalizers`` are those that it adds for the garbage collector."""
+        metadata = self.model["metadata"]
+        metadata["finalizers"] = [*metadata.get("finalizers", ()), *finalizers]
+        metadata["deletionTimestamp"] = stamp(self.now)
+        metadata["generation"] += 1
+        self._changed()
+        self._collect()
+
+    @property
+    def is_going(self):
+        return "deletionTimestamp" in self.model["metadata"]
 
     # -- the operator --------------------------------------------------------------------------------------------------
 
@@ -71,14 +91,16 @@ class Cluster:
         lists = {field: [] for field in FIELDS.values()}
         for (kind, _), item in sorted(self.objects.items()):
             lists[FIELDS[kind]].append(copy.deepcopy(item))
-        names = claim_names(self.model)
+        names = claim_names(self.model or {})
         return RawState(
             namespace="ml",
             name="desk",
             model=copy.deepcopy(self.model),
+            namespace_object=self.namespace,
             claims={name: self.claims.get(name) for name in names},
             references=self.references,
             warnings=self.warnings,
+            others=self.others,
             **{field: tuple(items) for field, items in lists.items()},
         )
 
@@ -106,10 +128,13 @@ class Cluster:
         if isinstance(action, Event):
             self.events.append((action.type, action.reason))
             return
-        if isinstance(action, PatchStatus):
-            if action.resource_version != self.model["metadata"]["resourceVersion"]:
+        if isinstance(action, PatchStatus | PatchFinalizers):
+            if self.model is None or action.resource_version != self.model["metadata"]["resourceVersion"]:
                 return
-            self.model["status"] = dict(action.status)
+            if isinstance(action, PatchStatus):
+                self.model["status"] = dict(action.status)
+            else:
+                self.model["metadata"]["finalizers"] = list(action.finalizers)
         elif isinstance(action, Delete):
             key = (action.kind, action.name)
             if key not in self.objects or self.objects[key]["metadata"]["uid"] != action.uid:
@@ -123,7 +148,19 @@ class Cluster:
             if isinstance(action, Create):
                 self.created.append(key)
         self.written += 1
-        self.model["metadata"]["resourceVersion"] = str(self.written)
+        self._changed()
+        self._collect()
+
+    def _changed(self):
+        if self.model is not None:
+            self.model["metadata"]["resourceVersion"] = str(self.written)
+
+    def _collect(self):
+        """A model that nothing holds is gone, and with it all that is owned, now and later."""
+        metadata = self.model["metadata"] if self.model is not None else None
+        if metadata is None or ("deletionTimestamp" in metadata and not metadata["finalizers"]):
+            self.model = None
+            self.objects.clear()
 
     def _put(self, key, obj):
         self._uids += 1
@@ -149,12 +186,18 @@ class Cluster:
         configmap = self.objects.get(("ConfigMap", name))
         if configmap is None:
             return
-        if self.objects["Job", name]["metadata"]["labels"][KIND_LABEL] == RESOLVE:
+        kind = self.objects["Job", name]["metadata"]["labels"][KIND_LABEL]
+        if kind == RESOLVE:
             configmap["data"][RESOLVED_KEY] = resolved(self.resource).model_dump_json(by_alias=True)
+        elif kind == CLEAN_UP:
+            cleaned = Cleaned(results=len(self.stored), files=len(self.stored), bytes=2_000_000, left=0)
+            configmap["data"][CLEANED_KEY] = cleaned.model_dump_json(by_alias=True)
+            self.stored.clear()
         else:
             for order in json.loads(configmap["data"][ORDERS_KEY])["orders"]:
                 packed = pack_manifest(self._manifest(order))
                 configmap.setdefault("binaryData", {})[manifest_key(order["digest"])] = packed
+                self.stored.add(order["output"])
         self.end(name, "Complete")
 
     def end(self, name, condition, message=""):

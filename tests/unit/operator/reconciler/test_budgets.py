@@ -23,7 +23,7 @@ class Largest(Cluster):
         training = {"maxParallelJobs": 64, "gpusPerNode": 0}
         super().__init__(*largest(), filtering={"strategy": "Manual"}, training=training)
 
-    def stored(self, until, **results):
+    def holding(self, until, **results):
         """Resolve finds in storage what comes before the stages whose names begin with ``until``."""
         self.settle()
         (name,) = self.jobs("resolve")
@@ -69,30 +69,30 @@ def not_found(cluster):
 
 
 def preparing(cluster):
-    cluster.stored("prepare")
+    cluster.holding("prepare")
 
 
 def training(cluster):
-    cluster.stored("baseline")
+    cluster.holding("baseline")
     cluster.report("baseline")
 
 
 def failed(cluster):
-    cluster.stored("baseline")
+    cluster.holding("baseline")
     cluster.fail("baseline")
 
 
 def judged_and_failed(cluster):
-    cluster.stored("export")
+    cluster.holding("export")
     cluster.fail("export")
 
 
 def trained(cluster):
-    cluster.stored("")
+    cluster.holding("")
 
 
 def trained_and_then_refused(cluster):
-    cluster.stored("")
+    cluster.holding("")
     cluster.model["spec"]["tasks"][0]["promptFrom"] = {"name": LONG[:253], "key": LONG[:253]}
     cluster.model["spec"]["tasks"][0]["prompt"] = LONG
     cluster.settle()

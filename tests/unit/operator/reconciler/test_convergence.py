@@ -7,11 +7,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from unit.operator.builders import task
-from unit.operator.reconciler.simulation import Cluster
+from unit.operator.reconciler.simulation import REMOVED, STORAGE, Cluster
 
 
-def cluster_of_two():
-    return Cluster(task("urgency"), task("intent"))
+def cluster_of_two(**spec):
+    return Cluster(task("urgency"), task("intent"), **spec)
 
 
 def end_state(cluster):
@@ -88,3 +88,67 @@ def test_any_history_comes_to_the_same_end(happenings, expected):
     cluster.now += 86_400
     cluster.reconcile()
     assert cluster.written == written
+
+
+DELETION = st.lists(
+    st.tuples(
+        st.sampled_from(["reconcile", "killed", "stale", "finish", "delete", "edit", "deletion"]),
+        st.integers(min_value=0, max_value=9),
+    ),
+    min_size=5,
+    max_size=40,
+)
+
+
+@settings(max_examples=20, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@given(happenings=DELETION, jobs_before=st.integers(min_value=0, max_value=12))
+def test_whatever_happens_around_a_deletion_the_model_goes_and_nothing_of_it_is_left(happenings, jobs_before):
+    cluster = cluster_of_two(storage=REMOVED)
+    for _ in range(jobs_before):
+        cluster.settle()
+        if cluster.jobs():
+            cluster.finish(cluster.jobs()[0])
+    looks = [cluster.raw()]
+    for what, number in (*happenings, ("reconcile", 0), ("deletion", 0)):
+        looks.append(cluster.raw())
+        jobs = cluster.jobs()
+        if what == "reconcile":
+            cluster.reconcile()
+        elif what == "killed":
+            cluster.reconcile(actions=number)
+        elif what == "stale":
+            cluster.reconcile(looks[-1 - number % min(len(looks), 4)])
+        elif what == "finish" and jobs:
+            cluster.finish(jobs[number % len(jobs)])
+        elif what == "delete" and jobs:
+            del cluster.objects["Job", jobs[number % len(jobs)]]
+        elif what == "edit" and cluster.model is not None:
+            cluster.edit(task("urgency"), task("intent"), storage=REMOVED if number < 7 else STORAGE)
+        elif what == "deletion" and cluster.model is not None and not cluster.is_going:
+            cluster.delete()
+    retained = cluster.model is not None and cluster.model["spec"]["storage"].get("retain", True)
+    held = cluster.model is not None
+    cluster.to_the_end()
+    assert cluster.model is None
+    assert cluster.objects == {}
+    if held and not retained:
+        assert cluster.stored == set()
+
+
+@pytest.mark.parametrize("actions", [1, 2, 3])
+@pytest.mark.parametrize("kind", ["resolve", "prepare", "baseline", "mixture", None])
+def test_a_deletion_by_an_operator_that_is_killed_after_a_few_writes_each_time_ends_too(kind, actions):
+    cluster = cluster_of_two(storage=REMOVED)
+    cluster.settle()
+    while cluster.jobs() and not (kind and cluster.jobs(kind)):
+        cluster.finish(cluster.jobs()[0])
+        cluster.settle()
+    cluster.delete()
+    for _ in range(100):
+        before = cluster.written
+        cluster.reconcile(actions=actions)
+        if cluster.written == before and cluster.jobs():
+            assert [name for name in cluster.jobs() if "-clean-up-" not in name] == []
+            cluster.finish(cluster.jobs()[0])
+    assert (cluster.model, cluster.objects, cluster.stored) == (None, {}, set())
+    assert sum("-clean-up-" in name for name in cluster.job_runs) == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multitask_api.cluster import RESOLVE, RUN
+from multitask_api.cluster import CLEAN_UP, RESOLVE, RUN
 from multitask_operator.commands.cluster.picture import gpu_resource
 from multitask_operator.commands.views import describe
 from multitask_operator.reconciler import blocking
@@ -57,7 +57,7 @@ def stages_of(unit: Unit) -> tuple[str, ...]:
 
 
 def _done(unit: Unit) -> bool:
-    if unit.kind == RESOLVE:
+    if unit.kind in (RESOLVE, CLEAN_UP):
         return condition(unit.job, "Complete") is not None
     return unit.phase is Phase.DONE
 

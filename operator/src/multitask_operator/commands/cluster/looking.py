@@ -11,7 +11,7 @@ from multitask_api.errors import UserError
 from multitask_api.resource.model import API_VERSION
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.errors import Forbidden, NotFound
-from multitask_operator.cluster.observe import warnings
+from multitask_operator.cluster.observe import others_of, warnings
 from multitask_operator.reconciler.raw import Object, RawState, claim_names, reference_names
 
 KIND = "MultiTaskModel"
@@ -36,6 +36,9 @@ async def look(client: Client, namespace: str, name: str, now: float) -> RawStat
     for claim in claim_names(model):
         with suppress(Forbidden):
             claims[claim] = await _get(client, "PersistentVolumeClaim", claim, namespace)
+    others: tuple[Object, ...] = ()
+    with suppress(Forbidden):
+        others = await others_of(client, model)
     raw = RawState(
         namespace=namespace,
         name=name,
@@ -44,6 +47,7 @@ async def look(client: Client, namespace: str, name: str, now: float) -> RawStat
         pods=await client.list("v1", "Pod", namespace, labels),
         configmaps=await client.list("v1", "ConfigMap", namespace, labels),
         claims=claims,
+        others=others,
         references={each: await _get(client, "ConfigMap", each, namespace) for each in reference_names(model)},
     )
     return replace(raw, warnings=await warnings(client, raw, now))

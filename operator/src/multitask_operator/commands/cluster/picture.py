@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE, RUN
+from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE
 from multitask_api.resource import MultiTaskModel
 from multitask_api.resource.status import Condition, MultiTaskModelStatus
 from multitask_operator.objects.actions import PatchStatus
@@ -18,7 +18,7 @@ from multitask_operator.reconciler.raw import Object, RawState
 from multitask_operator.reconciler.reading import read
 from multitask_operator.reconciler.resolving import Resolution, newest, resolution
 from multitask_operator.reconciler.telling import generation_of
-from multitask_operator.reconciler.units import Unit, units
+from multitask_operator.reconciler.units import NO_STAGES, Unit, units
 from multitask_operator.settings import Settings
 
 #: What a GPU is called where no Job says so.
@@ -51,7 +51,7 @@ def picture(raw: RawState, now: float) -> Picture:
     model, generation = read(raw), generation_of(raw)
     annotations = raw.model["metadata"].get("annotations") or {}
     resolving = UnitSpec.of_resolve(Owner.of(raw.model), generation or 1, annotations.get(REFRESH_ANNOTATION))
-    stages, resolves = units(raw, without=(RESOLVE, RUN)), units(raw, (RESOLVE,))
+    stages, resolves = units(raw, without=NO_STAGES), units(raw, (RESOLVE,))
     found = resolution(next((unit for unit in resolves if unit.name == resolving.name), None))
     current = found.resolved is not None
     known = found if current else newest(resolves)
@@ -100,4 +100,5 @@ def last_change(raw: RawState) -> str:
 def _stamps(metadata: Mapping[str, object]) -> list[str]:
     fields = metadata.get("managedFields")
     found = [item.get("time") for item in fields] if isinstance(fields, list) else []
-    return [stamp for stamp in (*found, metadata.get("creationTimestamp")) if isinstance(stamp, str)]
+    own = (metadata.get(name) for name in ("creationTimestamp", "deletionTimestamp"))
+    return [stamp for stamp in (*found, *own) if isinstance(stamp, str)]

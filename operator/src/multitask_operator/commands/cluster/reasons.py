@@ -6,7 +6,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import chain
 
-from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE, RUN
+from multitask_api.cluster import CLEAN_UP, REFRESH_ANNOTATION, RESOLVE, RUN
 from multitask_api.errors import UserError
 from multitask_api.resource.status import Condition
 from multitask_operator.commands.cluster.jobs import job_rows, stages_of
@@ -20,10 +20,12 @@ from multitask_operator.commands.cluster.picture import (
 )
 from multitask_operator.commands.cluster.verdicts import below_the_bar
 from multitask_operator.formatting import duration
-from multitask_operator.objects.actions import Create, Delete
+from multitask_operator.objects.actions import Create, Delete, PatchFinalizers
 from multitask_operator.reconciler import Outcome, blocking
 from multitask_operator.reconciler.advice import ADVICE, without_advice
 from multitask_operator.reconciler.attempts import retrying
+from multitask_operator.reconciler.cleaning import CLEANING_UP
+from multitask_operator.reconciler.finalizing import is_going, is_held
 from multitask_operator.reconciler.observing import failed
 from multitask_operator.reconciler.raw import RawState
 from multitask_operator.reconciler.telling import generation_of, previous_status
@@ -66,8 +68,8 @@ class Explanation:
 def explained(raw: RawState, now: float) -> Explanation:
     """The reason, ``now`` in Unix seconds."""
     assert raw.model is not None
-    if "deletionTimestamp" in raw.model["metadata"]:
-        return Explanation("BeingDeleted", "the resource is being deleted", "wait, and apply it again if you want it")
+    if is_going(raw.model):
+        return next(_deleted(raw, now))
     if (raw.model.get("spec") or {}).get("suspend"):
         resume = f'{_kubectl(raw)} patch mtm {raw.name} --type merge --patch \'{{"spec":{{"suspend":false}}}}\''
         return Explanation("Suspended", "spec.suspend is true: its Jobs are stopped; set it to false to go on", resume)
@@ -79,6 +81,23 @@ def explained(raw: RawState, now: float) -> Explanation:
     going = {each.name for each in outcome.actions if isinstance(each, Delete)}
     found = chain(_refused(raw), _in_the_way(raw, now), _failed(raw, shown, going), _not_acting(raw, outcome, now))
     return next(chain(found, _at_work(raw, now), _ended(raw, shown)))
+
+
+def _deleted(raw: RawState, now: float) -> Iterator[Explanation]:
+    """What a model that is being deleted waits for."""
+    assert raw.model is not None
+    if not is_held(raw.model):
+        yield Explanation("BeingDeleted", "the resource is being deleted", "wait, and apply it again if you want it")
+    yield from _refused(raw)
+    outcome, status = decided(raw, now)
+    ready = condition_of(status, "Ready")
+    if ready is not None and ready.reason != CLEANING_UP:
+        then = "do what it says; the operator notices by itself"
+        blocked = ready.reason != "Retrying"
+        yield Explanation(ready.reason, ready.message, _NEXT.get(ready.reason, then), blocked, stage=CLEAN_UP)
+    yield from _not_acting(raw, outcome, now)
+    follow = f"mtm logs {raw.name} {CLEAN_UP} -f -n {raw.namespace}"
+    yield Explanation(CLEANING_UP, ready.message if ready is not None else "", follow, blocked=False, stage=CLEAN_UP)
 
 
 def _refused(raw: RawState) -> Iterator[Explanation]:
@@ -132,17 +151,13 @@ def _failed(raw: RawState, shown: Picture, going: Collection[str]) -> Iterator[E
 
 def _not_acting(raw: RawState, outcome: Outcome, now: float) -> Iterator[Explanation]:
     """There is something to do that only the operator does."""
-    todo = [each for each in outcome.actions if isinstance(each, Create | Delete)]
+    todo = [each for each in outcome.actions if isinstance(each, Create | Delete | PatchFinalizers)]
     status = previous_status(raw)
     behind = status is None or status.observed_generation != generation_of(raw)
     if not todo and not behind:
         return
     if todo:
-        verb, name = next(
-            ("delete", each.name) if isinstance(each, Delete) else ("create", each.obj["metadata"]["name"])
-            for each in reversed(todo)
-        )
-        what = f"the operator has to {verb} {name}"
+        what = f"the operator has to {_task(todo[-1])}"
     else:
         what = f"the operator has to look at generation {generation_of(raw)}"
     changed = last_change(raw)
@@ -156,6 +171,12 @@ def _not_acting(raw: RawState, outcome: Outcome, now: float) -> Iterator[Explana
         "see whether its pod runs and serves this namespace: kubectl get pods -A -l"
         " app.kubernetes.io/name=multitask-operator",
     )
+
+
+def _task(action: Create | Delete | PatchFinalizers) -> str:
+    if isinstance(action, PatchFinalizers):
+        return "add or remove its finalizer"
+    return f"delete {action.name}" if isinstance(action, Delete) else f"create {action.obj['metadata']['name']}"
 
 
 def _at_work(raw: RawState, now: float) -> Iterator[Explanation]:

@@ -1,0 +1,247 @@
+"""A model that is being deleted and does not retain its artifacts: what is left to do before it may go. Pure.
+
+First everything that could still write is stopped, then one Job removes what the runs have written, then the finalizer
+goes and the owner references remove the rest. Where a clean-up cannot be, or could take what others use, the finalizer
+goes with an Event that says what stays.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+
+from multitask_api.addresses import overlap
+from multitask_api.cluster import CLEAN_UP, CLEANED_KEY, KIND_LABEL, RUN, SNAPSHOT_KEY, Cleaned
+from multitask_api.errors import UserError
+from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
+from multitask_operator.formatting import size
+from multitask_operator.objects.actions import Action, Event
+from multitask_operator.objects.names import Owner
+from multitask_operator.objects.pods import PodSettings
+from multitask_operator.objects.units import UnitSpec
+from multitask_operator.objects.volumes import claim_of, place_problems
+from multitask_operator.planner.status import Judgement
+from multitask_operator.reconciler import attempts, blocking, claims, telling
+from multitask_operator.reconciler.blocking import Blocker
+from multitask_operator.reconciler.finalizing import deletes_of, is_collected, is_going, is_held, released, retains
+from multitask_operator.reconciler.making import Maker
+from multitask_operator.reconciler.outcome import Outcome
+from multitask_operator.reconciler.raw import Object, RawState, addresses
+from multitask_operator.reconciler.reading import read
+from multitask_operator.reconciler.saying import say
+from multitask_operator.reconciler.units import Unit, condition, job_of, seconds, units
+from multitask_operator.settings import Settings
+
+CLEANING_UP = "CleaningUp"
+SKIPPED, FAILED, CLEANED = "CleanUpSkipped", "CleanUpFailed", "CleanedUp"
+
+#: Seconds after which a pod that was to end by now is given up: its node does not answer, and nobody else can tell.
+LOST_AFTER = 600.0
+
+_TERMINATING = "because it is being terminated"
+"""In the API server's words, where the operator may not read the namespace itself."""
+
+
+def clean_up(raw: RawState, settings: Settings, now: float) -> Outcome:
+    """What to do about a model that is being deleted and has our finalizer, ``now`` in Unix seconds."""
+    assert raw.model is not None
+    if any(refusal.kind == "MultiTaskModel" for refusal in raw.refusals):
+        return _waits(raw, "", now, blocker=_refused(raw))
+    if retains(raw.model):
+        return Outcome((released(raw.model),))
+    skipped = _impossible(raw) or _shared(raw)
+    if skipped is not None:
+        return _let_go(raw, Event("Warning", SKIPPED, f"{skipped} What its runs wrote at {_uri(raw)} stays."))
+    if is_collected(raw.model):
+        return _waits(raw, "The garbage collector is at its children.", now)
+    unit = next(iter(units(raw, (CLEAN_UP,))), None)
+    writers = _writers(raw, unit, now)
+    if writers:
+        return _stop(raw, writers, unit, now)
+    if unit is not None and (end := _end(raw, unit)) is not None:
+        return _let_go(raw, end)
+    return _run(raw, unit, settings, now)
+
+
+# -- where there is none -----------------------------------------------------------------------------------------------
+
+
+def _impossible(raw: RawState) -> str | None:
+    """Why no Job can remove anything; None if one may."""
+    if is_going(raw.namespace_object) or any(_TERMINATING in refusal.message for refusal in raw.refusals):
+        return "The namespace is being deleted, and nothing can be started in it."
+    claim = claim_of(_uri(raw))
+    blocker = claims.unusable(claim, raw.claims[claim]) if claim is not None and claim in raw.claims else None
+    return f"{blocker.message.partition(';')[0]}." if blocker is not None else None
+
+
+def _shared(raw: RawState) -> str | None:
+    """Which other model may use what lies there. One that is itself going, and leaves nothing, does not."""
+    for other in raw.others:
+        if is_going(other) and is_held(other) and not retains(other):
+            continue
+        for address in addresses(other):
+            if overlap(address, _uri(raw)):
+                return f"MultiTaskModel {other['metadata']['name']!r} uses {address}."
+    return None
+
+
+def _let_go(raw: RawState, event: Event) -> Outcome:
+    assert raw.model is not None
+    return Outcome((released(raw.model), event))
+
+
+# -- what could still write --------------------------------------------------------------------------------------------
+
+
+def _writers(raw: RawState, unit: Unit | None, now: float) -> list[Object]:
+    """Jobs and pods of stages that have not ended, and Jobs that an older look made beside the clean-up ``unit``."""
+    jobs = [
+        job for job in _stages(raw.jobs) if not _has_ended(job) or (unit is not None and _made_at(job) >= unit.made)
+    ]
+    pods = [pod for pod in _stages(raw.pods) if job_of(pod) is not None and not _is_over(pod)]
+    return [*jobs, *(pod for pod in pods if not is_going(pod) or now < _lost_at(pod))]
+
+
+def _stages(items: Sequence[Object]) -> list[Object]:
+    return [item for item in items if (item["metadata"].get("labels") or {}).get(KIND_LABEL) != CLEAN_UP]
+
+
+def _has_ended(job: Object) -> bool:
+    return condition(job, "Complete") is not None or condition(job, "Failed") is not None
+
+
+def _is_over(pod: Object) -> bool:
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
+def _made_at(item: Object) -> str:
+    return str(item["metadata"].get("creationTimestamp", ""))
+
+
+def _stop(raw: RawState, writers: Sequence[Object], unit: Unit | None, now: float) -> Outcome:
+    """A clean-up that ran beside a writer begins anew behind it."""
+    jobs = [item for item in writers if item["kind"] == "Job"]
+    again = (unit.job, unit.configmap) if unit is not None else ()
+    names = ", ".join(item["metadata"]["name"] for item in writers[:3])
+    said = _waits(raw, f"Waiting for {len(writers)} Jobs and pods to end: {names}.", now)
+    lost = [_lost_at(item) - now for item in writers if item["kind"] == "Pod" and is_going(item)]
+    waits = [wait for wait in (said.look_again, *lost) if wait is not None]
+    return Outcome((*deletes_of(*jobs, *again), *said.actions), min(waits) if waits else None)
+
+
+def _lost_at(pod: Object) -> float:
+    """The time until which a pod that is going may take, in Unix seconds; its grace is in the time stamp."""
+    return seconds(pod["metadata"]["deletionTimestamp"]) + LOST_AFTER
+
+
+# -- the Job -----------------------------------------------------------------------------------------------------------
+
+
+def _run(raw: RawState, unit: Unit | None, settings: Settings, now: float) -> Outcome:
+    """Make what is missing of the unit, and say how far it is."""
+    makes = _made(raw, settings)
+    if makes is None:
+        text = (
+            f"Its spec cannot be read, and there is none of an earlier run. What its runs wrote at {_uri(raw)} stays."
+        )
+        return _let_go(raw, Event("Warning", SKIPPED, text))
+    blocker = _refused(raw) or (
+        blocking.of_unit(unit, settings.gpu_resource, raw.warnings) if unit is not None else None
+    )
+    said = _waits(raw, "", now, progress=_progress(unit), blocker=blocker)
+    return Outcome((*makes, *said.actions), said.look_again)
+
+
+def _made(raw: RawState, settings: Settings) -> tuple[Action, ...] | None:
+    """From the spec or, if that asks for what cannot be, from the one of the newest run; None: neither can be used."""
+    assert raw.model is not None
+    owner, generation = Owner.of(raw.model), telling.generation_of(raw) or 1
+    unit = UnitSpec.of_clean_up(owner, generation)
+    # The image of today, also behind runs that one of last year made: that one may not know how to clean up.
+    pods = PodSettings(settings.trainer_image, settings.image_pull_policy, settings.gpu_resource)
+    for model in _models(raw):
+        maker = Maker(owner, generation, model, pods)
+        with suppress(UserError):
+            return (*maker.access(raw, {unit.name}), *maker.unit(raw, unit))
+    return None
+
+
+def _models(raw: RawState) -> Iterator[MultiTaskModel]:
+    with suppress(UserError):
+        model = read(raw)
+        if not place_problems(model.spec):
+            yield model
+    metadata = {"name": raw.name, "namespace": raw.namespace}
+    for spec in _earlier(raw):
+        yield MultiTaskModel.model_validate({"metadata": metadata, "spec": spec})
+
+
+def _earlier(raw: RawState) -> Iterator[MultiTaskModelSpec]:
+    """The specs of the runs' snapshots, newest first; one that was edited by hand is none."""
+    runs = [item for item in raw.configmaps if (item["metadata"].get("labels") or {}).get(KIND_LABEL) == RUN]
+    for item in sorted(runs, key=_made_at, reverse=True):
+        with suppress(KeyError, TypeError, ValueError):
+            yield MultiTaskModelSpec.model_validate(json.loads(item["data"][SNAPSHOT_KEY])["spec"])
+
+
+def _end(raw: RawState, unit: Unit) -> Event | None:
+    """What its end came to; None while it goes on."""
+    cleaned = _cleaned(unit)
+    if cleaned is not None:
+        what = f"{cleaned.results} results, {cleaned.files} files with {size(cleaned.bytes)}"
+        left = f" {cleaned.left} files among them are not its own and stay." if cleaned.left else ""
+        return Event("Normal", CLEANED, f"Removed at {_uri(raw)}: {what}.{left}")
+    if condition(unit.job, "Failed") is not None:
+        text = f"{_failure(unit)}. What its runs wrote at {_uri(raw)} is not all removed; remove it by hand."
+        return Event("Warning", FAILED, text)
+    if condition(unit.job, "Complete") is not None:  # it ended well, and its report is gone
+        return Event("Normal", CLEANED, f"Removed what its runs wrote at {_uri(raw)}.")
+    return None
+
+
+def _failure(unit: Unit) -> str:
+    """In the trainer's words if it had any, else what the cluster says."""
+    ended = condition(unit.job, "Failed") or {}
+    said = unit.failure[1].message if unit.failure is not None else ended.get("message") or "the clean-up's Job failed"
+    return str(attempts.out_of_memory(unit.pods) or said)[:600]
+
+
+def _cleaned(unit: Unit) -> Cleaned | None:
+    try:
+        return Cleaned.model_validate_json(((unit.configmap or {}).get("data") or {})[CLEANED_KEY])
+    except (KeyError, ValueError):
+        return None
+
+
+# -- what is said ------------------------------------------------------------------------------------------------------
+
+
+def _waits(
+    raw: RawState, text: str, now: float, *, progress: str | None = None, blocker: Blocker | None = None
+) -> Outcome:
+    """The status while it waits, and what keeps it from going on."""
+    if blocker is not None:
+        advice = "; or set spec.storage.retain: true, which keeps what is there and lets the resource go"
+        said = Judgement("False", blocker.reason, blocker.message[: 1024 - len(advice)] + advice)
+        return say(raw, telling.instead(raw, said, said, "Blocked", progress, now), now)
+    message = " ".join(each for each in (f"Being deleted, with what its runs wrote at {_uri(raw)}.", text) if each)
+    ready, progressing = (Judgement(status, CLEANING_UP, message) for status in ("False", "True"))
+    return say(raw, telling.instead(raw, ready, progressing, CLEANING_UP, progress, now), now)
+
+
+def _refused(raw: RawState) -> Blocker | None:
+    for refusal in raw.refusals:
+        return Blocker("WriteRefused", f"{refusal.verb} {refusal.kind} {refusal.name}: {refusal.message}")
+    return None
+
+
+def _progress(unit: Unit | None) -> str | None:
+    said = unit.progress if unit is not None else None
+    return f"{said.step}/{said.total} files" if said is not None and said.total else None
+
+
+def _uri(raw: RawState) -> str:
+    storage = ((raw.model or {}).get("spec") or {}).get("storage") or {}
+    return str(storage.get("uri", ""))

@@ -1,0 +1,436 @@
+"""A model that does not retain its artifacts, from its finalizer to its end."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from multitask_api.cluster import FINALIZER
+from multitask_operator.objects.actions import Create, Event, PatchFinalizers, PatchStatus
+from multitask_operator.planner.status import stamp
+from multitask_operator.reconciler import reconcile
+from multitask_operator.reconciler.raw import Refusal
+from unit.operator.builders import task
+from unit.operator.reconciler.simulation import ENDED, REMOVED, SETTINGS, STORAGE, Cluster
+
+
+def desk(**spec):
+    return Cluster(task("urgency"), task("intent"), **{"storage": REMOVED, **spec})
+
+
+def running(kind="baseline", **spec):
+    """A model whose Jobs of ``kind`` run."""
+    cluster = desk(**spec)
+    cluster.settle()
+    while not cluster.jobs(kind):
+        cluster.finish(cluster.jobs()[0])
+        cluster.settle()
+    return cluster
+
+
+def deleted(**spec):
+    """A model that is being deleted while its baselines run; nobody has looked since."""
+    cluster = running(**spec)
+    cluster.delete()
+    return cluster
+
+
+def cleaning(**spec):
+    """A model that is being deleted, and the name of its clean-up's Job."""
+    cluster = deleted(**spec)
+    cluster.settle()
+    (job,) = cluster.jobs()
+    return cluster, job
+
+
+def finalizers(cluster):
+    return cluster.model["metadata"].get("finalizers", [])
+
+
+def events(outcome):
+    return [(action.type, action.reason) for action in outcome.actions if isinstance(action, Event)]
+
+
+def message(outcome):
+    (event,) = [action for action in outcome.actions if isinstance(action, Event)]
+    return event.message
+
+
+# -- the finalizer -----------------------------------------------------------------------------------------------------
+
+
+def test_the_finalizer_stands_before_anything_else_is_written():
+    cluster = desk()
+    outcome = cluster.reconcile()
+    assert [type(action) for action in outcome.actions] == [PatchFinalizers]
+    assert finalizers(cluster) == [FINALIZER]
+    cluster.to_the_end()
+    assert cluster.model["status"]["stage"] == "Trained"
+
+
+@pytest.mark.parametrize("storage", [STORAGE, STORAGE | {"retain": True}])
+def test_a_model_that_retains_its_artifacts_has_none_and_goes_at_once(storage):
+    cluster = running(storage=storage)
+    assert finalizers(cluster) == []
+    cluster.delete()
+    assert (cluster.model, cluster.objects) == (None, {})
+    assert cluster.stored
+
+
+def test_it_follows_the_spec_and_leaves_those_of_others_alone():
+    cluster = desk(storage=STORAGE)
+    cluster.model["metadata"]["finalizers"] = ["example.test/ours"]
+    for storage, expected in ((REMOVED, ["example.test/ours", FINALIZER]), (STORAGE, ["example.test/ours"])):
+        cluster.edit(task("urgency"), storage=storage)
+        cluster.settle()
+        assert finalizers(cluster) == expected
+
+
+def test_also_a_spec_that_cannot_be_read_has_it():
+    cluster = desk(storage={"uri": "/a/path", "retain": False})
+    cluster.settle()
+    assert finalizers(cluster) == [FINALIZER]
+    assert cluster.condition("Ready")["reason"] == "InvalidSpec"
+
+
+def test_a_finalizer_that_may_not_be_set_is_told():
+    cluster = desk()
+    refused = replace(cluster.raw(), refusals=(refusal("patch", "MultiTaskModel", "it may not"),))
+    (patch,) = [each for each in reconcile(refused, SETTINGS, 0.0).actions if isinstance(each, PatchStatus)]
+    assert patch.status["conditions"][0]["reason"] == "WriteRefused"
+
+
+def test_no_finalizer_is_added_while_the_namespace_goes():
+    cluster = desk()
+    cluster.namespace = going()
+    assert cluster.reconcile().actions == ()
+
+
+# -- the clean-up ------------------------------------------------------------------------------------------------------
+
+
+def test_what_writes_is_stopped_first_then_one_job_cleans_up_and_the_model_goes():
+    cluster = deleted()
+    assert len(cluster.jobs("baseline")) == 2
+    cluster.reconcile()
+    assert cluster.jobs() == []
+    cluster.settle()
+    (job,) = cluster.jobs()
+    assert job.startswith("desk-clean-up-")
+    assert cluster.objects["Role", "desk-stages"]["rules"][0]["resourceNames"] == [job]
+    count = len(cluster.stored)
+    cluster.finish(job)
+    outcome = cluster.reconcile()
+    assert (cluster.model, cluster.objects, cluster.stored) == (None, {}, set())
+    assert events(outcome) == [("Normal", "CleanedUp")]
+    assert message(outcome) == f"Removed at pvc://models/desk: {count} results, {count} files with 2.0 MB."
+    assert cluster.job_runs.count(job) == 1
+
+
+def test_the_status_says_what_goes_on():
+    cluster, job = cleaning()
+    assert cluster.model["status"]["stage"] == "CleaningUp"
+    assert [cluster.condition(kind)["status"] for kind in ("Ready", "Progressing")] == ["False", "True"]
+    assert cluster.condition("Ready")["reason"] == "CleaningUp"
+    assert ("Normal", "CleaningUp") in cluster.events
+    data = cluster.objects["ConfigMap", job]["data"]
+    data["progress.json"] = '{"stage": "clean-up", "phase": "removing", "step": 3, "total": 9, "updated": 1}'
+    cluster.now += 60
+    cluster.settle()
+    assert cluster.model["status"]["progress"] == "3/9 files"
+
+
+def pod(cluster, name, kind, phase, **metadata):
+    labels = {"multitask.dev/kind": kind, "batch.kubernetes.io/job-name": name}
+    cluster.objects["Pod", name] = {
+        "kind": "Pod",
+        "metadata": {"name": name, "uid": f"u-{name}", "labels": labels, **metadata},
+        "spec": {"containers": []},
+        "status": {"phase": phase},
+    }
+
+
+def test_pods_are_waited_for_until_they_have_ended():
+    cluster = deleted()
+    pod(cluster, "p", "baseline", "Running")
+    cluster.settle()
+    assert cluster.jobs() == []
+    assert cluster.condition("Ready")["message"].endswith("Waiting for 1 Jobs and pods to end: p.")
+    cluster.objects["Pod", "p"]["status"]["phase"] = "Succeeded"
+    cluster.settle()
+    assert cluster.jobs("clean-up")
+
+
+def test_pods_that_are_of_no_job_write_nothing_and_are_not_waited_for():
+    cluster = deleted()
+    pod(cluster, "server", "serving", "Running")
+    del cluster.objects["Pod", "server"]["metadata"]["labels"]["batch.kubernetes.io/job-name"]
+    cluster.settle()
+    assert cluster.jobs("clean-up")
+
+
+def test_a_pod_whose_node_is_lost_is_waited_for_ten_minutes():
+    cluster = deleted()
+    pod(cluster, "p", "baseline", "Running", deletionTimestamp=stamp(cluster.now))
+    cluster.settle()
+    assert cluster.jobs() == []
+    assert 500 < cluster.reconcile().look_again <= 600
+    cluster.now += 600
+    cluster.settle()
+    assert cluster.jobs("clean-up")
+
+
+@pytest.mark.parametrize("ended", [False, True])
+def test_behind_a_job_that_an_older_look_made_beside_it_the_clean_up_begins_anew(ended):
+    cluster = running("base")
+    cluster.finish(cluster.jobs()[0])
+    old = cluster.raw()
+    cluster.delete()
+    cluster.settle()
+    (job,) = cluster.jobs()
+    uid = cluster.objects["Job", job]["metadata"]["uid"]
+    cluster.finish(job)
+    cluster.reconcile(old)
+    late = cluster.jobs("baseline")
+    assert len(late) == 2
+    if ended:
+        for name in late:
+            cluster.finish(name)
+        assert cluster.stored
+    cluster.settle()
+    assert cluster.jobs() == [job]
+    assert cluster.objects["Job", job]["metadata"]["uid"] != uid
+    cluster.finish(job)
+    cluster.settle()
+    assert (cluster.model, cluster.stored) == (None, set())
+
+
+# what is done to a clean-up that runs
+DAMAGE = {
+    "its Job is deleted": lambda cluster, job: cluster.objects.pop(("Job", job)),
+    "its ConfigMap is deleted": lambda cluster, job: cluster.objects.pop(("ConfigMap", job)),
+    "both are deleted": lambda cluster, job: [cluster.objects.pop((kind, job)) for kind in ("Job", "ConfigMap")],
+    "its Role is emptied": lambda cluster, job: cluster.objects["Role", "desk-stages"].update(rules=[]),
+    "the status is wiped": lambda cluster, job: cluster.model.pop("status"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_what_a_hand_breaks_is_made_good(damage):
+    cluster, job = cleaning()
+    DAMAGE[damage](cluster, job)
+    cluster.settle()
+    assert cluster.jobs() == [job]
+    assert cluster.objects["Role", "desk-stages"]["rules"][0]["resourceNames"] == [job]
+    cluster.to_the_end()
+    assert (cluster.model, cluster.stored) == (None, set())
+
+
+def test_a_clean_up_whose_report_is_lost_has_been_all_the_same():
+    cluster, job = cleaning()
+    cluster.objects["ConfigMap", job]["data"].clear()
+    cluster.end(job, "Complete")
+    assert events(cluster.reconcile()) == [("Normal", "CleanedUp")]
+    assert cluster.model is None
+
+
+def invalid(cluster):
+    cluster.model["spec"]["tasks"] = [{"name": "urgency", "promptFrom": {"name": "gone", "key": "x"}}]
+
+
+# what is so with a model that is deleted, and does not matter
+NO_MATTER = {
+    "it is suspended": lambda cluster: cluster.model["spec"].update(suspend=True),
+    "its spec cannot be read any more": invalid,
+    "its pod template is wrong": lambda cluster: cluster.model["spec"]["training"].update(podTemplate={"x": 1}),
+    "its Jobs go through a queue": lambda cluster: cluster.model["spec"]["training"].update(queueName="team-a"),
+    "a claim of its data is gone": lambda cluster: cluster.claims.update(data=None),
+    "another model lies beside": lambda cluster: others(cluster, "pvc://models/desk-2"),
+    "another model lies in a bucket of that name": lambda cluster: others(cluster, "s3://models/desk"),
+    "another model there goes too": lambda cluster: others(cluster, "pvc://models/desk", going=True, retain=False),
+}
+
+
+def others(cluster, uri, *, going=False, retain=True, base="builtin://tiny"):
+    metadata = {"name": "other", "uid": "u-other"}
+    if going:
+        metadata |= {"deletionTimestamp": stamp(0.0), "finalizers": [FINALIZER]}
+    spec = {"storage": {"uri": uri, "retain": retain}, "baseModel": {"uri": base}}
+    cluster.others = ({"metadata": metadata, "spec": spec},)
+
+
+@pytest.mark.parametrize("what", NO_MATTER)
+def test_it_is_cleaned_up_behind_although(what):
+    cluster = running()
+    NO_MATTER[what](cluster)
+    cluster.delete()
+    cluster.settle()
+    (job,) = cluster.jobs()
+    assert cluster.objects["Job", job]["spec"].get("suspend") is None
+    cluster.to_the_end()
+    assert (cluster.model, cluster.stored) == (None, set())
+
+
+def going():
+    return {"metadata": {"name": "ml", "deletionTimestamp": stamp(0.0)}}
+
+
+def refusal(verb, kind, said):
+    return Refusal(verb, kind, "desk", 403, "Forbidden", said)
+
+
+def broken(cluster):
+    """A spec that nothing can be made of, and no run that had another."""
+    invalid(cluster)
+    for key in [key for key in cluster.objects if key[0] == "ConfigMap"]:
+        del cluster.objects[key]
+
+
+# what keeps a clean-up from being, and what the Event says
+SKIPPED = {
+    "the claim is gone": (lambda cluster: cluster.claims.clear(), "PersistentVolumeClaim 'models' does not exist"),
+    "the claim goes": (
+        lambda cluster: cluster.claims["models"]["metadata"].update(deletionTimestamp=stamp(0.0)),
+        "PersistentVolumeClaim 'models' is being deleted, and no new pod may mount it.",
+    ),
+    "the claim is lost": (
+        lambda cluster: cluster.claims["models"]["status"].update(phase="Lost"),
+        "PersistentVolumeClaim 'models' has lost its volume.",
+    ),
+    "the namespace goes": (lambda cluster: setattr(cluster, "namespace", going()), "The namespace is being deleted"),
+    "another model stores there": (
+        lambda cluster: others(cluster, "pvc://models/desk/"),
+        "MultiTaskModel 'other' uses pvc://models/desk/.",
+    ),
+    "another model stores below": (lambda cluster: others(cluster, "pvc://models/desk/b"), "'other' uses"),
+    "another model stores above": (lambda cluster: others(cluster, "pvc://models"), "'other' uses pvc://models."),
+    "another model that goes keeps what is there": (
+        lambda cluster: others(cluster, "pvc://models/desk", going=True),
+        "'other' uses",
+    ),
+    "another model starts from a result of it": (
+        lambda cluster: others(cluster, "pvc://models/b", base="pvc://models/desk/stages/mixture/all/d1/weights"),
+        "'other' uses pvc://models/desk/stages/mixture/all/d1/weights.",
+    ),
+    "nothing can be made of the spec": (broken, "Its spec cannot be read"),
+}
+
+
+@pytest.mark.parametrize("why", SKIPPED)
+def test_where_it_cannot_be_the_model_goes_with_a_warning_that_says_what_stays(why):
+    change, said = SKIPPED[why]
+    cluster = deleted()
+    change(cluster)
+    for name in cluster.jobs():
+        del cluster.objects["Job", name]
+    outcome = cluster.reconcile()
+    assert cluster.model is None
+    assert events(outcome) == [("Warning", "CleanUpSkipped")]
+    assert said in message(outcome)
+    assert message(outcome).endswith("What its runs wrote at pvc://models/desk stays.")
+
+
+def test_where_the_namespace_cannot_be_read_the_refusal_says_that_it_goes():
+    cluster = deleted()
+    cluster.reconcile()
+    said = "unable to create new content in namespace ml because it is being terminated"
+    outcome = reconcile(replace(cluster.raw(), refusals=(refusal("create", "Job", said),)), SETTINGS, cluster.now)
+    assert [type(action) for action in outcome.actions] == [PatchFinalizers, Event]
+    assert "The namespace is being deleted" in message(outcome)
+
+
+def test_a_clean_up_that_failed_for_good_keeps_nobody_waiting():
+    cluster, job = cleaning()
+    said = '{"stage": "clean-up", "kind": "UserError", "message": "access denied", "digest": ""}'
+    cluster.objects["ConfigMap", job]["data"]["failure.json"] = said
+    cluster.end(job, "Failed", "Job has reached the specified backoff limit")
+    outcome = cluster.reconcile()
+    assert cluster.model is None
+    assert events(outcome) == [("Warning", "CleanUpFailed")]
+    assert message(outcome) == (
+        "access denied. What its runs wrote at pvc://models/desk is not all removed; remove it by hand."
+    )
+
+
+def test_a_clean_up_that_was_killed_for_good_says_so_in_the_clusters_words():
+    cluster, job = cleaning()
+    cluster.end(job, "Failed", "Job was active longer than specified deadline")
+    assert message(cluster.reconcile()).startswith("Job was active longer than specified deadline. What its runs")
+
+
+def test_setting_retain_lets_it_go_at_any_time():
+    cluster, _ = cleaning()
+    cluster.edit(task("urgency"), task("intent"), storage=STORAGE)
+    outcome = cluster.reconcile()
+    assert cluster.model is None
+    assert events(outcome) == []
+    assert cluster.stored
+
+
+@pytest.mark.parametrize("finalizer", ["foregroundDeletion", "orphan"])
+def test_the_garbage_collector_goes_first(finalizer):
+    cluster = running()
+    cluster.delete(finalizer)
+    cluster.settle()
+    assert len(cluster.jobs("baseline")) == 2
+    assert cluster.condition("Ready")["message"].endswith("The garbage collector is at its children.")
+    cluster.objects.clear()
+    cluster.model["metadata"]["finalizers"].remove(finalizer)
+    cluster.to_the_end()
+    assert (cluster.model, cluster.objects, cluster.stored) == (None, {}, set())
+
+
+def test_what_keeps_the_pod_from_running_is_said_and_how_to_do_without():
+    cluster, job = cleaning()
+    pod(cluster, job, "clean-up", "Pending")
+    waiting = {"reason": "CreateContainerConfigError", "message": 'secret "s3" not found'}
+    cluster.objects["Pod", job]["status"]["containerStatuses"] = [{"name": "trainer", "state": {"waiting": waiting}}]
+    cluster.settle()
+    ready = cluster.condition("Ready")
+    assert (ready["reason"], cluster.model["status"]["stage"]) == ("SecretMissing", "Blocked")
+    assert "or set spec.storage.retain: true" in ready["message"]
+
+
+def test_a_quota_that_refuses_the_job_is_said_and_nothing_is_let_go():
+    cluster = deleted()
+    cluster.reconcile()
+    refused = replace(cluster.raw(), refusals=(refusal("create", "Job", "exceeded quota: few"),))
+    outcome = reconcile(refused, SETTINGS, cluster.now)
+    assert not any(isinstance(action, PatchFinalizers) for action in outcome.actions)
+    (patch,) = [action for action in outcome.actions if isinstance(action, PatchStatus)]
+    assert patch.status["conditions"][0]["reason"] == "WriteRefused"
+
+
+def test_a_finalizer_that_may_not_be_removed_is_told_and_no_event_says_that_it_was():
+    cluster, job = cleaning()
+    cluster.finish(job)
+    refused = replace(cluster.raw(), refusals=(refusal("patch", "MultiTaskModel", "it may not"),))
+    outcome = reconcile(refused, SETTINGS, cluster.now)
+    assert [reason for _, reason in events(outcome)] == ["WriteRefused"]
+    assert not any(isinstance(action, PatchFinalizers) for action in outcome.actions)
+
+
+def test_the_image_is_the_installations_and_not_that_of_the_run():
+    cluster = deleted()
+    cluster.settings = replace(SETTINGS, trainer_image="registry.example/trainer:2")
+    cluster.settle()
+    (job,) = cluster.jobs()
+    (container,) = cluster.objects["Job", job]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "registry.example/trainer:2"
+
+
+def test_an_operator_that_was_away_finds_it_later():
+    cluster = deleted()
+    for name in cluster.jobs():
+        cluster.finish(name)
+    cluster.now = ENDED + 7 * 86_400
+    cluster.to_the_end()
+    assert (cluster.model, cluster.stored) == (None, set())
+
+
+def test_nothing_is_made_for_a_model_that_others_hold():
+    cluster = running(storage=STORAGE)
+    cluster.delete("example.test/ours")
+    assert not any(isinstance(action, Create) for action in cluster.reconcile().actions)
+    assert cluster.model is not None
