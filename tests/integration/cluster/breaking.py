@@ -259,8 +259,17 @@ def another_task_in_the_middle(desk: Desk):
 def made_again(desk: Desk):
     """Another model of the same name, while the children of the first one are still going."""
     desk.pod("baseline")
+    account = objects.get(desk.rest, desk.of("serviceaccounts/desk-stages"))["metadata"]["uid"]
+    former = _uids(desk)
     desk.delete(desk.path)
     desk.apply()
+    until("its pods go", lambda: not former & _uids(desk), SECONDS)
+
+    def renewed():
+        found = desk.rest.get(desk.of("serviceaccounts/desk-stages"))
+        return found.is_success and found.json()["metadata"]["uid"] != account
+
+    until("its account is another", renewed, SECONDS)
     desk.pods.renew()
 
 
@@ -372,3 +381,7 @@ def _configmaps(desk: Desk):
 def _open_jobs(desk: Desk):
     jobs = desk.world.jobs.of(desk.namespace)
     return [job for job in jobs if not (job.get("status") or {}).get("conditions")]
+
+
+def _uids(desk: Desk):
+    return {pod["metadata"]["uid"] for pod in desk.world.pods.of(desk.namespace)}

@@ -310,6 +310,7 @@ async def test_a_strangers_object_in_the_way_is_a_refusal_and_that_of_a_former_m
     assert refused.refusal is not None
     assert (refused.refusal.kind, refused.refusal.name, refused.refusal.code) == ("ConfigMap", "strangers", 409)
     assert refused.refusal.message == ("there is one of this name that does not belong to desk")
+    assert (await apply(client, raw, [Apply(configmap(raw, "former"))])) in (Applied(look_again=True), Applied())
     assert (await apply(client, raw, [Create(configmap(raw, "former"))])) in (Applied(look_again=True), Applied())
     names = [item["metadata"]["name"] for item in (await observe(client, namespace, "desk", NOW)).configmaps]
     assert "never" not in names

@@ -101,7 +101,8 @@ async def _apply(client: Client, body: Object) -> None:
     metadata = body["metadata"]
     with contextlib.suppress(NotFound):
         found = await client.get(body["apiVersion"], body["kind"], metadata["name"], metadata["namespace"])
-        if _model(found) != _model(body):  # one that carries the label was shown by the look, and decided on
+        # one with the label and without an owner is ours, and somebody took the owner away
+        if _controller(found) or _model(found) != _model(body):
             _check_owner("apply", body, found)
     await client.apply(body)
 

@@ -67,20 +67,30 @@ class Maker:
     def access(self, raw: RawState, configmaps: Collection[str]) -> Iterator[Action]:
         """ServiceAccount, Role and RoleBinding, each only if it is missing or says something else."""
         account = access.service_account(self.owner, self.model.spec)
-        if account is not None and _standing(raw.service_accounts, account) is None:
-            yield Apply(account)
+        if account is not None:
+            yield from _differing(raw.service_accounts, account, ())
         yield from _differing(raw.roles, access.role(self.owner, configmaps), ("rules",))
         yield from _differing(raw.role_bindings, access.role_binding(self.owner, self.model.spec), ("subjects",))
 
 
 def _differing(there: Sequence[Object], wanted: Mapping[str, Any], fields: Sequence[str]) -> Iterator[Action]:
     found = _standing(there, wanted)
-    if found is None or any(_plain(found.get(field)) != _plain(wanted[field]) for field in fields):
+    # That of a former model of the name is about to go, and nothing would tell of it.
+    if (
+        found is None
+        or _owner(found) != _owner(wanted)
+        or any(_plain(found.get(field)) != _plain(wanted[field]) for field in fields)
+    ):
         yield Apply(wanted)
 
 
 def _standing(there: Sequence[Object], wanted: Mapping[str, Any]) -> Object | None:
     return next((item for item in there if item["metadata"]["name"] == wanted["metadata"]["name"]), None)
+
+
+def _owner(item: Mapping[str, Any]) -> str | None:
+    owners = item["metadata"].get("ownerReferences") or ()
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
 
 
 def _plain(value: Any) -> Any:

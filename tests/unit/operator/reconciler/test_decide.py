@@ -152,6 +152,16 @@ def test_what_no_watch_tells_of_is_looked_at_again_soon():
     assert cluster.condition("Ready")["reason"] == "InvalidSpec"
 
 
+def test_what_lets_pods_report_is_made_anew_after_a_former_model_of_the_name():
+    cluster = two()
+    cluster.settle()
+    account = cluster.objects["ServiceAccount", "desk-stages"]
+    before = account["metadata"]["uid"]
+    account["metadata"]["ownerReferences"][0]["uid"] = "u-former"
+    cluster.settle()
+    assert cluster.objects["ServiceAccount", "desk-stages"]["metadata"]["uid"] != before
+
+
 def test_a_stage_that_fails_says_why_in_the_trainers_words_and_is_tried_again_after_an_edit():
     cluster = two()
     run_until(cluster, "prepare")
