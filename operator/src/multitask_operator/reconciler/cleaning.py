@@ -147,9 +147,9 @@ def _run(raw: RawState, unit: Unit | None, settings: Settings, now: float) -> Ou
             f"Its spec cannot be read, and there is none of an earlier run. What its runs wrote at {_uri(raw)} stays."
         )
         return _let_go(raw, Event("Warning", SKIPPED, text))
-    blocker = _refused(raw) or (
-        blocking.of_unit(unit, settings.gpu_resource, raw.warnings) if unit is not None else None
-    )
+    blocker = _refused(raw)
+    if unit is not None:
+        blocker = blocker or blocking.of_unit(unit, settings.gpu_resource, raw.warnings) or attempts.retrying(unit)
     said = _waits(raw, "", now, progress=_progress(unit), blocker=blocker)
     return Outcome((*makes, *said.actions), said.look_again)
 
