@@ -12,6 +12,7 @@ import yaml
 
 from cluster import binaries
 from cluster.access import Access, Object
+from cluster.processes import until
 
 CHART = Path(__file__).parents[2] / "helm" / "multitask-operator"
 ACCESS_KINDS = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
@@ -44,8 +45,17 @@ def access_of(access: Access, *options: str, release: str, namespace: str) -> It
     """A release's accounts, roles and bindings for as long as the context lasts; the name of its service account."""
     found = [item for item in rendered(*options, release=release, namespace=namespace) if item["kind"] in ACCESS_KINDS]
     (account,) = (item["metadata"]["name"] for item in found if item["kind"] == "ServiceAccount")
+    user = f"system:serviceaccount:{namespace}:{account}"
     access.kubectl("apply", "--server-side", "--filename", "-", stdin=found)
     try:
+        for served in {item["metadata"]["namespace"] for item in found if item["kind"] == "Role"} or {namespace}:
+            until(f"{account} is allowed to work in {served}", lambda served=served: _may(access, user, served), 30)
         yield account
     finally:
         access.kubectl("delete", "--filename", "-", "--ignore-not-found", "--wait=false", stdin=found)
+
+
+def _may(access: Access, user: str, namespace: str) -> bool:
+    """Whether the API server knows of the rules by now: it learns of them a moment after it has stored them."""
+    asked = ("auth", "can-i", "list", "multitaskmodels.multitask.dev", "--as", user, "--namespace", namespace)
+    return access.kubectl(*asked, "--quiet", check=False).status == 0

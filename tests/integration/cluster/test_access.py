@@ -39,13 +39,15 @@ def rows(verbs: tuple[str, ...], *resources: str) -> list[str]:
 #: In every namespace that it serves; of Namespaces it may get that one.
 OPERATOR_MAY = [
     *rows(READ, MTM),
+    f"patch {MTM}",  # its finalizer
     f"patch {MTM}/status",
     *rows(("get", "list", "watch", "create", "delete"), "jobs.batch"),
     *rows(("get", "list", "watch", "create", "patch", "delete"), "configmaps"),
     *rows(("list", "watch"), "pods"),
     *rows(("get", "list", "create", "delete"), "services"),
-    *rows(("list", "create", "patch"), "serviceaccounts", f"roles.{RBAC}", f"rolebindings.{RBAC}"),
+    *rows(("get", "list", "create", "patch"), "serviceaccounts", f"roles.{RBAC}", f"rolebindings.{RBAC}"),
     "get persistentvolumeclaims",
+    "list events",
     "create events.events.k8s.io",
 ]
 OPERATOR_MAY_NOT = [
@@ -57,11 +59,11 @@ OPERATOR_MAY_NOT = [
     *rows(("get", "create", "update", "patch", "delete", "deletecollection"), "pods"),
     *rows(("get", "create"), "pods/exec", "pods/attach", "pods/portforward", "pods/log", "pods/proxy"),
     *rows(("patch", "update"), "pods/ephemeralcontainers", "pods/status", "jobs.batch/status", "services"),
-    *rows(("get", "update", "delete", "impersonate"), "serviceaccounts"),
+    *rows(("update", "delete", "impersonate"), "serviceaccounts"),
     "create serviceaccounts/token",
-    *rows(("get", "update", "delete", "escalate", "bind"), f"roles.{RBAC}", f"rolebindings.{RBAC}"),
+    *rows(("update", "delete", "escalate", "bind"), f"roles.{RBAC}", f"rolebindings.{RBAC}"),
     *rows(("list", "watch", "create", "patch", "delete"), "persistentvolumeclaims", "namespaces"),
-    *rows(("get", "list", "patch", "delete"), "events", "events.events.k8s.io"),
+    *rows(("get", "watch", "patch", "delete"), "events", "events.events.k8s.io"),
 ]
 #: Of the cluster: nothing here lies in a namespace.
 NOBODY_MAY = [
@@ -217,6 +219,8 @@ def units(cluster: Access, rest: httpx.Client, installed: Installation) -> dict[
         path = f"/api/v1/namespaces/{namespace}/configmaps?labelSelector={MODEL_LABEL}={name}"
         names = [item["metadata"]["name"] for item in objects.get(rest, path)["items"]]
         found[key], found["snapshot"] = sorted(names, key=lambda name: "-run-" in name)
+    pods = Subject(cluster, rest, account(namespace, f"{DESK}-stages"), namespace)
+    until("the Role is known", lambda: pods.may(f"get configmaps:{found['own']}"), 30)
     return found
 
 

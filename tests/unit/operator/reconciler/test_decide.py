@@ -323,7 +323,7 @@ def test_a_job_that_has_said_everything_and_not_ended_yet_is_not_at_work(kind, e
     assert cluster.condition("Progressing")["reason"] == expected
 
 
-@pytest.mark.parametrize(("seconds", "written"), [(3.0, False), (14.9, False), (16.1, True)])
+@pytest.mark.parametrize(("seconds", "written"), [(3.0, False), (15.0, False), (16.1, True)])
 def test_progress_alone_is_written_every_15_seconds_at_most(seconds, written):
     cluster = two()
     cluster.now += 0.9  # times are stored as whole seconds
@@ -336,7 +336,7 @@ def test_progress_alone_is_written_every_15_seconds_at_most(seconds, written):
     assert bool(outcome.actions) is written
     if not written:
         assert outcome.look_again is not None
-        assert seconds + outcome.look_again <= 16
+        assert seconds + outcome.look_again <= 16  # or sooner, for a Job that has no pod yet
 
 
 def test_one_job_without_a_gpu_does_not_hide_the_work_of_the_others():
