@@ -83,7 +83,8 @@ def kill_in_mid_stage(node: OneNode, team: Team, model: str, stage: str, storage
         if job is None or not job["status"].get("active"):
             return False
         running[:] = [job]
-        return (storage / "work" / flat((stage, digest_of(job, stage))) / "checkpoint" / "checkpoint.pt").exists()
+        scratch = storage / "work" / f"{team.name}__{model}" / flat((stage, digest_of(job, stage)))
+        return (scratch / "checkpoint" / "checkpoint.pt").exists()
 
     until(f"{stage} runs and has a checkpoint", has_checkpoint, seconds)
     (pod,) = team.pods(running[0])
