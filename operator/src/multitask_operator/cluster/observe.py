@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -78,16 +78,29 @@ async def warnings(client: Client, raw: RawState, now: float) -> dict[str, str]:
     with suppress(Forbidden):
         for item in silent:
             uid = item["metadata"]["uid"]
-            fields = f"involvedObject.uid={uid},type=Warning"
-            events = await client.list("v1", "Event", raw.namespace, fields=fields)
-            if events:
-                newest = max(events, key=_when)
-                found[uid] = newest.get("message") or newest["reason"]
+            said = newest_warning(await client.list("v1", "Event", raw.namespace, fields=f"involvedObject.uid={uid}"))
+            if said is not None:
+                found[uid] = said
     return found
 
 
+def newest_warning(events: Sequence[Object]) -> str | None:
+    """What the newest of the Events about an object says, if that is a Warning: one that others followed is over, as
+    that of a pod which now has its node."""
+    newest = max(events, key=lambda event: (_when(event), event.get("type") == "Warning"), default=None)
+    if newest is None or newest.get("type") != "Warning":
+        return None
+    return str(newest.get("message") or newest["reason"])
+
+
 def _when(event: Object) -> str:
-    found: str = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"]
+    # The scheduler's have microseconds, a kubelet's whole seconds: as texts these are the later ones of a second.
+    found: str = (
+        (event.get("series") or {}).get("lastObservedTime")
+        or event.get("lastTimestamp")
+        or event.get("eventTime")
+        or event["metadata"]["creationTimestamp"]
+    )
     return found
 
 
