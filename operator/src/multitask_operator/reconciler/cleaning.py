@@ -15,7 +15,7 @@ from multitask_api.addresses import overlap
 from multitask_api.cluster import CLEAN_UP, CLEANED_KEY, KIND_LABEL, RUN, SNAPSHOT_KEY, Cleaned
 from multitask_api.errors import UserError
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
-from multitask_operator.formatting import size
+from multitask_operator.formatting import cut, size
 from multitask_operator.objects.actions import Action, Event
 from multitask_operator.objects.names import Owner, clean_up_name
 from multitask_operator.objects.pods import PodSettings
@@ -23,6 +23,7 @@ from multitask_operator.objects.units import UnitSpec
 from multitask_operator.objects.volumes import claim_of, place_problems
 from multitask_operator.planner.status import Judgement
 from multitask_operator.reconciler import attempts, blocking, claims, telling
+from multitask_operator.reconciler.advice import with_advice
 from multitask_operator.reconciler.blocking import Blocker
 from multitask_operator.reconciler.finalizing import deletes_of, is_collected, is_going, is_held, released, retains
 from multitask_operator.reconciler.making import Maker
@@ -38,6 +39,9 @@ SKIPPED, FAILED, CLEANED = "CleanUpSkipped", "CleanUpFailed", "CleanedUp"
 
 #: Seconds after which a pod that was to end by now is given up: its node does not answer, and nobody else can tell.
 LOST_AFTER = 600.0
+
+_FAILURE_BYTES = 600
+"""Of an Event, which also says what stays where."""
 
 _TERMINATING = "because it is being terminated"
 """In the API server's words, where the operator may not read the namespace itself."""
@@ -236,7 +240,7 @@ def _failure(unit: Unit) -> str:
     """In the trainer's words if it had any, else what the cluster says."""
     ended = condition(unit.job, "Failed") or {}
     said = unit.failure[1].message if unit.failure is not None else ended.get("message") or "the clean-up's Job failed"
-    return str(attempts.out_of_memory(unit.pods) or said)[:600]
+    return cut(attempts.out_of_memory(unit.pods) or str(said), _FAILURE_BYTES)
 
 
 def _cleaned(unit: Unit) -> Cleaned | None:
@@ -261,7 +265,7 @@ def _waits(
     """The status while it waits, and what keeps it from going on; ``stays``: what its runs wrote is to stay."""
     if blocker is not None:
         advice = "; or set spec.storage.retain: true, which keeps what is there and lets the resource go"
-        said = Judgement("False", blocker.reason, blocker.message[: 1024 - len(advice)] + advice)
+        said = Judgement("False", blocker.reason, with_advice(blocker.message, advice))
         return say(raw, telling.instead(raw, said, said, "Blocked", progress, now), now)
     wrote = f"what its runs wrote at {_uri(raw)}"
     what = f"Being deleted; {wrote} stays." if stays else f"Being deleted, with {wrote}."
