@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from cluster import chart, objects
-from cluster.access import Access
+from cluster.access import Access, Object
 from cluster.processes import until
 from integration.cluster import models
 from integration.cluster.asking import Subject, account, bind
@@ -182,7 +182,7 @@ GIFTS = [
 
 @pytest.mark.parametrize(("sentence", "rule", "status"), GIFTS, ids=[row[0] for row in GIFTS])
 def test_it_gives_nobody_more_than_it_has(
-    cluster: Access, installed: Installation, sentence: str, rule: objects.Object, status: int
+    cluster: Access, installed: Installation, sentence: str, rule: Object, status: int
 ) -> None:
     body = {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": {"name": "gift"}, "rules": [rule]}
     path = f"/apis/{RBAC}/v1/namespaces/{installed.served}/roles"
