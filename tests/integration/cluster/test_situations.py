@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster import binaries
+from cluster import chart
 from integration.cluster.breaking import (
     BATCH,
     RBAC,
@@ -359,7 +359,7 @@ SITUATIONS = {
 @pytest.fixture(scope="module")
 def futures(request, tmp_path_factory, _able):
     """Every situation that was asked for, at work; by its sentence."""
-    if binaries.missing(("helm",)):
+    if chart.helm() is None:
         pytest.skip("needs helm: `make kubernetes` builds it")
     asked = [item.callspec.params["sentence"] for item in request.session.items if "futures" in item.fixturenames]
     with world(tmp_path_factory.mktemp("situations")) as made, ThreadPoolExecutor(AT_ONCE) as pool:
