@@ -196,6 +196,9 @@ async def test_one_look_has_the_model_its_children_and_what_it_names_and_never_a
     stranger = configmap(raw, "stranger")
     stranger["metadata"]["labels"] = {"multitask.dev/model": "other"}
     await client.create(stranger)
+    noted = configmap(raw, "noted")
+    noted["metadata"]["labels"] = {"multitask.dev/model": "desk"}  # by a user, for a book of his own
+    await client.create(noted)
     words = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "words", "namespace": namespace}}
     mark = cluster.audit_mark()
     before = await observe(client, namespace, "desk", NOW)

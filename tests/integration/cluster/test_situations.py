@@ -125,6 +125,7 @@ RIGHTS = {"privileged": True, "allowPrivilegeEscalation": True}
 PRIVILEGED = template(containers=[{"name": "trainer", "securityContext": RIGHTS}])
 BAD_VOLUME = template(volumes=[{"name": "Not_A_Name", "emptyDir": {}}])
 UNLABELLED = {"metadata": {"labels": {"multitask.dev/model": None}}}
+UNMANAGED = {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}
 STRANGE_ROLE = {"metadata": {"name": "desk-stages"}, "rules": []}
 
 SITUATIONS = {
@@ -264,6 +265,7 @@ SITUATIONS = {
     "the run's snapshot is overwritten with garbage": Situation(breaks=spoils_snapshot),
     "the run's snapshot is deleted": Situation(breaks=deletes_snapshot),
     "a Job loses its labels": Situation(breaks=edits_child("jobs", UNLABELLED, BATCH)),
+    "a Job loses the label of who manages it": Situation(breaks=edits_child("jobs", UNMANAGED, BATCH)),
     "a unit's ConfigMap loses its labels": Situation(breaks=edits_child("configmaps", UNLABELLED)),
     "a unit's ConfigMap loses its annotations": Situation(
         breaks=edits_child("configmaps", {"metadata": {"annotations": None}})

@@ -8,10 +8,11 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from multitask_api.cluster import MODEL_LABEL, RUN
+from multitask_api.cluster import RUN
 from multitask_api.resource.model import API_VERSION
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.errors import Forbidden, NotFound
+from multitask_operator.objects.names import selector
 from multitask_operator.reconciler import blocking
 from multitask_operator.reconciler.finalizing import is_going, is_held
 from multitask_operator.reconciler.raw import Object, RawState, claim_names, reference_names
@@ -30,7 +31,7 @@ async def observe(client: Client, namespace: str, name: str, now: float) -> RawS
     model = await _get(client, API_VERSION, "MultiTaskModel", name, namespace)
     if model is None:
         return RawState(namespace=namespace, name=name)
-    labels = f"{MODEL_LABEL}={name}"
+    labels = selector(name)
     children = [
         client.list(api_version, kind, namespace, labels)
         for api_version, kind in (
