@@ -45,7 +45,6 @@ from multitask_api.resource import MultiTaskModel
 from unit.operator.builders import all_done, model, resolved, task
 
 MODELS = "/apis/multitask.dev/v1alpha1"
-MERGE = {"Content-Type": "application/merge-patch+json"}
 USER = "operator"
 #: Of a stage program.
 PROGRESS_SECONDS = 15.0
@@ -150,7 +149,9 @@ def idle(given: argparse.Namespace, access: Access, folder: Path) -> None:
             begun = time.monotonic()
             for number in range(given.models):  # another label: nothing to write, everything to look at
                 path = f"{MODELS}/namespaces/{names[number % len(names)]}/multitaskmodels/desk-{number}"
-                rest.patch(path, json={"metadata": {"labels": {"look": "again"}}}, headers=MERGE).raise_for_status()
+                rest.patch(
+                    path, json={"metadata": {"labels": {"look": "again"}}}, headers=objects.MERGE
+                ).raise_for_status()
             program.rest(600)
             say("seconds to touch and look at every model", time.monotonic() - begun)
             say("seconds of one reconcile, the latest thousand", json.dumps(program.health()["servingSeconds"]))
@@ -205,7 +206,7 @@ def prepare(rest: httpx.Client, namespace: str, trained: MultiTaskModel) -> None
         "data": {RESOLVED_KEY: resolved(trained).model_dump_json(by_alias=True)},
         "binaryData": {MANIFESTS_KEY: packed},
     }
-    rest.patch(f"{path}/{found['metadata']['name']}", json=change, headers=MERGE).raise_for_status()
+    rest.patch(f"{path}/{found['metadata']['name']}", json=change, headers=objects.MERGE).raise_for_status()
 
 
 def report(rest: httpx.Client, paths: list[str], seconds: float) -> int:
@@ -214,7 +215,7 @@ def report(rest: httpx.Client, paths: list[str], seconds: float) -> int:
     while time.monotonic() - begun < seconds:
         said = StageProgress(stage="s", step=count, total=100_000, loss=1 / (1 + count), updated=time.time())
         change = {"data": {PROGRESS_KEY: said.model_dump_json(by_alias=True)}}
-        rest.patch(paths[count % len(paths)], json=change, headers=MERGE).raise_for_status()
+        rest.patch(paths[count % len(paths)], json=change, headers=objects.MERGE).raise_for_status()
         count += 1
         time.sleep(max(0.0, begun + count * PROGRESS_SECONDS / len(paths) - time.monotonic()))
     return count

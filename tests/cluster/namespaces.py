@@ -8,20 +8,26 @@ is nothing to tidy up, and nothing of another cluster on this machine can be met
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+_BOUND = Path(__file__).with_name("bound.py")
 _UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 #: Where container programs write whatever they are told: empty in here.
 _HIDDEN = ("/run/containerd", "/var/lib/cni", "/var/log/containers")
 
 
 def command(argv: Sequence[str]) -> list[str]:
-    """What to start so that ``argv`` runs in namespaces of its own; root may."""
-    return [*_UNSHARE, sys.executable, str(Path(__file__).resolve()), *argv]
+    """What to start so that ``argv`` runs in namespaces of its own, and ends with this process; root may."""
+    program = shutil.which(_UNSHARE[0])
+    if program is None:
+        raise FileNotFoundError("unshare: install util-linux")
+    bound = [sys.executable, "-I", "-S", str(_BOUND), str(os.getpid())]
+    return [*bound, program, *_UNSHARE[1:], sys.executable, str(Path(__file__).resolve()), *argv]
 
 
 def main() -> int:

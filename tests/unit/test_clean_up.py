@@ -11,6 +11,7 @@ import pytest
 from api_server import NAME, ApiServer, running
 from multitask_api.cluster import CLEAN_UP_KEY, CLEANED_KEY, Cleaned, own_folder
 from multitask_api.manifest import Manifest
+from multitask_trainer import storage as module
 from multitask_trainer.configmap import ConfigMap, connect
 from multitask_trainer.pod import run_unit
 from multitask_trainer.ranks import Ranks
@@ -22,9 +23,9 @@ from unit.test_pod import orders, prepare
 OURS, THEIRS = "team-a/desk", "team-a/desk-2"
 
 
-def result(storage: Path, stage: str, digest: str = "d1", model: str | None = OURS) -> Path:
+def result(storage: Path, stage: str, digest: str = "d1", model: str | None = OURS, work: str = "made") -> Path:
     """An artifact as a stage publishes it: two files of 100 bytes and a manifest."""
-    made = storage / "made"
+    made = storage / work
     (made / "weights").mkdir(parents=True)
     for name in ("weights/0.bin", "scores"):
         (made / name).write_bytes(b"x" * 100)
@@ -132,15 +133,20 @@ def test_results_behind_a_link_in_place_of_the_stages_stay(storage, tmp_path):
     assert (tmp_path / "outside" / "stages" / "base" / "d1" / "manifest.json").exists()
 
 
-def test_what_a_killed_writer_had_not_yet_renamed_goes_too(storage):
-    address = result(storage, "base")
-    address.rename(address.with_name(".d1.host.12.abcd"))
-    assert run(storage).results == 1
-    assert not storage.exists()
-
-
 class Killed(Exception):
     pass
+
+
+@pytest.mark.parametrize("step", ["write_atomically", "_movedbeside", "_sync", "_sync_one"])
+def test_of_a_writer_that_was_killed_while_it_published_nothing_is_left(storage, monkeypatch, step):
+    def killed(*_: object) -> None:
+        raise Killed
+
+    monkeypatch.setattr(module, step, killed)
+    with pytest.raises(Killed):
+        result(storage, "base", work=f"work/{own_folder(OURS)}/base-d1/artifact")
+    run(storage)
+    assert not storage.exists()
 
 
 class Kills(FileReporter):

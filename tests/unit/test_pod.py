@@ -14,6 +14,7 @@ import pytest
 from api_server import NAME, ApiServer, running
 from multitask_api.cluster import (
     CONFIGMAP_LIMIT,
+    EXIT_USER_ERROR,
     FAILURE_KEY,
     MANIFESTS_KEY,
     ORDERS_KEY,
@@ -257,6 +258,18 @@ def test_of_many_problems_the_first_are_reported_and_the_others_counted(tmp_path
     assert (status, len(found.problems), found.problems[-1]) == (0, 21, "and 280 more")
     assert len(found.data) == 300
     assert not any(item.problem for item in found.data.values())
+
+
+def test_addresses_for_which_there_is_no_room_beside_the_resource_are_a_fault_of_the_resource(tmp_path, server):
+    document = large(tmp_path)
+    for task in document["spec"]["tasks"]:
+        task["data"] = {split: {"uri": f"s3/{task['name']}/{split}/".ljust(1000, "x")} for split in task["data"]}
+    place = unit(tmp_path, RESOLVE_KEY, json.dumps({"model": document, "storage": str(tmp_path / "storage")}))
+    assert run(place, server) == EXIT_USER_ERROR
+    failure = json.loads(server.data[FAILURE_KEY])
+    assert (failure["stage"], failure["kind"]) == ("resolve", "UserError")
+    assert failure["message"].startswith("spec.tasks: what was found at 300 addresses has 3")
+    assert "shorten addresses, prompts or labels" in failure["message"]
 
 
 def test_what_resolve_reports_fits_beside_what_it_is_told(tmp_path, server):

@@ -48,7 +48,7 @@ and patch on ConfigMaps.
   verbs: [list, watch]
 - apiGroups: [""]
   resources: [services]
-  verbs: [get, list, create, delete]
+  verbs: [get, list, create]
 - apiGroups: [""]
   resources: [serviceaccounts]
   verbs: [get, list, create, patch]

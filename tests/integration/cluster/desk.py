@@ -10,6 +10,7 @@ import httpx
 from cluster import objects
 from cluster.access import Object
 from cluster.processes import until
+from integration.cluster.desks import desk
 from integration.cluster.pods import Pods
 from integration.cluster.world import MODELS, World
 from multitask_api.cluster import DIGEST_ANNOTATION, KIND_LABEL, STAGE_ANNOTATION
@@ -17,7 +18,6 @@ from multitask_operator.commands.cluster.asking import Where, ask
 from multitask_operator.commands.cluster.looking import look
 from multitask_operator.commands.cluster.reasons import explained
 from multitask_operator.objects.protected import CONTAINER
-from unit.operator.builders import model, task
 
 #: Of any one step, on a machine that has much else to do.
 SECONDS = 240.0
@@ -205,11 +205,7 @@ class Desk:
 
     def _meant(self):
         spec = {"storage": {"uri": f"pvc://models/{self.name}"}} | self._spec
-        tasks = [task(each) if isinstance(each, str) else each for each in spec.pop("tasks", ("urgency",))]
-        for each in tasks:
-            for split, source in each["data"].items():
-                source["uri"] = f"s3://bucket/{each['name']}/{split}.jsonl"
-        return model(*tasks, name=self.name, **spec)
+        return desk(*spec.pop("tasks", ("urgency",)), name=self.name, **spec)
 
     def _step(self, leave=()):
         for step in self.steps:

@@ -11,13 +11,13 @@ from unit.operator.reconciler.simulation import STORAGE
 MOST_WRITES = 200
 
 
-def desk(*names, name="desk", storage=STORAGE, **spec):
-    """A model whose data and storage lie where a pod could reach them."""
-    tasks = [task(name) for name in names]
-    for each in tasks:
+def desk(*tasks, name="desk", storage=STORAGE, **spec):
+    """A model whose data and storage lie where a pod could reach them; tasks as `task` makes them, or their names."""
+    made = [task(each) if isinstance(each, str) else each for each in tasks]
+    for each in made:
         for split, source in each["data"].items():
             source["uri"] = f"s3://bucket/{each['name']}/{split}.jsonl"
-    return model(*tasks, name=name, storage=storage, **spec)
+    return model(*made, name=name, storage=storage, **spec)
 
 
 def apply(cluster, namespace, resource):

@@ -27,8 +27,6 @@ from multitask_operator.objects.names import access_name
 from multitask_operator.objects.protected import CONTAINER
 from unit.operator.builders import graph_of, manifest, resolved
 
-MERGE = {"Content-Type": "application/merge-patch+json"}
-
 
 class Pods:
     """The pods of one model; ``ran`` lists the stages they ran, in order, ``cleaned`` what was removed behind them.
@@ -78,12 +76,12 @@ class Pods:
         if conditions:
             status["conditions"] = list(conditions)
         path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}/status"
-        answer = self._admin.patch(path, json={"status": status}, headers=MERGE)
+        answer = self._admin.patch(path, json={"status": status}, headers=objects.MERGE)
         assert answer.is_success or answer.status_code == 404, answer.text  # stopped meanwhile
 
     def say(self, unit: str, change) -> None:
         """Merge ``change`` into the unit's ConfigMap with the rights of its pods."""
-        answer = self._own().patch(self._configmap(unit), json=change, headers=MERGE)
+        answer = self._own().patch(self._configmap(unit), json=change, headers=objects.MERGE)
         assert answer.is_success, answer.text
 
     def renew(self) -> None:

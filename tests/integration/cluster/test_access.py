@@ -15,7 +15,7 @@ import httpx
 import pytest
 
 from cluster import chart, objects
-from cluster.access import Access
+from cluster.access import Access, Object
 from cluster.processes import until
 from integration.cluster import models
 from integration.cluster.asking import Subject, account, bind
@@ -44,7 +44,7 @@ OPERATOR_MAY = [
     *rows(("get", "list", "watch", "create", "delete"), "jobs.batch"),
     *rows(("get", "list", "watch", "create", "patch", "delete"), "configmaps"),
     *rows(("list", "watch"), "pods"),
-    *rows(("get", "list", "create", "delete"), "services"),
+    *rows(("get", "list", "create"), "services"),
     *rows(("get", "list", "create", "patch"), "serviceaccounts", f"roles.{RBAC}", f"rolebindings.{RBAC}"),
     "get persistentvolumeclaims",
     "list events",
@@ -58,7 +58,8 @@ OPERATOR_MAY_NOT = [
     *rows(("update", "deletecollection"), "configmaps"),
     *rows(("get", "create", "update", "patch", "delete", "deletecollection"), "pods"),
     *rows(("get", "create"), "pods/exec", "pods/attach", "pods/portforward", "pods/log", "pods/proxy"),
-    *rows(("patch", "update"), "pods/ephemeralcontainers", "pods/status", "jobs.batch/status", "services"),
+    *rows(("patch", "update"), "pods/ephemeralcontainers", "pods/status", "jobs.batch/status"),
+    *rows(("watch", "update", "patch", "delete"), "services"),
     *rows(("update", "delete", "impersonate"), "serviceaccounts"),
     "create serviceaccounts/token",
     *rows(("update", "delete", "escalate", "bind"), f"roles.{RBAC}", f"rolebindings.{RBAC}"),
@@ -182,7 +183,7 @@ GIFTS = [
 
 @pytest.mark.parametrize(("sentence", "rule", "status"), GIFTS, ids=[row[0] for row in GIFTS])
 def test_it_gives_nobody_more_than_it_has(
-    cluster: Access, installed: Installation, sentence: str, rule: objects.Object, status: int
+    cluster: Access, installed: Installation, sentence: str, rule: Object, status: int
 ) -> None:
     body = {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": {"name": "gift"}, "rules": [rule]}
     path = f"/apis/{RBAC}/v1/namespaces/{installed.served}/roles"

@@ -196,6 +196,9 @@ async def test_one_look_has_the_model_its_children_and_what_it_names_and_never_a
     stranger = configmap(raw, "stranger")
     stranger["metadata"]["labels"] = {"multitask.dev/model": "other"}
     await client.create(stranger)
+    noted = configmap(raw, "noted")
+    noted["metadata"]["labels"] = {"multitask.dev/model": "desk"}  # by a user, for a book of his own
+    await client.create(noted)
     words = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "words", "namespace": namespace}}
     mark = cluster.audit_mark()
     before = await observe(client, namespace, "desk", NOW)
@@ -262,13 +265,13 @@ async def test_finalizers_are_those_of_the_look_or_not_changed_at_all(
     raw = await desk(client, namespace)
     assert await apply(client, raw, [finalizers(raw, FINALIZER, "example.test/theirs")]) == Applied()
     assert await apply(client, raw, [finalizers(raw)]) == Applied(look_again=True)
-    held = await observe(client, namespace, "desk")
+    held = await observe(client, namespace, "desk", NOW)
     assert held.model is not None
     assert held.model["metadata"]["finalizers"] == [FINALIZER, "example.test/theirs"]
     cluster.kubectl("-n", namespace, "delete", "mtm", "desk", "--wait=false")
-    going = await observe(client, namespace, "desk")
+    going = await observe(client, namespace, "desk", NOW)
     assert await apply(client, going, [finalizers(going), Event("Normal", "CleanedUp", "Gone.")]) == Applied()
-    assert (await observe(client, namespace, "desk")).model is None
+    assert (await observe(client, namespace, "desk", NOW)).model is None
     assert await apply(client, going, [finalizers(going)]) == Applied(look_again=True)
 
 
@@ -278,9 +281,9 @@ async def test_the_other_models_are_read_only_for_a_clean_up(client: Client, nam
     await client.create(other)
     raw = await desk(client, namespace)
     await apply(client, raw, [finalizers(raw, FINALIZER)])
-    assert (await observe(client, namespace, "desk")).others == ()
+    assert (await observe(client, namespace, "desk", NOW)).others == ()
     cluster.kubectl("-n", namespace, "delete", "mtm", "desk", "--wait=false")
-    going = await observe(client, namespace, "desk")
+    going = await observe(client, namespace, "desk", NOW)
     assert [item["metadata"]["name"] for item in going.others] == ["other"]
     await apply(client, going, [finalizers(going)])
 

@@ -17,7 +17,7 @@ from cluster import binaries, objects
 from cluster.processes import until
 from integration.cluster.desks import apply, desk, status
 from integration.cluster.kubelet import Logs, kubelet
-from integration.cluster.pods import MERGE, Pods
+from integration.cluster.pods import Pods
 from integration.cluster.programs import operator
 from multitask_api.report import Report
 from multitask_operator import cli
@@ -130,7 +130,7 @@ def test_a_log_is_shown_and_followed(cluster, rest, ready, mtm, viewer, tmp_path
         objects.post(rest, f"{path}/binding", target | {"target": {"kind": "Node", "name": node}})
         state = {"name": "stage", "image": "i", "imageID": "", "ready": True, "restartCount": 0}
         running = {"phase": "Running", "containerStatuses": [state | {"state": {"running": {}}}]}
-        assert rest.patch(f"{path}/status", json={"status": running}, headers=MERGE).is_success
+        assert rest.patch(f"{path}/status", json={"status": running}, headers=objects.MERGE).is_success
 
         assert mtm("logs", "desk", "resolve")[:2] == (0, "first é\nsecond\n")
         assert mtm("logs", "desk", "--tail", "1")[:2] == (0, "second\n")

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-
 import pytest
-import yaml
 
-from cluster import binaries, objects
-from cluster.chart import CHART
+from cluster import objects
+from cluster.chart import rendered
 from cluster.processes import until
 from integration.cluster.desks import MOST_WRITES, apply, desk, job_names
 from integration.cluster.pods import Pods
@@ -48,15 +45,8 @@ def from_outside(cluster, ready):
 
 def chart(namespace, *kinds):
     """What the chart renders of these kinds for an operator of one namespace, in it."""
-    options = [
-        "--namespace",
-        namespace,
-        "--set",
-        f"namespaces={{{namespace}}},aggregatedRoles=false,crds.enabled=false",
-    ]
-    helm = [str(binaries.path("helm")), "template", "mtm", str(CHART), "--kube-version", binaries.KUBERNETES]
-    done = subprocess.run([*helm, *options], capture_output=True, text=True, check=True)
-    return [item for item in yaml.safe_load_all(done.stdout) if item and item["kind"] in kinds]
+    settings = f"namespaces={{{namespace}}},aggregatedRoles=false,crds.enabled=false"
+    return [item for item in rendered("--set", settings, namespace=namespace) if item["kind"] in kinds]
 
 
 def is_there(cluster, namespace, name="desk"):

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster import binaries
+from cluster import chart
 from integration.cluster.breaking import (
     BATCH,
     RBAC,
@@ -125,6 +125,7 @@ RIGHTS = {"privileged": True, "allowPrivilegeEscalation": True}
 PRIVILEGED = template(containers=[{"name": "trainer", "securityContext": RIGHTS}])
 BAD_VOLUME = template(volumes=[{"name": "Not_A_Name", "emptyDir": {}}])
 UNLABELLED = {"metadata": {"labels": {"multitask.dev/model": None}}}
+UNMANAGED = {"metadata": {"labels": {"app.kubernetes.io/managed-by": None}}}
 STRANGE_ROLE = {"metadata": {"name": "desk-stages"}, "rules": []}
 
 SITUATIONS = {
@@ -264,6 +265,7 @@ SITUATIONS = {
     "the run's snapshot is overwritten with garbage": Situation(breaks=spoils_snapshot),
     "the run's snapshot is deleted": Situation(breaks=deletes_snapshot),
     "a Job loses its labels": Situation(breaks=edits_child("jobs", UNLABELLED, BATCH)),
+    "a Job loses the label of who manages it": Situation(breaks=edits_child("jobs", UNMANAGED, BATCH)),
     "a unit's ConfigMap loses its labels": Situation(breaks=edits_child("configmaps", UNLABELLED)),
     "a unit's ConfigMap loses its annotations": Situation(
         breaks=edits_child("configmaps", {"metadata": {"annotations": None}})
@@ -359,7 +361,7 @@ SITUATIONS = {
 @pytest.fixture(scope="module")
 def futures(request, tmp_path_factory, _able):
     """Every situation that was asked for, at work; by its sentence."""
-    if binaries.missing(("helm",)):
+    if chart.helm() is None:
         pytest.skip("needs helm: `make kubernetes` builds it")
     asked = [item.callspec.params["sentence"] for item in request.session.items if "futures" in item.fixturenames]
     with world(tmp_path_factory.mktemp("situations")) as made, ThreadPoolExecutor(AT_ONCE) as pool:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
-from cluster import binaries, objects
+from cluster import chart, objects
 from cluster.access import Access
 from cluster.control_plane import ControlPlane
 from cluster.mirror import Mirror
 from integration.cluster.conftest import install_crds
+from integration.cluster.programs import operator
 
-CHART = Path(__file__).parents[3] / "helm" / "multitask-operator"
+IMAGE = "registry.example/trainer:1"
 MODELS = "/apis/multitask.dev/v1alpha1"
 #: Seconds after which the operator looks at what nobody tells of; far shorter than where it is installed.
 RESYNC = "20"
@@ -62,20 +58,15 @@ def world(folder: Path) -> Iterator[World]:
             stack.enter_context(Mirror(access, path))
             for path in (f"{MODELS}/multitaskmodels", "/api/v1/pods", "/apis/batch/v1/jobs")
         ]
-        log = folder / "operator.log"
-        stack.enter_context(_operator(access.user("operator"), log))
-        yield World(access, *mirrors, access.user("viewer"), log)
+        settings = {"MULTITASK_TRAINER_IMAGE": IMAGE, "MULTITASK_RESYNC_SECONDS": RESYNC}
+        running = stack.enter_context(operator(access.user("operator"), folder, **settings))
+        yield World(access, *mirrors, access.user("viewer"), running.log)
 
 
 def _grant(access: Access) -> None:
     """The chart's permissions: those of the operator in two parts, those of `mtm` as they are."""
-    command = [str(binaries.path("helm")), "template", "chart", str(CHART), "--kube-version", binaries.KUBERNETES]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    roles = {
-        item["metadata"]["name"]: item["rules"]
-        for item in yaml.safe_load_all(done.stdout)
-        if item["kind"] == "ClusterRole"
-    }
+    found = chart.rendered(release="chart")
+    roles = {item["metadata"]["name"]: item["rules"] for item in found if item["kind"] == "ClusterRole"}
     rules = roles["chart-multitask-operator"]
     for rule in rules:
         if rule["resources"] == ["jobs"]:
@@ -87,21 +78,3 @@ def _grant(access: Access) -> None:
     access.kubectl("create", "--filename", "-", stdin=made)
     for name in ("operator", "viewer"):
         access.kubectl("create", "clusterrolebinding", name, f"--clusterrole={name}", f"--user={name}")
-
-
-@contextmanager
-def _operator(config: Path, log: Path) -> Iterator[None]:
-    settings = {
-        "MULTITASK_TRAINER_IMAGE": "registry.example/trainer:1",
-        "MULTITASK_HEALTH_ADDRESS": "127.0.0.1",
-        "MULTITASK_HEALTH_PORT": "0",
-        "MULTITASK_RESYNC_SECONDS": RESYNC,
-    }
-    command = [str(Path(sys.executable).with_name("mtm-operator")), "--kubeconfig", str(config)]
-    with log.open("w") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | settings)
-    try:
-        yield
-    finally:
-        process.terminate()
-        process.wait(60)

@@ -101,6 +101,14 @@ def suspended():
     return desk
 
 
+def suspended_once_trained():
+    desk = trained()
+    desk.edit(task("urgency"), task("intent"), suspend=True)
+    desk.settle()
+    assert desk.condition("Ready")["reason"] == "Trained"
+    return desk
+
+
 def deleted():
     desk = Desk()
     desk.settle()
@@ -238,6 +246,7 @@ SITUATIONS = {
     "an address is none of a cluster": (wrong_address, ("InvalidSpec", True), ("a path of one machine", "apply")),
     "a ConfigMap of labels is missing": (missing_labels, ("InvalidSpec", True), ("no ConfigMap 'labels'",)),
     "it is suspended": (suspended, ("Suspended", True), ("kubectl -n ml patch mtm desk",)),
+    "it is trained, and suspended": (suspended_once_trained, ("Trained", False), ()),
     "it is being deleted": (deleted, ("BeingDeleted", True), ()),
     "what its runs wrote is being removed": (
         lambda: cleaned_up(phase="Running"),

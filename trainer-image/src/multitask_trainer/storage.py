@@ -100,8 +100,9 @@ def publish(folder: Path, address: str, manifest: Manifest) -> Manifest:
 
 def _publish_local(folder: Path, address: str, local: Path, manifest: Manifest) -> Manifest:
     local.parent.mkdir(parents=True, exist_ok=True)
+    # Before it moves: of a writer that is killed, a clean-up knows the folder by it.
+    write_atomically(folder / MANIFEST, manifest.model_dump_json(by_alias=True, indent=1, exclude_none=True))
     staged = _movedbeside(local, folder)
-    write_atomically(staged / MANIFEST, manifest.model_dump_json(by_alias=True, indent=1, exclude_none=True))
     _sync(staged)
     for _ in range(_TRIES):
         try:

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from multitask_api.cluster import MODEL_LABEL
+from multitask_api.cluster import MANAGED_BY_LABEL, MODEL_LABEL
 from multitask_api.resource.model import API_VERSION
 from multitask_operator.cluster.client import FIELD_MANAGER, Client
 from multitask_operator.cluster.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused, Request
@@ -89,11 +89,11 @@ async def _create(client: Client, body: Object) -> None:
     except NotFound as error:
         raise Conflict(f"{body['kind']} {metadata['name']} has just been deleted") from error
     _check_owner("create", body, found)
-    if _model(found) != _model(body):  # somebody took the label away, and no look will ever show it
+    if _labels(found) != _labels(body):  # somebody took one away, and no look will ever show it
         await client.delete(
             body["apiVersion"], body["kind"], metadata["name"], metadata["namespace"], uid=found["metadata"]["uid"]
         )
-        raise Conflict(f"{body['kind']} {metadata['name']} had lost its label; it was deleted, to be made anew")
+        raise Conflict(f"{body['kind']} {metadata['name']} had lost its labels; it was deleted, to be made anew")
     # else made since the look, by ourselves or by another operator
 
 
@@ -101,8 +101,8 @@ async def _apply(client: Client, body: Object) -> None:
     metadata = body["metadata"]
     with contextlib.suppress(NotFound):
         found = await client.get(body["apiVersion"], body["kind"], metadata["name"], metadata["namespace"])
-        # one with the label and without an owner is ours, and somebody took the owner away
-        if _controller(found) or _model(found) != _model(body):
+        # one with our labels and without an owner is ours, and somebody took the owner away
+        if _controller(found) or _labels(found) != _labels(body):
             _check_owner("apply", body, found)
     await client.apply(body)
 
@@ -126,9 +126,10 @@ def _check_owner(verb: str, body: Object, found: Object) -> None:
     )
 
 
-def _model(obj: Object) -> str | None:
-    name: str | None = (obj["metadata"].get("labels") or {}).get(MODEL_LABEL)
-    return name
+def _labels(obj: Object) -> list[str | None]:
+    """Those by which a look finds the children of a model."""
+    labels = obj["metadata"].get("labels") or {}
+    return [labels.get(name) for name in (MANAGED_BY_LABEL, MODEL_LABEL)]
 
 
 def _controller(obj: Object) -> Mapping[str, Any]:

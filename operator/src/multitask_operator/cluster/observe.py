@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Iterable
+from collections.abc import Awaitable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
-from multitask_api.cluster import MODEL_LABEL, RUN
+from multitask_api.cluster import RUN
 from multitask_api.resource.model import API_VERSION
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.errors import Forbidden, NotFound
+from multitask_operator.objects.names import selector
 from multitask_operator.reconciler import blocking
 from multitask_operator.reconciler.finalizing import is_going, is_held
 from multitask_operator.reconciler.raw import Object, RawState, claim_names, reference_names
@@ -30,7 +31,7 @@ async def observe(client: Client, namespace: str, name: str, now: float) -> RawS
     model = await _get(client, API_VERSION, "MultiTaskModel", name, namespace)
     if model is None:
         return RawState(namespace=namespace, name=name)
-    labels = f"{MODEL_LABEL}={name}"
+    labels = selector(name)
     children = [
         client.list(api_version, kind, namespace, labels)
         for api_version, kind in (
@@ -78,16 +79,29 @@ async def warnings(client: Client, raw: RawState, now: float) -> dict[str, str]:
     with suppress(Forbidden):
         for item in silent:
             uid = item["metadata"]["uid"]
-            fields = f"involvedObject.uid={uid},type=Warning"
-            events = await client.list("v1", "Event", raw.namespace, fields=fields)
-            if events:
-                newest = max(events, key=_when)
-                found[uid] = newest.get("message") or newest["reason"]
+            said = newest_warning(await client.list("v1", "Event", raw.namespace, fields=f"involvedObject.uid={uid}"))
+            if said is not None:
+                found[uid] = said
     return found
 
 
+def newest_warning(events: Sequence[Object]) -> str | None:
+    """What the newest of the Events about an object says, if that is a Warning: one that others followed is over, as
+    that of a pod which now has its node."""
+    newest = max(events, key=lambda event: (_when(event), event.get("type") == "Warning"), default=None)
+    if newest is None or newest.get("type") != "Warning":
+        return None
+    return str(newest.get("message") or newest["reason"])
+
+
 def _when(event: Object) -> str:
-    found: str = event.get("lastTimestamp") or event.get("eventTime") or event["metadata"]["creationTimestamp"]
+    # The scheduler's have microseconds, a kubelet's whole seconds: as texts these are the later ones of a second.
+    found: str = (
+        (event.get("series") or {}).get("lastObservedTime")
+        or event.get("lastTimestamp")
+        or event.get("eventTime")
+        or event["metadata"]["creationTimestamp"]
+    )
     return found
 
 

@@ -88,6 +88,11 @@ def labels(model: str, kind: str) -> dict[str, str]:
     return {MANAGED_BY_LABEL: MANAGED_BY, MODEL_LABEL: model, KIND_LABEL: kind}
 
 
+def selector(model: str) -> str:
+    """Selects the children of ``model``, and nothing to which a user gave the model's label alone."""
+    return f"{MANAGED_BY_LABEL}={MANAGED_BY},{MODEL_LABEL}={model}"
+
+
 def child(
     owner: Owner, api_version: str, kind: str, name: str, *, of: str, annotations: Mapping[str, str] | None = None
 ) -> Map:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-#: Characters of a condition's message.
-LONGEST = 1024
+from multitask_operator.formatting import cut
+from multitask_operator.planner.status import MESSAGE_BYTES
 
 ADVICE: Mapping[str, str] = {
     "QuotaExceeded": "raise the namespace's quota, lower training.resources or training.maxParallelJobs, or wait until"
@@ -24,11 +24,14 @@ ADVICE: Mapping[str, str] = {
 
 
 def advised(reason: str, message: str) -> str:
-    """The message of a condition: ``message``, cut where it is too long, and what helps."""
+    """``message`` and what helps; of a message that is too long for a condition the end goes, not the advice."""
     advice = ADVICE.get(reason)
-    if advice is None:
-        return message[:LONGEST]
-    return f"{message.rstrip('.')[: LONGEST - len(advice) - 2]}; {advice}"
+    return message if advice is None else with_advice(message.rstrip("."), f"; {advice}")
+
+
+def with_advice(message: str, advice: str) -> str:
+    """``message`` and ``advice`` in the bytes that a condition has for both."""
+    return cut(message, MESSAGE_BYTES - len(advice.encode())) + advice
 
 
 def without_advice(reason: str, message: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import ceil
 from typing import Any
 
 from multitask_operator.reconciler.blocking import Blocker, containers, is_open, runs
@@ -21,8 +22,10 @@ def retrying(unit: Unit) -> Blocker | None:
         return None
     stage = said[1].stage if said else next((stage for stage, _ in unit.keys), unit.kind)
     job = unit.job or {}
-    most = job.get("spec", {}).get("backoffLimit", 0) + 1
-    attempt = min(most, job.get("status", {}).get("failed", 0) + 1)
+    # Of several nodes, one that fails takes the others with it: so many failed pods are one attempt.
+    pods = job.get("spec", {}).get("completions", 1)
+    most = job.get("spec", {}).get("backoffLimit", 0) // pods + 1
+    attempt = min(most, ceil(job.get("status", {}).get("failed", 0) / pods) + 1)
     return Blocker("Retrying", f"{stage}: {why}; its Job tries again by itself (attempt {attempt} of {most})")
 
 

@@ -63,6 +63,15 @@ def age(unit: Unit, now: float) -> float:
     return 0.0 if unit.job is None else now - seconds(unit.job["metadata"]["creationTimestamp"])
 
 
+def next_look(unit: Unit, gpu_resource: str, warnings: Mapping[str, str], now: float) -> float | None:
+    """Seconds until it has to be looked at again, where no watch would tell what keeps it; None: one would."""
+    if unit.stopping and held(unit, now) is None:
+        return PATIENCE
+    # An Event may come at any time, most likely at once: the longer there is none, the rarer the look.
+    waits = silent(unit) and of_unit(unit, gpu_resource, warnings) is None
+    return max(PATIENCE, age(unit, now)) if waits else None
+
+
 def is_open(unit: Unit) -> bool:
     """Whether its Job is there and has not ended, or has not said what it found yet."""
     return unit.job is not None and not unit.ended and (unit.kind in (RESOLVE, CLEAN_UP) or not unit.reported)

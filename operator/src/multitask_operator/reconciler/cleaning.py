@@ -15,14 +15,15 @@ from multitask_api.addresses import overlap
 from multitask_api.cluster import CLEAN_UP, CLEANED_KEY, KIND_LABEL, RUN, SNAPSHOT_KEY, Cleaned
 from multitask_api.errors import UserError
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
-from multitask_operator.formatting import size
+from multitask_operator.formatting import cut, size
 from multitask_operator.objects.actions import Action, Event
-from multitask_operator.objects.names import Owner
+from multitask_operator.objects.names import Owner, clean_up_name
 from multitask_operator.objects.pods import PodSettings
 from multitask_operator.objects.units import UnitSpec
 from multitask_operator.objects.volumes import claim_of, place_problems
 from multitask_operator.planner.status import Judgement
 from multitask_operator.reconciler import attempts, blocking, claims, telling
+from multitask_operator.reconciler.advice import with_advice
 from multitask_operator.reconciler.blocking import Blocker
 from multitask_operator.reconciler.finalizing import deletes_of, is_collected, is_going, is_held, released, retains
 from multitask_operator.reconciler.making import Maker
@@ -39,6 +40,9 @@ SKIPPED, FAILED, CLEANED = "CleanUpSkipped", "CleanUpFailed", "CleanedUp"
 #: Seconds after which a pod that was to end by now is given up: its node does not answer, and nobody else can tell.
 LOST_AFTER = 600.0
 
+_FAILURE_BYTES = 600
+"""Of an Event, which also says what stays where."""
+
 _TERMINATING = "because it is being terminated"
 """In the API server's words, where the operator may not read the namespace itself."""
 
@@ -49,19 +53,28 @@ def clean_up(raw: RawState, settings: Settings, now: float) -> Outcome:
     if any(refusal.kind == "MultiTaskModel" for refusal in raw.refusals):
         return _waits(raw, "", now, blocker=_refused(raw))
     if retains(raw.model):
-        return Outcome((released(raw.model),))
-    skipped = _impossible(raw) or _shared(raw)
+        return _stop_removing(raw, now) or Outcome((released(raw.model),))
+    impossible = _impossible(raw)
+    skipped = impossible or _shared(raw)
     if skipped is not None:
-        return _let_go(raw, Event("Warning", SKIPPED, f"{skipped} What its runs wrote at {_uri(raw)} stays."))
+        stays = Event("Warning", SKIPPED, f"{skipped} What its runs wrote at {_uri(raw)} stays.")
+        return (None if impossible else _stop_removing(raw, now)) or _let_go(raw, stays)
     if is_collected(raw.model):
         return _waits(raw, "The garbage collector is at its children.", now)
-    unit = next(iter(units(raw, (CLEAN_UP,))), None)
+    unit = _unit(raw)
     writers = _writers(raw, unit, now)
     if writers:
         return _stop(raw, writers, unit, now)
     if unit is not None and (end := _end(raw, unit)) is not None:
         return _let_go(raw, end)
     return _run(raw, unit, settings, now)
+
+
+def _unit(raw: RawState) -> Unit | None:
+    """The clean-up of this very object: that of a former model of the name may still stand, with what it came to."""
+    assert raw.model is not None
+    name = clean_up_name(Owner.of(raw.model))
+    return next((unit for unit in units(raw, (CLEAN_UP,)) if unit.name == name), None)
 
 
 # -- where there is none -----------------------------------------------------------------------------------------------
@@ -92,6 +105,17 @@ def _let_go(raw: RawState, event: Event) -> Outcome:
     return Outcome((released(raw.model), event))
 
 
+def _stop_removing(raw: RawState, now: float) -> Outcome | None:
+    """What ends a clean-up that is at work although its files are to stay: once the model has gone, another one of its
+    name may come and use them. None if nothing is at work, or it cannot be ended."""
+    unit = _unit(raw)
+    if unit is None or raw.refusals or blocking.held(unit, now) is not None:
+        return None
+    jobs = [unit.job] if unit.job is not None and not unit.ended else []
+    pods = [pod for pod in unit.pods if _at_work(pod, now)]
+    return _stop(raw, [*jobs, *pods], None, now, stays=True) if jobs or pods else None
+
+
 # -- what could still write --------------------------------------------------------------------------------------------
 
 
@@ -100,8 +124,7 @@ def _writers(raw: RawState, unit: Unit | None, now: float) -> list[Object]:
     jobs = [
         job for job in _stages(raw.jobs) if not _has_ended(job) or (unit is not None and _made_at(job) >= unit.made)
     ]
-    pods = [pod for pod in _stages(raw.pods) if job_of(pod) is not None and not _is_over(pod)]
-    return [*jobs, *(pod for pod in pods if not is_going(pod) or now < _lost_at(pod))]
+    return [*jobs, *(pod for pod in _stages(raw.pods) if job_of(pod) is not None and _at_work(pod, now))]
 
 
 def _stages(items: Sequence[Object]) -> list[Object]:
@@ -112,23 +135,27 @@ def _has_ended(job: Object) -> bool:
     return condition(job, "Complete") is not None or condition(job, "Failed") is not None
 
 
-def _is_over(pod: Object) -> bool:
-    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+def _at_work(pod: Object, now: float) -> bool:
+    is_over = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+    return not is_over and (not is_going(pod) or now < _lost_at(pod))
 
 
 def _made_at(item: Object) -> str:
     return str(item["metadata"].get("creationTimestamp", ""))
 
 
-def _stop(raw: RawState, writers: Sequence[Object], unit: Unit | None, now: float) -> Outcome:
+def _stop(raw: RawState, writers: Sequence[Object], unit: Unit | None, now: float, *, stays: bool = False) -> Outcome:
     """A clean-up that ran beside a writer begins anew behind it."""
     jobs = [item for item in writers if item["kind"] == "Job"]
     again = (unit.job, unit.configmap) if unit is not None else ()
     names = ", ".join(item["metadata"]["name"] for item in writers[:3])
-    said = _waits(raw, f"Waiting for {len(writers)} Jobs and pods to end: {names}.", now)
-    lost = [_lost_at(item) - now for item in writers if item["kind"] == "Pod" and is_going(item)]
-    waits = [wait for wait in (said.look_again, *lost) if wait is not None]
-    return Outcome((*deletes_of(*jobs, *again), *said.actions), min(waits) if waits else None)
+    text = f"Waiting for {len(writers)} Jobs and pods to end: {names}."
+    going = [each for each in units(raw, without=(RUN,)) if each.stopping]
+    held = next((found for each in going if (found := blocking.held(each, now)) is not None), None)
+    said = _waits(raw, text, now, blocker=_refused(raw) or held, stays=stays)
+    looks = [_lost_at(item) - now for item in writers if item["kind"] == "Pod" and is_going(item)]
+    looks += [blocking.PATIENCE] if going and held is None else []
+    return Outcome((*deletes_of(*jobs, *again), *said.actions), _earliest(said.look_again, *looks))
 
 
 def _lost_at(pod: Object) -> float:
@@ -148,10 +175,18 @@ def _run(raw: RawState, unit: Unit | None, settings: Settings, now: float) -> Ou
         )
         return _let_go(raw, Event("Warning", SKIPPED, text))
     blocker = _refused(raw)
+    look = None
+    gpu = settings.gpu_resource
     if unit is not None:
-        blocker = blocker or blocking.of_unit(unit, settings.gpu_resource, raw.warnings) or attempts.retrying(unit)
+        blocker = blocker or blocking.held(unit, now) or blocking.of_unit(unit, gpu, raw.warnings)
+        blocker = blocker or attempts.retrying(unit)
+        look = blocking.next_look(unit, gpu, raw.warnings, now)
     said = _waits(raw, "", now, progress=_progress(unit), blocker=blocker)
-    return Outcome((*makes, *said.actions), said.look_again)
+    return Outcome((*makes, *said.actions), _earliest(said.look_again, look))
+
+
+def _earliest(*waits: float | None) -> float | None:
+    return min((wait for wait in waits if wait is not None), default=None)
 
 
 def _made(raw: RawState, settings: Settings) -> tuple[Action, ...] | None:
@@ -205,7 +240,7 @@ def _failure(unit: Unit) -> str:
     """In the trainer's words if it had any, else what the cluster says."""
     ended = condition(unit.job, "Failed") or {}
     said = unit.failure[1].message if unit.failure is not None else ended.get("message") or "the clean-up's Job failed"
-    return str(attempts.out_of_memory(unit.pods) or said)[:600]
+    return cut(attempts.out_of_memory(unit.pods) or str(said), _FAILURE_BYTES)
 
 
 def _cleaned(unit: Unit) -> Cleaned | None:
@@ -219,14 +254,22 @@ def _cleaned(unit: Unit) -> Cleaned | None:
 
 
 def _waits(
-    raw: RawState, text: str, now: float, *, progress: str | None = None, blocker: Blocker | None = None
+    raw: RawState,
+    text: str,
+    now: float,
+    *,
+    progress: str | None = None,
+    blocker: Blocker | None = None,
+    stays: bool = False,
 ) -> Outcome:
-    """The status while it waits, and what keeps it from going on."""
+    """The status while it waits, and what keeps it from going on; ``stays``: what its runs wrote is to stay."""
     if blocker is not None:
         advice = "; or set spec.storage.retain: true, which keeps what is there and lets the resource go"
-        said = Judgement("False", blocker.reason, blocker.message[: 1024 - len(advice)] + advice)
+        said = Judgement("False", blocker.reason, with_advice(blocker.message, advice))
         return say(raw, telling.instead(raw, said, said, "Blocked", progress, now), now)
-    message = " ".join(each for each in (f"Being deleted, with what its runs wrote at {_uri(raw)}.", text) if each)
+    wrote = f"what its runs wrote at {_uri(raw)}"
+    what = f"Being deleted; {wrote} stays." if stays else f"Being deleted, with {wrote}."
+    message = " ".join(each for each in (what, text) if each)
     ready, progressing = (Judgement(status, CLEANING_UP, message) for status in ("False", "True"))
     return say(raw, telling.instead(raw, ready, progressing, CLEANING_UP, progress, now), now)
 

@@ -262,8 +262,6 @@ class _Decision:
         if self.plan.look_again is not None:
             yield self.plan.look_again
         for each in (*self.resolves, *self.stages):
-            if each.stopping and blocking.held(each, self.now) is None:
-                yield blocking.PATIENCE
-            if blocking.silent(each) and self._blocker_of(each) is None:
-                # An Event may come at any time, most likely at once: the longer there is none, the rarer the look.
-                yield max(blocking.PATIENCE, blocking.age(each, self.now))
+            look = blocking.next_look(each, self.gpu_resource, self.raw.warnings, self.now)
+            if look is not None:
+                yield look

@@ -55,7 +55,8 @@ class RawState:
     references: Mapping[str, Object | None] = field(default_factory=dict)
     """Each ConfigMap that ``promptFrom`` or ``labelsFrom`` names (`reference_names`); None: there is none."""
     warnings: Mapping[str, str] = field(default_factory=dict)
-    """uid of a Job or pod that should run and shows nothing (`blocking.silent`) → the newest Warning about it."""
+    """uid of a Job or pod that should run and shows nothing (`blocking.silent`) → what the newest Event about it says,
+    if that is a Warning."""
     others: tuple[Object, ...] = ()
     """The other MultiTaskModels of the namespace; read only while this one waits for its clean-up."""
     refusals: tuple[Refusal, ...] = ()

@@ -101,3 +101,10 @@ def test_a_child_is_found_by_its_labels_and_goes_with_its_owner():
         },
     }
     assert Owner.of({"metadata": {"namespace": "team-a", "name": "desk", "uid": OWNER.uid}}) == OWNER
+
+
+def test_what_is_made_is_what_is_selected():
+    wanted = dict(pair.split("=") for pair in names.selector(OWNER.name).split(","))
+    made = names.child(OWNER, "v1", "ConfigMap", "unit", of="base")["metadata"]["labels"]
+    assert wanted.items() <= made.items()
+    assert len(wanted) == 2

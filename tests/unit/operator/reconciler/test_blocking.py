@@ -134,6 +134,14 @@ def test_a_program_that_was_killed_between_attempts_is_said_with_its_last_line()
     )
 
 
+@pytest.mark.parametrize(("failed", "attempt"), [(1, 2), (2, 2), (4, 3), (6, 4), (7, 4)])
+def test_the_pods_of_several_nodes_that_failed_together_are_one_attempt(failed, attempt):
+    crashed = pod(phase="Failed", terminated={"reason": "Error", "exitCode": 75})
+    item = unit(crashed, failed=failed)
+    item.job["spec"] |= {"backoffLimit": 2 * 3, "completions": 2}
+    assert retrying(item).message.endswith(f"(attempt {attempt} of 4)")
+
+
 def test_an_attempt_that_runs_and_one_that_was_evicted_say_nothing():
     crashed = pod(phase="Failed", terminated={"reason": "Error", "exitCode": 139})
     evicted = pod(phase="Failed", terminated={"reason": "Error", "exitCode": 143})

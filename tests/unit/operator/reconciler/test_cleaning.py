@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 
 import pytest
 
-from multitask_api.cluster import FINALIZER
+from multitask_api.cluster import CLEANED_KEY, FINALIZER, Cleaned
 from multitask_operator.objects.actions import Create, Event, PatchFinalizers, PatchStatus
 from multitask_operator.planner.status import stamp
 from multitask_operator.reconciler import reconcile
@@ -359,13 +360,60 @@ def test_a_clean_up_that_was_killed_for_good_says_so_in_the_clusters_words():
     assert message(cluster.reconcile()).startswith("Job was active longer than specified deadline. What its runs")
 
 
-def test_setting_retain_lets_it_go_at_any_time():
-    cluster, _ = cleaning()
-    cluster.edit(task("urgency"), task("intent"), storage=STORAGE)
-    outcome = cluster.reconcile()
+# what makes the files stay although a clean-up is at work, and the Events of the end
+STAYS = {
+    "retain is set": (
+        lambda cluster: cluster.edit(task("urgency"), task("intent"), storage=STORAGE),
+        [],
+    ),
+    "another model comes": (lambda cluster: others(cluster, "pvc://models/desk"), [("Warning", "CleanUpSkipped")]),
+}
+
+
+@pytest.mark.parametrize("why", STAYS)
+def test_a_clean_up_whose_files_are_to_stay_is_ended_before_the_model_goes(why):
+    change, expected = STAYS[why]
+    cluster, job = cleaning()
+    pod(cluster, job, "clean-up", "Running")
+    change(cluster)
+    assert not any(isinstance(action, PatchFinalizers) for action in cluster.reconcile().actions)
+    assert cluster.jobs() == []
+    cluster.settle()
+    assert cluster.condition("Ready")["message"] == (
+        f"Being deleted; what its runs wrote at pvc://models/desk stays. Waiting for 1 Jobs and pods to end: {job}."
+    )
+    cluster.objects["Pod", job]["status"]["phase"] = "Failed"
+    assert events(cluster.reconcile()) == expected
     assert cluster.model is None
-    assert events(outcome) == []
     assert cluster.stored
+
+
+def test_setting_retain_lets_it_go_also_where_the_clean_up_cannot_be_ended():
+    cluster, job = cleaning()
+    cluster.objects["Job", job]["metadata"] |= {"deletionTimestamp": stamp(cluster.now), "finalizers": ["a.test/b"]}
+    cluster.now += 60
+    cluster.edit(task("urgency"), task("intent"), storage=STORAGE)
+    cluster.reconcile()
+    assert cluster.model is None
+
+
+def test_the_clean_up_of_a_former_model_of_the_name_is_not_taken_for_its_own():
+    cluster, job = cleaning()
+    former = {}
+    for kind in ("ConfigMap", "Job"):
+        item = copy.deepcopy(cluster.objects[kind, job])
+        item["metadata"] |= {"name": "desk-clean-up-0", "uid": f"u-former-{kind}"}
+        former[kind, "desk-clean-up-0"] = item
+    former["ConfigMap", "desk-clean-up-0"]["data"][CLEANED_KEY] = Cleaned(
+        results=1, files=1, bytes=1, left=0
+    ).model_dump_json(by_alias=True)
+    cluster.objects |= former
+    cluster.settle()
+    assert cluster.model is not None
+    assert cluster.stored
+    cluster.finish(job)
+    cluster.settle()
+    assert (cluster.model, cluster.stored) == (None, set())
 
 
 @pytest.mark.parametrize("finalizer", ["foregroundDeletion", "orphan"])
@@ -390,6 +438,40 @@ def test_what_keeps_the_pod_from_running_is_said_and_how_to_do_without():
     ready = cluster.condition("Ready")
     assert (ready["reason"], cluster.model["status"]["stage"]) == ("SecretMissing", "Blocked")
     assert "or set spec.storage.retain: true" in ready["message"]
+
+
+def test_a_pod_that_shows_nothing_is_looked_at_until_an_event_says_why():
+    cluster, job = cleaning()
+    pod(cluster, job, "clean-up", "Pending")
+    cluster.settle()
+    assert cluster.reconcile().look_again is not None
+    cluster.warnings = {f"u-{job}": "MountVolume.SetUp failed"}
+    cluster.settle()
+    assert cluster.condition("Ready")["reason"] == "PodWarning"
+
+
+def held(raw, now):
+    ended = {"deletionTimestamp": stamp(now - 60), "finalizers": ["a.test/b"]}
+    return replace(raw, jobs=tuple({**job, "metadata": {**job["metadata"], **ended}} for job in raw.jobs))
+
+
+# what keeps the Jobs that write from being ended, and the reason
+NOT_ENDED = {
+    "a finalizer of somebody's": (held, "NotDeleted"),
+    "the API server": (
+        lambda raw, _: replace(raw, refusals=(refusal("delete", "Job", "it may not"),)),
+        "WriteRefused",
+    ),
+}
+
+
+@pytest.mark.parametrize("why", NOT_ENDED)
+def test_what_keeps_a_job_that_writes_from_ending_is_said(why):
+    change, reason = NOT_ENDED[why]
+    cluster = deleted()
+    outcome = reconcile(change(cluster.raw(), cluster.now), SETTINGS, cluster.now)
+    (patch,) = [action for action in outcome.actions if isinstance(action, PatchStatus)]
+    assert patch.status["conditions"][0]["reason"] == reason
 
 
 def test_a_quota_that_refuses_the_job_is_said_and_nothing_is_let_go():

@@ -26,10 +26,12 @@ from multitask_api.manifest import Resolved
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_trainer.data.fingerprints import HashCache, resolve_data, resolve_folder
 from multitask_trainer.data.places import Places
-from multitask_trainer.errors import DataError
+from multitask_trainer.errors import DataError, StageError
 from multitask_trainer.inventory import results
 from multitask_trainer.storage import local_path, reaching, write_atomically
 
+#: Bytes for manifests, without which a report is none; progress and failures take some, too.
+_LEAST_ROOM = 16 * 1024
 #: Of the problems of a resource, so many reach its status.
 _MOST_PROBLEMS = 20
 
@@ -61,6 +63,12 @@ def report(order: ResolveOrder, environment: Mapping[str, str]) -> dict[str, obj
         cache.save()
     text = found.model_dump_json(by_alias=True, exclude_none=True)
     room = CONFIGMAP_LIMIT - len(order.model_dump_json(by_alias=True).encode()) - len(text.encode())
+    if room < _LEAST_ROOM:
+        raise StageError(
+            f"spec.tasks: what was found at {len(found.data)} addresses has {len(text.encode()):,} bytes, and has no"
+            " room in a ConfigMap beside the resource; shorten addresses, prompts or labels, or put tasks into a second"
+            " MultiTaskModel"
+        )
     packed, kept = pack_manifests(there := results(order.storage), min(MANIFESTS_LIMIT, room))
     sys.stdout.write(f"{order.storage}: {len(there)} results, {kept} reported\n")
     return {"data": {RESOLVED_KEY: text}, "binaryData": {MANIFESTS_KEY: packed}}

@@ -6,12 +6,12 @@ from contextlib import suppress
 from dataclasses import replace
 from difflib import get_close_matches
 
-from multitask_api.cluster import MODEL_LABEL
 from multitask_api.errors import UserError
 from multitask_api.resource.model import API_VERSION
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.errors import Forbidden, NotFound
 from multitask_operator.cluster.observe import others_of, warnings
+from multitask_operator.objects.names import selector
 from multitask_operator.reconciler.raw import Object, RawState, claim_names, reference_names
 
 KIND = "MultiTaskModel"
@@ -31,7 +31,7 @@ async def look(client: Client, namespace: str, name: str, now: float) -> RawStat
         model = await client.get(API_VERSION, KIND, name, namespace)
     except NotFound as error:
         raise NoSuchModel(await _instead(client, namespace, name)) from error
-    labels = f"{MODEL_LABEL}={name}"
+    labels = selector(name)
     claims: dict[str, Object | None] = {}
     for claim in claim_names(model):
         with suppress(Forbidden):

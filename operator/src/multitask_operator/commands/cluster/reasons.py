@@ -70,14 +70,15 @@ def explained(raw: RawState, now: float) -> Explanation:
     assert raw.model is not None
     if is_going(raw.model):
         return next(_deleted(raw, now))
-    if (raw.model.get("spec") or {}).get("suspend"):
-        resume = f'{_kubectl(raw)} patch mtm {raw.name} --type merge --patch \'{{"spec":{{"suspend":false}}}}\''
-        return Explanation("Suspended", "spec.suspend is true: its Jobs are stopped; set it to false to go on", resume)
     try:
-        outcome, _ = decided(raw, now)
+        outcome, status = decided(raw, now)
         shown = picture(raw, now)
     except UserError as error:
         return Explanation("InvalidSpec", str(error), _NEXT["InvalidSpec"])
+    ready = condition_of(status, "Ready")
+    if ready is not None and ready.reason == "Suspended":
+        resume = f'{_kubectl(raw)} patch mtm {raw.name} --type merge --patch \'{{"spec":{{"suspend":false}}}}\''
+        return Explanation("Suspended", ready.message, resume)
     going = {each.name for each in outcome.actions if isinstance(each, Delete)}
     found = chain(_refused(raw), _in_the_way(raw, now), _failed(raw, shown, going), _not_acting(raw, outcome, now))
     return next(chain(found, _at_work(raw, now), _ended(raw, shown)))
