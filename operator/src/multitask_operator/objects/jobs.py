@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from multitask_api.cluster import CLEAN_UP, EXIT_USER_ERROR, MASTER_PORT
@@ -64,12 +65,15 @@ def unit_job(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec, settings: P
 
 def unit_service(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec) -> Map | None:
     """The headless Service of a unit on several nodes; None for one pod."""
-    if nodes(spec, unit.kind) == 1:
-        return None
-    service = child(owner, "v1", "Service", unit.name, of=unit.kind, annotations=unit.annotations)
+    return None if nodes(spec, unit.kind) == 1 else headless_service(owner, unit.name, unit.kind, unit.annotations)
+
+
+def headless_service(owner: Owner, name: str, kind: str, annotations: Mapping[str, str]) -> Map:
+    """Of the Job ``name``, whose unit is of ``kind``."""
+    service = child(owner, "v1", "Service", name, of=kind, annotations=annotations)
     service["spec"] = {
         "clusterIP": "None",
-        "selector": {"batch.kubernetes.io/job-name": unit.name},
+        "selector": {"batch.kubernetes.io/job-name": name},
         # The pods meet before any of them is ready.
         "publishNotReadyAddresses": True,
         "ports": [{"name": "master", "port": MASTER_PORT, "targetPort": MASTER_PORT, "protocol": "TCP"}],

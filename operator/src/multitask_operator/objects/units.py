@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from multitask_api.cluster import CLEAN_UP, DIGEST_ANNOTATION, RESOLVE, STAGE_ANNOTATION
 from multitask_api.manifest import StageOrder
+from multitask_api.stages import Key
 from multitask_operator.objects.names import Owner, clean_up_name, generation_annotation, resolve_name, unit_name
 
 
@@ -42,7 +43,12 @@ class UnitSpec:
         """By which a unit that is found in the cluster is known."""
         if not self.orders:
             return generation_annotation(self.generation)
-        return {
-            STAGE_ANNOTATION: ",".join(order.stage for order in self.orders),
-            DIGEST_ANNOTATION: ",".join(order.digest for order in self.orders),
-        }
+        return stage_annotations([(order.stage, order.digest) for order in self.orders])
+
+
+def stage_annotations(keys: Sequence[Key]) -> dict[str, str]:
+    """On the children of a unit that runs these stages."""
+    return {
+        STAGE_ANNOTATION: ",".join(stage for stage, _ in keys),
+        DIGEST_ANNOTATION: ",".join(digest for _, digest in keys),
+    }

@@ -114,6 +114,7 @@ class _Decision:
         makes += self.maker.access(self.raw, kept | {spec.name for spec in specs}) if specs or kept else ()
         for spec in specs:
             makes += self.maker.unit(self.raw, spec)
+        makes += self.maker.services(self.raw, self._running(deletes))
         starts = [start for start in self.plan.starts if any(start.node in group.nodes for group in chosen)]
         status = telling.model_status(
             self.model,
@@ -163,6 +164,12 @@ class _Decision:
         name = writer(owner.namespace, owner.name)
         orders = [stage_order(name, self.model.spec, self.plan.graph, node) for node in group.nodes]
         return UnitSpec.of_stages(owner, self.maker.generation, orders)
+
+    def _running(self, deletes: Sequence[Delete]) -> list[Unit]:
+        """The units that are at work, and go on."""
+        gone = {delete.uid for delete in deletes}
+        running = [unit for unit in self.stages if unit.phase is Phase.RUNNING and not unit.stopping]
+        return [unit for unit in running if unit.job is not None and unit.job["metadata"]["uid"] not in gone]
 
     # -- what is in the way --------------------------------------------------------------------------------------------
 

@@ -13,8 +13,9 @@ from multitask_operator.objects import access, configs, jobs
 from multitask_operator.objects.actions import Action, Apply, Create
 from multitask_operator.objects.names import Owner, run_name
 from multitask_operator.objects.pods import PodSettings
-from multitask_operator.objects.units import UnitSpec
+from multitask_operator.objects.units import UnitSpec, stage_annotations
 from multitask_operator.reconciler.raw import Object, RawState
+from multitask_operator.reconciler.units import Unit
 from multitask_operator.settings import Settings
 
 
@@ -48,6 +49,19 @@ class Maker:
         for there, wanted in ((raw.configmaps, told), (raw.services, service), (raw.jobs, job)):
             if wanted is not None and _standing(there, wanted) is None:
                 yield Create(wanted)
+
+    def services(self, raw: RawState, running: Sequence[Unit]) -> Iterator[Action]:
+        """Those that somebody deleted: a pod that takes another's place could not find the others.
+
+        No watch tells of Services, and none has to: the end of a pod is what makes one needed, and leads to a look.
+        The Job says on how many nodes it runs; the spec may ask for something else by now.
+        """
+        for unit in running:
+            if (unit.job or {}).get("spec", {}).get("completions", 1) > 1:
+                annotations = stage_annotations(unit.keys)
+                service = jobs.headless_service(self.owner, unit.name, unit.kind, annotations)
+                if _standing(raw.services, service) is None:
+                    yield Create(service)
 
     def snapshot(self, raw: RawState) -> Iterator[Action]:
         """The run's snapshot, unless it stands."""

@@ -275,6 +275,48 @@ def test_what_a_hand_breaks_is_made_good(damage):
     assert cluster.model["status"]["stage"] == "Trained"
 
 
+def ends(cluster, name):
+    cluster.end(name, "Failed", "backoff limit")
+
+
+def goes(cluster, name):
+    cluster.objects["Job", name]["metadata"]["deletionTimestamp"] = "2027-01-15T08:00:00Z"
+
+
+def asks_for_one_node(cluster, name):
+    cluster.edit(task("urgency"), task("intent"), training={"nodes": 1})
+
+
+def is_suspended(cluster, name):
+    cluster.edit(task("urgency"), task("intent"), training={"nodes": 2}, suspend=True)
+
+
+SERVICE_GONE = {
+    "while its Job runs": (lambda cluster, name: None, True),
+    "while its Job runs, of a spec that asks for one node since": (asks_for_one_node, True),
+    "after its Job has ended": (ends, False),
+    "while its Job is being deleted": (goes, False),
+    "as the model is suspended": (is_suspended, False),
+}
+
+
+@pytest.mark.parametrize("situation", SERVICE_GONE)
+def test_a_service_that_a_hand_deleted_is_made_anew_for_the_pods_that_still_need_it(situation):
+    happens, anew = SERVICE_GONE[situation]
+    cluster = two(training={"nodes": 2})
+    run_until(cluster, "baseline")
+    name = cluster.jobs("baseline")[0]
+    was = cluster.objects.pop(("Service", name))
+    happens(cluster, name)
+    cluster.settle()
+    now = cluster.objects.get(("Service", name))
+    assert (now is not None) is anew
+    if now is not None:
+        ours = ("name", "labels", "annotations", "ownerReferences")
+        assert [now["metadata"][each] for each in ours] == [was["metadata"][each] for each in ours]
+        assert now["spec"] == was["spec"]
+
+
 def overwrite(data):
     for key in data:
         data[key] = "bm9uc2Vuc2U="
