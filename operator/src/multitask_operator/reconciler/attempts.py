@@ -7,7 +7,7 @@ from math import ceil
 from typing import Any
 
 from multitask_operator.reconciler.blocking import Blocker, containers, is_open, runs
-from multitask_operator.reconciler.units import Unit
+from multitask_operator.reconciler.units import Unit, node_of
 
 Object = Mapping[str, Any]
 
@@ -31,8 +31,7 @@ def retrying(unit: Unit) -> Blocker | None:
 
 def exit_code(pods: Sequence[Object]) -> str | None:
     """How the newest pod that failed ended, with the last line that it printed; None if none did, or was evicted."""
-    failed = [pod for pod in pods if pod.get("status", {}).get("phase") == "Failed" and not _disrupted(pod)]
-    for pod in sorted(failed, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), reverse=True):
+    for pod in _failed(pods):
         for status in containers(pod):
             ended = status.get("state", {}).get("terminated", {})
             if ended.get("exitCode"):
@@ -42,8 +41,10 @@ def exit_code(pods: Sequence[Object]) -> str | None:
 
 
 def out_of_memory(pods: Sequence[Object]) -> str | None:
-    """What to change when a container was ended for its memory; None if none was."""
-    for pod in pods:
+    """What to change when a container of the last attempt that failed was ended for its memory; None if none was."""
+    # The newest of each node: where memory runs out on one, the pods of the others fail after it.
+    last = {node_of(pod): pod for pod in reversed(_failed(pods))}
+    for pod in last.values():
         for status in containers(pod):
             for state in (status.get("state", {}), status.get("lastState", {})):
                 if state.get("terminated", {}).get("reason") == "OOMKilled":
@@ -53,6 +54,12 @@ def out_of_memory(pods: Sequence[Object]) -> str | None:
                         "spec.training.resources.limits.memory, or lower training.batchRows or training.maxLength"
                     )
     return None
+
+
+def _failed(pods: Sequence[Object]) -> list[Object]:
+    """Those that failed by themselves, the newest first."""
+    failed = [pod for pod in pods if pod.get("status", {}).get("phase") == "Failed" and not _disrupted(pod)]
+    return sorted(failed, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), reverse=True)
 
 
 def _disrupted(pod: Object) -> bool:

@@ -178,6 +178,12 @@ def job_of(pod: Object) -> str | None:
     return name
 
 
+def node_of(pod: Object) -> str:
+    """Which of its Job's nodes a pod is, counted from "0"; of a Job on one, "0" too."""
+    index: str = (pod["metadata"].get("annotations") or {}).get("batch.kubernetes.io/job-completion-index", "0")
+    return index
+
+
 def _readable(packed: str) -> Manifest | None:
     try:
         return unpack_manifest(packed)

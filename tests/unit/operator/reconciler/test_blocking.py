@@ -115,6 +115,37 @@ def test_memory_that_ran_out_names_limit_and_settings():
     assert out_of_memory([pod(phase="Failed", terminated={"reason": "Error"})]) is None
 
 
+def attempt(second, reason, node=None):
+    """A pod that was made in that second of a minute and ended for ``reason``."""
+    made = pod(phase="Failed", terminated={"reason": reason, "exitCode": 137 if reason == "OOMKilled" else 1})
+    made["metadata"]["creationTimestamp"] = f"2026-01-02T03:04:{second:02}Z"
+    if node is not None:
+        made["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": node}
+    return made
+
+
+ATTEMPTS = {
+    "memory ran out, and then it failed for another reason": ((attempt(1, "OOMKilled"), attempt(20, "Error")), False),
+    "the same, and the API lists the newest first": ((attempt(20, "Error"), attempt(1, "OOMKilled")), False),
+    "it failed for another reason, and then memory ran out": ((attempt(20, "OOMKilled"), attempt(1, "Error")), True),
+    "memory ran out on one node, which ended the other's pod": (
+        (attempt(2, "Error", "1"), attempt(1, "OOMKilled", "0")),
+        True,
+    ),
+    "memory ran out on one node, and then both failed for another reason": (
+        (attempt(1, "OOMKilled", "0"), attempt(1, "Error", "1"), attempt(20, "Error", "0"), attempt(20, "Error", "1")),
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("situation", ATTEMPTS)
+def test_memory_that_ran_out_is_said_of_the_last_attempt_alone(situation):
+    pods, said = ATTEMPTS[situation]
+    assert (out_of_memory(pods) is not None) is said
+    assert ("ran out of memory" in retrying(unit(*pods, failed=1)).message) is said
+
+
 def unit(*pods, **status):
     """An open Job with these pods."""
     job = {

@@ -13,9 +13,8 @@ from multitask_operator.commands.views import describe
 from multitask_operator.reconciler import blocking
 from multitask_operator.reconciler.blocking import is_open
 from multitask_operator.reconciler.raw import Object, RawState
-from multitask_operator.reconciler.units import Phase, Unit, started_at, units
+from multitask_operator.reconciler.units import Phase, Unit, node_of, started_at, units
 
-_INDEX = "batch.kubernetes.io/job-completion-index"
 _MOST_NAMES = 20
 
 
@@ -55,7 +54,7 @@ def chosen(raw: RawState, stage: str | None) -> Unit:
 
 def newest_pod(unit: Unit) -> Object | None:
     """Of several nodes the first one's: it alone reports."""
-    first = [pod for pod in unit.pods if (pod["metadata"].get("annotations") or {}).get(_INDEX, "0") == "0"]
+    first = [pod for pod in unit.pods if node_of(pod) == "0"]
     return max(first, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
 
 
