@@ -111,7 +111,7 @@ def _conditions(
 
 def _stage(decided: Plan, found: MultiTaskModelStatus, *, suspended: bool, blocked: bool) -> str:
     """The one word of the Stage column."""
-    if suspended:
+    if suspended and not decided.graph.finished:
         return "Suspended"
     if blocked:
         return "Blocked"

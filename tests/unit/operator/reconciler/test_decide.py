@@ -101,6 +101,17 @@ def test_a_suspended_model_has_no_jobs_and_goes_on_afterwards():
     assert cluster.model["status"]["stage"] == "Trained"
 
 
+def test_a_model_that_is_trained_stays_so_when_it_is_suspended_until_there_is_more_to_train():
+    cluster = two()
+    cluster.to_the_end()
+    cluster.edit(task("urgency"), task("intent"), suspend=True)
+    cluster.settle()
+    assert (cluster.model["status"]["stage"], cluster.condition("Ready")["reason"]) == ("Trained", "Trained")
+    cluster.edit(task("urgency"), task("intent"), task("escalate"), suspend=True)
+    cluster.settle()
+    assert cluster.model["status"]["stage"] == "Suspended"
+
+
 def test_while_it_is_suspended_ready_says_so():
     cluster = two(suspend=True)
     cluster.settle()
