@@ -88,7 +88,7 @@ def baselines_run(cluster, namespace, pods):
     def there():
         if jobs_of(cluster, namespace, "baseline"):
             return True
-        pods.work()
+        pods.work(leave=("baseline",))  # its Job may come between the two
         return False
 
     until("a baseline has a Job", there, 120)
@@ -118,7 +118,8 @@ def test_a_model_that_does_not_is_cleaned_up_behind_first(cluster, ready, least,
         assert jobs_of(cluster, ready, "baseline") == []
         until("the model is gone", lambda: gone(cluster, ready, pods), 60)
         # Orphans are what the user asked for, all but the clean-up's own and what was stopped.
-        kept = ("configmap", "serviceaccount", "role", "job.batch/desk-resolve", "job.batch/desk-prepare", "pod/desk-")
+        ended = tuple(f"job.batch/desk-{kind}-" for kind in ("resolve", "prepare", "base"))
+        kept = ("configmap", "serviceaccount", "role", "pod/desk-", *ended)
         left = kept if cascade == "orphan" else ("nothing",)
         until(
             "nothing of it is left",
