@@ -112,8 +112,7 @@ class OneNode:
         kubelet = str(self._folder / "kubelet")
         subprocess.run(["mount", "--bind", kubelet, kubelet], check=True)
         subprocess.run(["mount", "--make-rshared", kubelet], check=True)
-        for stale in {path.name for path in _CGROUPS.glob(f"*/{_GROUP_PREFIX}*")}:
-            _remove_group(stale)  # of a cluster that was killed
+        sweep()
         _make_group(self._group)
 
     def _start_containerd(self) -> None:
@@ -247,6 +246,12 @@ def _make_group(name: str) -> None:
     for part in ("cpus", "mems"):  # a new group may use none
         whole = (_CGROUPS / "cpuset" / f"cpuset.{part}").read_text()
         (_CGROUPS / "cpuset" / name / f"cpuset.{part}").write_text(whole)
+
+
+def sweep() -> None:
+    """Remove the control groups of clusters that have ended: they outlive the namespaces, and are empty then."""
+    for name in {path.name for path in _CGROUPS.glob(f"*/{_GROUP_PREFIX}*")}:
+        _remove_group(name)
 
 
 def _end_group(name: str) -> None:

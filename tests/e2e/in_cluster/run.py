@@ -25,7 +25,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from cluster import binaries, environment, images, namespaces, objects
-from cluster.one_node import OneNode, lacking
+from cluster.one_node import OneNode, lacking, sweep
 from e2e import suite
 from e2e.in_cluster import claims, desk, steps
 from e2e.in_cluster.team import Team
@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         (folder / "plan.json").write_text(json.dumps(plan), "utf-8")
         with step("the cluster and everything in it have ended"):
             status = _enter(folder / "plan.json")
+            sweep()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(f"{time.monotonic() - began:7.1f} s  in all, status {status}", flush=True)
