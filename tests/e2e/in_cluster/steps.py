@@ -13,6 +13,7 @@ from cluster.access import Access
 from cluster.one_node import OneNode
 from cluster.processes import until
 from e2e.in_cluster.team import Team, stages_of
+from multitask_api.cluster import own_folder, writer
 from multitask_api.stages import flat
 
 Map = dict[str, Any]
@@ -83,7 +84,8 @@ def kill_in_mid_stage(node: OneNode, team: Team, model: str, stage: str, storage
         if job is None or not job["status"].get("active"):
             return False
         running[:] = [job]
-        scratch = storage / "work" / f"{team.name}__{model}" / flat((stage, digest_of(job, stage)))
+        own = own_folder(writer(team.name, model))
+        scratch = storage / "work" / own / flat((stage, digest_of(job, stage)))
         return (scratch / "checkpoint" / "checkpoint.pt").exists()
 
     until(f"{stage} runs and has a checkpoint", has_checkpoint, seconds)

@@ -6,7 +6,7 @@ operator or a stale look can at most decide the same thing again, and names that
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE, writer
@@ -109,12 +109,13 @@ class _Decision:
         if self._resolve_is_due and blocker is None:
             specs.append(self.resolving)
         deletes = list(self._deletes())
-        kept = self._kept_configmaps(deletes)
+        gone = {delete.uid for delete in deletes}
+        kept = self._kept_configmaps(gone)
         makes: list[Action] = [*self.maker.snapshot(self.raw)] if specs else []
         makes += self.maker.access(self.raw, kept | {spec.name for spec in specs}) if specs or kept else ()
         for spec in specs:
             makes += self.maker.unit(self.raw, spec)
-        makes += self.maker.services(self.raw, self._running(deletes))
+        makes += self.maker.services(self.raw, self._running(gone))
         starts = [start for start in self.plan.starts if any(start.node in group.nodes for group in chosen)]
         status = telling.model_status(
             self.model,
@@ -165,9 +166,8 @@ class _Decision:
         orders = [stage_order(name, self.model.spec, self.plan.graph, node) for node in group.nodes]
         return UnitSpec.of_stages(owner, self.maker.generation, orders)
 
-    def _running(self, deletes: Sequence[Delete]) -> list[Unit]:
-        """The units that are at work, and go on."""
-        gone = {delete.uid for delete in deletes}
+    def _running(self, gone: Collection[str]) -> list[Unit]:
+        """The units that are at work and go on; ``gone``: the uids of what is deleted now."""
         running = [unit for unit in self.stages if unit.phase is Phase.RUNNING and not unit.stopping]
         return [unit for unit in running if unit.job is not None and unit.job["metadata"]["uid"] not in gone]
 
@@ -253,9 +253,8 @@ class _Decision:
         for item in self.maker.old_snapshots(self.raw):
             yield from deletes_of(item)
 
-    def _kept_configmaps(self, deletes: Sequence[Delete]) -> set[str]:
+    def _kept_configmaps(self, gone: Collection[str]) -> set[str]:
         """The unit ConfigMaps that stay: the names a stage pod may write to."""
-        gone = {delete.uid for delete in deletes}
         every = (unit.configmap for unit in (*self.stages, *self.resolves))
         return {item["metadata"]["name"] for item in every if item is not None and item["metadata"]["uid"] not in gone}
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from multitask_api.addresses import scheme_of
+from multitask_api.cluster import MOUNTS_VARIABLE
 from multitask_trainer.errors import DataError
 
 FORMATS = ("jsonl", "csv", "parquet")
@@ -25,7 +26,6 @@ COMPRESSIONS = ("gz", "xz")
 KNOWN = ".jsonl, .jsonl.gz, .csv or .parquet"
 #: What file systems say about a file that changes with its content, each in its own words.
 STAMPS = ("size", "ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "created", "blob_id", "md5Hash")
-MOUNTS = "MULTITASK_MOUNTS"
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Places:
     @classmethod
     def of(cls, root: str | Path, environment: Mapping[str, str]) -> Places:
         """The data root, and the claims that ``MULTITASK_MOUNTS`` (JSON: claim → folder) names in a pod or a run."""
-        mounts = json.loads(environment.get(MOUNTS, "{}"))
+        mounts = json.loads(environment.get(MOUNTS_VARIABLE, "{}"))
         return cls(Path(root), {claim: Path(path) for claim, path in mounts.items()})
 
     def local(self, address: str) -> Path | None:
