@@ -19,9 +19,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from multitask_api.bundle import GenerationSettings
-from multitask_api.manifest import Manifest, StageOrder
-from multitask_api.parameters import EvaluateParameters, ExportParameters, StageParameters, TaskDefinition
-from multitask_api.results import (
+from multitask_api.stage_io.manifest import Manifest, StageOrder
+from multitask_api.stage_io.parameters import EvaluateParameters, ExportParameters, StageParameters, TaskDefinition
+from multitask_api.stage_io.results import (
     BaseResult,
     CurvePoint,
     EvaluateResult,
@@ -31,7 +31,7 @@ from multitask_api.results import (
     TaskPoint,
     TrainResult,
 )
-from multitask_api.types import Model
+from multitask_api.types import Record
 from multitask_serving.engine.engine import Engine
 from multitask_trainer.bundling import Part, TaskUse, assemble
 from multitask_trainer.data.rows import Row, input_hashes, write_inputs, write_rows
@@ -116,7 +116,7 @@ class Suite:
     addresses: dict[str, str] = field(default_factory=dict)
     rows: dict[str, list[Row]] = field(default_factory=dict)
 
-    def artifact(self, stage: str, result: Model, folder: Path | None = None, **outputs: str) -> Path:
+    def artifact(self, stage: str, result: Record, folder: Path | None = None, **outputs: str) -> Path:
         """Publish ``folder`` (or nothing) as the artifact of ``stage``."""
         folder = folder or self.scratch(stage)
         folder.mkdir(parents=True, exist_ok=True)

@@ -13,9 +13,15 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from multitask_api.bundle import GenerationSettings
-from multitask_api.manifest import Manifest, StageOrder
-from multitask_api.parameters import BaseParameters, Optimisation, StageParameters, TaskDefinition, TrainParameters
 from multitask_api.resource.spec import Pretraining, Tuning
+from multitask_api.stage_io.manifest import Manifest, StageOrder
+from multitask_api.stage_io.parameters import (
+    BaseParameters,
+    Optimisation,
+    StageParameters,
+    TaskDefinition,
+    TrainParameters,
+)
 from multitask_trainer.data.rows import Row, write_rows
 from multitask_trainer.storage import write_atomically
 

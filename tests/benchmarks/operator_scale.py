@@ -31,17 +31,10 @@ from cluster.access import Access, Object
 from cluster.control_plane import ControlPlane
 from cluster.processes import until
 from integration.cluster.conftest import install_crds
-from multitask_api.cluster import (
-    KIND_LABEL,
-    MANIFESTS_KEY,
-    MODEL_LABEL,
-    PROGRESS_KEY,
-    RESOLVE,
-    RESOLVED_KEY,
-    pack_manifests,
-)
-from multitask_api.manifest import StageProgress
+from multitask_api.cluster import KIND_LABEL, MANIFESTS_KEY, MODEL_LABEL, PROGRESS_KEY, RESOLVE, RESOLVED_KEY
 from multitask_api.resource import MultiTaskModel
+from multitask_api.stage_io.manifest import StageProgress
+from multitask_api.stage_io.packing import pack_manifests
 from unit.operator.builders import all_done, model, resolved, task
 
 MODELS = "/apis/multitask.dev/v1alpha1"

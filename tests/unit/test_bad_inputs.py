@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import yaml
 
+from multitask_api.data_check import DataReport
 from multitask_api.errors import InvalidResource
-from multitask_api.look import DataLook
 from multitask_api.resource import parse
-from multitask_api.resource.reading import check
+from multitask_api.resource.parsing import check
 from multitask_trainer.data.places import Places
-from multitask_trainer.stages.look import examine
+from multitask_trainer.stages.data_check import examine
 
 Document = dict[str, Any]
 
@@ -579,7 +579,7 @@ ROWS: list[tuple[str, str, bytes, int, str]] = [
 ]
 
 
-def looked_at(folder: Path, train: str, content: bytes) -> DataLook:
+def looked_at(folder: Path, train: str, content: bytes) -> DataReport:
     (folder / train).write_bytes(content)
     for split in ("validation", "test"):
         (folder / f"{split}.jsonl").write_bytes(lines())

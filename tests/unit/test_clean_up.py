@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from api_server import NAME, ApiServer, running
-from multitask_api.cluster import CLEAN_UP_KEY, CLEANED_KEY, Cleaned, own_folder
-from multitask_api.manifest import Manifest
+from multitask_api.cluster import CLEAN_UP_KEY, CLEANED_KEY, CleanUpResult, model_folder
+from multitask_api.stage_io.manifest import Manifest
 from multitask_trainer import storage as module
 from multitask_trainer.configmap import ConfigMap, connect
 from multitask_trainer.pod import run_unit
@@ -56,7 +56,7 @@ def remaining(folder: Path) -> set[str]:
     return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() or path.is_symlink()}
 
 
-def run(storage: Path | str, model: str = OURS) -> Cleaned:
+def run(storage: Path | str, model: str = OURS) -> CleanUpResult:
     return clean_up(str(storage), model, FileReporter("clean-up", None))
 
 
@@ -144,7 +144,7 @@ def test_of_a_writer_that_was_killed_while_it_published_nothing_is_left(storage,
 
     monkeypatch.setattr(module, step, killed)
     with pytest.raises(Killed):
-        result(storage, "base", work=f"work/{own_folder(OURS)}/base-d1/artifact")
+        result(storage, "base", work=f"work/{model_folder(OURS)}/base-d1/artifact")
     run(storage)
     assert not storage.exists()
 
@@ -173,7 +173,7 @@ def test_killed_after_any_file_it_goes_on_and_no_half_result_counts(storage, aft
 
 
 def test_of_a_stage_that_ran_and_of_one_that_was_killed_nothing_is_left(storage, tmp_path):
-    work = storage / "work" / own_folder(OURS)
+    work = storage / "work" / model_folder(OURS)
     ran, killed = (
         prepare(tmp_path, name, model=OURS, output=str(storage / "stages" / "prepare" / name / f"d-{name}"), work=place)
         for name, place in (("a", str(work / "a")), ("b", str(work / "b")))
@@ -186,7 +186,7 @@ def test_of_a_stage_that_ran_and_of_one_that_was_killed_nothing_is_left(storage,
 
 
 def test_there_is_nothing_to_do_where_nothing_is(storage):
-    assert run(storage) == Cleaned(results=0, files=0, bytes=0, left=0)
+    assert run(storage) == CleanUpResult(results=0, files=0, bytes=0, left=0)
 
 
 def told(folder: Path, order: dict[str, Any]) -> Path:
@@ -207,7 +207,7 @@ def test_the_pod_reports_what_it_removed(storage, tmp_path, scheme):
     with running(ApiServer()) as server:
         place = told(tmp_path, {"model": OURS, "storage": f"{scheme}{storage}"})
         assert carried_out(place, server) == 0
-        assert Cleaned.model_validate_json(server.data[CLEANED_KEY]).files == 3
+        assert CleanUpResult.model_validate_json(server.data[CLEANED_KEY]).files == 3
         progress = json.loads(server.data["progress.json"])
     assert (progress["stage"], progress["total"]) == ("clean-up", 3)
     assert not storage.exists()

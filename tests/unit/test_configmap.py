@@ -11,7 +11,7 @@ import pytest
 
 from api_server import NAME, ApiServer, running
 from multitask_api.cluster import FAILURE_KEY, PROGRESS_KEY
-from multitask_api.manifest import StageFailure
+from multitask_api.stage_io.manifest import StageFailure
 from multitask_trainer.configmap import ConfigMap, ConfigMapReporter, ConfigMapResults, connect
 from multitask_trainer.errors import Unreported
 

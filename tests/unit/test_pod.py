@@ -20,14 +20,11 @@ from multitask_api.cluster import (
     ORDERS_KEY,
     RESOLVE_KEY,
     RESOLVED_KEY,
-    manifest_key,
-    reported,
-    unpack_manifest,
-    unpack_manifests,
 )
-from multitask_api.manifest import Manifest, Resolved, StageOrder
-from multitask_api.parameters import PrepareParameters, TaskDefinition
 from multitask_api.resource.tasks import DataSource, TaskData
+from multitask_api.stage_io.manifest import Manifest, Resolved, StageOrder
+from multitask_api.stage_io.packing import manifest_key, reported, unpack_manifest, unpack_manifests
+from multitask_api.stage_io.parameters import PrepareParameters, TaskDefinition
 from multitask_api.stages.versions import VERSIONS
 from multitask_trainer.configmap import ConfigMap, connect
 from multitask_trainer.errors import Unreported

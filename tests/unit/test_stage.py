@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from multitask_api.manifest import Manifest, StageFailure, StageOrder
-from multitask_api.parameters import PrepareParameters
-from multitask_api.results import Agreement, Reduction
+from multitask_api.stage_io.manifest import Manifest, StageFailure, StageOrder
+from multitask_api.stage_io.parameters import PrepareParameters
+from multitask_api.stage_io.results import Agreement, Reduction
 from multitask_trainer.stage import Outcome, Stage, run
 
 DONE = Outcome(Agreement(compared=1, equal=1, near_ties=0, different=0), {"result": "d"})

@@ -12,7 +12,7 @@ from uuid import uuid4
 import fsspec
 import pytest
 
-from multitask_api.manifest import Manifest
+from multitask_api.stage_io.manifest import Manifest
 from multitask_trainer.errors import ArtifactError, StageError
 from multitask_trainer.inventory import results
 from multitask_trainer.space import full_place

@@ -2,7 +2,8 @@
 
 Imports point one way; the layers, lowest first:
 
-``errors`` · ``types`` → ``digests`` · ``sampling`` → ``resource`` (what a user writes, what status shows) →
-``bundle`` · ``routes`` (what is served, and to whom) → ``parameters`` · ``results`` · ``manifest`` (what a stage is
-told, finds and leaves) → ``stages`` (the graph) → ``report``.
+``errors`` · ``types`` · ``template`` · ``uris`` → ``bundle`` (what is served) → ``resource`` (what a user writes, what
+status shows) → ``routes`` (who answers which task) · ``stage_io`` (orders, parameters, results and manifests of stages)
+→ ``stages`` (the graph) → ``cluster`` (the contract of the operator and its pods) · ``data_check`` · ``report``.
+``crd`` generates the custom resource definitions.
 """

@@ -18,7 +18,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from multitask_api.types import Model
+from multitask_api.types import Record
 
 BASE_MODEL = "base"
 """The name of the model that carries the adapters."""
@@ -26,7 +26,7 @@ BASELINE = "baseline"
 """``served_by`` of a task that its own single-task model answers."""
 
 
-class PromptPiece(Model):
+class PromptPiece(Record):
     """One piece of a prompt template: either a literal with its token ids, or a field of the request."""
 
     literal: str | None = None
@@ -34,7 +34,7 @@ class PromptPiece(Model):
     field: str | None = None
 
 
-class LabelIds(Model):
+class LabelIds(Record):
     """A label and its token ids, EOS not included."""
 
     label: str
@@ -44,14 +44,14 @@ class LabelIds(Model):
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
-class GenerationSettings(Model):
+class GenerationSettings(Record):
     """How a generation task ends: after ``max_new_tokens``, at EOS, or before the first of ``stop``."""
 
     max_new_tokens: int = Field(64, ge=1, le=4096)
     stop: tuple[StopText, ...] = Field((), max_length=16)
 
 
-class Adapter(Model):
+class Adapter(Record):
     """A low-rank delta over one model."""
 
     name: str
@@ -60,7 +60,7 @@ class Adapter(Model):
     scaling: float
 
 
-class ServedModel(Model):
+class ServedModel(Record):
     """One set of full weights."""
 
     name: str
@@ -70,7 +70,7 @@ class ServedModel(Model):
     bytes: int = Field(0, ge=0, description="Bytes of the weights and adapters on disk.")
 
 
-class ServedTask(Model):
+class ServedTask(Record):
     """How one task is answered: by which model and adapter, with which prompt and labels."""
 
     name: str
@@ -86,7 +86,7 @@ class ServedTask(Model):
     served_by: str = Field("", description="The group whose mixture answers, or `baseline`.")
 
 
-class Bundle(Model):
+class Bundle(Record):
     """Everything a server needs to know; weights are beside it."""
 
     schema_: Literal["multitask.dev/bundle/v1"] = Field("multitask.dev/bundle/v1", alias="schema")

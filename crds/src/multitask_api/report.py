@@ -6,11 +6,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from multitask_api.results import Agreement, CurvePoint, LedgerResult, SplitRows, Verdict
-from multitask_api.types import Model
+from multitask_api.stage_io.results import Agreement, CurvePoint, LedgerResult, SplitRows, Verdict
+from multitask_api.types import Record
 
 
-class ReportStage(Model):
+class ReportStage(Record):
     """One stage of the run."""
 
     name: str
@@ -22,7 +22,7 @@ class ReportStage(Model):
     curve: tuple[CurvePoint, ...] = ()
 
 
-class ReportGroup(Model):
+class ReportGroup(Record):
     """One group after filtering."""
 
     name: str
@@ -38,7 +38,7 @@ class ReportGroup(Model):
     warnings: tuple[str, ...] = ()
 
 
-class ReportTask(Model):
+class ReportTask(Record):
     """One task: its data, its scores, its verdict, who answers it."""
 
     name: str
@@ -63,7 +63,7 @@ class ReportTask(Model):
     ratio_without_overlap: float | None = None
 
 
-class Report(Model):
+class Report(Record):
     """The whole run."""
 
     schema_: Literal["multitask.dev/report/v1"] = Field("multitask.dev/report/v1", alias="schema")

@@ -7,12 +7,12 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from multitask_api.resource.tasks import LONGEST_FIELD, MOST_FIELDS, Label
-from multitask_api.types import Model
+from multitask_api.types import Record
 
 FieldName = Annotated[str, StringConstraints(max_length=LONGEST_FIELD)]
 
 
-class Backend(Model):
+class Backend(Record):
     """One place that can answer a task; ``weight`` is its share in percent."""
 
     service: str = Field(max_length=253, description="Host name or address.")
@@ -21,7 +21,7 @@ class Backend(Model):
     revision: str = Field(max_length=64)
 
 
-class RoutedTask(Model):
+class RoutedTask(Record):
     """A task, what a caller may learn about it, and its backends."""
 
     name: str = Field(max_length=63)
@@ -41,7 +41,7 @@ class RoutedTask(Model):
         return self
 
 
-class TaskRouteSpec(Model):
+class TaskRouteSpec(Record):
     """The routes of one model."""
 
     namespace: str = Field("default", max_length=63)
@@ -49,14 +49,14 @@ class TaskRouteSpec(Model):
     tasks: tuple[RoutedTask, ...] = Field((), max_length=128)
 
 
-class RouteMetadata(Model):
+class RouteMetadata(Record):
     """The object's name."""
 
     name: str = Field(max_length=253)
     namespace: str | None = None
 
 
-class TaskRoute(Model):
+class TaskRoute(Record):
     """The resource; a local route file holds exactly this."""
 
     api_version: Literal["multitask.dev/v1alpha1"] = "multitask.dev/v1alpha1"

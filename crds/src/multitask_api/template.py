@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 
@@ -9,7 +10,7 @@ _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _FIELD_NAME = re.compile(r"[^\W\d]\w*")
 
 
-class TemplateFault(ValueError):
+class TemplateError(ValueError):
     """A prompt that cannot be read; ``position`` counts characters from 1."""
 
     def __init__(self, position: int, reason: str) -> None:
@@ -27,7 +28,7 @@ class Field:
 def parse_template(prompt: str) -> tuple[str | Field, ...]:
     """Split a template into its literals and fields, in order; neighbouring literals are joined, empty ones left out.
 
-    Raises ``TemplateFault`` at the first stray brace or name that is not an identifier.
+    Raises ``TemplateError`` at the first stray brace or name that is not an identifier.
     """
     parts: list[str | Field] = []
     literal = ""
@@ -39,11 +40,11 @@ def parse_template(prompt: str) -> tuple[str | Field, ...]:
         if token in ("{{", "}}"):
             literal += token[0]
         elif name is None:
-            raise TemplateFault(
+            raise TemplateError(
                 match.start() + 1, f"a lone {token!r}; write {token * 2!r} for the brace itself, {{name}} for a field"
             )
         elif not _FIELD_NAME.fullmatch(name):
-            raise TemplateFault(
+            raise TemplateError(
                 match.start() + 1,
                 f"{token!r} does not name a field; a name is letters, digits and underscores and does not begin with a"
                 " digit (write '{{' for a brace)",
@@ -58,3 +59,15 @@ def parse_template(prompt: str) -> tuple[str | Field, ...]:
 def fields_of(prompt: str) -> tuple[str, ...]:
     """The names of a template's fields, each once, in order of first use."""
     return tuple(dict.fromkeys(part.name for part in parse_template(prompt) if isinstance(part, Field)))
+
+
+def field_text(value: object) -> str | None:
+    """A field's value as text, in training and in a request: strings as they are, numbers and booleans as JSON writes
+    them; None for what is no text."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)):
+        return str(value)
+    return None

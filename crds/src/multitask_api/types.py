@@ -1,12 +1,18 @@
-"""The base class of every type that crosses a process boundary."""
+"""The base class of every type that crosses a process boundary, and the type of JSON objects that have no class."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
+JsonObject = Mapping[str, Any]
+"""A JSON object that is read: a Kubernetes object or a part of one, an Event, a row."""
 
-class Model(BaseModel):
+
+class Record(BaseModel):
     """A frozen record: snake_case in Python, camelCase in JSON and YAML, unknown fields are errors.
 
     ``NaN`` and infinities are refused: a figure that could not be had is absent, with a reason beside it.

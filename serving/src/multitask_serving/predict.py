@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from multitask_api.errors import MultitaskError, UserError
-from multitask_api.fieldtext import field_text
+from multitask_api.template import field_text
 from multitask_serving.client import AsyncTaskClient, GatewayError, Prediction, Sampling
 from multitask_serving.programs import LAST_PORT, host_and_port, program_name
 

@@ -13,8 +13,8 @@ from cluster.access import Access
 from cluster.one_node import OneNode
 from cluster.processes import until
 from e2e.in_cluster.team import Team, stages_of
-from multitask_api.cluster import own_folder, writer
-from multitask_api.stages import flat
+from multitask_api.cluster import model_folder, qualified_name
+from multitask_api.stages import artifact_filename
 
 Map = dict[str, Any]
 Say = Callable[[str], None]
@@ -84,8 +84,8 @@ def kill_in_mid_stage(node: OneNode, team: Team, model: str, stage: str, storage
         if job is None or not job["status"].get("active"):
             return False
         running[:] = [job]
-        own = own_folder(writer(team.name, model))
-        scratch = storage / "work" / own / flat((stage, digest_of(job, stage)))
+        own = model_folder(qualified_name(team.name, model))
+        scratch = storage / "work" / own / artifact_filename((stage, digest_of(job, stage)))
         return (scratch / "checkpoint" / "checkpoint.pt").exists()
 
     until(f"{stage} runs and has a checkpoint", has_checkpoint, seconds)

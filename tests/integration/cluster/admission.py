@@ -10,7 +10,7 @@ import httpx
 import yaml
 
 from multitask_api.errors import InvalidResource
-from multitask_api.resource.reading import check
+from multitask_api.resource.parsing import check
 
 Object = dict[str, Any]
 CRDS = Path(__file__).parents[3] / "crds"

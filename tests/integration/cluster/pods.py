@@ -19,10 +19,9 @@ from multitask_api.cluster import (
     ORDERS_KEY,
     RESOLVE_KEY,
     RESOLVED_KEY,
-    Cleaned,
-    manifest_key,
-    pack_manifest,
+    CleanUpResult,
 )
+from multitask_api.stage_io.packing import manifest_key, pack_manifest
 from multitask_operator.objects.names import access_name
 from multitask_operator.objects.protected import CONTAINER
 from unit.operator.builders import graph_of, manifest, resolved
@@ -107,7 +106,9 @@ class Pods:
             found = {"data": {RESOLVED_KEY: seen.model_dump_json(by_alias=True)}}
         elif CLEAN_UP_KEY in data:
             self.cleaned.append(json.loads(data[CLEAN_UP_KEY]))
-            found = {"data": {CLEANED_KEY: Cleaned(results=1, files=2, bytes=3, left=0).model_dump_json(by_alias=True)}}
+            found = {
+                "data": {CLEANED_KEY: CleanUpResult(results=1, files=2, bytes=3, left=0).model_dump_json(by_alias=True)}
+            }
             self.renew()  # the account may have been made anew since
         else:
             orders = json.loads(data[ORDERS_KEY])["orders"]

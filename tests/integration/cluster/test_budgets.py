@@ -9,8 +9,9 @@ import time
 from cluster import objects
 from cluster.processes import until
 from integration.cluster.pods import Pods
-from multitask_api.cluster import KIND_LABEL, MANIFESTS_KEY, MODEL_LABEL, PROGRESS_KEY, pack_manifests
-from multitask_api.manifest import StageProgress
+from multitask_api.cluster import KIND_LABEL, MANIFESTS_KEY, MODEL_LABEL, PROGRESS_KEY
+from multitask_api.stage_io.manifest import StageProgress
+from multitask_api.stage_io.packing import pack_manifests
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.connection import connect
 from multitask_operator.controller import Controller, Key

@@ -13,7 +13,7 @@ import yaml
 from cluster.access import Access
 from integration.cluster import admission, models
 from integration.cluster.schemas import ABSENT, edit
-from multitask_api.resource.reading import check, parse
+from multitask_api.resource.parsing import check, parse
 
 Object = dict[str, Any]
 EXAMPLES = sorted(Path(__file__).parents[3].glob("examples/*/model.yaml"))

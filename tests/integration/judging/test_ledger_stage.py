@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from judging_suite import Suite, exported_suite
-from multitask_api.parameters import LedgerParameters
-from multitask_api.results import LedgerResult
+from multitask_api.stage_io.parameters import LedgerParameters
+from multitask_api.stage_io.results import LedgerResult
 from multitask_trainer.stages import ledger
 
 

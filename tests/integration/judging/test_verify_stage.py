@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from judging_suite import INTENT, TEXTS, exported_suite, make_form
-from multitask_api.manifest import MANIFEST
-from multitask_api.parameters import VerifyParameters
-from multitask_api.results import VerifyResult
+from multitask_api.stage_io.manifest import MANIFEST
+from multitask_api.stage_io.parameters import VerifyParameters
+from multitask_api.stage_io.results import VerifyResult
 from multitask_trainer.errors import ArtifactError, StageError
 from multitask_trainer.stages import verify
 from multitask_trainer.storage import describe, read_manifest, write_atomically

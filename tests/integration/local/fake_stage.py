@@ -13,9 +13,9 @@ import sys
 import time
 from pathlib import Path
 
-from multitask_api import parameters as records
 from multitask_api.errors import RetryableError, UserError
 from multitask_api.resource import MultiTaskModel
+from multitask_api.stage_io import parameters as records
 from multitask_api.stages import Node, NodeState
 from multitask_trainer.stage import Outcome, Stage, run
 from unit.operator.builders import RESULTS

@@ -16,10 +16,11 @@ import pytest
 from safetensors.torch import load_file
 
 from api_server import NAME, ApiServer, running
-from multitask_api.cluster import CONFIGMAP_VARIABLE, FAILURE_KEY, ORDERS_KEY, manifest_key, unpack_manifest
-from multitask_api.manifest import StageOrder
-from multitask_api.parameters import StageParameters
-from multitask_api.results import TrainResult
+from multitask_api.cluster import CONFIGMAP_VARIABLE, FAILURE_KEY, ORDERS_KEY
+from multitask_api.stage_io.manifest import StageOrder
+from multitask_api.stage_io.packing import manifest_key, unpack_manifest
+from multitask_api.stage_io.parameters import StageParameters
+from multitask_api.stage_io.results import TrainResult
 from multitask_api.stages.versions import VERSIONS
 from training_suite import Suite, base_parameters, optimisation, pretraining, train_parameters
 

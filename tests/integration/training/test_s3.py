@@ -14,8 +14,8 @@ import s3fs
 import torch
 from moto.server import ThreadedMotoServer
 
-from multitask_api.cluster import Cleaned
-from multitask_api.manifest import Manifest
+from multitask_api.cluster import CleanUpResult
+from multitask_api.stage_io.manifest import Manifest
 from multitask_trainer.errors import ArtifactError, StageError
 from multitask_trainer.inventory import results
 from multitask_trainer.reporter import FileReporter
@@ -152,7 +152,7 @@ def keys(bucket: str) -> set[str]:
     return {name.removeprefix(bucket.removeprefix("s3://")) for name in fs.find(bucket)}
 
 
-def removed(storage: str, model: str) -> Cleaned:
+def removed(storage: str, model: str) -> CleanUpResult:
     return clean_up(storage, model, FileReporter("clean-up", None))
 
 
@@ -174,11 +174,11 @@ def test_a_clean_up_removes_what_one_model_wrote(bucket, tmp_path):
     assert keys(bucket) == kept
     assert (found.results, found.files, found.left) == (1, 9 + 1 + 3 + 1, 10)
     assert found.bytes > 8000
-    assert removed(storage, "team/desk") == Cleaned(results=0, files=0, bytes=0, left=10)
+    assert removed(storage, "team/desk") == CleanUpResult(results=0, files=0, bytes=0, left=10)
 
 
 def test_of_a_bucket_that_is_gone_nothing_is_left_to_remove(s3):
-    assert removed("s3://no-such-bucket/desk", "team/desk") == Cleaned(results=0, files=0, bytes=0, left=0)
+    assert removed("s3://no-such-bucket/desk", "team/desk") == CleanUpResult(results=0, files=0, bytes=0, left=0)
 
 
 def test_a_server_that_is_gone_is_a_passing_failure(s3, monkeypatch):

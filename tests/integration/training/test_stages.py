@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from multitask_api.manifest import StageFailure
 from multitask_api.resource.spec import Tuning
-from multitask_api.results import BaseResult, TrainResult
+from multitask_api.stage_io.manifest import StageFailure
+from multitask_api.stage_io.results import BaseResult, TrainResult
 from multitask_trainer.data.rows import write_rows
 from multitask_trainer.judging.scoring import read_scores
 from multitask_trainer.storage import content_digest

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from multitask_api.results import TaskPoint
+from multitask_api.stage_io.results import TaskPoint
 from multitask_trainer.reporter import FileReporter
 from multitask_trainer.training.checkpoint import CheckpointStore
 from multitask_trainer.training.compute import set_up

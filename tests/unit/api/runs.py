@@ -7,11 +7,10 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from multitask_api.digests import digest
-from multitask_api.manifest import Manifest, Resolved, ResolvedData
 from multitask_api.resource import MultiTaskModelSpec
-from multitask_api.resource.reading import check
-from multitask_api.results import (
+from multitask_api.resource.parsing import check
+from multitask_api.stage_io.manifest import Manifest, Resolved, ResolvedData
+from multitask_api.stage_io.results import (
     CurvePoint,
     EvaluateResult,
     FilterResult,
@@ -20,9 +19,10 @@ from multitask_api.results import (
     TaskVerdict,
     TrainResult,
 )
-from multitask_api.sampling import instance_balanced, mixture
+from multitask_api.stages.digests import digest
 from multitask_api.stages.graph import build
 from multitask_api.stages.nodes import Graph, Node, NodeState
+from multitask_api.stages.sampling import instance_balanced, mixture
 
 Document = dict[str, Any]
 SPLITS = ("train", "validation", "test")

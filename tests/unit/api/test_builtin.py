@@ -1,8 +1,8 @@
 from __future__ import annotations
 
-from multitask_api.builtin import SIZES
+from multitask_api.uris import BUILTIN_SIZES
 from multitask_trainer.training import builtin
 
 
 def test_a_resource_may_name_just_the_sizes_that_the_trainer_makes() -> None:
-    assert tuple(builtin.SIZES) == SIZES
+    assert tuple(builtin.SIZES) == BUILTIN_SIZES

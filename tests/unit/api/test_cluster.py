@@ -8,15 +8,15 @@ import random
 
 import pytest
 
-from multitask_api.cluster import (
+from multitask_api.cluster import command
+from multitask_api.stage_io.manifest import FileEntry, Manifest
+from multitask_api.stage_io.packing import (
     MANIFEST_LIMIT,
-    command,
     pack_manifest,
     pack_manifests,
     unpack_manifest,
     unpack_manifests,
 )
-from multitask_api.manifest import FileEntry, Manifest
 
 
 def manifest(stage: str = "baseline/urgency/seed-17", **result: object) -> Manifest:

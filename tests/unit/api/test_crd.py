@@ -10,7 +10,9 @@ import pytest
 import yaml
 
 from multitask_api import crd
-from multitask_api.celrules import Rule
+from multitask_api.crd.__main__ import main
+from multitask_api.crd.cel_rules import Rule
+from multitask_api.crd.schema import structural
 from multitask_api.resource.model import MultiTaskModel
 
 FOLDER = Path(__file__).parents[3] / "crds"
@@ -40,7 +42,7 @@ def nodes(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_committed_is_what_is_generated(name: str, tmp_path: Path) -> None:
-    assert crd.main(["--out", str(tmp_path)]) == 0
+    assert main(["--out", str(tmp_path)]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(NAMES)
     assert (FOLDER / name).read_text("utf-8") == (tmp_path / name).read_text("utf-8")
     assert yaml.safe_load((FOLDER / name).read_text("utf-8")) == crd.definitions()[name]
@@ -112,7 +114,7 @@ def test_fields_that_a_rule_reads_without_has_are_always_there() -> None:
 
 def test_a_rule_for_a_field_that_is_gone_is_noticed() -> None:
     with pytest.raises(ValueError, match=r"rules for fields that do not exist: spec\.gone"):
-        crd.structural(MultiTaskModel, {"spec.gone": (Rule("true", ""),)})
+        structural(MultiTaskModel, {"spec.gone": (Rule("true", ""),)})
 
 
 def test_what_kubectl_shows() -> None:

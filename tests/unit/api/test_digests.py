@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from multitask_api.digests import digest
+from multitask_api.stages.digests import digest
 
 
 @pytest.mark.parametrize(
@@ -46,7 +46,7 @@ def test_no_digest_of_an_object() -> None:
 
 
 def test_a_digest_is_the_same_in_every_process() -> None:
-    code = "from multitask_api.digests import digest; print(digest({'b': {'x', 'y'} and 1.5, 'a': 'é大'}))"
+    code = "from multitask_api.stages.digests import digest; print(digest({'b': {'x', 'y'} and 1.5, 'a': 'é大'}))"
     found = {
         subprocess.run(
             [sys.executable, "-c", code],

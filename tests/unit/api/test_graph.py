@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from multitask_api.resource.reading import check
+from multitask_api.resource.parsing import check
 from multitask_api.stages.graph import build
 from multitask_api.stages.nodes import NodeState
 

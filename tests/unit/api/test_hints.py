@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from multitask_api.resource.hints import hints
-from multitask_api.resource.reading import check
+from multitask_api.resource.parsing import check
 
 from .runs import document
 

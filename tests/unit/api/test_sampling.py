@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_api.sampling import instance_balanced, mixture
+from multitask_api.stages.sampling import instance_balanced, mixture
 
 ROWS = {"a": 500_000, "b": 50_000, "c": 10_000, "d": 1_000}
 

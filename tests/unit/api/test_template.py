@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_api.template import Field, TemplateFault, fields_of, parse_template
+from multitask_api.template import Field, TemplateError, fields_of, parse_template
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_fields_come_once_in_order_of_first_use() -> None:
     ],
 )
 def test_a_fault_names_its_position(prompt: str, position: int, reason: str) -> None:
-    with pytest.raises(TemplateFault) as caught:
+    with pytest.raises(TemplateError) as caught:
         parse_template(prompt)
     assert caught.value.position == position
     assert reason in str(caught.value)

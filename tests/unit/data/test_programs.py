@@ -13,16 +13,16 @@ from typing import Any
 import fsspec
 import numpy as np
 
-from multitask_api.look import DataLook
-from multitask_api.manifest import Manifest, Resolved, StageFailure, StageOrder
-from multitask_api.parameters import PrepareParameters
-from multitask_api.resource.reading import check
-from multitask_api.results import PrepareResult
+from multitask_api.data_check import DataReport
+from multitask_api.resource.parsing import check
+from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure, StageOrder
+from multitask_api.stage_io.parameters import PrepareParameters
+from multitask_api.stage_io.results import PrepareResult
 from multitask_trainer.data.fingerprints import HashCache, resolve_data, resolve_folder
 from multitask_trainer.data.places import Places
 from multitask_trainer.data.rows import Row, read_inputs, read_rows
 from multitask_trainer.stage import run
-from multitask_trainer.stages import look, prepare, resolve
+from multitask_trainer.stages import data_check, prepare, resolve
 
 from .builders import GOOD, data, task, write
 
@@ -236,10 +236,10 @@ def test_resolve_keeps_a_commit_and_uses_the_cache_offline(tmp_path: Path, monke
 def test_look_gives_every_problem_of_every_task_at_once(tmp_path: Path, capsys: Any) -> None:
     data(tmp_path, train=[*GOOD, {"text": "a", "label": "x"}], test=[])
     (tmp_path / "base").mkdir()
-    status = look.main(
+    status = data_check.main(
         ["--model", str(model_file(tmp_path, baseModel={"uri": "base"})), "--data-root", str(tmp_path), "--json"]
     )
-    found = DataLook.model_validate_json(capsys.readouterr().out)
+    found = DataReport.model_validate_json(capsys.readouterr().out)
     assert status == 2
     assert [(problem.path, problem.message.split(" (")[0]) for problem in found.problems] == [
         ("spec.baseModel.uri", "base: no config.json there"),
@@ -254,7 +254,7 @@ def test_look_gives_every_problem_of_every_task_at_once(tmp_path: Path, capsys: 
 
 def test_look_as_text(tmp_path: Path, capsys: Any) -> None:
     data(tmp_path)
-    assert look.main(["--model", str(model_file(tmp_path)), "--data-root", str(tmp_path)]) == 0
+    assert data_check.main(["--model", str(model_file(tmp_path)), "--data-root", str(tmp_path)]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "urgency: 2 train, 2 validation, 2 test rows",
         "  warning: test: 2 of 2 rows have an input that stands in train",
@@ -267,7 +267,7 @@ def test_look_as_text(tmp_path: Path, capsys: Any) -> None:
 
 def test_resolve_and_look_start_without_torch() -> None:
     code = (
-        "import sys, multitask_trainer.stages.look, multitask_trainer.stages.resolve;"
+        "import sys, multitask_trainer.stages.data_check, multitask_trainer.stages.resolve;"
         "print([name for name in ('torch', 'transformers', 'datasets', 'sklearn') if name in sys.modules])"
     )
     done = subprocess.run(

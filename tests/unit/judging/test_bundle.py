@@ -8,8 +8,8 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from judging_suite import INTENT, REPLY, URGENCY, Suite, make_base, train_result
-from multitask_api.parameters import BundleParameters
 from multitask_api.resource.spec import Tuning
+from multitask_api.stage_io.parameters import BundleParameters
 from multitask_serving.engine.answers import Request
 from multitask_serving.engine.engine import Engine, read_bundle
 from multitask_trainer.bundling import Part, assemble

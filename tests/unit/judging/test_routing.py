@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_api.results import TaskVerdict
+from multitask_api.stage_io.results import TaskVerdict
 from multitask_trainer.judging.routing import BaselineRun, is_promoted, route, route_all
 
 RUNS = (

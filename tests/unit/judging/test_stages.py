@@ -24,8 +24,8 @@ from judging_suite import (
     train_result,
 )
 from multitask_api.bundle import ServedTask
-from multitask_api.parameters import EvaluateParameters
 from multitask_api.routes import TaskRoute
+from multitask_api.stage_io.parameters import EvaluateParameters
 from multitask_serving.engine.engine import Engine
 from multitask_trainer.data.rows import Row
 from multitask_trainer.errors import StageError

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 from dataclasses import replace
 
-from multitask_api.manifest import Manifest, Resolved, ResolvedData, StageFailure
-from multitask_api.parameters import EvaluateParameters, ExportParameters, FilterParameters, TrainParameters
 from multitask_api.resource import MultiTaskModel
-from multitask_api.results import (
+from multitask_api.stage_io.manifest import Manifest, Resolved, ResolvedData, StageFailure
+from multitask_api.stage_io.parameters import EvaluateParameters, ExportParameters, FilterParameters, TrainParameters
+from multitask_api.stage_io.results import (
     BaseResult,
     BundleResult,
     CurvePoint,

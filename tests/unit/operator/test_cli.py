@@ -11,7 +11,7 @@ import time
 import pytest
 import yaml
 
-from multitask_api.manifest import StageFailure
+from multitask_api.stage_io.manifest import StageFailure
 from multitask_operator import cli
 from multitask_operator.commands import others
 from multitask_operator.commands.others import exported

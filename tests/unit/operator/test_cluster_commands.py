@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from multitask_api.manifest import StageProgress
-from multitask_api.results import EvaluateResult
+from multitask_api.stage_io.manifest import StageProgress
+from multitask_api.stage_io.results import EvaluateResult
 from multitask_operator import cli
 from multitask_operator.cluster.viewing import user_namespace
 from multitask_operator.commands.cluster.asking import Where

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from multitask_api.manifest import Resolved
+from multitask_api.stage_io.manifest import Resolved
 from multitask_operator.planner import Capacity, Running, plan
 from multitask_operator.planner.costs import training_threads
 from unit.operator.builders import (

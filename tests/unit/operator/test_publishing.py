@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_api.manifest import StageFailure
+from multitask_api.stage_io.manifest import StageFailure
 from multitask_operator.local.publishing import Check, Published, check_of, promoted_export, published
 from unit.operator.builders import all_done, failed, graph_of, model, task
 

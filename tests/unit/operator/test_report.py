@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from multitask_api.report import Report
-from multitask_api.results import GroupPlan, TaskVerdict
+from multitask_api.stage_io.results import GroupPlan, TaskVerdict
 from multitask_operator.formatting import interval
 from multitask_operator.planner.estimate import estimate
 from multitask_operator.report.build import build_report, frozen_base_notes

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from multitask_api.results import ServedBy, TaskVerdict
+from multitask_api.stage_io.results import ServedBy, TaskVerdict
 from multitask_operator.planner import Running, plan
 from unit.operator.builders import all_done, failed, graph_of, model, observed, task
 

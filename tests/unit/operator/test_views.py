@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from multitask_api.manifest import StageProgress
+from multitask_api.stage_io.manifest import StageProgress
 from multitask_operator.commands.views import LineView, LiveView, describe
 from multitask_operator.formatting import duration, size
 from multitask_operator.planner import plan

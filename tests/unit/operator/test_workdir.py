@@ -8,7 +8,7 @@ import shutil
 
 import pytest
 
-from multitask_api.manifest import FileEntry
+from multitask_api.stage_io.manifest import FileEntry
 from multitask_api.stages import NodeState
 from multitask_operator.local import collecting
 from multitask_operator.local.errors import WorkdirError

@@ -10,7 +10,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from multitask_api.results import TaskPoint
+from multitask_api.stage_io.results import TaskPoint
 from multitask_trainer.errors import StageError
 from multitask_trainer.reporter import FileReporter
 from multitask_trainer.training.batches import padded

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_api.results import CurvePoint, TaskPoint
+from multitask_api.stage_io.results import CurvePoint, TaskPoint
 from multitask_trainer.training.selection import Selection, is_better, saturation_step, still_improving
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from multitask_api.bundle import BASE_MODEL, Adapter, Bundle, ServedModel, ServedTask
-from multitask_api.digests import digest
-from multitask_api.parameters import TaskDefinition
+from multitask_api.stage_io.parameters import TaskDefinition
+from multitask_api.stages.digests import digest
 from multitask_serving.engine.chat import compile_chat_pieces
 from multitask_serving.engine.prompt import bos_of, compile_labels, compile_pieces
 from multitask_trainer.errors import StageError

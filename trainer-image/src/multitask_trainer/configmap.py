@@ -13,8 +13,9 @@ from typing import Unpack
 
 import httpx
 
-from multitask_api.cluster import FAILURE_KEY, PROGRESS_KEY, manifest_key, pack_manifest
-from multitask_api.manifest import Manifest, StageFailure, StageProgress
+from multitask_api.cluster import FAILURE_KEY, PROGRESS_KEY
+from multitask_api.stage_io.manifest import Manifest, StageFailure, StageProgress
+from multitask_api.stage_io.packing import manifest_key, pack_manifest
 from multitask_trainer.errors import Unreported
 from multitask_trainer.reporter import Pace, Position
 

@@ -9,7 +9,7 @@ from typing import Any
 import fsspec
 from pydantic import ValidationError
 
-from multitask_api.manifest import MANIFEST, Manifest
+from multitask_api.stage_io.manifest import MANIFEST, Manifest
 from multitask_trainer.storage import reaching
 
 MOST = 5000

@@ -36,9 +36,9 @@ from multitask_api.cluster import (
     ResolveOrder,
 )
 from multitask_api.errors import RetryableError, UserError
-from multitask_api.manifest import Manifest, StageFailure, StageOrder
+from multitask_api.stage_io.manifest import Manifest, StageFailure, StageOrder
 from multitask_api.stages.versions import VERSIONS
-from multitask_api.types import Model
+from multitask_api.types import Record
 from multitask_trainer.configmap import SERVICE_ACCOUNT, ConfigMap, ConfigMapReporter, ConfigMapResults, connect
 from multitask_trainer.errors import Interrupted, StageError, Unreported
 from multitask_trainer.folders import make_folders
@@ -46,7 +46,7 @@ from multitask_trainer.ranks import Ranks
 from multitask_trainer.reporter import FileReporter
 from multitask_trainer.stage import Outcome, Stage, carry_out
 
-R = TypeVar("R", bound=Model)
+R = TypeVar("R", bound=Record)
 
 _NO_STAGES = {RESOLVE_KEY: RESOLVE, CLEAN_UP_KEY: CLEAN_UP}
 """What a unit without orders is told by, and what it is called."""

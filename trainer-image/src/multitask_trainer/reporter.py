@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypedDict, Unpack
 
-from multitask_api.manifest import StageProgress
+from multitask_api.stage_io.manifest import StageProgress
 from multitask_trainer.storage import write_atomically
 
 

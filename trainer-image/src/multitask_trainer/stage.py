@@ -19,8 +19,8 @@ from pydantic import ValidationError
 
 from multitask_api.cluster import EXIT_DONE, EXIT_RETRYABLE, EXIT_USER_ERROR, TRAINING_KINDS
 from multitask_api.errors import MultitaskError, RetryableError, UserError
-from multitask_api.manifest import Manifest, StageFailure, StageOrder
-from multitask_api.types import Model
+from multitask_api.stage_io.manifest import Manifest, StageFailure, StageOrder
+from multitask_api.types import Record
 from multitask_trainer.data.places import Places
 from multitask_trainer.errors import LostProcess, StageError, Unreported
 from multitask_trainer.ranks import FAREWELL, Dismissed, Ranks
@@ -38,7 +38,7 @@ from multitask_trainer.storage import (
     write_atomically,
 )
 
-P = TypeVar("P", bound=Model)
+P = TypeVar("P", bound=Record)
 _STATUS = {"UserError": EXIT_USER_ERROR, "Retryable": EXIT_RETRYABLE, "Fault": 1}
 
 
@@ -46,7 +46,7 @@ _STATUS = {"UserError": EXIT_USER_ERROR, "Retryable": EXIT_RETRYABLE, "Fault": 1
 class Outcome:
     """What a stage found (``result``) and the digest of each of its named outputs."""
 
-    result: Model
+    result: Record
     outputs: Mapping[str, str]
 
 

@@ -17,10 +17,10 @@ from pathlib import Path
 import fsspec
 from pydantic import ValidationError
 
-from multitask_api.cluster import own_folder
-from multitask_api.digests import digest
+from multitask_api.cluster import model_folder
 from multitask_api.errors import MultitaskError
-from multitask_api.manifest import MANIFEST, FileEntry, Manifest
+from multitask_api.stage_io.manifest import MANIFEST, FileEntry, Manifest
+from multitask_api.stages.digests import digest
 from multitask_trainer.errors import ArtifactError, StageError
 
 _VERSIONS = {"transformers_version", "peft_version"}
@@ -139,7 +139,7 @@ def _publish_remote(folder: Path, address: str, manifest: Manifest) -> Manifest:
 
 def content_prefix(model: str | None) -> str:
     """How the folder begins that a writer's files get: of one that was killed it is all that tells whose it was."""
-    return f"files-{own_folder(model or '')}_"
+    return f"files-{model_folder(model or '')}_"
 
 
 def remove(address: str) -> None:

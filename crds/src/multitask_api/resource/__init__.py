@@ -1,7 +1,7 @@
 """The resource: what a user writes (``spec``, ``tasks``) and what is shown back (``status``)."""
 
 from multitask_api.resource.model import MultiTaskModel
-from multitask_api.resource.reading import parse
+from multitask_api.resource.parsing import parse
 from multitask_api.resource.spec import MultiTaskModelSpec
 from multitask_api.resource.tasks import TaskSpec
 

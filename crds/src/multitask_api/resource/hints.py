@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from multitask_api.builtin import is_builtin
 from multitask_api.resource.spec import MultiTaskModelSpec
+from multitask_api.uris import is_builtin
 
 
 def hints(spec: MultiTaskModelSpec) -> tuple[str, ...]:

@@ -6,12 +6,12 @@ from typing import Literal
 
 from multitask_api.resource.spec import Metadata, MultiTaskModelSpec
 from multitask_api.resource.status import MultiTaskModelStatus
-from multitask_api.types import Model
+from multitask_api.types import Record
 
 API_VERSION = "multitask.dev/v1alpha1"
 
 
-class MultiTaskModel(Model):
+class MultiTaskModel(Record):
     """A resource file, and the custom resource in a cluster."""
 
     api_version: Literal["multitask.dev/v1alpha1"] = "multitask.dev/v1alpha1"

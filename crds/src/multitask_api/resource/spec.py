@@ -7,12 +7,12 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from multitask_api.addresses import STORES, address_fault, base_fault
 from multitask_api.bundle import GenerationSettings
 from multitask_api.errors import Problem
 from multitask_api.resource.problems import refuse
 from multitask_api.resource.tasks import Address, DataSource, DnsLabel, TaskSpec
-from multitask_api.types import Model
+from multitask_api.types import Record
+from multitask_api.uris import STORES, base_model_uri_error, uri_error
 
 Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 #: Kubernetes objects that are passed through as they are.
@@ -20,11 +20,11 @@ FreeForm = dict[str, Any]
 
 
 def _base_address(address: str) -> str:
-    return _checked(address, base_fault(address))
+    return _checked(address, base_model_uri_error(address))
 
 
 def _store_address(address: str) -> str:
-    return _checked(address, address_fault(address, STORES))
+    return _checked(address, uri_error(address, STORES))
 
 
 def _checked(address: str, fault: str | None) -> str:
@@ -37,7 +37,7 @@ BaseAddress = Annotated[Address, AfterValidator(_base_address)]
 StoreAddress = Annotated[Address, AfterValidator(_store_address)]
 
 
-class BaseModelSource(Model):
+class BaseModelSource(Record):
     """The base LLM that every group starts from."""
 
     uri: BaseAddress = Field(description="hf://ORG/NAME, s3://…, pvc://CLAIM/PATH, file://…, builtin://SIZE")
@@ -49,7 +49,7 @@ class BaseModelSource(Model):
     chat_template: bool = Field(False, description="Wrap prompts in the tokenizer's chat template (instruct bases).")
 
 
-class Storage(Model):
+class Storage(Record):
     """Where artifacts live."""
 
     uri: StoreAddress
@@ -61,19 +61,19 @@ class Storage(Model):
     keep_revisions: int = Field(3, ge=1, le=100)
 
 
-class SecretName(Model):
+class SecretName(Record):
     """A Secret in the resource's namespace."""
 
     name: Name
 
 
-class Credential(Model):
+class Credential(Record):
     """A Secret whose keys become environment variables of this model's pods."""
 
     secret_ref: SecretName
 
 
-class Pretraining(Model):
+class Pretraining(Record):
     """Continual pre-training of the base on the domain's text, before any task is trained."""
 
     tasks_text: bool = Field(True, description="Use the tasks' train inputs and targets (never validation or test).")
@@ -90,7 +90,7 @@ class Pretraining(Model):
         return self
 
 
-class Filtering(Model):
+class Filtering(Record):
     """How tasks are put into groups (stage 1 of arXiv 2411.03644)."""
 
     strategy: Literal["Type", "Taxonomy", "Manual", "None"] = Field(
@@ -100,7 +100,7 @@ class Filtering(Model):
     )
 
 
-class BaselineStage(Model):
+class BaselineStage(Record):
     """Single-task training, the yardstick of every task."""
 
     enabled: bool = Field(True, description="Without baselines no task can qualify.")
@@ -108,7 +108,7 @@ class BaselineStage(Model):
     seeds: int = Field(1, ge=1, le=16, description="Runs a task; 2 or more let verdicts be confirmed.")
 
 
-class HighResourceStage(Model):
+class HighResourceStage(Record):
     """Stage 2: training on the tasks that need many steps."""
 
     enabled: bool = Field(True, description="False goes straight to the mixture.")
@@ -118,7 +118,7 @@ class HighResourceStage(Model):
     seed: int | None = Field(None, ge=0, lt=2**31, description="Default: training.seed.")
 
 
-class MixtureStage(Model):
+class MixtureStage(Record):
     """Stage 3: training on all tasks of a group."""
 
     temperature: float = Field(
@@ -137,7 +137,7 @@ class MixtureStage(Model):
     )
 
 
-class Stages(Model):
+class Stages(Record):
     """The budgets of the training stages; a step is ``training.batchRows`` rows."""
 
     baseline: BaselineStage = BaselineStage()
@@ -145,7 +145,7 @@ class Stages(Model):
     mixture: MixtureStage = MixtureStage()
 
 
-class Tuning(Model):
+class Tuning(Record):
     """What is trained: all weights, or low-rank adapters."""
 
     method: Literal["Full", "LoRA", "CGCLoRA"] = Field("LoRA", description="CGCLoRA is not available yet.")
@@ -157,7 +157,7 @@ class Tuning(Model):
     )
 
 
-class Qualification(Model):
+class Qualification(Record):
     """The bar a task must pass to be served by a mixture."""
 
     threshold: float = Field(0.99, gt=0, le=1, description="Share of the single-task score that a task must reach.")
@@ -169,7 +169,7 @@ class Qualification(Model):
     )
 
 
-class Training(Model):
+class Training(Record):
     """How every training stage trains, and (cluster only) the pods it runs in."""
 
     batch_rows: int = Field(64, ge=1, le=65536, description="Rows of one optimizer step.")
@@ -194,7 +194,7 @@ class Training(Model):
     pod_template: FreeForm = Field(default_factory=dict)
 
 
-class Rollout(Model):
+class Rollout(Record):
     """How traffic moves to a new revision."""
 
     steps: Annotated[tuple[Annotated[int, Field(ge=1, le=100)], ...], Field(min_length=1, max_length=10)] = (
@@ -212,7 +212,7 @@ class Rollout(Model):
         return self
 
 
-class Serving(Model):
+class Serving(Record):
     """The servers of the result."""
 
     replicas: int = Field(1, ge=0, le=1000, description="Servers (cluster).")
@@ -223,7 +223,7 @@ class Serving(Model):
     pod_template: FreeForm = Field(default_factory=dict)
 
 
-class MultiTaskModelSpec(Model):
+class MultiTaskModelSpec(Record):
     """N tasks that shall become one server."""
 
     base_model: BaseModelSource
@@ -283,10 +283,10 @@ class MultiTaskModelSpec(Model):
         raise KeyError(name)
 
 
-class Metadata(Model):
+class Metadata(Record):
     """The object's name; further Kubernetes metadata is kept as it is."""
 
-    model_config = Model.model_config | {"extra": "allow"}
+    model_config = Record.model_config | {"extra": "allow"}
 
     name: DnsLabel
     namespace: DnsLabel | None = None

@@ -6,13 +6,13 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints
 
-from multitask_api.types import Model
+from multitask_api.types import Record
 
 Short = Annotated[str, StringConstraints(max_length=64)]
 Message = Annotated[str, StringConstraints(max_length=1024)]
 
 
-class Condition(Model):
+class Condition(Record):
     """A Kubernetes condition; ``Unknown`` means it could not be checked."""
 
     type: Short
@@ -23,7 +23,7 @@ class Condition(Model):
     last_transition_time: Annotated[str, StringConstraints(max_length=40)] | None = None
 
 
-class TaskStatus(Model):
+class TaskStatus(Record):
     """One row a task."""
 
     name: Annotated[str, StringConstraints(max_length=63)]
@@ -35,7 +35,7 @@ class TaskStatus(Model):
     served_by: Short | None = None
 
 
-class StageStatus(Model):
+class StageStatus(Record):
     """The stages of one kind, taken together."""
 
     name: Short
@@ -46,7 +46,7 @@ class StageStatus(Model):
     progress: Short | None = None
 
 
-class MultiTaskModelStatus(Model):
+class MultiTaskModelStatus(Record):
     """What ``kubectl get mtm`` and ``mtm status`` show."""
 
     observed_generation: int | None = None

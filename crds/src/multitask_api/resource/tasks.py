@@ -7,12 +7,12 @@ from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
-from multitask_api.addresses import DATA_SCHEMES, address_fault
 from multitask_api.bundle import BASE_MODEL, BASELINE, GenerationSettings
 from multitask_api.errors import Problem
 from multitask_api.resource.problems import refuse
-from multitask_api.template import TemplateFault, fields_of
-from multitask_api.types import Model
+from multitask_api.template import TemplateError, fields_of
+from multitask_api.types import Record
+from multitask_api.uris import DATA_SCHEMES, uri_error
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
@@ -21,7 +21,7 @@ Address = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 
 def _data_address(address: str) -> str:
-    fault = address_fault(address, DATA_SCHEMES)
+    fault = uri_error(address, DATA_SCHEMES)
     if fault is not None:
         raise ValueError(fault)
     return address
@@ -46,13 +46,13 @@ CLASSIFICATION_METRICS = ("Accuracy", "MacroF1", "MatthewsCorrelation")
 GENERATION_METRICS = ("ExactMatch", "TokenF1", "RougeL", "Bleu")
 
 
-class DataSource(Model):
+class DataSource(Record):
     """Where rows are: a file or folder of jsonl, jsonl.gz, csv or parquet."""
 
     uri: DataAddress = Field(description="file path, file://, hf://, s3:// or pvc:// address of a file or folder.")
 
 
-class TaskData(Model):
+class TaskData(Record):
     """The three splits of a task, and the names of its answer fields."""
 
     train: DataSource
@@ -63,21 +63,21 @@ class TaskData(Model):
     max_bad_rows: int = Field(0, ge=0, description="Bad rows (all splits together) that are dropped instead of fatal.")
 
 
-class DeclaredBaseline(Model):
+class DeclaredBaseline(Record):
     """A known single-task result, used instead of training one."""
 
     score: float = Field(gt=0, le=1, description="Test score of the single-task model, on this task's metric.")
     saturation_steps: int | None = Field(None, ge=1, description="Steps that single-task training needed.")
 
 
-class ConfigMapKey(Model):
+class ConfigMapKey(Record):
     """A key of a ConfigMap in the resource's namespace."""
 
     name: str = Field(max_length=253)
     key: str = Field(max_length=253)
 
 
-class TaskSpec(Model):
+class TaskSpec(Record):
     """One text task."""
 
     name: DnsLabel = Field(description="A DNS label, unique in the model.")
@@ -119,7 +119,7 @@ class TaskSpec(Model):
             return
         try:
             fields = fields_of(self.prompt)
-        except TemplateFault as fault:
+        except TemplateError as fault:
             yield Problem("prompt", str(fault))
             return
         if not fields:

@@ -2,6 +2,6 @@
 
 from multitask_api.stages.graph import build
 from multitask_api.stages.groups import groups
-from multitask_api.stages.nodes import Graph, Key, Node, NodeState, Ref, flat
+from multitask_api.stages.nodes import ArtifactKey, Graph, Node, NodeState, Ref, artifact_filename
 
-__all__ = ["Graph", "Key", "Node", "NodeState", "Ref", "build", "flat", "groups"]
+__all__ = ["ArtifactKey", "Graph", "Node", "NodeState", "Ref", "artifact_filename", "build", "groups"]

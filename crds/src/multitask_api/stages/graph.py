@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from multitask_api.addresses import is_folder
-from multitask_api.digests import digest
-from multitask_api.manifest import Manifest, Resolved
-from multitask_api.parameters import (
+from multitask_api.resource import MultiTaskModelSpec, TaskSpec
+from multitask_api.resource.spec import HighResourceStage, MixtureStage
+from multitask_api.stage_io.manifest import Manifest, Resolved
+from multitask_api.stage_io.parameters import (
     BaseParameters,
     BundleParameters,
     EvaluateParameters,
@@ -25,12 +25,12 @@ from multitask_api.parameters import (
     TrainParameters,
     VerifyParameters,
 )
-from multitask_api.resource import MultiTaskModelSpec, TaskSpec
-from multitask_api.resource.spec import HighResourceStage, MixtureStage
-from multitask_api.results import EvaluateResult, FilterResult, GroupPlan, TrainResult
+from multitask_api.stage_io.results import EvaluateResult, FilterResult, GroupPlan, TrainResult
+from multitask_api.stages.digests import digest
 from multitask_api.stages.groups import groups
 from multitask_api.stages.nodes import Graph, Node, NodeState, Ref
 from multitask_api.stages.versions import VERSIONS
+from multitask_api.uris import is_folder
 
 Manifests = Mapping[tuple[str, str], Manifest]
 

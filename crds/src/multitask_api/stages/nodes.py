@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
 
-from multitask_api.manifest import Manifest
-from multitask_api.parameters import StageParameters
+from multitask_api.stage_io.manifest import Manifest
+from multitask_api.stage_io.parameters import StageParameters
 
-Key = tuple[str, str]
+ArtifactKey = tuple[str, str]
 """(stage name, digest): names one artifact."""
 
 
-def flat(key: Key) -> str:
+def artifact_filename(key: ArtifactKey) -> str:
     """``("baseline/urgency/seed-17", "ab12")`` as one file name."""
     return f"{key[0].replace('/', '__')}-{key[1]}"
 

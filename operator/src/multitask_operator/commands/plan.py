@@ -9,9 +9,9 @@ from shlex import quote
 
 from multitask_api.resource import MultiTaskModel
 from multitask_api.resource.hints import hints
-from multitask_api.results import FilterResult, PrepareResult
-from multitask_api.sampling import mixture
+from multitask_api.stage_io.results import FilterResult, PrepareResult
 from multitask_api.stages import Graph, Node, NodeState, build, groups
+from multitask_api.stages.sampling import mixture
 from multitask_operator.commands.showing import print_json, say, table
 from multitask_operator.formatting import duration
 from multitask_operator.local.loading import data_root, ignored_fields, load, resolve

@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from multitask_api.manifest import Manifest, StageProgress
+from multitask_api.stage_io.manifest import Manifest, StageProgress
 from multitask_api.stages import NodeState
 from multitask_operator.formatting import duration
 from multitask_operator.planner import Failed, Plan

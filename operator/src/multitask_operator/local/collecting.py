@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from multitask_api.stages import Key, build, flat
+from multitask_api.stages import ArtifactKey, artifact_filename, build
 from multitask_operator.local.workdir import Workdir
 
 
@@ -17,7 +17,7 @@ from multitask_operator.local.workdir import Workdir
 class Garbage:
     """What can go: artifacts and scratch folders, and the bytes that only they hold."""
 
-    artifacts: tuple[Key, ...]
+    artifacts: tuple[ArtifactKey, ...]
     folders: tuple[Path, ...]
     bytes: int
 
@@ -28,7 +28,7 @@ def find(workdir: Workdir, forgotten: str | None = None) -> Garbage:
     A stage whose digest is not known yet keeps all its artifacts: one may be used again.
     """
     manifests = workdir.manifests()
-    used: set[Key] = set()
+    used: set[ArtifactKey] = set()
     open_stages: set[str] = set()
     for name, planned in workdir.planned().items():
         if name == forgotten:
@@ -43,8 +43,8 @@ def find(workdir: Workdir, forgotten: str | None = None) -> Garbage:
     published = (workdir.published.current, workdir.published.verified)
     kept = {key for key in _artifacts(workdir) if key in used or key[0] in open_stages or key in published}
     artifacts = tuple(sorted(set(_artifacts(workdir)) - kept))
-    wanted = {flat(key) for key in used if key not in manifests}
-    unknown = tuple(flat((stage, "")) for stage in open_stages)
+    wanted = {artifact_filename(key) for key in used if key not in manifests}
+    unknown = tuple(artifact_filename((stage, "")) for stage in open_stages)
     scratch = [
         path
         for path in _children(workdir.path / "work")
@@ -68,7 +68,7 @@ def remove(workdir: Workdir, garbage: Garbage) -> None:
             parent.rmdir()
 
 
-def _artifacts(workdir: Workdir) -> list[Key]:
+def _artifacts(workdir: Workdir) -> list[ArtifactKey]:
     """Every artifact folder: with a manifest, or the debris of one (it is named by a digest)."""
     root = workdir.path / "stages"
     found = []

@@ -10,9 +10,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
-from multitask_api.manifest import Manifest, Resolved, StageFailure, StageOrder, StageProgress
 from multitask_api.resource import MultiTaskModel
-from multitask_api.stages import Key, NodeState, build
+from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure, StageOrder, StageProgress
+from multitask_api.stages import ArtifactKey, NodeState, build
 from multitask_operator.local import processes
 from multitask_operator.local.publishing import check_of, promoted_export, published
 from multitask_operator.local.workdir import FAILURE, Workdir, write
@@ -52,7 +52,7 @@ class Ended:
 
 @dataclass
 class _Job:
-    key: Key
+    key: ArtifactKey
     process: processes.Process
     started: float
     attempt: int
@@ -75,8 +75,8 @@ class Executor:
     clock: Callable[[], float] = time.time
     poll: float = 0.2
     device: str = "auto"
-    _jobs: dict[Key, _Job] = field(default_factory=dict)
-    _failures: dict[Key, Failed] = field(default_factory=dict)
+    _jobs: dict[ArtifactKey, _Job] = field(default_factory=dict)
+    _failures: dict[ArtifactKey, Failed] = field(default_factory=dict)
     _ran: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> Ended:

@@ -10,16 +10,16 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from multitask_api.data_check import DataReport
 from multitask_api.errors import InvalidResource, MultitaskError, Problem, UserError
-from multitask_api.look import DataLook
-from multitask_api.manifest import Resolved
 from multitask_api.resource import MultiTaskModel, parse
+from multitask_api.stage_io.manifest import Resolved
 from multitask_operator.local import processes
 from multitask_operator.local.errors import LookFailed, NotLocal
 from multitask_operator.local.workdir import Workdir
 
 RESOLVE = "multitask_trainer.stages.resolve"
-LOOK = "multitask_trainer.stages.look"
+LOOK = "multitask_trainer.stages.data_check"
 
 _CLUSTER_SPEC = {
     "storage": "storage",
@@ -100,11 +100,11 @@ def resolve(model: MultiTaskModel, root: Path, workdir: Workdir) -> Resolved:
     return found
 
 
-def look(model: MultiTaskModel, root: Path) -> DataLook:
+def look(model: MultiTaskModel, root: Path) -> DataReport:
     """The data of every task, read and checked row by row."""
     done = _ask(LOOK, model, root, ["--json"])
     try:
-        return DataLook.model_validate_json(done.stdout)
+        return DataReport.model_validate_json(done.stdout)
     except ValidationError as error:
         raise _failure(done, "the data could not be looked at") from error
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from multitask_api.manifest import StageFailure
-from multitask_api.stages import Graph, Key, NodeState
+from multitask_api.stage_io.manifest import StageFailure
+from multitask_api.stages import ArtifactKey, Graph, NodeState
 from multitask_operator.planner import Failed, export_of
 
 UNVERIFIED = "what is served is unverified: no run has compared its served answers with the measured ones"
@@ -26,8 +26,8 @@ class Check(Enum):
 class Published:
     """``current``: the export that is served. ``verified``: the last one that ``verify`` passed."""
 
-    current: Key | None = None
-    verified: Key | None = None
+    current: ArtifactKey | None = None
+    verified: ArtifactKey | None = None
 
     @property
     def unverified(self) -> bool:
@@ -35,7 +35,7 @@ class Published:
         return self.current is not None and self.current != self.verified
 
 
-def promoted_export(graph: Graph) -> Key | None:
+def promoted_export(graph: Graph) -> ArtifactKey | None:
     """The export of ``graph``, if it is there and its model's rule lets it through."""
     node, export = graph["export"], export_of(graph)
     if node.state is not NodeState.DONE or node.digest is None or export is None or not export.promoted:
@@ -58,7 +58,7 @@ def check_of(graph: Graph, failed: Sequence[Failed], remembered: StageFailure | 
     return Check.PENDING if wanted else Check.LEFT_OUT
 
 
-def published(before: Published, export: Key, check: Check) -> Published:
+def published(before: Published, export: ArtifactKey, check: Check) -> Published:
     """What is published once ``check`` is known of ``export``; one that failed gives way to the last verified one."""
     if check is Check.PASSED:
         return Published(export, export)

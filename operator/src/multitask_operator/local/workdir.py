@@ -27,17 +27,17 @@ from shlex import quote
 
 from pydantic import ValidationError
 
-from multitask_api.manifest import MANIFEST, Manifest, Resolved, StageFailure, StageProgress
 from multitask_api.resource import MultiTaskModel
-from multitask_api.stages import Key, flat
-from multitask_api.types import Model
+from multitask_api.stage_io.manifest import MANIFEST, Manifest, Resolved, StageFailure, StageProgress
+from multitask_api.stages import ArtifactKey, artifact_filename
+from multitask_api.types import Record
 from multitask_operator.local.errors import WorkdirError
 from multitask_operator.local.publishing import Published
 
 FAILURE = "failure.json"
 
 
-class PlannedModel(Model):
+class PlannedModel(Record):
     """A model that uses a work folder, with what was found out about its data."""
 
     model: MultiTaskModel
@@ -63,34 +63,34 @@ class Workdir:
             raise WorkdirError(f"{path} {what}; `mtm run FILE --workdir {quote(str(path))}` makes one")
         return cls(path)
 
-    def artifact(self, key: Key) -> Path:
+    def artifact(self, key: ArtifactKey) -> Path:
         """The folder of an artifact."""
         return self.path / "stages" / key[0] / key[1]
 
-    def work(self, key: Key) -> Path:
+    def work(self, key: ArtifactKey) -> Path:
         """The scratch folder of a stage."""
-        return self.path / "work" / flat(key)
+        return self.path / "work" / artifact_filename(key)
 
     def log(self, stage: str) -> Path:
         """The log of all attempts of a stage."""
         return self.path / "logs" / f"{stage}.log"
 
-    def order(self, key: Key) -> Path:
+    def order(self, key: ArtifactKey) -> Path:
         """The order file of a stage."""
-        return self.path / "orders" / f"{flat(key)}.json"
+        return self.path / "orders" / f"{artifact_filename(key)}.json"
 
-    def progress(self, key: Key) -> Path:
+    def progress(self, key: ArtifactKey) -> Path:
         """The progress file of a stage."""
-        return self.path / "progress" / f"{flat(key)}.json"
+        return self.path / "progress" / f"{artifact_filename(key)}.json"
 
     @property
     def current(self) -> Path:
         """The link to the artifact that `mtm serve` serves."""
         return self.path / "current"
 
-    def manifests(self) -> dict[Key, Manifest]:
+    def manifests(self) -> dict[ArtifactKey, Manifest]:
         """Every result in the folder. A folder whose files are not all there is not one."""
-        found: dict[Key, Manifest] = {}
+        found: dict[ArtifactKey, Manifest] = {}
         root = self.path / "stages"
         for folder, below, files in os.walk(root):
             if MANIFEST not in files:
@@ -117,14 +117,14 @@ class Workdir:
         whole = all(_size(folder / name) == entry.bytes for name, entry in manifest.files.items())
         return manifest if whole else None
 
-    def progress_of(self, key: Key) -> StageProgress | None:
+    def progress_of(self, key: ArtifactKey) -> StageProgress | None:
         """What a running stage last said."""
         try:
             return StageProgress.model_validate_json(self.progress(key).read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
 
-    def failure(self, key: Key) -> StageFailure | None:
+    def failure(self, key: ArtifactKey) -> StageFailure | None:
         """Why the last attempt of a stage ended without a result, if it did."""
         try:
             return StageFailure.model_validate_json((self.work(key) / FAILURE).read_bytes())
@@ -201,7 +201,7 @@ class Workdir:
     def _verified(self) -> Path:
         return self.path / "verified"
 
-    def _linked(self, link: Path) -> Key | None:
+    def _linked(self, link: Path) -> ArtifactKey | None:
         place, root = Path(os.path.realpath(link)), self.path / "stages"
         if not (place / MANIFEST).is_file() or not place.is_relative_to(root):
             return None

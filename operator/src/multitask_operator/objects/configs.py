@@ -16,7 +16,7 @@ from multitask_api.cluster import (
     CleanUpOrder,
     Orders,
     ResolveOrder,
-    writer,
+    qualified_name,
 )
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_operator.objects.errors import TooLarge
@@ -57,7 +57,7 @@ def told_later(spec: MultiTaskModelSpec) -> int:
 
 def clean_up_configmap(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec) -> Map:
     """The ConfigMap of a clean-up unit."""
-    order = CleanUpOrder(model=writer(owner.namespace, owner.name), storage=storage_address(spec))
+    order = CleanUpOrder(model=qualified_name(owner.namespace, owner.name), storage=storage_address(spec))
     return _configmap(owner, spec, unit, CLEAN_UP_KEY, order.to_json(), CONFIGMAP_LIMIT)
 
 

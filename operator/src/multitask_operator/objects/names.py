@@ -21,8 +21,8 @@ from multitask_api.cluster import (
     RESOLVE,
     RUN,
 )
-from multitask_api.digests import digest
 from multitask_api.resource.model import API_VERSION
+from multitask_api.stages.digests import digest
 
 Map = dict[str, Any]
 

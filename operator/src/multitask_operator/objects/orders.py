@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from multitask_api.cluster import own_folder
-from multitask_api.manifest import StageOrder
+from multitask_api.cluster import model_folder
 from multitask_api.resource import MultiTaskModelSpec
-from multitask_api.stages import Graph, Key, Node, NodeState, flat
+from multitask_api.stage_io.manifest import StageOrder
+from multitask_api.stages import ArtifactKey, Graph, Node, NodeState, artifact_filename
 from multitask_operator.objects.resources import gpus, threads
 from multitask_operator.objects.volumes import is_local, storage_address, work_folder
 
@@ -18,7 +18,7 @@ def stage_order(model: str, spec: MultiTaskModelSpec, graph: Graph, node: Node) 
     if node.digest is None or node.parameters is None:
         raise ValueError(f"{node.name} is {node.state.value}: what it reads is not known yet")
     key = (node.name, node.digest)
-    work = f"{own_folder(model)}/{flat(key)}"
+    work = f"{model_folder(model)}/{artifact_filename(key)}"
     return StageOrder(
         model=model,
         stage=node.name,
@@ -36,7 +36,7 @@ def stage_order(model: str, spec: MultiTaskModelSpec, graph: Graph, node: Node) 
     )
 
 
-def artifact_address(spec: MultiTaskModelSpec, key: Key) -> str:
+def artifact_address(spec: MultiTaskModelSpec, key: ArtifactKey) -> str:
     """Where the artifact of a stage lies, as a pod sees it."""
     return f"{storage_address(spec)}/stages/{key[0]}/{key[1]}"
 

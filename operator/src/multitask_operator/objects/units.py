@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multitask_api.cluster import CLEAN_UP, DIGEST_ANNOTATION, RESOLVE, STAGE_ANNOTATION
-from multitask_api.manifest import StageOrder
-from multitask_api.stages import Key
+from multitask_api.stage_io.manifest import StageOrder
+from multitask_api.stages import ArtifactKey
 from multitask_operator.objects.names import Owner, clean_up_name, generation_annotation, resolve_name, unit_name
 
 
@@ -46,7 +46,7 @@ class UnitSpec:
         return stage_annotations([(order.stage, order.digest) for order in self.orders])
 
 
-def stage_annotations(keys: Sequence[Key]) -> dict[str, str]:
+def stage_annotations(keys: Sequence[ArtifactKey]) -> dict[str, str]:
     """On the children of a unit that runs these stages."""
     return {
         STAGE_ANNOTATION: ",".join(stage for stage, _ in keys),

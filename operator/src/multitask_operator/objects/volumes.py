@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from multitask_api.addresses import scheme_of
 from multitask_api.cluster import RESOLVE, WORK_PATH, claim_path
-from multitask_api.digests import digest
 from multitask_api.errors import Problem
 from multitask_api.resource import MultiTaskModelSpec
+from multitask_api.stages.digests import digest
+from multitask_api.uris import scheme_of
 
 Map = dict[str, Any]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from multitask_api.resource import MultiTaskModelSpec
-from multitask_api.results import BaseResult
+from multitask_api.stage_io.results import BaseResult
 from multitask_api.stages import Graph, Node
 
 #: Resident bytes of a process with the runtime loaded and nothing else (measured: torch and transformers on CPU).

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from statistics import median
 
-from multitask_api.parameters import BaseParameters, TrainParameters
 from multitask_api.resource import MultiTaskModel
-from multitask_api.results import BaseResult, TrainResult
+from multitask_api.stage_io.parameters import BaseParameters, TrainParameters
+from multitask_api.stage_io.results import BaseResult, TrainResult
 from multitask_api.stages import Graph, Node, NodeState, groups
 
 _TRAINING = ("baseline", "high-resource", "mixture")

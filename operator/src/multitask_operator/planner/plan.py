@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multitask_api.resource import MultiTaskModel
-from multitask_api.results import PrepareResult
+from multitask_api.stage_io.results import PrepareResult
 from multitask_api.stages import Graph, Node, NodeState, build
 from multitask_operator.planner.costs import ALONE, Capacity, Cost, cost, threads
 from multitask_operator.planner.state import Failed, Observed, Plan, Running, StartStage, StopStage

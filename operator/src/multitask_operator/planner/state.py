@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from multitask_api.manifest import Manifest, Resolved, StageFailure
 from multitask_api.resource.status import MultiTaskModelStatus
+from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure
 from multitask_api.stages import Graph, Node
 from multitask_operator.planner.costs import Capacity
 

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from multitask_api.resource import MultiTaskModel
 from multitask_api.resource.status import Condition, MultiTaskModelStatus, StageStatus, TaskStatus
-from multitask_api.results import EvaluateResult, ExportResult, TaskVerdict
+from multitask_api.stage_io.results import EvaluateResult, ExportResult, TaskVerdict
 from multitask_api.stages import Graph, NodeState, groups
 from multitask_operator.formatting import cut
 from multitask_operator.planner.state import Failed, Observed, StartStage

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from multitask_api.stages import Graph, Key, Node
+from multitask_api.stages import ArtifactKey, Graph, Node
 from multitask_operator.planner import StartStage, StopStage
 from multitask_operator.reconciler.units import Phase, Unit
 
@@ -23,7 +23,7 @@ class Group:
     """A unit whose ConfigMap stands and whose Job is gone: it gets another one."""
 
     @property
-    def keys(self) -> tuple[Key, ...]:
+    def keys(self) -> tuple[ArtifactKey, ...]:
         """(stage, digest) of each."""
         return tuple((node.name, node.digest or "") for node in self.nodes)
 
@@ -81,5 +81,5 @@ def used(unit: Unit, graph: Graph) -> bool:
     return any(stage in graph and graph[stage].digest in (digest, None) for stage, digest in unit.keys)
 
 
-def _left(unit: Unit) -> set[Key]:
+def _left(unit: Unit) -> set[ArtifactKey]:
     return set(unit.keys) - unit.manifests.keys()

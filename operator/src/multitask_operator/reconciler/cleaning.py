@@ -11,10 +11,10 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from multitask_api.addresses import overlap
-from multitask_api.cluster import CLEAN_UP, CLEANED_KEY, KIND_LABEL, RUN, SNAPSHOT_KEY, Cleaned
+from multitask_api.cluster import CLEAN_UP, CLEANED_KEY, KIND_LABEL, RUN, SNAPSHOT_KEY, CleanUpResult
 from multitask_api.errors import UserError
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
+from multitask_api.uris import overlap
 from multitask_operator.formatting import cut, size
 from multitask_operator.objects.actions import Action, Event
 from multitask_operator.objects.names import Owner, clean_up_name
@@ -243,9 +243,9 @@ def _failure(unit: Unit) -> str:
     return cut(attempts.out_of_memory(unit.pods) or str(said), _FAILURE_BYTES)
 
 
-def _cleaned(unit: Unit) -> Cleaned | None:
+def _cleaned(unit: Unit) -> CleanUpResult | None:
     try:
-        return Cleaned.model_validate_json(((unit.configmap or {}).get("data") or {})[CLEANED_KEY])
+        return CleanUpResult.model_validate_json(((unit.configmap or {}).get("data") or {})[CLEANED_KEY])
     except (KeyError, ValueError):
         return None
 

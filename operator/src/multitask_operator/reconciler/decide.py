@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE, writer
+from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE, qualified_name
 from multitask_api.errors import InvalidResource, UserError
 from multitask_api.resource import MultiTaskModel
 from multitask_operator.objects.actions import Action, Delete
@@ -162,7 +162,7 @@ class _Decision:
 
     def _unit_spec(self, group: Group) -> UnitSpec:
         owner = self.maker.owner
-        name = writer(owner.namespace, owner.name)
+        name = qualified_name(owner.namespace, owner.name)
         orders = [stage_order(name, self.model.spec, self.plan.graph, node) for node in group.nodes]
         return UnitSpec.of_stages(owner, self.maker.generation, orders)
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from multitask_api.manifest import Manifest, StageFailure
 from multitask_api.resource.status import MultiTaskModelStatus
-from multitask_api.stages import Key
+from multitask_api.stage_io.manifest import Manifest, StageFailure
+from multitask_api.stages import ArtifactKey
 from multitask_operator.planner import Failed, Observed, Running
 from multitask_operator.planner.plan import MOST_ATTEMPTS
 from multitask_operator.reconciler.attempts import exit_code, out_of_memory
@@ -22,7 +22,7 @@ def observed(
     previous: MultiTaskModelStatus | None,
 ) -> Observed:
     """The planner's view. A Job has its own retries, so one that failed has made all its attempts."""
-    manifests: dict[Key, Manifest] = dict(resolution.manifests)
+    manifests: dict[ArtifactKey, Manifest] = dict(resolution.manifests)
     for unit in units:
         manifests |= unit.manifests
     assert resolution.resolved is not None
@@ -54,7 +54,7 @@ def failed(unit: Unit) -> Failed:
     return Failed(failure, key[1], MOST_ATTEMPTS, when, log=unit.name)
 
 
-def _said(unit: Unit) -> tuple[Key, StageFailure | None]:
+def _said(unit: Unit) -> tuple[ArtifactKey, StageFailure | None]:
     """The stage at fault, and the trainer's words; those without a digest are about the unit as a whole."""
     if unit.failure is None:
         return _open(unit), None
@@ -65,7 +65,7 @@ def _said(unit: Unit) -> tuple[Key, StageFailure | None]:
     return key, failure.model_copy(update={"stage": key[0]}) if unit.failure[0][1] == "" else None
 
 
-def _running(units: Sequence[Unit], manifests: Mapping[Key, Manifest]) -> Iterator[Running]:
+def _running(units: Sequence[Unit], manifests: Mapping[ArtifactKey, Manifest]) -> Iterator[Running]:
     for unit in units:
         if unit.phase is Phase.RUNNING:
             for stage, digest in unit.keys:
@@ -73,7 +73,7 @@ def _running(units: Sequence[Unit], manifests: Mapping[Key, Manifest]) -> Iterat
                     yield Running(stage, digest, started_at(unit.job) or 0.0, unit.stopping)
 
 
-def _open(unit: Unit) -> Key:
+def _open(unit: Unit) -> ArtifactKey:
     """The first stage that has not reported: the one that was at work, since a unit goes through them in order."""
     reported = unit.manifests
     return next((key for key in unit.keys if key not in reported), (unit.kind, ""))

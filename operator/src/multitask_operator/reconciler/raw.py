@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from multitask_api.addresses import STORES, scheme_of
+from multitask_api.uris import STORES, scheme_of
 
 Object = Mapping[str, Any]
 """A Kubernetes object as the API gives it (JSON, camelCase); never changed in place."""

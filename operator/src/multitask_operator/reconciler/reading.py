@@ -8,7 +8,7 @@ from typing import Any
 
 from multitask_api.errors import InvalidResource, Problem
 from multitask_api.resource import MultiTaskModel
-from multitask_api.resource.reading import check
+from multitask_api.resource.parsing import check
 from multitask_operator.reconciler.raw import Object, RawState
 
 

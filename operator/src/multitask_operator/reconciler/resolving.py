@@ -6,9 +6,10 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from multitask_api.cluster import MANIFESTS_KEY, RESOLVED_KEY, unpack_manifests
-from multitask_api.manifest import Manifest, Resolved
-from multitask_api.stages import Key
+from multitask_api.cluster import MANIFESTS_KEY, RESOLVED_KEY
+from multitask_api.stage_io.manifest import Manifest, Resolved
+from multitask_api.stage_io.packing import unpack_manifests
+from multitask_api.stages import ArtifactKey
 from multitask_operator.reconciler.raw import Object
 from multitask_operator.reconciler.units import Unit, condition, seconds
 
@@ -21,7 +22,7 @@ class Resolution:
     """``resolved`` is None until the unit has reported; ``manifests`` are those that storage held then."""
 
     resolved: Resolved | None = None
-    manifests: Mapping[Key, Manifest] = field(default_factory=dict)
+    manifests: Mapping[ArtifactKey, Manifest] = field(default_factory=dict)
 
 
 def resolution(unit: Unit | None) -> Resolution:

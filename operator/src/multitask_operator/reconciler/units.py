@@ -21,11 +21,10 @@ from multitask_api.cluster import (
     RESOLVE,
     RUN,
     STAGE_ANNOTATION,
-    manifest_key,
-    unpack_manifest,
 )
-from multitask_api.manifest import Manifest, StageFailure, StageProgress
-from multitask_api.stages import Key
+from multitask_api.stage_io.manifest import Manifest, StageFailure, StageProgress
+from multitask_api.stage_io.packing import manifest_key, unpack_manifest
+from multitask_api.stages import ArtifactKey
 from multitask_operator.reconciler.raw import Object, RawState
 
 NO_STAGES = (RESOLVE, RUN, CLEAN_UP)
@@ -48,13 +47,13 @@ class Unit:
 
     name: str
     kind: str
-    keys: tuple[Key, ...]
+    keys: tuple[ArtifactKey, ...]
     configmap: Object | None = None
     job: Object | None = None
     pods: tuple[Object, ...] = ()
 
     @cached_property
-    def manifests(self) -> dict[Key, Manifest]:
+    def manifests(self) -> dict[ArtifactKey, Manifest]:
         """What its stages have reported. What cannot be read counts as not reported: its pod will say it again."""
         data = (self.configmap or {}).get("binaryData") or {}
         found = {}
@@ -74,7 +73,7 @@ class Unit:
             return None
 
     @property
-    def failure(self) -> tuple[Key, StageFailure] | None:
+    def failure(self) -> tuple[ArtifactKey, StageFailure] | None:
         """The stage that failed in its last attempt, in the trainer's own words."""
         try:
             said = json.loads(self._data[FAILURE_KEY])
@@ -160,7 +159,7 @@ def condition(item: Object | None, kind: str) -> Mapping[str, Any] | None:
     return None
 
 
-def _keys(metadata: Mapping[str, Any]) -> Iterator[Key]:
+def _keys(metadata: Mapping[str, Any]) -> Iterator[ArtifactKey]:
     annotations = metadata.get("annotations") or {}
     stages = annotations.get(STAGE_ANNOTATION, "").split(",")
     digests = annotations.get(DIGEST_ANNOTATION, "").split(",")

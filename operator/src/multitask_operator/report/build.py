@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from multitask_api.builtin import is_builtin
 from multitask_api.report import Report, ReportGroup, ReportStage, ReportTask
 from multitask_api.resource import MultiTaskModel, TaskSpec
 from multitask_api.resource.hints import hints
-from multitask_api.results import (
+from multitask_api.stage_io.results import (
     Agreement,
     BaseResult,
     EvaluateResult,
@@ -22,6 +21,7 @@ from multitask_api.results import (
     VerifyResult,
 )
 from multitask_api.stages import Graph, Node, NodeState, groups
+from multitask_api.uris import is_builtin
 from multitask_operator.planner import export_of, verdicts_of
 
 _TRAINING = ("baseline", "high-resource", "mixture")

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from multitask_api.report import Report, ReportGroup, ReportTask
-from multitask_api.results import LedgerResult, LedgerSide
+from multitask_api.stage_io.results import LedgerResult, LedgerSide
 
 # Stand-ins that are replaced by the page's variables, so that one figure reads on light and dark pages. The variables
 # hold the colour-blind safe palette of Okabe and Ito (2008).

@@ -16,7 +16,7 @@ def parse_template(prompt: str) -> tuple[str | Field, ...]:
     """`multitask_api.template.parse_template`, whose faults become this package's `TemplateError`."""
     try:
         return template.parse_template(prompt)
-    except template.TemplateFault as fault:
+    except template.TemplateError as fault:
         raise TemplateError(f"prompt, {fault}") from fault
 
 

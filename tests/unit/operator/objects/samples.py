@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from multitask_api.cluster import writer
+from multitask_api.cluster import qualified_name
 from multitask_api.stages import NodeState
 from multitask_operator.objects.names import Owner
 from multitask_operator.objects.orders import stage_order
@@ -28,7 +28,7 @@ def ready(resource, kind):
     """The orders of the ready stages of ``kind``."""
     graph = graph_until(resource, kind)
     nodes = [node for node in graph.of_kind(kind) if node.state is NodeState.READY]
-    return [stage_order(writer(OWNER.namespace, OWNER.name), resource.spec, graph, node) for node in nodes]
+    return [stage_order(qualified_name(OWNER.namespace, OWNER.name), resource.spec, graph, node) for node in nodes]
 
 
 def unit(resource, kind):

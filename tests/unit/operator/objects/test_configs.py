@@ -7,15 +7,9 @@ import json
 
 import pytest
 
-from multitask_api.cluster import (
-    CONFIGMAP_LIMIT,
-    CONFIGMAP_ROOM,
-    CleanUpOrder,
-    Orders,
-    ResolveOrder,
-    pack_manifest,
-)
+from multitask_api.cluster import CONFIGMAP_LIMIT, CONFIGMAP_ROOM, CleanUpOrder, Orders, ResolveOrder
 from multitask_api.resource import MultiTaskModelSpec
+from multitask_api.stage_io.packing import pack_manifest
 from multitask_operator.objects.configs import (
     clean_up_configmap,
     resolve_configmap,

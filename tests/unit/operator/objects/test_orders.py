@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_api.manifest import StageOrder
+from multitask_api.stage_io.manifest import StageOrder
 from multitask_operator.objects.orders import stage_order
 from unit.operator.builders import graph_of
 from unit.operator.objects.samples import graph_until, ready, resource

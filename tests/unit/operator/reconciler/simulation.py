@@ -5,18 +5,9 @@ from __future__ import annotations
 import copy
 import json
 
-from multitask_api.cluster import (
-    CLEAN_UP,
-    CLEANED_KEY,
-    KIND_LABEL,
-    ORDERS_KEY,
-    RESOLVE,
-    RESOLVED_KEY,
-    Cleaned,
-    manifest_key,
-    pack_manifest,
-)
-from multitask_api.manifest import Manifest
+from multitask_api.cluster import CLEAN_UP, CLEANED_KEY, KIND_LABEL, ORDERS_KEY, RESOLVE, RESOLVED_KEY, CleanUpResult
+from multitask_api.stage_io.manifest import Manifest
+from multitask_api.stage_io.packing import manifest_key, pack_manifest
 from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
 from multitask_operator.planner.status import stamp
 from multitask_operator.reconciler import reconcile
@@ -190,7 +181,7 @@ class Cluster:
         if kind == RESOLVE:
             configmap["data"][RESOLVED_KEY] = resolved(self.resource).model_dump_json(by_alias=True)
         elif kind == CLEAN_UP:
-            cleaned = Cleaned(results=len(self.stored), files=len(self.stored), bytes=2_000_000, left=0)
+            cleaned = CleanUpResult(results=len(self.stored), files=len(self.stored), bytes=2_000_000, left=0)
             configmap["data"][CLEANED_KEY] = cleaned.model_dump_json(by_alias=True)
             self.stored.clear()
         else:

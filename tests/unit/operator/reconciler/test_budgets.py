@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from multitask_api.cluster import MANIFESTS_KEY, ORDERS_KEY, PROGRESS_KEY, RESOLVED_KEY, pack_manifests
-from multitask_api.manifest import StageProgress
+from multitask_api.cluster import MANIFESTS_KEY, ORDERS_KEY, PROGRESS_KEY, RESOLVED_KEY
+from multitask_api.stage_io.manifest import StageProgress
+from multitask_api.stage_io.packing import pack_manifests
 from unit.operator.budgets import ANNOTATION_BYTES, STAGE_ROWS, STATUS_BYTES, largest
 from unit.operator.builders import all_done, resolved
 from unit.operator.reconciler.simulation import BEGAN, Cluster

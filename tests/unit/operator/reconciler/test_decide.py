@@ -7,7 +7,7 @@ import json
 import pytest
 
 from multitask_api.cluster import PROGRESS_KEY
-from multitask_api.manifest import StageProgress
+from multitask_api.stage_io.manifest import StageProgress
 from multitask_operator.reconciler.units import seconds as seconds_of
 from unit.operator.builders import task
 from unit.operator.reconciler.simulation import BEGAN, ENDED, Cluster

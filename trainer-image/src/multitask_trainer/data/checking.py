@@ -6,10 +6,9 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from multitask_api.fieldtext import field_text
-from multitask_api.parameters import TaskDefinition
 from multitask_api.resource.tasks import TaskData
-from multitask_api.template import fields_of
+from multitask_api.stage_io.parameters import TaskDefinition
+from multitask_api.template import field_text, fields_of
 from multitask_trainer.data.rows import Row
 
 _BROKEN = "half of a surrogate pair, which is not text; write the file again as UTF-8"

@@ -6,9 +6,9 @@ import hashlib
 import json
 from pathlib import Path
 
-from multitask_api.addresses import scheme_of
-from multitask_api.digests import digest
-from multitask_api.manifest import ResolvedData
+from multitask_api.stage_io.manifest import ResolvedData
+from multitask_api.stages.digests import digest
+from multitask_api.uris import scheme_of
 from multitask_trainer.data.places import DataFile, Places, files_at, files_below
 from multitask_trainer.errors import DataError
 from multitask_trainer.storage import write_atomically

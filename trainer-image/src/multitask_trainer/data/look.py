@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from multitask_api.parameters import TaskDefinition
 from multitask_api.resource.tasks import TaskData
-from multitask_api.results import SPLITS
+from multitask_api.stage_io.parameters import TaskDefinition
+from multitask_api.stage_io.results import SPLITS
 from multitask_trainer.data.checking import BadRow, Checker
 from multitask_trainer.data.reading import Fault, Places, RawRow, read
 from multitask_trainer.data.rows import Row, input_hashes

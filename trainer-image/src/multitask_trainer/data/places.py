@@ -17,8 +17,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
-from multitask_api.addresses import scheme_of
 from multitask_api.cluster import MOUNTS_VARIABLE
+from multitask_api.uris import scheme_of
 from multitask_trainer.errors import DataError
 
 FORMATS = ("jsonl", "csv", "parquet")

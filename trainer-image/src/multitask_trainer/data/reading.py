@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from multitask_api.addresses import scheme_of
+from multitask_api.uris import scheme_of
 from multitask_trainer.data import hub
 from multitask_trainer.data.formats import Fault, RawRow, read_file
 from multitask_trainer.data.places import Places, files_at

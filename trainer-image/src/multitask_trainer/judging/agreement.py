@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from multitask_api.results import Agreement
+from multitask_api.stage_io.results import Agreement
 from multitask_trainer.judging.answers import Answer
 
 NEAR_TIES = {"fp32": 1e-3, "bf16": 0.1}

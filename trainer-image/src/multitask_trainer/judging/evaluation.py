@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from multitask_api.parameters import TaskDefinition
-from multitask_api.results import TaskVerdict
+from multitask_api.stage_io.parameters import TaskDefinition
+from multitask_api.stage_io.results import TaskVerdict
 from multitask_trainer.data.rows import Row
 from multitask_trainer.judging.answers import Answer
 from multitask_trainer.judging.interval import SeedVariance, bootstrap, lead_interval, ratio_interval

@@ -11,8 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from multitask_api.resource.spec import HighResourceStage, MixtureStage
-from multitask_api.results import GroupPlan
-from multitask_api.sampling import instance_balanced, mixture
+from multitask_api.stage_io.results import GroupPlan
+from multitask_api.stages.sampling import instance_balanced, mixture
 
 
 @dataclass(frozen=True)

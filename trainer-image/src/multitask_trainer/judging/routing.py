@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from multitask_api.bundle import BASELINE
-from multitask_api.results import TaskVerdict
+from multitask_api.stage_io.results import TaskVerdict
 
 
 @dataclass(frozen=True)

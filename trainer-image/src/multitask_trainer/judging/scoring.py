@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
-from multitask_api.parameters import TaskDefinition
+from multitask_api.stage_io.parameters import TaskDefinition
 from multitask_serving.engine.answers import Request
 from multitask_serving.engine.engine import Engine
 from multitask_serving.engine.generate import Step

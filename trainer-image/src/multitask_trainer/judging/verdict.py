@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from multitask_api.results import Verdict
+from multitask_api.stage_io.results import Verdict
 from multitask_trainer.judging.interval import Interval
 
 Rule = Literal["Point", "LowerBound"]

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from multitask_api.parameters import BaseParameters
-from multitask_api.results import BaseResult
+from multitask_api.stage_io.parameters import BaseParameters
+from multitask_api.stage_io.results import BaseResult
 from multitask_serving.engine.backbone import Backbone
 from multitask_trainer.bundling import load_tokenizer
 from multitask_trainer.data.places import Places

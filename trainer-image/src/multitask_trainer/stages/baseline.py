@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from multitask_api.digests import digest
-from multitask_api.parameters import TrainParameters
-from multitask_api.results import TrainResult
+from multitask_api.stage_io.parameters import TrainParameters
+from multitask_api.stage_io.results import TrainResult
+from multitask_api.stages.digests import digest
 from multitask_serving.engine.engine import Engine
 from multitask_trainer.bundling import Part, TaskUse, assemble
 from multitask_trainer.data.rows import read_rows

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from multitask_api.bundle import Bundle
-from multitask_api.digests import digest
-from multitask_api.parameters import BundleParameters, TaskDefinition
-from multitask_api.results import BundleResult
+from multitask_api.stage_io.parameters import BundleParameters, TaskDefinition
+from multitask_api.stage_io.results import BundleResult
+from multitask_api.stages.digests import digest
 from multitask_trainer.bundling import Part, TaskUse, assemble, revision_of, write_bundle
 from multitask_trainer.stage import Outcome, Stage, run
 from multitask_trainer.storage import content_digest

@@ -17,8 +17,8 @@ from pathlib import Path
 import fsspec
 from pydantic import ValidationError
 
-from multitask_api.cluster import CLEANED_KEY, Cleaned, CleanUpOrder, own_folder
-from multitask_api.manifest import MANIFEST, Manifest
+from multitask_api.cluster import CLEANED_KEY, CleanUpOrder, CleanUpResult, model_folder
+from multitask_api.stage_io.manifest import MANIFEST, Manifest
 from multitask_trainer.reporter import Reporter
 from multitask_trainer.storage import content_prefix, local_path, reaching, sizes
 
@@ -34,14 +34,14 @@ def report(order: CleanUpOrder, reporter: Reporter) -> dict[str, object]:
     return {"data": {CLEANED_KEY: cleaned.model_dump_json(by_alias=True)}}
 
 
-def clean_up(storage: str, model: str, reporter: Reporter) -> Cleaned:
+def clean_up(storage: str, model: str, reporter: Reporter) -> CleanUpResult:
     """Remove everything of ``model`` below the address ``storage``; what an attempt before has removed is fine.
 
     Raises `StageError` where it may not, and `ArtifactError` where the store does not answer.
     """
     root = storage.rstrip("/")
     with reaching(root):
-        stages, work = _listing(root, "stages"), _listing(root, f"work/{own_folder(model)}")
+        stages, work = _listing(root, "stages"), _listing(root, f"work/{model_folder(model)}")
         results = list(_results(root, stages, model))
         uploads = [name for name in stages if _is_upload(name, model)]
         # A manifest goes after the files that it names: it alone tells whose they are, and is no result without them.
@@ -51,7 +51,9 @@ def clean_up(storage: str, model: str, reporter: Reporter) -> Cleaned:
         names += _cache(root) if not left else ()
         _remove(root, names, reporter)
         _remove_empty_folders(root, model)
-    return Cleaned(results=len(results), files=len(names), bytes=sum(there.get(name, 0) for name in names), left=left)
+    return CleanUpResult(
+        results=len(results), files=len(names), bytes=sum(there.get(name, 0) for name in names), left=left
+    )
 
 
 def _results(root: str, stages: Mapping[str, int], model: str) -> Iterator[list[str]]:
@@ -131,7 +133,7 @@ def _remove_empty_folders(root: str, model: str) -> None:
     local = local_path(root)
     if local is None:
         return
-    for below in ("stages", f"work/{own_folder(model)}"):
+    for below in ("stages", f"work/{model_folder(model)}"):
         if _is_inside(local, below):
             for folder, _, _ in os.walk(local / below, topdown=False):
                 _remove_if_empty(Path(folder))

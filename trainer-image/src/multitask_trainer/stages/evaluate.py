@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from multitask_api.digests import digest
-from multitask_api.parameters import EvaluateParameters, TaskDefinition
-from multitask_api.results import EvaluateResult, PrepareResult, TaskVerdict, TrainResult
+from multitask_api.stage_io.parameters import EvaluateParameters, TaskDefinition
+from multitask_api.stage_io.results import EvaluateResult, PrepareResult, TaskVerdict, TrainResult
+from multitask_api.stages.digests import digest
 from multitask_serving.engine.engine import Engine
 from multitask_trainer.data.rows import Row, read_inputs, read_rows
 from multitask_trainer.device import resolve_device

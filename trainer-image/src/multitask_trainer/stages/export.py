@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from multitask_api.bundle import Bundle
-from multitask_api.digests import digest
-from multitask_api.parameters import ExportParameters, TaskDefinition
-from multitask_api.results import EvaluateResult, ExportResult, ServedBy, TaskVerdict, TrainResult
+from multitask_api.stage_io.parameters import ExportParameters, TaskDefinition
+from multitask_api.stage_io.results import EvaluateResult, ExportResult, ServedBy, TaskVerdict, TrainResult
+from multitask_api.stages.digests import digest
 from multitask_serving.engine.engine import Engine
 from multitask_serving.triton.repository import ModelSettings, write_repository
 from multitask_trainer.bundling import link_file, revision_of, write_bundle

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from multitask_api.digests import digest
-from multitask_api.parameters import FilterParameters
-from multitask_api.results import FilterResult, GroupPlan, PrepareResult, TrainResult
+from multitask_api.stage_io.parameters import FilterParameters
+from multitask_api.stage_io.results import FilterResult, GroupPlan, PrepareResult, TrainResult
+from multitask_api.stages.digests import digest
 from multitask_trainer.judging.filtering import Inputs, Saturation, plan_group
 from multitask_trainer.stage import Outcome, Stage, run
 

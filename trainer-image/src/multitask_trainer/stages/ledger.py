@@ -8,9 +8,9 @@ from pathlib import Path
 from statistics import median
 
 from multitask_api.bundle import BASELINE, Bundle
-from multitask_api.digests import digest
-from multitask_api.parameters import LedgerParameters
-from multitask_api.results import BaseResult, ExportResult, LedgerResult, TrainResult
+from multitask_api.stage_io.parameters import LedgerParameters
+from multitask_api.stage_io.results import BaseResult, ExportResult, LedgerResult, TrainResult
+from multitask_api.stages.digests import digest
 from multitask_serving.engine.engine import Engine, read_bundle
 from multitask_trainer.bundling import Part, place_parts, write_bundle
 from multitask_trainer.data.rows import Row, read_rows

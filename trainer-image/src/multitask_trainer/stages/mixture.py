@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from multitask_api.parameters import TrainParameters
+from multitask_api.stage_io.parameters import TrainParameters
 from multitask_trainer.stage import Outcome, Stage, run
 from multitask_trainer.storage import content_digest
 from multitask_trainer.training.run import sampling_table, train

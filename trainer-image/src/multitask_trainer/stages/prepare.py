@@ -7,9 +7,9 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
-from multitask_api.digests import digest
-from multitask_api.parameters import PrepareParameters
-from multitask_api.results import SPLITS, PrepareResult, SplitRows
+from multitask_api.stage_io.parameters import PrepareParameters
+from multitask_api.stage_io.results import SPLITS, PrepareResult, SplitRows
+from multitask_api.stages.digests import digest
 from multitask_trainer.data.fingerprints import HashCache, resolve_data
 from multitask_trainer.data.look import TaskLook, characters, label_counts, look, refuse_if_unusable
 from multitask_trainer.data.reading import Places

@@ -1,8 +1,8 @@
 """resolve: what stands behind the addresses of a resource right now; runs before the graph is built.
 
 ``python -m multitask_trainer.stages.resolve --model FILE.json --data-root DIR --cache FILE --out FILE`` writes a
-``multitask_api.manifest.Resolved``, without ``--out`` to standard output. Problems are collected in it; the exit status
-is 0 whenever it could be written.
+``Resolved`` (multitask_api.stage_io.manifest), without ``--out`` to standard output. Problems are collected in it; the
+exit status is 0 whenever it could be written.
 """
 
 from __future__ import annotations
@@ -13,17 +13,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from multitask_api.addresses import is_folder, scheme_of
-from multitask_api.cluster import (
-    CONFIGMAP_LIMIT,
-    MANIFESTS_KEY,
-    MANIFESTS_LIMIT,
-    RESOLVED_KEY,
-    ResolveOrder,
-    pack_manifests,
-)
-from multitask_api.manifest import Resolved
+from multitask_api.cluster import CONFIGMAP_LIMIT, MANIFESTS_KEY, RESOLVED_KEY, ResolveOrder
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
+from multitask_api.stage_io.manifest import Resolved
+from multitask_api.stage_io.packing import MANIFESTS_LIMIT, pack_manifests
+from multitask_api.uris import is_folder, scheme_of
 from multitask_trainer.data.fingerprints import HashCache, resolve_data, resolve_folder
 from multitask_trainer.data.places import Places
 from multitask_trainer.errors import DataError, StageError

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 
-from multitask_api.digests import digest
-from multitask_api.parameters import VerifyParameters
-from multitask_api.results import Agreement, ExportResult, VerifyResult
+from multitask_api.stage_io.parameters import VerifyParameters
+from multitask_api.stage_io.results import Agreement, ExportResult, VerifyResult
+from multitask_api.stages.digests import digest
 from multitask_serving.client import AsyncTaskClient, Prediction
 from multitask_serving.gateway.server import running_gateway
 from multitask_serving.serve import at_local

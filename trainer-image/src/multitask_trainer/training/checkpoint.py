@@ -19,8 +19,8 @@ import fsspec
 import torch
 from torch import Tensor
 
-from multitask_api.results import CurvePoint
-from multitask_api.types import Model
+from multitask_api.stage_io.results import CurvePoint
+from multitask_api.types import Record
 from multitask_trainer.errors import ArtifactError
 from multitask_trainer.storage import beside, reaching, upload
 
@@ -28,7 +28,7 @@ Weights = Mapping[str, Tensor]
 _CHECKPOINT = "checkpoint.pt"
 
 
-class Progress(Model):
+class Progress(Record):
     """Everything a run remembers besides weights and optimizer. Batches need no state: they follow from the step."""
 
     step: int = 0

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multitask_api.bundle import LabelIds, PromptPiece
-from multitask_api.parameters import TaskDefinition
+from multitask_api.stage_io.parameters import TaskDefinition
 from multitask_serving.engine.chat import compile_chat_pieces
 from multitask_serving.engine.prompt import (
     bos_of,

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from multitask_api.parameters import Optimisation
-from multitask_api.results import CurvePoint, TaskPoint
+from multitask_api.stage_io.parameters import Optimisation
+from multitask_api.stage_io.results import CurvePoint, TaskPoint
 from multitask_trainer.errors import ArtifactError, Interrupted, StageError
 from multitask_trainer.reporter import Reporter
 from multitask_trainer.training.batches import MicroBatch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from multitask_api.parameters import BaseParameters
+from multitask_api.stage_io.parameters import BaseParameters
 from multitask_trainer.data.places import Places
 from multitask_trainer.data.reading import read_texts
 from multitask_trainer.stage import Stage

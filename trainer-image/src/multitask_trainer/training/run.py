@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from multitask_api.digests import digest
-from multitask_api.parameters import TrainParameters
-from multitask_api.results import TrainResult
+from multitask_api.stage_io.parameters import TrainParameters
+from multitask_api.stage_io.results import TrainResult
+from multitask_api.stages.digests import digest
 from multitask_serving.engine.backbone import Backbone
 from multitask_trainer.bundling import load_tokenizer
 from multitask_trainer.data.rows import Row, read_rows

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from multitask_api.results import CurvePoint, TaskPoint
+from multitask_api.stage_io.results import CurvePoint, TaskPoint
 
 _SMALLEST_REFERENCE = 0.01
 """Below it a ratio is noise (a correlation of 0, a text metric that never matched): the difference counts instead."""

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from multitask_api.results import TaskPoint
+from multitask_api.stage_io.results import TaskPoint
 from multitask_serving.engine.backbone import Backbone, evaluating
 from multitask_serving.engine.score import best_labels
 from multitask_serving.engine.trie import Trie

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from multitask_api.fieldtext import field_text
+from multitask_api.template import field_text
 
 
 @pytest.mark.parametrize(

@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from multitask_api.addresses import BASE_SCHEMES, DATA_SCHEMES, STORES
-from multitask_api.builtin import SCHEME, SIZES
 from multitask_api.resource.tasks import CLASSIFICATION_METRICS, RESERVED_GROUPS
+from multitask_api.uris import BASE_SCHEMES, BUILTIN_SCHEME, BUILTIN_SIZES, DATA_SCHEMES, STORES
 
 
 class Rule(NamedTuple):
@@ -66,9 +65,10 @@ _SPEC = (
         "the generation.maxNewTokens of a task leave no room for a prompt in training.maxLength",
     ),
 )
+_BUILTIN_URIS = ", ".join(repr(BUILTIN_SCHEME + size) for size in BUILTIN_SIZES)
 _BUILTIN = Rule(
-    f"!self.matches('^(?i:{SCHEME})') || self in [{', '.join(repr(SCHEME + size) for size in SIZES)}]",
-    f"no such built-in base; the sizes are {', '.join(SIZES)}",
+    f"!self.matches('^(?i:{BUILTIN_SCHEME})') || self in [{_BUILTIN_URIS}]",
+    f"no such built-in base; the sizes are {', '.join(BUILTIN_SIZES)}",
 )
 _HUB_BASE = Rule(
     "!self.matches('^hf://(datasets/|[^/]+/[^/]+/|.*@)')",

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from multitask_api.types import Model
+from multitask_api.types import Record
 
 MANIFEST = "manifest.json"
 
 
-class StageOrder(Model):
+class StageOrder(Record):
     """One JSON file that tells a stage program everything; it starts with ``python -m … --order FILE``."""
 
     model: str = Field(description="Its name; in a cluster with its namespace before it: team-a/desk.")
@@ -19,7 +19,7 @@ class StageOrder(Model):
     kind: str
     digest: str
     version: int
-    parameters: dict[str, object] = Field(description="The kind's record of ``multitask_api.parameters``, as JSON.")
+    parameters: dict[str, object] = Field(description="The kind's record of ``stage_io.parameters``, as JSON.")
     read_outputs: dict[str, str] = Field(description="'stage#output' → output digest, as they enter the digest.")
     inputs: dict[str, str] = Field(description="Stage name → address of its artifact folder.")
     output: str = Field(description="Address of the artifact folder to fill; the manifest is written last.")
@@ -33,44 +33,44 @@ class StageOrder(Model):
     data_root: str = Field(".", description="Relative data addresses are relative to this folder.")
 
 
-def _below(name: str) -> str:
+def _check_relative_path(name: str) -> str:
     if not name or name.startswith("/") or ".." in name.split("/"):
         raise ValueError(f"{name!r} does not lie below its folder")
     return name
 
 
-Below = Annotated[str, AfterValidator(_below)]
+RelativePath = Annotated[str, AfterValidator(_check_relative_path)]
 """A relative path that stays below the folder it is joined to: manifests are read from stores that others write to."""
 
 
-class FileEntry(Model):
+class FileEntry(Record):
     """One file of an artifact."""
 
     sha256: str
     bytes: int
 
 
-class Manifest(Model):
+class Manifest(Record):
     """The last file a stage writes: a folder without one is not a result."""
 
     schema_: Literal["multitask.dev/manifest/v1"] = Field("multitask.dev/manifest/v1", alias="schema")
     model: str | None = Field(None, description="For which it was made, as the order says; others may use it too.")
-    stage: Below
+    stage: RelativePath
     kind: str
-    digest: Below
+    digest: RelativePath
     version: int
     read_outputs: dict[str, str]
     outputs: dict[str, str] = Field(description="Output name → digest of its content.")
-    files: dict[Below, FileEntry]
-    folder: Below | None = Field(
+    files: dict[RelativePath, FileEntry]
+    folder: RelativePath | None = Field(
         None, description="Below the artifact's address: where the files lie, if not there itself."
     )
-    result: dict[str, object] = Field(description="The kind's record of ``multitask_api.results``, as JSON.")
+    result: dict[str, object] = Field(description="The kind's record of ``stage_io.results``, as JSON.")
     seconds: float
     environment: dict[str, str] = Field(default_factory=dict, description="Versions, device, host; never in a digest.")
 
 
-class StageProgress(Model):
+class StageProgress(Record):
     """Where a running stage is. The Reporter replaces the file at most once a second."""
 
     stage: str
@@ -83,7 +83,7 @@ class StageProgress(Model):
     updated: float = Field(0.0, description="Unix seconds.")
 
 
-class StageFailure(Model):
+class StageFailure(Record):
     """Why a stage ended without a manifest: ``failure.json`` in its work folder, and exit code 2 or 75.
 
     ``UserError`` (exit 2) is final until the input changes; ``Retryable`` (exit 75) may be tried again; any other exit
@@ -95,7 +95,7 @@ class StageFailure(Model):
     message: str
 
 
-class ResolvedData(Model):
+class ResolvedData(Record):
     """One address, looked at."""
 
     fingerprint: str | None = None
@@ -104,7 +104,7 @@ class ResolvedData(Model):
     problem: str | None = None
 
 
-class Resolved(Model):
+class Resolved(Record):
     """What ``resolve`` found out about the world outside the resource."""
 
     revision: str | None = Field(None, description="The base model's commit, for hub addresses.")

@@ -13,10 +13,10 @@ from pydantic import Field
 from multitask_api.bundle import GenerationSettings
 from multitask_api.resource.spec import HighResourceStage, MixtureStage, Pretraining, Training, Tuning
 from multitask_api.resource.tasks import Metric, TaskData, TaskSpec, TaskType, Taxonomy
-from multitask_api.types import Model
+from multitask_api.types import Record
 
 
-class TaskDefinition(Model):
+class TaskDefinition(Record):
     """What training, scoring and serving read of a task."""
 
     name: str
@@ -46,7 +46,7 @@ class TaskDefinition(Model):
         )
 
 
-class Optimisation(Model):
+class Optimisation(Record):
     """The part of ``spec.training`` that changes results."""
 
     batch_rows: int
@@ -67,7 +67,7 @@ class Optimisation(Model):
         return cls(**(values | {name: value for name, value in given.items() if value is not None}))
 
 
-class StageParameters(Model):
+class StageParameters(Record):
     """The root of the parameter records."""
 
     def identity(self) -> dict[str, object]:
@@ -82,7 +82,7 @@ def _read(value: object) -> object:
         return value.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=unread)
     if isinstance(value, Tuning) and value.method == "Full":
         return {"method": "Full"}
-    if isinstance(value, Model):
+    if isinstance(value, Record):
         return value.to_json()
     return [_read(item) for item in value] if isinstance(value, tuple) else value
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_api.addresses import overlap
+from multitask_api.uris import overlap
 
 # one address, another, whether they share anything
 CASES = [

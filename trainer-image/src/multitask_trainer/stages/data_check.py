@@ -1,6 +1,6 @@
 """look: the row checks of all tasks, before anything is planned; what ``mtm validate`` shows of the data.
 
-``python -m multitask_trainer.stages.look --model FILE.json --data-root DIR [--json]`` ends with 0, or with 2 when
+``python -m multitask_trainer.stages.data_check --model FILE.json --data-root DIR [--json]`` ends with 0, or with 2 when
 something is wrong. It writes nothing.
 """
 
@@ -13,11 +13,11 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from multitask_api.look import DataLook, DataProblem, TaskRows
-from multitask_api.parameters import TaskDefinition
+from multitask_api.data_check import DataProblem, DataReport, TaskRows
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_api.resource.hints import hints
-from multitask_api.results import SPLITS, SplitRows
+from multitask_api.stage_io.parameters import TaskDefinition
+from multitask_api.stage_io.results import SPLITS, SplitRows
 from multitask_trainer.data.look import SHOWN, TaskLook, look
 from multitask_trainer.data.reading import Places, read_texts
 from multitask_trainer.errors import DataError
@@ -25,7 +25,7 @@ from multitask_trainer.models import length_problem
 from multitask_trainer.training.builtin import POSITIONS
 
 
-def examine(spec: MultiTaskModelSpec, places: Places) -> DataLook:
+def examine(spec: MultiTaskModelSpec, places: Places) -> DataReport:
     """Look at the data of every task, the corpus and a base on disk."""
     problems: list[DataProblem] = list(_base_problems(spec, places))
     tasks = []
@@ -39,7 +39,7 @@ def examine(spec: MultiTaskModelSpec, places: Places) -> DataLook:
         rows = SplitRows(**{split: len(found.rows[split]) for split in SPLITS})
         bad = len(found.droppable)
         tasks.append(TaskRows(name=task.name, rows=rows, bad_rows=bad, warnings=tuple(found.warnings)))
-    return DataLook(problems=tuple(problems), hints=hints(spec), tasks=tuple(tasks))
+    return DataReport(problems=tuple(problems), hints=hints(spec), tasks=tuple(tasks))
 
 
 def _task_problems(found: TaskLook, where: str, allowed: int) -> Iterator[DataProblem]:
@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="look")
     parser.add_argument("--model", type=Path, required=True, help="the MultiTaskModel as JSON")
     parser.add_argument("--data-root", default=".", help="the folder that relative addresses start from")
-    parser.add_argument("--json", action="store_true", help="print a multitask_api.look.DataLook")
+    parser.add_argument("--json", action="store_true", help="print a multitask_api.data_check.DataLook")
     arguments = parser.parse_args(argv)
     model = MultiTaskModel.model_validate_json(arguments.model.read_text("utf-8"))
     found = examine(model.spec, Places.of(arguments.data_root, os.environ))
@@ -96,7 +96,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 2 if found.problems else 0
 
 
-def as_text(found: DataLook) -> str:
+def as_text(found: DataReport) -> str:
     """For people: rows a task, what is odd, what is wrong."""
     lines = []
     for task in found.tasks:

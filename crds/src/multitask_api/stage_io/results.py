@@ -10,13 +10,13 @@ from typing import Literal
 
 from pydantic import Field
 
-from multitask_api.types import Model
+from multitask_api.types import Record
 
 Verdict = Literal["Qualified", "NotQualified", "Inconclusive", "NoBaseline"]
 SPLITS = ("train", "validation", "test")
 
 
-class SplitRows(Model):
+class SplitRows(Record):
     """Row counts of the three splits."""
 
     train: int
@@ -24,7 +24,7 @@ class SplitRows(Model):
     test: int
 
 
-class PrepareResult(Model):
+class PrepareResult(Record):
     """One task's data, looked at."""
 
     rows: SplitRows
@@ -35,7 +35,7 @@ class PrepareResult(Model):
     warnings: tuple[str, ...] = ()
 
 
-class BaseResult(Model):
+class BaseResult(Record):
     """The base as it stands."""
 
     parameters: int = Field(description="Number of weights.")
@@ -54,14 +54,14 @@ class BaseResult(Model):
         return self.tokens / self.tokens_per_second if self.tokens_per_second else 0.0
 
 
-class TaskPoint(Model):
+class TaskPoint(Record):
     """One task at one validation."""
 
     loss: float = Field(description="Mean over rows of the mean over target tokens, in nats.")
     score: float
 
 
-class CurvePoint(Model):
+class CurvePoint(Record):
     """One validation during training."""
 
     step: int
@@ -70,7 +70,7 @@ class CurvePoint(Model):
     tasks: dict[str, TaskPoint]
 
 
-class TrainResult(Model):
+class TrainResult(Record):
     """One training run: a baseline, stage 2 or stage 3."""
 
     steps: int
@@ -89,7 +89,7 @@ class TrainResult(Model):
     test_score: float | None = Field(None, description="Baselines only: by the engine that serves, in the final form.")
 
 
-class GroupPlan(Model):
+class GroupPlan(Record):
     """One group after filtering."""
 
     name: str
@@ -106,7 +106,7 @@ class GroupPlan(Model):
     warnings: tuple[str, ...] = ()
 
 
-class FilterResult(Model):
+class FilterResult(Record):
     """The groups."""
 
     groups: tuple[GroupPlan, ...]
@@ -119,13 +119,13 @@ class FilterResult(Model):
         raise KeyError(name)
 
 
-class BundleResult(Model):
+class BundleResult(Record):
     """The mixtures in the form in which they are served."""
 
     models: dict[str, int] = Field(description="Model → bytes of its weights and adapters.")
 
 
-class TaskVerdict(Model):
+class TaskVerdict(Record):
     """One task judged."""
 
     task: str
@@ -143,7 +143,7 @@ class TaskVerdict(Model):
     ratio_without_overlap: float | None = None
 
 
-class EvaluateResult(Model):
+class EvaluateResult(Record):
     """A group judged."""
 
     tasks: tuple[TaskVerdict, ...]
@@ -152,7 +152,7 @@ class EvaluateResult(Model):
     degrees_of_freedom: int = 0
 
 
-class ServedBy(Model):
+class ServedBy(Record):
     """Who answers one task, and why."""
 
     task: str
@@ -162,7 +162,7 @@ class ServedBy(Model):
     reason: str
 
 
-class ExportResult(Model):
+class ExportResult(Record):
     """What was written for the servers."""
 
     revision: str
@@ -171,7 +171,7 @@ class ExportResult(Model):
     promoted: bool = True
 
 
-class Agreement(Model):
+class Agreement(Record):
     """Served answers against evaluated ones."""
 
     compared: int
@@ -187,7 +187,7 @@ class VerifyResult(Agreement):
     examples: tuple[dict[str, str], ...] = Field((), description="Up to ten answers that differ.")
 
 
-class LedgerSide(Model):
+class LedgerSide(Record):
     """One side of the ledger."""
 
     models: int
@@ -204,14 +204,14 @@ class LedgerSide(Model):
     tasks: dict[str, float] = Field(default_factory=dict, description="Task → requests per second, measured.")
 
 
-class Reduction(Model):
+class Reduction(Record):
     """1 − multi/single."""
 
     bytes: float
     replicas: float
 
 
-class LedgerResult(Model):
+class LedgerResult(Record):
     """What one server costs against N."""
 
     single_task: LedgerSide

@@ -13,8 +13,8 @@ from pydantic import BaseModel, ValidationError
 from multitask_api.errors import InvalidResource, Problem
 from multitask_api.resource.model import MultiTaskModel
 from multitask_api.resource.problems import Problems
-from multitask_api.resource.text import load
-from multitask_api.resource.wording import message_of
+from multitask_api.resource.validation_messages import message_of
+from multitask_api.resource.yaml_loader import load
 
 Location = tuple[int | str, ...]
 

@@ -1,21 +1,21 @@
-"""What a look at the data of a resource gives: ``python -m multitask_trainer.stages.look`` prints it as JSON."""
+"""What a look at the data of a resource gives: ``python -m multitask_trainer.stages.data_check`` prints it as JSON."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
-from multitask_api.results import SplitRows
-from multitask_api.types import Model
+from multitask_api.stage_io.results import SplitRows
+from multitask_api.types import Record
 
 
-class DataProblem(Model):
+class DataProblem(Record):
     """One thing that keeps a task's data from being used; ``path`` as in ``spec.tasks[2].data.train``."""
 
     path: str
     message: str
 
 
-class TaskRows(Model):
+class TaskRows(Record):
     """The good rows of one task, and what is odd about them."""
 
     name: str
@@ -24,7 +24,7 @@ class TaskRows(Model):
     warnings: tuple[str, ...] = ()
 
 
-class DataLook(Model):
+class DataReport(Record):
     """All problems of all tasks at once."""
 
     problems: tuple[DataProblem, ...] = ()

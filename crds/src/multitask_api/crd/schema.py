@@ -1,20 +1,18 @@
-"""The custom resource definitions, generated from the types: ``python -m multitask_api.crd [--out DIR]``.
+"""The custom resource definitions, generated from the types; ``python -m multitask_api.crd`` writes them.
 
 A CRD wants a *structural* schema: no ``$ref``, no ``anyOf`` for "or null", no ``additionalProperties: false``. What the
-types cannot say stands in ``RULES`` (CEL, see ``celrules``) and ``LISTS``, by path.
+types cannot say stands in ``RULES`` (CEL, see ``cel_rules``) and ``LISTS``, by path.
 """
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel
 
-from multitask_api.celrules import MODEL_RULES, ROUTE_RULES, Rule
+from multitask_api.crd.cel_rules import MODEL_RULES, ROUTE_RULES, Rule
 from multitask_api.resource.model import MultiTaskModel
 from multitask_api.routes import TaskRoute
 
@@ -203,18 +201,3 @@ def _default(source: Schema, schema: Schema) -> Any:
     if "properties" in schema:
         return {} if isinstance(default, dict) else None
     return None if default in (None, [], {}, "") else default
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Write the files."""
-    parser = argparse.ArgumentParser(description="Write the custom resource definitions.")
-    parser.add_argument("--out", type=Path, default=Path("crds"), help="the folder to write into")
-    folder: Path = parser.parse_args(argv).out
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, definition in definitions().items():
-        (folder / name).write_text(as_yaml(definition), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())
