@@ -102,10 +102,10 @@ e2e: .make/setup  ## The product in a real cluster of one node: the support desk
 	$(BIN)/python tests/e2e/in_cluster/run.py $(E2E_ARGS)
 
 kubernetes: .make/setup  ## Build the Kubernetes programs that tests start, about 12 minutes once a machine
-	$(BIN)/python tests/cluster/binaries.py --one-node
+	$(BIN)/python tools/devcluster/binaries.py --one-node
 
 images: .make/setup  ## Build both container images without registry or daemon, about 12 minutes for each state of the sources
-	$(BIN)/python tests/cluster/images.py operator trainer
+	$(BIN)/python tools/devcluster/images.py operator trainer
 
 grpcurl: $(GRPCURL)  ## Build the grpcurl that tests call
 

@@ -25,17 +25,18 @@ import httpx
 import psutil
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2] / "tools"))
 
-from cluster import objects
-from cluster.access import Access, Object
-from cluster.control_plane import ControlPlane
-from cluster.processes import until
+from devcluster import objects
+from devcluster.cluster_client import ClusterClient, Object
+from devcluster.control_plane import ControlPlane
+from devcluster.processes import until
 from integration.cluster.conftest import install_crds
 from multitask_api.cluster import KIND_LABEL, MANIFESTS_KEY, MODEL_LABEL, PROGRESS_KEY, RESOLVE, RESOLVED_KEY
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.manifest import StageProgress
 from multitask_api.stage_io.packing import pack_manifests
-from unit.operator.builders import all_done, model, resolved, task
+from support.graph_builders import all_done, model, resolved, task
 
 MODELS = "/apis/multitask.dev/v1alpha1"
 USER = "operator"
@@ -62,7 +63,7 @@ def document(name: str, namespace: str) -> dict[str, object]:
 class Program:
     """``mtm-operator`` as a process, as a user of its own, so that its requests can be told from others'."""
 
-    def __init__(self, access: Access, folder: Path, resync: int) -> None:
+    def __init__(self, access: ClusterClient, folder: Path, resync: int) -> None:
         self._log = folder / "operator.log"
         command = [str(Path(sys.executable).with_name("mtm-operator"))]
         command += ["--kubeconfig", str(access.user(USER, ["system:masters"])), "--health-port", "0"]
@@ -117,7 +118,7 @@ def main() -> None:
         training(given, plane.access, Path(folder))
 
 
-def idle(given: argparse.Namespace, access: Access, folder: Path) -> None:
+def idle(given: argparse.Namespace, access: ClusterClient, folder: Path) -> None:
     """Print the figures, one a line."""
     install_crds(access)
     names = namespaces(given)
@@ -159,7 +160,7 @@ def idle(given: argparse.Namespace, access: Access, folder: Path) -> None:
             program.end()
 
 
-def training(given: argparse.Namespace, access: Access, folder: Path) -> None:
+def training(given: argparse.Namespace, access: ClusterClient, folder: Path) -> None:
     """Print the figures of models whose Jobs report progress, beside all the others."""
     names = namespaces(given)
     with access.rest() as rest:

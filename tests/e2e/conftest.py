@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from e2e.suite import Desk, Done, run_once
+from support.small_suite import Done, ModelFolder, run_once
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+def finished(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     """A desk whose `mtm run` ended. Tests read it, and copy it to change anything."""
-    return Desk(_shared(tmp_path_factory) / "desk")
+    return ModelFolder(_shared(tmp_path_factory) / "desk")
 
 
 @pytest.fixture(scope="session")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from e2e.suite import FEW_ROWS, ROWS, Desk, Done, mtm
+from support.small_suite import FEW_ROWS, ROWS, Done, ModelFolder, mtm
 
 TASKS = ("topic", "urgency", "mood", "reply")
 COMPARED = 3 * ROWS["test"] + FEW_ROWS["test"]
@@ -18,7 +18,7 @@ def started(done: Done) -> set[str]:
     return set(re.findall(r"^start  (\S+)", done.err, re.M))
 
 
-def states(desk: Desk) -> dict[str, str]:
+def states(desk: ModelFolder) -> dict[str, str]:
     """Stage → its state, by `mtm plan`."""
     done = desk.mtm("plan", "--output", "json")
     assert done.status == 0, done.err
@@ -29,7 +29,7 @@ def is_cached(state: str) -> bool:
     return state == "cached" or state.startswith("skipped: ")
 
 
-def test_the_run_ends_with_the_table(finished: Desk, first_run: Done):
+def test_the_run_ends_with_the_table(finished: ModelFolder, first_run: Done):
     lines = {cells[0]: cells for line in first_run.out.splitlines() if (cells := line.split()) and cells[0] in TASKS}
     assert [cells[-2:] for cells in lines.values()] == [
         ["Qualified", "classification"],
@@ -44,7 +44,7 @@ def test_the_run_ends_with_the_table(finished: Desk, first_run: Done):
     assert started(first_run) == set(finished.manifests())
 
 
-def test_report_json_has_every_key_that_programs_rely_on(finished: Desk):
+def test_report_json_has_every_key_that_programs_rely_on(finished: ModelFolder):
     report = finished.report()
     assert {
         "schema", "model", "revision", "qualified", "confirmed", "total", "stages", "groups", "tasks", "serving",
@@ -60,7 +60,7 @@ def test_report_json_has_every_key_that_programs_rely_on(finished: Desk):
     assert len(finished.ran()) == 19
 
 
-def test_report_json_says_how_each_group_was_trained(finished: Desk):
+def test_report_json_says_how_each_group_was_trained(finished: ModelFolder):
     groups = {group["name"]: group for group in finished.report()["groups"]}
     assert groups["classification"]["tasks"] == ["topic", "urgency", "mood"]
     assert groups["generation"]["probabilities"] == {"reply": 1.0}
@@ -73,7 +73,7 @@ def test_report_json_says_how_each_group_was_trained(finished: Desk):
     assert groups["generation"]["highResource"] == []
 
 
-def test_report_json_judges_every_task(finished: Desk):
+def test_report_json_judges_every_task(finished: ModelFolder):
     tasks = {task["name"]: task for task in finished.report()["tasks"]}
     assert tuple(tasks) == TASKS
     for name, task in tasks.items():
@@ -91,13 +91,13 @@ def test_report_json_judges_every_task(finished: Desk):
     assert "not surely better than always giving the best constant answer" in tasks["mood"]["reason"]
 
 
-def test_every_routed_test_row_was_served_as_it_was_measured(finished: Desk):
+def test_every_routed_test_row_was_served_as_it_was_measured(finished: ModelFolder):
     serving = finished.report()["serving"]
     assert serving["different"] == 0
     assert serving["compared"] == serving["equal"] + serving["nearTies"] == COMPARED
 
 
-def test_the_ledger_counts_the_leftover_model(finished: Desk):
+def test_the_ledger_counts_the_leftover_model(finished: ModelFolder):
     ledger = finished.report()["ledger"]
     single, multi = ledger["singleTask"], ledger["multiTask"]
     assert (single["models"], multi["models"], ledger["leftoverModels"]) == (4, 3, 1)
@@ -110,7 +110,7 @@ def test_the_ledger_counts_the_leftover_model(finished: Desk):
     assert ledger["reduction"]["replicas"] == pytest.approx(1 - multi["replicas"] / single["replicas"], abs=1e-3)
 
 
-def test_the_page_needs_nothing_from_outside(finished: Desk):
+def test_the_page_needs_nothing_from_outside(finished: ModelFolder):
     page = (finished.work / "report.html").read_text()
     names = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names of XML, not fetched by anything
     assert set(re.findall(r"https?://[^\s\"'<>)]+", page)) <= names
@@ -121,7 +121,7 @@ def test_the_page_needs_nothing_from_outside(finished: Desk):
         assert name in page
 
 
-def test_report_makes_the_page_again(finished: Desk, tmp_path: Path):
+def test_report_makes_the_page_again(finished: ModelFolder, tmp_path: Path):
     desk = finished.copy(tmp_path / "desk")
     page = desk.work / "report.html"
     page.unlink()
@@ -132,12 +132,12 @@ def test_report_makes_the_page_again(finished: Desk, tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def unchanged(finished: Desk, tmp_path_factory: pytest.TempPathFactory) -> Desk:
+def unchanged(finished: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     """A copy whose results no test touches."""
     return finished.copy(tmp_path_factory.mktemp("unchanged") / "desk")
 
 
-def test_a_second_run_runs_nothing(unchanged: Desk):
+def test_a_second_run_runs_nothing(unchanged: ModelFolder):
     done = unchanged.mtm("run", "--output", "json")
     assert done.status == 0, done.err
     assert started(done) == set()
@@ -147,7 +147,7 @@ def test_a_second_run_runs_nothing(unchanged: Desk):
     assert all(stage["cached"] for stage in said["report"]["stages"] if stage["skipped"] is None)
 
 
-def test_plan_finds_everything_and_nothing_is_garbage(unchanged: Desk):
+def test_plan_finds_everything_and_nothing_is_garbage(unchanged: ModelFolder):
     assert all(map(is_cached, states(unchanged).values()))
     shown = unchanged.mtm("plan")
     assert "20 of 20 stages are there" in shown.out
@@ -156,7 +156,7 @@ def test_plan_finds_everything_and_nothing_is_garbage(unchanged: Desk):
     }  # fmt: skip
 
 
-def test_what_only_a_cluster_reads_runs_nothing_again(finished: Desk, tmp_path: Path):
+def test_what_only_a_cluster_reads_runs_nothing_again(finished: ModelFolder, tmp_path: Path):
     desk = finished.copy(tmp_path / "desk")
     desk.edit(
         {
@@ -172,14 +172,14 @@ def test_what_only_a_cluster_reads_runs_nothing_again(finished: Desk, tmp_path: 
 
 
 @pytest.fixture(scope="module")
-def grown(finished: Desk, tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, Done]:
+def grown(finished: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolder, Done]:
     """A copy to which a task was added, and what its run said."""
     desk = finished.copy(tmp_path_factory.mktemp("grown") / "desk")
     desk.add_task("temper")
     return desk, desk.mtm("run", "--no-serve")
 
 
-def test_a_new_task_runs_its_own_stages_and_what_depends_on_them(grown: tuple[Desk, Done]):
+def test_a_new_task_runs_its_own_stages_and_what_depends_on_them(grown: tuple[ModelFolder, Done]):
     desk, done = grown
     assert done.status == 0, done.err
     expected = {
@@ -193,7 +193,7 @@ def test_a_new_task_runs_its_own_stages_and_what_depends_on_them(grown: tuple[De
     assert tasks["temper"]["servedBy"] == "baseline"
 
 
-def test_gc_frees_what_the_old_plan_used_and_nothing_else(grown: tuple[Desk, Done]):
+def test_gc_frees_what_the_old_plan_used_and_nothing_else(grown: tuple[ModelFolder, Done]):
     desk, _ = grown
     before = set(desk.work.glob("stages/**/manifest.json"))
     foreseen = json.loads(mtm("gc", str(desk.work), "--dry-run", "--output", "json").out)

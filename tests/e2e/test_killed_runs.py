@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from e2e.suite import Desk, make_desk
+from support.small_suite import ModelFolder, make_desk
 
 STARTED, TRAINING, CTRL_C = "started", "training", "training, and then Ctrl-C"
 
@@ -40,7 +40,7 @@ def flat(stage: str) -> str:
     return stage.replace("/", "__")
 
 
-def is_at(desk: Desk, stage: str, moment: str) -> bool:
+def is_at(desk: ModelFolder, stage: str, moment: str) -> bool:
     """Whether ``stage`` has come to ``moment``."""
     if moment == STARTED:
         return (desk.work / "logs" / f"{stage}.log").exists()
@@ -59,7 +59,7 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], lo
         time.sleep(0.005)
 
 
-def processes_of(desk: Desk) -> list[psutil.Process]:
+def processes_of(desk: ModelFolder) -> list[psutil.Process]:
     """Everything that the runs of this desk started: the stages, and what the stages started."""
     found = []
     for process in psutil.process_iter():
@@ -71,29 +71,29 @@ def processes_of(desk: Desk) -> list[psutil.Process]:
     return found
 
 
-def results(desk: Desk) -> dict[Path, tuple[int, int]]:
+def results(desk: ModelFolder) -> dict[Path, tuple[int, int]]:
     """Every result, with what changes when it is made again."""
     found = {path: path.stat() for path in desk.work.glob("stages/**/manifest.json")}
     return {path: (status.st_ino, status.st_mtime_ns) for path, status in found.items()}
 
 
-def stages_of(done: dict[Path, tuple[int, int]], desk: Desk) -> set[str]:
+def stages_of(done: dict[Path, tuple[int, int]], desk: ModelFolder) -> set[str]:
     return {path.parents[1].relative_to(desk.work / "stages").as_posix() for path in done}
 
 
 @pytest.fixture(scope="module")
-def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Desk:
+def disturbed(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
     """The desk of the undisturbed run, once more."""
     return make_desk(tmp_path_factory.mktemp("disturbed") / "desk")
 
 
-def start(desk: Desk, tmp_path: Path) -> tuple[subprocess.Popen[str], Path]:
+def start(desk: ModelFolder, tmp_path: Path) -> tuple[subprocess.Popen[str], Path]:
     log = tmp_path / "mtm.log"
     return desk.start(log=log), log
 
 
 @pytest.mark.parametrize(("stage", "moment"), MOMENTS, ids=[stage for stage, _ in MOMENTS])
-def test_ended_in_the_middle_of(stage: str, moment: str, disturbed: Desk, tmp_path: Path):
+def test_ended_in_the_middle_of(stage: str, moment: str, disturbed: ModelFolder, tmp_path: Path):
     before = results(disturbed)
     for path in disturbed.work.glob(f"progress/{flat(stage)}-*.json"):
         path.unlink()
@@ -118,7 +118,7 @@ def test_ended_in_the_middle_of(stage: str, moment: str, disturbed: Desk, tmp_pa
     assert not [name for name in stages_of(before, disturbed) if f"start  {name}\n" in log.read_text()]
 
 
-def test_the_run_then_ends_with_the_results_of_an_undisturbed_one(disturbed: Desk, finished: Desk):
+def test_the_run_then_ends_with_the_results_of_an_undisturbed_one(disturbed: ModelFolder, finished: ModelFolder):
     before = results(disturbed)
     done = disturbed.mtm("run")
     assert done.status == 0, done.err
@@ -145,6 +145,6 @@ def test_the_run_then_ends_with_the_results_of_an_undisturbed_one(disturbed: Des
 
 
 @pytest.mark.parametrize("stage", TRAINED)
-def test_a_killed_training_went_on_from_its_checkpoint(stage: str, disturbed: Desk):
+def test_a_killed_training_went_on_from_its_checkpoint(stage: str, disturbed: ModelFolder):
     log = (disturbed.work / "logs" / f"{stage}.log").read_text()
     assert "going on after step " in log

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from e2e.suite import FEW_ROWS, ROWS, Desk, Done, make_desk, serving
 from multitask_serving.client import TaskClient
+from support.small_suite import FEW_ROWS, ROWS, Done, ModelFolder, make_desk, serving
 
 
 @pytest.fixture(scope="module")
-def adapted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, Done]:
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolder, Done]:
     """A finished run of two tasks with LoRA."""
     desk = make_desk(tmp_path_factory.mktemp("lora") / "desk")
     document = yaml.safe_load(desk.file.read_text())
@@ -35,7 +35,7 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, Done]:
     return desk, desk.mtm("run")
 
 
-def test_the_run_ends_with_a_mixture_and_a_leftover(adapted: tuple[Desk, Done]):
+def test_the_run_ends_with_a_mixture_and_a_leftover(adapted: tuple[ModelFolder, Done]):
     desk, done = adapted
     assert done.status == 0, done.err
     report = desk.report()
@@ -48,7 +48,7 @@ def test_the_run_ends_with_a_mixture_and_a_leftover(adapted: tuple[Desk, Done]):
     assert serving["compared"] == ROWS["test"] + FEW_ROWS["test"]
 
 
-def test_one_model_with_two_adapters_is_exported(adapted: tuple[Desk, Done]):
+def test_one_model_with_two_adapters_is_exported(adapted: tuple[ModelFolder, Done]):
     desk, _ = adapted
     bundle = json.loads((desk.work / "current/bundle/bundle.json").read_text())
     [model] = bundle["models"]
@@ -59,14 +59,14 @@ def test_one_model_with_two_adapters_is_exported(adapted: tuple[Desk, Done]):
     assert None not in used.values()
 
 
-def test_the_leftover_costs_an_adapter_and_no_model(adapted: tuple[Desk, Done]):
+def test_the_leftover_costs_an_adapter_and_no_model(adapted: tuple[ModelFolder, Done]):
     desk, _ = adapted
     ledger = desk.report()["ledger"]
     assert (ledger["singleTask"]["models"], ledger["multiTask"]["models"], ledger["leftoverModels"]) == (2, 1, 1)
     assert ledger["multiTask"]["bytes"] < 0.75 * ledger["singleTask"]["bytes"]
 
 
-def test_only_the_adapters_were_trained(adapted: tuple[Desk, Done]):
+def test_only_the_adapters_were_trained(adapted: tuple[ModelFolder, Done]):
     desk, _ = adapted
     manifests = desk.manifests()
     weights = manifests["base"]["result"]["parameters"]
@@ -75,7 +75,7 @@ def test_only_the_adapters_were_trained(adapted: tuple[Desk, Done]):
         assert not [name for name in manifests[stage]["files"] if name.endswith("/model.safetensors")]
 
 
-def test_both_adapters_are_served(adapted: tuple[Desk, Done], tmp_path: Path):
+def test_both_adapters_are_served(adapted: tuple[ModelFolder, Done], tmp_path: Path):
     desk, _ = adapted
     with serving(desk, tasks=2) as service, TaskClient(service.address) as client:
         topic = client.predict("topic", text="hello see the invoice today thanks")

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
-from e2e.suite import Desk, Done, mtm
+from support.small_suite import Done, ModelFolder, mtm
 
 
 @pytest.fixture(scope="module")
-def strict(finished: Desk, tmp_path_factory: pytest.TempPathFactory) -> tuple[Desk, Done]:
+def strict(finished: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolder, Done]:
     """A copy that now wants every task to qualify, and what its run said."""
     desk = finished.copy(tmp_path_factory.mktemp("strict") / "desk")
     desk.edit({"qualification": {"promote": "AllQualified"}})
     return desk, desk.mtm("run")
 
 
-def test_nothing_new_is_exported(strict: tuple[Desk, Done]):
+def test_nothing_new_is_exported(strict: tuple[ModelFolder, Done]):
     desk, done = strict
     assert done.status == 0, done.err
     assert desk.ran() == {"export", "verify", "ledger"}
@@ -30,7 +30,7 @@ def test_nothing_new_is_exported(strict: tuple[Desk, Done]):
     assert "no new revision was promoted, 3 of 4 tasks qualified" in done.out
 
 
-def test_the_revision_before_goes_on_serving(strict: tuple[Desk, Done], finished: Desk):
+def test_the_revision_before_goes_on_serving(strict: tuple[ModelFolder, Done], finished: ModelFolder):
     desk, done = strict
     before, now = ((one.work / "current").resolve().relative_to(one.work) for one in (finished, desk))
     assert before == now
@@ -40,7 +40,7 @@ def test_the_revision_before_goes_on_serving(strict: tuple[Desk, Done], finished
     assert (desk.work / "current/bundle/bundle.json").is_file()
 
 
-def test_without_one_before_there_is_nothing_to_serve(strict: tuple[Desk, Done], tmp_path: Path):
+def test_without_one_before_there_is_nothing_to_serve(strict: tuple[ModelFolder, Done], tmp_path: Path):
     desk = strict[0].copy(tmp_path / "desk")
     (desk.work / "current").unlink()
     done = desk.mtm("run")

@@ -17,8 +17,8 @@ import psutil
 import pytest
 import tritonclient.grpc as tritongrpc
 
-from e2e.suite import REPLIES, Desk, Service, mtm, serving
 from multitask_serving.client import AsyncTaskClient, TaskClient, TaskNotFound
+from support.small_suite import REPLIES, ModelFolder, Service, mtm, serving
 
 # task, text, answer, who answers
 QUESTIONS = [
@@ -31,7 +31,7 @@ QUESTIONS = [
 
 
 @pytest.fixture(scope="module")
-def service(finished: Desk) -> Iterator[Service]:
+def service(finished: ModelFolder) -> Iterator[Service]:
     with serving(finished, tasks=4) as started:
         yield started
 
@@ -44,7 +44,7 @@ def test_predict_answers(service: Service, task: str, text: str, answer: str, se
     assert (said["label"] or said["text"], said["served_by"]) == (answer, served_by)
 
 
-def test_predict_answers_a_file_in_order(service: Service, finished: Desk):
+def test_predict_answers_a_file_in_order(service: Service, finished: ModelFolder):
     file = finished.folder / "data/topic/test.jsonl"
     done = mtm("predict", "--address", service.address, "topic", "--file", str(file), "--output", "json")
     assert done.status == 0, done.err
@@ -55,7 +55,7 @@ def test_predict_answers_a_file_in_order(service: Service, finished: Desk):
     assert np.mean([one == other for one, other in zip(said, gold, strict=True)]) == pytest.approx(score)
 
 
-def test_the_task_below_the_bar_is_answered_by_its_own_model(service: Service, finished: Desk):
+def test_the_task_below_the_bar_is_answered_by_its_own_model(service: Service, finished: ModelFolder):
     with TaskClient(service.address) as client:
         answer = client.predict("mood", text="hello see the van now bye")
         assert answer.served_by == client.task("mood").served_by == "baseline"

@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 
-from api_server import NAME, ApiServer, running
 from multitask_api.cluster import CLEAN_UP_KEY, CLEANED_KEY, CleanUpResult, model_folder
 from multitask_api.stage_io.manifest import Manifest
 from multitask_trainer import storage as module
@@ -18,6 +17,7 @@ from multitask_trainer.ranks import Ranks
 from multitask_trainer.reporter import FileReporter
 from multitask_trainer.stages.clean_up import clean_up
 from multitask_trainer.storage import describe, find, publish
+from support.fake_api_server import NAME, ApiServer, running
 from unit.test_pod import orders, prepare
 
 OURS, THEIRS = "team-a/desk", "team-a/desk-2"

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from api_server import NAME, ApiServer, running
 from multitask_api.cluster import FAILURE_KEY, PROGRESS_KEY
 from multitask_api.stage_io.manifest import StageFailure
 from multitask_trainer.configmap import ConfigMap, ConfigMapReporter, ConfigMapResults, connect
 from multitask_trainer.errors import Unreported
+from support.fake_api_server import NAME, ApiServer, running
 
 
 class Time:

@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from api_server import NAME, ApiServer, running
 from multitask_api.cluster import (
     CONFIGMAP_LIMIT,
     EXIT_USER_ERROR,
@@ -30,6 +29,7 @@ from multitask_trainer.configmap import ConfigMap, connect
 from multitask_trainer.errors import Unreported
 from multitask_trainer.pod import run_unit
 from multitask_trainer.ranks import Ranks
+from support.fake_api_server import NAME, ApiServer, running
 
 GOOD = [{"text": "broken again", "label": "high"}, {"text": "thank you", "label": "low"}]
 BAD = [{"text": "broken again", "label": "hihg"}]

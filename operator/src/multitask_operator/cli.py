@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from multitask_operator.commands.cluster.asking import Where
+    from multitask_operator.commands.cluster.session import ClusterOptions
 
 FAILED, BAD_INPUT, INTERRUPTED = 1, 2, 130
 
@@ -43,9 +43,9 @@ def _cluster(command: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(command)
     def found(*, namespace: str | None, context: str | None, kubeconfig: Path | None, **others: object) -> int:
-        from multitask_operator.commands.cluster.asking import Where
+        from multitask_operator.commands.cluster.session import ClusterOptions
 
-        return command(where=Where(namespace, context, kubeconfig), **others)
+        return command(where=ClusterOptions(namespace, context, kubeconfig), **others)
 
     for option in (
         click.option("--kubeconfig", type=click.Path(path_type=Path), help="Default: KUBECONFIG or ~/.kube/config."),
@@ -85,18 +85,22 @@ def validate(file: Path, claims: Sequence[str], output: str) -> int:
 @_NO_SERVE
 @_OUTPUT
 @_cluster
-def plan(name: str, workdir: Path | None, claims: Sequence[str], *, no_serve: bool, output: str, where: Where) -> int:
+def plan(
+    name: str, workdir: Path | None, claims: Sequence[str], *, no_serve: bool, output: str, where: ClusterOptions
+) -> int:
     """Show what would run for FILE, what is cached, and what it costs; run nothing.
 
     NAME is a MultiTaskModel of a cluster: a name that no file or folder here has, or any name together with
     --namespace, --context or --kubeconfig.
     """
     if where.means(name):
-        from multitask_operator.commands.cluster import asking
         from multitask_operator.commands.cluster import plan as of_cluster
+        from multitask_operator.commands.cluster import session
 
         _refuse_local(("--workdir", workdir), ("--claim", claims), ("--no-serve", no_serve))
-        return asking.naming(name, "file", lambda: of_cluster.plan(name, where, as_json=output == "json"))
+        return session.explain_missing_cluster(
+            name, "file", lambda: of_cluster.plan(name, where, as_json=output == "json")
+        )
     from multitask_operator.commands import plan as command
 
     _mount(claims)
@@ -155,17 +159,19 @@ def predict(arguments: Sequence[str]) -> int:
 )
 @_OUTPUT
 @_cluster
-def report(name: str, to: Path | None, *, output: str, where: Where) -> int:
+def report(name: str, to: Path | None, *, output: str, where: ClusterOptions) -> int:
     """Make DIR/report.html from DIR/report.json, and show the table.
 
     NAME is a MultiTaskModel of a cluster: a name that no file or folder here has, or any name together with
     --namespace, --context or --kubeconfig. Its report is made from what its stages have reported.
     """
     if where.means(name):
-        from multitask_operator.commands.cluster import asking
         from multitask_operator.commands.cluster import report as of_cluster
+        from multitask_operator.commands.cluster import session
 
-        return asking.naming(name, "folder", lambda: of_cluster.report(name, where, to, as_json=output == "json"))
+        return session.explain_missing_cluster(
+            name, "folder", lambda: of_cluster.report(name, where, to, as_json=output == "json")
+        )
     from multitask_operator.commands import others
 
     _refuse_local(("--to", to), what="a report of a cluster")
@@ -176,7 +182,7 @@ def report(name: str, to: Path | None, *, output: str, where: Where) -> int:
 @_NAME
 @_OUTPUT
 @_cluster
-def status(name: str, *, output: str, where: Where) -> int:
+def status(name: str, *, output: str, where: ClusterOptions) -> int:
     """Show what the MultiTaskModel NAME's status says, and what its Jobs do."""
     from multitask_operator.commands.cluster import status as command
 
@@ -187,7 +193,7 @@ def status(name: str, *, output: str, where: Where) -> int:
 @_NAME
 @_OUTPUT
 @_cluster
-def explain(name: str, *, output: str, where: Where) -> int:
+def explain(name: str, *, output: str, where: ClusterOptions) -> int:
     """Say why the MultiTaskModel NAME is where it is, and what to do next."""
     from multitask_operator.commands.cluster import explain as command
 
@@ -200,7 +206,7 @@ def explain(name: str, *, output: str, where: Where) -> int:
 @click.option("-f", "--follow", is_flag=True, help="Go on until the pod ends.")
 @click.option("--tail", type=click.IntRange(min=0), metavar="N", help="Only the last N lines.")
 @_cluster
-def logs(name: str, stage: str | None, *, follow: bool, tail: int | None, where: Where) -> int:
+def logs(name: str, stage: str | None, *, follow: bool, tail: int | None, where: ClusterOptions) -> int:
     """Print the log of the newest pod of STAGE of the MultiTaskModel NAME.
 
     STAGE is a stage (baseline/urgency/seed-17), a kind of which there is one (filter), resolve, clean-up, or a Job.
@@ -265,10 +271,10 @@ def kubectl_plugin() -> None:
 
 def invoke(argv: Sequence[str] | None = None, program: str = "mtm") -> int:
     """Run the command that ``argv`` names; see ``said``."""
-    return said(lambda: int(cli.main(args=argv, prog_name=program, standalone_mode=False) or 0))
+    return run_reporting_errors(lambda: int(cli.main(args=argv, prog_name=program, standalone_mode=False) or 0))
 
 
-def said(command: Callable[[], int]) -> int:
+def run_reporting_errors(command: Callable[[], int]) -> int:
     """Run a command; its errors become one message and an exit status, never a traceback."""
     from multitask_api.errors import MultitaskError, UserError
 
@@ -279,23 +285,25 @@ def said(command: Callable[[], int]) -> int:
         return BAD_INPUT
     except click.UsageError as error:
         hint = f"`{error.ctx.command_path} --help` shows how" if error.ctx else "`mtm --help` shows how"
-        return _say(error.format_message().rstrip("."), hint, BAD_INPUT)
+        return _print_error(error.format_message().rstrip("."), hint, BAD_INPUT)
     except (click.Abort, KeyboardInterrupt):
-        return _say("interrupted", "run the same command to go on", INTERRUPTED)
+        return _print_error("interrupted", "run the same command to go on", INTERRUPTED)
     except MultitaskError as error:
-        return _say(str(error), None, BAD_INPUT if isinstance(error, UserError) else FAILED)
+        return _print_error(str(error), None, BAD_INPUT if isinstance(error, UserError) else FAILED)
     except BrokenPipeError:
         return FAILED
     except OSError as error:  # a full disk, a folder that cannot be written
         place = f"{error.filename}: " if error.filename else ""
-        return _say(f"{place}{error.strerror or error}", "check the path, its permissions and the disk's room", FAILED)
+        return _print_error(
+            f"{place}{error.strerror or error}", "check the path, its permissions and the disk's room", FAILED
+        )
     except Exception as error:  # noqa: BLE001 - the last place; users get a message, the details go to a file
-        return _say(
+        return _print_error(
             f"{type(error).__name__}: {error}", f"this is a fault of mtm; details in {_keep_traceback()}", FAILED
         )
 
 
-def _say(message: str, hint: str | None, status: int) -> int:
+def _print_error(message: str, hint: str | None, status: int) -> int:
     lines = message.splitlines() or [""]
     text = f"error: {lines[0]}" if len(lines) == 1 else "\n".join([f"error: {len(lines)} problems", *lines])
     click.echo(text + (f"; {hint}" if hint else ""), err=True)

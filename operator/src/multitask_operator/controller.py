@@ -13,23 +13,23 @@ from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.errors import ClusterError
 from multitask_operator.cluster.observe import observe
 from multitask_operator.objects.actions import Event, PatchFinalizers, PatchStatus
+from multitask_operator.reconciler.cluster_state import ClusterState, RejectedWrite
 from multitask_operator.reconciler.outcome import Outcome
-from multitask_operator.reconciler.raw import RawState, Refusal
 from multitask_operator.settings import Settings
 
-Decide = Callable[[RawState, Settings, float], Outcome]
+Reconcile = Callable[[ClusterState, Settings, float], Outcome]
 """What to do about a state, at a time in Unix seconds: pure."""
 
 #: Seconds until the next look after somebody else wrote in between.
-SOON = 1.0
+CONFLICT_REQUEUE_SECONDS = 1.0
 
 
-class WriteRefused(ClusterError):
+class WriteRejected(ClusterError):
     """The API server refused a write; the resource's status says so by now."""
 
 
 @dataclass(frozen=True, order=True)
-class Key:
+class NamespacedName:
     """Names one MultiTaskModel."""
 
     namespace: str
@@ -46,7 +46,7 @@ class Controller:
         self,
         client: Client,
         settings: Settings,
-        decide: Decide,
+        decide: Reconcile,
         *,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
@@ -57,28 +57,28 @@ class Controller:
         self._clock = clock
         self._rng = rng or random.Random()
 
-    async def serve(self, key: Key) -> float | None:
+    async def reconcile(self, model: NamespacedName) -> float | None:
         """Bring the model nearer to what it should be; gives the seconds until the next look, None once it is gone.
 
         Raises ClusterError where the API server could not be asked or refused a write.
         """
-        raw = await observe(self._client, key.namespace, key.name, self._clock())
+        raw = await observe(self._client, model.namespace, model.name, self._clock())
         if raw.model is None:
             return None
         outcome = self._decide(raw, self._settings, self._clock())
         applied = await apply(self._client, raw, outcome.actions)
-        if applied.refusal is not None:
-            await self._tell(raw, applied.refusal)
-        if applied.look_again:
-            return SOON
+        if applied.rejected_write is not None:
+            await self._tell(raw, applied.rejected_write)
+        if applied.requeue_after:
+            return CONFLICT_REQUEUE_SECONDS
         # at random between half and all of the interval: models that were started together drift apart
         resync = self._settings.resync_seconds * self._rng.uniform(0.5, 1.0)
-        return resync if outcome.look_again is None else min(resync, outcome.look_again)
+        return resync if outcome.requeue_after is None else min(resync, outcome.requeue_after)
 
-    async def _tell(self, raw: RawState, refusal: Refusal) -> None:
+    async def _tell(self, raw: ClusterState, refusal: RejectedWrite) -> None:
         """Write what the same state with the refusal in it says of the model alone; then raise WriteRefused."""
-        raw = dataclasses.replace(raw, refusals=(refusal,))
+        raw = dataclasses.replace(raw, rejected_writes=(refusal,))
         told = self._decide(raw, self._settings, self._clock())
         said = [each for each in told.actions if isinstance(each, PatchStatus | PatchFinalizers | Event)]
         await apply(self._client, raw, said)
-        raise WriteRefused(f"cannot {refusal.verb} {refusal.kind} {refusal.name}: {refusal.message}")
+        raise WriteRejected(f"cannot {refusal.verb} {refusal.kind} {refusal.name}: {refusal.message}")

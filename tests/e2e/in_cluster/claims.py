@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from cluster.node_files import NODE
+from devcluster.node_files import NODE
 
 Map = dict[str, Any]
 

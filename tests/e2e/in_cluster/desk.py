@@ -1,4 +1,4 @@
-"""The small suite of ``e2e.suite`` as a file for a cluster and for this machine: its addresses are a claim's."""
+"""The small suite of ``support.small_suite`` as a file for a cluster and for this machine: its URIs name a claim."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from e2e import suite
+from support import small_suite
 
 Map = dict[str, Any]
 CLAIM = "desk"
@@ -14,7 +14,7 @@ CLAIM = "desk"
 
 def document(pod_template: Mapping[str, Any]) -> Map:
     """The suite's resource, its artifacts kept after deletion."""
-    found = suite.document()
+    found = small_suite.document()
     found["spec"]["storage"] = {"uri": f"pvc://{CLAIM}/artifacts"}
     found["spec"]["tasks"] = [_claimed(each) for each in found["spec"]["tasks"]]
     # Two stages fit a node of two cores, beside the operator.
@@ -25,8 +25,8 @@ def document(pod_template: Mapping[str, Any]) -> Map:
 
 def with_another_task(desk: Map, folder: Path) -> Map:
     """``desk`` with a task more, its data below ``folder``; it saturates early, so that stage 2 stays as it was."""
-    suite.write_data(folder / "data", "temper", suite.mood_rows(seed=99), suite.FEW_ROWS)
-    task = _claimed(suite.task("temper", "Classification", labels=["glad", "cross"]))
+    small_suite.write_data(folder / "data", "temper", small_suite.mood_rows(seed=99), small_suite.FEW_ROWS)
+    task = _claimed(small_suite.task("temper", "Classification", labels=["glad", "cross"]))
     return {**desk, "spec": {**desk["spec"], "tasks": [*desk["spec"]["tasks"], task]}}
 
 

@@ -23,12 +23,13 @@ from typing import Any
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
+sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 
-from cluster import binaries, environment, images, namespaces, objects
-from cluster.one_node import OneNode, lacking, sweep
-from e2e import suite
+from devcluster import binaries, environment, images, namespaces, objects
+from devcluster.one_node import OneNode, lacking, sweep
 from e2e.in_cluster import claims, desk, steps
 from e2e.in_cluster.team import Team
+from support import small_suite as suite
 
 Map = dict[str, Any]
 EXAMPLE = steps.ROOT / "examples" / "support-desk"

@@ -8,10 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cluster import binaries, objects
-from cluster.access import Access
-from cluster.one_node import OneNode
-from cluster.processes import until
+from devcluster import binaries, objects
+from devcluster.cluster_client import ClusterClient
+from devcluster.one_node import OneNode
+from devcluster.processes import until
 from e2e.in_cluster.team import Team, stages_of
 from multitask_api.cluster import model_folder, qualified_name
 from multitask_api.stages import artifact_filename
@@ -35,7 +35,7 @@ OF_A_NEW_TASK = {
 }
 
 
-def install(access: Access, operator: str, trainer: str) -> None:
+def install(access: ClusterClient, operator: str, trainer: str) -> None:
     """``helm install``, and wait until the operator is ready; images as REPOSITORY:TAG."""
     values = []
     for name, image in (("image", operator), ("trainerImage", trainer)):
@@ -126,7 +126,7 @@ def delete(team: Team, model: str, seconds: float) -> None:
     until(f"nothing of {model} is left", lambda: not team.left(model), seconds)
 
 
-def picture(access: Access, team: Team) -> str:
+def picture(access: ClusterClient, team: Team) -> str:
     """What there is when a step has failed."""
     parts = []
     for arguments in (

@@ -11,10 +11,10 @@ from typing import Any
 
 import httpx
 
-from cluster import objects
-from cluster.access import Access
-from cluster.processes import until
-from e2e.suite import MTM, environment
+from devcluster import objects
+from devcluster.cluster_client import ClusterClient
+from devcluster.processes import until
+from support.small_suite import MTM, environment
 
 Map = dict[str, Any]
 CHILDREN = ("jobs", "pods", "configmaps", "services", "serviceaccounts", "roles", "rolebindings")
@@ -24,7 +24,7 @@ CHILDREN = ("jobs", "pods", "configmaps", "services", "serviceaccounts", "roles"
 class Team:
     """The namespace ``name``."""
 
-    access: Access
+    access: ClusterClient
     rest: httpx.Client
     name: str
 

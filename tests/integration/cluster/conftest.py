@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cluster import objects
-from cluster.access import Access
-from cluster.control_plane import ControlPlane, lacking
-from cluster.processes import until
-from cluster.shared import shared
+from devcluster import objects
+from devcluster.cluster_client import ClusterClient
+from devcluster.control_plane import ControlPlane, lacking
+from devcluster.processes import until
+from devcluster.supervisor import shared
 
 CRDS = Path(__file__).parents[3] / "crds"
 
@@ -27,7 +27,7 @@ def _able() -> None:
 
 
 @pytest.fixture(scope="session")
-def cluster(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[Access]:
+def cluster(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[ClusterClient]:
     """The control plane that all tests share, with the CRDs installed. A test works in its own ``namespace``."""
     base = tmp_path_factory.getbasetemp()
     with shared((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cluster") as access:
@@ -44,7 +44,7 @@ def own_cluster(tmp_path: Path, _able: None) -> Iterator[ControlPlane]:
 
 
 @pytest.fixture(scope="session")
-def rest(cluster: Access) -> Iterator[httpx.Client]:
+def rest(cluster: ClusterClient) -> Iterator[httpx.Client]:
     """The REST API as the admin."""
     with cluster.rest() as client:
         yield client
@@ -60,7 +60,7 @@ def namespace(rest: httpx.Client, request: pytest.FixtureRequest) -> Iterator[st
     rest.delete(f"/api/v1/namespaces/{name}")
 
 
-def install_crds(access: Access) -> None:
+def install_crds(access: ClusterClient) -> None:
     """Apply the CRDs of this checkout, and wait until their resources are served."""
     access.kubectl("apply", "--server-side", "--force-conflicts", "--filename", str(CRDS))
     access.kubectl("wait", "--for=condition=Established", "--timeout=30s", "--filename", str(CRDS))

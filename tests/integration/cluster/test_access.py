@@ -14,17 +14,17 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cluster import chart, objects
-from cluster.access import Access, Object
-from cluster.processes import until
-from integration.cluster import models
-from integration.cluster.asking import Subject, account, bind
+from devcluster import chart, objects
+from devcluster.cluster_client import ClusterClient, Object
+from devcluster.processes import until
 from multitask_api.cluster import MODEL_LABEL
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.connection import connect
-from multitask_operator.controller import Controller, Key
+from multitask_operator.controller import Controller, NamespacedName
 from multitask_operator.reconciler import reconcile
 from multitask_operator.settings import Settings
+from support.cluster import models
+from support.cluster.access_reviews import Subject, account, bind
 
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
 READ = ("get", "list", "watch")
@@ -121,7 +121,7 @@ class Installation:
 
 
 @pytest.fixture(scope="module", params=["the whole cluster", "its namespaces"])
-def installed(request: pytest.FixtureRequest, cluster: Access, rest: httpx.Client) -> Iterator[Installation]:
+def installed(request: pytest.FixtureRequest, cluster: ClusterClient, rest: httpx.Client) -> Iterator[Installation]:
     """The chart's access, for every namespace and for some."""
     if chart.helm() is None:
         pytest.skip("needs helm: `make kubernetes` builds it")
@@ -138,7 +138,7 @@ def installed(request: pytest.FixtureRequest, cluster: Access, rest: httpx.Clien
 
 
 @pytest.fixture
-def operator(cluster: Access, rest: httpx.Client, installed: Installation) -> Subject:
+def operator(cluster: ClusterClient, rest: httpx.Client, installed: Installation) -> Subject:
     """The operator where it serves."""
     return Subject(cluster, rest, account(installed.own, installed.account), installed.served)
 
@@ -183,7 +183,7 @@ GIFTS = [
 
 @pytest.mark.parametrize(("sentence", "rule", "status"), GIFTS, ids=[row[0] for row in GIFTS])
 def test_it_gives_nobody_more_than_it_has(
-    cluster: Access, installed: Installation, sentence: str, rule: Object, status: int
+    cluster: ClusterClient, installed: Installation, sentence: str, rule: Object, status: int
 ) -> None:
     body = {"apiVersion": f"{RBAC}/v1", "kind": "Role", "metadata": {"name": "gift"}, "rules": [rule]}
     path = f"/apis/{RBAC}/v1/namespaces/{installed.served}/roles"
@@ -193,7 +193,7 @@ def test_it_gives_nobody_more_than_it_has(
 
 
 @pytest.mark.parametrize("role", ["admin", "edit", "cluster-admin"])
-def test_it_binds_nobody_to_a_role_that_gives_more(cluster: Access, installed: Installation, role: str) -> None:
+def test_it_binds_nobody_to_a_role_that_gives_more(cluster: ClusterClient, installed: Installation, role: str) -> None:
     with cluster.rest(cluster.service_account(installed.own, installed.account)) as client:
         path = f"/apis/{RBAC}/v1/namespaces/{installed.served}/rolebindings"
         body = {
@@ -209,14 +209,14 @@ def test_it_binds_nobody_to_a_role_that_gives_more(cluster: Access, installed: I
 
 
 @pytest.fixture(scope="module")
-def units(cluster: Access, rest: httpx.Client, installed: Installation) -> dict[str, str]:
+def units(cluster: ClusterClient, rest: httpx.Client, installed: Installation) -> dict[str, str]:
     """own, other, snapshot → ConfigMap names, where the operator has begun with two models."""
     namespace, found = installed.served, {}
     for claim in ("data", "models"):
         objects.claim(rest, namespace, claim)
     for key, name in (("own", DESK), ("other", OTHER)):
         objects.post(rest, f"/apis/multitask.dev/v1alpha1/namespaces/{namespace}/multitaskmodels", models.model(name))
-        asyncio.run(begin(cluster.service_account(installed.own, installed.account), Key(namespace, name)))
+        asyncio.run(begin(cluster.service_account(installed.own, installed.account), NamespacedName(namespace, name)))
         path = f"/api/v1/namespaces/{namespace}/configmaps?labelSelector={MODEL_LABEL}={name}"
         names = [item["metadata"]["name"] for item in objects.get(rest, path)["items"]]
         found[key], found["snapshot"] = sorted(names, key=lambda name: "-run-" in name)
@@ -225,14 +225,14 @@ def units(cluster: Access, rest: httpx.Client, installed: Installation) -> dict[
     return found
 
 
-async def begin(config: Path, key: Key) -> None:
+async def begin(config: Path, key: NamespacedName) -> None:
     """What the operator does first for a model."""
     async with Client(await connect(config)) as client:
-        await Controller(client, Settings(trainer_image="example.test/trainer:1"), reconcile).serve(key)
+        await Controller(client, Settings(trainer_image="example.test/trainer:1"), reconcile).reconcile(key)
 
 
 @pytest.fixture
-def stages(cluster: Access, rest: httpx.Client, installed: Installation) -> Subject:
+def stages(cluster: ClusterClient, rest: httpx.Client, installed: Installation) -> Subject:
     """The account of one model's pods."""
     return Subject(cluster, rest, account(installed.served, f"{DESK}-stages"), installed.served)
 
@@ -254,7 +254,7 @@ def test_kubectl_says_the_same_of_a_stage_pod(stages: Subject, units: dict[str, 
 
 
 def test_another_models_results_are_closed_to_a_stage_pod(
-    cluster: Access, rest: httpx.Client, installed: Installation, units: dict[str, str]
+    cluster: ClusterClient, rest: httpx.Client, installed: Installation, units: dict[str, str]
 ) -> None:
     path = f"/api/v1/namespaces/{installed.served}/configmaps"
     merge = {"json": {"data": {"progress.json": "{}"}}, "headers": objects.MERGE}
@@ -274,7 +274,12 @@ def test_another_models_results_are_closed_to_a_stage_pod(
 
 @pytest.mark.parametrize(("role", "may", "may_not"), USERS, ids=[row[0] for row in USERS])
 def test_users(
-    cluster: Access, rest: httpx.Client, installed: Installation, role: str, may: list[str], may_not: list[str]
+    cluster: ClusterClient,
+    rest: httpx.Client,
+    installed: Installation,
+    role: str,
+    may: list[str],
+    may_not: list[str],
 ) -> None:
     user = f"{installed.release}-{role}"
     named = f"{installed.account}-mtm" if role == "mtm" else role

@@ -6,19 +6,19 @@ import asyncio
 import json
 import time
 
-from cluster import objects
-from cluster.processes import until
-from integration.cluster.pods import Pods
+from devcluster import objects
+from devcluster.processes import until
 from multitask_api.cluster import KIND_LABEL, MANIFESTS_KEY, MODEL_LABEL, PROGRESS_KEY
 from multitask_api.stage_io.manifest import StageProgress
 from multitask_api.stage_io.packing import pack_manifests
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.connection import connect
-from multitask_operator.controller import Controller, Key
+from multitask_operator.controller import Controller, NamespacedName
 from multitask_operator.reconciler import reconcile
 from multitask_operator.settings import Settings
-from unit.operator.budgets import ANNOTATION_BYTES, STAGE_ROWS, STATUS_BYTES, largest
-from unit.operator.builders import all_done, model
+from support.budgets import ANNOTATION_BYTES, STAGE_ROWS, STATUS_BYTES, largest
+from support.cluster.fake_pods import Pods
+from support.graph_builders import all_done, model
 
 SETTINGS = Settings(trainer_image="registry.example/trainer:1")
 CHILDREN = "jobs,pods,configmaps,serviceaccounts,roles,rolebindings"
@@ -48,7 +48,7 @@ def reconciled(cluster, namespace, later):
             controller = Controller(client, SETTINGS, reconcile, clock=lambda: time.time() + later)
             while True:
                 mark = cluster.audit_mark()
-                await controller.serve(Key(namespace, "desk"))
+                await controller.reconcile(NamespacedName(namespace, "desk"))
                 if not [line for line in cluster.writes(mark, "admin") if f" {namespace}/" in line]:
                     return
 

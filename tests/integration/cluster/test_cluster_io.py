@@ -11,10 +11,9 @@ import aiohttp
 import httpx
 import pytest
 
-from cluster import objects
-from cluster.access import Access
-from cluster.control_plane import ControlPlane
-from integration.cluster import models
+from devcluster import objects
+from devcluster.cluster_client import ClusterClient
+from devcluster.control_plane import ControlPlane
 from multitask_api.cluster import FINALIZER
 from multitask_operator.cluster import client as client_module
 from multitask_operator.cluster.apply import Applied, apply
@@ -23,15 +22,16 @@ from multitask_operator.cluster.connection import connect, login
 from multitask_operator.cluster.errors import (
     AlreadyExists,
     Conflict,
+    ConnectionConfigError,
     Forbidden,
-    NoCluster,
     NotFound,
-    Refused,
+    RequestRejected,
     Unavailable,
 )
 from multitask_operator.cluster.observe import observe
 from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
-from multitask_operator.reconciler.raw import RawState
+from multitask_operator.reconciler.cluster_state import ClusterState
+from support.cluster import models
 
 #: Long before anything was made: no Job is late.
 NOW = 0.0
@@ -40,12 +40,12 @@ LABELS = {"app.kubernetes.io/managed-by": "multitask-operator", "multitask.dev/m
 
 
 @pytest.fixture
-async def client(cluster: Access) -> AsyncIterator[Client]:
+async def client(cluster: ClusterClient) -> AsyncIterator[Client]:
     async with Client(await connect(cluster.admin)) as made:
         yield made
 
 
-async def desk(client: Client, namespace: str) -> RawState:
+async def desk(client: Client, namespace: str) -> ClusterState:
     """A model called desk, as observed right after it was made."""
     body = models.model()
     body["metadata"]["namespace"] = namespace
@@ -53,7 +53,7 @@ async def desk(client: Client, namespace: str) -> RawState:
     return await observe(client, namespace, "desk", NOW)
 
 
-def configmap(raw: RawState, name: str = "unit", **data: str) -> dict[str, Any]:
+def configmap(raw: ClusterState, name: str = "unit", **data: str) -> dict[str, Any]:
     assert raw.model is not None
     owner = {
         "apiVersion": MODEL[0],
@@ -67,12 +67,12 @@ def configmap(raw: RawState, name: str = "unit", **data: str) -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
 
-def patch(raw: RawState, status: dict[str, Any]) -> PatchStatus:
+def patch(raw: ClusterState, status: dict[str, Any]) -> PatchStatus:
     assert raw.model is not None
     return PatchStatus(status, raw.model["metadata"]["resourceVersion"])
 
 
-def finalizers(raw: RawState, *names: str) -> PatchFinalizers:
+def finalizers(raw: ClusterState, *names: str) -> PatchFinalizers:
     assert raw.model is not None
     return PatchFinalizers(names, raw.model["metadata"]["resourceVersion"])
 
@@ -113,7 +113,7 @@ async def test_a_delete_means_one_object_and_not_its_name(client: Client, namesp
 
 
 async def test_apply_changes_nothing_the_second_time_and_takes_back_what_others_changed(
-    client: Client, namespace: str, cluster: Access
+    client: Client, namespace: str, cluster: ClusterClient
 ) -> None:
     raw = await desk(client, namespace)
     body = configmap(raw, note="ours")
@@ -127,18 +127,20 @@ async def test_apply_changes_nothing_the_second_time_and_takes_back_what_others_
 async def test_an_invalid_object_is_refused_with_the_servers_own_words(client: Client, namespace: str) -> None:
     body = models.model(suspend="later")
     body["metadata"]["namespace"] = namespace
-    with pytest.raises(Refused, match=r"create multitaskmodels\.multitask\.dev .*spec\.suspend.*boolean") as caught:
+    with pytest.raises(
+        RequestRejected, match=r"create multitaskmodels\.multitask\.dev .*spec\.suspend.*boolean"
+    ) as caught:
         await client.create(body)
     assert (caught.value.code, caught.value.reason) == (422, "Invalid")
 
 
-async def test_a_permission_that_is_missing_is_named(cluster: Access, namespace: str) -> None:
+async def test_a_permission_that_is_missing_is_named(cluster: ClusterClient, namespace: str) -> None:
     async with Client(await connect(cluster.service_account(namespace, "default"))) as nobody:
         with pytest.raises(Forbidden, match=rf'^list jobs\.batch in namespace "{namespace}": .*cannot list'):
             await nobody.list("batch/v1", "Job", namespace)
 
 
-async def test_the_login_for_the_watches_is_that_of_the_requests(cluster: Access, namespace: str) -> None:
+async def test_the_login_for_the_watches_is_that_of_the_requests(cluster: ClusterClient, namespace: str) -> None:
     token = await login(await connect(cluster.service_account(namespace, "default")))
     assert (token.server, token.scheme, token.certificate_path) == (cluster.url, "Bearer", None)
     assert token.token
@@ -165,11 +167,13 @@ async def test_a_server_that_is_away_or_silent_is_unavailable(own_cluster: Contr
 
 
 async def test_without_a_kubeconfig_the_error_says_where_it_was_looked_for(tmp_path: Path) -> None:
-    with pytest.raises(NoCluster, match=f"there is no kubeconfig at {tmp_path}/none; name one with --kubeconfig"):
+    with pytest.raises(
+        ConnectionConfigError, match=f"there is no kubeconfig at {tmp_path}/none; name one with --kubeconfig"
+    ):
         await connect(tmp_path / "none")
     broken = tmp_path / "broken"
     broken.write_text("current-context: here")
-    with pytest.raises(NoCluster, match=f"kubeconfig {broken} cannot be used: .*contexts"):
+    with pytest.raises(ConnectionConfigError, match=f"kubeconfig {broken} cannot be used: .*contexts"):
         await connect(broken)
 
 
@@ -177,11 +181,11 @@ async def test_without_a_kubeconfig_the_error_says_where_it_was_looked_for(tmp_p
 
 
 async def test_nothing_is_read_of_a_model_that_is_not_there(client: Client, namespace: str) -> None:
-    assert await observe(client, namespace, "desk", NOW) == RawState(namespace=namespace, name="desk")
+    assert await observe(client, namespace, "desk", NOW) == ClusterState(namespace=namespace, name="desk")
 
 
 async def test_one_look_has_the_model_its_children_and_what_it_names_and_never_a_secret(
-    client: Client, namespace: str, rest: httpx.Client, cluster: Access
+    client: Client, namespace: str, rest: httpx.Client, cluster: ClusterClient
 ) -> None:
     objects.claim(rest, namespace, "data")
     tasks = [models.task("urgent"), models.task("intent", labels=None, labelsFrom={"name": "words", "key": "intent"})]
@@ -207,13 +211,13 @@ async def test_one_look_has_the_model_its_children_and_what_it_names_and_never_a
     assert [item["metadata"]["name"] for item in before.configmaps] == ["unit"]
     assert before.namespace_object is not None
     assert before.namespace_object["metadata"]["name"] == namespace
-    assert {name: found is not None for name, found in before.claims.items()} == {
+    assert {name: found is not None for name, found in before.pvcs.items()} == {
         "data": True,
         "models": False,
         "scratch": False,
     }
-    assert before.references == {"words": None}
-    assert after.references["words"] is not None
+    assert before.referenced_configmaps == {"words": None}
+    assert after.referenced_configmaps["words"] is not None
     read = {event["objectRef"]["resource"] for event in cluster.audited(mark) if event["verb"] in ("get", "list")}
     assert "secrets" not in read
     assert "multitaskmodels" in read
@@ -223,7 +227,7 @@ async def test_one_look_has_the_model_its_children_and_what_it_names_and_never_a
 
 
 async def test_actions_are_done_in_order_and_doing_them_twice_changes_nothing_but_the_events(
-    client: Client, namespace: str, cluster: Access
+    client: Client, namespace: str, cluster: ClusterClient
 ) -> None:
     raw = await desk(client, namespace)
     actions = [Create(configmap(raw, "made")), Apply(configmap(raw, "applied")), patch(raw, {"stage": "prepare"})]
@@ -241,11 +245,11 @@ async def test_actions_are_done_in_order_and_doing_them_twice_changes_nothing_bu
     assert await observe(client, namespace, "desk", NOW) == again
 
 
-async def test_after_a_conflict_nothing_more_is_done(client: Client, namespace: str, cluster: Access) -> None:
+async def test_after_a_conflict_nothing_more_is_done(client: Client, namespace: str, cluster: ClusterClient) -> None:
     raw = await desk(client, namespace)
     cluster.kubectl("-n", namespace, "annotate", "mtm", "desk", "note=changed")
     done = await apply(client, raw, [patch(raw, {"stage": "prepare"}), Create(configmap(raw))])
-    assert done == Applied(look_again=True)
+    assert done == Applied(requeue_after=True)
     assert (await observe(client, namespace, "desk", NOW)).configmaps == ()
 
 
@@ -260,11 +264,11 @@ async def test_fields_that_left_the_status_leave_the_object(client: Client, name
 
 
 async def test_finalizers_are_those_of_the_look_or_not_changed_at_all(
-    client: Client, namespace: str, cluster: Access
+    client: Client, namespace: str, cluster: ClusterClient
 ) -> None:
     raw = await desk(client, namespace)
     assert await apply(client, raw, [finalizers(raw, FINALIZER, "example.test/theirs")]) == Applied()
-    assert await apply(client, raw, [finalizers(raw)]) == Applied(look_again=True)
+    assert await apply(client, raw, [finalizers(raw)]) == Applied(requeue_after=True)
     held = await observe(client, namespace, "desk", NOW)
     assert held.model is not None
     assert held.model["metadata"]["finalizers"] == [FINALIZER, "example.test/theirs"]
@@ -272,19 +276,21 @@ async def test_finalizers_are_those_of_the_look_or_not_changed_at_all(
     going = await observe(client, namespace, "desk", NOW)
     assert await apply(client, going, [finalizers(going), Event("Normal", "CleanedUp", "Gone.")]) == Applied()
     assert (await observe(client, namespace, "desk", NOW)).model is None
-    assert await apply(client, going, [finalizers(going)]) == Applied(look_again=True)
+    assert await apply(client, going, [finalizers(going)]) == Applied(requeue_after=True)
 
 
-async def test_the_other_models_are_read_only_for_a_clean_up(client: Client, namespace: str, cluster: Access) -> None:
+async def test_the_other_models_are_read_only_for_a_clean_up(
+    client: Client, namespace: str, cluster: ClusterClient
+) -> None:
     other = models.model("other")
     other["metadata"]["namespace"] = namespace
     await client.create(other)
     raw = await desk(client, namespace)
     await apply(client, raw, [finalizers(raw, FINALIZER)])
-    assert (await observe(client, namespace, "desk", NOW)).others == ()
+    assert (await observe(client, namespace, "desk", NOW)).sibling_models == ()
     cluster.kubectl("-n", namespace, "delete", "mtm", "desk", "--wait=false")
     going = await observe(client, namespace, "desk", NOW)
-    assert [item["metadata"]["name"] for item in going.others] == ["other"]
+    assert [item["metadata"]["name"] for item in going.sibling_models] == ["other"]
     await apply(client, going, [finalizers(going)])
 
 
@@ -310,11 +316,15 @@ async def test_a_strangers_object_in_the_way_is_a_refusal_and_that_of_a_former_m
     await client.create(stranger)
     await client.create(former)
     refused = await apply(client, raw, [Create(configmap(raw, "strangers")), Create(configmap(raw, "never"))])
-    assert refused.refusal is not None
-    assert (refused.refusal.kind, refused.refusal.name, refused.refusal.code) == ("ConfigMap", "strangers", 409)
-    assert refused.refusal.message == ("there is one of this name that does not belong to desk")
-    assert (await apply(client, raw, [Apply(configmap(raw, "former"))])) in (Applied(look_again=True), Applied())
-    assert (await apply(client, raw, [Create(configmap(raw, "former"))])) in (Applied(look_again=True), Applied())
+    assert refused.rejected_write is not None
+    assert (refused.rejected_write.kind, refused.rejected_write.name, refused.rejected_write.code) == (
+        "ConfigMap",
+        "strangers",
+        409,
+    )
+    assert refused.rejected_write.message == ("there is one of this name that does not belong to desk")
+    assert (await apply(client, raw, [Apply(configmap(raw, "former"))])) in (Applied(requeue_after=True), Applied())
+    assert (await apply(client, raw, [Create(configmap(raw, "former"))])) in (Applied(requeue_after=True), Applied())
     names = [item["metadata"]["name"] for item in (await observe(client, namespace, "desk", NOW)).configmaps]
     assert "never" not in names
 
@@ -324,13 +334,17 @@ async def test_a_quota_is_a_refusal_that_says_so(client: Client, namespace: str,
     objects.post(rest, f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
     raw = await desk(client, namespace)
     applied = await apply(client, raw, [Create(configmap(raw)), patch(raw, {"stage": "never"})])
-    assert applied.refusal is not None
-    assert (applied.refusal.verb, applied.refusal.code, applied.refusal.reason) == ("create", 403, "Forbidden")
-    assert "exceeded quota: few" in applied.refusal.message
+    assert applied.rejected_write is not None
+    assert (applied.rejected_write.verb, applied.rejected_write.code, applied.rejected_write.reason) == (
+        "create",
+        403,
+        "Forbidden",
+    )
+    assert "exceeded quota: few" in applied.rejected_write.message
 
 
 async def test_an_event_is_about_the_model_and_its_failure_is_no_failure(
-    client: Client, namespace: str, cluster: Access, caplog: pytest.LogCaptureFixture
+    client: Client, namespace: str, cluster: ClusterClient, caplog: pytest.LogCaptureFixture
 ) -> None:
     raw = await desk(client, namespace)
     assert await apply(client, raw, [Event("Warning", "BadRows", "ü" * 2000)]) == Applied()

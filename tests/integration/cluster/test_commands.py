@@ -13,16 +13,16 @@ import httpx
 import pytest
 import yaml
 
-from cluster import binaries, objects
-from cluster.processes import until
-from integration.cluster.desks import apply, desk, status
-from integration.cluster.kubelet import Logs, kubelet
-from integration.cluster.pods import Pods
-from integration.cluster.programs import operator
+from devcluster import binaries, objects
+from devcluster.processes import until
 from multitask_api.report import Report
 from multitask_operator import cli
 from multitask_operator.report.build import build_report
-from unit.operator.builders import all_done, graph_of
+from support.cluster.fake_kubelet import Logs, kubelet
+from support.cluster.fake_pods import Pods
+from support.cluster.model_factory import apply, desk, status
+from support.cluster.operator_process import operator
+from support.graph_builders import all_done, graph_of
 
 ROLE = Path(__file__).parents[3] / "helm" / "multitask-operator" / "templates" / "command-role.yaml"
 

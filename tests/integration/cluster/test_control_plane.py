@@ -13,17 +13,17 @@ import httpx
 import psutil
 import pytest
 
-from cluster import binaries, objects
-from cluster.access import Access
-from cluster.control_plane import ControlPlane
-from cluster.processes import until
-from cluster.shared import shared
+from devcluster import binaries, objects
+from devcluster.cluster_client import ClusterClient
+from devcluster.control_plane import ControlPlane
+from devcluster.processes import until
+from devcluster.supervisor import shared
 
-TESTS = Path(__file__).parents[2]
+TOOLS = Path(__file__).parents[3] / "tools"
 SERVERS = {"etcd", "kube-apiserver", "kube-controller-manager"}
 
 
-def test_users_and_service_accounts_may_do_what_rbac_lets_them(cluster: Access, namespace: str) -> None:
+def test_users_and_service_accounts_may_do_what_rbac_lets_them(cluster: ClusterClient, namespace: str) -> None:
     account = cluster.service_account(namespace, "default")
     for config in (cluster.user("alice"), cluster.user("bob", groups=("readers",)), account):
         assert answer(cluster, config, namespace) == "no"
@@ -38,12 +38,12 @@ def test_users_and_service_accounts_may_do_what_rbac_lets_them(cluster: Access, 
         assert rest.get(f"/api/v1/namespaces/{namespace}/secrets").status_code == 403
 
 
-def answer(cluster: Access, config: Path, namespace: str) -> str:
+def answer(cluster: ClusterClient, config: Path, namespace: str) -> str:
     arguments = ("auth", "can-i", "list", "configmaps", "--namespace", namespace)
     return cluster.kubectl(*arguments, config=config, check=False).out.strip()
 
 
-def test_the_audit_log_has_each_write_and_who_wrote(cluster: Access, namespace: str) -> None:
+def test_the_audit_log_has_each_write_and_who_wrote(cluster: ClusterClient, namespace: str) -> None:
     mark = cluster.audit_mark()
     writer = cluster.user("writer", groups=("system:masters",))
     with cluster.rest(writer) as rest:
@@ -56,7 +56,9 @@ def test_the_audit_log_has_each_write_and_who_wrote(cluster: Access, namespace: 
     assert [event["verb"] for event in cluster.audited(mark, "writer")] == ["create", "get", "delete"]
 
 
-def test_a_job_makes_a_pod_and_goes_with_what_it_made(cluster: Access, rest: httpx.Client, namespace: str) -> None:
+def test_a_job_makes_a_pod_and_goes_with_what_it_made(
+    cluster: ClusterClient, rest: httpx.Client, namespace: str
+) -> None:
     cluster.kubectl("create", "job", "train", "--image=trainer", "--namespace", namespace)
     pods = f"/api/v1/namespaces/{namespace}/pods"
     until("the job has its pod", lambda: len(objects.get(rest, pods)["items"]) == 1, seconds=30)
@@ -89,7 +91,7 @@ def test_an_api_server_comes_back_with_what_it_knew(own_cluster: ControlPlane, n
 USER = """
 import sys, time
 from pathlib import Path
-from cluster.shared import shared
+from devcluster.supervisor import shared
 with shared(Path(sys.argv[1])) as access:
     print(access.url, flush=True)
     time.sleep(600)
@@ -99,7 +101,7 @@ with shared(Path(sys.argv[1])) as access:
 @pytest.fixture
 def user(tmp_path: Path, _able: None) -> Iterator[subprocess.Popen[str]]:
     """A process that uses a control plane of the folder ``tmp_path``/c, and prints its address."""
-    environment = {**os.environ, "PYTHONPATH": str(TESTS)}
+    environment = {**os.environ, "PYTHONPATH": str(TOOLS)}
     command = [sys.executable, "-c", USER, str(tmp_path / "c")]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         yield process

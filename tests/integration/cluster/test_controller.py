@@ -9,37 +9,37 @@ from typing import Any
 import httpx
 import pytest
 
-from cluster import objects
-from cluster.access import Access
-from integration.cluster import models
+from devcluster import objects
+from devcluster.cluster_client import ClusterClient
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.connection import connect
-from multitask_operator.controller import SOON, Controller, Decide, Key, WriteRefused
+from multitask_operator.controller import CONFLICT_REQUEUE_SECONDS, Controller, NamespacedName, Reconcile, WriteRejected
 from multitask_operator.objects.actions import Create, PatchStatus
+from multitask_operator.reconciler.cluster_state import ClusterState
 from multitask_operator.reconciler.outcome import Outcome
-from multitask_operator.reconciler.raw import RawState
 from multitask_operator.settings import Settings
+from support.cluster import models
 
 SETTINGS = Settings(trainer_image="example.test/trainer:1", resync_seconds=600)
 PATH = "/apis/multitask.dev/v1alpha1/namespaces/{}/multitaskmodels"
 
 
 @pytest.fixture
-async def client(cluster: Access) -> AsyncIterator[Client]:
+async def client(cluster: ClusterClient) -> AsyncIterator[Client]:
     async with Client(await connect(cluster.admin)) as made:
         yield made
 
 
-def controller(client: Client, decide: Decide) -> Controller:
+def controller(client: Client, decide: Reconcile) -> Controller:
     return Controller(client, SETTINGS, decide, clock=lambda: 1_000_000.0, rng=random.Random(1))
 
 
-def stage(raw: RawState, text: str) -> PatchStatus:
+def stage(raw: ClusterState, text: str) -> PatchStatus:
     assert raw.model is not None
     return PatchStatus({"stage": text}, raw.model["metadata"]["resourceVersion"])
 
 
-def configmap(raw: RawState) -> Create:
+def configmap(raw: ClusterState) -> Create:
     metadata = {"name": "unit", "namespace": raw.namespace}
     return Create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
 
@@ -52,7 +52,7 @@ async def test_a_model_that_is_gone_is_not_looked_at_again(client: Client, names
     def decide(*_: Any) -> Outcome:
         raise AssertionError("there is nothing to decide")
 
-    assert await controller(client, decide).serve(Key(namespace, "desk")) is None
+    assert await controller(client, decide).reconcile(NamespacedName(namespace, "desk")) is None
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,9 @@ async def test_when_it_looks_again(
     client: Client, rest: httpx.Client, namespace: str, look_again: float | None, least: float, most: float
 ) -> None:
     objects.post(rest, PATH.format(namespace), models.model())
-    again = await controller(client, lambda *_: Outcome(look_again=look_again)).serve(Key(namespace, "desk"))
+    again = await controller(client, lambda *_: Outcome(requeue_after=look_again)).reconcile(
+        NamespacedName(namespace, "desk")
+    )
     assert again is not None
     assert least <= again <= most
 
@@ -77,11 +79,11 @@ async def test_somebody_elses_write_in_between_means_a_new_look_soon(
 ) -> None:
     objects.post(rest, PATH.format(namespace), models.model())
 
-    def decide(raw: RawState, *_: Any) -> Outcome:
+    def decide(raw: ClusterState, *_: Any) -> Outcome:
         objects.patch_status(rest, f"{PATH.format(namespace)}/desk", {"stage": "somebody's"})
         return Outcome((stage(raw, "ours"), configmap(raw)))
 
-    assert await controller(client, decide).serve(Key(namespace, "desk")) == SOON
+    assert await controller(client, decide).reconcile(NamespacedName(namespace, "desk")) == CONFLICT_REQUEUE_SECONDS
     assert status(rest, namespace) == {"stage": "somebody's"}
 
 
@@ -92,9 +94,9 @@ async def test_a_write_that_is_refused_is_told_in_the_status_and_nothing_else_is
     objects.post(rest, f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
     objects.post(rest, PATH.format(namespace), models.model())
 
-    def decide(raw: RawState, *_: Any) -> Outcome:
-        return Outcome((configmap(raw), stage(raw, raw.refusals[0].reason if raw.refusals else "never")))
+    def decide(raw: ClusterState, *_: Any) -> Outcome:
+        return Outcome((configmap(raw), stage(raw, raw.rejected_writes[0].reason if raw.rejected_writes else "never")))
 
-    with pytest.raises(WriteRefused, match=r"^cannot create ConfigMap unit: .*exceeded quota: few"):
-        await controller(client, decide).serve(Key(namespace, "desk"))
+    with pytest.raises(WriteRejected, match=r"^cannot create ConfigMap unit: .*exceeded quota: few"):
+        await controller(client, decide).reconcile(NamespacedName(namespace, "desk"))
     assert status(rest, namespace) == {"stage": "Forbidden"}

@@ -9,8 +9,8 @@ from typing import Any
 import httpx
 import pytest
 
-from integration.cluster import admission, models
-from integration.cluster.schemas import Refused, edit, nodes, refusals
+from support.cluster import admission, models
+from support.cluster.schemas import Refused, edit, nodes, refusals
 
 Object = dict[str, Any]
 FULL = {"MultiTaskModel": models.full_model(), "TaskRoute": models.route()}

@@ -7,8 +7,8 @@ from typing import Any
 import httpx
 import pytest
 
-from integration.cluster import admission, models
-from integration.cluster.schemas import ABSENT, edit, nodes
+from support.cluster import admission, models
+from support.cluster.schemas import ABSENT, edit, nodes
 
 Object = dict[str, Any]
 TASK = "spec.tasks[0]"

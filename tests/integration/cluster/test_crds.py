@@ -10,10 +10,10 @@ import httpx
 import pytest
 import yaml
 
-from cluster.access import Access
-from integration.cluster import admission, models
-from integration.cluster.schemas import ABSENT, edit
+from devcluster.cluster_client import ClusterClient
 from multitask_api.resource.parsing import check, parse
+from support.cluster import admission, models
+from support.cluster.schemas import ABSENT, edit
 
 Object = dict[str, Any]
 EXAMPLES = sorted(Path(__file__).parents[3].glob("examples/*/model.yaml"))
@@ -129,7 +129,7 @@ def test_doubles_are_refused(rest: httpx.Client, document: Object, field: str, v
         ({"spec.stages": {"mixture": {"steps": 4}}}, "spec.stages.mixture.steps"),
     ],
 )
-def test_kubectl_refuses_fields_that_do_not_exist(cluster: Access, changes: Object, field: str) -> None:
+def test_kubectl_refuses_fields_that_do_not_exist(cluster: ClusterClient, changes: Object, field: str) -> None:
     document = edit(models.model(), changes)
     done = cluster.kubectl("apply", "--dry-run=server", "--filename", "-", stdin=document, check=False)
     assert done.status != 0
@@ -142,7 +142,7 @@ def test_pod_templates_are_kept_as_they_are(rest: httpx.Client) -> None:
     assert answer.json()["spec"]["training"]["podTemplate"] == template
 
 
-def test_applied_twice_nothing_changes(cluster: Access, namespace: str) -> None:
+def test_applied_twice_nothing_changes(cluster: ClusterClient, namespace: str) -> None:
     document = models.full_model() | {"metadata": {"name": "full", "namespace": namespace}}
     document.pop("status")
     versions = []
@@ -152,7 +152,7 @@ def test_applied_twice_nothing_changes(cluster: Access, namespace: str) -> None:
     assert versions[0] == versions[1]
 
 
-def test_the_greatest_model_is_accepted(cluster: Access, namespace: str) -> None:
+def test_the_greatest_model_is_accepted(cluster: ClusterClient, namespace: str) -> None:
     """128 tasks of 256 labels each: within the size of a request and the cost that rules may have."""
     tasks = [
         models.task(f"task-{number}", labels=[f"label {number:03} {label:03}" for label in range(256)])
@@ -184,7 +184,7 @@ def test_status_is_written_apart(rest: httpx.Client, namespace: str) -> None:
     assert (edited["status"], edited["metadata"]["generation"]) == (models.full_status(), 2)
 
 
-def test_what_kubectl_get_shows(cluster: Access, rest: httpx.Client, namespace: str) -> None:
+def test_what_kubectl_get_shows(cluster: ClusterClient, rest: httpx.Client, namespace: str) -> None:
     admission.create(rest, models.model(), namespace, dry=False)
     admission.create(rest, models.route(), namespace, dry=False)
     path = f"{admission.BASE}/{namespace}/multitaskmodels/desk/status"

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from cluster import objects
-from cluster.chart import rendered
-from cluster.processes import until
-from integration.cluster.desks import MOST_WRITES, apply, desk, job_names
-from integration.cluster.pods import Pods
-from integration.cluster.programs import operator
+from devcluster import objects
+from devcluster.chart import rendered
+from devcluster.processes import until
 from multitask_api.cluster import FINALIZER, MODEL_LABEL
 from multitask_operator.cluster.testing import VARIABLE
-from unit.operator.reconciler.simulation import REMOVED, STORAGE
+from support.cluster.fake_pods import Pods
+from support.cluster.model_factory import MOST_WRITES, apply, desk, job_names
+from support.cluster.operator_process import operator
+from support.simulation import REMOVED, STORAGE
 
 OWNED = "jobs,pods,configmaps,services,serviceaccounts,roles,rolebindings"
 

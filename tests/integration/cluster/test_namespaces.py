@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from cluster import namespaces
-from cluster.processes import until
+from devcluster import namespaces
+from devcluster.processes import until
 
-TESTS = Path(__file__).parents[2]
-STARTER = "import subprocess, sys; from cluster import namespaces; subprocess.run(namespaces.command(sys.argv[1:]))"
+TOOLS = Path(__file__).parents[3] / "tools"
+STARTER = "import subprocess, sys; from devcluster import namespaces; subprocess.run(namespaces.command(sys.argv[1:]))"
 #: Holds a lock on a file for as long as it lives.
 HOLDER = "import fcntl, signal, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, 2); print('held', flush=True); "
 
@@ -33,7 +33,7 @@ def test_killed_its_starter_leaves_nothing_running(tmp_path):
     lock = tmp_path / "lock"
     held = [sys.executable, "-c", f"{HOLDER}signal.pause()", str(lock)]
     argv = [sys.executable, "-c", STARTER, *held]
-    with subprocess.Popen(argv, cwd=TESTS, stdout=subprocess.PIPE, text=True) as starter:
+    with subprocess.Popen(argv, cwd=TOOLS, stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout is not None
         assert starter.stdout.readline() == "held\n"
         with lock.open() as file, pytest.raises(BlockingIOError):

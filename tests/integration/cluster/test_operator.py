@@ -11,15 +11,15 @@ from collections import Counter
 
 import pytest
 
-from cluster import chart, objects
-from integration.cluster.asking import account
-from integration.cluster.desks import MOST_WRITES, apply, desk, status
-from integration.cluster.pods import Pods
-from integration.cluster.programs import operator
+from devcluster import chart, objects
 from multitask_api.cluster import MODEL_LABEL
 from multitask_operator.cluster.testing import VARIABLE
-from unit.operator.builders import task
-from unit.operator.reconciler.simulation import FIELDS, Cluster
+from support.cluster.access_reviews import account
+from support.cluster.fake_pods import Pods
+from support.cluster.model_factory import MOST_WRITES, apply, desk, status
+from support.cluster.operator_process import operator
+from support.graph_builders import task
+from support.simulation import FIELDS, Cluster
 
 #: Deaths of the API server in one run, and the operator's writes between two.
 DEATHS, WRITES = 3, 10

@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cluster import objects
-from cluster.access import Access, Object
-from cluster.control_plane import ControlPlane
-from integration.cluster import models
-from integration.cluster.programs import PROGRAM, operator
+from devcluster import objects
+from devcluster.cluster_client import ClusterClient, Object
+from devcluster.control_plane import ControlPlane
+from support.cluster import models
+from support.cluster.operator_process import PROGRAM, operator
 
 MODELS = "/apis/multitask.dev/v1alpha1/namespaces/{}/multitaskmodels"
 
@@ -41,7 +41,7 @@ def jobs(rest: httpx.Client, namespace: str) -> list[str]:
 
 
 def test_a_model_is_noticed_and_the_program_ends_at_sigterm(
-    cluster: Access, rest: httpx.Client, namespace: str, tmp_path: Path
+    cluster: ClusterClient, rest: httpx.Client, namespace: str, tmp_path: Path
 ) -> None:
     with operator(cluster.admin, tmp_path, namespace) as running:
         running.until("it is up", lambda: "health on port" in running.text())
@@ -62,7 +62,7 @@ def test_a_model_is_noticed_and_the_program_ends_at_sigterm(
 
 
 def test_nothing_is_written_when_nothing_happens(
-    cluster: Access, rest: httpx.Client, namespace: str, tmp_path: Path
+    cluster: ClusterClient, rest: httpx.Client, namespace: str, tmp_path: Path
 ) -> None:
     claims(rest, namespace)
     create(rest, namespace, models.model())
@@ -78,7 +78,7 @@ def test_nothing_is_written_when_nothing_happens(
 
 
 def test_no_finalizers_and_no_annotations_are_left_on_anything(
-    cluster: Access, rest: httpx.Client, namespace: str, tmp_path: Path
+    cluster: ClusterClient, rest: httpx.Client, namespace: str, tmp_path: Path
 ) -> None:
     claims(rest, namespace)
     create(rest, namespace, models.model())
@@ -91,7 +91,7 @@ def test_no_finalizers_and_no_annotations_are_left_on_anything(
 
 
 def test_a_broken_model_does_not_keep_the_next_one_waiting(
-    cluster: Access, rest: httpx.Client, namespace: str, tmp_path: Path
+    cluster: ClusterClient, rest: httpx.Client, namespace: str, tmp_path: Path
 ) -> None:
     claims(rest, namespace)
     with operator(cluster.admin, tmp_path, namespace, MULTITASK_WORKERS="1") as running:

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from cluster import chart
-from integration.cluster.breaking import (
+from devcluster import chart
+from support.cluster.fault_steps import (
     BATCH,
     RBAC,
     access_goes,
@@ -63,9 +63,9 @@ from integration.cluster.breaking import (
     without_policy,
     without_quota,
 )
-from integration.cluster.desk import Desk
-from integration.cluster.world import world
-from unit.operator.builders import task
+from support.cluster.model_scenario import ModelScenario
+from support.cluster.operator_cluster import world
+from support.graph_builders import task
 
 #: Situations that happen at the same time.
 AT_ONCE = 64
@@ -373,7 +373,7 @@ def happen(made, sentence):
     """The situation from its beginning to its end."""
     situation = SITUATIONS[sentence]
     namespace = re.sub(r"[^a-z0-9]+", "-", sentence.lower())[:60].strip("-")
-    with Desk(made, namespace, situation.name, situation.written, **situation.spec) as desk:
+    with ModelScenario(made, namespace, situation.name, situation.written, **situation.spec) as desk:
         made.namespace(desk.rest, namespace, labels=situation.labels, whole=situation.whole)
         situation.given(desk)
         desk.apply()

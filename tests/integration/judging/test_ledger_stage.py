@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from judging_suite import Suite, exported_suite
 from multitask_api.stage_io.parameters import LedgerParameters
 from multitask_api.stage_io.results import LedgerResult
 from multitask_trainer.stages import ledger
+from support.evaluation_fixtures import Suite, exported_suite
 
 
 def weights(folder: str | Path) -> int:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from judging_suite import INTENT, TEXTS, exported_suite, make_form
 from multitask_api.stage_io.manifest import MANIFEST
 from multitask_api.stage_io.parameters import VerifyParameters
 from multitask_api.stage_io.results import VerifyResult
 from multitask_trainer.errors import ArtifactError, StageError
 from multitask_trainer.stages import verify
 from multitask_trainer.storage import describe, read_manifest, write_atomically
+from support.evaluation_fixtures import INTENT, TEXTS, exported_suite, make_form
 
 
 def run(suite):

@@ -20,4 +20,8 @@ class FakeStages:
 if __name__ == "__main__":
     file, _, workdir, *options = sys.argv[1:]
     serve = options != ["--no-serve"]
-    sys.exit(cli.said(lambda: run.run(Path(file), Path(workdir), serve=serve, as_json=False, launcher=FakeStages())))
+    sys.exit(
+        cli.run_reporting_errors(
+            lambda: run.run(Path(file), Path(workdir), serve=serve, as_json=False, launcher=FakeStages())
+        )
+    )

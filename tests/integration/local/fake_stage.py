@@ -18,7 +18,7 @@ from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io import parameters as records
 from multitask_api.stages import Node, NodeState
 from multitask_trainer.stage import Outcome, Stage, run
-from unit.operator.builders import RESULTS
+from support.graph_builders import RESULTS
 
 RECORDS = {
     "prepare": records.PrepareParameters,

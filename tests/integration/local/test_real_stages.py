@@ -10,7 +10,7 @@ import sys
 import pytest
 import yaml
 
-from unit.operator.builders import task
+from support.graph_builders import task
 
 GOOD = {"text": "the printer is on fire", "label": "a"}
 

@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from unit.operator.builders import task
+from support.graph_builders import task
 
 TESTS = Path(__file__).parents[2]
 FAKE = Path(__file__).with_name("fake_mtm.py")

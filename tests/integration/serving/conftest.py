@@ -16,7 +16,7 @@ from multitask_serving.engine.answers import Request
 from multitask_serving.engine.engine import Engine
 from multitask_serving.triton.repository import ModelSettings, write_repository
 from multitask_serving.triton.server import TritonServer
-from unit.engine.builders import delta, llama, served, write_bundle
+from support.engine_builders import delta, llama, served, write_bundle
 
 URGENCY = "How urgent is this message?\n{text}\nUrgency:"
 PAIR = "Same subject?\n{first}\n{second}\nAnswer:"

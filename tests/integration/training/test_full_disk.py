@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from api_server import NAME, ApiServer, running
 from multitask_api.cluster import CONFIGMAP_VARIABLE, EXIT_DONE, EXIT_RETRYABLE, FAILURE_KEY, MOUNTS_VARIABLE
+from support.fake_api_server import NAME, ApiServer, running
 from unit.test_pod import manifest, orders, prepare
 
 #: A mount that only the program sees, and that goes with it; no privilege is needed for it.

@@ -15,14 +15,14 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from api_server import NAME, ApiServer, running
 from multitask_api.cluster import CONFIGMAP_VARIABLE, FAILURE_KEY, ORDERS_KEY
 from multitask_api.stage_io.manifest import StageOrder
 from multitask_api.stage_io.packing import manifest_key, unpack_manifest
 from multitask_api.stage_io.parameters import StageParameters
 from multitask_api.stage_io.results import TrainResult
 from multitask_api.stages.versions import VERSIONS
-from training_suite import Suite, base_parameters, optimisation, pretraining, train_parameters
+from support.fake_api_server import NAME, ApiServer, running
+from support.training_fixtures import Suite, base_parameters, optimisation, pretraining, train_parameters
 
 pytestmark = pytest.mark.integration
 

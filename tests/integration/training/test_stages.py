@@ -17,7 +17,7 @@ from multitask_api.stage_io.results import BaseResult, TrainResult
 from multitask_trainer.data.rows import write_rows
 from multitask_trainer.judging.scoring import read_scores
 from multitask_trainer.storage import content_digest
-from training_suite import TASKS, Suite, base_parameters, optimisation, pretraining, rows, train_parameters
+from support.training_fixtures import TASKS, Suite, base_parameters, optimisation, pretraining, rows, train_parameters
 
 pytestmark = pytest.mark.integration
 

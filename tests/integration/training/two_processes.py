@@ -16,7 +16,7 @@ from multitask_trainer.training.dataset import Examples
 from multitask_trainer.training.loop import Loop, Settings
 from multitask_trainer.training.run import TaskBatches
 from multitask_trainer.training.sampler import Sampler
-from training_suite import optimisation, small_decoder
+from support.training_fixtures import optimisation, small_decoder
 
 
 def main(folder: Path) -> None:

@@ -9,8 +9,7 @@ import pytest
 from multitask_api.resource.parsing import check
 from multitask_api.stages.graph import build
 from multitask_api.stages.nodes import NodeState
-
-from .runs import World, changed, document, resolved, task
+from support.stage_runs import World, changed, document, resolved, task
 
 AFTER_FILTER = ["mixture/classification", "bundle", "evaluate/classification", "export", "verify", "ledger"]
 ALL = [

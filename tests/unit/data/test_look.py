@@ -10,8 +10,7 @@ from multitask_trainer.data.look import TaskLook, look, refuse_if_unusable
 from multitask_trainer.data.places import Places
 from multitask_trainer.data.rows import Row
 from multitask_trainer.errors import DataError
-
-from .builders import GOOD, data, generation, task
+from support.data_builders import GOOD, data, generation, task
 
 
 def looked(folder: Path, definition: Any = None, **splits: Any) -> TaskLook:

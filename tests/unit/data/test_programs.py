@@ -23,8 +23,7 @@ from multitask_trainer.data.places import Places
 from multitask_trainer.data.rows import Row, read_inputs, read_rows
 from multitask_trainer.stage import run
 from multitask_trainer.stages import data_check, prepare, resolve
-
-from .builders import GOOD, data, task, write
+from support.data_builders import GOOD, data, task, write
 
 UNREACHABLE = (
     "the hub cannot be reached to resolve the revision, and this machine has no copy; go online, or give a full commit"

@@ -14,8 +14,7 @@ from multitask_trainer.data.hub import HubData, read_split
 from multitask_trainer.data.places import DataFile, Places
 from multitask_trainer.data.reading import read, read_texts
 from multitask_trainer.errors import DataError
-
-from .builders import GOOD, lines, write
+from support.data_builders import GOOD, lines, write
 
 
 def found(address: str, root: Path) -> list[RawRow | Fault]:

@@ -21,7 +21,7 @@ from multitask_serving.engine.errors import (
 )
 from multitask_serving.engine.model import LoadedModel
 from multitask_serving.engine.sampling import Sampling
-from unit.engine.builders import TEXT, delta, llama, served, tokenizer, write_bundle
+from support.engine_builders import TEXT, delta, llama, served, tokenizer, write_bundle
 
 WORDS = " ".join(TEXT).split()
 DRAW = random.Random(8)

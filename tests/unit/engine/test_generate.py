@@ -11,7 +11,7 @@ from torch import nn
 from multitask_serving.engine.errors import InvalidSampling
 from multitask_serving.engine.generate import Prompted, Step, generate_rows
 from multitask_serving.engine.sampling import Sampling, choose
-from unit.engine.builders import llama, tokenizer
+from support.engine_builders import llama, tokenizer
 
 TOK = tokenizer()
 EOS = 2

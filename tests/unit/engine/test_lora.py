@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from multitask_serving.engine.errors import InvalidBundle
 from multitask_serving.engine.lora import AdapterIndex, RowLoraLinear, attach
 from multitask_serving.engine.model import load_model, read_adapter
-from unit.engine.builders import delta, llama, merged, served, write_bundle
+from support.engine_builders import delta, llama, merged, served, write_bundle
 
 SCALING = 0.5
 RANKS = (1, 3, 4, 8)

@@ -24,7 +24,7 @@ from multitask_serving.engine.prompt import (
     encode_target,
     prompt_budget,
 )
-from unit.engine.builders import tokenizer
+from support.engine_builders import tokenizer
 
 TOK = tokenizer()
 

@@ -14,7 +14,7 @@ from multitask_serving.engine.backbone import Backbone
 from multitask_serving.engine.errors import InvalidBundle
 from multitask_serving.engine.score import best_labels, classify_rows, micro_batches
 from multitask_serving.engine.trie import Trie
-from unit.engine.builders import llama
+from support.engine_builders import llama
 
 EOS = 2
 DRAW = np.random.default_rng(3)

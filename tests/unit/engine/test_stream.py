@@ -5,7 +5,7 @@ import random
 import pytest
 
 from multitask_serving.engine.stream import TextStream
-from unit.engine.builders import tokenizer
+from support.engine_builders import tokenizer
 
 TOK = tokenizer()
 

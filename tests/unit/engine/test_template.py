@@ -5,7 +5,7 @@ import pytest
 from multitask_serving.engine.errors import TemplateError
 from multitask_serving.engine.prompt import compile_pieces, fields_of
 from multitask_serving.engine.template import Field, answer_separator, fields_of_pieces, parse_template
-from unit.engine.builders import tokenizer
+from support.engine_builders import tokenizer
 
 
 @pytest.mark.parametrize(

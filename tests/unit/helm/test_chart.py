@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster import chart
-from cluster.chart import CHART
+from devcluster import chart
+from devcluster.chart import CHART
 from multitask_operator.settings import Settings, read_settings, variable
 
 ROOT = Path(__file__).parents[3]

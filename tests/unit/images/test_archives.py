@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from cluster import archives
+from devcluster import archives
 
 
 def tar(entries: dict[str, bytes]) -> bytes:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cluster import images
+from devcluster import images
 from multitask_api.cluster import command
 from multitask_operator.objects.pods import USER
 

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pytest
 
-from cluster import environment, images, machine
-from cluster.environment import Environment
-from cluster.recipe import Recipe
+from devcluster import environment, images, pip_config
+from devcluster.environment import Environment
+from devcluster.image_inputs import ImageInputs
 from unit.operator.objects import test_pods
 
 ROOT = Path(__file__).parents[3]
-RECIPE = Recipe("Dockerfile", ("lock", "package/src"), "1", "10001:10001")
+RECIPE = ImageInputs("Dockerfile", ("lock", "package/src"), "1", "10001:10001")
 
 
 @pytest.fixture
@@ -95,7 +95,7 @@ def test_pips_settings_come_from_its_files_in_order_and_from_variables_last(tmp_
     )
     (tmp_path / "user").write_text("[global]\nindex-url = two\n")
     files = [tmp_path / "site", tmp_path / "absent", tmp_path / "user"]
-    assert machine.pip_settings(files, {"PIP_TIMEOUT": "9", "SSL_CERT_FILE": "/ca"}) == {
+    assert pip_config.pip_settings(files, {"PIP_TIMEOUT": "9", "SSL_CERT_FILE": "/ca"}) == {
         "index-url": "two",
         "trusted-host": "a\nb",
         "cert": "/ca",
@@ -105,7 +105,7 @@ def test_pips_settings_come_from_its_files_in_order_and_from_variables_last(tmp_
 
 def test_a_build_gets_the_settings_and_the_certificates_they_name(tmp_path):
     (tmp_path / "ca").write_text("CERTIFICATES")
-    volumes = machine.volumes(tmp_path / "machine", {"cert": str(tmp_path / "ca"), "trusted-host": "a\nb"})
+    volumes = pip_config.volumes(tmp_path / "machine", {"cert": str(tmp_path / "ca"), "trusted-host": "a\nb"})
     inside = {path: source for source, path in volumes.items()}
     written = configparser.RawConfigParser()
     written.read(inside["/etc/pip.conf"])

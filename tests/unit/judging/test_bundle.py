@@ -7,7 +7,6 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from judging_suite import INTENT, REPLY, URGENCY, Suite, make_base, train_result
 from multitask_api.resource.spec import Tuning
 from multitask_api.stage_io.parameters import BundleParameters
 from multitask_serving.engine.answers import Request
@@ -16,6 +15,7 @@ from multitask_trainer.bundling import Part, assemble
 from multitask_trainer.errors import StageError
 from multitask_trainer.stages import bundle
 from multitask_trainer.tuning import method
+from support.evaluation_fixtures import INTENT, REPLY, URGENCY, Suite, make_base, train_result
 
 GROUPS = {"classification": (INTENT, URGENCY), "generation": (REPLY,)}
 LORA = Tuning(method="LoRA", rank=3, alpha=6)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from judging_suite import Suite, train_result
 from multitask_api.resource.spec import HighResourceStage, MixtureStage
 from multitask_api.stage_io.parameters import FilterParameters
 from multitask_api.stage_io.results import FilterResult, PrepareResult, SplitRows
 from multitask_trainer.stages import filter as filter_stage
+from support.evaluation_fixtures import Suite, train_result
 
 
 def run(root, tasks, **changes):

@@ -8,7 +8,15 @@ from pathlib import Path
 import pytest
 import yaml
 
-from judging_suite import (
+from multitask_api.bundle import ServedTask
+from multitask_api.routes import TaskRoute
+from multitask_api.stage_io.parameters import EvaluateParameters
+from multitask_serving.engine.engine import Engine
+from multitask_trainer.data.rows import Row
+from multitask_trainer.errors import StageError
+from multitask_trainer.judging.scoring import answer_rows, read_scores
+from multitask_trainer.stages import evaluate
+from support.evaluation_fixtures import (
     INTENT,
     TEXTS,
     TRAIN,
@@ -23,14 +31,6 @@ from judging_suite import (
     suite_of,
     train_result,
 )
-from multitask_api.bundle import ServedTask
-from multitask_api.routes import TaskRoute
-from multitask_api.stage_io.parameters import EvaluateParameters
-from multitask_serving.engine.engine import Engine
-from multitask_trainer.data.rows import Row
-from multitask_trainer.errors import StageError
-from multitask_trainer.judging.scoring import answer_rows, read_scores
-from multitask_trainer.stages import evaluate
 
 
 @pytest.fixture(scope="module")

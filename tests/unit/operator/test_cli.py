@@ -15,11 +15,11 @@ from multitask_api.stage_io.manifest import StageFailure
 from multitask_operator import cli
 from multitask_operator.commands import others
 from multitask_operator.commands.others import exported
-from multitask_operator.local.loading import device, ignored_fields
-from multitask_operator.local.publishing import Published
+from multitask_operator.local.model_file import device, ignored_fields
+from multitask_operator.local.promotion import Published
 from multitask_operator.local.workdir import write
 from multitask_operator.report.build import build_report
-from unit.operator.builders import all_done, graph_of, model, task
+from support.graph_builders import all_done, graph_of, model, task
 from unit.operator.test_workdir import DESK, filled
 
 
@@ -120,7 +120,7 @@ def test_a_fault_of_the_program_leaves_its_traceback_in_a_file(capsys):
     def broken():
         raise ZeroDivisionError("division by zero")
 
-    assert cli.said(broken) == 1
+    assert cli.run_reporting_errors(broken) == 1
     err = capsys.readouterr().err
     assert err.startswith("error: ZeroDivisionError: division by zero; this is a fault of mtm; details in ")
     with open(err.strip().rsplit(" ", 1)[1], encoding="utf-8") as file:  # noqa: PTH123
@@ -131,7 +131,7 @@ def test_a_full_disk_is_no_fault_of_the_program(capsys):
     def full():
         raise OSError(errno.ENOSPC, "No space left on device", "report.json")
 
-    assert cli.said(full) == 1
+    assert cli.run_reporting_errors(full) == 1
     assert capsys.readouterr().err.startswith("error: report.json: No space left on device; check the path, ")
 
 
@@ -201,7 +201,7 @@ def test_an_unverified_export_is_served_with_a_warning(tmp_path, capsys, monkeyp
     key = next(key for key in workdir.manifests() if key[0] == "export")
     workdir.publish(Published(key, key if verified else None))
     started = []
-    monkeypatch.setattr(others, "become", lambda *program: started.append(program) or 0)
+    monkeypatch.setattr(others, "exec_module", lambda *program: started.append(program) or 0)
     assert cli.invoke(["serve", str(tmp_path)]) == 0
     assert started[0][2][0] == str(workdir.artifact(key))
     err = capsys.readouterr().err
@@ -215,7 +215,7 @@ def test_the_servers_options_are_in_the_help_and_passed_on(tmp_path, capsys, mon
     key = next(key for key in workdir.manifests() if key[0] == "export")
     workdir.publish(Published(key, key))
     started = []
-    monkeypatch.setattr(others, "become", lambda *program: started.append(program) or 0)
+    monkeypatch.setattr(others, "exec_module", lambda *program: started.append(program) or 0)
     options = ["--device", "cpu", "--threads", "2", "--triton-port", "8001", "--work", "w"]
     assert cli.invoke(["serve", str(tmp_path), *options]) == 0
     passed = started[0][2][1:]

@@ -10,17 +10,17 @@ import pytest
 from multitask_api.stage_io.manifest import StageProgress
 from multitask_api.stage_io.results import EvaluateResult
 from multitask_operator import cli
-from multitask_operator.cluster.viewing import user_namespace
-from multitask_operator.commands.cluster.asking import Where
+from multitask_operator.cluster.logs import user_namespace
+from multitask_operator.commands.cluster.diagnosis import diagnose
 from multitask_operator.commands.cluster.jobs import job_rows
-from multitask_operator.commands.cluster.picture import picture
+from multitask_operator.commands.cluster.model_view import model_view
 from multitask_operator.commands.cluster.plan import planned_of
-from multitask_operator.commands.cluster.pods import NoSuchStage, chosen, gone, newest_pod, not_started
-from multitask_operator.commands.cluster.reasons import explained
-from multitask_operator.planner.status import stamp
+from multitask_operator.commands.cluster.pods import NoSuchStage, log_unavailable, newest_pod, not_started, select_job
+from multitask_operator.commands.cluster.session import ClusterOptions
+from multitask_operator.planner.status import format_time
 from multitask_operator.report.build import build_report
-from unit.operator.builders import all_done, graph_of, task
-from unit.operator.reconciler.simulation import BEGAN, REMOVED, Cluster
+from support.graph_builders import all_done, graph_of, task
+from support.simulation import BEGAN, REMOVED, Cluster
 
 GPU = {"reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}
 
@@ -76,7 +76,7 @@ class Desk(Cluster):
         self.end(job, "Failed", "Job has reached the specified backoff limit")
 
     def explained(self, later=0.0):
-        return explained(self.raw(), self.now + later)
+        return diagnose(self.raw(), self.now + later)
 
 
 def waiting_for(job="resolve", **state):
@@ -112,7 +112,7 @@ def suspended_once_trained():
 def deleted():
     desk = Desk()
     desk.settle()
-    desk.model["metadata"]["deletionTimestamp"] = stamp(BEGAN)
+    desk.model["metadata"]["deletionTimestamp"] = format_time(BEGAN)
     return desk
 
 
@@ -320,7 +320,7 @@ def test_what_was_said_of_a_job_is_over_once_it_has_a_pod():
 
 def test_an_operator_that_does_nothing_is_found_out_after_a_minute():
     desk = Desk()
-    desk.model["metadata"]["creationTimestamp"] = stamp(BEGAN)
+    desk.model["metadata"]["creationTimestamp"] = format_time(BEGAN)
     assert desk.explained(later=10).reason == "OperatorActs"
     found = desk.explained(later=90)
     assert (found.reason, found.blocked) == ("OperatorNotActing", True)
@@ -333,7 +333,7 @@ def test_open_and_failed_jobs_show_what_they_do():
     desk = Desk()
     job = desk.until("prepare")
     desk.pod(job, phase="Running")
-    desk.objects["Job", job]["status"] = {"startTime": stamp(BEGAN)}
+    desk.objects["Job", job]["status"] = {"startTime": format_time(BEGAN)}
     said = StageProgress(stage="prepare/intent", phase="rows", step=50, total=400, tokens_per_second=9000.0)
     desk.say(job, progress=said.to_json())
     (row,) = job_rows(desk.raw(), BEGAN + 12)
@@ -348,7 +348,7 @@ def test_the_plan_says_what_is_cached_at_work_failed_and_to_come():
     desk = Desk()
     desk.until("baseline")
     desk.fail(desk.jobs("baseline")[0], 0, "Fault", "it broke\nbadly")
-    states = planned_of(picture(desk.raw(), desk.now)).states
+    states = planned_of(model_view(desk.raw(), desk.now)).states
     kinds = {name.split("/")[0]: state for name, state in states.items()}
     assert kinds["prepare"] == "cached"
     assert sorted(state for name, state in states.items() if name.startswith("baseline")) == [
@@ -361,12 +361,12 @@ def test_the_plan_says_what_is_cached_at_work_failed_and_to_come():
 def test_before_the_data_is_looked_at_the_plan_says_so():
     desk = Desk()
     desk.settle()
-    assert any("have not been looked at" in note for note in planned_of(picture(desk.raw(), desk.now)).notes)
+    assert any("have not been looked at" in note for note in planned_of(model_view(desk.raw(), desk.now)).notes)
 
 
 def test_the_report_is_that_of_a_local_run_of_the_same_manifests():
     desk = trained()
-    shown = picture(desk.raw(), desk.now)
+    shown = model_view(desk.raw(), desk.now)
     manifests = all_done(desk.resource, serve=False)
     ran = {key[0]: item.seconds for key, item in manifests.items()}
     here = build_report(desk.resource, graph_of(desk.resource, manifests, serve=False), ran)
@@ -396,10 +396,10 @@ def done():
 @pytest.mark.parametrize(("stage", "kind", "said"), LOGS)
 def test_a_log_is_named_by_its_stage(done, stage, kind, said):
     if kind is not None:
-        assert chosen(done, stage).kind == kind
+        assert select_job(done, stage).kind == kind
         return
     with pytest.raises(NoSuchStage) as error:
-        chosen(done, stage)
+        select_job(done, stage)
     assert said in str(error.value)
 
 
@@ -407,9 +407,9 @@ def test_without_a_stage_what_failed_is_shown_before_what_runs():
     desk = Desk()
     desk.until("baseline")
     first, second = desk.jobs("baseline")
-    assert chosen(desk.raw(), None).name in (first, second)
+    assert select_job(desk.raw(), None).name in (first, second)
     desk.fail(second, 0, "Fault", "it broke")
-    assert chosen(desk.raw(), None).name == second
+    assert select_job(desk.raw(), None).name == second
 
 
 def test_the_newest_pod_of_the_first_node_is_meant():
@@ -419,7 +419,7 @@ def test_the_newest_pod_of_the_first_node_is_meant():
         desk.written += 1
         desk.pod(job, number)
     desk.objects["Pod", f"{job}-2"]["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": "1"}
-    assert newest_pod(chosen(desk.raw(), "resolve"))["metadata"]["name"] == f"{job}-1"
+    assert newest_pod(select_job(desk.raw(), "resolve"))["metadata"]["name"] == f"{job}-1"
 
 
 def test_a_pod_that_is_gone_leaves_what_it_last_said():
@@ -428,18 +428,18 @@ def test_a_pod_that_is_gone_leaves_what_it_last_said():
     desk.say(job, progress=StageProgress(stage="baseline/x", phase="training", step=3, total=9).to_json())
     desk.fail(job, 0, "Fault", "it broke")
     raw = desk.raw()
-    unit = chosen(raw, job)
+    unit = select_job(raw, job)
     assert newest_pod(unit) is None
-    text = gone(raw, unit)
+    text = log_unavailable(raw, unit)
     assert "no pod of baseline/urgency/seed-17 is left" in text
     assert f"ConfigMap {job} says why it failed (it broke) and says how far it came (baseline/x training 3/9" in text
-    assert "holds the result of 1 of 1 stages" in gone(raw, chosen(trained().raw(), "filter"))
+    assert "holds the result of 1 of 1 stages" in log_unavailable(raw, select_job(trained().raw(), "filter"))
 
 
 def test_a_pod_that_has_not_begun_says_what_it_waits_for():
     desk = waiting_for(scheduled=GPU)
     raw = desk.raw()
-    unit = chosen(raw, None)
+    unit = select_job(raw, None)
     assert "waits for a free nvidia.com/gpu" in not_started(raw, unit, newest_pod(unit))
 
 
@@ -460,11 +460,11 @@ def test_hand_written_manifests_and_statuses_break_nothing():
 def test_a_name_means_a_resource_unless_a_file_is_called_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "desk").mkdir()
-    assert not Where().means("desk")
-    assert Where(namespace="ml").means("desk")
-    assert Where().means("other")
-    assert not Where().means("other.yaml")
-    assert not Where().means("./other")
+    assert not ClusterOptions().means("desk")
+    assert ClusterOptions(namespace="ml").means("desk")
+    assert ClusterOptions().means("other")
+    assert not ClusterOptions().means("other.yaml")
+    assert not ClusterOptions().means("./other")
 
 
 CONFIG = {

@@ -17,8 +17,8 @@ from multitask_operator.cluster.errors import (
     Conflict,
     Forbidden,
     NotFound,
-    Refused,
     Request,
+    RequestRejected,
     Unavailable,
     error_for,
 )
@@ -42,8 +42,8 @@ def status(reason: str, message: str) -> str:
         pytest.param(
             403, status("Forbidden", "exceeded quota"), Forbidden, False, "exceeded quota", id="quota or permission"
         ),
-        pytest.param(422, status("Invalid", "spec: bad"), Refused, False, "spec: bad", id="invalid"),
-        pytest.param(413, "", Refused, False, "HTTP 413", id="too large, without a word"),
+        pytest.param(422, status("Invalid", "spec: bad"), RequestRejected, False, "spec: bad", id="invalid"),
+        pytest.param(413, "", RequestRejected, False, "HTTP 413", id="too large, without a word"),
         pytest.param(429, status("TooManyRequests", "later"), Unavailable, True, "later", id="overloaded"),
         pytest.param(500, status("InternalError", "etcd"), Unavailable, True, "etcd", id="a fault of the server"),
         pytest.param(503, "<html>" + "x" * 1000, Unavailable, True, "<html>xxx", id="something in between"),

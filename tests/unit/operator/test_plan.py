@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from multitask_api.stage_io.manifest import Resolved
 from multitask_operator.planner import Capacity, Running, plan
 from multitask_operator.planner.costs import training_threads
-from unit.operator.builders import (
+from support.graph_builders import (
     GB,
     TWO_CORES,
     all_done,
@@ -110,7 +110,7 @@ def test_failures_are_tried_again_only_when_that_can_help(kind, attempts, since,
     if again:
         assert decided.starts[0].attempt == attempts + 1
     elif not finished:
-        assert decided.look_again == pytest.approx(5.0 * 2 ** (attempts - 1) - since)
+        assert decided.requeue_after == pytest.approx(5.0 * 2 ** (attempts - 1) - since)
 
 
 def test_a_failed_stage_does_not_hold_back_independent_ones():

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from multitask_api.stage_io.manifest import StageFailure
-from multitask_operator.local.publishing import Check, Published, check_of, promoted_export, published
-from unit.operator.builders import all_done, failed, graph_of, model, task
+from multitask_operator.local.promotion import Check, Published, check_of, promoted_export, published
+from support.graph_builders import all_done, failed, graph_of, model, task
 
 DESK = model(task("urgency"))
 OLD, OTHER, NEW = (("export", letter * 12) for letter in "abc")

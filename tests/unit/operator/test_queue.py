@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from multitask_api.errors import RetryableError
 from multitask_operator.queue import Backoff, Queue, Schedule
-from unit.operator.virtual_time import run
+from support.virtual_time import run
 
 
 class Clock:

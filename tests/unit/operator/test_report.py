@@ -13,7 +13,7 @@ from multitask_operator.formatting import interval
 from multitask_operator.planner.estimate import estimate
 from multitask_operator.report.build import build_report, frozen_base_notes
 from multitask_operator.report.html import render
-from unit.operator.builders import all_done, graph_of, model, task
+from support.graph_builders import all_done, graph_of, model, task
 
 DESK = model()
 

@@ -8,7 +8,7 @@ import pytest
 
 from multitask_api.stage_io.results import ServedBy, TaskVerdict
 from multitask_operator.planner import Running, plan
-from unit.operator.builders import all_done, failed, graph_of, model, observed, task
+from support.graph_builders import all_done, failed, graph_of, model, observed, task
 
 DESK = model()
 DONE = all_done(DESK)

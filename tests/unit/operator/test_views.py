@@ -8,10 +8,10 @@ import pytest
 from rich.console import Console
 
 from multitask_api.stage_io.manifest import StageProgress
-from multitask_operator.commands.views import LineView, LiveView, describe
+from multitask_operator.commands.progress import LineView, LiveView, describe
 from multitask_operator.formatting import duration, size
 from multitask_operator.planner import plan
-from unit.operator.builders import all_done, failed, graph_of, model, observed
+from support.graph_builders import all_done, failed, graph_of, model, observed
 
 DESK = model()
 DONE = all_done(DESK)

@@ -10,11 +10,11 @@ import pytest
 
 from multitask_api.stage_io.manifest import FileEntry
 from multitask_api.stages import NodeState
-from multitask_operator.local import collecting
+from multitask_operator.local import gc
 from multitask_operator.local.errors import WorkdirError
-from multitask_operator.local.publishing import Published
+from multitask_operator.local.promotion import Published
 from multitask_operator.local.workdir import PlannedModel, Workdir
-from unit.operator.builders import all_done, graph_of, manifest, model, resolved, task
+from support.graph_builders import all_done, graph_of, manifest, model, resolved, task
 
 DESK = model(task("urgency"), task("reply", "Generation"))
 KB = b"x" * 1000
@@ -118,20 +118,20 @@ def test_links_to_what_is_published_move_with_the_folder_and_end_with_the_artifa
 
 
 def test_nothing_is_garbage_right_after_a_run(workdir):
-    assert collecting.find(workdir) == collecting.Garbage((), (), 0)
+    assert gc.find(workdir) == gc.Garbage((), (), 0)
 
 
 def test_what_a_changed_model_no_longer_uses_goes(tmp_path):
     before = filled(tmp_path)
     old = set(before.manifests())
     workdir = filled(tmp_path, model(task("urgency", prompt="{text} how?\n:"), task("reply", "Generation")))
-    garbage = collecting.find(workdir)
+    garbage = gc.find(workdir)
     assert set(garbage.artifacts) < old
     assert "prepare/urgency" in {stage for stage, _ in garbage.artifacts}
     assert "prepare/reply" not in {stage for stage, _ in garbage.artifacts}
     assert garbage.bytes >= 1000 * len(garbage.artifacts)
-    collecting.remove(workdir, garbage)
-    assert collecting.find(workdir).artifacts == ()
+    gc.remove(workdir, garbage)
+    assert gc.find(workdir).artifacts == ()
     manifests = workdir.manifests()
     assert graph_of(workdir.planned()["desk"].model, manifests).finished
 
@@ -139,9 +139,9 @@ def test_what_a_changed_model_no_longer_uses_goes(tmp_path):
 def test_another_model_of_the_same_folder_keeps_what_it_uses(tmp_path):
     filled(tmp_path)
     workdir = filled(tmp_path, model(task("urgency"), name="other"))
-    assert collecting.find(workdir).artifacts == ()
+    assert gc.find(workdir).artifacts == ()
     (tmp_path / "models/desk.json").unlink()
-    gone = {stage for stage, _ in collecting.find(workdir).artifacts}
+    gone = {stage for stage, _ in gc.find(workdir).artifacts}
     assert {"prepare/reply", "export"} <= gone
     assert "prepare/urgency" not in gone
 
@@ -152,33 +152,33 @@ def test_a_stage_whose_digest_is_not_known_yet_keeps_its_artifacts(workdir):
     (workdir.artifact(key) / "manifest.json").unlink()
     graph = graph_of(DESK, workdir.manifests())
     assert graph["mixture/classification"].state is NodeState.WAITING
-    assert collecting.find(workdir).artifacts == ()
+    assert gc.find(workdir).artifacts == ()
 
 
 @pytest.mark.parametrize("published", ["current", "verified"])
 def test_what_is_served_and_what_is_gone_back_to_are_kept(workdir, published):
     old = manifest(graph_of(DESK, all_done(DESK))["export"], DESK).model_copy(update={"digest": "0" * 12})
     put(workdir, ("export", "0" * 12), old)
-    assert [key for key in collecting.find(workdir).artifacts if key[0] == "export"] == [("export", "0" * 12)]
+    assert [key for key in gc.find(workdir).artifacts if key[0] == "export"] == [("export", "0" * 12)]
     workdir.publish(Published(**{published: ("export", "0" * 12)}))
-    assert collecting.find(workdir).artifacts == ()
+    assert gc.find(workdir).artifacts == ()
 
 
 def test_bytes_with_a_link_elsewhere_free_nothing(workdir, tmp_path):
     put(workdir, ("export", "0" * 12), next(iter(workdir.manifests().values())), files=("a.bin", "b.bin"))
     folder = workdir.artifact(("export", "0" * 12))
-    alone = collecting.find(workdir).bytes
+    alone = gc.find(workdir).bytes
     os.link(folder / "a.bin", tmp_path / "elsewhere.bin")
-    assert collecting.find(workdir).bytes == alone - 1000
+    assert gc.find(workdir).bytes == alone - 1000
 
 
 def test_scratch_of_finished_stages_goes_and_of_unfinished_ones_stays(workdir):
     base = next(key for key in workdir.manifests() if key[0] == "base")
     for name in (f"base-{base[1]}", "prepare__urgency-000000000000"):
         (workdir.path / "work" / name).mkdir(parents=True)
-    assert {path.name for path in collecting.find(workdir).folders} == {
+    assert {path.name for path in gc.find(workdir).folders} == {
         f"base-{base[1]}",
         "prepare__urgency-000000000000",
     }
     (workdir.artifact(base) / "manifest.json").unlink()
-    assert {path.name for path in collecting.find(workdir).folders} == {"prepare__urgency-000000000000"}
+    assert {path.name for path in gc.find(workdir).folders} == {"prepare__urgency-000000000000"}

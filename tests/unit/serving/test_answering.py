@@ -14,7 +14,7 @@ from multitask_serving.engine.engine import Engine
 from multitask_serving.triton import wire
 from multitask_serving.triton.answering import Answering, Turns
 from multitask_serving.triton.callers import Call, Part
-from unit.engine.builders import llama, served, write_bundle
+from support.engine_builders import llama, served, write_bundle
 
 WAIT_S = 60
 

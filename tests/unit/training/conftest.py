@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers import LlamaForCausalLM
 
-from training_suite import small_decoder
+from support.training_fixtures import small_decoder
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from multitask_trainer.reporter import FileReporter
 from multitask_trainer.training.batches import padded
 from multitask_trainer.training.checkpoint import CheckpointStore
 from multitask_trainer.training.loop import Loop, Settings
-from training_suite import optimisation, small_decoder
+from support.training_fixtures import optimisation, small_decoder
 
 
 class Copies:

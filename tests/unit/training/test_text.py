@@ -14,7 +14,7 @@ from multitask_trainer.training.bases import Source, make_base
 from multitask_trainer.training.builtin import make_model, make_tokenizer, size_of
 from multitask_trainer.training.corpus import TextBatches, unused_text, write_corpus, write_examples
 from multitask_trainer.training.dataset import TaskEncoder
-from training_suite import KIND, REPEAT, TASKS, rows
+from support.training_fixtures import KIND, REPEAT, TASKS, rows
 
 TEXTS = [row.fields["text"] for row in rows("kind", 300, 0)] + ["fruit", "tool", "\nKind:", "\nThing:"]
 

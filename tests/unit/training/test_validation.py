@@ -14,7 +14,7 @@ from multitask_trainer.training.builtin import make_model, make_tokenizer, size_
 from multitask_trainer.training.dataset import TaskEncoder
 from multitask_trainer.training.loss import RowMeanLoss
 from multitask_trainer.training.validation import MAX_ROWS, TaskValidation, validate
-from training_suite import TASKS, rows
+from support.training_fixtures import TASKS, rows
 
 
 @pytest.fixture(scope="module")

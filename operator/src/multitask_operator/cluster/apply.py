@@ -14,10 +14,10 @@ from typing import Any
 from multitask_api.cluster import MANAGED_BY_LABEL, MODEL_LABEL
 from multitask_api.resource.model import API_VERSION
 from multitask_operator.cluster.client import FIELD_MANAGER, Client
-from multitask_operator.cluster.errors import AlreadyExists, ClusterError, Conflict, NotFound, Refused, Request
+from multitask_operator.cluster.errors import AlreadyExists, ClusterError, Conflict, NotFound, Request, RequestRejected
 from multitask_operator.formatting import cut
 from multitask_operator.objects.actions import Action, Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
-from multitask_operator.reconciler.raw import Object, RawState, Refusal
+from multitask_operator.reconciler.cluster_state import ClusterState, Object, RejectedWrite
 
 logger = logging.getLogger(__name__)
 
@@ -29,12 +29,12 @@ _NOTE = 1024
 class Applied:
     """How far it went. Nothing that came after a conflict or a refusal was done."""
 
-    look_again: bool = False
+    requeue_after: bool = False
     """Somebody else wrote in between: what was decided is out of date."""
-    refusal: Refusal | None = None
+    rejected_write: RejectedWrite | None = None
 
 
-async def apply(client: Client, raw: RawState, actions: Sequence[Action]) -> Applied:
+async def apply(client: Client, raw: ClusterState, actions: Sequence[Action]) -> Applied:
     """Do ``actions``, which were decided on ``raw``, one after the other.
 
     Raises ClusterError where the API server could not be asked; an Event that cannot be posted is only logged.
@@ -44,11 +44,13 @@ async def apply(client: Client, raw: RawState, actions: Sequence[Action]) -> App
             await _do(client, raw, action)
         except Conflict as error:
             logger.info("%s/%s: looking again: %s", raw.namespace, raw.name, error)
-            return Applied(look_again=True)
-        except Refused as error:
+            return Applied(requeue_after=True)
+        except RequestRejected as error:
             kind = _kind(action)
             name = error.request.name or raw.name
-            return Applied(refusal=Refusal(error.request.verb, kind, name, error.code, error.reason, error.message))
+            return Applied(
+                rejected_write=RejectedWrite(error.request.verb, kind, name, error.code, error.reason, error.message)
+            )
     return Applied()
 
 
@@ -62,7 +64,7 @@ def _kind(action: Action) -> str:
             return "MultiTaskModel"
 
 
-async def _do(client: Client, raw: RawState, action: Action) -> None:
+async def _do(client: Client, raw: ClusterState, action: Action) -> None:
     match action:
         case Create():
             await _create(client, action.obj)
@@ -118,7 +120,7 @@ def _check_owner(verb: str, body: Object, found: Object) -> None:
         wanted.get("name"),
     ):
         raise Conflict(f"{body['kind']} {metadata['name']} of a former object of this name is being deleted")
-    raise Refused(
+    raise RequestRejected(
         Request(verb, body["kind"], metadata["namespace"], metadata["name"]),
         409,
         "AlreadyExists",
@@ -141,7 +143,7 @@ def _controller(obj: Object) -> Mapping[str, Any]:
     return {}
 
 
-async def _delete(client: Client, raw: RawState, action: Delete) -> None:
+async def _delete(client: Client, raw: ClusterState, action: Delete) -> None:
     try:
         await client.delete(
             action.api_version,
@@ -155,7 +157,7 @@ async def _delete(client: Client, raw: RawState, action: Delete) -> None:
         return  # another one by now, or gone
 
 
-async def _patch_status(client: Client, raw: RawState, action: PatchStatus) -> None:
+async def _patch_status(client: Client, raw: ClusterState, action: PatchStatus) -> None:
     before = (raw.model or {}).get("status") or {}
     body = {
         "metadata": {"resourceVersion": action.resource_version},
@@ -167,7 +169,7 @@ async def _patch_status(client: Client, raw: RawState, action: PatchStatus) -> N
         raise Conflict(f"MultiTaskModel {raw.name} is gone") from error
 
 
-async def _patch_finalizers(client: Client, raw: RawState, action: PatchFinalizers) -> None:
+async def _patch_finalizers(client: Client, raw: ClusterState, action: PatchFinalizers) -> None:
     metadata = {"resourceVersion": action.resource_version, "finalizers": list(action.finalizers)}
     try:
         await client.patch(API_VERSION, "MultiTaskModel", raw.name, raw.namespace, {"metadata": metadata})
@@ -188,14 +190,14 @@ def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     return patch
 
 
-async def _post(client: Client, raw: RawState, action: Event) -> None:
+async def _post(client: Client, raw: ClusterState, action: Event) -> None:
     try:
         await client.create(event_object(raw, action, datetime.datetime.now(datetime.UTC)))
     except ClusterError as error:
         logger.warning("%s/%s: Event %s: %s", raw.namespace, raw.name, action.reason, error)
 
 
-def event_object(raw: RawState, event: Event, now: datetime.datetime) -> Object:
+def event_object(raw: ClusterState, event: Event, now: datetime.datetime) -> Object:
     """An Event of events.k8s.io/v1 about the model of ``raw``; ``now`` in UTC."""
     metadata = (raw.model or {}).get("metadata", {})
     return {

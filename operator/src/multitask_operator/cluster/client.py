@@ -14,7 +14,7 @@ from kubernetes.aio.dynamic.client import DynamicClient
 from kubernetes.aio.dynamic.resource import Resource
 
 from multitask_operator.cluster.errors import Request, Unavailable, error_for
-from multitask_operator.reconciler.raw import Object
+from multitask_operator.reconciler.cluster_state import Object
 
 FIELD_MANAGER = "multitask-operator"
 
@@ -84,7 +84,7 @@ class Client:
         """The object; NotFound if there is none."""
         resource = self._resource(api_version, kind)
         return await self._ask(
-            Request("get", _granted(resource), namespace, name),
+            Request("get", _rbac_resource(resource), namespace, name),
             self._dynamic.get(resource, name=name, namespace=namespace, **self._call),
         )
 
@@ -99,7 +99,7 @@ class Client:
         """All objects with ``labels`` and ``fields`` (selectors), in ``namespace`` or everywhere, sorted by namespace
         and name."""
         resource = self._resource(api_version, kind)
-        request = Request("list", _granted(resource), namespace, None)
+        request = Request("list", _rbac_resource(resource), namespace, None)
         found: list[Object] = []
         following: str | None = None
         while True:
@@ -126,7 +126,7 @@ class Client:
         """Find out whether objects of the kind can be listed; NotFound if the server does not know the kind."""
         resource = self._resource(api_version, kind)
         await self._ask(
-            Request("list", _granted(resource), namespace, None),
+            Request("list", _rbac_resource(resource), namespace, None),
             self._dynamic.get(resource, namespace=namespace, limit=1, **self._call),
         )
 
@@ -135,7 +135,7 @@ class Client:
         resource = self._resource(body["apiVersion"], body["kind"])
         metadata = body["metadata"]
         return await self._write(
-            Request("create", _granted(resource), metadata.get("namespace"), metadata.get("name")),
+            Request("create", _rbac_resource(resource), metadata.get("namespace"), metadata.get("name")),
             self._dynamic.create(resource, body=dict(body), field_manager=FIELD_MANAGER, **self._call),
         )
 
@@ -144,7 +144,7 @@ class Client:
         resource = self._resource(body["apiVersion"], body["kind"])
         metadata = body["metadata"]
         return await self._write(
-            Request("patch", _granted(resource), metadata.get("namespace"), metadata["name"]),
+            Request("patch", _rbac_resource(resource), metadata.get("namespace"), metadata["name"]),
             self._dynamic.server_side_apply(
                 resource, body=dict(body), field_manager=FIELD_MANAGER, force_conflicts=True, **self._call
             ),
@@ -162,7 +162,7 @@ class Client:
             "propagationPolicy": propagation,
         }
         await self._write(
-            Request("delete", _granted(resource), namespace, name),
+            Request("delete", _rbac_resource(resource), namespace, name),
             self._dynamic.delete(resource, name=name, namespace=namespace, body=body, **self._call),
         )
 
@@ -180,7 +180,7 @@ class Client:
     ) -> Object:
         resource = self._resource(api_version, kind)
         return await self._write(
-            Request("patch", f"{_granted(resource)}{subresource}", namespace, name),
+            Request("patch", f"{_rbac_resource(resource)}{subresource}", namespace, name),
             self._dynamic.request(
                 "patch",
                 f"{resource.path(name=name, namespace=namespace)}{subresource}",
@@ -225,6 +225,6 @@ def _plain(_: DynamicClient, answer: Any) -> Any:
     return answer
 
 
-def _granted(resource: Resource) -> str:
+def _rbac_resource(resource: Resource) -> str:
     """As RBAC names it: ``jobs.batch``."""
     return f"{resource.name}.{resource.group}" if resource.group else str(resource.name)

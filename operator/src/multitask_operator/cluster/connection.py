@@ -12,7 +12,7 @@ from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME, SERVICE_TOKEN_FILENAME
 
-from multitask_operator.cluster.errors import NoCluster
+from multitask_operator.cluster.errors import ConnectionConfigError
 
 DEFAULT_KUBECONFIG = "~/.kube/config"
 
@@ -42,16 +42,18 @@ async def connect(
         try:
             config.load_incluster_config(client_configuration=configuration)
         except config.ConfigException as error:
-            raise NoCluster(f"the pod's service account cannot be used: {error}") from error
+            raise ConnectionConfigError(f"the pod's service account cannot be used: {error}") from error
         return configuration
     source = str(kubeconfig) if kubeconfig else environ.get("KUBECONFIG") or DEFAULT_KUBECONFIG
     if not _some_exist(source):
         outside = "" if asked else "this is no pod with a service account, and "
-        raise NoCluster(f"{outside}there is no kubeconfig at {source}; name one with --kubeconfig or KUBECONFIG")
+        raise ConnectionConfigError(
+            f"{outside}there is no kubeconfig at {source}; name one with --kubeconfig or KUBECONFIG"
+        )
     try:
         await config.load_kube_config(source, context=context, client_configuration=configuration, persist_config=False)
     except (config.ConfigException, OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
-        raise NoCluster(f"kubeconfig {source} cannot be used: {' '.join(str(error).split())}") from error
+        raise ConnectionConfigError(f"kubeconfig {source} cannot be used: {' '.join(str(error).split())}") from error
     return configuration
 
 

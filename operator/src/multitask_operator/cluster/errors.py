@@ -12,7 +12,7 @@ class ClusterError(MultitaskError):
     """The root."""
 
 
-class NoCluster(ClusterError, UserError):
+class ConnectionConfigError(ClusterError, UserError):
     """There is no usable address of, or no usable credentials for, an API server."""
 
 
@@ -32,7 +32,7 @@ class NotFound(ClusterError):
     """There is no such object, or no such kind of object."""
 
 
-class Refused(ClusterError):
+class RequestRejected(ClusterError):
     """The API server does not take the request as it is: invalid, too large, over a quota, against a policy.
 
     ``code`` is the HTTP status, ``reason`` the server's word for it (``Invalid``), ``message`` its sentence.
@@ -43,7 +43,7 @@ class Refused(ClusterError):
         super().__init__(f"{request}: {message}")
 
 
-class Forbidden(Refused):
+class Forbidden(RequestRejected):
     """As Refused, with status 403: a permission that is missing, a quota, an admission policy, or a namespace that is
     being deleted; ``message`` tells which."""
 
@@ -81,7 +81,7 @@ def error_for(request: Request, code: int, body: str | None) -> ClusterError:
         case _ if code >= 500:
             return Unavailable(f"{request}: {message}")
         case _:
-            return Refused(request, code, reason or "Refused", message)
+            return RequestRejected(request, code, reason or "Refused", message)
 
 
 def _status(body: str | None) -> dict[str, Any]:

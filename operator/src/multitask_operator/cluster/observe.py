@@ -13,10 +13,10 @@ from multitask_api.resource.model import API_VERSION
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.errors import Forbidden, NotFound
 from multitask_operator.objects.names import selector
-from multitask_operator.reconciler import blocking
-from multitask_operator.reconciler.finalizing import is_going, is_held
-from multitask_operator.reconciler.raw import Object, RawState, claim_names, reference_names
-from multitask_operator.reconciler.units import units
+from multitask_operator.reconciler import blockers
+from multitask_operator.reconciler.cluster_state import ClusterState, Object, pvc_names, referenced_configmap_names
+from multitask_operator.reconciler.finalizers import has_finalizer, is_being_deleted
+from multitask_operator.reconciler.stage_job import stage_jobs
 
 RBAC = "rbac.authorization.k8s.io/v1"
 
@@ -25,12 +25,12 @@ RBAC = "rbac.authorization.k8s.io/v1"
 _MOST = 6
 
 
-async def observe(client: Client, namespace: str, name: str, now: float) -> RawState:
+async def observe(client: Client, namespace: str, name: str, now: float) -> ClusterState:
     """Read what is there, concurrently; never a Secret. ``now`` in Unix seconds: of what should show something by then
     and does not, Events are read too. Raises ClusterError when a part could not be read."""
     model = await _get(client, API_VERSION, "MultiTaskModel", name, namespace)
     if model is None:
-        return RawState(namespace=namespace, name=name)
+        return ClusterState(namespace=namespace, name=name)
     labels = selector(name)
     children = [
         client.list(api_version, kind, namespace, labels)
@@ -47,12 +47,12 @@ async def observe(client: Client, namespace: str, name: str, now: float) -> RawS
     lists, namespace_object, claims, references, others = await _together(
         _together(*children),
         _get(client, "v1", "Namespace", namespace, None),
-        _named(client, "PersistentVolumeClaim", claim_names(model), namespace),
-        _named(client, "ConfigMap", reference_names(model), namespace),
-        others_of(client, model),
+        _named(client, "PersistentVolumeClaim", pvc_names(model), namespace),
+        _named(client, "ConfigMap", referenced_configmap_names(model), namespace),
+        sibling_models_of(client, model),
     )
     jobs, pods, configmaps, services, service_accounts, roles, role_bindings = lists
-    raw = RawState(
+    raw = ClusterState(
         namespace=namespace,
         name=name,
         model=model,
@@ -64,17 +64,17 @@ async def observe(client: Client, namespace: str, name: str, now: float) -> RawS
         service_accounts=service_accounts,
         roles=roles,
         role_bindings=role_bindings,
-        claims=claims,
-        references=references,
-        others=others,
+        pvcs=claims,
+        referenced_configmaps=references,
+        sibling_models=others,
     )
     return replace(raw, warnings=await warnings(client, raw, now))
 
 
-async def warnings(client: Client, raw: RawState, now: float) -> dict[str, str]:
+async def warnings(client: Client, raw: ClusterState, now: float) -> dict[str, str]:
     """For `RawState.warnings`; empty for who may not list Events: then it is said less exactly."""
-    late = (unit for unit in units(raw, without=(RUN,)) if blocking.age(unit, now) >= blocking.PATIENCE)
-    silent = [item for unit in late for item in blocking.silent(unit)][:_MOST]
+    late = (unit for unit in stage_jobs(raw, without=(RUN,)) if blockers.age(unit, now) >= blockers.EVENT_DELAY)
+    silent = [item for unit in late for item in blockers.objects_needing_events(unit)][:_MOST]
     found: dict[str, str] = {}
     with suppress(Forbidden):
         for item in silent:
@@ -105,9 +105,9 @@ def _when(event: Object) -> str:
     return found
 
 
-async def others_of(client: Client, model: Object) -> tuple[Object, ...]:
+async def sibling_models_of(client: Client, model: Object) -> tuple[Object, ...]:
     """The other models of the namespace, if ``model`` waits for its clean-up: they may use what would go."""
-    if not (is_going(model) and is_held(model)):
+    if not (is_being_deleted(model) and has_finalizer(model)):
         return ()
     metadata = model["metadata"]
     every = await client.list(API_VERSION, "MultiTaskModel", metadata["namespace"])

@@ -13,16 +13,16 @@ from pydantic import ValidationError
 from multitask_api.errors import UserError
 from multitask_api.report import Report
 from multitask_api.stages import NodeState, build
-from multitask_operator.commands.showing import print_json, qualification, say
+from multitask_operator.commands.console import print_json, print_line, qualification
 from multitask_operator.formatting import size
-from multitask_operator.local import collecting
-from multitask_operator.local.loading import device
-from multitask_operator.local.publishing import UNVERIFIED, promoted_export
+from multitask_operator.local import gc as collector
+from multitask_operator.local.model_file import device
+from multitask_operator.local.promotion import UNVERIFIED, promoted_export
 from multitask_operator.local.workdir import Workdir, write
 from multitask_operator.planner import verdicts_of
 
 
-def become(module: str, name: str, arguments: Sequence[str]) -> int:
+def exec_module(module: str, name: str, arguments: Sequence[str]) -> int:
     """Replace this process by ``python -m module``: signals, output and exit status are the program's own.
 
     It calls itself ``name`` in its help and errors.
@@ -42,7 +42,7 @@ def serve(folder: Path, arguments: Sequence[str]) -> int:
             sys.stderr.write(f"warning: {UNVERIFIED}; {_run(folder)}, without --no-serve, does that\n")
         if "--device" not in arguments:
             chosen = _device_of(place)
-    return become("multitask_serving.serve", "mtm serve", [str(artifact), *chosen, *arguments])
+    return exec_module("multitask_serving.serve", "mtm serve", [str(artifact), *chosen, *arguments])
 
 
 def exported(folder: Path) -> Path:
@@ -87,7 +87,7 @@ def _device_of(place: Workdir) -> list[str]:
 
 def predict(arguments: Sequence[str]) -> int:
     """Ask a gateway."""
-    return become("multitask_serving.predict", "mtm predict", arguments)
+    return exec_module("multitask_serving.predict", "mtm predict", arguments)
 
 
 def report(folder: Path, *, as_json: bool) -> int:
@@ -111,9 +111,9 @@ def report(folder: Path, *, as_json: bool) -> int:
         print_json(found.model_dump(mode="json", by_alias=True))
         return 0
     qualification(found)
-    say(f"report: {place.report_page}")
+    print_line(f"report: {place.report_page}")
     if so_far:
-        say(f"a later run is not done; what is known of it: {partial}")
+        print_line(f"a later run is not done; what is known of it: {partial}")
     return 0
 
 
@@ -122,11 +122,11 @@ def gc(folder: Path, *, dry_run: bool, forget: str | None, as_json: bool) -> int
     place = Workdir.existing(folder)
     with place.locked():
         plan = _plan_of(place, forget) if forget is not None else None
-        garbage = collecting.find(place, forgotten=forget)
+        garbage = collector.find(place, forgotten=forget)
         if not dry_run:
             if plan is not None:
                 plan.unlink()
-            collecting.remove(place, garbage)
+            collector.remove(place, garbage)
     if as_json:
         names = [f"{stage}/{digest}" for stage, digest in garbage.artifacts]
         print_json(
@@ -134,8 +134,10 @@ def gc(folder: Path, *, dry_run: bool, forget: str | None, as_json: bool) -> int
         )
         return 0
     for folder_ in garbage.folders:
-        say(f"{'would remove' if dry_run else 'removed'} {folder_.relative_to(place.path)}")
-    say(f"{size(garbage.bytes)} {'would be ' if dry_run else ''}freed" if garbage.folders else "nothing to remove")
+        print_line(f"{'would remove' if dry_run else 'removed'} {folder_.relative_to(place.path)}")
+    print_line(
+        f"{size(garbage.bytes)} {'would be ' if dry_run else ''}freed" if garbage.folders else "nothing to remove"
+    )
     return 0
 
 

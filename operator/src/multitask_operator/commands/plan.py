@@ -12,9 +12,9 @@ from multitask_api.resource.hints import hints
 from multitask_api.stage_io.results import FilterResult, PrepareResult
 from multitask_api.stages import Graph, Node, NodeState, build, groups
 from multitask_api.stages.sampling import mixture
-from multitask_operator.commands.showing import print_json, say, table
+from multitask_operator.commands.console import print_json, print_line, table
 from multitask_operator.formatting import duration
-from multitask_operator.local.loading import data_root, ignored_fields, load, resolve
+from multitask_operator.local.model_file import data_root, ignored_fields, load, resolve
 from multitask_operator.local.workdir import Workdir
 from multitask_operator.planner.estimate import Estimate, estimate
 from multitask_operator.report.build import frozen_base_notes
@@ -119,11 +119,11 @@ def print_stages(planned: Planned) -> None:
             if known
             else "unknown until the data is prepared"
         )
-        say(f"sampling probabilities, {group}: {shown}")
+        print_line(f"sampling probabilities, {group}: {shown}")
     if planned.ignored:
-        say(f"ignored here, only a cluster uses them: {', '.join(planned.ignored)}")
+        print_line(f"ignored here, only a cluster uses them: {', '.join(planned.ignored)}")
     for note in planned.notes:
-        say(f"note: {note}")
+        print_line(f"note: {note}")
 
 
 def done_of(graph: Graph) -> str:
@@ -134,11 +134,11 @@ def done_of(graph: Graph) -> str:
 
 def _print(planned: Planned, file: Path, place: Workdir) -> None:
     print_stages(planned)
-    say(f"{done_of(planned.graph)} stages are there; work folder {place.path}")
+    print_line(f"{done_of(planned.graph)} stages are there; work folder {place.path}")
     if planned.graph.finished:
-        say("nothing to run")
+        print_line("nothing to run")
         return
-    say(f"training still to do: {cost_text(planned.cost)}; next: mtm run {quote(str(file))}")
+    print_line(f"training still to do: {cost_text(planned.cost)}; next: mtm run {quote(str(file))}")
 
 
 def cost_text(cost: Estimate | None) -> str:

@@ -12,12 +12,12 @@ from types import FrameType
 
 from multitask_api.report import Report
 from multitask_api.stages import NodeState
+from multitask_operator.commands.console import print_json, print_line, qualification
 from multitask_operator.commands.plan import default_workdir
-from multitask_operator.commands.showing import print_json, qualification, say
-from multitask_operator.commands.views import LineView, view_for_terminal
-from multitask_operator.local import loading, machine, processes
-from multitask_operator.local.executor import Ended, Executor
-from multitask_operator.local.publishing import UNVERIFIED, promoted_export
+from multitask_operator.commands.progress import LineView, view_for_terminal
+from multitask_operator.local import capacity, model_file, processes
+from multitask_operator.local.executor import Executor, RunResult
+from multitask_operator.local.promotion import UNVERIFIED, promoted_export
 from multitask_operator.local.workdir import PlannedModel, Workdir, write
 from multitask_operator.planner import Failed
 from multitask_operator.report.build import build_report
@@ -61,32 +61,32 @@ def run(
     launcher: processes.Launcher | None = None,
 ) -> int:
     """Run what is missing of ``file``; see ``mtm run --help`` for the exit statuses."""
-    model = loading.load(file)
+    model = model_file.load(file)
     place = Workdir(workdir or default_workdir(model))
     view = view_for_terminal()
     interrupt = Interrupt()
     with place.locked():
-        left = processes.sweep(place.path)
+        left = processes.kill_orphans(place.path)
         if left:
             view.line(f"ended {left} processes that an earlier run had left behind")
-        root = loading.data_root(file)
-        resolved = loading.resolve(model, root, place)
+        root = model_file.data_root(file)
+        resolved = model_file.resolve(model, root, place)
         place.remember(PlannedModel(model=model, resolved=resolved))
         executor = Executor(
             workdir=place,
             model=model,
             resolved=resolved,
             data_root=root,
-            capacity=machine.capacity(loading.processes_allowed(model)),
+            capacity=capacity.capacity(model_file.processes_allowed(model)),
             view=view,
             launcher=launcher or processes.ModuleLauncher(),
             serve=serve,
             interrupted=interrupt,
-            device=loading.device(model, device),
+            device=model_file.device(model, device),
         )
         with interrupt.caught(), view.live():
             ended = executor.run()
-        processes.sweep(place.path)
+        processes.kill_orphans(place.path)
         report = build_report(model, ended.plan.graph, ended.ran)
         write_report(place, report, whole=ended.plan.graph.finished)
     status = INTERRUPTED if ended.interrupted else OK if ended.plan.graph.finished else FAILED
@@ -109,7 +109,7 @@ def write_report(place: Workdir, report: Report, *, whole: bool) -> None:
             path.unlink(missing_ok=True)
 
 
-def _conclude(ended: Ended, report: Report, place: Workdir, view: LineView) -> None:
+def _conclude(ended: RunResult, report: Report, place: Workdir, view: LineView) -> None:
     if not ended.plan.graph.finished:
         view.line(f"so far: {place.partial_report[1]}")
         if place.report_page.exists():
@@ -128,24 +128,24 @@ def _conclude(ended: Ended, report: Report, place: Workdir, view: LineView) -> N
             view.line(_what_serves(ended, report, place))
         return
     ran = len(ended.ran)
-    say(
+    print_line(
         f"{ran} stages ran, {len(ended.plan.graph.nodes) - ran} were there already"
         if ran
         else "all stages were there already"
     )
     if report.serving is not None:
         said = report.serving
-        say(
+        print_line(
             f"served = measured: {said.compared:,} answers compared, {said.equal:,} equal, {said.near_ties} near ties,"
             f" {said.different} different"
         )
     for warning in (*report.warnings, *(text for group in report.groups for text in group.warnings)):
-        say(f"warning: {warning}")
-    say(f"report: {place.report_page}")
-    say(_what_serves(ended, report, place))
+        print_line(f"warning: {warning}")
+    print_line(f"report: {place.report_page}")
+    print_line(_what_serves(ended, report, place))
 
 
-def _what_serves(ended: Ended, report: Report, place: Workdir) -> str:
+def _what_serves(ended: RunResult, report: Report, place: Workdir) -> str:
     serve = f"mtm serve {quote(str(_short(place.path)))}"
     export, now = promoted_export(ended.plan.graph), place.published
     if export is not None and now.current == export:
@@ -169,7 +169,7 @@ def _failure_text(failed: Failed) -> str:
     return f"error: stage {failure.stage} failed: {failure.message}\n  log:  {failed.log}\n  next: {then}\n"
 
 
-def _failures(ended: Ended) -> dict[str, object]:
+def _failures(ended: RunResult) -> dict[str, object]:
     return {"failed": [item.failure.to_json() | {"log": item.log} for item in ended.plan.failed]}
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 from shlex import quote
 
 from multitask_api.errors import InvalidResource, Problem
-from multitask_operator.commands.showing import print_json, say, table
+from multitask_operator.commands.console import print_json, print_line, table
 from multitask_operator.local.errors import NotLocal
-from multitask_operator.local.loading import data_root, ignored_fields, load, look
+from multitask_operator.local.model_file import check_data, data_root, ignored_fields, load
 
 OK, BAD_INPUT = 0, 2
 
@@ -22,7 +22,7 @@ def validate(file: Path, *, as_json: bool) -> int:
             raise
         print_json({"valid": False, "problems": [_problem(item) for item in _problems(error)], "tasks": []})
         return BAD_INPUT
-    found = look(model, data_root(file))
+    found = check_data(model, data_root(file))
     if as_json:
         print_json(
             {
@@ -42,16 +42,18 @@ def validate(file: Path, *, as_json: bool) -> int:
     table("", columns, counts, right=columns[1:])
     for task in found.tasks:
         for warning in task.warnings:
-            say(f"warning: {task.name}: {warning}")
+            print_line(f"warning: {task.name}: {warning}")
     for hint in found.hints:
-        say(f"hint: {hint}")
+        print_line(f"hint: {hint}")
     for problem in found.problems:
-        say(f"{problem.path}: {problem.message}")
+        print_line(f"{problem.path}: {problem.message}")
     if found.problems:
         count = len(found.problems)
-        say(f"{file}: {count} problem{'s' if count > 1 else ''} in the data; repair what they name and validate again")
+        print_line(
+            f"{file}: {count} problem{'s' if count > 1 else ''} in the data; repair what they name and validate again"
+        )
         return BAD_INPUT
-    say(f"{file}: model {model.metadata.name} is valid, and so is its data; next: mtm plan {quote(str(file))}")
+    print_line(f"{file}: model {model.metadata.name} is valid, and so is its data; next: mtm plan {quote(str(file))}")
     return OK
 
 

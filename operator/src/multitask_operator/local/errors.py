@@ -13,5 +13,5 @@ class NotLocal(UserError):
     """The resource uses what only a cluster has."""
 
 
-class LookFailed(UserError):
+class DataCheckFailed(UserError):
     """Data or base model cannot be reached, or are not what the resource says."""

@@ -14,7 +14,7 @@ from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure, StageOrder, StageProgress
 from multitask_api.stages import ArtifactKey, NodeState, build
 from multitask_operator.local import processes
-from multitask_operator.local.publishing import check_of, promoted_export, published
+from multitask_operator.local.promotion import check_of, promoted_export, published
 from multitask_operator.local.workdir import FAILURE, Workdir, write
 from multitask_operator.planner import Capacity, Failed, Observed, Plan, Running, StartStage, is_final, plan
 
@@ -42,7 +42,7 @@ class View(Protocol):
 
 
 @dataclass(frozen=True)
-class Ended:
+class RunResult:
     """How a run ended. ``ran``: stage → seconds of this run, and none of those that were there before."""
 
     plan: Plan
@@ -79,7 +79,7 @@ class Executor:
     _failures: dict[ArtifactKey, Failed] = field(default_factory=dict)
     _ran: dict[str, float] = field(default_factory=dict)
 
-    def run(self) -> Ended:
+    def run(self) -> RunResult:
         """Go on until nothing is left to do, something failed for good, or the user interrupts."""
         try:
             current = self._decide()
@@ -88,13 +88,13 @@ class Executor:
                 if self.interrupted():
                     for job in self._jobs.values():
                         self.view.stopped(job.key[0], "interrupted; it leaves a checkpoint")
-                    return Ended(current, self._ran, interrupted=True)
+                    return RunResult(current, self._ran, interrupted=True)
                 time.sleep(self.poll)
                 if self._reap() or self.clock() >= again:
                     current = self._decide()
                     again = self._again(current)
                 self.view.progress(current, self._progress())
-            return Ended(current, self._ran)
+            return RunResult(current, self._ran)
         finally:
             processes.stop_all([job.process for job in self._jobs.values()], GRACE)
 
@@ -121,7 +121,7 @@ class Executor:
         return decided
 
     def _again(self, decided: Plan) -> float:
-        return float("inf") if decided.look_again is None else self.clock() + decided.look_again
+        return float("inf") if decided.requeue_after is None else self.clock() + decided.requeue_after
 
     def _start(self, action: StartStage, decided: Plan) -> None:
         key = action.key

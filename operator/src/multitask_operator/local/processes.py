@@ -14,7 +14,7 @@ from typing import Protocol
 
 import psutil
 
-from multitask_operator.local import child
+from multitask_operator.local import pdeathsig
 
 #: Every process of a run carries its work folder here, so that what a killed run left behind can be found.
 MARKER = "MTM_WORKDIR"
@@ -54,7 +54,7 @@ def start(argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> sub
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("ab") as output:
         return subprocess.Popen(
-            tied(argv),
+            die_with_parent(argv),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -63,9 +63,9 @@ def start(argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> sub
         )
 
 
-def tied(argv: Sequence[str]) -> list[str]:
+def die_with_parent(argv: Sequence[str]) -> list[str]:
     """The command of a program that is killed when the thread that started it ends; to be started by this process."""
-    return [sys.executable, "-I", "-S", str(Path(child.__file__)), str(os.getpid()), *argv]
+    return [sys.executable, "-I", "-S", str(Path(pdeathsig.__file__)), str(os.getpid()), *argv]
 
 
 def environment(workdir: Path, threads: int) -> dict[str, str]:
@@ -102,7 +102,7 @@ def stop_all(processes: Sequence[Process], grace: float, pause: float = 0.05) ->
             time.sleep(pause)
 
 
-def sweep(workdir: Path) -> int:
+def kill_orphans(workdir: Path) -> int:
     """Kill what stages of an earlier run of ``workdir`` left running (servers, helpers); how many there were.
 
     Call it only with the folder's lock held.

@@ -32,7 +32,7 @@ from multitask_api.stage_io.manifest import MANIFEST, Manifest, Resolved, StageF
 from multitask_api.stages import ArtifactKey, artifact_filename
 from multitask_api.types import Record
 from multitask_operator.local.errors import WorkdirError
-from multitask_operator.local.publishing import Published
+from multitask_operator.local.promotion import Published
 
 FAILURE = "failure.json"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-Object = Mapping[str, Any]
+KubernetesObject = Mapping[str, Any]
 """A Kubernetes object as JSON data, with apiVersion, kind, and metadata.name and .namespace."""
 
 
@@ -14,14 +14,14 @@ Object = Mapping[str, Any]
 class Create:
     """Create an object; that it exists already is fine."""
 
-    obj: Object
+    obj: KubernetesObject
 
 
 @dataclass(frozen=True)
 class Apply:
     """Server-side apply with our field manager and force; decided only where something differs."""
 
-    obj: Object
+    obj: KubernetesObject
 
 
 @dataclass(frozen=True)

@@ -7,11 +7,11 @@ from typing import Any
 
 from multitask_api.cluster import CLEAN_UP, EXIT_USER_ERROR, MASTER_PORT
 from multitask_api.resource import MultiTaskModelSpec
-from multitask_operator.objects.names import Owner, child
+from multitask_operator.objects.names import Owner, object_metadata
+from multitask_operator.objects.pod_template import CONTAINER
 from multitask_operator.objects.pods import PodSettings, pod_template
-from multitask_operator.objects.protected import CONTAINER
 from multitask_operator.objects.resources import nodes
-from multitask_operator.objects.units import UnitSpec
+from multitask_operator.objects.stage_jobs import StageJobSpec
 
 Map = dict[str, Any]
 
@@ -38,12 +38,12 @@ _FAILURE_POLICY: Map = {
 }
 
 
-def unit_job(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec, settings: PodSettings) -> Map:
+def stage_job(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec, settings: PodSettings) -> Map:
     """The Job of ``unit``; made once and never changed.
 
     Raises `PodTemplateError` or `ResourcesError` for what the spec cannot ask for.
     """
-    job = child(owner, "batch/v1", "Job", unit.name, of=unit.kind, annotations=unit.annotations)
+    job = object_metadata(owner, "batch/v1", "Job", unit.name, of=unit.kind, annotations=unit.annotations)
     pods = nodes(spec, unit.kind)
     job["spec"] = {
         "backoffLimit": RETRIES * pods,
@@ -63,14 +63,14 @@ def unit_job(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec, settings: P
     return job
 
 
-def unit_service(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec) -> Map | None:
+def stage_service(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec) -> Map | None:
     """The headless Service of a unit on several nodes; None for one pod."""
     return None if nodes(spec, unit.kind) == 1 else headless_service(owner, unit.name, unit.kind, unit.annotations)
 
 
 def headless_service(owner: Owner, name: str, kind: str, annotations: Mapping[str, str]) -> Map:
     """Of the Job ``name``, whose unit is of ``kind``."""
-    service = child(owner, "v1", "Service", name, of=kind, annotations=annotations)
+    service = object_metadata(owner, "v1", "Service", name, of=kind, annotations=annotations)
     service["spec"] = {
         "clusterIP": "None",
         "selector": {"batch.kubernetes.io/job-name": name},

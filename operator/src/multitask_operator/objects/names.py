@@ -45,7 +45,7 @@ class Owner:
         return cls(metadata["namespace"], metadata["name"], metadata["uid"])
 
 
-def unit_name(model: str, kind: str, digests: Sequence[str]) -> str:
+def stage_job_name(model: str, kind: str, digests: Sequence[str]) -> str:
     """``<model>-<kind>-<digest8>`` of a unit that runs the stages with ``digests``, in any order."""
     if len(digests) == 1:
         return f"{short(model, _UNIT)}-{kind}-{digests[0][:8]}"
@@ -93,7 +93,7 @@ def selector(model: str) -> str:
     return f"{MANAGED_BY_LABEL}={MANAGED_BY},{MODEL_LABEL}={model}"
 
 
-def child(
+def object_metadata(
     owner: Owner, api_version: str, kind: str, name: str, *, of: str, annotations: Mapping[str, str] | None = None
 ) -> Map:
     """The head of an object of Kubernetes ``kind`` that belongs to ``owner``; ``of`` is its kind among our labels.

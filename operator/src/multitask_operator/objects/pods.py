@@ -20,9 +20,9 @@ from multitask_api.cluster import (
 )
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_operator.objects.names import Owner, access_name, labels
-from multitask_operator.objects.protected import CONTAINER, customised
+from multitask_operator.objects.pod_template import CONTAINER, apply_user_template
 from multitask_operator.objects.resources import container_resources, gpus, nodes, threads
-from multitask_operator.objects.units import UnitSpec
+from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.objects.volumes import mounts_variable, pod_volumes, volume_mounts
 
 Map = dict[str, Any]
@@ -55,7 +55,7 @@ class PodSettings:
     gpu_resource: str = "nvidia.com/gpu"
 
 
-def pod_template(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec, settings: PodSettings) -> Map:
+def pod_template(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec, settings: PodSettings) -> Map:
     """The template of the pods of ``unit``, with ``spec.training.podTemplate`` merged in.
 
     Raises `PodTemplateError` or `ResourcesError` for what the spec cannot ask for.
@@ -86,10 +86,10 @@ def pod_template(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec, setting
         "labels": labels(owner.name, unit.kind),
         "annotations": {"kubectl.kubernetes.io/default-container": CONTAINER},
     }
-    return customised({"metadata": metadata, "spec": pod}, spec.training.pod_template)
+    return apply_user_template({"metadata": metadata, "spec": pod}, spec.training.pod_template)
 
 
-def _container(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec, settings: PodSettings) -> Map:
+def _container(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec, settings: PodSettings) -> Map:
     container: Map = {
         "name": CONTAINER,
         "image": settings.image,
@@ -112,7 +112,7 @@ def _container(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec, settings:
     return container
 
 
-def _environment(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec) -> dict[str, str]:
+def _environment(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec) -> dict[str, str]:
     return {
         CONFIGMAP_VARIABLE: f"{owner.namespace}/{unit.name}",
         MOUNTS_VARIABLE: mounts_variable(spec, unit.kind),
@@ -121,6 +121,6 @@ def _environment(owner: Owner, spec: MultiTaskModelSpec, unit: UnitSpec) -> dict
     }
 
 
-def _told(unit: UnitSpec) -> str:
+def _told(unit: StageJobSpec) -> str:
     """The key of the unit's ConfigMap that its pods read; what they write there, they do not."""
     return {RESOLVE: RESOLVE_KEY, CLEAN_UP: CLEAN_UP_KEY}.get(unit.kind, ORDERS_KEY)

@@ -18,38 +18,40 @@ _DATA_KINDS = frozenset({RESOLVE, "prepare"})
 _BASE_KINDS = frozenset({RESOLVE, "base"})
 
 
-def claims(spec: MultiTaskModelSpec, kind: str | None = None) -> tuple[str, ...]:
+def pvc_names(spec: MultiTaskModelSpec, kind: str | None = None) -> tuple[str, ...]:
     """The claims that a pod of ``kind`` mounts (None: any pod of the model), sorted.
 
     Storage is mounted by all; data by what reads it, the base model and its corpus by what makes the base: a claim that
     only one node may mount then binds as few pods as can be.
     """
-    found = {claim for address in _addresses(spec, kind) if (claim := claim_of(address)) is not None}
+    found = {claim for address in _addresses(spec, kind) if (claim := pvc_of(address)) is not None}
     return tuple(sorted(found))
 
 
-def claim_of(address: str) -> str | None:
+def pvc_of(address: str) -> str | None:
     """The claim of a ``pvc://CLAIM/PATH`` address; None for any other."""
     return _split(address)[0] if scheme_of(address) == "pvc" else None
 
 
 def pod_volumes(spec: MultiTaskModelSpec, kind: str) -> list[Map]:
     """The volumes of the claims that a pod of ``kind`` mounts."""
-    return [{"name": volume_name(claim), "persistentVolumeClaim": {"claimName": claim}} for claim in claims(spec, kind)]
+    return [
+        {"name": volume_name(claim), "persistentVolumeClaim": {"claimName": claim}} for claim in pvc_names(spec, kind)
+    ]
 
 
 def volume_mounts(spec: MultiTaskModelSpec, kind: str) -> list[Map]:
     """Their mounts; only storage is written to."""
-    stored = claim_of(_storage(spec))
+    stored = pvc_of(_storage(spec))
     return [
         {"name": volume_name(claim), "mountPath": claim_path(claim), **({} if claim == stored else {"readOnly": True})}
-        for claim in claims(spec, kind)
+        for claim in pvc_names(spec, kind)
     ]
 
 
 def mounts_variable(spec: MultiTaskModelSpec, kind: str) -> str:
     """The value of ``MULTITASK_MOUNTS`` in a pod of ``kind``: JSON, claim → path."""
-    return json.dumps({claim: claim_path(claim) for claim in claims(spec, kind)}, separators=(",", ":"))
+    return json.dumps({claim: claim_path(claim) for claim in pvc_names(spec, kind)}, separators=(",", ":"))
 
 
 def volume_name(claim: str) -> str:
@@ -78,12 +80,12 @@ def work_folder(spec: MultiTaskModelSpec, name: str) -> str:
     return f"{storage_address(spec) if is_local(spec) else WORK_PATH}/work/{name}"
 
 
-def place_problems(spec: MultiTaskModelSpec) -> list[Problem]:
+def uri_problems(spec: MultiTaskModelSpec) -> list[Problem]:
     """What a file on one machine may say and a resource in a cluster may not: addresses that mean nothing in a pod."""
-    return list(_place_problems(spec))
+    return list(_uri_problems(spec))
 
 
-def _place_problems(spec: MultiTaskModelSpec) -> Iterator[Problem]:
+def _uri_problems(spec: MultiTaskModelSpec) -> Iterator[Problem]:
     if spec.storage is None:
         yield Problem("spec.storage", "a cluster needs it; give uri: pvc://CLAIM/PATH or s3://BUCKET/PATH")
         return

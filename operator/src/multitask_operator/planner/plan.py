@@ -29,7 +29,7 @@ def plan(model: MultiTaskModel, observed: Observed, now: float) -> Plan:
     final: list[Failed] = []
     starts: list[StartStage] = []
     capacity = observed.capacity
-    room = _Room.of(graph, model, observed.running, capacity) if capacity else None
+    room = FreeCapacity.of(graph, model, observed.running, capacity) if capacity else None
     for node in sorted(graph.nodes, key=lambda node: _urgency(node, graph)):
         if node.state is not NodeState.READY or node.digest is None:
             continue
@@ -53,7 +53,7 @@ def plan(model: MultiTaskModel, observed: Observed, now: float) -> Plan:
         graph=graph,
         actions=actions,
         status=status(model, graph, observed, starts, final, now, suspended=suspended, waiting=bool(waits)),
-        look_again=min(waits) if waits else None,
+        requeue_after=min(waits) if waits else None,
         finished=finished,
         failed=tuple(final),
     )
@@ -103,7 +103,7 @@ def _urgency(node: Node, graph: Graph) -> tuple[int, int, str]:
 
 
 @dataclass
-class _Room:
+class FreeCapacity:
     """What is left of the machine while starts are handed out."""
 
     capacity: Capacity
@@ -113,7 +113,7 @@ class _Room:
     alone: bool
 
     @classmethod
-    def of(cls, graph: Graph, model: MultiTaskModel, running: Sequence[Running], capacity: Capacity) -> _Room:
+    def of(cls, graph: Graph, model: MultiTaskModel, running: Sequence[Running], capacity: Capacity) -> FreeCapacity:
         room = cls(capacity, capacity.cores, capacity.memory, 0, alone=False)
         for run in running:
             node = graph[run.stage] if run.stage in graph else Node(run.stage, "baseline", NodeState.WAITING)

@@ -83,7 +83,7 @@ class Plan:
     graph: Graph
     actions: tuple[StartStage | StopStage, ...]
     status: MultiTaskModelStatus
-    look_again: float | None
+    requeue_after: float | None
     finished: bool
     failed: tuple[Failed, ...]
 

@@ -19,7 +19,7 @@ MESSAGE_BYTES = 1024
 _MOST_NAMES = 5
 
 
-class Judgement(NamedTuple):
+class ConditionValue(NamedTuple):
     """What a condition says."""
 
     status: Literal["True", "False", "Unknown"]
@@ -37,7 +37,7 @@ def status(
     *,
     suspended: bool,
     waiting: bool,
-    instead: Mapping[str, Judgement] = MappingProxyType({}),
+    override_conditions: Mapping[str, ConditionValue] = MappingProxyType({}),
 ) -> MultiTaskModelStatus:
     """Aggregate ``graph`` and what is at work; scores have 4 digits, a figure that is not known is absent.
 
@@ -51,7 +51,7 @@ def status(
         "Ready": _ready(export),
         "Consolidated": _consolidated(model, verdicts),
         "Progressing": _progressing(graph, at_work, failed, suspended=suspended, waiting=waiting),
-    } | dict(instead)
+    } | dict(override_conditions)
     qualified = sum(verdict.verdict == "Qualified" for verdict in verdicts.values())
     kinds = [graph[name].kind for name in at_work if name in graph]
     return MultiTaskModelStatus(
@@ -84,52 +84,54 @@ def export_of(graph: Graph) -> ExportResult | None:
     return ExportResult.model_validate(manifest.result) if manifest else None
 
 
-def _ready(export: ExportResult | None) -> Judgement:
+def _ready(export: ExportResult | None) -> ConditionValue:
     if export is None:
-        return Judgement("False", "NotExported", "No revision is exported yet.")
+        return ConditionValue("False", "NotExported", "No revision is exported yet.")
     lost = [task.task for task in export.tasks if task.served_by is None]
     if lost:
-        return Judgement("False", "TasksNotRouted", f"Nobody answers {_names(lost)}.")
+        return ConditionValue("False", "TasksNotRouted", f"Nobody answers {_names(lost)}.")
     if not export.promoted:
-        return Judgement("False", "NotPromoted", "promote: AllQualified, and not every task qualifies.")
-    return Judgement("True", "AllTasksServed", f"Revision {export.revision} answers all {len(export.tasks)} tasks.")
+        return ConditionValue("False", "NotPromoted", "promote: AllQualified, and not every task qualifies.")
+    return ConditionValue(
+        "True", "AllTasksServed", f"Revision {export.revision} answers all {len(export.tasks)} tasks."
+    )
 
 
-def _consolidated(model: MultiTaskModel, verdicts: dict[str, TaskVerdict]) -> Judgement:
+def _consolidated(model: MultiTaskModel, verdicts: dict[str, TaskVerdict]) -> ConditionValue:
     total = len(model.spec.tasks)
     if len(verdicts) < total:
-        return Judgement("Unknown", "NotJudged", f"{len(verdicts)} of {total} tasks are judged.")
+        return ConditionValue("Unknown", "NotJudged", f"{len(verdicts)} of {total} tasks are judged.")
     out = [name for name, verdict in verdicts.items() if verdict.verdict != "Qualified"]
     text = f"{total - len(out)}/{total} tasks qualify"
     if out:
-        return Judgement("False", "TasksOutsideMixture", f"{text}; not {_names(out)}.")
-    return Judgement("True", "AllQualified", f"{text}.")
+        return ConditionValue("False", "TasksOutsideMixture", f"{text}; not {_names(out)}.")
+    return ConditionValue("True", "AllQualified", f"{text}.")
 
 
 def _progressing(
     graph: Graph, at_work: Sequence[str], failed: Sequence[Failed], *, suspended: bool, waiting: bool
-) -> Judgement:
+) -> ConditionValue:
     if suspended:
-        return Judgement("False", "Suspended", "spec.suspend is true; set it to false to go on.")
+        return ConditionValue("False", "Suspended", "spec.suspend is true; set it to false to go on.")
     if at_work:
-        return Judgement("True", "StagesRunning", f"At work: {_names(at_work)}.")
+        return ConditionValue("True", "StagesRunning", f"At work: {_names(at_work)}.")
     if waiting:
-        return Judgement("True", "RetryWaiting", "A stage failed for a passing reason and is tried again soon.")
+        return ConditionValue("True", "RetryWaiting", "A stage failed for a passing reason and is tried again soon.")
     if failed:
         first = failed[0].failure
-        return Judgement("False", "StageFailed", f"{first.stage}: {first.message}")
+        return ConditionValue("False", "StageFailed", f"{first.stage}: {first.message}")
     if graph.finished:
-        return Judgement("False", "Complete", "Every stage is done.")
-    return Judgement("Unknown", "Blocked", "Nothing can start: data or the base model is not resolved.")
+        return ConditionValue("False", "Complete", "Every stage is done.")
+    return ConditionValue("Unknown", "Blocked", "Nothing can start: data or the base model is not resolved.")
 
 
-def stamp(now: float) -> str:
+def format_time(now: float) -> str:
     """Unix seconds as Kubernetes writes times."""
     return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def condition(
-    kind: str, judged: Judgement, previous: MultiTaskModelStatus | None, generation: int | None, now: float
+    kind: str, judged: ConditionValue, previous: MultiTaskModelStatus | None, generation: int | None, now: float
 ) -> Condition:
     """The condition, with the time since which it has this status; ``now`` in Unix seconds."""
     same = next((item for item in previous.conditions if item.type == kind), None) if previous else None
@@ -140,7 +142,7 @@ def condition(
         reason=judged.reason,
         message=cut(judged.message, MESSAGE_BYTES),
         observed_generation=generation,
-        last_transition_time=since or stamp(now),
+        last_transition_time=since or format_time(now),
     )
 
 

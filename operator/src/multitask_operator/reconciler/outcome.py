@@ -12,4 +12,4 @@ class Outcome:
     """``actions`` in the order in which they are carried out; ``look_again``: seconds, None until something changes."""
 
     actions: tuple[Action, ...] = ()
-    look_again: float | None = None
+    requeue_after: float | None = None

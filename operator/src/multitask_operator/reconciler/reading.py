@@ -9,10 +9,10 @@ from typing import Any
 from multitask_api.errors import InvalidResource, Problem
 from multitask_api.resource import MultiTaskModel
 from multitask_api.resource.parsing import check
-from multitask_operator.reconciler.raw import Object, RawState
+from multitask_operator.reconciler.cluster_state import ClusterState, Object
 
 
-def read(raw: RawState) -> MultiTaskModel:
+def read(raw: ClusterState) -> MultiTaskModel:
     """The model as stages see it: ``promptFrom`` and ``labelsFrom`` are replaced by what they name.
 
     Raises InvalidResource with all problems: what CEL cannot say at admission, and ConfigMaps or keys that are missing.
@@ -24,7 +24,7 @@ def read(raw: RawState) -> MultiTaskModel:
         "metadata": {"name": raw.name, "namespace": raw.namespace},
         "spec": copy.deepcopy(dict(given.get("spec") or {})),
     }
-    problems = list(_fill_in(document["spec"].get("tasks") or [], raw.references))
+    problems = list(_fill_in(document["spec"].get("tasks") or [], raw.referenced_configmaps))
     if problems:
         raise InvalidResource(problems)
     return check(document)

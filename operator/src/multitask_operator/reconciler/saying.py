@@ -7,18 +7,18 @@ from typing import Any
 
 from multitask_api.resource.status import Condition, MultiTaskModelStatus
 from multitask_operator.objects.actions import Action, Event, PatchStatus
-from multitask_operator.planner.status import stamp
+from multitask_operator.planner.status import format_time
+from multitask_operator.reconciler.cluster_state import ClusterState
 from multitask_operator.reconciler.outcome import Outcome
-from multitask_operator.reconciler.raw import RawState
+from multitask_operator.reconciler.stage_job import parse_time
 from multitask_operator.reconciler.telling import previous_status
-from multitask_operator.reconciler.units import seconds
 
 #: Seconds between two status patches that change nothing but progress.
 PROGRESS_SECONDS = 15.0
 _QUIET = frozenset({"NotTrained", "StagesRunning"})
 
 
-def say(raw: RawState, status: MultiTaskModelStatus, now: float) -> Outcome:
+def status_update(raw: ClusterState, status: MultiTaskModelStatus, now: float) -> Outcome:
     """The patch that makes the resource's status ``status``, and the Events that go with it."""
     assert raw.model is not None
     before: Mapping[str, Any] = raw.model.get("status") or {}
@@ -29,8 +29,8 @@ def say(raw: RawState, status: MultiTaskModelStatus, now: float) -> Outcome:
         # The stamp has whole seconds: that write may have been almost one later.
         wait = _last(before) + 1.0 + PROGRESS_SECONDS - now
         if wait > 0:
-            return Outcome(look_again=wait)
-    wanted["progressTime"] = stamp(now)
+            return Outcome(requeue_after=wait)
+    wanted["progressTime"] = format_time(now)
     patch = PatchStatus(wanted, raw.model["metadata"]["resourceVersion"])
     return Outcome((patch, *_events(previous_status(raw), status)))
 
@@ -62,4 +62,4 @@ def _progress_of(status: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def _last(status: Mapping[str, Any]) -> float:
-    return seconds(status["progressTime"]) if "progressTime" in status else 0.0
+    return parse_time(status["progressTime"]) if "progressTime" in status else 0.0

@@ -10,11 +10,11 @@ from multitask_api.resource import MultiTaskModel
 from multitask_api.resource.status import MultiTaskModelStatus
 from multitask_operator.formatting import duration
 from multitask_operator.planner import Observed, Plan, StartStage
-from multitask_operator.planner.status import Judgement, condition, export_of, status, verdicts_of
-from multitask_operator.reconciler.advice import advised
-from multitask_operator.reconciler.blocking import Blocker
-from multitask_operator.reconciler.raw import RawState
-from multitask_operator.reconciler.units import Unit, started_at
+from multitask_operator.planner.status import ConditionValue, condition, export_of, status, verdicts_of
+from multitask_operator.reconciler.blockers import Blocker
+from multitask_operator.reconciler.cluster_state import ClusterState
+from multitask_operator.reconciler.remediation import with_remediation_for
+from multitask_operator.reconciler.stage_job import StageJob, started_at
 
 TRAINED = "Trained"
 
@@ -25,10 +25,10 @@ def model_status(
     observed: Observed,
     starts: Sequence[StartStage],
     blocker: Blocker | None,
-    units: Sequence[Unit],
+    units: Sequence[StageJob],
     now: float,
     *,
-    going_on: bool,
+    is_progressing: bool,
 ) -> MultiTaskModelStatus:
     """Everything that ``kubectl get mtm`` and ``mtm status`` show; ``going_on``: something is at work all the same."""
     suspended = model.spec.suspend
@@ -41,25 +41,25 @@ def model_status(
         now,
         suspended=suspended,
         waiting=False,
-        instead=_conditions(decided, observed, blocker, going_on=going_on, suspended=suspended),
+        override_conditions=_conditions(decided, observed, blocker, is_progressing=is_progressing, suspended=suspended),
     )
     details = {unit.kind: text for unit in units if (text := _progress(unit))}
     rows = tuple(
         row.model_copy(update={"progress": details[row.name]}) if row.running and row.name in details else row
         for row in found.stages
     )
-    stage = _stage(decided, found, suspended=suspended, blocked=blocker is not None and not going_on)
+    stage = _stage(decided, found, suspended=suspended, blocked=blocker is not None and not is_progressing)
     return found.model_copy(update={"stages": rows, "stage": stage})
 
 
-def refused(raw: RawState, reason: str, message: str, now: float) -> MultiTaskModelStatus:
+def rejected(raw: ClusterState, reason: str, message: str, now: float) -> MultiTaskModelStatus:
     """The status of a resource that cannot be read: what it showed before stays, and the conditions say why."""
-    said = Judgement("False", reason, message)
-    return instead(raw, said, said, reason, None, now)
+    said = ConditionValue("False", reason, message)
+    return override_conditions(raw, said, said, reason, None, now)
 
 
-def instead(
-    raw: RawState, ready: Judgement, progressing: Judgement, stage: str, progress: str | None, now: float
+def override_conditions(
+    raw: ClusterState, ready: ConditionValue, progressing: ConditionValue, stage: str, progress: str | None, now: float
 ) -> MultiTaskModelStatus:
     """What the status showed before, with other conditions."""
     before = previous_status(raw) or MultiTaskModelStatus()
@@ -71,7 +71,7 @@ def instead(
     return before.model_copy(update=shown)
 
 
-def previous_status(raw: RawState) -> MultiTaskModelStatus | None:
+def previous_status(raw: ClusterState) -> MultiTaskModelStatus | None:
     """The status as it stands; None if there is none or somebody wrote one that is none of ours."""
     try:
         return MultiTaskModelStatus.model_validate((raw.model or {}).get("status") or {})
@@ -79,34 +79,34 @@ def previous_status(raw: RawState) -> MultiTaskModelStatus | None:
         return None
 
 
-def generation_of(raw: RawState) -> int | None:
+def generation_of(raw: ClusterState) -> int | None:
     """``metadata.generation``."""
     generation: int | None = (raw.model or {}).get("metadata", {}).get("generation")
     return generation
 
 
 def _conditions(
-    decided: Plan, observed: Observed, blocker: Blocker | None, *, going_on: bool, suspended: bool
-) -> Mapping[str, Judgement]:
+    decided: Plan, observed: Observed, blocker: Blocker | None, *, is_progressing: bool, suspended: bool
+) -> Mapping[str, ConditionValue]:
     """Ready names the one thing that is in the way; Progressing says so too, unless work goes on elsewhere."""
     looking = {}
-    if going_on and not observed.running and not decided.starts:
-        looking["Progressing"] = Judgement("True", "Resolving", "Looking at data, base model and storage.")
+    if is_progressing and not observed.running and not decided.starts:
+        looking["Progressing"] = ConditionValue("True", "Resolving", "Looking at data, base model and storage.")
     export = export_of(decided.graph)
     if suspended and export is None:
         stopped = "spec.suspend is true: its Jobs are stopped; set it to false to go on"
-        return {"Ready": Judgement("False", "Suspended", stopped)}
+        return {"Ready": ConditionValue("False", "Suspended", stopped)}
     if blocker is not None:
-        said = Judgement("False", blocker.reason, advised(blocker.reason, blocker.message))
-        return {"Ready": said} | (looking if going_on else {"Progressing": said})
+        said = ConditionValue("False", blocker.reason, with_remediation_for(blocker.reason, blocker.message))
+        return {"Ready": said} | (looking if is_progressing else {"Progressing": said})
     if decided.failed:
         failure = decided.failed[0].failure
-        return {"Ready": Judgement("False", "StageFailed", f"{failure.stage}: {failure.message}")} | looking
+        return {"Ready": ConditionValue("False", "StageFailed", f"{failure.stage}: {failure.message}")} | looking
     if export is None:
-        return {"Ready": Judgement("False", "NotTrained", "Training has not ended yet.")} | looking
+        return {"Ready": ConditionValue("False", "NotTrained", "Training has not ended yet.")} | looking
     qualified = sum(verdict.verdict == "Qualified" for verdict in verdicts_of(decided.graph).values())
     text = f"Revision {export.revision} is trained: {qualified}/{len(export.tasks)} tasks qualify."
-    return {"Ready": Judgement("False", TRAINED, f"{text} No server answers for it yet.")} | looking
+    return {"Ready": ConditionValue("False", TRAINED, f"{text} No server answers for it yet.")} | looking
 
 
 def _stage(decided: Plan, found: MultiTaskModelStatus, *, suspended: bool, blocked: bool) -> str:
@@ -120,7 +120,7 @@ def _stage(decided: Plan, found: MultiTaskModelStatus, *, suspended: bool, block
     return "Failed" if decided.failed else found.stage or "Pending"
 
 
-def _progress(unit: Unit) -> str | None:
+def _progress(unit: StageJob) -> str | None:
     """``1200/4000 loss 0.31, about 3 min left``: of a training Job that has said where it is."""
     said = unit.progress
     if said is None or not said.total:

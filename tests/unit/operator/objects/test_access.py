@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from multitask_operator.objects.access import role, role_binding, service_account
-from unit.operator.objects.samples import OWNER, resource
+from multitask_operator.objects.rbac import role, role_binding, service_account
+from support.object_samples import OWNER, resource
 
 
 def test_pods_may_read_and_patch_the_configmaps_of_their_own_model_alone():

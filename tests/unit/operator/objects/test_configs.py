@@ -10,25 +10,25 @@ import pytest
 from multitask_api.cluster import CONFIGMAP_LIMIT, CONFIGMAP_ROOM, CleanUpOrder, Orders, ResolveOrder
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.stage_io.packing import pack_manifest
-from multitask_operator.objects.configs import (
+from multitask_operator.objects.configmaps import (
     clean_up_configmap,
+    future_order_bytes,
     resolve_configmap,
     run_snapshot,
-    told_later,
-    unit_configmap,
+    stage_configmap,
 )
 from multitask_operator.objects.errors import TooLarge
 from multitask_operator.objects.orders import stage_order
-from multitask_operator.objects.units import UnitSpec
-from unit.operator.budgets import largest
-from unit.operator.builders import all_done, graph_of, task
-from unit.operator.objects.samples import OWNER, ready, resource, unit
+from multitask_operator.objects.stage_jobs import StageJobSpec
+from support.budgets import largest
+from support.graph_builders import all_done, graph_of, task
+from support.object_samples import OWNER, ready, resource, unit
 
 
 def test_a_units_configmap_holds_its_orders():
     desk = resource()
     prepare = unit(desk, "prepare")
-    found = unit_configmap(OWNER, desk.spec, prepare)
+    found = stage_configmap(OWNER, desk.spec, prepare)
     assert (found["metadata"]["name"], found["metadata"]["annotations"]) == (prepare.name, prepare.annotations)
     assert list(found["data"]) == ["orders.json"]
     assert Orders.model_validate_json(found["data"]["orders.json"]).orders == prepare.orders
@@ -69,7 +69,7 @@ def of_labels(tasks, labels, length):
 
 def test_the_largest_resource_fits():
     desk = of_labels(128, 256, 15)
-    told = unit_configmap(OWNER, desk.spec, unit(desk, "prepare"))["data"]["orders.json"]
+    told = stage_configmap(OWNER, desk.spec, unit(desk, "prepare"))["data"]["orders.json"]
     assert len(told) < CONFIGMAP_LIMIT - CONFIGMAP_ROOM
     resolve_configmap(OWNER, desk, unit(desk, "resolve"))
     run_snapshot(OWNER, desk.spec, 1, "trainer:1")
@@ -111,8 +111,8 @@ def test_what_resolve_may_be_told_fits_in_every_later_stage_with_what_its_pod_fi
         orders = [stage_order(desk.metadata.name, desk.spec, graph, node) for node in nodes]
         together = [orders] if kind == "prepare" else [[order] for order in orders[:1]]
         for each in together:
-            told = size_of(unit_configmap(OWNER, desk.spec, UnitSpec.of_stages(OWNER, 1, each)))
-            assert told <= asked + told_later(desk.spec)
+            told = size_of(stage_configmap(OWNER, desk.spec, StageJobSpec.of_stages(OWNER, 1, each)))
+            assert told <= asked + future_order_bytes(desk.spec)
             found = sum(len(base64.b64decode(pack_manifest(manifests[order.stage, order.digest]))) for order in each)
             assert found < CONFIGMAP_ROOM
 

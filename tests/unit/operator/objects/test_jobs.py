@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_operator.objects.jobs import unit_job, unit_service
+from multitask_operator.objects.jobs import stage_job, stage_service
 from multitask_operator.objects.pods import pod_template
-from unit.operator.objects.samples import OWNER, SETTINGS, resource, unit
+from support.object_samples import OWNER, SETTINGS, resource, unit
 
 
 def job(kind="baseline", **training):
     desk = resource(training={"gpusPerNode": 0, **training})
-    return unit_job(OWNER, desk.spec, unit(desk, kind), SETTINGS)
+    return stage_job(OWNER, desk.spec, unit(desk, kind), SETTINGS)
 
 
 def service(kind, **training):
     desk = resource(training={"gpusPerNode": 0, **training})
-    return unit_service(OWNER, desk.spec, unit(desk, kind))
+    return stage_service(OWNER, desk.spec, unit(desk, kind))
 
 
 def test_a_job():

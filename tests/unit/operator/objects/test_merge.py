@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from cluster import binaries
+from devcluster import binaries
 from multitask_operator.objects.errors import PodTemplateError
 from multitask_operator.objects.merge import merge
 

@@ -8,9 +8,9 @@ import pytest
 
 from multitask_api.stages.versions import VERSIONS
 from multitask_operator.objects import names
-from multitask_operator.objects.names import Owner, access_name, clean_up_name, resolve_name, run_name, unit_name
-from multitask_operator.objects.units import UnitSpec
-from unit.operator.objects.samples import OWNER, ready, resource, unit
+from multitask_operator.objects.names import Owner, access_name, clean_up_name, resolve_name, run_name, stage_job_name
+from multitask_operator.objects.stage_jobs import StageJobSpec
+from support.object_samples import OWNER, ready, resource, unit
 
 LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 LONG = "customer-support-desk-of-the-northern-region-in-production-01"
@@ -28,13 +28,13 @@ UNITS = [
 
 @pytest.mark.parametrize(("sentence", "model", "expected"), UNITS, ids=[row[0] for row in UNITS])
 def test_names_of_units(sentence, model, expected):
-    assert re.sub("-[0-9a-f]{6}-", "-#-", unit_name(model, "baseline", [DIGEST])) == expected
+    assert re.sub("-[0-9a-f]{6}-", "-#-", stage_job_name(model, "baseline", [DIGEST])) == expected
 
 
 @pytest.mark.parametrize("model", ["a", "7", "desk", LONG, "a" * 63, "1" * 63, "a-" * 31 + "a"])
 def test_every_name_is_a_dns_label_with_room_for_a_pod_index(model):
     owner = Owner("ns", model, "uid")
-    found = [unit_name(model, kind, [DIGEST]) for kind in VERSIONS]
+    found = [stage_job_name(model, kind, [DIGEST]) for kind in VERSIONS]
     found += [resolve_name(owner, 2**31, "again"), run_name(model, 2**31), access_name(model), clean_up_name(owner)]
     for name in found:
         assert LABEL.fullmatch(name), name
@@ -43,17 +43,17 @@ def test_every_name_is_a_dns_label_with_room_for_a_pod_index(model):
 
 def test_models_whose_long_names_begin_alike_do_not_share_children():
     one, other = f"{LONG}-a", f"{LONG}-b"
-    for name in (lambda model: unit_name(model, "base", [DIGEST]), lambda model: run_name(model, 1), access_name):
+    for name in (lambda model: stage_job_name(model, "base", [DIGEST]), lambda model: run_name(model, 1), access_name):
         assert name(one) != name(other)
 
 
 def test_a_unit_of_several_stages_has_one_name_in_every_order():
     orders = ready(resource(), "prepare")
-    forwards, backwards = (UnitSpec.of_stages(OWNER, 1, each) for each in (orders, orders[::-1]))
+    forwards, backwards = (StageJobSpec.of_stages(OWNER, 1, each) for each in (orders, orders[::-1]))
     assert len(orders) == 4
     assert forwards == backwards
-    assert forwards.name == unit_name("desk", "prepare", [order.digest for order in orders])
-    assert forwards.name != UnitSpec.of_stages(OWNER, 1, orders[:3]).name
+    assert forwards.name == stage_job_name("desk", "prepare", [order.digest for order in orders])
+    assert forwards.name != StageJobSpec.of_stages(OWNER, 1, orders[:3]).name
 
 
 def test_resolve_runs_anew_for_another_generation_refresh_or_resource():
@@ -75,7 +75,7 @@ def test_annotations_name_the_stages_and_their_digests_in_one_order():
 
 
 def test_a_child_is_found_by_its_labels_and_goes_with_its_owner():
-    found = names.child(OWNER, "v1", "ConfigMap", "desk-run-1", of="run", annotations={"a": "b"})
+    found = names.object_metadata(OWNER, "v1", "ConfigMap", "desk-run-1", of="run", annotations={"a": "b"})
     assert found == {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -105,6 +105,6 @@ def test_a_child_is_found_by_its_labels_and_goes_with_its_owner():
 
 def test_what_is_made_is_what_is_selected():
     wanted = dict(pair.split("=") for pair in names.selector(OWNER.name).split(","))
-    made = names.child(OWNER, "v1", "ConfigMap", "unit", of="base")["metadata"]["labels"]
+    made = names.object_metadata(OWNER, "v1", "ConfigMap", "unit", of="base")["metadata"]["labels"]
     assert wanted.items() <= made.items()
     assert len(wanted) == 2

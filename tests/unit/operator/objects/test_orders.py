@@ -6,8 +6,8 @@ import pytest
 
 from multitask_api.stage_io.manifest import StageOrder
 from multitask_operator.objects.orders import stage_order
-from unit.operator.builders import graph_of
-from unit.operator.objects.samples import graph_until, ready, resource
+from support.graph_builders import graph_of
+from support.object_samples import graph_until, ready, resource
 
 CLAIM, BUCKET = "/multitask/claims/models/desk", "s3://bucket/desk"
 

@@ -6,7 +6,7 @@ import pytest
 
 from multitask_operator.objects.errors import PodTemplateError
 from multitask_operator.objects.pods import PodSettings, pod_template
-from unit.operator.objects.samples import OWNER, SETTINGS, resource, unit
+from support.object_samples import OWNER, SETTINGS, resource, unit
 
 
 def template(kind="baseline", settings=SETTINGS, **spec):

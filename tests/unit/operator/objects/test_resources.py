@@ -8,7 +8,7 @@ import pytest
 
 from multitask_operator.objects.errors import ResourcesError
 from multitask_operator.objects.resources import container_resources, gpus, nodes, quantity, threads
-from unit.operator.objects.samples import resource
+from support.object_samples import resource
 
 GPU = "nvidia.com/gpu"
 DEFAULT = {"cpu": "1", "memory": "1Gi"}

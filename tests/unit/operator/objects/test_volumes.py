@@ -7,8 +7,8 @@ import json
 import pytest
 
 from multitask_operator.objects import volumes
-from unit.operator.builders import task
-from unit.operator.objects.samples import resource
+from support.graph_builders import task
+from support.object_samples import resource
 
 
 def on_claims(storage="pvc://models/desk", data="pvc://data/rows", base="pvc://bases/small", corpus="pvc://chats/all"):
@@ -31,7 +31,7 @@ CLAIMS = [
 @pytest.mark.parametrize(("sentence", "kind", "expected"), CLAIMS, ids=[row[0] for row in CLAIMS])
 def test_which_claims_a_pod_mounts(sentence, kind, expected):
     spec = on_claims()
-    assert volumes.claims(spec, kind) == expected
+    assert volumes.pvc_names(spec, kind) == expected
     if kind is not None:
         names = [f"claim-{claim}" for claim in expected]
         assert [mount["name"] for mount in volumes.volume_mounts(spec, kind)] == names
@@ -59,7 +59,7 @@ def test_one_claim_for_everything_is_mounted_once():
 
 def test_without_claims_there_are_no_volumes():
     spec = on_claims(storage="s3://bucket/desk", data="s3://bucket/rows", base="hf://a/b", corpus="s3://bucket/c.jsonl")
-    assert (volumes.claims(spec), volumes.mounts_variable(spec, "resolve")) == ((), "{}")
+    assert (volumes.pvc_names(spec), volumes.mounts_variable(spec, "resolve")) == ((), "{}")
 
 
 @pytest.mark.parametrize("claim", ["data.v2", "d" * 63, "d" * 253])
@@ -114,7 +114,7 @@ PROBLEMS = [
 
 @pytest.mark.parametrize(("sentence", "spec", "expected"), PROBLEMS, ids=[row[0] for row in PROBLEMS])
 def test_addresses_that_mean_nothing_in_a_pod_are_named(sentence, spec, expected):
-    found = [str(problem) for problem in volumes.place_problems(spec)]
+    found = [str(problem) for problem in volumes.uri_problems(spec)]
     assert len(found) == len(expected)
     for text, beginning in zip(found, expected, strict=True):
         assert text.startswith(beginning)
@@ -122,5 +122,5 @@ def test_addresses_that_mean_nothing_in_a_pod_are_named(sentence, spec, expected
 
 def test_a_cluster_needs_storage():
     spec = on_claims().model_copy(update={"storage": None})
-    (problem,) = volumes.place_problems(spec)
+    (problem,) = volumes.uri_problems(spec)
     assert str(problem) == "spec.storage: a cluster needs it; give uri: pvc://CLAIM/PATH or s3://BUCKET/PATH"

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_operator.reconciler.attempts import out_of_memory, retrying
-from multitask_operator.reconciler.blocking import held, of_job, of_pods, of_refusal, silent
-from multitask_operator.reconciler.raw import Refusal
-from multitask_operator.reconciler.units import Unit, seconds
+from multitask_operator.reconciler.blockers import (
+    blocker_for_pods,
+    blocker_for_queue,
+    blocker_for_rejected_write,
+    objects_needing_events,
+    stuck_deletion,
+)
+from multitask_operator.reconciler.cluster_state import RejectedWrite
+from multitask_operator.reconciler.retries import blocker_for_retry, out_of_memory
+from multitask_operator.reconciler.stage_job import StageJob, parse_time
 
 GPU = "nvidia.com/gpu"
 
@@ -72,14 +78,14 @@ BLOCKED = {
 @pytest.mark.parametrize("situation", BLOCKED)
 def test_a_pod_that_cannot_go_on_says_why(situation):
     item, reason, part = BLOCKED[situation]
-    found = of_pods([pod(phase="Running"), item], GPU)
+    found = blocker_for_pods([pod(phase="Running"), item], GPU)
     assert found.reason == reason
     assert part in found.message
 
 
 def test_pods_that_run_start_or_have_ended_block_nothing():
     starting = pod(waiting={"reason": "ContainerCreating"})
-    assert of_pods([pod(phase="Running"), pod(phase="Succeeded"), starting], GPU) is None
+    assert blocker_for_pods([pod(phase="Running"), pod(phase="Succeeded"), starting], GPU) is None
 
 
 REFUSED = {
@@ -96,16 +102,16 @@ REFUSED = {
 @pytest.mark.parametrize("situation", REFUSED)
 def test_a_write_that_is_refused_names_the_object_and_what_to_change(situation):
     message, code, advice = REFUSED[situation]
-    found = of_refusal(Refusal("create", "Job", "desk-resolve-1", code, "Forbidden", message))
+    found = blocker_for_rejected_write(RejectedWrite("create", "Job", "desk-resolve-1", code, "Forbidden", message))
     assert found.reason == "WriteRefused"
     assert found.message.startswith(f"create Job desk-resolve-1: {message}; {advice}")
 
 
 def test_a_job_in_a_queue_waits_for_admission():
     job = {"kind": "Job", "metadata": {"name": "j", "labels": {"kueue.x-k8s.io/queue-name": "team-a"}}}
-    assert of_job(job | {"spec": {"suspend": True}}).message == "Job j waits for admission by queue 'team-a'"
-    assert of_job(job | {"spec": {"suspend": False}}) is None
-    assert of_job(None) is None
+    assert blocker_for_queue(job | {"spec": {"suspend": True}}).message == "Job j waits for admission by queue 'team-a'"
+    assert blocker_for_queue(job | {"spec": {"suspend": False}}) is None
+    assert blocker_for_queue(None) is None
 
 
 def test_memory_that_ran_out_names_limit_and_settings():
@@ -143,7 +149,7 @@ ATTEMPTS = {
 def test_memory_that_ran_out_is_said_of_the_last_attempt_alone(situation):
     pods, said = ATTEMPTS[situation]
     assert (out_of_memory(pods) is not None) is said
-    assert ("ran out of memory" in retrying(unit(*pods, failed=1)).message) is said
+    assert ("ran out of memory" in blocker_for_retry(unit(*pods, failed=1)).message) is said
 
 
 def unit(*pods, **status):
@@ -153,12 +159,12 @@ def unit(*pods, **status):
         "metadata": {"name": "j", "creationTimestamp": "2026-01-02T03:04:05Z"},
         "spec": {"backoffLimit": 3},
     }
-    return Unit("j", "baseline", (("baseline/x", "d"),), {}, job | {"status": status}, pods)
+    return StageJob("j", "baseline", (("baseline/x", "d"),), {}, job | {"status": status}, pods)
 
 
 def test_a_program_that_was_killed_between_attempts_is_said_with_its_last_line():
     crashed = pod(phase="Failed", terminated={"reason": "Error", "exitCode": 139, "message": "a\nSegmentation fault\n"})
-    found = retrying(unit(crashed, failed=1))
+    found = blocker_for_retry(unit(crashed, failed=1))
     assert found.message == (
         "baseline/x: its program ended with exit code 139: Segmentation fault; its Job tries again by itself"
         " (attempt 2 of 4)"
@@ -170,23 +176,23 @@ def test_the_pods_of_several_nodes_that_failed_together_are_one_attempt(failed, 
     crashed = pod(phase="Failed", terminated={"reason": "Error", "exitCode": 75})
     item = unit(crashed, failed=failed)
     item.job["spec"] |= {"backoffLimit": 2 * 3, "completions": 2}
-    assert retrying(item).message.endswith(f"(attempt {attempt} of 4)")
+    assert blocker_for_retry(item).message.endswith(f"(attempt {attempt} of 4)")
 
 
 def test_an_attempt_that_runs_and_one_that_was_evicted_say_nothing():
     crashed = pod(phase="Failed", terminated={"reason": "Error", "exitCode": 139})
     evicted = pod(phase="Failed", terminated={"reason": "Error", "exitCode": 143})
     evicted["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
-    assert retrying(unit(crashed, pod(phase="Running"))) is None
-    assert retrying(unit(evicted)) is None
+    assert blocker_for_retry(unit(crashed, pod(phase="Running"))) is None
+    assert blocker_for_retry(unit(evicted)) is None
 
 
 def test_a_job_that_somebody_holds_is_named_once_it_should_be_gone():
     item = unit()
     item.job["metadata"] |= {"deletionTimestamp": "2026-01-02T03:04:05Z", "finalizers": ["example.com/hold"]}
-    began = seconds("2026-01-02T03:04:05Z")
-    assert held(item, began + 1) is None
-    found = held(item, began + 60)
+    began = parse_time("2026-01-02T03:04:05Z")
+    assert stuck_deletion(item, began + 1) is None
+    found = stuck_deletion(item, began + 60)
     assert (found.reason, "Job j was deleted at" in found.message) == ("NotDeleted", True)
     assert found.message.endswith("is held by example.com/hold")
 
@@ -194,8 +200,8 @@ def test_a_job_that_somebody_holds_is_named_once_it_should_be_gone():
 def test_only_what_shows_nothing_is_asked_about():
     starting = pod(waiting={"reason": "ContainerCreating"})
     without = unit()
-    assert silent(without) == (without.job,)
-    assert silent(unit(starting)) == (starting,)
-    assert silent(unit(pod(waiting={"reason": "ErrImagePull"}))) == ()
-    assert silent(unit(pod(phase="Running"))) == ()
-    assert silent(unit(pod(phase="Failed", terminated={"exitCode": 1}))) == ()
+    assert objects_needing_events(without) == (without.job,)
+    assert objects_needing_events(unit(starting)) == (starting,)
+    assert objects_needing_events(unit(pod(waiting={"reason": "ErrImagePull"}))) == ()
+    assert objects_needing_events(unit(pod(phase="Running"))) == ()
+    assert objects_needing_events(unit(pod(phase="Failed", terminated={"exitCode": 1}))) == ()

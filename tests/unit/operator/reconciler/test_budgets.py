@@ -9,9 +9,9 @@ import pytest
 from multitask_api.cluster import MANIFESTS_KEY, ORDERS_KEY, PROGRESS_KEY, RESOLVED_KEY
 from multitask_api.stage_io.manifest import StageProgress
 from multitask_api.stage_io.packing import pack_manifests
-from unit.operator.budgets import ANNOTATION_BYTES, STAGE_ROWS, STATUS_BYTES, largest
-from unit.operator.builders import all_done, resolved
-from unit.operator.reconciler.simulation import BEGAN, Cluster
+from support.budgets import ANNOTATION_BYTES, STAGE_ROWS, STATUS_BYTES, largest
+from support.graph_builders import all_done, resolved
+from support.simulation import BEGAN, Cluster
 
 #: In Ready and in Progressing: the longest message there can be, of characters that take the most bytes.
 LONG = "\U0001f525" * 20_000

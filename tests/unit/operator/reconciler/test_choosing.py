@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_operator.reconciler.choosing import Group, within
-from multitask_operator.reconciler.units import Unit
+from multitask_operator.reconciler.scheduling import JobBatch, fit_parallelism
+from multitask_operator.reconciler.stage_job import StageJob
 
 ALONE = {"prepare": {"data"}, "base": {"chats"}, "baseline": set()}
 
@@ -13,7 +13,7 @@ ALONE = {"prepare": {"data"}, "base": {"chats"}, "baseline": set()}
 def running(kind, *, ended=False):
     job = {"metadata": {"name": "j"}, "status": {"conditions": [{"type": "Complete", "status": "True"}] * ended}}
     configmap = {"metadata": {"name": "j"}}
-    return Unit("j", kind, (("s", "d"),), configmap, job)
+    return StageJob("j", kind, (("s", "d"),), configmap, job)
 
 
 # the sentence, the limit, kinds that could start, units that are there, kinds that do start
@@ -31,5 +31,5 @@ CHOICES = [
 
 @pytest.mark.parametrize(("sentence", "limit", "kinds", "units", "expected"), CHOICES, ids=[row[0] for row in CHOICES])
 def test_what_starts(sentence, limit, kinds, units, expected):
-    found = within(limit, [Group(kind, ()) for kind in kinds], units, alone=ALONE.__getitem__)
+    found = fit_parallelism(limit, [JobBatch(kind, ()) for kind in kinds], units, exclusive_claims=ALONE.__getitem__)
     assert [group.kind for group in found] == expected

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_operator.reconciler.claims import blocker, single_node
-from unit.operator.builders import model, task
+from multitask_operator.reconciler.pvcs import blocker, single_node
+from support.graph_builders import model, task
 
 
 def claim(*modes, phase="Bound", deleting=False):

@@ -9,11 +9,11 @@ import pytest
 
 from multitask_api.cluster import CLEANED_KEY, FINALIZER, CleanUpResult
 from multitask_operator.objects.actions import Create, Event, PatchFinalizers, PatchStatus
-from multitask_operator.planner.status import stamp
+from multitask_operator.planner.status import format_time
 from multitask_operator.reconciler import reconcile
-from multitask_operator.reconciler.raw import Refusal
-from unit.operator.builders import task
-from unit.operator.reconciler.simulation import ENDED, REMOVED, SETTINGS, STORAGE, Cluster
+from multitask_operator.reconciler.cluster_state import RejectedWrite
+from support.graph_builders import task
+from support.simulation import ENDED, REMOVED, SETTINGS, STORAGE, Cluster
 
 
 def desk(**spec):
@@ -97,7 +97,7 @@ def test_also_a_spec_that_cannot_be_read_has_it():
 
 def test_a_finalizer_that_may_not_be_set_is_told():
     cluster = desk()
-    refused = replace(cluster.raw(), refusals=(refusal("patch", "MultiTaskModel", "it may not"),))
+    refused = replace(cluster.raw(), rejected_writes=(refusal("patch", "MultiTaskModel", "it may not"),))
     (patch,) = [each for each in reconcile(refused, SETTINGS, 0.0).actions if isinstance(each, PatchStatus)]
     assert patch.status["conditions"][0]["reason"] == "WriteRefused"
 
@@ -173,10 +173,10 @@ def test_pods_that_are_of_no_job_write_nothing_and_are_not_waited_for():
 
 def test_a_pod_whose_node_is_lost_is_waited_for_ten_minutes():
     cluster = deleted()
-    pod(cluster, "p", "baseline", "Running", deletionTimestamp=stamp(cluster.now))
+    pod(cluster, "p", "baseline", "Running", deletionTimestamp=format_time(cluster.now))
     cluster.settle()
     assert cluster.jobs() == []
-    assert 500 < cluster.reconcile().look_again <= 600
+    assert 500 < cluster.reconcile().requeue_after <= 600
     cluster.now += 600
     cluster.settle()
     assert cluster.jobs("clean-up")
@@ -256,7 +256,7 @@ NO_MATTER = {
 def others(cluster, uri, *, going=False, retain=True, base="builtin://tiny"):
     metadata = {"name": "other", "uid": "u-other"}
     if going:
-        metadata |= {"deletionTimestamp": stamp(0.0), "finalizers": [FINALIZER]}
+        metadata |= {"deletionTimestamp": format_time(0.0), "finalizers": [FINALIZER]}
     spec = {"storage": {"uri": uri, "retain": retain}, "baseModel": {"uri": base}}
     cluster.others = ({"metadata": metadata, "spec": spec},)
 
@@ -274,11 +274,11 @@ def test_it_is_cleaned_up_behind_although(what):
 
 
 def going():
-    return {"metadata": {"name": "ml", "deletionTimestamp": stamp(0.0)}}
+    return {"metadata": {"name": "ml", "deletionTimestamp": format_time(0.0)}}
 
 
 def refusal(verb, kind, said):
-    return Refusal(verb, kind, "desk", 403, "Forbidden", said)
+    return RejectedWrite(verb, kind, "desk", 403, "Forbidden", said)
 
 
 def broken(cluster):
@@ -290,16 +290,22 @@ def broken(cluster):
 
 # what keeps a clean-up from being, and what the Event says
 SKIPPED = {
-    "the claim is gone": (lambda cluster: cluster.claims.clear(), "PersistentVolumeClaim 'models' does not exist"),
+    "the claim is gone": (
+        lambda cluster: cluster.claims.clear(),
+        "PersistentVolumeClaim 'models' does not exist",
+    ),
     "the claim goes": (
-        lambda cluster: cluster.claims["models"]["metadata"].update(deletionTimestamp=stamp(0.0)),
+        lambda cluster: cluster.claims["models"]["metadata"].update(deletionTimestamp=format_time(0.0)),
         "PersistentVolumeClaim 'models' is being deleted, and no new pod may mount it.",
     ),
     "the claim is lost": (
         lambda cluster: cluster.claims["models"]["status"].update(phase="Lost"),
         "PersistentVolumeClaim 'models' has lost its volume.",
     ),
-    "the namespace goes": (lambda cluster: setattr(cluster, "namespace", going()), "The namespace is being deleted"),
+    "the namespace goes": (
+        lambda cluster: setattr(cluster, "namespace", going()),
+        "The namespace is being deleted",
+    ),
     "another model stores there": (
         lambda cluster: others(cluster, "pvc://models/desk/"),
         "MultiTaskModel 'other' uses pvc://models/desk/.",
@@ -336,7 +342,7 @@ def test_where_the_namespace_cannot_be_read_the_refusal_says_that_it_goes():
     cluster = deleted()
     cluster.reconcile()
     said = "unable to create new content in namespace ml because it is being terminated"
-    outcome = reconcile(replace(cluster.raw(), refusals=(refusal("create", "Job", said),)), SETTINGS, cluster.now)
+    outcome = reconcile(replace(cluster.raw(), rejected_writes=(refusal("create", "Job", said),)), SETTINGS, cluster.now)
     assert [type(action) for action in outcome.actions] == [PatchFinalizers, Event]
     assert "The namespace is being deleted" in message(outcome)
 
@@ -366,7 +372,10 @@ STAYS = {
         lambda cluster: cluster.edit(task("urgency"), task("intent"), storage=STORAGE),
         [],
     ),
-    "another model comes": (lambda cluster: others(cluster, "pvc://models/desk"), [("Warning", "CleanUpSkipped")]),
+    "another model comes": (
+        lambda cluster: others(cluster, "pvc://models/desk"),
+        [("Warning", "CleanUpSkipped")],
+    ),
 }
 
 
@@ -390,7 +399,10 @@ def test_a_clean_up_whose_files_are_to_stay_is_ended_before_the_model_goes(why):
 
 def test_setting_retain_lets_it_go_also_where_the_clean_up_cannot_be_ended():
     cluster, job = cleaning()
-    cluster.objects["Job", job]["metadata"] |= {"deletionTimestamp": stamp(cluster.now), "finalizers": ["a.test/b"]}
+    cluster.objects["Job", job]["metadata"] |= {
+        "deletionTimestamp": format_time(cluster.now),
+        "finalizers": ["a.test/b"],
+    }
     cluster.now += 60
     cluster.edit(task("urgency"), task("intent"), storage=STORAGE)
     cluster.reconcile()
@@ -444,14 +456,14 @@ def test_a_pod_that_shows_nothing_is_looked_at_until_an_event_says_why():
     cluster, job = cleaning()
     pod(cluster, job, "clean-up", "Pending")
     cluster.settle()
-    assert cluster.reconcile().look_again is not None
+    assert cluster.reconcile().requeue_after is not None
     cluster.warnings = {f"u-{job}": "MountVolume.SetUp failed"}
     cluster.settle()
     assert cluster.condition("Ready")["reason"] == "PodWarning"
 
 
 def held(raw, now):
-    ended = {"deletionTimestamp": stamp(now - 60), "finalizers": ["a.test/b"]}
+    ended = {"deletionTimestamp": format_time(now - 60), "finalizers": ["a.test/b"]}
     return replace(raw, jobs=tuple({**job, "metadata": {**job["metadata"], **ended}} for job in raw.jobs))
 
 
@@ -459,7 +471,7 @@ def held(raw, now):
 NOT_ENDED = {
     "a finalizer of somebody's": (held, "NotDeleted"),
     "the API server": (
-        lambda raw, _: replace(raw, refusals=(refusal("delete", "Job", "it may not"),)),
+        lambda raw, _: replace(raw, rejected_writes=(refusal("delete", "Job", "it may not"),)),
         "WriteRefused",
     ),
 }
@@ -477,7 +489,7 @@ def test_what_keeps_a_job_that_writes_from_ending_is_said(why):
 def test_a_quota_that_refuses_the_job_is_said_and_nothing_is_let_go():
     cluster = deleted()
     cluster.reconcile()
-    refused = replace(cluster.raw(), refusals=(refusal("create", "Job", "exceeded quota: few"),))
+    refused = replace(cluster.raw(), rejected_writes=(refusal("create", "Job", "exceeded quota: few"),))
     outcome = reconcile(refused, SETTINGS, cluster.now)
     assert not any(isinstance(action, PatchFinalizers) for action in outcome.actions)
     (patch,) = [action for action in outcome.actions if isinstance(action, PatchStatus)]
@@ -487,7 +499,7 @@ def test_a_quota_that_refuses_the_job_is_said_and_nothing_is_let_go():
 def test_a_finalizer_that_may_not_be_removed_is_told_and_no_event_says_that_it_was():
     cluster, job = cleaning()
     cluster.finish(job)
-    refused = replace(cluster.raw(), refusals=(refusal("patch", "MultiTaskModel", "it may not"),))
+    refused = replace(cluster.raw(), rejected_writes=(refusal("patch", "MultiTaskModel", "it may not"),))
     outcome = reconcile(refused, SETTINGS, cluster.now)
     assert [reason for _, reason in events(outcome)] == ["WriteRefused"]
     assert not any(isinstance(action, PatchFinalizers) for action in outcome.actions)

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from unit.operator.builders import task
-from unit.operator.reconciler.simulation import REMOVED, STORAGE, Cluster
+from support.graph_builders import task
+from support.simulation import REMOVED, STORAGE, Cluster
 
 
 def cluster_of_two(**spec):

@@ -8,9 +8,9 @@ import pytest
 
 from multitask_api.cluster import PROGRESS_KEY
 from multitask_api.stage_io.manifest import StageProgress
-from multitask_operator.reconciler.units import seconds as seconds_of
-from unit.operator.builders import task
-from unit.operator.reconciler.simulation import BEGAN, ENDED, Cluster
+from multitask_operator.reconciler.stage_job import parse_time as seconds_of
+from support.graph_builders import task
+from support.simulation import BEGAN, ENDED, Cluster
 
 
 def two(**spec):
@@ -147,7 +147,7 @@ def test_a_job_that_shows_nothing_is_looked_at_again_ever_more_rarely():
     waits = []
     for later in (5, 20, 80):
         cluster.now = BEGAN + later
-        waits.append(round(cluster.reconcile().look_again))
+        waits.append(round(cluster.reconcile().requeue_after))
     assert waits == sorted(waits)
     assert 5 <= waits[0] < 20 < waits[2] <= 80
 
@@ -155,11 +155,11 @@ def test_a_job_that_shows_nothing_is_looked_at_again_ever_more_rarely():
 def test_what_no_watch_tells_of_is_looked_at_again_soon():
     cluster = two()
     cluster.claims["models"] = None
-    assert cluster.reconcile().look_again == 60.0
+    assert cluster.reconcile().requeue_after == 60.0
     del cluster.model["spec"]["tasks"][0]["prompt"]
     cluster.model["spec"]["tasks"][0]["promptFrom"] = {"name": "prompts", "key": "urgency"}
     cluster.references = {"prompts": None}
-    assert cluster.reconcile().look_again == 60.0
+    assert cluster.reconcile().requeue_after == 60.0
     assert cluster.condition("Ready")["reason"] == "InvalidSpec"
 
 
@@ -258,7 +258,7 @@ def test_data_that_is_not_there_is_named_and_looked_for_again():
     outcome = cluster.reconcile()
     assert cluster.condition("Ready")["reason"] == "DataNotFound"
     assert "no such file" in cluster.condition("Ready")["message"]
-    assert outcome.look_again == 300.0
+    assert outcome.requeue_after == 300.0
     cluster.now += 301
     cluster.to_the_end()
     assert cluster.model["status"]["stage"] == "Trained"
@@ -388,8 +388,8 @@ def test_progress_alone_is_written_every_15_seconds_at_most(seconds, written):
     outcome = cluster.reconcile()
     assert bool(outcome.actions) is written
     if not written:
-        assert outcome.look_again is not None
-        assert seconds + outcome.look_again <= 16  # or sooner, for a Job that has no pod yet
+        assert outcome.requeue_after is not None
+        assert seconds + outcome.requeue_after <= 16  # or sooner, for a Job that has no pod yet
 
 
 def test_one_job_without_a_gpu_does_not_hide_the_work_of_the_others():

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import time
 
-from multitask_operator.commands.cluster.asking import Where, ask
-from multitask_operator.commands.cluster.looking import look
-from multitask_operator.commands.cluster.reasons import Explanation, explained
-from multitask_operator.commands.showing import print_json, say
-from multitask_operator.reconciler.raw import RawState
+from multitask_operator.commands.cluster.diagnosis import Diagnosis, diagnose
+from multitask_operator.commands.cluster.model_state_reader import read_model_state
+from multitask_operator.commands.cluster.session import ClusterOptions, run_with_client
+from multitask_operator.commands.console import print_json, print_line
+from multitask_operator.reconciler.cluster_state import ClusterState
 
 
-def explain(name: str, where: Where, *, as_json: bool) -> int:
+def explain(name: str, where: ClusterOptions, *, as_json: bool) -> int:
     """Say why the model is where it is."""
     now = time.time()
-    raw = ask(where, lambda client, namespace: look(client, namespace, name, now))
-    found = explained(raw, now)
+    raw = run_with_client(where, lambda client, namespace: read_model_state(client, namespace, name, now))
+    found = diagnose(raw, now)
     if as_json:
         print_json({"name": raw.name, "namespace": raw.namespace, **found.to_json()})
     else:
@@ -23,9 +23,9 @@ def explain(name: str, where: Where, *, as_json: bool) -> int:
     return 0
 
 
-def _print(raw: RawState, found: Explanation) -> None:
-    say(f"{raw.namespace}/{raw.name}: {found.reason}")
+def _print(raw: ClusterState, found: Diagnosis) -> None:
+    print_line(f"{raw.namespace}/{raw.name}: {found.reason}")
     for line in found.message.splitlines():
-        say(f"  {line}")
+        print_line(f"  {line}")
     if found.next:
-        say(f"next: {found.next}")
+        print_line(f"next: {found.next}")

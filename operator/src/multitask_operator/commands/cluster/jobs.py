@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from multitask_api.cluster import CLEAN_UP, RESOLVE, RUN
-from multitask_operator.commands.cluster.picture import gpu_resource
-from multitask_operator.commands.views import describe
-from multitask_operator.reconciler import blocking
-from multitask_operator.reconciler.observing import failed
-from multitask_operator.reconciler.raw import RawState
-from multitask_operator.reconciler.units import Phase, Unit, condition, started_at, units
+from multitask_operator.commands.cluster.model_view import gpu_resource
+from multitask_operator.commands.progress import describe
+from multitask_operator.reconciler import blockers
+from multitask_operator.reconciler.cluster_state import ClusterState
+from multitask_operator.reconciler.planner_input import failed
+from multitask_operator.reconciler.stage_job import Phase, StageJob, condition, stage_jobs, started_at
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,9 @@ class JobRow:
         }
 
 
-def job_rows(raw: RawState, now: float) -> list[JobRow]:
+def job_rows(raw: ClusterState, now: float) -> list[JobRow]:
     """Every Job that runs, waits or has failed; ``now`` in Unix seconds."""
-    return [_row(unit, raw, now) for unit in units(raw, without=(RUN,)) if unit.job and not _done(unit)]
+    return [_row(unit, raw, now) for unit in stage_jobs(raw, without=(RUN,)) if unit.job and not _done(unit)]
 
 
 def names(stages: Sequence[str], most: int = 3) -> str:
@@ -51,34 +51,34 @@ def first_line(text: str) -> str:
     return text.partition("\n")[0]
 
 
-def stages_of(unit: Unit) -> tuple[str, ...]:
+def stages_of(unit: StageJob) -> tuple[str, ...]:
     """The stages of a unit; resolve is its own."""
     return tuple(stage for stage, _ in unit.keys) or (unit.kind,)
 
 
-def _done(unit: Unit) -> bool:
+def _done(unit: StageJob) -> bool:
     if unit.kind in (RESOLVE, CLEAN_UP):
         return condition(unit.job, "Complete") is not None
     return unit.phase is Phase.DONE
 
 
-def _row(unit: Unit, raw: RawState, now: float) -> JobRow:
+def _row(unit: StageJob, raw: ClusterState, now: float) -> JobRow:
     state, doing = _state(unit, raw, now)
     pods = tuple(pod["metadata"]["name"] for pod in unit.pods)
     return JobRow(unit.name, stages_of(unit), state, doing, pods)
 
 
-def _state(unit: Unit, raw: RawState, now: float) -> tuple[str, str]:
+def _state(unit: StageJob, raw: ClusterState, now: float) -> tuple[str, str]:
     if unit.ended:
         failure = failed(unit).failure
         return "failed", f"{failure.stage}: {first_line(failure.message)}"
-    blocker = blocking.of_unit(unit, gpu_resource(raw), raw.warnings)
+    blocker = blockers.blocker_for_job(unit, gpu_resource(raw), raw.warnings)
     if unit.stopping:
         return "stopping", ""
     if blocker is not None:
         return blocker.reason, blocker.message
     said, began = unit.progress, started_at(unit.job)
-    if said is None and not blocking.runs(unit):
+    if said is None and not blockers.has_running_pod(unit):
         return "starting", ""
     stage = said.stage if said is not None else names(stages_of(unit))
     return "running", describe(stage, now - began if began is not None else 0.0, said)

@@ -5,23 +5,23 @@ from __future__ import annotations
 import sys
 import time
 
-from multitask_operator.cluster.errors import NotFound, Refused
-from multitask_operator.cluster.viewing import Viewer
-from multitask_operator.commands.cluster.asking import Where, ask
-from multitask_operator.commands.cluster.looking import look
-from multitask_operator.commands.cluster.pods import NoLog, chosen, gone, newest_pod, not_started
-from multitask_operator.objects.protected import CONTAINER
+from multitask_operator.cluster.errors import NotFound, RequestRejected
+from multitask_operator.cluster.logs import LogClient
+from multitask_operator.commands.cluster.model_state_reader import read_model_state
+from multitask_operator.commands.cluster.pods import NoLog, log_unavailable, newest_pod, not_started, select_job
+from multitask_operator.commands.cluster.session import ClusterOptions, run_with_client
+from multitask_operator.objects.pod_template import CONTAINER
 
 
-def logs(name: str, stage: str | None, where: Where, *, follow: bool, tail: int | None) -> int:
+def logs(name: str, stage: str | None, where: ClusterOptions, *, follow: bool, tail: int | None) -> int:
     """Print the log; with ``follow`` until the pod ends. ``tail``: only the last lines."""
 
-    async def show(client: Viewer, namespace: str) -> None:
-        raw = await look(client, namespace, name, time.time())
-        unit = chosen(raw, stage)
+    async def show(client: LogClient, namespace: str) -> None:
+        raw = await read_model_state(client, namespace, name, time.time())
+        unit = select_job(raw, stage)
         pod = newest_pod(unit)
         if pod is None:
-            raise NoLog(gone(raw, unit))
+            raise NoLog(log_unavailable(raw, unit))
         waits = not_started(raw, unit, pod)
         if waits:
             raise NoLog(waits)
@@ -31,9 +31,9 @@ def logs(name: str, stage: str | None, where: Where, *, follow: bool, tail: int 
                 sys.stdout.write(text)
                 sys.stdout.flush()
         except NotFound as error:
-            raise NoLog(gone(raw, unit)) from error
-        except Refused as error:
+            raise NoLog(log_unavailable(raw, unit)) from error
+        except RequestRejected as error:
             raise NoLog(f"there is no log: {error.message}; `mtm status {name} -n {namespace}` says more") from error
 
-    ask(where, show)
+    run_with_client(where, show)
     return 0

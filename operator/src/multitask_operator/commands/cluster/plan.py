@@ -6,33 +6,35 @@ import time
 
 from multitask_api.resource.hints import hints
 from multitask_operator.commands import plan as local
-from multitask_operator.commands.cluster.asking import Where, ask
 from multitask_operator.commands.cluster.jobs import first_line
-from multitask_operator.commands.cluster.looking import look
-from multitask_operator.commands.cluster.picture import Picture, picture
-from multitask_operator.commands.showing import print_json, say
+from multitask_operator.commands.cluster.model_state_reader import read_model_state
+from multitask_operator.commands.cluster.model_view import ModelView, model_view
+from multitask_operator.commands.cluster.session import ClusterOptions, run_with_client
+from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.planner.estimate import estimate
 from multitask_operator.report.build import frozen_base_notes
 
 
-def plan(name: str, where: Where, *, as_json: bool) -> int:
+def plan(name: str, where: ClusterOptions, *, as_json: bool) -> int:
     """Show the plan of the model called ``name``."""
-    raw = ask(where, lambda client, namespace: look(client, namespace, name, time.time()))
-    shown = picture(raw, time.time())
+    raw = run_with_client(where, lambda client, namespace: read_model_state(client, namespace, name, time.time()))
+    shown = model_view(raw, time.time())
     planned = planned_of(shown)
     if as_json:
         print_json(local.to_json(planned))
         return 0
     local.print_stages(planned)
-    say(f"{local.done_of(planned.graph)} stages are there; namespace {raw.namespace}")
+    print_line(f"{local.done_of(planned.graph)} stages are there; namespace {raw.namespace}")
     if planned.graph.finished:
-        say("nothing to run")
+        print_line("nothing to run")
     else:
-        say(f"training still to do: {local.cost_text(planned.cost)}; next: mtm explain {name} -n {raw.namespace}")
+        print_line(
+            f"training still to do: {local.cost_text(planned.cost)}; next: mtm explain {name} -n {raw.namespace}"
+        )
     return 0
 
 
-def planned_of(shown: Picture) -> local.Planned:
+def planned_of(shown: ModelView) -> local.Planned:
     """What the command shows."""
     model, graph = shown.model, shown.plan.graph
     states = {node.name: local.state(node, graph) for node in graph.nodes}

@@ -8,12 +8,12 @@ from shlex import quote
 from multitask_api.cluster import RUN
 from multitask_api.errors import MultitaskError, UserError
 from multitask_operator.commands.cluster.jobs import stages_of
-from multitask_operator.commands.cluster.picture import gpu_resource
-from multitask_operator.commands.views import describe
-from multitask_operator.reconciler import blocking
-from multitask_operator.reconciler.blocking import is_open
-from multitask_operator.reconciler.raw import Object, RawState
-from multitask_operator.reconciler.units import Phase, Unit, node_of, started_at, units
+from multitask_operator.commands.cluster.model_view import gpu_resource
+from multitask_operator.commands.progress import describe
+from multitask_operator.reconciler import blockers
+from multitask_operator.reconciler.blockers import is_open
+from multitask_operator.reconciler.cluster_state import ClusterState, Object
+from multitask_operator.reconciler.stage_job import Phase, StageJob, node_of, stage_jobs, started_at
 
 _MOST_NAMES = 20
 
@@ -26,12 +26,12 @@ class NoSuchStage(UserError):
     """No Job ran, or runs, a stage of that name."""
 
 
-def chosen(raw: RawState, stage: str | None) -> Unit:
+def select_job(raw: ClusterState, stage: str | None) -> StageJob:
     """The newest unit of ``stage``: a stage's name, a kind of which there is one stage, or a Job's name.
 
     None: the one that failed or runs; else the last that was made. Raises NoSuchStage.
     """
-    every = sorted(units(raw, without=(RUN,)), key=lambda unit: unit.made, reverse=True)
+    every = sorted(stage_jobs(raw, without=(RUN,)), key=lambda unit: unit.created_at, reverse=True)
     if not every:
         raise NoSuchStage(f"{raw.name} has no Jobs yet; `mtm explain {raw.name} -n {raw.namespace}` says why")
     if stage is None:
@@ -52,22 +52,22 @@ def chosen(raw: RawState, stage: str | None) -> Unit:
     raise NoSuchStage(f"no Job of {raw.name} runs or ran a stage {stage!r}; {what}")
 
 
-def newest_pod(unit: Unit) -> Object | None:
+def newest_pod(unit: StageJob) -> Object | None:
     """Of several nodes the first one's: it alone reports."""
     first = [pod for pod in unit.pods if node_of(pod) == "0"]
     return max(first, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
 
 
-def not_started(raw: RawState, unit: Unit, pod: Object) -> str | None:
+def not_started(raw: ClusterState, unit: StageJob, pod: Object) -> str | None:
     """Why a pod has no log yet; None if it has begun."""
     if pod.get("status", {}).get("phase") != "Pending":
         return None
-    blocker = blocking.of_unit(unit, gpu_resource(raw), raw.warnings)
+    blocker = blockers.blocker_for_job(unit, gpu_resource(raw), raw.warnings)
     why = blocker.message if blocker else f"pod {pod['metadata']['name']} is being started"
     return f"there is no log yet: {why}; next: mtm explain {raw.name} -n {raw.namespace}"
 
 
-def gone(raw: RawState, unit: Unit) -> str:
+def log_unavailable(raw: ClusterState, unit: StageJob) -> str:
     """That no pod is left, and what still stands."""
     said = _still_said(unit)
     what = f"no pod of {', '.join(stages_of(unit)[:3])} is left, and its log went with it"
@@ -81,7 +81,7 @@ def gone(raw: RawState, unit: Unit) -> str:
     )
 
 
-def _still_said(unit: Unit) -> str:
+def _still_said(unit: StageJob) -> str:
     parts = []
     if unit.keys and unit.manifests:
         parts.append(f"holds the result of {len(unit.manifests)} of {len(unit.keys)} stages")

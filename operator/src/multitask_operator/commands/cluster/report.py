@@ -5,20 +5,20 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from multitask_operator.commands.cluster.asking import Where, ask
-from multitask_operator.commands.cluster.looking import look
-from multitask_operator.commands.cluster.picture import picture
+from multitask_operator.commands.cluster.model_state_reader import read_model_state
+from multitask_operator.commands.cluster.model_view import model_view
+from multitask_operator.commands.cluster.session import ClusterOptions, run_with_client
+from multitask_operator.commands.console import print_json, print_line, qualification
 from multitask_operator.commands.plan import done_of
 from multitask_operator.commands.run import write_report
-from multitask_operator.commands.showing import print_json, qualification, say
 from multitask_operator.local.workdir import Workdir
 from multitask_operator.report.build import build_report
 
 
-def report(name: str, where: Where, to: Path | None, *, as_json: bool) -> int:
+def report(name: str, where: ClusterOptions, to: Path | None, *, as_json: bool) -> int:
     """Write the report into ``to``; of a run that is not done, as locally, report.partial.json and its page."""
-    raw = ask(where, lambda client, namespace: look(client, namespace, name, time.time()))
-    shown = picture(raw, time.time())
+    raw = run_with_client(where, lambda client, namespace: read_model_state(client, namespace, name, time.time()))
+    shown = model_view(raw, time.time())
     graph = shown.plan.graph
     found = build_report(shown.model, graph, shown.ran)
     place = Workdir(to or Path(".mtm") / "cluster" / raw.namespace / name)
@@ -30,8 +30,8 @@ def report(name: str, where: Where, to: Path | None, *, as_json: bool) -> int:
     if any(task.verdict for task in found.tasks):
         qualification(found)
     if graph.finished:
-        say(f"report: {place.report_page}")
+        print_line(f"report: {place.report_page}")
     else:
-        say(f"{done_of(graph)} stages are done; so far: {place.partial_report[1]}")
-        say(f"next: mtm explain {name} -n {raw.namespace}")
+        print_line(f"{done_of(graph)} stages are done; so far: {place.partial_report[1]}")
+        print_line(f"next: mtm explain {name} -n {raw.namespace}")
     return 0

@@ -5,21 +5,21 @@ from __future__ import annotations
 import time
 
 from multitask_api.resource.status import Condition, MultiTaskModelStatus
-from multitask_operator.commands.cluster.asking import Where, ask
 from multitask_operator.commands.cluster.jobs import JobRow, job_rows, names
-from multitask_operator.commands.cluster.looking import look
-from multitask_operator.commands.showing import print_json, say, table
+from multitask_operator.commands.cluster.model_state_reader import read_model_state
+from multitask_operator.commands.cluster.session import ClusterOptions, run_with_client
+from multitask_operator.commands.console import print_json, print_line, table
 from multitask_operator.formatting import duration, number
-from multitask_operator.reconciler.raw import RawState
+from multitask_operator.reconciler.cluster_state import ClusterState
+from multitask_operator.reconciler.stage_job import parse_time
 from multitask_operator.reconciler.telling import generation_of, previous_status
-from multitask_operator.reconciler.units import seconds
 
 _FIGURES = ("baseline", "score", "ratio")
 
 
-def status(name: str, where: Where, *, as_json: bool) -> int:
+def status(name: str, where: ClusterOptions, *, as_json: bool) -> int:
     """Show the resource's status, and live what its Jobs do."""
-    raw = ask(where, lambda client, namespace: look(client, namespace, name, time.time()))
+    raw = run_with_client(where, lambda client, namespace: read_model_state(client, namespace, name, time.time()))
     now = time.time()
     rows = job_rows(raw, now)
     if as_json:
@@ -37,7 +37,7 @@ def status(name: str, where: Where, *, as_json: bool) -> int:
     return 0
 
 
-def _print(raw: RawState, found: MultiTaskModelStatus, rows: list[JobRow], now: float) -> None:
+def _print(raw: ClusterState, found: MultiTaskModelStatus, rows: list[JobRow], now: float) -> None:
     generation = generation_of(raw)
     parts = [
         found.stage or "no status yet",
@@ -45,10 +45,10 @@ def _print(raw: RawState, found: MultiTaskModelStatus, rows: list[JobRow], now: 
         f"qualified {found.qualified}" if found.qualified else None,
         f"revision {found.revision}" if found.revision else None,
     ]
-    say(f"{raw.namespace}/{raw.name}, generation {generation}: {' · '.join(part for part in parts if part)}")
+    print_line(f"{raw.namespace}/{raw.name}, generation {generation}: {' · '.join(part for part in parts if part)}")
     if found.observed_generation != generation:
         seen = f"it tells of generation {found.observed_generation}" if found.observed_generation else "it is empty"
-        say(f"the operator has not written this generation's status yet: {seen}")
+        print_line(f"the operator has not written this generation's status yet: {seen}")
     if found.conditions:
         columns = ("condition", "status", "for", "reason", "message")
         table("", columns, [_condition_row(item, now) for item in found.conditions])
@@ -70,12 +70,12 @@ def _print(raw: RawState, found: MultiTaskModelStatus, rows: list[JobRow], now: 
             for task in found.tasks
         ]
         table("", ("task", "group", *_FIGURES, "verdict", "served by"), tasks, right=_FIGURES)
-    say(f"next: mtm explain {raw.name} -n {raw.namespace}")
+    print_line(f"next: mtm explain {raw.name} -n {raw.namespace}")
 
 
 def _condition_row(item: Condition, now: float) -> tuple[str, ...]:
     since = item.last_transition_time
-    age = duration(max(0.0, now - seconds(since))) if since else "–"
+    age = duration(max(0.0, now - parse_time(since))) if since else "–"
     return (item.type, item.status, age, item.reason, item.message)
 
 

@@ -1,0 +1,78 @@
+"""What people ask a cluster and the operator does not: logs, and the namespace they are in."""
+
+from __future__ import annotations
+
+import codecs
+import os
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import aiohttp
+import yaml
+from kubernetes.aio.config import ConfigException
+from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME
+from kubernetes.aio.config.kube_config import KubeConfigLoader, KubeConfigMerger
+
+from multitask_operator.cluster.client import TIMEOUT, Client
+from multitask_operator.cluster.connection import DEFAULT_KUBECONFIG
+from multitask_operator.cluster.errors import ConnectionConfigError, Request, Unavailable, error_for
+
+_POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
+#: A log that is followed ends when its pod does.
+_FOLLOWING = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
+
+
+def user_namespace(
+    kubeconfig: Path | None = None, context: str | None = None, environ: Mapping[str, str] = os.environ
+) -> str:
+    """The namespace of the context that `connect` uses with the same arguments. Raises NoCluster."""
+    asked = kubeconfig is not None or context is not None
+    if not asked and environ.get(SERVICE_HOST_ENV_NAME) and _POD_NAMESPACE.exists():
+        return _POD_NAMESPACE.read_text("utf-8").strip()
+    source = str(kubeconfig) if kubeconfig else environ.get("KUBECONFIG") or DEFAULT_KUBECONFIG
+    try:
+        loader = KubeConfigLoader(KubeConfigMerger(source).config, active_context=context)
+        found = loader.current_context["context"].get("namespace")
+    except (ConfigException, OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ConnectionConfigError(
+            f"kubeconfig {source} names no namespace: {' '.join(str(error).split())}; give one"
+        ) from error
+    return str(found or "default")
+
+
+class LogClient(Client):
+    """A client that reads for a person."""
+
+    async def log(
+        self, namespace: str, pod: str, container: str, *, follow: bool, tail: int | None
+    ) -> AsyncIterator[str]:
+        """The container's log in pieces of text; with ``follow`` until it ends. ``tail``: only the last lines."""
+        query = [("container", container), ("follow", str(follow).lower())]
+        if tail is not None:
+            query.append(("tailLines", str(tail)))
+        path, limit = f"/api/v1/namespaces/{namespace}/pods/{pod}/log", _FOLLOWING if follow else TIMEOUT
+        async with self._opened(Request("get", "pods/log", namespace, pod), path, query, limit) as answer:
+            decode = codecs.getincrementaldecoder("utf-8")("replace").decode
+            async for piece in answer.content.iter_any():
+                yield decode(piece)
+
+    @asynccontextmanager
+    async def _opened(
+        self, request: Request, path: str, query: list[tuple[str, str]], limit: aiohttp.ClientTimeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The answer before it is read: the generated methods take no limit for the connection alone."""
+        try:
+            asked = await self._api.param_serialize(
+                "GET", path, query_params=query, header_params={}, auth_settings=["BearerToken"]
+            )
+            answer: aiohttp.ClientResponse = (await self._api.call_api(*asked, _request_timeout=limit)).response
+            async with answer:
+                if answer.status != 200:
+                    raise error_for(request, answer.status, await answer.text())
+                yield answer
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(
+                f"{request}: no answer from the API server: {str(error) or type(error).__name__}"
+            ) from error

@@ -1,0 +1,62 @@
+"""What commands print on standard output: tables, lines, JSON."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from multitask_api.report import Report, ReportTask
+from multitask_operator.formatting import interval, number
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_WIDE = 160
+
+
+def print_json(data: object) -> None:
+    """One JSON document on standard output."""
+    sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=1) + "\n")
+
+
+def print_line(line: str = "") -> None:
+    """A line for the reader, on standard output."""
+    sys.stdout.write(line + "\n")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
+    """Print a table; columns in ``right`` are numbers."""
+    from rich.console import Console
+
+    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+    console.print(_table(title, columns, rows, right))
+
+
+def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str]) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    made = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in columns:
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(cell) for cell in row))
+    return made
+
+
+def qualification(report: Report) -> None:
+    """The table that a run ends with, and its headline."""
+    columns = ("task", "group", "metric", "baseline", "score", "ratio", "interval", "verdict", "served by")
+    rows = [_task_row(task) for task in report.tasks]
+    table("", columns, rows, right=("baseline", "score", "ratio"))
+    print_line(f"qualified {report.qualified}/{report.total}, confirmed {report.confirmed}")
+
+
+def _task_row(task: ReportTask) -> tuple[str, ...]:
+    verdict = (task.verdict or "–") + (" (confirmed)" if task.confirmed else "")
+    scores = (number(task.baseline), number(task.score), number(task.ratio))
+    figures = (*scores, interval(task.interval, task.interval_from))
+    return (task.name, task.group, task.metric, *figures, verdict, task.served_by or "–")

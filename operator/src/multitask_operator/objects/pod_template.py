@@ -1,0 +1,102 @@
+"""What ``spec.training.podTemplate`` may not change: by it the operator finds its pods, and the pods their orders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from multitask_api.cluster import CONFIGMAP_VARIABLE, GROUP, MANAGED_BY_LABEL, MOUNTS_VARIABLE, ROOT, WORK_PATH
+from multitask_operator.objects.errors import PodTemplateError
+from multitask_operator.objects.merge import merge
+
+Map = dict[str, Any]
+
+PLACE = "spec.training.podTemplate"
+CONTAINER = "trainer"
+_METADATA = ("labels", "annotations")
+#: Field of the pod's spec → what to do instead.
+_POD_FIELDS = {
+    "restartPolicy": "remove it; a stage that ends is judged and started again by the operator",
+    "serviceAccountName": "remove it; spec.serviceAccountName sets it",
+    "serviceAccount": "remove it; spec.serviceAccountName sets it",
+    "automountServiceAccountToken": "remove it; the pod reports with this token",
+    "hostname": "remove it; the pods of a stage find each other by their names",
+    "subdomain": "remove it; the pods of a stage find each other by their names",
+}
+_CONTAINER_FIELDS = dict.fromkeys(("command", "args"), "remove it; the operator sets what the stage runs")
+_VARIABLES = (CONFIGMAP_VARIABLE, MOUNTS_VARIABLE)
+
+
+def apply_user_template(template: Map, given: Mapping[str, Any]) -> Map:
+    """``template`` with ``given``, the spec's podTemplate, merged in.
+
+    Raises `PodTemplateError` if that is no pod template, or changes what must stay.
+    """
+    for name in given:
+        if name not in ("metadata", "spec"):
+            raise PodTemplateError(f"{PLACE}.{name}: not known; a pod template has metadata and spec")
+    merged = merge(template, given, PLACE)
+    for field, advice in _changes(template, merged):
+        raise PodTemplateError(f"{PLACE}.{field}: {advice}")
+    return merged
+
+
+def _changes(before: Map, after: Map) -> Iterator[tuple[str, str]]:
+    """(field, what to do) of everything that must stay and did not."""
+    yield from _metadata(before, after)
+    old, new = before["spec"], after.get("spec", {})
+    for name, advice in _POD_FIELDS.items():
+        if old.get(name) != new.get(name):
+            yield f"spec.{name}", advice
+    yield from _container(old, new)
+    yield from _volumes(old, new)
+
+
+def _metadata(before: Map, after: Map) -> Iterator[tuple[str, str]]:
+    for part in _METADATA:
+        old, new = (each.get("metadata", {}).get(part, {}) for each in (before, after))
+        for name in sorted(old.keys() | new.keys()):
+            ours = name == MANAGED_BY_LABEL or name.startswith(f"{GROUP}/")
+            if ours and old.get(name) != new.get(name):
+                yield f"metadata.{part}[{name}]", "remove it; the operator finds its pods by it"
+
+
+def _container(before: Map, after: Map) -> Iterator[tuple[str, str]]:
+    place = f"spec.containers[{CONTAINER}]"
+    old = _items(before, "containers", "name")[CONTAINER]
+    new = _items(after, "containers", "name").get(CONTAINER)
+    if new is None:
+        yield place, "must stay; it runs the stage"
+        return
+    for name, advice in _CONTAINER_FIELDS.items():
+        if old.get(name) != new.get(name):
+            yield f"{place}.{name}", advice
+    variables, changed = (_items(each, "env", "name") for each in (old, new))
+    for name in _VARIABLES:
+        if variables.get(name) != changed.get(name):
+            yield f"{place}.env[{name}]", "remove it; the operator sets it"
+    mounts, moved = (_items(each, "volumeMounts", "mountPath") for each in (old, new))
+    for path in sorted(mounts.keys() | moved.keys()):
+        if str(path).startswith(f"{ROOT}/") and path != WORK_PATH and mounts.get(path) != moved.get(path):
+            yield f"{place}.volumeMounts[{path}]", f"remove it; what lies below {ROOT} is the operator's"
+    if WORK_PATH not in moved:
+        yield f"{place}.volumeMounts[{WORK_PATH}]", "must stay; the stage writes there. Another volume may stand there"
+
+
+def _volumes(before: Map, after: Map) -> Iterator[tuple[str, str]]:
+    """The volumes of orders and claims stay; work and shared memory may come from anywhere."""
+    old, new = (_items(each, "volumes", "name") for each in (before, after))
+    for name, volume in old.items():
+        if "emptyDir" not in volume and new.get(name) != volume:
+            yield f"spec.volumes[{name}]", "remove it; the operator mounts it. Give a volume of yours another name"
+    for name, volume in new.items():
+        sources = sorted(volume.keys() - {"name"})
+        if len(sources) > 1:
+            meant = [source for source in sources if source not in old.get(name, {})] or sources
+            advice = f"to keep one, add $retainKeys: [name, {meant[0]}]"
+            yield f"spec.volumes[{name}]", f"has {' and '.join(sources)}; {advice}"
+
+
+def _items(owner: Map, name: str, key: str) -> dict[Any, Map]:
+    items: Sequence[Map] = owner.get(name) or ()
+    return {item[key]: item for item in items}

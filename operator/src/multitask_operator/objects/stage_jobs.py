@@ -1,0 +1,54 @@
+"""A unit to be made: what one Job runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from multitask_api.cluster import CLEAN_UP, DIGEST_ANNOTATION, RESOLVE, STAGE_ANNOTATION
+from multitask_api.stage_io.manifest import StageOrder
+from multitask_api.stages import ArtifactKey
+from multitask_operator.objects.names import Owner, clean_up_name, generation_annotation, resolve_name, stage_job_name
+
+
+@dataclass(frozen=True)
+class StageJobSpec:
+    """Stage orders of one kind, run one after the other, or ``resolve`` or ``clean-up``, which have none."""
+
+    name: str
+    kind: str
+    generation: int
+    orders: tuple[StageOrder, ...] = ()
+
+    @classmethod
+    def of_stages(cls, owner: Owner, generation: int, orders: Sequence[StageOrder]) -> StageJobSpec:
+        """The unit of ``orders``, which are of one kind; the same orders have the same name in every order."""
+        ordered = tuple(sorted(orders, key=lambda order: order.stage))
+        (kind,) = {order.kind for order in ordered}
+        name = stage_job_name(owner.name, kind, [order.digest for order in ordered])
+        return cls(name, kind, generation, ordered)
+
+    @classmethod
+    def of_resolve(cls, owner: Owner, generation: int, refresh: str | None) -> StageJobSpec:
+        """The unit that looks at the data and storage of a generation."""
+        return cls(resolve_name(owner, generation, refresh), RESOLVE, generation)
+
+    @classmethod
+    def of_clean_up(cls, owner: Owner, generation: int) -> StageJobSpec:
+        """The unit that removes what the model's runs have written."""
+        return cls(clean_up_name(owner), CLEAN_UP, generation)
+
+    @property
+    def annotations(self) -> dict[str, str]:
+        """By which a unit that is found in the cluster is known."""
+        if not self.orders:
+            return generation_annotation(self.generation)
+        return stage_annotations([(order.stage, order.digest) for order in self.orders])
+
+
+def stage_annotations(keys: Sequence[ArtifactKey]) -> dict[str, str]:
+    """On the children of a unit that runs these stages."""
+    return {
+        STAGE_ANNOTATION: ",".join(stage for stage, _ in keys),
+        DIGEST_ANNOTATION: ",".join(digest for _, digest in keys),
+    }

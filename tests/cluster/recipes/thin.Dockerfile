@@ -1,6 +1,0 @@
-# Nothing but Python: what it runs comes by a hostPath volume (tests/cluster/environment.py).
-ARG BASE_IMAGE
-FROM ${BASE_IMAGE}
-USER 10001:10001
-WORKDIR /tmp
-CMD ["python"]

@@ -1,0 +1,137 @@
+"""What a kubelet and the stage pods would do, without either: pods report results through their ConfigMap and succeed.
+
+They write with the token of the model's own service account, so whatever they manage to write, its Role allows.
+"""
+
+from __future__ import annotations
+
+import json
+
+import httpx
+
+from devcluster import objects
+from devcluster.cluster_client import ClusterClient
+from multitask_api.cluster import (
+    CLEAN_UP_KEY,
+    CLEANED_KEY,
+    KIND_LABEL,
+    MODEL_LABEL,
+    ORDERS_KEY,
+    RESOLVE_KEY,
+    RESOLVED_KEY,
+    CleanUpResult,
+)
+from multitask_api.stage_io.packing import manifest_key, pack_manifest
+from multitask_operator.objects.names import access_name
+from multitask_operator.objects.pod_template import CONTAINER
+from support.graph_builders import graph_of, manifest, resolved
+
+
+class Pods:
+    """The pods of one model; ``ran`` lists the stages they ran, in order, ``cleaned`` what was removed behind them.
+
+    ``listed``: how all pods of the namespace are looked up, by a request when nothing is given. ``problems``: what a
+    look at the data finds wrong.
+    """
+
+    def __init__(self, access: ClusterClient, namespace: str, resource, listed=None):
+        self.access = access
+        self.namespace = namespace
+        self.resource = resource
+        self.ran = []
+        self.cleaned = []
+        self.problems = ()
+        self._listed = listed or self._list
+        self._manifests = {}
+        self._admin = access.rest()
+        self._account = None
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._admin.close()
+        self.renew()
+
+    def work(self, leave=()) -> int:
+        """Every pod that waits for its kubelet, but for those of the kinds in ``leave``, runs to its end; how many."""
+        waiting = [pod for pod in self.waiting() if pod["metadata"]["labels"][KIND_LABEL] not in leave]
+        for pod in waiting:
+            if self._run(pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]):
+                self.end(pod, "Succeeded", exitCode=0, reason="Completed")
+        return len(waiting)
+
+    def waiting(self):
+        """The pods that wait for their kubelet."""
+        name = self.resource.metadata.name
+        found = [pod for pod in self._listed() if pod["metadata"].get("labels", {}).get(MODEL_LABEL) == name]
+        return [pod for pod in found if pod["status"].get("phase") == "Pending" and not _going(pod)]
+
+    def end(self, pod, phase, *, conditions=(), **terminated) -> None:
+        """The pod's container has ended so."""
+        ended = {"name": CONTAINER, "image": "i", "imageID": "", "ready": False, "restartCount": 0}
+        ended["state"] = {"terminated": terminated}
+        status = {"phase": phase, "containerStatuses": [ended]}
+        if conditions:
+            status["conditions"] = list(conditions)
+        path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}/status"
+        answer = self._admin.patch(path, json={"status": status}, headers=objects.MERGE)
+        assert answer.is_success or answer.status_code == 404, answer.text  # stopped meanwhile
+
+    def say(self, unit: str, change) -> None:
+        """Merge ``change`` into the unit's ConfigMap with the rights of its pods."""
+        answer = self._own().patch(self._configmap(unit), json=change, headers=objects.MERGE)
+        assert answer.is_success, answer.text
+
+    def renew(self) -> None:
+        """Pods that begin from now on get a new token."""
+        if self._account is not None:
+            self._account.close()
+        self._account = None
+
+    def _list(self):
+        return objects.get(self._admin, f"/api/v1/namespaces/{self.namespace}/pods")["items"]
+
+    def _configmap(self, unit: str) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/configmaps/{unit}"
+
+    def _run(self, unit: str) -> bool:
+        """False: nobody waits for it any more."""
+        answer = self._admin.get(self._configmap(unit))
+        if answer.status_code == httpx.codes.NOT_FOUND:
+            return False
+        data = answer.raise_for_status().json()["data"]
+        if RESOLVE_KEY in data:
+            seen = resolved(self.resource).model_copy(update={"problems": tuple(self.problems)})
+            found = {"data": {RESOLVED_KEY: seen.model_dump_json(by_alias=True)}}
+        elif CLEAN_UP_KEY in data:
+            self.cleaned.append(json.loads(data[CLEAN_UP_KEY]))
+            found = {
+                "data": {CLEANED_KEY: CleanUpResult(results=1, files=2, bytes=3, left=0).model_dump_json(by_alias=True)}
+            }
+            self.renew()  # the account may have been made anew since
+        else:
+            orders = json.loads(data[ORDERS_KEY])["orders"]
+            graph = graph_of(self.resource, self._manifests, serve=False)
+            found = {"binaryData": {manifest_key(each["digest"]): self._result(graph, each) for each in orders}}
+        self.say(unit, found)
+        return True
+
+    def _result(self, graph, order) -> str:
+        key = order["stage"], order["digest"]
+        if key not in self._manifests:
+            node = graph[order["stage"]]
+            assert node.digest == order["digest"]
+            self._manifests[key] = manifest(node, self.resource)
+        self.ran.append(order["stage"])
+        return pack_manifest(self._manifests[key])
+
+    def _own(self) -> httpx.Client:
+        if self._account is None:
+            account = access_name(self.resource.metadata.name)
+            self._account = self.access.rest(self.access.service_account(self.namespace, account))
+        return self._account
+
+
+def _going(item) -> bool:
+    return "deletionTimestamp" in item["metadata"]

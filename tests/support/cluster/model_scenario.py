@@ -1,0 +1,223 @@
+"""One model in a namespace of its own: what a user, a kubelet and a careless hand do to it, and what it says."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import httpx
+
+from devcluster import objects
+from devcluster.cluster_client import Object
+from devcluster.processes import until
+from multitask_api.cluster import DIGEST_ANNOTATION, KIND_LABEL, STAGE_ANNOTATION
+from multitask_operator.commands.cluster.diagnosis import diagnose
+from multitask_operator.commands.cluster.model_state_reader import read_model_state
+from multitask_operator.commands.cluster.session import ClusterOptions, run_with_client
+from multitask_operator.objects.pod_template import CONTAINER
+from support.cluster.fake_pods import Pods
+from support.cluster.model_factory import desk
+from support.cluster.operator_cluster import MODELS, OperatorCluster
+
+#: Of any one step, on a machine that has much else to do.
+SECONDS = 240.0
+STAND_IN = {"name": CONTAINER, "image": "registry.example/trainer:1", "imageID": "", "ready": False, "restartCount": 0}
+
+
+class ModelScenario:
+    """``resource`` is what the model means; ``written`` may change the document in which it is applied."""
+
+    def __init__(self, world: OperatorCluster, namespace: str, name="desk", written=lambda document: None, **spec):
+        self.world, self.namespace, self.name, self._written = world, namespace, name, written
+        self.rest: httpx.Client = world.access.rest()
+        self.steps = []
+        self.pods = None
+        self._spec = spec
+        self.resource = self._meant()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.rest.close()
+        if self.pods is not None:
+            self.pods.__exit__()
+
+    # -- a user --------------------------------------------------------------------------------------------------------
+
+    def apply(self):
+        """As ``kubectl apply --server-side`` does it."""
+        document = self.resource.to_json()
+        document["metadata"]["namespace"] = self.namespace
+        training = document["spec"]["training"]
+        for key in ("podTemplate", "resources"):
+            if not training[key]:
+                del training[key]  # nobody writes that it is empty
+        self._written(document)
+        headers = {"Content-Type": "application/apply-patch+yaml"}
+        query = {"fieldManager": "kubectl", "force": "true"}
+        answer = self.rest.patch(self.path, content=json.dumps(document), headers=headers, params=query)
+        assert answer.is_success, answer.text
+        if self.pods is None:
+            pods = self.world.pods
+            self.pods = Pods(self.world.access, self.namespace, self.resource, lambda: pods.of(self.namespace))
+
+    def edit(self, written=lambda document: None, **spec):
+        """Apply it again with other fields; None takes one away."""
+        self._written = written
+        self._spec = {key: value for key, value in (self._spec | spec).items() if value is not None}
+        self.resource = self._meant()
+        if self.pods is not None:
+            self.pods.resource = self.resource
+        self.apply()
+
+    def refresh(self):
+        """Ask for another look at the data."""
+        self.patch(self.path, {"metadata": {"annotations": {"multitask.dev/refresh": str(time.time())}}})
+
+    @property
+    def path(self) -> str:
+        return f"{MODELS}/namespaces/{self.namespace}/multitaskmodels/{self.name}"
+
+    def of(self, collection, group="/api/v1"):
+        """The path of a collection in the namespace."""
+        return f"{group}/namespaces/{self.namespace}/{collection}"
+
+    def patch(self, path, change) -> Object:
+        answer = self.rest.patch(path, json=change, headers=objects.MERGE)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    def post(self, collection, body, group="/api/v1"):
+        objects.post(self.rest, self.of(collection, group), body)
+
+    def delete(self, path, **options):
+        answer = self.rest.request("DELETE", path, json=options or None)
+        assert answer.is_success, answer.text
+
+    def gone(self, path):
+        """Wait until there is no such object."""
+        until(f"{path} is gone", lambda: self.rest.get(path).status_code == httpx.codes.NOT_FOUND, SECONDS)
+
+    # -- a kubelet -----------------------------------------------------------------------------------------------------
+
+    def pod(self, kind="resolve") -> Object:
+        """Let all pods of earlier stages run to their end; the first pod of ``kind`` then, which waits."""
+        found = []
+
+        def stands():
+            self._step(leave=(kind,))
+            found[:] = [pod for pod in self.pods.waiting() if pod["metadata"]["labels"][KIND_LABEL] == kind]
+            return bool(found)
+
+        self._until(f"a pod of {kind} stands", stands)
+        return found[0]
+
+    def waiting_names(self) -> list[str]:
+        return [pod["metadata"]["name"] for pod in self.pods.waiting()]
+
+    def job_of(self, pod) -> str:
+        return pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
+
+    def set_pod(self, pod, **status):
+        objects.patch_status(self.rest, self.of(f"pods/{pod['metadata']['name']}"), status)
+
+    def waits(self, pod, reason, message="", init=None):
+        """The pod's container waits, as a kubelet says it; ``init``: it is that init container."""
+        state = {"state": {"waiting": {"reason": reason, "message": message}}}
+        if init is None:
+            self.set_pod(pod, containerStatuses=[STAND_IN | state])
+        else:
+            self.set_pod(pod, initContainerStatuses=[STAND_IN | state | {"name": init}])
+
+    def unscheduled(self, pod, message):
+        """As the scheduler says it."""
+        said = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+        self.set_pod(pod, conditions=[said])
+
+    def fail(self, pod, code, kind=None, words="", reason="Error", printed=""):
+        """The pod's program ends with ``code``; with a ``kind`` it has said ``words`` in its ConfigMap before."""
+        if kind is not None:
+            job = self.job_of(pod)
+            notes = self.rest.get(self.of(f"configmaps/{job}")).json()["metadata"].get("annotations", {})
+            stages, digests = (notes.get(key, "").split(",") for key in (STAGE_ANNOTATION, DIGEST_ANNOTATION))
+            said = {"stage": stages[0] or "resolve", "kind": kind, "message": words, "digest": digests[0]}
+            self.pods.say(job, {"data": {"failure.json": json.dumps(said)}})
+        self.pods.end(pod, "Failed", exitCode=code, reason=reason, message=printed)
+
+    def fail_always(self, kind, *arguments, **more):
+        """Every attempt of the first Job of ``kind`` ends so, until the Job has failed."""
+        job = self.job_of(self.pod(kind))
+
+        def over():
+            for pod in self.pods.waiting():
+                if self.job_of(pod) == job:
+                    self.fail(pod, *arguments, **more)
+            found = self.world.jobs.get(self.namespace, job)
+            conditions = (found or {}).get("status", {}).get("conditions", ())
+            return any(each["type"] == "Failed" for each in conditions)
+
+        self._until(f"Job {job} has failed", over)
+
+    def train(self):
+        """Every pod runs to its end until the model is trained."""
+
+        def trained():
+            self._step()
+            return self.status().get("stage") == "Trained"
+
+        self._until("the model is trained", trained)
+
+    # -- what it says --------------------------------------------------------------------------------------------------
+
+    def status(self) -> Object:
+        found = self.world.models.get(self.namespace, self.name)
+        return (found or {}).get("status") or {}
+
+    def ready(self) -> tuple[str, str]:
+        """Reason and message of Ready, if it is about what was applied last."""
+        for each in self.status().get("conditions", ()):
+            if each["type"] == "Ready":
+                return each["reason"], each["message"]
+        return "", ""
+
+    def says(self, reason, part):
+        """Ready comes to say so, and `mtm explain`, asked then, too."""
+
+        def ready():
+            said = self.ready()
+            return said[0] == reason and part in said[1]
+
+        self._until(f"Ready says {reason}: …{part}…", ready)
+        seen = []
+
+        def same():
+            where = ClusterOptions(self.namespace, kubeconfig=self.world.viewer)
+            now = time.time()
+            found = diagnose(
+                run_with_client(where, lambda client, namespace: read_model_state(client, namespace, self.name, now)),
+                now,
+            )
+            seen[:] = [f"{found.reason}: {found.message}; {found.next}"]
+            return found.reason == reason and part in seen[0] and bool(found.next)
+
+        try:
+            until("explain says the same", same, 30)
+        except TimeoutError as error:
+            raise AssertionError(f"Ready said {reason}, and explain {seen}") from error
+
+    def _meant(self):
+        spec = {"storage": {"uri": f"pvc://models/{self.name}"}} | self._spec
+        return desk(*spec.pop("tasks", ("urgency",)), name=self.name, **spec)
+
+    def _step(self, leave=()):
+        for step in self.steps:
+            step(self)
+        self.pods.work(leave)
+
+    def _until(self, what, probe):
+        try:
+            until(what, probe, SECONDS)
+        except TimeoutError as error:
+            pods = [(pod["metadata"]["name"], pod["status"].get("phase")) for pod in self.world.pods.of(self.namespace)]
+            raise AssertionError(f"{self.namespace}: {error}; Ready: {self.ready()}; pods: {pods}") from error

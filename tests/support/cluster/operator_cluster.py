@@ -1,0 +1,80 @@
+"""A control plane with the operator in it, for many models at once, each in a namespace of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from devcluster import chart, objects
+from devcluster.cluster_client import ClusterClient
+from devcluster.control_plane import ControlPlane
+from devcluster.mirror import Mirror
+from integration.cluster.conftest import install_crds
+from support.cluster.operator_process import operator
+
+IMAGE = "registry.example/trainer:1"
+MODELS = "/apis/multitask.dev/v1alpha1"
+#: Seconds after which the operator looks at what nobody tells of; far shorter than where it is installed.
+RESYNC = "20"
+
+
+@dataclass(frozen=True)
+class OperatorCluster:
+    """``models``, ``pods`` and ``jobs`` show what there is; ``viewer`` may what `mtm` needs, in every namespace."""
+
+    access: ClusterClient
+    models: Mirror
+    pods: Mirror
+    jobs: Mirror
+    viewer: Path
+    log: Path
+
+    def namespace(self, rest, name, *, labels=None, whole=True):
+        """A namespace that the operator serves; unless ``whole``, it may not create Jobs there."""
+        objects.namespace(rest, name)
+        if labels:
+            rest.patch(f"/api/v1/namespaces/{name}", json={"metadata": {"labels": labels}}, headers=objects.MERGE)
+        if whole:
+            self.allow(rest, name)
+
+    def allow(self, rest, namespace):
+        """Let the operator create Jobs in the namespace."""
+        subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "operator"}
+        role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "operator-jobs"}
+        body = {"metadata": {"name": "operator-jobs"}, "roleRef": role, "subjects": [subject]}
+        objects.post(rest, f"/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings", body)
+
+
+@contextmanager
+def world(folder: Path) -> Iterator[OperatorCluster]:
+    """Everything started; ended again at the end."""
+    with ExitStack() as stack:
+        access = stack.enter_context(ControlPlane(folder / "cluster")).access
+        install_crds(access)
+        _grant(access)
+        mirrors = [
+            stack.enter_context(Mirror(access, path))
+            for path in (f"{MODELS}/multitaskmodels", "/api/v1/pods", "/apis/batch/v1/jobs")
+        ]
+        settings = {"MULTITASK_TRAINER_IMAGE": IMAGE, "MULTITASK_RESYNC_SECONDS": RESYNC}
+        running = stack.enter_context(operator(access.user("operator"), folder, **settings))
+        yield OperatorCluster(access, *mirrors, access.user("viewer"), running.log)
+
+
+def _grant(access: ClusterClient) -> None:
+    """The chart's permissions: those of the operator in two parts, those of `mtm` as they are."""
+    found = chart.rendered(release="chart")
+    roles = {item["metadata"]["name"]: item["rules"] for item in found if item["kind"] == "ClusterRole"}
+    rules = roles["chart-multitask-operator"]
+    for rule in rules:
+        if rule["resources"] == ["jobs"]:
+            rule["verbs"].remove("create")
+    jobs = {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create"]}
+    given = {"operator": rules, "operator-jobs": [jobs], "viewer": roles["chart-multitask-operator-mtm"]}
+    head = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole"}
+    made = [head | {"metadata": {"name": name}, "rules": each} for name, each in given.items()]
+    access.kubectl("create", "--filename", "-", stdin=made)
+    for name in ("operator", "viewer"):
+        access.kubectl("create", "clusterrolebinding", name, f"--clusterrole={name}", f"--user={name}")

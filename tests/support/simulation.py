@@ -1,0 +1,223 @@
+"""A cluster as plain data: what the decisions do to it, and what Jobs and users do meanwhile. No clock, no server."""
+
+from __future__ import annotations
+
+import copy
+import json
+
+from multitask_api.cluster import CLEAN_UP, CLEANED_KEY, KIND_LABEL, ORDERS_KEY, RESOLVE, RESOLVED_KEY, CleanUpResult
+from multitask_api.stage_io.manifest import Manifest
+from multitask_api.stage_io.packing import manifest_key, pack_manifest
+from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
+from multitask_operator.planner.status import format_time
+from multitask_operator.reconciler import reconcile
+from multitask_operator.reconciler.cluster_state import ClusterState, pvc_names
+from multitask_operator.reconciler.stage_job import stage_jobs
+from multitask_operator.settings import Settings
+from support.graph_builders import graph_of, manifest, model, resolved
+
+SETTINGS = Settings(trainer_image="registry.example/trainer:1")
+FIELDS = {
+    "Job": "jobs",
+    "Pod": "pods",
+    "ConfigMap": "configmaps",
+    "Service": "services",
+    "ServiceAccount": "service_accounts",
+    "Role": "roles",
+    "RoleBinding": "role_bindings",
+}
+BEGAN, ENDED = 1_800_000_000.0, 1_800_003_600.0
+"""When the cluster's time begins, and when every Job ends, in Unix seconds."""
+STORAGE = {"uri": "pvc://models/desk"}
+REMOVED = STORAGE | {"retain": False}
+
+
+class Cluster:
+    """One namespace with one MultiTaskModel. ``now`` moves by a second a reconcile."""
+
+    def __init__(self, *tasks, settings=SETTINGS, access="ReadWriteMany", **spec):
+        self.settings = settings
+        self.now = BEGAN
+        self.objects = {}
+        self.events = []
+        self.created = []
+        self.written = 0
+        self.references = {}
+        self.warnings = {}
+        self.stored = set()
+        self.namespace = None
+        self.others = ()
+        self._uids = 0
+        self.claims = {"models": {"metadata": {"name": "models"}, "spec": {"accessModes": [access]}, "status": {}}}
+        self.model = {"metadata": {"name": "desk", "namespace": "ml", "uid": "u-desk", "generation": 0}}
+        self.model |= {"apiVersion": "multitask.dev/v1alpha1", "kind": "MultiTaskModel"}
+        self.edit(*tasks, **spec)
+
+    def edit(self, *tasks, **spec):
+        """Another spec: the API server counts the generation up."""
+        for task in tasks:
+            for split, source in task["data"].items():
+                source["uri"] = f"s3://bucket/{task['name']}/{split}.jsonl"
+        self.resource = model(*tasks, **{"storage": STORAGE, **spec})
+        self.model["spec"] = json.loads(json.dumps(self.resource.spec.to_json()))
+        self.model["metadata"]["generation"] += 1
+        self._changed()
+
+    def delete(self, *finalizers):
+        """``kubectl delete``; ``finalizers`` are those that it adds for the garbage collector."""
+        metadata = self.model["metadata"]
+        metadata["finalizers"] = [*metadata.get("finalizers", ()), *finalizers]
+        metadata["deletionTimestamp"] = format_time(self.now)
+        metadata["generation"] += 1
+        self._changed()
+        self._collect()
+
+    @property
+    def is_going(self):
+        return "deletionTimestamp" in self.model["metadata"]
+
+    # -- the operator --------------------------------------------------------------------------------------------------
+
+    def raw(self) -> ClusterState:
+        lists = {field: [] for field in FIELDS.values()}
+        for (kind, _), item in sorted(self.objects.items()):
+            lists[FIELDS[kind]].append(copy.deepcopy(item))
+        names = pvc_names(self.model or {})
+        return ClusterState(
+            namespace="ml",
+            name="desk",
+            model=copy.deepcopy(self.model),
+            namespace_object=self.namespace,
+            pvcs={name: self.claims.get(name) for name in names},
+            referenced_configmaps=self.references,
+            warnings=self.warnings,
+            sibling_models=self.others,
+            **{field: tuple(items) for field, items in lists.items()},
+        )
+
+    def reconcile(self, raw=None, actions=None):
+        """Decide, on what stands or on an older look, and carry it out; what was decided.
+
+        ``actions``: the operator is killed after so many.
+        """
+        outcome = reconcile(raw or self.raw(), self.settings, self.now)
+        self.now += 1
+        for action in outcome.actions[:actions]:
+            self.carry_out(action)
+        return outcome
+
+    def settle(self, limit=30):
+        """Reconcile until nothing is written any more."""
+        for _ in range(limit):
+            before = self.written
+            self.reconcile()
+            if self.written == before:
+                return
+        raise AssertionError(f"no rest after {limit} reconciles: {self.reconcile().actions}")
+
+    def carry_out(self, action):
+        if isinstance(action, Event):
+            self.events.append((action.type, action.reason))
+            return
+        if isinstance(action, PatchStatus | PatchFinalizers):
+            if self.model is None or action.resource_version != self.model["metadata"]["resourceVersion"]:
+                return
+            if isinstance(action, PatchStatus):
+                self.model["status"] = dict(action.status)
+            else:
+                self.model["metadata"]["finalizers"] = list(action.finalizers)
+        elif isinstance(action, Delete):
+            key = (action.kind, action.name)
+            if key not in self.objects or self.objects[key]["metadata"]["uid"] != action.uid:
+                return
+            del self.objects[key]
+        elif isinstance(action, Create | Apply):
+            key = (action.obj["kind"], action.obj["metadata"]["name"])
+            if key in self.objects and isinstance(action, Create):
+                return
+            self._put(key, action.obj)
+            if isinstance(action, Create):
+                self.created.append(key)
+        self.written += 1
+        self._changed()
+        self._collect()
+
+    def _changed(self):
+        if self.model is not None:
+            self.model["metadata"]["resourceVersion"] = str(self.written)
+
+    def _collect(self):
+        """A model that nothing holds is gone, and with it all that is owned, now and later."""
+        metadata = self.model["metadata"] if self.model is not None else None
+        if metadata is None or ("deletionTimestamp" in metadata and not metadata["finalizers"]):
+            self.model = None
+            self.objects.clear()
+
+    def _put(self, key, obj):
+        self._uids += 1
+        found = copy.deepcopy(dict(obj))
+        made = {"uid": f"u-{self._uids}", "creationTimestamp": format_time(BEGAN + self.written)}
+        found["metadata"] = {**found["metadata"], **made}
+        self.objects[key] = found
+
+    # -- Jobs and users ------------------------------------------------------------------------------------------------
+
+    def jobs(self, kind=None, *, open_only=True):
+        """Names of Jobs, of those that have not ended."""
+        return [
+            name
+            for (sort, name), item in sorted(self.objects.items())
+            if sort == "Job"
+            and (kind is None or item["metadata"]["labels"][KIND_LABEL] == kind)
+            and not (open_only and item.get("status", {}).get("conditions"))
+        ]
+
+    def finish(self, name):
+        """The Job ends well: its pod has reported everything. Without its ConfigMap a pod can only wait."""
+        configmap = self.objects.get(("ConfigMap", name))
+        if configmap is None:
+            return
+        kind = self.objects["Job", name]["metadata"]["labels"][KIND_LABEL]
+        if kind == RESOLVE:
+            configmap["data"][RESOLVED_KEY] = resolved(self.resource).model_dump_json(by_alias=True)
+        elif kind == CLEAN_UP:
+            cleaned = CleanUpResult(results=len(self.stored), files=len(self.stored), bytes=2_000_000, left=0)
+            configmap["data"][CLEANED_KEY] = cleaned.model_dump_json(by_alias=True)
+            self.stored.clear()
+        else:
+            for order in json.loads(configmap["data"][ORDERS_KEY])["orders"]:
+                packed = pack_manifest(self._manifest(order))
+                configmap.setdefault("binaryData", {})[manifest_key(order["digest"])] = packed
+                self.stored.add(order["output"])
+        self.end(name, "Complete")
+
+    def end(self, name, condition, message=""):
+        """The Job ends, whatever its pod has reported."""
+        ended = {"type": condition, "status": "True", "message": message, "lastTransitionTime": format_time(ENDED)}
+        self.objects["Job", name]["status"] = {"startTime": format_time(BEGAN), "conditions": [ended]}
+
+    def _manifest(self, order) -> Manifest:
+        found = {key: item for unit in stage_jobs(self.raw()) for key, item in unit.manifests.items()}
+        node = graph_of(self.resource, found, serve=False)[order["stage"]]
+        assert node.digest == order["digest"]
+        return manifest(node, self.resource)
+
+    def to_the_end(self, limit=60):
+        """Every Job ends well as soon as it stands, until there is none."""
+        for _ in range(limit):
+            self.settle()
+            jobs = self.jobs()
+            if not jobs:
+                return
+            self.finish(jobs[0])
+        raise AssertionError(f"no end after {limit} Jobs")
+
+    # -- what it came to -----------------------------------------------------------------------------------------------
+
+    def condition(self, kind):
+        return next(item for item in self.model["status"]["conditions"] if item["type"] == kind)
+
+    @property
+    def job_runs(self):
+        """Names of all Jobs ever created, in order."""
+        return [name for kind, name in self.created if kind == "Job"]

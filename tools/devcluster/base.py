@@ -1,0 +1,45 @@
+"""The files of a base image, made from Debian's packages: a stand-in for python:3.11-slim-bookworm."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+
+from devcluster import buildah, cache
+
+SUITE = "bookworm"
+PACKAGES = ("python3.11", "python3.11-venv", "ca-certificates")
+#: Manuals stay away; a licence is no manual.
+_OPTIONS = (
+    "--dpkgopt=path-exclude=/usr/share/man/*",
+    "--dpkgopt=path-exclude=/usr/share/locale/*",
+    "--dpkgopt=path-exclude=/usr/share/doc/*",
+    "--dpkgopt=path-include=/usr/share/doc/*/copyright",
+)
+#: Python under the names that Docker's image gives it, and none of this machine's names.
+_HOOKS = (
+    'ln -s /usr/bin/python3.11 "$1/usr/local/bin/python"',
+    'ln -s /usr/bin/python3.11 "$1/usr/local/bin/python3"',
+    'rm -f "$1/etc/hostname" "$1/etc/resolv.conf"',
+)
+COMMAND = (
+    "mmdebstrap",
+    "--mode=root",
+    "--variant=minbase",
+    f"--include={','.join(PACKAGES)}",
+    *_OPTIONS,
+    *(f"--customize-hook={hook}" for hook in _HOOKS),
+    SUITE,
+)
+
+
+def rootfs(folder: Path) -> Path:
+    """The tar archive of the files, made in ``folder`` if it is not there. Raises ImageFailed."""
+    made = folder / f"base-{hashlib.sha256(json.dumps(COMMAND).encode()).hexdigest()[:12]}.rootfs.tar"
+    if not made.exists():
+        with cache.alone(folder / ".base.lock"), cache.scratch(folder / ".build-base") as scratch:
+            if not made.exists():
+                buildah.run([*COMMAND, str(scratch / "rootfs.tar")])
+                (scratch / "rootfs.tar").rename(made)
+    return made

@@ -1,0 +1,73 @@
+"""What a collection of objects holds right now, as controllers know it: a list and then its watch, in a thread."""
+
+from __future__ import annotations
+
+import json
+import threading
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+
+from devcluster.cluster_client import ClusterClient, Object
+
+
+class Mirror:
+    """Follows the collection at ``path`` (of all namespaces) while it is entered; reading it costs no request."""
+
+    def __init__(self, access: ClusterClient, path: str) -> None:
+        self._rest = access.rest()
+        self._path = path
+        self._objects: dict[tuple[str, str], Object] = {}
+        self._ending = threading.Event()
+        self._listed = threading.Event()
+
+    def __enter__(self) -> Self:
+        threading.Thread(target=self._follow, name=f"mirror of {self._path}", daemon=True).start()
+        assert self._listed.wait(60), f"{self._path} was not listed"
+        return self
+
+    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self._ending.set()
+        self._rest.close()
+
+    def get(self, namespace: str, name: str) -> Object | None:
+        """The object; None if there is none."""
+        return self._objects.get((namespace, name))
+
+    def of(self, namespace: str) -> list[Object]:
+        """Everything in a namespace, sorted by name."""
+        return [item for (place, _), item in sorted(self._objects.copy().items()) if place == namespace]
+
+    def _follow(self) -> None:
+        while not self._ending.is_set():
+            try:
+                parameters = {"watch": "true", "resourceVersion": self._list()}
+                with self._rest.stream("GET", self._path, params=parameters, timeout=None) as answer:
+                    for line in answer.iter_lines():
+                        if not self._take(json.loads(line)):
+                            break
+            except (httpx.HTTPError, httpx.StreamError, OSError, RuntimeError):
+                self._ending.wait(0.2)  # the server is away, or this mirror is being closed
+
+    def _list(self) -> str:
+        found: Any = self._rest.get(self._path).raise_for_status().json()
+        self._objects = {_key(item): item for item in found["items"]}
+        self._listed.set()
+        version: str = found["metadata"]["resourceVersion"]
+        return version
+
+    def _take(self, event: Object) -> bool:
+        """Whether the watch goes on; else it is too old."""
+        item = event["object"]
+        if event["type"] == "ERROR":
+            return False
+        if event["type"] == "DELETED":
+            self._objects.pop(_key(item), None)
+        else:
+            self._objects[_key(item)] = item
+        return True
+
+
+def _key(item: Object) -> tuple[str, str]:
+    return item["metadata"].get("namespace", ""), item["metadata"]["name"]

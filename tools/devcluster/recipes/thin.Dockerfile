@@ -1,0 +1,6 @@
+# Nothing but Python: what it runs comes by a hostPath volume (tools/devcluster/environment.py).
+ARG BASE_IMAGE
+FROM ${BASE_IMAGE}
+USER 10001:10001
+WORKDIR /tmp
+CMD ["python"]
