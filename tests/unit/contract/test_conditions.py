@@ -1,0 +1,44 @@
+"""The condition types and reasons that the operator writes: alerts, scripts and `kubectl wait` compare them.
+
+The lists are those of version 0.1.0. They are compared with the source, so a reason that no test reaches counts too.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import multitask_operator
+from support.source_words import upper_camel_literals
+
+TYPES = {"Ready", "Progressing", "Consolidated"}
+READY = {"NotExported", "TasksNotRouted", "NotPromoted", "AllTasksServed", "NotTrained", "Trained", "InvalidSpec"}
+CONSOLIDATED = {"NotJudged", "TasksOutsideMixture", "AllQualified"}
+PROGRESSING = {"Suspended", "StagesRunning", "RetryWaiting", "StageFailed", "Complete", "Blocked", "Resolving"}
+#: Of Ready, and of Progressing too unless something else goes on.
+BLOCKERS = {
+    *("ClaimDeleted", "ClaimLost", "ClaimMissing", "DataNotFound", "Gated", "ImageNotPulled", "NoGPUFree"),
+    *("NotDeleted", "PodNotStarted", "PodRefused", "PodWarning", "Queued", "QuotaExceeded", "ResolveFailed"),
+    *("Retrying", "SecretMissing", "StorageNotShared", "Unschedulable", "WriteRefused"),
+}
+DELETION = {"CleaningUp"}
+EVENTS_ALONE = {"CleanedUp", "CleanUpFailed", "CleanUpSkipped"}
+REASONS = READY | CONSOLIDATED | PROGRESSING | BLOCKERS | DELETION | EVENTS_ALONE
+#: Values of the Stage column that are neither a stage kind nor a reason.
+STAGES = {"Pending", "Failed"}
+
+#: Other words of the API that decisions compare or write.
+KUBERNETES = {
+    *("True", "False", "Unknown", "Normal", "Warning"),
+    *("Job", "Pod", "Running", "Succeeded", "Lost", "ReadOnlyMany", "ReadWriteMany"),
+    *("DisruptionTarget", "OOMKilled", "PodScheduled", "SchedulingGated"),
+    *("CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff"),
+    *("InvalidImageName", "RunContainerError"),
+}
+OURS = {"MultiTaskModel", "Full", "Qualified", "UserError", "Retryable", "Fault"}
+
+
+def test_no_type_or_reason_is_renamed_and_none_is_added_unseen():
+    package = Path(multitask_operator.__file__).parent
+    words = upper_camel_literals(package / part for part in ("planner", "reconciler"))
+
+    assert words == TYPES | REASONS | STAGES | KUBERNETES | OURS

@@ -1,0 +1,75 @@
+"""The objects that the operator creates for a model, whole, as version 0.1.0 does: an older trainer image runs them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from multitask_api.cluster import qualified_name
+from multitask_operator.objects import configmaps, jobs, orders, rbac
+from multitask_operator.objects.names import Owner
+from multitask_operator.objects.pods import PodSettings
+from multitask_operator.objects.stage_jobs import StageJobSpec
+from support.contract_fixtures import NAMESPACE, SAMPLES, read_fixture, sample_graph, sample_model
+
+Map = dict[str, Any]
+UID = "0d4c2bb1-8f3e-4b57-9f4b-2f1f7f0a7c11"
+GENERATION = 3
+SETTINGS = PodSettings("registry.example/trainer:1")
+#: Sample → the stages of each of its Jobs in the fixture.
+STAGES = {
+    "full": (
+        ("prepare/intent", "prepare/reply", "prepare/urgency"),
+        ("baseline/urgency/seed-17",),
+        ("evaluate/classification",),
+    ),
+    "lora": (("mixture/all",),),
+}
+
+
+@pytest.mark.parametrize("sample", SAMPLES)
+def test_objects_of(sample: str):
+    expected = read_fixture(f"{sample}-objects")
+    created = {f"{item['kind']} {item['metadata']['name']}": _parsed(item) for item in _objects(sample)}
+
+    assert sorted(created) == sorted(expected)
+    for name, item in created.items():
+        assert item == expected[name], name
+
+
+def _objects(sample: str) -> Iterator[Map]:
+    model = sample_model(sample)
+    spec, owner = model.spec, Owner(NAMESPACE, model.metadata.name, UID)
+    graph = sample_graph(sample)
+    account = rbac.service_account(owner, spec)
+    assert account is not None
+    yield from (account, rbac.role(owner, ["first", "second"]), rbac.role_binding(owner, spec))
+    yield configmaps.run_snapshot(owner, spec, GENERATION, SETTINGS.image)
+    if sample == "full":
+        resolve = StageJobSpec.of_resolve(owner, GENERATION, None)
+        yield from (configmaps.resolve_configmap(owner, model, resolve), jobs.stage_job(owner, spec, resolve, SETTINGS))
+        clean_up = StageJobSpec.of_clean_up(owner, GENERATION)
+        yield from (
+            configmaps.clean_up_configmap(owner, spec, clean_up),
+            jobs.stage_job(owner, spec, clean_up, SETTINGS),
+        )
+    for names in STAGES[sample]:
+        of_stages = [
+            orders.stage_order(qualified_name(NAMESPACE, owner.name), spec, graph, graph[name]) for name in names
+        ]
+        job = StageJobSpec.of_stages(owner, GENERATION, of_stages)
+        yield from (configmaps.stage_configmap(owner, spec, job), jobs.stage_job(owner, spec, job, SETTINGS))
+        service = jobs.stage_service(owner, spec, job)
+        if service is not None:
+            yield service
+
+
+def _parsed(item: Map) -> Map:
+    """As JSON gives it back, a ConfigMap's values parsed."""
+    item = json.loads(json.dumps(item))
+    if item["kind"] == "ConfigMap":
+        item["data"] = {key: json.loads(text) for key, text in item["data"].items()}
+    return item

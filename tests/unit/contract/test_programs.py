@@ -1,0 +1,92 @@
+"""Commands, options and variables of the programs, as in version 0.1.0: people, charts and older Jobs name them."""
+
+from __future__ import annotations
+
+import dataclasses
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+import pytest
+
+from multitask_operator import settings
+from multitask_operator.cli import cli
+
+CLUSTER = ["--context", "--kubeconfig", "--namespace -n"]
+COMMANDS = {
+    "explain": ["--output", *CLUSTER, "NAME"],
+    "gc": ["--dry-run", "--forget", "--output", "DIR"],
+    "logs": ["--follow -f", "--tail", *CLUSTER, "NAME", "[STAGE]"],
+    "plan": ["--claim", "--no-serve", "--output", "--workdir", *CLUSTER, "FILE|NAME"],
+    "predict": ["[ARGUMENTS]..."],
+    "report": ["--output", "--to", *CLUSTER, "DIR|NAME"],
+    "run": ["--claim", "--device", "--no-serve", "--output", "--workdir", "FILE"],
+    "serve": ["--address", "--device", "--threads", "--triton-port", "--work", "DIR"],
+    "status": ["--output", *CLUSTER, "NAME"],
+    "validate": ["--claim", "--output", "FILE"],
+    "version": [],
+}
+SETTINGS = {
+    "trainer_image": ("MULTITASK_TRAINER_IMAGE", "--trainer-image"),
+    "image_pull_policy": ("MULTITASK_IMAGE_PULL_POLICY", "--image-pull-policy"),
+    "namespaces": ("MULTITASK_NAMESPACES", "--namespaces"),
+    "gpu_resource": ("MULTITASK_GPU_RESOURCE", "--gpu-resource"),
+    "workers": ("MULTITASK_WORKERS", "--workers"),
+    "resync_seconds": ("MULTITASK_RESYNC_SECONDS", "--resync-seconds"),
+    "health_address": ("MULTITASK_HEALTH_ADDRESS", "--health-address"),
+    "health_port": ("MULTITASK_HEALTH_PORT", "--health-port"),
+    "stale_seconds": ("MULTITASK_STALE_SECONDS", "--stale-seconds"),
+}
+#: Started by their module's name, by Jobs and by `mtm` of any version.
+MODULES = (
+    "multitask_trainer.pod",
+    "multitask_trainer.launch",
+    *(
+        f"multitask_trainer.stages.{kind}"
+        for kind in (
+            *("prepare", "base", "baseline", "filter", "high_resource", "mixture", "bundle", "evaluate", "export"),
+            *("verify", "ledger", "resolve"),
+        )
+    ),
+)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_arguments_and_options_of_mtm(name: str):
+    assert sorted(_parameters(cli.commands[name])) == sorted(COMMANDS[name])
+
+
+def test_there_are_no_other_commands():
+    assert sorted(cli.commands) == sorted(COMMANDS)
+
+
+def test_settings_of_the_operator():
+    named = {each.name: (settings.variable(each.name), settings.option(each.name)) for each in _fields()}
+    assert named == SETTINGS
+
+
+@pytest.mark.parametrize("script", ["mtm", "kubectl-mtm", "mtm-operator"])
+def test_installed_scripts(script: str):
+    (entry,) = entry_points(group="console_scripts", name=script)
+    assert callable(entry.load())
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_programs_that_are_started_by_module(module: str):
+    found = find_spec(module)
+    assert found is not None
+    assert found.origin is not None
+    assert '__name__ == "__main__"' in Path(found.origin).read_text("utf-8")
+
+
+def _fields() -> tuple[dataclasses.Field[object], ...]:
+    return dataclasses.fields(settings.Settings)
+
+
+def _parameters(command: click.Command) -> list[str]:
+    context = click.Context(command)
+    return [
+        " ".join(sorted(each.opts)) if isinstance(each, click.Option) else each.make_metavar(context)
+        for each in command.params
+    ]

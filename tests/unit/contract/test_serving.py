@@ -1,0 +1,93 @@
+"""What passes between gateway, Triton and their clients, as in version 0.1.0."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+
+from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
+
+from multitask_serving.client.answers import Prediction, Task
+from multitask_serving.proto import gateway_pb2
+from multitask_serving.triton import wire
+
+METHODS = {
+    "Predict": ("PredictRequest", "PredictResponse", False),
+    "PredictStream": ("PredictRequest", "PredictStreamResponse", True),
+    "ListTasks": ("ListTasksRequest", "ListTasksResponse", False),
+    "GetTask": ("GetTaskRequest", "Task", False),
+}
+MESSAGES = {
+    "PredictRequest": ["1 task", "2 fields", "3 sampling"],
+    "SamplingOptions": ["1 max_new_tokens", "2 temperature", "3 top_p", "4 seed", "5 stop"],
+    "LabelScore": ["1 label", "2 score"],
+    "PredictResponse": [
+        *("1 task", "2 label", "3 text", "4 scores", "5 finish_reason", "6 served_by", "7 revision"),
+    ],
+    "PredictStreamResponse": ["1 delta", "2 final"],
+    "ListTasksRequest": [],
+    "ListTasksResponse": ["1 tasks"],
+    "GetTaskRequest": ["1 task"],
+    "Task": ["1 name", "2 full_name", "3 type", "4 fields", "5 labels", "6 served_by", "7 backends"],
+    "Backend": ["1 revision", "2 weight"],
+}
+TRITON = {
+    "MODEL": "multitask",
+    "TASK": "task",
+    "FIELDS": "fields",
+    "OPTIONS": "options",
+    "TEXT": "text",
+    "LABELS": "labels",
+    "SCORES": "scores",
+    "FINISH_REASON": "finish_reason",
+    "REVISION": "revision",
+    "INVALID_REQUEST": "INVALID_REQUEST",
+    "UNKNOWN_TASK": "UNKNOWN_TASK",
+    "MISSING_FIELD": "MISSING_FIELD",
+    "OVERLOADED": "OVERLOADED",
+    "CANCELLED": "CANCELLED",
+    "INTERNAL": "INTERNAL",
+}
+
+
+def test_methods_and_messages_of_the_gateway():
+    file = gateway_pb2.DESCRIPTOR
+    (service,) = file.services_by_name.values()
+
+    assert service.full_name == "multitask.v1.TaskGateway"
+    assert {
+        method.name: (method.input_type.name, method.output_type.name, method.server_streaming)
+        for method in service.methods
+    } == METHODS
+    assert {name: _fields(message.fields) for name, message in file.message_types_by_name.items()} == MESSAGES
+    enum: EnumDescriptor = file.enum_types_by_name["TaskType"]
+    assert {value.name: value.number for value in enum.values} == {
+        "TASK_TYPE_UNSPECIFIED": 0,
+        "TASK_TYPE_CLASSIFICATION": 1,
+        "TASK_TYPE_GENERATION": 2,
+    }
+
+
+def test_tensors_and_codes_of_triton():
+    assert {name: getattr(wire, name) for name in TRITON} == TRITON
+
+
+def test_texts_of_triton():
+    error = wire.WireError(wire.MISSING_FIELD, "no text", "text")
+    assert error.encode() == 'mtm-error {"code": "MISSING_FIELD", "message": "no text", "field": "text"}'
+    options = wire.Options(stream=True, sampling={"temperature": 0.5, "max_new_tokens": 3}, cancel="id")
+    assert options.encode() == (
+        '{"stream": true, "sampling": {"temperature": 0.5, "max_new_tokens": 3}, "cancel": "id"}'
+    )
+
+
+def test_keys_that_mtm_predict_prints():
+    assert [each.name for each in fields(Prediction)] == [
+        *("task", "label", "text", "scores", "finish_reason", "served_by", "revision"),
+    ]
+    assert [each.name for each in fields(Task)] == [
+        *("name", "full_name", "type", "fields", "labels", "served_by", "revisions"),
+    ]
+
+
+def _fields(descriptors: list[FieldDescriptor]) -> list[str]:
+    return [f"{each.number} {each.name}" for each in descriptors]
