@@ -63,10 +63,10 @@ def document(name: str, namespace: str) -> dict[str, object]:
 class Program:
     """``mtm-operator`` as a process, as a user of its own, so that its requests can be told from others'."""
 
-    def __init__(self, access: ClusterClient, folder: Path, resync: int) -> None:
+    def __init__(self, client: ClusterClient, folder: Path, resync: int) -> None:
         self._log = folder / "operator.log"
         command = [str(Path(sys.executable).with_name("mtm-operator"))]
-        command += ["--kubeconfig", str(access.user(USER, ["system:masters"])), "--health-port", "0"]
+        command += ["--kubeconfig", str(client.user(USER, ["system:masters"])), "--health-port", "0"]
         command += ["--trainer-image", "registry.example/trainer:1", "--resync-seconds", str(resync)]
         command += ["--health-address", "127.0.0.1"]
         with self._log.open("wb") as file:
@@ -114,19 +114,19 @@ def main() -> None:
     parser.add_argument("--training-seconds", type=int, default=180, help="and for how long")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder, ControlPlane(Path(folder) / "cluster") as plane:
-        idle(given, plane.access, Path(folder))
-        training(given, plane.access, Path(folder))
+        idle(given, plane.client, Path(folder))
+        training(given, plane.client, Path(folder))
 
 
-def idle(given: argparse.Namespace, access: ClusterClient, folder: Path) -> None:
+def idle(given: argparse.Namespace, client: ClusterClient, folder: Path) -> None:
     """Print the figures, one a line."""
-    install_crds(access)
+    install_crds(client)
     names = namespaces(given)
-    with access.rest() as rest:
+    with client.rest() as rest:
         for name in names:
             objects.namespace(rest, name)
             objects.claim(rest, name, "models")
-        program = Program(access, folder, given.resync_seconds)
+        program = Program(client, folder, given.resync_seconds)
         try:
             begun = time.monotonic()
             for number in range(given.models):
@@ -149,22 +149,22 @@ def idle(given: argparse.Namespace, access: ClusterClient, folder: Path) -> None
             program.rest(600)
             say("seconds to touch and look at every model", time.monotonic() - begun)
             say("seconds of one reconcile, the latest thousand", json.dumps(program.health()["servingSeconds"]))
-            mark, before = access.audit_mark(), int(str(program.health()["served"]))
+            mark, before = client.audit_mark(), int(str(program.health()["served"]))
             time.sleep(given.idle_seconds)
             looks = int(str(program.health()["served"])) - before
             say(f"looks while nothing changed ({given.idle_seconds} s)", looks)
             say("an hour of resyncs at the default has so many looks", given.models * 3600 // 450)
-            say("writes of the operator in that time", len(access.writes(mark, USER)))
+            say("writes of the operator in that time", len(client.writes(mark, USER)))
             say("operator's memory, MB", program.megabytes)
         finally:
             program.end()
 
 
-def training(given: argparse.Namespace, access: ClusterClient, folder: Path) -> None:
+def training(given: argparse.Namespace, client: ClusterClient, folder: Path) -> None:
     """Print the figures of models whose Jobs report progress, beside all the others."""
     names = namespaces(given)
-    with access.rest() as rest:
-        program = Program(access, folder, resync=600)
+    with client.rest() as rest:
+        program = Program(client, folder, resync=600)
         try:
             until("every model was looked at", lambda: int(str(program.health()["served"])) >= given.models, 600)
             for number in range(given.training):
@@ -174,17 +174,17 @@ def training(given: argparse.Namespace, access: ClusterClient, folder: Path) -> 
             paths = baselines(rest, names)
             say("models that train", given.training)
             say("their Jobs", len(paths))
-            mark, looks = access.audit_mark(), int(str(program.health()["served"]))
+            mark, looks = client.audit_mark(), int(str(program.health()["served"]))
             reports = report(rest, paths, given.training_seconds)
             minutes = given.training_seconds / 60
             say("reports of progress, a Job and minute", reports / len(paths) / minutes)
             say("looks in that time", int(str(program.health()["served"])) - looks)
             say("seconds of one reconcile, the latest thousand", json.dumps(program.health()["servingSeconds"]))
-            written = status_writes(access.audited(mark, USER))
+            written = status_writes(client.audited(mark, USER))
             gaps = [(b - a).total_seconds() for times in written.values() for a, b in pairwise(times)]
             say("writes of one model's status a minute", sum(map(len, written.values())) / given.training / minutes)
             say("least seconds between two of them", min(gaps))
-            say("other writes", len(access.writes(mark, USER)) - sum(map(len, written.values())))
+            say("other writes", len(client.writes(mark, USER)) - sum(map(len, written.values())))
             say("operator's memory, MB", program.megabytes)
         finally:
             program.end()

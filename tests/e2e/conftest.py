@@ -10,19 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from support.small_suite import Done, ModelFolder, run_once
+from support.small_suite import CommandResult, ModelFolder, run_once
 
 
 @pytest.fixture(scope="session")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
-    """A desk whose `mtm run` ended. Tests read it, and copy it to change anything."""
+    """The small suite after `mtm run`. Tests read it, and copy it to change anything."""
     return ModelFolder(_shared(tmp_path_factory) / "desk")
 
 
 @pytest.fixture(scope="session")
-def first_run(tmp_path_factory: pytest.TempPathFactory) -> Done:
-    """What that run said."""
-    return Done(**json.loads((_shared(tmp_path_factory) / "done.json").read_text()))
+def first_run(tmp_path_factory: pytest.TempPathFactory) -> CommandResult:
+    """Exit code and output of that run."""
+    return CommandResult(**json.loads((_shared(tmp_path_factory) / "done.json").read_text()))
 
 
 def _shared(factory: pytest.TempPathFactory) -> Path:
@@ -35,6 +35,6 @@ def _shared(factory: pytest.TempPathFactory) -> Path:
         if not (folder / "done.json").exists():
             done = run_once(folder / "desk")
             (folder / "done.json").write_text(json.dumps(asdict(done)))
-    done = Done(**json.loads((folder / "done.json").read_text()))
-    assert done.status == 0, done.err
+    done = CommandResult(**json.loads((folder / "done.json").read_text()))
+    assert done.exit_code == 0, done.stderr
     return folder

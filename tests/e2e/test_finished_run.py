@@ -8,39 +8,39 @@ from pathlib import Path
 
 import pytest
 
-from support.small_suite import FEW_ROWS, ROWS, Done, ModelFolder, mtm
+from support.small_suite import FEW_ROWS, ROWS, CommandResult, ModelFolder, mtm
 
 TASKS = ("topic", "urgency", "mood", "reply")
 COMPARED = 3 * ROWS["test"] + FEW_ROWS["test"]
 
 
-def started(done: Done) -> set[str]:
-    return set(re.findall(r"^start  (\S+)", done.err, re.M))
+def started(done: CommandResult) -> set[str]:
+    return set(re.findall(r"^start  (\S+)", done.stderr, re.M))
 
 
-def states(desk: ModelFolder) -> dict[str, str]:
+def states(model_folder: ModelFolder) -> dict[str, str]:
     """Stage → its state, by `mtm plan`."""
-    done = desk.mtm("plan", "--output", "json")
-    assert done.status == 0, done.err
-    return {stage["name"]: stage["shown"] for stage in json.loads(done.out)["stages"]}
+    done = model_folder.mtm("plan", "--output", "json")
+    assert done.exit_code == 0, done.stderr
+    return {stage["name"]: stage["shown"] for stage in json.loads(done.stdout)["stages"]}
 
 
 def is_cached(state: str) -> bool:
     return state == "cached" or state.startswith("skipped: ")
 
 
-def test_the_run_ends_with_the_table(finished: ModelFolder, first_run: Done):
-    lines = {cells[0]: cells for line in first_run.out.splitlines() if (cells := line.split()) and cells[0] in TASKS}
+def test_the_run_ends_with_the_table(finished: ModelFolder, first_run: CommandResult):
+    lines = {cells[0]: cells for line in first_run.stdout.splitlines() if (cells := line.split()) and cells[0] in TASKS}
     assert [cells[-2:] for cells in lines.values()] == [
         ["Qualified", "classification"],
         ["Qualified", "classification"],
         ["Inconclusive", "baseline"],
         ["Qualified", "generation"],
     ]
-    assert "qualified 3/4, confirmed 0" in first_run.out
-    assert f"served = measured: {COMPARED} answers compared" in first_run.out
-    assert f"report: {finished.work / 'report.html'}" in first_run.out
-    assert f"serve:  mtm serve {finished.work}" in first_run.out
+    assert "qualified 3/4, confirmed 0" in first_run.stdout
+    assert f"served = measured: {COMPARED} answers compared" in first_run.stdout
+    assert f"report: {finished.work / 'report.html'}" in first_run.stdout
+    assert f"serve:  mtm serve {finished.work}" in first_run.stdout
     assert started(first_run) == set(finished.manifests())
 
 
@@ -57,7 +57,7 @@ def test_report_json_has_every_key_that_programs_rely_on(finished: ModelFolder):
         assert {"name", "digest", "cached", "seconds"} <= set(stage)
         assert not stage["cached"]
         assert stage["skipped"] or (stage["digest"] and stage["seconds"] > 0)
-    assert len(finished.ran()) == 19
+    assert len(finished.stages_run()) == 19
 
 
 def test_report_json_says_how_each_group_was_trained(finished: ModelFolder):
@@ -122,12 +122,12 @@ def test_the_page_needs_nothing_from_outside(finished: ModelFolder):
 
 
 def test_report_makes_the_page_again(finished: ModelFolder, tmp_path: Path):
-    desk = finished.copy(tmp_path / "desk")
-    page = desk.work / "report.html"
+    model_folder = finished.copy(tmp_path / "desk")
+    page = model_folder.work / "report.html"
     page.unlink()
-    done = mtm("report", str(desk.work), "--output", "json")
-    assert done.status == 0, done.err
-    assert json.loads(done.out) == desk.report() == finished.report()
+    done = mtm("report", str(model_folder.work), "--output", "json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout) == model_folder.report() == finished.report()
     assert page.read_text().startswith("<!doctype html>")
 
 
@@ -139,9 +139,9 @@ def unchanged(finished: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -
 
 def test_a_second_run_runs_nothing(unchanged: ModelFolder):
     done = unchanged.mtm("run", "--output", "json")
-    assert done.status == 0, done.err
+    assert done.exit_code == 0, done.stderr
     assert started(done) == set()
-    said = json.loads(done.out)
+    said = json.loads(done.stdout)
     assert (said["exitStatus"], said["failed"]) == (0, [])
     assert said["report"] == unchanged.report()
     assert all(stage["cached"] for stage in said["report"]["stages"] if stage["skipped"] is None)
@@ -150,55 +150,55 @@ def test_a_second_run_runs_nothing(unchanged: ModelFolder):
 def test_plan_finds_everything_and_nothing_is_garbage(unchanged: ModelFolder):
     assert all(map(is_cached, states(unchanged).values()))
     shown = unchanged.mtm("plan")
-    assert "20 of 20 stages are there" in shown.out
-    assert json.loads(mtm("gc", str(unchanged.work), "--dry-run", "--output", "json").out) == {
+    assert "20 of 20 stages are there" in shown.stdout
+    assert json.loads(mtm("gc", str(unchanged.work), "--dry-run", "--output", "json").stdout) == {
         "removed": False, "artifacts": [], "folders": 0, "bytes": 0,
     }  # fmt: skip
 
 
 def test_what_only_a_cluster_reads_runs_nothing_again(finished: ModelFolder, tmp_path: Path):
-    desk = finished.copy(tmp_path / "desk")
-    desk.edit(
+    model_folder = finished.copy(tmp_path / "desk")
+    model_folder.edit(
         {
             "serving": {"replicas": 3, "rollout": {"steps": [50, 100]}},
             "training": {"resources": {"limits": {"memory": "4Gi"}}, "queueName": "team-a", "maxParallelJobs": 2},
         }
     )
-    assert all(map(is_cached, states(desk).values()))
-    shown = desk.mtm("plan").out
+    assert all(map(is_cached, states(model_folder).values()))
+    shown = model_folder.mtm("plan").stdout
     assert "ignored here, only a cluster uses them" in shown
     assert "spec.serving" in shown
     assert "spec.training.queueName" in shown
 
 
 @pytest.fixture(scope="module")
-def grown(finished: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolder, Done]:
+def grown(finished: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolder, CommandResult]:
     """A copy to which a task was added, and what its run said."""
-    desk = finished.copy(tmp_path_factory.mktemp("grown") / "desk")
-    desk.add_task("temper")
-    return desk, desk.mtm("run", "--no-serve")
+    model_folder = finished.copy(tmp_path_factory.mktemp("grown") / "desk")
+    model_folder.add_task("temper")
+    return model_folder, model_folder.mtm("run", "--no-serve")
 
 
-def test_a_new_task_runs_its_own_stages_and_what_depends_on_them(grown: tuple[ModelFolder, Done]):
-    desk, done = grown
-    assert done.status == 0, done.err
+def test_a_new_task_runs_its_own_stages_and_what_depends_on_them(grown: tuple[ModelFolder, CommandResult]):
+    model_folder, done = grown
+    assert done.exit_code == 0, done.stderr
     expected = {
         "prepare/temper", "baseline/temper/seed-17", "filter", "mixture/classification", "bundle",
         "evaluate/classification", "evaluate/generation", "export",
     }  # fmt: skip
     assert started(done) == expected
-    assert desk.ran() == expected
-    assert "the base is frozen and has not seen the text of temper" in done.out
-    tasks = {task["name"]: task for task in desk.report()["tasks"]}
+    assert model_folder.stages_run() == expected
+    assert "the base is frozen and has not seen the text of temper" in done.stdout
+    tasks = {task["name"]: task for task in model_folder.report()["tasks"]}
     assert tasks["temper"]["servedBy"] == "baseline"
 
 
-def test_gc_frees_what_the_old_plan_used_and_nothing_else(grown: tuple[ModelFolder, Done]):
-    desk, _ = grown
-    before = set(desk.work.glob("stages/**/manifest.json"))
-    foreseen = json.loads(mtm("gc", str(desk.work), "--dry-run", "--output", "json").out)
-    assert set(desk.work.glob("stages/**/manifest.json")) == before
-    done = json.loads(mtm("gc", str(desk.work), "--output", "json").out)
+def test_gc_frees_what_the_old_plan_used_and_nothing_else(grown: tuple[ModelFolder, CommandResult]):
+    model_folder, _ = grown
+    before = set(model_folder.work.glob("stages/**/manifest.json"))
+    foreseen = json.loads(mtm("gc", str(model_folder.work), "--dry-run", "--output", "json").stdout)
+    assert set(model_folder.work.glob("stages/**/manifest.json")) == before
+    done = json.loads(mtm("gc", str(model_folder.work), "--output", "json").stdout)
     assert done == {**foreseen, "removed": True}
     # The old export stays: it is the last one that was verified.
     assert {name.rpartition("/")[0] for name in done["artifacts"]} == {
@@ -211,7 +211,10 @@ def test_gc_frees_what_the_old_plan_used_and_nothing_else(grown: tuple[ModelFold
         "ledger",
     }  # fmt: skip
     assert done["bytes"] > 100_000
-    left = {str(path.parent.relative_to(desk.work / "stages")) for path in desk.work.glob("stages/**/manifest.json")}
+    left = {
+        str(path.parent.relative_to(model_folder.work / "stages"))
+        for path in model_folder.work.glob("stages/**/manifest.json")
+    }
     assert len(left) == len(before) - len(done["artifacts"])
-    plan = states(desk)
+    plan = states(model_folder)
     assert {name for name, state in plan.items() if not is_cached(state)} == {"verify", "ledger"}

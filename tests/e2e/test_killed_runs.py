@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from support.small_suite import ModelFolder, make_desk
+from support.small_suite import ModelFolder, make_small_suite
 
 STARTED, TRAINING, CTRL_C = "started", "training", "training, and then Ctrl-C"
 
@@ -40,13 +40,13 @@ def flat(stage: str) -> str:
     return stage.replace("/", "__")
 
 
-def is_at(desk: ModelFolder, stage: str, moment: str) -> bool:
+def is_at(model_folder: ModelFolder, stage: str, moment: str) -> bool:
     """Whether ``stage`` has come to ``moment``."""
     if moment == STARTED:
-        return (desk.work / "logs" / f"{stage}.log").exists()
+        return (model_folder.work / "logs" / f"{stage}.log").exists()
     if moment in (TRAINING, CTRL_C):
-        return any(desk.work.glob(f"work/{flat(stage)}-*/checkpoint/checkpoint.pt"))
-    for path in desk.work.glob(f"progress/{flat(stage)}-*.json"):
+        return any(model_folder.work.glob(f"work/{flat(stage)}-*/checkpoint/checkpoint.pt"))
+    for path in model_folder.work.glob(f"progress/{flat(stage)}-*.json"):
         return str(json.loads(path.read_text()).get("phase", "")).startswith(moment)
     return False
 
@@ -59,37 +59,40 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], lo
         time.sleep(0.005)
 
 
-def processes_of(desk: ModelFolder) -> list[psutil.Process]:
-    """Everything that the runs of this desk started: the stages, and what the stages started."""
+def processes_of(model_folder: ModelFolder) -> list[psutil.Process]:
+    """Everything that the runs of this model started: the stages, and what the stages started."""
     found = []
     for process in psutil.process_iter():
         try:
-            if process.environ().get("MTM_WORKDIR") == str(desk.work) and process.status() != psutil.STATUS_ZOMBIE:
+            if (
+                process.environ().get("MTM_WORKDIR") == str(model_folder.work)
+                and process.status() != psutil.STATUS_ZOMBIE
+            ):
                 found.append(process)
         except (psutil.AccessDenied, psutil.NoSuchProcess):
             continue
     return found
 
 
-def results(desk: ModelFolder) -> dict[Path, tuple[int, int]]:
+def results(model_folder: ModelFolder) -> dict[Path, tuple[int, int]]:
     """Every result, with what changes when it is made again."""
-    found = {path: path.stat() for path in desk.work.glob("stages/**/manifest.json")}
+    found = {path: path.stat() for path in model_folder.work.glob("stages/**/manifest.json")}
     return {path: (status.st_ino, status.st_mtime_ns) for path, status in found.items()}
 
 
-def stages_of(done: dict[Path, tuple[int, int]], desk: ModelFolder) -> set[str]:
-    return {path.parents[1].relative_to(desk.work / "stages").as_posix() for path in done}
+def stages_of(done: dict[Path, tuple[int, int]], model_folder: ModelFolder) -> set[str]:
+    return {path.parents[1].relative_to(model_folder.work / "stages").as_posix() for path in done}
 
 
 @pytest.fixture(scope="module")
 def disturbed(tmp_path_factory: pytest.TempPathFactory) -> ModelFolder:
-    """The desk of the undisturbed run, once more."""
-    return make_desk(tmp_path_factory.mktemp("disturbed") / "desk")
+    """The model of the undisturbed run, once more."""
+    return make_small_suite(tmp_path_factory.mktemp("disturbed") / "desk")
 
 
-def start(desk: ModelFolder, tmp_path: Path) -> tuple[subprocess.Popen[str], Path]:
+def start(model_folder: ModelFolder, tmp_path: Path) -> tuple[subprocess.Popen[str], Path]:
     log = tmp_path / "mtm.log"
-    return desk.start(log=log), log
+    return model_folder.start(log=log), log
 
 
 @pytest.mark.parametrize(("stage", "moment"), MOMENTS, ids=[stage for stage, _ in MOMENTS])
@@ -121,10 +124,10 @@ def test_ended_in_the_middle_of(stage: str, moment: str, disturbed: ModelFolder,
 def test_the_run_then_ends_with_the_results_of_an_undisturbed_one(disturbed: ModelFolder, finished: ModelFolder):
     before = results(disturbed)
     done = disturbed.mtm("run")
-    assert done.status == 0, done.err
-    assert "qualified 3/4, confirmed 0" in done.out
+    assert done.exit_code == 0, done.stderr
+    assert "qualified 3/4, confirmed 0" in done.stdout
     assert before.items() <= results(disturbed).items()
-    assert disturbed.ran() == set(disturbed.manifests()) - stages_of(before, disturbed)
+    assert disturbed.stages_run() == set(disturbed.manifests()) - stages_of(before, disturbed)
     assert list((disturbed.work / "work").iterdir()) == []
 
     ours, theirs = disturbed.manifests(), finished.manifests()

@@ -9,16 +9,16 @@ import pytest
 import yaml
 
 from multitask_serving.client import TaskClient
-from support.small_suite import FEW_ROWS, ROWS, Done, ModelFolder, make_desk, serving
+from support.small_suite import FEW_ROWS, ROWS, CommandResult, ModelFolder, make_small_suite, serving
 
 
 @pytest.fixture(scope="module")
-def adapted(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolder, Done]:
+def adapted(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolder, CommandResult]:
     """A finished run of two tasks with LoRA."""
-    desk = make_desk(tmp_path_factory.mktemp("lora") / "desk")
-    document = yaml.safe_load(desk.file.read_text())
+    model_folder = make_small_suite(tmp_path_factory.mktemp("lora") / "desk")
+    document = yaml.safe_load(model_folder.file.read_text())
     tasks = [task for task in document["spec"]["tasks"] if task["name"] in ("topic", "mood")]
-    desk.edit(
+    model_folder.edit(
         {
             "tasks": tasks,
             # Adapters of so few parameters learn little in seconds: most of it has to be in the base.
@@ -32,13 +32,13 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolder, Done
             "training": {"minSteps": 40},
         }
     )
-    return desk, desk.mtm("run")
+    return model_folder, model_folder.mtm("run")
 
 
-def test_the_run_ends_with_a_mixture_and_a_leftover(adapted: tuple[ModelFolder, Done]):
-    desk, done = adapted
-    assert done.status == 0, done.err
-    report = desk.report()
+def test_the_run_ends_with_a_mixture_and_a_leftover(adapted: tuple[ModelFolder, CommandResult]):
+    model_folder, done = adapted
+    assert done.exit_code == 0, done.stderr
+    report = model_folder.report()
     assert {task["name"]: (task["verdict"], task["servedBy"]) for task in report["tasks"]} == {
         "topic": ("Qualified", "classification"),
         "mood": ("Inconclusive", "baseline"),
@@ -48,9 +48,9 @@ def test_the_run_ends_with_a_mixture_and_a_leftover(adapted: tuple[ModelFolder, 
     assert serving["compared"] == ROWS["test"] + FEW_ROWS["test"]
 
 
-def test_one_model_with_two_adapters_is_exported(adapted: tuple[ModelFolder, Done]):
-    desk, _ = adapted
-    bundle = json.loads((desk.work / "current/bundle/bundle.json").read_text())
+def test_one_model_with_two_adapters_is_exported(adapted: tuple[ModelFolder, CommandResult]):
+    model_folder, _ = adapted
+    bundle = json.loads((model_folder.work / "current/bundle/bundle.json").read_text())
     [model] = bundle["models"]
     assert len(model["adapters"]) == 2
     assert {adapter["rank"] for adapter in model["adapters"]} == {8}
@@ -59,25 +59,25 @@ def test_one_model_with_two_adapters_is_exported(adapted: tuple[ModelFolder, Don
     assert None not in used.values()
 
 
-def test_the_leftover_costs_an_adapter_and_no_model(adapted: tuple[ModelFolder, Done]):
-    desk, _ = adapted
-    ledger = desk.report()["ledger"]
+def test_the_leftover_costs_an_adapter_and_no_model(adapted: tuple[ModelFolder, CommandResult]):
+    model_folder, _ = adapted
+    ledger = model_folder.report()["ledger"]
     assert (ledger["singleTask"]["models"], ledger["multiTask"]["models"], ledger["leftoverModels"]) == (2, 1, 1)
     assert ledger["multiTask"]["bytes"] < 0.75 * ledger["singleTask"]["bytes"]
 
 
-def test_only_the_adapters_were_trained(adapted: tuple[ModelFolder, Done]):
-    desk, _ = adapted
-    manifests = desk.manifests()
+def test_only_the_adapters_were_trained(adapted: tuple[ModelFolder, CommandResult]):
+    model_folder, _ = adapted
+    manifests = model_folder.manifests()
     weights = manifests["base"]["result"]["parameters"]
     for stage in ("baseline/topic/seed-17", "baseline/mood/seed-17", "mixture/classification"):
         assert 0 < manifests[stage]["result"]["trainableParameters"] < weights / 2
         assert not [name for name in manifests[stage]["files"] if name.endswith("/model.safetensors")]
 
 
-def test_both_adapters_are_served(adapted: tuple[ModelFolder, Done], tmp_path: Path):
-    desk, _ = adapted
-    with serving(desk, tasks=2) as service, TaskClient(service.address) as client:
+def test_both_adapters_are_served(adapted: tuple[ModelFolder, CommandResult], tmp_path: Path):
+    model_folder, _ = adapted
+    with serving(model_folder, tasks=2) as service, TaskClient(service.address) as client:
         topic = client.predict("topic", text="hello see the invoice today thanks")
         mood = client.predict("mood", text="hello see the invoice today thanks")
     assert (topic.label, topic.served_by) == ("billing", "classification")

@@ -39,16 +39,16 @@ def service(finished: ModelFolder) -> Iterator[Service]:
 @pytest.mark.parametrize(("task", "text", "answer", "served_by"), QUESTIONS)
 def test_predict_answers(service: Service, task: str, text: str, answer: str, served_by: str):
     done = mtm("predict", "--address", service.address, task, f"text={text}", "--output", "json")
-    assert done.status == 0, done.err
-    said = json.loads(done.out)
+    assert done.exit_code == 0, done.stderr
+    said = json.loads(done.stdout)
     assert (said["label"] or said["text"], said["served_by"]) == (answer, served_by)
 
 
 def test_predict_answers_a_file_in_order(service: Service, finished: ModelFolder):
     file = finished.folder / "data/topic/test.jsonl"
     done = mtm("predict", "--address", service.address, "topic", "--file", str(file), "--output", "json")
-    assert done.status == 0, done.err
-    said = [json.loads(line)["label"] for line in done.out.splitlines()]
+    assert done.exit_code == 0, done.stderr
+    said = [json.loads(line)["label"] for line in done.stdout.splitlines()]
     gold = [json.loads(line)["label"] for line in file.read_text().splitlines()]
     assert len(said) == len(gold)
     score = next(task["score"] for task in finished.report()["tasks"] if task["name"] == "topic")
@@ -84,7 +84,7 @@ def test_an_unknown_task_is_not_found_and_near_names_are_given(service: Service)
     assert caught.value.status.name == "NOT_FOUND"
     assert caught.value.nearest == ("topic",)
     done = mtm("predict", "--address", service.address, "urgent", "text=x")
-    assert (done.status, done.err) == (1, "error: no task 'urgent' is served here; did you mean urgency?\n")
+    assert (done.exit_code, done.stderr) == (1, "error: no task 'urgent' is served here; did you mean urgency?\n")
 
 
 def test_grpcurl_finds_and_calls_the_service_by_reflection(service: Service, grpcurl: Path):
@@ -137,7 +137,7 @@ def tensors(task: str, text: str) -> list[tritongrpc.InferInput]:
 
 def test_sigterm_ends_the_servers_and_leaves_nothing(service: Service):
     """The last test of this file: it ends the service."""
-    programs = service.programs()
+    programs = service.triton_processes()
     names = {Path(program.exe()).name for program in programs}
     assert {"tritonserver", "triton_python_backend_stub"} <= names
     assert service.stop() == 0

@@ -23,6 +23,7 @@ from typing import Any
 import psutil
 import yaml
 
+from devcluster.processes import CommandResult
 from multitask_serving.triton.server import free_port
 
 THINGS = {
@@ -72,7 +73,7 @@ class ModelFolder:
         document["spec"]["tasks"].append(task(name, "Classification", labels=["glad", "cross"]))
         self.file.write_text(yaml.safe_dump(document))
 
-    def mtm(self, command: str, *options: str, timeout: float = RUN_SECONDS) -> Done:
+    def mtm(self, command: str, *options: str, timeout: float = RUN_SECONDS) -> CommandResult:
         """`mtm COMMAND FILE --workdir WORK` to its end."""
         return mtm(command, str(self.file), "--workdir", str(self.work), *options, timeout=timeout)
 
@@ -85,7 +86,7 @@ class ModelFolder:
     def report(self) -> dict[str, Any]:
         return json.loads((self.work / "report.json").read_text())
 
-    def ran(self) -> set[str]:
+    def stages_run(self) -> set[str]:
         """The stages that the last run ran."""
         return {stage["name"] for stage in self.report()["stages"] if not stage["cached"] and stage["skipped"] is None}
 
@@ -99,15 +100,6 @@ class ModelFolder:
         return found
 
 
-@dataclass(frozen=True)
-class Done:
-    """A program that ended."""
-
-    status: int
-    out: str
-    err: str
-
-
 MTM = (sys.executable, "-m", "multitask_operator")
 
 
@@ -116,12 +108,12 @@ def environment() -> dict[str, str]:
     return {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
 
 
-def mtm(*arguments: str, timeout: float = RUN_SECONDS) -> Done:
+def mtm(*arguments: str, timeout: float = RUN_SECONDS) -> CommandResult:
     """`mtm` with these arguments, to its end."""
     done = subprocess.run(
         [*MTM, *arguments], capture_output=True, text=True, timeout=timeout, env=environment(), check=False
     )
-    return Done(done.returncode, done.stdout, done.stderr)
+    return CommandResult(done.returncode, done.stdout, done.stderr)
 
 
 @dataclass(frozen=True)
@@ -132,7 +124,7 @@ class Service:
     address: str
     triton_port: int
 
-    def programs(self) -> list[psutil.Process]:
+    def triton_processes(self) -> list[psutil.Process]:
         """Triton and its stubs."""
         return psutil.Process(self.process.pid).children(recursive=True)
 
@@ -144,12 +136,12 @@ class Service:
 
 
 @contextmanager
-def serving(desk: ModelFolder, *, tasks: int) -> Iterator[Service]:
+def serving(model_folder: ModelFolder, *, tasks: int) -> Iterator[Service]:
     """`mtm serve`, from when it says that it serves."""
     port = free_port()
     options = ["--address", "127.0.0.1:0", "--triton-port", str(port), "--threads", "1"]
     process = subprocess.Popen(
-        [*MTM, "serve", str(desk.work), *options],
+        [*MTM, "serve", str(model_folder.work), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -167,21 +159,21 @@ def serving(desk: ModelFolder, *, tasks: int) -> Iterator[Service]:
             process.communicate(timeout=60)
 
 
-def run_once(folder: Path) -> Done:
-    """The first run of a new desk in ``folder``."""
-    return make_desk(folder).mtm("run")
+def run_once(folder: Path) -> CommandResult:
+    """Write the suite to ``folder`` and run it."""
+    return make_small_suite(folder).mtm("run")
 
 
-def make_desk(folder: Path) -> ModelFolder:
-    """The suite's file and data."""
+def make_small_suite(folder: Path) -> ModelFolder:
+    """Write the suite's ``model.yaml`` and data."""
     data = folder / "data"
     write_data(data, "topic", topic_rows(seed=1), ROWS)
     write_data(data, "urgency", urgency_rows(seed=2), ROWS)
     write_data(data, "reply", reply_rows(seed=3), ROWS)
     write_data(data, "mood", mood_rows(seed=4), FEW_ROWS)
-    desk = ModelFolder(folder)
-    desk.file.write_text(yaml.safe_dump(document()))
-    return desk
+    model_folder = ModelFolder(folder)
+    model_folder.file.write_text(yaml.safe_dump(document()))
+    return model_folder
 
 
 def document() -> dict[str, Any]:

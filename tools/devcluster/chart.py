@@ -41,21 +41,21 @@ def rendered(*options: str, release: str = "mtm", namespace: str = "operators") 
 
 
 @contextmanager
-def access_of(access: ClusterClient, *options: str, release: str, namespace: str) -> Iterator[str]:
+def access_of(client: ClusterClient, *options: str, release: str, namespace: str) -> Iterator[str]:
     """A release's accounts, roles and bindings for as long as the context lasts; the name of its service account."""
     found = [item for item in rendered(*options, release=release, namespace=namespace) if item["kind"] in ACCESS_KINDS]
     (account,) = (item["metadata"]["name"] for item in found if item["kind"] == "ServiceAccount")
     user = f"system:serviceaccount:{namespace}:{account}"
-    access.kubectl("apply", "--server-side", "--filename", "-", stdin=found)
+    client.kubectl("apply", "--server-side", "--filename", "-", stdin=found)
     try:
         for served in {item["metadata"]["namespace"] for item in found if item["kind"] == "Role"} or {namespace}:
-            until(f"{account} is allowed to work in {served}", lambda served=served: _may(access, user, served), 30)
+            until(f"{account} is allowed to work in {served}", lambda served=served: _may(client, user, served), 30)
         yield account
     finally:
-        access.kubectl("delete", "--filename", "-", "--ignore-not-found", "--wait=false", stdin=found)
+        client.kubectl("delete", "--filename", "-", "--ignore-not-found", "--wait=false", stdin=found)
 
 
-def _may(access: ClusterClient, user: str, namespace: str) -> bool:
+def _may(client: ClusterClient, user: str, namespace: str) -> bool:
     """Whether the API server knows of the rules by now: it learns of them a moment after it has stored them."""
     asked = ("auth", "can-i", "list", "multitaskmodels.multitask.dev", "--as", user, "--namespace", namespace)
-    return access.kubectl(*asked, "--quiet", check=False).status == 0
+    return client.kubectl(*asked, "--quiet", check=False).exit_code == 0

@@ -16,17 +16,9 @@ import yaml
 
 from devcluster import binaries
 from devcluster.certificates import Authority
+from devcluster.processes import CommandResult
 
 Object = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Done:
-    """A ``kubectl`` that ended."""
-
-    status: int
-    out: str
-    err: str
 
 
 @dataclass(frozen=True)
@@ -68,7 +60,7 @@ class ClusterClient:
 
     def token(self, namespace: str, name: str) -> str:
         """A new token of a service account, as its pods get one."""
-        return self.kubectl("create", "token", name, "--namespace", namespace, "--duration", "1h").out.strip()
+        return self.kubectl("create", "token", name, "--namespace", namespace, "--duration", "1h").stdout.strip()
 
     def rest(self, config: Path | None = None) -> httpx.Client:
         """A client of the REST API, for a kubeconfig made here; the admin's when none is given."""
@@ -89,7 +81,7 @@ class ClusterClient:
         stdin: Object | Sequence[Object] | str | None = None,
         config: Path | None = None,
         check: bool = True,
-    ) -> Done:
+    ) -> CommandResult:
         """``kubectl ARGUMENTS``; objects for ``-f -`` in ``stdin``. AssertionError if it fails and ``check`` is on."""
         done = subprocess.run(
             [str(binaries.path("kubectl")), "--kubeconfig", str(config or self.admin), *arguments],
@@ -100,11 +92,11 @@ class ClusterClient:
             env={**os.environ, "KUBECACHEDIR": str(self.folder / "kubectl-cache"), "NO_PROXY": "*"},
         )
         assert not check or done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
-        return Done(done.returncode, done.stdout, done.stderr)
+        return CommandResult(done.returncode, done.stdout, done.stderr)
 
     def get(self, *arguments: str) -> Object:
         """``kubectl get ARGUMENTS`` as data."""
-        found: Object = json.loads(self.kubectl("get", *arguments, "--output", "json").out)
+        found: Object = json.loads(self.kubectl("get", *arguments, "--output", "json").stdout)
         return found
 
     def audit_mark(self) -> int:

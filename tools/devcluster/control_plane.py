@@ -82,7 +82,7 @@ class ControlPlane:
         shutil.rmtree(self._folder / "etcd", ignore_errors=True)
 
     @property
-    def access(self) -> ClusterClient:
+    def client(self) -> ClusterClient:
         """How users reach it."""
         return ClusterClient(self._folder, f"https://{self._address}:{self._port}")
 
@@ -93,7 +93,7 @@ class ControlPlane:
     def start_api_server(self) -> None:
         """Start it again, at its old address, and wait until it answers."""
         self._processes.start("kube-apiserver", self._api_server())
-        with self.access.rest() as rest:
+        with self.client.rest() as rest:
             self._processes.ready("kube-apiserver", lambda: _is_ready(rest))
 
     def restart_api_server(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -119,7 +119,7 @@ class ControlPlane:
                 if "address already in use" not in str(error) or attempt == _ATTEMPTS - 1:
                     raise
         self._processes.start("kube-controller-manager", self._controller_manager())
-        with self.access.rest() as rest:
+        with self.client.rest() as rest:
             path = "/api/v1/namespaces/default/serviceaccounts/default"
             self._processes.ready("kube-controller-manager", lambda: rest.get(path).status_code == 200)
 
@@ -167,14 +167,14 @@ class ControlPlane:
         return [
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
-            f"--kubelet-certificate-authority={self.access.ca_file}",
+            f"--kubelet-certificate-authority={self.client.ca_file}",
             f"--kubelet-client-certificate={client.certificate}",
             f"--kubelet-client-key={client.key}",
             "--kubelet-preferred-address-types=InternalIP",
         ]
 
     def _controller_manager(self) -> list[str]:
-        pki, config = self._folder / "pki", self.access.user("system:kube-controller-manager")
+        pki, config = self._folder / "pki", self.client.user("system:kube-controller-manager")
         return [
             str(binaries.path("kube-controller-manager")),
             f"--kubeconfig={config}",

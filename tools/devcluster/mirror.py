@@ -15,8 +15,8 @@ from devcluster.cluster_client import ClusterClient, Object
 class Mirror:
     """Follows the collection at ``path`` (of all namespaces) while it is entered; reading it costs no request."""
 
-    def __init__(self, access: ClusterClient, path: str) -> None:
-        self._rest = access.rest()
+    def __init__(self, client: ClusterClient, path: str) -> None:
+        self._rest = client.rest()
         self._path = path
         self._objects: dict[tuple[str, str], Object] = {}
         self._ending = threading.Event()

@@ -73,7 +73,7 @@ class OneNode:
             self._make_place()
             self._start_containerd()
             plane = ControlPlane(self._folder / "control-plane", ADDRESS)
-            self.access = self._stack.enter_context(plane).access
+            self.client = self._stack.enter_context(plane).client
             self._start_node()
         except BaseException:
             self._close()
@@ -133,16 +133,16 @@ class OneNode:
             mark.touch()
 
     def _start_node(self) -> None:
-        access, pki = self.access, self.access.folder / "pki"
-        access.authority.sign(
+        client, pki = self.client, self.client.folder / "pki"
+        client.authority.sign(
             "kubelet", f"system:node:{NODE}", ("system:nodes",), hosts=(f"IP:{ADDRESS}", f"DNS:{NODE}")
         )
-        config = access.user(f"system:node:{NODE}", ("system:nodes",))
+        config = client.user(f"system:node:{NODE}", ("system:nodes",))
         kubelet = self._write_yaml("kubelet.yaml", node_files.kubelet(self._folder, pki, f"/{self._group}"))
-        proxy = self._write_yaml("proxy.yaml", node_files.proxy(access.user("system:kube-proxy")))
-        corefile = self._write("Corefile", node_files.dns(access.user("dns")))
-        scheduler = access.user("system:kube-scheduler")
-        access.kubectl("apply", "-f", "-", stdin=list(_RIGHTS))
+        proxy = self._write_yaml("proxy.yaml", node_files.proxy(client.user("system:kube-proxy")))
+        corefile = self._write("Corefile", node_files.dns(client.user("dns")))
+        scheduler = client.user("system:kube-scheduler")
+        client.kubectl("apply", "-f", "-", stdin=list(_RIGHTS))
         self._start("kube-scheduler", f"--kubeconfig={scheduler}", "--leader-elect=false", "--secure-port=0")
         self._start(
             "kubelet",
@@ -155,7 +155,7 @@ class OneNode:
         )
         self._start("kube-proxy", f"--config={proxy}")
         self._start("coredns", "-conf", str(corefile))
-        with access.rest() as rest:
+        with client.rest() as rest:
             self._processes.ready("kubelet", lambda: _is_ready(rest))
         with httpx.Client(trust_env=False) as dns:
             self._processes.ready("coredns", lambda: _answers(dns, "http://127.0.0.1:8181/ready"))

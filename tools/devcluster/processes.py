@@ -9,11 +9,21 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 PDEATHSIG = Path(__file__).with_name("pdeathsig.py")
 START_SECONDS = 180  # of a machine that has much else to do; it takes 4
 STOP_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class CommandResult:
+    """A command that has ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
 
 
 class DidNotStart(Exception):

@@ -71,7 +71,7 @@ def _keep(folder: Path, started: int) -> None:
     with (folder / "keeper").open("w") as keeper, (folder / "users").open("w") as users:
         fcntl.flock(keeper, fcntl.LOCK_EX)
         with ControlPlane(folder / f"control-plane-{os.getpid()}") as plane:
-            found = {"folder": str(plane.access.folder), "url": plane.access.url}
+            found = {"folder": str(plane.client.folder), "url": plane.client.url}
             (folder / "address.json").write_text(json.dumps(found))
             os.write(started, b".")
             os.close(started)

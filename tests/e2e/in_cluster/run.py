@@ -27,8 +27,8 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 
 from devcluster import binaries, environment, images, namespaces, objects
 from devcluster.one_node import OneNode, lacking, sweep
-from e2e.in_cluster import claims, desk, steps
-from e2e.in_cluster.team import Team
+from e2e.in_cluster import model_file, steps, volumes
+from e2e.in_cluster.namespace import Namespace
 from support import small_suite as suite
 
 Map = dict[str, Any]
@@ -102,9 +102,9 @@ def run_here(folder: Path, plan: Mapping[str, Any]) -> None:
     """`mtm run` of each file on this machine; the claims' folders get the data."""
     with step("mtm run of the small suite on this machine"):
         small = folder / "desk"
-        suite.make_desk(small)
-        (small / "model.yaml").write_text(yaml.safe_dump(desk.document(plan["podTemplate"])))
-        _run_here(small / "model.yaml", desk.CLAIM, small, folder / "here" / "desk")
+        suite.make_small_suite(small)
+        (small / "model.yaml").write_text(yaml.safe_dump(model_file.document(plan["podTemplate"])))
+        _run_here(small / "model.yaml", model_file.PVC, small, folder / "here" / "desk")
     if plan["example"]:
         with step("mtm run of examples/support-desk on this machine"):
             large = folder / "support-desk"
@@ -118,7 +118,7 @@ def _run_here(file: Path, claim: str, folder: Path, workdir: Path) -> None:
     done = suite.mtm(
         "run", str(file), "--claim", f"{claim}={folder}", "--workdir", str(workdir), "--no-serve", timeout=LARGE_SECONDS
     )
-    assert done.status == 0, done.out + done.err
+    assert done.exit_code == 0, done.stdout + done.stderr
 
 
 def _enter(plan: Path) -> int:
@@ -134,68 +134,69 @@ def inside(plan: Mapping[str, Any]) -> int:
     folder = Path(plan["folder"])
     store = images.folder().parent / _STORE
     archives = {reference: Path(path) for reference, path in plan["images"].items()}
-    with OneNode(folder / "node", store, archives, plan["pause"]) as node, node.access.rest() as rest:
+    with OneNode(folder / "node", store, archives, plan["pause"]) as node, node.client.rest() as rest:
         say(f"{node.seconds:.1f} s: the node is ready")
-        team = Team(node.access, rest, "team")
+        team = Namespace(node.client, rest, "team")
         try:
             with step("helm install: the operator is ready"):
-                steps.install(node.access, plan["operator"], plan["trainer"])
+                steps.install(node.client, plan["operator"], plan["trainer"])
                 objects.namespace(rest, team.name)
             if plan["example"]:
                 support_desk(team, folder)
             small_suite(node, team, folder, plan["podTemplate"])
         except BaseException:
-            print(steps.picture(node.access, team), file=sys.stderr)
+            print(steps.describe_state(node.client, team), file=sys.stderr)
             raise
     return 0
 
 
-def support_desk(team: Team, folder: Path) -> None:
+def support_desk(team: Namespace, folder: Path) -> None:
     """The example as it is: applied, trained, judged, and the same as on this machine."""
     name = "support-desk"
-    team.apply(stdin=claims.volume(team.name, name, _owned(folder / name)))
+    team.apply(stdin=volumes.persistent_volume(team.name, name, _owned(folder / name)))
     with step("kubectl apply --server-side -f examples/support-desk: Trained"):
         team.apply("-f", str(EXAMPLE))
-        team.until_trained(name, say, LARGE_SECONDS)
+        team.wait_until_trained(name, say, LARGE_SECONDS)
     _show(team, name)
     with step("mtm report: the same figures as mtm run of the same file") as found:
         report = team.report(name, folder / "reports" / name)
-        found.append(steps.same_figures(folder / "here" / name / "report.json", report))
+        found.append(steps.assert_same_figures(folder / "here" / name / "report.json", report))
     with step("every stage ran once") as found:
-        found.append(f"{steps.each_stage_once(team, name)} stages")
+        found.append(f"{steps.assert_each_stage_ran_once(team, name)} stages")
     with step("kubectl delete mtm support-desk: nothing owned is left, the artifacts stay (retain: true)"):
         steps.delete(team, name, SMALL_SECONDS)
         assert list((folder / name / "artifacts" / "stages").iterdir())
 
 
-def small_suite(node: OneNode, team: Team, folder: Path, pod_template: Mapping[str, Any]) -> None:
+def small_suite(node: OneNode, team: Namespace, folder: Path, pod_template: Mapping[str, Any]) -> None:
     """A small suite: trained, a task added, a pod killed, a stage on two nodes, deletion."""
-    claim, document = _owned(folder / "desk"), desk.document(pod_template)
-    team.apply(stdin=[claims.volume(team.name, desk.CLAIM, claim), claims.claim(team.name, desk.CLAIM)])
+    claim, document = _owned(folder / "desk"), model_file.document(pod_template)
+    pvc = volumes.persistent_volume_claim(team.name, model_file.PVC)
+    team.apply(stdin=[volumes.persistent_volume(team.name, model_file.PVC, claim), pvc])
     with step("kubectl apply of the small suite: Trained"):
         team.apply(stdin=document)
-        team.until_trained("desk", say, SMALL_SECONDS)
+        team.wait_until_trained("desk", say, SMALL_SECONDS)
     _show(team, "desk")
     with step("mtm report: the same figures as mtm run of the same file") as found:
         report = team.report("desk", folder / "reports" / "desk")
-        found.append(steps.same_figures(folder / "here" / "desk" / "report.json", report))
+        found.append(steps.assert_same_figures(folder / "here" / "desk" / "report.json", report))
     with step("every stage ran once") as found:
-        found.append(f"{steps.each_stage_once(team, 'desk')} stages")
+        found.append(f"{steps.assert_each_stage_ran_once(team, 'desk')} stages")
 
     before = {job["metadata"]["name"] for job in team.jobs("desk")}
     with step("a task is added, and the trainer of the mixture killed in mid-stage: Trained"):
-        team.apply(stdin=desk.with_another_task(document, claim))
+        team.apply(stdin=model_file.with_another_task(document, claim))
         _owned(claim)
-        steps.kill_in_mid_stage(node, team, "desk", "mixture/classification", claim / "artifacts", SMALL_SECONDS)
-        team.until_trained("desk", say, SMALL_SECONDS)
+        steps.kill_after_checkpoint(node, team, "desk", "mixture/classification", claim / "artifacts", SMALL_SECONDS)
+        team.wait_until_trained("desk", say, SMALL_SECONDS)
     with step("only what changed has run") as found:
-        found.append(steps.only_what_changed(team, "desk", before))
+        found.append(steps.assert_only_changes_ran(team, "desk", before))
     with step("the killed stage has resumed") as found:
-        found.append(steps.has_resumed(team, "desk", "mixture/classification"))
+        found.append(steps.assert_resumed(team, "desk", "mixture/classification"))
     with step("a model with training.nodes: 2: Trained") as found:
-        team.apply(stdin=desk.on_two_nodes(document))
-        team.until_trained("pair", say, SMALL_SECONDS)
-        found.append(steps.ran_on_two_nodes(team, "pair"))
+        team.apply(stdin=model_file.on_two_nodes(document))
+        team.wait_until_trained("pair", say, SMALL_SECONDS)
+        found.append(steps.assert_ran_on_two_nodes(team, "pair"))
 
     with step("kubectl delete mtm desk: nothing owned is left, the artifacts stay (retain: true)"):
         steps.delete(team, "desk", SMALL_SECONDS)
@@ -206,9 +207,9 @@ def small_suite(node: OneNode, team: Team, folder: Path, pod_template: Mapping[s
         assert not left, left
 
 
-def _show(team: Team, model: str) -> None:
+def _show(team: Namespace, model: str) -> None:
     """What people see."""
-    print(team.access.kubectl("get", "mtm", "--namespace", team.name).out, end="", flush=True)
+    print(team.client.kubectl("get", "mtm", "--namespace", team.name).stdout, end="", flush=True)
     print(team.mtm("status", model), flush=True)
 
 

@@ -12,7 +12,7 @@ from devcluster import binaries, objects
 from devcluster.cluster_client import ClusterClient
 from devcluster.one_node import OneNode
 from devcluster.processes import until
-from e2e.in_cluster.team import Team, stages_of
+from e2e.in_cluster.namespace import Namespace, stages_of
 from multitask_api.cluster import model_folder, qualified_name
 from multitask_api.stages import artifact_filename
 
@@ -21,9 +21,9 @@ Say = Callable[[str], None]
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "helm" / "multitask-operator"
-OPERATORS = "multitask"
+OPERATOR_NAMESPACE = "multitask"
 #: What a task that saturates early makes necessary, and nothing else.
-OF_A_NEW_TASK = {
+STAGES_OF_A_NEW_TASK = {
     "prepare/temper",
     "baseline/temper/seed-17",
     "filter",
@@ -35,19 +35,19 @@ OF_A_NEW_TASK = {
 }
 
 
-def install(access: ClusterClient, operator: str, trainer: str) -> None:
+def install(client: ClusterClient, operator: str, trainer: str) -> None:
     """``helm install``, and wait until the operator is ready; images as REPOSITORY:TAG."""
     values = []
     for name, image in (("image", operator), ("trainerImage", trainer)):
         repository, _, tag = image.rpartition(":")
         values += ["--set-string", f"{name}.repository={repository},{name}.tag={tag},{name}.pullPolicy=Never"]
-    argv = [str(binaries.path("helm")), "--kubeconfig", str(access.admin), "install", "multitask", str(CHART)]
-    argv += ["--namespace", OPERATORS, "--create-namespace", "--wait", "--timeout", "5m"]
+    argv = [str(binaries.path("helm")), "--kubeconfig", str(client.admin), "install", "multitask", str(CHART)]
+    argv += ["--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--wait", "--timeout", "5m"]
     done = subprocess.run([*argv, *values], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
 
-def same_figures(local: Path, found: Map) -> str:
+def assert_same_figures(local: Path, found: Map) -> str:
     """The cluster's report says what that of the same file on this machine says."""
     expected = json.loads(local.read_text("utf-8"))
     for key in ("model", "revision", "qualified", "confirmed", "total", "groups", "tasks"):
@@ -57,7 +57,7 @@ def same_figures(local: Path, found: Map) -> str:
     return f"revision {found['revision']}, {len(found['tasks'])} tasks, {len(stages[0])} stages"
 
 
-def each_stage_once(team: Team, model: str) -> int:
+def assert_each_stage_ran_once(team: Namespace, model: str) -> int:
     """No stage has run twice, and no Job has failed; how many there were."""
     stages = team.stages(model)
     twice = sorted({stage for stage in stages if stages.count(stage) > 1})
@@ -67,15 +67,17 @@ def each_stage_once(team: Team, model: str) -> int:
     return len(stages)
 
 
-def only_what_changed(team: Team, model: str, before: set[str]) -> str:
+def assert_only_changes_ran(team: Namespace, model: str, before: set[str]) -> str:
     """The Jobs that came after ``before`` are those that a new task makes necessary."""
     new = [job for job in team.jobs(model) if job["metadata"]["name"] not in before]
     ran = {stage for job in new for stage in stages_of(job)}
-    assert ran == OF_A_NEW_TASK, f"ran: {sorted(ran)}"
+    assert ran == STAGES_OF_A_NEW_TASK, f"ran: {sorted(ran)}"
     return ", ".join(sorted(ran))
 
 
-def kill_in_mid_stage(node: OneNode, team: Team, model: str, stage: str, storage: Path, seconds: float) -> None:
+def kill_after_checkpoint(
+    node: OneNode, team: Namespace, model: str, stage: str, storage: Path, seconds: float
+) -> None:
     """Kill the trainer's container as soon as the stage that runs has a checkpoint."""
     running: list[Map] = []
 
@@ -94,7 +96,7 @@ def kill_in_mid_stage(node: OneNode, team: Team, model: str, stage: str, storage
     node.kill(status["containerID"].removeprefix("containerd://"))
 
 
-def has_resumed(team: Team, model: str, stage: str) -> str:
+def assert_resumed(team: Namespace, model: str, stage: str) -> str:
     """The stage's Job took a second pod, which went on from the checkpoint of the first."""
     job = team.job_of(model, stage)
     assert job is not None
@@ -107,7 +109,7 @@ def has_resumed(team: Team, model: str, stage: str) -> str:
     return resumed[0].strip()
 
 
-def ran_on_two_nodes(team: Team, model: str) -> str:
+def assert_ran_on_two_nodes(team: Namespace, model: str) -> str:
     """Every training stage was an Indexed Job of two pods, both of which trained."""
     training = [job for job in team.jobs(model) if job["spec"].get("completionMode") == "Indexed"]
     kinds = {job["metadata"]["labels"]["multitask.dev/kind"] for job in training}
@@ -118,15 +120,15 @@ def ran_on_two_nodes(team: Team, model: str) -> str:
     return f"{len(training)} stages in two pods each"
 
 
-def delete(team: Team, model: str, seconds: float) -> None:
+def delete(team: Namespace, model: str, seconds: float) -> None:
     """Delete a model, and wait until nothing that belonged to it is left."""
-    assert team.left(model)
-    team.access.kubectl("delete", "mtm", model, "--namespace", team.name, "--wait=false")
+    assert team.remaining_children(model)
+    team.client.kubectl("delete", "mtm", model, "--namespace", team.name, "--wait=false")
     until(f"{model} is gone", lambda: not team.exists(model), seconds)
-    until(f"nothing of {model} is left", lambda: not team.left(model), seconds)
+    until(f"nothing of {model} is left", lambda: not team.remaining_children(model), seconds)
 
 
-def picture(access: ClusterClient, team: Team) -> str:
+def describe_state(client: ClusterClient, team: Namespace) -> str:
     """What there is when a step has failed."""
     parts = []
     for arguments in (
@@ -134,11 +136,11 @@ def picture(access: ClusterClient, team: Team) -> str:
         ("get", "jobs,pods,pvc", "--namespace", team.name, "--output", "wide"),
         ("get", "events", "--namespace", team.name, "--sort-by", ".lastTimestamp"),
         ("describe", "mtm", "--namespace", team.name),
-        ("get", "pods", "--namespace", OPERATORS, "--output", "wide"),
-        ("logs", "--namespace", OPERATORS, "deployment/multitask-multitask-operator", "--tail", "40"),
+        ("get", "pods", "--namespace", OPERATOR_NAMESPACE, "--output", "wide"),
+        ("logs", "--namespace", OPERATOR_NAMESPACE, "deployment/multitask-multitask-operator", "--tail", "40"),
     ):
-        done = access.kubectl(*arguments, check=False)
-        parts.append(f"$ kubectl {' '.join(arguments)}\n{(done.out + done.err)[-6000:]}")
+        done = client.kubectl(*arguments, check=False)
+        parts.append(f"$ kubectl {' '.join(arguments)}\n{(done.stdout + done.stderr)[-6000:]}")
     pods = objects.get(team.rest, f"/api/v1/namespaces/{team.name}/pods")["items"]
     failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
     parts += [f"log of {pod['metadata']['name']}:\n{team.log(pod)[-3000:]}" for pod in failed]

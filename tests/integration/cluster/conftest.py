@@ -30,16 +30,16 @@ def _able() -> None:
 def cluster(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[ClusterClient]:
     """The control plane that all tests share, with the CRDs installed. A test works in its own ``namespace``."""
     base = tmp_path_factory.getbasetemp()
-    with shared((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cluster") as access:
-        install_crds(access)
-        yield access
+    with shared((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cluster") as client:
+        install_crds(client)
+        yield client
 
 
 @pytest.fixture
 def own_cluster(tmp_path: Path, _able: None) -> Iterator[ControlPlane]:
     """A control plane for one test, which may stop its servers; with the CRDs installed."""
     with ControlPlane(tmp_path / "cluster") as plane:
-        install_crds(plane.access)
+        install_crds(plane.client)
         yield plane
 
 
@@ -60,11 +60,11 @@ def namespace(rest: httpx.Client, request: pytest.FixtureRequest) -> Iterator[st
     rest.delete(f"/api/v1/namespaces/{name}")
 
 
-def install_crds(access: ClusterClient) -> None:
+def install_crds(client: ClusterClient) -> None:
     """Apply the CRDs of this checkout, and wait until their resources are served."""
-    access.kubectl("apply", "--server-side", "--force-conflicts", "--filename", str(CRDS))
-    access.kubectl("wait", "--for=condition=Established", "--timeout=30s", "--filename", str(CRDS))
-    with access.rest() as rest:
+    client.kubectl("apply", "--server-side", "--force-conflicts", "--filename", str(CRDS))
+    client.kubectl("wait", "--for=condition=Established", "--timeout=30s", "--filename", str(CRDS))
+    with client.rest() as rest:
         for resource in ("multitaskmodels", "taskroutes"):
             path = f"/apis/multitask.dev/v1alpha1/{resource}"
             until(f"{resource} are served", lambda path=path: rest.get(path).is_success, seconds=30)

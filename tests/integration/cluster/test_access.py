@@ -23,7 +23,7 @@ from multitask_operator.cluster.connection import connect
 from multitask_operator.controller import Controller, NamespacedName
 from multitask_operator.reconciler import reconcile
 from multitask_operator.settings import Settings
-from support.cluster import models
+from support.cluster import resources
 from support.cluster.access_reviews import Subject, account, bind
 
 VERBS = ("get", "list", "watch", "create", "update", "patch", "delete", "deletecollection")
@@ -215,7 +215,9 @@ def units(cluster: ClusterClient, rest: httpx.Client, installed: Installation) -
     for claim in ("data", "models"):
         objects.claim(rest, namespace, claim)
     for key, name in (("own", DESK), ("other", OTHER)):
-        objects.post(rest, f"/apis/multitask.dev/v1alpha1/namespaces/{namespace}/multitaskmodels", models.model(name))
+        objects.post(
+            rest, f"/apis/multitask.dev/v1alpha1/namespaces/{namespace}/multitaskmodels", resources.model(name)
+        )
         asyncio.run(begin(cluster.service_account(installed.own, installed.account), NamespacedName(namespace, name)))
         path = f"/api/v1/namespaces/{namespace}/configmaps?labelSelector={MODEL_LABEL}={name}"
         names = [item["metadata"]["name"] for item in objects.get(rest, path)["items"]]

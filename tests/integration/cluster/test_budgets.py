@@ -17,7 +17,7 @@ from multitask_operator.controller import Controller, NamespacedName
 from multitask_operator.reconciler import reconcile
 from multitask_operator.settings import Settings
 from support.budgets import ANNOTATION_BYTES, STAGE_ROWS, STATUS_BYTES, largest
-from support.cluster.fake_pods import Pods
+from support.cluster.fake_pods import FakePods
 from support.graph_builders import all_done, model
 
 SETTINGS = Settings(trainer_image="registry.example/trainer:1")
@@ -91,10 +91,10 @@ def test_the_largest_model_from_its_data_to_the_end(cluster, rest, namespace):
     document = resource.to_json()
     document["metadata"]["namespace"] = namespace
     cluster.kubectl("apply", "--server-side", "--filename", "-", stdin=document)
-    with Pods(cluster, namespace, resource) as pods:
+    with FakePods(cluster, namespace, resource) as pods:
         for kind, stage in (("resolve", "Pending"), ("prepare", "prepare"), ("base", "base")):
             assert_it_fits(cluster, namespace, stage)
-            until(f"the pod of {kind} has run", lambda: pods.work() == 1, 120)
+            until(f"the pod of {kind} has run", lambda: pods.run_waiting() == 1, 120)
     assert_it_fits(cluster, namespace, "baseline")
 
     said = StageProgress(stage="s", step=123_456, total=1_234_567, loss=123.456, updated=2e9)

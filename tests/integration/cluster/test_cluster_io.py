@@ -31,7 +31,7 @@ from multitask_operator.cluster.errors import (
 from multitask_operator.cluster.observe import observe
 from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
 from multitask_operator.reconciler.cluster_state import ClusterState
-from support.cluster import models
+from support.cluster import resources
 
 #: Long before anything was made: no Job is late.
 NOW = 0.0
@@ -47,7 +47,7 @@ async def client(cluster: ClusterClient) -> AsyncIterator[Client]:
 
 async def desk(client: Client, namespace: str) -> ClusterState:
     """A model called desk, as observed right after it was made."""
-    body = models.model()
+    body = resources.model()
     body["metadata"]["namespace"] = namespace
     await client.create(body)
     return await observe(client, namespace, "desk", NOW)
@@ -125,7 +125,7 @@ async def test_apply_changes_nothing_the_second_time_and_takes_back_what_others_
 
 
 async def test_an_invalid_object_is_refused_with_the_servers_own_words(client: Client, namespace: str) -> None:
-    body = models.model(suspend="later")
+    body = resources.model(suspend="later")
     body["metadata"]["namespace"] = namespace
     with pytest.raises(
         RequestRejected, match=r"create multitaskmodels\.multitask\.dev .*spec\.suspend.*boolean"
@@ -152,7 +152,7 @@ async def test_the_login_for_the_watches_is_that_of_the_requests(cluster: Cluste
 
 
 async def test_a_server_that_is_away_or_silent_is_unavailable(own_cluster: ControlPlane) -> None:
-    configuration = await connect(own_cluster.access.admin)
+    configuration = await connect(own_cluster.client.admin)
     async with Client(configuration, timeout=aiohttp.ClientTimeout(total=1e-4)) as hasty:
         with pytest.raises(Unavailable, match="no answer from the API server: TimeoutError"):
             await hasty.get("v1", "Namespace", "default")
@@ -188,8 +188,11 @@ async def test_one_look_has_the_model_its_children_and_what_it_names_and_never_a
     client: Client, namespace: str, rest: httpx.Client, cluster: ClusterClient
 ) -> None:
     objects.claim(rest, namespace, "data")
-    tasks = [models.task("urgent"), models.task("intent", labels=None, labelsFrom={"name": "words", "key": "intent"})]
-    body = models.model(tasks=tasks)
+    tasks = [
+        resources.task("urgent"),
+        resources.task("intent", labels=None, labelsFrom={"name": "words", "key": "intent"}),
+    ]
+    body = resources.model(tasks=tasks)
     body["metadata"]["namespace"] = namespace
     body["spec"]["training"] = {
         "podTemplate": {"spec": {"volumes": [{"name": "x", "persistentVolumeClaim": {"claimName": "scratch"}}]}}
@@ -282,7 +285,7 @@ async def test_finalizers_are_those_of_the_look_or_not_changed_at_all(
 async def test_the_other_models_are_read_only_for_a_clean_up(
     client: Client, namespace: str, cluster: ClusterClient
 ) -> None:
-    other = models.model("other")
+    other = resources.model("other")
     other["metadata"]["namespace"] = namespace
     await client.create(other)
     raw = await desk(client, namespace)

@@ -19,9 +19,9 @@ from multitask_api.report import Report
 from multitask_operator import cli
 from multitask_operator.report.build import build_report
 from support.cluster.fake_kubelet import Logs, kubelet
-from support.cluster.fake_pods import Pods
-from support.cluster.model_factory import apply, desk, status
-from support.cluster.operator_process import operator
+from support.cluster.fake_pods import FakePods
+from support.cluster.model_factory import apply, make_model, status
+from support.cluster.operator_process import run_operator
 from support.graph_builders import all_done, graph_of
 
 ROLE = Path(__file__).parents[3] / "helm" / "multitask-operator" / "templates" / "command-role.yaml"
@@ -72,17 +72,21 @@ def ready(rest, namespace):
 
 
 def test_the_whole_story_of_a_model(cluster, ready, mtm, tmp_path):
-    resource = desk("urgency", "intent")
+    resource = make_model("urgency", "intent")
     apply(cluster, ready, resource)
     assert json.loads(mtm("explain", "desk", "--output", "json")[1])["reason"] == "OperatorActs"
     assert "no status yet" in mtm("status", "desk")[1]
 
-    with operator(cluster.admin, tmp_path, ready), Pods(cluster, ready, resource) as pods:
+    with run_operator(cluster.admin, tmp_path, ready), FakePods(cluster, ready, resource) as pods:
         until("resolve stands", lambda: status(cluster, ready).get("stages"), 60)
         code, out, _ = mtm("report", "desk", "--output", "json")
         assert (code, Report.model_validate_json(out).qualified) == (0, 0)
         assert "have not been looked at for this generation yet" in mtm("plan", "desk")[1]
-        until("the model is trained", lambda: not pods.work() and status(cluster, ready).get("stage") == "Trained", 120)
+        until(
+            "the model is trained",
+            lambda: not pods.run_waiting() and status(cluster, ready).get("stage") == "Trained",
+            120,
+        )
 
     code, out, _ = mtm("status", "desk")
     assert code == 0
@@ -115,10 +119,10 @@ def test_the_whole_story_of_a_model(cluster, ready, mtm, tmp_path):
 
 
 def test_a_log_is_shown_and_followed(cluster, rest, ready, mtm, viewer, tmp_path):
-    apply(cluster, ready, desk("urgency"))
+    apply(cluster, ready, make_model("urgency"))
     node = f"node-{ready[-6:]}"
     logs = Logs(["first é\n", "second\n"], rest=["third\n"])
-    with operator(cluster.admin, tmp_path, ready), kubelet(cluster, rest, node, logs):
+    with run_operator(cluster.admin, tmp_path, ready), kubelet(cluster, rest, node, logs):
         until("a pod stands", lambda: cluster.get("pods", "-n", ready)["items"], 60)
         (pod,) = cluster.get("pods", "-n", ready)["items"]
         name = pod["metadata"]["name"]
@@ -153,8 +157,8 @@ def test_a_quota_is_named_where_only_an_event_tells_of_it(cluster, ready, mtm, t
         lambda: "hard" in cluster.get("resourcequota", "team", "-n", ready).get("status", {}),
         30,
     )
-    apply(cluster, ready, desk("urgency"))
-    with operator(cluster.admin, tmp_path, ready):
+    apply(cluster, ready, make_model("urgency"))
+    with run_operator(cluster.admin, tmp_path, ready):
 
         def explained():
             return json.loads(mtm("explain", "desk", "--output", "json")[1])
@@ -167,7 +171,7 @@ def test_a_quota_is_named_where_only_an_event_tells_of_it(cluster, ready, mtm, t
 
 
 def test_wrong_names_and_missing_permissions_are_one_line(cluster, ready, mtm, viewer):
-    apply(cluster, ready, desk("urgency"))
+    apply(cluster, ready, make_model("urgency"))
     lines = [
         (("status", "desc"), 2, f"there is no MultiTaskModel 'desc' in namespace '{ready}'; nearest: desk"),
         (("status", "zzz"), 2, "there are: desk"),
@@ -184,7 +188,7 @@ def test_wrong_names_and_missing_permissions_are_one_line(cluster, ready, mtm, v
 
 
 def test_kubectl_finds_it_as_a_plugin(cluster, ready, viewer, tmp_path):
-    apply(cluster, ready, desk("urgency"))
+    apply(cluster, ready, make_model("urgency"))
     plugin = tmp_path / "kubectl-mtm"
     plugin.write_text(f"#!{sys.executable}\nfrom multitask_operator.cli import kubectl_plugin\nkubectl_plugin()\n")
     plugin.chmod(0o755)
@@ -200,13 +204,13 @@ def test_kubectl_finds_it_as_a_plugin(cluster, ready, viewer, tmp_path):
 
 
 def test_a_cluster_without_the_crds_is_told_apart_from_one_without_the_model(own_cluster, capsys):
-    access = own_cluster.access
-    access.kubectl("delete", "crd", "multitaskmodels.multitask.dev")
-    with access.rest() as rest:
+    client = own_cluster.client
+    client.kubectl("delete", "crd", "multitaskmodels.multitask.dev")
+    with client.rest() as rest:
         path = "/apis/multitask.dev/v1alpha1/multitaskmodels"
         until("the kind is gone", lambda: rest.get(path).status_code == httpx.codes.NOT_FOUND, 30)
-    assert cli.invoke(["status", "desk", "--kubeconfig", str(access.admin)]) == 2
+    assert cli.invoke(["status", "desk", "--kubeconfig", str(client.admin)]) == 2
     assert "does not know the kind MultiTaskModel; install the operator's chart" in capsys.readouterr().err
     own_cluster.stop_api_server()
-    assert cli.invoke(["status", "desk", "--kubeconfig", str(access.admin)]) == 1
+    assert cli.invoke(["status", "desk", "--kubeconfig", str(client.admin)]) == 1
     assert "no answer from the API server" in capsys.readouterr().err

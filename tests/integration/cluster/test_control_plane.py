@@ -40,7 +40,7 @@ def test_users_and_service_accounts_may_do_what_rbac_lets_them(cluster: ClusterC
 
 def answer(cluster: ClusterClient, config: Path, namespace: str) -> str:
     arguments = ("auth", "can-i", "list", "configmaps", "--namespace", namespace)
-    return cluster.kubectl(*arguments, config=config, check=False).out.strip()
+    return cluster.kubectl(*arguments, config=config, check=False).stdout.strip()
 
 
 def test_the_audit_log_has_each_write_and_who_wrote(cluster: ClusterClient, namespace: str) -> None:
@@ -81,7 +81,7 @@ def test_nodes_and_claims_are_what_tests_say(rest: httpx.Client, namespace: str)
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_an_api_server_comes_back_with_what_it_knew(own_cluster: ControlPlane, number: signal.Signals) -> None:
-    with own_cluster.access.rest() as rest:
+    with own_cluster.client.rest() as rest:
         objects.namespace(rest, "kept")
         own_cluster.restart_api_server(number)
         assert rest.get("/api/v1/namespaces/kept").is_success
@@ -92,8 +92,8 @@ USER = """
 import sys, time
 from pathlib import Path
 from devcluster.supervisor import shared
-with shared(Path(sys.argv[1])) as access:
-    print(access.url, flush=True)
+with shared(Path(sys.argv[1])) as client:
+    print(client.url, flush=True)
     time.sleep(600)
 """
 
@@ -113,8 +113,8 @@ def test_processes_share_one_and_it_ends_after_the_last_of_them_was_killed(
 ) -> None:
     assert user.stdout is not None
     url = user.stdout.readline().strip()
-    with shared(tmp_path / "c") as access:
-        assert access.url == url
+    with shared(tmp_path / "c") as client:
+        assert client.url == url
         user.kill()
         user.wait()
         assert {process.name()[:15] for process in below(tmp_path)} == {name[:15] for name in SERVERS}
@@ -130,7 +130,7 @@ def test_its_servers_end_with_a_keeper_that_was_killed_and_the_next_user_starts_
     assert keeper is not None
     keeper.kill()
     until("its servers have ended", lambda: not below(tmp_path), seconds=30)
-    with shared(tmp_path / "c") as access, access.rest() as rest:
+    with shared(tmp_path / "c") as client, client.rest() as rest:
         assert rest.get("/readyz").is_success
 
 

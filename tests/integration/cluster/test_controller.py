@@ -18,7 +18,7 @@ from multitask_operator.objects.actions import Create, PatchStatus
 from multitask_operator.reconciler.cluster_state import ClusterState
 from multitask_operator.reconciler.outcome import Outcome
 from multitask_operator.settings import Settings
-from support.cluster import models
+from support.cluster import resources
 
 SETTINGS = Settings(trainer_image="example.test/trainer:1", resync_seconds=600)
 PATH = "/apis/multitask.dev/v1alpha1/namespaces/{}/multitaskmodels"
@@ -66,7 +66,7 @@ async def test_a_model_that_is_gone_is_not_looked_at_again(client: Client, names
 async def test_when_it_looks_again(
     client: Client, rest: httpx.Client, namespace: str, look_again: float | None, least: float, most: float
 ) -> None:
-    objects.post(rest, PATH.format(namespace), models.model())
+    objects.post(rest, PATH.format(namespace), resources.model())
     again = await controller(client, lambda *_: Outcome(requeue_after=look_again)).reconcile(
         NamespacedName(namespace, "desk")
     )
@@ -77,7 +77,7 @@ async def test_when_it_looks_again(
 async def test_somebody_elses_write_in_between_means_a_new_look_soon(
     client: Client, rest: httpx.Client, namespace: str
 ) -> None:
-    objects.post(rest, PATH.format(namespace), models.model())
+    objects.post(rest, PATH.format(namespace), resources.model())
 
     def decide(raw: ClusterState, *_: Any) -> Outcome:
         objects.patch_status(rest, f"{PATH.format(namespace)}/desk", {"stage": "somebody's"})
@@ -92,7 +92,7 @@ async def test_a_write_that_is_refused_is_told_in_the_status_and_nothing_else_is
 ) -> None:
     quota = {"metadata": {"name": "few"}, "spec": {"hard": {"count/configmaps": "0"}}}
     objects.post(rest, f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
-    objects.post(rest, PATH.format(namespace), models.model())
+    objects.post(rest, PATH.format(namespace), resources.model())
 
     def decide(raw: ClusterState, *_: Any) -> Outcome:
         return Outcome((configmap(raw), stage(raw, raw.rejected_writes[0].reason if raw.rejected_writes else "never")))

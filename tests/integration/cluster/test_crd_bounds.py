@@ -9,19 +9,19 @@ from typing import Any
 import httpx
 import pytest
 
-from support.cluster import admission, models
-from support.cluster.schemas import Refused, edit, nodes, refusals
+from support.cluster import admission, resources
+from support.cluster.schemas import InvalidValue, edit, invalid_values, nodes
 
 Object = dict[str, Any]
-FULL = {"MultiTaskModel": models.full_model(), "TaskRoute": models.route()}
-ROWS = {kind: list(refusals(admission.schema(kind), FULL[kind])) for kind in FULL}
+FULL = {"MultiTaskModel": resources.full_model(), "TaskRoute": resources.route()}
+ROWS = {kind: list(invalid_values(admission.schema(kind), FULL[kind])) for kind in FULL}
 SPEC = [(kind, row) for kind, rows in ROWS.items() for row in rows if not row.path.startswith("status")]
 STATUS = [row for row in ROWS["MultiTaskModel"] if row.path.startswith("status")]
 
 
-def assert_refused(said: list[tuple[str, str]], row: Refused) -> None:
+def assert_refused(said: list[tuple[str, str]], row: InvalidValue) -> None:
     """The bound speaks, and beside it at most what it breaks at the same place or around it."""
-    assert (row.field, row.words) in said
+    assert (row.field, row.message) in said
     assert all(row.field.startswith(field) for field, _ in said), said
 
 
@@ -46,7 +46,7 @@ def test_every_bound_has_a_row(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "row"), SPEC, ids=str)
-def test_a_bound_of_the_spec(rest: httpx.Client, kind: str, row: Refused) -> None:
+def test_a_bound_of_the_spec(rest: httpx.Client, kind: str, row: InvalidValue) -> None:
     document = edit(FULL[kind], {row.field: row.value})
     assert_refused(admission.causes(admission.create(rest, document)), row)
     # A file needs no storage: a run on one machine has its work folder.
@@ -55,21 +55,21 @@ def test_a_bound_of_the_spec(rest: httpx.Client, kind: str, row: Refused) -> Non
 
 
 @pytest.mark.parametrize("row", STATUS, ids=str)
-def test_a_bound_of_the_status(rest: httpx.Client, stored: Object, row: Refused) -> None:
-    document = edit(stored | {"status": models.full_status()}, {row.field: row.value})
+def test_a_bound_of_the_status(rest: httpx.Client, stored: Object, row: InvalidValue) -> None:
+    document = edit(stored | {"status": resources.full_status()}, {row.field: row.value})
     meta = stored["metadata"]
     path = f"{admission.BASE}/{meta['namespace']}/multitaskmodels/{meta['name']}/status"
     answer = rest.put(path, json=document, params=admission.STRICT | {"dryRun": "All"})
     # Here the server counts from the status on.
     assert_refused(
-        admission.causes(answer), replace(row, words=re.sub(r"status\.?(\S*) in body", r"\1 in body", row.words))
+        admission.causes(answer), replace(row, message=re.sub(r"status\.?(\S*) in body", r"\1 in body", row.message))
     )
 
 
 @pytest.fixture(scope="module")
 def stored(rest: httpx.Client) -> Object:
     """A model that exists: only its status can be written through the status subresource."""
-    document = models.model("bounds")
+    document = resources.model("bounds")
     answer = admission.create(rest, document, dry=False)
     assert answer.is_success or answer.status_code == 409, answer.text
     found: Object = rest.get(f"{admission.BASE}/default/multitaskmodels/bounds").json()

@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from support.cluster import admission, models
+from support.cluster import admission, resources
 from support.cluster.schemas import ABSENT, edit, nodes
 
 Object = dict[str, Any]
@@ -133,14 +133,14 @@ def shown(document: Object, field: str, message: str) -> tuple[str, str]:
     ("changes", "field", "message"), [row[1:] for row in RULES], ids=[f"{row[0]}, {row[2]}" for row in RULES]
 )
 def test_a_rule_refuses(rest: httpx.Client, changes: Object, field: str, message: str) -> None:
-    document = edit(models.model(), changes)
+    document = edit(resources.model(), changes)
     assert shown(document, field, message) in admission.causes(admission.create(rest, document))
     assert admission.python_problems(document), "only the API server refuses it"
 
 
 @pytest.mark.parametrize("weights", [(90,), (50, 60), (0,)])
 def test_the_weights_of_a_route_must_sum_to_100(rest: httpx.Client, weights: tuple[int, ...]) -> None:
-    document = models.route()
+    document = resources.route()
     (backend,) = document["spec"]["tasks"][0]["backends"]
     document["spec"]["tasks"][0]["backends"] = [backend | {"weight": weight} for weight in weights]
     assert admission.causes(admission.create(rest, document)) == [shown(document, *WEIGHTS)]
@@ -185,7 +185,7 @@ def test_what_else_storage_says_may_change(rest: httpx.Client, namespace: str) -
 
 def stored(rest: httpx.Client, namespace: str) -> str:
     """The path of a model that exists."""
-    answer = admission.create(rest, models.model(), namespace, dry=False)
+    answer = admission.create(rest, resources.model(), namespace, dry=False)
     assert answer.is_success, answer.text
     return f"{admission.BASE}/{namespace}/multitaskmodels/desk"
 

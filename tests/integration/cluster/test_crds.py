@@ -12,7 +12,7 @@ import yaml
 
 from devcluster.cluster_client import ClusterClient
 from multitask_api.resource.parsing import check, parse
-from support.cluster import admission, models
+from support.cluster import admission, resources
 from support.cluster.schemas import ABSENT, edit
 
 Object = dict[str, Any]
@@ -21,7 +21,7 @@ TASK = "spec.tasks[0]"
 
 
 def test_defaults_are_those_of_the_types(rest: httpx.Client) -> None:
-    document = models.model()
+    document = resources.model()
     answer = admission.create(rest, document)
     assert answer.is_success, answer.text
     assert answer.json()["spec"] == without_empty(check(document).spec.to_json())
@@ -38,7 +38,7 @@ def without_empty(value: Any) -> Any:
 
 @pytest.mark.parametrize("field", ["spec.serving", "spec.stages", "spec.suspend", f"{TASK}.group", "spec.pretraining"])
 def test_null_means_not_given(rest: httpx.Client, field: str) -> None:
-    given, absent = (admission.create(rest, edit(models.model(), change)) for change in ({field: None}, {}))
+    given, absent = (admission.create(rest, edit(resources.model(), change)) for change in ({field: None}, {}))
     assert given.is_success, given.text
     assert given.json()["spec"] == absent.json()["spec"]
 
@@ -89,29 +89,29 @@ PYTHON_ONLY = [
 
 @pytest.mark.parametrize("changes", [row[1] for row in ACCEPTED], ids=[row[0] for row in ACCEPTED])
 def test_both_accept(rest: httpx.Client, changes: Object) -> None:
-    document = edit(models.model(), changes)
+    document = edit(resources.model(), changes)
     assert admission.python_problems(document) == []
     assert admission.causes(admission.create(rest, document)) == []
 
 
 @pytest.mark.parametrize("changes", [row[1] for row in REFUSED], ids=[row[0] for row in REFUSED])
 def test_both_refuse(rest: httpx.Client, changes: Object) -> None:
-    document = edit(models.model(), changes)
+    document = edit(resources.model(), changes)
     assert admission.python_problems(document)
     assert admission.causes(admission.create(rest, document))
 
 
 @pytest.mark.parametrize(("changes", "problem"), [row[1:] for row in PYTHON_ONLY], ids=[row[0] for row in PYTHON_ONLY])
 def test_only_python_refuses(rest: httpx.Client, changes: Object, problem: tuple[str, str]) -> None:
-    document = edit(models.model(), changes)
+    document = edit(resources.model(), changes)
     assert admission.python_problems(document) == [problem]
     assert admission.causes(admission.create(rest, document)) == []
 
 
 DOUBLES = [
-    ("tasks", models.model(tasks=[models.task("a"), models.task("a")]), "spec.tasks[1]", '{"name":"a"}'),
-    ("labels", models.model(tasks=[models.task("a", labels=["x", "x"])]), "spec.tasks[0].labels[1]", '"x"'),
-    ("routed tasks", edit(models.route(), {"spec.tasks": models.route()["spec"]["tasks"] * 2}), "spec.tasks[1]",
+    ("tasks", resources.model(tasks=[resources.task("a"), resources.task("a")]), "spec.tasks[1]", '{"name":"a"}'),
+    ("labels", resources.model(tasks=[resources.task("a", labels=["x", "x"])]), "spec.tasks[0].labels[1]", '"x"'),
+    ("routed tasks", edit(resources.route(), {"spec.tasks": resources.route()["spec"]["tasks"] * 2}), "spec.tasks[1]",
      '{"name":"urgent"}'),
 ]  # fmt: skip
 
@@ -130,20 +130,20 @@ def test_doubles_are_refused(rest: httpx.Client, document: Object, field: str, v
     ],
 )
 def test_kubectl_refuses_fields_that_do_not_exist(cluster: ClusterClient, changes: Object, field: str) -> None:
-    document = edit(models.model(), changes)
+    document = edit(resources.model(), changes)
     done = cluster.kubectl("apply", "--dry-run=server", "--filename", "-", stdin=document, check=False)
-    assert done.status != 0
-    assert f'strict decoding error: unknown field "{field}"' in done.err
+    assert done.exit_code != 0
+    assert f'strict decoding error: unknown field "{field}"' in done.stderr
 
 
 def test_pod_templates_are_kept_as_they_are(rest: httpx.Client) -> None:
     template = {"spec": {"nodeSelector": {"pool": "gpu"}, "containers": [{"name": "trainer", "env": []}]}}
-    answer = admission.create(rest, edit(models.model(), {"spec.training": {"podTemplate": template}}))
+    answer = admission.create(rest, edit(resources.model(), {"spec.training": {"podTemplate": template}}))
     assert answer.json()["spec"]["training"]["podTemplate"] == template
 
 
 def test_applied_twice_nothing_changes(cluster: ClusterClient, namespace: str) -> None:
-    document = models.full_model() | {"metadata": {"name": "full", "namespace": namespace}}
+    document = resources.full_model() | {"metadata": {"name": "full", "namespace": namespace}}
     document.pop("status")
     versions = []
     for _ in range(2):
@@ -155,10 +155,10 @@ def test_applied_twice_nothing_changes(cluster: ClusterClient, namespace: str) -
 def test_the_greatest_model_is_accepted(cluster: ClusterClient, namespace: str) -> None:
     """128 tasks of 256 labels each: within the size of a request and the cost that rules may have."""
     tasks = [
-        models.task(f"task-{number}", labels=[f"label {number:03} {label:03}" for label in range(256)])
+        resources.task(f"task-{number}", labels=[f"label {number:03} {label:03}" for label in range(256)])
         for number in range(128)
     ]
-    document = models.model("greatest", tasks)
+    document = resources.model("greatest", tasks)
     document["metadata"]["namespace"] = namespace
     for training in ({}, {"seed": 5}):  # created, and changed
         document["spec"]["training"] = training
@@ -169,30 +169,30 @@ def test_the_greatest_model_is_accepted(cluster: ClusterClient, namespace: str) 
 
 
 def test_status_is_written_apart(rest: httpx.Client, namespace: str) -> None:
-    document = models.model() | {"status": models.full_status()}
+    document = resources.model() | {"status": resources.full_status()}
     created = admission.create(rest, document, namespace, dry=False).json()
     assert "status" not in created
 
     path = f"{admission.BASE}/{namespace}/multitaskmodels/desk"
-    change = {"spec": {"suspend": True}, "status": models.full_status()}
+    change = {"spec": {"suspend": True}, "status": resources.full_status()}
     merge = {"Content-Type": "application/merge-patch+json"}
     written = rest.patch(f"{path}/status", json=change, headers=merge).json()
-    assert written["status"] == models.full_status()
+    assert written["status"] == resources.full_status()
     assert (written["spec"], written["metadata"]["generation"]) == (created["spec"], 1)
 
     edited = rest.patch(path, json={"spec": {"suspend": True}, "status": {"stage": "none"}}, headers=merge).json()
-    assert (edited["status"], edited["metadata"]["generation"]) == (models.full_status(), 2)
+    assert (edited["status"], edited["metadata"]["generation"]) == (resources.full_status(), 2)
 
 
 def test_what_kubectl_get_shows(cluster: ClusterClient, rest: httpx.Client, namespace: str) -> None:
-    admission.create(rest, models.model(), namespace, dry=False)
-    admission.create(rest, models.route(), namespace, dry=False)
+    admission.create(rest, resources.model(), namespace, dry=False)
+    admission.create(rest, resources.route(), namespace, dry=False)
     path = f"{admission.BASE}/{namespace}/multitaskmodels/desk/status"
     merge = {"Content-Type": "application/merge-patch+json"}
-    rest.patch(path, json={"status": models.full_status()}, headers=merge)
+    rest.patch(path, json={"status": resources.full_status()}, headers=merge)
 
-    head, row = cluster.kubectl("get", "mtm", "--namespace", namespace).out.splitlines()
+    head, row = cluster.kubectl("get", "mtm", "--namespace", namespace).stdout.splitlines()
     assert head.split() == ["NAME", "STAGE", "PROGRESS", "QUALIFIED", "REVISION", "READY", "AGE"]
     assert row.split()[:-1] == ["desk", "baseline", "3/9", "1/2", "0123abcd", "False"]
-    both = cluster.kubectl("get", "multitask", "--namespace", namespace, "--output", "name").out.split()
+    both = cluster.kubectl("get", "multitask", "--namespace", namespace, "--output", "name").stdout.split()
     assert sorted(both) == ["multitaskmodel.multitask.dev/desk", "taskroute.multitask.dev/desk"]

@@ -9,9 +9,9 @@ from devcluster.chart import rendered
 from devcluster.processes import until
 from multitask_api.cluster import FINALIZER, MODEL_LABEL
 from multitask_operator.cluster.testing import VARIABLE
-from support.cluster.fake_pods import Pods
-from support.cluster.model_factory import MOST_WRITES, apply, desk, job_names
-from support.cluster.operator_process import operator
+from support.cluster.fake_pods import FakePods
+from support.cluster.model_factory import MOST_WRITES, apply, job_names, make_model
+from support.cluster.operator_process import run_operator
 from support.simulation import REMOVED, STORAGE
 
 OWNED = "jobs,pods,configmaps,services,serviceaccounts,roles,rolebindings"
@@ -50,12 +50,12 @@ def chart(namespace, *kinds):
 
 
 def is_there(cluster, namespace, name="desk"):
-    return cluster.kubectl("-n", namespace, "get", "mtm", name, check=False).status == 0
+    return cluster.kubectl("-n", namespace, "get", "mtm", name, check=False).exit_code == 0
 
 
 def owned(cluster, namespace):
     """kind/name of everything that carries the model's label."""
-    found = cluster.kubectl("-n", namespace, "get", OWNED, "-l", f"{MODEL_LABEL}=desk", "--output", "name").out
+    found = cluster.kubectl("-n", namespace, "get", OWNED, "-l", f"{MODEL_LABEL}=desk", "--output", "name").stdout
     return sorted(found.split())
 
 
@@ -68,7 +68,7 @@ def jobs_of(cluster, namespace, kind):
 
 
 def gone(cluster, namespace, pods):
-    pods.work()
+    pods.run_waiting()
     return not is_there(cluster, namespace)
 
 
@@ -88,16 +88,16 @@ def baselines_run(cluster, namespace, pods):
     def there():
         if jobs_of(cluster, namespace, "baseline"):
             return True
-        pods.work(leave=("baseline",))  # its Job may come between the two
+        pods.run_waiting(leave=("baseline",))  # its Job may come between the two
         return False
 
     until("a baseline has a Job", there, 120)
 
 
 def test_a_model_that_retains_its_artifacts_goes_at_once_and_leaves_nothing_behind(cluster, ready, tmp_path):
-    resource = desk("urgency")
+    resource = make_model("urgency")
     apply(cluster, ready, resource)
-    with Pods(cluster, ready, resource) as pods, operator(cluster.admin, tmp_path, ready):
+    with FakePods(cluster, ready, resource) as pods, run_operator(cluster.admin, tmp_path, ready):
         baselines_run(cluster, ready, pods)
         assert finalizers(cluster, ready) == []
         delete(cluster, ready)
@@ -108,9 +108,9 @@ def test_a_model_that_retains_its_artifacts_goes_at_once_and_leaves_nothing_behi
 
 @pytest.mark.parametrize("cascade", ["background", "foreground", "orphan"])
 def test_a_model_that_does_not_is_cleaned_up_behind_first(cluster, ready, least, tmp_path, cascade):
-    resource, mark = desk("urgency", storage=REMOVED), cluster.audit_mark()
+    resource, mark = make_model("urgency", storage=REMOVED), cluster.audit_mark()
     apply(cluster, ready, resource)
-    with Pods(cluster, ready, resource) as pods, operator(least, tmp_path, ready) as running:
+    with FakePods(cluster, ready, resource) as pods, run_operator(least, tmp_path, ready) as running:
         baselines_run(cluster, ready, pods)
         assert finalizers(cluster, ready) == [FINALIZER]
         delete(cluster, ready, f"--cascade={cascade}")
@@ -128,16 +128,16 @@ def test_a_model_that_does_not_is_cleaned_up_behind_first(cluster, ready, least,
         )
     assert pods.cleaned == [{"model": f"{ready}/desk", "storage": "/multitask/claims/models/desk"}]
     assert set(job_names(cluster, mark).values()) == {1}
-    assert "forbidden" not in running.text(), "the chart's Role is too small"
+    assert "forbidden" not in running.log_text(), "the chart's Role is too small"
     (said,) = event(cluster, ready, "CleanedUp")
     assert said == "Removed at pvc://models/desk: 1 results, 2 files with 3 B."
 
 
 def test_retain_may_be_changed_at_any_time(cluster, ready, tmp_path):
-    apply(cluster, ready, desk("urgency"))
-    with operator(cluster.admin, tmp_path, ready):
+    apply(cluster, ready, make_model("urgency"))
+    with run_operator(cluster.admin, tmp_path, ready):
         for retain, expected in ((False, [FINALIZER]), (True, []), (False, [FINALIZER])):
-            apply(cluster, ready, desk("urgency", storage=STORAGE | {"retain": retain}))
+            apply(cluster, ready, make_model("urgency", storage=STORAGE | {"retain": retain}))
             until(f"retain: {retain}", lambda expected=expected: finalizers(cluster, ready) == expected, 60)
         cluster.kubectl("-n", ready, "delete", "pvc", "models", "--wait=false")
         delete(cluster, ready)
@@ -147,9 +147,9 @@ def test_retain_may_be_changed_at_any_time(cluster, ready, tmp_path):
 
 
 def test_two_models_of_one_address_leave_each_other_what_is_there(cluster, ready, tmp_path):
-    apply(cluster, ready, desk("urgency", storage=REMOVED))
-    apply(cluster, ready, desk("urgency", name="other"))
-    with operator(cluster.admin, tmp_path, ready):
+    apply(cluster, ready, make_model("urgency", storage=REMOVED))
+    apply(cluster, ready, make_model("urgency", name="other"))
+    with run_operator(cluster.admin, tmp_path, ready):
         until("it has its finalizer", lambda: finalizers(cluster, ready) == [FINALIZER], 60)
         delete(cluster, ready)
         until("the model is gone", lambda: not is_there(cluster, ready), 60)
@@ -158,15 +158,15 @@ def test_two_models_of_one_address_leave_each_other_what_is_there(cluster, ready
 
 
 def test_killed_after_every_write_a_deletion_comes_to_its_end(cluster, ready, tmp_path):
-    resource, mark = desk("urgency", storage=REMOVED), cluster.audit_mark()
+    resource, mark = make_model("urgency", storage=REMOVED), cluster.audit_mark()
     apply(cluster, ready, resource)
     kills = 0
-    with Pods(cluster, ready, resource) as pods:
-        with operator(cluster.admin, tmp_path, ready):
+    with FakePods(cluster, ready, resource) as pods:
+        with run_operator(cluster.admin, tmp_path, ready):
             baselines_run(cluster, ready, pods)
         delete(cluster, ready)
         while kills < MOST_WRITES and not gone(cluster, ready, pods):
-            with operator(cluster.admin, tmp_path, ready, **{VARIABLE: "1"}) as running:
+            with run_operator(cluster.admin, tmp_path, ready, **{VARIABLE: "1"}) as running:
                 running.until(
                     f"a write after {kills} kills",
                     lambda running=running: gone(cluster, ready, pods) or running.process.poll() is not None,
@@ -181,10 +181,10 @@ def test_killed_after_every_write_a_deletion_comes_to_its_end(cluster, ready, tm
 @pytest.mark.parametrize("reads_namespaces", [True, False])
 def test_a_namespace_that_goes_is_not_held(cluster, ready, from_outside, tmp_path, reads_namespaces):
     # A claim would be gone before, and a namespace waits long for pods.
-    apply(cluster, ready, desk("urgency", storage={"uri": "s3://bucket/desk", "retain": False}, suspend=True))
+    apply(cluster, ready, make_model("urgency", storage={"uri": "s3://bucket/desk", "retain": False}, suspend=True))
     config = cluster.admin if reads_namespaces else from_outside
-    with operator(config, tmp_path, ready):
+    with run_operator(config, tmp_path, ready):
         until("it has its finalizer", lambda: finalizers(cluster, ready) == [FINALIZER], 60)
         cluster.kubectl("delete", "namespace", ready, "--wait=false")
         there = ("get", "namespace", ready, "--ignore-not-found", "--output", "name")
-        until("the namespace is gone", lambda: not cluster.kubectl(*there).out, 120)
+        until("the namespace is gone", lambda: not cluster.kubectl(*there).stdout, 120)

@@ -15,9 +15,9 @@ from devcluster import chart, objects
 from multitask_api.cluster import MODEL_LABEL
 from multitask_operator.cluster.testing import VARIABLE
 from support.cluster.access_reviews import account
-from support.cluster.fake_pods import Pods
-from support.cluster.model_factory import MOST_WRITES, apply, desk, status
-from support.cluster.operator_process import operator
+from support.cluster.fake_pods import FakePods
+from support.cluster.model_factory import MOST_WRITES, apply, make_model, status
+from support.cluster.operator_process import run_operator
 from support.graph_builders import task
 from support.simulation import FIELDS, Cluster
 
@@ -31,7 +31,7 @@ MTM = "/apis/multitask.dev/v1alpha1/namespaces/{}/multitaskmodels/desk"
 def trained(cluster, namespace, pods):
     """Whether no pod waits and the model says that it is trained; pods that wait run to their end."""
     found = status(cluster, namespace)
-    return not pods.work() and found.get("stage") == "Trained"
+    return not pods.run_waiting() and found.get("stage") == "Trained"
 
 
 def simulated(*names):
@@ -73,12 +73,12 @@ def assert_nothing_was_done_twice(cluster, namespace, mark, pods):
 def assert_they_rest(cluster, namespace, users, *running):
     """They look once more, because somebody touched the model, and write nothing."""
     for each in running:
-        each.until("it rests", each.rests)
+        each.until("it rests", each.is_idle)
     mark, looks = cluster.audit_mark(), [each.healthz().json()["served"] for each in running]
     cluster.kubectl("label", "mtm", "desk", "look=again", "--namespace", namespace)
     for each, before in zip(running, looks, strict=True):
         each.until(
-            "it looks", lambda each=each, before=before: each.healthz().json()["served"] > before and each.rests()
+            "it looks", lambda each=each, before=before: each.healthz().json()["served"] > before and each.is_idle()
         )
     assert [line for user in users for line in cluster.writes(mark, user)] == []
 
@@ -91,9 +91,9 @@ def ready(rest, namespace):
 
 
 def test_a_model_is_trained_from_apply_to_its_verdicts(cluster, ready, tmp_path):
-    resource, mark = desk("urgency", "intent"), cluster.audit_mark()
+    resource, mark = make_model("urgency", "intent"), cluster.audit_mark()
     apply(cluster, ready, resource)
-    with Pods(cluster, ready, resource) as pods, operator(cluster.admin, tmp_path, ready) as running:
+    with FakePods(cluster, ready, resource) as pods, run_operator(cluster.admin, tmp_path, ready) as running:
         running.until("the model is trained", lambda: trained(cluster, ready, pods))
     found, _ = ended = end_state(cluster, ready)
     assert ended == simulated("urgency", "intent")
@@ -103,12 +103,12 @@ def test_a_model_is_trained_from_apply_to_its_verdicts(cluster, ready, tmp_path)
 
 
 def test_killed_after_every_write_it_comes_to_the_same_end(cluster, ready, tmp_path):
-    resource, mark = desk("urgency"), cluster.audit_mark()
+    resource, mark = make_model("urgency"), cluster.audit_mark()
     apply(cluster, ready, resource)
     kills = 0
-    with Pods(cluster, ready, resource) as pods:
+    with FakePods(cluster, ready, resource) as pods:
         while kills < MOST_WRITES and not trained(cluster, ready, pods):
-            with operator(cluster.admin, tmp_path, ready, **{VARIABLE: "1"}) as running:
+            with run_operator(cluster.admin, tmp_path, ready, **{VARIABLE: "1"}) as running:
                 running.until(
                     f"a write after {kills} kills",
                     lambda running=running: running.process.poll() is not None or trained(cluster, ready, pods),
@@ -119,87 +119,87 @@ def test_killed_after_every_write_it_comes_to_the_same_end(cluster, ready, tmp_p
     assert end_state(cluster, ready) == simulated("urgency")
     assert_nothing_was_done_twice(cluster, ready, mark, pods)
     user = "operator-after-kills"
-    with operator(cluster.user(user, ALL), tmp_path, ready) as running:
+    with run_operator(cluster.user(user, ALL), tmp_path, ready) as running:
         assert_they_rest(cluster, ready, [user], running)
 
 
 def test_two_operators_at_once_come_to_the_same_end(cluster, ready, tmp_path):
-    resource, mark = desk("urgency", "intent"), cluster.audit_mark()
+    resource, mark = make_model("urgency", "intent"), cluster.audit_mark()
     users = ["operator-one", "operator-two"]
     one, two = (cluster.user(user, ALL) for user in users)
     with (
-        Pods(cluster, ready, resource) as pods,
-        operator(one, tmp_path, ready, name="one") as first,
-        operator(two, tmp_path, ready, name="two") as second,
+        FakePods(cluster, ready, resource) as pods,
+        run_operator(one, tmp_path, ready, name="one") as first,
+        run_operator(two, tmp_path, ready, name="two") as second,
     ):
         for each in (first, second):
-            each.until("it is up", lambda each=each: "health on port" in each.text())
+            each.until("it is up", lambda each=each: "health on port" in each.log_text())
         apply(cluster, ready, resource)
         first.until("the model is trained", lambda: trained(cluster, ready, pods), SECONDS)
         assert all(cluster.writes(mark, user) for user in users), "both had a part in it"
         assert_they_rest(cluster, ready, users, first, second)
         assert (first.healthz().status_code, second.healthz().status_code) == (200, 200)
-        assert "Traceback" not in first.text() + second.text()
+        assert "Traceback" not in first.log_text() + second.log_text()
     assert end_state(cluster, ready) == simulated("urgency", "intent")
     assert_nothing_was_done_twice(cluster, ready, mark, pods)
 
 
 def test_while_the_api_server_dies_again_and_again_it_comes_to_the_same_end(own_cluster, tmp_path):
-    access, user, resource = own_cluster.access, "operator", desk("urgency", "intent")
-    with access.rest() as rest:
+    client, user, resource = own_cluster.client, "operator", make_model("urgency", "intent")
+    with client.rest() as rest:
         objects.namespace(rest, "team")
         objects.claim(rest, "team", "models")
-    apply(access, "team", resource)
-    deaths, mark = 0, access.audit_mark()
-    with Pods(access, "team", resource) as pods, operator(access.user(user, ALL), tmp_path, "team") as running:
+    apply(client, "team", resource)
+    deaths, mark = 0, client.audit_mark()
+    with FakePods(client, "team", resource) as pods, run_operator(client.user(user, ALL), tmp_path, "team") as running:
         while deaths < DEATHS:
             running.until(
                 f"{WRITES} writes after {deaths} deaths",
-                lambda mark=mark: not pods.work() and len(access.writes(mark, user)) >= WRITES,
+                lambda mark=mark: not pods.run_waiting() and len(client.writes(mark, user)) >= WRITES,
                 SECONDS,
             )
-            assert not trained(access, "team", pods)
+            assert not trained(client, "team", pods)
             own_cluster.restart_api_server(signal.SIGKILL)
-            deaths, mark = deaths + 1, access.audit_mark()
-        running.until("the model is trained", lambda: trained(access, "team", pods), SECONDS)
-        assert_they_rest(access, "team", [user], running)
+            deaths, mark = deaths + 1, client.audit_mark()
+        running.until("the model is trained", lambda: trained(client, "team", pods), SECONDS)
+        assert_they_rest(client, "team", [user], running)
         assert running.process.poll() is None
-    assert end_state(access, "team") == simulated("urgency", "intent")
-    assert_nothing_was_done_twice(access, "team", 0, pods)
+    assert end_state(client, "team") == simulated("urgency", "intent")
+    assert_nothing_was_done_twice(client, "team", 0, pods)
 
 
 @pytest.mark.parametrize("served", ["the whole cluster", "its namespace"])
 def test_with_the_charts_rights_no_request_is_refused_and_no_secret_is_read(own_cluster, tmp_path, served):
     if chart.helm() is None:
         pytest.skip("needs helm: `make kubernetes` builds it")
-    access = own_cluster.access
-    with access.rest() as rest:
+    client = own_cluster.client
+    with client.rest() as rest:
         for name in ("operators", "team"):
             objects.namespace(rest, name)
         for name in ("hub-token", "registry"):
             objects.post(rest, "/api/v1/namespaces/team/secrets", {"metadata": {"name": name}})
-    resource = desk(
+    resource = make_model(
         "urgency",
         storage={"uri": "s3://bucket/desk"},
         credentials=[{"secretRef": {"name": "hub-token"}}],
         imagePullSecrets=[{"name": "registry"}],
     )
-    apply(access, "team", resource)
+    apply(client, "team", resource)
     namespaces = ["team"] if served == "its namespace" else []
     options = ["--set", f"namespaces={{{','.join(namespaces)}}}"] if namespaces else []
     with (
-        chart.access_of(access, *options, release="mtm", namespace="operators") as name,
-        Pods(access, "team", resource) as pods,
+        chart.access_of(client, *options, release="mtm", namespace="operators") as name,
+        FakePods(client, "team", resource) as pods,
     ):
-        mark, config = access.audit_mark(), access.service_account("operators", name)
-        with operator(config, tmp_path, *namespaces) as running:
-            running.until("the model is trained", lambda: trained(access, "team", pods), SECONDS)
-            running.until("it rests", running.rests)
-        requests = access.audited(mark, account("operators", name))
+        mark, config = client.audit_mark(), client.service_account("operators", name)
+        with run_operator(config, tmp_path, *namespaces) as running:
+            running.until("the model is trained", lambda: trained(client, "team", pods), SECONDS)
+            running.until("it rests", running.is_idle)
+        requests = client.audited(mark, account("operators", name))
     asked = {event["objectRef"]["resource"] for event in requests}
     assert {"multitaskmodels", "jobs", "pods", "configmaps", "roles", "namespaces", "events"} <= asked
     assert "secrets" not in asked
     assert [event for event in requests if event["responseStatus"]["code"] in (401, 403)] == []
-    (pod, *_) = access.get("pods", "--namespace", "team")["items"]
+    (pod, *_) = client.get("pods", "--namespace", "team")["items"]
     assert pod["spec"]["imagePullSecrets"] == [{"name": "registry"}]
     assert pod["spec"]["containers"][0]["envFrom"] == [{"secretRef": {"name": "hub-token"}}]

@@ -14,8 +14,8 @@ import pytest
 from devcluster import objects
 from devcluster.cluster_client import ClusterClient, Object
 from devcluster.control_plane import ControlPlane
-from support.cluster import models
-from support.cluster.operator_process import PROGRAM, operator
+from support.cluster import resources
+from support.cluster.operator_process import EXECUTABLE, run_operator
 
 MODELS = "/apis/multitask.dev/v1alpha1/namespaces/{}/multitaskmodels"
 
@@ -43,9 +43,9 @@ def jobs(rest: httpx.Client, namespace: str) -> list[str]:
 def test_a_model_is_noticed_and_the_program_ends_at_sigterm(
     cluster: ClusterClient, rest: httpx.Client, namespace: str, tmp_path: Path
 ) -> None:
-    with operator(cluster.admin, tmp_path, namespace) as running:
-        running.until("it is up", lambda: "health on port" in running.text())
-        create(rest, namespace, models.model())
+    with run_operator(cluster.admin, tmp_path, namespace) as running:
+        running.until("it is up", lambda: "health on port" in running.log_text())
+        create(rest, namespace, resources.model())
         running.until("the model has conditions", lambda: "Ready" in conditions(rest, namespace))
         claims(rest, namespace)
         rest.patch(
@@ -57,16 +57,16 @@ def test_a_model_is_noticed_and_the_program_ends_at_sigterm(
         health = running.healthz()
         assert health.status_code == 200
         assert health.json()["served"] >= 2
-        assert running.end() == 0
-    assert "Traceback" not in running.text()
+        assert running.stop() == 0
+    assert "Traceback" not in running.log_text()
 
 
 def test_nothing_is_written_when_nothing_happens(
     cluster: ClusterClient, rest: httpx.Client, namespace: str, tmp_path: Path
 ) -> None:
     claims(rest, namespace)
-    create(rest, namespace, models.model())
-    with operator(cluster.admin, tmp_path, namespace, MULTITASK_RESYNC_SECONDS="10") as running:
+    create(rest, namespace, resources.model())
+    with run_operator(cluster.admin, tmp_path, namespace, MULTITASK_RESYNC_SECONDS="10") as running:
         running.until("the first Job is there", lambda: len(jobs(rest, namespace)) == 1)
         served = running.healthz().json()["served"]
         running.until("its events have been looked at", lambda: running.healthz().json()["served"] >= served + 2)
@@ -81,8 +81,8 @@ def test_no_finalizers_and_no_annotations_are_left_on_anything(
     cluster: ClusterClient, rest: httpx.Client, namespace: str, tmp_path: Path
 ) -> None:
     claims(rest, namespace)
-    create(rest, namespace, models.model())
-    with operator(cluster.admin, tmp_path, namespace) as running:
+    create(rest, namespace, resources.model())
+    with run_operator(cluster.admin, tmp_path, namespace) as running:
         running.until("the first Job is there", lambda: len(jobs(rest, namespace)) == 1)
         running.until("its events have been looked at", lambda: running.healthz().json()["served"] >= 2)
     metadata = objects.get(rest, f"{MODELS.format(namespace)}/desk")["metadata"]
@@ -94,34 +94,34 @@ def test_a_broken_model_does_not_keep_the_next_one_waiting(
     cluster: ClusterClient, rest: httpx.Client, namespace: str, tmp_path: Path
 ) -> None:
     claims(rest, namespace)
-    with operator(cluster.admin, tmp_path, namespace, MULTITASK_WORKERS="1") as running:
-        running.until("it is up", lambda: "health on port" in running.text())
+    with run_operator(cluster.admin, tmp_path, namespace, MULTITASK_WORKERS="1") as running:
+        running.until("it is up", lambda: "health on port" in running.log_text())
         # a ConfigMap of the name that its own would have, and not its own
-        create(rest, namespace, models.model("broken"))
+        create(rest, namespace, resources.model("broken"))
         blocker = {"metadata": {"name": "broken-run-1"}, "data": {"mine": "yes"}}
         objects.post(rest, f"/api/v1/namespaces/{namespace}/configmaps", blocker)
-        create(rest, namespace, models.model("fine"))
+        create(rest, namespace, resources.model("fine"))
         running.until("the fine one has a Job", lambda: any(name.startswith("fine-") for name in jobs(rest, namespace)))
 
 
 def test_it_waits_for_the_crd_and_survives_its_removal_and_a_restart_of_the_api_server(
     own_cluster: ControlPlane, tmp_path: Path
 ) -> None:
-    access = own_cluster.access
+    client = own_cluster.client
     crds = Path(__file__).parents[3] / "crds"
-    with access.rest() as rest, operator(access.admin, tmp_path) as running:
-        access.kubectl("delete", "--filename", str(crds), "--wait=true")
+    with client.rest() as rest, run_operator(client.admin, tmp_path) as running:
+        client.kubectl("delete", "--filename", str(crds), "--wait=true")
         missing = "the cluster does not know the kind MultiTaskModel: install the CRDs"
-        running.until("it says that the CRD is missing", lambda: missing in running.text())
+        running.until("it says that the CRD is missing", lambda: missing in running.log_text())
         running.until("it is not ready", lambda: running.readyz().json()["fault"] == missing)
-        access.kubectl("apply", "--server-side", "--filename", str(crds))
-        access.kubectl("wait", "--for=condition=Established", "--timeout=30s", "--filename", str(crds))
+        client.kubectl("apply", "--server-side", "--filename", str(crds))
+        client.kubectl("wait", "--for=condition=Established", "--timeout=30s", "--filename", str(crds))
         objects.namespace(rest, "team-a")
-        create(rest, "team-a", models.model("first"))
+        create(rest, "team-a", resources.model("first"))
         running.until("the first model is seen", lambda: "Ready" in conditions(rest, "team-a", "first"))
         running.until("it is ready", lambda: running.readyz().status_code == 200)
         own_cluster.restart_api_server(signal.SIGKILL)
-        create(rest, "team-a", models.model("second"))
+        create(rest, "team-a", resources.model("second"))
         running.until("the second model is seen", lambda: "Ready" in conditions(rest, "team-a", "second"))
         assert running.process.poll() is None
         assert running.healthz().status_code == 200
@@ -136,7 +136,7 @@ def test_it_waits_for_the_crd_and_survives_its_removal_and_a_restart_of_the_api_
 )
 def test_what_cannot_be_used_is_said_in_a_line(arguments: Sequence[str], message: str) -> None:
     done = subprocess.run(
-        [str(PROGRAM), "--trainer-image", "example.test/trainer:1", *arguments],
+        [str(EXECUTABLE), "--trainer-image", "example.test/trainer:1", *arguments],
         capture_output=True,
         text=True,
         check=False,

@@ -16,55 +16,55 @@ from devcluster import chart
 from support.cluster.fault_steps import (
     BATCH,
     RBAC,
-    access_goes,
-    account_goes,
-    admitted,
-    always_fails,
-    another_claim,
-    another_task_in_the_middle,
-    claim,
-    claim_is_back,
-    claim_that_goes,
-    configmap,
-    deletes,
-    deletes_model,
-    deletes_namespace,
-    deletes_pods,
-    deletes_snapshot,
-    edits,
-    edits_child,
-    event,
-    fails,
-    found_after_all,
-    holds_a_job,
-    lets_go,
-    long_labels,
-    lost_claim,
-    made_again,
+    add_task_while_training,
+    admit_jobs,
+    clear_status,
+    corrupt_results,
+    corrupt_snapshot,
+    create_admission_policy,
+    create_claim,
+    create_configmap,
+    create_foreign_object,
+    create_limit_range,
+    create_long_labels,
+    create_lost_claim,
+    create_one_node_claim,
+    create_quota,
+    create_terminating_claim,
+    delete_account,
+    delete_admission_policy,
+    delete_and_recreate_model,
+    delete_child,
+    delete_job_with_foreign_finalizer,
+    delete_limit_range,
+    delete_model,
+    delete_namespace,
+    delete_object,
+    delete_pod,
+    delete_quota,
+    delete_snapshot,
+    edit_spec,
+    fail_job,
+    fail_pod,
+    mend_data,
     nothing,
-    one_node_claim,
-    policy,
-    preempted_twice,
-    problems,
-    quota,
-    refreshes,
-    scribbles_status,
-    small_limits,
-    spoils_results,
-    spoils_snapshot,
-    strangers,
-    suspends,
-    ungated,
-    unscheduled,
-    waits,
-    wipes_status,
-    without,
-    without_limits,
-    without_policy,
-    without_quota,
+    open_gates,
+    overwrite_status,
+    patch_child,
+    post_warning,
+    preempt_twice,
+    recreate_claim,
+    refresh,
+    remove_access,
+    remove_foreign_finalizer,
+    replace_claim,
+    report_data_problems,
+    set_unschedulable,
+    set_waiting,
+    suspend,
 )
 from support.cluster.model_scenario import ModelScenario
-from support.cluster.operator_cluster import world
+from support.cluster.operator_cluster import start_operator_cluster
 from support.graph_builders import task
 
 #: Situations that happen at the same time.
@@ -81,15 +81,15 @@ class Situation:
 
     reason: str | None = None
     part: str = ""
-    given: Callable = claim
+    given: Callable = create_claim
     breaks: Callable = nothing
     mends: Callable | None = nothing
     then: str = "base"
     spec: Mapping[str, Any] = field(default_factory=dict)
     name: str = "desk"
-    written: Callable = nothing
+    edit_document: Callable = nothing
     labels: Mapping[str, str] | None = None
-    whole: bool = True
+    may_create_jobs: bool = True
 
 
 def template(**spec):
@@ -131,228 +131,238 @@ STRANGE_ROLE = {"metadata": {"name": "desk-stages"}, "rules": []}
 SITUATIONS = {
     # -- claims
     "the claim is missing": Situation(
-        "ClaimMissing", "'models' does not exist in this namespace; create it", given=nothing, mends=claim
+        "ClaimMissing", "'models' does not exist in this namespace; create it", given=nothing, mends=create_claim
     ),
     "the claim is being deleted": Situation(
-        "ClaimDeleted", "'models' is being deleted", given=claim_that_goes, mends=claim_is_back
+        "ClaimDeleted", "'models' is being deleted", given=create_terminating_claim, mends=recreate_claim
     ),
     "the claim has lost its volume": Situation(
-        "ClaimLost", "'models' has lost its volume", given=lost_claim, mends=another_claim
+        "ClaimLost", "'models' has lost its volume", given=create_lost_claim, mends=replace_claim
     ),
     "pods on two nodes, and a claim of one": Situation(
         "StorageNotShared",
         "claim 'models' offers ReadWriteOnce",
-        given=one_node_claim,
-        mends=edits(training={"nodes": 1}),
+        given=create_one_node_claim,
+        mends=edit_spec(training={"nodes": 1}),
         spec={"training": {"nodes": 2}},
     ),
-    "several Jobs, and a claim of one node": Situation(given=one_node_claim, spec={"tasks": ("urgency", "intent")}),
+    "several Jobs, and a claim of one node": Situation(
+        given=create_one_node_claim, spec={"tasks": ("urgency", "intent")}
+    ),
     "the claim is full": Situation(
-        "Retrying", "claim 'models' is full; make room", breaks=fails("base", 75, "Retryable", FULL), then="filter"
+        "Retrying", "claim 'models' is full; make room", breaks=fail_pod("base", 75, "Retryable", FULL), then="filter"
     ),
     # -- pods that do not start
     "a Secret of credentials is missing": Situation(
         "SecretMissing",
         "Secret 'hub-token', named in spec.credentials",
-        breaks=waits("CreateContainerConfigError", 'secret "hub-token" not found'),
+        breaks=set_waiting("CreateContainerConfigError", 'secret "hub-token" not found'),
         spec={"credentials": [{"secretRef": {"name": "hub-token"}}]},
     ),
     "the registry wants a Secret": Situation(
         "ImageNotPulled",
         "registry.example/trainer:1 cannot be pulled: Back-off",
-        breaks=waits("ImagePullBackOff", PULL),
+        breaks=set_waiting("ImagePullBackOff", PULL),
     ),
     "the image's name is none": Situation(
-        "ImageNotPulled", "InvalidImageName", breaks=waits("InvalidImageName"), mends=edits(training={})
+        "ImageNotPulled", "InvalidImageName", breaks=set_waiting("InvalidImageName"), mends=edit_spec(training={})
     ),
     "an init container of the podTemplate has no image": Situation(
         "ImageNotPulled",
         "cannot be pulled: not found",
-        breaks=waits("ErrImagePull", "not found", init="fetch"),
+        breaks=set_waiting("ErrImagePull", "not found", init="fetch"),
         spec=template(initContainers=[{"name": "fetch", "image": "registry.example/fetch:1"}]),
     ),
     "a volume cannot be mounted": Situation(
         "PodWarning",
         'secret "key" not found',
-        breaks=event("FailedMount", 'MountVolume.SetUp failed for volume "key": secret "key" not found'),
+        breaks=post_warning("FailedMount", 'MountVolume.SetUp failed for volume "key": secret "key" not found'),
     ),
     "no node has a GPU": Situation(
         "NoGPUFree",
         "waits for a free nvidia.com/gpu",
-        breaks=unscheduled(NO_GPU, "baseline"),
+        breaks=set_unschedulable(NO_GPU, "baseline"),
         then="filter",
         spec={"training": {"gpusPerNode": 1}},
     ),
     "no node has that label": Situation(
         "Unschedulable",
         "didn't match Pod's node affinity/selector",
-        breaks=unscheduled(NO_NODE),
-        mends=edits(training={}),
+        breaks=set_unschedulable(NO_NODE),
+        mends=edit_spec(training={}),
         spec=template(nodeSelector={"pool": "none"}),
     ),
     "a queue has not admitted the Jobs": Situation(
-        "Queued", "waits for admission by queue 'team-a'", mends=admitted, spec={"training": {"queueName": "team-a"}}
+        "Queued", "waits for admission by queue 'team-a'", mends=admit_jobs, spec={"training": {"queueName": "team-a"}}
     ),
     "a scheduling gate holds the pods": Situation(
         "Gated",
         "waits for a scheduling gate",
-        mends=ungated,
+        mends=open_gates,
         spec=template(schedulingGates=[{"name": "example.com/budget"}]),
     ),
     # -- attempts that fail
     "rows are bad": Situation(
         "StageFailed",
         "prepare/urgency: 2 bad rows\ns3://bucket/urgency/train.jsonl:3: no field text",
-        breaks=fails("prepare", 2, "UserError", ROWS),
-        mends=refreshes,
+        breaks=fail_pod("prepare", 2, "UserError", ROWS),
+        mends=refresh,
     ),
     "the image is of another release": Situation(
-        "StageFailed", "images of one release", breaks=fails("prepare", 2, "UserError", RELEASE), mends=refreshes
+        "StageFailed", "images of one release", breaks=fail_pod("prepare", 2, "UserError", RELEASE), mends=refresh
     ),
     "data is not where it should be": Situation(
         "DataNotFound",
         "s3://bucket/urgency/train.jsonl: no such file",
-        breaks=problems("s3://bucket/urgency/train.jsonl: no such file or folder"),
-        mends=found_after_all,
+        breaks=report_data_problems("s3://bucket/urgency/train.jsonl: no such file or folder"),
+        mends=mend_data,
     ),
     "the look at the data is refused": Situation(
         "ResolveFailed",
         "access denied; check the Secrets of spec.credentials",
-        breaks=fails("resolve", 2, "UserError", "s3://bucket: access denied; check the Secrets of spec.credentials"),
-        mends=refreshes,
+        breaks=fail_pod("resolve", 2, "UserError", "s3://bucket: access denied; check the Secrets of spec.credentials"),
+        mends=refresh,
     ),
     "a store does not answer once": Situation(
         "Retrying",
         "s3 did not answer; its Job tries again",
-        breaks=fails("base", 75, "Retryable", "s3 did not answer"),
+        breaks=fail_pod("base", 75, "Retryable", "s3 did not answer"),
         then="filter",
     ),
     "memory runs out once": Situation(
         "Retrying",
         "ran out of memory (limit 2Gi); raise spec.training.resources.limits.memory",
-        breaks=fails("baseline", 137, reason="OOMKilled"),
+        breaks=fail_pod("baseline", 137, reason="OOMKilled"),
         then="filter",
         spec={"training": {"resources": {"limits": {"memory": "2Gi"}}}},
     ),
     "memory runs out in every attempt": Situation(
         "StageFailed",
         "baseline/urgency/seed-17: ran out of memory (limit 2Gi)",
-        breaks=always_fails("baseline", 137, reason="OOMKilled"),
+        breaks=fail_job("baseline", 137, reason="OOMKilled"),
         then="filter",
-        mends=edits(training={"resources": {"limits": {"memory": "4Gi"}}}),
+        mends=edit_spec(training={"resources": {"limits": {"memory": "4Gi"}}}),
         spec={"training": {"resources": {"limits": {"memory": "2Gi"}}}},
     ),
     "an artifact is corrupt": Situation(
         "StageFailed",
         "to have base redone",
-        breaks=always_fails("baseline", 75, "Retryable", CORRUPT),
+        breaks=fail_job("baseline", 75, "Retryable", CORRUPT),
         then="filter",
-        mends=refreshes,
+        mends=refresh,
     ),
     "the program crashes in every attempt": Situation(
         "StageFailed",
         "its program ended with exit code 139: Segmentation fault; `mtm logs NAME base` shows",
-        breaks=always_fails("base", 139, printed="loading\nSegmentation fault"),
+        breaks=fail_job("base", 139, printed="loading\nSegmentation fault"),
         then="filter",
-        mends=refreshes,
+        mends=refresh,
     ),
-    "pods are preempted": Situation(breaks=preempted_twice),
+    "pods are preempted": Situation(breaks=preempt_twice),
     # -- what hands do
-    "a Job is deleted": Situation(breaks=deletes("jobs", BATCH)),
-    "the pods of a Job are deleted": Situation(breaks=deletes_pods),
-    "a unit's ConfigMap is deleted": Situation(breaks=deletes("configmaps")),
-    "results are overwritten with garbage": Situation(breaks=spoils_results),
-    "the run's snapshot is overwritten with garbage": Situation(breaks=spoils_snapshot),
-    "the run's snapshot is deleted": Situation(breaks=deletes_snapshot),
-    "a Job loses its labels": Situation(breaks=edits_child("jobs", UNLABELLED, BATCH)),
-    "a Job loses the label of who manages it": Situation(breaks=edits_child("jobs", UNMANAGED, BATCH)),
-    "a unit's ConfigMap loses its labels": Situation(breaks=edits_child("configmaps", UNLABELLED)),
+    "a Job is deleted": Situation(breaks=delete_child("jobs", BATCH)),
+    "the pods of a Job are deleted": Situation(breaks=delete_pod),
+    "a unit's ConfigMap is deleted": Situation(breaks=delete_child("configmaps")),
+    "results are overwritten with garbage": Situation(breaks=corrupt_results),
+    "the run's snapshot is overwritten with garbage": Situation(breaks=corrupt_snapshot),
+    "the run's snapshot is deleted": Situation(breaks=delete_snapshot),
+    "a Job loses its labels": Situation(breaks=patch_child("jobs", UNLABELLED, BATCH)),
+    "a Job loses the label of who manages it": Situation(breaks=patch_child("jobs", UNMANAGED, BATCH)),
+    "a unit's ConfigMap loses its labels": Situation(breaks=patch_child("configmaps", UNLABELLED)),
     "a unit's ConfigMap loses its annotations": Situation(
-        breaks=edits_child("configmaps", {"metadata": {"annotations": None}})
+        breaks=patch_child("configmaps", {"metadata": {"annotations": None}})
     ),
     "a Job that was deleted is held by a finalizer": Situation(
-        "NotDeleted", "is held by example.com/hold", breaks=holds_a_job, mends=lets_go, then="baseline"
+        "NotDeleted",
+        "is held by example.com/hold",
+        breaks=delete_job_with_foreign_finalizer,
+        mends=remove_foreign_finalizer,
+        then="baseline",
     ),
-    "the pods' Role is deleted": Situation(breaks=access_goes("roles")),
-    "the pods' Role is emptied": Situation(breaks=access_goes("roles", {"rules": []})),
-    "the pods' RoleBinding is deleted": Situation(breaks=access_goes("rolebindings")),
-    "the pods' ServiceAccount is deleted": Situation(breaks=account_goes),
-    "the status is wiped": Situation(breaks=wipes_status),
-    "a stranger writes the status": Situation(breaks=scribbles_status),
+    "the pods' Role is deleted": Situation(breaks=remove_access("roles")),
+    "the pods' Role is emptied": Situation(breaks=remove_access("roles", {"rules": []})),
+    "the pods' RoleBinding is deleted": Situation(breaks=remove_access("rolebindings")),
+    "the pods' ServiceAccount is deleted": Situation(breaks=delete_account),
+    "the status is wiped": Situation(breaks=clear_status),
+    "a stranger writes the status": Situation(breaks=overwrite_status),
     "it is suspended in the middle": Situation(
-        "Suspended", "set it to false", breaks=suspends, mends=edits(suspend=False), then="filter"
+        "Suspended", "set it to false", breaks=suspend, mends=edit_spec(suspend=False), then="filter"
     ),
-    "a task is edited in the middle": Situation(
-        breaks=another_task_in_the_middle, spec={"tasks": ("urgency", "intent")}
-    ),
-    "it is deleted and applied again in the middle": Situation(breaks=made_again),
-    "the model is deleted in the middle": Situation(breaks=deletes_model, mends=None),
-    "the namespace is deleted in the middle": Situation(breaks=deletes_namespace, mends=None),
+    "a task is edited in the middle": Situation(breaks=add_task_while_training, spec={"tasks": ("urgency", "intent")}),
+    "it is deleted and applied again in the middle": Situation(breaks=delete_and_recreate_model),
+    "the model is deleted in the middle": Situation(breaks=delete_model, mends=None),
+    "the namespace is deleted in the middle": Situation(breaks=delete_namespace, mends=None),
     # -- what the namespace allows
     "a quota refuses pods": Situation(
-        "QuotaExceeded", "exceeded quota: team", given=quota(pods="0"), mends=without_quota
+        "QuotaExceeded", "exceeded quota: team", given=create_quota(pods="0"), mends=delete_quota
     ),
     "a quota refuses Jobs": Situation(
         "WriteRefused",
         "exceeded quota: team",
-        given=quota(**{"count/jobs.batch": "0"}),
-        mends=without_quota,
+        given=create_quota(**{"count/jobs.batch": "0"}),
+        mends=delete_quota,
     ),
     "a limit range refuses pods": Situation(
-        "PodRefused", "must be less than or equal to memory limit of 64Mi", given=small_limits, mends=without_limits
+        "PodRefused",
+        "must be less than or equal to memory limit of 64Mi",
+        given=create_limit_range,
+        mends=delete_limit_range,
     ),
     "an admission policy refuses pods": Situation(
-        "PodRefused", "denied request: pods need the label cost", given=policy, mends=without_policy
+        "PodRefused",
+        "denied request: pods need the label cost",
+        given=create_admission_policy,
+        mends=delete_admission_policy,
     ),
     "the namespace takes restricted pods only": Situation(labels=RESTRICTED),
     "it takes restricted pods only, and the podTemplate is privileged": Situation(
         "PodRefused",
         'violates PodSecurity "restricted:latest": privileged',
-        mends=edits(training={}),
+        mends=edit_spec(training={}),
         spec=PRIVILEGED,
         labels=RESTRICTED,
     ),
     "the operator may not create Jobs": Situation(
         "WriteRefused",
         'cannot create resource "jobs" in API group "batch"',
-        mends=lambda desk: desk.world.allow(desk.rest, desk.namespace),
-        whole=False,
+        mends=lambda scenario: scenario.operator_cluster.allow_jobs(scenario.rest, scenario.namespace),
+        may_create_jobs=False,
     ),
     # -- what is asked for
     "a ConfigMap of prompts is missing": Situation(
         "InvalidSpec",
         "spec.tasks[0].promptFrom: there is no ConfigMap 'prompts'",
-        mends=configmap("prompts", urgency="{text}\n:"),
-        written=from_configmap,
+        mends=create_configmap("prompts", urgency="{text}\n:"),
+        edit_document=from_configmap,
     ),
     "the podTemplate changes what the operator relies on": Situation(
         "InvalidSpec",
         "spec.training.podTemplate.spec.restartPolicy: remove it",
-        mends=edits(training={}),
+        mends=edit_spec(training={}),
         spec=template(restartPolicy="Always"),
     ),
     "the podTemplate is none that the API takes": Situation(
-        "WriteRefused", "spec.template.spec.volumes", mends=edits(training={}), spec=BAD_VOLUME
+        "WriteRefused", "spec.template.spec.volumes", mends=edit_spec(training={}), spec=BAD_VOLUME
     ),
     "more labels than a pod can be told": Situation(
         "InvalidSpec",
         "a ConfigMap holds",
-        given=long_labels,
-        mends=edits(tasks=("urgency",)),
+        given=create_long_labels,
+        mends=edit_spec(tasks=("urgency",)),
         spec={"tasks": [task(f"task-{number}") for number in range(60)]},
-        written=with_listed_labels,
+        edit_document=with_listed_labels,
     ),
     "a ConfigMap of a stranger has the snapshot's name": Situation(
         "WriteRefused",
         "create ConfigMap desk-run-1: there is one of this name that does not belong to desk; delete or rename it",
-        given=strangers("configmaps", {"metadata": {"name": "desk-run-1"}}),
-        mends=without("configmaps/desk-run-1"),
+        given=create_foreign_object("configmaps", {"metadata": {"name": "desk-run-1"}}),
+        mends=delete_object("configmaps/desk-run-1"),
     ),
     "a Role of a stranger has the name of the pods' Role": Situation(
         "WriteRefused",
         "apply Role desk-stages: there is one of this name that does not belong to desk",
-        given=strangers("roles", STRANGE_ROLE, RBAC),
-        mends=without("roles/desk-stages", RBAC),
+        given=create_foreign_object("roles", STRANGE_ROLE, RBAC),
+        mends=delete_object("roles/desk-stages", RBAC),
     ),
     "the model's name has 63 characters": Situation(name="d" * 60 + "-63"),
 }
@@ -364,25 +374,32 @@ def futures(request, tmp_path_factory, _able):
     if chart.helm() is None:
         pytest.skip("needs helm: `make kubernetes` builds it")
     asked = [item.callspec.params["sentence"] for item in request.session.items if "futures" in item.fixturenames]
-    with world(tmp_path_factory.mktemp("situations")) as made, ThreadPoolExecutor(AT_ONCE) as pool:
-        yield {each: pool.submit(happen, made, each) for each in asked}
-        assert "fault of the operator" not in made.log.read_text()
+    with (
+        start_operator_cluster(tmp_path_factory.mktemp("situations")) as operator_cluster,
+        ThreadPoolExecutor(AT_ONCE) as pool,
+    ):
+        yield {each: pool.submit(happen, operator_cluster, each) for each in asked}
+        assert "fault of the operator" not in operator_cluster.log.read_text()
 
 
-def happen(made, sentence):
+def happen(operator_cluster, sentence):
     """The situation from its beginning to its end."""
     situation = SITUATIONS[sentence]
     namespace = re.sub(r"[^a-z0-9]+", "-", sentence.lower())[:60].strip("-")
-    with ModelScenario(made, namespace, situation.name, situation.written, **situation.spec) as desk:
-        made.namespace(desk.rest, namespace, labels=situation.labels, whole=situation.whole)
-        situation.given(desk)
-        desk.apply()
-        situation.breaks(desk)
+    with ModelScenario(
+        operator_cluster, namespace, situation.name, situation.edit_document, **situation.spec
+    ) as scenario:
+        operator_cluster.create_namespace(
+            scenario.rest, namespace, labels=situation.labels, may_create_jobs=situation.may_create_jobs
+        )
+        situation.given(scenario)
+        scenario.apply()
+        situation.breaks(scenario)
         if situation.reason is not None:
-            desk.says(situation.reason, situation.part)
+            scenario.wait_for_ready(situation.reason, situation.part)
         if situation.mends is not None:
-            situation.mends(desk)
-            desk.pod(situation.then) if situation.reason else desk.train()
+            situation.mends(scenario)
+            scenario.wait_for_pod(situation.then) if situation.reason else scenario.train()
 
 
 @pytest.mark.parametrize("sentence", SITUATIONS)

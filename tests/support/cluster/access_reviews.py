@@ -19,7 +19,7 @@ _LINE = re.compile(r"^(\S*)\s+\[.*?\]\s+\[(.*?)\]\s+\[(.*?)\]\s*$")
 class Subject:
     """A user or service account in one namespace of a cluster."""
 
-    access: ClusterClient
+    client: ClusterClient
     rest: httpx.Client
     user: str
     namespace: str
@@ -31,13 +31,13 @@ class Subject:
     def can_i(self, verb: str, *what: str) -> bool:
         """``kubectl auth can-i``."""
         asked = ["auth", "can-i", verb, *what, "--as", self.user, "--namespace", self.namespace, "--quiet"]
-        return self.access.kubectl(*asked, check=False).status == 0
+        return self.client.kubectl(*asked, check=False).exit_code == 0
 
     def everything(self) -> dict[tuple[str, str], set[str]]:
         """(resource, name or "") → verbs, of all that ``kubectl auth can-i --list`` shows for the namespace."""
         asked = ("auth", "can-i", "--list", "--no-headers", "--as", self.user, "--namespace", self.namespace)
         found: dict[tuple[str, str], set[str]] = {}
-        for line in self.access.kubectl(*asked).out.splitlines():
+        for line in self.client.kubectl(*asked).stdout.splitlines():
             match = _LINE.match(line)
             assert match, line
             for name in match[2].split() or [""]:

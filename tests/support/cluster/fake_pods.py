@@ -27,15 +27,15 @@ from multitask_operator.objects.pod_template import CONTAINER
 from support.graph_builders import graph_of, manifest, resolved
 
 
-class Pods:
+class FakePods:
     """The pods of one model; ``ran`` lists the stages they ran, in order, ``cleaned`` what was removed behind them.
 
     ``listed``: how all pods of the namespace are looked up, by a request when nothing is given. ``problems``: what a
     look at the data finds wrong.
     """
 
-    def __init__(self, access: ClusterClient, namespace: str, resource, listed=None):
-        self.access = access
+    def __init__(self, client: ClusterClient, namespace: str, resource, listed=None):
+        self.client = client
         self.namespace = namespace
         self.resource = resource
         self.ran = []
@@ -43,7 +43,7 @@ class Pods:
         self.problems = ()
         self._listed = listed or self._list
         self._manifests = {}
-        self._admin = access.rest()
+        self._admin = client.rest()
         self._account = None
 
     def __enter__(self):
@@ -51,23 +51,23 @@ class Pods:
 
     def __exit__(self, *_):
         self._admin.close()
-        self.renew()
+        self.renew_token()
 
-    def work(self, leave=()) -> int:
+    def run_waiting(self, leave=()) -> int:
         """Every pod that waits for its kubelet, but for those of the kinds in ``leave``, runs to its end; how many."""
         waiting = [pod for pod in self.waiting() if pod["metadata"]["labels"][KIND_LABEL] not in leave]
         for pod in waiting:
             if self._run(pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]):
-                self.end(pod, "Succeeded", exitCode=0, reason="Completed")
+                self.finish_pod(pod, "Succeeded", exitCode=0, reason="Completed")
         return len(waiting)
 
     def waiting(self):
         """The pods that wait for their kubelet."""
         name = self.resource.metadata.name
         found = [pod for pod in self._listed() if pod["metadata"].get("labels", {}).get(MODEL_LABEL) == name]
-        return [pod for pod in found if pod["status"].get("phase") == "Pending" and not _going(pod)]
+        return [pod for pod in found if pod["status"].get("phase") == "Pending" and not _is_being_deleted(pod)]
 
-    def end(self, pod, phase, *, conditions=(), **terminated) -> None:
+    def finish_pod(self, pod, phase, *, conditions=(), **terminated) -> None:
         """The pod's container has ended so."""
         ended = {"name": CONTAINER, "image": "i", "imageID": "", "ready": False, "restartCount": 0}
         ended["state"] = {"terminated": terminated}
@@ -78,12 +78,12 @@ class Pods:
         answer = self._admin.patch(path, json={"status": status}, headers=objects.MERGE)
         assert answer.is_success or answer.status_code == 404, answer.text  # stopped meanwhile
 
-    def say(self, unit: str, change) -> None:
+    def patch_configmap(self, unit: str, change) -> None:
         """Merge ``change`` into the unit's ConfigMap with the rights of its pods."""
-        answer = self._own().patch(self._configmap(unit), json=change, headers=objects.MERGE)
+        answer = self._pod_client().patch(self._configmap(unit), json=change, headers=objects.MERGE)
         assert answer.is_success, answer.text
 
-    def renew(self) -> None:
+    def renew_token(self) -> None:
         """Pods that begin from now on get a new token."""
         if self._account is not None:
             self._account.close()
@@ -109,12 +109,12 @@ class Pods:
             found = {
                 "data": {CLEANED_KEY: CleanUpResult(results=1, files=2, bytes=3, left=0).model_dump_json(by_alias=True)}
             }
-            self.renew()  # the account may have been made anew since
+            self.renew_token()  # the account may have been made anew since
         else:
             orders = json.loads(data[ORDERS_KEY])["orders"]
             graph = graph_of(self.resource, self._manifests, serve=False)
             found = {"binaryData": {manifest_key(each["digest"]): self._result(graph, each) for each in orders}}
-        self.say(unit, found)
+        self.patch_configmap(unit, found)
         return True
 
     def _result(self, graph, order) -> str:
@@ -126,12 +126,12 @@ class Pods:
         self.ran.append(order["stage"])
         return pack_manifest(self._manifests[key])
 
-    def _own(self) -> httpx.Client:
+    def _pod_client(self) -> httpx.Client:
         if self._account is None:
             account = access_name(self.resource.metadata.name)
-            self._account = self.access.rest(self.access.service_account(self.namespace, account))
+            self._account = self.client.rest(self.client.service_account(self.namespace, account))
         return self._account
 
 
-def _going(item) -> bool:
+def _is_being_deleted(item) -> bool:
     return "deletionTimestamp" in item["metadata"]

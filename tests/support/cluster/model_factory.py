@@ -11,7 +11,7 @@ from support.simulation import STORAGE
 MOST_WRITES = 200
 
 
-def desk(*tasks, name="desk", storage=STORAGE, **spec):
+def make_model(*tasks, name="desk", storage=STORAGE, **spec):
     """A model whose data and storage lie where a pod could reach them; tasks as `task` makes them, or their names."""
     made = [task(each) if isinstance(each, str) else each for each in tasks]
     for each in made:

@@ -1,4 +1,4 @@
-"""One model in a namespace of its own: what a user, a kubelet and a careless hand do to it, and what it says."""
+"""One model in a namespace of its own: steps of its user and of a kubelet, and what its status shows."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from multitask_operator.commands.cluster.diagnosis import diagnose
 from multitask_operator.commands.cluster.model_state_reader import read_model_state
 from multitask_operator.commands.cluster.session import ClusterOptions, run_with_client
 from multitask_operator.objects.pod_template import CONTAINER
-from support.cluster.fake_pods import Pods
-from support.cluster.model_factory import desk
+from support.cluster.fake_pods import FakePods
+from support.cluster.model_factory import make_model
 from support.cluster.operator_cluster import MODELS, OperatorCluster
 
 #: Of any one step, on a machine that has much else to do.
@@ -25,15 +25,27 @@ STAND_IN = {"name": CONTAINER, "image": "registry.example/trainer:1", "imageID":
 
 
 class ModelScenario:
-    """``resource`` is what the model means; ``written`` may change the document in which it is applied."""
+    """``resource`` is the model; ``edit_document`` changes the document just before it is applied."""
 
-    def __init__(self, world: OperatorCluster, namespace: str, name="desk", written=lambda document: None, **spec):
-        self.world, self.namespace, self.name, self._written = world, namespace, name, written
-        self.rest: httpx.Client = world.access.rest()
+    def __init__(
+        self,
+        operator_cluster: OperatorCluster,
+        namespace: str,
+        name="desk",
+        edit_document=lambda document: None,
+        **spec,
+    ):
+        self.operator_cluster, self.namespace, self.name, self._edit_document = (
+            operator_cluster,
+            namespace,
+            name,
+            edit_document,
+        )
+        self.rest: httpx.Client = operator_cluster.client.rest()
         self.steps = []
         self.pods = None
         self._spec = spec
-        self.resource = self._meant()
+        self.resource = self._build_resource()
 
     def __enter__(self):
         return self
@@ -53,20 +65,22 @@ class ModelScenario:
         for key in ("podTemplate", "resources"):
             if not training[key]:
                 del training[key]  # nobody writes that it is empty
-        self._written(document)
+        self._edit_document(document)
         headers = {"Content-Type": "application/apply-patch+yaml"}
         query = {"fieldManager": "kubectl", "force": "true"}
         answer = self.rest.patch(self.path, content=json.dumps(document), headers=headers, params=query)
         assert answer.is_success, answer.text
         if self.pods is None:
-            pods = self.world.pods
-            self.pods = Pods(self.world.access, self.namespace, self.resource, lambda: pods.of(self.namespace))
+            pods = self.operator_cluster.pods
+            self.pods = FakePods(
+                self.operator_cluster.client, self.namespace, self.resource, lambda: pods.of(self.namespace)
+            )
 
-    def edit(self, written=lambda document: None, **spec):
+    def edit(self, edit_document=lambda document: None, **spec):
         """Apply it again with other fields; None takes one away."""
-        self._written = written
+        self._edit_document = edit_document
         self._spec = {key: value for key, value in (self._spec | spec).items() if value is not None}
-        self.resource = self._meant()
+        self.resource = self._build_resource()
         if self.pods is not None:
             self.pods.resource = self.resource
         self.apply()
@@ -79,7 +93,7 @@ class ModelScenario:
     def path(self) -> str:
         return f"{MODELS}/namespaces/{self.namespace}/multitaskmodels/{self.name}"
 
-    def of(self, collection, group="/api/v1"):
+    def collection_path(self, collection, group="/api/v1"):
         """The path of a collection in the namespace."""
         return f"{group}/namespaces/{self.namespace}/{collection}"
 
@@ -89,19 +103,19 @@ class ModelScenario:
         return answer.json()
 
     def post(self, collection, body, group="/api/v1"):
-        objects.post(self.rest, self.of(collection, group), body)
+        objects.post(self.rest, self.collection_path(collection, group), body)
 
     def delete(self, path, **options):
         answer = self.rest.request("DELETE", path, json=options or None)
         assert answer.is_success, answer.text
 
-    def gone(self, path):
+    def wait_until_gone(self, path):
         """Wait until there is no such object."""
         until(f"{path} is gone", lambda: self.rest.get(path).status_code == httpx.codes.NOT_FOUND, SECONDS)
 
     # -- a kubelet -----------------------------------------------------------------------------------------------------
 
-    def pod(self, kind="resolve") -> Object:
+    def wait_for_pod(self, kind="resolve") -> Object:
         """Let all pods of earlier stages run to their end; the first pod of ``kind`` then, which waits."""
         found = []
 
@@ -120,9 +134,9 @@ class ModelScenario:
         return pod["metadata"]["labels"]["batch.kubernetes.io/job-name"]
 
     def set_pod(self, pod, **status):
-        objects.patch_status(self.rest, self.of(f"pods/{pod['metadata']['name']}"), status)
+        objects.patch_status(self.rest, self.collection_path(f"pods/{pod['metadata']['name']}"), status)
 
-    def waits(self, pod, reason, message="", init=None):
+    def set_waiting(self, pod, reason, message="", init=None):
         """The pod's container waits, as a kubelet says it; ``init``: it is that init container."""
         state = {"state": {"waiting": {"reason": reason, "message": message}}}
         if init is None:
@@ -130,30 +144,30 @@ class ModelScenario:
         else:
             self.set_pod(pod, initContainerStatuses=[STAND_IN | state | {"name": init}])
 
-    def unscheduled(self, pod, message):
+    def set_unschedulable(self, pod, message):
         """As the scheduler says it."""
         said = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
         self.set_pod(pod, conditions=[said])
 
-    def fail(self, pod, code, kind=None, words="", reason="Error", printed=""):
+    def fail_pod(self, pod, code, kind=None, words="", reason="Error", printed=""):
         """The pod's program ends with ``code``; with a ``kind`` it has said ``words`` in its ConfigMap before."""
         if kind is not None:
             job = self.job_of(pod)
-            notes = self.rest.get(self.of(f"configmaps/{job}")).json()["metadata"].get("annotations", {})
+            notes = self.rest.get(self.collection_path(f"configmaps/{job}")).json()["metadata"].get("annotations", {})
             stages, digests = (notes.get(key, "").split(",") for key in (STAGE_ANNOTATION, DIGEST_ANNOTATION))
             said = {"stage": stages[0] or "resolve", "kind": kind, "message": words, "digest": digests[0]}
-            self.pods.say(job, {"data": {"failure.json": json.dumps(said)}})
-        self.pods.end(pod, "Failed", exitCode=code, reason=reason, message=printed)
+            self.pods.patch_configmap(job, {"data": {"failure.json": json.dumps(said)}})
+        self.pods.finish_pod(pod, "Failed", exitCode=code, reason=reason, message=printed)
 
-    def fail_always(self, kind, *arguments, **more):
+    def fail_job(self, kind, *arguments, **more):
         """Every attempt of the first Job of ``kind`` ends so, until the Job has failed."""
-        job = self.job_of(self.pod(kind))
+        job = self.job_of(self.wait_for_pod(kind))
 
         def over():
             for pod in self.pods.waiting():
                 if self.job_of(pod) == job:
-                    self.fail(pod, *arguments, **more)
-            found = self.world.jobs.get(self.namespace, job)
+                    self.fail_pod(pod, *arguments, **more)
+            found = self.operator_cluster.jobs.get(self.namespace, job)
             conditions = (found or {}).get("status", {}).get("conditions", ())
             return any(each["type"] == "Failed" for each in conditions)
 
@@ -168,10 +182,10 @@ class ModelScenario:
 
         self._until("the model is trained", trained)
 
-    # -- what it says --------------------------------------------------------------------------------------------------
+    # -- what is shown -------------------------------------------------------------------------------------------------
 
     def status(self) -> Object:
-        found = self.world.models.get(self.namespace, self.name)
+        found = self.operator_cluster.models.get(self.namespace, self.name)
         return (found or {}).get("status") or {}
 
     def ready(self) -> tuple[str, str]:
@@ -181,7 +195,7 @@ class ModelScenario:
                 return each["reason"], each["message"]
         return "", ""
 
-    def says(self, reason, part):
+    def wait_for_ready(self, reason, part):
         """Ready comes to say so, and `mtm explain`, asked then, too."""
 
         def ready():
@@ -192,7 +206,7 @@ class ModelScenario:
         seen = []
 
         def same():
-            where = ClusterOptions(self.namespace, kubeconfig=self.world.viewer)
+            where = ClusterOptions(self.namespace, kubeconfig=self.operator_cluster.viewer)
             now = time.time()
             found = diagnose(
                 run_with_client(where, lambda client, namespace: read_model_state(client, namespace, self.name, now)),
@@ -206,18 +220,21 @@ class ModelScenario:
         except TimeoutError as error:
             raise AssertionError(f"Ready said {reason}, and explain {seen}") from error
 
-    def _meant(self):
+    def _build_resource(self):
         spec = {"storage": {"uri": f"pvc://models/{self.name}"}} | self._spec
-        return desk(*spec.pop("tasks", ("urgency",)), name=self.name, **spec)
+        return make_model(*spec.pop("tasks", ("urgency",)), name=self.name, **spec)
 
     def _step(self, leave=()):
         for step in self.steps:
             step(self)
-        self.pods.work(leave)
+        self.pods.run_waiting(leave)
 
     def _until(self, what, probe):
         try:
             until(what, probe, SECONDS)
         except TimeoutError as error:
-            pods = [(pod["metadata"]["name"], pod["status"].get("phase")) for pod in self.world.pods.of(self.namespace)]
+            pods = [
+                (pod["metadata"]["name"], pod["status"].get("phase"))
+                for pod in self.operator_cluster.pods.of(self.namespace)
+            ]
             raise AssertionError(f"{self.namespace}: {error}; Ready: {self.ready()}; pods: {pods}") from error

@@ -12,7 +12,7 @@ from devcluster.cluster_client import ClusterClient
 from devcluster.control_plane import ControlPlane
 from devcluster.mirror import Mirror
 from integration.cluster.conftest import install_crds
-from support.cluster.operator_process import operator
+from support.cluster.operator_process import run_operator
 
 IMAGE = "registry.example/trainer:1"
 MODELS = "/apis/multitask.dev/v1alpha1"
@@ -24,22 +24,22 @@ RESYNC = "20"
 class OperatorCluster:
     """``models``, ``pods`` and ``jobs`` show what there is; ``viewer`` may what `mtm` needs, in every namespace."""
 
-    access: ClusterClient
+    client: ClusterClient
     models: Mirror
     pods: Mirror
     jobs: Mirror
     viewer: Path
     log: Path
 
-    def namespace(self, rest, name, *, labels=None, whole=True):
+    def create_namespace(self, rest, name, *, labels=None, may_create_jobs=True):
         """A namespace that the operator serves; unless ``whole``, it may not create Jobs there."""
         objects.namespace(rest, name)
         if labels:
             rest.patch(f"/api/v1/namespaces/{name}", json={"metadata": {"labels": labels}}, headers=objects.MERGE)
-        if whole:
-            self.allow(rest, name)
+        if may_create_jobs:
+            self.allow_jobs(rest, name)
 
-    def allow(self, rest, namespace):
+    def allow_jobs(self, rest, namespace):
         """Let the operator create Jobs in the namespace."""
         subject = {"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "operator"}
         role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "operator-jobs"}
@@ -48,22 +48,22 @@ class OperatorCluster:
 
 
 @contextmanager
-def world(folder: Path) -> Iterator[OperatorCluster]:
+def start_operator_cluster(folder: Path) -> Iterator[OperatorCluster]:
     """Everything started; ended again at the end."""
     with ExitStack() as stack:
-        access = stack.enter_context(ControlPlane(folder / "cluster")).access
-        install_crds(access)
-        _grant(access)
+        client = stack.enter_context(ControlPlane(folder / "cluster")).client
+        install_crds(client)
+        _grant(client)
         mirrors = [
-            stack.enter_context(Mirror(access, path))
+            stack.enter_context(Mirror(client, path))
             for path in (f"{MODELS}/multitaskmodels", "/api/v1/pods", "/apis/batch/v1/jobs")
         ]
         settings = {"MULTITASK_TRAINER_IMAGE": IMAGE, "MULTITASK_RESYNC_SECONDS": RESYNC}
-        running = stack.enter_context(operator(access.user("operator"), folder, **settings))
-        yield OperatorCluster(access, *mirrors, access.user("viewer"), running.log)
+        running = stack.enter_context(run_operator(client.user("operator"), folder, **settings))
+        yield OperatorCluster(client, *mirrors, client.user("viewer"), running.log)
 
 
-def _grant(access: ClusterClient) -> None:
+def _grant(client: ClusterClient) -> None:
     """The chart's permissions: those of the operator in two parts, those of `mtm` as they are."""
     found = chart.rendered(release="chart")
     roles = {item["metadata"]["name"]: item["rules"] for item in found if item["kind"] == "ClusterRole"}
@@ -75,6 +75,6 @@ def _grant(access: ClusterClient) -> None:
     given = {"operator": rules, "operator-jobs": [jobs], "viewer": roles["chart-multitask-operator-mtm"]}
     head = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole"}
     made = [head | {"metadata": {"name": name}, "rules": each} for name, each in given.items()]
-    access.kubectl("create", "--filename", "-", stdin=made)
+    client.kubectl("create", "--filename", "-", stdin=made)
     for name in ("operator", "viewer"):
-        access.kubectl("create", "clusterrolebinding", name, f"--clusterrole={name}", f"--user={name}")
+        client.kubectl("create", "clusterrolebinding", name, f"--clusterrole={name}", f"--user={name}")

@@ -15,11 +15,11 @@ import httpx
 
 from devcluster.processes import until
 
-PROGRAM = Path(sys.executable).with_name("mtm-operator")
+EXECUTABLE = Path(sys.executable).with_name("mtm-operator")
 SECONDS = 120.0  # a busy machine starts a Python with these libraries in half a minute
 
 
-class Process:
+class OperatorProcess:
     """A running operator and its log."""
 
     def __init__(self, config: Path, log: Path, namespaces: Sequence[str], **variables: str) -> None:
@@ -32,29 +32,29 @@ class Process:
             "MULTITASK_NAMESPACES": ",".join(namespaces),
         }
         self.process = subprocess.Popen(
-            [str(PROGRAM), "--kubeconfig", str(config)],
+            [str(EXECUTABLE), "--kubeconfig", str(config)],
             env=environment | variables,
             stdin=subprocess.DEVNULL,
             stdout=self._file,
             stderr=self._file,
         )
 
-    def text(self) -> str:
+    def log_text(self) -> str:
         return self.log.read_text()
 
     def readyz(self) -> httpx.Response:
-        return self._ask("readyz")
+        return self._get("readyz")
 
     def healthz(self) -> httpx.Response:
-        return self._ask("healthz")
+        return self._get("healthz")
 
-    def _ask(self, what: str) -> httpx.Response:
-        found = re.search(r"health on port (\d+)", self.text())
+    def _get(self, what: str) -> httpx.Response:
+        found = re.search(r"health on port (\d+)", self.log_text())
         if found is None:
             raise httpx.ConnectError("it does not listen yet")
         return httpx.get(f"http://127.0.0.1:{found[1]}/{what}", timeout=30, trust_env=False)
 
-    def rests(self) -> bool:
+    def is_idle(self) -> bool:
         """Whether it has looked, and nothing is due or being served."""
         try:
             health = self.healthz().json()
@@ -67,9 +67,9 @@ class Process:
         try:
             until(what, probe, seconds)
         except TimeoutError as error:
-            raise AssertionError(f"{error}\n{self.text()}") from error
+            raise AssertionError(f"{error}\n{self.log_text()}") from error
 
-    def end(self, number: signal.Signals = signal.SIGTERM) -> int:
+    def stop(self, number: signal.Signals = signal.SIGTERM) -> int:
         self.process.send_signal(number)
         return self.process.wait(timeout=SECONDS)
 
@@ -81,10 +81,10 @@ class Process:
 
 
 @contextmanager
-def operator(
+def run_operator(
     config: Path, folder: Path, *namespaces: str, name: str = "operator", **variables: str
-) -> Iterator[Process]:
-    process = Process(config, folder / f"{name}.log", namespaces, **variables)
+) -> Iterator[OperatorProcess]:
+    process = OperatorProcess(config, folder / f"{name}.log", namespaces, **variables)
     try:
         yield process
     finally:

@@ -16,33 +16,33 @@ _OTHER = {"string": 7, "integer": "7", "number": "7", "boolean": "true", "object
 
 
 @dataclass(frozen=True)
-class Refused:
+class InvalidValue:
     """An object that is good but for one value, and what is said of it."""
 
     path: str  # in the schema: spec.tasks[].name
     keyword: str
     field: str  # in the object: spec.tasks[0].name
     value: Any
-    words: str
+    message: str
 
     def __str__(self) -> str:
         return f"{self.path} {self.keyword}"
 
 
-def refusals(schema: Object, full: Object) -> Iterator[Refused]:
+def invalid_values(schema: Object, full: Object) -> Iterator[InvalidValue]:
     """One for every bound of ``schema``; ``full`` is a good object in which every field stands somewhere."""
     for path, node in nodes(schema):
         if path in ("", "apiVersion", "kind", "metadata"):
             continue
-        places = list(found_at(full, path))
+        places = list(values_at(full, path))
         assert places, f"{path} stands nowhere in the full object"
         field, value = places[0]
         for keyword, bad, words in _outside(node, field, value):
             if path == "metadata.name" and keyword == "type":  # refused before any schema is looked at
                 continue
-            yield Refused(path, keyword, field, bad, words)
+            yield InvalidValue(path, keyword, field, bad, words)
         for name in node.get("required", ()):
-            yield Refused(f"{path}.{name}", "required", f"{field}.{name}", ABSENT, "Required value")
+            yield InvalidValue(f"{path}.{name}", "required", f"{field}.{name}", ABSENT, "Required value")
 
 
 def nodes(schema: Object, path: str = "") -> Iterator[tuple[str, Object]]:
@@ -54,7 +54,7 @@ def nodes(schema: Object, path: str = "") -> Iterator[tuple[str, Object]]:
         yield from nodes(schema["items"], f"{path}[]")
 
 
-def found_at(document: Object, path: str) -> Iterator[tuple[str, Any]]:
+def values_at(document: Object, path: str) -> Iterator[tuple[str, Any]]:
     """Where a schema's path stands in an object, and what stands there."""
     found: list[tuple[str, Any]] = [("", document)]
     for part in path.replace("[]", ".[]").split("."):

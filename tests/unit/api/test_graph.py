@@ -9,7 +9,7 @@ import pytest
 from multitask_api.resource.parsing import check
 from multitask_api.stages.graph import build
 from multitask_api.stages.nodes import NodeState
-from support.stage_runs import World, changed, document, resolved, task
+from support.simulated_stages import SimulatedStages, changed, document, resolved, task
 
 AFTER_FILTER = ["mixture/classification", "bundle", "evaluate/classification", "export", "verify", "ledger"]
 ALL = [
@@ -33,28 +33,28 @@ ALL = [
 ]
 
 
-def done() -> World:
-    world = World()
-    world.run(document())
-    return world
+def done() -> SimulatedStages:
+    stages = SimulatedStages()
+    stages.run(document())
+    return stages
 
 
 def test_a_first_run_runs_everything_once_and_skips_a_stage_two_without_tasks() -> None:
-    world = World()
-    assert sorted(world.run(document())) == sorted(ALL)
-    graph = world.graph(document())
+    stages = SimulatedStages()
+    assert sorted(stages.run(document())) == sorted(ALL)
+    graph = stages.graph(document())
     skipped = [node for node in graph.nodes if node.state is NodeState.SKIPPED]
     assert [(node.name, node.reason) for node in skipped] == [("high-resource/generation", "as the test says")]
     assert graph.finished
 
 
 def test_every_node_comes_after_what_it_needs() -> None:
-    world = World()
-    while not (graph := world.graph(document())).finished:
+    stages = SimulatedStages()
+    while not (graph := stages.graph(document())).finished:
         names = [node.name for node in graph.nodes]
         for node in graph.nodes:
             assert all(names.index(needed) < names.index(node.name) for needed in node.needs), node.name
-        world.finish(next(node for node in graph.nodes if node.state is NodeState.READY))
+        stages.finish(next(node for node in graph.nodes if node.state is NodeState.READY))
 
 
 def test_a_second_run_runs_nothing() -> None:
@@ -92,22 +92,24 @@ def test_what_changes_no_result_runs_nothing(path: str, value: Any) -> None:
 def test_what_no_stage_reads_runs_nothing(path: str, value: Any) -> None:
     """Without adapters there is no rank; under Type a taxonomy groups nothing; labels have no language."""
     full = changed(document(), "tuning", {"method": "Full"})
-    world = World()
-    world.run(full)
-    assert world.run(changed(full, path, value)) == []
+    stages = SimulatedStages()
+    stages.run(full)
+    assert stages.run(changed(full, path, value)) == []
 
 
 def test_the_same_rows_elsewhere_are_the_same_rows() -> None:
-    world = done()
-    world.contents = {f"elsewhere/{split}.jsonl": f"urgency/{split}.jsonl" for split in ("train", "validation", "test")}
+    stages = done()
+    stages.contents = {
+        f"elsewhere/{split}.jsonl": f"urgency/{split}.jsonl" for split in ("train", "validation", "test")
+    }
     moved = {split: {"uri": f"elsewhere/{split}.jsonl"} for split in ("train", "validation", "test")}
-    assert world.run(changed(document(), "tasks.0.data", moved)) == []
+    assert stages.run(changed(document(), "tasks.0.data", moved)) == []
 
 
 def test_a_new_task_runs_its_prepare_its_baseline_and_what_depends_on_it() -> None:
-    world = done()
+    stages = done()
     more = document(task("urgency"), task("intent"), task("reply"), task("spam"))
-    assert world.run(more) == [
+    assert stages.run(more) == [
         "prepare/spam",
         "baseline/spam/seed-17",
         "filter",
@@ -122,16 +124,16 @@ def test_a_new_task_runs_its_prepare_its_baseline_and_what_depends_on_it() -> No
 
 
 def test_a_new_task_among_the_high_resource_ones_runs_stage_two_again() -> None:
-    world = done()
-    world.high_resource = ("intent", "spam")
-    ran = world.run(document(task("urgency"), task("intent"), task("reply"), task("spam")))
+    stages = done()
+    stages.high_resource = ("intent", "spam")
+    ran = stages.run(document(task("urgency"), task("intent"), task("reply"), task("spam")))
     assert "high-resource/classification" in ran
     assert "base" not in ran
 
 
 def test_a_task_taken_out_trains_nothing_but_its_group() -> None:
-    world = done()
-    assert world.run(document(task("intent"), task("reply"))) == [
+    stages = done()
+    assert stages.run(document(task("intent"), task("reply"))) == [
         "filter",
         "mixture/classification",
         "bundle",
@@ -199,40 +201,40 @@ def test_how_far_a_change_reaches(path: str, value: Any, also: set[str], never: 
 
 
 def test_changed_rows_run_their_task_again_and_leave_the_base_and_other_baselines() -> None:
-    world = done()
-    world.contents = {"urgency/train.jsonl": "more rows"}
-    ran = world.run(document())
+    stages = done()
+    stages.contents = {"urgency/train.jsonl": "more rows"}
+    ran = stages.run(document())
     assert ran[:2] == ["prepare/urgency", "baseline/urgency/seed-17"]
     assert not {"base", "baseline/intent/seed-17", "mixture/generation", "prepare/intent"} & set(ran)
 
 
 def test_changed_validation_rows_do_not_reach_what_never_reads_them() -> None:
-    world = done()
-    world.contents = {"urgency/test.jsonl": "other test rows"}
-    ran = world.run(document())
+    stages = done()
+    stages.contents = {"urgency/test.jsonl": "other test rows"}
+    ran = stages.run(document())
     assert "prepare/urgency" in ran
     assert "evaluate/classification" in ran
     assert "high-resource/classification" not in ran
 
 
 def test_the_base_is_made_anew_only_on_request_or_for_another_corpus() -> None:
-    world = World()
+    stages = SimulatedStages()
     source = document(pretraining={"maxSteps": 9, "corpus": [{"uri": "corpus.jsonl"}]})
-    world.run(source)
-    assert "base" not in world.run(changed(source, "tasks.0.prompt", "{text}?"))
-    assert "base" in world.run(changed(source, "pretraining.refresh", "now"))
-    world.contents = {"corpus.jsonl": "more text"}
-    assert "base" in world.run(source)
+    stages.run(source)
+    assert "base" not in stages.run(changed(source, "tasks.0.prompt", "{text}?"))
+    assert "base" in stages.run(changed(source, "pretraining.refresh", "now"))
+    stages.contents = {"corpus.jsonl": "more text"}
+    assert "base" in stages.run(source)
 
 
 def test_a_base_that_is_a_folder_is_what_its_files_are() -> None:
-    world = World()
+    stages = SimulatedStages()
     source = document(baseModel={"uri": "bases/chat"})
-    world.run(source)
-    world.contents = {"elsewhere/chat": "bases/chat"}
-    assert world.run(changed(source, "baseModel.uri", "elsewhere/chat")) == []
-    world.contents = {"bases/chat": "other weights"}
-    again = world.run(source)
+    stages.run(source)
+    stages.contents = {"elsewhere/chat": "bases/chat"}
+    assert stages.run(changed(source, "baseModel.uri", "elsewhere/chat")) == []
+    stages.contents = {"bases/chat": "other weights"}
+    again = stages.run(source)
     assert {"base", "baseline/reply/seed-17"} <= set(again)
     assert "prepare/reply" not in again
 
@@ -246,9 +248,9 @@ def test_a_base_whose_files_are_not_known_is_waited_for() -> None:
 
 def test_a_declared_baseline_is_not_trained_unless_the_task_fails_against_it() -> None:
     source = document(task("urgency", baseline={"score": 0.9, "saturationSteps": 50}), task("intent"))
-    world = World()
-    assert "baseline/urgency/seed-17" not in world.run(source)
-    failed = World(verdicts={"urgency": "NotQualified"})
+    stages = SimulatedStages()
+    assert "baseline/urgency/seed-17" not in stages.run(source)
+    failed = SimulatedStages(verdicts={"urgency": "NotQualified"})
     ran = failed.run(source)
     assert ran.index("evaluate/classification") < ran.index("baseline/urgency/seed-17") < ran.index("export")
     assert ran.count("evaluate/classification") == 1
@@ -256,30 +258,30 @@ def test_a_declared_baseline_is_not_trained_unless_the_task_fails_against_it() -
 
 
 def test_without_baselines_the_mixtures_have_no_reference() -> None:
-    world = World()
-    ran = world.run(document(stages={"baseline": {"enabled": False}}))
+    stages = SimulatedStages()
+    ran = stages.run(document(stages={"baseline": {"enabled": False}}))
     assert not [name for name in ran if name.startswith("baseline/")]
-    node = world.graph(document(stages={"baseline": {"enabled": False}}))["mixture/generation"]
+    node = stages.graph(document(stages={"baseline": {"enabled": False}}))["mixture/generation"]
     assert node.parameters is not None
     assert node.parameters.to_json()["referenceScores"] == {}
 
 
 def test_a_mixture_is_held_against_the_mean_of_its_baselines() -> None:
-    world = done()
-    parameters = world.graph(document())["mixture/classification"].parameters
+    stages = done()
+    parameters = stages.graph(document())["mixture/classification"].parameters
     assert parameters is not None
     assert parameters.to_json()["referenceScores"] == {"urgency": 0.8, "intent": 0.8}
 
 
 def test_without_servers_the_graph_ends_at_the_export() -> None:
-    world = World()
-    assert world.run(document(), serve=False)[-1] == "export"
-    assert world.run(document()) == ["verify", "ledger"]
+    stages = SimulatedStages()
+    assert stages.run(document(), serve=False)[-1] == "export"
+    assert stages.run(document()) == ["verify", "ledger"]
 
 
 def test_data_that_cannot_be_resolved_holds_its_task_back_and_nothing_else() -> None:
-    world = World()
-    graph = world.graph(document())
+    stages = SimulatedStages()
+    graph = stages.graph(document())
     assert [node.name for node in graph.nodes if node.state is NodeState.READY] == [
         "prepare/urgency",
         "prepare/intent",
@@ -293,6 +295,6 @@ def test_data_that_cannot_be_resolved_holds_its_task_back_and_nothing_else() -> 
 
 
 def test_going_back_finds_what_was_there() -> None:
-    world = done()
-    world.run(changed(document(), "tuning.rank", 8))
-    assert world.run(document()) == []
+    stages = done()
+    stages.run(changed(document(), "tuning.rank", 8))
+    assert stages.run(document()) == []

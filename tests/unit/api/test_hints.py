@@ -6,7 +6,7 @@ import pytest
 
 from multitask_api.resource.hints import hints
 from multitask_api.resource.parsing import check
-from support.stage_runs import document
+from support.simulated_stages import document
 
 CASES: list[tuple[str, dict[str, Any], bool]] = [
     ("adapters over random weights", {}, True),

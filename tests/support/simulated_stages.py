@@ -1,4 +1,4 @@
-"""A resource, and a storage that "runs" what a graph finds ready: outputs follow from inputs."""
+"""A resource, and a storage in which stages "run" at once: their outputs follow from their inputs."""
 
 from __future__ import annotations
 
@@ -64,8 +64,8 @@ def resolved(spec: MultiTaskModelSpec, contents: Mapping[str, str]) -> Resolved:
 
 
 @dataclass
-class World:
-    """What is in storage, and what the stages would find."""
+class SimulatedStages:
+    """Manifests in storage; `run` adds those of all stages that are ready, until none is left."""
 
     manifests: dict[tuple[str, str], Manifest] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class World:
     def finish(self, node: Node) -> None:
         assert node.digest is not None
         assert node.parameters is not None
-        result, outputs = self._found(node)
+        result, outputs = self._result(node)
         self.manifests[node.name, node.digest] = Manifest(
             stage=node.name,
             kind=node.kind,
@@ -103,7 +103,7 @@ class World:
             seconds=1.0,
         )
 
-    def _found(self, node: Node) -> tuple[Document, dict[str, str]]:
+    def _result(self, node: Node) -> tuple[Document, dict[str, str]]:
         parameters: Any = node.parameters
         if node.kind == "prepare":
             splits = {split: digest([node.name, parameters.fingerprints[split]]) for split in SPLITS}

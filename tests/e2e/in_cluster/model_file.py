@@ -9,36 +9,36 @@ from typing import Any
 from support import small_suite
 
 Map = dict[str, Any]
-CLAIM = "desk"
+PVC = "desk"
 
 
 def document(pod_template: Mapping[str, Any]) -> Map:
     """The suite's resource, its artifacts kept after deletion."""
     found = small_suite.document()
-    found["spec"]["storage"] = {"uri": f"pvc://{CLAIM}/artifacts"}
-    found["spec"]["tasks"] = [_claimed(each) for each in found["spec"]["tasks"]]
+    found["spec"]["storage"] = {"uri": f"pvc://{PVC}/artifacts"}
+    found["spec"]["tasks"] = [_with_data_in_pvc(each) for each in found["spec"]["tasks"]]
     # Two stages fit a node of two cores, beside the operator.
     half = {"requests": {"cpu": "900m", "memory": "1Gi"}}
     found["spec"]["training"] |= {"podTemplate": dict(pod_template), "maxParallelJobs": 2, "resources": half}
     return found
 
 
-def with_another_task(desk: Map, folder: Path) -> Map:
+def with_another_task(model: Map, folder: Path) -> Map:
     """``desk`` with a task more, its data below ``folder``; it saturates early, so that stage 2 stays as it was."""
     small_suite.write_data(folder / "data", "temper", small_suite.mood_rows(seed=99), small_suite.FEW_ROWS)
-    task = _claimed(small_suite.task("temper", "Classification", labels=["glad", "cross"]))
-    return {**desk, "spec": {**desk["spec"], "tasks": [*desk["spec"]["tasks"], task]}}
+    task = _with_data_in_pvc(small_suite.task("temper", "Classification", labels=["glad", "cross"]))
+    return {**model, "spec": {**model["spec"], "tasks": [*model["spec"]["tasks"], task]}}
 
 
-def on_two_nodes(desk: Map) -> Map:
+def on_two_nodes(model: Map) -> Map:
     """A smaller model: two tasks, every training stage in two pods, artifacts removed with it."""
-    spec = desk["spec"]
+    spec = model["spec"]
     return {
-        **desk,
+        **model,
         "metadata": {"name": "pair"},
         "spec": {
             **spec,
-            "storage": {"uri": f"pvc://{CLAIM}/pair", "retain": False},
+            "storage": {"uri": f"pvc://{PVC}/pair", "retain": False},
             "tasks": spec["tasks"][:2],
             "pretraining": {"tasksText": True, "maxSteps": 30},
             "stages": {
@@ -51,6 +51,6 @@ def on_two_nodes(desk: Map) -> Map:
     }
 
 
-def _claimed(task: Map) -> Map:
-    data = {split: {"uri": f"pvc://{CLAIM}/{source['uri']}"} for split, source in task["data"].items()}
+def _with_data_in_pvc(task: Map) -> Map:
+    data = {split: {"uri": f"pvc://{PVC}/{source['uri']}"} for split, source in task["data"].items()}
     return {**task, "data": data}

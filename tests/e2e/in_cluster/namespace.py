@@ -21,16 +21,16 @@ CHILDREN = ("jobs", "pods", "configmaps", "services", "serviceaccounts", "roles"
 
 
 @dataclass(frozen=True)
-class Team:
+class Namespace:
     """The namespace ``name``."""
 
-    access: ClusterClient
+    client: ClusterClient
     rest: httpx.Client
     name: str
 
     def apply(self, *what: str, stdin: Map | list[Map] | None = None) -> None:
         """``kubectl apply --server-side``, of files or of objects."""
-        self.access.kubectl("apply", "--server-side", "--namespace", self.name, *(what or ("-f", "-")), stdin=stdin)
+        self.client.kubectl("apply", "--server-side", "--namespace", self.name, *(what or ("-f", "-")), stdin=stdin)
 
     def model(self, name: str) -> Map:
         """The MultiTaskModel."""
@@ -40,7 +40,7 @@ class Team:
         """Whether there is a MultiTaskModel of that name."""
         return self.rest.get(self._path(name)).status_code != 404
 
-    def until_trained(self, name: str, said: Callable[[str], None], seconds: float) -> None:
+    def wait_until_trained(self, name: str, report: Callable[[str], None], seconds: float) -> None:
         """Wait until the model is trained as its spec stands; ``said`` hears every new stage and reason.
 
         AssertionError, with what `mtm explain` says, if a stage fails; TimeoutError.
@@ -54,7 +54,7 @@ class Team:
             line = f"{status.get('stage', '')} {status.get('progress', '')}".strip()
             if line and line not in told:
                 told.add(line)
-                said(line)
+                report(line)
             current = ready.get("observedGeneration") == model["metadata"]["generation"]
             assert not (current and ready.get("reason") == "StageFailed"), self.mtm("explain", name)
             return current and ready.get("reason") == "Trained"
@@ -87,13 +87,13 @@ class Team:
         answer = self.rest.get(path)
         return answer.text if answer.is_success else ""
 
-    def left(self, model: str) -> list[str]:
+    def remaining_children(self, model: str) -> list[str]:
         """``RESOURCE/NAME`` of everything that belongs to a model."""
         return [f"{kind}/{item['metadata']['name']}" for kind in CHILDREN for item in self._children(kind, model)]
 
     def mtm(self, *arguments: str) -> str:
         """What `mtm` prints; AssertionError if it fails."""
-        options = ["--namespace", self.name, "--kubeconfig", str(self.access.admin)]
+        options = ["--namespace", self.name, "--kubeconfig", str(self.client.admin)]
         done = subprocess.run(
             [*MTM, *arguments, *options], capture_output=True, text=True, env=environment(), check=False
         )

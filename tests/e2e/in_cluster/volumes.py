@@ -10,7 +10,7 @@ from devcluster.node_files import NODE
 Map = dict[str, Any]
 
 
-def volume(namespace: str, claim: str, folder: Path, size: str = "4Gi") -> Map:
+def persistent_volume(namespace: str, claim: str, folder: Path, size: str = "4Gi") -> Map:
     """A PersistentVolume of ``folder`` for one claim; any pod of the node may mount it."""
     here = {"key": "kubernetes.io/hostname", "operator": "In", "values": [NODE]}
     return {
@@ -28,7 +28,7 @@ def volume(namespace: str, claim: str, folder: Path, size: str = "4Gi") -> Map:
     }
 
 
-def claim(namespace: str, name: str, size: str = "4Gi") -> Map:
+def persistent_volume_claim(namespace: str, name: str, size: str = "4Gi") -> Map:
     """A PersistentVolumeClaim that the volume above is for."""
     return {
         "apiVersion": "v1",
