@@ -17,13 +17,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from multitask_api.bundle import Bundle, GenerationSettings, LabelIds, ServedTask
-from multitask_serving.engine.answers import Request
+from multitask_serving.engine.classification.scoring import label_log_probs
+from multitask_serving.engine.classification.trie import LabelTrie
 from multitask_serving.engine.engine import Engine
-from multitask_serving.engine.lora import AdapterIndex, attach
-from multitask_serving.engine.model import LoadedModel
-from multitask_serving.engine.prompt import compile_labels, compile_pieces, encode_prompt
-from multitask_serving.engine.score import classify_rows
-from multitask_serving.engine.trie import Trie
+from multitask_serving.engine.model.loading import LoadedModel
+from multitask_serving.engine.model.lora import ActiveAdapters, attach_adapters
+from multitask_serving.engine.prompt.encoding import compile_labels, compile_pieces, encode_prompt
+from multitask_serving.engine.types import Request
 
 DRAW = random.Random(1)
 WORDS = [
@@ -55,14 +55,14 @@ def make_engine(tokenizer: PreTrainedTokenizerFast, adapters: int) -> Engine:
     )  # fmt: skip
     torch.manual_seed(0)
     model = LlamaForCausalLM(config).eval().requires_grad_(requires_grad=False)
-    index = AdapterIndex(model.device)
+    index = ActiveAdapters(model.device)
     linears = {name: layer for name, layer in model.model.named_modules() if isinstance(layer, torch.nn.Linear)}
     deltas = [
         {f"model.{name}": (torch.randn(8, layer.in_features) * 0.1, torch.randn(layer.out_features, 8) * 0.1)
          for name, layer in linears.items()}
         for _ in range(adapters)
     ]  # fmt: skip
-    attach(model, deltas, index)
+    attach_adapters(model, deltas, index)
     names: dict[str | None, int] = {None: 0} | {f"a{number}": number for number in range(1, adapters + 1)}
     pieces = compile_pieces(PROMPT, tokenizer)
     tasks = []
@@ -100,10 +100,10 @@ def rate(call: Callable[[], int], seconds: float) -> float:
 def naive(engine: Engine, tokenizer: PreTrainedTokenizerFast, name: str, rows: Sequence[Request]) -> int:
     """Every label of every row as a sequence of its own."""
     served = engine.task(name)
-    tries = [Trie.build([label], served.eos) for label in served.labels]
+    tries = [LabelTrie.build([label], served.eos) for label in served.labels]
     for row in rows:
         ids = encode_prompt(served.pieces, row.fields, tokenizer, max_tokens=200).ids
-        classify_rows(engine._models["m"].model, [ids] * len(tries), tries)
+        label_log_probs(engine._models["m"].model, [ids] * len(tries), tries)
     return len(rows)
 
 
@@ -114,7 +114,7 @@ def measure(tokenizer: PreTrainedTokenizerFast, adapters: int, seconds: float) -
     for count in (5, 150):
         names = [f"{count}-{kind}" for kind in kinds]
         rows = [Request(names[i % len(names)], {"text": text(DRAW.randint(8, 22))}) for i in range(256)]
-        nodes = Trie.build(engine.task(names[0]).labels, 1).size
+        nodes = LabelTrie.build(engine.task(names[0]).labels, 1).size
         many = rate(lambda rows=rows: len(engine.classify(rows)), seconds)
         single = rate(lambda rows=rows[:16]: sum(len(engine.classify([row])) for row in rows), seconds)
         print(f"{adapters} adapters, {count:>3} labels ({nodes} nodes): {many:7.1f} rows/s, one a call {single:7.1f}")

@@ -13,7 +13,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from multitask_api.bundle import Adapter, Bundle, GenerationSettings, LabelIds, PromptPiece, ServedModel, ServedTask
-from multitask_serving.engine.prompt import compile_labels, compile_pieces
+from multitask_serving.engine.prompt.encoding import compile_labels, compile_pieces
 
 TEXT = [
     "How urgent is this message? It is very urgent, please answer at once.",
@@ -70,7 +70,9 @@ def llama(
     return LlamaForCausalLM(config).eval()
 
 
-def delta(model: LlamaForCausalLM, rank: int, seed: int, targets: Sequence[str] = ("q_proj", "v_proj", "down_proj")):
+def random_adapter(
+    model: LlamaForCausalLM, rank: int, seed: int, targets: Sequence[str] = ("q_proj", "v_proj", "down_proj")
+):
     """A random A and B for each linear layer whose name ends in one of ``targets``."""
     generator = torch.Generator().manual_seed(seed)
     out: dict[str, tuple[Tensor, Tensor]] = {}
@@ -83,7 +85,7 @@ def delta(model: LlamaForCausalLM, rank: int, seed: int, targets: Sequence[str] 
     return out
 
 
-def served(
+def served_task(
     name: str,
     prompt: str,
     *,

@@ -1,7 +1,8 @@
 """Serves an exported folder on this machine.
 
-DIR holds ``bundle/``, ``routes.yaml`` and ``golden.jsonl``, as a run exports them. Triton starts on the loopback
-interface, has to give the golden answers, and then the gateway opens in this process. One of them ending ends both.
+DIR contains ``bundle/``, ``routes.yaml`` and ``golden.jsonl``, as a run exports them. Triton starts on the loopback
+interface. When it has given the golden answers, the gateway starts in this process. If one of them ends, so does the
+other.
 """
 
 from __future__ import annotations
@@ -19,16 +20,16 @@ from typing import Any, TypeVar
 
 from multitask_api.errors import MultitaskError, UserError
 from multitask_api.routes import TaskRoute
+from multitask_serving.cli_common import LAST_PORT, program_name
 from multitask_serving.gateway.server import check_address, running_gateway
-from multitask_serving.programs import LAST_PORT, program_name
-from multitask_serving.triton.probe import load_golden, replay, spread
+from multitask_serving.triton.probe import load_golden, replay, sample_per_task
 from multitask_serving.triton.repository import ModelSettings, write_repository
 from multitask_serving.triton.server import TritonServer
 
 T = TypeVar("T")
 
 GOLDEN_PER_TASK = 8
-_WATCH_S = 0.5
+_POLL_S = 0.5
 
 
 class NotServable(UserError):
@@ -36,13 +37,13 @@ class NotServable(UserError):
 
 
 class WrongAnswers(MultitaskError):
-    """The server came up and does not answer as the model that was measured."""
+    """The server's answers differ from those of the evaluated model."""
 
 
-def at_local(port: int) -> Callable[[TaskRoute], TaskRoute]:
-    """A change to route tables: every backend is the one Triton at ``port`` of this machine."""
+def local_backends(port: int) -> Callable[[TaskRoute], TaskRoute]:
+    """A transformation of route tables that replaces every backend by the Triton server at ``port`` of this machine."""
 
-    def adapt(table: TaskRoute) -> TaskRoute:
+    def transform(table: TaskRoute) -> TaskRoute:
         local = {"service": "127.0.0.1", "port": port}
         tasks = [
             task.model_copy(update={"backends": tuple(backend.model_copy(update=local) for backend in task.backends)})
@@ -50,54 +51,55 @@ def at_local(port: int) -> Callable[[TaskRoute], TaskRoute]:
         ]
         return table.model_copy(update={"spec": table.spec.model_copy(update={"tasks": tuple(tasks)})})
 
-    return adapt
+    return transform
 
 
 def check_folder(folder: Path) -> None:
-    """Raise `NotServable` if a part is missing."""
+    """Raise `NotServable` if ``folder`` lacks a file."""
     parts = ("bundle/bundle.json", "routes.yaml", "golden.jsonl")
     missing = [part for part in parts if not (folder / part).is_file()]
     if missing:
         raise NotServable(
-            f"{folder} cannot be served, it lacks {', '.join(missing)}; name a folder that a run exported"
+            f"{folder} cannot be served: it lacks {', '.join(missing)}. Name a folder that a run exported"
         )
 
 
-def local_device() -> str:
-    """``cuda`` where an NVIDIA GPU is at hand, else ``cpu``; found without loading torch."""
+def default_device() -> str:
+    """``cuda`` if the machine has an NVIDIA GPU, else ``cpu``. Does not import torch."""
     return "cuda" if Path("/dev/nvidia0").exists() else "cpu"
 
 
 async def serve(folder: Path, address: str, triton: TritonServer, *, announce: Callable[[str], None]) -> None:
-    """Open the gateway before a running Triton until SIGTERM or SIGINT.
+    """Run the gateway in front of a running Triton server until SIGTERM or SIGINT.
 
-    Raises `WrongAnswers`, or `TritonFailed` when Triton ends by itself.
+    Calls ``announce`` with a line for the user once requests are accepted. Raises `WrongAnswers`, or `TritonFailed` if
+    Triton ends by itself.
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    golden = spread(load_golden(folder / "golden.jsonl"), GOLDEN_PER_TASK)
+    golden = sample_per_task(load_golden(folder / "golden.jsonl"), GOLDEN_PER_TASK)
     mismatches = await _unless_stopped(stop, replay(triton.address, golden))
     if mismatches is None:
         return
     if mismatches:
         shown = "; ".join(str(mismatch) for mismatch in mismatches[:3])
         raise WrongAnswers(
-            f"{len(mismatches)} of {len(golden)} golden requests were answered otherwise than measured: {shown}. "
-            "Use the device and versions that the model was measured with, or run it again"
+            f"{len(mismatches)} of {len(golden)} golden requests have other answers than in the evaluation: {shown}. "
+            "Use the device and versions of the evaluation, or run the model again"
         )
-    async with running_gateway(folder / "routes.yaml", address, adapt=at_local(triton.port)) as gateway:
+    async with running_gateway(folder / "routes.yaml", address, transform=local_backends(triton.port)) as gateway:
         host = address.rpartition(":")[0]
         announce(f"serving {len(gateway.table.routes)} tasks on {host}:{gateway.port}")
         while not stop.is_set():
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), _WATCH_S)
-            _check(triton)
+                await asyncio.wait_for(stop.wait(), _POLL_S)
+            _check_running(triton)
 
 
 async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of ``work``, or None if ``stop`` came first; ``work`` is then cancelled."""
+    """The result of ``work``, or None if ``stop`` is set first, which cancels ``work``."""
     running, stopping = asyncio.ensure_future(work), asyncio.ensure_future(stop.wait())
     try:
         await asyncio.wait({running, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -108,7 +110,7 @@ async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> 
         await asyncio.gather(running, stopping, return_exceptions=True)
 
 
-def _check(triton: TritonServer) -> None:
+def _check_running(triton: TritonServer) -> None:
     status = triton.exit_status()
     if status is not None:
         raise triton.failure(f"Triton ended with status {status}")
@@ -118,7 +120,7 @@ def _check(triton: TritonServer) -> None:
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
-    """SIGTERM acts like Ctrl-C, so that a server still loading its model is stopped too."""
+    """Treat SIGTERM like Ctrl-C, so that a server that is still loading its model is also stopped."""
     previous = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         yield
@@ -127,14 +129,14 @@ def _interruptible() -> Iterator[None]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0 after SIGTERM or Ctrl-C, 1 after a failure, 2 for input that cannot be used."""
+    """Run the program. Exit status 0: ended by SIGTERM or Ctrl-C; 1: failure; 2: wrong arguments or folder."""
     parser = argparse.ArgumentParser(prog=program_name("multitask_serving.serve"), description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="an exported folder")
     parser.add_argument("--address", default="127.0.0.1:8081", help="where the gateway listens (default: %(default)s)")
     parser.add_argument("--triton-port", type=_port, help="where Triton listens on 127.0.0.1 (default: any free port)")
-    parser.add_argument("--device", default=local_device(), help="torch's device (default here: %(default)s)")
-    parser.add_argument("--threads", type=int, help="torch's threads (default: its own choice)")
-    parser.add_argument("--work", type=Path, help="keeps Triton's log and files (default: a temporary folder)")
+    parser.add_argument("--device", default=default_device(), help="torch's device (default here: %(default)s)")
+    parser.add_argument("--threads", type=int, help="torch's number of threads (default: torch's own)")
+    parser.add_argument("--work", type=Path, help="folder for Triton's log and files (default: a temporary one)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     try:
@@ -144,12 +146,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mtm-serve-")))
             settings = ModelSettings(device=options.device, threads=options.threads)
             repository = write_repository("../../served", work / "repository", settings)
-            _point(work / "served", options.folder / "bundle")
+            _link(work / "served", options.folder / "bundle")
             triton = stack.enter_context(TritonServer.start(repository, work, port=options.triton_port))
-            asyncio.run(serve(options.folder, options.address, triton, announce=_say))
+            asyncio.run(serve(options.folder, options.address, triton, announce=_print_line))
     except KeyboardInterrupt:
         return 0
-    except (MultitaskError, OSError) as error:  # OSError: a full disk, a --work that is no folder
+    except (MultitaskError, OSError) as error:  # OSError: the disk is full, or --work is not a folder
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a program's output
         return 2 if isinstance(error, UserError) else 1
     return 0
@@ -161,13 +163,13 @@ def _port(text: str) -> int:
     return int(text)
 
 
-def _point(link: Path, folder: Path) -> None:
-    """Triton's Python reads a path in its configuration as ASCII; a link has a plain name."""
+def _link(link: Path, folder: Path) -> None:
+    """Link to ``folder`` under a plain name: Triton's Python reads the path in its configuration as ASCII."""
     link.unlink(missing_ok=True)
     link.symlink_to(folder.resolve())
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     print(line, flush=True)  # noqa: T201 - a program's output
 
 

@@ -1,4 +1,4 @@
-"""A small random bundle, a real Triton server over it, and a real gateway before that, once per test process."""
+"""A small random bundle and a real Triton server for it, once per test process; route files for gateways."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import torch
 import yaml
 
 from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
-from multitask_serving.engine.answers import Request
 from multitask_serving.engine.engine import Engine
+from multitask_serving.engine.types import Request
 from multitask_serving.triton.repository import ModelSettings, write_repository
 from multitask_serving.triton.server import TritonServer
-from support.engine_builders import delta, llama, served, write_bundle
+from support.engine_builders import llama, random_adapter, served_task, write_bundle
 
 URGENCY = "How urgent is this message?\n{text}\nUrgency:"
 PAIR = "Same subject?\n{first}\n{second}\nAnswer:"
@@ -29,20 +29,20 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("serving") / "bundle"
     model = llama()
     with torch.no_grad():
-        model.lm_head.weight[2] = 0  # the end is never likeliest: texts are as long as they may be
+        model.lm_head.weight[2] = 0  # EOS is never the most probable token, so texts have the maximum length
     tasks = [
-        served("urgency", URGENCY, labels=["low", "medium", "high"]),
-        served("pair", PAIR, labels=["yes", "no"], adapter="pairs"),
-        served("reply", REPLY, max_new_tokens=12),
-        served("essay", REPLY, max_new_tokens=700, max_length=1000),
+        served_task("urgency", URGENCY, labels=["low", "medium", "high"]),
+        served_task("pair", PAIR, labels=["yes", "no"], adapter="pairs"),
+        served_task("reply", REPLY, max_new_tokens=12),
+        served_task("essay", REPLY, max_new_tokens=700, max_length=1000),
     ]
-    write_bundle(folder, tasks, models={"base": model}, adapters={"base": {"pairs": delta(model, 4, seed=3)}})
+    write_bundle(folder, tasks, models={"base": model}, adapters={"base": {"pairs": random_adapter(model, 4, seed=3)}})
     return folder
 
 
 @pytest.fixture(scope="session")
 def engine(bundle: Path) -> Engine:
-    """The same bundle, asked directly."""
+    """An engine over the same bundle."""
     return Engine.load(bundle)
 
 

@@ -1,4 +1,4 @@
-"""The gateway over loopback, before a real Triton server."""
+"""The gateway over loopback, in front of a real Triton server."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from multitask_serving.client import (
     TaskNotFound,
     Unavailable,
 )
-from multitask_serving.engine.answers import Request
 from multitask_serving.engine.engine import Engine
+from multitask_serving.engine.types import Request
 from multitask_serving.gateway.server import SERVICE, Gateway, running_gateway
 from multitask_serving.proto import gateway_pb2
 from multitask_serving.triton.server import TritonServer, free_port
@@ -84,7 +84,7 @@ async def test_sampling_reaches_the_engine(routes: Path) -> None:
     assert short.finish_reason == "length"
 
 
-REFUSALS: Sequence[tuple[str, str, dict[str, str], Sampling | None, type[GatewayError], str, str, list[str]]] = [
+REJECTIONS: Sequence[tuple[str, str, dict[str, str], Sampling | None, type[GatewayError], str, str, list[str]]] = [
     ("a name like a task's", "urgncy", {"text": "x"}, None, TaskNotFound, "TASK_NOT_FOUND",
      "no task 'urgncy' is served here; did you mean urgency?", []),
     ("a missing field", "urgency", {}, None, InvalidRequest, "INVALID_REQUEST",
@@ -93,14 +93,14 @@ REFUSALS: Sequence[tuple[str, str, dict[str, str], Sampling | None, type[Gateway
      ("fields.second: is missing; task 'pair' takes first, second; fields.secnd: is not a field of this task; "
       "task 'pair' takes first, second; did you mean 'second'?"), ["fields.second", "fields.secnd"]),
     ("sampling of a label", "urgency", {"text": "x"}, Sampling(seed=1), InvalidRequest, "INVALID_REQUEST",
-     "sampling: task 'urgency' gives a label; leave sampling out", ["sampling"]),
+     "sampling: task 'urgency' is a classification task; leave sampling out", ["sampling"]),
     ("sampling out of range", "reply", {"text": "x"}, Sampling(temperature=11), InvalidRequest, "INVALID_REQUEST",
      "sampling: temperature is 11.0; it must be from 0 (greedy) to 10", ["sampling"]),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("case", REFUSALS, ids=[case[0] for case in REFUSALS])
-async def test_what_is_wrong_with_a_request_is_said(routes: Path, case: tuple) -> None:
+@pytest.mark.parametrize("case", REJECTIONS, ids=[case[0] for case in REJECTIONS])
+async def test_an_invalid_request_gets_an_explanation(routes: Path, case: tuple) -> None:
     _, task, fields, sampling, kind, reason, message, places = case
     async with gateway_over(routes) as (_, client):
         with pytest.raises(kind) as caught:
@@ -150,11 +150,11 @@ async def test_cancelling_a_stream_stops_the_model(routes: Path, triton: TritonS
 
 
 def cancelled_essays(triton: TritonServer) -> int:
-    """How often the backend said that it stopped."""
+    """How many cancellations the backend has logged."""
     return triton.log.read_text(errors="replace").count("task 'essay': cancelled by the caller")
 
 
-async def test_a_backend_that_is_gone_is_passed_over(tmp_path: Path, triton: TritonServer) -> None:
+async def test_a_dead_backend_is_skipped(tmp_path: Path, triton: TritonServer) -> None:
     dead, alive = backend(free_port(), weight=50, revision="old"), backend(triton.port, weight=50, revision="test")
     routes = write_table(tmp_path / "routes.yaml", table(dead, alive))
     async with gateway_over(routes, draw=0.0) as (gateway, client):
@@ -164,7 +164,7 @@ async def test_a_backend_that_is_gone_is_passed_over(tmp_path: Path, triton: Tri
             await client.predict("urgency", text="x", revision="old")
         counts = gateway.stats.snapshot()
     assert caught.value.reason == "NO_BACKEND"
-    assert "the task's server does not answer" in str(caught.value)
+    assert "the task's server is not available" in str(caught.value)
     assert counts["default/desk/urgency", "old"].errors == {"UNAVAILABLE": 2}
     assert counts["default/desk/urgency", "test"].errors == {}
 
@@ -172,14 +172,14 @@ async def test_a_backend_that_is_gone_is_passed_over(tmp_path: Path, triton: Tri
 async def test_metadata_pins_a_revision_whatever_its_weight(tmp_path: Path, triton: TritonServer) -> None:
     backends = backend(triton.port, revision="now"), backend(free_port(), weight=0, revision="next")
     async with gateway_over(write_table(tmp_path / "routes.yaml", table(*backends)), draw=0.99) as (_, client):
-        for pinned in (None, "now"):  # the answer has the server's own word for what it serves
+        for pinned in (None, "now"):  # the answer has the revision that the server reports
             assert (await client.predict("urgency", text="x", revision=pinned)).revision == "test"
         with pytest.raises(Unavailable):
             await client.predict("urgency", text="x", revision="next")
         with pytest.raises(TaskNotFound) as caught:
             await client.predict("urgency", text="x", revision="past")
     assert caught.value.reason == "REVISION_NOT_FOUND"
-    assert "next, now does" in str(caught.value)
+    assert "revisions that do: next, now" in str(caught.value)
 
 
 async def test_the_route_table_follows_its_file(
@@ -199,7 +199,7 @@ async def test_the_route_table_follows_its_file(
             path.write_text(path.read_text().replace("weight: 100", "weight: 90"))
             while not caplog.records:
                 await client.predict("urgency", text="x")
-        assert "routes stay as they were" in caplog.text
+        assert "the routes are not changed" in caplog.text
         assert "weights of task 'urgency' sum to 90, not 100" in caplog.text
         assert len(gateway.table.routes) == 2
 
@@ -214,24 +214,24 @@ async def test_health_and_reflection(routes: Path) -> None:
             await health.Check(health_pb2.HealthCheckRequest(service="no.such.Service"))
         assert caught.value.code() is grpc.StatusCode.NOT_FOUND
 
-        async def ask(**question: str) -> reflection_pb2.ServerReflectionResponse:
+        async def reflect(**request: str) -> reflection_pb2.ServerReflectionResponse:
             stub = reflection_pb2_grpc.ServerReflectionStub(channel)
-            call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(**question)]))
+            call = stub.ServerReflectionInfo(iter([reflection_pb2.ServerReflectionRequest(**request)]))
             return await call.read()
 
-        listed = await ask(list_services="")
+        listed = await reflect(list_services="")
         names = {service.name for service in listed.list_services_response.service}
         assert names == {
             "multitask.v1.TaskGateway",
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
         }
-        described = await ask(file_containing_symbol=SERVICE)
+        described = await reflect(file_containing_symbol=SERVICE)
         assert described.file_descriptor_response.file_descriptor_proto[0] == gateway_pb2.DESCRIPTOR.serialized_pb
 
 
 async def test_the_blocking_client(routes: Path, engine: Engine) -> None:
-    def ask(address: str) -> None:
+    def use_client(address: str) -> None:
         with TaskClient(address) as client:
             assert client.task("urgency").labels == ("low", "medium", "high")
             assert {task.name for task in client.tasks()} == {"essay", "pair", "reply", "urgency"}
@@ -245,4 +245,4 @@ async def test_the_blocking_client(routes: Path, engine: Engine) -> None:
                 client.predict("urgency", text=3)
 
     async with gateway_over(routes) as (gateway, _):
-        await asyncio.to_thread(ask, f"127.0.0.1:{gateway.port}")
+        await asyncio.to_thread(use_client, f"127.0.0.1:{gateway.port}")

@@ -1,4 +1,4 @@
-"""The program that serves an exported folder, and the client program that asks it."""
+"""The program that serves an exported folder, and the program that sends requests to it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from multitask_serving.client import TaskClient, Unavailable
 
 @contextmanager
 def serving(folder: Path, work: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """The program, once it says that it serves, and its address."""
+    """The running program, once it accepts requests, and its address."""
     command = [
         sys.executable,
         "-m",
@@ -50,8 +50,8 @@ def serving(folder: Path, work: Path) -> Iterator[tuple[subprocess.Popen[str], s
 
 
 def servers_of(work: Path) -> list[int]:
-    """Every process that runs in ``work``, this one's own programs aside."""
-    found = []
+    """Process ids of the Triton processes that run in ``work``."""
+    pids = []
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
             try:
@@ -59,8 +59,8 @@ def servers_of(work: Path) -> list[int]:
             except OSError:
                 continue
             if runs_in.is_relative_to(work) and "multitask_serving" not in command:
-                found.append(int(folder.name))
-    return found
+                pids.append(int(folder.name))
+    return pids
 
 
 def predict(address: str, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
@@ -109,7 +109,7 @@ def test_serve_and_predict_from_start_to_end(exported: Path, tmp_path: Path) -> 
     ("victim", "message"),
     [
         ("triton", "error: Triton( ended with status -9|'s model process died)"),
-        ("stub", "error: Triton('s model process died| ended with status)"),  # now and then Triton crashes on it
+        ("stub", "error: Triton('s model process died| ended with status)"),  # sometimes Triton crashes because of it
     ],
 )
 def test_a_dead_triton_ends_the_program_with_one_error(
@@ -122,9 +122,9 @@ def test_a_dead_triton_ends_the_program_with_one_error(
         os.kill(triton if victim == "triton" else stubs[0], signal.SIGKILL)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == 1
-    complaints = [line for line in errors.splitlines() if line.startswith("error:")]
-    assert len(complaints) == 1
-    assert re.match(message, complaints[0])
+    messages = [line for line in errors.splitlines() if line.startswith("error:")]
+    assert len(messages) == 1
+    assert re.match(message, messages[0])
     assert servers_of(tmp_path) == []
 
 
@@ -153,7 +153,7 @@ def test_wrong_golden_answers_are_not_served(exported: Path, tmp_path: Path) -> 
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert run.returncode == 1
-    assert "error: 4 of 8 golden requests were answered otherwise than measured: task 'urgency'" in run.stderr
+    assert "error: 4 of 8 golden requests have other answers than in the evaluation: task 'urgency'" in run.stderr
     assert servers_of(work) == []
 
 
@@ -173,12 +173,12 @@ def test_a_folder_that_lacks_parts_is_named(tmp_path: Path) -> None:
     )  # fmt: skip
     assert run.returncode == 2
     assert run.stderr.startswith(
-        f"error: {tmp_path} cannot be served, it lacks bundle/bundle.json, routes.yaml, golden"
+        f"error: {tmp_path} cannot be served: it lacks bundle/bundle.json, routes.yaml, golden"
     )
 
 
 @pytest.mark.parametrize("command", ["predict", "serve"])
-def test_a_program_that_mtm_becomes_calls_itself_mtm(tmp_path: Path, command: str) -> None:
+def test_a_program_that_mtm_starts_has_mtms_name_in_its_usage(tmp_path: Path, command: str) -> None:
     (tmp_path / "routes.yaml").touch()
     wrong = {"predict": ["--no-such-option", "x"], "serve": [str(tmp_path), "--triton-port", "x"]}[command]
     run = subprocess.run(

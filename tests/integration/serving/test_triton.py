@@ -15,27 +15,33 @@ import tritonclient.grpc.aio as aio
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
-from multitask_serving.engine.answers import Request
 from multitask_serving.engine.engine import Engine
+from multitask_serving.engine.types import Request
 from multitask_serving.triton import wire
-from multitask_serving.triton.client import Answer, BackendOverloaded, BackendRefused, BackendTimeout, TritonClient
-from multitask_serving.triton.probe import Golden, is_alive, replay
+from multitask_serving.triton.client import (
+    BackendOverloaded,
+    BackendRejected,
+    BackendTimeout,
+    InferResponse,
+    TritonClient,
+)
+from multitask_serving.triton.probe import GoldenRequest, is_alive, replay
 from multitask_serving.triton.repository import ModelSettings, write_repository
 from multitask_serving.triton.server import TritonFailed, TritonServer
 
 PLAIN = wire.Options()
 
 
-async def ask(
+async def infer(
     client: TritonClient, task: str, fields: dict[str, str], options: wire.Options = PLAIN, timeout_s: float = 20
-) -> list[Answer]:
+) -> list[InferResponse]:
     return [answer async for answer in client.infer(task, fields, options, timeout_s=timeout_s)]
 
 
 async def test_a_classification_is_one_answer_and_the_engines(triton: TritonServer, engine: Engine) -> None:
     fields = {"text": "My parcel has not arrived"}
     async with TritonClient(triton.address) as client:
-        (answer,) = await ask(client, "urgency", fields)
+        (answer,) = await infer(client, "urgency", fields)
     [expected] = engine.classify([Request("urgency", fields)])
     assert answer.text == expected.label
     assert answer.labels == ("low", "medium", "high")
@@ -47,8 +53,8 @@ async def test_a_generation_streams_the_engines_text(triton: TritonServer, engin
     request = Request("reply", {"text": "Where is my invoice?"})
     [expected] = engine.generate_all([request])
     async with TritonClient(triton.address) as client:
-        streamed = await ask(client, "reply", dict(request.fields), wire.Options(stream=True))
-        whole = await ask(client, "reply", dict(request.fields))
+        streamed = await infer(client, "reply", dict(request.fields), wire.Options(stream=True))
+        whole = await infer(client, "reply", dict(request.fields))
     assert len(streamed) > 2
     assert "".join(part.text for part in streamed) == expected.text
     assert [part.finish_reason for part in streamed[:-1]] == [""] * (len(streamed) - 1)
@@ -59,7 +65,7 @@ async def test_a_generation_streams_the_engines_text(triton: TritonServer, engin
 async def test_one_bad_request_fails_alone(triton: TritonServer) -> None:
     async with TritonClient(triton.address) as client:
         results = await asyncio.gather(
-            *(ask(client, "urgency", {"text": f"message {number}"} if number % 3 else {}) for number in range(9)),
+            *(infer(client, "urgency", {"text": f"message {number}"} if number % 3 else {}) for number in range(9)),
             return_exceptions=True,
         )
     for number, result in enumerate(results):
@@ -67,7 +73,7 @@ async def test_one_bad_request_fails_alone(triton: TritonServer) -> None:
             assert isinstance(result, list)
             assert result[0].text in {"low", "medium", "high"}
         else:
-            assert isinstance(result, BackendRefused)
+            assert isinstance(result, BackendRejected)
             assert (result.error.code, result.error.field) == (wire.MISSING_FIELD, "fields.text")
 
 
@@ -83,14 +89,14 @@ def small(bundle: Path, tmp_path: Path) -> Iterator[TritonServer]:
 
 async def test_overload_is_an_error_and_a_dead_stub_is_noticed(small: TritonServer, engine: Engine) -> None:
     [expected] = engine.classify([Request("urgency", {"text": "x"})])
-    golden = [Golden("urgency", {"text": "x"}, expected.label)]
+    golden = [GoldenRequest("urgency", {"text": "x"}, expected.label)]
     assert await replay(small.address, golden) == []
     assert await is_alive(small.address, golden[0])
 
     async with TritonClient(small.address) as client:
         options = wire.Options(sampling={"max_new_tokens": 200})
         results = await asyncio.gather(
-            *(ask(client, "essay", {"text": "x"}, options, 120) for _ in range(40)), return_exceptions=True
+            *(infer(client, "essay", {"text": "x"}, options, 120) for _ in range(40)), return_exceptions=True
         )
     kinds = {type(result) for result in results}
     assert kinds == {list, BackendOverloaded}, results
@@ -98,12 +104,12 @@ async def test_overload_is_an_error_and_a_dead_stub_is_noticed(small: TritonServ
     [stub] = small.stub_pids()
     os.kill(stub, signal.SIGKILL)
     [mismatch] = await replay(small.address, golden)
-    assert "BackendUnavailable" in mismatch.got
+    assert "BackendUnavailable" in mismatch.actual
     assert not await is_alive(small.address, golden[0])
     assert small.lost_stubs() == [stub]
     with contextlib.closing(InferenceServerClient(small.address)) as raw:
         try:
-            assert raw.is_model_ready("multitask")  # Triton's own view, and why a probe is needed
+            assert raw.is_model_ready("multitask")  # Triton still reports ready; this is why a probe is needed
         except InferenceServerException:
             assert small.exit_status() != 0  # rarer: Triton crashed on it
 
@@ -111,13 +117,13 @@ async def test_overload_is_an_error_and_a_dead_stub_is_noticed(small: TritonServ
 async def test_a_deadline_holds_in_the_model_and_in_the_queue(triton: TritonServer) -> None:
     async with TritonClient(triton.address) as client:
         with pytest.raises(BackendTimeout):
-            await ask(client, "essay", {"text": "x"}, timeout_s=0.2)
-        [answer] = await ask(client, "urgency", {"text": "x"})
+            await infer(client, "essay", {"text": "x"}, timeout_s=0.2)
+        [answer] = await infer(client, "urgency", {"text": "x"})
         assert answer.labels
 
 
 async def test_callers_who_leave_do_not_crash_the_server(triton: TritonServer) -> None:
-    """Triton 2.51 dies of calls that are cancelled, or that run into a gRPC deadline: one in a hundred is enough."""
+    """Triton 2.51 crashes on about one in a hundred calls that are cancelled or exceed a gRPC deadline."""
     long = wire.Options(stream=True)
     async with TritonClient(triton.address) as client:
 
@@ -127,11 +133,11 @@ async def test_callers_who_leave_do_not_crash_the_server(triton: TritonServer) -
 
         async def run_late() -> None:
             with pytest.raises(BackendTimeout):
-                await ask(client, "essay", {"text": "x"}, long, timeout_s=0.02)
+                await infer(client, "essay", {"text": "x"}, long, timeout_s=0.02)
 
         async def be_wrong() -> None:
-            with pytest.raises(BackendRefused):
-                await ask(client, "nothing", {})
+            with pytest.raises(BackendRejected):
+                await infer(client, "nothing", {})
 
         slots = asyncio.Semaphore(16)
 
@@ -142,15 +148,15 @@ async def test_callers_who_leave_do_not_crash_the_server(triton: TritonServer) -
         await asyncio.gather(*(in_a_slot(do) for _ in range(150) for do in (cancel, run_late, be_wrong)))
     assert triton.exit_status() is None
     async with TritonClient(triton.address) as client:
-        assert (await ask(client, "urgency", {"text": "x"}))[0].labels
+        assert (await infer(client, "urgency", {"text": "x"}))[0].labels
 
 
 async def test_a_long_text_does_not_delay_a_label(triton: TritonServer) -> None:
     async with TritonClient(triton.address) as client:
         essay = client.infer("essay", {"text": "x"}, wire.Options(stream=True), timeout_s=120)
         assert await anext(essay)
-        [label] = await ask(client, "urgency", {"text": "x"})
-        [reply] = await ask(client, "reply", {"text": "x"})
+        [label] = await infer(client, "urgency", {"text": "x"})
+        [reply] = await infer(client, "reply", {"text": "x"})
         assert label.labels
         assert reply.finish_reason
         assert not (await anext(essay)).finish_reason  # the essay is still being written
@@ -158,7 +164,7 @@ async def test_a_long_text_does_not_delay_a_label(triton: TritonServer) -> None:
 
 
 async def test_our_model_answers_a_plain_triton_client(triton: TritonServer) -> None:
-    """No client of ours: what another program has to send, and the errors it gets."""
+    """Without our client: the requests of another program, and the errors it gets."""
 
     def tensor(name: str, text: str) -> aio.InferInput:
         made = aio.InferInput(name, [1, 1], "BYTES")
@@ -185,7 +191,7 @@ async def test_our_model_answers_a_plain_triton_client(triton: TritonServer) -> 
             assert wire.WireError.decode(str(error)).code == expected
 
 
-def test_a_bundle_that_cannot_be_loaded_is_said_with_the_log(tmp_path: Path) -> None:
+def test_a_bundle_that_cannot_be_loaded_is_an_error_with_the_log(tmp_path: Path) -> None:
     repository = write_repository(tmp_path / "nowhere", tmp_path / "repository")
     with pytest.raises(TritonFailed, match=r"ended with status 1 before it was ready") as caught:
         TritonServer.start(repository, tmp_path / "work")

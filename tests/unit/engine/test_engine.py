@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 
 from multitask_api.bundle import Bundle
-from multitask_serving.engine.answers import Request
 from multitask_serving.engine.engine import Engine
 from multitask_serving.engine.errors import (
     EmptyPrompt,
@@ -19,9 +18,10 @@ from multitask_serving.engine.errors import (
     UnknownTask,
     WrongTaskType,
 )
-from multitask_serving.engine.model import LoadedModel
-from multitask_serving.engine.sampling import Sampling
-from support.engine_builders import TEXT, delta, llama, served, tokenizer, write_bundle
+from multitask_serving.engine.generation.sampling import Sampling
+from multitask_serving.engine.model.loading import LoadedModel
+from multitask_serving.engine.types import Request
+from support.engine_builders import TEXT, llama, random_adapter, served_task, tokenizer, write_bundle
 
 WORDS = " ".join(TEXT).split()
 DRAW = random.Random(8)
@@ -33,15 +33,15 @@ def text(words: int) -> str:
 
 
 TASKS = [
-    served("plain", "{text}\nUrgency:", labels=["low", "medium", "high"]),
-    served("one", "Is it about {topic}? {text}", labels=["yes", "no"], adapter="r1"),
-    served("two", "{text} :", labels=["a", "ab", "abc", "b"], adapter="r3"),
-    served("colours", "Colour of {text}:\n", labels=COLOURS, adapter="r4"),
-    served("four", "{text}", labels=["1", "2", "3", "4", "5"], adapter="r8"),
-    served("reply", "Answer {text}:", adapter="r3", max_new_tokens=10),
-    served("line", "Answer {text}\n", adapter="r8", max_new_tokens=14, stop=["e", "##"]),
-    served("other-label", "{text} =", labels=["x", "y"], model="other"),
-    served("other-reply", "{text} =", model="other", max_new_tokens=6),
+    served_task("plain", "{text}\nUrgency:", labels=["low", "medium", "high"]),
+    served_task("one", "Is it about {topic}? {text}", labels=["yes", "no"], adapter="r1"),
+    served_task("two", "{text} :", labels=["a", "ab", "abc", "b"], adapter="r3"),
+    served_task("colours", "Colour of {text}:\n", labels=COLOURS, adapter="r4"),
+    served_task("four", "{text}", labels=["1", "2", "3", "4", "5"], adapter="r8"),
+    served_task("reply", "Answer {text}:", adapter="r3", max_new_tokens=10),
+    served_task("line", "Answer {text}\n", adapter="r8", max_new_tokens=14, stop=["e", "##"]),
+    served_task("other-label", "{text} =", labels=["x", "y"], model="other"),
+    served_task("other-reply", "{text} =", model="other", max_new_tokens=6),
 ]
 CLASSIFICATION = [task.name for task in TASKS if task.labels]
 GENERATION = [task.name for task in TASKS if not task.labels]
@@ -51,7 +51,7 @@ GENERATION = [task.name for task in TASKS if not task.labels]
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("bundle")
     base = llama(0, heads=2, kv_heads=1)
-    adapters = {f"r{rank}": delta(base, rank, rank) for rank in (1, 3, 4, 8)}
+    adapters = {f"r{rank}": random_adapter(base, rank, rank) for rank in (1, 3, 4, 8)}
     write_bundle(path, TASKS, models={"base": base, "other": llama(1, hidden=16)}, adapters={"base": adapters})
     return path
 
@@ -168,7 +168,7 @@ def test_each_request_may_have_its_own_sampling_within_the_tasks_limits(engine: 
 
 
 def test_a_row_is_cut_so_that_prompt_and_answer_fit_the_maximum_length(folder: Path) -> None:
-    task = served("tight", "{text}=", max_length=20, max_new_tokens=12)
+    task = served_task("tight", "{text}=", max_length=20, max_new_tokens=12)
     loaded = LoadedModel.of(llama(), tokenizer())
     model = Bundle(revision="r", models=(), tasks=(task,))
     lengths: list[int] = []
@@ -214,7 +214,7 @@ def test_generate_refuses_before_it_streams(engine: Engine) -> None:
 
 
 def test_an_empty_prompt_is_refused_by_check_and_classify() -> None:
-    task = served("bare", "{text}", labels=["x", "y"]).model_copy(update={"bos": ()})
+    task = served_task("bare", "{text}", labels=["x", "y"]).model_copy(update={"bos": ()})
     bare = Engine.from_parts(
         Bundle(revision="r", models=(), tasks=(task,)), {"base": LoadedModel.of(llama(), tokenizer())}
     )
@@ -232,7 +232,7 @@ def test_no_request_no_answer(engine: Engine) -> None:
 def test_only_what_the_tasks_need_is_loaded(folder: Path, engine: Engine) -> None:
     small = Engine.load(folder, tasks=["one", "plain"])
     assert small.tasks == ("plain", "one")
-    assert {name: set(model.adapters) for name, model in small._models.items()} == {"base": {None, "r1"}}
+    assert {name: set(model.adapter_numbers) for name, model in small._models.items()} == {"base": {None, "r1"}}
     one = request("one", 6)
     assert small.classify([one])[0].log_probs == pytest.approx(engine.classify([one])[0].log_probs, abs=1e-4)
     with pytest.raises(UnknownTask, match="did you mean one"):
@@ -255,11 +255,14 @@ def test_a_bundle_that_cannot_be_served_is_refused(folder: Path, tmp_path: Path)
     described = json.loads((folder / "bundle.json").read_text())
     for change, message in [
         ({"schema": "multitask.dev/bundle/v9"}, "not a bundle of this version"),
-        ({"models": []}, "task 'plain' is answered by base, which the bundle does not have"),
+        ({"models": []}, "task 'plain' needs model 'base', which the bundle does not have"),
         ({"models": [described["models"][1]]}, "which the bundle does not have"),
         ({"models": [{**described["models"][0], "path": "models/none"}]}, "the model cannot be read"),
-        ({"models": [{**described["models"][0], "path": "../x"}]}, "leads out of the bundle"),
-        ({"tasks": [{**described["tasks"][1], "adapter": "none"}]}, "base with adapter none, which the bundle"),
+        ({"models": [{**described["models"][0], "path": "../x"}]}, "is outside the bundle"),
+        (
+            {"tasks": [{**described["tasks"][1], "adapter": "none"}]},
+            "model 'base' with adapter 'none', which",
+        ),
         ({"tasks": [{**described["tasks"][5], "generation": None}]}, "needs generation settings"),
     ]:
         (tmp_path / "bundle.json").write_text(json.dumps(described | change))
@@ -273,7 +276,7 @@ def test_a_bundle_that_cannot_be_served_is_refused(folder: Path, tmp_path: Path)
 def test_a_model_that_attends_to_less_than_the_maximum_length_is_refused() -> None:
     model = llama()
     model.config.sliding_window = 100
-    with pytest.raises(InvalidBundle, match="has up to 256 tokens and its model attends to 100 at a time"):
+    with pytest.raises(InvalidBundle, match="has up to 256 tokens, more than its model's sliding window of 100"):
         Engine.from_parts(
             Bundle(revision="r", models=(), tasks=(TASKS[0],)), {"base": LoadedModel.of(model, tokenizer())}
         )

@@ -3,8 +3,14 @@ from __future__ import annotations
 import pytest
 
 from multitask_serving.engine.errors import TemplateError
-from multitask_serving.engine.prompt import compile_pieces, fields_of
-from multitask_serving.engine.template import Field, answer_separator, fields_of_pieces, parse_template
+from multitask_serving.engine.prompt.encoding import compile_pieces
+from multitask_serving.engine.prompt.template import (
+    Field,
+    answer_separator,
+    fields_of,
+    fields_of_pieces,
+    parse_template,
+)
 from support.engine_builders import tokenizer
 
 

@@ -9,8 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from multitask_api.resource.spec import Tuning
 from multitask_api.stage_io.parameters import BundleParameters
-from multitask_serving.engine.answers import Request
 from multitask_serving.engine.engine import Engine, read_bundle
+from multitask_serving.engine.types import Request
 from multitask_trainer.bundling import Part, assemble
 from multitask_trainer.errors import StageError
 from multitask_trainer.stages import bundle

@@ -15,7 +15,7 @@ def parsed(folder: Path) -> ModelConfig:
     return text_format.Parse((folder / "multitask" / "config.pbtxt").read_text(), ModelConfig())
 
 
-def test_the_configuration_says_what_the_design_says(tmp_path: Path) -> None:
+def test_the_configuration_has_the_designed_settings(tmp_path: Path) -> None:
     settings = ModelSettings(max_batch_size=16, max_queue_size=99, queue_timeout_s=2.5, device="cuda", threads=3)
     config = parsed(write_repository("../../bundle", tmp_path, settings))
     assert (config.name, config.backend, config.max_batch_size) == ("multitask", "python", 16)

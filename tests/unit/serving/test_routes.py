@@ -11,10 +11,10 @@ import pytest
 import yaml
 
 from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
-from multitask_serving.gateway.faults import NoBackend, RevisionNotFound, TaskNotFound
+from multitask_serving.gateway.errors import NoBackend, RevisionNotFound, TaskNotFound
+from multitask_serving.gateway.route_file import InvalidRoutes, RouteFile, parse_routes
 from multitask_serving.gateway.routes import RouteTable, choose_backend
-from multitask_serving.gateway.watch import InvalidRoutes, RouteFile, parse_routes
-from multitask_serving.serve import at_local
+from multitask_serving.serve import local_backends
 
 
 def task(name: str, *backends: tuple[str, int]) -> RoutedTask:
@@ -93,7 +93,7 @@ def test_a_pinned_revision_is_chosen_even_at_weight_0() -> None:
 
 
 def test_an_unknown_revision_is_an_error_that_names_those_there_are() -> None:
-    with pytest.raises(RevisionNotFound, match="revision 'gone' does not serve task 't'; new, old does"):
+    with pytest.raises(RevisionNotFound, match="revision 'gone' does not serve task 't'; revisions that do: new, old"):
         chosen(("old", 50), ("new", 50), revision="gone")
 
 
@@ -113,7 +113,7 @@ def written(*tables: TaskRoute) -> str:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "routes.yaml holds no TaskRoute document"),
+        ("", "routes.yaml has no TaskRoute document"),
         ("a: [", "routes.yaml is not YAML"),
         ("[]", "routes.yaml is not a TaskRoute"),
         (written(table("m", "t")).replace("weight: 100", "weight: 60"), "weights of task 't' sum to 60, not 100"),
@@ -150,7 +150,7 @@ def test_a_changed_file_is_read_again_and_a_bad_one_keeps_the_table(
         assert not file.refresh()
         assert not file.refresh()
         assert [record.levelno for record in caplog.records] == [logging.ERROR]
-        assert "routes stay as they were" in caplog.text
+        assert "the routes are not changed" in caplog.text
         assert len(file.table.routes) == 2
 
     path.write_text(written(table("m", "v")))
@@ -162,7 +162,7 @@ def test_a_changed_file_is_read_again_and_a_bad_one_keeps_the_table(
 def test_serving_locally_points_every_backend_at_this_machine(tmp_path: Path) -> None:
     path = tmp_path / "routes.yaml"
     path.write_text(written(table("m", "t", "u")))
-    routes = RouteFile(path, at_local(1234)).table.routes
+    routes = RouteFile(path, local_backends(1234)).table.routes
     places = {(backend.service, backend.port, backend.weight) for route in routes for backend in route.task.backends}
     assert places == {("127.0.0.1", 1234, 100)}
     assert [route.task.backends[0].revision for route in routes] == ["r1", "r1"]

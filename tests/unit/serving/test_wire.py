@@ -1,4 +1,4 @@
-"""What goes over the wire to the Triton backend."""
+"""The wire format of the Triton backend."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ def test_a_request_comes_out_as_it_went_in() -> None:
         (b"t", b"[]", None, "input 'fields' is list. Send a JSON object"),
         (b"t", b'{"text": 3}', None, "input 'fields': 'text' is int. Send text"),
         (b"t", b"{}", b"x", "input 'options' is not JSON"),
-        (b"t", b"{}", b'{"steam": true}', "unknown key 'steam'. It takes 'stream' and 'sampling'"),
-        (b"t", b"{}", b'{"cancel": 1}', "'cancel' an id"),
-        (b"t", b"{}", b'{"stream": 1}', "'stream' is a boolean"),
+        (b"t", b"{}", b'{"steam": true}', "unknown key 'steam'. Keys: stream, sampling, cancel"),
+        (b"t", b"{}", b'{"cancel": 1}', "'cancel' a string"),
+        (b"t", b"{}", b'{"stream": 1}', "'stream' must be a boolean"),
         (b"t", b"{}", b'{"sampling": []}', "'sampling' an object"),
         (b"t", b"{}", b'{"sampling": {"heat": 1}}', "sampling.heat is not a setting. Settings: temperature"),
         (b"t", b"{}", b'{"sampling": {"seed": 1.5}}', "sampling.seed is 1.5. Send a whole number"),
@@ -39,7 +39,7 @@ def test_a_malformed_request_is_explained(task: bytes, fields: bytes, options: b
 
 @pytest.mark.parametrize("before", ["", "[request id: 7] ", "in ensemble 'x', "])
 @pytest.mark.parametrize("after", ["", ". More words of Triton's"])
-def test_an_error_is_found_among_tritons_words(before: str, after: str) -> None:
+def test_an_error_is_decoded_from_inside_tritons_text(before: str, after: str) -> None:
     error = WireError("MISSING_FIELD", 'field "text" {is} missing', "fields.text")
     assert WireError.decode(before + error.encode() + after) == error
 
@@ -47,5 +47,5 @@ def test_an_error_is_found_among_tritons_words(before: str, after: str) -> None:
 @pytest.mark.parametrize(
     "text", ["", "Exceeds maximum queue size", "mtm-error ", "mtm-error []", 'mtm-error {"code": 1}']
 )
-def test_other_words_are_no_error_of_ours(text: str) -> None:
+def test_other_texts_are_not_decoded(text: str) -> None:
     assert WireError.decode(text) is None

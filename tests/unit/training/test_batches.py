@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from multitask_serving.engine.backbone import Backbone
+from multitask_serving.engine.model.backbone import Backbone
 from multitask_trainer.training.batches import packed, padded
 from multitask_trainer.training.loss import RowMeanLoss, target_logits
 

@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 from multitask_api.bundle import Adapter
 from multitask_api.errors import UserError
 from multitask_api.resource.spec import Tuning
-from multitask_serving.engine.lora import AdapterIndex, attach
-from multitask_serving.engine.model import read_adapter
+from multitask_serving.engine.model.loading import read_adapter
+from multitask_serving.engine.model.lora import ActiveAdapters, attach_adapters
 from multitask_trainer.models import load_base
 from multitask_trainer.tuning import method
 
@@ -80,8 +80,8 @@ def test_a_served_adapter_gives_what_peft_gives(base_folder, tmp_path):
 
     served = load_base(base_folder).eval()
     plain = logits(served)
-    index = AdapterIndex(served.device)
-    attach(served, [read_adapter(tmp_path, Adapter(name="a", path="served", **settings))], index)
+    index = ActiveAdapters(served.device)
+    attach_adapters(served, [read_adapter(tmp_path, Adapter(name="a", path="served", **settings))], index)
     with index.use([1, 1]):
         assert torch.allclose(logits(served), logits(trained), atol=1e-5)
     assert not torch.allclose(plain, logits(trained), atol=1e-2)

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from multitask_api.bundle import Bundle, ServedModel, ServedTask
-from multitask_serving.engine.answers import Request
 from multitask_serving.engine.engine import Engine
-from multitask_serving.engine.model import LoadedModel
+from multitask_serving.engine.model.loading import LoadedModel
+from multitask_serving.engine.types import Request
 from multitask_trainer.training.batches import padded
 from multitask_trainer.training.builtin import make_model, make_tokenizer, size_of
 from multitask_trainer.training.dataset import TaskEncoder

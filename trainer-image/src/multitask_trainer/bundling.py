@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Literal
 from multitask_api.bundle import BASE_MODEL, Adapter, Bundle, ServedModel, ServedTask
 from multitask_api.stage_io.parameters import TaskDefinition
 from multitask_api.stages.digests import digest
-from multitask_serving.engine.chat import compile_chat_pieces
-from multitask_serving.engine.prompt import bos_of, compile_labels, compile_pieces
+from multitask_serving.engine.prompt.chat import compile_chat_pieces
+from multitask_serving.engine.prompt.encoding import bos_ids, compile_labels, compile_pieces
 from multitask_trainer.errors import StageError
 from multitask_trainer.precision import Precision
 from multitask_trainer.storage import content_digest, write_atomically
@@ -152,7 +152,7 @@ def compile_task(
         model=model,
         adapter=adapter,
         pieces=pieces,
-        bos=() if chat_template else bos_of(tokenizer),
+        bos=() if chat_template else bos_ids(tokenizer),
         eos=int(tokenizer.eos_token_id),
         max_length=max_length,
         labels=compile_labels(task.labels, tokenizer, pieces) if task.type == "Classification" else (),

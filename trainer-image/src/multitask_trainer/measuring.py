@@ -8,8 +8,8 @@ import time
 from collections.abc import Mapping, Sequence
 from itertools import chain, zip_longest
 
-from multitask_serving.engine.answers import Request
 from multitask_serving.engine.engine import Engine
+from multitask_serving.engine.types import Request
 from multitask_trainer.data.rows import Row
 from multitask_trainer.errors import StageError
 

@@ -9,7 +9,7 @@ import yaml
 
 from multitask_api.bundle import Bundle, ServedTask
 from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
-from multitask_serving.engine.template import fields_of_pieces
+from multitask_serving.engine.prompt.template import fields_of_pieces
 from multitask_trainer.data.rows import Row
 from multitask_trainer.judging.answers import Answer
 

@@ -1,7 +1,6 @@
 """Python clients of the gateway: `TaskClient` and, for asyncio, `AsyncTaskClient`."""
 
 from multitask_serving.client.aio import AsyncTaskClient
-from multitask_serving.client.answers import Prediction, Sampling, Task
 from multitask_serving.client.errors import (
     DeadlineExceeded,
     GatewayError,
@@ -10,6 +9,7 @@ from multitask_serving.client.errors import (
     TaskNotFound,
     Unavailable,
 )
+from multitask_serving.client.messages import Prediction, Sampling, Task
 from multitask_serving.client.sync import TaskClient
 
 __all__ = [

@@ -7,9 +7,9 @@ from types import TracebackType
 
 import grpc.aio
 
-from multitask_serving.client import answers
-from multitask_serving.client.answers import DEFAULT_TIMEOUT_S, Prediction, Sampling, Task
-from multitask_serving.client.errors import from_rpc
+from multitask_serving.client import messages
+from multitask_serving.client.errors import from_rpc_error
+from multitask_serving.client.messages import DEFAULT_TIMEOUT_S, Prediction, Sampling, Task
 from multitask_serving.proto import gateway_pb2, gateway_pb2_grpc
 
 
@@ -19,13 +19,13 @@ class AsyncTaskClient:
         async with AsyncTaskClient("127.0.0.1:8081") as client:
             (await client.predict("urgency", text="My card was charged twice")).label
 
-    Every call raises `GatewayError`. ``timeout_s`` holds for a whole call, unless the call has one of its own.
+    Every call raises `GatewayError`. ``timeout_s`` limits a whole call, unless the call has a timeout of its own.
     """
 
     def __init__(self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
         self.address = address
         self._timeout_s = timeout_s
-        self._channel = grpc.aio.insecure_channel(address, options=answers.channel_options(address))
+        self._channel = grpc.aio.insecure_channel(address, options=messages.channel_options(address))
         self._stub = gateway_pb2_grpc.TaskGatewayStub(self._channel)  # type: ignore[no-untyped-call]
 
     async def predict(
@@ -37,17 +37,17 @@ class AsyncTaskClient:
         sampling: Sampling | None = None,
         revision: str | None = None,
         timeout_s: float | None = None,
-        **named: str,
+        **more_fields: str,
     ) -> Prediction:
-        """One answer. Fields go by name; those whose names are taken here go into the mapping ``fields``."""
-        request = answers.predict_request(task, fields, named, sampling)
+        """One answer. Fields are keyword arguments; the mapping ``fields`` takes those with the name of a parameter."""
+        request = messages.predict_request(task, fields, more_fields, sampling)
         try:
             response = await self._stub.Predict(
-                request, timeout=self._time(timeout_s), metadata=answers.metadata(revision)
+                request, timeout=self._timeout(timeout_s), metadata=messages.metadata(revision)
             )
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, self.address) from error
-        return answers.prediction(response)
+            raise from_rpc_error(error, self.address) from error
+        return messages.prediction(response)
 
     async def predict_stream(
         self,
@@ -58,38 +58,38 @@ class AsyncTaskClient:
         sampling: Sampling | None = None,
         revision: str | None = None,
         timeout_s: float | None = None,
-        **named: str,
+        **more_fields: str,
     ) -> AsyncIterator[str | Prediction]:
-        """The text piece by piece as it is made, and last the whole `Prediction`. Closing it early cancels the call."""
-        request = answers.predict_request(task, fields, named, sampling)
-        call = self._stub.PredictStream(request, timeout=self._time(timeout_s), metadata=answers.metadata(revision))
+        """The text in pieces as it is generated, then the whole `Prediction`. Closing the iterator cancels the call."""
+        request = messages.predict_request(task, fields, more_fields, sampling)
+        call = self._stub.PredictStream(request, timeout=self._timeout(timeout_s), metadata=messages.metadata(revision))
         try:
             async for message in call:
                 if message.delta:
                     yield message.delta
                 if message.HasField("final"):
-                    yield answers.prediction(message.final)
+                    yield messages.prediction(message.final)
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, self.address) from error
+            raise from_rpc_error(error, self.address) from error
         finally:
             call.cancel()
 
     async def tasks(self, *, timeout_s: float | None = None) -> list[Task]:
-        """Every task the gateway serves, by name."""
+        """All tasks that the gateway serves, sorted by name."""
         try:
-            response = await self._stub.ListTasks(gateway_pb2.ListTasksRequest(), timeout=self._time(timeout_s))
+            response = await self._stub.ListTasks(gateway_pb2.ListTasksRequest(), timeout=self._timeout(timeout_s))
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, self.address) from error
-        return [answers.task(message) for message in response.tasks]
+            raise from_rpc_error(error, self.address) from error
+        return [messages.task(message) for message in response.tasks]
 
     async def task(self, name: str, *, timeout_s: float | None = None) -> Task:
         """One task."""
         try:
-            return answers.task(
-                await self._stub.GetTask(gateway_pb2.GetTaskRequest(task=name), timeout=self._time(timeout_s))
+            return messages.task(
+                await self._stub.GetTask(gateway_pb2.GetTaskRequest(task=name), timeout=self._timeout(timeout_s))
             )
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error, self.address) from error
+            raise from_rpc_error(error, self.address) from error
 
     async def close(self) -> None:
         """Close the connection."""
@@ -103,5 +103,5 @@ class AsyncTaskClient:
     ) -> None:
         await self.close()
 
-    def _time(self, timeout_s: float | None) -> float:
+    def _timeout(self, timeout_s: float | None) -> float:
         return self._timeout_s if timeout_s is None else timeout_s

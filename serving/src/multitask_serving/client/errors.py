@@ -1,4 +1,12 @@
-"""What a call of the gateway can raise: one tree, made from gRPC statuses."""
+"""The errors that a call of the gateway raises, made from gRPC statuses::
+
+GatewayError
+├── TaskNotFound        NOT_FOUND
+├── InvalidRequest      INVALID_ARGUMENT
+├── Overloaded          RESOURCE_EXHAUSTED
+├── DeadlineExceeded    DEADLINE_EXCEEDED
+└── Unavailable         UNAVAILABLE
+"""
 
 from __future__ import annotations
 
@@ -19,9 +27,10 @@ _TOO_LARGE = re.compile(r"(SERVER: )?(Received|Sent) message larger than max")
 
 
 class GatewayError(MultitaskError):
-    """A call failed. ``reason`` names the error for programs (ErrorInfo), ``status`` is gRPC's.
+    """A call failed. ``status`` is the gRPC status, ``reason`` the error's name for programs (ErrorInfo).
 
-    ``retry_after_s``: after so many seconds the same call may succeed (RetryInfo); None where nobody says so.
+    ``metadata`` is that of ErrorInfo; ``violations`` maps request fields to their problems (BadRequest).
+    ``retry_after_s``: after so many seconds the same call may succeed (RetryInfo); None: no such advice.
     """
 
     def __init__(
@@ -30,44 +39,44 @@ class GatewayError(MultitaskError):
         *,
         status: grpc.StatusCode,
         reason: str = "",
-        facts: Mapping[str, str] | None = None,
+        metadata: Mapping[str, str] | None = None,
         violations: Mapping[str, str] | None = None,
         retry_after_s: float | None = None,
     ) -> None:
         self.status = status
         self.reason = reason
-        self.facts = dict(facts or {})
+        self.metadata = dict(metadata or {})
         self.violations = dict(violations or {})
         self.retry_after_s = retry_after_s
         super().__init__(message)
 
 
 class TaskNotFound(GatewayError):
-    """No such task, or the pinned revision does not serve it. ``nearest`` holds names like the one asked for."""
+    """There is no such task, or the pinned revision does not serve it."""
 
     @property
     def nearest(self) -> tuple[str, ...]:
-        """Names most like the one asked for."""
-        return tuple(name for name in self.facts.get("nearest", "").split(",") if name)
+        """Existing names that are similar to the requested one."""
+        return tuple(name for name in self.metadata.get("nearest", "").split(",") if name)
 
 
 class InvalidRequest(GatewayError):
-    """The request does not fit the task; ``violations`` maps each place (``fields.text``) to what is wrong there."""
+    """The request does not fit the task; ``violations`` maps each field (``fields.text``) to its problem."""
 
 
 class Overloaded(GatewayError):
-    """The server is at its limit; the same call may succeed in a moment."""
+    """The server is overloaded; the same call may succeed in a moment."""
 
 
 class DeadlineExceeded(GatewayError):
-    """No answer within the time-out."""
+    """There was no answer within the timeout."""
 
 
 class Unavailable(GatewayError):
-    """Nobody there: the gateway cannot be reached, or it has no server for the task."""
+    """The gateway cannot be reached, or it has no server for the task."""
 
 
-_KINDS: Mapping[grpc.StatusCode, type[GatewayError]] = {
+_ERROR_TYPES: Mapping[grpc.StatusCode, type[GatewayError]] = {
     grpc.StatusCode.NOT_FOUND: TaskNotFound,
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
@@ -76,41 +85,42 @@ _KINDS: Mapping[grpc.StatusCode, type[GatewayError]] = {
 }
 
 
-def from_rpc(error: grpc.RpcError, address: str) -> GatewayError:
-    """The error of this tree for gRPC's own."""
+def from_rpc_error(error: grpc.RpcError, address: str) -> GatewayError:
+    """The `GatewayError` for an error of gRPC; ``address`` is the gateway's."""
     status: grpc.StatusCode = error.code()
-    said = _details(error)
-    info, bad, retry = said.info, said.bad, said.retry
-    kind = _KINDS.get(status, GatewayError)
+    details = _details(error)
+    info, bad_request, retry = details.info, details.bad_request, details.retry
+    error_type = _ERROR_TYPES.get(status, GatewayError)
     message = error.details() or status.name
-    if info is None:  # not the gateway's words: gRPC's own, which never say which server
+    if info is None:  # the message is gRPC's, not the gateway's, and does not name the server
         message = f"{address}: {message}"
         if status is grpc.StatusCode.UNAVAILABLE:
             message += ". Check the address; `mtm serve DIR` starts a gateway"
         elif _is_too_large(error):
-            kind, message = InvalidRequest, f"{message}. The request is too large; shorten its texts"
-    return kind(
+            error_type, message = InvalidRequest, f"{message}. The request is too large; shorten its texts"
+    violations = bad_request.field_violations if bad_request else ()
+    return error_type(
         message,
         status=status,
         reason=info.reason if info else "",
-        facts=info.metadata if info else None,
-        violations={violation.field: violation.description for violation in bad.field_violations} if bad else None,
+        metadata=info.metadata if info else None,
+        violations={violation.field: violation.description for violation in violations},
         retry_after_s=retry.retry_delay.ToNanoseconds() / 1e9 if retry else None,
     )
 
 
 def _is_too_large(error: grpc.RpcError) -> bool:
-    """Whether gRPC refused to carry the request. Its status RESOURCE_EXHAUSTED is that of an overload, too."""
-    refused = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    return refused and _TOO_LARGE.match(error.details() or "") is not None
+    """Whether gRPC rejected the request for its size. gRPC's status for that is also the one for overload."""
+    exhausted = error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    return exhausted and _TOO_LARGE.match(error.details() or "") is not None
 
 
 @dataclass(frozen=True)
 class _Details:
-    """What the gateway says beside the status."""
+    """The google.rpc details of a status."""
 
     info: error_details_pb2.ErrorInfo | None = None
-    bad: error_details_pb2.BadRequest | None = None
+    bad_request: error_details_pb2.BadRequest | None = None
     retry: error_details_pb2.RetryInfo | None = None
 
 
@@ -119,8 +129,8 @@ def _details(error: grpc.RpcError) -> _Details:
     for key, value in metadata:
         if key == _DETAILS:
             status = status_pb2.Status.FromString(value)
-            kinds = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
-            return _Details(*(_unpack(status, kind()) for kind in kinds))
+            messages = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
+            return _Details(*(_unpack(status, message()) for message in messages))
     return _Details()
 
 

@@ -1,5 +1,5 @@
-"""The one place that runs the model, for evaluation and for serving: what was measured is what is served.
+"""Runs the models, for evaluation and for serving alike: what was measured is what is served.
 
-Layers, lowest first: ``errors`` → ``template`` → ``prompt`` (text to ids and back) · ``lora`` → ``model`` (weights) ·
-``trie`` → ``score`` (classification) · ``stream`` → ``generate`` → ``engine`` (requests in, answers out).
+Layers, lowest first: ``errors`` · ``batching`` → ``prompt`` (text to token ids) · ``model`` (weights and adapters) →
+``classification`` · ``generation`` → ``types`` → ``engine`` (requests in, results out).
 """

@@ -1,4 +1,4 @@
-"""Requests in, answers out: any mix of tasks, adapters and models in one call, results in the requests' order."""
+"""Answers batches of requests, with any mix of tasks, adapters and models; results are in the requests' order."""
 
 from __future__ import annotations
 
@@ -12,31 +12,27 @@ import torch
 from pydantic import ValidationError
 
 from multitask_api.bundle import Bundle, ServedTask
-from multitask_serving.engine.answers import Classification, Generation, Request
+from multitask_serving.engine.batching import AdapterContext
+from multitask_serving.engine.classification.scoring import LogProbs, label_log_probs
+from multitask_serving.engine.classification.trie import LabelTrie
 from multitask_serving.engine.errors import EmptyPrompt, InvalidBundle, UnknownTask, WrongTaskType
-from multitask_serving.engine.generate import Prompted, Step, generate_rows
-from multitask_serving.engine.model import LoadedModel, load_model
-from multitask_serving.engine.prompt import (
-    EncodedPrompt,
-    answer_separator,
-    encode_prompts,
-    field_texts,
-    prompt_budget,
-)
-from multitask_serving.engine.sampling import GREEDY, Sampling
-from multitask_serving.engine.score import Scores, Select, classify_rows
-from multitask_serving.engine.trie import Trie
+from multitask_serving.engine.generation.decoding import GenerationInput, Step, generate_rows
+from multitask_serving.engine.generation.sampling import GREEDY, Sampling
+from multitask_serving.engine.model.loading import LoadedModel, load_model
+from multitask_serving.engine.prompt.encoding import EncodedPrompt, encode_prompts, field_texts, prompt_budget
+from multitask_serving.engine.prompt.template import answer_separator
+from multitask_serving.engine.types import Classification, Generation, Request
 
 
 @dataclass(frozen=True)
 class _Task:
     served: ServedTask
-    trie: Trie | None
-    max_prompt: int
+    trie: LabelTrie | None
+    max_prompt_tokens: int
 
     @classmethod
     def of(cls, served: ServedTask) -> _Task:
-        trie = Trie.build(served.labels, served.eos) if served.type == "Classification" else None
+        trie = LabelTrie.build(served.labels, served.eos) if served.type == "Classification" else None
         if trie is None and served.generation is None:
             raise InvalidBundle(f"task {served.name!r}: a Generation task needs generation settings")
         answer = trie.longest if trie else served.generation.max_new_tokens if served.generation else 0
@@ -44,7 +40,7 @@ class _Task:
 
 
 class Engine:
-    """The models and tasks of one bundle. Belongs to one thread at a time: it sets adapters per forward pass."""
+    """The models and tasks of one bundle. Not thread-safe: each forward pass sets the active adapters."""
 
     def __init__(self, bundle: Bundle, models: Mapping[str, LoadedModel], tasks: Collection[str] | None = None) -> None:
         self.bundle = bundle
@@ -64,34 +60,34 @@ class Engine:
         threads: int | None = None,
         tasks: Collection[str] | None = None,
     ) -> Engine:
-        """Load the bundle in ``folder``, or only what ``tasks`` need of it.
+        """Load the bundle in ``folder``, or only the models and adapters that ``tasks`` need.
 
-        ``threads`` sets torch's number of threads for this process. Raises `InvalidBundle`, or `UnknownTask` for one
-        of ``tasks`` that the bundle does not have.
+        ``threads`` sets torch's number of threads for this process. Raises `InvalidBundle`, or `UnknownTask` if the
+        bundle does not have one of ``tasks``.
         """
         if threads is not None:
             torch.set_num_threads(threads)
         bundle = read_bundle(folder)
-        known = [task.name for task in bundle.tasks]
+        names = [task.name for task in bundle.tasks]
         for name in tasks or ():
-            if name not in known:
-                raise UnknownTask(name, known)
-        wanted = [task for task in bundle.tasks if tasks is None or task.name in tasks]
+            if name not in names:
+                raise UnknownTask(name, names)
+        selected = [task for task in bundle.tasks if tasks is None or task.name in tasks]
         models = {
             served.name: load_model(
                 folder,
                 served,
                 device=device,
-                adapters={task.adapter for task in wanted if task.model == served.name and task.adapter is not None},
+                adapters={task.adapter for task in selected if task.model == served.name and task.adapter is not None},
             )
             for served in bundle.models
-            if any(task.model == served.name for task in wanted)
+            if any(task.model == served.name for task in selected)
         }
         return cls(bundle, models, tasks)
 
     @classmethod
     def from_parts(cls, bundle: Bundle, models: Mapping[str, LoadedModel]) -> Engine:
-        """An engine over models in memory (`LoadedModel.of`), by the bundle's names for them."""
+        """An engine over models in memory (`LoadedModel.of`), which are keyed by their names in the bundle."""
         return cls(bundle, models)
 
     @property
@@ -101,86 +97,92 @@ class Engine:
 
     def task(self, name: str) -> ServedTask:
         """A task's description. Raises `UnknownTask`."""
-        return self._find(name).served
+        return self._get_task(name).served
 
     def check(self, request: Request) -> ServedTask:
-        """Raise the `UserError` that answering this request would raise, at little cost; give its task otherwise.
+        """The request's task; raises the `UserError` that answering the request would raise, without running the model.
 
-        One bad request fails a whole call of `classify` or `generate`; a server asks here first, request by request.
+        One invalid request fails a whole call of `classify` or `generate`, so a server checks each request first.
         """
-        task = self._find(request.task).served
+        task = self._get_task(request.task).served
         texts = field_texts(task.pieces, request.fields)
         if not any(texts) and not task.bos and not any(piece.ids for piece in task.pieces):
             raise EmptyPrompt("the prompt is empty: no template text and only empty fields. Send some text")
         return task
 
     def truncated(self, requests: Sequence[Request]) -> list[bool]:
-        """Whether a field of each request is cut to make its prompt fit."""
-        tasks = [self._find(request.task) for request in requests]
-        found = [False] * len(requests)
-        for model, rows in self._by_model(tasks).items():
+        """For each request, whether a field is cut to fit the maximum length. Raises `UserError`."""
+        tasks = [self._get_task(request.task) for request in requests]
+        truncated = [False] * len(requests)
+        for model, rows in self._rows_by_model(tasks).items():
             prompts = _encode(self._models[model], [tasks[row] for row in rows], [requests[row] for row in rows])
             for row, prompt in zip(rows, prompts, strict=True):
-                found[row] = prompt.truncated
-        return found
+                truncated[row] = prompt.truncated
+        return truncated
 
     def classify(self, requests: Sequence[Request]) -> list[Classification]:
-        """One label a request, with the scores of all labels. Raises `UserError` if any request is wrong."""
-        tasks = [self._find(request.task) for request in requests]
-        tries = [_trie(task) for task in tasks]
+        """Each request's label, with the scores of all labels. Raises `UserError` if any request is invalid."""
+        tasks = [self._get_task(request.task) for request in requests]
+        tries = [_label_trie(task) for task in tasks]
         results: list[Classification | None] = [None] * len(requests)
-        for model, rows in self._by_model(tasks).items():
+        for model, rows in self._rows_by_model(tasks).items():
             loaded = self._models[model]
             prompts = _encode(loaded, [tasks[row] for row in rows], [requests[row] for row in rows])
-            scores = classify_rows(
+            label_scores = label_log_probs(
                 loaded.model,
                 [prompt.ids for prompt in prompts],
                 [tries[row] for row in rows],
-                select=_select(loaded, [tasks[row] for row in rows]),
+                adapter_context=_adapter_context(loaded, [tasks[row] for row in rows]),
             )
-            for row, prompt, score in zip(rows, prompts, scores, strict=True):
-                results[row] = _classification(tries[row].labels, score, truncated=prompt.truncated)
+            for row, prompt, log_probs in zip(rows, prompts, label_scores, strict=True):
+                results[row] = _classification(tries[row].labels, log_probs, truncated=prompt.truncated)
         return [result for result in results if result is not None]
 
     def generate(
         self, requests: Sequence[Request], *, sampling: Sampling | Sequence[Sampling] = GREEDY
     ) -> Iterator[Step]:
-        """Stream the answers: one `Step` a token; ``step.row`` is the request's number.
+        """Stream the texts: one `Step` per token; ``step.row`` is the request's index.
 
-        Several models take turns, a step each. ``sampling`` is for all requests, or one each. Every request is checked
-        and encoded before this returns.
+        Models take turns, one decoding step each. ``sampling`` is one for all requests, or one per request. Every
+        request is checked and encoded before this returns; raises `UserError` if any is invalid.
         """
         settings = [sampling] * len(requests) if isinstance(sampling, Sampling) else list(sampling)
         streams = []
-        tasks = [self._find(request.task) for request in requests]
-        for model, rows in self._by_model(tasks).items():
-            loaded, here = self._models[model], [tasks[row] for row in rows]
-            prompts = _encode(loaded, here, [requests[row] for row in rows])
-            prompted = [
-                _prompted(task, prompt, settings[row]) for row, task, prompt in zip(rows, here, prompts, strict=True)
+        tasks = [self._get_task(request.task) for request in requests]
+        for model, rows in self._rows_by_model(tasks).items():
+            loaded, model_tasks = self._models[model], [tasks[row] for row in rows]
+            prompts = _encode(loaded, model_tasks, [requests[row] for row in rows])
+            inputs = [
+                _generation_input(task, prompt, settings[row])
+                for row, task, prompt in zip(rows, model_tasks, prompts, strict=True)
             ]
             streams.append(
-                (rows, generate_rows(loaded.model, loaded.tokenizer, prompted, select=_select(loaded, here)))
+                (
+                    rows,
+                    generate_rows(
+                        loaded.model, loaded.tokenizer, inputs, adapter_context=_adapter_context(loaded, model_tasks)
+                    ),
+                )
             )
-        return _in_turns(streams)
+        return _round_robin(streams)
 
     def generate_all(
         self, requests: Sequence[Request], *, sampling: Sampling | Sequence[Sampling] = GREEDY
     ) -> list[Generation]:
-        """The whole answers: what `generate` streams, joined."""
+        """The complete texts: the steps of `generate`, joined. Raises `UserError` if any request is invalid."""
         steps: list[list[Step]] = [[] for _ in requests]
         for step in self.generate(requests, sampling=sampling):
             steps[step.row].append(step)
         return [Generation.of(row) for row in steps]
 
-    def _find(self, name: str) -> _Task:
+    def _get_task(self, name: str) -> _Task:
         task = self._tasks.get(name)
         if task is None:
             raise UnknownTask(name, self._tasks)
         return task
 
     @staticmethod
-    def _by_model(tasks: Sequence[_Task]) -> dict[str, list[int]]:
+    def _rows_by_model(tasks: Sequence[_Task]) -> dict[str, list[int]]:
         groups: dict[str, list[int]] = {}
         for row, task in enumerate(tasks):
             groups.setdefault(task.served.model, []).append(row)
@@ -188,19 +190,19 @@ class Engine:
 
     def _check_model(self, task: ServedTask) -> None:
         model = self._models.get(task.model)
-        if model is None or task.adapter not in model.adapters:
-            place = task.model if task.adapter is None else f"{task.model} with adapter {task.adapter}"
-            raise InvalidBundle(f"task {task.name!r} is answered by {place}, which the bundle does not have")
+        if model is None or task.adapter not in model.adapter_numbers:
+            needed = f"model {task.model!r}" + ("" if task.adapter is None else f" with adapter {task.adapter!r}")
+            raise InvalidBundle(f"task {task.name!r} needs {needed}, which the bundle does not have")
         window = getattr(model.model.config, "sliding_window", None)
         if window is not None and window < task.max_length:
             raise InvalidBundle(
-                f"task {task.name!r} has up to {task.max_length} tokens and its model attends to {window} at a time; "
-                "lower training.maxLength"
+                f"task {task.name!r} has up to {task.max_length} tokens, more than its model's sliding window "
+                f"of {window}; lower training.maxLength"
             )
 
 
 def read_bundle(folder: Path) -> Bundle:
-    """The description in ``folder``. Raises `InvalidBundle`."""
+    """Read the bundle description ``folder/bundle.json``. Raises `InvalidBundle`."""
     path = folder / "bundle.json"
     try:
         return Bundle.model_validate_json(path.read_bytes())
@@ -212,8 +214,8 @@ def read_bundle(folder: Path) -> Bundle:
         raise InvalidBundle(f"{path} is not a bundle of this version: {error}") from error
 
 
-def _in_turns(streams: Sequence[tuple[Sequence[int], Iterator[list[Step]]]]) -> Iterator[Step]:
-    """One step of each stream in turn; a stream's rows are numbered as its first half says."""
+def _round_robin(streams: Sequence[tuple[Sequence[int], Iterator[list[Step]]]]) -> Iterator[Step]:
+    """One decoding step of each stream in turn. Each stream comes with the request indices of its rows."""
     running = deque(streams)
     while running:
         rows, stream = running.popleft()
@@ -225,7 +227,7 @@ def _in_turns(streams: Sequence[tuple[Sequence[int], Iterator[list[Step]]]]) -> 
             yield Step(rows[step.row], step.text_delta, step.token, step.margin, step.finish_reason)
 
 
-def _trie(task: _Task) -> Trie:
+def _label_trie(task: _Task) -> LabelTrie:
     if task.trie is None:
         raise WrongTaskType(task.served.name, task.served.type)
     return task.trie
@@ -234,24 +236,24 @@ def _trie(task: _Task) -> Trie:
 def _encode(loaded: LoadedModel, tasks: Sequence[_Task], requests: Sequence[Request]) -> list[EncodedPrompt]:
     return encode_prompts(
         [
-            (task.served.pieces, request.fields, task.max_prompt, task.served.bos)
+            (task.served.pieces, request.fields, task.max_prompt_tokens, task.served.bos)
             for task, request in zip(tasks, requests, strict=True)
         ],
         loaded.tokenizer,
     )
 
 
-def _select(loaded: LoadedModel, tasks: Sequence[_Task]) -> Select:
-    return lambda rows: loaded.using([tasks[row].served.adapter for row in rows])
+def _adapter_context(loaded: LoadedModel, tasks: Sequence[_Task]) -> AdapterContext:
+    return lambda rows: loaded.use_adapters([tasks[row].served.adapter for row in rows])
 
 
-def _prompted(task: _Task, prompt: EncodedPrompt, sampling: Sampling) -> Prompted:
+def _generation_input(task: _Task, prompt: EncodedPrompt, sampling: Sampling) -> GenerationInput:
     settings = task.served.generation
     if settings is None:
         raise WrongTaskType(task.served.name, task.served.type)
     limit = settings.max_new_tokens
-    return Prompted(
-        ids=prompt.ids,
+    return GenerationInput(
+        input_ids=prompt.ids,
         eos=task.served.eos,
         max_new_tokens=limit if sampling.max_new_tokens is None else min(limit, sampling.max_new_tokens),
         stop=(*settings.stop, *sampling.stop),
@@ -260,10 +262,10 @@ def _prompted(task: _Task, prompt: EncodedPrompt, sampling: Sampling) -> Prompte
     )
 
 
-def _classification(labels: Sequence[str], log_probs: Scores, *, truncated: bool) -> Classification:
+def _classification(labels: Sequence[str], log_probs: LogProbs, *, truncated: bool) -> Classification:
     best = int(log_probs.argmax())
     if not np.isfinite(log_probs[best]):
-        raise InvalidBundle("the model gives no finite score; its weights are broken. Train or export it again")
+        raise InvalidBundle("the model gives no finite score, so its weights are broken. Train or export it again")
     weights = np.exp(log_probs - log_probs[best])
     second, first = np.partition(log_probs, -2)[-2:] if len(labels) > 1 else (-np.inf, log_probs[best])
     return Classification(

@@ -1,4 +1,4 @@
-"""What can be wrong with a request, a template or a bundle."""
+"""Errors in requests, templates and bundles."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from multitask_api.errors import UserError
 
 
 class TemplateError(UserError):
-    """A prompt template cannot be parsed, or cannot be made into pieces."""
+    """A prompt template cannot be parsed or compiled."""
 
 
 class LabelError(UserError):
-    """A task's labels cannot be told apart by their token ids."""
+    """A label is empty, or two labels of a task have the same token ids."""
 
 
 class MissingField(UserError):
@@ -30,7 +30,7 @@ class MissingField(UserError):
 
 
 class InvalidField(UserError):
-    """A request's field is there but is not text."""
+    """A request's field is not text."""
 
     def __init__(self, field: str, kind: str) -> None:
         self.field = field
@@ -38,15 +38,15 @@ class InvalidField(UserError):
 
 
 class PromptTooLong(UserError):
-    """The template's own text leaves no room for a field or an answer."""
+    """The template's own text leaves no room for the fields or the answer."""
 
 
 class EmptyPrompt(UserError):
-    """Template and fields together have no token, so there is nothing to score an answer from."""
+    """Template and fields together have no token, so nothing precedes the answer."""
 
 
 class UnknownTask(UserError):
-    """No task of this name is served; ``nearest`` holds the names most like it."""
+    """No task of this name is served; ``nearest`` holds up to three similar names."""
 
     def __init__(self, task: str, known: Collection[str]) -> None:
         self.task = task
@@ -58,7 +58,7 @@ class UnknownTask(UserError):
 
 
 class WrongTaskType(UserError):
-    """A classification was asked of a generation task, or the other way round."""
+    """A generation task was called with ``classify``, or a classification task with ``generate``."""
 
     def __init__(self, task: str, type_: str) -> None:
         self.task = task

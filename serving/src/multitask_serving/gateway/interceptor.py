@@ -1,4 +1,4 @@
-"""The one place where errors become gRPC statuses."""
+"""Turns exceptions into gRPC statuses. No other module does."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from multitask_serving.gateway.faults import Fault, InternalFault, to_status
+from multitask_serving.gateway.errors import InternalError, StatusError, to_status
 
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class FaultInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
-    """Ends a call of ``service`` with the rich status of the `Fault` it raised, or INTERNAL for anything unforeseen."""
+class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
+    """Ends a call of ``service`` with the status of its `StatusError`, or with INTERNAL for any other exception."""
 
     def __init__(self, service: str) -> None:
         self._prefix = f"/{service}/"
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
-        """Wrap our own service's handlers; health and reflection end their calls themselves."""
+        """Wrap the handlers of our own service; health and reflection set their statuses themselves."""
         handler = await continuation(details)
         if handler is None or not details.method.startswith(self._prefix):
             return handler
@@ -43,7 +43,7 @@ def _unary(inner: Callable[[Any, Context], Awaitable[Any]]) -> Callable[[Any, Co
     async def handle(request: Any, context: Context) -> Any:
         try:
             return await inner(request, context)
-        except Exception as error:  # noqa: BLE001 - the boundary: nothing may reach a caller unmapped
+        except Exception as error:  # noqa: BLE001 - the boundary: callers must not get unmapped errors
             await _abort(context, error)
 
     return handle
@@ -54,20 +54,20 @@ def _stream(inner: Callable[[Any, Context], AsyncIterator[Any]]) -> Callable[[An
         try:
             async for message in inner(request, context):
                 yield message
-        except Exception as error:  # noqa: BLE001 - the boundary: nothing may reach a caller unmapped
+        except Exception as error:  # noqa: BLE001 - the boundary: callers must not get unmapped errors
             await _abort(context, error)
 
     return handle
 
 
 async def _abort(context: Context, error: Exception) -> None:
-    await context.abort_with_status(to_status(_fault(error)))  # type: ignore[attr-defined] # the stubs lack it
+    await context.abort_with_status(to_status(_to_status_error(error)))  # type: ignore[attr-defined] # the stubs lack it
 
 
-def _fault(error: Exception) -> Fault:
-    if isinstance(error, Fault):
-        if isinstance(error, InternalFault):
+def _to_status_error(error: Exception) -> StatusError:
+    if isinstance(error, StatusError):
+        if isinstance(error, InternalError):
             log.error("a request failed: %s", error)
         return error
-    log.error("a request failed in a way nobody foresaw", exc_info=error)
-    return InternalFault("the gateway failed; its log says why")
+    log.error("a request failed with an unexpected error", exc_info=error)
+    return InternalError("the gateway failed; see its log")

@@ -1,4 +1,4 @@
-"""The route table: from a task's name to the backends that answer it. Pure."""
+"""The route table: maps a task's name to the backends that answer it. Pure."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from multitask_api.routes import Backend, RoutedTask, TaskRoute
-from multitask_serving.gateway.faults import NoBackend, RevisionNotFound, TaskNotFound
+from multitask_serving.gateway.errors import NoBackend, RevisionNotFound, TaskNotFound
 
-_LONGEST_LIKENESS = 256
-"""Names beyond this are like none: comparing takes time with their length, and every call would wait for it."""
+_MAX_MATCHED_LENGTH = 256
+"""Longer names get no suggestions: comparing takes time that grows with their length, and blocks all other calls."""
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """One task: its full name ``namespace/model/task``, the shortest name that is its own, and its row in the table."""
+    """One task: its full name ``namespace/model/task``, its shortest unambiguous name, and its entry in the table."""
 
     full_name: str
     name: str
@@ -23,16 +23,16 @@ class Route:
 
 
 class RouteTable:
-    """All tasks by each of their names.
+    """All tasks by their names.
 
-    A task answers to ``namespace/model/task`` always, and to ``model/task`` and ``task`` unless an earlier one of the
-    table took that name.
+    A task always has the name ``namespace/model/task``, and also ``model/task`` and ``task`` unless an earlier task of
+    the table has that name.
     """
 
     def __init__(self, tables: Iterable[TaskRoute] = ()) -> None:
         self._by_name: dict[str, Route] = {}
         self.routes: list[Route] = []
-        claims: dict[str, str] = {}
+        owners: dict[str, str] = {}
         tasks = []
         for table in tables:
             spec = table.spec
@@ -40,23 +40,23 @@ class RouteTable:
                 names = (f"{spec.namespace}/{spec.model}/{task.name}", f"{spec.model}/{task.name}", task.name)
                 tasks.append((names, task))
                 for name in names:
-                    claims.setdefault(name, names[0])
+                    owners.setdefault(name, names[0])
         for names, task in tasks:
-            granted = [name for name in names if claims[name] == names[0]]
-            route = Route(full_name=names[0], name=granted[-1], task=task)
+            own_names = [name for name in names if owners[name] == names[0]]
+            route = Route(full_name=names[0], name=own_names[-1], task=task)
             self.routes.append(route)
-            self._by_name.update(dict.fromkeys(granted, route))
+            self._by_name.update(dict.fromkeys(own_names, route))
 
     def resolve(self, name: str) -> Route:
-        """The task of this name. Raises `TaskNotFound` with the names most like it."""
+        """The route of the task with this name. Raises `TaskNotFound` with similar names."""
         route = self._by_name.get(name)
         if route is None:
-            raise TaskNotFound(name, self._nearest(name))
+            raise TaskNotFound(name, self._close_matches(name))
         return route
 
-    def _nearest(self, name: str) -> list[str]:
-        """Names like it, the likest first: below the same model if there is one, else any."""
-        if len(name) > _LONGEST_LIKENESS:
+    def _close_matches(self, name: str) -> list[str]:
+        """Similar names, the closest first: of the same model if the name has a known model, otherwise of all."""
+        if len(name) > _MAX_MATCHED_LENGTH:
             return []
         prefix, _, task = name.rpartition("/")
         siblings = [known.rpartition("/")[2] for known in self._by_name if known.rpartition("/")[0] == prefix]
@@ -67,10 +67,10 @@ class RouteTable:
 
 
 def choose_backend(route: Route, draw: float, *, revision: str = "", tried: Sequence[Backend] = ()) -> Backend:
-    """The backend that answers: by weight with ``draw`` in [0, 1), among those not ``tried`` yet.
+    """Choose a backend by weight, with a random number ``draw`` in [0, 1), among those not yet ``tried``.
 
-    A ``revision`` pins the choice, whatever its weight. When only backends of weight 0 are left, nothing is: they are
-    not rolled out. Raises `RevisionNotFound` or `NoBackend`.
+    With a ``revision``, only its backends are candidates, whatever their weight. Otherwise backends of weight 0 are
+    none: they are not rolled out. Raises `RevisionNotFound` or `NoBackend`.
     """
     backends: Sequence[Backend] = route.task.backends
     if revision:
@@ -78,15 +78,15 @@ def choose_backend(route: Route, draw: float, *, revision: str = "", tried: Sequ
         if not backends:
             known = sorted({backend.revision for backend in route.task.backends})
             raise RevisionNotFound(route.name, revision, known)
-    left = [backend for backend in backends if backend not in tried and (revision or backend.weight > 0)]
-    if not left:
-        raise NoBackend(f"no backend of task {route.name!r} is left to ask; try again in a moment")
-    total = sum(backend.weight for backend in left)
+    candidates = [backend for backend in backends if backend not in tried and (revision or backend.weight > 0)]
+    if not candidates:
+        raise NoBackend(f"no backend of task {route.name!r} is available; try again in a moment")
+    total = sum(backend.weight for backend in candidates)
     if total == 0:
-        return left[int(draw * len(left))]
-    mark = draw * total
-    for backend in left:
-        mark -= backend.weight
-        if mark < 0:
+        return candidates[int(draw * len(candidates))]
+    remaining = draw * total
+    for backend in candidates:
+        remaining -= backend.weight
+        if remaining < 0:
             return backend
-    return left[-1]
+    return candidates[-1]

@@ -1,4 +1,4 @@
-"""Puts the gateway together: the service, health, reflection, and the route file it follows."""
+"""Runs the gateway: the service, health, reflection, and reloading of the route file."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from multitask_api.errors import UserError
-from multitask_serving.gateway.interceptor import FaultInterceptor
-from multitask_serving.gateway.requests import MAX_REQUEST_BYTES
+from multitask_serving.cli_common import parse_host_port
+from multitask_serving.gateway.backends import Backends
+from multitask_serving.gateway.interceptor import ErrorInterceptor
+from multitask_serving.gateway.route_file import RouteFile, TableTransform
 from multitask_serving.gateway.routes import RouteTable
 from multitask_serving.gateway.service import TaskGateway
 from multitask_serving.gateway.stats import Stats
-from multitask_serving.gateway.triton import Backends
-from multitask_serving.gateway.watch import Adapt, RouteFile
-from multitask_serving.programs import host_and_port
+from multitask_serving.gateway.validation import MAX_REQUEST_BYTES
 from multitask_serving.proto import gateway_pb2, gateway_pb2_grpc
 
 log = logging.getLogger(__name__)
 
 SERVICE = gateway_pb2.DESCRIPTOR.services_by_name["TaskGateway"].full_name
 _RECEIVE_BYTES = 4 * MAX_REQUEST_BYTES
-"""What gRPC lets through, so that requests too large get an answer of ours."""
+"""gRPC's limit, above ours, so that requests that are too large get our own error."""
 
-DRAIN_S = 5.0
-"""Calls under way may go on for this long after the end was asked for."""
+DRAIN_TIMEOUT_S = 5.0
+"""How long running calls may continue when the server stops."""
 
 
 class AddressInUse(UserError):
@@ -42,10 +42,10 @@ class AddressInUse(UserError):
 
 
 def check_address(address: str) -> None:
-    """Raise `AddressInUse` if nobody could listen at ``address`` now: before something slow is started for it."""
-    parts = host_and_port(address, first_port=0)
+    """Raise `AddressInUse` if a server cannot listen at ``address`` now. Call it before starting something slow."""
+    parts = parse_host_port(address, first_port=0)
     if parts is None:
-        raise AddressInUse(f"{address!r} is not host:port; 127.0.0.1:8081, for example")
+        raise AddressInUse(f"{address!r} is not host:port, for example 127.0.0.1:8081")
     host, port = parts
     try:
         with socket.create_server((host.strip("[]"), port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
@@ -64,7 +64,7 @@ class Gateway:
 
     @property
     def table(self) -> RouteTable:
-        """The route table in force."""
+        """The current route table."""
         return self.routes.table
 
 
@@ -73,18 +73,18 @@ async def running_gateway(
     routes: Path,
     address: str,
     *,
-    adapt: Adapt = lambda table: table,
+    transform: TableTransform = lambda table: table,
     draw: Callable[[], float] = random.random,
     reload_s: float = 1.0,
 ) -> AsyncIterator[Gateway]:
-    """Serve at ``address`` (host:port; port 0 is any) while the ``async with`` lasts; then drain.
+    """Serve at ``address`` (host:port; port 0 is any free port) inside the ``async with``, then drain.
 
-    The route file is looked at every ``reload_s`` seconds; ``adapt`` changes its tables as they are read. Raises
+    The route file is checked for changes every ``reload_s`` seconds; ``transform`` is applied to its tables. Raises
     `InvalidRoutes` or `AddressInUse`.
     """
-    file, stats, backends = RouteFile(routes, adapt), Stats(), Backends()
+    file, stats, backends = RouteFile(routes, transform), Stats(), Backends()
     options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _RECEIVE_BYTES)]
-    server = grpc.aio.server(interceptors=[FaultInterceptor(SERVICE)], options=options)
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(SERVICE)], options=options)
     service = TaskGateway(lambda: file.table, backends, stats, draw)
     gateway_pb2_grpc.add_TaskGatewayServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]
@@ -93,25 +93,25 @@ async def running_gateway(
     try:
         port = server.add_insecure_port(address)
     except RuntimeError as error:
-        raise AddressInUse(f"cannot listen at {address}; is another server there? Choose another address") from error
+        raise AddressInUse(f"cannot listen at {address}; another server may use it. Choose another address") from error
     await server.start()
     for name in ("", SERVICE):
         await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
-    follower = asyncio.create_task(_follow(file, backends, reload_s))
+    reload_task = asyncio.create_task(_reload_routes(file, backends, reload_s))
     try:
         yield Gateway(port, stats, file)
     finally:
         await healthy.enter_graceful_shutdown()
-        follower.cancel()
+        reload_task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
-            await follower
-        await server.stop(DRAIN_S)
+            await reload_task
+        await server.stop(DRAIN_TIMEOUT_S)
         await backends.close()
 
 
-async def _follow(file: RouteFile, backends: Backends, interval_s: float) -> None:
+async def _reload_routes(file: RouteFile, backends: Backends, interval_s: float) -> None:
     while True:
         await asyncio.sleep(interval_s)
         if file.refresh():
             routed = [backend for route in file.table.routes for backend in route.task.backends]
-            await backends.keep_only({f"{backend.service}:{backend.port}" for backend in routed})
+            await backends.close_others({f"{backend.service}:{backend.port}" for backend in routed})

@@ -1,4 +1,4 @@
-"""``TaskGateway``: finds the task, checks the request, asks a backend, and one other backend if that was not there."""
+"""``TaskGateway``: finds the task, checks the request and calls a backend, or a second one if that is unavailable."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ import grpc
 import grpc.aio
 
 from multitask_api.routes import Backend
-from multitask_serving.gateway.faults import DeadlineExceeded, Fault, InternalFault, NoBackend
-from multitask_serving.gateway.requests import check_fields, check_size, options_of
+from multitask_serving.gateway.backends import Backends
+from multitask_serving.gateway.errors import DeadlineExceeded, InternalError, NoBackend, StatusError
 from multitask_serving.gateway.routes import Route, RouteTable, choose_backend
 from multitask_serving.gateway.stats import Stats
-from multitask_serving.gateway.triton import Backends
+from multitask_serving.gateway.validation import check_fields, check_size, wire_options
 from multitask_serving.proto import gateway_pb2, gateway_pb2_grpc
-from multitask_serving.triton.client import Answer
+from multitask_serving.triton.client import InferResponse
 from multitask_serving.triton.wire import Options
 
 REVISION_METADATA = "mtm-revision"
 DEFAULT_TIMEOUT_S = 60.0
-"""For callers that set no deadline: nothing may wait for ever."""
+"""For callers that set no deadline, so that no call waits for ever."""
 
 _ATTEMPTS = 2
 _TYPES = {
@@ -34,7 +34,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
-    """The service. ``routes`` gives the table in force now; ``draw`` a number in [0, 1) for the choice of a backend."""
+    """The service. ``routes`` returns the current table, ``draw`` a random number in [0, 1) that chooses a backend."""
 
     def __init__(
         self, routes: Callable[[], RouteTable], backends: Backends, stats: Stats, draw: Callable[[], float]
@@ -47,53 +47,53 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
     async def Predict(  # noqa: N802 - gRPC's name
         self, request: gateway_pb2.PredictRequest, context: Context
     ) -> gateway_pb2.PredictResponse:
-        """One whole answer."""
+        """The complete answer."""
         check_size(request)
         route = self._routes().resolve(request.task)
-        response = None
-        answers = self._answers(route, request, context, stream=False)
-        async with aclosing(answers):
-            async for answer in answers:
-                response = to_response(route, answer, answer.text)
-        if response is None:
-            raise InternalFault("the task's server gave no answer")
-        return response
+        message = None
+        responses = self._infer_with_retry(route, request, context, stream=False)
+        async with aclosing(responses):
+            async for response in responses:
+                message = predict_response(route, response, response.text)
+        if message is None:
+            raise InternalError("the task's server sent no response")
+        return message
 
     async def PredictStream(  # noqa: N802 - gRPC's name
         self, request: gateway_pb2.PredictRequest, context: Context
     ) -> AsyncIterator[gateway_pb2.PredictStreamResponse]:
-        """The answer as it is made."""
+        """The answer in pieces, as it is generated."""
         check_size(request)
         route = self._routes().resolve(request.task)
         text = ""
-        answers = self._answers(route, request, context, stream=True)
-        async with aclosing(answers):
-            async for answer in answers:
-                text += answer.text
-                response = gateway_pb2.PredictStreamResponse(delta=answer.text)
-                if answer.labels or answer.finish_reason:
-                    response.final.CopyFrom(to_response(route, answer, text))
-                yield response
+        responses = self._infer_with_retry(route, request, context, stream=True)
+        async with aclosing(responses):
+            async for response in responses:
+                text += response.text
+                message = gateway_pb2.PredictStreamResponse(delta=response.text)
+                if response.labels or response.finish_reason:
+                    message.final.CopyFrom(predict_response(route, response, text))
+                yield message
 
     async def ListTasks(  # noqa: N802 - gRPC's name
         self, request: gateway_pb2.ListTasksRequest, context: Context
     ) -> gateway_pb2.ListTasksResponse:
-        """Every task, by name."""
+        """All tasks, sorted by name."""
         routes = sorted(self._routes().routes, key=lambda route: route.name)
-        return gateway_pb2.ListTasksResponse(tasks=[describe(route) for route in routes])
+        return gateway_pb2.ListTasksResponse(tasks=[task_message(route) for route in routes])
 
     async def GetTask(self, request: gateway_pb2.GetTaskRequest, context: Context) -> gateway_pb2.Task:  # noqa: N802
         """One task."""
-        return describe(self._routes().resolve(request.task))
+        return task_message(self._routes().resolve(request.task))
 
-    async def _answers(
+    async def _infer_with_retry(
         self, route: Route, request: gateway_pb2.PredictRequest, context: Context, *, stream: bool
-    ) -> AsyncGenerator[Answer, None]:
-        """The answers of one backend. Another one is asked only while nothing was answered."""
+    ) -> AsyncGenerator[InferResponse, None]:
+        """One backend's responses. If it is unavailable before its first response, another backend is tried."""
         check_fields(route.task, request.fields)
-        options = options_of(route.task, request, stream=stream)
+        options = wire_options(route.task, request, stream=stream)
         deadline = time.monotonic() + _timeout(context)
-        revision = _pinned(context)
+        revision = _pinned_revision(context)
         tried: list[Backend] = []
         last: NoBackend | None = None
         while len(tried) < _ATTEMPTS:
@@ -102,69 +102,70 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
             except NoBackend as none_left:
                 raise last or none_left from None
             tried.append(backend)
-            answered = False
+            started = False
             try:
-                async with aclosing(self._ask(route, backend, request, options, deadline)) as answers:
-                    async for answer in answers:
-                        answered = True
-                        yield answer
+                async with aclosing(self._infer(route, backend, request, options, deadline)) as responses:
+                    async for response in responses:
+                        started = True
+                        yield response
                 return
-            except NoBackend as fault:
-                if answered:
+            except NoBackend as error:
+                if started:
                     raise
-                last = fault
+                last = error
         if last is not None:
             raise last
 
-    async def _ask(
+    async def _infer(
         self,
         route: Route,
         backend: Backend,
         request: gateway_pb2.PredictRequest,
         options: Options,
         deadline: float,
-    ) -> AsyncGenerator[Answer, None]:
-        """One backend's answers, counted."""
+    ) -> AsyncGenerator[InferResponse, None]:
+        """One backend's responses; the request is counted in the statistics."""
         started = time.monotonic()
         status = "CANCELLED"
         if started >= deadline:
-            raise DeadlineExceeded("the deadline had passed before a server was asked; allow more time")
-        asked = self._backends.ask(backend, route.task.name, request.fields, options, timeout_s=deadline - started)
+            raise DeadlineExceeded("the deadline passed before the request was sent to a server; allow more time")
+        timeout_s = deadline - started
+        inference = self._backends.infer(backend, route.task.name, request.fields, options, timeout_s=timeout_s)
         try:
-            async with aclosing(asked) as answers:
-                async for answer in answers:
-                    if not options.stream or answer.labels or answer.finish_reason:
+            async with aclosing(inference) as responses:
+                async for response in responses:
+                    if not options.stream or response.labels or response.finish_reason:
                         status = ""
-                    yield answer
-        except Fault as fault:
-            status = fault.code.name
+                    yield response
+        except StatusError as error:
+            status = error.code.name
             raise
         finally:
             now = time.monotonic()
-            if status == "CANCELLED" and now >= deadline:  # gRPC cancels a call at its deadline, before Triton says so
+            if status == "CANCELLED" and now >= deadline:  # at the deadline gRPC cancels before Triton reports
                 status = "DEADLINE_EXCEEDED"
             self._stats.count(route.full_name, backend.revision, seconds=now - started, error=status or None)
 
 
-def to_response(route: Route, answer: Answer, text: str) -> gateway_pb2.PredictResponse:
-    """The whole answer, of which ``answer`` was the last part. Its revision is what the server says it serves."""
+def predict_response(route: Route, last: InferResponse, text: str) -> gateway_pb2.PredictResponse:
+    """The complete answer ``text`` as a message. ``last`` is the server's last response; the revision comes from it."""
     response = gateway_pb2.PredictResponse(
         task=route.full_name,
-        finish_reason=answer.finish_reason,
+        finish_reason=last.finish_reason,
         served_by=route.task.served_by,
-        revision=answer.revision,
+        revision=last.revision,
     )
     if route.task.type == "Classification":
         response.label = text
-        for label, score in zip(answer.labels, answer.scores, strict=True):
+        for label, score in zip(last.labels, last.scores, strict=True):
             response.scores.add(label=label, score=score)
     else:
         response.text = text
     return response
 
 
-def describe(route: Route) -> gateway_pb2.Task:
-    """What a caller may know about a task."""
+def task_message(route: Route) -> gateway_pb2.Task:
+    """The description of a task for callers."""
     task = route.task
     return gateway_pb2.Task(
         name=route.name,
@@ -182,7 +183,7 @@ def _timeout(context: Context) -> float:
     return DEFAULT_TIMEOUT_S if remaining is None else float(remaining)
 
 
-def _pinned(context: Context) -> str:
+def _pinned_revision(context: Context) -> str:
     for key, value in context.invocation_metadata() or ():
         if key == REVISION_METADATA:
             return value if isinstance(value, str) else value.decode()

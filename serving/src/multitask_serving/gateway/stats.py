@@ -1,4 +1,4 @@
-"""Counts of what was asked and what came of it, per task and revision."""
+"""Counts of requests and errors, per task and revision."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class TaskCounts:
-    """Of one task on one revision since the gateway started."""
+    """The counts of one task on one revision since the gateway started."""
 
     requests: int = 0
     seconds: float = 0.0
-    """Sum over the requests that were answered."""
+    """Total time of the successful requests."""
     errors: Counter[str] = field(default_factory=Counter)
     """By gRPC status name."""
 
@@ -24,7 +24,7 @@ class Stats:
         self._counts: dict[tuple[str, str], TaskCounts] = {}
 
     def count(self, task: str, revision: str, *, seconds: float = 0.0, error: str | None = None) -> None:
-        """One request more: answered in ``seconds``, or ended with the gRPC status ``error``."""
+        """Count a request: answered in ``seconds``, or ended with the gRPC status ``error``."""
         counts = self._counts.setdefault((task, revision), TaskCounts())
         counts.requests += 1
         if error is None:

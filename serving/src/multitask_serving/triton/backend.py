@@ -1,4 +1,4 @@
-"""The model as Triton's Python backend runs it. Imported by the repository's ``model.py``, inside Triton alone."""
+"""The model as Triton's Python backend runs it. Only the repository's ``model.py``, inside Triton, imports it."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ import triton_python_backend_utils as pb
 
 from multitask_serving.engine.engine import Engine
 from multitask_serving.triton import wire
-from multitask_serving.triton.answering import Answering, to_wire
-from multitask_serving.triton.callers import Call, Part, tell
+from multitask_serving.triton.requests import ResponseChunk, TaskRequest, send_error
+from multitask_serving.triton.scheduler import RequestScheduler, to_wire_error
 
 # By name: Triton puts the class TritonError into its module only after this one is imported.
-_CODES = {
+_TRITON_CODES = {
     wire.INVALID_REQUEST: "INVALID_ARG",
     wire.MISSING_FIELD: "INVALID_ARG",
     wire.UNKNOWN_TASK: "NOT_FOUND",
@@ -29,10 +29,10 @@ _CODES = {
 
 
 class TritonPythonModel:
-    """What Triton calls. The configuration's parameters say which bundle to serve and how (see `repository`)."""
+    """The class that Triton calls. Parameters in the model configuration set the bundle, device and limits."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
-        """Load the bundle. An error here keeps the server from becoming ready, and stands in its log."""
+        """Load the bundle. An error here keeps the server from becoming ready; Triton logs it."""
         logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
         entries = json.loads(args["model_config"])["parameters"]
         parameters = {key: value["string_value"] for key, value in entries.items()}
@@ -40,65 +40,66 @@ class TritonPythonModel:
         threads = int(parameters["threads"]) if "threads" in parameters else None
         engine = Engine.load(bundle, device=parameters["device"], threads=threads)
         self._revision = engine.bundle.revision
-        # Those not finished yet, by request id: whoever answers a request holds its sender.
-        self._senders: WeakValueDictionary[str | int, _TritonSender] = WeakValueDictionary()
-        self._answering = Answering(engine, max_waiting=int(parameters["max_waiting"]))
+        # The senders of unfinished requests, by request id. Weak: an entry goes when its request has finished.
+        self._senders: WeakValueDictionary[str | int, _TritonResponseSender] = WeakValueDictionary()
+        self._scheduler = RequestScheduler(engine, max_waiting=int(parameters["max_waiting"]))
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Answer a batch through its response senders. Generations go on after this returns."""
-        calls = []
+        """Answer a batch through its response senders. Generations continue after this returns."""
+        parsed = []
         for request in requests:
-            sender = _TritonSender(request.get_response_sender(), self._revision)
+            sender = _TritonResponseSender(request.get_response_sender(), self._revision)
             self._senders[request.request_id() or id(sender)] = sender
             try:
                 inputs = wire.parse_inputs(
-                    _bytes(request, wire.TASK) or b"",
-                    _bytes(request, wire.FIELDS) or b"",
-                    _bytes(request, wire.OPTIONS),
+                    _input_bytes(request, wire.TASK) or b"",
+                    _input_bytes(request, wire.FIELDS) or b"",
+                    _input_bytes(request, wire.OPTIONS),
                 )
             except wire.MalformedRequest as error:
-                tell(sender, to_wire(error))
+                send_error(sender, to_wire_error(error))
             else:
-                calls.append(Call(inputs, sender))
-        for call in calls:
-            if call.inputs.options.cancel:
-                self._cancel(call)
-        self._answering.answer([call for call in calls if not call.inputs.options.cancel])
+                parsed.append(TaskRequest(inputs, sender))
+        for task_request in parsed:
+            if task_request.inputs.options.cancel:
+                self._cancel(task_request)
+        self._scheduler.submit([task_request for task_request in parsed if not task_request.inputs.options.cancel])
 
-    def _cancel(self, call: Call) -> None:
-        other = self._senders.get(call.inputs.options.cancel)
-        if other is not None:
-            other.cancel()
-        tell(call.sender, wire.WireError(wire.CANCELLED, "done" if other else "that request has ended already"))
+    def _cancel(self, request: TaskRequest) -> None:
+        target = self._senders.get(request.inputs.options.cancel)
+        if target is not None:
+            target.cancel()
+        message = "the other request is cancelled" if target else "the other request has already ended"
+        send_error(request.sender, wire.WireError(wire.CANCELLED, message))
 
     def finalize(self) -> None:
-        """End what is still under way."""
-        self._answering.close()
+        """Fail the requests that have not finished, and stop."""
+        self._scheduler.close()
 
 
-class _TritonSender:
+class _TritonResponseSender:
     def __init__(self, sender: Any, revision: str) -> None:
         self._sender = sender
         self._revision = revision
         self._cancelled = False
 
     def cancel(self) -> None:
-        """The caller asked to stop, by another request."""
+        """Mark the request as cancelled by its caller."""
         self._cancelled = True
 
-    def send(self, part: Part, *, final: bool) -> None:
+    def send(self, chunk: ResponseChunk, *, final: bool) -> None:
         tensors = [
-            _texts(wire.TEXT, [part.text]),
-            _texts(wire.LABELS, list(part.scores) or [""]),
-            pb.Tensor(wire.SCORES, np.array([list(part.scores.values()) or [0.0]], dtype=np.float32)),
-            _texts(wire.FINISH_REASON, [part.finish_reason]),
-            _texts(wire.REVISION, [self._revision]),
+            _string_tensor(wire.TEXT, [chunk.text]),
+            _string_tensor(wire.LABELS, list(chunk.scores) or [""]),
+            pb.Tensor(wire.SCORES, np.array([list(chunk.scores.values()) or [0.0]], dtype=np.float32)),
+            _string_tensor(wire.FINISH_REASON, [chunk.finish_reason]),
+            _string_tensor(wire.REVISION, [self._revision]),
         ]
         flags = pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL if final else 0
         self._sender.send(pb.InferenceResponse(tensors), flags=flags)
 
     def fail(self, error: wire.WireError) -> None:
-        code = getattr(pb.TritonError, _CODES.get(error.code, "INTERNAL"))
+        code = getattr(pb.TritonError, _TRITON_CODES.get(error.code, "INTERNAL"))
         response = pb.InferenceResponse(error=pb.TritonError(error.encode(), code))
         self._sender.send(response, flags=pb.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
 
@@ -106,10 +107,10 @@ class _TritonSender:
         return self._cancelled or bool(self._sender.is_cancelled())
 
 
-def _bytes(request: Any, name: str) -> bytes | None:
+def _input_bytes(request: Any, name: str) -> bytes | None:
     tensor = pb.get_input_tensor_by_name(request, name)
     return None if tensor is None else bytes(tensor.as_numpy().reshape(-1)[0])
 
 
-def _texts(name: str, texts: Sequence[str]) -> Any:
+def _string_tensor(name: str, texts: Sequence[str]) -> Any:
     return pb.Tensor(name, np.array([[text.encode() for text in texts]], dtype=np.object_))

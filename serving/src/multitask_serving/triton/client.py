@@ -1,9 +1,9 @@
-"""Calls our model on a Triton server, over its streaming RPC (the model is decoupled: many answers to one request).
+"""Calls our model on a Triton server over its streaming RPC. The model is decoupled: a request has many responses.
 
-A streaming call is never cancelled and never given a gRPC deadline: either crashes Triton 2.51 with a segmentation
-fault within a hundred calls or so, and so does asking for errors as statuses (``triton_grpc_error``). Later releases
-fix races of this kind (triton-inference-server/server, issues 7368 and 8034). Instead, whoever leaves early is
-forgotten here, a request of its own tells our backend to stop (`wire.Options`), and the call is read to its end unseen.
+A streaming call is never cancelled and has no gRPC deadline: either one crashes Triton 2.51 with a segmentation fault
+within about a hundred calls, and so do errors as statuses (``triton_grpc_error``). Later releases fix such races
+(triton-inference-server/server, issues 7368 and 8034). Instead, when a caller leaves early, a separate request tells
+our backend to stop (`wire.Options.cancel`), and the first call is read to its end in the background.
 """
 
 from __future__ import annotations
@@ -27,17 +27,18 @@ from multitask_serving.triton import wire
 
 log = logging.getLogger(__name__)
 
-_DRAIN_S = 10.0
-"""How long after its deadline a call that nobody waits for may take to end. Our backend stops between two tokens."""
+_DRAIN_TIMEOUT_S = 10.0
+"""How long after its deadline an abandoned call may take to end. Our backend stops between two tokens."""
 
-_TELL_AGAIN_S = 1.0
+_CANCEL_RETRY_S = 1.0
+"""How often an abandoned call's cancellation is sent again, should it have been lost in a full queue."""
 
 _CHANNEL_OPTIONS = [
     ("grpc.max_send_message_length", -1),
     ("grpc.max_receive_message_length", -1),
-    ("grpc.lb_policy_name", "round_robin"),  # one name may stand for several pods
-    ("grpc.enable_http_proxy", 0),  # a proxy of the environment's leads out, not to our own servers
-    ("grpc.max_reconnect_backoff_ms", 2_000),  # the default waits up to two minutes after a restart
+    ("grpc.lb_policy_name", "round_robin"),  # one name may resolve to several pods
+    ("grpc.enable_http_proxy", 0),  # the environment's proxy is for outside addresses, not for our own servers
+    ("grpc.max_reconnect_backoff_ms", 2_000),  # by default, reconnecting after a restart may take two minutes
 ]
 
 
@@ -45,8 +46,8 @@ class BackendError(MultitaskError):
     """A Triton server did not answer a request."""
 
 
-class BackendRefused(BackendError):
-    """Our backend answered with an error of its own: ``error`` says which."""
+class BackendRejected(BackendError):
+    """Our backend rejected the request with ``error``."""
 
     def __init__(self, error: wire.WireError) -> None:
         self.error = error
@@ -58,11 +59,11 @@ class BackendOverloaded(BackendError):
 
 
 class BackendTimeout(BackendError):
-    """The request's time ran out, in the queue or in the model."""
+    """The request's deadline passed, in the queue or in the model."""
 
 
 class BackendUnavailable(BackendError):
-    """Nothing there that could answer: not reachable, shutting down, or its model process is dead."""
+    """The server is unreachable or shutting down, or its model process has died."""
 
 
 class BackendFailed(BackendError):
@@ -70,8 +71,8 @@ class BackendFailed(BackendError):
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """One response. ``labels`` and ``scores`` are empty for a generation; ``text`` is the label or a piece of text."""
+class InferResponse:
+    """One response. ``text`` is the label or a piece of text; ``labels`` and ``scores`` are empty for a generation."""
 
     text: str
     labels: tuple[str, ...]
@@ -81,7 +82,7 @@ class Answer:
 
 
 class TritonClient:
-    """One server, or several behind one name. Makes its connection on the first call; an async context manager."""
+    """A client of one server, or of several behind one name. Connects on the first call. An async context manager."""
 
     def __init__(self, address: str) -> None:
         self.address = address
@@ -90,22 +91,22 @@ class TritonClient:
 
     async def infer(
         self, task: str, fields: Mapping[str, str], options: wire.Options, *, timeout_s: float
-    ) -> AsyncGenerator[Answer, None]:
-        """The answers to one request, in order, within ``timeout_s`` seconds in all. Raises `BackendError`.
+    ) -> AsyncGenerator[InferResponse, None]:
+        """The responses to one request, in order, within ``timeout_s`` seconds in total. Raises `BackendError`.
 
-        Closing the iterator early, or cancelling the task that reads it, stops the work on the server.
+        Closing the iterator early, or cancelling the task that reads it, also stops the work on the server.
         """
         deadline = asyncio.get_running_loop().time() + timeout_s
         request_id = uuid.uuid4().hex
         request = _request(task, fields, options, request_id=request_id, timeout_s=timeout_s)
-        messages: asyncio.Queue[Answer | BackendError | None] = asyncio.Queue()
-        reading = self._start(self._read(request, messages))
+        messages: asyncio.Queue[InferResponse | BackendError | None] = asyncio.Queue()
+        reading = self._start_task(self._read(request, messages))
         ended = False
         try:
             while True:
                 left = deadline - asyncio.get_running_loop().time()
                 message = await asyncio.wait_for(messages.get(), max(left, 0))
-                ended = not isinstance(message, Answer)
+                ended = not isinstance(message, InferResponse)
                 if isinstance(message, BackendError):
                     raise message
                 if message is None:
@@ -116,48 +117,50 @@ class TritonClient:
         finally:
             if not ended and not reading.done():
                 left = deadline - asyncio.get_running_loop().time()
-                self._start(self._abandon(request_id, reading, max(left, 0) + _DRAIN_S))
+                self._start_task(self._cancel_and_drain(request_id, reading, max(left, 0) + _DRAIN_TIMEOUT_S))
 
-    async def _read(self, request: dict[str, Any], messages: asyncio.Queue[Answer | BackendError | None]) -> None:
-        """Put the answers into ``messages``, and at the end None or what went wrong."""
+    async def _read(
+        self, request: dict[str, Any], messages: asyncio.Queue[InferResponse | BackendError | None]
+    ) -> None:
+        """Put the responses into ``messages``, followed by None or the error."""
         final = False
         try:
             async for result, error in self._client.stream_infer(_one_request(request)):
                 if error is not None:
-                    messages.put_nowait(_from_text(str(error)))
+                    messages.put_nowait(_error_from_text(str(error)))
                     return
-                answer = _answer(result)
-                if answer is not None:
-                    messages.put_nowait(answer)
+                response = _to_response(result)
+                if response is not None:
+                    messages.put_nowait(response)
                 final = result.get_response().parameters["triton_final_response"].bool_param
         except grpc.aio.AioRpcError as error:
-            messages.put_nowait(_from_status(self.address, error))
+            messages.put_nowait(_error_from_status(self.address, error))
             return
         messages.put_nowait(
-            None if final else BackendUnavailable(f"{self.address} ended the answer before its last part")
+            None if final else BackendUnavailable(f"{self.address} ended the call before its final response")
         )
 
-    async def _abandon(self, request_id: str, reading: asyncio.Task[None], limit_s: float) -> None:
-        """Tell the server to stop, and let the call come to its end. Only a server that hangs has its call cut off."""
+    async def _cancel_and_drain(self, request_id: str, reading: asyncio.Task[None], limit_s: float) -> None:
+        """Tell the server to stop, and read the call to its end. Cut the call off after ``limit_s`` seconds."""
         clock = asyncio.get_running_loop().time
-        end, telling = clock() + limit_s, None
+        end, cancellation = clock() + limit_s, None
         while not reading.done() and clock() < end:
-            if telling is None or telling.done():  # told again if the queue was too full to hear it
+            if cancellation is None or cancellation.done():
                 request = _request("", {}, wire.Options(cancel=request_id), timeout_s=limit_s)
-                telling = self._start(self._read(request, asyncio.Queue()))
-            await asyncio.wait({reading}, timeout=_TELL_AGAIN_S)
+                cancellation = self._start_task(self._read(request, asyncio.Queue()))
+            await asyncio.wait({reading}, timeout=_CANCEL_RETRY_S)
         if reading.cancel():
-            log.warning("%s did not end a call that nobody waits for within %g s", self.address, limit_s)
+            log.warning("%s did not end an abandoned call within %g s", self.address, limit_s)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return task
 
     async def close(self) -> None:
-        """Let the calls that were left early come to their end, and close the connection."""
-        end = asyncio.get_running_loop().time() + _DRAIN_S
+        """Let abandoned calls end, for at most 10 s, and close the connection."""
+        end = asyncio.get_running_loop().time() + _DRAIN_TIMEOUT_S
         while self._tasks and (left := end - asyncio.get_running_loop().time()) > 0:
             await asyncio.wait(self._tasks, timeout=left)
         for task in self._tasks:
@@ -185,7 +188,7 @@ def _request(
         "model_name": wire.MODEL,
         "inputs": [_text_input(name, text) for name, text in texts.items()],
         "request_id": request_id,
-        "timeout": max(1, round(timeout_s * 1e6)),  # microseconds it may wait in Triton's queue
+        "timeout": max(1, round(timeout_s * 1e6)),  # microseconds in Triton's queue
     }
 
 
@@ -195,14 +198,14 @@ def _text_input(name: str, text: str) -> triton.InferInput:
     return tensor
 
 
-def _answer(result: Any) -> Answer | None:
-    """None for the empty response that may carry the final flag alone."""
+def _to_response(result: Any) -> InferResponse | None:
+    """The response, or None if it is empty: Triton may send the final flag separately."""
     text = result.as_numpy(wire.TEXT)
     if text is None:
         return None
     labels = tuple(label.decode() for label in result.as_numpy(wire.LABELS).reshape(-1))
     is_label = labels != ("",)
-    return Answer(
+    return InferResponse(
         text=text.reshape(-1)[0].decode(),
         labels=labels if is_label else (),
         scores=tuple(result.as_numpy(wire.SCORES).reshape(-1).tolist()) if is_label else (),
@@ -211,11 +214,11 @@ def _answer(result: Any) -> Answer | None:
     )
 
 
-def _from_text(message: str) -> BackendError:
-    """An error by its words alone: Triton has no codes for these."""
+def _error_from_text(message: str) -> BackendError:
+    """The error for a Triton message. Triton has no codes for these, so its text decides."""
     ours = wire.WireError.decode(message)
     if ours is not None:
-        return BackendOverloaded(ours.message) if ours.code == wire.OVERLOADED else BackendRefused(ours)
+        return BackendOverloaded(ours.message) if ours.code == wire.OVERLOADED else BackendRejected(ours)
     if "maximum queue size" in message:
         return BackendOverloaded(message)
     if "timeout expired" in message:
@@ -226,9 +229,9 @@ def _from_text(message: str) -> BackendError:
     return BackendFailed(message)
 
 
-def _from_status(address: str, error: grpc.aio.AioRpcError) -> BackendError:
+def _error_from_status(address: str, error: grpc.aio.AioRpcError) -> BackendError:
     message = f"{address}: {error.details() or error.code().name}"
-    by_text = _from_text(message)
+    by_text = _error_from_text(message)
     if not isinstance(by_text, BackendFailed):
         return by_text
     if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED:

@@ -1,7 +1,7 @@
-"""Asks a server questions whose answers are known: ``python -m multitask_serving.triton.probe``.
+"""Sends golden requests, whose answers are known, to a server: ``python -m multitask_serving.triton.probe``.
 
-Triton stays "ready" after its Python process died, and a server with broken weights answers too, only wrongly. So a
-server counts as ready when it gives the golden answers, and as alive when it gives any answer.
+Triton stays "ready" after its Python process has died, and a server with broken weights answers too, but wrongly. So a
+server counts as ready if it gives the golden answers, and as alive if it gives any answer.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class InvalidGolden(UserError):
 
 
 @dataclass(frozen=True, slots=True)
-class Golden:
-    """A request, the answer that the measured engine gave, and whether a sound server may give another."""
+class GoldenRequest:
+    """A request and the engine's answer during evaluation. With ``near_tie``, a correct server may differ."""
 
     task: str
     fields: dict[str, str]
@@ -35,93 +35,93 @@ class Golden:
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A golden request that was answered otherwise, or not at all (``got`` is then the error)."""
+    """A golden request with a different answer. ``actual`` is the answer, or the error if there was none."""
 
-    golden: Golden
-    got: str
+    golden: GoldenRequest
+    actual: str
 
     def __str__(self) -> str:
-        return f"task {self.golden.task!r}: expected {self.golden.answer!r}, got {self.got!r}"
+        return f"task {self.golden.task!r}: expected {self.golden.answer!r}, got {self.actual!r}"
 
 
-def load_golden(path: Path) -> list[Golden]:
+def load_golden(path: Path) -> list[GoldenRequest]:
     """Read JSON lines ``{"task", "fields", "label" or "text", "nearTie"?}``. Raises `InvalidGolden`."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
         raise InvalidGolden(f"{path} cannot be read: {error.strerror}") from error
-    found = []
+    golden = []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
             answer = row["label"] if "label" in row else row["text"]
-            found.append(Golden(row["task"], dict(row["fields"]), str(answer), row.get("nearTie") is True))
+            golden.append(GoldenRequest(row["task"], dict(row["fields"]), str(answer), row.get("nearTie") is True))
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidGolden(
                 f"{path}:{number} is not a golden request ({error!r}); export the model again"
             ) from error
-    if not found:
-        raise InvalidGolden(f"{path} holds no golden request; export the model again")
-    return found
+    if not golden:
+        raise InvalidGolden(f"{path} has no golden request; export the model again")
+    return golden
 
 
-def spread(golden: Iterable[Golden], per_task: int) -> list[Golden]:
-    """At most ``per_task`` requests of each task, evenly over those there are."""
-    tasks: dict[str, list[Golden]] = {}
+def sample_per_task(golden: Iterable[GoldenRequest], per_task: int) -> list[GoldenRequest]:
+    """At most ``per_task`` requests of each task, evenly spaced."""
+    tasks: dict[str, list[GoldenRequest]] = {}
     for request in golden:
         tasks.setdefault(request.task, []).append(request)
     return [request for requests in tasks.values() for request in requests[:: -(-len(requests) // per_task)]]
 
 
 async def replay(
-    address: str, golden: Sequence[Golden], *, timeout_s: float = 60.0, at_once: int = 8
+    address: str, golden: Sequence[GoldenRequest], *, timeout_s: float = 60.0, max_concurrency: int = 8
 ) -> list[Mismatch]:
-    """Ask every golden request, ``at_once`` at a time and each within ``timeout_s``; give those answered otherwise."""
-    slots = asyncio.Semaphore(at_once)
+    """Send every golden request, each limited to ``timeout_s``; returns those with another answer or an error."""
+    semaphore = asyncio.Semaphore(max_concurrency)
     async with TritonClient(address) as client:
 
-        async def one(request: Golden) -> Mismatch | None:
-            async with slots:
+        async def check(request: GoldenRequest) -> Mismatch | None:
+            async with semaphore:
                 return await _compare(client, request, timeout_s)
 
-        results = await asyncio.gather(*(one(request) for request in golden))
+        results = await asyncio.gather(*(check(request) for request in golden))
     return [result for result in results if result is not None]
 
 
-async def is_alive(address: str, golden: Golden, *, timeout_s: float = 30.0) -> bool:
-    """Whether the server gives any well-formed answer. ``timeout_s`` belongs above the longest queue."""
+async def is_alive(address: str, golden: GoldenRequest, *, timeout_s: float = 30.0) -> bool:
+    """Whether the server gives any well-formed answer. ``timeout_s`` should exceed the longest wait in its queue."""
     async with TritonClient(address) as client:
         try:
-            await _answer(client, golden, timeout_s)
+            await _infer_text(client, golden, timeout_s)
         except BackendError:
             return False
     return True
 
 
-async def _answer(client: TritonClient, golden: Golden, timeout_s: float) -> str:
-    answers = client.infer(golden.task, golden.fields, Options(), timeout_s=timeout_s)
-    return "".join([answer.text async for answer in answers])
+async def _infer_text(client: TritonClient, golden: GoldenRequest, timeout_s: float) -> str:
+    responses = client.infer(golden.task, golden.fields, Options(), timeout_s=timeout_s)
+    return "".join([response.text async for response in responses])
 
 
-async def _compare(client: TritonClient, golden: Golden, timeout_s: float) -> Mismatch | None:
+async def _compare(client: TritonClient, golden: GoldenRequest, timeout_s: float) -> Mismatch | None:
     try:
-        got = await _answer(client, golden, timeout_s)
+        actual = await _infer_text(client, golden, timeout_s)
     except BackendError as error:
         return Mismatch(golden, f"{type(error).__name__}: {error}")
-    return None if got == golden.answer or golden.near_tie else Mismatch(golden, got)
+    return None if actual == golden.answer or golden.near_tie else Mismatch(golden, actual)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0 if the server passes, 1 if it does not, 2 if the golden file cannot be used."""
+    """Run the probe. Exit status 0: the server passes; 1: it does not; 2: the golden file cannot be used."""
     parser = argparse.ArgumentParser(prog="python -m multitask_serving.triton.probe", description=__doc__)
     parser.add_argument("--address", required=True, help="Triton's gRPC address, host:port")
     parser.add_argument("--golden", required=True, type=Path, help="golden.jsonl")
-    parser.add_argument("--alive", action="store_true", help="only whether anything is answered")
+    parser.add_argument("--alive", action="store_true", help="accept any answer")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds a request may take")
-    parser.add_argument("--per-task", type=int, default=8, help="requests of each task")
+    parser.add_argument("--per-task", type=int, default=8, help="at most this many requests of each task")
     options = parser.parse_args(arguments)
     try:
-        golden = spread(load_golden(options.golden), options.per_task)
+        golden = sample_per_task(load_golden(options.golden), options.per_task)
     except InvalidGolden as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201 - a program's output
         return 2

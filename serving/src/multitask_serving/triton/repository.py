@@ -1,8 +1,8 @@
 """Writes the model repository that Triton loads: one model, ``multitask``, over one bundle.
 
 The model is *decoupled* (a request may have many responses), so that one copy of the weights answers both kinds of
-task. Batches form while the model is busy and never wait for more rows: measured, a delay of 3 ms halves the
-throughput of one client and gains nothing at 32.
+task. Batches form while the model is busy, without a queue delay: in measurements, a delay of 3 ms halves the
+throughput of one client and gains nothing with 32 clients.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ __all__ = ["TritonPythonModel"]
 class ModelSettings:
     """How Triton runs the model.
 
-    ``max_queue_size`` requests may wait, each at most ``queue_timeout_s`` seconds; more is an error, not a longer wait.
-    ``device`` is torch's (``cpu``, ``cuda``); ``threads`` is the number of torch's threads, None its own choice.
+    At most ``max_queue_size`` requests wait, each at most ``queue_timeout_s`` seconds; beyond that they get an error.
+    ``device`` is torch's name (``cpu``, ``cuda``); ``threads`` is torch's number of threads, None for its default.
     """
 
     max_batch_size: int = 32

@@ -1,14 +1,14 @@
-"""Starts the real ``tritonserver`` that the PyPI package nvidia-pytriton carries, and stops it without a trace.
+"""Starts and stops the ``tritonserver`` binary of the PyPI package nvidia-pytriton.
 
-The package is used for its binary alone and is never imported. What the binary needs, as measured on Triton 2.51:
+The package is used for its binary only and never imported. What the binary needs, tried with Triton 2.51:
 
 - the Python backend looks for its stub beside its library; the package keeps one stub per Python version elsewhere, so
   a folder of links brings the two together;
 - the stub finds the environment through PATH, and libpython through LD_LIBRARY_PATH;
-- with numpy 2 the stub reads wrong numbers without an error, so numpy 2 is refused here;
-- shared memory stays behind when a process is killed, so every server has its own prefix, removed at the end;
-- the stub is started through a shell that gets its paths unquoted, and its interpreter reads paths as ASCII: a path
-  with a space leaves the server waiting for ever. So all paths go through links with plain names.
+- with numpy 2 the stub silently reads wrong numbers, so numpy 2 is rejected;
+- a killed process leaves its shared memory behind, so each server has its own prefix, by which `stop` removes it;
+- the stub is started through a shell without quoting, and its interpreter reads paths as ASCII: with a space in a path
+  the server waits for ever. So all paths are symbolic links with plain names.
 """
 
 from __future__ import annotations
@@ -42,16 +42,16 @@ _CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
 
 
 class TritonNotInstalled(UserError):
-    """The environment lacks what Triton needs."""
+    """The environment lacks something that Triton needs."""
 
 
 class TritonFailed(RetryableError):
-    """The server did not become ready, or ended by itself. The message holds the end of its log."""
+    """The server did not become ready, or ended by itself. The message includes the end of its log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Installation:
-    """Where the parts of the server lie."""
+    """The paths of the server's parts."""
 
     binary: Path
     backends: Path
@@ -71,7 +71,9 @@ def find_installation() -> Installation:
         raise TritonNotInstalled(f"nvidia-pytriton has no stub for Python {version}: use Python 3.11 or 3.12")
     numpy = importlib.metadata.version("numpy")
     if int(numpy.partition(".")[0]) >= 2:
-        raise TritonNotInstalled(f"numpy {numpy} is installed, and Triton's stub reads it wrongly: install 'numpy<2'")
+        raise TritonNotInstalled(
+            f"numpy {numpy} is installed, and Triton's stub does not work with it: install 'numpy<2'"
+        )
     return Installation(root / "bin" / "tritonserver", root / "backends", root / "caches", stub)
 
 
@@ -91,8 +93,9 @@ class TritonServer:
     ) -> TritonServer:
         """Start a server over ``repository`` and wait until its model is ready.
 
-        ``work`` gets the log (``triton.log``) and links; a ``port`` of None is any free one. The server ends with the
-        *thread* that calls this: call it from one that lives as long as the server should. Raises `TritonFailed`.
+        The log (``triton.log``) and links are written to ``work``. A ``port`` of None is any free port. The server ends
+        with the *thread* that calls this, so call it from a thread that lives as long as the server should. Raises
+        `TritonNotInstalled` or `TritonFailed`.
         """
         installation = find_installation()
         work.mkdir(parents=True, exist_ok=True)
@@ -103,7 +106,7 @@ class TritonServer:
         links = _link(f"{shared_memory}repository", repository), _link(f"{shared_memory}backends", backends)
         command = [
             *(sys.executable, "-I", launch.__file__, str(os.getpid()), str(installation.binary)),
-            *_options(links[0], links[1], installation.caches, port, shared_memory),
+            *_server_arguments(links[0], links[1], installation.caches, port, shared_memory),
         ]
         with log.open("wb") as out:
             process = subprocess.Popen(
@@ -113,13 +116,13 @@ class TritonServer:
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # Ctrl-C in a terminal reaches this program alone, which then stops the server
+                start_new_session=True,  # Ctrl-C in a terminal then reaches this program only, which stops the server
             )
         server = cls(process, port, log, shared_memory)
         try:
             server._wait_ready(ready_timeout_s)
             server._stubs = server.stub_pids()
-            for link in links:  # everything is loaded; a server that is killed leaves none behind
+            for link in links:  # everything is loaded, and a killed server would leave them behind
                 link.unlink()
         except BaseException:
             server.stop()
@@ -141,23 +144,23 @@ class TritonServer:
         return _children(self.pid)
 
     def lost_stubs(self) -> list[int]:
-        """Stubs that were there when the server became ready and are not any more. Triton never restarts one."""
+        """Process ids of the stubs that have died since the server became ready. Triton never restarts one."""
         return [pid for pid in self._stubs if not _is_alive(pid)]
 
     def exit_status(self) -> int | None:
-        """None while the server runs; else its exit status (negative: the signal)."""
+        """The server's exit status (negative: the signal), or None while it runs."""
         return self._process.poll()
 
-    def failure(self, what: str) -> TritonFailed:
-        """An error that says ``what`` happened and shows the end of the log."""
-        return TritonFailed(f"{what}. The end of {self.log}:\n{log_tail(self.log)}")
+    def failure(self, message: str) -> TritonFailed:
+        """An error with ``message`` and the end of the log."""
+        return TritonFailed(f"{message}. The end of {self.log}:\n{log_tail(self.log)}")
 
     def stop(self, timeout_s: float = 20.0) -> None:
-        """End the server and its stubs: politely, then by force after ``timeout_s`` seconds.
+        """Send SIGTERM to the server, and SIGKILL after ``timeout_s`` seconds; end its stubs.
 
-        A server whose stub died has nothing to finish, and would wait for it: it is ended by force at once.
+        A server whose stub has died would only wait for it, so it gets SIGKILL at once.
         """
-        stubs = {*self._stubs, *self.stub_pids()}  # a server that was killed has no children any more
+        stubs = {*self._stubs, *self.stub_pids()}  # a killed server no longer has children
         if self._process.poll() is None:
             self._process.terminate()
             try:
@@ -166,7 +169,7 @@ class TritonServer:
                 self._process.kill()
                 self._process.wait()
         for pid in stubs:
-            if self._shared_memory in _command_line(pid):  # else it ended, and the id may be another's by now
+            if self._shared_memory in _command_line(pid):  # else it has ended, and its id may be another process's
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
         for region in _SHARED_MEMORY.glob(f"{self._shared_memory}*"):
@@ -192,7 +195,7 @@ class TritonServer:
 
 
 def free_port() -> int:
-    """A port of the loopback interface that was free a moment ago."""
+    """A port of the loopback interface that is free now. Another process may take it before it is used."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -200,7 +203,7 @@ def free_port() -> int:
 
 
 def log_tail(log: Path, lines: int = _TAIL_LINES) -> str:
-    """The last lines of a log, without Triton's tables of options."""
+    """The last lines of a log, without Triton's tables and blank lines."""
     with log.open(errors="replace") as text:
         return "".join(deque((line for line in text if not re.match(r"[+|]|\s*$", line)), lines)).rstrip()
 
@@ -212,7 +215,7 @@ def _is_ready(client: tritonclient.grpc.InferenceServerClient) -> bool:
         return False
 
 
-def _options(repository: Path, backends: Path, caches: Path, port: int, shared_memory: str) -> Iterator[str]:
+def _server_arguments(repository: Path, backends: Path, caches: Path, port: int, shared_memory: str) -> Iterator[str]:
     yield f"--model-repository={repository}"
     yield f"--backend-directory={backends}"
     yield f"--cache-directory={caches}"
@@ -227,7 +230,7 @@ def _environment() -> dict[str, str]:
         **os.environ,
         "PATH": os.pathsep.join([str(Path(sys.prefix) / "bin"), os.environ.get("PATH", "")]),
         "LD_LIBRARY_PATH": os.pathsep.join(path for path in libraries if path),
-        "PYTHONUNBUFFERED": "1",  # the log shows a stub's last words even when it was killed
+        "PYTHONUNBUFFERED": "1",  # so that the log is complete when a stub is killed
     }
 
 
@@ -242,7 +245,7 @@ def _link_backends(installation: Installation, folder: Path) -> Path:
 
 
 def _link(name: str, folder: Path) -> Path:
-    """A link to ``folder`` with a plain name; what is left of it goes with the server's shared memory."""
+    """A link to ``folder`` with a plain name. It has the server's prefix, so `TritonServer.stop` removes it too."""
     link = _SHARED_MEMORY / name
     link.unlink(missing_ok=True)
     link.symlink_to(folder.resolve())

@@ -1,4 +1,4 @@
-"""What goes over the wire between a Triton client and our Python backend, beside the tensors themselves.
+"""The wire format between a Triton client and our Python backend.
 
 One Triton request is one task request::
 
@@ -6,7 +6,7 @@ One Triton request is one task request::
     fields    BYTES [1]   JSON object: field name → text
     options   BYTES [1]   optional, JSON object: `Options`
 
-Its responses (one for a classification, one or more for a generation; the last has Triton's final flag)::
+Its responses (one for a classification, one or more for a generation; Triton's final flag marks the last)::
 
     text           BYTES [1]    the label, or the text since the last response
     labels         BYTES [-1]   the task's labels in order; one empty string for a generation
@@ -34,8 +34,8 @@ SCORES: Final = "scores"
 FINISH_REASON: Final = "finish_reason"
 REVISION: Final = "revision"
 
-_MARK = "mtm-error "
-"""Triton passes an error's text only, sometimes with its own words before it: ours is found by this mark."""
+_ERROR_PREFIX = "mtm-error "
+"""Triton passes on only an error's text, sometimes inside a text of its own; this prefix marks ours."""
 
 INVALID_REQUEST: Final = "INVALID_REQUEST"
 UNKNOWN_TASK: Final = "UNKNOWN_TASK"
@@ -45,26 +45,26 @@ CANCELLED: Final = "CANCELLED"
 INTERNAL: Final = "INTERNAL"
 
 
-Setting = float | int | tuple[str, ...]
+SamplingValue = float | int | tuple[str, ...]
 """The value of one sampling setting."""
 
-_SAMPLING: Final[Mapping[str, Any]] = {
+_SAMPLING_TYPES: Final[Mapping[str, Any]] = {
     "temperature": int | float,
     "top_p": int | float,
     "seed": int,
     "max_new_tokens": int,
     "stop": list,
 }
-_KINDS: Final[Mapping[Any, str]] = {int | float: "a number", int: "a whole number", list: "a list of texts"}
+_TYPE_NAMES: Final[Mapping[Any, str]] = {int | float: "a number", int: "a whole number", list: "a list of texts"}
 
 
 class MalformedRequest(UserError):
-    """A Triton request whose JSON is not what `wire` says."""
+    """A Triton request does not follow the wire format."""
 
 
 @dataclass(frozen=True, slots=True)
 class WireError:
-    """A request's error: a code of this module, a message for people, and the field it is about, if any."""
+    """A request's error: a code of this module, a message for people, and the request field at fault, if any."""
 
     code: str
     message: str
@@ -72,13 +72,13 @@ class WireError:
 
     def encode(self) -> str:
         """The text of a Triton error response."""
-        return _MARK + json.dumps({"code": self.code, "message": self.message, "field": self.field})
+        return _ERROR_PREFIX + json.dumps({"code": self.code, "message": self.message, "field": self.field})
 
     @classmethod
     def decode(cls, text: str) -> WireError | None:
-        """The error in a Triton error response's text, or None if the text is Triton's own."""
-        _, mark, payload = text.partition(_MARK)
-        if not mark:
+        """The error in the text of a Triton error response, or None if the error is Triton's own."""
+        _, prefix, payload = text.partition(_ERROR_PREFIX)
+        if not prefix:
             return None
         try:
             content, _ = json.JSONDecoder().raw_decode(payload)
@@ -89,27 +89,27 @@ class WireError:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """How to answer: ``stream`` sends a generation's text as it is made; ``sampling`` holds only what was set.
+    """How to answer. ``stream``: send the text as it is generated. ``sampling``: only the settings that are set.
 
-    The keys of ``sampling`` are the engine's: temperature, top_p, seed, max_new_tokens (numbers), stop (texts).
+    The keys of ``sampling`` are those of the engine's `Sampling`: temperature, top_p, seed, max_new_tokens and stop.
 
-    ``cancel`` is another request's id: that one is stopped, and this one, whatever its task, is answered with the
-    error CANCELLED. Requests of other callers cannot be guessed: ids are random.
+    ``cancel`` is the id of another request, which is then stopped. This request, whatever its task, then gets the error
+    CANCELLED. Ids are random, so the requests of other callers cannot be guessed.
     """
 
     stream: bool = False
-    sampling: Mapping[str, Setting] = field(default_factory=dict)
+    sampling: Mapping[str, SamplingValue] = field(default_factory=dict)
     cancel: str = ""
 
     def encode(self) -> str:
-        """As JSON."""
+        """The options as JSON."""
         content: dict[str, object] = {"stream": self.stream, "sampling": dict(self.sampling)}
         return json.dumps({**content, "cancel": self.cancel} if self.cancel else content)
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """One task request as it came out of its tensors."""
+    """One task request, parsed from its tensors."""
 
     task: str
     fields: Mapping[str, str]
@@ -117,7 +117,7 @@ class Inputs:
 
 
 def parse_inputs(task: bytes, fields: bytes, options: bytes | None) -> Inputs:
-    """Read one request. Raises `MalformedRequest`."""
+    """Parse the values of a request's tensors. Raises `MalformedRequest`."""
     texts = _json_object(FIELDS, fields)
     for name, value in texts.items():
         if not isinstance(value, str):
@@ -131,25 +131,25 @@ def _parse_options(raw: bytes | None) -> Options:
     content = _json_object(OPTIONS, raw)
     unknown = sorted(set(content) - {"stream", "sampling", "cancel"})
     if unknown:
-        raise MalformedRequest(f"input 'options': unknown key {unknown[0]!r}. It takes 'stream' and 'sampling'")
+        raise MalformedRequest(f"input 'options': unknown key {unknown[0]!r}. Keys: stream, sampling, cancel")
     stream, sampling = content.get("stream", False), content.get("sampling", {})
     cancel = content.get("cancel", "")
     if not isinstance(stream, bool) or not isinstance(sampling, dict) or not isinstance(cancel, str):
-        raise MalformedRequest("input 'options': 'stream' is a boolean, 'sampling' an object and 'cancel' an id")
-    settings = {name: _setting(name, value) for name, value in sampling.items()}
+        raise MalformedRequest("input 'options': 'stream' must be a boolean, 'sampling' an object, 'cancel' a string")
+    settings = {name: _parse_sampling_value(name, value) for name, value in sampling.items()}
     return Options(stream=stream, sampling=settings, cancel=cancel)
 
 
-def _setting(name: str, value: Any) -> Setting:
-    kind = _SAMPLING.get(name)
+def _parse_sampling_value(name: str, value: Any) -> SamplingValue:
+    kind = _SAMPLING_TYPES.get(name)
     if kind is None:
-        raise MalformedRequest(f"sampling.{name} is not a setting. Settings: {', '.join(_SAMPLING)}")
+        raise MalformedRequest(f"sampling.{name} is not a setting. Settings: {', '.join(_SAMPLING_TYPES)}")
     if name == "stop":
         if isinstance(value, list) and all(isinstance(text, str) for text in value):
             return tuple(value)
     elif isinstance(value, kind) and not isinstance(value, bool):
         return value  # type: ignore[no-any-return]
-    raise MalformedRequest(f"sampling.{name} is {json.dumps(value)}. Send {_KINDS[kind]}")
+    raise MalformedRequest(f"sampling.{name} is {json.dumps(value)}. Send {_TYPE_NAMES[kind]}")
 
 
 def _json_object(name: str, raw: bytes) -> dict[str, Any]:

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from itertools import accumulate
 
 from multitask_api.stage_io.parameters import TaskDefinition
-from multitask_serving.engine.answers import Request
 from multitask_serving.engine.engine import Engine
-from multitask_serving.engine.generate import Step
+from multitask_serving.engine.generation.decoding import Step
+from multitask_serving.engine.types import Request
 from multitask_trainer.data.rows import Row
 from multitask_trainer.judging.answers import Answer, read_scores, write_scores
 from multitask_trainer.judging.metrics import row_scores, score

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from multitask_api.stage_io.parameters import BaseParameters
 from multitask_api.stage_io.results import BaseResult
-from multitask_serving.engine.backbone import Backbone
+from multitask_serving.engine.model.backbone import Backbone
 from multitask_trainer.bundling import load_tokenizer
 from multitask_trainer.data.places import Places
 from multitask_trainer.data.rows import Row, read_rows

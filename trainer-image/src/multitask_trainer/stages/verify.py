@@ -10,7 +10,7 @@ from multitask_api.stage_io.results import Agreement, ExportResult, VerifyResult
 from multitask_api.stages.digests import digest
 from multitask_serving.client import AsyncTaskClient, Prediction
 from multitask_serving.gateway.server import running_gateway
-from multitask_serving.serve import at_local
+from multitask_serving.serve import local_backends
 from multitask_serving.triton.server import TritonServer
 from multitask_trainer.asking import ask
 from multitask_trainer.data.rows import Row, read_rows
@@ -50,7 +50,7 @@ async def _ask_all(stage: Stage, rows: Mapping[str, Sequence[Row]], revision: st
     stage.reporter.report("starting the servers")
     with TritonServer.start(folder / "triton", stage.scratch / "triton") as triton:
         async with (
-            running_gateway(folder / "routes.yaml", "127.0.0.1:0", adapt=at_local(triton.port)) as gateway,
+            running_gateway(folder / "routes.yaml", "127.0.0.1:0", transform=local_backends(triton.port)) as gateway,
             AsyncTaskClient(f"127.0.0.1:{gateway.port}") as client,
         ):
             answered = {}

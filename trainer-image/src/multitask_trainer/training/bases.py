@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from multitask_api.stage_io.parameters import TaskDefinition
-from multitask_serving.engine.prompt import parse_template
+from multitask_serving.engine.prompt.template import parse_template
 from multitask_trainer.data.places import Places
 from multitask_trainer.data.rows import Row
 from multitask_trainer.errors import ArtifactError, HubUnreachable, StageError

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from multitask_api.bundle import LabelIds, PromptPiece
 from multitask_api.stage_io.parameters import TaskDefinition
-from multitask_serving.engine.chat import compile_chat_pieces
-from multitask_serving.engine.prompt import (
-    bos_of,
+from multitask_serving.engine.prompt.chat import compile_chat_pieces
+from multitask_serving.engine.prompt.encoding import (
+    bos_ids,
     compile_labels,
     compile_pieces,
     encode_prompts,
@@ -62,7 +62,7 @@ class TaskEncoder:
             task=task,
             tokenizer=tokenizer,
             pieces=pieces,
-            bos=() if chat_template else bos_of(tokenizer),
+            bos=() if chat_template else bos_ids(tokenizer),
             eos=int(tokenizer.eos_token_id),
             labels=labels,
             answer_tokens=answer_tokens,

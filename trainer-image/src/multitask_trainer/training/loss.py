@@ -9,7 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from multitask_serving.engine.backbone import Backbone
+from multitask_serving.engine.model.backbone import Backbone
 from multitask_trainer.training.batches import MicroBatch
 
 

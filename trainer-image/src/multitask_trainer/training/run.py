@@ -13,7 +13,7 @@ from torch import nn
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import TrainResult
 from multitask_api.stages.digests import digest
-from multitask_serving.engine.backbone import Backbone
+from multitask_serving.engine.model.backbone import Backbone
 from multitask_trainer.bundling import load_tokenizer
 from multitask_trainer.data.rows import Row, read_rows
 from multitask_trainer.errors import StageError
@@ -99,7 +99,7 @@ def train(stage: Stage, parameters: TrainParameters, *, start: Path | None = Non
         sampler=sampler,
         examples=[examples[name] for name in sampler.names],
         batch_rows=optimisation.batch_rows,
-        pack=accelerator.device.type == "cuda" and Backbone.of(model).bool_masks,
+        pack=accelerator.device.type == "cuda" and Backbone.of(model).uses_boolean_masks,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )

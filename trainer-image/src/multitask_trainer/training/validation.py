@@ -17,9 +17,9 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from multitask_api.stage_io.results import TaskPoint
-from multitask_serving.engine.backbone import Backbone, evaluating
-from multitask_serving.engine.score import best_labels
-from multitask_serving.engine.trie import Trie
+from multitask_serving.engine.classification.scoring import best_labels
+from multitask_serving.engine.classification.trie import LabelTrie
+from multitask_serving.engine.model.backbone import Backbone, eval_mode
 from multitask_trainer.data.rows import Row
 from multitask_trainer.judging.metrics import score
 from multitask_trainer.training.batches import padded
@@ -39,14 +39,14 @@ class TaskValidation:
     encoder: TaskEncoder
     examples: Examples
     gold: tuple[str, ...]
-    trie: Trie | None
+    trie: LabelTrie | None
 
     @classmethod
     def of(cls, encoder: TaskEncoder, rows: Sequence[Row]) -> TaskValidation:
         """Take at most `MAX_ROWS` rows."""
         chosen = fixed_sample(len(rows), MAX_ROWS, seed=SAMPLE_SEED, name=encoder.task.name, purpose="validation")
         sample = [rows[index] for index in chosen]
-        trie = Trie.build(encoder.labels, encoder.eos) if encoder.labels else None
+        trie = LabelTrie.build(encoder.labels, encoder.eos) if encoder.labels else None
         return cls(encoder, encoder.encode(sample), tuple(row.answer for row in sample), trie)
 
     def run(self, model: nn.Module, *, token_budget: int) -> TaskPoint:
@@ -55,7 +55,7 @@ class TaskValidation:
             return self._classification(model, self.trie, token_budget)
         return self._generation(model, token_budget)
 
-    def _classification(self, model: nn.Module, trie: Trie, token_budget: int) -> TaskPoint:
+    def _classification(self, model: nn.Module, trie: LabelTrie, token_budget: int) -> TaskPoint:
         prompts = [self.examples.prompt(row) for row in range(len(self.examples))]
         task = self.encoder.task
         index = {label: number for number, label in enumerate(trie.labels)}
@@ -71,7 +71,7 @@ class TaskValidation:
         backbone = Backbone.of(model)
         rows = [self.examples.row(index) for index in range(len(self.examples))]
         loss = right = 0.0
-        with evaluating(model):
+        with eval_mode(model):
             for laid_out in padded(rows, batch_rows=len(rows), token_budget=token_budget):
                 batch = laid_out.to(backbone.device)
                 logits = target_logits(backbone, batch)

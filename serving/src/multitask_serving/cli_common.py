@@ -1,0 +1,23 @@
+"""Shared by this package's command-line programs: program names and addresses."""
+
+from __future__ import annotations
+
+import os
+
+LAST_PORT = 65535
+
+PROGRAM = "MTM_PROGRAM"
+"""Environment variable with the program's name, set when another program runs it as a command (``mtm predict``)."""
+
+
+def program_name(module: str) -> str:
+    """The program's name for its help and errors."""
+    return os.environ.get(PROGRAM, f"python -m {module}")
+
+
+def parse_host_port(address: str, *, first_port: int = 1) -> tuple[str, int] | None:
+    """The parts of ``host:port``, or None if the address has another form or the port is out of range."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or not first_port <= int(port) <= LAST_PORT:
+        return None
+    return host, int(port)

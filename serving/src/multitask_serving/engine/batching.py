@@ -1,0 +1,31 @@
+"""Cuts the rows of a call into batches that fit the memory budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+
+AdapterContext = Callable[[Sequence[int]], AbstractContextManager[object]]
+"""Given the numbers of a batch's rows, a context in which the model uses each row's adapter."""
+
+MASK_BUDGET = 1 << 26
+"""Most entries of one forward pass's attention mask, rows × width²."""
+
+
+def micro_batches(widths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """Row numbers in batches of similar width; ``widths`` are the rows' lengths in tokens.
+
+    A batch, padded to its widest row, has at most ``token_budget`` tokens and `MASK_BUDGET` mask entries, unless it is
+    a single row. The widest rows come first, so that running out of memory shows at once.
+    """
+    batch: list[int] = []
+    widest = 0
+    for row in sorted(range(len(widths)), key=lambda row: -widths[row]):
+        if batch and ((len(batch) + 1) * widest > token_budget or (len(batch) + 1) * widest**2 > MASK_BUDGET):
+            yield batch
+            batch = []
+        if not batch:
+            widest = widths[row]
+        batch.append(row)
+    if batch:
+        yield batch

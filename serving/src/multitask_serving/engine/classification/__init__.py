@@ -1,0 +1,1 @@
+"""Classification: log probabilities of all labels of a task from one forward pass."""

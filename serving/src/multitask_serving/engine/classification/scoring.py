@@ -1,0 +1,154 @@
+"""Classification: the log probability of every label of a task, for a batch of rows, in one forward pass.
+
+Score of a label = Σ log p over its tokens *and EOS*, without length normalisation. A row of the batch is a prompt
+followed by the nodes of its task's label trie. A node attends to the prompt and to its own ancestors only, and its
+position is prompt length + depth. So the prompt is run once for any number of labels, and rows of different tasks share
+a batch. No key-value cache is used: a second pass over cached prompts would do the same arithmetic with more overhead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from multitask_serving.engine.batching import AdapterContext, micro_batches
+from multitask_serving.engine.classification.trie import Ints, LabelTrie
+from multitask_serving.engine.model.backbone import Backbone, eval_mode
+
+LogProbs = npt.NDArray[np.float64]
+"""Log probabilities in nats, fp64."""
+
+TOKEN_BUDGETS = {"cpu": 2048, "cuda": 32768}
+"""Padded tokens of one forward pass. Measured on one CPU core: beyond 2,048, activations no longer fit its cache."""
+LOGIT_BUDGETS = {"cpu": 1 << 20, "cuda": 1 << 27}
+"""Logits in memory at once. On a CPU they are 4 MB in fp32, which also fits a core's cache."""
+
+
+def label_log_probs(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    tries: Sequence[LabelTrie],
+    *,
+    adapter_context: AdapterContext | None = None,
+    token_budget: int | None = None,
+) -> list[LogProbs]:
+    """Per row, the log probability of each label of its trie: (L,) in nats, in the labels' order.
+
+    ``model`` is any Hugging Face causal language model, on any device; dropout and autograd are off while it runs, and
+    its training mode is restored afterwards. ``prompts`` are token ids. There may be thousands of rows: they are sorted
+    by length and run in passes of at most ``token_budget`` padded tokens (default: `TOKEN_BUDGETS`).
+    """
+    backbone = Backbone.of(model)
+    results: list[LogProbs] = [np.empty(0)] * len(prompts)
+    widths = [len(prompt) + trie.size for prompt, trie in zip(prompts, tries, strict=True)]
+    with eval_mode(model):
+        for rows in micro_batches(widths, token_budget or TOKEN_BUDGETS[backbone.device.type]):
+            with adapter_context(rows) if adapter_context else nullcontext():
+                batch = score_batch(backbone, [prompts[row] for row in rows], [tries[row] for row in rows])
+            for row, log_probs in zip(rows, batch, strict=True):
+                results[row] = log_probs
+    return results
+
+
+def best_labels(
+    model: nn.Module,
+    prompts: Sequence[Sequence[int]],
+    trie: LabelTrie,
+    gold: Ints,
+    *,
+    token_budget: int | None = None,
+) -> tuple[Ints, LogProbs]:
+    """Per row, the index of the most probable label (B,) and the log probability of the ``gold`` label (B,) in nats.
+
+    ``gold`` (B,) holds label indices. The result is that of `label_log_probs` (except for ties within rounding), with
+    less work when there are many labels. The first pass runs the gold label's nodes only, which also gives an upper
+    bound for every other label (see `LabelTrie.covering`). If all bounds are below the gold label's score, the row is
+    decided; otherwise a second pass scores the labels that could still win.
+    """
+    # If the trie is shorter than the prompt, one full pass costs less than running the prompt a second time.
+    first = [
+        trie if trie.size <= len(prompt) else trie.covering([label])
+        for prompt, label in zip(prompts, gold, strict=True)
+    ]
+    bounds = np.stack(label_log_probs(model, prompts, first, token_budget=token_budget))
+    gold_scores = bounds[np.arange(len(prompts)), gold]
+    rivals = bounds >= gold_scores[:, None]
+    undecided = [row for row, scored in enumerate(first) if scored is not trie and rivals[row].sum() > 1]
+    second = [trie.covering(np.flatnonzero(rivals[row])) for row in undecided]
+    rescored = label_log_probs(model, [prompts[row] for row in undecided], second, token_budget=token_budget)
+    for row, scores in zip(undecided, rescored, strict=True):
+        bounds[row] = np.where(rivals[row], scores, -np.inf)
+    return bounds.argmax(axis=1), gold_scores
+
+
+def score_batch(backbone: Backbone, prompts: Sequence[Sequence[int]], tries: Sequence[LabelTrie]) -> list[LogProbs]:
+    """`label_log_probs` for rows that fit one pass. The caller has turned autograd and dropout off."""
+    lengths = np.array([len(prompt) for prompt in prompts])
+    input_ids, position_ids, mask = _collate(prompts, tries)
+    device = backbone.device
+    hidden = backbone.decoder(
+        input_ids=torch.from_numpy(input_ids).to(device),
+        position_ids=torch.from_numpy(position_ids).to(device),
+        attention_mask=backbone.attention_mask(torch.from_numpy(mask).to(device)),
+        use_cache=False,
+    ).last_hidden_state
+    # Logits are needed at each prompt's last token and at the trie nodes that follow it.
+    width = input_ids.shape[1]
+    logit_positions = [
+        row * width + length - 1 + np.arange(trie.size + 1)
+        for row, (length, trie) in enumerate(zip(lengths, tries, strict=True))
+    ]
+    offsets = np.cumsum([0, *(len(positions) for positions in logit_positions)])
+    hidden = hidden.reshape(-1, hidden.shape[-1])[torch.from_numpy(np.concatenate(logit_positions)).to(device)]
+    edge_sources = np.concatenate([offset + trie.edge_sources for offset, trie in zip(offsets, tries, strict=False)])
+    edge_targets = np.concatenate([trie.edge_targets for trie in tries])
+    return _sum_by_label(_edge_log_probs(backbone.head, hidden, edge_sources, edge_targets), tries)
+
+
+def _collate(prompts: Sequence[Sequence[int]], tries: Sequence[LabelTrie]) -> tuple[Ints, Ints, npt.NDArray[np.bool_]]:
+    """input_ids (B, W), position_ids (B, W) and the attention mask (B, 1, W, W), true for "attend"; right-padded."""
+    width = max(len(prompt) + trie.size for prompt, trie in zip(prompts, tries, strict=True))
+    input_ids = np.zeros((len(prompts), width), dtype=np.int64)
+    position_ids = np.tile(np.arange(width), (len(prompts), 1))
+    mask = np.tile(np.tri(width, dtype=np.bool_), (len(prompts), 1, 1, 1))
+    for row, (prompt, trie) in enumerate(zip(prompts, tries, strict=True)):
+        start, end = len(prompt), len(prompt) + trie.size
+        input_ids[row, :start] = prompt
+        input_ids[row, start:end] = trie.tokens
+        position_ids[row, start:end] = start + trie.depths
+        position_ids[row, end:] = 0
+        mask[row, 0, start:end, start:end] = trie.ancestors
+    return input_ids, position_ids, mask
+
+
+def _edge_log_probs(head: nn.Module, hidden: Tensor, edge_sources: Ints, edge_targets: Ints) -> LogProbs:
+    """log p(target | source) of each edge (E,), from the sources' hidden states (S, H).
+
+    The log-softmax is computed in fp32, for as many sources at a time as `LOGIT_BUDGETS` allows.
+    """
+    vocabulary = int(head.weight.shape[0])  # type: ignore[index]
+    step = max(1, LOGIT_BUDGETS[hidden.device.type] // vocabulary)
+    chunks = []
+    for start in range(0, len(hidden), step):
+        # On a CPU log_softmax takes half the time of logsumexp: one vectorised pass.
+        log_probs = torch.log_softmax(head(hidden[start : start + step]).float(), dim=-1)
+        first, last = np.searchsorted(edge_sources, [start, start + step])
+        rows = torch.from_numpy(edge_sources[first:last] - start).to(hidden.device)
+        targets = torch.from_numpy(edge_targets[first:last]).to(hidden.device)
+        chunks.append(log_probs[rows, targets])
+    return torch.cat(chunks).cpu().numpy().astype(np.float64)
+
+
+def _sum_by_label(edges: LogProbs, tries: Sequence[LabelTrie]) -> list[LogProbs]:
+    log_probs = []
+    first = 0
+    for trie in tries:
+        last = first + len(trie.edge_sources)
+        log_probs.append(np.add.reduceat(edges[first:last][trie.label_edges], trie.label_starts))
+        first = last
+    return log_probs

@@ -1,0 +1,1 @@
+"""Generation: batched decoding with a key-value cache, sampling, and text from tokens."""

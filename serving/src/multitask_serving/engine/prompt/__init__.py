@@ -1,0 +1,1 @@
+"""From text to token ids: templates, the chat format of instruct models, and the encoding of prompts and answers."""

@@ -1,0 +1,61 @@
+"""Prompts for instruct models: the task's prompt inside the model's own chat template, compiled to pieces."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from jinja2 import TemplateError as JinjaError
+
+from multitask_api.bundle import PromptPiece
+from multitask_serving.engine.errors import TemplateError
+from multitask_serving.engine.prompt.template import Field, parse_template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Private-use characters: chat templates do not write them, and trimming white space does not remove them.
+_OPEN, _CLOSE = "\ue0f0", "\ue0f1"
+_PLACEHOLDER = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
+
+
+def compile_chat_pieces(prompt: str, tokenizer: PreTrainedTokenizerFast) -> tuple[PromptPiece, ...]:
+    """The prompt as one user message in the tokenizer's chat template, up to where the assistant's answer begins.
+
+    The chat template is rendered once, with a placeholder for each field, and split at the placeholders. The text
+    between them becomes literal pieces; it includes BOS and turn markers, so such a prompt has no ``bos`` of its own.
+    Thinking is disabled (``enable_thinking=False``): the answer follows at once. Raises `TemplateError`.
+    """
+    if _OPEN in prompt or _CLOSE in prompt:
+        raise TemplateError("the prompt contains the private-use characters U+E0F0 or U+E0F1. Remove them")
+    parts = parse_template(prompt)
+    names = [part.name for part in parts if isinstance(part, Field)]
+    numbers = iter(range(len(names)))
+    message = "".join(part if isinstance(part, str) else f"{_OPEN}{next(numbers)}{_CLOSE}" for part in parts)
+    rendered = _render(message, tokenizer)
+    # Odd entries of the split are the placeholders' numbers.
+    pieces = _PLACEHOLDER.split(rendered)
+    if [int(number) for number in pieces[1::2]] != list(range(len(names))):
+        raise TemplateError("the base model's chat template repeats or drops the user's message. Set a plain prompt")
+    return tuple(
+        PromptPiece(field=names[int(text)])
+        if index % 2
+        else PromptPiece(
+            literal=text,
+            ids=tuple(tokenizer(text, add_special_tokens=False, split_special_tokens=False).input_ids),
+        )
+        for index, text in enumerate(pieces)
+        if text
+    )
+
+
+def _render(message: str, tokenizer: PreTrainedTokenizerFast) -> str:
+    if not tokenizer.chat_template:
+        raise TemplateError("the base model's tokenizer has no chat template. Use an instruct model, or a plain prompt")
+    try:
+        rendered = tokenizer.apply_chat_template(
+            [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+        )
+    except JinjaError as error:
+        raise TemplateError(f"the base model's chat template failed: {error}. Use a plain prompt") from error
+    return str(rendered)
