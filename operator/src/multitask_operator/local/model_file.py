@@ -12,9 +12,9 @@ from pydantic import ValidationError
 
 from multitask_api.data_check import DataReport
 from multitask_api.errors import InvalidResource, MultitaskError, Problem, UserError
+from multitask_api.pdeathsig import die_with_parent
 from multitask_api.resource import MultiTaskModel, parse
 from multitask_api.stage_io.manifest import Resolved
-from multitask_operator.local import processes
 from multitask_operator.local.errors import DataCheckFailed, NotLocal
 from multitask_operator.local.workdir import Workdir
 
@@ -131,7 +131,7 @@ def _ask(module: str, model: MultiTaskModel, root: Path, arguments: Sequence[str
     argv = [sys.executable, "-m", module, "--model", "/dev/stdin", "--data-root", str(root), *arguments]
     text = model.model_dump_json(by_alias=True, exclude_none=True)
     return subprocess.run(
-        processes.die_with_parent(argv),
+        die_with_parent(argv),
         input=text,
         capture_output=True,
         encoding="utf-8",

@@ -14,7 +14,7 @@ from typing import Protocol
 
 import psutil
 
-from multitask_operator.local import pdeathsig
+from multitask_api.pdeathsig import die_with_parent
 
 #: Every process of a run carries its work folder here, so that what a killed run left behind can be found.
 MARKER = "MTM_WORKDIR"
@@ -61,11 +61,6 @@ def start(argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> sub
             env=dict(environment),
             start_new_session=True,
         )
-
-
-def die_with_parent(argv: Sequence[str]) -> list[str]:
-    """The command of a program that is killed when the thread that started it ends; to be started by this process."""
-    return [sys.executable, "-I", "-S", str(Path(pdeathsig.__file__)), str(os.getpid()), *argv]
 
 
 def environment(workdir: Path, threads: int) -> dict[str, str]:
