@@ -460,11 +460,11 @@ def test_hand_written_manifests_and_statuses_break_nothing():
 def test_a_name_means_a_resource_unless_a_file_is_called_so(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "desk").mkdir()
-    assert not ClusterOptions().means("desk")
-    assert ClusterOptions(namespace="ml").means("desk")
-    assert ClusterOptions().means("other")
-    assert not ClusterOptions().means("other.yaml")
-    assert not ClusterOptions().means("./other")
+    assert not ClusterOptions().refers_to("desk")
+    assert ClusterOptions(namespace="ml").refers_to("desk")
+    assert ClusterOptions().refers_to("other")
+    assert not ClusterOptions().refers_to("other.yaml")
+    assert not ClusterOptions().refers_to("./other")
 
 
 CONFIG = {
@@ -495,8 +495,8 @@ COMMANDS = [
     (["explain", "desk", "--kubeconfig", "{tmp}/config", "--context", "third"], 2, "third"),
     (["plan", "desk"], 2, "there is no file 'desk', and no cluster to ask for a MultiTaskModel"),
     (["report", "desk"], 2, "there is no folder 'desk', and no cluster to ask for a MultiTaskModel"),
-    (["plan", "desk", "-n", "ml", "--workdir", "x"], 2, "--workdir belongs to a run on this machine"),
-    (["report", "{tmp}", "--to", "x"], 2, "--to belongs to a report of a cluster"),
+    (["plan", "desk", "-n", "ml", "--workdir", "x"], 2, "--workdir applies only to a run on this machine"),
+    (["report", "{tmp}", "--to", "x"], 2, "--to applies only to a report of a cluster"),
 ]
 
 

@@ -10,7 +10,7 @@ from multitask_operator.commands.cluster.model_view import model_view
 from multitask_operator.commands.cluster.session import ClusterOptions, run_with_client
 from multitask_operator.commands.console import print_json, print_line, qualification
 from multitask_operator.commands.plan import done_of
-from multitask_operator.commands.run import write_report
+from multitask_operator.commands.report import write_report
 from multitask_operator.local.workdir import Workdir
 from multitask_operator.report.build import build_report
 
@@ -23,7 +23,7 @@ def report(name: str, where: ClusterOptions, to: Path | None, *, as_json: bool) 
     found = build_report(shown.model, graph, shown.ran)
     place = Workdir(to or Path(".mtm") / "cluster" / raw.namespace / name)
     place.path.mkdir(parents=True, exist_ok=True)
-    write_report(place, found, whole=graph.finished)
+    write_report(place, found, complete=graph.finished)
     if as_json:
         print_json(found.model_dump(mode="json", by_alias=True))
         return 0

@@ -40,7 +40,7 @@ class ClusterOptions:
         """Whether anything was."""
         return (self.namespace, self.context, self.kubeconfig) != (None, None, None)
 
-    def means(self, name: str) -> bool:
+    def refers_to(self, name: str) -> bool:
         """Whether ``name`` is that of a resource: it could be one, and no file or folder is called so.
 
         Options that only a cluster has decide it at once.
@@ -70,11 +70,11 @@ async def _ask(where: ClusterOptions, work: Callable[[LogClient, str], Awaitable
         ) from error
 
 
-def explain_missing_cluster(name: str, what: str, work: Callable[[], int]) -> int:
+def explain_missing_cluster(name: str, expected: str, work: Callable[[], int]) -> int:
     """Run ``work`` for a ``name`` that is no ``what``; without a cluster, say how it was understood."""
     try:
         return work()
     except ConnectionConfigError as error:
         raise ConnectionConfigError(
-            f"there is no {what} {name!r}, and no cluster to ask for a MultiTaskModel: {error}"
+            f"there is no {expected} {name!r}, and no cluster to ask for a MultiTaskModel: {error}"
         ) from error
