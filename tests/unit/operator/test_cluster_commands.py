@@ -13,11 +13,12 @@ from multitask_operator import cli
 from multitask_operator.cluster.logs import user_namespace
 from multitask_operator.commands.cluster.diagnosis import diagnose
 from multitask_operator.commands.cluster.jobs import job_rows
-from multitask_operator.commands.cluster.model_view import model_view
+from multitask_operator.commands.cluster.model_view import seconds_of_stages
 from multitask_operator.commands.cluster.plan import planned_of
 from multitask_operator.commands.cluster.pods import NoSuchStage, log_unavailable, newest_pod, not_started, select_job
 from multitask_operator.commands.cluster.session import ClusterOptions
 from multitask_operator.planner.status import format_time
+from multitask_operator.reconciler.model_state import ModelState
 from multitask_operator.report.build import build_report
 from support.graph_builders import all_done, graph_of, task
 from support.simulation import BEGAN, REMOVED, Cluster
@@ -76,7 +77,7 @@ class Desk(Cluster):
         self.end(job, "Failed", "Job has reached the specified backoff limit")
 
     def explained(self, later=0.0):
-        return diagnose(self.raw(), self.now + later)
+        return diagnose(self.observe(), self.now + later)
 
 
 def waiting_for(job="resolve", **state):
@@ -336,11 +337,11 @@ def test_open_and_failed_jobs_show_what_they_do():
     desk.objects["Job", job]["status"] = {"startTime": format_time(BEGAN)}
     said = StageProgress(stage="prepare/intent", phase="rows", step=50, total=400, tokens_per_second=9000.0)
     desk.say(job, progress=said.to_json())
-    (row,) = job_rows(desk.raw(), BEGAN + 12)
+    (row,) = job_rows(desk.observe(), BEGAN + 12)
     assert (row.name, row.state) == (job, "running")
     assert row.doing == "prepare/intent rows 50/400 9,000 tokens/s 12 s"
     desk.fail(job, 1, "UserError", BAD_ROWS)
-    (row,) = job_rows(desk.raw(), BEGAN)
+    (row,) = job_rows(desk.observe(), BEGAN)
     assert (row.state, row.doing) == ("failed", "prepare/urgency: 2 bad rows")
 
 
@@ -348,7 +349,7 @@ def test_the_plan_says_what_is_cached_at_work_failed_and_to_come():
     desk = Desk()
     desk.until("baseline")
     desk.fail(desk.jobs("baseline")[0], 0, "Fault", "it broke\nbadly")
-    states = planned_of(model_view(desk.raw(), desk.now)).states
+    states = planned_of(ModelState.of(desk.observe(), desk.now)).states
     kinds = {name.split("/")[0]: state for name, state in states.items()}
     assert kinds["prepare"] == "cached"
     assert sorted(state for name, state in states.items() if name.startswith("baseline")) == [
@@ -361,16 +362,16 @@ def test_the_plan_says_what_is_cached_at_work_failed_and_to_come():
 def test_before_the_data_is_looked_at_the_plan_says_so():
     desk = Desk()
     desk.settle()
-    assert any("have not been looked at" in note for note in planned_of(model_view(desk.raw(), desk.now)).notes)
+    assert any("have not been looked at" in note for note in planned_of(ModelState.of(desk.observe(), desk.now)).notes)
 
 
 def test_the_report_is_that_of_a_local_run_of_the_same_manifests():
     desk = trained()
-    shown = model_view(desk.raw(), desk.now)
+    shown = ModelState.of(desk.observe(), desk.now)
     manifests = all_done(desk.resource, serve=False)
     ran = {key[0]: item.seconds for key, item in manifests.items()}
     here = build_report(desk.resource, graph_of(desk.resource, manifests, serve=False), ran)
-    assert build_report(shown.model, shown.plan.graph, shown.ran) == here
+    assert build_report(shown.model, shown.plan.graph, seconds_of_stages(shown)) == here
 
 
 LOGS = [
@@ -390,7 +391,7 @@ LOGS = [
 
 @pytest.fixture(scope="module")
 def done():
-    return trained().raw()
+    return trained().observe()
 
 
 @pytest.mark.parametrize(("stage", "kind", "said"), LOGS)
@@ -407,9 +408,9 @@ def test_without_a_stage_what_failed_is_shown_before_what_runs():
     desk = Desk()
     desk.until("baseline")
     first, second = desk.jobs("baseline")
-    assert select_job(desk.raw(), None).name in (first, second)
+    assert select_job(desk.observe(), None).name in (first, second)
     desk.fail(second, 0, "Fault", "it broke")
-    assert select_job(desk.raw(), None).name == second
+    assert select_job(desk.observe(), None).name == second
 
 
 def test_the_newest_pod_of_the_first_node_is_meant():
@@ -419,7 +420,7 @@ def test_the_newest_pod_of_the_first_node_is_meant():
         desk.written += 1
         desk.pod(job, number)
     desk.objects["Pod", f"{job}-2"]["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": "1"}
-    assert newest_pod(select_job(desk.raw(), "resolve"))["metadata"]["name"] == f"{job}-1"
+    assert newest_pod(select_job(desk.observe(), "resolve"))["metadata"]["name"] == f"{job}-1"
 
 
 def test_a_pod_that_is_gone_leaves_what_it_last_said():
@@ -427,18 +428,18 @@ def test_a_pod_that_is_gone_leaves_what_it_last_said():
     job = desk.until("baseline")
     desk.say(job, progress=StageProgress(stage="baseline/x", phase="training", step=3, total=9).to_json())
     desk.fail(job, 0, "Fault", "it broke")
-    raw = desk.raw()
+    raw = desk.observe()
     unit = select_job(raw, job)
     assert newest_pod(unit) is None
     text = log_unavailable(raw, unit)
     assert "no pod of baseline/urgency/seed-17 is left" in text
     assert f"ConfigMap {job} says why it failed (it broke) and says how far it came (baseline/x training 3/9" in text
-    assert "holds the result of 1 of 1 stages" in log_unavailable(raw, select_job(trained().raw(), "filter"))
+    assert "holds the result of 1 of 1 stages" in log_unavailable(raw, select_job(trained().observe(), "filter"))
 
 
 def test_a_pod_that_has_not_begun_says_what_it_waits_for():
     desk = waiting_for(scheduled=GPU)
-    raw = desk.raw()
+    raw = desk.observe()
     unit = select_job(raw, None)
     assert "waits for a free nvidia.com/gpu" in not_started(raw, unit, newest_pod(unit))
 
@@ -450,7 +451,7 @@ def test_hand_written_manifests_and_statuses_break_nothing():
         if kind == "ConfigMap":
             item["binaryData"] = dict.fromkeys(item.get("binaryData", {}), "####")
     assert desk.explained(later=10).reason in ("OperatorActs", "OperatorNotActing")
-    raw = replace(desk.raw(), jobs=())
+    raw = replace(desk.observe(), jobs=())
     assert job_rows(raw, desk.now) == []
 
 

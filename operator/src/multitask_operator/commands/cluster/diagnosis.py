@@ -12,24 +12,24 @@ from multitask_api.resource.status import Condition
 from multitask_operator.commands.cluster.below_threshold import below_threshold
 from multitask_operator.commands.cluster.jobs import job_rows, stages_of
 from multitask_operator.commands.cluster.model_view import (
-    ModelView,
     condition_of,
-    decided,
     gpu_resource,
     last_change,
-    model_view,
+    reader_settings,
+    status_of,
 )
 from multitask_operator.formatting import duration
 from multitask_operator.objects.actions import Create, Delete, PatchFinalizers
-from multitask_operator.reconciler import Outcome, blockers
+from multitask_operator.reconciler import Outcome, blockers, reconcile
 from multitask_operator.reconciler.cluster_state import ClusterState
+from multitask_operator.reconciler.decide import decide
 from multitask_operator.reconciler.deletion import CLEANING_UP
-from multitask_operator.reconciler.finalizers import has_finalizer, is_being_deleted
+from multitask_operator.reconciler.finalizers import finalizers, has_finalizer, is_being_deleted
+from multitask_operator.reconciler.model_state import ModelState
 from multitask_operator.reconciler.planner_input import failed
 from multitask_operator.reconciler.remediation import REMEDIATION, without_remediation
 from multitask_operator.reconciler.retries import blocker_for_retry
 from multitask_operator.reconciler.stage_job import StageJob, parse_time, stage_jobs
-from multitask_operator.reconciler.telling import generation_of, previous_status
 
 #: Seconds within which an operator that lives has acted.
 PATIENCE = 60.0
@@ -65,81 +65,89 @@ class Diagnosis:
         }
 
 
-def diagnose(raw: ClusterState, now: float) -> Diagnosis:
+def diagnose(cluster: ClusterState, now: float) -> Diagnosis:
     """The reason, ``now`` in Unix seconds."""
-    assert raw.model is not None
-    if is_being_deleted(raw.model):
-        return next(_deleted(raw, now))
+    if is_being_deleted(cluster.model):
+        return next(_deleted(cluster, now))
+    # Without the status that stands: what the operator would write now says why, whatever it wrote before.
+    bare = cluster.without_status()
     try:
-        outcome, status = decided(raw, now)
-        shown = model_view(raw, now)
+        state = ModelState.of(bare, now)
     except UserError as error:
         return Diagnosis("InvalidSpec", str(error), _NEXT["InvalidSpec"])
-    ready = condition_of(status, "Ready")
+    patch = finalizers(bare.model)
+    outcome = decide(state, reader_settings(bare)) if patch is None else Outcome((patch,))
+    ready = condition_of(status_of(outcome), "Ready")
     if ready is not None and ready.reason == "Suspended":
-        resume = f'{_kubectl(raw)} patch mtm {raw.name} --type merge --patch \'{{"spec":{{"suspend":false}}}}\''
+        resume = f'{_kubectl(cluster)} patch mtm {cluster.name} --type merge --patch \'{{"spec":{{"suspend":false}}}}\''
         return Diagnosis("Suspended", ready.message, resume)
-    going = {each.name for each in outcome.actions if isinstance(each, Delete)}
-    found = chain(_refused(raw), _blocker(raw, now), _failed(raw, shown, going), _not_acting(raw, outcome, now))
-    return next(chain(found, _at_work(raw, now), _ended(raw, shown)))
+    deleted = {action.name for action in outcome.actions if isinstance(action, Delete)}
+    reasons = chain(
+        _refused(cluster),
+        _blocker(cluster, ready),
+        _failed(state, deleted),
+        _not_acting(cluster, outcome, now),
+        _at_work(cluster, now),
+        _ended(state),
+    )
+    return next(reasons)
 
 
-def _deleted(raw: ClusterState, now: float) -> Iterator[Diagnosis]:
+def _deleted(cluster: ClusterState, now: float) -> Iterator[Diagnosis]:
     """What a model that is being deleted waits for."""
-    assert raw.model is not None
-    if not has_finalizer(raw.model):
+    if not has_finalizer(cluster.model):
         yield Diagnosis("BeingDeleted", "the resource is being deleted", "wait, and apply it again if you want it")
-    yield from _refused(raw)
-    outcome, status = decided(raw, now)
-    ready = condition_of(status, "Ready")
+    yield from _refused(cluster)
+    bare = cluster.without_status()
+    outcome = reconcile(bare, reader_settings(bare), now)
+    ready = condition_of(status_of(outcome), "Ready")
     if ready is not None and ready.reason != CLEANING_UP:
         then = "do what it says; the operator notices by itself"
         blocked = ready.reason != "Retrying"
         yield Diagnosis(ready.reason, ready.message, _NEXT.get(ready.reason, then), blocked, stage=CLEAN_UP)
-    yield from _not_acting(raw, outcome, now)
-    follow = f"mtm logs {raw.name} {CLEAN_UP} -f -n {raw.namespace}"
+    yield from _not_acting(cluster, outcome, now)
+    follow = f"mtm logs {cluster.name} {CLEAN_UP} -f -n {cluster.namespace}"
     yield Diagnosis(CLEANING_UP, ready.message if ready is not None else "", follow, blocked=False, stage=CLEAN_UP)
 
 
-def _refused(raw: ClusterState) -> Iterator[Diagnosis]:
+def _refused(cluster: ClusterState) -> Iterator[Diagnosis]:
     """What the API server told the operator alone."""
-    status = previous_status(raw)
+    status = cluster.previous_status
     ready = condition_of(status, "Ready")
-    if ready is not None and ready.reason == "WriteRefused" and ready.observed_generation == generation_of(raw):
+    if ready is not None and ready.reason == "WriteRefused" and ready.observed_generation == cluster.generation:
         yield Diagnosis("WriteRefused", ready.message, _NEXT["WriteRefused"])
 
 
-def _blocker(raw: ClusterState, now: float) -> Iterator[Diagnosis]:
-    """What an operator that looked now would put into Ready, but for stages that failed."""
-    _, status = decided(raw, now)
-    ready = condition_of(status, "Ready")
+def _blocker(cluster: ClusterState, ready: Condition | None) -> Iterator[Diagnosis]:
+    """What the operator would put into Ready now, but for stages that failed."""
     if ready is None or ready.reason in ("NotTrained", "Trained", "StageFailed", "ResolveFailed"):
         return
-    # A claim hides what its pods wait for; what is said of pods is said of the first that waits.
-    of_pod = next((unit for unit in _open_units(raw) if _says(unit, ready, raw)), None)
+    # A claim hides what its pods wait for; of pods, the message is about the first that waits.
+    job = next((job for job in _open_jobs(cluster) if _is_reason_of(job, ready, cluster)), None)
     yield Diagnosis(
         ready.reason,
         without_remediation(ready.reason, ready.message),
         _NEXT.get(ready.reason, "do what it says; the operator notices by itself"),
         blocked=ready.reason != "Retrying",
-        stage=stages_of(of_pod)[0] if of_pod else None,
-        job=of_pod.name if of_pod else None,
+        stage=stages_of(job)[0] if job else None,
+        job=job.name if job else None,
     )
 
 
-def _failed(raw: ClusterState, shown: ModelView, going: Collection[str]) -> Iterator[Diagnosis]:
-    """The first stage, or the look at the data, whose Job has failed for good; other work may go on beside it."""
-    names = {each.log for each in shown.plan.failed}
-    for unit in stage_jobs(raw, without=(RUN,)):
-        looked = unit.kind == RESOLVE and unit.ended and not shown.current and _has_failed(unit)
-        if unit.name in going or (unit.name not in names and not looked):
+def _failed(state: ModelState, deleted: Collection[str]) -> Iterator[Diagnosis]:
+    """The first stage, or resolve, whose Job has failed for good; other work may go on beside it."""
+    cluster = state.cluster
+    names = {failure.log for failure in state.plan.failed}
+    for unit in stage_jobs(cluster, without=(RUN,)):
+        unresolved = unit.kind == RESOLVE and unit.ended and not state.is_resolved and _has_failed(unit)
+        if unit.name in deleted or (unit.name not in names and not unresolved):
             continue
         failure = failed(unit).failure
-        again = f"{_kubectl(raw)} annotate mtm {raw.name} {REFRESH_ANNOTATION}=$(date +%s) --overwrite"
+        again = f"{_kubectl(cluster)} annotate mtm {cluster.name} {REFRESH_ANNOTATION}=$(date +%s) --overwrite"
         first = {
             "UserError": "repair what it names",
             "Retryable": "see that what it needs answers again",
-            "Fault": f"read `mtm logs {raw.name} {failure.stage} -n {raw.namespace}`",
+            "Fault": f"read `mtm logs {cluster.name} {failure.stage} -n {cluster.namespace}`",
         }[failure.kind]
         yield Diagnosis(
             "ResolveFailed" if unit.kind == RESOLVE else "StageFailed",
@@ -150,18 +158,18 @@ def _failed(raw: ClusterState, shown: ModelView, going: Collection[str]) -> Iter
         )
 
 
-def _not_acting(raw: ClusterState, outcome: Outcome, now: float) -> Iterator[Diagnosis]:
+def _not_acting(cluster: ClusterState, outcome: Outcome, now: float) -> Iterator[Diagnosis]:
     """There is something to do that only the operator does."""
     todo = [each for each in outcome.actions if isinstance(each, Create | Delete | PatchFinalizers)]
-    status = previous_status(raw)
-    behind = status is None or status.observed_generation != generation_of(raw)
+    status = cluster.previous_status
+    behind = status is None or status.observed_generation != cluster.generation
     if not todo and not behind:
         return
     if todo:
         what = f"the operator has to {_task(todo[-1])}"
     else:
-        what = f"the operator has to look at generation {generation_of(raw)}"
-    changed = last_change(raw)
+        what = f"the operator has to look at generation {cluster.generation}"
+    changed = last_change(cluster)
     waited = now - parse_time(changed) if changed else 0.0
     if waited < PATIENCE:
         yield Diagnosis("OperatorActs", f"{what}, which takes seconds", "ask again in a moment", blocked=False)
@@ -180,35 +188,35 @@ def _task(action: Create | Delete | PatchFinalizers) -> str:
     return f"delete {action.name}" if isinstance(action, Delete) else f"create {action.obj['metadata']['name']}"
 
 
-def _at_work(raw: ClusterState, now: float) -> Iterator[Diagnosis]:
+def _at_work(cluster: ClusterState, now: float) -> Iterator[Diagnosis]:
     """Nothing is in the way: what is being done."""
-    rows = [row for row in job_rows(raw, now) if row.state != "failed"]
+    rows = [row for row in job_rows(cluster, now) if row.state != "failed"]
     if rows:
         text = "\n".join(f"{row.name}: {row.doing or row.state}" for row in rows)
         first = rows[0]
-        follow = f"mtm logs {raw.name} {first.stages[0]} -f -n {raw.namespace}"
+        follow = f"mtm logs {cluster.name} {first.stages[0]} -f -n {cluster.namespace}"
         yield Diagnosis("StagesRunning", text, follow, False, first.stages[0], first.name)
 
 
-def _ended(raw: ClusterState, shown: ModelView) -> Iterator[Diagnosis]:
+def _ended(state: ModelState) -> Iterator[Diagnosis]:
     """Trained: whether every task reaches the bar."""
-    if shown.plan.graph.finished:
-        below = below_threshold(shown.model, shown.plan.graph)
+    if state.plan.graph.finished:
+        below = below_threshold(state.model, state.plan.graph)
         if below:
-            following = f"mtm report {raw.name} -n {raw.namespace}"
+            following = f"mtm report {state.cluster.name} -n {state.cluster.namespace}"
             yield Diagnosis("TaskBelowBar", "\n".join(below), f"`{following}` shows every task", blocked=False)
         yield Diagnosis("Trained", "every stage is done, and every task reaches the bar", "", blocked=False)
     yield Diagnosis("Waiting", "nothing is at work and nothing is to be started", "ask again in a moment", False)
 
 
-def _open_units(raw: ClusterState) -> list[StageJob]:
-    return [unit for unit in stage_jobs(raw, without=(RUN,)) if blockers.is_open(unit)]
+def _open_jobs(cluster: ClusterState) -> list[StageJob]:
+    return [job for job in stage_jobs(cluster, without=(RUN,)) if blockers.is_open(job)]
 
 
-def _says(unit: StageJob, ready: Condition, raw: ClusterState) -> bool:
-    """Whether the unit is the one that Ready speaks of."""
-    found = blockers.blocker_for_job(unit, gpu_resource(raw), raw.warnings) or blocker_for_retry(unit)
-    return found is not None and found.reason == ready.reason
+def _is_reason_of(job: StageJob, ready: Condition, cluster: ClusterState) -> bool:
+    """Whether Ready speaks of this Job."""
+    blocker = blockers.blocker_for_job(job, gpu_resource(cluster), cluster.warnings) or blocker_for_retry(job)
+    return blocker is not None and blocker.reason == ready.reason
 
 
 def _has_failed(unit: StageJob) -> bool:
@@ -216,5 +224,5 @@ def _has_failed(unit: StageJob) -> bool:
     return any(each.get("type") == "Failed" and each.get("status") == "True" for each in conditions)
 
 
-def _kubectl(raw: ClusterState) -> str:
-    return f"kubectl -n {raw.namespace}"
+def _kubectl(cluster: ClusterState) -> str:
+    return f"kubectl -n {cluster.namespace}"

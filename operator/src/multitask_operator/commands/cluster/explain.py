@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 
 from multitask_operator.commands.cluster.diagnosis import Diagnosis, diagnose
-from multitask_operator.commands.cluster.model_state_reader import read_model_state
 from multitask_operator.commands.cluster.session import ClusterOptions, run_with_client
+from multitask_operator.commands.cluster.state_reader import read_cluster_state
 from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.reconciler.cluster_state import ClusterState
 
@@ -14,18 +14,18 @@ from multitask_operator.reconciler.cluster_state import ClusterState
 def explain(name: str, where: ClusterOptions, *, as_json: bool) -> int:
     """Say why the model is where it is."""
     now = time.time()
-    raw = run_with_client(where, lambda client, namespace: read_model_state(client, namespace, name, now))
-    found = diagnose(raw, now)
+    cluster = run_with_client(where, lambda client, namespace: read_cluster_state(client, namespace, name, now))
+    diagnosis = diagnose(cluster, now)
     if as_json:
-        print_json({"name": raw.name, "namespace": raw.namespace, **found.to_json()})
+        print_json({"name": cluster.name, "namespace": cluster.namespace, **diagnosis.to_json()})
     else:
-        _print(raw, found)
+        _print(cluster, diagnosis)
     return 0
 
 
-def _print(raw: ClusterState, found: Diagnosis) -> None:
-    print_line(f"{raw.namespace}/{raw.name}: {found.reason}")
-    for line in found.message.splitlines():
+def _print(cluster: ClusterState, diagnosis: Diagnosis) -> None:
+    print_line(f"{cluster.namespace}/{cluster.name}: {diagnosis.reason}")
+    for line in diagnosis.message.splitlines():
         print_line(f"  {line}")
-    if found.next:
-        print_line(f"next: {found.next}")
+    if diagnosis.next:
+        print_line(f"next: {diagnosis.next}")

@@ -35,9 +35,9 @@ class JobRow:
         }
 
 
-def job_rows(raw: ClusterState, now: float) -> list[JobRow]:
+def job_rows(cluster: ClusterState, now: float) -> list[JobRow]:
     """Every Job that runs, waits or has failed; ``now`` in Unix seconds."""
-    return [_row(unit, raw, now) for unit in stage_jobs(raw, without=(RUN,)) if unit.job and not _done(unit)]
+    return [_row(unit, cluster, now) for unit in stage_jobs(cluster, without=(RUN,)) if unit.job and not _done(unit)]
 
 
 def names(stages: Sequence[str], most: int = 3) -> str:
@@ -62,17 +62,17 @@ def _done(unit: StageJob) -> bool:
     return unit.phase is Phase.DONE
 
 
-def _row(unit: StageJob, raw: ClusterState, now: float) -> JobRow:
-    state, doing = _state(unit, raw, now)
+def _row(unit: StageJob, cluster: ClusterState, now: float) -> JobRow:
+    state, doing = _state(unit, cluster, now)
     pods = tuple(pod["metadata"]["name"] for pod in unit.pods)
     return JobRow(unit.name, stages_of(unit), state, doing, pods)
 
 
-def _state(unit: StageJob, raw: ClusterState, now: float) -> tuple[str, str]:
+def _state(unit: StageJob, cluster: ClusterState, now: float) -> tuple[str, str]:
     if unit.ended:
         failure = failed(unit).failure
         return "failed", f"{failure.stage}: {first_line(failure.message)}"
-    blocker = blockers.blocker_for_job(unit, gpu_resource(raw), raw.warnings)
+    blocker = blockers.blocker_for_job(unit, gpu_resource(cluster), cluster.warnings)
     if unit.stopping:
         return "stopping", ""
     if blocker is not None:

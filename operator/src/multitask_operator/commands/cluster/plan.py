@@ -7,42 +7,42 @@ import time
 from multitask_api.resource.hints import hints
 from multitask_operator.commands import plan as local
 from multitask_operator.commands.cluster.jobs import first_line
-from multitask_operator.commands.cluster.model_state_reader import read_model_state
-from multitask_operator.commands.cluster.model_view import ModelView, model_view
 from multitask_operator.commands.cluster.session import ClusterOptions, run_with_client
+from multitask_operator.commands.cluster.state_reader import read_cluster_state
 from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.planner.estimate import estimate
+from multitask_operator.reconciler.model_state import ModelState
 from multitask_operator.report.build import frozen_base_notes
 
 
 def plan(name: str, where: ClusterOptions, *, as_json: bool) -> int:
     """Show the plan of the model called ``name``."""
-    raw = run_with_client(where, lambda client, namespace: read_model_state(client, namespace, name, time.time()))
-    shown = model_view(raw, time.time())
-    planned = planned_of(shown)
+    now = time.time()
+    cluster = run_with_client(where, lambda client, namespace: read_cluster_state(client, namespace, name, now))
+    planned = planned_of(ModelState.of(cluster, now))
     if as_json:
         print_json(local.to_json(planned))
         return 0
     local.print_stages(planned)
-    print_line(f"{local.done_of(planned.graph)} stages are there; namespace {raw.namespace}")
+    print_line(f"{local.done_of(planned.graph)} stages are there; namespace {cluster.namespace}")
     if planned.graph.finished:
         print_line("nothing to run")
     else:
         print_line(
-            f"training still to do: {local.cost_text(planned.cost)}; next: mtm explain {name} -n {raw.namespace}"
+            f"training still to do: {local.cost_text(planned.cost)}; next: mtm explain {name} -n {cluster.namespace}"
         )
     return 0
 
 
-def planned_of(shown: ModelView) -> local.Planned:
+def planned_of(state: ModelState) -> local.Planned:
     """What the command shows."""
-    model, graph = shown.model, shown.plan.graph
+    model, graph = state.model, state.plan.graph
     states = {node.name: local.state(node, graph) for node in graph.nodes}
     wanted = {(node.name, node.digest) for node in graph.nodes}
-    states |= {run.stage: "running" for run in shown.observed.running if (run.stage, run.digest) in wanted}
-    states |= {each.failure.stage: f"failed: {first_line(each.failure.message)}" for each in shown.plan.failed}
+    states |= {run.stage: "running" for run in state.observed.running if (run.stage, run.digest) in wanted}
+    states |= {each.failure.stage: f"failed: {first_line(each.failure.message)}" for each in state.plan.failed}
     notes = [*hints(model.spec), *frozen_base_notes(model, graph)]
-    if not shown.current:
+    if not state.is_resolved:
         notes.append(
             "data and storage have not been looked at for this generation yet: what is cached may turn out otherwise"
         )

@@ -26,14 +26,16 @@ class NoSuchStage(UserError):
     """No Job ran, or runs, a stage of that name."""
 
 
-def select_job(raw: ClusterState, stage: str | None) -> StageJob:
+def select_job(cluster: ClusterState, stage: str | None) -> StageJob:
     """The newest unit of ``stage``: a stage's name, a kind of which there is one stage, or a Job's name.
 
     None: the one that failed or runs; else the last that was made. Raises NoSuchStage.
     """
-    every = sorted(stage_jobs(raw, without=(RUN,)), key=lambda unit: unit.created_at, reverse=True)
+    every = sorted(stage_jobs(cluster, without=(RUN,)), key=lambda unit: unit.created_at, reverse=True)
     if not every:
-        raise NoSuchStage(f"{raw.name} has no Jobs yet; `mtm explain {raw.name} -n {raw.namespace}` says why")
+        raise NoSuchStage(
+            f"{cluster.name} has no Jobs yet; `mtm explain {cluster.name} -n {cluster.namespace}` says why"
+        )
     if stage is None:
         return next((unit for unit in every if unit.phase is Phase.FAILED), None) or next(
             (unit for unit in every if is_open(unit)), every[0]
@@ -49,7 +51,7 @@ def select_job(raw: ClusterState, stage: str | None) -> StageJob:
         raise NoSuchStage(f"{stage} is {len(names)} stages; name one: {_listed(names)}")
     near = get_close_matches(stage, names, n=3, cutoff=0.5)
     what = f"nearest: {', '.join(near)}" if near else f"stages with a Job: {_listed(names)}"
-    raise NoSuchStage(f"no Job of {raw.name} runs or ran a stage {stage!r}; {what}")
+    raise NoSuchStage(f"no Job of {cluster.name} runs or ran a stage {stage!r}; {what}")
 
 
 def newest_pod(unit: StageJob) -> Object | None:
@@ -58,26 +60,26 @@ def newest_pod(unit: StageJob) -> Object | None:
     return max(first, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
 
 
-def not_started(raw: ClusterState, unit: StageJob, pod: Object) -> str | None:
+def not_started(cluster: ClusterState, unit: StageJob, pod: Object) -> str | None:
     """Why a pod has no log yet; None if it has begun."""
     if pod.get("status", {}).get("phase") != "Pending":
         return None
-    blocker = blockers.blocker_for_job(unit, gpu_resource(raw), raw.warnings)
+    blocker = blockers.blocker_for_job(unit, gpu_resource(cluster), cluster.warnings)
     why = blocker.message if blocker else f"pod {pod['metadata']['name']} is being started"
-    return f"there is no log yet: {why}; next: mtm explain {raw.name} -n {raw.namespace}"
+    return f"there is no log yet: {why}; next: mtm explain {cluster.name} -n {cluster.namespace}"
 
 
-def log_unavailable(raw: ClusterState, unit: StageJob) -> str:
+def log_unavailable(cluster: ClusterState, unit: StageJob) -> str:
     """That no pod is left, and what still stands."""
     said = _still_said(unit)
     what = f"no pod of {', '.join(stages_of(unit)[:3])} is left, and its log went with it"
     if unit.job is not None and not unit.pods and is_open(unit):
         what = f"Job {unit.name} has no pod yet"
     if unit.configmap is None:
-        return f"{what}; so did ConfigMap {unit.name}: mtm explain {raw.name} -n {raw.namespace}"
+        return f"{what}; so did ConfigMap {unit.name}: mtm explain {cluster.name} -n {cluster.namespace}"
     return (
         f"{what}; ConfigMap {unit.name} {said or 'says nothing of it'}:"
-        f" kubectl -n {raw.namespace} get configmap {quote(unit.name)} --output yaml"
+        f" kubectl -n {cluster.namespace} get configmap {quote(unit.name)} --output yaml"
     )
 
 

@@ -5,23 +5,25 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from multitask_operator.commands.cluster.model_state_reader import read_model_state
-from multitask_operator.commands.cluster.model_view import model_view
+from multitask_operator.commands.cluster.model_view import seconds_of_stages
 from multitask_operator.commands.cluster.session import ClusterOptions, run_with_client
+from multitask_operator.commands.cluster.state_reader import read_cluster_state
 from multitask_operator.commands.console import print_json, print_line, qualification
 from multitask_operator.commands.plan import done_of
 from multitask_operator.commands.report import write_report
 from multitask_operator.local.workdir import Workdir
+from multitask_operator.reconciler.model_state import ModelState
 from multitask_operator.report.build import build_report
 
 
 def report(name: str, where: ClusterOptions, to: Path | None, *, as_json: bool) -> int:
     """Write the report into ``to``; of a run that is not done, as locally, report.partial.json and its page."""
-    raw = run_with_client(where, lambda client, namespace: read_model_state(client, namespace, name, time.time()))
-    shown = model_view(raw, time.time())
-    graph = shown.plan.graph
-    found = build_report(shown.model, graph, shown.ran)
-    place = Workdir(to or Path(".mtm") / "cluster" / raw.namespace / name)
+    now = time.time()
+    cluster = run_with_client(where, lambda client, namespace: read_cluster_state(client, namespace, name, now))
+    state = ModelState.of(cluster, now)
+    graph = state.plan.graph
+    found = build_report(state.model, graph, seconds_of_stages(state))
+    place = Workdir(to or Path(".mtm") / "cluster" / cluster.namespace / name)
     place.path.mkdir(parents=True, exist_ok=True)
     write_report(place, found, complete=graph.finished)
     if as_json:
@@ -33,5 +35,5 @@ def report(name: str, where: ClusterOptions, to: Path | None, *, as_json: bool) 
         print_line(f"report: {place.report_page}")
     else:
         print_line(f"{done_of(graph)} stages are done; so far: {place.partial_report[1]}")
-        print_line(f"next: mtm explain {name} -n {raw.namespace}")
+        print_line(f"next: mtm explain {name} -n {cluster.namespace}")
     return 0

@@ -6,46 +6,46 @@ import time
 
 from multitask_api.resource.status import Condition, MultiTaskModelStatus
 from multitask_operator.commands.cluster.jobs import JobRow, job_rows, names
-from multitask_operator.commands.cluster.model_state_reader import read_model_state
 from multitask_operator.commands.cluster.session import ClusterOptions, run_with_client
+from multitask_operator.commands.cluster.state_reader import read_cluster_state
 from multitask_operator.commands.console import print_json, print_line, table
 from multitask_operator.formatting import duration, number
 from multitask_operator.reconciler.cluster_state import ClusterState
 from multitask_operator.reconciler.stage_job import parse_time
-from multitask_operator.reconciler.telling import generation_of, previous_status
 
 _FIGURES = ("baseline", "score", "ratio")
 
 
 def status(name: str, where: ClusterOptions, *, as_json: bool) -> int:
     """Show the resource's status, and live what its Jobs do."""
-    raw = run_with_client(where, lambda client, namespace: read_model_state(client, namespace, name, time.time()))
+    cluster = run_with_client(where, lambda client, namespace: read_cluster_state(client, namespace, name, time.time()))
     now = time.time()
-    rows = job_rows(raw, now)
+    rows = job_rows(cluster, now)
     if as_json:
         print_json(
             {
-                "name": raw.name,
-                "namespace": raw.namespace,
-                "generation": generation_of(raw),
-                "status": (raw.model or {}).get("status") or {},
+                "name": cluster.name,
+                "namespace": cluster.namespace,
+                "generation": cluster.generation,
+                "status": cluster.model.get("status") or {},
                 "jobs": [row.to_json() for row in rows],
             }
         )
         return 0
-    _print(raw, previous_status(raw) or MultiTaskModelStatus(), rows, now)
+    _print(cluster, cluster.previous_status or MultiTaskModelStatus(), rows, now)
     return 0
 
 
-def _print(raw: ClusterState, found: MultiTaskModelStatus, rows: list[JobRow], now: float) -> None:
-    generation = generation_of(raw)
+def _print(cluster: ClusterState, found: MultiTaskModelStatus, rows: list[JobRow], now: float) -> None:
+    generation = cluster.generation
     parts = [
         found.stage or "no status yet",
         found.progress,
         f"qualified {found.qualified}" if found.qualified else None,
         f"revision {found.revision}" if found.revision else None,
     ]
-    print_line(f"{raw.namespace}/{raw.name}, generation {generation}: {' · '.join(part for part in parts if part)}")
+    summary = " · ".join(part for part in parts if part)
+    print_line(f"{cluster.namespace}/{cluster.name}, generation {generation}: {summary}")
     if found.observed_generation != generation:
         seen = f"it tells of generation {found.observed_generation}" if found.observed_generation else "it is empty"
         print_line(f"the operator has not written this generation's status yet: {seen}")
@@ -70,7 +70,7 @@ def _print(raw: ClusterState, found: MultiTaskModelStatus, rows: list[JobRow], n
             for task in found.tasks
         ]
         table("", ("task", "group", *_FIGURES, "verdict", "served by"), tasks, right=_FIGURES)
-    print_line(f"next: mtm explain {raw.name} -n {raw.namespace}")
+    print_line(f"next: mtm explain {cluster.name} -n {cluster.namespace}")
 
 
 def _condition_row(item: Condition, now: float) -> tuple[str, ...]:
