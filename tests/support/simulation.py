@@ -10,7 +10,7 @@ from multitask_api.stage_io.manifest import Manifest
 from multitask_api.stage_io.packing import manifest_key, pack_manifest
 from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
 from multitask_operator.planner.status import format_time
-from multitask_operator.reconciler import reconcile
+from multitask_operator.reconciler import Outcome, reconcile
 from multitask_operator.reconciler.cluster_state import ClusterState, pvc_names
 from multitask_operator.reconciler.stage_job import stage_jobs
 from multitask_operator.settings import Settings
@@ -78,11 +78,14 @@ class Cluster:
 
     # -- the operator --------------------------------------------------------------------------------------------------
 
-    def raw(self) -> ClusterState:
+    def observe(self) -> ClusterState | None:
+        """What the operator reads; None once the model is gone."""
+        if self.model is None:
+            return None
         lists = {field: [] for field in FIELDS.values()}
         for (kind, _), item in sorted(self.objects.items()):
             lists[FIELDS[kind]].append(copy.deepcopy(item))
-        names = pvc_names(self.model or {})
+        names = pvc_names(self.model)
         return ClusterState(
             namespace="ml",
             name="desk",
@@ -95,12 +98,13 @@ class Cluster:
             **{field: tuple(items) for field, items in lists.items()},
         )
 
-    def reconcile(self, raw=None, actions=None):
-        """Decide, on what stands or on an older look, and carry it out; what was decided.
+    def reconcile(self, stale=None, actions=None):
+        """Decide, on what stands or on a ``stale`` state, and carry it out; what was decided.
 
         ``actions``: the operator is killed after so many.
         """
-        outcome = reconcile(raw or self.raw(), self.settings, self.now)
+        state = stale or self.observe()
+        outcome = Outcome() if state is None else reconcile(state, self.settings, self.now)
         self.now += 1
         for action in outcome.actions[:actions]:
             self.carry_out(action)
@@ -197,7 +201,7 @@ class Cluster:
         self.objects["Job", name]["status"] = {"startTime": format_time(BEGAN), "conditions": [ended]}
 
     def _manifest(self, order) -> Manifest:
-        found = {key: item for unit in stage_jobs(self.raw()) for key, item in unit.manifests.items()}
+        found = {key: item for unit in stage_jobs(self.observe()) for key, item in unit.manifests.items()}
         node = graph_of(self.resource, found, serve=False)[order["stage"]]
         assert node.digest == order["digest"]
         return manifest(node, self.resource)

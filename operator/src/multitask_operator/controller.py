@@ -63,7 +63,7 @@ class Controller:
         Raises ClusterError where the API server could not be asked or refused a write.
         """
         raw = await observe(self._client, model.namespace, model.name, self._clock())
-        if raw.model is None:
+        if raw is None:
             return None
         outcome = self._decide(raw, self._settings, self._clock())
         applied = await apply(self._client, raw, outcome.actions)

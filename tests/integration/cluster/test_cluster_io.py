@@ -45,16 +45,22 @@ async def client(cluster: ClusterClient) -> AsyncIterator[Client]:
         yield made
 
 
+async def state_of(client: Client, namespace: str) -> ClusterState:
+    """The state of the model called desk, which is there."""
+    cluster = await observe(client, namespace, "desk", NOW)
+    assert cluster is not None
+    return cluster
+
+
 async def desk(client: Client, namespace: str) -> ClusterState:
     """A model called desk, as observed right after it was made."""
     body = resources.model()
     body["metadata"]["namespace"] = namespace
     await client.create(body)
-    return await observe(client, namespace, "desk", NOW)
+    return await state_of(client, namespace)
 
 
 def configmap(raw: ClusterState, name: str = "unit", **data: str) -> dict[str, Any]:
-    assert raw.model is not None
     owner = {
         "apiVersion": MODEL[0],
         "kind": MODEL[1],
@@ -68,12 +74,10 @@ def configmap(raw: ClusterState, name: str = "unit", **data: str) -> dict[str, A
 
 
 def patch(raw: ClusterState, status: dict[str, Any]) -> PatchStatus:
-    assert raw.model is not None
     return PatchStatus(status, raw.model["metadata"]["resourceVersion"])
 
 
 def finalizers(raw: ClusterState, *names: str) -> PatchFinalizers:
-    assert raw.model is not None
     return PatchFinalizers(names, raw.model["metadata"]["resourceVersion"])
 
 
@@ -181,7 +185,7 @@ async def test_without_a_kubeconfig_the_error_says_where_it_was_looked_for(tmp_p
 
 
 async def test_nothing_is_read_of_a_model_that_is_not_there(client: Client, namespace: str) -> None:
-    assert await observe(client, namespace, "desk", NOW) == ClusterState(namespace=namespace, name="desk")
+    assert await observe(client, namespace, "desk", NOW) is None
 
 
 async def test_one_look_has_the_model_its_children_and_what_it_names_and_never_a_secret(
@@ -198,7 +202,7 @@ async def test_one_look_has_the_model_its_children_and_what_it_names_and_never_a
         "podTemplate": {"spec": {"volumes": [{"name": "x", "persistentVolumeClaim": {"claimName": "scratch"}}]}}
     }
     await client.create(body)
-    raw = await observe(client, namespace, "desk", NOW)
+    raw = await state_of(client, namespace)
     await client.create(configmap(raw, "unit"))
     stranger = configmap(raw, "stranger")
     stranger["metadata"]["labels"] = {"multitask.dev/model": "other"}
@@ -208,9 +212,9 @@ async def test_one_look_has_the_model_its_children_and_what_it_names_and_never_a
     await client.create(noted)
     words = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "words", "namespace": namespace}}
     mark = cluster.audit_mark()
-    before = await observe(client, namespace, "desk", NOW)
+    before = await state_of(client, namespace)
     await client.create(words)
-    after = await observe(client, namespace, "desk", NOW)
+    after = await state_of(client, namespace)
     assert [item["metadata"]["name"] for item in before.configmaps] == ["unit"]
     assert before.namespace_object is not None
     assert before.namespace_object["metadata"]["name"] == namespace
@@ -242,10 +246,10 @@ async def test_actions_are_done_in_order_and_doing_them_twice_changes_nothing_bu
         f"patch multitaskmodels/status {namespace}/desk",
         next(line for line in cluster.writes(mark, "admin") if line.startswith("create events")),
     ]
-    again = await observe(client, namespace, "desk", NOW)
+    again = await state_of(client, namespace)
     actions[-1] = patch(again, {"stage": "prepare"})
     assert await apply(client, again, actions) == Applied()
-    assert await observe(client, namespace, "desk", NOW) == again
+    assert await state_of(client, namespace) == again
 
 
 async def test_after_a_conflict_nothing_more_is_done(client: Client, namespace: str, cluster: ClusterClient) -> None:
@@ -253,16 +257,15 @@ async def test_after_a_conflict_nothing_more_is_done(client: Client, namespace: 
     cluster.kubectl("-n", namespace, "annotate", "mtm", "desk", "note=changed")
     done = await apply(client, raw, [patch(raw, {"stage": "prepare"}), Create(configmap(raw))])
     assert done == Applied(requeue_after=True)
-    assert (await observe(client, namespace, "desk", NOW)).configmaps == ()
+    assert (await state_of(client, namespace)).configmaps == ()
 
 
 async def test_fields_that_left_the_status_leave_the_object(client: Client, namespace: str) -> None:
     raw = await desk(client, namespace)
     await apply(client, raw, [patch(raw, {"stage": "prepare", "progress": "1/9"})])
-    raw = await observe(client, namespace, "desk", NOW)
+    raw = await state_of(client, namespace)
     await apply(client, raw, [patch(raw, {"stage": "mixture"})])
-    raw = await observe(client, namespace, "desk", NOW)
-    assert raw.model is not None
+    raw = await state_of(client, namespace)
     assert raw.model["status"] == {"stage": "mixture"}
 
 
@@ -272,13 +275,12 @@ async def test_finalizers_are_those_of_the_look_or_not_changed_at_all(
     raw = await desk(client, namespace)
     assert await apply(client, raw, [finalizers(raw, FINALIZER, "example.test/theirs")]) == Applied()
     assert await apply(client, raw, [finalizers(raw)]) == Applied(requeue_after=True)
-    held = await observe(client, namespace, "desk", NOW)
-    assert held.model is not None
+    held = await state_of(client, namespace)
     assert held.model["metadata"]["finalizers"] == [FINALIZER, "example.test/theirs"]
     cluster.kubectl("-n", namespace, "delete", "mtm", "desk", "--wait=false")
-    going = await observe(client, namespace, "desk", NOW)
+    going = await state_of(client, namespace)
     assert await apply(client, going, [finalizers(going), Event("Normal", "CleanedUp", "Gone.")]) == Applied()
-    assert (await observe(client, namespace, "desk", NOW)).model is None
+    assert await observe(client, namespace, "desk", NOW) is None
     assert await apply(client, going, [finalizers(going)]) == Applied(requeue_after=True)
 
 
@@ -290,9 +292,9 @@ async def test_the_other_models_are_read_only_for_a_clean_up(
     await client.create(other)
     raw = await desk(client, namespace)
     await apply(client, raw, [finalizers(raw, FINALIZER)])
-    assert (await observe(client, namespace, "desk", NOW)).sibling_models == ()
+    assert (await state_of(client, namespace)).sibling_models == ()
     cluster.kubectl("-n", namespace, "delete", "mtm", "desk", "--wait=false")
-    going = await observe(client, namespace, "desk", NOW)
+    going = await state_of(client, namespace)
     assert [item["metadata"]["name"] for item in going.sibling_models] == ["other"]
     await apply(client, going, [finalizers(going)])
 
@@ -303,9 +305,9 @@ async def test_what_is_gone_or_another_by_now_is_not_deleted_and_not_an_error(cl
     other = Delete("ConfigMap", "v1", "unit", "00000000-0000-0000-0000-000000000000")
     gone = Delete("ConfigMap", "v1", "none", made["metadata"]["uid"])
     assert await apply(client, raw, [other, gone]) == Applied()
-    assert len((await observe(client, namespace, "desk", NOW)).configmaps) == 1
+    assert len((await state_of(client, namespace)).configmaps) == 1
     assert await apply(client, raw, [dataclasses.replace(other, uid=made["metadata"]["uid"])]) == Applied()
-    assert (await observe(client, namespace, "desk", NOW)).configmaps == ()
+    assert (await state_of(client, namespace)).configmaps == ()
 
 
 async def test_a_strangers_object_in_the_way_is_a_refusal_and_that_of_a_former_model_passes(
@@ -328,7 +330,7 @@ async def test_a_strangers_object_in_the_way_is_a_refusal_and_that_of_a_former_m
     assert refused.rejected_write.message == ("there is one of this name that does not belong to desk")
     assert (await apply(client, raw, [Apply(configmap(raw, "former"))])) in (Applied(requeue_after=True), Applied())
     assert (await apply(client, raw, [Create(configmap(raw, "former"))])) in (Applied(requeue_after=True), Applied())
-    names = [item["metadata"]["name"] for item in (await observe(client, namespace, "desk", NOW)).configmaps]
+    names = [item["metadata"]["name"] for item in (await state_of(client, namespace)).configmaps]
     assert "never" not in names
 
 
@@ -353,7 +355,6 @@ async def test_an_event_is_about_the_model_and_its_failure_is_no_failure(
     assert await apply(client, raw, [Event("Warning", "BadRows", "ü" * 2000)]) == Applied()
     (event,) = cluster.get("-n", namespace, "events.v1.events.k8s.io")["items"]
     assert (event["reason"], event["type"], event["note"]) == ("BadRows", "Warning", "ü" * 510 + "…")
-    assert raw.model is not None
     assert event["regarding"]["uid"] == raw.model["metadata"]["uid"]
     elsewhere = dataclasses.replace(raw, namespace="no-such-namespace")
     assert await apply(client, elsewhere, [Event("Normal", "Lost", "Nobody hears it.")]) == Applied()

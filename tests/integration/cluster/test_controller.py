@@ -35,7 +35,6 @@ def controller(client: Client, decide: Reconcile) -> Controller:
 
 
 def stage(raw: ClusterState, text: str) -> PatchStatus:
-    assert raw.model is not None
     return PatchStatus({"stage": text}, raw.model["metadata"]["resourceVersion"])
 
 

@@ -276,7 +276,7 @@ def test_an_unverified_export_is_withdrawn_when_verify_fails_and_the_one_before_
     assert f"{WITHDRAWN}{desk.work / 'logs/verify.log'}; `mtm serve {desk.work}` goes on with the one before" in err
 
 
-@pytest.mark.parametrize(("command", "program"), [("plan", "resolve"), ("validate", "look")])
+@pytest.mark.parametrize(("command", "program"), [("plan", "resolve"), ("validate", "data_check")])
 def test_a_look_at_the_data_ends_with_a_killed_command_and_leaves_nothing(desk, command, program):
     desk.work.mkdir()
     argv = [sys.executable, "-m", "multitask_operator", command, str(desk.file)]

@@ -12,8 +12,7 @@ from devcluster.cluster_client import Object
 from devcluster.processes import until
 from multitask_api.cluster import DIGEST_ANNOTATION, KIND_LABEL, STAGE_ANNOTATION
 from multitask_operator.commands.cluster.diagnosis import diagnose
-from multitask_operator.commands.cluster.model_state_reader import read_model_state
-from multitask_operator.commands.cluster.session import ClusterOptions, run_with_client
+from multitask_operator.commands.cluster.session import ClusterOptions, read_cluster_state, run_with_client
 from multitask_operator.objects.pod_template import CONTAINER
 from support.cluster.fake_pods import FakePods
 from support.cluster.model_factory import make_model
@@ -209,7 +208,7 @@ class ModelScenario:
             where = ClusterOptions(self.namespace, kubeconfig=self.operator_cluster.viewer)
             now = time.time()
             found = diagnose(
-                run_with_client(where, lambda client, namespace: read_model_state(client, namespace, self.name, now)),
+                run_with_client(where, lambda client, namespace: read_cluster_state(client, namespace, self.name, now)),
                 now,
             )
             seen[:] = [f"{found.reason}: {found.message}; {found.next}"]

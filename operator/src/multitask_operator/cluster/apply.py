@@ -158,7 +158,7 @@ async def _delete(client: Client, raw: ClusterState, action: Delete) -> None:
 
 
 async def _patch_status(client: Client, raw: ClusterState, action: PatchStatus) -> None:
-    before = (raw.model or {}).get("status") or {}
+    before = raw.model.get("status") or {}
     body = {
         "metadata": {"resourceVersion": action.resource_version},
         "status": merge_patch(before, action.status),
@@ -199,7 +199,7 @@ async def _post(client: Client, raw: ClusterState, action: Event) -> None:
 
 def event_object(raw: ClusterState, event: Event, now: datetime.datetime) -> Object:
     """An Event of events.k8s.io/v1 about the model of ``raw``; ``now`` in UTC."""
-    metadata = (raw.model or {}).get("metadata", {})
+    metadata = raw.model["metadata"]
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",

@@ -1,4 +1,4 @@
-"""One look at everything that a decision about one MultiTaskModel may use. Live: nothing is kept from look to look."""
+"""Reads everything that a decision about one MultiTaskModel may use. Live: nothing is kept between two reads."""
 
 from __future__ import annotations
 
@@ -20,74 +20,72 @@ from multitask_operator.reconciler.stage_job import stage_jobs
 
 RBAC = "rbac.authorization.k8s.io/v1"
 
+#: A model's children that people may read, and those that only the operator may: field of `ClusterState` → kind.
+VIEWER_CHILDREN = {"jobs": ("batch/v1", "Job"), "pods": ("v1", "Pod"), "configmaps": ("v1", "ConfigMap")}
+OPERATOR_CHILDREN = {
+    "services": ("v1", "Service"),
+    "service_accounts": ("v1", "ServiceAccount"),
+    "roles": (RBAC, "Role"),
+    "role_bindings": (RBAC, "RoleBinding"),
+}
 
-#: Objects whose Events are asked for, at most: the first that is stuck says it for all.
+#: Objects whose Events are read, at most: the first that is stuck speaks for the others.
 _MOST = 6
 
 
-async def observe(client: Client, namespace: str, name: str, now: float) -> ClusterState:
-    """Read what is there, concurrently; never a Secret. ``now`` in Unix seconds: of what should show something by then
-    and does not, Events are read too. Raises ClusterError when a part could not be read."""
+async def observe(
+    client: Client, namespace: str, name: str, now: float, *, as_viewer: bool = False
+) -> ClusterState | None:
+    """Read the model and everything that a decision about it may use, concurrently; never a Secret.
+
+    None: there is no such model. ``now`` in Unix seconds: Events are read too about what should show something by then
+    and does not. ``as_viewer``: with a person's permissions. Then namespace, Services and RBAC objects are not read,
+    and claims and other models are left out where that is forbidden.
+
+    Raises ClusterError when a part could not be read.
+    """
     model = await _get(client, API_VERSION, "MultiTaskModel", name, namespace)
     if model is None:
-        return ClusterState(namespace=namespace, name=name)
-    labels = selector(name)
-    children = [
-        client.list(api_version, kind, namespace, labels)
-        for api_version, kind in (
-            ("batch/v1", "Job"),
-            ("v1", "Pod"),
-            ("v1", "ConfigMap"),
-            ("v1", "Service"),
-            ("v1", "ServiceAccount"),
-            (RBAC, "Role"),
-            (RBAC, "RoleBinding"),
-        )
-    ]
-    lists, namespace_object, claims, references, others = await _together(
-        _together(*children),
-        _get(client, "v1", "Namespace", namespace, None),
-        _named(client, "PersistentVolumeClaim", pvc_names(model), namespace),
+        return None
+    kinds = VIEWER_CHILDREN if as_viewer else VIEWER_CHILDREN | OPERATOR_CHILDREN
+    lists, namespace_object, pvcs, configmaps, siblings = await _together(
+        _together(*(client.list(*kind, namespace, selector(name)) for kind in kinds.values())),
+        _nothing() if as_viewer else _get(client, "v1", "Namespace", namespace, None),
+        _named(client, "PersistentVolumeClaim", pvc_names(model), namespace, skip_forbidden=as_viewer),
         _named(client, "ConfigMap", referenced_configmap_names(model), namespace),
-        sibling_models_of(client, model),
+        _sibling_models(client, model, skip_forbidden=as_viewer),
     )
-    jobs, pods, configmaps, services, service_accounts, roles, role_bindings = lists
-    raw = ClusterState(
+    cluster = ClusterState(
         namespace=namespace,
         name=name,
         model=model,
         namespace_object=namespace_object,
-        jobs=jobs,
-        pods=pods,
-        configmaps=configmaps,
-        services=services,
-        service_accounts=service_accounts,
-        roles=roles,
-        role_bindings=role_bindings,
-        pvcs=claims,
-        referenced_configmaps=references,
-        sibling_models=others,
+        pvcs=pvcs,
+        referenced_configmaps=configmaps,
+        sibling_models=siblings,
+        **dict(zip(kinds, lists, strict=True)),
     )
-    return replace(raw, warnings=await warnings(client, raw, now))
+    return replace(cluster, warnings=await _warnings(client, cluster, now))
 
 
-async def warnings(client: Client, raw: ClusterState, now: float) -> dict[str, str]:
-    """For `RawState.warnings`; empty for who may not list Events: then it is said less exactly."""
-    late = (unit for unit in stage_jobs(raw, without=(RUN,)) if blockers.age(unit, now) >= blockers.EVENT_DELAY)
-    silent = [item for unit in late for item in blockers.objects_needing_events(unit)][:_MOST]
-    found: dict[str, str] = {}
+async def _warnings(client: Client, cluster: ClusterState, now: float) -> dict[str, str]:
+    """`ClusterState.warnings`; empty for who may not list Events: the reasons are then less exact."""
+    late = [job for job in stage_jobs(cluster, without=(RUN,)) if blockers.age(job, now) >= blockers.EVENT_DELAY]
+    objects = [item for job in late for item in blockers.objects_needing_events(job)][:_MOST]
+    warnings: dict[str, str] = {}
     with suppress(Forbidden):
-        for item in silent:
+        for item in objects:
             uid = item["metadata"]["uid"]
-            said = newest_warning(await client.list("v1", "Event", raw.namespace, fields=f"involvedObject.uid={uid}"))
-            if said is not None:
-                found[uid] = said
-    return found
+            events = await client.list("v1", "Event", cluster.namespace, fields=f"involvedObject.uid={uid}")
+            message = newest_warning(events)
+            if message is not None:
+                warnings[uid] = message
+    return warnings
 
 
 def newest_warning(events: Sequence[Object]) -> str | None:
-    """What the newest of the Events about an object says, if that is a Warning: one that others followed is over, as
-    that of a pod which now has its node."""
+    """The message of the newest Event about an object, if that is a Warning. A Warning that other Events followed is
+    over: a pod, for instance, has been scheduled since."""
     newest = max(events, key=lambda event: (_when(event), event.get("type") == "Warning"), default=None)
     if newest is None or newest.get("type") != "Warning":
         return None
@@ -95,23 +93,32 @@ def newest_warning(events: Sequence[Object]) -> str | None:
 
 
 def _when(event: Object) -> str:
-    # The scheduler's have microseconds, a kubelet's whole seconds: as texts these are the later ones of a second.
-    found: str = (
+    # The scheduler's have microseconds, a kubelet's whole seconds: as text these sort behind those of the same second.
+    timestamp: str = (
         (event.get("series") or {}).get("lastObservedTime")
         or event.get("lastTimestamp")
         or event.get("eventTime")
         or event["metadata"]["creationTimestamp"]
     )
-    return found
+    return timestamp
 
 
-async def sibling_models_of(client: Client, model: Object) -> tuple[Object, ...]:
-    """The other models of the namespace, if ``model`` waits for its clean-up: they may use what would go."""
+async def _sibling_models(client: Client, model: Object, *, skip_forbidden: bool) -> tuple[Object, ...]:
+    """The other models of the namespace, if ``model`` waits for its clean-up: they may use what would be removed."""
     if not (is_being_deleted(model) and has_finalizer(model)):
         return ()
     metadata = model["metadata"]
-    every = await client.list(API_VERSION, "MultiTaskModel", metadata["namespace"])
-    return tuple(item for item in every if item["metadata"]["uid"] != metadata["uid"])
+    try:
+        models = await client.list(API_VERSION, "MultiTaskModel", metadata["namespace"])
+    except Forbidden:
+        if not skip_forbidden:
+            raise
+        return ()
+    return tuple(item for item in models if item["metadata"]["uid"] != metadata["uid"])
+
+
+async def _nothing() -> None:
+    """For what a viewer does not read."""
 
 
 async def _get(client: Client, api_version: str, kind: str, name: str, namespace: str | None) -> Object | None:
@@ -121,10 +128,22 @@ async def _get(client: Client, api_version: str, kind: str, name: str, namespace
         return None
 
 
-async def _named(client: Client, kind: str, names: Iterable[str], namespace: str) -> dict[str, Object | None]:
-    names = tuple(names)
-    found = await _together(*(_get(client, "v1", kind, name, namespace) for name in names))
-    return dict(zip(names, found, strict=True))
+async def _named(
+    client: Client, kind: str, names: Iterable[str], namespace: str, *, skip_forbidden: bool = False
+) -> dict[str, Object | None]:
+    """The objects called ``names``; None: there is none. With ``skip_forbidden`` those that may not be read are left
+    out."""
+
+    async def get(name: str) -> dict[str, Object | None]:
+        try:
+            return {name: await _get(client, "v1", kind, name, namespace)}
+        except Forbidden:
+            if not skip_forbidden:
+                raise
+            return {}
+
+    every = await _together(*(get(name) for name in names))
+    return {name: item for each in every for name, item in each.items()}
 
 
 async def _together(*calls: Awaitable[Any]) -> tuple[Any, ...]:

@@ -1,12 +1,15 @@
-"""What one look at the cluster gives: everything that a decision about one MultiTaskModel may use, as it was read."""
+"""The objects of one MultiTaskModel as the API server gave them: everything that a decision about it may use."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from pydantic import ValidationError
+
+from multitask_api.resource.status import MultiTaskModelStatus
 from multitask_api.uris import STORES, scheme_of
 
 Object = Mapping[str, Any]
@@ -17,7 +20,7 @@ _CLAIM = re.compile(r"pvc://([a-z0-9](?:[-a-z0-9.]*[a-z0-9])?)(?:/.*)?$")
 
 @dataclass(frozen=True)
 class RejectedWrite:
-    """A write that the API server refused, and will refuse again: quota, policy, permission, schema."""
+    """A write that the API server rejected, and will reject again: quota, policy, permission, schema."""
 
     verb: str
     """create, apply, delete or patch."""
@@ -39,10 +42,9 @@ class ClusterState:
 
     namespace: str
     name: str
-    model: Object | None = None
-    """None: it is not there (deleted, or the key was wrong)."""
+    model: Object
     namespace_object: Object | None = None
-    """None: it is gone."""
+    """None: it is gone, or may not be read."""
     jobs: tuple[Object, ...] = ()
     pods: tuple[Object, ...] = ()
     configmaps: tuple[Object, ...] = ()
@@ -51,17 +53,40 @@ class ClusterState:
     roles: tuple[Object, ...] = ()
     role_bindings: tuple[Object, ...] = ()
     pvcs: Mapping[str, Object | None] = field(default_factory=dict)
-    """Each PersistentVolumeClaim that the spec names (`claim_names`); None: there is none of that name."""
+    """Each PersistentVolumeClaim that the spec names (`pvc_names`); None: there is none of that name."""
     referenced_configmaps: Mapping[str, Object | None] = field(default_factory=dict)
-    """Each ConfigMap that ``promptFrom`` or ``labelsFrom`` names (`reference_names`); None: there is none."""
+    """Each ConfigMap that ``promptFrom`` or ``labelsFrom`` names (`referenced_configmap_names`); None: it is
+    missing."""
     warnings: Mapping[str, str] = field(default_factory=dict)
-    """uid of a Job or pod that should run and shows nothing (`blocking.silent`) → what the newest Event about it says,
-    if that is a Warning."""
+    """uid of a Job or pod that should run and does not (`blockers.objects_needing_events`) → the message of the newest
+    Event about it, if that is a Warning."""
     sibling_models: tuple[Object, ...] = ()
     """The other MultiTaskModels of the namespace; read only while this one waits for its clean-up."""
     rejected_writes: tuple[RejectedWrite, ...] = ()
-    """Empty at first. When the API server refuses a write of the decision, the same state is decided once more with the
-    refusal in it, and of that decision only status and Events are written: so that the resource says why it stands."""
+    """Empty at first. When the API server rejects a write of a decision, the same state is decided once more with the
+    rejection in it, and of that decision only status, finalizers and Events are written: the resource then says why."""
+
+    @property
+    def generation(self) -> int:
+        """``metadata.generation``."""
+        return int(self.model["metadata"].get("generation", 1))
+
+    @property
+    def annotations(self) -> Mapping[str, str]:
+        """``metadata.annotations``."""
+        return self.model["metadata"].get("annotations") or {}
+
+    @property
+    def previous_status(self) -> MultiTaskModelStatus | None:
+        """The model's status as it was read; None if somebody else wrote one that does not have its form."""
+        try:
+            return MultiTaskModelStatus.model_validate(self.model.get("status") or {})
+        except ValidationError:
+            return None
+
+    def without_status(self) -> ClusterState:
+        """The same, of a model that has no status yet."""
+        return replace(self, model={key: value for key, value in self.model.items() if key != "status"})
 
 
 def pvc_names(model: Object) -> tuple[str, ...]:

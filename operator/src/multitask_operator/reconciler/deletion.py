@@ -56,7 +56,6 @@ _TERMINATING = "because it is being terminated"
 
 def clean_up(raw: ClusterState, settings: Settings, now: float) -> Outcome:
     """What to do about a model that is being deleted and has our finalizer, ``now`` in Unix seconds."""
-    assert raw.model is not None
     if any(refusal.kind == "MultiTaskModel" for refusal in raw.rejected_writes):
         return _waits(raw, "", now, blocker=_refused(raw))
     if retains(raw.model):
@@ -79,7 +78,6 @@ def clean_up(raw: ClusterState, settings: Settings, now: float) -> Outcome:
 
 def _unit(raw: ClusterState) -> StageJob | None:
     """The clean-up of this very object: that of a former model of the name may still stand, with what it came to."""
-    assert raw.model is not None
     name = clean_up_name(Owner.of(raw.model))
     return next((unit for unit in stage_jobs(raw, (CLEAN_UP,)) if unit.name == name), None)
 
@@ -110,7 +108,6 @@ def _shared(raw: ClusterState) -> str | None:
 
 
 def _remove_finalizer(raw: ClusterState, event: Event) -> Outcome:
-    assert raw.model is not None
     return Outcome((without_finalizer(raw.model), event))
 
 
@@ -204,8 +201,7 @@ def _earliest(*waits: float | None) -> float | None:
 
 def _made(raw: ClusterState, settings: Settings) -> tuple[Action, ...] | None:
     """From the spec or, if that asks for what cannot be, from the one of the newest run; None: neither can be used."""
-    assert raw.model is not None
-    owner, generation = Owner.of(raw.model), telling.generation_of(raw) or 1
+    owner, generation = Owner.of(raw.model), raw.generation
     unit = StageJobSpec.of_clean_up(owner, generation)
     # The image of today, also behind runs that one of last year made: that one may not know how to clean up.
     pods = PodSettings(settings.trainer_image, settings.image_pull_policy, settings.gpu_resource)
@@ -299,5 +295,5 @@ def _progress(unit: StageJob | None) -> str | None:
 
 
 def _uri(raw: ClusterState) -> str:
-    storage = ((raw.model or {}).get("spec") or {}).get("storage") or {}
+    storage = (raw.model.get("spec") or {}).get("storage") or {}
     return str(storage.get("uri", ""))

@@ -17,7 +17,7 @@ def read(raw: ClusterState) -> MultiTaskModel:
 
     Raises InvalidResource with all problems: what CEL cannot say at admission, and ConfigMaps or keys that are missing.
     """
-    given = raw.model or {}
+    given = raw.model
     document: dict[str, Any] = {
         "apiVersion": given["apiVersion"],
         "kind": given["kind"],

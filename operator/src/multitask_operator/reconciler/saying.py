@@ -11,7 +11,6 @@ from multitask_operator.planner.status import format_time
 from multitask_operator.reconciler.cluster_state import ClusterState
 from multitask_operator.reconciler.outcome import Outcome
 from multitask_operator.reconciler.stage_job import parse_time
-from multitask_operator.reconciler.telling import previous_status
 
 #: Seconds between two status patches that change nothing but progress.
 PROGRESS_SECONDS = 15.0
@@ -20,7 +19,6 @@ _QUIET = frozenset({"NotTrained", "StagesRunning"})
 
 def status_update(raw: ClusterState, status: MultiTaskModelStatus, now: float) -> Outcome:
     """The patch that makes the resource's status ``status``, and the Events that go with it."""
-    assert raw.model is not None
     before: Mapping[str, Any] = raw.model.get("status") or {}
     wanted = status.to_json()
     if _without_progress(before) == _without_progress(wanted):
@@ -32,7 +30,7 @@ def status_update(raw: ClusterState, status: MultiTaskModelStatus, now: float) -
             return Outcome(requeue_after=wait)
     wanted["progressTime"] = format_time(now)
     patch = PatchStatus(wanted, raw.model["metadata"]["resourceVersion"])
-    return Outcome((patch, *_events(previous_status(raw), status)))
+    return Outcome((patch, *_events(raw.previous_status, status)))
 
 
 def _events(before: MultiTaskModelStatus | None, after: MultiTaskModelStatus) -> Iterator[Action]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from pydantic import ValidationError
-
 from multitask_api.resource import MultiTaskModel
 from multitask_api.resource.status import MultiTaskModelStatus
 from multitask_operator.formatting import duration
@@ -62,27 +60,13 @@ def override_conditions(
     raw: ClusterState, ready: ConditionValue, progressing: ConditionValue, stage: str, progress: str | None, now: float
 ) -> MultiTaskModelStatus:
     """What the status showed before, with other conditions."""
-    before = previous_status(raw) or MultiTaskModelStatus()
-    generation = generation_of(raw)
+    before = raw.previous_status or MultiTaskModelStatus()
+    generation = raw.generation
     said = {"Ready": ready, "Progressing": progressing}
     conditions = tuple(condition(kind, judged, before, generation, now) for kind, judged in said.items())
     kept = tuple(item for item in before.conditions if item.type not in said)
     shown = {"observed_generation": generation, "conditions": conditions + kept, "stage": stage, "progress": progress}
     return before.model_copy(update=shown)
-
-
-def previous_status(raw: ClusterState) -> MultiTaskModelStatus | None:
-    """The status as it stands; None if there is none or somebody wrote one that is none of ours."""
-    try:
-        return MultiTaskModelStatus.model_validate((raw.model or {}).get("status") or {})
-    except ValidationError:
-        return None
-
-
-def generation_of(raw: ClusterState) -> int | None:
-    """``metadata.generation``."""
-    generation: int | None = (raw.model or {}).get("metadata", {}).get("generation")
-    return generation
 
 
 def _conditions(

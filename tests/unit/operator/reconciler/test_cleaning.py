@@ -97,7 +97,7 @@ def test_also_a_spec_that_cannot_be_read_has_it():
 
 def test_a_finalizer_that_may_not_be_set_is_told():
     cluster = desk()
-    refused = replace(cluster.raw(), rejected_writes=(refusal("patch", "MultiTaskModel", "it may not"),))
+    refused = replace(cluster.observe(), rejected_writes=(refusal("patch", "MultiTaskModel", "it may not"),))
     (patch,) = [each for each in reconcile(refused, SETTINGS, 0.0).actions if isinstance(each, PatchStatus)]
     assert patch.status["conditions"][0]["reason"] == "WriteRefused"
 
@@ -186,7 +186,7 @@ def test_a_pod_whose_node_is_lost_is_waited_for_ten_minutes():
 def test_behind_a_job_that_an_older_look_made_beside_it_the_clean_up_begins_anew(ended):
     cluster = running("base")
     cluster.finish(cluster.jobs()[0])
-    old = cluster.raw()
+    old = cluster.observe()
     cluster.delete()
     cluster.settle()
     (job,) = cluster.jobs()
@@ -342,7 +342,8 @@ def test_where_the_namespace_cannot_be_read_the_refusal_says_that_it_goes():
     cluster = deleted()
     cluster.reconcile()
     said = "unable to create new content in namespace ml because it is being terminated"
-    outcome = reconcile(replace(cluster.raw(), rejected_writes=(refusal("create", "Job", said),)), SETTINGS, cluster.now)
+    rejected = replace(cluster.observe(), rejected_writes=(refusal("create", "Job", said),))
+    outcome = reconcile(rejected, SETTINGS, cluster.now)
     assert [type(action) for action in outcome.actions] == [PatchFinalizers, Event]
     assert "The namespace is being deleted" in message(outcome)
 
@@ -481,7 +482,7 @@ NOT_ENDED = {
 def test_what_keeps_a_job_that_writes_from_ending_is_said(why):
     change, reason = NOT_ENDED[why]
     cluster = deleted()
-    outcome = reconcile(change(cluster.raw(), cluster.now), SETTINGS, cluster.now)
+    outcome = reconcile(change(cluster.observe(), cluster.now), SETTINGS, cluster.now)
     (patch,) = [action for action in outcome.actions if isinstance(action, PatchStatus)]
     assert patch.status["conditions"][0]["reason"] == reason
 
@@ -489,7 +490,7 @@ def test_what_keeps_a_job_that_writes_from_ending_is_said(why):
 def test_a_quota_that_refuses_the_job_is_said_and_nothing_is_let_go():
     cluster = deleted()
     cluster.reconcile()
-    refused = replace(cluster.raw(), rejected_writes=(refusal("create", "Job", "exceeded quota: few"),))
+    refused = replace(cluster.observe(), rejected_writes=(refusal("create", "Job", "exceeded quota: few"),))
     outcome = reconcile(refused, SETTINGS, cluster.now)
     assert not any(isinstance(action, PatchFinalizers) for action in outcome.actions)
     (patch,) = [action for action in outcome.actions if isinstance(action, PatchStatus)]
@@ -499,7 +500,7 @@ def test_a_quota_that_refuses_the_job_is_said_and_nothing_is_let_go():
 def test_a_finalizer_that_may_not_be_removed_is_told_and_no_event_says_that_it_was():
     cluster, job = cleaning()
     cluster.finish(job)
-    refused = replace(cluster.raw(), rejected_writes=(refusal("patch", "MultiTaskModel", "it may not"),))
+    refused = replace(cluster.observe(), rejected_writes=(refusal("patch", "MultiTaskModel", "it may not"),))
     outcome = reconcile(refused, SETTINGS, cluster.now)
     assert [reason for _, reason in events(outcome)] == ["WriteRefused"]
     assert not any(isinstance(action, PatchFinalizers) for action in outcome.actions)

@@ -57,10 +57,10 @@ HAPPENINGS = st.lists(
 @given(happenings=HAPPENINGS)
 def test_any_history_comes_to_the_same_end(happenings, expected):
     cluster = cluster_of_two()
-    looks = [cluster.raw()]
+    looks = [cluster.observe()]
     by_hand = False
     for what, number in happenings:
-        looks.append(cluster.raw())
+        looks.append(cluster.observe())
         jobs = cluster.jobs()
         if what == "reconcile":
             cluster.reconcile()
@@ -108,9 +108,9 @@ def test_whatever_happens_around_a_deletion_the_model_goes_and_nothing_of_it_is_
         cluster.settle()
         if cluster.jobs():
             cluster.finish(cluster.jobs()[0])
-    looks = [cluster.raw()]
+    looks = [cluster.observe()]
     for what, number in (*happenings, ("reconcile", 0), ("deletion", 0)):
-        looks.append(cluster.raw())
+        looks.append(cluster.observe())
         jobs = cluster.jobs()
         if what == "reconcile":
             cluster.reconcile()

@@ -1,4 +1,4 @@
-"""Why a model is where it is: exactly one reason, found in the order in which one hides the others. Pure."""
+"""Why a model is in its present state: exactly one reason. Reasons that hide others are checked first. Pure."""
 
 from __future__ import annotations
 
@@ -12,39 +12,40 @@ from multitask_api.resource.status import Condition
 from multitask_operator.commands.cluster.below_threshold import below_threshold
 from multitask_operator.commands.cluster.jobs import job_rows, stages_of
 from multitask_operator.commands.cluster.model_view import (
-    ModelView,
     condition_of,
-    decided,
     gpu_resource,
     last_change,
-    model_view,
+    reader_settings,
+    status_of,
 )
 from multitask_operator.formatting import duration
 from multitask_operator.objects.actions import Create, Delete, PatchFinalizers
-from multitask_operator.reconciler import Outcome, blockers
+from multitask_operator.reconciler import Outcome, blockers, reconcile
 from multitask_operator.reconciler.cluster_state import ClusterState
+from multitask_operator.reconciler.decide import decide
 from multitask_operator.reconciler.deletion import CLEANING_UP
-from multitask_operator.reconciler.finalizers import has_finalizer, is_being_deleted
+from multitask_operator.reconciler.finalizers import finalizers, has_finalizer, is_being_deleted
+from multitask_operator.reconciler.model_state import ModelState
 from multitask_operator.reconciler.planner_input import failed
 from multitask_operator.reconciler.remediation import REMEDIATION, without_remediation
 from multitask_operator.reconciler.retries import blocker_for_retry
 from multitask_operator.reconciler.stage_job import StageJob, parse_time, stage_jobs
-from multitask_operator.reconciler.telling import generation_of, previous_status
 
-#: Seconds within which an operator that lives has acted.
-PATIENCE = 60.0
+#: Seconds within which a running operator has acted.
+OPERATOR_REACTION_SECONDS = 60.0
 
 _NEXT = {
     **REMEDIATION,
-    "InvalidSpec": "correct what it names, and apply the resource again; a ConfigMap that was missing is noticed",
-    "WriteRefused": "change the quota, policy or permission that it names; the operator tries again by itself",
-    "Retrying": "wait; if it fails every time, the reason becomes StageFailed",
+    "InvalidSpec": "correct what the message names, and apply the resource again; a new ConfigMap is noticed by itself",
+    "WriteRefused": "change the quota, policy or permission that the message names; the operator tries again by itself",
+    "Retrying": "wait; if every attempt fails, the reason becomes StageFailed",
 }
+_DEFAULT_NEXT = "do what the message says; the operator notices it by itself"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """``blocked``: something is in the way; other work may go on beside it. The message may have several lines."""
+    """``blocked``: somebody has to act; other stages may still run. The message may have several lines."""
 
     reason: str
     message: str
@@ -54,7 +55,7 @@ class Diagnosis:
     job: str | None = None
 
     def to_json(self) -> dict[str, object]:
-        """As data."""
+        """As ``mtm explain --output json`` prints it."""
         return {
             "blocked": self.blocked,
             "reason": self.reason,
@@ -65,156 +66,162 @@ class Diagnosis:
         }
 
 
-def diagnose(raw: ClusterState, now: float) -> Diagnosis:
-    """The reason, ``now`` in Unix seconds."""
-    assert raw.model is not None
-    if is_being_deleted(raw.model):
-        return next(_deleted(raw, now))
+def diagnose(cluster: ClusterState, now: float) -> Diagnosis:
+    """The first reason that holds, ``now`` in Unix seconds."""
+    if is_being_deleted(cluster.model):
+        return next(_being_deleted(cluster, now))
+    # Without the written status: the reason is what the operator would write now, whatever it wrote before.
+    bare = cluster.without_status()
     try:
-        outcome, status = decided(raw, now)
-        shown = model_view(raw, now)
+        state = ModelState.of(bare, now)
     except UserError as error:
         return Diagnosis("InvalidSpec", str(error), _NEXT["InvalidSpec"])
-    ready = condition_of(status, "Ready")
+    patch = finalizers(bare.model)
+    outcome = decide(state, reader_settings(bare)) if patch is None else Outcome((patch,))
+    ready = condition_of(status_of(outcome), "Ready")
     if ready is not None and ready.reason == "Suspended":
-        resume = f'{_kubectl(raw)} patch mtm {raw.name} --type merge --patch \'{{"spec":{{"suspend":false}}}}\''
+        resume = f'{_kubectl(cluster)} patch mtm {cluster.name} --type merge --patch \'{{"spec":{{"suspend":false}}}}\''
         return Diagnosis("Suspended", ready.message, resume)
-    going = {each.name for each in outcome.actions if isinstance(each, Delete)}
-    found = chain(_refused(raw), _blocker(raw, now), _failed(raw, shown, going), _not_acting(raw, outcome, now))
-    return next(chain(found, _at_work(raw, now), _ended(raw, shown)))
+    deleted = {action.name for action in outcome.actions if isinstance(action, Delete)}
+    reasons = chain(
+        _rejected_write(cluster),
+        _blocker(cluster, ready),
+        _failed_stage(state, deleted),
+        _waiting_for_operator(cluster, outcome, now),
+        _running(cluster, now),
+        _finished(state),
+    )
+    return next(reasons)
 
 
-def _deleted(raw: ClusterState, now: float) -> Iterator[Diagnosis]:
+def _being_deleted(cluster: ClusterState, now: float) -> Iterator[Diagnosis]:
     """What a model that is being deleted waits for."""
-    assert raw.model is not None
-    if not has_finalizer(raw.model):
-        yield Diagnosis("BeingDeleted", "the resource is being deleted", "wait, and apply it again if you want it")
-    yield from _refused(raw)
-    outcome, status = decided(raw, now)
-    ready = condition_of(status, "Ready")
+    if not has_finalizer(cluster.model):
+        yield Diagnosis("BeingDeleted", "the resource is being deleted", "wait; apply it again if you still want it")
+    yield from _rejected_write(cluster)
+    bare = cluster.without_status()
+    outcome = reconcile(bare, reader_settings(bare), now)
+    ready = condition_of(status_of(outcome), "Ready")
     if ready is not None and ready.reason != CLEANING_UP:
-        then = "do what it says; the operator notices by itself"
         blocked = ready.reason != "Retrying"
-        yield Diagnosis(ready.reason, ready.message, _NEXT.get(ready.reason, then), blocked, stage=CLEAN_UP)
-    yield from _not_acting(raw, outcome, now)
-    follow = f"mtm logs {raw.name} {CLEAN_UP} -f -n {raw.namespace}"
+        yield Diagnosis(ready.reason, ready.message, _NEXT.get(ready.reason, _DEFAULT_NEXT), blocked, stage=CLEAN_UP)
+    yield from _waiting_for_operator(cluster, outcome, now)
+    follow = f"mtm logs {cluster.name} {CLEAN_UP} -f -n {cluster.namespace}"
     yield Diagnosis(CLEANING_UP, ready.message if ready is not None else "", follow, blocked=False, stage=CLEAN_UP)
 
 
-def _refused(raw: ClusterState) -> Iterator[Diagnosis]:
-    """What the API server told the operator alone."""
-    status = previous_status(raw)
+def _rejected_write(cluster: ClusterState) -> Iterator[Diagnosis]:
+    """A write of the operator that the API server rejected: only the written status has it."""
+    status = cluster.previous_status
     ready = condition_of(status, "Ready")
-    if ready is not None and ready.reason == "WriteRefused" and ready.observed_generation == generation_of(raw):
+    if ready is not None and ready.reason == "WriteRefused" and ready.observed_generation == cluster.generation:
         yield Diagnosis("WriteRefused", ready.message, _NEXT["WriteRefused"])
 
 
-def _blocker(raw: ClusterState, now: float) -> Iterator[Diagnosis]:
-    """What an operator that looked now would put into Ready, but for stages that failed."""
-    _, status = decided(raw, now)
-    ready = condition_of(status, "Ready")
+def _blocker(cluster: ClusterState, ready: Condition | None) -> Iterator[Diagnosis]:
+    """What the operator would write into Ready now, except failed stages."""
     if ready is None or ready.reason in ("NotTrained", "Trained", "StageFailed", "ResolveFailed"):
         return
-    # A claim hides what its pods wait for; what is said of pods is said of the first that waits.
-    of_pod = next((unit for unit in _open_units(raw) if _says(unit, ready, raw)), None)
+    # If no Job has this reason, it concerns all of them: a claim, for instance.
+    job = next((job for job in _open_jobs(cluster) if _is_reason_of(job, ready, cluster)), None)
     yield Diagnosis(
         ready.reason,
         without_remediation(ready.reason, ready.message),
-        _NEXT.get(ready.reason, "do what it says; the operator notices by itself"),
+        _NEXT.get(ready.reason, _DEFAULT_NEXT),
         blocked=ready.reason != "Retrying",
-        stage=stages_of(of_pod)[0] if of_pod else None,
-        job=of_pod.name if of_pod else None,
+        stage=stages_of(job)[0] if job else None,
+        job=job.name if job else None,
     )
 
 
-def _failed(raw: ClusterState, shown: ModelView, going: Collection[str]) -> Iterator[Diagnosis]:
-    """The first stage, or the look at the data, whose Job has failed for good; other work may go on beside it."""
-    names = {each.log for each in shown.plan.failed}
-    for unit in stage_jobs(raw, without=(RUN,)):
-        looked = unit.kind == RESOLVE and unit.ended and not shown.current and _has_failed(unit)
-        if unit.name in going or (unit.name not in names and not looked):
+def _failed_stage(state: ModelState, deleted: Collection[str]) -> Iterator[Diagnosis]:
+    """The first stage, or resolve, whose Job has failed for good. Other stages may still run."""
+    cluster = state.cluster
+    names = {failure.log for failure in state.plan.failed}
+    for stage_job in stage_jobs(cluster, without=(RUN,)):
+        unresolved = stage_job.kind == RESOLVE and stage_job.ended and not state.is_resolved and _has_failed(stage_job)
+        if stage_job.name in deleted or (stage_job.name not in names and not unresolved):
             continue
-        failure = failed(unit).failure
-        again = f"{_kubectl(raw)} annotate mtm {raw.name} {REFRESH_ANNOTATION}=$(date +%s) --overwrite"
-        first = {
-            "UserError": "repair what it names",
-            "Retryable": "see that what it needs answers again",
-            "Fault": f"read `mtm logs {raw.name} {failure.stage} -n {raw.namespace}`",
+        failure = failed(stage_job).failure
+        retry = f"{_kubectl(cluster)} annotate mtm {cluster.name} {REFRESH_ANNOTATION}=$(date +%s) --overwrite"
+        first_step = {
+            "UserError": "correct what the message names",
+            "Retryable": "make sure that the service it needs is reachable again",
+            "Fault": f"read `mtm logs {cluster.name} {failure.stage} -n {cluster.namespace}`",
         }[failure.kind]
         yield Diagnosis(
-            "ResolveFailed" if unit.kind == RESOLVE else "StageFailed",
+            "ResolveFailed" if stage_job.kind == RESOLVE else "StageFailed",
             f"{failure.stage}: {failure.message}",
-            f"{first}, then apply the resource again if you changed it, else `{again}`",
+            f"{first_step}, then apply the resource again if you changed it, else run `{retry}`",
             stage=failure.stage,
-            job=unit.name,
+            job=stage_job.name,
         )
 
 
-def _not_acting(raw: ClusterState, outcome: Outcome, now: float) -> Iterator[Diagnosis]:
-    """There is something to do that only the operator does."""
-    todo = [each for each in outcome.actions if isinstance(each, Create | Delete | PatchFinalizers)]
-    status = previous_status(raw)
-    behind = status is None or status.observed_generation != generation_of(raw)
-    if not todo and not behind:
+def _waiting_for_operator(cluster: ClusterState, outcome: Outcome, now: float) -> Iterator[Diagnosis]:
+    """The operator has something to do."""
+    pending = [action for action in outcome.actions if isinstance(action, Create | Delete | PatchFinalizers)]
+    status = cluster.previous_status
+    behind = status is None or status.observed_generation != cluster.generation
+    if not pending and not behind:
         return
-    if todo:
-        what = f"the operator has to {_task(todo[-1])}"
-    else:
-        what = f"the operator has to look at generation {generation_of(raw)}"
-    changed = last_change(raw)
+    task = _describe_action(pending[-1]) if pending else f"process generation {cluster.generation}"
+    changed = last_change(cluster)
     waited = now - parse_time(changed) if changed else 0.0
-    if waited < PATIENCE:
-        yield Diagnosis("OperatorActs", f"{what}, which takes seconds", "ask again in a moment", blocked=False)
+    if waited < OPERATOR_REACTION_SECONDS:
+        yield Diagnosis(
+            "OperatorActs", f"the operator has to {task}, which takes seconds", "ask again in a moment", blocked=False
+        )
         return
     yield Diagnosis(
         "OperatorNotActing",
-        f"{what}, and nothing has happened for {duration(waited)}",
-        "see whether its pod runs and serves this namespace: kubectl get pods -A -l"
+        f"the operator has to {task}, and nothing has happened for {duration(waited)}",
+        "check that its pod runs and watches this namespace: kubectl get pods -A -l"
         " app.kubernetes.io/name=multitask-operator",
     )
 
 
-def _task(action: Create | Delete | PatchFinalizers) -> str:
+def _describe_action(action: Create | Delete | PatchFinalizers) -> str:
     if isinstance(action, PatchFinalizers):
         return "add or remove its finalizer"
     return f"delete {action.name}" if isinstance(action, Delete) else f"create {action.obj['metadata']['name']}"
 
 
-def _at_work(raw: ClusterState, now: float) -> Iterator[Diagnosis]:
-    """Nothing is in the way: what is being done."""
-    rows = [row for row in job_rows(raw, now) if row.state != "failed"]
+def _running(cluster: ClusterState, now: float) -> Iterator[Diagnosis]:
+    """Jobs run, and nothing blocks them."""
+    rows = [row for row in job_rows(cluster, now) if row.state != "failed"]
     if rows:
-        text = "\n".join(f"{row.name}: {row.doing or row.state}" for row in rows)
+        text = "\n".join(f"{row.name}: {row.detail or row.state}" for row in rows)
         first = rows[0]
-        follow = f"mtm logs {raw.name} {first.stages[0]} -f -n {raw.namespace}"
+        follow = f"mtm logs {cluster.name} {first.stages[0]} -f -n {cluster.namespace}"
         yield Diagnosis("StagesRunning", text, follow, False, first.stages[0], first.name)
 
 
-def _ended(raw: ClusterState, shown: ModelView) -> Iterator[Diagnosis]:
-    """Trained: whether every task reaches the bar."""
-    if shown.plan.graph.finished:
-        below = below_threshold(shown.model, shown.plan.graph)
+def _finished(state: ModelState) -> Iterator[Diagnosis]:
+    """Every stage is done: whether every task reaches the threshold. Otherwise there is nothing to say."""
+    if state.plan.graph.finished:
+        below = below_threshold(state.model, state.plan.graph)
         if below:
-            following = f"mtm report {raw.name} -n {raw.namespace}"
-            yield Diagnosis("TaskBelowBar", "\n".join(below), f"`{following}` shows every task", blocked=False)
-        yield Diagnosis("Trained", "every stage is done, and every task reaches the bar", "", blocked=False)
-    yield Diagnosis("Waiting", "nothing is at work and nothing is to be started", "ask again in a moment", False)
+            report = f"mtm report {state.cluster.name} -n {state.cluster.namespace}"
+            yield Diagnosis("TaskBelowBar", "\n".join(below), f"`{report}` shows every task", blocked=False)
+        yield Diagnosis("Trained", "every stage is done, and every task reaches the threshold", "", blocked=False)
+    yield Diagnosis("Waiting", "no stage runs, and none can start now", "ask again in a moment", False)
 
 
-def _open_units(raw: ClusterState) -> list[StageJob]:
-    return [unit for unit in stage_jobs(raw, without=(RUN,)) if blockers.is_open(unit)]
+def _open_jobs(cluster: ClusterState) -> list[StageJob]:
+    return [job for job in stage_jobs(cluster, without=(RUN,)) if blockers.is_open(job)]
 
 
-def _says(unit: StageJob, ready: Condition, raw: ClusterState) -> bool:
-    """Whether the unit is the one that Ready speaks of."""
-    found = blockers.blocker_for_job(unit, gpu_resource(raw), raw.warnings) or blocker_for_retry(unit)
-    return found is not None and found.reason == ready.reason
+def _is_reason_of(job: StageJob, ready: Condition, cluster: ClusterState) -> bool:
+    """Whether this Job is why Ready has its reason."""
+    blocker = blockers.blocker_for_job(job, gpu_resource(cluster), cluster.warnings) or blocker_for_retry(job)
+    return blocker is not None and blocker.reason == ready.reason
 
 
-def _has_failed(unit: StageJob) -> bool:
-    conditions = (unit.job or {}).get("status", {}).get("conditions") or ()
-    return any(each.get("type") == "Failed" and each.get("status") == "True" for each in conditions)
+def _has_failed(stage_job: StageJob) -> bool:
+    conditions = (stage_job.job or {}).get("status", {}).get("conditions") or ()
+    return any(item.get("type") == "Failed" and item.get("status") == "True" for item in conditions)
 
 
-def _kubectl(raw: ClusterState) -> str:
-    return f"kubectl -n {raw.namespace}"
+def _kubectl(cluster: ClusterState) -> str:
+    return f"kubectl -n {cluster.namespace}"

@@ -1,31 +1,30 @@
-"""``mtm explain NAME``: the one thing that is in the way, and what to do about it."""
+"""``mtm explain NAME``: why a model is in its present state, and what to do next."""
 
 from __future__ import annotations
 
 import time
 
 from multitask_operator.commands.cluster.diagnosis import Diagnosis, diagnose
-from multitask_operator.commands.cluster.model_state_reader import read_model_state
-from multitask_operator.commands.cluster.session import ClusterOptions, run_with_client
+from multitask_operator.commands.cluster.session import ClusterOptions, read_model
 from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.reconciler.cluster_state import ClusterState
 
 
-def explain(name: str, where: ClusterOptions, *, as_json: bool) -> int:
-    """Say why the model is where it is."""
+def explain(name: str, options: ClusterOptions, *, as_json: bool) -> int:
+    """Print the diagnosis of the model ``name``."""
     now = time.time()
-    raw = run_with_client(where, lambda client, namespace: read_model_state(client, namespace, name, now))
-    found = diagnose(raw, now)
+    cluster = read_model(options, name, now)
+    diagnosis = diagnose(cluster, now)
     if as_json:
-        print_json({"name": raw.name, "namespace": raw.namespace, **found.to_json()})
+        print_json({"name": cluster.name, "namespace": cluster.namespace, **diagnosis.to_json()})
     else:
-        _print(raw, found)
+        _print(cluster, diagnosis)
     return 0
 
 
-def _print(raw: ClusterState, found: Diagnosis) -> None:
-    print_line(f"{raw.namespace}/{raw.name}: {found.reason}")
-    for line in found.message.splitlines():
+def _print(cluster: ClusterState, diagnosis: Diagnosis) -> None:
+    print_line(f"{cluster.namespace}/{cluster.name}: {diagnosis.reason}")
+    for line in diagnosis.message.splitlines():
         print_line(f"  {line}")
-    if found.next:
-        print_line(f"next: {found.next}")
+    if diagnosis.next:
+        print_line(f"next: {diagnosis.next}")

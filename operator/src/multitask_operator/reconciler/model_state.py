@@ -1,0 +1,75 @@
+"""What is known of one MultiTaskModel: its spec, its Jobs, what they reported, and what is left to do. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE
+from multitask_api.resource import MultiTaskModel
+from multitask_operator.objects.names import Owner
+from multitask_operator.objects.stage_jobs import StageJobSpec
+from multitask_operator.planner import Observed, Plan, plan
+from multitask_operator.reconciler.cluster_state import ClusterState
+from multitask_operator.reconciler.planner_input import observed
+from multitask_operator.reconciler.reading import read
+from multitask_operator.reconciler.resolution import Resolution, newest, resolution
+from multitask_operator.reconciler.stage_job import NO_STAGES, StageJob, stage_jobs
+
+
+@dataclass(frozen=True)
+class ModelState:
+    """Assembled once from a `ClusterState`; the operator decides on it, and ``mtm`` prints from it."""
+
+    cluster: ClusterState
+    now: float
+    """When the cluster was read, in Unix seconds."""
+    model: MultiTaskModel
+    stage_jobs: tuple[StageJob, ...]
+    """Jobs of stages, whatever generation asked for them."""
+    resolve_jobs: tuple[StageJob, ...]
+    """Jobs that looked at data, base model and storage: of this generation and of earlier ones."""
+    resolve_spec: StageJobSpec
+    """The resolve Job that this generation needs."""
+    resolution: Resolution
+    """What the resolve Job of this generation reported."""
+    latest_resolution: Resolution
+    """That, or as long as it is missing what the last generation's reported: the status goes on showing it."""
+    observed: Observed
+    plan: Plan
+
+    @classmethod
+    def of(cls, cluster: ClusterState, now: float) -> ModelState:
+        """Assemble it, ``now`` in Unix seconds. Raises InvalidResource for a spec that cannot be run."""
+        model, owner = read(cluster), Owner.of(cluster.model)
+        resolve_spec = StageJobSpec.of_resolve(owner, cluster.generation, cluster.annotations.get(REFRESH_ANNOTATION))
+        jobs, resolve_jobs = stage_jobs(cluster, without=NO_STAGES), stage_jobs(cluster, (RESOLVE,))
+        current = resolution(next((job for job in resolve_jobs if job.name == resolve_spec.name), None))
+        latest = current if current.resolved is not None else newest(resolve_jobs)
+        seen = observed(jobs, latest, generation=cluster.generation, previous=cluster.previous_status)
+        return cls(
+            cluster=cluster,
+            now=now,
+            model=model,
+            stage_jobs=jobs,
+            resolve_jobs=resolve_jobs,
+            resolve_spec=resolve_spec,
+            resolution=current,
+            latest_resolution=latest,
+            observed=seen,
+            plan=plan(model, seen, now),
+        )
+
+    @property
+    def owner(self) -> Owner:
+        """What the model's children name as their owner."""
+        return Owner.of(self.cluster.model)
+
+    @property
+    def is_resolved(self) -> bool:
+        """Whether this generation's resolve Job has reported."""
+        return self.resolution.resolved is not None
+
+    @property
+    def resolve_job(self) -> StageJob | None:
+        """This generation's resolve Job."""
+        return next((job for job in self.resolve_jobs if job.name == self.resolve_spec.name), None)
