@@ -163,6 +163,19 @@ def test_the_table_of_reasons_names_those_of_the_operator_and_no_others():
     assert blocking - named == set()
 
 
+def test_the_table_of_rights_is_the_role_of_the_chart():
+    template = (ROOT / "helm/multitask-operator/templates/_helpers.tpl").read_text("utf-8")
+    rules = yaml.safe_load(template.partition('define "operator.rules" -}}')[2].partition("{{- end }}")[0])
+    granted = {(resource, *rule["verbs"]) for rule in rules for resource in rule["resources"]}
+    section = text_of("SECURITY.md").partition("## What the operator may do")[2].partition("\n## ")[0]
+    rows = re.findall(r"^\| (`.+?) \| ([a-z, ]+) \| .* \|$", section, re.MULTILINE)
+    # of `events` (`events.k8s.io`) the second name is the group
+    names = [re.findall(r"`([\w/]+)`", row.partition(" (")[0]) for row, _ in rows]
+    assert granted == {
+        (name, *verbs.split(", ")) for each, (_, verbs) in zip(names, rows, strict=True) for name in each
+    }
+
+
 def test_the_table_of_settings_names_values_of_the_chart():
     values = yaml.safe_load((ROOT / "helm/multitask-operator/values.yaml").read_text("utf-8"))
     page = text_of("docs/how-to/install.md")
