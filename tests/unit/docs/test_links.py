@@ -35,6 +35,8 @@ PYTHON_FILE = re.compile(r"(?<![\w./-])(?:[\w-]+/)*[\w-]+\.py\b")
 MODULE = re.compile(rf"\b(?:{'|'.join(PACKAGES)})(?:\.\w+)+")
 MAKE = re.compile(r"(?<![\w-])make ([a-z][a-z0-9-]*)")
 MTM = re.compile(r"(?:^|[\s`$/])mtm ([a-z]+)(?=[\s`]|$)", re.MULTILINE)
+MTM_LINE = re.compile(r"^(?:\$ )?mtm ([a-z]+)(.*)$")
+OPTION = re.compile(r"(?<= )--?[a-z][a-z-]*")
 REASON_ROW = re.compile(r"^\| ((?:`\w+`(?:, )?)+) \|", re.MULTILINE)
 ADVICE = "docs/how-to/troubleshoot.md"
 
@@ -137,6 +139,10 @@ def test_every_command_that_a_page_shows_exists(page):
     assert {name for part in shown for name in MAKE.findall(part)} <= targets
     assert isinstance(cli, click.Group)
     assert {name for part in shown for name in MTM.findall(part)} <= set(cli.commands)
+    for line in (line.partition("#")[0] for part in shown for line in part.splitlines()):
+        for name, arguments in MTM_LINE.findall(line):
+            known = {option for parameter in cli.commands[name].params for option in parameter.opts}
+            assert name == "predict" or set(OPTION.findall(arguments)) <= known, line
 
 
 def test_every_page_can_be_reached_from_the_index():
