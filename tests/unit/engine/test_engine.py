@@ -108,7 +108,7 @@ def test_adapters_change_the_answer(engine: Engine, folder: Path) -> None:
         assert np.abs(gaps).max() > 0.1
 
 
-def test_a_field_that_is_too_long_is_cut_and_said_so(engine: Engine) -> None:
+def test_a_field_that_is_too_long_is_cut_and_reported(engine: Engine) -> None:
     short, long = engine.classify([request("plain", 4), request("plain", 900)])
     assert not short.truncated
     assert long.truncated
@@ -127,16 +127,16 @@ def test_mixed_generation_is_the_generation_of_each_row_alone(engine: Engine) ->
 def test_texts_of_several_models_advance_in_turns(engine: Engine) -> None:
     fields = {"text": "the card was charged twice"}
     tasks = ("reply", "other-reply", "reply")  # the first and the last share a model
-    asked = [Request(task, fields) for task in tasks]
+    requests = [Request(task, fields) for task in tasks]
     steps: dict[int, list[int]] = {0: [], 1: [], 2: []}
-    for number, step in enumerate(engine.generate(asked)):
+    for number, step in enumerate(engine.generate(requests)):
         steps[step.row].append(number)
     shortest = min(map(len, steps.values()))
     assert shortest > 1
     order = sorted((number, row) for row, numbers in steps.items() for number in numbers[:shortest])
     assert [row for _, row in order] == [0, 2, 1] * shortest
-    alone = [engine.generate_all([one])[0].text for one in asked]
-    assert [answer.text for answer in engine.generate_all(asked)] == alone
+    alone = [engine.generate_all([one])[0].text for one in requests]
+    assert [answer.text for answer in engine.generate_all(requests)] == alone
 
 
 def test_what_is_streamed_joined_is_the_whole_answer(engine: Engine) -> None:

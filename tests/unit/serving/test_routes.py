@@ -34,7 +34,7 @@ DESKS = RouteTable(
 
 
 @pytest.mark.parametrize(
-    ("asked", "found"),
+    ("name", "full_name"),
     [
         ("urgency", "default/desk/urgency"),
         ("intent", "default/desk/intent"),
@@ -44,16 +44,16 @@ DESKS = RouteTable(
         ("team-b/desk/urgency", "team-b/desk/urgency"),
     ],
 )
-def test_a_task_answers_to_each_of_its_names(asked: str, found: str) -> None:
-    assert DESKS.resolve(asked).full_name == found
+def test_a_task_has_each_of_its_names(name: str, full_name: str) -> None:
+    assert DESKS.resolve(name).full_name == full_name
 
 
-def test_a_later_task_keeps_the_shortest_name_nobody_took() -> None:
+def test_a_later_task_keeps_its_shortest_free_name() -> None:
     assert [route.name for route in DESKS.routes] == ["urgency", "intent", "shop/urgency", "team-b/desk/urgency"]
 
 
 @pytest.mark.parametrize(
-    ("asked", "nearest"),
+    ("name", "nearest"),
     [
         ("urgncy", ["urgency"]),
         ("intents", ["intent"]),
@@ -64,11 +64,11 @@ def test_a_later_task_keeps_the_shortest_name_nobody_took() -> None:
         ("", []),
     ],
 )
-def test_an_unknown_name_gets_the_nearest_ones(asked: str, nearest: list[str]) -> None:
+def test_an_unknown_name_gets_similar_ones(name: str, nearest: list[str]) -> None:
     with pytest.raises(TaskNotFound) as caught:
-        DESKS.resolve(asked)
+        DESKS.resolve(name)
     assert list(caught.value.nearest)[:1] == nearest
-    assert f"no task {asked!r} is served here" in str(caught.value)
+    assert f"no task {name!r} is served here" in str(caught.value)
 
 
 def chosen(*backends: tuple[str, int], draw: float = 0.0, **how: object) -> str:
@@ -92,12 +92,12 @@ def test_a_pinned_revision_is_chosen_even_at_weight_0() -> None:
     assert chosen(("old", 100), ("next", 0), draw=0.99, revision="next") == "next"
 
 
-def test_an_unknown_revision_is_an_error_that_names_those_there_are() -> None:
+def test_an_unknown_revision_is_an_error_that_names_the_known_ones() -> None:
     with pytest.raises(RevisionNotFound, match="revision 'gone' does not serve task 't'; revisions that do: new, old"):
         chosen(("old", 50), ("new", 50), revision="gone")
 
 
-def test_a_tried_backend_is_not_asked_again_nor_one_that_is_not_rolled_out() -> None:
+def test_neither_a_tried_backend_nor_one_that_is_not_rolled_out_is_chosen() -> None:
     old, new, later = task("t", ("old", 50), ("new", 50), ("next", 0)).backends
     assert chosen(("old", 50), ("new", 50), ("next", 0), draw=0.99, tried=[new]) == "old"
     with pytest.raises(NoBackend):

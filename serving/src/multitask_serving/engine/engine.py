@@ -208,7 +208,7 @@ def read_bundle(folder: Path) -> Bundle:
         return Bundle.model_validate_json(path.read_bytes())
     except OSError as error:
         raise InvalidBundle(
-            f"{path} cannot be read: {error.strerror}. Point to a folder that `mtm run` made"
+            f"{path} cannot be read: {error.strerror}. Give a folder that `mtm run` exported"
         ) from error
     except ValidationError as error:
         raise InvalidBundle(f"{path} is not a bundle of this version: {error}") from error

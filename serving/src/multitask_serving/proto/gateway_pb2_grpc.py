@@ -67,7 +67,7 @@ class TaskGatewayServicer:
         raise NotImplementedError('Method not implemented!')
 
     def PredictStream(self, request, context):
-        """The text of a generation task as it is made. A classification task gives one message.
+        """The text of a generation task in pieces, as it is generated. A classification task gives one message.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -223,8 +223,8 @@ def _error_from_text(message: str) -> BackendError:
         return BackendOverloaded(message)
     if "timeout expired" in message:
         return BackendTimeout(message)
-    gone = ("no available versions", "is not ready", "is not healthy", "is not found", "stub process")
-    if any(words in message.lower() for words in gone):
+    unavailable = ("no available versions", "is not ready", "is not healthy", "is not found", "stub process")
+    if any(words in message.lower() for words in unavailable):
         return BackendUnavailable(message)
     return BackendFailed(message)
 
