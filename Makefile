@@ -33,7 +33,7 @@ GENERATED := crds/multitask.dev_multitaskmodels.yaml crds/multitask.dev_taskrout
 help:  ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
 
-setup: .make/setup  ## Make .venv with everything in it
+setup: .make/setup  ## Create .venv with all dependencies and our packages
 
 .make/python: tools/find_python.sh
 	@mkdir -p .make
@@ -64,17 +64,17 @@ lock: | .venv/pyvenv.cfg  ## Resolve the dependencies again and write the locks
 	  | $(COMPILE) - --no-deps --no-annotate --output-file requirements-triton.lock > /dev/null
 	@! grep -nE '://|^-i|index-url' requirements*.lock
 
-generate: .make/setup  ## Write what is generated: the CRDs and their copies in the chart, their reference page, the protobuf modules
+generate: .make/setup  ## Write the generated files: CRDs, their copies in the chart, their reference page, protobuf modules
 	$(BIN)/python -m multitask_api.crd
 	$(BIN)/python -m multitask_api.crd --out $(CHART)/files/crds
 	$(BIN)/python tools/generate_docs.py
 	$(BIN)/python tools/generate_proto.py
 
-check-generate: .make/setup  ## Fail if what is generated differs from what is here
+check-generate: .make/setup  ## Fail if a generated file is out of date
 	@rm -rf .make/generated && mkdir .make/generated && cp -r $(GENERATED) .make/generated
 	@$(MAKE) --no-print-directory generate
 	@for path in $(GENERATED); do diff -ru -x __pycache__ ".make/generated/$${path##*/}" "$$path" \
-	  || { echo "$$path was out of date; it is written anew: look at it and commit it" >&2; exit 1; }; done
+	  || { echo "$$path was out of date and has been written again: review and commit it" >&2; exit 1; }; done
 
 lint: .make/setup  ## ruff, mypy --strict, import-linter
 	$(BIN)/ruff check .
@@ -86,25 +86,25 @@ format: .make/setup  ## Sort imports and format
 	$(BIN)/ruff check --fix-only --quiet .
 	$(BIN)/ruff format --quiet .
 
-test: lint check-generate $(GRPCURL) kubernetes  ## Lint, check what is generated, and run every test
+test: lint check-generate $(GRPCURL) kubernetes  ## Lint, check the generated files, and run all tests
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-test-fast: .make/setup  ## The unit tests alone
+test-fast: .make/setup  ## Run the unit tests only
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS) tests/unit
 
-demo: .make/setup  ## Train, qualify, serve and ask the support desk; about 6 minutes on two quiet cores
+demo: .make/setup  ## Train, qualify and serve the support-desk example; about 6 minutes on two quiet cores
 	$(BIN)/python examples/support-desk/demo.py
 
-open-suite: .make/setup  ## The benchmark on public tasks, about an hour on two quiet cores: make open-suite DATA=folder
+open-suite: .make/setup  ## Run the benchmark on public tasks; about an hour on two quiet cores: make open-suite DATA=folder
 	$(BIN)/python tests/benchmarks/open_suite.py --data "$(DATA)" $(OPEN_SUITE_ARGS)
 
-e2e: .make/setup  ## The product in a real cluster of one node: the support desk and a small suite; root
+e2e: .make/setup  ## Test the product in a real cluster of one node: the support-desk example and a small suite; needs root
 	$(BIN)/python tests/e2e/in_cluster/run.py $(E2E_ARGS)
 
-kubernetes: .make/setup  ## Build the Kubernetes programs that tests start, about 12 minutes once a machine
+kubernetes: .make/setup  ## Build the Kubernetes programs that tests start; once a machine, about 12 minutes
 	$(BIN)/python tools/devcluster/binaries.py --one-node
 
-images: .make/setup  ## Build both container images without registry or daemon, about 12 minutes for each state of the sources
+images: .make/setup  ## Build both container images without registry or daemon; about 12 minutes after each change of the sources
 	$(BIN)/python tools/devcluster/images.py operator trainer
 
 grpcurl: $(GRPCURL)  ## Build the grpcurl that tests call
@@ -112,6 +112,6 @@ grpcurl: $(GRPCURL)  ## Build the grpcurl that tests call
 $(GRPCURL): | .make/python
 	tools/get_grpcurl.sh "$$(cat .make/python)" $(GRPCURL_VERSION) $@
 
-clean:  ## Remove the environment and everything that was built or trained here
+clean:  ## Remove the environment and everything built or trained in this checkout
 	rm -rf .venv .make .mtm .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

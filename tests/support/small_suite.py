@@ -1,8 +1,8 @@
-"""A suite so small that everything runs for real in a minute, and `mtm` as a user runs it.
+"""A multi-task suite that trains in about a minute, and `mtm` as a user runs it.
 
 ``topic``, ``urgency`` and ``reply`` (generation) follow from words in the text and are learnt in seconds. ``mood`` has
-few rows and labels drawn by lot: no model beats the constant answer surely, so it is Inconclusive by construction and
-its own single-task model has to answer it.
+few rows and random labels: no model reliably beats a constant answer, so its verdict is Inconclusive and its own
+single-task model answers it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import Any
 import psutil
 import yaml
 
-from devcluster.processes import CommandResult
+from devcluster.cluster_client import CommandResult
 from multitask_serving.triton.server import free_port
 
 THINGS = {
@@ -56,7 +56,7 @@ class ModelFolder:
         return self.folder / "work"
 
     def copy(self, folder: Path) -> ModelFolder:
-        """Another one, with its results; changes of the one are not seen in the other."""
+        """Copy the folder with its results to ``folder``."""
         shutil.copytree(self.folder, folder, symlinks=True)
         return ModelFolder(folder)
 
@@ -67,7 +67,7 @@ class ModelFolder:
         self.file.write_text(yaml.safe_dump(document))
 
     def add_task(self, name: str) -> None:
-        """A task more, of the kind of ``mood``: it saturates early, so that stage 2 stays as it was."""
+        """Add a task like ``mood``: it saturates early, so that stage 2 does not change."""
         write_data(self.folder / "data", name, mood_rows(seed=99), FEW_ROWS)
         document = yaml.safe_load(self.file.read_text())
         document["spec"]["tasks"].append(task(name, "Classification", labels=["glad", "cross"]))
@@ -137,7 +137,7 @@ class Service:
 
 @contextmanager
 def serving(model_folder: ModelFolder, *, tasks: int) -> Iterator[Service]:
-    """`mtm serve`, from when it says that it serves."""
+    """Run `mtm serve`; entered once it prints that it serves ``tasks`` tasks."""
     port = free_port()
     options = ["--address", "127.0.0.1:0", "--triton-port", str(port), "--threads", "1"]
     process = subprocess.Popen(
@@ -261,7 +261,7 @@ def reply_rows(seed: int) -> Iterator[dict[str, str]]:
 
 
 def mood_rows(seed: int) -> Iterator[dict[str, str]]:
-    """Labels by lot: there is nothing to learn."""
+    """Random labels: there is nothing to learn."""
     choice = random.Random(seed)
     while True:
         yield {"text": message(choice)[0], "label": choice.choice(["glad", "cross"])}

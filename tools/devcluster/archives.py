@@ -1,4 +1,4 @@
-"""What lies in an image's archive, and what must not lie in it."""
+"""Reads an image archive, and checks that no setting of the build machine is in it."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: Settings of a machine, wherever a build might have left them: of pip and uv, of certificates, of accounts.
+#: Where a build might leave settings of its machine: of pip and uv, certificates, accounts.
 _SETTINGS = ("etc/pip.conf", "etc/uv", "run/machine", "root/.cache", "root/.config", "root/.pip", "root/.netrc")
 _APT = ("etc/apt/auth.conf", "etc/apt/apt.conf")
-#: Of a base image, and of our Dockerfiles.
+#: Variables that a base image and our Dockerfiles set.
 _VARIABLES = frozenset(("PATH", "LANG", "GPG_KEY", "PYTHON_VERSION", "PYTHON_SHA256", "PYTHONUNBUFFERED"))
 
 
 @dataclass(frozen=True)
-class Contents:
-    """An image as its archive has it: its configuration, and per layer the paths of its files."""
+class ImageContents:
+    """An image: the names under which it is loaded, its configuration, and the paths of the files in each layer."""
 
     references: tuple[str, ...]
     configuration: dict[str, Any]
     layers: tuple[tuple[str, ...], ...]
 
 
-def read(archive: Path) -> Contents:
-    """Of a file as ``docker save`` writes it. Raises KeyError if it is none."""
+def read(archive: Path) -> ImageContents:
+    """Read a file as ``docker save`` writes it. Raises KeyError for any other tar file."""
     with tarfile.open(archive) as outer:
 
         def member(name: str) -> Any:
@@ -37,24 +37,24 @@ def read(archive: Path) -> Contents:
         for name in image["Layers"]:
             with tarfile.open(fileobj=member(name)) as layer:
                 layers.append(tuple(each.name.removeprefix("./") for each in layer if not each.isdir()))
-        return Contents(tuple(image["RepoTags"]), json.load(member(image["Config"])), tuple(layers))
+        return ImageContents(tuple(image["RepoTags"]), json.load(member(image["Config"])), tuple(layers))
 
 
-def problems(contents: Contents, user: str, folder: str, private: Sequence[str] = ()) -> Iterator[str]:
-    """What is wrong with an image that is to run as ``user`` and have, besides its base, only files below ``folder``.
+def problems(contents: ImageContents, user: str, folder: str, private: Sequence[str] = ()) -> Iterator[str]:
+    """Problems of an image that should run as ``user`` and add files to its base below ``folder`` only.
 
-    The base is its first layer. None of the ``private`` words may stand in its configuration or its history.
+    The first layer is the base. No ``private`` word may be in the image's configuration or history.
     """
     configuration = contents.configuration.get("config", {})
     if configuration.get("User", "") != user:
         yield f"it runs as {configuration.get('User') or 'root'}, not as {user or 'root'}"
     names = {each.partition("=")[0] for each in configuration.get("Env") or ()}
-    if odd := sorted(names - _VARIABLES):
-        yield f"its environment has {', '.join(odd)}, which a build machine may have set"
+    if extra := sorted(names - _VARIABLES):
+        yield f"its environment has {', '.join(extra)}, which a build machine may have set"
     for path in (path for layer in contents.layers for path in layer if _is_setting(path)):
         yield f"it has /{path}, a setting of a machine"
-    if odd := [path for layer in contents.layers[1:] for path in layer if not path.startswith(f"{folder}/")]:
-        yield f"its own layers have {len(odd)} files outside /{folder}, among them /{odd[0]}"
+    if outside := [path for layer in contents.layers[1:] for path in layer if not path.startswith(f"{folder}/")]:
+        yield f"its own layers have {len(outside)} files outside /{folder}, among them /{outside[0]}"
     if any(word in json.dumps(contents.configuration) for word in private):
         yield "its configuration or history names where this machine gets its packages"
 

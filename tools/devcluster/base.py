@@ -1,4 +1,4 @@
-"""The files of a base image, made from Debian's packages: a stand-in for python:3.11-slim-bookworm."""
+"""Builds the root file system of the base image from Debian packages; it stands in for python:3.11-slim-bookworm."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from devcluster import buildah, cache
 
 SUITE = "bookworm"
 PACKAGES = ("python3.11", "python3.11-venv", "ca-certificates")
-#: Manuals stay away; a licence is no manual.
+#: No manuals and translations; licences stay.
 _OPTIONS = (
     "--dpkgopt=path-exclude=/usr/share/man/*",
     "--dpkgopt=path-exclude=/usr/share/locale/*",
     "--dpkgopt=path-exclude=/usr/share/doc/*",
     "--dpkgopt=path-include=/usr/share/doc/*/copyright",
 )
-#: Python under the names that Docker's image gives it, and none of this machine's names.
+#: Python's names as in Docker's image; the build machine's host name and resolver are removed.
 _HOOKS = (
     'ln -s /usr/bin/python3.11 "$1/usr/local/bin/python"',
     'ln -s /usr/bin/python3.11 "$1/usr/local/bin/python3"',
@@ -35,10 +35,10 @@ COMMAND = (
 
 
 def rootfs(folder: Path) -> Path:
-    """The tar archive of the files, made in ``folder`` if it is not there. Raises ImageFailed."""
+    """The tar archive of the file system, built in ``folder`` if it is missing. Raises ImageFailed."""
     made = folder / f"base-{hashlib.sha256(json.dumps(COMMAND).encode()).hexdigest()[:12]}.rootfs.tar"
     if not made.exists():
-        with cache.alone(folder / ".base.lock"), cache.scratch(folder / ".build-base") as scratch:
+        with cache.exclusive_lock(folder / ".base.lock"), cache.scratch_folder(folder / ".build-base") as scratch:
             if not made.exists():
                 buildah.run([*COMMAND, str(scratch / "rootfs.tar")])
                 (scratch / "rootfs.tar").rename(made)

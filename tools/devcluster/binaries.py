@@ -1,8 +1,7 @@
-"""Builds Kubernetes' programs, etcd, CoreDNS and helm from their Go modules: ``python binaries.py [PROGRAM …]``.
+"""Builds Kubernetes, etcd, CoreDNS and helm from their Go modules: ``python binaries.py [PROGRAM …]``.
 
-They lie in a cache outside the checkout, each in a folder named by its version and by a hash of everything that decides
-what is built. A program is renamed into place when it is whole, so a build that was killed leaves finished programs
-only, and the next one goes on from there.
+Programs are cached outside the checkout, each in a folder named by its version and a hash of all build inputs. A
+program is moved into place when it is complete, so an interrupted build continues with the next missing program.
 """
 
 from __future__ import annotations
@@ -26,14 +25,17 @@ ETCD = "3.6.4"
 COREDNS = "1.15.0"
 HELM = "3.22.0"
 
-#: What a control plane for tests is made of, and what a cluster of one node needs besides.
+#: The programs of a control plane, and those of a cluster of one node.
 CONTROL_PLANE = ("etcd", "kube-apiserver", "kube-controller-manager", "kubectl")
 ONE_NODE = (*CONTROL_PLANE, "kube-scheduler", "kubelet", "kube-proxy", "coredns", "helm")
 
 
 @dataclass(frozen=True)
 class Program:
-    """A Go package and its version, the modules that its build requires, and the values that are linked into it."""
+    """A Go package, its version, the modules that it is built from, and the variables that the linker sets.
+
+    The names of the fields are part of the hash that names a program's folder.
+    """
 
     version: str
     package: str
@@ -61,55 +63,55 @@ PROGRAMS: Mapping[str, Program] = {
 
 
 def folder() -> Path:
-    """Where all programs lie, or will lie."""
+    """The folder of all built programs."""
     return cache.root() / "programs"
 
 
 def path(name: str) -> Path:
-    """Where a program lies, or will lie."""
+    """The file of a program, built or not."""
     program = PROGRAMS[name]
-    recipe = json.dumps([_FLAGS, asdict(program)], sort_keys=True)
-    return folder() / f"{name}-{program.version}-{hashlib.sha256(recipe.encode()).hexdigest()[:8]}" / name
+    inputs = json.dumps([_FLAGS, asdict(program)], sort_keys=True)
+    return folder() / f"{name}-{program.version}-{hashlib.sha256(inputs.encode()).hexdigest()[:8]}" / name
 
 
 def missing(names: Sequence[str] = CONTROL_PLANE) -> list[str]:
-    """Those of ``names`` that are not built yet."""
+    """The programs among ``names`` that are not built yet."""
     return [name for name in names if not path(name).is_file()]
 
 
 def build(names: Sequence[str]) -> None:
-    """Build what is missing of ``names``. Raises golang.GoFailed."""
+    """Build the programs among ``names`` that are missing. Raises golang.GoFailed."""
     if not missing(names):
         return
     target = folder()
     target.mkdir(parents=True, exist_ok=True)
-    with cache.alone(target / ".lock"), cache.scratch(target / ".build") as scratch:
-        wanted = missing(names)
-        if not wanted:  # another process built them in the meantime
+    with cache.exclusive_lock(target / ".lock"), cache.scratch_folder(target / ".build") as scratch:
+        to_build = missing(names)
+        if not to_build:  # another process built them in the meantime
             return
         go = golang.find_go(scratch)
-        for number, name in enumerate(wanted, start=1):
+        for number, name in enumerate(to_build, start=1):
             began = time.monotonic()
-            print(f"{name}: building ({number} of {len(wanted)})", flush=True)
+            print(f"{name}: building ({number} of {len(to_build)})", flush=True)
             _build(go, name, scratch)
             print(f"{name}: built in {time.monotonic() - began:.0f} s", flush=True)
 
 
 def _build(go: Path, name: str, scratch: Path) -> None:
     program = PROGRAMS[name]
-    module, made = scratch / f"module-{name}", scratch / name
+    module, binary = scratch / f"module-{name}", scratch / name
     module.mkdir()
     (module / "go.mod").write_text(_module(go, program, scratch))
     flags = " ".join(["-s -w", *(f"-X {value}" for value in program.linked)])
-    golang.run(go, ["build", *_FLAGS, "-ldflags", flags, "-o", str(made), program.package], module, scratch)
+    golang.run(go, ["build", *_FLAGS, "-ldflags", flags, "-o", str(binary), program.package], module, scratch)
     path(name).parent.mkdir(exist_ok=True)
-    made.rename(path(name))
+    binary.rename(path(name))
 
 
 def _module(go: Path, program: Program, scratch: Path) -> str:
-    """A ``go.mod`` that requires the program's modules.
+    """The ``go.mod`` of a main module that requires the program's modules.
 
-    kubernetes requires the parts of its own repository as v0.0.0, and a main module has to say which version that is.
+    k8s.io/kubernetes requires its staging modules as v0.0.0: the main module has to replace them with a real version.
     """
     lines = [f"module multitask.dev/build\n\ngo {'.'.join(map(str, golang.OLDEST))}.0\n"]
     lines += [f"require {module}" for module in program.modules]
@@ -122,14 +124,14 @@ def _module(go: Path, program: Program, scratch: Path) -> str:
 
 
 def _go_mod_of(go: Path, name: str, version: str, scratch: Path) -> str:
-    said = golang.run(go, ["mod", "download", "-json", f"{name}@{version}"], scratch, scratch)
-    return Path(json.loads(said)["GoMod"]).read_text("utf-8")
+    output = golang.run(go, ["mod", "download", "-json", f"{name}@{version}"], scratch, scratch)
+    return Path(json.loads(output)["GoMod"]).read_text("utf-8")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the named programs."""
     parser = argparse.ArgumentParser(description="Build Kubernetes' programs from their Go modules.")
-    parser.add_argument("programs", nargs="*", metavar="PROGRAM", help=f"of {', '.join(PROGRAMS)}")
+    parser.add_argument("programs", nargs="*", metavar="PROGRAM", help=f"one of {', '.join(PROGRAMS)}")
     parser.add_argument("--one-node", action="store_true", help="everything that a cluster of one node needs")
     arguments = parser.parse_args(argv)
     names = arguments.programs or (ONE_NODE if arguments.one_node else CONTROL_PLANE)

@@ -1,4 +1,4 @@
-"""Images by ``buildah``, which needs no daemon and no registry; each build has a storage of its own."""
+"""Builds images with ``buildah``, without daemon or registry; each build has its own storage."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from pathlib import Path
 
 
 class ImageFailed(Exception):
-    """An image was not made; the message is the end of what the program said, or what is wrong with the image."""
+    """An image was not built; the message is the end of the program's output, or what is wrong with the image."""
 
 
 @dataclass(frozen=True)
 class Storage:
-    """Where buildah keeps layers, below ``folder``, so that it touches no image of the user's."""
+    """Buildah's storage below ``folder``: the user's own images are not touched."""
 
     folder: Path
 
@@ -26,29 +26,29 @@ class Storage:
     ) -> None:
         """Build a Dockerfile. Raises ImageFailed.
 
-        ``volumes``, file or folder → path, are there while its commands run, and not in the image.
+        ``volumes`` (file or folder → path) are mounted while its commands run, and are not part of the image.
         """
         options = [f"--build-arg={name}={value}" for name, value in arguments.items()]
         options += [f"--volume={source}:{path}:ro" for source, path in volumes.items()]
-        # In a chroot on the machine's network: there may be no rights to make namespaces. A layer for each command
-        # would be a copy of everything that the command has made.
-        how = ["--isolation=chroot", "--network=host", "--pull-never", "--format=docker", "--layers=false"]
-        self._run("build", *how, *options, f"--file={dockerfile}", f"--tag={tag}", str(context))
+        # In a chroot on the machine's network: creating namespaces may be forbidden. One layer for all commands:
+        # each layer would copy all files that its command wrote.
+        isolation = ["--isolation=chroot", "--network=host", "--pull-never", "--format=docker", "--layers=false"]
+        self._run("build", *isolation, *options, f"--file={dockerfile}", f"--tag={tag}", str(context))
 
     def push(self, tag: str, archive: Path) -> None:
-        """Write an image, under its name, as a file that ``docker load`` and ``ctr images import`` read."""
+        """Write an image, with its name, to a file that ``docker load`` and ``ctr images import`` read."""
         self._run("push", "--quiet", tag, f"docker-archive:{archive}:{tag}")
 
     def _run(self, *command: str) -> None:
         own = [f"--root={self.folder / 'root'}", f"--runroot={self.folder / 'run'}"]
-        # It puts blobs into TMPDIR, which for a user may be small.
+        # buildah writes blobs to TMPDIR; the user's may be too small.
         environment = {**os.environ, "TMPDIR": str(self.folder)}
         run(["buildah", *own, *command], environment)
 
 
 @contextmanager
 def storage(folder: Path) -> Iterator[Storage]:
-    """An empty one; what a killed build left there goes first, and all of it at the end."""
+    """An empty storage in ``folder``, removed at the end; what a killed build left there is removed first."""
     _remove(folder)
     folder.mkdir()
     try:
@@ -58,9 +58,9 @@ def storage(folder: Path) -> Iterator[Storage]:
 
 
 def run(command: Sequence[str], environment: Mapping[str, str] | None = None) -> None:
-    """Run a program that is quiet when all is well. Raises ImageFailed.
+    """Run a program and drop its output. Raises ImageFailed with the end of the output.
 
-    It holds the locks of this process: one that is left behind when this process is killed still keeps others out.
+    The program inherits this process's locks: if it outlives this process, other builds still wait for it.
     """
     done = subprocess.run(
         command,
@@ -76,7 +76,7 @@ def run(command: Sequence[str], environment: Mapping[str, str] | None = None) ->
 
 
 def _remove(folder: Path) -> None:
-    """Delete it. What is mounted below it is unmounted first: a container's root may hold the machine's own files."""
+    """Unmount everything below ``folder``, then delete it: the machine's own files may be mounted there."""
     if not folder.exists():
         return
     mounted = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]

@@ -1,4 +1,4 @@
-"""Where what is built for tests lies between runs, and how one process at a time builds there."""
+"""The cache of what is built for tests, and the lock by which one process at a time builds there."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from pathlib import Path
 
 
 def root() -> Path:
-    """The folder of this project in the user's cache."""
+    """This project's folder in the user's cache: ``$XDG_CACHE_HOME/multitask`` or ``~/.cache/multitask``."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multitask"
 
 
 @contextmanager
-def alone(path: Path) -> Iterator[None]:
-    """One process at a time; the kernel frees the lock of a process that was killed.
+def exclusive_lock(path: Path) -> Iterator[None]:
+    """Hold the lock file ``path``. The kernel releases it when the process ends.
 
-    A child that is started with ``close_fds=False`` holds it too.
+    A child process that was started with ``close_fds=False`` holds it too.
     """
     with path.open("w") as lock:
         os.set_inheritable(lock.fileno(), True)
@@ -32,8 +32,8 @@ def alone(path: Path) -> Iterator[None]:
 
 
 @contextmanager
-def scratch(path: Path) -> Iterator[Path]:
-    """An empty folder beside what is built; what a killed build left there goes first."""
+def scratch_folder(path: Path) -> Iterator[Path]:
+    """An empty folder, removed at the end; what a killed build left there is removed first."""
     shutil.rmtree(path, ignore_errors=True)
     path.mkdir()
     try:

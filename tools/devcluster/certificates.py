@@ -1,4 +1,4 @@
-"""Keys and certificates of a cluster for tests, made by ``openssl``: they name users to the API server."""
+"""Keys and client certificates for a test cluster, made with ``openssl``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _NEW_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-noenc")
 
 
 @dataclass(frozen=True)
-class Pair:
-    """A certificate and its key, both PEM files."""
+class KeyPair:
+    """The PEM files of a certificate and its private key."""
 
     certificate: Path
     key: Path
@@ -21,24 +21,24 @@ class Pair:
 
 @dataclass(frozen=True)
 class Authority:
-    """A certificate authority whose files, and those of what it signs, lie in ``folder``."""
+    """A certificate authority; ``folder`` has its files and those of the certificates that it signs."""
 
     folder: Path
 
     @property
-    def own(self) -> Pair:
-        """The authority's own certificate and key."""
-        return self.pair("ca")
+    def ca(self) -> KeyPair:
+        """Certificate and key of the authority itself."""
+        return self.key_pair("ca")
 
     def create(self) -> None:
-        """Make its key and certificate."""
+        """Generate its key and certificate."""
         self.folder.mkdir(parents=True, mode=0o700)
         extensions = ("basicConstraints=critical,CA:TRUE", "keyUsage=critical,keyCertSign,cRLSign,digitalSignature")
-        self._request(self.own, "/CN=test cluster", extensions)
+        self._request(self.ca, "/CN=test cluster", extensions)
 
-    def sign(self, name: str, user: str, groups: Sequence[str] = (), hosts: Sequence[str] = ()) -> Pair:
-        """A new certificate for a user of these groups; with ``hosts`` (as in ``IP:127.0.0.1``) for a server."""
-        pair = self.pair(name)
+    def sign(self, name: str, user: str, groups: Sequence[str] = (), hosts: Sequence[str] = ()) -> KeyPair:
+        """Sign a client certificate for ``user`` in ``groups``; with ``hosts`` (``IP:127.0.0.1``) also a server's."""
+        key_pair = self.key_pair(name)
         subject = "".join(f"/O={group}" for group in groups) + f"/CN={user}"
         uses = "serverAuth,clientAuth" if hosts else "clientAuth"
         extensions = [
@@ -48,19 +48,19 @@ class Authority:
         ]
         if hosts:
             extensions.append(f"subjectAltName={','.join(hosts)}")
-        self._request(pair, subject, extensions, "-CA", str(self.own.certificate), "-CAkey", str(self.own.key))
-        return pair
+        self._request(key_pair, subject, extensions, "-CA", str(self.ca.certificate), "-CAkey", str(self.ca.key))
+        return key_pair
 
-    def pair(self, name: str) -> Pair:
-        """The files of what was signed under ``name``."""
-        return Pair(self.folder / f"{name}.crt", self.folder / f"{name}.key")
+    def key_pair(self, name: str) -> KeyPair:
+        """The files of the certificate that was signed as ``name``."""
+        return KeyPair(self.folder / f"{name}.crt", self.folder / f"{name}.key")
 
-    def _request(self, pair: Pair, subject: str, extensions: Sequence[str], *issuer: str) -> None:
-        files = ("-keyout", str(pair.key), "-out", str(pair.certificate))
-        # An empty configuration: the machine's own adds extensions.
+    def _request(self, key_pair: KeyPair, subject: str, extensions: Sequence[str], *issuer: str) -> None:
+        files = ("-keyout", str(key_pair.key), "-out", str(key_pair.certificate))
+        # Without the machine's configuration, which adds extensions.
         options = ("-config", "/dev/null", "-days", _DAYS, "-subj", subject)
-        added = (part for extension in extensions for part in ("-addext", extension))
-        _openssl("req", "-x509", *_NEW_KEY, *files, *options, *issuer, *added)
+        flags = (part for extension in extensions for part in ("-addext", extension))
+        _openssl("req", "-x509", *_NEW_KEY, *files, *options, *issuer, *flags)
 
 
 def _openssl(*arguments: str) -> None:

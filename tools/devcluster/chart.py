@@ -1,4 +1,4 @@
-"""The chart as helm renders it, and the part of an installation that a control plane without nodes can use: access."""
+"""Renders the chart with helm; installs its RBAC objects where no operator pod can run."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from devcluster.cluster_client import ClusterClient, Object
 from devcluster.processes import until
 
 CHART = Path(__file__).parents[2] / "helm" / "multitask-operator"
-ACCESS_KINDS = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
+RBAC_KINDS = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "ClusterRoleBinding")
 
 
 def helm() -> str | None:
-    """The helm that ``make kubernetes`` built, else one of this machine; None if there is none."""
+    """The helm that ``make kubernetes`` built, or the one on PATH; None without one."""
     built = binaries.path("helm")
     return str(built) if built.is_file() else shutil.which("helm")
 
 
 def template(*options: str, release: str = "mtm", namespace: str = "operators") -> subprocess.CompletedProcess[str]:
-    """``helm template``; FileNotFoundError without a helm."""
+    """Run ``helm template``. FileNotFoundError without helm."""
     program = helm()
     if program is None:
         raise FileNotFoundError("helm: run `make kubernetes`")
@@ -34,28 +34,30 @@ def template(*options: str, release: str = "mtm", namespace: str = "operators") 
 
 
 def rendered(*options: str, release: str = "mtm", namespace: str = "operators") -> list[Object]:
-    """What is installed. AssertionError with helm's words."""
+    """The objects of the chart. AssertionError with helm's error."""
     done = template(*options, release=release, namespace=namespace)
     assert done.returncode == 0, done.stderr
     return [item for item in yaml.safe_load_all(done.stdout) if item]
 
 
 @contextmanager
-def access_of(client: ClusterClient, *options: str, release: str, namespace: str) -> Iterator[str]:
-    """A release's accounts, roles and bindings for as long as the context lasts; the name of its service account."""
-    found = [item for item in rendered(*options, release=release, namespace=namespace) if item["kind"] in ACCESS_KINDS]
-    (account,) = (item["metadata"]["name"] for item in found if item["kind"] == "ServiceAccount")
+def installed_rbac(client: ClusterClient, *options: str, release: str, namespace: str) -> Iterator[str]:
+    """Install a release's service account, roles and bindings while the context lasts; gives the account's name."""
+    objects = [item for item in rendered(*options, release=release, namespace=namespace) if item["kind"] in RBAC_KINDS]
+    (account,) = (item["metadata"]["name"] for item in objects if item["kind"] == "ServiceAccount")
     user = f"system:serviceaccount:{namespace}:{account}"
-    client.kubectl("apply", "--server-side", "--filename", "-", stdin=found)
+    client.kubectl("apply", "--server-side", "--filename", "-", stdin=objects)
     try:
-        for served in {item["metadata"]["namespace"] for item in found if item["kind"] == "Role"} or {namespace}:
-            until(f"{account} is allowed to work in {served}", lambda served=served: _may(client, user, served), 30)
+        for served in {item["metadata"]["namespace"] for item in objects if item["kind"] == "Role"} or {namespace}:
+            until(
+                f"{account} is allowed to work in {served}", lambda served=served: _is_allowed(client, user, served), 30
+            )
         yield account
     finally:
-        client.kubectl("delete", "--filename", "-", "--ignore-not-found", "--wait=false", stdin=found)
+        client.kubectl("delete", "--filename", "-", "--ignore-not-found", "--wait=false", stdin=objects)
 
 
-def _may(client: ClusterClient, user: str, namespace: str) -> bool:
-    """Whether the API server knows of the rules by now: it learns of them a moment after it has stored them."""
-    asked = ("auth", "can-i", "list", "multitaskmodels.multitask.dev", "--as", user, "--namespace", namespace)
-    return client.kubectl(*asked, "--quiet", check=False).exit_code == 0
+def _is_allowed(client: ClusterClient, user: str, namespace: str) -> bool:
+    """Whether RBAC allows the user to list models by now: the authorizer learns of new rules with a delay."""
+    command = ("auth", "can-i", "list", "multitaskmodels.multitask.dev", "--as", user, "--namespace", namespace)
+    return client.kubectl(*command, "--quiet", check=False).exit_code == 0

@@ -1,4 +1,4 @@
-"""A running cluster as its users reach it: kubeconfig files, REST, ``kubectl``, and what the audit log says."""
+"""Access to a running test cluster: kubeconfig files, REST, ``kubectl``, and its audit log."""
 
 from __future__ import annotations
 
@@ -16,54 +16,62 @@ import yaml
 
 from devcluster import binaries
 from devcluster.certificates import Authority
-from devcluster.processes import CommandResult
 
 Object = dict[str, Any]
 
 
 @dataclass(frozen=True)
+class CommandResult:
+    """A command that has ended."""
+
+    exit_code: int
+    stdout: str
+    stderr: str
+
+
+@dataclass(frozen=True)
 class ClusterClient:
-    """A cluster's address and folder; the folder holds the authority that its users' certificates come from."""
+    """The cluster at ``url``; ``folder`` has its certificate authority, kubeconfig files and audit log."""
 
     folder: Path
     url: str  # https://HOST:PORT
 
     @property
     def authority(self) -> Authority:
-        """What signs this cluster's certificates."""
+        """The certificate authority of this cluster."""
         return Authority(self.folder / "pki")
 
     @property
     def ca_file(self) -> Path:
-        """The certificate that the API server's own goes back to."""
-        return self.authority.own.certificate
+        """The CA certificate that clients verify the API server with."""
+        return self.authority.ca.certificate
 
     @property
     def admin(self) -> Path:
-        """The kubeconfig of a user who may do everything."""
+        """The kubeconfig of a user in system:masters."""
         return self.user("admin", groups=("system:masters",))
 
     def user(self, name: str, groups: Sequence[str] = ()) -> Path:
-        """The kubeconfig of a user with a client certificate; made at the first call."""
+        """The kubeconfig of a user with a client certificate; created on first use."""
         path = self.folder / f"{name.replace(':', '_')}.conf"
         if not path.exists():
-            pair = self.authority.sign(path.stem, name, groups)
-            user = {"client-certificate": str(pair.certificate), "client-key": str(pair.key)}
+            key_pair = self.authority.sign(path.stem, name, groups)
+            user = {"client-certificate": str(key_pair.certificate), "client-key": str(key_pair.key)}
             self._write_config(path, user)
         return path
 
     def service_account(self, namespace: str, name: str) -> Path:
-        """The kubeconfig of a service account, with a token of an hour."""
+        """The kubeconfig of a service account, with a token for one hour."""
         path = self.folder / f"{namespace}.{name}.conf"
         self._write_config(path, {"token": self.token(namespace, name)})
         return path
 
     def token(self, namespace: str, name: str) -> str:
-        """A new token of a service account, as its pods get one."""
+        """A new token of a service account."""
         return self.kubectl("create", "token", name, "--namespace", namespace, "--duration", "1h").stdout.strip()
 
     def rest(self, config: Path | None = None) -> httpx.Client:
-        """A client of the REST API, for a kubeconfig made here; the admin's when none is given."""
+        """A client of the REST API, for a kubeconfig of this cluster; the admin's by default."""
         document = yaml.safe_load((config or self.admin).read_text("utf-8"))
         user: Mapping[str, str] = document["users"][0]["user"]
         context = ssl.create_default_context(cafile=str(self.ca_file))
@@ -72,7 +80,7 @@ class ClusterClient:
             headers["Authorization"] = f"Bearer {user['token']}"
         else:
             context.load_cert_chain(user["client-certificate"], user["client-key"])
-        # No proxy of the environment's: the server is on this machine.
+        # Ignore proxy variables: the server is on this machine.
         return httpx.Client(base_url=self.url, verify=context, headers=headers, timeout=60, trust_env=False)
 
     def kubectl(
@@ -96,23 +104,23 @@ class ClusterClient:
 
     def get(self, *arguments: str) -> Object:
         """``kubectl get ARGUMENTS`` as data."""
-        found: Object = json.loads(self.kubectl("get", *arguments, "--output", "json").stdout)
-        return found
+        result: Object = json.loads(self.kubectl("get", *arguments, "--output", "json").stdout)
+        return result
 
     def audit_mark(self) -> int:
-        """The present end of the audit log, for ``audited``."""
+        """The current end of the audit log, for ``audited``."""
         log = self.folder / "audit.log"
         return log.stat().st_size if log.exists() else 0
 
     def audited(self, mark: int = 0, user: str | None = None) -> list[Object]:
-        """The requests that were answered since ``mark`` (audit.k8s.io Events), of one user or of all."""
+        """The audit events (audit.k8s.io Event) since ``mark``, of one user or of all."""
         with (self.folder / "audit.log").open("rb") as log:
             log.seek(mark)
             events = [json.loads(line) for line in log if line.endswith(b"\n")]
         return [event for event in events if user is None or event["user"]["username"] == user]
 
     def writes(self, mark: int = 0, user: str | None = None) -> list[str]:
-        """``VERB RESOURCE NAMESPACE/NAME`` of every request since ``mark`` that may have changed something."""
+        """``VERB RESOURCE NAMESPACE/NAME`` of every write request since ``mark``."""
         events = self.audited(mark, user)
         return [_line(event) for event in events if event["verb"] not in ("get", "list", "watch")]
 

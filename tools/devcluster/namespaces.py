@@ -1,8 +1,8 @@
-"""``python namespaces.py PROGRAM …``: runs a program, and whatever it starts, in namespaces of its own.
+"""``python namespaces.py PROGRAM …``: runs a program and its children in their own Linux namespaces.
 
-It gets a network without an outside, mounts that nobody else sees, and process ids of its own. When the program ends,
-or is killed, the kernel ends every process that is left and removes bridges, addresses, filter rules and mounts: there
-is nothing to tidy up, and nothing of another cluster on this machine can be met.
+They have an isolated network, private mounts and their own process ids. When the program ends or is killed, the kernel
+kills the remaining processes and removes bridges, addresses, filter rules and mounts: nothing has to be cleaned up, and
+clusters on one machine cannot disturb each other.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from pathlib import Path
 from multitask_api.pdeathsig import die_with_parent
 
 _UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
-#: Where container programs write whatever they are told: empty in here.
+#: Container programs write here whatever their configuration says: empty in the namespace.
 _HIDDEN = ("/run/containerd", "/var/lib/cni", "/var/log/containers")
 
 
 def command(argv: Sequence[str]) -> list[str]:
-    """What to start so that ``argv`` runs in namespaces of its own, and ends with this process; root may."""
+    """The command that runs ``argv`` in its own namespaces and ends with this process; it needs root."""
     program = shutil.which(_UNSHARE[0])
     if program is None:
         raise FileNotFoundError("unshare: install util-linux")
@@ -31,7 +31,7 @@ def command(argv: Sequence[str]) -> list[str]:
 
 
 def main() -> int:
-    """The first process in there: it makes the place, starts the program, and ends with the program's status."""
+    """Process 1 of the namespace: it sets up network and mounts, runs the program, and exits with its status."""
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
     for folder in _HIDDEN:
         Path(folder).mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def main() -> int:
 
 
 def _reap(program: int) -> int:
-    """Bury every process that ends here, as a first process must, until it is ``program``; its status."""
+    """Reap all child processes, as process 1 must, until ``program`` ends; its exit status."""
     while True:
         pid, status = os.wait()
         if pid == program:

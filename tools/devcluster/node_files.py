@@ -1,4 +1,4 @@
-"""The configuration of a node's programs: containerd, kubelet, kube-proxy, the pods' network, and DNS. Pure."""
+"""Configuration files of a node: containerd, CNI, kubelet, kube-proxy and CoreDNS. Pure."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 Map = dict[str, Any]
 
 NODE = "one"
-#: Addresses that exist in the cluster's own network namespace alone.
+#: These addresses exist only in the cluster's network namespace.
 ADDRESS = "10.99.0.1"
 PODS = "10.98.0.0/24"
 BRIDGE = "mtm0"
 
 
-def containerd(run: Path, root: Path, pause: str) -> str:
-    """TOML. ``root`` keeps images from run to run; ``pause`` is the image of a pod's first container."""
+def containerd_config(run: Path, root: Path, pause: str) -> str:
+    """containerd's TOML. ``root`` keeps images between runs; ``pause`` is the sandbox image of pods."""
     cri = "plugins.'io.containerd.grpc.v1.cri'"
     return f"""\
 version = 2
@@ -58,8 +58,8 @@ SystemdCgroup = false
 """
 
 
-def network(run: Path) -> str:
-    """The CNI list: a bridge, without a way to any outside."""
+def cni_config(run: Path) -> str:
+    """The CNI network list: a bridge without a route to the outside."""
     ipam = {
         "type": "host-local",
         "dataDir": str(run / "addresses"),
@@ -77,7 +77,7 @@ def network(run: Path) -> str:
     return json.dumps({"cniVersion": "1.0.0", "name": "one-node", "plugins": [bridge]})
 
 
-def kubelet(run: Path, pki: Path, cgroup: str) -> Map:
+def kubelet_config(run: Path, pki: Path, cgroup: str) -> Map:
     """KubeletConfiguration; ``cgroup`` is the path below which all pods' groups lie."""
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
@@ -119,7 +119,7 @@ def kubelet(run: Path, pki: Path, cgroup: str) -> Map:
     }
 
 
-def proxy(config: Path) -> Map:
+def proxy_config(config: Path) -> Map:
     """KubeProxyConfiguration; ``config`` is its kubeconfig. It writes no sysctl."""
     return {
         "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
@@ -135,7 +135,7 @@ def proxy(config: Path) -> Map:
     }
 
 
-def dns(config: Path) -> str:
+def corefile(config: Path) -> str:
     """CoreDNS's Corefile: names of the cluster and no others."""
     return f"""\
 .:53 {{

@@ -1,4 +1,4 @@
-"""Objects that a cluster has and a control plane alone does not: nodes with GPUs, volumes, what a kubelet reports."""
+"""Creates what a control plane without nodes lacks: nodes with GPUs, bound volumes, status that kubelets report."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def node(
     labels: Mapping[str, str] | None = None,
     ready: bool = True,
 ) -> None:
-    """Create a node that says it has this room; ``resources`` as in ``{"nvidia.com/gpu": 8}``."""
+    """Create a node with this capacity; ``resources`` as in ``{"nvidia.com/gpu": 8}``."""
     post(
         rest,
         "/api/v1/nodes",
         {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": dict(labels or {})}},
     )
-    room = {"cpu": str(cpu), "memory": memory, "pods": "110"} | {
+    capacity = {"cpu": str(cpu), "memory": memory, "pods": "110"} | {
         key: str(count) for key, count in (resources or {}).items()
     }
     condition = {"type": "Ready", "status": "True" if ready else "False", "reason": "KubeletReady", "message": ""}
-    status = {"capacity": room, "allocatable": room, "conditions": [condition]}
+    status = {"capacity": capacity, "allocatable": capacity, "conditions": [condition]}
     patch_status(rest, f"/api/v1/nodes/{name}", status)
 
 
@@ -53,7 +53,7 @@ def claim(
     size: str = "1Gi",
     bound: bool = True,
 ) -> None:
-    """Create a claim; with ``bound`` also its volume, and wait until the two are bound to each other."""
+    """Create a PersistentVolumeClaim; with ``bound`` also its volume, and wait until it is bound."""
     if bound:
         volume = {
             "capacity": {"storage": size},
@@ -80,12 +80,12 @@ def claim(
 
 
 def get(rest: httpx.Client, path: str) -> Object:
-    """An object or a list. AssertionError, with the server's words, if there is none."""
+    """An object or a list. AssertionError, with the server's message, if there is none."""
     return _data(rest.get(path))
 
 
 def post(rest: httpx.Client, path: str, body: Object) -> Object:
-    """Create an object. AssertionError, with the server's words, if it is refused."""
+    """Create an object. AssertionError, with the server's message, if it is refused."""
     return _data(rest.post(path, json=body))
 
 
@@ -96,5 +96,5 @@ def patch_status(rest: httpx.Client, path: str, status: Mapping[str, Any]) -> Ob
 
 def _data(answer: httpx.Response) -> Object:
     assert answer.is_success, f"{answer.request.method} {answer.request.url.path}: {answer.text}"
-    found: Object = answer.json()
-    return found
+    body: Object = answer.json()
+    return body

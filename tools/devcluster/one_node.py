@@ -1,7 +1,7 @@
-"""A real Kubernetes of one node, without systemd, registry or network: pods run in it.
+"""A Kubernetes cluster of one node that runs pods, without systemd, registry or network.
 
-It is started in namespaces of its own (``devcluster.namespaces``), which end it. containerd keeps the images from run
-to run; everything else is new every time.
+It has to be started in its own Linux namespaces (``devcluster.namespaces``), which also end it. containerd keeps its
+images between runs; everything else is new each time.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from devcluster.node_files import ADDRESS, NODE
 from devcluster.processes import Processes
 
 PROGRAMS = ("containerd", "runc", "nft", "ip", "openssl")
-_CGROUPS = Path("/sys/fs/cgroup")
-_GROUP_PREFIX = "mtm-one-node-"
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+_CGROUP_PREFIX = "mtm-one-node-"
 
 
-def lacking() -> str | None:
-    """What this machine needs before a node can start here; None when nothing is missing."""
+def missing_requirements() -> str | None:
+    """What is missing on this machine to start a node, with the command that installs it; None: nothing."""
     if os.geteuid() != 0:
-        return "root: containers are started"
-    absent = [name for name in PROGRAMS if shutil.which(name) is None]
-    if absent or not Path("/usr/lib/cni/bridge").exists():
-        return f"{', '.join(absent) or 'the CNI plugins'}: run `tools/get_node_packages.sh`"
-    if not (_CGROUPS / "memory").is_dir():
+        return "root, to start containers"
+    missing_programs = [name for name in PROGRAMS if shutil.which(name) is None]
+    if missing_programs or not Path("/usr/lib/cni/bridge").exists():
+        return f"{', '.join(missing_programs) or 'the CNI plugins'}: run `tools/get_node_packages.sh`"
+    if not (_CGROUP_ROOT / "memory").is_dir():
         return "cgroup v1: the node was never tried with cgroup v2"
     if binaries.missing(binaries.ONE_NODE):
         return f"{', '.join(binaries.missing(binaries.ONE_NODE))}: run `python tools/devcluster/binaries.py --one-node`"
@@ -45,22 +45,22 @@ def lacking() -> str | None:
 
 
 class OneNode:
-    """The cluster of who enters it as a context, inside ``devcluster.namespaces``.
+    """A context manager that runs the cluster; use it inside ``devcluster.namespaces``.
 
-    ``folder`` (made here, a short path) keeps its files and logs; ``store`` keeps containerd's images for the next run.
-    ``images`` are archives to import, by reference; ``pause`` is the reference of the image that holds a pod's network.
-    FileNotFoundError says what the machine lacks.
+    ``folder`` (created here, a short path) has its files and logs; ``store`` keeps containerd's images between runs.
+    ``images``: image reference → archive to import; ``pause``: the reference of the pods' sandbox image.
+    FileNotFoundError with what is missing on this machine.
     """
 
     def __init__(self, folder: Path, store: Path, images: Mapping[str, Path], pause: str) -> None:
-        fault = lacking()
-        if fault:
-            raise FileNotFoundError(fault)
+        missing = missing_requirements()
+        if missing:
+            raise FileNotFoundError(missing)
         self._folder = folder
         self._store = store
         self._images = images
         self._pause = pause
-        self._group = f"{_GROUP_PREFIX}{folder.name}"
+        self._cgroup = f"{_CGROUP_PREFIX}{folder.name}"
         self._processes = Processes(folder)
         self._stack = contextlib.ExitStack()
 
@@ -69,8 +69,8 @@ class OneNode:
         self._folder.mkdir(parents=True, exist_ok=True)
         self._store.mkdir(parents=True, exist_ok=True)
         try:
-            self._stack.enter_context(_alone(self._store / "lock"))
-            self._make_place()
+            self._stack.enter_context(_exclusive_lock(self._store / "lock"))
+            self._prepare_namespaces()
             self._start_containerd()
             plane = ControlPlane(self._folder / "control-plane", ADDRESS)
             self.client = self._stack.enter_context(plane).client
@@ -85,39 +85,39 @@ class OneNode:
         self._close()
 
     def log(self, name: str) -> Path:
-        """Where a program of the node logs."""
+        """The log file of a program of the node."""
         return self._processes.log(name)
 
     def containers(self) -> set[str]:
-        """The ids of the containers that run."""
+        """The ids of the running containers."""
         return set(self._ctr("tasks", "ls", "--quiet").split())
 
     def kill(self, container: str) -> None:
-        """End a container's processes with SIGKILL, as a node that runs out of memory would."""
+        """Kill a container's processes with SIGKILL, as the kernel does when memory runs out."""
         self._ctr("tasks", "kill", "--all", "--signal", "SIGKILL", container)
 
     def _close(self) -> None:
         self._processes.stop("kubelet")
         with contextlib.suppress(OSError):
-            _end_group(self._group)
+            _kill_cgroup(self._cgroup)
         self._processes.stop_all()
         self._stack.close()
 
-    def _make_place(self) -> None:
+    def _prepare_namespaces(self) -> None:
         subprocess.run(["ip", "address", "add", f"{ADDRESS}/32", "dev", "lo"], check=True)
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         (self._folder / "resolv.conf").touch()
         for name in ("kubelet", "cni"):
             (self._folder / name).mkdir()
-        kubelet = str(self._folder / "kubelet")
-        subprocess.run(["mount", "--bind", kubelet, kubelet], check=True)
-        subprocess.run(["mount", "--make-rshared", kubelet], check=True)
-        sweep()
-        _make_group(self._group)
+        kubelet_root = str(self._folder / "kubelet")
+        subprocess.run(["mount", "--bind", kubelet_root, kubelet_root], check=True)
+        subprocess.run(["mount", "--make-rshared", kubelet_root], check=True)
+        remove_stale_cgroups()
+        _create_cgroup(self._cgroup)
 
     def _start_containerd(self) -> None:
-        config = self._write("containerd.toml", node_files.containerd(self._folder, self._store, self._pause))
-        self._write("cni/network.conflist", node_files.network(self._folder))
+        config = self._write("containerd.toml", node_files.containerd_config(self._folder, self._store, self._pause))
+        self._write("cni/network.conflist", node_files.cni_config(self._folder))
         self._processes.start("containerd", [shutil.which("containerd") or "", "--config", str(config)])
         self._processes.ready("containerd", lambda: self._try_ctr("version").returncode == 0)
         for container in self._ctr("containers", "ls", "--quiet").split():  # of a run that was killed
@@ -126,7 +126,7 @@ class OneNode:
             self._import(reference, archive)
 
     def _import(self, reference: str, archive: Path) -> None:
-        """An archive's name carries the digest of its content."""
+        """Import an archive, once for each file name: it contains the digest of the image."""
         mark = self._store / f"imported-{archive.name}"
         if not mark.exists() or reference not in self._ctr("images", "ls", "--quiet").split():
             self._ctr("images", "import", str(archive))
@@ -138,28 +138,30 @@ class OneNode:
             "kubelet", f"system:node:{NODE}", ("system:nodes",), hosts=(f"IP:{ADDRESS}", f"DNS:{NODE}")
         )
         config = client.user(f"system:node:{NODE}", ("system:nodes",))
-        kubelet = self._write_yaml("kubelet.yaml", node_files.kubelet(self._folder, pki, f"/{self._group}"))
-        proxy = self._write_yaml("proxy.yaml", node_files.proxy(client.user("system:kube-proxy")))
-        corefile = self._write("Corefile", node_files.dns(client.user("dns")))
+        kubelet_config = self._write_yaml(
+            "kubelet.yaml", node_files.kubelet_config(self._folder, pki, f"/{self._cgroup}")
+        )
+        proxy_config = self._write_yaml("proxy.yaml", node_files.proxy_config(client.user("system:kube-proxy")))
+        corefile = self._write("Corefile", node_files.corefile(client.user("dns")))
         scheduler = client.user("system:kube-scheduler")
-        client.kubectl("apply", "-f", "-", stdin=list(_RIGHTS))
+        client.kubectl("apply", "-f", "-", stdin=list(_RBAC_OBJECTS))
         self._start("kube-scheduler", f"--kubeconfig={scheduler}", "--leader-elect=false", "--secure-port=0")
         self._start(
             "kubelet",
-            f"--config={kubelet}",
+            f"--config={kubelet_config}",
             f"--kubeconfig={config}",
             f"--root-dir={self._folder / 'kubelet'}",
             f"--cert-dir={self._folder / 'kubelet-pki'}",
             f"--hostname-override={NODE}",
             f"--node-ip={ADDRESS}",
         )
-        self._start("kube-proxy", f"--config={proxy}")
+        self._start("kube-proxy", f"--config={proxy_config}")
         self._start("coredns", "-conf", str(corefile))
         with client.rest() as rest:
             self._processes.ready("kubelet", lambda: _is_ready(rest))
-        with httpx.Client(trust_env=False) as dns:
-            self._processes.ready("coredns", lambda: _answers(dns, "http://127.0.0.1:8181/ready"))
-            self._processes.ready("kube-proxy", lambda: _answers(dns, "http://127.0.0.1:10256/healthz"))
+        with httpx.Client(trust_env=False) as http:
+            self._processes.ready("coredns", lambda: _responds(http, "http://127.0.0.1:8181/ready"))
+            self._processes.ready("kube-proxy", lambda: _responds(http, "http://127.0.0.1:10256/healthz"))
 
     def _start(self, name: str, *arguments: str) -> None:
         self._processes.start(name, [str(binaries.path(name)), *arguments])
@@ -183,7 +185,7 @@ class OneNode:
         return done.stdout
 
 
-def _right(name: str, user: str, role: str) -> dict[str, object]:
+def _cluster_role_binding(name: str, user: str, role: str) -> dict[str, object]:
     group = "rbac.authorization.k8s.io"
     return {
         "apiVersion": f"{group}/v1",
@@ -194,9 +196,9 @@ def _right(name: str, user: str, role: str) -> dict[str, object]:
     }
 
 
-_RIGHTS = (
-    _right("test-kubelet-client", "kubelet client of kube-apiserver", "system:kubelet-api-admin"),
-    _right("test-dns", "dns", "system:kube-dns"),
+_RBAC_OBJECTS = (
+    _cluster_role_binding("test-kubelet-client", "kubelet client of kube-apiserver", "system:kubelet-api-admin"),
+    _cluster_role_binding("test-dns", "dns", "system:kube-dns"),
     {
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRole",
@@ -210,7 +212,7 @@ _RIGHTS = (
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _exclusive_lock(path: Path) -> Iterator[None]:
     """One cluster at a time uses a store. RuntimeError if another one does."""
     lock: IO[str]
     with path.open("w") as lock:
@@ -229,43 +231,45 @@ def _is_ready(rest: httpx.Client) -> bool:
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
-def _answers(client: httpx.Client, url: str) -> bool:
+def _responds(client: httpx.Client, url: str) -> bool:
     try:
         return client.get(url).is_success
     except httpx.TransportError:
         return False
 
 
-def _controllers() -> list[Path]:
-    return [path for path in sorted(_CGROUPS.iterdir()) if (path / "cgroup.procs").exists() and not path.is_symlink()]
+def _cgroup_controllers() -> list[Path]:
+    return [
+        path for path in sorted(_CGROUP_ROOT.iterdir()) if (path / "cgroup.procs").exists() and not path.is_symlink()
+    ]
 
 
-def _make_group(name: str) -> None:
-    for controller in _controllers():
+def _create_cgroup(name: str) -> None:
+    for controller in _cgroup_controllers():
         (controller / name).mkdir(exist_ok=True)
-    for part in ("cpus", "mems"):  # a new group may use none
-        whole = (_CGROUPS / "cpuset" / f"cpuset.{part}").read_text()
-        (_CGROUPS / "cpuset" / name / f"cpuset.{part}").write_text(whole)
+    for part in ("cpus", "mems"):  # empty in a new group
+        whole = (_CGROUP_ROOT / "cpuset" / f"cpuset.{part}").read_text()
+        (_CGROUP_ROOT / "cpuset" / name / f"cpuset.{part}").write_text(whole)
 
 
-def sweep() -> None:
-    """Remove the control groups of clusters that have ended: they outlive the namespaces, and are empty then."""
-    for name in {path.name for path in _CGROUPS.glob(f"*/{_GROUP_PREFIX}*")}:
-        _remove_group(name)
+def remove_stale_cgroups() -> None:
+    """Remove the empty control groups of clusters that have ended: the kernel does not remove them."""
+    for name in {path.name for path in _CGROUP_ROOT.glob(f"*/{_CGROUP_PREFIX}*")}:
+        _remove_cgroup(name)
 
 
-def _end_group(name: str) -> None:
-    """Kill what runs in the group, which is ours alone, and remove it."""
-    for procs in _CGROUPS.glob(f"*/{name}/**/cgroup.procs"):
+def _kill_cgroup(name: str) -> None:
+    """Kill all processes of the group and remove it."""
+    for procs in _CGROUP_ROOT.glob(f"*/{name}/**/cgroup.procs"):
         for pid in procs.read_text().split():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(pid), 9)
-    _remove_group(name)
+    _remove_cgroup(name)
 
 
-def _remove_group(name: str) -> None:
-    """Remove an empty group with its children; one in use stays."""
-    for controller in _controllers():
+def _remove_cgroup(name: str) -> None:
+    """Remove an empty group and its children; groups in use stay."""
+    for controller in _cgroup_controllers():
         for folder in sorted((controller / name).glob("**/"), reverse=True):
             with contextlib.suppress(OSError):
                 folder.rmdir()

@@ -1,4 +1,4 @@
-"""How this machine reaches packages: its pip settings and certificates, for a build and never for an image."""
+"""This machine's pip settings and certificates: an image build uses them, and the image must not contain them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-#: The settings of pip that say how an index is reached. ``find-links`` may name a folder, which a build does not have.
+#: pip's settings of how to reach an index. Without ``find-links``: a build does not have the folders that it may name.
 SETTINGS = ("index-url", "extra-index-url", "trusted-host", "cert", "client-cert", "proxy", "timeout", "retries")
-#: Those whose values are nobody else's business.
+#: Settings whose values are private.
 PRIVATE = ("index-url", "extra-index-url", "trusted-host", "proxy")
 _INSIDE = "/run/machine"
-#: Where a program is told which certificates to trust, the most specific first.
+#: Variables that name a CA bundle, the most specific first.
 _CERTIFICATES = ("PIP_CERT", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE")
 
 
 def pip_files(environment: Mapping[str, str] = os.environ) -> list[Path]:
-    """Where pip looks for its settings, in its order: a later file wins."""
+    """The files that pip reads its settings from, in its order: a later file wins."""
     home = Path.home()
     configuration = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
     named = environment.get("PIP_CONFIG_FILE")
@@ -26,7 +26,7 @@ def pip_files(environment: Mapping[str, str] = os.environ) -> list[Path]:
 
 
 def pip_settings(files: Sequence[Path], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """Those of `SETTINGS` that this machine sets, by file or by variable."""
+    """Those of `SETTINGS` that this machine sets, in a file or a variable."""
     found = {}
     for path in files:
         parser = configparser.RawConfigParser()
@@ -42,7 +42,7 @@ def pip_settings(files: Sequence[Path], environment: Mapping[str, str] = os.envi
 
 
 def volumes(folder: Path, settings: Mapping[str, str]) -> dict[Path, str]:
-    """Write ``settings``, and the files they name, below ``folder``: file or folder → where a build needs it."""
+    """Write ``settings`` and the files they name below ``folder``; file or folder → where a build mounts it."""
     folder.mkdir(mode=0o700)
     copied = dict(settings)
     for name in ("cert", "client-cert"):
@@ -59,5 +59,5 @@ def _variable(name: str) -> str:
 
 
 def _indented(value: str) -> str:
-    """A value of several lines, as an ini file has it."""
+    """A value of several lines in the form of an ini file."""
     return "\n  ".join(value.split("\n"))

@@ -1,4 +1,4 @@
-"""Servers that are started for tests: each has a name and a log, and ends with the process that started it."""
+"""Runs servers for tests: each has a name and a log, and ends with the process that started it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from multitask_api.pdeathsig import die_with_parent
@@ -16,17 +15,8 @@ START_SECONDS = 180  # of a machine that has much else to do; it takes 4
 STOP_SECONDS = 20
 
 
-@dataclass(frozen=True)
-class CommandResult:
-    """A command that has ended."""
-
-    exit_code: int
-    stdout: str
-    stderr: str
-
-
 class DidNotStart(Exception):
-    """A server ended, or did not answer in time; the message has the end of its log."""
+    """A server has ended or was not ready in time; the message has the end of its log."""
 
 
 def until(what: str, probe: Callable[[], bool], seconds: float) -> None:
@@ -73,7 +63,7 @@ class Processes:
             raise DidNotStart(f"{error}:\n{self.tail(name)}") from error
 
     def stop(self, name: str, number: signal.Signals = signal.SIGTERM) -> None:
-        """End it with this signal, or with SIGKILL when that does not help; nothing if it does not run."""
+        """Send the signal, and SIGKILL if the server does not end in time; does nothing if it is not running."""
         process = self._running.pop(name, None)
         if process is None:
             return
@@ -85,7 +75,7 @@ class Processes:
             process.wait()
 
     def stop_all(self) -> None:
-        """End them, the last started first."""
+        """Stop all servers, the last started first."""
         for name in reversed(list(self._running)):
             self.stop(name)
 
@@ -94,7 +84,7 @@ class Processes:
         return self._running[name].pid
 
     def log(self, name: str) -> Path:
-        """Where it logs."""
+        """Its log file."""
         return self._folder / f"{name}.log"
 
     def tail(self, name: str) -> str:

@@ -1,7 +1,7 @@
-"""One control plane for all processes of a test run: the first that asks starts it, and it ends after the last.
+"""One control plane for all processes of a test run: the first user starts it, and it ends after the last one.
 
-A keeper process owns it. Who uses the control plane holds a shared lock on a file; the keeper waits for that lock
-alone, so it also notices users that were killed.
+A supervisor process owns it. Users hold a shared lock on a file; the supervisor waits for the exclusive lock on it, so
+it also notices users that were killed.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ from devcluster.control_plane import ControlPlane
 
 
 @contextmanager
-def shared(folder: Path) -> Iterator[ClusterClient]:
-    """The control plane of ``folder``, started if it does not run. RuntimeError with the log if it cannot be."""
+def shared_control_plane(folder: Path) -> Iterator[ClusterClient]:
+    """The control plane of ``folder``, started if it does not run. RuntimeError, with the log, if it does not start."""
     folder.mkdir(parents=True, mode=0o700, exist_ok=True)
     with (folder / "users").open("w") as users:
         with (folder / "starting").open("w") as starting:
             fcntl.flock(starting, fcntl.LOCK_EX)
-            fcntl.flock(users, fcntl.LOCK_SH)  # waits while a keeper stops its servers
-            if not _is_kept(folder):
+            fcntl.flock(users, fcntl.LOCK_SH)  # waits while a supervisor stops its servers
+            if not _is_running(folder):
                 _start_supervisor(folder)
-        found = json.loads((folder / "address.json").read_text())
-        yield ClusterClient(Path(found["folder"]), found["url"])
+        address = json.loads((folder / "address.json").read_text())
+        yield ClusterClient(Path(address["folder"]), address["url"])
 
 
-def _is_kept(folder: Path) -> bool:
-    with (folder / "keeper").open("w") as keeper:
+def _is_running(folder: Path) -> bool:
+    with (folder / "supervisor.lock").open("w") as supervisor:
         try:
-            fcntl.flock(keeper, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(supervisor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
     return False
 
 
 def _start_supervisor(folder: Path) -> None:
-    with (folder / "keeper.log").open("w+") as log:
+    with (folder / "supervisor.log").open("w+") as log:
         done = subprocess.run(
             [sys.executable, __file__, str(folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log, check=False
         )
@@ -55,7 +55,7 @@ def _start_supervisor(folder: Path) -> None:
 
 
 def main() -> int:
-    """Go on in the background; end in the foreground as soon as the control plane answers, or with 1."""
+    """Continue in the background; exit in the foreground with 0 once the control plane answers, or with 1."""
     folder = Path(sys.argv[1])
     reading, writing = os.pipe()
     if os.fork():
@@ -63,19 +63,19 @@ def main() -> int:
         return 0 if os.read(reading, 1) else 1
     os.close(reading)
     os.setsid()
-    _keep(folder, writing)
+    _supervise(folder, writing)
     return 0
 
 
-def _keep(folder: Path, started: int) -> None:
-    with (folder / "keeper").open("w") as keeper, (folder / "users").open("w") as users:
-        fcntl.flock(keeper, fcntl.LOCK_EX)
+def _supervise(folder: Path, started: int) -> None:
+    with (folder / "supervisor.lock").open("w") as supervisor, (folder / "users").open("w") as users:
+        fcntl.flock(supervisor, fcntl.LOCK_EX)
         with ControlPlane(folder / f"control-plane-{os.getpid()}") as plane:
-            found = {"folder": str(plane.client.folder), "url": plane.client.url}
-            (folder / "address.json").write_text(json.dumps(found))
+            address = {"folder": str(plane.client.folder), "url": plane.client.url}
+            (folder / "address.json").write_text(json.dumps(address))
             os.write(started, b".")
             os.close(started)
-            fcntl.flock(users, fcntl.LOCK_EX)  # until nobody is left
+            fcntl.flock(users, fcntl.LOCK_EX)  # until the last user is gone
 
 
 if __name__ == "__main__":

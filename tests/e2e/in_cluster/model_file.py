@@ -1,4 +1,4 @@
-"""The small suite of ``support.small_suite`` as a file for a cluster and for this machine: its URIs name a claim."""
+"""The model.yaml of ``support.small_suite`` for a cluster and for this machine: its URIs name a PVC."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ PVC = "desk"
 
 def document(pod_template: Mapping[str, Any]) -> Map:
     """The suite's resource, its artifacts kept after deletion."""
-    found = small_suite.document()
-    found["spec"]["storage"] = {"uri": f"pvc://{PVC}/artifacts"}
-    found["spec"]["tasks"] = [_with_data_in_pvc(each) for each in found["spec"]["tasks"]]
+    model = small_suite.document()
+    model["spec"]["storage"] = {"uri": f"pvc://{PVC}/artifacts"}
+    model["spec"]["tasks"] = [_with_data_in_pvc(each) for each in model["spec"]["tasks"]]
     # Two stages fit a node of two cores, beside the operator.
     half = {"requests": {"cpu": "900m", "memory": "1Gi"}}
-    found["spec"]["training"] |= {"podTemplate": dict(pod_template), "maxParallelJobs": 2, "resources": half}
-    return found
+    model["spec"]["training"] |= {"podTemplate": dict(pod_template), "maxParallelJobs": 2, "resources": half}
+    return model
 
 
 def with_another_task(model: Map, folder: Path) -> Map:
-    """``desk`` with a task more, its data below ``folder``; it saturates early, so that stage 2 stays as it was."""
+    """``model`` with one more task, its data below ``folder``; it saturates early, so that stage 2 does not change."""
     small_suite.write_data(folder / "data", "temper", small_suite.mood_rows(seed=99), small_suite.FEW_ROWS)
     task = _with_data_in_pvc(small_suite.task("temper", "Classification", labels=["glad", "cross"]))
     return {**model, "spec": {**model["spec"], "tasks": [*model["spec"]["tasks"], task]}}

@@ -41,19 +41,19 @@ class Namespace:
         return self.rest.get(self._path(name)).status_code != 404
 
     def wait_until_trained(self, name: str, report: Callable[[str], None], seconds: float) -> None:
-        """Wait until the model is trained as its spec stands; ``said`` hears every new stage and reason.
+        """Wait until the model is trained for its current spec; ``report`` gets every new stage and progress.
 
-        AssertionError, with what `mtm explain` says, if a stage fails; TimeoutError.
+        AssertionError, with the output of `mtm explain`, if a stage fails; TimeoutError.
         """
-        told: set[str] = set()
+        reported: set[str] = set()
 
         def trained() -> bool:
             model = self.model(name)
             status = model.get("status", {})
             ready = next((each for each in status.get("conditions", ()) if each["type"] == "Ready"), {})
             line = f"{status.get('stage', '')} {status.get('progress', '')}".strip()
-            if line and line not in told:
-                told.add(line)
+            if line and line not in reported:
+                reported.add(line)
                 report(line)
             current = ready.get("observedGeneration") == model["metadata"]["generation"]
             assert not (current and ready.get("reason") == "StageFailed"), self.mtm("explain", name)
@@ -62,12 +62,12 @@ class Namespace:
         until(f"{name} is trained", trained, seconds)
 
     def jobs(self, model: str) -> list[Map]:
-        """The stage Jobs of a model, the first made first."""
+        """The stage Jobs of a model, the oldest first."""
         found = self._children("jobs", model)
         return sorted(found, key=lambda job: (job["metadata"]["creationTimestamp"], job["metadata"]["name"]))
 
     def stages(self, model: str) -> list[str]:
-        """The stages that Jobs of a model ran, in no order; one that two Jobs ran stands twice."""
+        """The stages of all Jobs of a model, unordered; a stage that two Jobs ran is listed twice."""
         return [stage for job in self.jobs(model) for stage in stages_of(job)]
 
     def job_of(self, model: str, stage: str) -> Map | None:
@@ -76,13 +76,13 @@ class Namespace:
         return of_it[-1] if of_it else None
 
     def pods(self, job: Map) -> list[Map]:
-        """A Job's pods, the first made first."""
+        """A Job's pods, the oldest first."""
         selector = f"batch.kubernetes.io/job-name={job['metadata']['name']}"
         path = f"/api/v1/namespaces/{self.name}/pods?labelSelector={selector}"
         return sorted(objects.get(self.rest, path)["items"], key=lambda pod: pod["metadata"]["creationTimestamp"])
 
     def log(self, pod: Map) -> str:
-        """What a pod has printed."""
+        """The log of a pod; empty if there is none."""
         path = f"/api/v1/namespaces/{self.name}/pods/{pod['metadata']['name']}/log"
         answer = self.rest.get(path)
         return answer.text if answer.is_success else ""

@@ -1,8 +1,8 @@
 """The product in a real cluster, from ``helm install`` to the last object gone: ``python tests/e2e/in_cluster/run.py``.
 
-It builds what is not built yet (Kubernetes' programs, images), runs the same file on this machine, starts a cluster of
-one node in namespaces of its own, and prints every step with its seconds. It needs root. ``--reduced`` leaves out the
-support desk and takes a small suite for everything, as CI does.
+It builds what is missing (Kubernetes, images), runs the same file on this machine, starts a cluster of one node in its
+own Linux namespaces, and prints every step with its seconds. It needs root. ``--reduced`` leaves out the support-desk
+example and runs only the small suite, as CI does.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 
 from devcluster import binaries, environment, images, namespaces, objects
-from devcluster.one_node import OneNode, lacking, sweep
+from devcluster.one_node import OneNode, missing_requirements, remove_stale_cgroups
 from e2e.in_cluster import model_file, steps, volumes
 from e2e.in_cluster.namespace import Namespace
 from support import small_suite as suite
@@ -39,14 +39,14 @@ _STORE = "one-node"
 
 @contextmanager
 def step(what: str) -> Iterator[list[str]]:
-    """Print the step with its seconds once it is done, and what was added to the list that it gives."""
-    began, found = time.monotonic(), list[str]()
-    yield found
-    print(f"{time.monotonic() - began:7.1f} s  {what}{f': {found[-1]}' if found else ''}", flush=True)
+    """Print the step and its seconds when it is done, with the last line that was added to the list."""
+    began, results = time.monotonic(), list[str]()
+    yield results
+    print(f"{time.monotonic() - began:7.1f} s  {what}{f': {results[-1]}' if results else ''}", flush=True)
 
 
-def say(line: str) -> None:
-    """A line of a step that goes on."""
+def print_line(line: str) -> None:
+    """Print a line of a step that is running."""
     print(f"           {line}", flush=True)
 
 
@@ -54,29 +54,29 @@ def say(line: str) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build, run the files here, then the same in a cluster."""
+    """Build, run the files on this machine, then in a cluster."""
     parser = argparse.ArgumentParser(description="Run the product in a real cluster of one node.")
     parser.add_argument("--reduced", action="store_true", help="a small suite instead of the support desk")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.inside:
-        return inside(json.loads(arguments.inside.read_text("utf-8")))
+        return run_in_cluster(json.loads(arguments.inside.read_text("utf-8")))
     began = time.monotonic()
     if arguments.reduced:
         print("reduced: a suite of four small tasks stands in for the support desk", flush=True)
-    with step("what was not built yet is built"):
+    with step("programs and images are built"):
         plan = build(reduced=arguments.reduced)
-    if fault := lacking():
-        print(f"the cluster cannot start: it needs {fault}", file=sys.stderr)
+    if missing := missing_requirements():
+        print(f"the cluster cannot start: it needs {missing}", file=sys.stderr)
         return 1
     folder = Path(tempfile.mkdtemp(prefix="mtm-"))  # short: sockets lie below it
     try:
         plan |= {"folder": str(folder)}
-        run_here(folder, plan)
+        run_locally(folder, plan)
         (folder / "plan.json").write_text(json.dumps(plan), "utf-8")
         with step("the cluster and everything in it have ended"):
             status = _enter(folder / "plan.json")
-            sweep()
+            remove_stale_cgroups()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(f"{time.monotonic() - began:7.1f} s  in all, status {status}", flush=True)
@@ -88,35 +88,35 @@ def build(*, reduced: bool) -> Map:
     images.get_programs()
     binaries.build(binaries.ONE_NODE)
     trainer = "thin" if reduced else "trainer"
-    made = {name: images.archive(name) for name in ("pause", "operator", trainer)}
+    archives = {name: images.archive(name) for name in ("pause", "operator", trainer)}
     return {
-        "images": {found.reference: str(found.path) for found in made.values()},
-        **{name: made[name].reference for name in ("pause", "operator")},
-        "trainer": made[trainer].reference,
-        "podTemplate": environment.pod_template(environment.make()) if reduced else {},
+        "images": {image.reference: str(image.path) for image in archives.values()},
+        **{name: archives[name].reference for name in ("pause", "operator")},
+        "trainer": archives[trainer].reference,
+        "podTemplate": environment.pod_template(environment.build()) if reduced else {},
         "example": not reduced,
     }
 
 
-def run_here(folder: Path, plan: Mapping[str, Any]) -> None:
-    """`mtm run` of each file on this machine; the claims' folders get the data."""
+def run_locally(folder: Path, plan: Mapping[str, Any]) -> None:
+    """`mtm run` of each file on this machine; the data is written to the folders of the PVCs."""
     with step("mtm run of the small suite on this machine"):
         small = folder / "desk"
         suite.make_small_suite(small)
         (small / "model.yaml").write_text(yaml.safe_dump(model_file.document(plan["podTemplate"])))
-        _run_here(small / "model.yaml", model_file.PVC, small, folder / "here" / "desk")
+        _mtm_run(small / "model.yaml", model_file.PVC, small, folder / "here" / "desk")
     if plan["example"]:
         with step("mtm run of examples/support-desk on this machine"):
             large = folder / "support-desk"
             program = [sys.executable, str(EXAMPLE / "generate.py"), "--out", str(large / "data")]
             subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
-            _run_here(EXAMPLE / "model.yaml", "support-desk", large, folder / "here" / "support-desk")
+            _mtm_run(EXAMPLE / "model.yaml", "support-desk", large, folder / "here" / "support-desk")
     subprocess.run(["chmod", "-R", "a+rX", str(folder)], check=True)
 
 
-def _run_here(file: Path, claim: str, folder: Path, workdir: Path) -> None:
+def _mtm_run(file: Path, pvc: str, folder: Path, workdir: Path) -> None:
     done = suite.mtm(
-        "run", str(file), "--claim", f"{claim}={folder}", "--workdir", str(workdir), "--no-serve", timeout=LARGE_SECONDS
+        "run", str(file), "--claim", f"{pvc}={folder}", "--workdir", str(workdir), "--no-serve", timeout=LARGE_SECONDS
     )
     assert done.exit_code == 0, done.stdout + done.stderr
 
@@ -129,92 +129,94 @@ def _enter(plan: Path) -> int:
 # -- in the cluster ----------------------------------------------------------------------------------------------------
 
 
-def inside(plan: Mapping[str, Any]) -> int:
-    """Everything that is done in the cluster."""
+def run_in_cluster(plan: Mapping[str, Any]) -> int:
+    """All steps in the cluster."""
     folder = Path(plan["folder"])
     store = images.folder().parent / _STORE
     archives = {reference: Path(path) for reference, path in plan["images"].items()}
     with OneNode(folder / "node", store, archives, plan["pause"]) as node, node.client.rest() as rest:
-        say(f"{node.seconds:.1f} s: the node is ready")
-        team = Namespace(node.client, rest, "team")
+        print_line(f"{node.seconds:.1f} s: the node is ready")
+        namespace = Namespace(node.client, rest, "team")
         try:
             with step("helm install: the operator is ready"):
                 steps.install(node.client, plan["operator"], plan["trainer"])
-                objects.namespace(rest, team.name)
+                objects.namespace(rest, namespace.name)
             if plan["example"]:
-                support_desk(team, folder)
-            small_suite(node, team, folder, plan["podTemplate"])
+                support_desk(namespace, folder)
+            small_suite(node, namespace, folder, plan["podTemplate"])
         except BaseException:
-            print(steps.describe_state(node.client, team), file=sys.stderr)
+            print(steps.describe_state(node.client, namespace), file=sys.stderr)
             raise
     return 0
 
 
-def support_desk(team: Namespace, folder: Path) -> None:
-    """The example as it is: applied, trained, judged, and the same as on this machine."""
+def support_desk(namespace: Namespace, folder: Path) -> None:
+    """The example, unchanged: applied, trained, evaluated, with the results of the run on this machine."""
     name = "support-desk"
-    team.apply(stdin=volumes.persistent_volume(team.name, name, _owned(folder / name)))
+    namespace.apply(stdin=volumes.persistent_volume(namespace.name, name, _let_pods_write(folder / name)))
     with step("kubectl apply --server-side -f examples/support-desk: Trained"):
-        team.apply("-f", str(EXAMPLE))
-        team.wait_until_trained(name, say, LARGE_SECONDS)
-    _show(team, name)
-    with step("mtm report: the same figures as mtm run of the same file") as found:
-        report = team.report(name, folder / "reports" / name)
-        found.append(steps.assert_same_figures(folder / "here" / name / "report.json", report))
-    with step("every stage ran once") as found:
-        found.append(f"{steps.assert_each_stage_ran_once(team, name)} stages")
+        namespace.apply("-f", str(EXAMPLE))
+        namespace.wait_until_trained(name, print_line, LARGE_SECONDS)
+    _show(namespace, name)
+    with step("mtm report: the same figures as mtm run of the same file") as results:
+        report = namespace.report(name, folder / "reports" / name)
+        results.append(steps.assert_same_figures(folder / "here" / name / "report.json", report))
+    with step("every stage ran once") as results:
+        results.append(f"{steps.assert_each_stage_ran_once(namespace, name)} stages")
     with step("kubectl delete mtm support-desk: nothing owned is left, the artifacts stay (retain: true)"):
-        steps.delete(team, name, SMALL_SECONDS)
+        steps.delete(namespace, name, SMALL_SECONDS)
         assert list((folder / name / "artifacts" / "stages").iterdir())
 
 
-def small_suite(node: OneNode, team: Namespace, folder: Path, pod_template: Mapping[str, Any]) -> None:
+def small_suite(node: OneNode, namespace: Namespace, folder: Path, pod_template: Mapping[str, Any]) -> None:
     """A small suite: trained, a task added, a pod killed, a stage on two nodes, deletion."""
-    claim, document = _owned(folder / "desk"), model_file.document(pod_template)
-    pvc = volumes.persistent_volume_claim(team.name, model_file.PVC)
-    team.apply(stdin=[volumes.persistent_volume(team.name, model_file.PVC, claim), pvc])
+    pvc_folder, document = _let_pods_write(folder / "desk"), model_file.document(pod_template)
+    pvc = volumes.persistent_volume_claim(namespace.name, model_file.PVC)
+    namespace.apply(stdin=[volumes.persistent_volume(namespace.name, model_file.PVC, pvc_folder), pvc])
     with step("kubectl apply of the small suite: Trained"):
-        team.apply(stdin=document)
-        team.wait_until_trained("desk", say, SMALL_SECONDS)
-    _show(team, "desk")
-    with step("mtm report: the same figures as mtm run of the same file") as found:
-        report = team.report("desk", folder / "reports" / "desk")
-        found.append(steps.assert_same_figures(folder / "here" / "desk" / "report.json", report))
-    with step("every stage ran once") as found:
-        found.append(f"{steps.assert_each_stage_ran_once(team, 'desk')} stages")
+        namespace.apply(stdin=document)
+        namespace.wait_until_trained("desk", print_line, SMALL_SECONDS)
+    _show(namespace, "desk")
+    with step("mtm report: the same figures as mtm run of the same file") as results:
+        report = namespace.report("desk", folder / "reports" / "desk")
+        results.append(steps.assert_same_figures(folder / "here" / "desk" / "report.json", report))
+    with step("every stage ran once") as results:
+        results.append(f"{steps.assert_each_stage_ran_once(namespace, 'desk')} stages")
 
-    before = {job["metadata"]["name"] for job in team.jobs("desk")}
+    before = {job["metadata"]["name"] for job in namespace.jobs("desk")}
     with step("a task is added, and the trainer of the mixture killed in mid-stage: Trained"):
-        team.apply(stdin=model_file.with_another_task(document, claim))
-        _owned(claim)
-        steps.kill_after_checkpoint(node, team, "desk", "mixture/classification", claim / "artifacts", SMALL_SECONDS)
-        team.wait_until_trained("desk", say, SMALL_SECONDS)
-    with step("only what changed has run") as found:
-        found.append(steps.assert_only_changes_ran(team, "desk", before))
-    with step("the killed stage has resumed") as found:
-        found.append(steps.assert_resumed(team, "desk", "mixture/classification"))
-    with step("a model with training.nodes: 2: Trained") as found:
-        team.apply(stdin=model_file.on_two_nodes(document))
-        team.wait_until_trained("pair", say, SMALL_SECONDS)
-        found.append(steps.assert_ran_on_two_nodes(team, "pair"))
+        namespace.apply(stdin=model_file.with_another_task(document, pvc_folder))
+        _let_pods_write(pvc_folder)
+        steps.kill_after_checkpoint(
+            node, namespace, "desk", "mixture/classification", pvc_folder / "artifacts", SMALL_SECONDS
+        )
+        namespace.wait_until_trained("desk", print_line, SMALL_SECONDS)
+    with step("only what changed has run") as results:
+        results.append(steps.assert_only_changes_ran(namespace, "desk", before))
+    with step("the killed stage has resumed") as results:
+        results.append(steps.assert_resumed(namespace, "desk", "mixture/classification"))
+    with step("a model with training.nodes: 2: Trained") as results:
+        namespace.apply(stdin=model_file.on_two_nodes(document))
+        namespace.wait_until_trained("pair", print_line, SMALL_SECONDS)
+        results.append(steps.assert_ran_on_two_nodes(namespace, "pair"))
 
     with step("kubectl delete mtm desk: nothing owned is left, the artifacts stay (retain: true)"):
-        steps.delete(team, "desk", SMALL_SECONDS)
-        assert list((claim / "artifacts" / "stages").iterdir())
+        steps.delete(namespace, "desk", SMALL_SECONDS)
+        assert list((pvc_folder / "artifacts" / "stages").iterdir())
     with step("kubectl delete mtm pair: nothing owned is left, the artifacts are gone (retain: false)"):
-        steps.delete(team, "pair", SMALL_SECONDS)
-        left = [path for path in (claim / "pair").rglob("*") if path.is_file()]
+        steps.delete(namespace, "pair", SMALL_SECONDS)
+        left = [path for path in (pvc_folder / "pair").rglob("*") if path.is_file()]
         assert not left, left
 
 
-def _show(team: Namespace, model: str) -> None:
-    """What people see."""
-    print(team.client.kubectl("get", "mtm", "--namespace", team.name).stdout, end="", flush=True)
-    print(team.mtm("status", model), flush=True)
+def _show(namespace: Namespace, model: str) -> None:
+    """Print what `kubectl get` and `mtm status` show."""
+    print(namespace.client.kubectl("get", "mtm", "--namespace", namespace.name).stdout, end="", flush=True)
+    print(namespace.mtm("status", model), flush=True)
 
 
-def _owned(folder: Path) -> Path:
-    """The folder, as storage for pods of another user: a local volume's files get the pods' group, not its owner."""
+def _let_pods_write(folder: Path) -> Path:
+    """Make the folder writable for pods, which run as another user in group 10001."""
     subprocess.run(["chgrp", "-R", "10001", str(folder)], check=True)
     subprocess.run(["chmod", "-R", "g+rwX", str(folder)], check=True)
     return folder

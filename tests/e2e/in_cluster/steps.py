@@ -1,4 +1,4 @@
-"""What the end-to-end run does, a function a step: each raises AssertionError, or TimeoutError, if it is not so."""
+"""The steps of the end-to-end run: each raises AssertionError or TimeoutError if it fails."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from multitask_api.cluster import model_folder, qualified_name
 from multitask_api.stages import artifact_filename
 
 Map = dict[str, Any]
-Say = Callable[[str], None]
+Report = Callable[[str], None]
 
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "helm" / "multitask-operator"
 OPERATOR_NAMESPACE = "multitask"
-#: What a task that saturates early makes necessary, and nothing else.
+#: The stages that run again for a new task that saturates early.
 STAGES_OF_A_NEW_TASK = {
     "prepare/temper",
     "baseline/temper/seed-17",
@@ -47,108 +47,110 @@ def install(client: ClusterClient, operator: str, trainer: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def assert_same_figures(local: Path, found: Map) -> str:
-    """The cluster's report says what that of the same file on this machine says."""
+def assert_same_figures(local: Path, results: Map) -> str:
+    """The report of the cluster has the figures of the report ``local`` of the same file on this machine."""
     expected = json.loads(local.read_text("utf-8"))
     for key in ("model", "revision", "qualified", "confirmed", "total", "groups", "tasks"):
-        assert found[key] == expected[key], f"report.{key} is {found[key]} in the cluster and {expected[key]} locally"
-    stages = [{stage["name"]: stage["digest"] for stage in report["stages"]} for report in (found, expected)]
+        assert results[key] == expected[key], (
+            f"report.{key} is {results[key]} in the cluster and {expected[key]} locally"
+        )
+    stages = [{stage["name"]: stage["digest"] for stage in report["stages"]} for report in (results, expected)]
     assert stages[0].items() <= stages[1].items(), "stages have other digests in the cluster"
-    return f"revision {found['revision']}, {len(found['tasks'])} tasks, {len(stages[0])} stages"
+    return f"revision {results['revision']}, {len(results['tasks'])} tasks, {len(stages[0])} stages"
 
 
-def assert_each_stage_ran_once(team: Namespace, model: str) -> int:
-    """No stage has run twice, and no Job has failed; how many there were."""
-    stages = team.stages(model)
+def assert_each_stage_ran_once(namespace: Namespace, model: str) -> int:
+    """No stage has run twice, and no pod has failed; the number of stages."""
+    stages = namespace.stages(model)
     twice = sorted({stage for stage in stages if stages.count(stage) > 1})
     assert not twice, f"ran twice: {twice}"
-    failed = [job["metadata"]["name"] for job in team.jobs(model) if job["status"].get("failed")]
+    failed = [job["metadata"]["name"] for job in namespace.jobs(model) if job["status"].get("failed")]
     assert not failed, f"failed pods: {failed}"
     return len(stages)
 
 
-def assert_only_changes_ran(team: Namespace, model: str, before: set[str]) -> str:
-    """The Jobs that came after ``before`` are those that a new task makes necessary."""
-    new = [job for job in team.jobs(model) if job["metadata"]["name"] not in before]
+def assert_only_changes_ran(namespace: Namespace, model: str, before: set[str]) -> str:
+    """The Jobs that are not in ``before`` are exactly those that a new task needs."""
+    new = [job for job in namespace.jobs(model) if job["metadata"]["name"] not in before]
     ran = {stage for job in new for stage in stages_of(job)}
     assert ran == STAGES_OF_A_NEW_TASK, f"ran: {sorted(ran)}"
     return ", ".join(sorted(ran))
 
 
 def kill_after_checkpoint(
-    node: OneNode, team: Namespace, model: str, stage: str, storage: Path, seconds: float
+    node: OneNode, namespace: Namespace, model: str, stage: str, storage: Path, seconds: float
 ) -> None:
     """Kill the trainer's container as soon as the stage that runs has a checkpoint."""
     running: list[Map] = []
 
     def has_checkpoint() -> bool:
-        job = team.job_of(model, stage)
+        job = namespace.job_of(model, stage)
         if job is None or not job["status"].get("active"):
             return False
         running[:] = [job]
-        own = model_folder(qualified_name(team.name, model))
+        own = model_folder(qualified_name(namespace.name, model))
         scratch = storage / "work" / own / artifact_filename((stage, digest_of(job, stage)))
         return (scratch / "checkpoint" / "checkpoint.pt").exists()
 
     until(f"{stage} runs and has a checkpoint", has_checkpoint, seconds)
-    (pod,) = team.pods(running[0])
+    (pod,) = namespace.pods(running[0])
     (status,) = pod["status"]["containerStatuses"]
     node.kill(status["containerID"].removeprefix("containerd://"))
 
 
-def assert_resumed(team: Namespace, model: str, stage: str) -> str:
-    """The stage's Job took a second pod, which went on from the checkpoint of the first."""
-    job = team.job_of(model, stage)
+def assert_resumed(namespace: Namespace, model: str, stage: str) -> str:
+    """The Job of the stage has a second pod, which resumed from the checkpoint of the first."""
+    job = namespace.job_of(model, stage)
     assert job is not None
     assert job["status"].get("failed") == 1, f"{stage} was not killed in mid-stage: {job['status']}"
-    first, second = team.pods(job)
+    first, second = namespace.pods(job)
     (ended,) = first["status"]["containerStatuses"]
     assert ended["state"]["terminated"]["exitCode"] == 137, ended
-    resumed = [line for line in team.log(second).splitlines() if "going on after step" in line]
-    assert resumed, team.log(second)
+    resumed = [line for line in namespace.log(second).splitlines() if "going on after step" in line]
+    assert resumed, namespace.log(second)
     return resumed[0].strip()
 
 
-def assert_ran_on_two_nodes(team: Namespace, model: str) -> str:
+def assert_ran_on_two_nodes(namespace: Namespace, model: str) -> str:
     """Every training stage was an Indexed Job of two pods, both of which trained."""
-    training = [job for job in team.jobs(model) if job["spec"].get("completionMode") == "Indexed"]
+    training = [job for job in namespace.jobs(model) if job["spec"].get("completionMode") == "Indexed"]
     kinds = {job["metadata"]["labels"]["multitask.dev/kind"] for job in training}
     assert {"base", "baseline", "mixture"} <= kinds, kinds
     for job in training:
-        pods = team.pods(job)
+        pods = namespace.pods(job)
         assert [pod["status"]["phase"] for pod in pods] == ["Succeeded", "Succeeded"], pods
     return f"{len(training)} stages in two pods each"
 
 
-def delete(team: Namespace, model: str, seconds: float) -> None:
+def delete(namespace: Namespace, model: str, seconds: float) -> None:
     """Delete a model, and wait until nothing that belonged to it is left."""
-    assert team.remaining_children(model)
-    team.client.kubectl("delete", "mtm", model, "--namespace", team.name, "--wait=false")
-    until(f"{model} is gone", lambda: not team.exists(model), seconds)
-    until(f"nothing of {model} is left", lambda: not team.remaining_children(model), seconds)
+    assert namespace.remaining_children(model)
+    namespace.client.kubectl("delete", "mtm", model, "--namespace", namespace.name, "--wait=false")
+    until(f"{model} is gone", lambda: not namespace.exists(model), seconds)
+    until(f"nothing of {model} is left", lambda: not namespace.remaining_children(model), seconds)
 
 
-def describe_state(client: ClusterClient, team: Namespace) -> str:
-    """What there is when a step has failed."""
+def describe_state(client: ClusterClient, namespace: Namespace) -> str:
+    """Objects, events and logs, for the report of a failed step."""
     parts = []
     for arguments in (
         ("get", "mtm", "--all-namespaces"),
-        ("get", "jobs,pods,pvc", "--namespace", team.name, "--output", "wide"),
-        ("get", "events", "--namespace", team.name, "--sort-by", ".lastTimestamp"),
-        ("describe", "mtm", "--namespace", team.name),
+        ("get", "jobs,pods,pvc", "--namespace", namespace.name, "--output", "wide"),
+        ("get", "events", "--namespace", namespace.name, "--sort-by", ".lastTimestamp"),
+        ("describe", "mtm", "--namespace", namespace.name),
         ("get", "pods", "--namespace", OPERATOR_NAMESPACE, "--output", "wide"),
         ("logs", "--namespace", OPERATOR_NAMESPACE, "deployment/multitask-multitask-operator", "--tail", "40"),
     ):
         done = client.kubectl(*arguments, check=False)
         parts.append(f"$ kubectl {' '.join(arguments)}\n{(done.stdout + done.stderr)[-6000:]}")
-    pods = objects.get(team.rest, f"/api/v1/namespaces/{team.name}/pods")["items"]
+    pods = objects.get(namespace.rest, f"/api/v1/namespaces/{namespace.name}/pods")["items"]
     failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
-    parts += [f"log of {pod['metadata']['name']}:\n{team.log(pod)[-3000:]}" for pod in failed]
+    parts += [f"log of {pod['metadata']['name']}:\n{namespace.log(pod)[-3000:]}" for pod in failed]
     return "\n\n".join(parts)
 
 
 def digest_of(job: Map, stage: str) -> str:
     """The digest of one stage that a Job runs."""
     stages, digests = (job["metadata"]["annotations"][f"multitask.dev/{key}"].split(",") for key in ("stage", "digest"))
-    found: str = digests[stages.index(stage)]
-    return found
+    results: str = digests[stages.index(stage)]
+    return results

@@ -1,4 +1,4 @@
-"""A claim as it is on a cluster of one node: a folder of the machine behind a local volume."""
+"""A PersistentVolumeClaim and its volume on a cluster of one node: a folder of the machine as a local volume."""
 
 from __future__ import annotations
 

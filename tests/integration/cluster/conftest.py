@@ -12,16 +12,16 @@ import pytest
 
 from devcluster import objects
 from devcluster.cluster_client import ClusterClient
-from devcluster.control_plane import ControlPlane, lacking
+from devcluster.control_plane import ControlPlane, missing_requirements
 from devcluster.processes import until
-from devcluster.supervisor import shared
+from devcluster.supervisor import shared_control_plane
 
 CRDS = Path(__file__).parents[3] / "crds"
 
 
 @pytest.fixture(scope="session")
 def _able() -> None:
-    fault = lacking()
+    fault = missing_requirements()
     if fault:
         pytest.skip(f"needs {fault}")
 
@@ -30,7 +30,7 @@ def _able() -> None:
 def cluster(tmp_path_factory: pytest.TempPathFactory, _able: None) -> Iterator[ClusterClient]:
     """The control plane that all tests share, with the CRDs installed. A test works in its own ``namespace``."""
     base = tmp_path_factory.getbasetemp()
-    with shared((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cluster") as client:
+    with shared_control_plane((base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cluster") as client:
         install_crds(client)
         yield client
 

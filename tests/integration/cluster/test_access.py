@@ -131,7 +131,7 @@ def installed(request: pytest.FixtureRequest, cluster: ClusterClient, rest: http
         objects.namespace(rest, name)
     own, served, elsewhere = names
     options = [] if request.param == "the whole cluster" else ["--set", f"namespaces={{{served}}}"]
-    with chart.access_of(cluster, *options, release=f"r-{mark}", namespace=own) as name:
+    with chart.installed_rbac(cluster, *options, release=f"r-{mark}", namespace=own) as name:
         yield Installation(f"r-{mark}", own, served, elsewhere, name)
     for name in names:
         rest.delete(f"/api/v1/namespaces/{name}")

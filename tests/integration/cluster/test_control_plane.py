@@ -17,7 +17,7 @@ from devcluster import binaries, objects
 from devcluster.cluster_client import ClusterClient
 from devcluster.control_plane import ControlPlane
 from devcluster.processes import until
-from devcluster.supervisor import shared
+from devcluster.supervisor import shared_control_plane
 
 TOOLS = Path(__file__).parents[3] / "tools"
 SERVERS = {"etcd", "kube-apiserver", "kube-controller-manager"}
@@ -113,7 +113,7 @@ def test_processes_share_one_and_it_ends_after_the_last_of_them_was_killed(
 ) -> None:
     assert user.stdout is not None
     url = user.stdout.readline().strip()
-    with shared(tmp_path / "c") as client:
+    with shared_control_plane(tmp_path / "c") as client:
         assert client.url == url
         user.kill()
         user.wait()
@@ -126,11 +126,11 @@ def test_its_servers_end_with_a_keeper_that_was_killed_and_the_next_user_starts_
 ) -> None:
     assert user.stdout is not None
     assert user.stdout.readline()
-    (keeper,) = {process.parent() for process in below(tmp_path)}
-    assert keeper is not None
-    keeper.kill()
+    (supervisor,) = {process.parent() for process in below(tmp_path)}
+    assert supervisor is not None
+    supervisor.kill()
     until("its servers have ended", lambda: not below(tmp_path), seconds=30)
-    with shared(tmp_path / "c") as client, client.rest() as rest:
+    with shared_control_plane(tmp_path / "c") as client, client.rest() as rest:
         assert rest.get("/readyz").is_success
 
 

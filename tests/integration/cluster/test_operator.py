@@ -188,7 +188,7 @@ def test_with_the_charts_rights_no_request_is_refused_and_no_secret_is_read(own_
     namespaces = ["team"] if served == "its namespace" else []
     options = ["--set", f"namespaces={{{','.join(namespaces)}}}"] if namespaces else []
     with (
-        chart.access_of(client, *options, release="mtm", namespace="operators") as name,
+        chart.installed_rbac(client, *options, release="mtm", namespace="operators") as name,
         FakePods(client, "team", resource) as pods,
     ):
         mark, config = client.audit_mark(), client.service_account("operators", name)

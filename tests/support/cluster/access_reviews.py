@@ -1,4 +1,4 @@
-"""What somebody may do in a cluster, asked of the API server itself: by ``kubectl auth can-i``, in numbers by REST."""
+"""What a user may do in a cluster, by the API server's own access reviews: ``kubectl auth can-i``, or REST for many."""
 
 from __future__ import annotations
 

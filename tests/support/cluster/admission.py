@@ -1,4 +1,4 @@
-"""What the API server says of an object, and what Python's types say of it."""
+"""Validation of an object by the API server and by Python's types, in one form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The one thing of a kubelet that ``logs`` needs: a node's HTTPS port, at which the API server asks for a log."""
+"""A node with the HTTPS endpoint of a kubelet from which the API server reads logs."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def kubelet(cluster: ClusterClient, rest: httpx.Client, name: str, logs: Logs) -
             self.wfile.flush()
 
         def log_message(self, *_):
-            """It says nothing."""
+            """Do not print requests."""
 
     pair = cluster.authority.sign(f"kubelet-{name}", f"system:node:{name}", hosts=("IP:127.0.0.1",))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)

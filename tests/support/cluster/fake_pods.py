@@ -1,6 +1,6 @@
-"""What a kubelet and the stage pods would do, without either: pods report results through their ConfigMap and succeed.
+"""Stands in for kubelet and stage pods: each pod writes its result to its ConfigMap and succeeds.
 
-They write with the token of the model's own service account, so whatever they manage to write, its Role allows.
+It writes with the token of the model's own service account, so the Role has to allow each write.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What goes wrong around a model, and what mends it: each is a step that a `ModelScenario` goes through."""
+"""Faults around a model and their remedies, each a step of a `ModelScenario`."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def admit_jobs(scenario: ModelScenario):
     """A queue lets every Job run, as Kueue does it."""
 
     def admit(scenario):
-        for job in scenario.operator_cluster.jobs.of(scenario.namespace):
+        for job in scenario.operator_cluster.jobs.list_in(scenario.namespace):
             if job["spec"].get("suspend") and "deletionTimestamp" not in job["metadata"]:
                 path = scenario.collection_path(f"jobs/{job['metadata']['name']}", BATCH)
                 answer = scenario.rest.patch(path, json={"spec": {"suspend": False}}, headers=objects.MERGE)
@@ -117,7 +117,7 @@ def open_gates(scenario: ModelScenario):
     """Whoever holds the gate opens it for every pod."""
 
     def open_gates(scenario):
-        for pod in scenario.operator_cluster.pods.of(scenario.namespace):
+        for pod in scenario.operator_cluster.pods.list_in(scenario.namespace):
             if pod["spec"].get("schedulingGates"):
                 path = scenario.collection_path(f"pods/{pod['metadata']['name']}")
                 answer = scenario.rest.patch(path, json={"spec": {"schedulingGates": None}}, headers=objects.MERGE)
@@ -142,7 +142,7 @@ def mend_data(scenario: ModelScenario):
     scenario.refresh()
 
 
-# -- what hands do to children -----------------------------------------------------------------------------------------
+# -- somebody edits children -----------------------------------------------------------------------------------------
 
 
 def delete_child(collection, group="/api/v1", kind="baseline"):
@@ -159,7 +159,7 @@ def delete_job_with_foreign_finalizer(scenario: ModelScenario):
 
 
 def remove_foreign_finalizer(scenario: ModelScenario):
-    for job in scenario.operator_cluster.jobs.of(scenario.namespace):
+    for job in scenario.operator_cluster.jobs.list_in(scenario.namespace):
         if "deletionTimestamp" in job["metadata"]:
             scenario.patch(
                 scenario.collection_path(f"jobs/{job['metadata']['name']}", BATCH), {"metadata": {"finalizers": None}}
@@ -226,7 +226,7 @@ def delete_account(scenario: ModelScenario):
     scenario.fail_pod(scenario.wait_for_pod("prepare"), 75)
 
 
-# -- what hands do to the model ----------------------------------------------------------------------------------------
+# -- somebody edits the model ----------------------------------------------------------------------------------------
 
 
 def clear_status(scenario: ModelScenario):
@@ -286,7 +286,7 @@ def delete_model(scenario: ModelScenario):
     scenario.wait_for_pod("baseline")
     scenario.delete(scenario.path)
     scenario.wait_until_gone(scenario.path)
-    until("its Jobs are gone", lambda: not scenario.operator_cluster.jobs.of(scenario.namespace), SECONDS)
+    until("its Jobs are gone", lambda: not scenario.operator_cluster.jobs.list_in(scenario.namespace), SECONDS)
     until("its ConfigMaps are gone", lambda: not list(_configmaps(scenario)), SECONDS)
 
 
@@ -394,9 +394,9 @@ def _configmaps(scenario: ModelScenario):
 
 
 def _open_jobs(scenario: ModelScenario):
-    jobs = scenario.operator_cluster.jobs.of(scenario.namespace)
+    jobs = scenario.operator_cluster.jobs.list_in(scenario.namespace)
     return [job for job in jobs if not (job.get("status") or {}).get("conditions")]
 
 
 def _uids(scenario: ModelScenario):
-    return {pod["metadata"]["uid"] for pod in scenario.operator_cluster.pods.of(scenario.namespace)}
+    return {pod["metadata"]["uid"] for pod in scenario.operator_cluster.pods.list_in(scenario.namespace)}

@@ -1,4 +1,4 @@
-"""A model for a cluster, applied as a user would, and what is seen of it."""
+"""Creates a model for a cluster, applies it as a user does, and reads its status."""
 
 from __future__ import annotations
 

@@ -72,7 +72,7 @@ class ModelScenario:
         if self.pods is None:
             pods = self.operator_cluster.pods
             self.pods = FakePods(
-                self.operator_cluster.client, self.namespace, self.resource, lambda: pods.of(self.namespace)
+                self.operator_cluster.client, self.namespace, self.resource, lambda: pods.list_in(self.namespace)
             )
 
     def edit(self, edit_document=lambda document: None, **spec):
@@ -234,6 +234,6 @@ class ModelScenario:
         except TimeoutError as error:
             pods = [
                 (pod["metadata"]["name"], pod["status"].get("phase"))
-                for pod in self.operator_cluster.pods.of(self.namespace)
+                for pod in self.operator_cluster.pods.list_in(self.namespace)
             ]
             raise AssertionError(f"{self.namespace}: {error}; Ready: {self.ready()}; pods: {pods}") from error

@@ -10,24 +10,24 @@ from pathlib import Path
 from devcluster import chart, objects
 from devcluster.cluster_client import ClusterClient
 from devcluster.control_plane import ControlPlane
-from devcluster.mirror import Mirror
+from devcluster.informer import Informer
 from integration.cluster.conftest import install_crds
 from support.cluster.operator_process import run_operator
 
 IMAGE = "registry.example/trainer:1"
 MODELS = "/apis/multitask.dev/v1alpha1"
-#: Seconds after which the operator looks at what nobody tells of; far shorter than where it is installed.
+#: Seconds between two resyncs; much shorter than the default.
 RESYNC = "20"
 
 
 @dataclass(frozen=True)
 class OperatorCluster:
-    """``models``, ``pods`` and ``jobs`` show what there is; ``viewer`` may what `mtm` needs, in every namespace."""
+    """Informers of models, pods and Jobs; ``viewer`` is the kubeconfig of a user with the rights of `mtm`."""
 
     client: ClusterClient
-    models: Mirror
-    pods: Mirror
-    jobs: Mirror
+    models: Informer
+    pods: Informer
+    jobs: Informer
     viewer: Path
     log: Path
 
@@ -49,18 +49,18 @@ class OperatorCluster:
 
 @contextmanager
 def start_operator_cluster(folder: Path) -> Iterator[OperatorCluster]:
-    """Everything started; ended again at the end."""
+    """Start the control plane and the operator, and stop them at the end."""
     with ExitStack() as stack:
         client = stack.enter_context(ControlPlane(folder / "cluster")).client
         install_crds(client)
         _grant(client)
-        mirrors = [
-            stack.enter_context(Mirror(client, path))
+        informers = [
+            stack.enter_context(Informer(client, path))
             for path in (f"{MODELS}/multitaskmodels", "/api/v1/pods", "/apis/batch/v1/jobs")
         ]
         settings = {"MULTITASK_TRAINER_IMAGE": IMAGE, "MULTITASK_RESYNC_SECONDS": RESYNC}
         running = stack.enter_context(run_operator(client.user("operator"), folder, **settings))
-        yield OperatorCluster(client, *mirrors, client.user("viewer"), running.log)
+        yield OperatorCluster(client, *informers, client.user("viewer"), running.log)
 
 
 def _grant(client: ClusterClient) -> None:

@@ -1,4 +1,4 @@
-"""Resources for tests: the smallest good ones, and ones in which every field there is stands somewhere."""
+"""Valid resources for tests: minimal ones, and ones that set every field."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a CRD's schema refuses: for every bound of it, a value just outside and the API server's words for it."""
+"""For every bound in a CRD's schema: a value just outside it, and the API server's message about that value."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OTHER = {"string": 7, "integer": "7", "number": "7", "boolean": "true", "object
 
 @dataclass(frozen=True)
 class InvalidValue:
-    """An object that is good but for one value, and what is said of it."""
+    """One invalid value of an otherwise valid object, and the message about it."""
 
     path: str  # in the schema: spec.tasks[].name
     keyword: str

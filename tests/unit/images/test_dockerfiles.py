@@ -21,7 +21,7 @@ NAMES = ("operator", "trainer")
 
 def instructions(name: str) -> list[tuple[str, str]]:
     """(INSTRUCTION, the rest) of each, in order."""
-    text = (ROOT / images.recipes()[name].dockerfile).read_text()
+    text = (ROOT / images.definitions()[name].dockerfile).read_text()
     lines = "\n".join(line for line in text.splitlines() if not line.startswith("#")).replace("\\\n", " ")
     return [(first, rest.strip()) for first, _, rest in (line.partition(" ") for line in lines.splitlines() if line)]
 
@@ -51,7 +51,7 @@ def test_every_stage_has_the_base_that_the_builder_chooses(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_it_runs_as_the_user_of_the_pods(name):
     users = [rest for first, rest in final(name) if first == "USER"]
-    assert users == [f"{USER}:{USER}"] == [images.recipes()[name].user]
+    assert users == [f"{USER}:{USER}"] == [images.definitions()[name].user]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -68,7 +68,7 @@ def test_the_image_has_what_the_first_stage_made_and_runs_nothing_to_make_more(n
     }
     copied = [rest for first, rest in final(name) if first == "COPY"]
     assert copied == ["--from=build /opt/multitask /opt/multitask"]
-    assert images.recipes()[name].folder == "opt/multitask"
+    assert images.definitions()[name].folder == "opt/multitask"
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -85,7 +85,7 @@ def test_pip_takes_hashed_files_or_none(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_of_a_machine_or_an_account_is_in_it(name):
-    text = (ROOT / images.recipes()[name].dockerfile).read_text()
+    text = (ROOT / images.definitions()[name].dockerfile).read_text()
     assert not re.search(r"://|token|password|secret|index-url|trusted-host|netrc", text, re.IGNORECASE)
     assert [rest for first, rest in instructions(name) if first == "ARG"] == ["BASE_IMAGE=python:3.11-slim-bookworm"]
 
@@ -103,7 +103,7 @@ def test_its_labels_are_those_of_this_version(name):
         "org.opencontainers.image.version": project["version"],
         "org.opencontainers.image.licenses": "Apache-2.0",
     }
-    assert images.recipes()[name].version == project["version"] == chart["appVersion"]
+    assert images.definitions()[name].version == project["version"] == chart["appVersion"]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -111,7 +111,7 @@ def test_a_build_gets_every_file_that_it_copies(name):
     sources = [source for copy in words(name, "COPY") if not copy[0].startswith("--from") for source in copy[:-1]]
     assert sources
     assert {f"!{source}" for source in sources} <= set(ignored())
-    inputs = images.recipes()[name].inputs
+    inputs = images.definitions()[name].inputs
     for source in sources:
         assert (ROOT / source).exists()
         assert any(each == source or each.startswith(f"{source}/") for each in inputs), f"no digest covers {source}"

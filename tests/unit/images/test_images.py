@@ -13,11 +13,11 @@ import pytest
 
 from devcluster import environment, images, pip_config
 from devcluster.environment import Environment
-from devcluster.image_inputs import ImageInputs
+from devcluster.image_definition import ImageDefinition
 from unit.operator.objects import test_pods
 
 ROOT = Path(__file__).parents[3]
-RECIPE = ImageInputs("Dockerfile", ("lock", "package/src"), "1", "10001:10001")
+RECIPE = ImageDefinition("Dockerfile", ("lock", "package/src"), "1", "10001:10001")
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_copy_has_the_same_digest_and_no_more_files(checkout, tmp_path):
 def test_an_archive_that_is_there_is_taken_and_of_its_image_the_last_two_used_stay(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     images.folder().mkdir(parents=True)
-    wanted = images.folder() / f"thin-{images.recipes()['thin'].digest(ROOT)}.tar"
+    wanted = images.folder() / f"thin-{images.definitions()['thin'].digest(ROOT)}.tar"
     others = ["thin-00000000000a.tar", "thin-00000000000b.tar", "pause-00000000000c.tar"]
     for age, path in enumerate([wanted, *(images.folder() / name for name in others)]):
         path.write_text("image")
@@ -70,8 +70,8 @@ def test_an_archive_that_is_there_is_taken_and_of_its_image_the_last_two_used_st
 
 def test_without_room_no_build_begins(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    recipes = {"thin": replace(images.recipes()["thin"], space=10**9)}
-    monkeypatch.setattr(images, "recipes", lambda: recipes)
+    definitions = {"thin": replace(images.definitions()["thin"], space=10**9)}
+    monkeypatch.setattr(images, "definitions", lambda: definitions)
     assert images.main(["thin"]) == 1
     assert "thin needs 1000000000 GB in" in capsys.readouterr().err
 
@@ -82,10 +82,10 @@ def test_an_image_that_there_is_not_is_refused_with_those_there_are(capsys):
     assert "no such image: gateway; there are operator, trainer, thin, pause, environment" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", images.recipes())
+@pytest.mark.parametrize("name", images.definitions())
 def test_every_input_of_an_image_is_in_the_checkout(name):
-    recipe = images.recipes()[name]
-    for path in (recipe.dockerfile, *recipe.inputs):
+    definition = images.definitions()[name]
+    for path in (definition.dockerfile, *definition.inputs):
         assert (ROOT / path).exists()
 
 

@@ -1,4 +1,4 @@
-"""What a collection of objects holds right now, as controllers know it: a list and then its watch, in a thread."""
+"""A local copy of a collection of objects, kept current by list and watch, as client-go's informers do."""
 
 from __future__ import annotations
 
@@ -12,43 +12,45 @@ import httpx
 from devcluster.cluster_client import ClusterClient, Object
 
 
-class Mirror:
-    """Follows the collection at ``path`` (of all namespaces) while it is entered; reading it costs no request."""
+class Informer:
+    """Follows the collection at ``path`` (of all namespaces) in a thread while entered; reads make no request."""
 
     def __init__(self, client: ClusterClient, path: str) -> None:
         self._rest = client.rest()
         self._path = path
         self._objects: dict[tuple[str, str], Object] = {}
-        self._ending = threading.Event()
+        self._stopping = threading.Event()
         self._listed = threading.Event()
 
     def __enter__(self) -> Self:
-        threading.Thread(target=self._follow, name=f"mirror of {self._path}", daemon=True).start()
+        threading.Thread(target=self._follow, name=f"informer of {self._path}", daemon=True).start()
         assert self._listed.wait(60), f"{self._path} was not listed"
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._ending.set()
+        self._stopping.set()
         self._rest.close()
 
     def get(self, namespace: str, name: str) -> Object | None:
-        """The object; None if there is none."""
+        """The object, or None."""
         return self._objects.get((namespace, name))
 
-    def of(self, namespace: str) -> list[Object]:
-        """Everything in a namespace, sorted by name."""
-        return [item for (place, _), item in sorted(self._objects.copy().items()) if place == namespace]
+    def list_in(self, namespace: str) -> list[Object]:
+        """The objects of a namespace, sorted by name."""
+        return [
+            item for (item_namespace, _), item in sorted(self._objects.copy().items()) if item_namespace == namespace
+        ]
 
     def _follow(self) -> None:
-        while not self._ending.is_set():
+        while not self._stopping.is_set():
             try:
                 parameters = {"watch": "true", "resourceVersion": self._list()}
                 with self._rest.stream("GET", self._path, params=parameters, timeout=None) as answer:
                     for line in answer.iter_lines():
-                        if not self._take(json.loads(line)):
+                        if not self._apply_event(json.loads(line)):
                             break
             except (httpx.HTTPError, httpx.StreamError, OSError, RuntimeError):
-                self._ending.wait(0.2)  # the server is away, or this mirror is being closed
+                self._stopping.wait(0.2)  # the server is away, or this informer is being closed
 
     def _list(self) -> str:
         found: Any = self._rest.get(self._path).raise_for_status().json()
@@ -57,8 +59,8 @@ class Mirror:
         version: str = found["metadata"]["resourceVersion"]
         return version
 
-    def _take(self, event: Object) -> bool:
-        """Whether the watch goes on; else it is too old."""
+    def _apply_event(self, event: Object) -> bool:
+        """Apply a watch event; False when the watch has expired and a new list is needed."""
         item = event["object"]
         if event["type"] == "ERROR":
             return False
