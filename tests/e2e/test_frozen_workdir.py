@@ -22,7 +22,7 @@ from support.frozen import unpack_workdir
 
 MTM = Path(sys.executable).with_name("mtm")
 ENVIRONMENT = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
-SECONDS = 800
+SECONDS = 1500
 KILLED = "baseline/urgency/seed-17"
 #: Stages that read nothing which the resumed run trains: their digests are the older ones on every processor.
 EXACT = re.compile(r"(prepare|baseline)/.*|base")
@@ -176,7 +176,9 @@ def test_the_report_of_the_resumed_run_is_complete(resumed):
     assert [[task[key] for key in plain] for task in newer["tasks"]] == [
         [task[key] for key in plain] for task in older["tasks"]
     ]
-    assert [set(stage) for stage in newer["stages"]] == [set(stage) for stage in older["stages"]]
+    expected = [stage for stage in older["stages"] if stage["name"] not in SERVERS]
+    assert [stage["name"] for stage in newer["stages"]] == [stage["name"] for stage in expected]
+    assert all(set(stage) >= set(same) for stage, same in zip(newer["stages"], expected, strict=True))
     assert (resumed.workdir.path / "report.html").stat().st_size > 10_000
     assert (resumed.workdir.path / "current").readlink().is_relative_to("stages/export")
 
