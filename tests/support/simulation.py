@@ -8,11 +8,11 @@ import json
 from multitask_api.cluster import CLEAN_UP, CLEANED_KEY, KIND_LABEL, ORDERS_KEY, RESOLVE, RESOLVED_KEY, CleanUpResult
 from multitask_api.stage_io.manifest import Manifest
 from multitask_api.stage_io.packing import manifest_key, pack_manifest
-from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
-from multitask_operator.planner.status import format_time
-from multitask_operator.reconciler import Outcome, reconcile
-from multitask_operator.reconciler.cluster_state import ClusterState, pvc_names
-from multitask_operator.reconciler.stage_job import stage_jobs
+from multitask_operator.reconciler import Result, reconcile
+from multitask_operator.reconciler.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
+from multitask_operator.reconciler.state.accessors import format_time
+from multitask_operator.reconciler.state.cluster_state import ClusterState, pvc_names
+from multitask_operator.reconciler.state.stage_job import stage_jobs
 from multitask_operator.settings import Settings
 from support.graph_builders import graph_of, manifest, model, resolved
 
@@ -104,7 +104,7 @@ class Cluster:
         ``actions``: the operator is killed after so many.
         """
         state = stale or self.observe()
-        outcome = Outcome() if state is None else reconcile(state, self.settings, self.now)
+        outcome = Result() if state is None else reconcile(state, self.settings, self.now)
         self.now += 1
         for action in outcome.actions[:actions]:
             self.carry_out(action)

@@ -12,12 +12,11 @@ from multitask_operator.cluster.apply import apply
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.errors import ClusterError
 from multitask_operator.cluster.observe import observe
-from multitask_operator.objects.actions import Event, PatchFinalizers, PatchStatus
-from multitask_operator.reconciler.cluster_state import ClusterState, RejectedWrite
-from multitask_operator.reconciler.outcome import Outcome
+from multitask_operator.reconciler.actions import Event, PatchFinalizers, PatchStatus, Result
+from multitask_operator.reconciler.state.cluster_state import ClusterState, RejectedWrite
 from multitask_operator.settings import Settings
 
-Reconcile = Callable[[ClusterState, Settings, float], Outcome]
+Reconcile = Callable[[ClusterState, Settings, float], Result]
 """What to do about a state, at a time in Unix seconds: pure."""
 
 #: Seconds until the next look after somebody else wrote in between.

@@ -29,8 +29,8 @@ from multitask_operator.cluster.errors import (
     Unavailable,
 )
 from multitask_operator.cluster.observe import observe
-from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
-from multitask_operator.reconciler.cluster_state import ClusterState
+from multitask_operator.reconciler.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
+from multitask_operator.reconciler.state.cluster_state import ClusterState
 from support.cluster import models
 
 #: Long before anything was made: no Job is late.

@@ -270,8 +270,8 @@ SITUATIONS = {
     "a unit's ConfigMap loses its annotations": Situation(
         breaks=edits_child("configmaps", {"metadata": {"annotations": None}})
     ),
-    "a Job that was deleted is held by a finalizer": Situation(
-        "NotDeleted", "is held by example.com/hold", breaks=holds_a_job, mends=lets_go, then="baseline"
+    "a Job that was deleted has a finalizer": Situation(
+        "NotDeleted", "still exists, finalizers: example.com/hold", breaks=holds_a_job, mends=lets_go, then="baseline"
     ),
     "the pods' Role is deleted": Situation(breaks=access_goes("roles")),
     "the pods' Role is emptied": Situation(breaks=access_goes("roles", {"rules": []})),

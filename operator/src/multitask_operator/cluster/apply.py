@@ -13,11 +13,12 @@ from typing import Any
 
 from multitask_api.cluster import MANAGED_BY_LABEL, MODEL_LABEL
 from multitask_api.resource.model import API_VERSION
+from multitask_api.types import JsonObject
 from multitask_operator.cluster.client import FIELD_MANAGER, Client
 from multitask_operator.cluster.errors import AlreadyExists, ClusterError, Conflict, NotFound, Request, RequestRejected
 from multitask_operator.formatting import cut
-from multitask_operator.objects.actions import Action, Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
-from multitask_operator.reconciler.cluster_state import ClusterState, Object, RejectedWrite
+from multitask_operator.reconciler.actions import Action, Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
+from multitask_operator.reconciler.state.cluster_state import ClusterState, RejectedWrite
 
 logger = logging.getLogger(__name__)
 
@@ -80,7 +81,7 @@ async def _do(client: Client, raw: ClusterState, action: Action) -> None:
             await _post(client, raw, action)
 
 
-async def _create(client: Client, body: Object) -> None:
+async def _create(client: Client, body: JsonObject) -> None:
     try:
         await client.create(body)
         return
@@ -99,7 +100,7 @@ async def _create(client: Client, body: Object) -> None:
     # else made since the look, by ourselves or by another operator
 
 
-async def _apply(client: Client, body: Object) -> None:
+async def _apply(client: Client, body: JsonObject) -> None:
     metadata = body["metadata"]
     with contextlib.suppress(NotFound):
         found = await client.get(body["apiVersion"], body["kind"], metadata["name"], metadata["namespace"])
@@ -109,7 +110,7 @@ async def _apply(client: Client, body: Object) -> None:
     await client.apply(body)
 
 
-def _check_owner(verb: str, body: Object, found: Object) -> None:
+def _check_owner(verb: str, body: JsonObject, found: JsonObject) -> None:
     """Raise Refused if ``found``, which has the name of ``body``, is a stranger's; Conflict if it is going."""
     metadata = body["metadata"]
     wanted, there = _controller(body), _controller(found)
@@ -128,13 +129,13 @@ def _check_owner(verb: str, body: Object, found: Object) -> None:
     )
 
 
-def _labels(obj: Object) -> list[str | None]:
+def _labels(obj: JsonObject) -> list[str | None]:
     """Those by which a look finds the children of a model."""
     labels = obj["metadata"].get("labels") or {}
     return [labels.get(name) for name in (MANAGED_BY_LABEL, MODEL_LABEL)]
 
 
-def _controller(obj: Object) -> Mapping[str, Any]:
+def _controller(obj: JsonObject) -> Mapping[str, Any]:
     """kind, name and uid of what controls the object; empty if nothing does."""
     owners = obj["metadata"].get("ownerReferences") or ()
     for owner in owners:
@@ -197,7 +198,7 @@ async def _post(client: Client, raw: ClusterState, action: Event) -> None:
         logger.warning("%s/%s: Event %s: %s", raw.namespace, raw.name, action.reason, error)
 
 
-def event_object(raw: ClusterState, event: Event, now: datetime.datetime) -> Object:
+def event_object(raw: ClusterState, event: Event, now: datetime.datetime) -> JsonObject:
     """An Event of events.k8s.io/v1 about the model of ``raw``; ``now`` in UTC."""
     metadata = raw.model["metadata"]
     return {

@@ -22,7 +22,7 @@ from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_operator.objects.errors import TooLarge
 from multitask_operator.objects.names import Owner, generation_annotation, object_metadata, run_name
 from multitask_operator.objects.stage_jobs import StageJobSpec
-from multitask_operator.objects.volumes import storage_address
+from multitask_operator.objects.volumes import storage_location
 
 Map = dict[str, Any]
 
@@ -32,33 +32,33 @@ _ARTIFACTS = 3
 _READ = 130
 
 
-def stage_configmap(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec) -> Map:
+def stage_configmap(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec) -> Map:
     """The ConfigMap of a unit of stages, without what its pod will add. Raises `TooLarge`."""
-    told = Orders(orders=unit.orders).to_json()
-    return _configmap(owner, spec, unit, ORDERS_KEY, told, CONFIGMAP_LIMIT - CONFIGMAP_ROOM)
+    told = Orders(orders=stage_job.orders).to_json()
+    return _configmap(owner, spec, stage_job, ORDERS_KEY, told, CONFIGMAP_LIMIT - CONFIGMAP_ROOM)
 
 
-def resolve_configmap(owner: Owner, model: MultiTaskModel, unit: StageJobSpec) -> Map:
+def resolve_configmap(owner: Owner, model: MultiTaskModel, stage_job: StageJobSpec) -> Map:
     """The ConfigMap of a resolve unit; ``model`` without its status.
 
     Raises `TooLarge`, also for what would only be too large for a later stage, after others had cost something.
     """
-    order = ResolveOrder(model=model.model_copy(update={"status": None}), storage=storage_address(model.spec))
+    order = ResolveOrder(model=model.model_copy(update={"status": None}), storage=storage_location(model.spec))
     limit = max(0, CONFIGMAP_LIMIT - CONFIGMAP_ROOM - future_order_bytes(model.spec))
-    return _configmap(owner, model.spec, unit, RESOLVE_KEY, order.to_json(), limit)
+    return _configmap(owner, model.spec, stage_job, RESOLVE_KEY, order.to_json(), limit)
 
 
 def future_order_bytes(spec: MultiTaskModelSpec) -> int:
     """Bytes, at most, that a later stage is told beyond the spec: what it reads of each task, with its addresses."""
-    storage = len(storage_address(spec).encode())
+    storage = len(storage_location(spec).encode())
     each = sum(storage + 3 * len(task.name) + _READ for task in spec.tasks)
     return each * (spec.stages.baseline.seeds + _ARTIFACTS)
 
 
-def clean_up_configmap(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec) -> Map:
+def clean_up_configmap(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec) -> Map:
     """The ConfigMap of a clean-up unit."""
-    order = CleanUpOrder(model=qualified_name(owner.namespace, owner.name), storage=storage_address(spec))
-    return _configmap(owner, spec, unit, CLEAN_UP_KEY, order.to_json(), CONFIGMAP_LIMIT)
+    order = CleanUpOrder(model=qualified_name(owner.namespace, owner.name), storage=storage_location(spec))
+    return _configmap(owner, spec, stage_job, CLEAN_UP_KEY, order.to_json(), CONFIGMAP_LIMIT)
 
 
 def run_snapshot(owner: Owner, spec: MultiTaskModelSpec, generation: int, trainer_image: str) -> Map:
@@ -79,9 +79,13 @@ def run_snapshot(owner: Owner, spec: MultiTaskModelSpec, generation: int, traine
     return found
 
 
-def _configmap(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec, key: str, order: object, limit: int) -> Map:
-    found = object_metadata(owner, "v1", "ConfigMap", unit.name, of=unit.kind, annotations=unit.annotations)
-    found["data"] = {key: _text(order, f"what {unit.kind} is told", spec, limit)}
+def _configmap(
+    owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, key: str, order: object, limit: int
+) -> Map:
+    found = object_metadata(
+        owner, "v1", "ConfigMap", stage_job.name, of=stage_job.kind, annotations=stage_job.annotations
+    )
+    found["data"] = {key: _text(order, f"what {stage_job.kind} is told", spec, limit)}
     return found
 
 

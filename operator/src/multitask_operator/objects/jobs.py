@@ -38,24 +38,24 @@ _FAILURE_POLICY: Map = {
 }
 
 
-def stage_job(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec, settings: PodSettings) -> Map:
+def stage_job(owner: Owner, spec: MultiTaskModelSpec, stage: StageJobSpec, settings: PodSettings) -> Map:
     """The Job of ``unit``; made once and never changed.
 
     Raises `PodTemplateError` or `ResourcesError` for what the spec cannot ask for.
     """
-    job = object_metadata(owner, "batch/v1", "Job", unit.name, of=unit.kind, annotations=unit.annotations)
-    pods = nodes(spec, unit.kind)
+    job = object_metadata(owner, "batch/v1", "Job", stage.name, of=stage.kind, annotations=stage.annotations)
+    pods = nodes(spec, stage.kind)
     job["spec"] = {
         "backoffLimit": RETRIES * pods,
         "ttlSecondsAfterFinished": KEPT_SECONDS,
         "podFailurePolicy": _FAILURE_POLICY,
         # A pod that is still ending may still write: the next one waits for it.
         "podReplacementPolicy": "Failed",
-        "template": pod_template(owner, spec, unit, settings),
+        "template": pod_template(owner, spec, stage, settings),
     }
     if pods > 1:
         job["spec"] |= {"completionMode": "Indexed", "completions": pods, "parallelism": pods}
-    if unit.kind == CLEAN_UP:
+    if stage.kind == CLEAN_UP:
         job["spec"] |= {"backoffLimit": CLEAN_UP_ATTEMPTS - 1, "activeDeadlineSeconds": CLEAN_UP_SECONDS}
     elif spec.training.queue_name is not None:
         job["metadata"]["labels"][QUEUE_LABEL] = spec.training.queue_name
@@ -63,9 +63,13 @@ def stage_job(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec, settin
     return job
 
 
-def stage_service(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec) -> Map | None:
+def stage_service(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec) -> Map | None:
     """The headless Service of a unit on several nodes; None for one pod."""
-    return None if nodes(spec, unit.kind) == 1 else headless_service(owner, unit.name, unit.kind, unit.annotations)
+    return (
+        None
+        if nodes(spec, stage_job.kind) == 1
+        else headless_service(owner, stage_job.name, stage_job.kind, stage_job.annotations)
+    )
 
 
 def headless_service(owner: Owner, name: str, kind: str, annotations: Mapping[str, str]) -> Map:

@@ -7,7 +7,7 @@ from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.stage_io.manifest import StageOrder
 from multitask_api.stages import ArtifactKey, Graph, Node, NodeState, artifact_filename
 from multitask_operator.objects.resources import gpus, threads
-from multitask_operator.objects.volumes import is_local, storage_address, work_folder
+from multitask_operator.objects.volumes import is_local, storage_location, work_folder
 
 
 def stage_order(model: str, spec: MultiTaskModelSpec, graph: Graph, node: Node) -> StageOrder:
@@ -28,23 +28,23 @@ def stage_order(model: str, spec: MultiTaskModelSpec, graph: Graph, node: Node) 
         parameters=node.parameters.to_json(),
         read_outputs=dict(node.read_outputs or {}),
         inputs=_inputs(spec, graph, node),
-        output=artifact_address(spec, key),
+        output=artifact_location(spec, key),
         work=work_folder(spec, work),
-        checkpoint=None if is_local(spec) else f"{storage_address(spec)}/work/{work}",
+        checkpoint=None if is_local(spec) else f"{storage_location(spec)}/work/{work}",
         threads=threads(spec, node.kind),
         device="cuda" if gpus(spec, node.kind) else "cpu",
     )
 
 
-def artifact_address(spec: MultiTaskModelSpec, key: ArtifactKey) -> str:
+def artifact_location(spec: MultiTaskModelSpec, key: ArtifactKey) -> str:
     """Where the artifact of a stage lies, as a pod sees it."""
-    return f"{storage_address(spec)}/stages/{key[0]}/{key[1]}"
+    return f"{storage_location(spec)}/stages/{key[0]}/{key[1]}"
 
 
 def _inputs(spec: MultiTaskModelSpec, graph: Graph, node: Node) -> dict[str, str]:
     needed = (graph[name] for name in node.needs)
     return {
-        each.name: artifact_address(spec, (each.name, each.digest))
+        each.name: artifact_location(spec, (each.name, each.digest))
         for each in needed
         if each.state is NodeState.DONE and each.digest is not None
     }

@@ -55,7 +55,7 @@ class PodSettings:
     gpu_resource: str = "nvidia.com/gpu"
 
 
-def pod_template(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec, settings: PodSettings) -> Map:
+def pod_template(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, settings: PodSettings) -> Map:
     """The template of the pods of ``unit``, with ``spec.training.podTemplate`` merged in.
 
     Raises `PodTemplateError` or `ResourcesError` for what the spec cannot ask for.
@@ -66,37 +66,42 @@ def pod_template(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec, set
         "automountServiceAccountToken": True,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": _POD_SECURITY,
-        "containers": [_container(owner, spec, unit, settings)],
+        "containers": [_container(owner, spec, stage_job, settings)],
         "volumes": [
             {
                 "name": "orders",
-                "configMap": {"name": unit.name, "items": [{"key": key, "path": key} for key in [_told(unit)]]},
+                "configMap": {
+                    "name": stage_job.name,
+                    "items": [{"key": key, "path": key} for key in [_order_key(stage_job)]],
+                },
             },
             {"name": "work", "emptyDir": {}},
             # torch moves tensors between processes through shared memory; a container has 64 MiB of it.
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
-            *pod_volumes(spec, unit.kind),
+            *pod_volumes(spec, stage_job.kind),
         ],
     }
     if spec.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image_pull_secrets]
-    if nodes(spec, unit.kind) > 1:
-        pod["subdomain"] = unit.name
+    if nodes(spec, stage_job.kind) > 1:
+        pod["subdomain"] = stage_job.name
     metadata = {
-        "labels": labels(owner.name, unit.kind),
+        "labels": labels(owner.name, stage_job.kind),
         "annotations": {"kubectl.kubernetes.io/default-container": CONTAINER},
     }
     return apply_user_template({"metadata": metadata, "spec": pod}, spec.training.pod_template)
 
 
-def _container(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec, settings: PodSettings) -> Map:
+def _container(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, settings: PodSettings) -> Map:
     container: Map = {
         "name": CONTAINER,
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
-        "command": command(unit.name, nodes=nodes(spec, unit.kind), processes=max(1, gpus(spec, unit.kind))),
-        "env": [{"name": name, "value": value} for name, value in _environment(owner, spec, unit).items()],
-        "resources": container_resources(spec, unit.kind, settings.gpu_resource),
+        "command": command(
+            stage_job.name, nodes=nodes(spec, stage_job.kind), processes=max(1, gpus(spec, stage_job.kind))
+        ),
+        "env": [{"name": name, "value": value} for name, value in _environment(owner, spec, stage_job).items()],
+        "resources": container_resources(spec, stage_job.kind, settings.gpu_resource),
         "securityContext": _SECURITY,
         # Of a program that said nothing where it should, the last lines of its log say why.
         "terminationMessagePolicy": "FallbackToLogsOnError",
@@ -104,7 +109,7 @@ def _container(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec, setti
             {"name": "orders", "mountPath": ORDERS_PATH, "readOnly": True},
             {"name": "work", "mountPath": WORK_PATH},
             {"name": "shm", "mountPath": "/dev/shm"},
-            *volume_mounts(spec, unit.kind),
+            *volume_mounts(spec, stage_job.kind),
         ],
     }
     if spec.credentials:
@@ -112,15 +117,15 @@ def _container(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec, setti
     return container
 
 
-def _environment(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec) -> dict[str, str]:
+def _environment(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec) -> dict[str, str]:
     return {
-        CONFIGMAP_VARIABLE: f"{owner.namespace}/{unit.name}",
-        MOUNTS_VARIABLE: mounts_variable(spec, unit.kind),
-        "OMP_NUM_THREADS": str(threads(spec, unit.kind)),
+        CONFIGMAP_VARIABLE: f"{owner.namespace}/{stage_job.name}",
+        MOUNTS_VARIABLE: mounts_variable(spec, stage_job.kind),
+        "OMP_NUM_THREADS": str(threads(spec, stage_job.kind)),
         **POD_ENVIRONMENT,
     }
 
 
-def _told(unit: StageJobSpec) -> str:
+def _order_key(stage_job: StageJobSpec) -> str:
     """The key of the unit's ConfigMap that its pods read; what they write there, they do not."""
-    return {RESOLVE: RESOLVE_KEY, CLEAN_UP: CLEAN_UP_KEY}.get(unit.kind, ORDERS_KEY)
+    return {RESOLVE: RESOLVE_KEY, CLEAN_UP: CLEAN_UP_KEY}.get(stage_job.kind, ORDERS_KEY)

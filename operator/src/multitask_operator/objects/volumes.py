@@ -60,7 +60,7 @@ def volume_name(claim: str) -> str:
     return name if len(name) <= 63 and "." not in name else f"claim-{digest(claim, 8)}"
 
 
-def storage_address(spec: MultiTaskModelSpec) -> str:
+def storage_location(spec: MultiTaskModelSpec) -> str:
     """``spec.storage.uri`` as a pod sees it, without a slash at its end: a path for a claim or a folder."""
     uri = _storage(spec)
     scheme = scheme_of(uri)
@@ -72,12 +72,12 @@ def storage_address(spec: MultiTaskModelSpec) -> str:
 
 def is_local(spec: MultiTaskModelSpec) -> bool:
     """Whether storage is a folder in the pod, which outlives the pod and can hold checkpoints as they are."""
-    return storage_address(spec).startswith("/")
+    return storage_location(spec).startswith("/")
 
 
 def work_folder(spec: MultiTaskModelSpec, name: str) -> str:
     """The scratch folder of a stage in its pod."""
-    return f"{storage_address(spec) if is_local(spec) else WORK_PATH}/work/{name}"
+    return f"{storage_location(spec) if is_local(spec) else WORK_PATH}/work/{name}"
 
 
 def uri_problems(spec: MultiTaskModelSpec) -> list[Problem]:

@@ -82,7 +82,7 @@ STORAGE = [
 @pytest.mark.parametrize(("uri", "address", "work"), STORAGE)
 def test_storage_as_a_pod_sees_it(uri, address, work):
     spec = resource(storage=uri).spec
-    assert (volumes.storage_address(spec), volumes.work_folder(spec, "x")) == (address, work)
+    assert (volumes.storage_location(spec), volumes.work_folder(spec, "x")) == (address, work)
 
 
 PROBLEMS = [

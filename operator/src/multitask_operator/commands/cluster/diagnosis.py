@@ -19,17 +19,15 @@ from multitask_operator.commands.cluster.model_view import (
     status_of,
 )
 from multitask_operator.formatting import duration
-from multitask_operator.objects.actions import Create, Delete, PatchFinalizers
-from multitask_operator.reconciler import Outcome, blockers, reconcile
-from multitask_operator.reconciler.cluster_state import ClusterState
-from multitask_operator.reconciler.decide import decide
-from multitask_operator.reconciler.deletion import CLEANING_UP
-from multitask_operator.reconciler.finalizers import finalizers, has_finalizer, is_being_deleted
-from multitask_operator.reconciler.model_state import ModelState
-from multitask_operator.reconciler.planner_input import failed
-from multitask_operator.reconciler.remediation import REMEDIATION, without_remediation
-from multitask_operator.reconciler.retries import blocker_for_retry
-from multitask_operator.reconciler.stage_job import StageJob, parse_time, stage_jobs
+from multitask_operator.reconciler import Result, blockers, deletion, training
+from multitask_operator.reconciler.actions import Create, Delete, PatchFinalizers
+from multitask_operator.reconciler.blockers import REMEDIATION, without_remediation
+from multitask_operator.reconciler.finalizers import finalizer_patch, has_finalizer
+from multitask_operator.reconciler.state.accessors import is_being_deleted, parse_time, true_condition
+from multitask_operator.reconciler.state.cluster_state import ClusterState
+from multitask_operator.reconciler.state.model_state import ModelState
+from multitask_operator.reconciler.state.planner_input import failure_of
+from multitask_operator.reconciler.state.stage_job import StageJob, stage_jobs
 
 #: Seconds within which an operator that lives has acted.
 PATIENCE = 60.0
@@ -75,8 +73,8 @@ def diagnose(cluster: ClusterState, now: float) -> Diagnosis:
         state = ModelState.of(bare, now)
     except UserError as error:
         return Diagnosis("InvalidSpec", str(error), _NEXT["InvalidSpec"])
-    patch = finalizers(bare.model)
-    outcome = decide(state, reader_settings(bare)) if patch is None else Outcome((patch,))
+    patch = finalizer_patch(bare.model)
+    outcome = training.reconcile(state, reader_settings(bare)) if patch is None else Result((patch,))
     ready = condition_of(status_of(outcome), "Ready")
     if ready is not None and ready.reason == "Suspended":
         resume = f'{_kubectl(cluster)} patch mtm {cluster.name} --type merge --patch \'{{"spec":{{"suspend":false}}}}\''
@@ -99,15 +97,17 @@ def _deleted(cluster: ClusterState, now: float) -> Iterator[Diagnosis]:
         yield Diagnosis("BeingDeleted", "the resource is being deleted", "wait, and apply it again if you want it")
     yield from _refused(cluster)
     bare = cluster.without_status()
-    outcome = reconcile(bare, reader_settings(bare), now)
+    outcome = deletion.reconcile(bare, reader_settings(bare), now)
     ready = condition_of(status_of(outcome), "Ready")
-    if ready is not None and ready.reason != CLEANING_UP:
+    if ready is not None and ready.reason != deletion.CLEANING_UP:
         then = "do what it says; the operator notices by itself"
         blocked = ready.reason != "Retrying"
         yield Diagnosis(ready.reason, ready.message, _NEXT.get(ready.reason, then), blocked, stage=CLEAN_UP)
     yield from _not_acting(cluster, outcome, now)
     follow = f"mtm logs {cluster.name} {CLEAN_UP} -f -n {cluster.namespace}"
-    yield Diagnosis(CLEANING_UP, ready.message if ready is not None else "", follow, blocked=False, stage=CLEAN_UP)
+    yield Diagnosis(
+        deletion.CLEANING_UP, ready.message if ready is not None else "", follow, blocked=False, stage=CLEAN_UP
+    )
 
 
 def _refused(cluster: ClusterState) -> Iterator[Diagnosis]:
@@ -139,10 +139,15 @@ def _failed(state: ModelState, deleted: Collection[str]) -> Iterator[Diagnosis]:
     cluster = state.cluster
     names = {failure.log for failure in state.plan.failed}
     for unit in stage_jobs(cluster, without=(RUN,)):
-        unresolved = unit.kind == RESOLVE and unit.ended and not state.is_resolved and _has_failed(unit)
+        unresolved = (
+            unit.kind == RESOLVE
+            and unit.is_finished
+            and not state.is_resolved
+            and true_condition(unit.job, "Failed") is not None
+        )
         if unit.name in deleted or (unit.name not in names and not unresolved):
             continue
-        failure = failed(unit).failure
+        failure = failure_of(unit).failure
         again = f"{_kubectl(cluster)} annotate mtm {cluster.name} {REFRESH_ANNOTATION}=$(date +%s) --overwrite"
         first = {
             "UserError": "repair what it names",
@@ -158,7 +163,7 @@ def _failed(state: ModelState, deleted: Collection[str]) -> Iterator[Diagnosis]:
         )
 
 
-def _not_acting(cluster: ClusterState, outcome: Outcome, now: float) -> Iterator[Diagnosis]:
+def _not_acting(cluster: ClusterState, outcome: Result, now: float) -> Iterator[Diagnosis]:
     """There is something to do that only the operator does."""
     todo = [each for each in outcome.actions if isinstance(each, Create | Delete | PatchFinalizers)]
     status = cluster.previous_status
@@ -210,18 +215,13 @@ def _ended(state: ModelState) -> Iterator[Diagnosis]:
 
 
 def _open_jobs(cluster: ClusterState) -> list[StageJob]:
-    return [job for job in stage_jobs(cluster, without=(RUN,)) if blockers.is_open(job)]
+    return [job for job in stage_jobs(cluster, without=(RUN,)) if job.is_open]
 
 
 def _is_reason_of(job: StageJob, ready: Condition, cluster: ClusterState) -> bool:
     """Whether Ready speaks of this Job."""
-    blocker = blockers.blocker_for_job(job, gpu_resource(cluster), cluster.warnings) or blocker_for_retry(job)
+    blocker = blockers.job_blocked(job, gpu_resource(cluster), cluster.warnings) or blockers.retrying(job)
     return blocker is not None and blocker.reason == ready.reason
-
-
-def _has_failed(unit: StageJob) -> bool:
-    conditions = (unit.job or {}).get("status", {}).get("conditions") or ()
-    return any(each.get("type") == "Failed" and each.get("status") == "True" for each in conditions)
 
 
 def _kubectl(cluster: ClusterState) -> str:

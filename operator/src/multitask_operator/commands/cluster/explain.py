@@ -8,7 +8,7 @@ from multitask_operator.commands.cluster.diagnosis import Diagnosis, diagnose
 from multitask_operator.commands.cluster.session import ClusterOptions, run_with_client
 from multitask_operator.commands.cluster.state_reader import read_cluster_state
 from multitask_operator.commands.console import print_json, print_line
-from multitask_operator.reconciler.cluster_state import ClusterState
+from multitask_operator.reconciler.state.cluster_state import ClusterState
 
 
 def explain(name: str, where: ClusterOptions, *, as_json: bool) -> int:

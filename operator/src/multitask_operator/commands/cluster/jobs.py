@@ -9,9 +9,11 @@ from multitask_api.cluster import CLEAN_UP, RESOLVE, RUN
 from multitask_operator.commands.cluster.model_view import gpu_resource
 from multitask_operator.commands.progress import describe
 from multitask_operator.reconciler import blockers
-from multitask_operator.reconciler.cluster_state import ClusterState
-from multitask_operator.reconciler.planner_input import failed
-from multitask_operator.reconciler.stage_job import Phase, StageJob, condition, stage_jobs, started_at
+from multitask_operator.reconciler.state.accessors import started_at, true_condition
+from multitask_operator.reconciler.state.cluster_state import ClusterState
+from multitask_operator.reconciler.state.planner_input import failure_of
+from multitask_operator.reconciler.state.pods import has_running_pod
+from multitask_operator.reconciler.state.stage_job import Phase, StageJob, stage_jobs
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ def stages_of(unit: StageJob) -> tuple[str, ...]:
 
 def _done(unit: StageJob) -> bool:
     if unit.kind in (RESOLVE, CLEAN_UP):
-        return condition(unit.job, "Complete") is not None
+        return true_condition(unit.job, "Complete") is not None
     return unit.phase is Phase.DONE
 
 
@@ -69,16 +71,16 @@ def _row(unit: StageJob, cluster: ClusterState, now: float) -> JobRow:
 
 
 def _state(unit: StageJob, cluster: ClusterState, now: float) -> tuple[str, str]:
-    if unit.ended:
-        failure = failed(unit).failure
+    if unit.is_finished:
+        failure = failure_of(unit).failure
         return "failed", f"{failure.stage}: {first_line(failure.message)}"
-    blocker = blockers.blocker_for_job(unit, gpu_resource(cluster), cluster.warnings)
-    if unit.stopping:
+    blocker = blockers.job_blocked(unit, gpu_resource(cluster), cluster.warnings)
+    if unit.is_being_deleted:
         return "stopping", ""
     if blocker is not None:
         return blocker.reason, blocker.message
     said, began = unit.progress, started_at(unit.job)
-    if said is None and not blockers.has_running_pod(unit):
+    if said is None and not has_running_pod(unit.pods):
         return "starting", ""
     stage = said.stage if said is not None else names(stages_of(unit))
     return "running", describe(stage, now - began if began is not None else 0.0, said)

@@ -11,7 +11,7 @@ from multitask_operator.commands.cluster.session import ClusterOptions, run_with
 from multitask_operator.commands.cluster.state_reader import read_cluster_state
 from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.planner.estimate import estimate
-from multitask_operator.reconciler.model_state import ModelState
+from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.report.build import frozen_base_notes
 
 

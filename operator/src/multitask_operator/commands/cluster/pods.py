@@ -7,13 +7,14 @@ from shlex import quote
 
 from multitask_api.cluster import RUN
 from multitask_api.errors import MultitaskError, UserError
+from multitask_api.types import JsonObject
 from multitask_operator.commands.cluster.jobs import stages_of
 from multitask_operator.commands.cluster.model_view import gpu_resource
 from multitask_operator.commands.progress import describe
 from multitask_operator.reconciler import blockers
-from multitask_operator.reconciler.blockers import is_open
-from multitask_operator.reconciler.cluster_state import ClusterState, Object
-from multitask_operator.reconciler.stage_job import Phase, StageJob, node_of, stage_jobs, started_at
+from multitask_operator.reconciler.state.accessors import created_at, node_of, started_at
+from multitask_operator.reconciler.state.cluster_state import ClusterState
+from multitask_operator.reconciler.state.stage_job import Phase, StageJob, stage_jobs
 
 _MOST_NAMES = 20
 
@@ -38,7 +39,7 @@ def select_job(cluster: ClusterState, stage: str | None) -> StageJob:
         )
     if stage is None:
         return next((unit for unit in every if unit.phase is Phase.FAILED), None) or next(
-            (unit for unit in every if is_open(unit)), every[0]
+            (unit for unit in every if unit.is_open), every[0]
         )
     exact = [unit for unit in every if stage in (*stages_of(unit), unit.name)]
     found = exact or [
@@ -54,17 +55,17 @@ def select_job(cluster: ClusterState, stage: str | None) -> StageJob:
     raise NoSuchStage(f"no Job of {cluster.name} runs or ran a stage {stage!r}; {what}")
 
 
-def newest_pod(unit: StageJob) -> Object | None:
+def newest_pod(unit: StageJob) -> JsonObject | None:
     """Of several nodes the first one's: it alone reports."""
     first = [pod for pod in unit.pods if node_of(pod) == "0"]
-    return max(first, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
+    return max(first, key=created_at, default=None)
 
 
-def not_started(cluster: ClusterState, unit: StageJob, pod: Object) -> str | None:
+def not_started(cluster: ClusterState, unit: StageJob, pod: JsonObject) -> str | None:
     """Why a pod has no log yet; None if it has begun."""
     if pod.get("status", {}).get("phase") != "Pending":
         return None
-    blocker = blockers.blocker_for_job(unit, gpu_resource(cluster), cluster.warnings)
+    blocker = blockers.job_blocked(unit, gpu_resource(cluster), cluster.warnings)
     why = blocker.message if blocker else f"pod {pod['metadata']['name']} is being started"
     return f"there is no log yet: {why}; next: mtm explain {cluster.name} -n {cluster.namespace}"
 
@@ -73,7 +74,7 @@ def log_unavailable(cluster: ClusterState, unit: StageJob) -> str:
     """That no pod is left, and what still stands."""
     said = _still_said(unit)
     what = f"no pod of {', '.join(stages_of(unit)[:3])} is left, and its log went with it"
-    if unit.job is not None and not unit.pods and is_open(unit):
+    if unit.job is not None and not unit.pods and unit.is_open:
         what = f"Job {unit.name} has no pod yet"
     if unit.configmap is None:
         return f"{what}; so did ConfigMap {unit.name}: mtm explain {cluster.name} -n {cluster.namespace}"

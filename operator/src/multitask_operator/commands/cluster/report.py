@@ -12,7 +12,7 @@ from multitask_operator.commands.console import print_json, print_line, qualific
 from multitask_operator.commands.plan import done_of
 from multitask_operator.commands.run import write_report
 from multitask_operator.local.workdir import Workdir
-from multitask_operator.reconciler.model_state import ModelState
+from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.report.build import build_report
 
 

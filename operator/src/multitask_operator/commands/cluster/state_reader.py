@@ -10,7 +10,7 @@ from multitask_api.resource.model import API_VERSION
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.errors import Forbidden, NotFound
 from multitask_operator.cluster.observe import observe
-from multitask_operator.reconciler.cluster_state import ClusterState
+from multitask_operator.reconciler.state.cluster_state import ClusterState
 
 KIND = "MultiTaskModel"
 

@@ -10,8 +10,8 @@ from multitask_operator.commands.cluster.session import ClusterOptions, run_with
 from multitask_operator.commands.cluster.state_reader import read_cluster_state
 from multitask_operator.commands.console import print_json, print_line, table
 from multitask_operator.formatting import duration, number
-from multitask_operator.reconciler.cluster_state import ClusterState
-from multitask_operator.reconciler.stage_job import parse_time
+from multitask_operator.reconciler.state.accessors import parse_time
+from multitask_operator.reconciler.state.cluster_state import ClusterState
 
 _FIGURES = ("baseline", "score", "ratio")
 

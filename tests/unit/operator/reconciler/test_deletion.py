@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from multitask_api.cluster import CLEANED_KEY, FINALIZER, CleanUpResult
-from multitask_operator.objects.actions import Create, Event, PatchFinalizers, PatchStatus
-from multitask_operator.planner.status import format_time
 from multitask_operator.reconciler import reconcile
-from multitask_operator.reconciler.cluster_state import RejectedWrite
+from multitask_operator.reconciler.actions import Create, Event, PatchFinalizers, PatchStatus
+from multitask_operator.reconciler.state.accessors import format_time
+from multitask_operator.reconciler.state.cluster_state import RejectedWrite
 from support.graph_builders import task
 from support.simulation import ENDED, REMOVED, SETTINGS, STORAGE, Cluster
 
@@ -435,7 +435,7 @@ def test_the_garbage_collector_goes_first(finalizer):
     cluster.delete(finalizer)
     cluster.settle()
     assert len(cluster.jobs("baseline")) == 2
-    assert cluster.condition("Ready")["message"].endswith("The garbage collector is at its children.")
+    assert cluster.condition("Ready")["message"].endswith("The garbage collector is deleting its children.")
     cluster.objects.clear()
     cluster.model["metadata"]["finalizers"].remove(finalizer)
     cluster.to_the_end()

@@ -8,7 +8,7 @@ import pytest
 
 from multitask_api.cluster import PROGRESS_KEY
 from multitask_api.stage_io.manifest import StageProgress
-from multitask_operator.reconciler.stage_job import parse_time as seconds_of
+from multitask_operator.reconciler.state.accessors import parse_time
 from support.graph_builders import task
 from support.simulation import BEGAN, ENDED, Cluster
 
@@ -383,7 +383,7 @@ def test_progress_alone_is_written_every_15_seconds_at_most(seconds, written):
     run_until(cluster, "baseline")
     said = StageProgress(stage="baseline", step=1, total=9)
     cluster.objects["ConfigMap", cluster.jobs("baseline")[0]]["data"][PROGRESS_KEY] = said.model_dump_json()
-    last = seconds_of(cluster.model["status"]["progressTime"]) + 0.9
+    last = parse_time(cluster.model["status"]["progressTime"]) + 0.9
     cluster.now = last + seconds
     outcome = cluster.reconcile()
     assert bool(outcome.actions) is written
