@@ -24,8 +24,8 @@ TIMEOUT = aiohttp.ClientTimeout(total=30.0, sock_connect=5.0)
 #: Objects of one page of a list.
 PAGE = 500
 
-#: (apiVersion, kind) -> (name in addresses, whether it lies in a namespace). They are few and known, so the server is
-#: not asked what it has: discovery costs requests and keeps a file.
+#: (apiVersion, kind) -> (plural name in URLs, whether it is namespaced). They are few and known: discovery would cost
+#: requests and keep a cache file.
 KINDS: Mapping[tuple[str, str], tuple[str, bool]] = {
     ("v1", "ConfigMap"): ("configmaps", True),
     ("v1", "Event"): ("events", True),
@@ -43,7 +43,7 @@ KINDS: Mapping[tuple[str, str], tuple[str, bool]] = {
 
 
 def nothing() -> None:
-    """What follows a write unless a test wants more."""
+    """The default of ``after_write``."""
 
 
 class Client:
@@ -62,7 +62,7 @@ class Client:
         timeout: aiohttp.ClientTimeout = TIMEOUT,
     ) -> None:
         configuration.connection_pool_maxsize = connections
-        # the proxy of a kubeconfig counts, those in the environment are not meant for a cluster's own address
+        # a kubeconfig's proxy is used; those in the environment are not meant for a cluster's own address
         configuration.client_session_kwargs = {"trust_env": False}
         self._api = ApiClient(configuration)
         self._api.user_agent = FIELD_MANAGER
@@ -100,7 +100,7 @@ class Client:
         and name."""
         resource = self._resource(api_version, kind)
         request = Request("list", _rbac_resource(resource), namespace, None)
-        found: list[JsonObject] = []
+        items: list[JsonObject] = []
         following: str | None = None
         while True:
             page = await self._ask(
@@ -116,11 +116,11 @@ class Client:
                 ),
             )
             # items of a list do not say what they are
-            found += [{"apiVersion": api_version, "kind": kind, **item} for item in page.get("items") or ()]
+            items += [{"apiVersion": api_version, "kind": kind, **item} for item in page.get("items") or ()]
             following = page.get("metadata", {}).get("continue")
             if not following:
                 break
-        return tuple(sorted(found, key=lambda item: (item["metadata"].get("namespace", ""), item["metadata"]["name"])))
+        return tuple(sorted(items, key=lambda item: (item["metadata"].get("namespace", ""), item["metadata"]["name"])))
 
     async def probe(self, api_version: str, kind: str, namespace: str | None = None) -> None:
         """Find out whether objects of the kind can be listed; NotFound if the server does not know the kind."""
@@ -153,7 +153,7 @@ class Client:
     async def delete(
         self, api_version: str, kind: str, name: str, namespace: str, *, uid: str, propagation: str = "Background"
     ) -> None:
-        """Delete this very object; Conflict if its name is another's by now, NotFound if it is gone."""
+        """Delete the object with this uid; Conflict if another object has its name by now, NotFound if it is gone."""
         resource = self._resource(api_version, kind)
         body = {
             "apiVersion": "v1",
