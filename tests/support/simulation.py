@@ -104,11 +104,11 @@ class Cluster:
         ``actions``: the operator is killed after so many.
         """
         state = stale or self.observe()
-        outcome = Result() if state is None else reconcile(state, self.settings, self.now)
+        result = Result() if state is None else reconcile(state, self.settings, self.now)
         self.now += 1
-        for action in outcome.actions[:actions]:
+        for action in result.actions[:actions]:
             self.carry_out(action)
-        return outcome
+        return result
 
     def settle(self, limit=30):
         """Reconcile until nothing is written any more."""
@@ -159,10 +159,10 @@ class Cluster:
 
     def _put(self, key, obj):
         self._uids += 1
-        found = copy.deepcopy(dict(obj))
+        item = copy.deepcopy(dict(obj))
         made = {"uid": f"u-{self._uids}", "creationTimestamp": format_time(BEGAN + self.written)}
-        found["metadata"] = {**found["metadata"], **made}
-        self.objects[key] = found
+        item["metadata"] = {**item["metadata"], **made}
+        self.objects[key] = item
 
     # -- Jobs and users ------------------------------------------------------------------------------------------------
 
@@ -201,8 +201,8 @@ class Cluster:
         self.objects["Job", name]["status"] = {"startTime": format_time(BEGAN), "conditions": [ended]}
 
     def _manifest(self, order) -> Manifest:
-        found = {key: item for unit in stage_jobs(self.observe()) for key, item in unit.manifests.items()}
-        node = graph_of(self.resource, found, serve=False)[order["stage"]]
+        manifests = {key: item for stage_job in stage_jobs(self.observe()) for key, item in stage_job.manifests.items()}
+        node = graph_of(self.resource, manifests, serve=False)[order["stage"]]
         assert node.digest == order["digest"]
         return manifest(node, self.resource)
 

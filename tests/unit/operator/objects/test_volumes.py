@@ -113,10 +113,10 @@ PROBLEMS = [
 
 
 @pytest.mark.parametrize(("sentence", "spec", "expected"), PROBLEMS, ids=[row[0] for row in PROBLEMS])
-def test_addresses_that_mean_nothing_in_a_pod_are_named(sentence, spec, expected):
-    found = [str(problem) for problem in volumes.uri_problems(spec)]
-    assert len(found) == len(expected)
-    for text, beginning in zip(found, expected, strict=True):
+def test_uris_that_mean_nothing_in_a_pod_are_named(sentence, spec, expected):
+    problems = [str(problem) for problem in volumes.uri_problems(spec)]
+    assert len(problems) == len(expected)
+    for text, beginning in zip(problems, expected, strict=True):
         assert text.startswith(beginning)
 
 
