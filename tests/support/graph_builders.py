@@ -70,7 +70,7 @@ def failed(node: Node, kind="Fault", attempts=1, when=0.0) -> Failed:
 
 def manifest(node: Node, resource, seconds=2.0, **result) -> Manifest:
     """What a stage program would leave for a ready node; ``result`` replaces fields of its result."""
-    found, names = RESULTS[node.kind](node, resource)
+    record, names = RESULTS[node.kind](node, resource)
     outputs = {name: hashlib.sha256(f"{node.name} {node.digest} {name}".encode()).hexdigest()[:12] for name in names}
     return Manifest(
         stage=node.name,
@@ -80,7 +80,7 @@ def manifest(node: Node, resource, seconds=2.0, **result) -> Manifest:
         read_outputs=dict(node.read_outputs or {}),
         outputs=outputs,
         files={},
-        result=found.model_copy(update=result).to_json(),
+        result=record.model_copy(update=result).to_json(),
         seconds=seconds,
     )
 
@@ -108,8 +108,8 @@ def all_done(resource, until="", serve=True, **results):
 
 def _prepare(node, resource):
     rows = ROWS.get(node.name.split("/")[1], 500)
-    found = PrepareResult(rows=SplitRows(train=rows, validation=50, test=100), characters={"train": rows * 40})
-    return found, ("train", "validation", "test", "rows")
+    result = PrepareResult(rows=SplitRows(train=rows, validation=50, test=100), characters={"train": rows * 40})
+    return result, ("train", "validation", "test", "rows")
 
 
 def _base(node, resource):
@@ -129,7 +129,7 @@ def _train(node, resource):
         )
         for step in range(0, 401, 50)
     )
-    found = TrainResult(
+    result = TrainResult(
         steps=400,
         chosen_step=350,
         saturation_step=300,
@@ -142,7 +142,7 @@ def _train(node, resource):
         tokens_per_second=8000.0,
         test_score=0.85 if node.kind == "baseline" else None,
     )
-    return found, ("model", "saturation", "validation", "scores")
+    return result, ("model", "saturation", "validation", "scores")
 
 
 def _filter(node, resource):
@@ -225,14 +225,14 @@ def _ledger(node, resource):
         stage_seconds={"base": 20, "baseline": 60, "high-resource": 0, "mixture": 50},
         replicas=1,
     )
-    found = LedgerResult(
+    result = LedgerResult(
         single_task=single,
         multi_task=multi,
         reduction=Reduction(bytes=0.5, replicas=0.75),
         load_per_task=10.0,
         runtime_bytes=400_000_000,
     )
-    return found, ("result",)
+    return result, ("result",)
 
 
 RESULTS = {

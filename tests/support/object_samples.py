@@ -1,4 +1,4 @@
-"""Specs, owners and units for tests of the objects."""
+"""Specs, owners and Jobs for tests of the objects."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def ready(resource, kind):
     return [stage_order(qualified_name(OWNER.namespace, OWNER.name), resource.spec, graph, node) for node in nodes]
 
 
-def unit(resource, kind):
-    """The unit of the first ready stage of ``kind``, or of all prepares, or resolve or clean-up."""
+def job_spec(resource, kind):
+    """The Job of the first ready stage of ``kind``, or of all prepares, or resolve or clean-up."""
     if kind == "resolve":
         return StageJobSpec.of_resolve(OWNER, 3, None)
     if kind == "clean-up":

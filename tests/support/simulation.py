@@ -8,11 +8,11 @@ import json
 from multitask_api.cluster import CLEAN_UP, CLEANED_KEY, KIND_LABEL, ORDERS_KEY, RESOLVE, RESOLVED_KEY, CleanUpResult
 from multitask_api.stage_io.manifest import Manifest
 from multitask_api.stage_io.packing import manifest_key, pack_manifest
-from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
-from multitask_operator.planner.status import format_time
-from multitask_operator.reconciler import Outcome, reconcile
-from multitask_operator.reconciler.cluster_state import ClusterState, pvc_names
-from multitask_operator.reconciler.stage_job import stage_jobs
+from multitask_operator.reconciler import Result, reconcile
+from multitask_operator.reconciler.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
+from multitask_operator.reconciler.state.accessors import format_time
+from multitask_operator.reconciler.state.cluster_state import ClusterState, pvc_names
+from multitask_operator.reconciler.state.stage_job import stage_jobs
 from multitask_operator.settings import Settings
 from support.graph_builders import graph_of, manifest, model, resolved
 
@@ -104,11 +104,11 @@ class Cluster:
         ``actions``: the operator is killed after so many.
         """
         state = stale or self.observe()
-        outcome = Outcome() if state is None else reconcile(state, self.settings, self.now)
+        result = Result() if state is None else reconcile(state, self.settings, self.now)
         self.now += 1
-        for action in outcome.actions[:actions]:
+        for action in result.actions[:actions]:
             self.carry_out(action)
-        return outcome
+        return result
 
     def settle(self, limit=30):
         """Reconcile until nothing is written any more."""
@@ -159,10 +159,10 @@ class Cluster:
 
     def _put(self, key, obj):
         self._uids += 1
-        found = copy.deepcopy(dict(obj))
+        item = copy.deepcopy(dict(obj))
         made = {"uid": f"u-{self._uids}", "creationTimestamp": format_time(BEGAN + self.written)}
-        found["metadata"] = {**found["metadata"], **made}
-        self.objects[key] = found
+        item["metadata"] = {**item["metadata"], **made}
+        self.objects[key] = item
 
     # -- Jobs and users ------------------------------------------------------------------------------------------------
 
@@ -201,8 +201,8 @@ class Cluster:
         self.objects["Job", name]["status"] = {"startTime": format_time(BEGAN), "conditions": [ended]}
 
     def _manifest(self, order) -> Manifest:
-        found = {key: item for unit in stage_jobs(self.observe()) for key, item in unit.manifests.items()}
-        node = graph_of(self.resource, found, serve=False)[order["stage"]]
+        manifests = {key: item for stage_job in stage_jobs(self.observe()) for key, item in stage_job.manifests.items()}
+        node = graph_of(self.resource, manifests, serve=False)[order["stage"]]
         assert node.digest == order["digest"]
         return manifest(node, self.resource)
 

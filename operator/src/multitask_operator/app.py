@@ -1,11 +1,10 @@
-"""The running operator: watches fill the queue, workers serve it, and health is told, until it is stopped."""
+"""The running operator: watches fill the queue, workers reconcile its keys, health is served, until it is stopped."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,36 +12,42 @@ from pathlib import Path
 
 from multitask_api.resource.model import API_VERSION
 from multitask_operator import health
-from multitask_operator.cluster.client import Client
+from multitask_operator.cluster.client import Client, nothing
 from multitask_operator.cluster.connection import Login, connect, login
 from multitask_operator.cluster.errors import ClusterError, NotFound
-from multitask_operator.cluster.testing import exit_after_writes
 from multitask_operator.controller import Controller, NamespacedName, Reconcile
 from multitask_operator.queue import Backoff, Queue
 from multitask_operator.settings import Settings
 from multitask_operator.watches import watch
 
-#: One key may keep a worker for this long.
+#: One key may occupy a worker for this long.
 RECONCILE_TIMEOUT_SECONDS = 120.0
 
-#: At the end, what is being served may take this long, and the watches this long to close.
+#: After the stop, reconciles that run may take this long, and the watches this long to close.
 GRACE_SECONDS = 20.0
 CLOSE_SECONDS = 5.0
 
-#: Between two attempts to watch.
+#: Between two attempts to start the watches.
 WATCH_BACKOFF = Backoff(first=1.0, longest=60.0)
 
 logger = logging.getLogger(__name__)
 
 
 class Operator:
-    """One run of the program: ``run`` ends when ``stop`` was called."""
+    """One run of the program: ``run`` ends when ``stop`` was called. ``after_write``: see `Client`."""
 
     def __init__(
-        self, settings: Settings, decide: Reconcile, kubeconfig: Path | None = None, context: str | None = None
+        self,
+        settings: Settings,
+        reconcile: Reconcile,
+        kubeconfig: Path | None = None,
+        context: str | None = None,
+        *,
+        after_write: Callable[[], None] = nothing,
     ) -> None:
         self._settings = settings
-        self._decide = decide
+        self._reconcile = reconcile
+        self._after_write = after_write
         self._kubeconfig = kubeconfig
         self._context = context
         self._stopping = asyncio.Event()
@@ -50,15 +55,15 @@ class Operator:
         self._fault = "the watches have not begun"
 
     def stop(self) -> None:
-        """Let `run` end: no new key is begun, those at work have `GRACE_SECONDS`."""
+        """End `run`: no new reconcile begins, and those that run have `GRACE_SECONDS`."""
         self._stopping.set()
 
     async def run(self) -> None:
-        """Serve until stopped. Raises NoCluster and CannotListen."""
+        """Run until stopped. Raises ConnectionConfigError and CannotListen."""
         settings = self._settings
         configuration = await connect(self._kubeconfig, self._context)
-        async with Client(configuration, after_write=exit_after_writes(os.environ)) as client:
-            controller = Controller(client, settings, self._decide)
+        async with Client(configuration, after_write=self._after_write) as client:
+            controller = Controller(client, settings, self._reconcile)
             queue: Queue[NamespacedName] = Queue(
                 controller.reconcile, workers=settings.workers, limit=RECONCILE_TIMEOUT_SECONDS
             )
@@ -94,7 +99,7 @@ class Operator:
                 raise each
 
     async def _keep_watching(self, client: Client, queue: Queue[NamespacedName], stop: Future[None]) -> None:
-        """Watch for as long as the program runs; a watch that fails (no CRD, no permission) is tried again."""
+        """Watch as long as the program runs; a watch that fails (no CRD, no permission) is started again."""
         loop = asyncio.get_running_loop()
         failures = 0
         while not self._stopping.is_set():
@@ -108,7 +113,7 @@ class Operator:
                 fault = "the cluster does not know the kind MultiTaskModel: install the CRDs"
             except ClusterError as error:
                 fault = str(error)
-            except Exception as error:  # noqa: BLE001 - the framework's errors have no common root that it shows
+            except Exception as error:  # noqa: BLE001 - kopf's errors have no public common root
                 fault = f"a watch failed: {error!r}"
             failures = 1 if loop.time() - began > WATCH_BACKOFF.longest else failures + 1
             wait = WATCH_BACKOFF.wait(failures)
@@ -123,10 +128,10 @@ class Operator:
         async def log_in() -> Login:
             return await login(await connect(self._kubeconfig, self._context))
 
-        def found(key: NamespacedName, delay: float) -> None:
+        def enqueue(key: NamespacedName, delay: float) -> None:
             loop.call_soon_threadsafe(queue.add, key, delay)
 
-        watch(found, log_in, self._settings.namespaces, stop, self._watching)
+        watch(enqueue, log_in, self._settings.namespaces, stop, self._watching)
 
 
 async def _in_thread(work: Callable[[], None]) -> None:
@@ -136,7 +141,7 @@ async def _in_thread(work: Callable[[], None]) -> None:
     def run() -> None:
         try:
             work()
-        except BaseException as error:  # noqa: BLE001 - handed on to who waits
+        except BaseException as error:  # noqa: BLE001 - raised again where it is awaited
             done.set_exception(error)
         else:
             done.set_result(None)

@@ -1,5 +1,5 @@
-"""``GET /healthz``: whether every resource gets its turn. Nothing that is asked of the API server counts: when that is
-away, a restart of the operator mends nothing. ``GET /readyz``: whether changes in the cluster are noticed at all."""
+"""``GET /healthz``: whether every resource is reconciled in time. A failed request to the API server does not count:
+while that is down, a restart of the operator mends nothing. ``GET /readyz``: whether the watches run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class CannotListen(UserError):
 
 
 def report(queue: Queue[Any]) -> dict[str, Any]:
-    """What ``/healthz`` says, in JSON; the quantiles are of the latest thousand."""
+    """The body of ``/healthz``; the quantiles are of the latest thousand reconciles."""
     return {
         "oldestSeconds": round(queue.schedule.oldest(), 3),
         "waiting": len(queue.schedule),
@@ -41,19 +41,19 @@ def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
 async def served(
     queue: Queue[Any], address: str, port: int, stale_seconds: float, fault: Callable[[], str | None]
 ) -> AsyncIterator[int]:
-    """Answer on ``address`` (empty: all) and ``port`` (0: any free one), the port of which this gives.
+    """Answer on ``address`` (empty: all) and ``port`` (0: any free one); the context gives the port.
 
-    healthz: 200 while no key has been due for longer than ``stale_seconds``, else 503. readyz: 200 while ``fault``, why
-    nothing is watched, is None. Raises CannotListen.
+    healthz: 200 while no key has been due for longer than ``stale_seconds``, else 503. readyz: 200 while ``fault()``,
+    the reason why nothing is watched, is None. Raises CannotListen.
     """
 
     async def healthz(_: web.Request) -> web.Response:
-        found = report(queue)
-        return web.json_response(found, status=200 if found["oldestSeconds"] <= stale_seconds else 503)
+        body = report(queue)
+        return web.json_response(body, status=200 if body["oldestSeconds"] <= stale_seconds else 503)
 
     async def readyz(_: web.Request) -> web.Response:
-        found = fault()
-        return web.json_response({"fault": found}, status=200 if found is None else 503)
+        reason = fault()
+        return web.json_response({"fault": reason}, status=200 if reason is None else 503)
 
     application = web.Application()
     application.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz)])

@@ -20,12 +20,13 @@ from multitask_operator.settings import described, option, read_settings
 BAD_INPUT = 2
 
 
-async def _run(operator: Callable[[], Operator]) -> None:
-    made = operator()
+async def run(make_operator: Callable[[], Operator]) -> None:
+    """Run an operator, made in the event loop, until SIGTERM or SIGINT."""
+    operator = make_operator()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, made.stop)
-    await made.run()
+        loop.add_signal_handler(number, operator.stop)
+    await operator.run()
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -34,7 +35,7 @@ async def _run(operator: Callable[[], Operator]) -> None:
 @click.option(
     "--log-level", type=click.Choice(["debug", "info", "warning", "error"]), default="info", help="On stderr."
 )
-def command(kubeconfig: Path | None, context: str | None, log_level: str, **given: str | None) -> None:
+def command(kubeconfig: Path | None, context: str | None, log_level: str, **arguments: str | None) -> None:
     """Bring every MultiTaskModel of a cluster to what its spec says, until SIGTERM.
 
     Each option has an environment variable, named in brackets; the option wins.
@@ -43,11 +44,11 @@ def command(kubeconfig: Path | None, context: str | None, log_level: str, **give
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
     if log_level != "debug":
-        logging.getLogger("kopf").setLevel(logging.WARNING)  # it tells of every event
+        logging.getLogger("kopf").setLevel(logging.WARNING)  # it logs every event
         logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # we handle the signals
     try:
-        settings = read_settings(given, os.environ)
-        asyncio.run(_run(lambda: Operator(settings, reconcile, kubeconfig, context)))
+        settings = read_settings(arguments, os.environ)
+        asyncio.run(run(lambda: Operator(settings, reconcile, kubeconfig, context)))
     except UserError as error:
         for line in str(error).splitlines():
             click.echo(f"mtm-operator: {line}", err=True)

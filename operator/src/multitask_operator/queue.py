@@ -27,8 +27,8 @@ class Backoff:
     first: float = 1.0
     longest: float = 300.0
     rest: float = 5.0
-    """A key that failed is not served sooner than the lesser of its wait and this, whatever events come for it; after
-    that an event is served at once, so that whoever mends a resource need not wait for the backoff to end."""
+    """Seconds (or the wait, if that is shorter) for which events of a failed key are held back. After that an event is
+    handled at once, so that nobody who repairs a resource has to wait for the backoff to end."""
 
     def wait(self, failures: int) -> float:
         """Seconds to wait after ``failures`` (1 or more) failures in a row."""
@@ -36,20 +36,20 @@ class Backoff:
 
 
 class Schedule(Generic[Key]):
-    """When which key is due. No waiting and no tasks in here; ``clock`` gives seconds and never goes back."""
+    """When which key is due, without waiting and without tasks; ``clock`` gives seconds and is monotonic."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic, backoff: Backoff = Backoff()) -> None:
         self._clock = clock
         self._backoff = backoff
-        self._due: dict[Key, float] = {}  # keys that wait; a running key stands here when it was added meanwhile
+        self._due: dict[Key, float] = {}  # keys that wait; also a running key that was added meanwhile
         self._running: dict[Key, float] = {}  # when it was due
         self._failures: dict[Key, int] = {}
-        self._rests: dict[Key, float] = {}  # until when a key that failed is left alone
-        self._heap: list[tuple[float, int, Key]] = []  # may hold entries that no longer hold; _due is the truth
+        self._rests: dict[Key, float] = {}  # until when events of a key that failed are held back
+        self._heap: list[tuple[float, int, Key]] = []  # may contain outdated entries; _due is the truth
         self._order = itertools.count()
 
     def add(self, key: Key, delay: float = 0.0) -> None:
-        """Make ``key`` due in ``delay`` seconds; of several wishes the earliest counts."""
+        """Make ``key`` due in ``delay`` seconds; of several calls the earliest time counts."""
         due = max(self._clock() + delay, self._rests.get(key, 0.0))
         if key not in self._due or due < self._due[key]:
             self._due[key] = due
@@ -66,14 +66,14 @@ class Schedule(Generic[Key]):
         self._running[key] = due
         return key
 
-    def done(self, key: Key, again: float | None = None) -> None:
-        """``key`` was served; look at it again in ``again`` seconds at the latest (None: when it is added)."""
+    def done(self, key: Key, requeue_after: float | None = None) -> None:
+        """``key`` was reconciled; it is due again after ``requeue_after`` seconds, or earlier if it is added."""
         self._failures.pop(key, None)
         self._rests.pop(key, None)
-        self._finish(key, again)
+        self._finish(key, requeue_after)
 
     def failed(self, key: Key) -> float:
-        """``key`` could not be served; gives the seconds after which it is tried again."""
+        """Reconciling ``key`` failed; gives the seconds after which it is tried again."""
         self._failures[key] = self._failures.get(key, 0) + 1
         wait = self._backoff.wait(self._failures[key])
         self._rests[key] = self._clock() + min(wait, self._backoff.rest)
@@ -88,22 +88,22 @@ class Schedule(Generic[Key]):
         return None if head is None else max(0.0, head[0] - self._clock())
 
     def oldest(self) -> float:
-        """Seconds that the oldest key has been due without having been served to the end; 0 if none is due."""
+        """Seconds that the oldest key has been due without its reconcile having ended; 0 if none is due."""
         now = self._clock()
         waiting = (due for key, due in self._due.items() if key not in self._running)
         return max(0.0, now - min(itertools.chain(waiting, self._running.values()), default=now))
 
     def running(self) -> int:
-        """How many keys are being served."""
+        """How many keys are being reconciled."""
         return len(self._running)
 
     def __len__(self) -> int:
         """How many keys wait, due or not."""
         return len(self._due)
 
-    def _finish(self, key: Key, again: float | None) -> None:
-        if again is not None:
-            self.add(key, again)
+    def _finish(self, key: Key, requeue_after: float | None) -> None:
+        if requeue_after is not None:
+            self.add(key, requeue_after)
         del self._running[key]
         if key in self._due:
             self._push(key)
@@ -121,22 +121,22 @@ class Schedule(Generic[Key]):
 
 
 class Queue(Generic[Key]):
-    """Serves the keys of a schedule with ``workers`` tasks.
+    """Reconciles the keys of a schedule with ``workers`` tasks.
 
-    ``serve(key)`` returns the seconds after which to look again, or None. When it raises, or takes longer than
-    ``limit`` seconds, that key alone waits longer and longer (`Backoff`).
+    ``reconcile(key)`` returns the seconds after which the key is due again, or None. When it raises, or takes longer
+    than ``limit`` seconds, that key alone waits longer and longer (`Backoff`).
     """
 
     def __init__(
         self,
-        serve: Callable[[Key], Awaitable[float | None]],
+        reconcile: Callable[[Key], Awaitable[float | None]],
         *,
         workers: int,
         limit: float,
         schedule: Schedule[Key] | None = None,
     ) -> None:
         self.schedule: Schedule[Key] = Schedule() if schedule is None else schedule
-        self._serve = serve
+        self._reconcile = reconcile
         self._limit = limit
         self._slots = asyncio.Semaphore(workers)
         self._changed = asyncio.Event()
@@ -144,7 +144,7 @@ class Queue(Generic[Key]):
         self.served = 0
         self.failed = 0
         self.seconds: deque[float] = deque(maxlen=1000)
-        """How long serving took, of the latest keys that were served without an error."""
+        """How long a reconcile took, of the latest ones that raised no error."""
 
     def add(self, key: Key, delay: float = 0.0) -> None:
         """Make ``key`` due in ``delay`` seconds. To be called in the event loop that `run` runs in."""
@@ -152,7 +152,7 @@ class Queue(Generic[Key]):
         self._changed.set()
 
     async def run(self) -> None:
-        """Serve keys until cancelled; what is being served then goes on, see `finish`."""
+        """Reconcile keys until cancelled; reconciles that run then go on, see `finish`."""
         while True:
             await self._slots.acquire()
             try:
@@ -160,12 +160,12 @@ class Queue(Generic[Key]):
             except BaseException:
                 self._slots.release()
                 raise
-            task = asyncio.create_task(self._work(key), name=f"serve {key}")
+            task = asyncio.create_task(self._work(key), name=f"reconcile {key}")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
     async def finish(self, grace: float) -> None:
-        """Once `run` was cancelled: wait ``grace`` seconds for what is being served, then cancel it."""
+        """Once `run` was cancelled: wait ``grace`` seconds for the reconciles that run, then cancel them."""
         if not self._tasks:
             return
         _, late = await asyncio.wait(self._tasks, timeout=grace)
@@ -187,7 +187,7 @@ class Queue(Generic[Key]):
         began = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._limit):
-                again = await self._serve(key)
+                requeue_after = await self._reconcile(key)
         except asyncio.CancelledError:
             self.schedule.done(key, 0.0)
             raise
@@ -195,12 +195,12 @@ class Queue(Generic[Key]):
             self._failed(key, f"not done in {self._limit:g} s")
         except MultitaskError as error:
             self._failed(key, str(error))
-        except Exception as error:  # noqa: BLE001 - one key's fault must not end the others' service
+        except Exception as error:  # noqa: BLE001 - one key's fault must not end the others' reconciles
             self._failed(key, "a fault of the operator", error)
         else:
             self.served += 1
             self.seconds.append(asyncio.get_running_loop().time() - began)
-            self.schedule.done(key, again)
+            self.schedule.done(key, requeue_after)
         finally:
             self._slots.release()
             self._changed.set()

@@ -1,6 +1,6 @@
-"""Watches: whatever happens to a model or to one of its children puts the model's key into the queue, and that is all.
+"""Watches: an event of a model or of one of its children puts the model's key into the queue, and nothing more.
 
-They run in a thread of their own: the framework ends by cancelling every task of its event loop, and ours go on.
+They run in a thread of their own: kopf ends by cancelling every task of its event loop, and ours have to go on.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Enqueue = Callable[[NamespacedName, float], None]
 
 LogIn = Callable[[], Awaitable[Login]]
 
-#: Events of children come in bursts (our own writes among them): one look for all of a burst.
+#: Events of children come in bursts (our own writes among them): one reconcile for all of a burst.
 DEBOUNCE_SECONDS = 0.2
 
 MODELS = (GROUP, "v1alpha1", "multitaskmodels")
@@ -35,9 +35,8 @@ def watch(
 ) -> None:
     """Watch until ``stop`` is done, in ``namespaces`` or, if there are none, everywhere. To be called in a thread.
 
-    ``watching`` is set once the watches have begun.
-
-    Raises the framework's error when a watch cannot go on: the kind is gone, or the permission.
+    ``watching`` is set once the watches have begun. Raises kopf's error when a watch cannot go on: the kind or the
+    permission is gone.
     """
     asyncio.run(_watch(enqueue, log_in, namespaces, stop, watching))
 
@@ -49,10 +48,10 @@ async def _watch(
     flag = asyncio.Event()
 
     def raise_flag(_: Future[None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended before
+        with contextlib.suppress(RuntimeError):  # the loop has ended already
             loop.call_soon_threadsafe(flag.set)
 
-    # The framework's own wait for a flag of another thread keeps a thread for ever when a watch fails.
+    # kopf's own wait for a flag of another thread never ends its thread when a watch fails.
     stop.add_done_callback(raise_flag)
     await kopf.operator(
         registry=_registry(enqueue, log_in),
@@ -60,7 +59,7 @@ async def _watch(
         clusterwide=not namespaces,
         namespaces=list(namespaces),
         standalone=True,
-        # Its own would name the user, whom an image need not know; without peering nobody reads it.
+        # The default would contain the user's name, which an image need not have; without peering nobody reads it.
         identity=cast(Any, "multitask-operator"),  # a NewType of str that is not public
         stop_flag=flag,
         ready_flag=watching,
@@ -100,7 +99,7 @@ def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
     settings.posting.enabled = False
     settings.process.ultimate_exiting_timeout = None  # it would kill the thread's process
-    # No look at CRDs and namespaces, which would want more permissions: who calls us has seen that the CRD is there.
+    # CRDs and namespaces are not scanned, which would take more permissions: the caller has seen that the CRD exists.
     settings.scanning.disabled = True
     settings.persistence.diffbase_storage = _NoDiffs()
     settings.watching.label_selectors.update(dict.fromkeys(CHILDREN, f"{MANAGED_BY_LABEL}={MANAGED_BY},{MODEL_LABEL}"))
@@ -113,7 +112,7 @@ def _settings() -> kopf.OperatorSettings:
 
 
 class _NoDiffs(kopf.DiffBaseStorage):
-    """Nothing is compared with what was handled last; the default copies every object that comes."""
+    """Keeps no last-handled state to compare with; the default copies every object that arrives."""
 
     def build(self, **_: Any) -> kopf.BodyEssence:
         return kopf.BodyEssence()

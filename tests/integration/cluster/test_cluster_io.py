@@ -29,8 +29,8 @@ from multitask_operator.cluster.errors import (
     Unavailable,
 )
 from multitask_operator.cluster.observe import observe
-from multitask_operator.objects.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
-from multitask_operator.reconciler.cluster_state import ClusterState
+from multitask_operator.reconciler.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
+from multitask_operator.reconciler.state.cluster_state import ClusterState
 from support.cluster import resources
 
 #: Long before anything was made: no Job is late.
@@ -256,7 +256,7 @@ async def test_after_a_conflict_nothing_more_is_done(client: Client, namespace: 
     raw = await desk(client, namespace)
     cluster.kubectl("-n", namespace, "annotate", "mtm", "desk", "note=changed")
     done = await apply(client, raw, [patch(raw, {"stage": "prepare"}), Create(configmap(raw))])
-    assert done == Applied(requeue_after=True)
+    assert done == Applied(conflict=True)
     assert (await state_of(client, namespace)).configmaps == ()
 
 
@@ -274,14 +274,14 @@ async def test_finalizers_are_those_of_the_look_or_not_changed_at_all(
 ) -> None:
     raw = await desk(client, namespace)
     assert await apply(client, raw, [finalizers(raw, FINALIZER, "example.test/theirs")]) == Applied()
-    assert await apply(client, raw, [finalizers(raw)]) == Applied(requeue_after=True)
+    assert await apply(client, raw, [finalizers(raw)]) == Applied(conflict=True)
     held = await state_of(client, namespace)
     assert held.model["metadata"]["finalizers"] == [FINALIZER, "example.test/theirs"]
     cluster.kubectl("-n", namespace, "delete", "mtm", "desk", "--wait=false")
     going = await state_of(client, namespace)
     assert await apply(client, going, [finalizers(going), Event("Normal", "CleanedUp", "Gone.")]) == Applied()
     assert await observe(client, namespace, "desk", NOW) is None
-    assert await apply(client, going, [finalizers(going)]) == Applied(requeue_after=True)
+    assert await apply(client, going, [finalizers(going)]) == Applied(conflict=True)
 
 
 async def test_the_other_models_are_read_only_for_a_clean_up(
@@ -328,8 +328,8 @@ async def test_a_strangers_object_in_the_way_is_a_refusal_and_that_of_a_former_m
         409,
     )
     assert refused.rejected_write.message == ("there is one of this name that does not belong to desk")
-    assert (await apply(client, raw, [Apply(configmap(raw, "former"))])) in (Applied(requeue_after=True), Applied())
-    assert (await apply(client, raw, [Create(configmap(raw, "former"))])) in (Applied(requeue_after=True), Applied())
+    assert (await apply(client, raw, [Apply(configmap(raw, "former"))])) in (Applied(conflict=True), Applied())
+    assert (await apply(client, raw, [Create(configmap(raw, "former"))])) in (Applied(conflict=True), Applied())
     names = [item["metadata"]["name"] for item in (await state_of(client, namespace)).configmaps]
     assert "never" not in names
 

@@ -14,9 +14,8 @@ from devcluster.cluster_client import ClusterClient
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.connection import connect
 from multitask_operator.controller import CONFLICT_REQUEUE_SECONDS, Controller, NamespacedName, Reconcile, WriteRejected
-from multitask_operator.objects.actions import Create, PatchStatus
-from multitask_operator.reconciler.cluster_state import ClusterState
-from multitask_operator.reconciler.outcome import Outcome
+from multitask_operator.reconciler.actions import Create, PatchStatus, Result
+from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.settings import Settings
 from support.cluster import resources
 
@@ -48,7 +47,7 @@ def status(rest: httpx.Client, namespace: str) -> Any:
 
 
 async def test_a_model_that_is_gone_is_not_looked_at_again(client: Client, namespace: str) -> None:
-    def decide(*_: Any) -> Outcome:
+    def decide(*_: Any) -> Result:
         raise AssertionError("there is nothing to decide")
 
     assert await controller(client, decide).reconcile(NamespacedName(namespace, "desk")) is None
@@ -66,7 +65,7 @@ async def test_when_it_looks_again(
     client: Client, rest: httpx.Client, namespace: str, look_again: float | None, least: float, most: float
 ) -> None:
     objects.post(rest, PATH.format(namespace), resources.model())
-    again = await controller(client, lambda *_: Outcome(requeue_after=look_again)).reconcile(
+    again = await controller(client, lambda *_: Result(requeue_after=look_again)).reconcile(
         NamespacedName(namespace, "desk")
     )
     assert again is not None
@@ -78,9 +77,9 @@ async def test_somebody_elses_write_in_between_means_a_new_look_soon(
 ) -> None:
     objects.post(rest, PATH.format(namespace), resources.model())
 
-    def decide(raw: ClusterState, *_: Any) -> Outcome:
+    def decide(raw: ClusterState, *_: Any) -> Result:
         objects.patch_status(rest, f"{PATH.format(namespace)}/desk", {"stage": "somebody's"})
-        return Outcome((stage(raw, "ours"), configmap(raw)))
+        return Result((stage(raw, "ours"), configmap(raw)))
 
     assert await controller(client, decide).reconcile(NamespacedName(namespace, "desk")) == CONFLICT_REQUEUE_SECONDS
     assert status(rest, namespace) == {"stage": "somebody's"}
@@ -93,8 +92,8 @@ async def test_a_write_that_is_refused_is_told_in_the_status_and_nothing_else_is
     objects.post(rest, f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
     objects.post(rest, PATH.format(namespace), resources.model())
 
-    def decide(raw: ClusterState, *_: Any) -> Outcome:
-        return Outcome((configmap(raw), stage(raw, raw.rejected_writes[0].reason if raw.rejected_writes else "never")))
+    def decide(raw: ClusterState, *_: Any) -> Result:
+        return Result((configmap(raw), stage(raw, raw.rejected_writes[0].reason if raw.rejected_writes else "never")))
 
     with pytest.raises(WriteRejected, match=r"^cannot create ConfigMap unit: .*exceeded quota: few"):
         await controller(client, decide).reconcile(NamespacedName(namespace, "desk"))

@@ -8,7 +8,6 @@ from devcluster import objects
 from devcluster.chart import rendered
 from devcluster.processes import until
 from multitask_api.cluster import FINALIZER, MODEL_LABEL
-from multitask_operator.cluster.testing import VARIABLE
 from support.cluster.fake_pods import FakePods
 from support.cluster.model_factory import MOST_WRITES, apply, job_names, make_model
 from support.cluster.operator_process import run_operator
@@ -166,7 +165,7 @@ def test_killed_after_every_write_a_deletion_comes_to_its_end(cluster, ready, tm
             baselines_run(cluster, ready, pods)
         delete(cluster, ready)
         while kills < MOST_WRITES and not gone(cluster, ready, pods):
-            with run_operator(cluster.admin, tmp_path, ready, **{VARIABLE: "1"}) as running:
+            with run_operator(cluster.admin, tmp_path, ready, killed_after_writes=1) as running:
                 running.until(
                     f"a write after {kills} kills",
                     lambda running=running: gone(cluster, ready, pods) or running.process.poll() is not None,

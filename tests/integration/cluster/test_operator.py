@@ -13,7 +13,6 @@ import pytest
 
 from devcluster import chart, objects
 from multitask_api.cluster import MODEL_LABEL
-from multitask_operator.cluster.testing import VARIABLE
 from support.cluster.access_reviews import account
 from support.cluster.fake_pods import FakePods
 from support.cluster.model_factory import MOST_WRITES, apply, make_model, status
@@ -108,7 +107,7 @@ def test_killed_after_every_write_it_comes_to_the_same_end(cluster, ready, tmp_p
     kills = 0
     with FakePods(cluster, ready, resource) as pods:
         while kills < MOST_WRITES and not trained(cluster, ready, pods):
-            with run_operator(cluster.admin, tmp_path, ready, **{VARIABLE: "1"}) as running:
+            with run_operator(cluster.admin, tmp_path, ready, killed_after_writes=1) as running:
                 running.until(
                     f"a write after {kills} kills",
                     lambda running=running: running.process.poll() is not None or trained(cluster, ready, pods),

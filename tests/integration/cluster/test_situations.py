@@ -272,9 +272,9 @@ SITUATIONS = {
     "a unit's ConfigMap loses its annotations": Situation(
         breaks=patch_child("configmaps", {"metadata": {"annotations": None}})
     ),
-    "a Job that was deleted is held by a finalizer": Situation(
+    "a Job that was deleted has a finalizer": Situation(
         "NotDeleted",
-        "is held by example.com/hold",
+        "still exists, finalizers: example.com/hold",
         breaks=delete_job_with_foreign_finalizer,
         mends=remove_foreign_finalizer,
         then="baseline",

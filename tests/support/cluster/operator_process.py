@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 
 from devcluster.processes import until
+from support.cluster import killed_operator
 
 EXECUTABLE = Path(sys.executable).with_name("mtm-operator")
 SECONDS = 120.0  # a busy machine starts a Python with these libraries in half a minute
@@ -22,7 +23,7 @@ SECONDS = 120.0  # a busy machine starts a Python with these libraries in half a
 class OperatorProcess:
     """A running operator and its log."""
 
-    def __init__(self, config: Path, log: Path, namespaces: Sequence[str], **variables: str) -> None:
+    def __init__(self, command: Sequence[str], log: Path, namespaces: Sequence[str], **variables: str) -> None:
         self.log = log
         self._file = log.open("w")
         environment = os.environ | {
@@ -32,7 +33,7 @@ class OperatorProcess:
             "MULTITASK_NAMESPACES": ",".join(namespaces),
         }
         self.process = subprocess.Popen(
-            [str(EXECUTABLE), "--kubeconfig", str(config)],
+            command,
             env=environment | variables,
             stdin=subprocess.DEVNULL,
             stdout=self._file,
@@ -82,9 +83,18 @@ class OperatorProcess:
 
 @contextmanager
 def run_operator(
-    config: Path, folder: Path, *namespaces: str, name: str = "operator", **variables: str
+    config: Path,
+    folder: Path,
+    *namespaces: str,
+    name: str = "operator",
+    killed_after_writes: int | None = None,
+    **variables: str,
 ) -> Iterator[OperatorProcess]:
-    process = OperatorProcess(config, folder / f"{name}.log", namespaces, **variables)
+    """``mtm-operator`` while entered; with ``killed_after_writes`` it is killed right after that write."""
+    command = [str(EXECUTABLE), "--kubeconfig", str(config)]
+    if killed_after_writes is not None:
+        command = [sys.executable, "-P", killed_operator.__file__, str(killed_after_writes), str(config)]
+    process = OperatorProcess(command, folder / f"{name}.log", namespaces, **variables)
     try:
         yield process
     finally:

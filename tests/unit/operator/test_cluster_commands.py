@@ -17,8 +17,8 @@ from multitask_operator.commands.cluster.model_view import seconds_of_stages
 from multitask_operator.commands.cluster.plan import summarize
 from multitask_operator.commands.cluster.pods import NoSuchStage, log_unavailable, newest_pod, not_started, select_job
 from multitask_operator.commands.cluster.session import ClusterOptions
-from multitask_operator.planner.status import format_time
-from multitask_operator.reconciler.model_state import ModelState
+from multitask_operator.reconciler.state.accessors import format_time
+from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.report.build import build_report
 from support.graph_builders import all_done, graph_of, task
 from support.simulation import BEGAN, REMOVED, Cluster
@@ -218,7 +218,7 @@ SITUATIONS = {
         ("NoGPUFree", True),
         ("waits for a free nvidia.com/gpu", "lower training.gpusPerNode"),
     ),
-    "a queue has not admitted the Job": (in_a_queue, ("Queued", True), ("queue 'team-a'", "who")),
+    "a queue has not admitted the Job": (in_a_queue, ("Queued", True), ("queue 'team-a'", "owner of the queue")),
     "the image cannot be pulled": (
         lambda: waiting_for(waiting={"reason": "ImagePullBackOff", "message": "not found"}),
         ("ImageNotPulled", True),

@@ -148,11 +148,11 @@ def test_what_is_stopped(sentence, stage, digest, expected):
 
 
 def test_a_suspended_model_stops_everything_and_starts_nothing():
-    graph = graph_of(DESK)
-    decided = plan(DESK, observed(DESK, running=running(graph, "prepare/intent"), suspend=True), 0.0)
+    suspended = model(suspend=True)
+    graph = graph_of(suspended)
+    decided = plan(suspended, observed(suspended, running=running(graph, "prepare/intent")), 0.0)
     assert [stop.stage for stop in decided.stops] == ["prepare/intent"]
     assert decided.starts == ()
-    assert {c.type: c.reason for c in decided.status.conditions}["Progressing"] == "Suspended"
 
 
 def test_adding_a_task_runs_its_prepare_and_baseline_and_what_depends_on_them():
@@ -171,10 +171,10 @@ def test_adding_a_task_runs_its_prepare_and_baseline_and_what_depends_on_them():
     assert {"mixture/classification", "evaluate/classification", "export"} <= set(ran)
 
 
-def test_an_unresolved_address_blocks_and_says_so():
+def test_an_unresolved_address_blocks_everything():
     decided = plan(DESK, observed(DESK).__class__(resolved=Resolved(data={}), manifests={}, capacity=TWO_CORES), 0.0)
     assert decided.finished
-    assert {c.type: c.reason for c in decided.status.conditions}["Progressing"] == "Blocked"
+    assert decided.starts == ()
 
 
 # -- properties --------------------------------------------------------------------------------------------------------

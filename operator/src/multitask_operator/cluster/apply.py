@@ -1,4 +1,4 @@
-"""Carries out what was decided, in order. Whatever ends it in between, the next look decides anew."""
+"""Carries out what was decided, in order. If it ends in between, the next reconcile decides again."""
 
 from __future__ import annotations
 
@@ -13,41 +13,42 @@ from typing import Any
 
 from multitask_api.cluster import MANAGED_BY_LABEL, MODEL_LABEL
 from multitask_api.resource.model import API_VERSION
+from multitask_api.types import JsonObject
 from multitask_operator.cluster.client import FIELD_MANAGER, Client
 from multitask_operator.cluster.errors import AlreadyExists, ClusterError, Conflict, NotFound, Request, RequestRejected
 from multitask_operator.formatting import cut
-from multitask_operator.objects.actions import Action, Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
-from multitask_operator.reconciler.cluster_state import ClusterState, Object, RejectedWrite
+from multitask_operator.reconciler.actions import Action, Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
+from multitask_operator.reconciler.state.cluster_state import ClusterState, RejectedWrite
 
 logger = logging.getLogger(__name__)
 
-#: Bytes of an Event's note; the server's message about it says characters, and counts bytes.
+#: Bytes of an Event's note: the API server's message speaks of characters, but it counts bytes.
 _NOTE = 1024
 
 
 @dataclass(frozen=True)
 class Applied:
-    """How far it went. Nothing that came after a conflict or a refusal was done."""
+    """How far it went. Nothing after a conflict or a rejected write was done."""
 
-    requeue_after: bool = False
+    conflict: bool = False
     """Somebody else wrote in between: what was decided is out of date."""
     rejected_write: RejectedWrite | None = None
 
 
-async def apply(client: Client, raw: ClusterState, actions: Sequence[Action]) -> Applied:
-    """Do ``actions``, which were decided on ``raw``, one after the other.
+async def apply(client: Client, cluster: ClusterState, actions: Sequence[Action]) -> Applied:
+    """Do ``actions``, which were decided on ``cluster``, one after the other.
 
     Raises ClusterError where the API server could not be asked; an Event that cannot be posted is only logged.
     """
     for action in actions:
         try:
-            await _do(client, raw, action)
+            await _do(client, cluster, action)
         except Conflict as error:
-            logger.info("%s/%s: looking again: %s", raw.namespace, raw.name, error)
-            return Applied(requeue_after=True)
+            logger.info("%s/%s: reconciling again: %s", cluster.namespace, cluster.name, error)
+            return Applied(conflict=True)
         except RequestRejected as error:
             kind = _kind(action)
-            name = error.request.name or raw.name
+            name = error.request.name or cluster.name
             return Applied(
                 rejected_write=RejectedWrite(error.request.verb, kind, name, error.code, error.reason, error.message)
             )
@@ -64,58 +65,59 @@ def _kind(action: Action) -> str:
             return "MultiTaskModel"
 
 
-async def _do(client: Client, raw: ClusterState, action: Action) -> None:
+async def _do(client: Client, cluster: ClusterState, action: Action) -> None:
     match action:
         case Create():
             await _create(client, action.obj)
         case Apply():
             await _apply(client, action.obj)
         case Delete():
-            await _delete(client, raw, action)
+            await _delete(client, cluster, action)
         case PatchStatus():
-            await _patch_status(client, raw, action)
+            await _patch_status(client, cluster, action)
         case PatchFinalizers():
-            await _patch_finalizers(client, raw, action)
+            await _patch_finalizers(client, cluster, action)
         case Event():
-            await _post(client, raw, action)
+            await _post(client, cluster, action)
 
 
-async def _create(client: Client, body: Object) -> None:
+async def _create(client: Client, body: JsonObject) -> None:
     try:
         await client.create(body)
         return
     except AlreadyExists:
         metadata = body["metadata"]
     try:
-        found = await client.get(body["apiVersion"], body["kind"], metadata["name"], metadata["namespace"])
+        existing = await client.get(body["apiVersion"], body["kind"], metadata["name"], metadata["namespace"])
     except NotFound as error:
         raise Conflict(f"{body['kind']} {metadata['name']} has just been deleted") from error
-    _check_owner("create", body, found)
-    if _labels(found) != _labels(body):  # somebody took one away, and no look will ever show it
+    _check_owner("create", body, existing)
+    if _labels(existing) != _labels(body):  # somebody removed one, so that `observe` will never list the object
         await client.delete(
-            body["apiVersion"], body["kind"], metadata["name"], metadata["namespace"], uid=found["metadata"]["uid"]
+            body["apiVersion"], body["kind"], metadata["name"], metadata["namespace"], uid=existing["metadata"]["uid"]
         )
-        raise Conflict(f"{body['kind']} {metadata['name']} had lost its labels; it was deleted, to be made anew")
-    # else made since the look, by ourselves or by another operator
+        raise Conflict(f"{body['kind']} {metadata['name']} had lost its labels; it was deleted and is created again")
+    # else created since `observe`, by ourselves or by another operator
 
 
-async def _apply(client: Client, body: Object) -> None:
+async def _apply(client: Client, body: JsonObject) -> None:
     metadata = body["metadata"]
     with contextlib.suppress(NotFound):
-        found = await client.get(body["apiVersion"], body["kind"], metadata["name"], metadata["namespace"])
-        # one with our labels and without an owner is ours, and somebody took the owner away
-        if _controller(found) or _labels(found) != _labels(body):
-            _check_owner("apply", body, found)
+        existing = await client.get(body["apiVersion"], body["kind"], metadata["name"], metadata["namespace"])
+        # with our labels and without an owner it is ours, and somebody removed the owner
+        if _controller(existing) or _labels(existing) != _labels(body):
+            _check_owner("apply", body, existing)
     await client.apply(body)
 
 
-def _check_owner(verb: str, body: Object, found: Object) -> None:
-    """Raise Refused if ``found``, which has the name of ``body``, is a stranger's; Conflict if it is going."""
+def _check_owner(verb: str, body: JsonObject, existing: JsonObject) -> None:
+    """Raise RequestRejected if another owner controls ``existing``, which has the name of ``body``; Conflict if it is
+    being deleted or belongs to a former object of the owner's name."""
     metadata = body["metadata"]
-    wanted, there = _controller(body), _controller(found)
-    if wanted == there:
+    wanted, current = _controller(body), _controller(existing)
+    if wanted == current:
         return
-    if found["metadata"].get("deletionTimestamp") or (there.get("kind"), there.get("name")) == (
+    if existing["metadata"].get("deletionTimestamp") or (current.get("kind"), current.get("name")) == (
         wanted.get("kind"),
         wanted.get("name"),
     ):
@@ -128,13 +130,13 @@ def _check_owner(verb: str, body: Object, found: Object) -> None:
     )
 
 
-def _labels(obj: Object) -> list[str | None]:
-    """Those by which a look finds the children of a model."""
+def _labels(obj: JsonObject) -> list[str | None]:
+    """Those by which `observe` lists the children of a model."""
     labels = obj["metadata"].get("labels") or {}
     return [labels.get(name) for name in (MANAGED_BY_LABEL, MODEL_LABEL)]
 
 
-def _controller(obj: Object) -> Mapping[str, Any]:
+def _controller(obj: JsonObject) -> Mapping[str, Any]:
     """kind, name and uid of what controls the object; empty if nothing does."""
     owners = obj["metadata"].get("ownerReferences") or ()
     for owner in owners:
@@ -143,38 +145,38 @@ def _controller(obj: Object) -> Mapping[str, Any]:
     return {}
 
 
-async def _delete(client: Client, raw: ClusterState, action: Delete) -> None:
+async def _delete(client: Client, cluster: ClusterState, action: Delete) -> None:
     try:
         await client.delete(
             action.api_version,
             action.kind,
             action.name,
-            raw.namespace,
+            cluster.namespace,
             uid=action.uid,
             propagation=action.propagation,
         )
     except (Conflict, NotFound):
-        return  # another one by now, or gone
+        return  # replaced by another one, or gone
 
 
-async def _patch_status(client: Client, raw: ClusterState, action: PatchStatus) -> None:
-    before = raw.model.get("status") or {}
+async def _patch_status(client: Client, cluster: ClusterState, action: PatchStatus) -> None:
+    before = cluster.model.get("status") or {}
     body = {
         "metadata": {"resourceVersion": action.resource_version},
         "status": merge_patch(before, action.status),
     }
     try:
-        await client.patch_status(API_VERSION, "MultiTaskModel", raw.name, raw.namespace, body)
+        await client.patch_status(API_VERSION, "MultiTaskModel", cluster.name, cluster.namespace, body)
     except NotFound as error:
-        raise Conflict(f"MultiTaskModel {raw.name} is gone") from error
+        raise Conflict(f"MultiTaskModel {cluster.name} is gone") from error
 
 
-async def _patch_finalizers(client: Client, raw: ClusterState, action: PatchFinalizers) -> None:
+async def _patch_finalizers(client: Client, cluster: ClusterState, action: PatchFinalizers) -> None:
     metadata = {"resourceVersion": action.resource_version, "finalizers": list(action.finalizers)}
     try:
-        await client.patch(API_VERSION, "MultiTaskModel", raw.name, raw.namespace, {"metadata": metadata})
+        await client.patch(API_VERSION, "MultiTaskModel", cluster.name, cluster.namespace, {"metadata": metadata})
     except NotFound as error:
-        raise Conflict(f"MultiTaskModel {raw.name} is gone") from error
+        raise Conflict(f"MultiTaskModel {cluster.name} is gone") from error
 
 
 def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,20 +192,20 @@ def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str
     return patch
 
 
-async def _post(client: Client, raw: ClusterState, action: Event) -> None:
+async def _post(client: Client, cluster: ClusterState, action: Event) -> None:
     try:
-        await client.create(event_object(raw, action, datetime.datetime.now(datetime.UTC)))
+        await client.create(event_object(cluster, action, datetime.datetime.now(datetime.UTC)))
     except ClusterError as error:
-        logger.warning("%s/%s: Event %s: %s", raw.namespace, raw.name, action.reason, error)
+        logger.warning("%s/%s: Event %s: %s", cluster.namespace, cluster.name, action.reason, error)
 
 
-def event_object(raw: ClusterState, event: Event, now: datetime.datetime) -> Object:
-    """An Event of events.k8s.io/v1 about the model of ``raw``; ``now`` in UTC."""
-    metadata = raw.model["metadata"]
+def event_object(cluster: ClusterState, event: Event, now: datetime.datetime) -> JsonObject:
+    """An Event of events.k8s.io/v1 about the model of ``cluster``; ``now`` in UTC."""
+    metadata = cluster.model["metadata"]
     return {
         "apiVersion": "events.k8s.io/v1",
         "kind": "Event",
-        "metadata": {"name": f"{raw.name[:200]}.{secrets.token_hex(8)}", "namespace": raw.namespace},
+        "metadata": {"name": f"{cluster.name[:200]}.{secrets.token_hex(8)}", "namespace": cluster.namespace},
         "eventTime": now.strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
         "reportingController": FIELD_MANAGER,
         "reportingInstance": socket.gethostname()[:128],
@@ -214,8 +216,8 @@ def event_object(raw: ClusterState, event: Event, now: datetime.datetime) -> Obj
         "regarding": {
             "apiVersion": API_VERSION,
             "kind": "MultiTaskModel",
-            "namespace": raw.namespace,
-            "name": raw.name,
+            "namespace": cluster.namespace,
+            "name": cluster.name,
             "uid": metadata.get("uid"),
             "resourceVersion": metadata.get("resourceVersion"),
         },

@@ -13,8 +13,8 @@ from kubernetes.aio.client.exceptions import ApiException
 from kubernetes.aio.dynamic.client import DynamicClient
 from kubernetes.aio.dynamic.resource import Resource
 
+from multitask_api.types import JsonObject
 from multitask_operator.cluster.errors import Request, Unavailable, error_for
-from multitask_operator.reconciler.cluster_state import Object
 
 FIELD_MANAGER = "multitask-operator"
 
@@ -24,8 +24,8 @@ TIMEOUT = aiohttp.ClientTimeout(total=30.0, sock_connect=5.0)
 #: Objects of one page of a list.
 PAGE = 500
 
-#: (apiVersion, kind) -> (name in addresses, whether it lies in a namespace). They are few and known, so the server is
-#: not asked what it has: discovery costs requests and keeps a file.
+#: (apiVersion, kind) -> (plural name in URLs, whether it is namespaced). They are few and known: discovery would cost
+#: requests and keep a cache file.
 KINDS: Mapping[tuple[str, str], tuple[str, bool]] = {
     ("v1", "ConfigMap"): ("configmaps", True),
     ("v1", "Event"): ("events", True),
@@ -43,7 +43,7 @@ KINDS: Mapping[tuple[str, str], tuple[str, bool]] = {
 
 
 def nothing() -> None:
-    """What follows a write unless a test wants more."""
+    """The default of ``after_write``."""
 
 
 class Client:
@@ -62,7 +62,7 @@ class Client:
         timeout: aiohttp.ClientTimeout = TIMEOUT,
     ) -> None:
         configuration.connection_pool_maxsize = connections
-        # the proxy of a kubeconfig counts, those in the environment are not meant for a cluster's own address
+        # a kubeconfig's proxy is used; those in the environment are not meant for a cluster's own address
         configuration.client_session_kwargs = {"trust_env": False}
         self._api = ApiClient(configuration)
         self._api.user_agent = FIELD_MANAGER
@@ -80,7 +80,7 @@ class Client:
         """End the connections."""
         await self._api.close()
 
-    async def get(self, api_version: str, kind: str, name: str, namespace: str | None = None) -> Object:
+    async def get(self, api_version: str, kind: str, name: str, namespace: str | None = None) -> JsonObject:
         """The object; NotFound if there is none."""
         resource = self._resource(api_version, kind)
         return await self._ask(
@@ -95,12 +95,12 @@ class Client:
         namespace: str | None = None,
         labels: str | None = None,
         fields: str | None = None,
-    ) -> tuple[Object, ...]:
+    ) -> tuple[JsonObject, ...]:
         """All objects with ``labels`` and ``fields`` (selectors), in ``namespace`` or everywhere, sorted by namespace
         and name."""
         resource = self._resource(api_version, kind)
         request = Request("list", _rbac_resource(resource), namespace, None)
-        found: list[Object] = []
+        items: list[JsonObject] = []
         following: str | None = None
         while True:
             page = await self._ask(
@@ -116,11 +116,11 @@ class Client:
                 ),
             )
             # items of a list do not say what they are
-            found += [{"apiVersion": api_version, "kind": kind, **item} for item in page.get("items") or ()]
+            items += [{"apiVersion": api_version, "kind": kind, **item} for item in page.get("items") or ()]
             following = page.get("metadata", {}).get("continue")
             if not following:
                 break
-        return tuple(sorted(found, key=lambda item: (item["metadata"].get("namespace", ""), item["metadata"]["name"])))
+        return tuple(sorted(items, key=lambda item: (item["metadata"].get("namespace", ""), item["metadata"]["name"])))
 
     async def probe(self, api_version: str, kind: str, namespace: str | None = None) -> None:
         """Find out whether objects of the kind can be listed; NotFound if the server does not know the kind."""
@@ -130,7 +130,7 @@ class Client:
             self._dynamic.get(resource, namespace=namespace, limit=1, **self._call),
         )
 
-    async def create(self, body: Object) -> Object:
+    async def create(self, body: JsonObject) -> JsonObject:
         """Make the object; AlreadyExists if there is one of its name."""
         resource = self._resource(body["apiVersion"], body["kind"])
         metadata = body["metadata"]
@@ -139,7 +139,7 @@ class Client:
             self._dynamic.create(resource, body=dict(body), field_manager=FIELD_MANAGER, **self._call),
         )
 
-    async def apply(self, body: Object) -> Object:
+    async def apply(self, body: JsonObject) -> JsonObject:
         """Make the object's fields so, and take over those that others own (server-side apply)."""
         resource = self._resource(body["apiVersion"], body["kind"])
         metadata = body["metadata"]
@@ -153,7 +153,7 @@ class Client:
     async def delete(
         self, api_version: str, kind: str, name: str, namespace: str, *, uid: str, propagation: str = "Background"
     ) -> None:
-        """Delete this very object; Conflict if its name is another's by now, NotFound if it is gone."""
+        """Delete the object with this uid; Conflict if another object has its name by now, NotFound if it is gone."""
         resource = self._resource(api_version, kind)
         body = {
             "apiVersion": "v1",
@@ -166,18 +166,20 @@ class Client:
             self._dynamic.delete(resource, name=name, namespace=namespace, body=body, **self._call),
         )
 
-    async def patch_status(self, api_version: str, kind: str, name: str, namespace: str, body: Object) -> Object:
+    async def patch_status(
+        self, api_version: str, kind: str, name: str, namespace: str, body: JsonObject
+    ) -> JsonObject:
         """Merge ``body`` into the object through its status subresource; Conflict if ``body`` carries another
         ``metadata.resourceVersion`` than the object."""
         return await self._merge(api_version, kind, name, namespace, body, "/status")
 
-    async def patch(self, api_version: str, kind: str, name: str, namespace: str, body: Object) -> Object:
+    async def patch(self, api_version: str, kind: str, name: str, namespace: str, body: JsonObject) -> JsonObject:
         """As `patch_status`, for everything but the status."""
         return await self._merge(api_version, kind, name, namespace, body, "")
 
     async def _merge(
-        self, api_version: str, kind: str, name: str, namespace: str, body: Object, subresource: str
-    ) -> Object:
+        self, api_version: str, kind: str, name: str, namespace: str, body: JsonObject, subresource: str
+    ) -> JsonObject:
         resource = self._resource(api_version, kind)
         return await self._write(
             Request("patch", f"{_rbac_resource(resource)}{subresource}", namespace, name),
@@ -191,14 +193,14 @@ class Client:
             ),
         )
 
-    async def _write(self, request: Request, call: Awaitable[Any]) -> Object:
+    async def _write(self, request: Request, call: Awaitable[Any]) -> JsonObject:
         answer = await self._ask(request, call)
         self._after_write()
         return answer
 
-    async def _ask(self, request: Request, call: Awaitable[Any]) -> Object:
+    async def _ask(self, request: Request, call: Awaitable[Any]) -> JsonObject:
         try:
-            answer: Object = await call
+            answer: JsonObject = await call
         except ApiException as error:
             raise error_for(request, error.status, error.body) from None
         except (aiohttp.ClientError, TimeoutError, OSError, json.JSONDecodeError) as error:

@@ -35,7 +35,7 @@ async def connect(
     kubeconfig: Path | None = None, context: str | None = None, environ: Mapping[str, str] = os.environ
 ) -> Configuration:
     """``kubeconfig`` (and ``context`` in it) if given; else the service account of the pod this process runs in; else
-    what ``KUBECONFIG`` or ``~/.kube/config`` says. Raises NoCluster."""
+    what ``KUBECONFIG`` or ``~/.kube/config`` says. Raises ConnectionConfigError."""
     configuration = Configuration()
     asked = kubeconfig is not None or context is not None
     if not asked and _in_a_pod(environ):

@@ -1,4 +1,14 @@
-"""What can go wrong between the operator and the API server; whether to try again is in the type."""
+"""Errors between the operator and the API server; whether to try again is in the type.
+
+ClusterError
+├── ConnectionConfigError (UserError)
+├── Unavailable (RetryableError)
+├── Conflict (RetryableError)
+│   └── AlreadyExists
+├── NotFound
+└── RequestRejected
+    └── Forbidden
+"""
 
 from __future__ import annotations
 
@@ -9,11 +19,11 @@ from multitask_api.errors import MultitaskError, RetryableError, UserError
 
 
 class ClusterError(MultitaskError):
-    """The root."""
+    """The root of this tree."""
 
 
 class ConnectionConfigError(ClusterError, UserError):
-    """There is no usable address of, or no usable credentials for, an API server."""
+    """No usable address of an API server, or no usable credentials for it."""
 
 
 class Unavailable(ClusterError, RetryableError):
@@ -21,11 +31,11 @@ class Unavailable(ClusterError, RetryableError):
 
 
 class Conflict(ClusterError, RetryableError):
-    """Somebody else wrote in between; what was decided rests on an old look."""
+    """Somebody else wrote in between: the decision is out of date."""
 
 
 class AlreadyExists(Conflict):
-    """An object of that name is there already."""
+    """An object of that name exists already."""
 
 
 class NotFound(ClusterError):
@@ -33,7 +43,7 @@ class NotFound(ClusterError):
 
 
 class RequestRejected(ClusterError):
-    """The API server does not take the request as it is: invalid, too large, over a quota, against a policy.
+    """The API server rejects the request as it is: invalid, too large, over a quota, against a policy.
 
     ``code`` is the HTTP status, ``reason`` the server's word for it (``Invalid``), ``message`` its sentence.
     """
@@ -44,12 +54,12 @@ class RequestRejected(ClusterError):
 
 
 class Forbidden(RequestRejected):
-    """As Refused, with status 403: a permission that is missing, a quota, an admission policy, or a namespace that is
-    being deleted; ``message`` tells which."""
+    """As RequestRejected, with status 403: a missing permission, a quota, an admission policy, or a namespace that is
+    being deleted; the message says which."""
 
 
 class Request:
-    """What was asked, in the words in which a Role grants it: ``create jobs.batch "name" in namespace "n"``."""
+    """A request, in the words of the Role that would grant it: ``create jobs.batch "name" in namespace "n"``."""
 
     def __init__(self, verb: str, resource: str, namespace: str | None, name: str | None) -> None:
         self.verb, self.resource, self.namespace, self.name = verb, resource, namespace, name
@@ -86,7 +96,7 @@ def error_for(request: Request, code: int, body: str | None) -> ClusterError:
 
 def _status(body: str | None) -> dict[str, Any]:
     try:
-        found = json.loads(body or "")
+        status = json.loads(body or "")
     except ValueError:
         return {}
-    return found if isinstance(found, dict) and found.get("kind") == "Status" else {}
+    return status if isinstance(status, dict) and status.get("kind") == "Status" else {}

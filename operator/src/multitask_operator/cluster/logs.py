@@ -1,4 +1,4 @@
-"""What people ask a cluster and the operator does not: logs, and the namespace they are in."""
+"""What people read of a cluster and the operator does not: logs, and the namespace of their context."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ from multitask_operator.cluster.errors import ConnectionConfigError, Request, Un
 
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
-#: A log that is followed ends when its pod does.
+#: Without a total: a log that is followed ends when its pod does.
 _FOLLOWING = aiohttp.ClientTimeout(total=None, sock_connect=5.0)
 
 
 def user_namespace(
     kubeconfig: Path | None = None, context: str | None = None, environ: Mapping[str, str] = os.environ
 ) -> str:
-    """The namespace of the context that `connect` uses with the same arguments. Raises NoCluster."""
+    """The namespace of the context that `connect` uses with the same arguments. Raises ConnectionConfigError."""
     asked = kubeconfig is not None or context is not None
     if not asked and environ.get(SERVICE_HOST_ENV_NAME) and _POD_NAMESPACE.exists():
         return _POD_NAMESPACE.read_text("utf-8").strip()
     source = str(kubeconfig) if kubeconfig else environ.get("KUBECONFIG") or DEFAULT_KUBECONFIG
     try:
         loader = KubeConfigLoader(KubeConfigMerger(source).config, active_context=context)
-        found = loader.current_context["context"].get("namespace")
+        namespace = loader.current_context["context"].get("namespace")
     except (ConfigException, OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise ConnectionConfigError(
             f"kubeconfig {source} names no namespace: {' '.join(str(error).split())}; give one"
         ) from error
-    return str(found or "default")
+    return str(namespace or "default")
 
 
 class LogClient(Client):
@@ -62,7 +62,7 @@ class LogClient(Client):
     async def _opened(
         self, request: Request, path: str, query: list[tuple[str, str]], limit: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The answer before it is read: the generated methods take no limit for the connection alone."""
+        """The response before its body is read: the generated methods have no time limit for the connection alone."""
         try:
             asked = await self._api.param_serialize(
                 "GET", path, query_params=query, header_params={}, auth_settings=["BearerToken"]

@@ -10,13 +10,15 @@ from typing import Any
 
 from multitask_api.cluster import RUN
 from multitask_api.resource.model import API_VERSION
+from multitask_api.types import JsonObject
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.errors import Forbidden, NotFound
 from multitask_operator.objects.names import selector
 from multitask_operator.reconciler import blockers
-from multitask_operator.reconciler.cluster_state import ClusterState, Object, pvc_names, referenced_configmap_names
-from multitask_operator.reconciler.finalizers import has_finalizer, is_being_deleted
-from multitask_operator.reconciler.stage_job import stage_jobs
+from multitask_operator.reconciler.finalizers import has_finalizer
+from multitask_operator.reconciler.state.accessors import is_being_deleted
+from multitask_operator.reconciler.state.cluster_state import ClusterState, pvc_names, referenced_configmap_names
+from multitask_operator.reconciler.state.stage_job import stage_jobs
 
 RBAC = "rbac.authorization.k8s.io/v1"
 
@@ -70,7 +72,7 @@ async def observe(
 
 async def _warnings(client: Client, cluster: ClusterState, now: float) -> dict[str, str]:
     """`ClusterState.warnings`; empty for who may not list Events: the reasons are then less exact."""
-    late = [job for job in stage_jobs(cluster, without=(RUN,)) if blockers.age(job, now) >= blockers.EVENT_DELAY]
+    late = [job for job in stage_jobs(cluster, without=(RUN,)) if job.age(now) >= blockers.EVENT_DELAY]
     objects = [item for job in late for item in blockers.objects_needing_events(job)][:_MOST]
     warnings: dict[str, str] = {}
     with suppress(Forbidden):
@@ -83,7 +85,7 @@ async def _warnings(client: Client, cluster: ClusterState, now: float) -> dict[s
     return warnings
 
 
-def newest_warning(events: Sequence[Object]) -> str | None:
+def newest_warning(events: Sequence[JsonObject]) -> str | None:
     """The message of the newest Event about an object, if that is a Warning. A Warning that other Events followed is
     over: a pod, for instance, has been scheduled since."""
     newest = max(events, key=lambda event: (_when(event), event.get("type") == "Warning"), default=None)
@@ -92,7 +94,7 @@ def newest_warning(events: Sequence[Object]) -> str | None:
     return str(newest.get("message") or newest["reason"])
 
 
-def _when(event: Object) -> str:
+def _when(event: JsonObject) -> str:
     # The scheduler's have microseconds, a kubelet's whole seconds: as text these sort behind those of the same second.
     timestamp: str = (
         (event.get("series") or {}).get("lastObservedTime")
@@ -103,7 +105,7 @@ def _when(event: Object) -> str:
     return timestamp
 
 
-async def _sibling_models(client: Client, model: Object, *, skip_forbidden: bool) -> tuple[Object, ...]:
+async def _sibling_models(client: Client, model: JsonObject, *, skip_forbidden: bool) -> tuple[JsonObject, ...]:
     """The other models of the namespace, if ``model`` waits for its clean-up: they may use what would be removed."""
     if not (is_being_deleted(model) and has_finalizer(model)):
         return ()
@@ -121,7 +123,7 @@ async def _nothing() -> None:
     """For what a viewer does not read."""
 
 
-async def _get(client: Client, api_version: str, kind: str, name: str, namespace: str | None) -> Object | None:
+async def _get(client: Client, api_version: str, kind: str, name: str, namespace: str | None) -> JsonObject | None:
     try:
         return await client.get(api_version, kind, name, namespace)
     except NotFound:
@@ -130,11 +132,11 @@ async def _get(client: Client, api_version: str, kind: str, name: str, namespace
 
 async def _named(
     client: Client, kind: str, names: Iterable[str], namespace: str, *, skip_forbidden: bool = False
-) -> dict[str, Object | None]:
+) -> dict[str, JsonObject | None]:
     """The objects called ``names``; None: there is none. With ``skip_forbidden`` those that may not be read are left
     out."""
 
-    async def get(name: str) -> dict[str, Object | None]:
+    async def get(name: str) -> dict[str, JsonObject | None]:
         try:
             return {name: await _get(client, "v1", kind, name, namespace)}
         except Forbidden:

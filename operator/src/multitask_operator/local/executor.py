@@ -12,11 +12,12 @@ from typing import Protocol
 
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure, StageOrder, StageProgress
-from multitask_api.stages import ArtifactKey, NodeState, build
+from multitask_api.stages import ArtifactKey, build
 from multitask_operator.local import processes
 from multitask_operator.local.promotion import next_published, promoted_export, verify_outcome
 from multitask_operator.local.workdir import FAILURE, Workdir, write_atomically
 from multitask_operator.planner import Capacity, Failed, Observed, Plan, Running, StartStage, is_final, plan
+from multitask_operator.planner.orders import stage_order
 
 #: Seconds that a stage has after SIGTERM to write a checkpoint.
 STOP_GRACE_SECONDS = 20.0
@@ -146,24 +147,13 @@ class Executor:
         self.view.started(action.node.name, action.attempt)
 
     def _order(self, action: StartStage, current_plan: Plan) -> StageOrder:
-        node, key = action.node, action.key
-        inputs = {}
-        for name in node.needs:
-            needed = current_plan.graph[name]
-            if needed.state is NodeState.DONE and needed.digest is not None:
-                inputs[name] = str(self.workdir.artifact((name, needed.digest)))
-        return StageOrder(
-            model=self.model.metadata.name,
-            stage=node.name,
-            kind=node.kind,
-            digest=key[1],
-            version=node.version,
-            parameters=node.parameters.to_json() if node.parameters else {},
-            read_outputs=dict(node.read_outputs or {}),
-            inputs=inputs,
-            output=str(self.workdir.artifact(key)),
-            work=str(self.workdir.work(key)),
-            progress=str(self.workdir.progress(key)),
+        return stage_order(
+            self.model.metadata.name,
+            current_plan.graph,
+            action.node,
+            lambda key: str(self.workdir.artifact(key)),
+            work=str(self.workdir.work(action.key)),
+            progress=str(self.workdir.progress(action.key)),
             threads=action.threads,
             device=self.device,
             data_root=str(self.data_root),

@@ -1,9 +1,8 @@
-"""ConfigMaps: what a unit is told, and the frozen spec of a run."""
+"""ConfigMaps: the orders of a Job, and the frozen spec of a run."""
 
 from __future__ import annotations
 
 import json
-from typing import Any
 
 from multitask_api.cluster import (
     CLEAN_UP_KEY,
@@ -22,51 +21,50 @@ from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_operator.objects.errors import TooLarge
 from multitask_operator.objects.names import Owner, generation_annotation, object_metadata, run_name
 from multitask_operator.objects.stage_jobs import StageJobSpec
-from multitask_operator.objects.volumes import storage_address
+from multitask_operator.objects.types import JsonDict
+from multitask_operator.objects.volumes import storage_location
 
-Map = dict[str, Any]
-
-#: Artifacts of a task that one order names besides a baseline for each seed; and bytes of each besides the address of
-#: storage and the task's name, which stands there three times: kinds, digests, outputs, punctuation.
-_ARTIFACTS = 3
-_READ = 130
-
-
-def stage_configmap(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec) -> Map:
-    """The ConfigMap of a unit of stages, without what its pod will add. Raises `TooLarge`."""
-    told = Orders(orders=unit.orders).to_json()
-    return _configmap(owner, spec, unit, ORDERS_KEY, told, CONFIGMAP_LIMIT - CONFIGMAP_ROOM)
+#: Artifacts of a task that one order names besides a baseline for each seed; and bytes of each besides the storage URI
+#: and the task's name, which it contains three times: kinds, digests, outputs, punctuation.
+_ARTIFACTS_PER_TASK = 3
+_BYTES_PER_ARTIFACT = 130
 
 
-def resolve_configmap(owner: Owner, model: MultiTaskModel, unit: StageJobSpec) -> Map:
-    """The ConfigMap of a resolve unit; ``model`` without its status.
+def stage_configmap(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec) -> JsonDict:
+    """The ConfigMap of a Job that runs stages, without what its pod will add. Raises `TooLarge`."""
+    orders = Orders(orders=stage_job.orders).to_json()
+    return _configmap(owner, spec, stage_job, ORDERS_KEY, orders, CONFIGMAP_LIMIT - CONFIGMAP_ROOM)
 
-    Raises `TooLarge`, also for what would only be too large for a later stage, after others had cost something.
+
+def resolve_configmap(owner: Owner, model: MultiTaskModel, stage_job: StageJobSpec) -> JsonDict:
+    """The ConfigMap of a resolve Job; ``model`` goes in without its status.
+
+    Raises `TooLarge` also for a model that only a later stage's ConfigMap could not hold: before anything costs.
     """
-    order = ResolveOrder(model=model.model_copy(update={"status": None}), storage=storage_address(model.spec))
+    order = ResolveOrder(model=model.model_copy(update={"status": None}), storage=storage_location(model.spec))
     limit = max(0, CONFIGMAP_LIMIT - CONFIGMAP_ROOM - future_order_bytes(model.spec))
-    return _configmap(owner, model.spec, unit, RESOLVE_KEY, order.to_json(), limit)
+    return _configmap(owner, model.spec, stage_job, RESOLVE_KEY, order.to_json(), limit)
 
 
 def future_order_bytes(spec: MultiTaskModelSpec) -> int:
-    """Bytes, at most, that a later stage is told beyond the spec: what it reads of each task, with its addresses."""
-    storage = len(storage_address(spec).encode())
-    each = sum(storage + 3 * len(task.name) + _READ for task in spec.tasks)
-    return each * (spec.stages.baseline.seeds + _ARTIFACTS)
+    """The most bytes that a later stage's orders have beyond the spec: what it reads of each task, with its URIs."""
+    storage = len(storage_location(spec).encode())
+    per_artifact = sum(storage + 3 * len(task.name) + _BYTES_PER_ARTIFACT for task in spec.tasks)
+    return per_artifact * (spec.stages.baseline.seeds + _ARTIFACTS_PER_TASK)
 
 
-def clean_up_configmap(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec) -> Map:
-    """The ConfigMap of a clean-up unit."""
-    order = CleanUpOrder(model=qualified_name(owner.namespace, owner.name), storage=storage_address(spec))
-    return _configmap(owner, spec, unit, CLEAN_UP_KEY, order.to_json(), CONFIGMAP_LIMIT)
+def clean_up_configmap(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec) -> JsonDict:
+    """The ConfigMap of a clean-up Job."""
+    order = CleanUpOrder(model=qualified_name(owner.namespace, owner.name), storage=storage_location(spec))
+    return _configmap(owner, spec, stage_job, CLEAN_UP_KEY, order.to_json(), CONFIGMAP_LIMIT)
 
 
-def run_snapshot(owner: Owner, spec: MultiTaskModelSpec, generation: int, trainer_image: str) -> Map:
-    """What a run of one generation goes on with, whatever becomes of the operator: the spec and the image.
+def run_snapshot(owner: Owner, spec: MultiTaskModelSpec, generation: int, trainer_image: str) -> JsonDict:
+    """What a run of one generation needs to go on, also after an upgrade of the operator: the spec and the image.
 
-    ``spec`` has prompts and labels in it, also those that come from a ConfigMap. Raises `TooLarge`.
+    ``spec`` contains prompts and labels, also those that come from a ConfigMap. Raises `TooLarge`.
     """
-    found = object_metadata(
+    configmap = object_metadata(
         owner,
         "v1",
         "ConfigMap",
@@ -75,24 +73,27 @@ def run_snapshot(owner: Owner, spec: MultiTaskModelSpec, generation: int, traine
         annotations=generation_annotation(generation),
     )
     snapshot = {"generation": generation, "spec": spec.to_json(), "trainerImage": trainer_image}
-    found["data"] = {SNAPSHOT_KEY: _text(snapshot, "a run's snapshot", spec, CONFIGMAP_LIMIT)}
-    return found
+    configmap["data"] = {SNAPSHOT_KEY: _text(snapshot, "the snapshot of a run", spec, CONFIGMAP_LIMIT)}
+    return configmap
 
 
-def _configmap(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec, key: str, order: object, limit: int) -> Map:
-    found = object_metadata(owner, "v1", "ConfigMap", unit.name, of=unit.kind, annotations=unit.annotations)
-    found["data"] = {key: _text(order, f"what {unit.kind} is told", spec, limit)}
-    return found
+def _configmap(
+    owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, key: str, order: object, limit: int
+) -> JsonDict:
+    name, kind = stage_job.name, stage_job.kind
+    configmap = object_metadata(owner, "v1", "ConfigMap", name, of=kind, annotations=stage_job.annotations)
+    configmap["data"] = {key: _text(order, f"the orders of {kind}", spec, limit)}
+    return configmap
 
 
-def _text(order: object, what: str, spec: MultiTaskModelSpec, limit: int) -> str:
-    text = json.dumps(order, ensure_ascii=False, separators=(",", ":"))
+def _text(document: object, name: str, spec: MultiTaskModelSpec, limit: int) -> str:
+    text = json.dumps(document, ensure_ascii=False, separators=(",", ":"))
     size = len(text.encode())
     if size > limit:
         labels = sum(len(task.labels) for task in spec.tasks)
         raise TooLarge(
-            f"spec.tasks: {what} has {size:,} bytes with {len(spec.tasks)} tasks and {labels} labels, and a ConfigMap"
-            f" holds {limit:,} of it; shorten labels and prompts, ask for fewer seeds, or put tasks into a second"
-            " MultiTaskModel"
+            f"spec.tasks: {name} would have {size:,} bytes with {len(spec.tasks)} tasks and {labels} labels, and a"
+            f" ConfigMap has room for {limit:,}; shorten labels and prompts, ask for fewer seeds, or put tasks into a"
+            " second MultiTaskModel"
         )
     return text

@@ -1,4 +1,4 @@
-"""What a spec asks for that no Kubernetes object can carry."""
+"""What a spec asks for that no Kubernetes object can express."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from multitask_api.errors import UserError
 
 
 class ObjectError(UserError):
-    """The root: the message names the field of the spec and what to change."""
+    """The root of this tree; the message names the field of the spec and what to change."""
 
 
 class PodTemplateError(ObjectError):
@@ -18,4 +18,4 @@ class ResourcesError(ObjectError):
 
 
 class TooLarge(ObjectError):
-    """What a pod must be told does not fit into a ConfigMap."""
+    """A pod's orders do not fit into a ConfigMap."""

@@ -1,9 +1,8 @@
-"""The Job of a unit, and the headless Service by which the pods of a Job on several nodes find each other."""
+"""The Job of one or several stages, and the headless Service by which its pods on several nodes find each other."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from multitask_api.cluster import CLEAN_UP, EXIT_USER_ERROR, MASTER_PORT
 from multitask_api.resource import MultiTaskModelSpec
@@ -12,22 +11,21 @@ from multitask_operator.objects.pod_template import CONTAINER
 from multitask_operator.objects.pods import PodSettings, pod_template
 from multitask_operator.objects.resources import nodes
 from multitask_operator.objects.stage_jobs import StageJobSpec
-
-Map = dict[str, Any]
+from multitask_operator.objects.types import JsonDict
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
-#: Pods that may fail before the Job has; of several nodes, one that fails takes the others with it.
+#: Retries of the Job; of several nodes, a pod that fails takes the others with it.
 RETRIES = 3
-#: Pods of a clean-up that may fail, and seconds that it may take in all: a deletion waits for it.
+#: Attempts of a clean-up, and seconds that it may take in all: a deletion waits for it.
 CLEAN_UP_ATTEMPTS = 3
 CLEAN_UP_SECONDS = 6 * 3600
-#: What a Job found stands in its ConfigMap; the Job stays a day for its log.
+#: The report of a Job is in its ConfigMap; the Job is kept a day for its log.
 KEPT_SECONDS = 24 * 3600
 
-_FAILURE_POLICY: Map = {
+_FAILURE_POLICY: JsonDict = {
     "rules": [
         {
-            "action": "FailJob",  # the trainer says that the input is wrong: nothing changes by trying again
+            "action": "FailJob",  # the trainer says that the input is wrong: a retry would not help
             "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [EXIT_USER_ERROR]},
         },
         {
@@ -38,24 +36,25 @@ _FAILURE_POLICY: Map = {
 }
 
 
-def stage_job(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec, settings: PodSettings) -> Map:
-    """The Job of ``unit``; made once and never changed.
+def stage_job(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, settings: PodSettings) -> JsonDict:
+    """The Job that runs ``stage_job``; created once and never changed.
 
     Raises `PodTemplateError` or `ResourcesError` for what the spec cannot ask for.
     """
-    job = object_metadata(owner, "batch/v1", "Job", unit.name, of=unit.kind, annotations=unit.annotations)
-    pods = nodes(spec, unit.kind)
+    name, kind = stage_job.name, stage_job.kind
+    job = object_metadata(owner, "batch/v1", "Job", name, of=kind, annotations=stage_job.annotations)
+    pods = nodes(spec, kind)
     job["spec"] = {
         "backoffLimit": RETRIES * pods,
         "ttlSecondsAfterFinished": KEPT_SECONDS,
         "podFailurePolicy": _FAILURE_POLICY,
-        # A pod that is still ending may still write: the next one waits for it.
+        # A terminating pod may still write: its replacement waits until it has ended.
         "podReplacementPolicy": "Failed",
-        "template": pod_template(owner, spec, unit, settings),
+        "template": pod_template(owner, spec, stage_job, settings),
     }
     if pods > 1:
         job["spec"] |= {"completionMode": "Indexed", "completions": pods, "parallelism": pods}
-    if unit.kind == CLEAN_UP:
+    if kind == CLEAN_UP:
         job["spec"] |= {"backoffLimit": CLEAN_UP_ATTEMPTS - 1, "activeDeadlineSeconds": CLEAN_UP_SECONDS}
     elif spec.training.queue_name is not None:
         job["metadata"]["labels"][QUEUE_LABEL] = spec.training.queue_name
@@ -63,18 +62,20 @@ def stage_job(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec, settin
     return job
 
 
-def stage_service(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec) -> Map | None:
-    """The headless Service of a unit on several nodes; None for one pod."""
-    return None if nodes(spec, unit.kind) == 1 else headless_service(owner, unit.name, unit.kind, unit.annotations)
+def stage_service(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec) -> JsonDict | None:
+    """The headless Service of a Job on several nodes; None for one pod."""
+    if nodes(spec, stage_job.kind) == 1:
+        return None
+    return headless_service(owner, stage_job.name, stage_job.kind, stage_job.annotations)
 
 
-def headless_service(owner: Owner, name: str, kind: str, annotations: Mapping[str, str]) -> Map:
-    """Of the Job ``name``, whose unit is of ``kind``."""
+def headless_service(owner: Owner, name: str, kind: str, annotations: Mapping[str, str]) -> JsonDict:
+    """The Service of the Job ``name``, of that kind among our labels."""
     service = object_metadata(owner, "v1", "Service", name, of=kind, annotations=annotations)
     service["spec"] = {
         "clusterIP": "None",
         "selector": {"batch.kubernetes.io/job-name": name},
-        # The pods meet before any of them is ready.
+        # The pods connect to each other before any of them is ready.
         "publishNotReadyAddresses": True,
         "ports": [{"name": "master", "port": MASTER_PORT, "targetPort": MASTER_PORT, "protocol": "TCP"}],
     }

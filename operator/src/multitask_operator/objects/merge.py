@@ -1,12 +1,12 @@
 """Kubernetes' strategic merge patch, for pod templates: what ``kubectl patch --type strategic`` does with a Pod.
 
-Maps merge by key and null deletes. The lists of `KEYS` merge item by item, an item being known by its merge key; every
-other list is replaced as a whole. Directives: ``$patch: replace`` in a map or as an item of a list takes what the patch
-gives and nothing of what was there; ``$patch: delete`` in an item removes that item, in a map empties it;
+Maps merge by key and null deletes. The lists of `KEYS` merge item by item, identified by its merge key; every other
+list is replaced as a whole. Directives: ``$patch: replace`` in a map or as an item of a list takes what the patch
+gives and nothing of the original; ``$patch: delete`` in an item removes that item, in a map empties it;
 ``$retainKeys`` drops all other keys of a map, as is needed to change the source of a volume.
 
-In a merged list the patch's items stand in the patch's order, before the items they were not told apart from; an item
-that was there stands before an item of the patch only if it stood before that one already.
+In a merged list the patch's items keep the patch's order and come first; an item of the original comes before an item
+of the patch only if it did so in the original.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from copy import deepcopy
 from typing import Any
 
 from multitask_operator.objects.errors import PodTemplateError
+from multitask_operator.objects.types import JsonDict
 
-Map = dict[str, Any]
-
-#: List, by its path without positions → the field that tells its items apart (``patchMergeKey`` of core/v1).
+#: List, by its path without positions → its merge key (``patchMergeKey`` of core/v1).
 _CONTAINER = {"ports": "containerPort", "env": "name", "volumeMounts": "mountPath", "volumeDevices": "devicePath"}
 KEYS: Mapping[str, str] = {
     "spec.imagePullSecrets": "name",
@@ -38,7 +37,7 @@ KEYS: Mapping[str, str] = {
 _PATCH, _RETAIN = "$patch", "$retainKeys"
 
 
-def merge(original: Map, patch: Mapping[str, Any], place: str) -> Map:
+def merge(original: JsonDict, patch: Mapping[str, Any], place: str) -> JsonDict:
     """``original``, a pod template, with ``patch`` merged in; neither is changed.
 
     Raises `PodTemplateError`, with the path below ``place``, for a patch that is not one.
@@ -46,7 +45,7 @@ def merge(original: Map, patch: Mapping[str, Any], place: str) -> Map:
     return _merge_maps(deepcopy(original), deepcopy(patch), place, "")
 
 
-def _merge_maps(original: Map, patch: Any, place: str, path: str) -> Map:
+def _merge_maps(original: JsonDict, patch: Any, place: str, path: str) -> JsonDict:
     if not isinstance(patch, Mapping):
         raise PodTemplateError(f"{place}: expected a mapping, got {patch!r}")
     directive = patch.get(_PATCH)
@@ -67,14 +66,14 @@ def _merge_maps(original: Map, patch: Any, place: str, path: str) -> Map:
         if value is None:
             merged.pop(name, None)
             continue
-        found = _merge_values(merged.get(name), value, f"{place}.{name}", f"{path}.{name}" if path else name)
-        if found is not None:
-            merged[name] = found
+        merged_value = _merge_values(merged.get(name), value, f"{place}.{name}", f"{path}.{name}" if path else name)
+        if merged_value is not None:
+            merged[name] = merged_value
     return merged
 
 
 def _merge_values(original: Any, patch: Any, place: str, path: str) -> Any:
-    """What becomes of one field; None: it stays absent."""
+    """The merged value of one field; None: it stays absent."""
     if path in KEYS:
         return _merge_lists(original or [], patch, place, path)
     if not isinstance(patch, Mapping) and not isinstance(original, dict):
@@ -84,7 +83,7 @@ def _merge_values(original: Any, patch: Any, place: str, path: str) -> Any:
     return _merge_maps(original if isinstance(original, dict) else {}, patch, place, path)
 
 
-def _retained(original: Map, patch: Mapping[str, Any], place: str) -> Map:
+def _retained(original: JsonDict, patch: Mapping[str, Any], place: str) -> JsonDict:
     kept = patch[_RETAIN]
     if not isinstance(kept, Sequence) or isinstance(kept, str):
         raise PodTemplateError(f"{place}.{_RETAIN}: expected a list of field names, got {kept!r}")
@@ -94,13 +93,13 @@ def _retained(original: Map, patch: Mapping[str, Any], place: str) -> Map:
     return {name: value for name, value in original.items() if name in kept}
 
 
-def _merge_lists(original: list[Map], patch: Any, place: str, path: str) -> list[Map]:
+def _merge_lists(original: list[JsonDict], patch: Any, place: str, path: str) -> list[JsonDict]:
     key = KEYS[path]
     given = _items(patch, key, place)
     deleted = [item[key] for item in given if item.get(_PATCH) == "delete"]
     replaced = any(item.get(_PATCH) == "replace" for item in given)
-    there = [] if replaced else [item for item in original if item[key] not in deleted]
-    merged = {item[key]: item for item in there}
+    original_items = [] if replaced else [item for item in original if item[key] not in deleted]
+    merged = {item[key]: item for item in original_items}
     added: list[Any] = []
     for item in given:
         if _PATCH in item:
@@ -109,7 +108,7 @@ def _merge_lists(original: list[Map], patch: Any, place: str, path: str) -> list
         merged[known] = _merge_maps(merged.get(known, {}), item, f"{place}[{known}]", path)
         if known not in added:
             added.append(known)
-    return [merged[known] for known in _ordered([item[key] for item in there], added)]
+    return [merged[known] for known in _ordered([item[key] for item in original_items], added)]
 
 
 def _items(patch: Any, key: str, place: str) -> list[Mapping[str, Any]]:
@@ -123,17 +122,17 @@ def _items(patch: Any, key: str, place: str) -> list[Mapping[str, Any]]:
         if directive not in (None, "delete", "replace"):
             raise PodTemplateError(f"{place}[{index}].{_PATCH}: {directive!r} is not known; use replace or delete")
         if directive != "replace" and not isinstance(item.get(key), str | int):
-            raise PodTemplateError(f"{place}[{index}]: needs a {key}, by which the items of this list are told apart")
+            raise PodTemplateError(f"{place}[{index}]: needs a {key}, the merge key of this list")
     return list(patch)
 
 
-def _ordered(there: Sequence[Any], added: Sequence[Any]) -> list[Any]:
-    """The patch's items in its order; an item that was there only goes before one that it went before already."""
-    position = {known: index for index, known in enumerate(there)}
-    rest = [known for known in there if known not in added]
+def _ordered(original: Sequence[Any], added: Sequence[Any]) -> list[Any]:
+    """The patch's keys in its order; one of the original only comes before a key that it came before already."""
+    position = {key: index for index, key in enumerate(original)}
+    rest = [key for key in original if key not in added]
     order: list[Any] = []
-    for known in added:
-        while rest and known in position and position[rest[0]] < position[known]:
+    for key in added:
+        while rest and key in position and position[rest[0]] < position[key]:
             order.append(rest.pop(0))
-        order.append(known)
+        order.append(key)
     return order + rest

@@ -1,7 +1,7 @@
-"""What the children of a MultiTaskModel are called, and the metadata by which they are found again.
+"""The names of a MultiTaskModel's children, and the metadata by which they are selected.
 
 Names are DNS labels of at most 63 characters, also with what Kubernetes appends: an Indexed Job's pods are called
-``<job>-<index>``. A model's name is shortened where it is too long; a hash of the whole name makes up for what is cut
+``<job>-<index>``. A model's name is shortened where it is too long; a hash of the whole name replaces what is cut
 off, so that two models never share a child's name.
 """
 
@@ -23,10 +23,9 @@ from multitask_api.cluster import (
 )
 from multitask_api.resource.model import API_VERSION
 from multitask_api.stages.digests import digest
+from multitask_operator.objects.types import JsonDict
 
-Map = dict[str, Any]
-
-_UNIT, _RUN, _ACCESS = 30, 40, 50  # of the model's name, in the names below
+_STAGE_JOB, _RUN, _ACCESS = 30, 40, 50  # of the model's name, in the names below
 _HASH = 6
 
 
@@ -46,20 +45,20 @@ class Owner:
 
 
 def stage_job_name(model: str, kind: str, digests: Sequence[str]) -> str:
-    """``<model>-<kind>-<digest8>`` of a unit that runs the stages with ``digests``, in any order."""
+    """``<model>-<kind>-<digest8>`` of the Job that runs the stages with ``digests``, in any order."""
     if len(digests) == 1:
-        return f"{short(model, _UNIT)}-{kind}-{digests[0][:8]}"
-    return f"{short(model, _UNIT)}-{kind}-{digest(sorted(digests), 8)}"
+        return f"{short(model, _STAGE_JOB)}-{kind}-{digests[0][:8]}"
+    return f"{short(model, _STAGE_JOB)}-{kind}-{digest(sorted(digests), 8)}"
 
 
 def resolve_name(owner: Owner, generation: int, refresh: str | None) -> str:
-    """The name of the unit that resolves one generation, once more for every other value of the refresh annotation."""
-    return f"{short(owner.name, _UNIT)}-{RESOLVE}-{digest([owner.uid, generation, refresh or ''], 8)}"
+    """The name of the Job that resolves one generation; another one for every value of the refresh annotation."""
+    return f"{short(owner.name, _STAGE_JOB)}-{RESOLVE}-{digest([owner.uid, generation, refresh or ''], 8)}"
 
 
 def clean_up_name(owner: Owner) -> str:
-    """The name of the unit that cleans up behind a model: one for each object, also of the same name."""
-    return f"{short(owner.name, _UNIT)}-{CLEAN_UP}-{digest([owner.uid], 8)}"
+    """The name of a model's clean-up Job: another one for each object, also of the same name."""
+    return f"{short(owner.name, _STAGE_JOB)}-{CLEAN_UP}-{digest([owner.uid], 8)}"
 
 
 def run_name(model: str, generation: int) -> str:
@@ -84,23 +83,23 @@ def short(name: str, length: int) -> str:
 
 
 def labels(model: str, kind: str) -> dict[str, str]:
-    """The labels of every child of ``model``: we select by them."""
+    """The labels of every child of ``model``, by which it is selected."""
     return {MANAGED_BY_LABEL: MANAGED_BY, MODEL_LABEL: model, KIND_LABEL: kind}
 
 
 def selector(model: str) -> str:
-    """Selects the children of ``model``, and nothing to which a user gave the model's label alone."""
+    """Selects the children of ``model``, but nothing to which a user gave only the model's label."""
     return f"{MANAGED_BY_LABEL}={MANAGED_BY},{MODEL_LABEL}={model}"
 
 
 def object_metadata(
     owner: Owner, api_version: str, kind: str, name: str, *, of: str, annotations: Mapping[str, str] | None = None
-) -> Map:
-    """The head of an object of Kubernetes ``kind`` that belongs to ``owner``; ``of`` is its kind among our labels.
+) -> JsonDict:
+    """apiVersion, kind and metadata of an object that belongs to ``owner``; ``of`` is its kind among our labels.
 
-    The owner reference is what deletes it with its owner, without holding the owner back.
+    The owner reference deletes it with its owner, without blocking the owner's deletion.
     """
-    metadata: Map = {"name": name, "namespace": owner.namespace, "labels": labels(owner.name, of)}
+    metadata: JsonDict = {"name": name, "namespace": owner.namespace, "labels": labels(owner.name, of)}
     if annotations:
         metadata["annotations"] = dict(annotations)
     metadata["ownerReferences"] = [

@@ -1,4 +1,4 @@
-"""What ``spec.training.podTemplate`` may not change: by it the operator finds its pods, and the pods their orders."""
+"""Merges ``spec.training.podTemplate``, and rejects changes of what the operator and its pods rely on."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any
 from multitask_api.cluster import CONFIGMAP_VARIABLE, GROUP, MANAGED_BY_LABEL, MOUNTS_VARIABLE, ROOT, WORK_PATH
 from multitask_operator.objects.errors import PodTemplateError
 from multitask_operator.objects.merge import merge
-
-Map = dict[str, Any]
+from multitask_operator.objects.types import JsonDict
 
 PLACE = "spec.training.podTemplate"
 CONTAINER = "trainer"
 _METADATA = ("labels", "annotations")
 #: Field of the pod's spec → what to do instead.
 _POD_FIELDS = {
-    "restartPolicy": "remove it; a stage that ends is judged and started again by the operator",
+    "restartPolicy": "remove it; the operator handles the end of a stage and its retries",
     "serviceAccountName": "remove it; spec.serviceAccountName sets it",
     "serviceAccount": "remove it; spec.serviceAccountName sets it",
     "automountServiceAccountToken": "remove it; the pod reports with this token",
@@ -27,10 +26,10 @@ _CONTAINER_FIELDS = dict.fromkeys(("command", "args"), "remove it; the operator 
 _VARIABLES = (CONFIGMAP_VARIABLE, MOUNTS_VARIABLE)
 
 
-def apply_user_template(template: Map, given: Mapping[str, Any]) -> Map:
+def apply_user_template(template: JsonDict, given: Mapping[str, Any]) -> JsonDict:
     """``template`` with ``given``, the spec's podTemplate, merged in.
 
-    Raises `PodTemplateError` if that is no pod template, or changes what must stay.
+    Raises `PodTemplateError` if that is no pod template, or changes what may not be changed.
     """
     for name in given:
         if name not in ("metadata", "spec"):
@@ -41,8 +40,8 @@ def apply_user_template(template: Map, given: Mapping[str, Any]) -> Map:
     return merged
 
 
-def _changes(before: Map, after: Map) -> Iterator[tuple[str, str]]:
-    """(field, what to do) of everything that must stay and did not."""
+def _changes(before: JsonDict, after: JsonDict) -> Iterator[tuple[str, str]]:
+    """(field, what to do) of every change that is not allowed."""
     yield from _metadata(before, after)
     old, new = before["spec"], after.get("spec", {})
     for name, advice in _POD_FIELDS.items():
@@ -52,7 +51,7 @@ def _changes(before: Map, after: Map) -> Iterator[tuple[str, str]]:
     yield from _volumes(old, new)
 
 
-def _metadata(before: Map, after: Map) -> Iterator[tuple[str, str]]:
+def _metadata(before: JsonDict, after: JsonDict) -> Iterator[tuple[str, str]]:
     for part in _METADATA:
         old, new = (each.get("metadata", {}).get(part, {}) for each in (before, after))
         for name in sorted(old.keys() | new.keys()):
@@ -61,12 +60,12 @@ def _metadata(before: Map, after: Map) -> Iterator[tuple[str, str]]:
                 yield f"metadata.{part}[{name}]", "remove it; the operator finds its pods by it"
 
 
-def _container(before: Map, after: Map) -> Iterator[tuple[str, str]]:
+def _container(before: JsonDict, after: JsonDict) -> Iterator[tuple[str, str]]:
     place = f"spec.containers[{CONTAINER}]"
     old = _items(before, "containers", "name")[CONTAINER]
     new = _items(after, "containers", "name").get(CONTAINER)
     if new is None:
-        yield place, "must stay; it runs the stage"
+        yield place, "keep it; it runs the stage"
         return
     for name, advice in _CONTAINER_FIELDS.items():
         if old.get(name) != new.get(name):
@@ -80,23 +79,23 @@ def _container(before: Map, after: Map) -> Iterator[tuple[str, str]]:
         if str(path).startswith(f"{ROOT}/") and path != WORK_PATH and mounts.get(path) != moved.get(path):
             yield f"{place}.volumeMounts[{path}]", f"remove it; what lies below {ROOT} is the operator's"
     if WORK_PATH not in moved:
-        yield f"{place}.volumeMounts[{WORK_PATH}]", "must stay; the stage writes there. Another volume may stand there"
+        yield f"{place}.volumeMounts[{WORK_PATH}]", "keep it; the stage writes there. It may be another volume"
 
 
-def _volumes(before: Map, after: Map) -> Iterator[tuple[str, str]]:
+def _volumes(before: JsonDict, after: JsonDict) -> Iterator[tuple[str, str]]:
     """The volumes of orders and claims stay; work and shared memory may come from anywhere."""
     old, new = (_items(each, "volumes", "name") for each in (before, after))
     for name, volume in old.items():
         if "emptyDir" not in volume and new.get(name) != volume:
-            yield f"spec.volumes[{name}]", "remove it; the operator mounts it. Give a volume of yours another name"
+            yield f"spec.volumes[{name}]", "remove it; the operator mounts it. Give your own volume another name"
     for name, volume in new.items():
         sources = sorted(volume.keys() - {"name"})
         if len(sources) > 1:
-            meant = [source for source in sources if source not in old.get(name, {})] or sources
-            advice = f"to keep one, add $retainKeys: [name, {meant[0]}]"
+            added = [source for source in sources if source not in old.get(name, {})] or sources
+            advice = f"to keep one, add $retainKeys: [name, {added[0]}]"
             yield f"spec.volumes[{name}]", f"has {' and '.join(sources)}; {advice}"
 
 
-def _items(owner: Map, name: str, key: str) -> dict[Any, Map]:
-    items: Sequence[Map] = owner.get(name) or ()
+def _items(owner: JsonDict, name: str, key: str) -> dict[Any, JsonDict]:
+    items: Sequence[JsonDict] = owner.get(name) or ()
     return {item[key]: item for item in items}

@@ -1,9 +1,8 @@
-"""The pod template of a unit: one container that runs its orders, with as few rights as that takes."""
+"""The pod template of a Job: one container that runs its orders, with as few rights as that takes."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from multitask_api.cluster import (
     CLEAN_UP,
@@ -23,15 +22,14 @@ from multitask_operator.objects.names import Owner, access_name, labels
 from multitask_operator.objects.pod_template import CONTAINER, apply_user_template
 from multitask_operator.objects.resources import container_resources, gpus, nodes, threads
 from multitask_operator.objects.stage_jobs import StageJobSpec
+from multitask_operator.objects.types import JsonDict
 from multitask_operator.objects.volumes import mounts_variable, pod_volumes, volume_mounts
-
-Map = dict[str, Any]
 
 #: Seconds from SIGTERM to SIGKILL: a step has to end and a checkpoint to be written (and, for s3://, sent).
 GRACE_SECONDS = 120
 USER = 10001
 
-_POD_SECURITY: Map = {
+_POD_SECURITY: JsonDict = {
     "runAsNonRoot": True,
     "runAsUser": USER,
     "runAsGroup": USER,
@@ -39,7 +37,7 @@ _POD_SECURITY: Map = {
     "fsGroupChangePolicy": "OnRootMismatch",
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-_SECURITY: Map = {
+_SECURITY: JsonDict = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
     "readOnlyRootFilesystem": True,
@@ -48,63 +46,65 @@ _SECURITY: Map = {
 
 @dataclass(frozen=True)
 class PodSettings:
-    """What the installation, or the run that is going on, sets for stage pods."""
+    """What the installation, or the snapshot of the run, sets for stage pods."""
 
     image: str
     image_pull_policy: str = "IfNotPresent"
     gpu_resource: str = "nvidia.com/gpu"
 
 
-def pod_template(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec, settings: PodSettings) -> Map:
-    """The template of the pods of ``unit``, with ``spec.training.podTemplate`` merged in.
+def pod_template(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, settings: PodSettings) -> JsonDict:
+    """The template of the pods of ``stage_job``, with ``spec.training.podTemplate`` merged in.
 
     Raises `PodTemplateError` or `ResourcesError` for what the spec cannot ask for.
     """
-    pod: Map = {
+    order_key = _order_key(stage_job)
+    pod: JsonDict = {
         "restartPolicy": "Never",
         "serviceAccountName": spec.service_account_name or access_name(owner.name),
         "automountServiceAccountToken": True,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": _POD_SECURITY,
-        "containers": [_container(owner, spec, unit, settings)],
+        "containers": [_container(owner, spec, stage_job, settings)],
         "volumes": [
             {
                 "name": "orders",
-                "configMap": {"name": unit.name, "items": [{"key": key, "path": key} for key in [_told(unit)]]},
+                "configMap": {"name": stage_job.name, "items": [{"key": order_key, "path": order_key}]},
             },
             {"name": "work", "emptyDir": {}},
             # torch moves tensors between processes through shared memory; a container has 64 MiB of it.
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
-            *pod_volumes(spec, unit.kind),
+            *pod_volumes(spec, stage_job.kind),
         ],
     }
     if spec.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image_pull_secrets]
-    if nodes(spec, unit.kind) > 1:
-        pod["subdomain"] = unit.name
+    if nodes(spec, stage_job.kind) > 1:
+        pod["subdomain"] = stage_job.name
     metadata = {
-        "labels": labels(owner.name, unit.kind),
+        "labels": labels(owner.name, stage_job.kind),
         "annotations": {"kubectl.kubernetes.io/default-container": CONTAINER},
     }
     return apply_user_template({"metadata": metadata, "spec": pod}, spec.training.pod_template)
 
 
-def _container(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec, settings: PodSettings) -> Map:
-    container: Map = {
+def _container(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, settings: PodSettings) -> JsonDict:
+    kind = stage_job.kind
+    container: JsonDict = {
         "name": CONTAINER,
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
-        "command": command(unit.name, nodes=nodes(spec, unit.kind), processes=max(1, gpus(spec, unit.kind))),
-        "env": [{"name": name, "value": value} for name, value in _environment(owner, spec, unit).items()],
-        "resources": container_resources(spec, unit.kind, settings.gpu_resource),
+        "command": command(stage_job.name, nodes=nodes(spec, kind), processes=max(1, gpus(spec, kind))),
+        "env": [{"name": name, "value": value} for name, value in _environment(owner, spec, stage_job).items()],
+        "resources": container_resources(spec, kind, settings.gpu_resource),
         "securityContext": _SECURITY,
-        # Of a program that said nothing where it should, the last lines of its log say why.
+        # Without a termination message the last lines of the log say why a program failed.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [
             {"name": "orders", "mountPath": ORDERS_PATH, "readOnly": True},
             {"name": "work", "mountPath": WORK_PATH},
             {"name": "shm", "mountPath": "/dev/shm"},
-            *volume_mounts(spec, unit.kind),
+            *volume_mounts(spec, kind),
         ],
     }
     if spec.credentials:
@@ -112,15 +112,15 @@ def _container(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec, setti
     return container
 
 
-def _environment(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec) -> dict[str, str]:
+def _environment(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec) -> dict[str, str]:
     return {
-        CONFIGMAP_VARIABLE: f"{owner.namespace}/{unit.name}",
-        MOUNTS_VARIABLE: mounts_variable(spec, unit.kind),
-        "OMP_NUM_THREADS": str(threads(spec, unit.kind)),
+        CONFIGMAP_VARIABLE: f"{owner.namespace}/{stage_job.name}",
+        MOUNTS_VARIABLE: mounts_variable(spec, stage_job.kind),
+        "OMP_NUM_THREADS": str(threads(spec, stage_job.kind)),
         **POD_ENVIRONMENT,
     }
 
 
-def _told(unit: StageJobSpec) -> str:
-    """The key of the unit's ConfigMap that its pods read; what they write there, they do not."""
-    return {RESOLVE: RESOLVE_KEY, CLEAN_UP: CLEAN_UP_KEY}.get(unit.kind, ORDERS_KEY)
+def _order_key(stage_job: StageJobSpec) -> str:
+    """The one key of the Job's ConfigMap that its pods mount: they write to others, and do not read those."""
+    return {RESOLVE: RESOLVE_KEY, CLEAN_UP: CLEAN_UP_KEY}.get(stage_job.kind, ORDERS_KEY)

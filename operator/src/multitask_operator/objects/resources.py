@@ -10,12 +10,12 @@ from typing import Any
 from multitask_api.cluster import CLEAN_UP, RESOLVE, TRAINING_KINDS
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_operator.objects.errors import ResourcesError
+from multitask_operator.objects.types import JsonDict
 
-Map = dict[str, Any]
 PLACE = "spec.training.resources"
 
 SMALL_KINDS = frozenset({RESOLVE, CLEAN_UP, "prepare", "filter"})
-"""These look at data and tables, load no model, and say what is wrong before anything costs: they fit anywhere."""
+"""These read data and tables and load no model: small requests, so that they start anywhere."""
 ONE_GPU_KINDS = frozenset({"evaluate", "export"})
 """These run one engine, on one device."""
 
@@ -26,7 +26,7 @@ _QUANTITY = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))([numkMGTPE]|[KMGTPE]i|[e
 _FACTORS = {"": 0, "n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 
 
-def container_resources(spec: MultiTaskModelSpec, kind: str, gpu_resource: str) -> Map:
+def container_resources(spec: MultiTaskModelSpec, kind: str, gpu_resource: str) -> JsonDict:
     """``resources`` of the container of a stage of ``kind``. Raises `ResourcesError` for malformed ones."""
     given = _checked(spec)
     for name in ("limits", "requests"):
@@ -35,17 +35,17 @@ def container_resources(spec: MultiTaskModelSpec, kind: str, gpu_resource: str) 
     if kind in SMALL_KINDS:
         return {"requests": dict(_SMALL_REQUESTS)}
     limits = dict(given.get("limits", {}))
-    # Where a limit stands, the request defaults to it: ours must not stand in the way.
+    # With a limit, the request defaults to it: ours must not override that.
     requests = {name: value for name, value in _REQUESTS.items() if name not in limits} | given.get("requests", {})
     count = gpus(spec, kind)
     if count:
         limits[gpu_resource] = str(count)
-    found: Map = {}
+    resources: JsonDict = {}
     if requests:
-        found["requests"] = requests
+        resources["requests"] = requests
     if limits:
-        found["limits"] = limits
-    return found | {name: value for name, value in given.items() if name == "claims"}
+        resources["limits"] = limits
+    return resources | {name: value for name, value in given.items() if name == "claims"}
 
 
 def gpus(spec: MultiTaskModelSpec, kind: str) -> int:
@@ -87,7 +87,7 @@ def quantity(value: Any, place: str) -> Decimal:
     return number.scaleb(_FACTORS[unit] if unit in _FACTORS else int(unit[1:]))
 
 
-def _checked(spec: MultiTaskModelSpec) -> Map:
+def _checked(spec: MultiTaskModelSpec) -> JsonDict:
     """``spec.training.resources``, with a mapping of quantities in each of limits and requests that it has."""
     given = spec.training.resources
     for name, amounts in given.items():

@@ -1,4 +1,4 @@
-"""A unit to be made: what one Job runs."""
+"""A Job that is to be created: what it runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class StageJobSpec:
 
     @classmethod
     def of_stages(cls, owner: Owner, generation: int, orders: Sequence[StageOrder]) -> StageJobSpec:
-        """The unit of ``orders``, which are of one kind; the same orders have the same name in every order."""
+        """The Job of ``orders``, which are of one kind; its name does not depend on their sequence."""
         ordered = tuple(sorted(orders, key=lambda order: order.stage))
         (kind,) = {order.kind for order in ordered}
         name = stage_job_name(owner.name, kind, [order.digest for order in ordered])
@@ -30,24 +30,24 @@ class StageJobSpec:
 
     @classmethod
     def of_resolve(cls, owner: Owner, generation: int, refresh: str | None) -> StageJobSpec:
-        """The unit that looks at the data and storage of a generation."""
+        """The Job that looks at data, base model and storage of a generation."""
         return cls(resolve_name(owner, generation, refresh), RESOLVE, generation)
 
     @classmethod
     def of_clean_up(cls, owner: Owner, generation: int) -> StageJobSpec:
-        """The unit that removes what the model's runs have written."""
+        """The Job that removes what the model's runs have written."""
         return cls(clean_up_name(owner), CLEAN_UP, generation)
 
     @property
     def annotations(self) -> dict[str, str]:
-        """By which a unit that is found in the cluster is known."""
+        """What identifies the Job in the cluster."""
         if not self.orders:
             return generation_annotation(self.generation)
         return stage_annotations([(order.stage, order.digest) for order in self.orders])
 
 
 def stage_annotations(keys: Sequence[ArtifactKey]) -> dict[str, str]:
-    """On the children of a unit that runs these stages."""
+    """On the children of a Job that runs these stages."""
     return {
         STAGE_ANNOTATION: ",".join(stage for stage, _ in keys),
         DIGEST_ANNOTATION: ",".join(digest for _, digest in keys),

@@ -2,8 +2,8 @@
 
 from multitask_operator.planner.costs import Capacity
 from multitask_operator.planner.plan import is_final, plan
+from multitask_operator.planner.results import export_of, verdicts_of
 from multitask_operator.planner.state import Failed, Observed, Plan, Running, StartStage, StopStage
-from multitask_operator.planner.status import export_of, verdicts_of
 
 __all__ = [
     "Capacity",

@@ -10,7 +10,6 @@ from multitask_api.stage_io.results import PrepareResult
 from multitask_api.stages import Graph, Node, NodeState, build
 from multitask_operator.planner.costs import ALONE, Capacity, Cost, cost, threads
 from multitask_operator.planner.state import Failed, Observed, Plan, Running, StartStage, StopStage
-from multitask_operator.planner.status import status
 
 #: A stage that failed for a passing reason is tried this often in all.
 MOST_ATTEMPTS = 3
@@ -23,7 +22,7 @@ def plan(model: MultiTaskModel, observed: Observed, now: float) -> Plan:
     """Decide what happens next; the same arguments give the same plan."""
     graph = build(model.metadata.name, model.spec, observed.resolved, observed.manifests, serve=observed.serve)
     failures = {(item.failure.stage, item.digest): item for item in observed.failures}
-    suspended = observed.suspend or model.spec.suspend
+    suspended = model.spec.suspend
     stops = _stops(graph, observed, suspended=suspended)
     waits: list[float] = []
     final: list[Failed] = []
@@ -52,7 +51,6 @@ def plan(model: MultiTaskModel, observed: Observed, now: float) -> Plan:
     return Plan(
         graph=graph,
         actions=actions,
-        status=status(model, graph, observed, starts, final, now, suspended=suspended, waiting=bool(waits)),
         requeue_after=min(waits) if waits else None,
         finished=finished,
         failed=tuple(final),
@@ -71,7 +69,7 @@ def retry_at(failed: Failed) -> float:
 
 
 def _stops(graph: Graph, observed: Observed, *, suspended: bool) -> list[StopStage]:
-    """Running stages whose result nobody wants any more. One whose digest cannot be known yet goes on."""
+    """Running stages whose result nobody wants any more. A stage whose digest is not known yet goes on."""
     stops = []
     for run in observed.running:
         reason = "spec.suspend is true" if suspended else _outdated(graph, run.stage, run.digest)

@@ -1,11 +1,10 @@
-"""What a decision may read, and what a decision is."""
+"""What a plan is made from, and what a plan is."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from multitask_api.resource.status import MultiTaskModelStatus
 from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure
 from multitask_api.stages import Graph, Node
 from multitask_operator.planner.costs import Capacity
@@ -43,9 +42,6 @@ class Observed:
     running: tuple[Running, ...] = ()
     failures: tuple[Failed, ...] = ()
     serve: bool = True
-    suspend: bool = False
-    generation: int | None = None
-    previous: MultiTaskModelStatus | None = None
 
 
 @dataclass(frozen=True)
@@ -78,11 +74,10 @@ class StopStage:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do now, what to show, and when to look again without being told."""
+    """What to do now, and when to plan again if nothing happens before."""
 
     graph: Graph
     actions: tuple[StartStage | StopStage, ...]
-    status: MultiTaskModelStatus
     requeue_after: float | None
     finished: bool
     failed: tuple[Failed, ...]

@@ -1,6 +1,9 @@
-"""Decides about one model in a cluster, and touches nothing: ``reconcile(raw, settings, now)``."""
+"""Decides about one model in a cluster, and touches nothing: ``reconcile(cluster, settings, now)``.
 
-from multitask_operator.reconciler.decide import reconcile
-from multitask_operator.reconciler.outcome import Outcome
+`state` is what a decision is made on; `training` and `deletion` are reconcilers; `actions` is what they decide.
+"""
 
-__all__ = ["Outcome", "reconcile"]
+from multitask_operator.reconciler.actions import Result
+from multitask_operator.reconciler.lifecycle import reconcile
+
+__all__ = ["Result", "reconcile"]

@@ -1,20 +1,38 @@
-"""Why nothing moves: the waiting and ending reasons of pods and Jobs in the words of whoever can change that. Pure."""
+"""What keeps a Job from running, from the conditions and waiting reasons of Jobs and pods, and what helps. Pure."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from math import ceil
 
-from multitask_api.cluster import CLEAN_UP, RESOLVE
-from multitask_operator.reconciler.cluster_state import RejectedWrite
-from multitask_operator.reconciler.stage_job import StageJob, parse_time
+from multitask_api.types import JsonObject
+from multitask_operator.formatting import cut
+from multitask_operator.reconciler.conditions import MESSAGE_BYTES
+from multitask_operator.reconciler.state.accessors import parse_time
+from multitask_operator.reconciler.state.cluster_state import RejectedWrite
+from multitask_operator.reconciler.state.pods import container_statuses, exit_code, has_running_pod, out_of_memory
+from multitask_operator.reconciler.state.stage_job import StageJob
 
-Object = Mapping[str, Any]
-
-#: Seconds that a Job and its pods may take to show something before Events are asked about them, and a Job to go.
+#: Seconds that a Job and its pods have to show something before Events about them are read, and a deleted Job to go.
 EVENT_DELAY = 5.0
+
+#: Reason → what helps, where the message does not say so itself.
+REMEDIATION: Mapping[str, str] = {
+    "QuotaExceeded": "raise the namespace's quota, lower training.resources or training.maxParallelJobs, or wait until"
+    " other work has ended; the Job goes on by itself",
+    "PodRefused": "change what it names; the Job goes on by itself",
+    "PodWarning": "change what it names; the pod goes on by itself",
+    "PodNotStarted": "change what it names; the pod goes on by itself",
+    "NotDeleted": "whoever set the finalizer has to remove it; the Job is then created again",
+    "NoGPUFree": "wait, free a GPU, or lower training.gpusPerNode (0: the CPU) or training.maxParallelJobs",
+    "Unschedulable": "change training.resources or the podTemplate, or give the cluster such a node",
+    "Queued": "wait, or ask the owner of the queue; without training.queueName the Jobs start at once",
+    "Gated": "wait, or ask whoever set the gate",
+    "ImageNotPulled": "correct the image's name, or name its registry's Secret in spec.imagePullSecrets",
+    "DataNotFound": "correct the addresses, or put the data there: it is looked for again every 5 minutes",
+}
 
 _FORBIDDEN, _CONFLICT = 403, 409
 _PULL = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
@@ -23,107 +41,127 @@ _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunC
 
 @dataclass(frozen=True)
 class Blocker:
-    """One reason in CamelCase, and a message that says what to change."""
+    """A condition's reason in CamelCase, and a message that says what to change."""
 
     reason: str
     message: str
 
 
-def blocker_for_rejected_write(refusal: RejectedWrite) -> Blocker:
-    """A write that the API server does not take."""
+def with_remediation(reason: str, message: str) -> str:
+    """``message`` and what helps; if both are too long for a condition, the message is cut, not the advice."""
+    advice = REMEDIATION.get(reason)
+    return message if advice is None else append_advice(message.rstrip("."), f"; {advice}")
+
+
+def without_remediation(reason: str, message: str) -> str:
+    """The message that `with_remediation` was given."""
+    return message.removesuffix(f"; {REMEDIATION[reason]}") if reason in REMEDIATION else message
+
+
+def append_advice(message: str, advice: str) -> str:
+    """``message`` and ``advice`` in the bytes that a condition has for both."""
+    return cut(message, MESSAGE_BYTES - len(advice.encode())) + advice
+
+
+# -- checks ------------------------------------------------------------------------------------------------------------
+
+
+def write_rejected(rejected: RejectedWrite) -> Blocker:
+    """The API server rejected a write."""
     advice = "change what it names"
-    if "exceeded quota" in refusal.message:
+    if "exceeded quota" in rejected.message:
         advice = "raise the quota, or wait until other work has ended"
-    elif refusal.code == _CONFLICT:
+    elif rejected.code == _CONFLICT:
         advice = "delete or rename it"
-    elif refusal.code == _FORBIDDEN and " cannot " in refusal.message:
+    elif rejected.code == _FORBIDDEN and " cannot " in rejected.message:
         advice = "give the operator's role this permission"
-    said = refusal.message.rstrip(".")
+    message = rejected.message.rstrip(".")
     return Blocker(
-        "WriteRefused", f"{refusal.verb} {refusal.kind} {refusal.name}: {said}; {advice}: it is tried again by itself"
+        "WriteRefused",
+        f"{rejected.verb} {rejected.kind} {rejected.name}: {message}; {advice}: the operator tries again by itself",
     )
 
 
-def blocker_for_job(unit: StageJob, gpu_resource: str, warnings: Mapping[str, str]) -> Blocker | None:
-    """What keeps the pods of an open Job from running; ``warnings`` as in `RawState`."""
-    return blocker_for_queue(unit.job) or blocker_for_pods(unit.pods, gpu_resource) or _warned(unit, warnings)
+def job_blocked(stage_job: StageJob, gpu_resource: str, warnings: Mapping[str, str]) -> Blocker | None:
+    """The pods of an open Job do not run; ``warnings`` as in `ClusterState`."""
+    return not_admitted(stage_job.job) or pods_blocked(stage_job.pods, gpu_resource) or _warned(stage_job, warnings)
 
 
-def objects_needing_events(unit: StageJob) -> tuple[Object, ...]:
-    """An open Job and its pods if they show neither a running pod nor why there is none: only Events may tell."""
-    if (
-        unit.job is None
-        or not is_open(unit)
-        or has_running_pod(unit)
-        or blocker_for_queue(unit.job)
-        or blocker_for_pods(unit.pods, gpu_resource="")
-    ):
-        return ()
-    if not unit.pods:
-        return (unit.job,)  # what was said of it is over once it has had a pod
-    return tuple(pod for pod in unit.pods if pod.get("status", {}).get("phase") == "Pending")
-
-
-def age(unit: StageJob, now: float) -> float:
-    """Seconds since a unit's Job was made; 0 without one."""
-    return 0.0 if unit.job is None else now - parse_time(unit.job["metadata"]["creationTimestamp"])
-
-
-def requeue_after(unit: StageJob, gpu_resource: str, warnings: Mapping[str, str], now: float) -> float | None:
-    """Seconds until it has to be looked at again, where no watch would tell what keeps it; None: one would."""
-    if unit.stopping and stuck_deletion(unit, now) is None:
-        return EVENT_DELAY
-    # An Event may come at any time, most likely at once: the longer there is none, the rarer the look.
-    waits = objects_needing_events(unit) and blocker_for_job(unit, gpu_resource, warnings) is None
-    return max(EVENT_DELAY, age(unit, now)) if waits else None
-
-
-def is_open(unit: StageJob) -> bool:
-    """Whether its Job is there and has not ended, or has not said what it found yet."""
-    return unit.job is not None and not unit.ended and (unit.kind in (RESOLVE, CLEAN_UP) or not unit.reported)
-
-
-def has_running_pod(unit: StageJob) -> bool:
-    """Whether one of its pods does."""
-    return any(pod.get("status", {}).get("phase") == "Running" for pod in unit.pods)
-
-
-def stuck_deletion(unit: StageJob, now: float) -> Blocker | None:
-    """A Job that does not go although it was deleted: none of its name can be made before."""
-    since = (unit.job or {}).get("metadata", {}).get("deletionTimestamp")
-    if unit.job is None or since is None or now - parse_time(since) < EVENT_DELAY:
-        return None
-    finalizers = ", ".join(unit.job["metadata"].get("finalizers") or ("nothing",))
-    return Blocker("NotDeleted", f"{_name(unit.job)} was deleted at {since} and is held by {finalizers}")
-
-
-def blocker_for_pods(pods: Sequence[Object], gpu_resource: str) -> Blocker | None:
-    """The first thing that keeps one of these pods from running; None if all run or have ended."""
-    for pod in pods:
-        if pod.get("status", {}).get("phase") != "Pending":
-            continue
-        for found in (*_waiting(pod), *_unscheduled(pod, gpu_resource)):
-            return found
-    return None
-
-
-def blocker_for_queue(job: Object | None) -> Blocker | None:
-    """A Job that its queue has not admitted."""
+def not_admitted(job: JsonObject | None) -> Blocker | None:
+    """The Job's queue has not admitted it."""
     if job is None or not job.get("spec", {}).get("suspend"):
         return None
     queue = job["metadata"].get("labels", {}).get("kueue.x-k8s.io/queue-name", "")
     return Blocker("Queued", f"{_name(job)} waits for admission by queue {queue!r}")
 
 
-def containers(pod: Object) -> Iterator[Object]:
-    """The states of a pod's containers, those that run first first."""
-    status = pod.get("status", {})
-    yield from status.get("initContainerStatuses", ())
-    yield from status.get("containerStatuses", ())
+def pods_blocked(pods: Sequence[JsonObject], gpu_resource: str) -> Blocker | None:
+    """One of the pods is pending for a reason that it shows; the first reason."""
+    pending = (pod for pod in pods if pod.get("status", {}).get("phase") == "Pending")
+    reasons = (blocker for pod in pending for blocker in (*_waiting(pod), *_unscheduled(pod, gpu_resource)))
+    return next(reasons, None)
 
 
-def _warned(unit: StageJob, warnings: Mapping[str, str]) -> Blocker | None:
-    for item in objects_needing_events(unit):
+def deletion_stuck(stage_job: StageJob, now: float) -> Blocker | None:
+    """A deleted Job still exists: no other one of its name can be created."""
+    if stage_job.job is None or not stage_job.is_being_deleted:
+        return None
+    metadata = stage_job.job["metadata"]
+    since = metadata["deletionTimestamp"]
+    if now - parse_time(since) < EVENT_DELAY:
+        return None
+    finalizers = ", ".join(metadata.get("finalizers") or ("none",))
+    return Blocker(
+        "NotDeleted", f"{_name(stage_job.job)} was deleted at {since} and still exists, finalizers: {finalizers}"
+    )
+
+
+def retrying(stage_job: StageJob) -> Blocker | None:
+    """The last attempt of an open Job failed, and its next one does not run yet."""
+    if not stage_job.is_open or has_running_pod(stage_job.pods):
+        return None
+    failure = stage_job.failure[1] if stage_job.failure else None
+    why = out_of_memory(stage_job.pods) or (failure.message if failure else None) or exit_code(stage_job.pods)
+    if why is None:
+        return None
+    stage = failure.stage if failure else next((stage for stage, _ in stage_job.keys), stage_job.kind)
+    job = stage_job.job or {}
+    # Of several nodes, one that fails takes the others with it: so many failed pods are one attempt.
+    pods = job.get("spec", {}).get("completions", 1)
+    attempts = job.get("spec", {}).get("backoffLimit", 0) // pods + 1
+    attempt = min(attempts, ceil(job.get("status", {}).get("failed", 0) / pods) + 1)
+    return Blocker("Retrying", f"{stage}: {why}; its Job tries again by itself (attempt {attempt} of {attempts})")
+
+
+# -- what the checks need, and when ------------------------------------------------------------------------------------
+
+
+def objects_needing_events(stage_job: StageJob) -> tuple[JsonObject, ...]:
+    """An open Job and its pods if they show neither a running pod nor why there is none: only Events may tell."""
+    if (
+        stage_job.job is None
+        or not stage_job.is_open
+        or has_running_pod(stage_job.pods)
+        or not_admitted(stage_job.job)
+        or pods_blocked(stage_job.pods, gpu_resource="")
+    ):
+        return ()
+    if not stage_job.pods:
+        return (stage_job.job,)  # once the Job has had a pod, Events about the Job are out of date
+    return tuple(pod for pod in stage_job.pods if pod.get("status", {}).get("phase") == "Pending")
+
+
+def requeue_after(stage_job: StageJob, gpu_resource: str, warnings: Mapping[str, str], now: float) -> float | None:
+    """Seconds until the Job has to be read again because no watch covers what blocks it; None: a watch does."""
+    if stage_job.is_being_deleted and deletion_stuck(stage_job, now) is None:
+        return EVENT_DELAY
+    # An Event may come at any time, most likely at once: the longer there is none, the longer the interval.
+    waits = objects_needing_events(stage_job) and job_blocked(stage_job, gpu_resource, warnings) is None
+    return max(EVENT_DELAY, stage_job.age(now)) if waits else None
+
+
+def _warned(stage_job: StageJob, warnings: Mapping[str, str]) -> Blocker | None:
+    for item in objects_needing_events(stage_job):
         text = warnings.get(item["metadata"]["uid"])
         if text is None:
             continue
@@ -134,8 +172,8 @@ def _warned(unit: StageJob, warnings: Mapping[str, str]) -> Blocker | None:
     return None
 
 
-def _waiting(pod: Object) -> Iterator[Blocker]:
-    for status in containers(pod):
+def _waiting(pod: JsonObject) -> Iterator[Blocker]:
+    for status in container_statuses(pod):
         waiting = status.get("state", {}).get("waiting", {})
         reason, message = waiting.get("reason", ""), waiting.get("message", "")
         if reason in _PULL:
@@ -151,7 +189,7 @@ def _waiting(pod: Object) -> Iterator[Blocker]:
             yield Blocker("PodNotStarted", f"{_name(pod)}: {message or reason}")
 
 
-def _unscheduled(pod: Object, gpu_resource: str) -> Iterator[Blocker]:
+def _unscheduled(pod: JsonObject, gpu_resource: str) -> Iterator[Blocker]:
     for condition in pod.get("status", {}).get("conditions", ()):
         if condition.get("type") != "PodScheduled" or condition.get("status") != "False":
             continue
@@ -164,5 +202,5 @@ def _unscheduled(pod: Object, gpu_resource: str) -> Iterator[Blocker]:
             yield Blocker("Unschedulable", f"{_name(pod)} fits no node: {message}")
 
 
-def _name(item: Object) -> str:
+def _name(item: JsonObject) -> str:
     return f"{item.get('kind', 'Pod')} {item['metadata']['name']}"

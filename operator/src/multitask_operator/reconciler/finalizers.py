@@ -2,57 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 from multitask_api.cluster import FINALIZER
-from multitask_operator.objects.actions import Delete, PatchFinalizers
-from multitask_operator.reconciler.cluster_state import Object
+from multitask_api.types import JsonObject
+from multitask_operator.reconciler.actions import PatchFinalizers
 
 
-def is_being_deleted(item: Object | None) -> bool:
-    """Whether an object is being deleted."""
-    return item is not None and "deletionTimestamp" in item["metadata"]
-
-
-def has_finalizer(model: Object) -> bool:
+def has_finalizer(model: JsonObject) -> bool:
     """Whether ``model`` stays until our clean-up is over."""
     return FINALIZER in _finalizers(model)
 
 
-def retains(model: Object) -> bool:
+def retains_artifacts(model: JsonObject) -> bool:
     """``spec.storage.retain``, also of a spec that cannot be read."""
     storage = (model.get("spec") or {}).get("storage") or {}
     return storage.get("retain") is not False
 
 
-def finalizers(model: Object) -> PatchFinalizers | None:
-    """What makes the finalizer of ``model`` what its spec wants; None where it is so."""
-    if has_finalizer(model) is not retains(model):
+def finalizer_patch(model: JsonObject) -> PatchFinalizers | None:
+    """Adds or removes our finalizer as ``spec.storage.retain`` requires; None if nothing has to change."""
+    if has_finalizer(model) is not retains_artifacts(model):
         return None
-    return without_finalizer(model) if retains(model) else _patched(model, (*_finalizers(model), FINALIZER))
+    return without_finalizer(model) if retains_artifacts(model) else _patch(model, (*_finalizers(model), FINALIZER))
 
 
-def without_finalizer(model: Object) -> PatchFinalizers:
-    """Without ours; those of others stay."""
-    return _patched(model, tuple(name for name in _finalizers(model) if name != FINALIZER))
+def without_finalizer(model: JsonObject) -> PatchFinalizers:
+    """Removes ours; those of others stay."""
+    return _patch(model, tuple(name for name in _finalizers(model) if name != FINALIZER))
 
 
-def is_collected(model: Object) -> bool:
-    """Whether the garbage collector is at the children of ``model`` (``--cascade=foreground`` or ``orphan``)."""
+def is_garbage_collected(model: JsonObject) -> bool:
+    """Whether the garbage collector handles the children of ``model`` (``--cascade=foreground`` or ``orphan``)."""
     return any(name in ("foregroundDeletion", "orphan") for name in _finalizers(model))
 
 
-def deletes_of(*items: Object | None) -> Iterator[Delete]:
-    """What deletes those that are there and not going yet."""
-    for item in items:
-        if item is not None and not is_being_deleted(item):
-            metadata = item["metadata"]
-            yield Delete(item["kind"], item["apiVersion"], metadata["name"], metadata["uid"])
-
-
-def _finalizers(model: Object) -> tuple[str, ...]:
+def _finalizers(model: JsonObject) -> tuple[str, ...]:
     return tuple(model["metadata"].get("finalizers") or ())
 
 
-def _patched(model: Object, names: tuple[str, ...]) -> PatchFinalizers:
+def _patch(model: JsonObject, names: tuple[str, ...]) -> PatchFinalizers:
     return PatchFinalizers(names, model["metadata"]["resourceVersion"])

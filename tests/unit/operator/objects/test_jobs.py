@@ -6,30 +6,30 @@ import pytest
 
 from multitask_operator.objects.jobs import stage_job, stage_service
 from multitask_operator.objects.pods import pod_template
-from support.object_samples import OWNER, SETTINGS, resource, unit
+from support.object_samples import OWNER, SETTINGS, job_spec, resource
 
 
 def job(kind="baseline", **training):
     desk = resource(training={"gpusPerNode": 0, **training})
-    return stage_job(OWNER, desk.spec, unit(desk, kind), SETTINGS)
+    return stage_job(OWNER, desk.spec, job_spec(desk, kind), SETTINGS)
 
 
 def service(kind, **training):
     desk = resource(training={"gpusPerNode": 0, **training})
-    return stage_service(OWNER, desk.spec, unit(desk, kind))
+    return stage_service(OWNER, desk.spec, job_spec(desk, kind))
 
 
 def test_a_job():
     desk = resource()
-    baseline = unit(desk, "baseline")
+    baseline = job_spec(desk, "baseline")
     (order,) = baseline.orders
-    found = job()
-    metadata = found.pop("metadata")
+    document = job()
+    metadata = document.pop("metadata")
     annotations = metadata["annotations"]
     assert (metadata["name"], metadata["namespace"]) == (f"desk-baseline-{order.digest[:8]}", "team-a")
     assert metadata["ownerReferences"][0]["uid"] == OWNER.uid
     assert annotations == {"multitask.dev/stage": order.stage, "multitask.dev/digest": order.digest}
-    assert found == {
+    assert document == {
         "apiVersion": "batch/v1",
         "kind": "Job",
         "spec": {
@@ -51,24 +51,24 @@ def test_a_job():
 
 
 def test_a_clean_up_fails_three_times_at_most_ends_within_hours_and_waits_for_no_queue():
-    found = job("clean-up", queueName="team-a", gpusPerNode=8, nodes=2)
-    assert (found["spec"]["backoffLimit"], found["spec"]["activeDeadlineSeconds"]) == (2, 6 * 3600)
-    assert "suspend" not in found["spec"]
-    assert "kueue.x-k8s.io/queue-name" not in found["metadata"]["labels"]
+    made = job("clean-up", queueName="team-a", gpusPerNode=8, nodes=2)
+    assert (made["spec"]["backoffLimit"], made["spec"]["activeDeadlineSeconds"]) == (2, 6 * 3600)
+    assert "suspend" not in made["spec"]
+    assert "kueue.x-k8s.io/queue-name" not in made["metadata"]["labels"]
     assert "activeDeadlineSeconds" not in job("resolve")["spec"]
 
 
 def test_a_queue_admits_the_job():
-    found = job(queueName="team-a")
-    assert found["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
-    assert found["spec"]["suspend"] is True
+    made = job(queueName="team-a")
+    assert made["metadata"]["labels"]["kueue.x-k8s.io/queue-name"] == "team-a"
+    assert made["spec"]["suspend"] is True
     assert "suspend" not in job()["spec"]
 
 
 def test_training_on_several_nodes_is_an_indexed_job_below_a_headless_service():
-    found, below = job("mixture", nodes=3), service("mixture", nodes=3)
-    name = found["metadata"]["name"]
-    spec = found["spec"]
+    made, below = job("mixture", nodes=3), service("mixture", nodes=3)
+    name = made["metadata"]["name"]
+    spec = made["spec"]
     assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 3, 3)
     assert spec["backoffLimit"] == 9
     assert spec["template"]["spec"]["subdomain"] == name

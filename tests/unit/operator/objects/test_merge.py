@@ -142,10 +142,10 @@ CASES = [
 @pytest.fixture(scope="session")
 def kubectl() -> str:
     built = binaries.path("kubectl")
-    found = str(built) if built.is_file() else shutil.which("kubectl")
-    if found is None:
+    path = str(built) if built.is_file() else shutil.which("kubectl")
+    if path is None:
         pytest.skip("needs kubectl: run `make kubernetes`")
-    return found
+    return path
 
 
 @pytest.mark.parametrize(("sentence", "patch"), CASES, ids=[row[0] for row in CASES])
@@ -178,7 +178,7 @@ def test_neither_the_template_nor_the_patch_is_changed():
     assert (before, given) == (POD, patch)
 
 
-def test_a_directive_also_holds_where_nothing_was_there():
+def test_a_directive_also_applies_to_an_absent_field():
     """kubectl drops the map; what is given is meant."""
     patch = spec(affinity={"$patch": "replace", "nodeAffinity": {"preferred": []}})
     assert merge(POD, patch, PLACE)["spec"]["affinity"] == {"nodeAffinity": {"preferred": []}}
@@ -225,7 +225,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("sentence", "patch", "message"), ERRORS, ids=[row[0] for row in ERRORS])
-def test_a_patch_that_is_none_is_refused(sentence, patch, message):
+def test_a_malformed_patch_is_rejected(sentence, patch, message):
     with pytest.raises(PodTemplateError) as raised:
         merge(POD, patch, PLACE)
     assert str(raised.value).startswith(message)

@@ -10,7 +10,7 @@ from multitask_api.stages.versions import VERSIONS
 from multitask_operator.objects import names
 from multitask_operator.objects.names import Owner, access_name, clean_up_name, resolve_name, run_name, stage_job_name
 from multitask_operator.objects.stage_jobs import StageJobSpec
-from support.object_samples import OWNER, ready, resource, unit
+from support.object_samples import OWNER, job_spec, ready, resource
 
 LABEL = re.compile(r"[a-z]([-a-z0-9]*[a-z0-9])?")
 LONG = "customer-support-desk-of-the-northern-region-in-production-01"
@@ -27,16 +27,16 @@ UNITS = [
 
 
 @pytest.mark.parametrize(("sentence", "model", "expected"), UNITS, ids=[row[0] for row in UNITS])
-def test_names_of_units(sentence, model, expected):
+def test_names_of_jobs(sentence, model, expected):
     assert re.sub("-[0-9a-f]{6}-", "-#-", stage_job_name(model, "baseline", [DIGEST])) == expected
 
 
 @pytest.mark.parametrize("model", ["a", "7", "desk", LONG, "a" * 63, "1" * 63, "a-" * 31 + "a"])
 def test_every_name_is_a_dns_label_with_room_for_a_pod_index(model):
     owner = Owner("ns", model, "uid")
-    found = [stage_job_name(model, kind, [DIGEST]) for kind in VERSIONS]
-    found += [resolve_name(owner, 2**31, "again"), run_name(model, 2**31), access_name(model), clean_up_name(owner)]
-    for name in found:
+    generated = [stage_job_name(model, kind, [DIGEST]) for kind in VERSIONS]
+    generated += [resolve_name(owner, 2**31, "again"), run_name(model, 2**31), access_name(model), clean_up_name(owner)]
+    for name in generated:
         assert LABEL.fullmatch(name), name
         assert len(name) + len("-63") <= 63, name
 
@@ -47,7 +47,7 @@ def test_models_whose_long_names_begin_alike_do_not_share_children():
         assert name(one) != name(other)
 
 
-def test_a_unit_of_several_stages_has_one_name_in_every_order():
+def test_the_name_of_a_job_of_several_stages_does_not_depend_on_their_sequence():
     orders = ready(resource(), "prepare")
     forwards, backwards = (StageJobSpec.of_stages(OWNER, 1, each) for each in (orders, orders[::-1]))
     assert len(orders) == 4
@@ -56,27 +56,29 @@ def test_a_unit_of_several_stages_has_one_name_in_every_order():
     assert forwards.name != StageJobSpec.of_stages(OWNER, 1, orders[:3]).name
 
 
-def test_resolve_runs_anew_for_another_generation_refresh_or_resource():
+def test_resolve_runs_again_for_another_generation_refresh_or_resource():
     other = Owner(OWNER.namespace, OWNER.name, "another-uid")
-    found = [resolve_name(*given) for given in ((OWNER, 1, None), (OWNER, 2, None), (OWNER, 1, "x"), (other, 1, None))]
-    assert len(set(found)) == 4
+    generated = [
+        resolve_name(*given) for given in ((OWNER, 1, None), (OWNER, 2, None), (OWNER, 1, "x"), (other, 1, None))
+    ]
+    assert len(set(generated)) == 4
     assert resolve_name(OWNER, 1, None) == resolve_name(OWNER, 1, "")
 
 
 def test_annotations_name_the_stages_and_their_digests_in_one_order():
-    found = unit(resource(), "prepare")
-    stages, digests = (value.split(",") for value in found.annotations.values())
-    assert list(found.annotations) == ["multitask.dev/stage", "multitask.dev/digest"]
+    item = job_spec(resource(), "prepare")
+    stages, digests = (value.split(",") for value in item.annotations.values())
+    assert list(item.annotations) == ["multitask.dev/stage", "multitask.dev/digest"]
     assert stages == ["prepare/escalate", "prepare/intent", "prepare/reply", "prepare/urgency"]
     assert dict(zip(stages, digests, strict=True)) == {
         order.stage: order.digest for order in ready(resource(), "prepare")
     }
-    assert unit(resource(), "resolve").annotations == {"multitask.dev/generation": "3"}
+    assert job_spec(resource(), "resolve").annotations == {"multitask.dev/generation": "3"}
 
 
 def test_a_child_is_found_by_its_labels_and_goes_with_its_owner():
-    found = names.object_metadata(OWNER, "v1", "ConfigMap", "desk-run-1", of="run", annotations={"a": "b"})
-    assert found == {
+    item = names.object_metadata(OWNER, "v1", "ConfigMap", "desk-run-1", of="run", annotations={"a": "b"})
+    assert item == {
         "apiVersion": "v1",
         "kind": "ConfigMap",
         "metadata": {

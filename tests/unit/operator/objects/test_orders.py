@@ -1,4 +1,4 @@
-"""What a stage is told in a pod."""
+"""The order of a stage that runs in a pod."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The pod template of a unit, and what a podTemplate may make of it."""
+"""The pod template of a Job, and how a podTemplate may change it."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import pytest
 
 from multitask_operator.objects.errors import PodTemplateError
 from multitask_operator.objects.pods import PodSettings, pod_template
-from support.object_samples import OWNER, SETTINGS, resource, unit
+from support.object_samples import OWNER, SETTINGS, job_spec, resource
 
 
 def template(kind="baseline", settings=SETTINGS, **spec):
     desk = resource(**spec)
-    return pod_template(OWNER, desk.spec, unit(desk, kind), settings)
+    return pod_template(OWNER, desk.spec, job_spec(desk, kind), settings)
 
 
-def customised(given, **training):
+def with_template(given, **training):
     return template(training={"gpusPerNode": 0, "podTemplate": given, **training})
 
 
@@ -28,7 +28,7 @@ def environment(pod):
 
 
 def test_the_whole_pod():
-    name = unit(resource(), "baseline").name
+    name = job_spec(resource(), "baseline").name
     assert template() == {
         "metadata": {
             "labels": {
@@ -185,12 +185,12 @@ ALLOWED = [
 
 @pytest.mark.parametrize(("sentence", "given"), ALLOWED, ids=[row[0] for row in ALLOWED])
 def test_a_pod_template_may_give(sentence, given):
-    assert customised({"spec": given}) != template()
-    assert trainer(customised({"spec": given}))["command"] == trainer(template())["command"]
+    assert with_template({"spec": given}) != template()
+    assert trainer(with_template({"spec": given}))["command"] == trainer(template())["command"]
 
 
 def test_labels_and_annotations_are_added():
-    pod = customised({"metadata": {"labels": {"team": "a"}, "annotations": {"sidecar.istio.io/inject": "false"}}})
+    pod = with_template({"metadata": {"labels": {"team": "a"}, "annotations": {"sidecar.istio.io/inject": "false"}}})
     assert pod["metadata"]["labels"].items() >= template()["metadata"]["labels"].items() | {("team", "a")}
 
 
@@ -235,17 +235,17 @@ REFUSED = [
     (
         "nowhere to write",
         on_trainer(volumeMounts=[{"mountPath": "/multitask/work", "$patch": "delete"}]),
-        f"{T}.volumeMounts[/multitask/work]: must stay; the stage writes there",
+        f"{T}.volumeMounts[/multitask/work]: keep it; the stage writes there",
     ),
     (
         "no trainer",
         {"spec": {"containers": [{"name": "trainer", "$patch": "delete"}, {"name": "x", "image": "y"}]}},
-        f"{T}: must stay; it runs the stage",
+        f"{T}: keep it; it runs the stage",
     ),
     (
         "other orders in the volume",
         {"spec": {"volumes": [{"name": "orders", "configMap": {"name": "mine"}}]}},
-        "spec.volumes[orders]: remove it; the operator mounts it. Give a volume of yours another name",
+        "spec.volumes[orders]: remove it; the operator mounts it. Give your own volume another name",
     ),
     (
         "a volume with two sources",
@@ -263,7 +263,11 @@ REFUSED = [
         {"metadata": {"annotations": {"multitask.dev/digest": "x"}}},
         "metadata.annotations[multitask.dev/digest]: remove it",
     ),
-    ("restarts", {"spec": {"restartPolicy": "OnFailure"}}, "spec.restartPolicy: remove it; a stage that ends"),
+    (
+        "restarts",
+        {"spec": {"restartPolicy": "OnFailure"}},
+        "spec.restartPolicy: remove it; the operator handles the end of a stage",
+    ),
     (
         "another account",
         {"spec": {"serviceAccountName": "x"}},
@@ -280,5 +284,5 @@ REFUSED = [
 @pytest.mark.parametrize(("sentence", "given", "message"), REFUSED, ids=[row[0] for row in REFUSED])
 def test_a_pod_template_may_not_give(sentence, given, message):
     with pytest.raises(PodTemplateError) as raised:
-        customised(given)
+        with_template(given)
     assert str(raised.value).startswith(f"spec.training.podTemplate.{message}")

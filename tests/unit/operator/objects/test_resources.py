@@ -66,8 +66,8 @@ def test_resources(sentence, training, kind, expected):
 
 
 def test_a_gpu_has_the_name_that_the_installation_gives_it():
-    found = container_resources(spec(gpusPerNode=2), "mixture", "amd.com/gpu")
-    assert found["limits"] == {"amd.com/gpu": "2"}
+    resources = container_resources(spec(gpusPerNode=2), "mixture", "amd.com/gpu")
+    assert resources["limits"] == {"amd.com/gpu": "2"}
 
 
 # training, more of the spec, kind → GPUs of a pod, pods
@@ -86,8 +86,8 @@ SHARES = [
 
 @pytest.mark.parametrize(("training", "more", "kind", "each", "pods"), SHARES)
 def test_only_what_trains_shares_its_work(training, more, kind, each, pods):
-    found = spec(more, **training)
-    assert (gpus(found, kind), nodes(found, kind)) == (each, pods)
+    given_spec = spec(more, **training)
+    assert (gpus(given_spec, kind), nodes(given_spec, kind)) == (each, pods)
 
 
 # resources, GPUs, kind → threads
@@ -127,7 +127,7 @@ ERRORS = [
 
 
 @pytest.mark.parametrize(("given", "message"), ERRORS)
-def test_malformed_resources_are_refused_by_name(given, message):
+def test_malformed_resources_are_rejected_by_name(given, message):
     with pytest.raises(ResourcesError) as raised:
         container_resources(spec(resources=given), "baseline", GPU)
     assert str(raised.value).startswith(message)

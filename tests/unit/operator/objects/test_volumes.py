@@ -82,7 +82,7 @@ STORAGE = [
 @pytest.mark.parametrize(("uri", "address", "work"), STORAGE)
 def test_storage_as_a_pod_sees_it(uri, address, work):
     spec = resource(storage=uri).spec
-    assert (volumes.storage_address(spec), volumes.work_folder(spec, "x")) == (address, work)
+    assert (volumes.storage_location(spec), volumes.work_folder(spec, "x")) == (address, work)
 
 
 PROBLEMS = [
@@ -113,10 +113,10 @@ PROBLEMS = [
 
 
 @pytest.mark.parametrize(("sentence", "spec", "expected"), PROBLEMS, ids=[row[0] for row in PROBLEMS])
-def test_addresses_that_mean_nothing_in_a_pod_are_named(sentence, spec, expected):
-    found = [str(problem) for problem in volumes.uri_problems(spec)]
-    assert len(found) == len(expected)
-    for text, beginning in zip(found, expected, strict=True):
+def test_uris_that_mean_nothing_in_a_pod_are_named(sentence, spec, expected):
+    problems = [str(problem) for problem in volumes.uri_problems(spec)]
+    assert len(problems) == len(expected)
+    for text, beginning in zip(problems, expected, strict=True):
         assert text.startswith(beginning)
 
 

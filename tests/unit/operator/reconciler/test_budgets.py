@@ -29,9 +29,9 @@ class Largest(Cluster):
         self.settle()
         (name,) = self.jobs("resolve")
         self.finish(name)
-        found = all_done(self.resource, until, serve=False, **results)
-        packed, kept = pack_manifests(found.values())
-        assert kept == len(found)
+        manifests = all_done(self.resource, until, serve=False, **results)
+        packed, kept = pack_manifests(manifests.values())
+        assert kept == len(manifests)
         self.objects["ConfigMap", name]["binaryData"] = {MANIFESTS_KEY: packed}
         self.settle()
 
@@ -48,8 +48,8 @@ class Largest(Cluster):
     def report(self, kind):
         """Every Job of ``kind`` says where it is."""
         for name in self.jobs(kind):
-            said = StageProgress(stage="s", step=123_456, total=1_234_567, loss=123.456, updated=BEGAN + 9_999_999)
-            self.objects["ConfigMap", name]["data"][PROGRESS_KEY] = said.model_dump_json(by_alias=True)
+            progress = StageProgress(stage="s", step=123_456, total=1_234_567, loss=123.456, updated=BEGAN + 9_999_999)
+            self.objects["ConfigMap", name]["data"][PROGRESS_KEY] = progress.model_dump_json(by_alias=True)
             self.objects["Job", name]["status"] = {"startTime": "2027-01-15T08:00:00Z"}
         self.now += 60
         self.settle()
@@ -62,8 +62,8 @@ def nothing(cluster):
 def not_found(cluster):
     cluster.settle()
     (name,) = cluster.jobs("resolve")
-    found = resolved(cluster.resource)
-    missing = found.model_copy(update={"problems": tuple(f"{uri}: {LONG[:1000]}" for uri in found.data)})
+    report = resolved(cluster.resource)
+    missing = report.model_copy(update={"problems": tuple(f"{uri}: {LONG[:1000]}" for uri in report.data)})
     cluster.objects["ConfigMap", name]["data"][RESOLVED_KEY] = missing.model_dump_json(by_alias=True)
     cluster.end(name, "Complete")
     cluster.settle()

@@ -54,20 +54,20 @@ HAPPENINGS = st.lists(
 
 # Without shrinking: the shortest history that fails would take minutes to find, and the one found says enough.
 @settings(max_examples=25, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
-@given(happenings=HAPPENINGS)
-def test_any_history_comes_to_the_same_end(happenings, expected):
+@given(history=HAPPENINGS)
+def test_any_history_comes_to_the_same_end(history, expected):
     cluster = cluster_of_two()
-    looks = [cluster.observe()]
+    seen = [cluster.observe()]
     by_hand = False
-    for what, number in happenings:
-        looks.append(cluster.observe())
+    for what, number in history:
+        seen.append(cluster.observe())
         jobs = cluster.jobs()
         if what == "reconcile":
             cluster.reconcile()
         elif what == "killed":
             cluster.reconcile(actions=number)
         elif what == "stale":  # another operator, or a look that is out of date
-            cluster.reconcile(looks[-1 - number % min(len(looks), 4)])
+            cluster.reconcile(seen[-1 - number % min(len(seen), 4)])
         elif what == "finish" and jobs:
             cluster.finish(jobs[number % len(jobs)])
         elif what == "delete" and jobs:
@@ -101,23 +101,23 @@ DELETION = st.lists(
 
 
 @settings(max_examples=20, deadline=None, phases=(Phase.explicit, Phase.reuse, Phase.generate))
-@given(happenings=DELETION, jobs_before=st.integers(min_value=0, max_value=12))
-def test_whatever_happens_around_a_deletion_the_model_goes_and_nothing_of_it_is_left(happenings, jobs_before):
+@given(history=DELETION, jobs_before=st.integers(min_value=0, max_value=12))
+def test_after_any_history_a_deletion_ends_and_leaves_nothing(history, jobs_before):
     cluster = cluster_of_two(storage=REMOVED)
     for _ in range(jobs_before):
         cluster.settle()
         if cluster.jobs():
             cluster.finish(cluster.jobs()[0])
-    looks = [cluster.observe()]
-    for what, number in (*happenings, ("reconcile", 0), ("deletion", 0)):
-        looks.append(cluster.observe())
+    seen = [cluster.observe()]
+    for what, number in (*history, ("reconcile", 0), ("deletion", 0)):
+        seen.append(cluster.observe())
         jobs = cluster.jobs()
         if what == "reconcile":
             cluster.reconcile()
         elif what == "killed":
             cluster.reconcile(actions=number)
         elif what == "stale":
-            cluster.reconcile(looks[-1 - number % min(len(looks), 4)])
+            cluster.reconcile(seen[-1 - number % min(len(seen), 4)])
         elif what == "finish" and jobs:
             cluster.finish(jobs[number % len(jobs)])
         elif what == "delete" and jobs:

@@ -19,17 +19,15 @@ from multitask_operator.commands.cluster.model_view import (
     status_of,
 )
 from multitask_operator.formatting import duration
-from multitask_operator.objects.actions import Create, Delete, PatchFinalizers
-from multitask_operator.reconciler import Outcome, blockers, reconcile
-from multitask_operator.reconciler.cluster_state import ClusterState
-from multitask_operator.reconciler.decide import decide
-from multitask_operator.reconciler.deletion import CLEANING_UP
-from multitask_operator.reconciler.finalizers import finalizers, has_finalizer, is_being_deleted
-from multitask_operator.reconciler.model_state import ModelState
-from multitask_operator.reconciler.planner_input import failed
-from multitask_operator.reconciler.remediation import REMEDIATION, without_remediation
-from multitask_operator.reconciler.retries import blocker_for_retry
-from multitask_operator.reconciler.stage_job import StageJob, parse_time, stage_jobs
+from multitask_operator.reconciler import Result, blockers, deletion, training
+from multitask_operator.reconciler.actions import Create, Delete, PatchFinalizers
+from multitask_operator.reconciler.blockers import REMEDIATION, without_remediation
+from multitask_operator.reconciler.finalizers import finalizer_patch, has_finalizer
+from multitask_operator.reconciler.state.accessors import is_being_deleted, parse_time, true_condition
+from multitask_operator.reconciler.state.cluster_state import ClusterState
+from multitask_operator.reconciler.state.model_state import ModelState
+from multitask_operator.reconciler.state.planner_input import failure_of
+from multitask_operator.reconciler.state.stage_job import StageJob, stage_jobs
 
 #: Seconds within which a running operator has acted.
 OPERATOR_REACTION_SECONDS = 60.0
@@ -76,8 +74,8 @@ def diagnose(cluster: ClusterState, now: float) -> Diagnosis:
         state = ModelState.of(bare, now)
     except UserError as error:
         return Diagnosis("InvalidSpec", str(error), _NEXT["InvalidSpec"])
-    patch = finalizers(bare.model)
-    outcome = decide(state, reader_settings(bare)) if patch is None else Outcome((patch,))
+    patch = finalizer_patch(bare.model)
+    outcome = training.reconcile(state, reader_settings(bare)) if patch is None else Result((patch,))
     ready = condition_of(status_of(outcome), "Ready")
     if ready is not None and ready.reason == "Suspended":
         resume = f'{_kubectl(cluster)} patch mtm {cluster.name} --type merge --patch \'{{"spec":{{"suspend":false}}}}\''
@@ -100,14 +98,16 @@ def _being_deleted(cluster: ClusterState, now: float) -> Iterator[Diagnosis]:
         yield Diagnosis("BeingDeleted", "the resource is being deleted", "wait; apply it again if you still want it")
     yield from _rejected_write(cluster)
     bare = cluster.without_status()
-    outcome = reconcile(bare, reader_settings(bare), now)
+    outcome = deletion.reconcile(bare, reader_settings(bare), now)
     ready = condition_of(status_of(outcome), "Ready")
-    if ready is not None and ready.reason != CLEANING_UP:
+    if ready is not None and ready.reason != deletion.CLEANING_UP:
         blocked = ready.reason != "Retrying"
         yield Diagnosis(ready.reason, ready.message, _NEXT.get(ready.reason, _DEFAULT_NEXT), blocked, stage=CLEAN_UP)
     yield from _waiting_for_operator(cluster, outcome, now)
     follow = f"mtm logs {cluster.name} {CLEAN_UP} -f -n {cluster.namespace}"
-    yield Diagnosis(CLEANING_UP, ready.message if ready is not None else "", follow, blocked=False, stage=CLEAN_UP)
+    yield Diagnosis(
+        deletion.CLEANING_UP, ready.message if ready is not None else "", follow, blocked=False, stage=CLEAN_UP
+    )
 
 
 def _rejected_write(cluster: ClusterState) -> Iterator[Diagnosis]:
@@ -139,10 +139,15 @@ def _failed_stage(state: ModelState, deleted: Collection[str]) -> Iterator[Diagn
     cluster = state.cluster
     names = {failure.log for failure in state.plan.failed}
     for stage_job in stage_jobs(cluster, without=(RUN,)):
-        unresolved = stage_job.kind == RESOLVE and stage_job.ended and not state.is_resolved and _has_failed(stage_job)
+        unresolved = (
+            stage_job.kind == RESOLVE
+            and stage_job.is_finished
+            and not state.is_resolved
+            and true_condition(stage_job.job, "Failed") is not None
+        )
         if stage_job.name in deleted or (stage_job.name not in names and not unresolved):
             continue
-        failure = failed(stage_job).failure
+        failure = failure_of(stage_job).failure
         retry = f"{_kubectl(cluster)} annotate mtm {cluster.name} {REFRESH_ANNOTATION}=$(date +%s) --overwrite"
         first_step = {
             "UserError": "correct what the message names",
@@ -158,9 +163,9 @@ def _failed_stage(state: ModelState, deleted: Collection[str]) -> Iterator[Diagn
         )
 
 
-def _waiting_for_operator(cluster: ClusterState, outcome: Outcome, now: float) -> Iterator[Diagnosis]:
+def _waiting_for_operator(cluster: ClusterState, result: Result, now: float) -> Iterator[Diagnosis]:
     """The operator has something to do."""
-    pending = [action for action in outcome.actions if isinstance(action, Create | Delete | PatchFinalizers)]
+    pending = [action for action in result.actions if isinstance(action, Create | Delete | PatchFinalizers)]
     status = cluster.previous_status
     behind = status is None or status.observed_generation != cluster.generation
     if not pending and not behind:
@@ -209,18 +214,13 @@ def _finished(state: ModelState) -> Iterator[Diagnosis]:
 
 
 def _open_jobs(cluster: ClusterState) -> list[StageJob]:
-    return [job for job in stage_jobs(cluster, without=(RUN,)) if blockers.is_open(job)]
+    return [job for job in stage_jobs(cluster, without=(RUN,)) if job.is_open]
 
 
 def _is_reason_of(job: StageJob, ready: Condition, cluster: ClusterState) -> bool:
     """Whether this Job is why Ready has its reason."""
-    blocker = blockers.blocker_for_job(job, gpu_resource(cluster), cluster.warnings) or blocker_for_retry(job)
+    blocker = blockers.job_blocked(job, gpu_resource(cluster), cluster.warnings) or blockers.retrying(job)
     return blocker is not None and blocker.reason == ready.reason
-
-
-def _has_failed(stage_job: StageJob) -> bool:
-    conditions = (stage_job.job or {}).get("status", {}).get("conditions") or ()
-    return any(item.get("type") == "Failed" and item.get("status") == "True" for item in conditions)
 
 
 def _kubectl(cluster: ClusterState) -> str:

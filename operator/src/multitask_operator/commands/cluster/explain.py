@@ -7,7 +7,7 @@ import time
 from multitask_operator.commands.cluster.diagnosis import Diagnosis, diagnose
 from multitask_operator.commands.cluster.session import ClusterOptions, read_model
 from multitask_operator.commands.console import print_json, print_line
-from multitask_operator.reconciler.cluster_state import ClusterState
+from multitask_operator.reconciler.state.cluster_state import ClusterState
 
 
 def explain(name: str, options: ClusterOptions, *, as_json: bool) -> int:

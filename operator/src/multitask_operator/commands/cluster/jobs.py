@@ -9,9 +9,11 @@ from multitask_api.cluster import CLEAN_UP, RESOLVE, RUN
 from multitask_operator.commands.cluster.model_view import gpu_resource
 from multitask_operator.commands.progress import describe
 from multitask_operator.reconciler import blockers
-from multitask_operator.reconciler.cluster_state import ClusterState
-from multitask_operator.reconciler.planner_input import failed
-from multitask_operator.reconciler.stage_job import Phase, StageJob, condition, stage_jobs, started_at
+from multitask_operator.reconciler.state.accessors import started_at, true_condition
+from multitask_operator.reconciler.state.cluster_state import ClusterState
+from multitask_operator.reconciler.state.planner_input import failure_of
+from multitask_operator.reconciler.state.pods import has_running_pod
+from multitask_operator.reconciler.state.stage_job import Phase, StageJob, stage_jobs
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def stages_of(stage_job: StageJob) -> tuple[str, ...]:
 
 def _done(stage_job: StageJob) -> bool:
     if stage_job.kind in (RESOLVE, CLEAN_UP):
-        return condition(stage_job.job, "Complete") is not None
+        return true_condition(stage_job.job, "Complete") is not None
     return stage_job.phase is Phase.DONE
 
 
@@ -73,16 +75,16 @@ def _row(stage_job: StageJob, cluster: ClusterState, now: float) -> JobRow:
 
 
 def _state(stage_job: StageJob, cluster: ClusterState, now: float) -> tuple[str, str]:
-    if stage_job.ended:
-        failure = failed(stage_job).failure
+    if stage_job.is_finished:
+        failure = failure_of(stage_job).failure
         return "failed", f"{failure.stage}: {first_line(failure.message)}"
-    blocker = blockers.blocker_for_job(stage_job, gpu_resource(cluster), cluster.warnings)
-    if stage_job.stopping:
+    blocker = blockers.job_blocked(stage_job, gpu_resource(cluster), cluster.warnings)
+    if stage_job.is_being_deleted:
         return "stopping", ""
     if blocker is not None:
         return blocker.reason, blocker.message
     progress, started = stage_job.progress, started_at(stage_job.job)
-    if progress is None and not blockers.has_running_pod(stage_job):
+    if progress is None and not has_running_pod(stage_job.pods):
         return "starting", ""
     stage = progress.stage if progress is not None else join_names(stages_of(stage_job))
     return "running", describe(stage, now - started if started is not None else 0.0, progress)

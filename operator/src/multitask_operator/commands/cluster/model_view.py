@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from multitask_api.resource.status import Condition, MultiTaskModelStatus
-from multitask_operator.objects.actions import PatchStatus
-from multitask_operator.reconciler import Outcome
-from multitask_operator.reconciler.cluster_state import ClusterState, Object
-from multitask_operator.reconciler.model_state import ModelState
+from multitask_api.types import JsonObject
+from multitask_operator.reconciler import Result
+from multitask_operator.reconciler.actions import PatchStatus
+from multitask_operator.reconciler.state.cluster_state import ClusterState
+from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.settings import Settings
 
 #: The name of the GPU resource if no Job asks for one.
@@ -20,7 +21,7 @@ def reader_settings(cluster: ClusterState) -> Settings:
     return Settings(trainer_image="none", gpu_resource=gpu_resource(cluster))
 
 
-def status_of(outcome: Outcome) -> MultiTaskModelStatus | None:
+def status_of(outcome: Result) -> MultiTaskModelStatus | None:
     """The status that the operator would write; None if it writes none."""
     status = next((action.status for action in outcome.actions if isinstance(action, PatchStatus)), None)
     return None if status is None else MultiTaskModelStatus.model_validate(status)
@@ -55,7 +56,7 @@ def _extended(limits: Mapping[str, object]) -> str | None:
 
 def last_change(cluster: ClusterState) -> str:
     """When the model or a child of it was last written, as an API timestamp; empty if that is unknown."""
-    objects: tuple[Object, ...] = (cluster.model, *cluster.jobs, *cluster.configmaps)
+    objects: tuple[JsonObject, ...] = (cluster.model, *cluster.jobs, *cluster.configmaps)
     return max((timestamp for item in objects for timestamp in _timestamps(item["metadata"])), default="")
 
 

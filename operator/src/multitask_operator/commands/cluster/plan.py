@@ -10,7 +10,7 @@ from multitask_operator.commands.cluster.jobs import first_line
 from multitask_operator.commands.cluster.session import ClusterOptions, read_model
 from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.planner.estimate import estimate
-from multitask_operator.reconciler.model_state import ModelState
+from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.report.build import frozen_base_notes
 
 

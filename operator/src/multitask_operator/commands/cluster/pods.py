@@ -7,13 +7,14 @@ from shlex import quote
 
 from multitask_api.cluster import RUN
 from multitask_api.errors import MultitaskError, UserError
+from multitask_api.types import JsonObject
 from multitask_operator.commands.cluster.jobs import join_names, stages_of
 from multitask_operator.commands.cluster.model_view import gpu_resource
 from multitask_operator.commands.progress import describe
 from multitask_operator.reconciler import blockers
-from multitask_operator.reconciler.blockers import is_open
-from multitask_operator.reconciler.cluster_state import ClusterState, Object
-from multitask_operator.reconciler.stage_job import Phase, StageJob, node_of, stage_jobs, started_at
+from multitask_operator.reconciler.state.accessors import created_at, node_of, started_at
+from multitask_operator.reconciler.state.cluster_state import ClusterState
+from multitask_operator.reconciler.state.stage_job import Phase, StageJob, stage_jobs
 
 #: Stage names in a message, at most.
 _MAX_NAMES = 20
@@ -39,7 +40,7 @@ def select_job(cluster: ClusterState, stage: str | None) -> StageJob:
         )
     if stage is None:
         return next((job for job in jobs if job.phase is Phase.FAILED), None) or next(
-            (job for job in jobs if is_open(job)), jobs[0]
+            (job for job in jobs if job.is_open), jobs[0]
         )
     exact = [job for job in jobs if stage in (*stages_of(job), job.name)]
     matches = exact or [
@@ -55,17 +56,17 @@ def select_job(cluster: ClusterState, stage: str | None) -> StageJob:
     raise NoSuchStage(f"{cluster.name} has no Job for a stage {stage!r}; {hint}")
 
 
-def newest_pod(stage_job: StageJob) -> Object | None:
+def newest_pod(stage_job: StageJob) -> JsonObject | None:
     """The newest pod of the first node, which alone reports; None if there is none."""
     first_node = [pod for pod in stage_job.pods if node_of(pod) == "0"]
-    return max(first_node, key=lambda pod: str(pod["metadata"].get("creationTimestamp", "")), default=None)
+    return max(first_node, key=created_at, default=None)
 
 
-def not_started(cluster: ClusterState, stage_job: StageJob, pod: Object) -> str | None:
+def not_started(cluster: ClusterState, stage_job: StageJob, pod: JsonObject) -> str | None:
     """Why a pod has no log yet; None if it has started."""
     if pod.get("status", {}).get("phase") != "Pending":
         return None
-    blocker = blockers.blocker_for_job(stage_job, gpu_resource(cluster), cluster.warnings)
+    blocker = blockers.job_blocked(stage_job, gpu_resource(cluster), cluster.warnings)
     reason = blocker.message if blocker else f"pod {pod['metadata']['name']} is being started"
     return f"there is no log yet: {reason}; next: mtm explain {cluster.name} -n {cluster.namespace}"
 
@@ -73,7 +74,7 @@ def not_started(cluster: ClusterState, stage_job: StageJob, pod: Object) -> str 
 def log_unavailable(cluster: ClusterState, stage_job: StageJob) -> str:
     """The message for a Job without a pod: what its ConfigMap still has."""
     missing = f"no pod of {', '.join(stages_of(stage_job)[:3])} is left, so its log is gone"
-    if stage_job.job is not None and not stage_job.pods and is_open(stage_job):
+    if stage_job.job is not None and not stage_job.pods and stage_job.is_open:
         missing = f"Job {stage_job.name} has no pod yet"
     if stage_job.configmap is None:
         next_step = f"mtm explain {cluster.name} -n {cluster.namespace}"

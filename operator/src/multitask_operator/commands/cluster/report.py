@@ -11,7 +11,7 @@ from multitask_operator.commands.console import print_json, print_line, qualific
 from multitask_operator.commands.plan import count_done
 from multitask_operator.commands.report import write_report
 from multitask_operator.local.workdir import Workdir
-from multitask_operator.reconciler.model_state import ModelState
+from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.report.build import build_report
 
 

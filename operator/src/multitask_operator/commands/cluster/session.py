@@ -17,7 +17,7 @@ from multitask_operator.cluster.connection import connect
 from multitask_operator.cluster.errors import ConnectionConfigError, Forbidden, NotFound, Unavailable
 from multitask_operator.cluster.logs import LogClient, user_namespace
 from multitask_operator.cluster.observe import observe
-from multitask_operator.reconciler.cluster_state import ClusterState
+from multitask_operator.reconciler.state.cluster_state import ClusterState
 
 _KIND = "MultiTaskModel"
 #: A valid name of a resource.

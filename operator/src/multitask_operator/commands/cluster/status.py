@@ -9,8 +9,8 @@ from multitask_operator.commands.cluster.jobs import JobRow, job_rows, join_name
 from multitask_operator.commands.cluster.session import ClusterOptions, read_model
 from multitask_operator.commands.console import print_json, print_line, table
 from multitask_operator.formatting import duration, number
-from multitask_operator.reconciler.cluster_state import ClusterState
-from multitask_operator.reconciler.stage_job import parse_time
+from multitask_operator.reconciler.state.accessors import parse_time
+from multitask_operator.reconciler.state.cluster_state import ClusterState
 
 _NUMBERS = ("baseline", "score", "ratio")
 

@@ -10,12 +10,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from multitask_api.resource.status import MultiTaskModelStatus
+from multitask_api.types import JsonObject
 from multitask_api.uris import STORES, scheme_of
 
-Object = Mapping[str, Any]
-"""A Kubernetes object as the API gives it (JSON, camelCase); never changed in place."""
-
-_CLAIM = re.compile(r"pvc://([a-z0-9](?:[-a-z0-9.]*[a-z0-9])?)(?:/.*)?$")
+_PVC_URI = re.compile(r"pvc://([a-z0-9](?:[-a-z0-9.]*[a-z0-9])?)(?:/.*)?$")
 
 
 @dataclass(frozen=True)
@@ -42,25 +40,25 @@ class ClusterState:
 
     namespace: str
     name: str
-    model: Object
-    namespace_object: Object | None = None
+    model: JsonObject
+    namespace_object: JsonObject | None = None
     """None: it is gone, or may not be read."""
-    jobs: tuple[Object, ...] = ()
-    pods: tuple[Object, ...] = ()
-    configmaps: tuple[Object, ...] = ()
-    services: tuple[Object, ...] = ()
-    service_accounts: tuple[Object, ...] = ()
-    roles: tuple[Object, ...] = ()
-    role_bindings: tuple[Object, ...] = ()
-    pvcs: Mapping[str, Object | None] = field(default_factory=dict)
+    jobs: tuple[JsonObject, ...] = ()
+    pods: tuple[JsonObject, ...] = ()
+    configmaps: tuple[JsonObject, ...] = ()
+    services: tuple[JsonObject, ...] = ()
+    service_accounts: tuple[JsonObject, ...] = ()
+    roles: tuple[JsonObject, ...] = ()
+    role_bindings: tuple[JsonObject, ...] = ()
+    pvcs: Mapping[str, JsonObject | None] = field(default_factory=dict)
     """Each PersistentVolumeClaim that the spec names (`pvc_names`); None: there is none of that name."""
-    referenced_configmaps: Mapping[str, Object | None] = field(default_factory=dict)
+    referenced_configmaps: Mapping[str, JsonObject | None] = field(default_factory=dict)
     """Each ConfigMap that ``promptFrom`` or ``labelsFrom`` names (`referenced_configmap_names`); None: it is
     missing."""
     warnings: Mapping[str, str] = field(default_factory=dict)
     """uid of a Job or pod that should run and does not (`blockers.objects_needing_events`) → the message of the newest
     Event about it, if that is a Warning."""
-    sibling_models: tuple[Object, ...] = ()
+    sibling_models: tuple[JsonObject, ...] = ()
     """The other MultiTaskModels of the namespace; read only while this one waits for its clean-up."""
     rejected_writes: tuple[RejectedWrite, ...] = ()
     """Empty at first. When the API server rejects a write of a decision, the same state is decided once more with the
@@ -89,11 +87,11 @@ class ClusterState:
         return replace(self, model={key: value for key, value in self.model.items() if key != "status"})
 
 
-def pvc_names(model: Object) -> tuple[str, ...]:
+def pvc_names(model: JsonObject) -> tuple[str, ...]:
     """The PersistentVolumeClaims that ``model`` names in an address or in a pod template's volumes, sorted."""
     names = set()
     for key, value in _leaves(model.get("spec")):
-        match = _CLAIM.match(value)
+        match = _PVC_URI.match(value)
         if match:
             names.add(match[1])
         elif key == "claimName":
@@ -101,14 +99,14 @@ def pvc_names(model: Object) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def referenced_configmap_names(model: Object) -> tuple[str, ...]:
+def referenced_configmap_names(model: JsonObject) -> tuple[str, ...]:
     """The ConfigMaps that ``model``'s tasks take prompts and labels from, sorted."""
     tasks = model.get("spec", {}).get("tasks") or ()
     sources = [task.get(key) for task in tasks for key in ("promptFrom", "labelsFrom")]
     return tuple(sorted({source["name"] for source in sources if source and source.get("name")}))
 
 
-def storage_and_data_uris(model: Object) -> tuple[str, ...]:
+def storage_and_data_uris(model: JsonObject) -> tuple[str, ...]:
     """Every address of a store that ``model``'s spec names, and whatever else in it looks like one."""
     return tuple(value for _, value in _leaves(model.get("spec")) if scheme_of(value) in STORES)
 

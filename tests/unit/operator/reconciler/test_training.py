@@ -8,7 +8,7 @@ import pytest
 
 from multitask_api.cluster import PROGRESS_KEY
 from multitask_api.stage_io.manifest import StageProgress
-from multitask_operator.reconciler.stage_job import parse_time as seconds_of
+from multitask_operator.reconciler.state.accessors import parse_time
 from support.graph_builders import task
 from support.simulation import BEGAN, ENDED, Cluster
 
@@ -17,7 +17,7 @@ def two(**spec):
     return Cluster(task("urgency"), task("intent"), **spec)
 
 
-def test_a_model_is_looked_at_first_and_then_all_its_data_is_prepared_in_one_job():
+def test_a_model_is_resolved_first_and_then_all_its_data_is_prepared_in_one_job():
     cluster = two()
     cluster.settle()
     (resolve,) = cluster.jobs()
@@ -43,13 +43,13 @@ def test_it_ends_trained_and_then_nothing_is_written():
     assert cluster.written == written
 
 
-def test_no_more_jobs_run_at_once_than_may():
+def test_no_more_jobs_run_at_once_than_max_parallel_jobs():
     cluster = Cluster(*(task(f"task-{number}") for number in range(6)), training={"maxParallelJobs": 2})
     assert most_jobs_at_once(cluster) == 2
     assert cluster.model["status"]["stage"] == "Trained"
 
 
-def test_a_claim_of_one_node_carries_one_job_at_a_time():
+def test_a_claim_of_one_node_is_mounted_by_one_job_at_a_time():
     cluster = Cluster(task("urgency"), task("intent"), task("escalate"), access="ReadWriteOnce")
     assert most_jobs_at_once(cluster) == 1
     assert cluster.model["status"]["stage"] == "Trained"
@@ -75,7 +75,7 @@ def test_another_task_runs_its_own_stages_and_what_reads_them():
     assert cluster.model["status"]["qualified"] == "3/3"
 
 
-def test_what_an_edit_makes_useless_is_stopped_and_the_rest_goes_on():
+def test_what_an_edit_makes_obsolete_is_stopped_and_the_rest_goes_on():
     cluster = two()
     run_until(cluster, "baseline")
     running = cluster.jobs("baseline")
@@ -115,8 +115,8 @@ def test_a_model_that_is_trained_stays_so_when_it_is_suspended_until_there_is_mo
 def test_while_it_is_suspended_ready_says_so():
     cluster = two(suspend=True)
     cluster.settle()
-    said = cluster.condition("Ready")
-    assert (said["reason"], said["message"]) == (
+    ready = cluster.condition("Ready")
+    assert (ready["reason"], ready["message"]) == (
         "Suspended",
         "spec.suspend is true: its Jobs are stopped; set it to false to go on",
     )
@@ -128,8 +128,8 @@ def test_between_two_attempts_ready_says_why_the_last_one_failed():
     name = cluster.jobs("baseline")[0]
     annotations = cluster.objects["ConfigMap", name]["metadata"]["annotations"]
     stage, digest = annotations["multitask.dev/stage"], annotations["multitask.dev/digest"]
-    said = {"stage": stage, "kind": "Retryable", "message": "s3 did not answer", "digest": digest}
-    cluster.objects["ConfigMap", name]["data"]["failure.json"] = json.dumps(said)
+    failure = {"stage": stage, "kind": "Retryable", "message": "s3 did not answer", "digest": digest}
+    cluster.objects["ConfigMap", name]["data"]["failure.json"] = json.dumps(failure)
     cluster.objects["Job", name]["status"] = {"failed": 1}
     cluster.settle()
     ready = cluster.condition("Ready")
@@ -141,7 +141,7 @@ def test_between_two_attempts_ready_says_why_the_last_one_failed():
     assert cluster.condition("Ready")["reason"] == "NotTrained"
 
 
-def test_a_job_that_shows_nothing_is_looked_at_again_ever_more_rarely():
+def test_a_job_that_shows_nothing_is_read_again_at_growing_intervals():
     cluster = two()
     cluster.settle()
     waits = []
@@ -152,7 +152,7 @@ def test_a_job_that_shows_nothing_is_looked_at_again_ever_more_rarely():
     assert 5 <= waits[0] < 20 < waits[2] <= 80
 
 
-def test_what_no_watch_tells_of_is_looked_at_again_soon():
+def test_what_no_watch_covers_is_read_again_soon():
     cluster = two()
     cluster.claims["models"] = None
     assert cluster.reconcile().requeue_after == 60.0
@@ -163,7 +163,7 @@ def test_what_no_watch_tells_of_is_looked_at_again_soon():
     assert cluster.condition("Ready")["reason"] == "InvalidSpec"
 
 
-def test_what_lets_pods_report_is_made_anew_after_a_former_model_of_the_name():
+def test_the_rbac_objects_are_replaced_after_a_former_model_of_the_name():
     cluster = two()
     cluster.settle()
     account = cluster.objects["ServiceAccount", "desk-stages"]
@@ -173,18 +173,18 @@ def test_what_lets_pods_report_is_made_anew_after_a_former_model_of_the_name():
     assert cluster.objects["ServiceAccount", "desk-stages"]["metadata"]["uid"] != before
 
 
-def test_a_stage_that_fails_says_why_in_the_trainers_words_and_is_tried_again_after_an_edit():
+def test_a_failed_stage_has_the_trainers_message_and_is_tried_again_after_an_edit():
     cluster = two()
     run_until(cluster, "prepare")
     (name,) = cluster.jobs("prepare")
     digest = cluster.objects["ConfigMap", name]["metadata"]["annotations"]["multitask.dev/digest"].split(",")[1]
-    said = {
+    failure = {
         "stage": "prepare/urgency",
         "kind": "UserError",
         "message": "train.jsonl:3: no field text",
         "digest": digest,
     }
-    cluster.objects["ConfigMap", name]["data"]["failure.json"] = json.dumps(said)
+    cluster.objects["ConfigMap", name]["data"]["failure.json"] = json.dumps(failure)
     cluster.end(name, "Failed", "Job has reached the specified backoff limit")
     cluster.settle()
     assert cluster.condition("Ready")["message"] == "prepare/urgency: train.jsonl:3: no field text"
@@ -197,12 +197,12 @@ def test_a_stage_that_fails_says_why_in_the_trainers_words_and_is_tried_again_af
     assert cluster.model["status"]["stage"] == "Trained"
 
 
-def test_what_a_pod_says_before_its_first_stage_is_heard():
+def test_a_failure_before_the_first_stage_is_reported():
     cluster = two()
     cluster.settle()
     (resolve,) = cluster.jobs()
-    said = {"stage": "resolve", "kind": "UserError", "message": "s3://bucket: access denied", "digest": ""}
-    cluster.objects["ConfigMap", resolve]["data"]["failure.json"] = json.dumps(said)
+    failure = {"stage": "resolve", "kind": "UserError", "message": "s3://bucket: access denied", "digest": ""}
+    cluster.objects["ConfigMap", resolve]["data"]["failure.json"] = json.dumps(failure)
     cluster.end(resolve, "Failed", "Pod failed with exit code 2")
     cluster.settle()
     assert cluster.condition("Ready")["reason"] == "ResolveFailed"
@@ -211,8 +211,8 @@ def test_what_a_pod_says_before_its_first_stage_is_heard():
     cluster = two()
     run_until(cluster, "base")
     (base,) = cluster.jobs("base")
-    said |= {"stage": "orders.json", "message": "orders.json cannot be read by this image"}
-    cluster.objects["ConfigMap", base]["data"]["failure.json"] = json.dumps(said)
+    failure |= {"stage": "orders.json", "message": "orders.json cannot be read by this image"}
+    cluster.objects["ConfigMap", base]["data"]["failure.json"] = json.dumps(failure)
     cluster.end(base, "Failed", "Pod failed with exit code 2")
     cluster.settle()
     assert cluster.condition("Ready")["message"] == "base: orders.json cannot be read by this image"
@@ -247,7 +247,7 @@ def test_a_missing_claim_is_named_before_any_job_starts():
     assert cluster.model["status"]["stage"] == "Trained"
 
 
-def test_data_that_is_not_there_is_named_and_looked_for_again():
+def test_missing_data_is_named_and_looked_for_again():
     cluster = two()
     cluster.settle()
     (name,) = cluster.jobs("resolve")
@@ -276,7 +276,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_what_a_hand_breaks_is_made_good(damage):
+def test_what_a_user_deletes_or_breaks_is_repaired(damage):
     cluster = two()
     run_until(cluster, "baseline")
     name = cluster.jobs("baseline")[0]
@@ -312,7 +312,7 @@ SERVICE_GONE = {
 
 
 @pytest.mark.parametrize("situation", SERVICE_GONE)
-def test_a_service_that_a_hand_deleted_is_made_anew_for_the_pods_that_still_need_it(situation):
+def test_a_deleted_service_is_created_again_for_the_pods_that_still_need_it(situation):
     happens, anew = SERVICE_GONE[situation]
     cluster = two(training={"nodes": 2})
     run_until(cluster, "baseline")
@@ -356,15 +356,15 @@ def most_jobs_at_once(cluster, limit=60):
     raise AssertionError(f"no end after {limit} Jobs")
 
 
-def test_while_data_is_looked_at_progress_says_so():
+def test_while_a_model_is_resolved_progressing_says_so():
     cluster = two()
     cluster.settle()
-    said = cluster.condition("Progressing")
-    assert (said["status"], said["reason"]) == ("True", "Resolving")
+    progressing = cluster.condition("Progressing")
+    assert (progressing["status"], progressing["reason"]) == ("True", "Resolving")
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("resolve", "StagesRunning"), ("export", "Complete")])
-def test_a_job_that_has_said_everything_and_not_ended_yet_is_not_at_work(kind, expected):
+def test_a_job_that_has_reported_everything_and_not_ended_yet_is_not_at_work(kind, expected):
     cluster = two()
     if kind != "resolve":
         run_until(cluster, kind)
@@ -381,9 +381,9 @@ def test_progress_alone_is_written_every_15_seconds_at_most(seconds, written):
     cluster = two()
     cluster.now += 0.9  # times are stored as whole seconds
     run_until(cluster, "baseline")
-    said = StageProgress(stage="baseline", step=1, total=9)
-    cluster.objects["ConfigMap", cluster.jobs("baseline")[0]]["data"][PROGRESS_KEY] = said.model_dump_json()
-    last = seconds_of(cluster.model["status"]["progressTime"]) + 0.9
+    progress = StageProgress(stage="baseline", step=1, total=9)
+    cluster.objects["ConfigMap", cluster.jobs("baseline")[0]]["data"][PROGRESS_KEY] = progress.model_dump_json()
+    last = parse_time(cluster.model["status"]["progressTime"]) + 0.9
     cluster.now = last + seconds
     outcome = cluster.reconcile()
     assert bool(outcome.actions) is written

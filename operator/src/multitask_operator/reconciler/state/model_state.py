@@ -9,11 +9,15 @@ from multitask_api.resource import MultiTaskModel
 from multitask_operator.objects.names import Owner
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.planner import Observed, Plan, plan
-from multitask_operator.reconciler.cluster_state import ClusterState
-from multitask_operator.reconciler.planner_input import observed
-from multitask_operator.reconciler.reading import read
-from multitask_operator.reconciler.resolution import Resolution, newest, resolution
-from multitask_operator.reconciler.stage_job import NO_STAGES, StageJob, stage_jobs
+from multitask_operator.reconciler.state.cluster_state import ClusterState
+from multitask_operator.reconciler.state.model_reader import read_model
+from multitask_operator.reconciler.state.planner_input import (
+    Resolution,
+    latest_resolution,
+    planner_input,
+    resolution,
+)
+from multitask_operator.reconciler.state.stage_job import NO_STAGES, StageJob, stage_jobs
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,12 @@ class ModelState:
     @classmethod
     def of(cls, cluster: ClusterState, now: float) -> ModelState:
         """Assemble it, ``now`` in Unix seconds. Raises InvalidResource for a spec that cannot be run."""
-        model, owner = read(cluster), Owner.of(cluster.model)
+        model, owner = read_model(cluster), Owner.of(cluster.model)
         resolve_spec = StageJobSpec.of_resolve(owner, cluster.generation, cluster.annotations.get(REFRESH_ANNOTATION))
         jobs, resolve_jobs = stage_jobs(cluster, without=NO_STAGES), stage_jobs(cluster, (RESOLVE,))
         current = resolution(next((job for job in resolve_jobs if job.name == resolve_spec.name), None))
-        latest = current if current.resolved is not None else newest(resolve_jobs)
-        seen = observed(jobs, latest, generation=cluster.generation, previous=cluster.previous_status)
+        latest = current if current.resolved is not None else latest_resolution(resolve_jobs)
+        observed = planner_input(jobs, latest)
         return cls(
             cluster=cluster,
             now=now,
@@ -55,8 +59,8 @@ class ModelState:
             resolve_spec=resolve_spec,
             resolution=current,
             latest_resolution=latest,
-            observed=seen,
-            plan=plan(model, seen, now),
+            observed=observed,
+            plan=plan(model, observed, now),
         )
 
     @property

@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 
 from multitask_operator.reconciler.blockers import (
-    blocker_for_pods,
-    blocker_for_queue,
-    blocker_for_rejected_write,
+    deletion_stuck,
+    not_admitted,
     objects_needing_events,
-    stuck_deletion,
+    pods_blocked,
+    retrying,
+    write_rejected,
 )
-from multitask_operator.reconciler.cluster_state import RejectedWrite
-from multitask_operator.reconciler.retries import blocker_for_retry, out_of_memory
-from multitask_operator.reconciler.stage_job import StageJob, parse_time
+from multitask_operator.reconciler.state.accessors import parse_time
+from multitask_operator.reconciler.state.cluster_state import RejectedWrite
+from multitask_operator.reconciler.state.pods import out_of_memory
+from multitask_operator.reconciler.state.stage_job import StageJob
 
 GPU = "nvidia.com/gpu"
 
@@ -42,7 +44,7 @@ BLOCKED = {
         "Unschedulable",
         "3 Insufficient memory",
     ),
-    "a scheduling gate holds it": (
+    "it has a scheduling gate": (
         pod(scheduled={"reason": "SchedulingGated", "message": "gated"}),
         "Gated",
         "scheduling gate",
@@ -78,40 +80,44 @@ BLOCKED = {
 @pytest.mark.parametrize("situation", BLOCKED)
 def test_a_pod_that_cannot_go_on_says_why(situation):
     item, reason, part = BLOCKED[situation]
-    found = blocker_for_pods([pod(phase="Running"), item], GPU)
-    assert found.reason == reason
-    assert part in found.message
+    blocker = pods_blocked([pod(phase="Running"), item], GPU)
+    assert blocker.reason == reason
+    assert part in blocker.message
 
 
 def test_pods_that_run_start_or_have_ended_block_nothing():
     starting = pod(waiting={"reason": "ContainerCreating"})
-    assert blocker_for_pods([pod(phase="Running"), pod(phase="Succeeded"), starting], GPU) is None
+    assert pods_blocked([pod(phase="Running"), pod(phase="Succeeded"), starting], GPU) is None
 
 
-REFUSED = {
+REJECTED = {
     "a quota of objects": ('jobs.batch "x" is forbidden: exceeded quota: team', 403, "raise the quota"),
-    "a permission of the operator's": (
+    "a missing permission": (
         'jobs.batch is forbidden: User "o" cannot create resource "jobs"',
         403,
         "give the operator's role this permission",
     ),
-    "a stranger's object": ("there is one of this name that does not belong to desk", 409, "delete or rename it"),
+    "an object of another owner": (
+        "there is one of this name that does not belong to desk",
+        409,
+        "delete or rename it",
+    ),
 }
 
 
-@pytest.mark.parametrize("situation", REFUSED)
-def test_a_write_that_is_refused_names_the_object_and_what_to_change(situation):
-    message, code, advice = REFUSED[situation]
-    found = blocker_for_rejected_write(RejectedWrite("create", "Job", "desk-resolve-1", code, "Forbidden", message))
-    assert found.reason == "WriteRefused"
-    assert found.message.startswith(f"create Job desk-resolve-1: {message}; {advice}")
+@pytest.mark.parametrize("situation", REJECTED)
+def test_a_rejected_write_names_the_object_and_what_to_change(situation):
+    message, code, advice = REJECTED[situation]
+    blocker = write_rejected(RejectedWrite("create", "Job", "desk-resolve-1", code, "Forbidden", message))
+    assert blocker.reason == "WriteRefused"
+    assert blocker.message.startswith(f"create Job desk-resolve-1: {message}; {advice}")
 
 
 def test_a_job_in_a_queue_waits_for_admission():
     job = {"kind": "Job", "metadata": {"name": "j", "labels": {"kueue.x-k8s.io/queue-name": "team-a"}}}
-    assert blocker_for_queue(job | {"spec": {"suspend": True}}).message == "Job j waits for admission by queue 'team-a'"
-    assert blocker_for_queue(job | {"spec": {"suspend": False}}) is None
-    assert blocker_for_queue(None) is None
+    assert not_admitted(job | {"spec": {"suspend": True}}).message == "Job j waits for admission by queue 'team-a'"
+    assert not_admitted(job | {"spec": {"suspend": False}}) is None
+    assert not_admitted(None) is None
 
 
 def test_memory_that_ran_out_names_limit_and_settings():
@@ -146,13 +152,13 @@ ATTEMPTS = {
 
 
 @pytest.mark.parametrize("situation", ATTEMPTS)
-def test_memory_that_ran_out_is_said_of_the_last_attempt_alone(situation):
-    pods, said = ATTEMPTS[situation]
-    assert (out_of_memory(pods) is not None) is said
-    assert ("ran out of memory" in blocker_for_retry(unit(*pods, failed=1)).message) is said
+def test_only_memory_that_ran_out_in_the_last_attempt_is_named(situation):
+    pods, is_named = ATTEMPTS[situation]
+    assert (out_of_memory(pods) is not None) is is_named
+    assert ("ran out of memory" in retrying(open_job(*pods, failed=1)).message) is is_named
 
 
-def unit(*pods, **status):
+def open_job(*pods, **status):
     """An open Job with these pods."""
     job = {
         "kind": "Job",
@@ -162,10 +168,10 @@ def unit(*pods, **status):
     return StageJob("j", "baseline", (("baseline/x", "d"),), {}, job | {"status": status}, pods)
 
 
-def test_a_program_that_was_killed_between_attempts_is_said_with_its_last_line():
+def test_a_program_that_was_killed_between_attempts_is_named_with_its_last_line():
     crashed = pod(phase="Failed", terminated={"reason": "Error", "exitCode": 139, "message": "a\nSegmentation fault\n"})
-    found = blocker_for_retry(unit(crashed, failed=1))
-    assert found.message == (
+    blocker = retrying(open_job(crashed, failed=1))
+    assert blocker.message == (
         "baseline/x: its program ended with exit code 139: Segmentation fault; its Job tries again by itself"
         " (attempt 2 of 4)"
     )
@@ -174,34 +180,34 @@ def test_a_program_that_was_killed_between_attempts_is_said_with_its_last_line()
 @pytest.mark.parametrize(("failed", "attempt"), [(1, 2), (2, 2), (4, 3), (6, 4), (7, 4)])
 def test_the_pods_of_several_nodes_that_failed_together_are_one_attempt(failed, attempt):
     crashed = pod(phase="Failed", terminated={"reason": "Error", "exitCode": 75})
-    item = unit(crashed, failed=failed)
+    item = open_job(crashed, failed=failed)
     item.job["spec"] |= {"backoffLimit": 2 * 3, "completions": 2}
-    assert blocker_for_retry(item).message.endswith(f"(attempt {attempt} of 4)")
+    assert retrying(item).message.endswith(f"(attempt {attempt} of 4)")
 
 
-def test_an_attempt_that_runs_and_one_that_was_evicted_say_nothing():
+def test_an_attempt_that_runs_and_one_that_was_evicted_do_not_count_as_failed():
     crashed = pod(phase="Failed", terminated={"reason": "Error", "exitCode": 139})
     evicted = pod(phase="Failed", terminated={"reason": "Error", "exitCode": 143})
     evicted["status"]["conditions"] = [{"type": "DisruptionTarget", "status": "True"}]
-    assert blocker_for_retry(unit(crashed, pod(phase="Running"))) is None
-    assert blocker_for_retry(unit(evicted)) is None
+    assert retrying(open_job(crashed, pod(phase="Running"))) is None
+    assert retrying(open_job(evicted)) is None
 
 
-def test_a_job_that_somebody_holds_is_named_once_it_should_be_gone():
-    item = unit()
+def test_a_deleted_job_with_a_finalizer_is_named_once_it_should_be_gone():
+    item = open_job()
     item.job["metadata"] |= {"deletionTimestamp": "2026-01-02T03:04:05Z", "finalizers": ["example.com/hold"]}
     began = parse_time("2026-01-02T03:04:05Z")
-    assert stuck_deletion(item, began + 1) is None
-    found = stuck_deletion(item, began + 60)
-    assert (found.reason, "Job j was deleted at" in found.message) == ("NotDeleted", True)
-    assert found.message.endswith("is held by example.com/hold")
+    assert deletion_stuck(item, began + 1) is None
+    blocker = deletion_stuck(item, began + 60)
+    assert (blocker.reason, "Job j was deleted at" in blocker.message) == ("NotDeleted", True)
+    assert blocker.message.endswith("still exists, finalizers: example.com/hold")
 
 
-def test_only_what_shows_nothing_is_asked_about():
+def test_events_are_needed_only_about_what_shows_nothing():
     starting = pod(waiting={"reason": "ContainerCreating"})
-    without = unit()
+    without = open_job()
     assert objects_needing_events(without) == (without.job,)
-    assert objects_needing_events(unit(starting)) == (starting,)
-    assert objects_needing_events(unit(pod(waiting={"reason": "ErrImagePull"}))) == ()
-    assert objects_needing_events(unit(pod(phase="Running"))) == ()
-    assert objects_needing_events(unit(pod(phase="Failed", terminated={"exitCode": 1}))) == ()
+    assert objects_needing_events(open_job(starting)) == (starting,)
+    assert objects_needing_events(open_job(pod(waiting={"reason": "ErrImagePull"}))) == ()
+    assert objects_needing_events(open_job(pod(phase="Running"))) == ()
+    assert objects_needing_events(open_job(pod(phase="Failed", terminated={"exitCode": 1}))) == ()

@@ -1,4 +1,4 @@
-"""What units are told, and the frozen spec of a run."""
+"""The orders of Jobs, and the frozen spec of a run."""
 
 from __future__ import annotations
 
@@ -22,41 +22,41 @@ from multitask_operator.objects.orders import stage_order
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from support.budgets import largest
 from support.graph_builders import all_done, graph_of, task
-from support.object_samples import OWNER, ready, resource, unit
+from support.object_samples import OWNER, job_spec, ready, resource
 
 
-def test_a_units_configmap_holds_its_orders():
+def test_the_configmap_of_a_job_holds_its_orders():
     desk = resource()
-    prepare = unit(desk, "prepare")
-    found = stage_configmap(OWNER, desk.spec, prepare)
-    assert (found["metadata"]["name"], found["metadata"]["annotations"]) == (prepare.name, prepare.annotations)
-    assert list(found["data"]) == ["orders.json"]
-    assert Orders.model_validate_json(found["data"]["orders.json"]).orders == prepare.orders
+    prepare = job_spec(desk, "prepare")
+    configmap = stage_configmap(OWNER, desk.spec, prepare)
+    assert (configmap["metadata"]["name"], configmap["metadata"]["annotations"]) == (prepare.name, prepare.annotations)
+    assert list(configmap["data"]) == ["orders.json"]
+    assert Orders.model_validate_json(configmap["data"]["orders.json"]).orders == prepare.orders
     assert [order.stage for order in prepare.orders] == sorted(order.stage for order in ready(desk, "prepare"))
 
 
 def test_resolve_gets_the_resource_without_its_status():
     desk = resource()
-    found = resolve_configmap(OWNER, desk, unit(desk, "resolve"))
-    order = ResolveOrder.model_validate_json(found["data"]["resolve.json"])
+    configmap = resolve_configmap(OWNER, desk, job_spec(desk, "resolve"))
+    order = ResolveOrder.model_validate_json(configmap["data"]["resolve.json"])
     assert (order.model.spec, order.model.status, order.storage) == (desk.spec, None, "/multitask/claims/models/desk")
 
 
-def test_a_clean_up_is_told_the_storage_and_what_its_runs_were_told_of_the_model():
+def test_the_order_of_a_clean_up_names_the_storage_and_the_model_as_its_runs_did():
     desk = resource()
-    found = clean_up_configmap(OWNER, desk.spec, unit(desk, "clean-up"))
-    order = CleanUpOrder.model_validate_json(found["data"]["clean-up.json"])
+    configmap = clean_up_configmap(OWNER, desk.spec, job_spec(desk, "clean-up"))
+    order = CleanUpOrder.model_validate_json(configmap["data"]["clean-up.json"])
     assert order.storage == "/multitask/claims/models/desk"
     assert {order.model} == {each.model for each in ready(desk, "prepare")}
 
 
 def test_a_run_keeps_its_spec_and_image():
     desk = resource()
-    found = run_snapshot(OWNER, desk.spec, 7, "trainer:1")
-    assert found["metadata"]["name"] == "desk-run-7"
-    assert found["metadata"]["annotations"] == {"multitask.dev/generation": "7"}
-    assert found["metadata"]["labels"]["multitask.dev/kind"] == "run"
-    snapshot = json.loads(found["data"]["snapshot.json"])
+    configmap = run_snapshot(OWNER, desk.spec, 7, "trainer:1")
+    assert configmap["metadata"]["name"] == "desk-run-7"
+    assert configmap["metadata"]["annotations"] == {"multitask.dev/generation": "7"}
+    assert configmap["metadata"]["labels"]["multitask.dev/kind"] == "run"
+    snapshot = json.loads(configmap["data"]["snapshot.json"])
     assert (snapshot["generation"], snapshot["trainerImage"]) == (7, "trainer:1")
     assert MultiTaskModelSpec.model_validate(snapshot["spec"]) == desk.spec
 
@@ -69,20 +69,20 @@ def of_labels(tasks, labels, length):
 
 def test_the_largest_resource_fits():
     desk = of_labels(128, 256, 15)
-    told = stage_configmap(OWNER, desk.spec, unit(desk, "prepare"))["data"]["orders.json"]
-    assert len(told) < CONFIGMAP_LIMIT - CONFIGMAP_ROOM
-    resolve_configmap(OWNER, desk, unit(desk, "resolve"))
+    orders = stage_configmap(OWNER, desk.spec, job_spec(desk, "prepare"))["data"]["orders.json"]
+    assert len(orders) < CONFIGMAP_LIMIT - CONFIGMAP_ROOM
+    resolve_configmap(OWNER, desk, job_spec(desk, "resolve"))
     run_snapshot(OWNER, desk.spec, 1, "trainer:1")
 
 
-def test_what_does_not_fit_says_how_many_tasks_and_labels_it_has():
+def test_what_does_not_fit_is_rejected_with_its_number_of_tasks_and_labels():
     desk = of_labels(128, 256, 40)
     with pytest.raises(TooLarge) as raised:
-        resolve_configmap(OWNER, desk, unit(desk, "resolve"))
+        resolve_configmap(OWNER, desk, job_spec(desk, "resolve"))
     message = str(raised.value)
-    assert message.startswith("spec.tasks: what resolve is told has 1,")
-    assert "with 128 tasks and 32768 labels, and a ConfigMap holds 8" in message
-    assert "of it; shorten labels and prompts, ask for fewer seeds, or put tasks into a second" in message
+    assert message.startswith("spec.tasks: the orders of resolve would have 1,")
+    assert "with 128 tasks and 32768 labels, and a ConfigMap has room for 8" in message
+    assert "; shorten labels and prompts, ask for fewer seeds, or put tasks into a second" in message
 
 
 # the sentence, seeds, groups, characters of every address, labels
@@ -97,7 +97,7 @@ SHAPES = [
 
 
 @pytest.mark.parametrize(("sentence", "seeds", "groups", "length", "labels"), SHAPES, ids=[row[0] for row in SHAPES])
-def test_what_resolve_may_be_told_fits_in_every_later_stage_with_what_its_pod_finds(
+def test_if_the_orders_of_resolve_fit_those_of_every_later_stage_do_with_its_report(
     sentence, seeds, groups, length, labels
 ):
     """Else a model would turn out to be too large after its baselines had been trained."""
@@ -105,16 +105,16 @@ def test_what_resolve_may_be_told_fits_in_every_later_stage_with_what_its_pod_fi
     counts = {split: dict.fromkeys(desk.spec.tasks[0].labels, 12_345) for split in ("train", "validation", "test")}
     manifests = all_done(desk, serve=False, prepare={"label_counts": counts})
     graph = graph_of(desk, manifests, serve=False)
-    asked = size_of(resolve_configmap(OWNER, desk, unit(desk, "resolve")))
+    limit = size_of(resolve_configmap(OWNER, desk, job_spec(desk, "resolve")))
     for kind in {node.kind for node in graph.nodes}:
         nodes = [node for node in graph.of_kind(kind) if node.digest]
         orders = [stage_order(desk.metadata.name, desk.spec, graph, node) for node in nodes]
         together = [orders] if kind == "prepare" else [[order] for order in orders[:1]]
         for each in together:
-            told = size_of(stage_configmap(OWNER, desk.spec, StageJobSpec.of_stages(OWNER, 1, each)))
-            assert told <= asked + future_order_bytes(desk.spec)
-            found = sum(len(base64.b64decode(pack_manifest(manifests[order.stage, order.digest]))) for order in each)
-            assert found < CONFIGMAP_ROOM
+            orders = size_of(stage_configmap(OWNER, desk.spec, StageJobSpec.of_stages(OWNER, 1, each)))
+            assert orders <= limit + future_order_bytes(desk.spec)
+            results = sum(len(base64.b64decode(pack_manifest(manifests[order.stage, order.digest]))) for order in each)
+            assert results < CONFIGMAP_ROOM
 
 
 def a_model(seeds, groups, length, labels):

@@ -8,10 +8,10 @@ from dataclasses import replace
 import pytest
 
 from multitask_api.cluster import CLEANED_KEY, FINALIZER, CleanUpResult
-from multitask_operator.objects.actions import Create, Event, PatchFinalizers, PatchStatus
-from multitask_operator.planner.status import format_time
 from multitask_operator.reconciler import reconcile
-from multitask_operator.reconciler.cluster_state import RejectedWrite
+from multitask_operator.reconciler.actions import Create, Event, PatchFinalizers, PatchStatus
+from multitask_operator.reconciler.state.accessors import format_time
+from multitask_operator.reconciler.state.cluster_state import RejectedWrite
 from support.graph_builders import task
 from support.simulation import ENDED, REMOVED, SETTINGS, STORAGE, Cluster
 
@@ -49,22 +49,22 @@ def finalizers(cluster):
     return cluster.model["metadata"].get("finalizers", [])
 
 
-def events(outcome):
-    return [(action.type, action.reason) for action in outcome.actions if isinstance(action, Event)]
+def events(result):
+    return [(action.type, action.reason) for action in result.actions if isinstance(action, Event)]
 
 
-def message(outcome):
-    (event,) = [action for action in outcome.actions if isinstance(action, Event)]
+def message(result):
+    (event,) = [action for action in result.actions if isinstance(action, Event)]
     return event.message
 
 
 # -- the finalizer -----------------------------------------------------------------------------------------------------
 
 
-def test_the_finalizer_stands_before_anything_else_is_written():
+def test_the_finalizer_is_written_before_anything_else():
     cluster = desk()
-    outcome = cluster.reconcile()
-    assert [type(action) for action in outcome.actions] == [PatchFinalizers]
+    result = cluster.reconcile()
+    assert [type(action) for action in result.actions] == [PatchFinalizers]
     assert finalizers(cluster) == [FINALIZER]
     cluster.to_the_end()
     assert cluster.model["status"]["stage"] == "Trained"
@@ -95,14 +95,14 @@ def test_also_a_spec_that_cannot_be_read_has_it():
     assert cluster.condition("Ready")["reason"] == "InvalidSpec"
 
 
-def test_a_finalizer_that_may_not_be_set_is_told():
+def test_a_finalizer_that_may_not_be_set_is_in_ready():
     cluster = desk()
-    refused = replace(cluster.observe(), rejected_writes=(refusal("patch", "MultiTaskModel", "it may not"),))
+    refused = replace(cluster.observe(), rejected_writes=(rejected_write("patch", "MultiTaskModel", "it may not"),))
     (patch,) = [each for each in reconcile(refused, SETTINGS, 0.0).actions if isinstance(each, PatchStatus)]
     assert patch.status["conditions"][0]["reason"] == "WriteRefused"
 
 
-def test_no_finalizer_is_added_while_the_namespace_goes():
+def test_no_finalizer_is_added_while_the_namespace_is_being_deleted():
     cluster = desk()
     cluster.namespace = going()
     assert cluster.reconcile().actions == ()
@@ -122,14 +122,14 @@ def test_what_writes_is_stopped_first_then_one_job_cleans_up_and_the_model_goes(
     assert cluster.objects["Role", "desk-stages"]["rules"][0]["resourceNames"] == [job]
     count = len(cluster.stored)
     cluster.finish(job)
-    outcome = cluster.reconcile()
+    result = cluster.reconcile()
     assert (cluster.model, cluster.objects, cluster.stored) == (None, {}, set())
-    assert events(outcome) == [("Normal", "CleanedUp")]
-    assert message(outcome) == f"Removed at pvc://models/desk: {count} results, {count} files with 2.0 MB."
+    assert events(result) == [("Normal", "CleanedUp")]
+    assert message(result) == f"Removed at pvc://models/desk: {count} results, {count} files with 2.0 MB."
     assert cluster.job_runs.count(job) == 1
 
 
-def test_the_status_says_what_goes_on():
+def test_the_status_shows_the_step():
     cluster, job = cleaning()
     assert cluster.model["status"]["stage"] == "CleaningUp"
     assert [cluster.condition(kind)["status"] for kind in ("Ready", "Progressing")] == ["False", "True"]
@@ -183,7 +183,7 @@ def test_a_pod_whose_node_is_lost_is_waited_for_ten_minutes():
 
 
 @pytest.mark.parametrize("ended", [False, True])
-def test_behind_a_job_that_an_older_look_made_beside_it_the_clean_up_begins_anew(ended):
+def test_after_a_job_that_a_stale_decision_created_beside_it_the_clean_up_runs_again(ended):
     cluster = running("base")
     cluster.finish(cluster.jobs()[0])
     old = cluster.observe()
@@ -218,7 +218,7 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("damage", DAMAGE)
-def test_what_a_hand_breaks_is_made_good(damage):
+def test_what_a_user_deletes_or_breaks_is_repaired(damage):
     cluster, job = cleaning()
     DAMAGE[damage](cluster, job)
     cluster.settle()
@@ -228,7 +228,7 @@ def test_what_a_hand_breaks_is_made_good(damage):
     assert (cluster.model, cluster.stored) == (None, set())
 
 
-def test_a_clean_up_whose_report_is_lost_has_been_all_the_same():
+def test_a_clean_up_whose_report_is_lost_counts_as_done():
     cluster, job = cleaning()
     cluster.objects["ConfigMap", job]["data"].clear()
     cluster.end(job, "Complete")
@@ -262,7 +262,7 @@ def others(cluster, uri, *, going=False, retain=True, base="builtin://tiny"):
 
 
 @pytest.mark.parametrize("what", NO_MATTER)
-def test_it_is_cleaned_up_behind_although(what):
+def test_a_clean_up_runs_although(what):
     cluster = running()
     NO_MATTER[what](cluster)
     cluster.delete()
@@ -277,8 +277,8 @@ def going():
     return {"metadata": {"name": "ml", "deletionTimestamp": format_time(0.0)}}
 
 
-def refusal(verb, kind, said):
-    return RejectedWrite(verb, kind, "desk", 403, "Forbidden", said)
+def rejected_write(verb, kind, reason):
+    return RejectedWrite(verb, kind, "desk", 403, "Forbidden", reason)
 
 
 def broken(cluster):
@@ -325,43 +325,43 @@ SKIPPED = {
 
 
 @pytest.mark.parametrize("why", SKIPPED)
-def test_where_it_cannot_be_the_model_goes_with_a_warning_that_says_what_stays(why):
-    change, said = SKIPPED[why]
+def test_where_it_is_impossible_the_finalizer_goes_with_a_warning_that_says_what_stays(why):
+    change, part = SKIPPED[why]
     cluster = deleted()
     change(cluster)
     for name in cluster.jobs():
         del cluster.objects["Job", name]
-    outcome = cluster.reconcile()
+    result = cluster.reconcile()
     assert cluster.model is None
-    assert events(outcome) == [("Warning", "CleanUpSkipped")]
-    assert said in message(outcome)
-    assert message(outcome).endswith("What its runs wrote at pvc://models/desk stays.")
+    assert events(result) == [("Warning", "CleanUpSkipped")]
+    assert part in message(result)
+    assert message(result).endswith("What its runs wrote at pvc://models/desk stays.")
 
 
-def test_where_the_namespace_cannot_be_read_the_refusal_says_that_it_goes():
+def test_where_the_namespace_cannot_be_read_a_rejected_write_shows_its_deletion():
     cluster = deleted()
     cluster.reconcile()
-    said = "unable to create new content in namespace ml because it is being terminated"
-    rejected = replace(cluster.observe(), rejected_writes=(refusal("create", "Job", said),))
-    outcome = reconcile(rejected, SETTINGS, cluster.now)
-    assert [type(action) for action in outcome.actions] == [PatchFinalizers, Event]
-    assert "The namespace is being deleted" in message(outcome)
+    text = "unable to create new content in namespace ml because it is being terminated"
+    rejected = replace(cluster.observe(), rejected_writes=(rejected_write("create", "Job", text),))
+    result = reconcile(rejected, SETTINGS, cluster.now)
+    assert [type(action) for action in result.actions] == [PatchFinalizers, Event]
+    assert "The namespace is being deleted" in message(result)
 
 
-def test_a_clean_up_that_failed_for_good_keeps_nobody_waiting():
+def test_a_clean_up_that_failed_for_good_does_not_block_the_deletion():
     cluster, job = cleaning()
-    said = '{"stage": "clean-up", "kind": "UserError", "message": "access denied", "digest": ""}'
-    cluster.objects["ConfigMap", job]["data"]["failure.json"] = said
+    text = '{"stage": "clean-up", "kind": "UserError", "message": "access denied", "digest": ""}'
+    cluster.objects["ConfigMap", job]["data"]["failure.json"] = text
     cluster.end(job, "Failed", "Job has reached the specified backoff limit")
-    outcome = cluster.reconcile()
+    result = cluster.reconcile()
     assert cluster.model is None
-    assert events(outcome) == [("Warning", "CleanUpFailed")]
-    assert message(outcome) == (
+    assert events(result) == [("Warning", "CleanUpFailed")]
+    assert message(result) == (
         "access denied. What its runs wrote at pvc://models/desk is not all removed; remove it by hand."
     )
 
 
-def test_a_clean_up_that_was_killed_for_good_says_so_in_the_clusters_words():
+def test_a_clean_up_that_was_killed_for_good_has_the_clusters_message():
     cluster, job = cleaning()
     cluster.end(job, "Failed", "Job was active longer than specified deadline")
     assert message(cluster.reconcile()).startswith("Job was active longer than specified deadline. What its runs")
@@ -398,7 +398,7 @@ def test_a_clean_up_whose_files_are_to_stay_is_ended_before_the_model_goes(why):
     assert cluster.stored
 
 
-def test_setting_retain_lets_it_go_also_where_the_clean_up_cannot_be_ended():
+def test_setting_retain_ends_the_deletion_also_where_the_clean_up_cannot_be_ended():
     cluster, job = cleaning()
     cluster.objects["Job", job]["metadata"] |= {
         "deletionTimestamp": format_time(cluster.now),
@@ -410,7 +410,7 @@ def test_setting_retain_lets_it_go_also_where_the_clean_up_cannot_be_ended():
     assert cluster.model is None
 
 
-def test_the_clean_up_of_a_former_model_of_the_name_is_not_taken_for_its_own():
+def test_the_clean_up_of_a_former_model_of_the_name_does_not_count():
     cluster, job = cleaning()
     former = {}
     for kind in ("ConfigMap", "Job"):
@@ -435,14 +435,14 @@ def test_the_garbage_collector_goes_first(finalizer):
     cluster.delete(finalizer)
     cluster.settle()
     assert len(cluster.jobs("baseline")) == 2
-    assert cluster.condition("Ready")["message"].endswith("The garbage collector is at its children.")
+    assert cluster.condition("Ready")["message"].endswith("The garbage collector is deleting its children.")
     cluster.objects.clear()
     cluster.model["metadata"]["finalizers"].remove(finalizer)
     cluster.to_the_end()
     assert (cluster.model, cluster.objects, cluster.stored) == (None, {}, set())
 
 
-def test_what_keeps_the_pod_from_running_is_said_and_how_to_do_without():
+def test_what_blocks_the_pod_is_in_ready_and_how_to_do_without_it():
     cluster, job = cleaning()
     pod(cluster, job, "clean-up", "Pending")
     waiting = {"reason": "CreateContainerConfigError", "message": 'secret "s3" not found'}
@@ -453,7 +453,7 @@ def test_what_keeps_the_pod_from_running_is_said_and_how_to_do_without():
     assert "or set spec.storage.retain: true" in ready["message"]
 
 
-def test_a_pod_that_shows_nothing_is_looked_at_until_an_event_says_why():
+def test_a_pod_that_shows_nothing_is_read_again_until_an_event_says_why():
     cluster, job = cleaning()
     pod(cluster, job, "clean-up", "Pending")
     cluster.settle()
@@ -472,38 +472,38 @@ def held(raw, now):
 NOT_ENDED = {
     "a finalizer of somebody's": (held, "NotDeleted"),
     "the API server": (
-        lambda raw, _: replace(raw, rejected_writes=(refusal("delete", "Job", "it may not"),)),
+        lambda raw, _: replace(raw, rejected_writes=(rejected_write("delete", "Job", "it may not"),)),
         "WriteRefused",
     ),
 }
 
 
 @pytest.mark.parametrize("why", NOT_ENDED)
-def test_what_keeps_a_job_that_writes_from_ending_is_said(why):
+def test_what_keeps_a_job_that_writes_from_ending_is_in_ready(why):
     change, reason = NOT_ENDED[why]
     cluster = deleted()
-    outcome = reconcile(change(cluster.observe(), cluster.now), SETTINGS, cluster.now)
-    (patch,) = [action for action in outcome.actions if isinstance(action, PatchStatus)]
+    result = reconcile(change(cluster.observe(), cluster.now), SETTINGS, cluster.now)
+    (patch,) = [action for action in result.actions if isinstance(action, PatchStatus)]
     assert patch.status["conditions"][0]["reason"] == reason
 
 
-def test_a_quota_that_refuses_the_job_is_said_and_nothing_is_let_go():
+def test_a_quota_that_rejects_the_job_is_in_ready_and_the_finalizer_stays():
     cluster = deleted()
     cluster.reconcile()
-    refused = replace(cluster.observe(), rejected_writes=(refusal("create", "Job", "exceeded quota: few"),))
-    outcome = reconcile(refused, SETTINGS, cluster.now)
-    assert not any(isinstance(action, PatchFinalizers) for action in outcome.actions)
-    (patch,) = [action for action in outcome.actions if isinstance(action, PatchStatus)]
+    refused = replace(cluster.observe(), rejected_writes=(rejected_write("create", "Job", "exceeded quota: few"),))
+    result = reconcile(refused, SETTINGS, cluster.now)
+    assert not any(isinstance(action, PatchFinalizers) for action in result.actions)
+    (patch,) = [action for action in result.actions if isinstance(action, PatchStatus)]
     assert patch.status["conditions"][0]["reason"] == "WriteRefused"
 
 
-def test_a_finalizer_that_may_not_be_removed_is_told_and_no_event_says_that_it_was():
+def test_a_finalizer_that_may_not_be_removed_is_in_ready_and_no_event_says_that_it_was():
     cluster, job = cleaning()
     cluster.finish(job)
-    refused = replace(cluster.observe(), rejected_writes=(refusal("patch", "MultiTaskModel", "it may not"),))
-    outcome = reconcile(refused, SETTINGS, cluster.now)
-    assert [reason for _, reason in events(outcome)] == ["WriteRefused"]
-    assert not any(isinstance(action, PatchFinalizers) for action in outcome.actions)
+    refused = replace(cluster.observe(), rejected_writes=(rejected_write("patch", "MultiTaskModel", "it may not"),))
+    result = reconcile(refused, SETTINGS, cluster.now)
+    assert [reason for _, reason in events(result)] == ["WriteRefused"]
+    assert not any(isinstance(action, PatchFinalizers) for action in result.actions)
 
 
 def test_the_image_is_the_installations_and_not_that_of_the_run():
@@ -515,7 +515,7 @@ def test_the_image_is_the_installations_and_not_that_of_the_run():
     assert container["image"] == "registry.example/trainer:2"
 
 
-def test_an_operator_that_was_away_finds_it_later():
+def test_an_operator_that_was_down_finishes_it_later():
     cluster = deleted()
     for name in cluster.jobs():
         cluster.finish(name)
@@ -524,7 +524,7 @@ def test_an_operator_that_was_away_finds_it_later():
     assert (cluster.model, cluster.stored) == (None, set())
 
 
-def test_nothing_is_made_for_a_model_that_others_hold():
+def test_nothing_is_created_for_a_model_that_has_only_the_finalizers_of_others():
     cluster = running(storage=STORAGE)
     cluster.delete("example.test/ours")
     assert not any(isinstance(action, Create) for action in cluster.reconcile().actions)

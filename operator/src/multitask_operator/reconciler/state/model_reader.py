@@ -9,28 +9,29 @@ from typing import Any
 from multitask_api.errors import InvalidResource, Problem
 from multitask_api.resource import MultiTaskModel
 from multitask_api.resource.parsing import check
-from multitask_operator.reconciler.cluster_state import ClusterState, Object
+from multitask_api.types import JsonObject
+from multitask_operator.reconciler.state.cluster_state import ClusterState
 
 
-def read(raw: ClusterState) -> MultiTaskModel:
+def read_model(cluster: ClusterState) -> MultiTaskModel:
     """The model as stages see it: ``promptFrom`` and ``labelsFrom`` are replaced by what they name.
 
     Raises InvalidResource with all problems: what CEL cannot say at admission, and ConfigMaps or keys that are missing.
     """
-    given = raw.model
+    resource = cluster.model
     document: dict[str, Any] = {
-        "apiVersion": given["apiVersion"],
-        "kind": given["kind"],
-        "metadata": {"name": raw.name, "namespace": raw.namespace},
-        "spec": copy.deepcopy(dict(given.get("spec") or {})),
+        "apiVersion": resource["apiVersion"],
+        "kind": resource["kind"],
+        "metadata": {"name": cluster.name, "namespace": cluster.namespace},
+        "spec": copy.deepcopy(dict(resource.get("spec") or {})),
     }
-    problems = list(_fill_in(document["spec"].get("tasks") or [], raw.referenced_configmaps))
+    problems = list(_fill_in(document["spec"].get("tasks") or [], cluster.referenced_configmaps))
     if problems:
         raise InvalidResource(problems)
     return check(document)
 
 
-def _fill_in(tasks: list[dict[str, Any]], references: Mapping[str, Object | None]) -> Iterator[Problem]:
+def _fill_in(tasks: list[dict[str, Any]], references: Mapping[str, JsonObject | None]) -> Iterator[Problem]:
     for index, task in enumerate(tasks):
         for field, source in (("prompt", "promptFrom"), ("labels", "labelsFrom")):
             reference = task.pop(source, None)

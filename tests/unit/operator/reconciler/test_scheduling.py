@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_operator.reconciler.scheduling import JobBatch, fit_parallelism
-from multitask_operator.reconciler.stage_job import StageJob
+from multitask_operator.reconciler.state.stage_job import StageJob
+from multitask_operator.reconciler.training.scheduling import JobBatch, fit_parallelism
 
-ALONE = {"prepare": {"data"}, "base": {"chats"}, "baseline": set()}
+EXCLUSIVE = {"prepare": {"data"}, "base": {"chats"}, "baseline": set()}
 
 
 def running(kind, *, ended=False):
@@ -16,7 +16,7 @@ def running(kind, *, ended=False):
     return StageJob("j", kind, (("s", "d"),), configmap, job)
 
 
-# the sentence, the limit, kinds that could start, units that are there, kinds that do start
+# the sentence, the limit, kinds that could start, Jobs that exist, kinds that do start
 CHOICES = [
     ("as many as may run", 2, ["baseline"] * 3, [], ["baseline"] * 2),
     ("those that run count", 2, ["baseline"] * 3, [running("base")], ["baseline"]),
@@ -29,7 +29,9 @@ CHOICES = [
 ]
 
 
-@pytest.mark.parametrize(("sentence", "limit", "kinds", "units", "expected"), CHOICES, ids=[row[0] for row in CHOICES])
-def test_what_starts(sentence, limit, kinds, units, expected):
-    found = fit_parallelism(limit, [JobBatch(kind, ()) for kind in kinds], units, exclusive_claims=ALONE.__getitem__)
-    assert [group.kind for group in found] == expected
+@pytest.mark.parametrize(("sentence", "limit", "kinds", "jobs", "expected"), CHOICES, ids=[row[0] for row in CHOICES])
+def test_what_starts(sentence, limit, kinds, jobs, expected):
+    batches = fit_parallelism(
+        limit, [JobBatch(kind, ()) for kind in kinds], jobs, exclusive_claims=EXCLUSIVE.__getitem__
+    )
+    assert [batch.kind for batch in batches] == expected

@@ -17,7 +17,7 @@ def test_pods_may_read_and_patch_the_configmaps_of_their_own_model_alone():
     ]
 
 
-def test_without_a_unit_there_is_no_rule_for_one_without_names_would_mean_all():
+def test_without_a_job_there_is_no_rule_because_one_without_names_would_mean_all():
     assert role(OWNER, [])["rules"] == []
 
 

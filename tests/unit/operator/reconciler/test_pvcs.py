@@ -1,10 +1,10 @@
-"""Claims are looked at before a pod waits for one."""
+"""Claims are checked before a pod waits for one."""
 
 from __future__ import annotations
 
 import pytest
 
-from multitask_operator.reconciler.pvcs import blocker, single_node
+from multitask_operator.reconciler.pvcs import claims_blocked, single_node_claims
 from support.graph_builders import model, task
 
 
@@ -27,20 +27,20 @@ BLOCKED = {
 
 
 @pytest.mark.parametrize("situation", BLOCKED)
-def test_a_claim_that_cannot_carry_the_model_says_so(situation):
+def test_a_claim_that_cannot_serve_the_model_blocks_it(situation):
     item, nodes, reason = BLOCKED[situation]
-    found = blocker(spec(nodes), {"models": item})
-    assert found.reason == reason
-    assert "'models'" in found.message
+    blocker = claims_blocked(spec(nodes), {"models": item})
+    assert blocker.reason == reason
+    assert "'models'" in blocker.message
 
 
 @pytest.mark.parametrize(("modes", "nodes"), [(("ReadWriteOnce",), 1), (("ReadWriteOnce", "ReadWriteMany"), 4)])
-def test_a_claim_that_can_carry_it_blocks_nothing(modes, nodes):
-    assert blocker(spec(nodes), {"models": claim(*modes)}) is None
+def test_a_claim_that_can_serve_it_blocks_nothing(modes, nodes):
+    assert claims_blocked(spec(nodes), {"models": claim(*modes)}) is None
 
 
 def test_a_claim_that_binds_with_its_first_pod_blocks_nothing():
-    assert blocker(spec(), {"models": claim("ReadWriteOnce", phase="Pending")}) is None
+    assert claims_blocked(spec(), {"models": claim("ReadWriteOnce", phase="Pending")}) is None
 
 
 # the sentence, access modes of the claims, the kind of a Job, which of them it has for itself
@@ -61,7 +61,7 @@ SINGLE = [
         "filter",
         {"cache"},
     ),
-    ("one that is not there holds nothing", {"models": None}, "filter", set()),
+    ("a missing claim excludes nothing", {"models": None}, "filter", set()),
 ]
 
 
@@ -70,11 +70,11 @@ def test_which_claims_of_one_node_a_job_mounts(sentence, modes, kind, expected):
     entry = task("urgency")
     entry["data"] = {split: {"uri": f"pvc://data/{split}.jsonl"} for split in ("train", "validation", "test")}
     volume = {"name": "cache", "persistentVolumeClaim": {"claimName": "cache"}}
-    found = model(
+    resource = model(
         entry,
         storage={"uri": "pvc://models/desk"},
         pretraining={"corpus": [{"uri": "pvc://chats/all.jsonl"}], "maxSteps": 10},
         training={"podTemplate": {"spec": {"volumes": [volume]}}},
     )
     claims = {name: None if mode is None else claim(mode) for name, mode in modes.items()}
-    assert single_node(found.spec, kind, claims) == expected
+    assert single_node_claims(resource.spec, kind, claims) == expected

@@ -1,0 +1,51 @@
+"""From a node of the stage graph to the order that its program gets, wherever that runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from multitask_api.stage_io.manifest import StageOrder
+from multitask_api.stages import ArtifactKey, Graph, Node, NodeState
+
+
+def stage_order(
+    model: str,
+    graph: Graph,
+    node: Node,
+    artifact: Callable[[ArtifactKey], str],
+    *,
+    work: str,
+    threads: int,
+    device: str,
+    checkpoint: str | None = None,
+    progress: str | None = None,
+    data_root: str = ".",
+) -> StageOrder:
+    """The order of ``node``, which is READY; ``artifact`` gives the address of a (stage, digest)'s artifact folder.
+
+    ``model`` is its name, in a cluster the one that `qualified_name` gives; the others as in `StageOrder`.
+    """
+    if node.digest is None or node.parameters is None:
+        raise ValueError(f"{node.name} is {node.state.value}: what it reads is not known yet")
+    needed = (graph[name] for name in node.needs)
+    return StageOrder(
+        model=model,
+        stage=node.name,
+        kind=node.kind,
+        digest=node.digest,
+        version=node.version,
+        parameters=node.parameters.to_json(),
+        read_outputs=dict(node.read_outputs or {}),
+        inputs={
+            each.name: artifact((each.name, each.digest))
+            for each in needed
+            if each.state is NodeState.DONE and each.digest is not None
+        },
+        output=artifact((node.name, node.digest)),
+        work=work,
+        checkpoint=checkpoint,
+        progress=progress,
+        threads=threads,
+        device=device,
+        data_root=data_root,
+    )

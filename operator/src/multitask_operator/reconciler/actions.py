@@ -1,0 +1,90 @@
+"""What a reconcile may do to the cluster, as plain data; `multitask_operator.cluster.apply` carries it out in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from multitask_api.types import JsonObject
+from multitask_operator.reconciler.state.accessors import is_being_deleted
+
+#: Seconds until claims and ConfigMaps that others make are read again: no watch covers them.
+RECHECK_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Create:
+    """Create an object; that it exists already is fine."""
+
+    obj: JsonObject
+    """With apiVersion, kind, metadata.name and metadata.namespace."""
+
+
+@dataclass(frozen=True)
+class Apply:
+    """Server-side apply with our field manager and force; decided only where something differs."""
+
+    obj: JsonObject
+
+
+@dataclass(frozen=True)
+class Delete:
+    """Delete the object with this uid, and no later one of its name; that it is gone already is fine."""
+
+    kind: str
+    api_version: str
+    name: str
+    uid: str
+    propagation: Literal["Background", "Foreground", "Orphan"] = "Background"
+
+
+@dataclass(frozen=True)
+class PatchStatus:
+    """Make ``status`` the MultiTaskModel's, if it still has that resource version; else it is a conflict."""
+
+    status: JsonObject
+    resource_version: str
+
+
+@dataclass(frozen=True)
+class PatchFinalizers:
+    """Make ``finalizers`` the MultiTaskModel's, if it still has that resource version; else it is a conflict."""
+
+    finalizers: tuple[str, ...]
+    resource_version: str
+
+
+@dataclass(frozen=True)
+class Event:
+    """An Event about the MultiTaskModel, posted after everything else."""
+
+    type: Literal["Normal", "Warning"]
+    reason: str
+    message: str
+
+
+Action = Create | Apply | Delete | PatchStatus | PatchFinalizers | Event
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a reconcile decided."""
+
+    actions: tuple[Action, ...] = ()
+    """In the order in which they are carried out."""
+    requeue_after: float | None = None
+    """Seconds until the next reconcile; None: not before something changes."""
+
+
+def delete_all(*items: JsonObject | None) -> Iterator[Delete]:
+    """Deletes those of ``items`` that exist and are not being deleted already."""
+    for item in items:
+        if item is not None and not is_being_deleted(item):
+            metadata = item["metadata"]
+            yield Delete(item["kind"], item["apiVersion"], metadata["name"], metadata["uid"])
+
+
+def earliest(*waits: float | None) -> float | None:
+    """The shortest of the waits that are given; None if none is."""
+    return min((wait for wait in waits if wait is not None), default=None)

@@ -1,0 +1,121 @@
+"""Conditions of a MultiTaskModel, and when its status is written: once a reconcile, and only if it changed. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+from multitask_api.errors import UserError
+from multitask_api.resource.status import Condition, MultiTaskModelStatus
+from multitask_api.types import JsonObject
+from multitask_operator.formatting import cut
+from multitask_operator.reconciler.actions import RECHECK_SECONDS, Action, Event, PatchStatus, Result
+from multitask_operator.reconciler.state.accessors import format_time, parse_time
+from multitask_operator.reconciler.state.cluster_state import ClusterState
+
+#: Of a condition's message: two of them and the rows of 128 tasks have to fit into 48 KiB, in any script.
+MESSAGE_BYTES = 1024
+#: Seconds between two status patches that change nothing but progress.
+PROGRESS_SECONDS = 15.0
+
+_WITHOUT_EVENT = frozenset({"NotTrained", "StagesRunning"})
+#: Reasons of conditions that are False and nevertheless need nobody's attention.
+_NORMAL = frozenset(
+    {"Complete", "Trained", "Suspended", "TasksOutsideMixture", "NotJudged", "Queued", "Gated", "CleaningUp"}
+)
+
+
+class ConditionValue(NamedTuple):
+    """Status, reason and message of a condition."""
+
+    status: Literal["True", "False", "Unknown"]
+    reason: str
+    message: str
+
+
+def condition(
+    kind: str, value: ConditionValue, previous: MultiTaskModelStatus | None, generation: int | None, now: float
+) -> Condition:
+    """The condition of type ``kind``, with the time since which it has this status; ``now`` in Unix seconds."""
+    same = next((item for item in previous.conditions if item.type == kind), None) if previous else None
+    since = same.last_transition_time if same is not None and same.status == value.status else None
+    return Condition(
+        type=kind,
+        status=value.status,
+        reason=value.reason,
+        message=cut(value.message, MESSAGE_BYTES),
+        observed_generation=generation,
+        last_transition_time=since or format_time(now),
+    )
+
+
+def with_conditions(
+    cluster: ClusterState,
+    ready: ConditionValue,
+    progressing: ConditionValue,
+    stage: str,
+    progress: str | None,
+    now: float,
+) -> MultiTaskModelStatus:
+    """The previous status with other conditions, stage and progress."""
+    previous = cluster.previous_status or MultiTaskModelStatus()
+    values = {"Ready": ready, "Progressing": progressing}
+    conditions = tuple(condition(kind, value, previous, cluster.generation, now) for kind, value in values.items())
+    kept = tuple(item for item in previous.conditions if item.type not in values)
+    return previous.model_copy(
+        update={
+            "observed_generation": cluster.generation,
+            "conditions": conditions + kept,
+            "stage": stage,
+            "progress": progress,
+        }
+    )
+
+
+def invalid_spec(cluster: ClusterState, error: UserError, now: float) -> Result:
+    """For a spec that cannot be carried out: the status keeps what it showed, and its conditions give the ``error``."""
+    value = ConditionValue("False", "InvalidSpec", str(error))
+    update = status_update(cluster, with_conditions(cluster, value, value, "InvalidSpec", None, now), now)
+    return Result(update.actions, RECHECK_SECONDS if cluster.referenced_configmaps else None)
+
+
+def status_update(cluster: ClusterState, status: MultiTaskModelStatus, now: float) -> Result:
+    """The patch that makes the resource's status ``status``, and the Events that go with it."""
+    before: JsonObject = cluster.model.get("status") or {}
+    wanted = status.to_json()
+    if _without_progress(before) == _without_progress(wanted):
+        if _progress_of(before) == _progress_of(wanted):
+            return Result()
+        # The timestamp has whole seconds: that write may have been almost one later.
+        wait = _written_at(before) + 1.0 + PROGRESS_SECONDS - now
+        if wait > 0:
+            return Result(requeue_after=wait)
+    wanted["progressTime"] = format_time(now)
+    patch = PatchStatus(wanted, cluster.model["metadata"]["resourceVersion"])
+    return Result((patch, *_events(cluster.previous_status, status)))
+
+
+def _events(before: MultiTaskModelStatus | None, after: MultiTaskModelStatus) -> Iterator[Action]:
+    """One for every new reason; a reason that several conditions have gets one Event."""
+    known = {(item.type, item.reason, item.status) for item in before.conditions} if before else set()
+    posted: set[str] = set()
+    for item in after.conditions:
+        if (item.type, item.reason, item.status) in known or item.reason in _WITHOUT_EVENT | posted:
+            continue
+        posted.add(item.reason)
+        is_warning = item.status == "False" and item.reason not in _NORMAL
+        yield Event("Warning" if is_warning else "Normal", item.reason, item.message)
+
+
+def _without_progress(status: JsonObject) -> dict[str, Any]:
+    kept = {name: value for name, value in status.items() if name not in ("progress", "progressTime", "stages")}
+    stages = [{name: row[name] for name in row if name != "progress"} for row in status.get("stages") or ()]
+    return kept | {"stages": stages}
+
+
+def _progress_of(status: JsonObject) -> tuple[Any, ...]:
+    return (status.get("progress"), *(row.get("progress") for row in status.get("stages") or ()))
+
+
+def _written_at(status: Mapping[str, Any]) -> float:
+    return parse_time(status["progressTime"]) if "progressTime" in status else 0.0

@@ -1,0 +1,72 @@
+"""Single facts of Kubernetes objects as the API server gives them. Pure."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from multitask_api.cluster import KIND_LABEL
+from multitask_api.types import JsonObject
+
+
+def is_being_deleted(item: JsonObject | None) -> bool:
+    """Whether there is such an object and it has a deletion timestamp."""
+    return item is not None and "deletionTimestamp" in item["metadata"]
+
+
+def true_condition(item: JsonObject | None, kind: str) -> JsonObject | None:
+    """The object's condition of that type, if its status is True."""
+    for condition in (item or {}).get("status", {}).get("conditions") or ():
+        if condition.get("type") == kind and condition.get("status") == "True":
+            true: JsonObject = condition
+            return true
+    return None
+
+
+def is_finished(job: JsonObject | None) -> bool:
+    """Whether a Job has completed or failed."""
+    return true_condition(job, "Complete") is not None or true_condition(job, "Failed") is not None
+
+
+def kind_of(item: JsonObject) -> str:
+    """The value of our label for the kind of child: a stage's kind, ``resolve``, ``clean-up`` …; else empty."""
+    kind: str = (item["metadata"].get("labels") or {}).get(KIND_LABEL, "")
+    return kind
+
+
+def controller_uid(item: JsonObject) -> str | None:
+    """The uid of the owner that controls the object."""
+    owners = item["metadata"].get("ownerReferences") or ()
+    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+
+
+def created_at(item: JsonObject) -> str:
+    """When the object was created, as the API writes it: a later time is a greater text."""
+    return str(item["metadata"].get("creationTimestamp", ""))
+
+
+def job_of(pod: JsonObject) -> str | None:
+    """The name of the Job that a pod belongs to; None for a pod of anything else."""
+    name: str | None = (pod["metadata"].get("labels") or {}).get("batch.kubernetes.io/job-name")
+    return name
+
+
+def node_of(pod: JsonObject) -> str:
+    """The pod's index in an Indexed Job, counted from "0"; "0" in any other Job."""
+    index: str = (pod["metadata"].get("annotations") or {}).get("batch.kubernetes.io/job-completion-index", "0")
+    return index
+
+
+def started_at(job: JsonObject | None) -> float | None:
+    """When a Job began, in Unix seconds."""
+    stamp = (job or {}).get("status", {}).get("startTime")
+    return parse_time(stamp) if stamp else None
+
+
+def parse_time(stamp: str) -> float:
+    """A timestamp of the API in Unix seconds."""
+    return datetime.fromisoformat(stamp).timestamp()
+
+
+def format_time(now: float) -> str:
+    """Unix seconds as the API writes times."""
+    return datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -1,0 +1,64 @@
+"""What the pods of a Job show: which run, and why one that failed did. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from multitask_api.types import JsonObject
+from multitask_operator.reconciler.state.accessors import created_at, node_of, true_condition
+
+
+def has_running_pod(pods: Sequence[JsonObject]) -> bool:
+    """Whether one of them is in phase Running."""
+    return any(pod.get("status", {}).get("phase") == "Running" for pod in pods)
+
+
+def container_statuses(pod: JsonObject) -> Iterator[JsonObject]:
+    """The statuses of a pod's containers, init containers first."""
+    status = pod.get("status", {})
+    yield from status.get("initContainerStatuses", ())
+    yield from status.get("containerStatuses", ())
+
+
+def exit_code(pods: Sequence[JsonObject]) -> str | None:
+    """How the newest failed pod ended, with the last line that it printed; None if none failed or all were evicted."""
+    for pod in _failed(pods):
+        for status in container_statuses(pod):
+            terminated = status.get("state", {}).get("terminated", {})
+            if terminated.get("exitCode"):
+                last_line = (terminated.get("message") or "").strip().rpartition("\n")[2]
+                return (
+                    f"its program ended with exit code {terminated['exitCode']}{f': {last_line}' if last_line else ''}"
+                )
+    return None
+
+
+def out_of_memory(pods: Sequence[JsonObject]) -> str | None:
+    """What to change after a container of the last failed attempt was killed for its memory; None if none was."""
+    # The newest of each node: where memory runs out on one, the pods of the others fail after it.
+    newest = {node_of(pod): pod for pod in reversed(_failed(pods))}
+    for pod in newest.values():
+        for status in container_statuses(pod):
+            for state in (status.get("state", {}), status.get("lastState", {})):
+                if state.get("terminated", {}).get("reason") == "OOMKilled":
+                    limit = _memory_limit(pod, status["name"])
+                    return (
+                        f"ran out of memory{f' (limit {limit})' if limit else ''}; raise "
+                        "spec.training.resources.limits.memory, or lower training.batchRows or training.maxLength"
+                    )
+    return None
+
+
+def _failed(pods: Sequence[JsonObject]) -> list[JsonObject]:
+    """Those that failed by themselves, the newest first: preemption and eviction are no failures."""
+    failed = [pod for pod in pods if pod.get("status", {}).get("phase") == "Failed"]
+    by_themselves = [pod for pod in failed if true_condition(pod, "DisruptionTarget") is None]
+    return sorted(by_themselves, key=created_at, reverse=True)
+
+
+def _memory_limit(pod: JsonObject, container: str) -> str | None:
+    for spec in pod.get("spec", {}).get("containers", ()):
+        if spec["name"] == container:
+            limit: str | None = spec.get("resources", {}).get("limits", {}).get("memory")
+            return limit
+    return None

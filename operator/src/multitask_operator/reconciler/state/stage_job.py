@@ -1,0 +1,180 @@
+"""A Job and the ConfigMap that belongs to it: what they say about the stages that they run. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from functools import cached_property
+
+from pydantic import ValidationError
+
+from multitask_api.cluster import (
+    CLEAN_UP,
+    DIGEST_ANNOTATION,
+    FAILURE_KEY,
+    PROGRESS_KEY,
+    RESOLVE,
+    RUN,
+    STAGE_ANNOTATION,
+)
+from multitask_api.stage_io.manifest import Manifest, StageFailure, StageProgress
+from multitask_api.stage_io.packing import manifest_key, unpack_manifest
+from multitask_api.stages import ArtifactKey
+from multitask_api.types import JsonObject
+from multitask_operator.reconciler.state.accessors import (
+    created_at,
+    is_being_deleted,
+    is_finished,
+    job_of,
+    kind_of,
+    parse_time,
+    true_condition,
+)
+from multitask_operator.reconciler.state.cluster_state import ClusterState
+
+NO_STAGES = (RESOLVE, RUN, CLEAN_UP)
+"""Kinds of children that run no stage of the graph."""
+
+
+class Phase(Enum):
+    """How far a stage Job has come."""
+
+    DONE = "done"  # every stage of it has reported its manifest
+    RUNNING = "running"  # its Job exists and is not finished
+    FAILED = "failed"  # its Job is finished, and a manifest is missing
+    JOB_MISSING = "job missing"  # a ConfigMap without a Job: never started, suspended, or deleted by hand
+    CONFIGMAP_MISSING = "configmap missing"  # a Job without its ConfigMap: it has nowhere to report to
+
+
+@dataclass(frozen=True)
+class StageJob:
+    """What the cluster shows of one Job: of stages, of ``resolve`` or of ``clean-up``."""
+
+    name: str
+    kind: str
+    keys: tuple[ArtifactKey, ...]
+    """The stages that it runs, in order."""
+    configmap: JsonObject | None = None
+    """Holds its orders; its pods report into it."""
+    job: JsonObject | None = None
+    pods: tuple[JsonObject, ...] = ()
+
+    @cached_property
+    def manifests(self) -> dict[ArtifactKey, Manifest]:
+        """What its stages have reported. One that cannot be read counts as missing: its pod will report it again."""
+        data = (self.configmap or {}).get("binaryData") or {}
+        manifests = {}
+        for key in self.keys:
+            packed = data.get(manifest_key(key[1]))
+            manifest = _unpack(packed) if packed else None
+            if manifest is not None and (manifest.stage, manifest.digest) == key:
+                manifests[key] = manifest
+        return manifests
+
+    @property
+    def progress(self) -> StageProgress | None:
+        """What its pod reported last."""
+        try:
+            return StageProgress.model_validate_json(self._data[PROGRESS_KEY])
+        except (KeyError, ValidationError):
+            return None
+
+    @property
+    def failure(self) -> tuple[ArtifactKey, StageFailure] | None:
+        """The stage that failed in the last attempt, as the trainer reported it."""
+        try:
+            document = json.loads(self._data[FAILURE_KEY])
+            digest = document.pop("digest")
+            failure = StageFailure.model_validate(document)
+        except (KeyError, ValueError):
+            return None
+        return (failure.stage, digest), failure
+
+    @property
+    def phase(self) -> Phase:
+        """See `Phase`."""
+        if self.configmap is None:
+            return Phase.CONFIGMAP_MISSING
+        if self.has_reported:
+            return Phase.DONE
+        if self.job is None:
+            return Phase.JOB_MISSING
+        return Phase.FAILED if self.is_finished else Phase.RUNNING
+
+    @property
+    def has_reported(self) -> bool:
+        """Whether the manifest of every stage is in its ConfigMap."""
+        return len(self.manifests) == len(self.keys)
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether its Job has completed or failed."""
+        return is_finished(self.job)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its Job exists, is not finished and has not reported everything yet."""
+        if self.job is None or self.is_finished:
+            return False
+        return self.kind in (RESOLVE, CLEAN_UP) or not self.has_reported
+
+    @property
+    def is_being_deleted(self) -> bool:
+        """Whether its Job is being deleted."""
+        return is_being_deleted(self.job)
+
+    @property
+    def report_lost(self) -> bool:
+        """Whether its Job completed and its report is gone: the results themselves are in storage."""
+        return self.phase is Phase.FAILED and true_condition(self.job, "Complete") is not None
+
+    @property
+    def created_at(self) -> str:
+        """When it was created, as the API writes it: a later time is a greater text."""
+        item = self.configmap or self.job
+        return created_at(item) if item is not None else ""
+
+    def age(self, now: float) -> float:
+        """Seconds since its Job was created; 0 without one."""
+        return 0.0 if self.job is None else now - parse_time(self.job["metadata"]["creationTimestamp"])
+
+    @property
+    def _data(self) -> Mapping[str, str]:
+        return (self.configmap or {}).get("data") or {}
+
+
+def stage_jobs(
+    cluster: ClusterState, kinds: Sequence[str] | None = None, *, without: Sequence[str] = ()
+) -> tuple[StageJob, ...]:
+    """The model's Jobs, of ``kinds`` only or ``without`` some, sorted by name."""
+    configmaps, jobs = _by_name(cluster.configmaps), _by_name(cluster.jobs)
+    selected = []
+    for name in sorted(configmaps.keys() | jobs.keys()):
+        configmap, job = configmaps.get(name), jobs.get(name)
+        item = configmap or job or {}
+        kind = kind_of(item)
+        if (kinds is None or kind in kinds) and kind not in without:
+            pods = tuple(pod for pod in cluster.pods if job_of(pod) == name)
+            selected.append(StageJob(name, kind, tuple(_keys(item)), configmap, job, pods))
+    return tuple(selected)
+
+
+def _keys(item: JsonObject) -> Iterator[ArtifactKey]:
+    annotations = item["metadata"].get("annotations") or {}
+    stages = annotations.get(STAGE_ANNOTATION, "").split(",")
+    digests = annotations.get(DIGEST_ANNOTATION, "").split(",")
+    if stages != [""] and len(stages) == len(digests):  # else edited by hand: which stages it runs is not known
+        yield from zip(stages, digests, strict=True)
+
+
+def _by_name(items: Sequence[JsonObject]) -> dict[str, JsonObject]:
+    return {item["metadata"]["name"]: item for item in items}
+
+
+def _unpack(packed: str) -> Manifest | None:
+    try:
+        return unpack_manifest(packed)
+    except ValueError:
+        return None

@@ -1,0 +1,99 @@
+"""What training needs next, put together: deletions, then creations, then status and Events. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+
+from multitask_api.errors import InvalidResource, UserError
+from multitask_operator.objects.stage_jobs import StageJobSpec
+from multitask_operator.objects.volumes import uri_problems
+from multitask_operator.reconciler import blockers
+from multitask_operator.reconciler.actions import RECHECK_SECONDS, Action, Result, earliest
+from multitask_operator.reconciler.blockers import Blocker
+from multitask_operator.reconciler.children import ChildBuilder
+from multitask_operator.reconciler.conditions import invalid_spec, status_update
+from multitask_operator.reconciler.state.model_state import ModelState
+from multitask_operator.reconciler.state.planner_input import seconds_until_retry
+from multitask_operator.reconciler.state.stage_job import Phase, StageJob
+from multitask_operator.reconciler.training.obsolete import obsolete_objects
+from multitask_operator.reconciler.training.policies import (
+    PROGRESS_CHECKS,
+    START_CHECKS,
+    first_blocker,
+    is_progressing,
+)
+from multitask_operator.reconciler.training.scheduling import job_spec, needs_resolve_job, next_batches
+from multitask_operator.reconciler.training.status import training_status
+from multitask_operator.settings import Settings
+
+
+def reconcile(state: ModelState, settings: Settings) -> Result:
+    """What to do about a model that is not being deleted; a spec that cannot be carried out gets a status only."""
+    try:
+        problems = uri_problems(state.model.spec)
+        if problems:
+            raise InvalidResource(problems)
+        return _decide(state, settings)
+    except UserError as error:
+        return invalid_spec(state.cluster, error, state.now)
+
+
+def _decide(state: ModelState, settings: Settings) -> Result:
+    blocker = first_blocker(START_CHECKS, state, settings)
+    batches = next_batches(state) if blocker is None else []
+    new_jobs = [job_spec(state, batch) for batch in batches]
+    if blocker is None and needs_resolve_job(state):
+        new_jobs.append(state.resolve_spec)
+    deletes = list(obsolete_objects(state))
+    creations = list(_creations(state, settings, new_jobs, deleted={delete.uid for delete in deletes}))
+    status = training_status(
+        state,
+        starts=[start for start in state.plan.starts if any(start.node in batch.nodes for batch in batches)],
+        blocker=blocker or first_blocker(PROGRESS_CHECKS, state, settings),
+        is_progressing=blocker is None and (bool(new_jobs) or is_progressing(state, settings)),
+    )
+    update = status_update(state.cluster, status, state.now)
+    return Result(
+        (*deletes, *creations, *update.actions),
+        earliest(update.requeue_after, *_waits(state, settings, blocker)),
+    )
+
+
+def _creations(
+    state: ModelState, settings: Settings, new_jobs: Sequence[StageJobSpec], deleted: Collection[str]
+) -> Iterator[Action]:
+    """``deleted``: the uids of what this decision deletes."""
+    children = ChildBuilder.of(state.cluster, state.model, settings)
+    configmaps = _kept_configmaps(state, deleted)
+    if new_jobs:
+        yield from children.snapshot(state.cluster)
+    if new_jobs or configmaps:
+        yield from children.access(state.cluster, configmaps | {job.name for job in new_jobs})
+    for job in new_jobs:
+        yield from children.stage_job(state.cluster, job)
+    yield from children.services(state.cluster, _kept_running_jobs(state, deleted))
+
+
+def _kept_configmaps(state: ModelState, deleted: Collection[str]) -> set[str]:
+    """The names of the Jobs' ConfigMaps that stay: a stage's pod may write to these."""
+    configmaps = (stage_job.configmap for stage_job in (*state.stage_jobs, *state.resolve_jobs))
+    return {
+        item["metadata"]["name"] for item in configmaps if item is not None and item["metadata"]["uid"] not in deleted
+    }
+
+
+def _kept_running_jobs(state: ModelState, deleted: Collection[str]) -> list[StageJob]:
+    running = [job for job in state.stage_jobs if job.phase is Phase.RUNNING and not job.is_being_deleted]
+    return [job for job in running if job.job is not None and job.job["metadata"]["uid"] not in deleted]
+
+
+def _waits(state: ModelState, settings: Settings, blocker: Blocker | None) -> Iterator[float | None]:
+    """Seconds until something has to be read again that no watch covers."""
+    if blocker is not None:
+        yield RECHECK_SECONDS
+    if state.resolve_job is not None:
+        wait = seconds_until_retry(state.resolve_job, state.resolution, state.now)
+        yield None if wait is None else max(0.0, wait)
+    yield state.plan.requeue_after
+    for stage_job in (*state.resolve_jobs, *state.stage_jobs):
+        yield blockers.requeue_after(stage_job, settings.gpu_resource, state.cluster.warnings, state.now)

@@ -1,0 +1,88 @@
+"""What keeps training from going on: one named check each. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from multitask_operator.reconciler import blockers, pvcs
+from multitask_operator.reconciler.blockers import Blocker
+from multitask_operator.reconciler.state.accessors import true_condition
+from multitask_operator.reconciler.state.model_state import ModelState
+from multitask_operator.reconciler.state.planner_input import failure_of
+from multitask_operator.reconciler.state.stage_job import Phase, StageJob
+from multitask_operator.settings import Settings
+
+Check = Callable[[ModelState, Settings], Blocker | None]
+
+
+def write_rejected(state: ModelState, _: Settings) -> Blocker | None:
+    """The API server rejected a write of this decision."""
+    for rejected in state.cluster.rejected_writes:
+        return blockers.write_rejected(rejected)
+    return None
+
+
+def claims_blocked(state: ModelState, _: Settings) -> Blocker | None:
+    """A claim that the model names cannot serve its Jobs."""
+    return pvcs.claims_blocked(state.model.spec, state.cluster.pvcs)
+
+
+def resolve_failed(state: ModelState, _: Settings) -> Blocker | None:
+    """The resolve Job of this generation failed."""
+    job = state.resolve_job
+    if job is None or state.is_resolved or true_condition(job.job, "Failed") is None:
+        return None
+    return Blocker("ResolveFailed", failure_of(job).failure.message)
+
+
+def data_not_found(state: ModelState, _: Settings) -> Blocker | None:
+    """The resolve Job of this generation did not find data or the base model."""
+    resolved = state.resolution.resolved
+    if resolved is None or not resolved.problems:
+        return None
+    return Blocker("DataNotFound", "; ".join(resolved.problems))
+
+
+def job_blocked(state: ModelState, settings: Settings) -> Blocker | None:
+    """A deleted Job still exists, or the pods of an open Job do not run."""
+    for job in _jobs(state):
+        blocker = blockers.deletion_stuck(job, state.now)
+        if blocker is None and job.is_open:
+            blocker = blockers.job_blocked(job, settings.gpu_resource, state.cluster.warnings)
+        if blocker is not None:
+            return blocker
+    return None
+
+
+def job_retrying(state: ModelState, _: Settings) -> Blocker | None:
+    """A Job waits for its next attempt. A stage that has failed for good comes first: its reason is the plan's."""
+    if state.plan.failed:
+        return None
+    return next((blocker for job in _jobs(state) if (blocker := blockers.retrying(job)) is not None), None)
+
+
+#: With one of these no Job is started.
+START_CHECKS: Sequence[Check] = (write_rejected, claims_blocked)
+#: With one of these a part of the work does not go on; other parts may.
+PROGRESS_CHECKS: Sequence[Check] = (resolve_failed, data_not_found, job_blocked, job_retrying)
+
+
+def first_blocker(checks: Sequence[Check], state: ModelState, settings: Settings) -> Blocker | None:
+    """What the first check that finds something reports."""
+    return next((blocker for check in checks if (blocker := check(state, settings)) is not None), None)
+
+
+def is_progressing(state: ModelState, settings: Settings) -> bool:
+    """Whether a Job is at work and nothing blocks it; one that has reported everything is not at work."""
+    at_work = [job for job in state.stage_jobs if job.phase is not Phase.DONE]
+    at_work += () if state.is_resolved else state.resolve_jobs
+    return any(
+        job.job is not None
+        and not job.is_finished
+        and blockers.job_blocked(job, settings.gpu_resource, state.cluster.warnings) is None
+        for job in at_work
+    )
+
+
+def _jobs(state: ModelState) -> tuple[StageJob, ...]:
+    return (*state.resolve_jobs, *state.stage_jobs)

@@ -1,0 +1,110 @@
+"""Which Jobs are started next: the plan's starts in batches, and no more at once than may run. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+
+from multitask_api.cluster import qualified_name
+from multitask_api.stages import ArtifactKey, Graph, Node
+from multitask_operator.objects.orders import stage_order
+from multitask_operator.objects.stage_jobs import StageJobSpec
+from multitask_operator.planner import StartStage
+from multitask_operator.reconciler.pvcs import single_node_claims
+from multitask_operator.reconciler.state.model_state import ModelState
+from multitask_operator.reconciler.state.stage_job import Phase, StageJob
+
+#: Stages of these kinds that are ready share a Job: they take seconds, less than the start of a pod.
+SHARED_JOB_KINDS = frozenset({"prepare"})
+
+
+@dataclass(frozen=True)
+class JobBatch:
+    """The stages of one Job that is to be started, in the order in which they run."""
+
+    kind: str
+    nodes: tuple[Node, ...]
+    restarts: StageJob | None = None
+    """A Job that is missing while its ConfigMap exists: it is created again."""
+
+    @property
+    def keys(self) -> tuple[ArtifactKey, ...]:
+        """(stage, digest) of each."""
+        return tuple((node.name, node.digest or "") for node in self.nodes)
+
+
+def needs_resolve_job(state: ModelState) -> bool:
+    """Whether this generation's resolve Job has to be created; a suspended model waits until it is resumed."""
+    is_missing = state.resolve_job is None or state.resolve_job.job is None
+    return is_missing and not state.is_resolved and not state.model.spec.suspend
+
+
+def next_batches(state: ModelState) -> list[JobBatch]:
+    """The Jobs to start now; none before this generation is resolved."""
+    if not state.is_resolved:
+        return []
+    # A Job that has ended or lost its ConfigMap has to be deleted before one of its name can be created.
+    blocking = [job for job in state.stage_jobs if job.job is not None and job.phase is not Phase.DONE]
+    busy = {key for job in blocking for key in job.keys}
+    starts = [start for start in state.plan.starts if start.key not in busy]
+    spec = state.model.spec
+    return fit_parallelism(
+        spec.training.max_parallel_jobs,
+        job_batches(starts, state.plan.graph, state.stage_jobs),
+        state.stage_jobs,
+        exclusive_claims=lambda kind: single_node_claims(spec, kind, state.cluster.pvcs),
+    )
+
+
+def job_spec(state: ModelState, batch: JobBatch) -> StageJobSpec:
+    """The Job that runs ``batch``."""
+    name = qualified_name(state.owner.namespace, state.owner.name)
+    orders = [stage_order(name, state.model.spec, state.plan.graph, node) for node in batch.nodes]
+    return StageJobSpec.of_stages(state.owner, state.cluster.generation, orders)
+
+
+def job_batches(starts: Sequence[StartStage], graph: Graph, stage_jobs: Sequence[StageJob]) -> list[JobBatch]:
+    """``starts`` as Jobs: a missing Job whose stages are all still wanted is created again as it was."""
+    batches: list[JobBatch] = []
+    open_nodes = {start.key: start.node for start in starts}
+    for job in stage_jobs:
+        if job.phase is Phase.JOB_MISSING and any(key in open_nodes for key in job.keys) and is_wanted(job, graph):
+            batches.append(JobBatch(job.kind, tuple(graph[stage] for stage, _ in job.keys), job))
+            for key in job.keys:
+                open_nodes.pop(key, None)
+    shared: dict[str, list[Node]] = {}
+    for node in open_nodes.values():
+        if node.kind in SHARED_JOB_KINDS:
+            shared.setdefault(node.kind, []).append(node)
+        else:
+            batches.append(JobBatch(node.kind, (node,)))
+    batches += [JobBatch(kind, tuple(nodes)) for kind, nodes in shared.items()]
+    order = {start.node.name: position for position, start in enumerate(starts)}
+    return sorted(batches, key=lambda batch: min(order.get(node.name, len(order)) for node in batch.nodes))
+
+
+def fit_parallelism(
+    limit: int,
+    batches: Sequence[JobBatch],
+    stage_jobs: Sequence[StageJob],
+    exclusive_claims: Callable[[str], Collection[str]],
+) -> list[JobBatch]:
+    """The first of ``batches`` that fit beside the Jobs that run.
+
+    ``exclusive_claims``: a kind → the claims that its Jobs mount and only one Job at a time may.
+    """
+    running = [
+        job for job in stage_jobs if job.phase in (Phase.RUNNING, Phase.CONFIGMAP_MISSING) and not job.is_finished
+    ]
+    in_use = {claim for job in running for claim in exclusive_claims(job.kind)}
+    fitting: list[JobBatch] = []
+    for batch in batches:
+        if len(running) + len(fitting) < limit and in_use.isdisjoint(exclusive_claims(batch.kind)):
+            fitting.append(batch)
+            in_use.update(exclusive_claims(batch.kind))
+    return fitting
+
+
+def is_wanted(job: StageJob, graph: Graph) -> bool:
+    """Whether every stage of the Job is in the graph with the same digest."""
+    return bool(job.keys) and all(stage in graph and graph[stage].digest == digest for stage, digest in job.keys)

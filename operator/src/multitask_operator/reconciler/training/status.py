@@ -1,0 +1,211 @@
+"""The status of a model that is trained: conditions, one row a stage kind, one row a task. Output only. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from multitask_api.resource import MultiTaskModel
+from multitask_api.resource.status import MultiTaskModelStatus, StageStatus, TaskStatus
+from multitask_api.stage_io.results import ExportResult, TaskVerdict
+from multitask_api.stages import Graph, NodeState, groups
+from multitask_operator.formatting import duration
+from multitask_operator.planner import Failed, StartStage, export_of, verdicts_of
+from multitask_operator.reconciler.blockers import Blocker, with_remediation
+from multitask_operator.reconciler.conditions import ConditionValue, condition
+from multitask_operator.reconciler.state.accessors import started_at
+from multitask_operator.reconciler.state.model_state import ModelState
+from multitask_operator.reconciler.state.stage_job import StageJob
+
+TRAINED = "Trained"
+
+_MOST_NAMES = 5
+_PROGRESS_LENGTH = 64
+
+
+def training_status(
+    state: ModelState, starts: Sequence[StartStage], blocker: Blocker | None, *, is_progressing: bool
+) -> MultiTaskModelStatus:
+    """Everything that ``kubectl get mtm`` and ``mtm status`` show.
+
+    ``starts`` are those of the plan that get a Job now; ``is_progressing``: something is at work in spite of
+    ``blocker``. Scores have 4 digits; a figure that is not known is absent.
+    """
+    graph, generation = state.plan.graph, state.cluster.generation
+    at_work = sorted({run.stage for run in state.observed.running} | {start.node.name for start in starts})
+    verdicts, export = verdicts_of(graph), export_of(graph)
+    is_blocked = blocker is not None and not is_progressing
+    values = {
+        "Ready": _ready(state, blocker, verdicts, export),
+        "Consolidated": _consolidated(state.model, verdicts),
+        "Progressing": _progressing(state, at_work, blocker, export, is_progressing=is_progressing),
+    }
+    previous = state.cluster.previous_status
+    qualified = sum(verdict.verdict == "Qualified" for verdict in verdicts.values())
+    return MultiTaskModelStatus(
+        observed_generation=generation,
+        conditions=tuple(condition(kind, value, previous, generation, state.now) for kind, value in values.items()),
+        stage=_stage(state, at_work, is_blocked=is_blocked),
+        progress=f"{_done(graph)}/{len(graph.nodes)} stages",
+        qualified=f"{qualified}/{len(state.model.spec.tasks)}" if verdicts else None,
+        revision=export.revision if export else None,
+        stages=_stage_rows(graph, at_work, state.plan.failed, _progress_by_kind(state.stage_jobs)),
+        tasks=_task_rows(state.model, verdicts, export),
+    )
+
+
+# -- conditions --------------------------------------------------------------------------------------------------------
+
+
+def _ready(
+    state: ModelState, blocker: Blocker | None, verdicts: Mapping[str, TaskVerdict], export: ExportResult | None
+) -> ConditionValue:
+    """Names the one thing that keeps the model from being trained."""
+    if state.model.spec.suspend and export is None:
+        return ConditionValue(
+            "False", "Suspended", "spec.suspend is true: its Jobs are stopped; set it to false to go on"
+        )
+    if blocker is not None:
+        return _blocked(blocker)
+    if state.plan.failed:
+        return _stage_failed(state.plan.failed[0])
+    if export is None:
+        return ConditionValue("False", "NotTrained", "Training has not ended yet.")
+    qualified = sum(verdict.verdict == "Qualified" for verdict in verdicts.values())
+    message = f"Revision {export.revision} is trained: {qualified}/{len(export.tasks)} tasks qualify."
+    return ConditionValue("False", TRAINED, f"{message} No server answers for it yet.")
+
+
+def _consolidated(model: MultiTaskModel, verdicts: Mapping[str, TaskVerdict]) -> ConditionValue:
+    total = len(model.spec.tasks)
+    if len(verdicts) < total:
+        return ConditionValue("Unknown", "NotJudged", f"{len(verdicts)} of {total} tasks are judged.")
+    outside = [name for name, verdict in verdicts.items() if verdict.verdict != "Qualified"]
+    text = f"{total - len(outside)}/{total} tasks qualify"
+    if outside:
+        return ConditionValue("False", "TasksOutsideMixture", f"{text}; not {_names(outside)}.")
+    return ConditionValue("True", "AllQualified", f"{text}.")
+
+
+def _progressing(
+    state: ModelState,
+    at_work: Sequence[str],
+    blocker: Blocker | None,
+    export: ExportResult | None,
+    *,
+    is_progressing: bool,
+) -> ConditionValue:
+    """Gives the blocker too, unless other work goes on."""
+    suspended = ConditionValue("False", "Suspended", "spec.suspend is true; set it to false to go on.")
+    if state.model.spec.suspend and export is None:
+        return suspended
+    if blocker is not None and not is_progressing:
+        return _blocked(blocker)
+    if is_progressing and not state.observed.running and not state.plan.starts:
+        return ConditionValue("True", "Resolving", "Looking at data, base model and storage.")
+    if state.model.spec.suspend:
+        return suspended
+    if at_work:
+        return ConditionValue("True", "StagesRunning", f"At work: {_names(at_work)}.")
+    if state.plan.failed:
+        return _stage_failed(state.plan.failed[0])
+    if state.plan.graph.finished:
+        return ConditionValue("False", "Complete", "Every stage is done.")
+    return ConditionValue("Unknown", "Blocked", "Nothing can start: data or the base model is not resolved.")
+
+
+def _blocked(blocker: Blocker) -> ConditionValue:
+    return ConditionValue("False", blocker.reason, with_remediation(blocker.reason, blocker.message))
+
+
+def _stage_failed(failed: Failed) -> ConditionValue:
+    return ConditionValue("False", "StageFailed", f"{failed.failure.stage}: {failed.failure.message}")
+
+
+# -- columns and rows --------------------------------------------------------------------------------------------------
+
+
+def _stage(state: ModelState, at_work: Sequence[str], *, is_blocked: bool) -> str:
+    """The one word of the Stage column."""
+    graph = state.plan.graph
+    if state.model.spec.suspend and not graph.finished:
+        return "Suspended"
+    if is_blocked:
+        return "Blocked"
+    if graph.finished:
+        return TRAINED
+    if state.plan.failed:
+        return "Failed"
+    return next((graph[name].kind for name in at_work if name in graph), "Pending")
+
+
+def _stage_rows(
+    graph: Graph, at_work: Sequence[str], failed: Sequence[Failed], progress: Mapping[str, str]
+) -> tuple[StageStatus, ...]:
+    rows = []
+    for kind in dict.fromkeys(node.kind for node in graph.nodes):
+        nodes = graph.of_kind(kind)
+        names = {node.name for node in nodes}
+        running = sum(name in names for name in at_work)
+        rows.append(
+            StageStatus(
+                name=kind,
+                total=len(nodes),
+                done=sum(node.state in (NodeState.DONE, NodeState.SKIPPED) for node in nodes),
+                running=running,
+                failed=sum(item.failure.stage in names for item in failed),
+                progress=progress.get(kind) if running else None,
+            )
+        )
+    return tuple(rows)
+
+
+def _task_rows(
+    model: MultiTaskModel, verdicts: Mapping[str, TaskVerdict], export: ExportResult | None
+) -> tuple[TaskStatus, ...]:
+    group_of = {task: group for group, tasks in groups(model.spec).items() for task in tasks}
+    served_by = {task.task: task.served_by for task in export.tasks} if export else {}
+    rows = []
+    for task in model.spec.tasks:
+        verdict = verdicts.get(task.name)
+        rows.append(
+            TaskStatus(
+                name=task.name,
+                group=group_of[task.name],
+                baseline=_rounded(verdict.baseline if verdict else None),
+                score=_rounded(verdict.score if verdict else None),
+                ratio=_rounded(verdict.ratio if verdict else None),
+                verdict=verdict.verdict if verdict else None,
+                served_by=served_by.get(task.name),
+            )
+        )
+    return tuple(rows)
+
+
+def _progress_by_kind(stage_jobs: Sequence[StageJob]) -> dict[str, str]:
+    return {job.kind: text for job in stage_jobs if (text := _progress(job))}
+
+
+def _progress(job: StageJob) -> str | None:
+    """``1200/4000 loss 0.31, about 3 min left``: of a training Job that has reported progress."""
+    progress = job.progress
+    if progress is None or not progress.total:
+        return None
+    text = f"{progress.step}/{progress.total}" + (f" loss {progress.loss:.2f}" if progress.loss is not None else "")
+    started = started_at(job.job)
+    if progress.step and started is not None and progress.updated > started:
+        left = (progress.updated - started) / progress.step * (progress.total - progress.step)
+        text += f", about {duration(max(0.0, left))} left"
+    return text[:_PROGRESS_LENGTH]
+
+
+def _done(graph: Graph) -> int:
+    return sum(node.state in (NodeState.DONE, NodeState.SKIPPED) for node in graph.nodes)
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 4)
+
+
+def _names(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_MOST_NAMES])
+    return shown if len(names) <= _MOST_NAMES else f"{shown} and {len(names) - _MOST_NAMES} more"
