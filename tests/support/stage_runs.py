@@ -64,7 +64,7 @@ def resolved(spec: MultiTaskModelSpec, contents: Mapping[str, str]) -> Resolved:
 
 
 @dataclass
-class World:
+class StageSimulation:
     """What is in storage, and what the stages would find."""
 
     manifests: dict[tuple[str, str], Manifest] = field(default_factory=dict)
@@ -90,7 +90,7 @@ class World:
     def finish(self, node: Node) -> None:
         assert node.digest is not None
         assert node.parameters is not None
-        result, outputs = self._found(node)
+        result, outputs = self._result_and_outputs(node)
         self.manifests[node.name, node.digest] = Manifest(
             stage=node.name,
             kind=node.kind,
@@ -103,7 +103,7 @@ class World:
             seconds=1.0,
         )
 
-    def _found(self, node: Node) -> tuple[Document, dict[str, str]]:
+    def _result_and_outputs(self, node: Node) -> tuple[Document, dict[str, str]]:
         parameters: Any = node.parameters
         if node.kind == "prepare":
             splits = {split: digest([node.name, parameters.fingerprints[split]]) for split in SPLITS}
@@ -113,7 +113,7 @@ class World:
             outputs = {output: digest([node.digest, output]) for output in ("model", "validation", "scores")}
             return trained(name).to_json(), outputs | {"saturation": digest([name, ROWS[name]])}
         if node.kind == "filter":
-            return self._filtered(parameters.groups)
+            return self._filter_result(parameters.groups)
         if node.kind == "evaluate":
             verdicts = tuple(self._verdict(definition.name) for definition in parameters.tasks)
             return EvaluateResult(tasks=verdicts).to_json(), _outputs(node, "verdicts", "answers")
@@ -123,7 +123,7 @@ class World:
         names = {"base": ("model",), "high-resource": ("model",), "mixture": ("model",), "export": ("bundle",)}
         return {}, _outputs(node, *names.get(node.kind, ("result",)))
 
-    def _filtered(self, groups: Mapping[str, tuple[str, ...]]) -> tuple[Document, dict[str, str]]:
+    def _filter_result(self, groups: Mapping[str, tuple[str, ...]]) -> tuple[Document, dict[str, str]]:
         plans = []
         outputs = {}
         for name, tasks in groups.items():

@@ -45,10 +45,12 @@ StopText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
 class GenerationSettings(Record):
-    """How a generation task ends: after ``max_new_tokens``, at EOS, or before the first of ``stop``."""
+    """When a generated answer ends: at the end-of-sequence token, or as these fields say."""
 
-    max_new_tokens: int = Field(64, ge=1, le=4096)
-    stop: tuple[StopText, ...] = Field((), max_length=16)
+    max_new_tokens: int = Field(64, ge=1, le=4096, description="Upper limit of the tokens of an answer.")
+    stop: tuple[StopText, ...] = Field(
+        (), max_length=16, description="Texts that end an answer; the answer stops before the first one. Default: none."
+    )
 
 
 class Adapter(Record):

@@ -13,7 +13,7 @@ from devcluster import objects
 from devcluster.cluster_client import ClusterClient
 from multitask_api.cluster import (
     CLEAN_UP_KEY,
-    CLEANED_KEY,
+    CLEAN_UP_RESULT_KEY,
     KIND_LABEL,
     MODEL_LABEL,
     ORDERS_KEY,
@@ -106,9 +106,8 @@ class Pods:
             found = {"data": {RESOLVED_KEY: seen.model_dump_json(by_alias=True)}}
         elif CLEAN_UP_KEY in data:
             self.cleaned.append(json.loads(data[CLEAN_UP_KEY]))
-            found = {
-                "data": {CLEANED_KEY: CleanUpResult(results=1, files=2, bytes=3, left=0).model_dump_json(by_alias=True)}
-            }
+            result = CleanUpResult(results=1, files=2, bytes=3, left=0).model_dump_json(by_alias=True)
+            found = {"data": {CLEAN_UP_RESULT_KEY: result}}
             self.renew()  # the account may have been made anew since
         else:
             orders = json.loads(data[ORDERS_KEY])["orders"]

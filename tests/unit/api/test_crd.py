@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,32 @@ def test_the_schema_is_structural_and_bounded(name: str) -> None:
                 assert "maxLength" in node or "enum" in node or "pattern" in node, path
             if node["type"] == "object":
                 assert "properties" in node or node["x-kubernetes-preserve-unknown-fields"], path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_has_a_description(name: str) -> None:
+    """Lists of plain values are described as a whole; metadata is described by Kubernetes."""
+    empty = [
+        path
+        for path, node in nodes(schema_of(name))
+        if not path.startswith(".metadata")
+        and not (path.endswith("[]") and "properties" not in node)
+        and not node.get("description", "").strip()
+    ]
+    assert empty == [], "give them Field(description=…)"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_descriptions_are_sentences_without_markup(name: str) -> None:
+    for path, node in nodes(schema_of(name)):
+        text = node.get("description", "A sentence.")
+        assert text.endswith("."), f"{path}: {text}"
+        assert "``" not in text, f"{path}: {text}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_fits_an_annotation_of_client_side_apply(name: str) -> None:
+    assert len(json.dumps(crd.definitions()[name])) < 256 * 1024
 
 
 @pytest.mark.parametrize(

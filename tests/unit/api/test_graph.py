@@ -9,7 +9,7 @@ import pytest
 from multitask_api.resource.parsing import check
 from multitask_api.stages.graph import build
 from multitask_api.stages.nodes import NodeState
-from support.stage_runs import World, changed, document, resolved, task
+from support.stage_runs import StageSimulation, changed, document, resolved, task
 
 AFTER_FILTER = ["mixture/classification", "bundle", "evaluate/classification", "export", "verify", "ledger"]
 ALL = [
@@ -33,14 +33,14 @@ ALL = [
 ]
 
 
-def done() -> World:
-    world = World()
+def done() -> StageSimulation:
+    world = StageSimulation()
     world.run(document())
     return world
 
 
 def test_a_first_run_runs_everything_once_and_skips_a_stage_two_without_tasks() -> None:
-    world = World()
+    world = StageSimulation()
     assert sorted(world.run(document())) == sorted(ALL)
     graph = world.graph(document())
     skipped = [node for node in graph.nodes if node.state is NodeState.SKIPPED]
@@ -49,7 +49,7 @@ def test_a_first_run_runs_everything_once_and_skips_a_stage_two_without_tasks() 
 
 
 def test_every_node_comes_after_what_it_needs() -> None:
-    world = World()
+    world = StageSimulation()
     while not (graph := world.graph(document())).finished:
         names = [node.name for node in graph.nodes]
         for node in graph.nodes:
@@ -92,7 +92,7 @@ def test_what_changes_no_result_runs_nothing(path: str, value: Any) -> None:
 def test_what_no_stage_reads_runs_nothing(path: str, value: Any) -> None:
     """Without adapters there is no rank; under Type a taxonomy groups nothing; labels have no language."""
     full = changed(document(), "tuning", {"method": "Full"})
-    world = World()
+    world = StageSimulation()
     world.run(full)
     assert world.run(changed(full, path, value)) == []
 
@@ -216,7 +216,7 @@ def test_changed_validation_rows_do_not_reach_what_never_reads_them() -> None:
 
 
 def test_the_base_is_made_anew_only_on_request_or_for_another_corpus() -> None:
-    world = World()
+    world = StageSimulation()
     source = document(pretraining={"maxSteps": 9, "corpus": [{"uri": "corpus.jsonl"}]})
     world.run(source)
     assert "base" not in world.run(changed(source, "tasks.0.prompt", "{text}?"))
@@ -226,7 +226,7 @@ def test_the_base_is_made_anew_only_on_request_or_for_another_corpus() -> None:
 
 
 def test_a_base_that_is_a_folder_is_what_its_files_are() -> None:
-    world = World()
+    world = StageSimulation()
     source = document(baseModel={"uri": "bases/chat"})
     world.run(source)
     world.contents = {"elsewhere/chat": "bases/chat"}
@@ -246,9 +246,9 @@ def test_a_base_whose_files_are_not_known_is_waited_for() -> None:
 
 def test_a_declared_baseline_is_not_trained_unless_the_task_fails_against_it() -> None:
     source = document(task("urgency", baseline={"score": 0.9, "saturationSteps": 50}), task("intent"))
-    world = World()
+    world = StageSimulation()
     assert "baseline/urgency/seed-17" not in world.run(source)
-    failed = World(verdicts={"urgency": "NotQualified"})
+    failed = StageSimulation(verdicts={"urgency": "NotQualified"})
     ran = failed.run(source)
     assert ran.index("evaluate/classification") < ran.index("baseline/urgency/seed-17") < ran.index("export")
     assert ran.count("evaluate/classification") == 1
@@ -256,7 +256,7 @@ def test_a_declared_baseline_is_not_trained_unless_the_task_fails_against_it() -
 
 
 def test_without_baselines_the_mixtures_have_no_reference() -> None:
-    world = World()
+    world = StageSimulation()
     ran = world.run(document(stages={"baseline": {"enabled": False}}))
     assert not [name for name in ran if name.startswith("baseline/")]
     node = world.graph(document(stages={"baseline": {"enabled": False}}))["mixture/generation"]
@@ -272,13 +272,13 @@ def test_a_mixture_is_held_against_the_mean_of_its_baselines() -> None:
 
 
 def test_without_servers_the_graph_ends_at_the_export() -> None:
-    world = World()
+    world = StageSimulation()
     assert world.run(document(), serve=False)[-1] == "export"
     assert world.run(document()) == ["verify", "ledger"]
 
 
 def test_data_that_cannot_be_resolved_holds_its_task_back_and_nothing_else() -> None:
-    world = World()
+    world = StageSimulation()
     graph = world.graph(document())
     assert [node.name for node in graph.nodes if node.state is NodeState.READY] == [
         "prepare/urgency",

@@ -36,7 +36,7 @@ COLUMNS = (
     ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
     ("Age", "date", ".metadata.creationTimestamp"),
 )
-_KEPT = (
+_COPIED_KEYWORDS = (
     "type",
     "enum",
     "description",
@@ -115,13 +115,14 @@ def structural(kind: type[BaseModel], rules: Mapping[str, Sequence[Rule]]) -> Sc
     builder = _Builder(source.get("$defs", {}), dict(rules))
     schema = builder.build(source, "")
     properties = schema["properties"]
-    properties["apiVersion"] = {"type": "string"}
-    properties["kind"] = {"type": "string"}
+    for key in ("apiVersion", "kind"):
+        properties[key] = {"type": "string", "description": properties[key]["description"]}
     name = {
         key: properties["metadata"]["properties"]["name"][key]
         for key in ("type", "maxLength", "pattern")
         if key in properties["metadata"]["properties"]["name"]
     }
+    # The API server rejects a description here, and shows its own.
     properties["metadata"] = {"type": "object", "properties": {"name": name}}
     schema["required"] = ["spec"]
     if builder.rules:
@@ -137,11 +138,11 @@ class _Builder:
         self.rules = rules  # what has not been placed yet
 
     def build(self, source: Schema, path: str) -> Schema:
-        source = self._flat(source)
-        schema: Schema = {key: source[key] for key in _KEPT if key in source}
+        source = self._without_refs(source)
+        schema: Schema = {key: source[key] for key in _COPIED_KEYWORDS if key in source}
         if "const" in source:
             schema |= {"type": "string", "enum": [source["const"]]}
-        _exclusive(source, schema)
+        _copy_exclusive_bounds(source, schema)
         if "properties" in source:
             schema["properties"] = {
                 name: self.build(item, f"{path}.{name}" if path else name)
@@ -153,7 +154,7 @@ class _Builder:
             schema["x-kubernetes-preserve-unknown-fields"] = True
         if schema.get("type") == "array":
             schema["items"] = self.build(source["items"], f"{path}[]")
-            _list_kind(schema, path)
+            _set_list_type(schema, path)
         default = _default(source, schema)
         if default is not None and not path.startswith("status"):
             schema["default"] = default
@@ -163,18 +164,18 @@ class _Builder:
             ]
         return schema
 
-    def _flat(self, source: Schema) -> Schema:
+    def _without_refs(self, source: Schema) -> Schema:
         """Without ``$ref`` and "or null"; what stands beside a reference wins over what it refers to."""
         if "anyOf" in source:
             (choice,) = (item for item in source["anyOf"] if item.get("type") != "null")
-            return self._flat(choice) | {key: value for key, value in source.items() if key != "anyOf"}
+            return self._without_refs(choice) | {key: value for key, value in source.items() if key != "anyOf"}
         if "$ref" in source:
             target = self._definitions[source["$ref"].rsplit("/", 1)[1]]
-            return self._flat(target) | {key: value for key, value in source.items() if key != "$ref"}
+            return self._without_refs(target) | {key: value for key, value in source.items() if key != "$ref"}
         return source
 
 
-def _exclusive(source: Schema, schema: Schema) -> None:
+def _copy_exclusive_bounds(source: Schema, schema: Schema) -> None:
     """OpenAPI 3.0 says it with a flag; for whole numbers the next one says the same."""
     for side, step in (("Minimum", 1), ("Maximum", -1)):
         bound = source.get(f"exclusive{side}")
@@ -186,7 +187,7 @@ def _exclusive(source: Schema, schema: Schema) -> None:
             schema |= {side.lower(): bound, f"exclusive{side}": True}
 
 
-def _list_kind(schema: Schema, path: str) -> None:
+def _set_list_type(schema: Schema, path: str) -> None:
     keys = LISTS.get(path)
     if keys is None:
         return

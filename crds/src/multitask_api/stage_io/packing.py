@@ -16,7 +16,7 @@ MANIFESTS_LIMIT = 700_000
 """Bytes of packed manifests that resolve reports at most."""
 MANIFEST_LIMIT = 100_000
 """Of one packed manifest: it and a failure's message fit into `multitask_api.cluster.CONFIGMAP_ROOM`."""
-_MOST_UNPACKED_BYTES = 64 << 20
+_MAX_UNPACKED_BYTES = 64 << 20
 """Bytes that unpacking may give: a ConfigMap that somebody edited must not fill the memory."""
 
 
@@ -30,9 +30,9 @@ def pack_manifest(manifest: Manifest) -> str:
 
     Raises ValueError if it is too large even so.
     """
-    data = reported(manifest)
+    data = without_files(manifest)
     while len(packed := _gzip(data)) > MANIFEST_LIMIT:
-        if not _thin(data):
+        if not _halve_curve(data):
             raise ValueError(
                 f"the manifest of {manifest.stage} has {len(packed)} bytes; a ConfigMap holds no more of it"
             )
@@ -49,7 +49,7 @@ def unpack_manifest(packed: str) -> Manifest:
 
 def pack_manifests(manifests: Iterable[Manifest], limit: int = MANIFESTS_LIMIT) -> tuple[str, int]:
     """base64(gzip(JSON list)) of as many as ``limit`` bytes hold, from the first on; and how many these are."""
-    kept = [reported(manifest) for manifest in manifests]
+    kept = [without_files(manifest) for manifest in manifests]
     packed = _gzip(kept)
     while len(packed) > limit:
         # By the excess, and a little more: about one round for lists of equals, never more than one for each manifest.
@@ -66,7 +66,7 @@ def unpack_manifests(packed: str) -> tuple[Manifest, ...]:
     return tuple(Manifest.model_validate(item | {"files": {}}) for item in data)
 
 
-def reported(manifest: Manifest) -> dict[str, object]:
+def without_files(manifest: Manifest) -> dict[str, object]:
     """A manifest without what only other stages read, in storage: ``files``, and the rows of each of many labels."""
     data = manifest.to_json()
     del data["files"]
@@ -76,7 +76,7 @@ def reported(manifest: Manifest) -> dict[str, object]:
     return data
 
 
-def _thin(data: dict[str, object]) -> bool:
+def _halve_curve(data: dict[str, object]) -> bool:
     """Drop every second point of the result's curve, but not the ones it names; False if nothing is left to drop."""
     result = data["result"]
     curve = result.get("curve") if isinstance(result, dict) else None
@@ -97,7 +97,7 @@ def _gzip(data: object) -> bytes:
 def _gunzip(packed: str) -> object:
     unzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
-        text = unzip.decompress(base64.b64decode(packed, validate=True), _MOST_UNPACKED_BYTES)
+        text = unzip.decompress(base64.b64decode(packed, validate=True), _MAX_UNPACKED_BYTES)
     except (binascii.Error, zlib.error) as error:
         raise ValueError(f"not base64 of gzip: {error}") from error
     if not unzip.eof:

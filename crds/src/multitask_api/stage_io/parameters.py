@@ -11,8 +11,8 @@ from typing import Literal
 from pydantic import Field
 
 from multitask_api.bundle import GenerationSettings
-from multitask_api.resource.spec import HighResourceStage, MixtureStage, Pretraining, Training, Tuning
 from multitask_api.resource.tasks import Metric, TaskData, TaskSpec, TaskType, Taxonomy
+from multitask_api.resource.training import HighResourceStage, MixtureStage, Pretraining, Training, Tuning
 from multitask_api.types import Record
 
 

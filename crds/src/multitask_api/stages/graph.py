@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from multitask_api.resource import MultiTaskModelSpec, TaskSpec
-from multitask_api.resource.spec import HighResourceStage, MixtureStage
+from multitask_api.resource.training import HighResourceStage, MixtureStage
 from multitask_api.stage_io.manifest import Manifest, Resolved
 from multitask_api.stage_io.parameters import (
     BaseParameters,

@@ -8,7 +8,7 @@ from typing import Any
 from multitask_api.cluster import (
     CLEAN_UP_KEY,
     CONFIGMAP_LIMIT,
-    CONFIGMAP_ROOM,
+    CONFIGMAP_POD_SHARE,
     ORDERS_KEY,
     RESOLVE_KEY,
     RUN,
@@ -35,7 +35,7 @@ _READ = 130
 def stage_configmap(owner: Owner, spec: MultiTaskModelSpec, unit: StageJobSpec) -> Map:
     """The ConfigMap of a unit of stages, without what its pod will add. Raises `TooLarge`."""
     told = Orders(orders=unit.orders).to_json()
-    return _configmap(owner, spec, unit, ORDERS_KEY, told, CONFIGMAP_LIMIT - CONFIGMAP_ROOM)
+    return _configmap(owner, spec, unit, ORDERS_KEY, told, CONFIGMAP_LIMIT - CONFIGMAP_POD_SHARE)
 
 
 def resolve_configmap(owner: Owner, model: MultiTaskModel, unit: StageJobSpec) -> Map:
@@ -44,7 +44,7 @@ def resolve_configmap(owner: Owner, model: MultiTaskModel, unit: StageJobSpec) -
     Raises `TooLarge`, also for what would only be too large for a later stage, after others had cost something.
     """
     order = ResolveOrder(model=model.model_copy(update={"status": None}), storage=storage_address(model.spec))
-    limit = max(0, CONFIGMAP_LIMIT - CONFIGMAP_ROOM - future_order_bytes(model.spec))
+    limit = max(0, CONFIGMAP_LIMIT - CONFIGMAP_POD_SHARE - future_order_bytes(model.spec))
     return _configmap(owner, model.spec, unit, RESOLVE_KEY, order.to_json(), limit)
 
 

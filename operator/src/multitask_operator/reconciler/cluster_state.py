@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from multitask_api.uris import STORES, scheme_of
+from multitask_api.uris import STORAGE_SCHEMES, scheme_of
 
 Object = Mapping[str, Any]
 """A Kubernetes object as the API gives it (JSON, camelCase); never changed in place."""
@@ -85,7 +85,7 @@ def referenced_configmap_names(model: Object) -> tuple[str, ...]:
 
 def storage_and_data_uris(model: Object) -> tuple[str, ...]:
     """Every address of a store that ``model``'s spec names, and whatever else in it looks like one."""
-    return tuple(value for _, value in _leaves(model.get("spec")) if scheme_of(value) in STORES)
+    return tuple(value for _, value in _leaves(model.get("spec")) if scheme_of(value) in STORAGE_SCHEMES)
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

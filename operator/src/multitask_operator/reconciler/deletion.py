@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
-from multitask_api.cluster import CLEAN_UP, CLEANED_KEY, KIND_LABEL, RUN, SNAPSHOT_KEY, CleanUpResult
+from multitask_api.cluster import CLEAN_UP, CLEAN_UP_RESULT_KEY, KIND_LABEL, RUN, SNAPSHOT_KEY, CleanUpResult
 from multitask_api.errors import UserError
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_api.uris import overlap
@@ -258,7 +258,7 @@ def _failure(unit: StageJob) -> str:
 
 def _cleaned(unit: StageJob) -> CleanUpResult | None:
     try:
-        return CleanUpResult.model_validate_json(((unit.configmap or {}).get("data") or {})[CLEANED_KEY])
+        return CleanUpResult.model_validate_json(((unit.configmap or {}).get("data") or {})[CLEAN_UP_RESULT_KEY])
     except (KeyError, ValueError):
         return None
 

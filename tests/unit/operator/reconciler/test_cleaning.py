@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from multitask_api.cluster import CLEANED_KEY, FINALIZER, CleanUpResult
+from multitask_api.cluster import CLEAN_UP_RESULT_KEY, FINALIZER, CleanUpResult
 from multitask_operator.objects.actions import Create, Event, PatchFinalizers, PatchStatus
 from multitask_operator.planner.status import format_time
 from multitask_operator.reconciler import reconcile
@@ -342,7 +342,9 @@ def test_where_the_namespace_cannot_be_read_the_refusal_says_that_it_goes():
     cluster = deleted()
     cluster.reconcile()
     said = "unable to create new content in namespace ml because it is being terminated"
-    outcome = reconcile(replace(cluster.raw(), rejected_writes=(refusal("create", "Job", said),)), SETTINGS, cluster.now)
+    outcome = reconcile(
+        replace(cluster.raw(), rejected_writes=(refusal("create", "Job", said),)), SETTINGS, cluster.now
+    )
     assert [type(action) for action in outcome.actions] == [PatchFinalizers, Event]
     assert "The namespace is being deleted" in message(outcome)
 
@@ -416,7 +418,7 @@ def test_the_clean_up_of_a_former_model_of_the_name_is_not_taken_for_its_own():
         item = copy.deepcopy(cluster.objects[kind, job])
         item["metadata"] |= {"name": "desk-clean-up-0", "uid": f"u-former-{kind}"}
         former[kind, "desk-clean-up-0"] = item
-    former["ConfigMap", "desk-clean-up-0"]["data"][CLEANED_KEY] = CleanUpResult(
+    former["ConfigMap", "desk-clean-up-0"]["data"][CLEAN_UP_RESULT_KEY] = CleanUpResult(
         results=1, files=1, bytes=1, left=0
     ).model_dump_json(by_alias=True)
     cluster.objects |= former

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from multitask_api.resource.hints import hints
 from multitask_operator.commands import plan as local
 from multitask_operator.commands.cluster.jobs import first_line
 from multitask_operator.commands.cluster.model_state_reader import read_model_state
@@ -41,7 +40,7 @@ def planned_of(shown: ModelView) -> local.Planned:
     wanted = {(node.name, node.digest) for node in graph.nodes}
     states |= {run.stage: "running" for run in shown.observed.running if (run.stage, run.digest) in wanted}
     states |= {each.failure.stage: f"failed: {first_line(each.failure.message)}" for each in shown.plan.failed}
-    notes = [*hints(model.spec), *frozen_base_notes(model, graph)]
+    notes = [*model.spec.hints(), *frozen_base_notes(model, graph)]
     if not shown.current:
         notes.append(
             "data and storage have not been looked at for this generation yet: what is cached may turn out otherwise"
