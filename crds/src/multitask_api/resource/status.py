@@ -70,7 +70,7 @@ class StageStatus(Record):
 
 
 class MultiTaskModelStatus(Record):
-    """The state of training and its results, as `kubectl get mtm` and `mtm status` show them."""
+    """The state of training and its results, written by the operator. `kubectl get mtm` and `mtm status` show it."""
 
     observed_generation: int | None = Field(
         None, description="The metadata.generation that this status was determined for."
