@@ -1,4 +1,4 @@
-"""A resource, and a storage that "runs" what a graph finds ready: outputs follow from inputs."""
+"""Builders of resources, and a simulation that "runs" the ready stages of a graph: outputs follow from inputs."""
 
 from __future__ import annotations
 
@@ -46,26 +46,26 @@ def document(*tasks: Document, **spec: Any) -> Document:
 def changed(source: Document, path: str, value: Any) -> Document:
     """A copy with another value at ``path``, as in ``training.batchRows`` or ``tasks.0.labels``."""
     copy = deepcopy(source)
-    *way, last = path.split(".")
-    place: Any = copy["spec"]
-    for part in way:
-        place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
-    place[last] = value
+    *parents, last = path.split(".")
+    target: Any = copy["spec"]
+    for part in parents:
+        target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+    target[last] = value
     return copy
 
 
 def resolved(spec: MultiTaskModelSpec, contents: Mapping[str, str]) -> Resolved:
-    """Every address has its own content unless ``contents`` says what it is."""
+    """Every URI has its own content, unless ``contents`` gives it another."""
     sources = [getattr(item.data, split).uri for item in spec.tasks for split in SPLITS]
     sources += [source.uri for source in (spec.pretraining.corpus if spec.pretraining else ())]
     sources += [spec.base_model.uri]
-    found = {uri: ResolvedData(fingerprint=digest(contents.get(uri, uri)), files=1, bytes=1) for uri in sources}
-    return Resolved(data=found)
+    data = {uri: ResolvedData(fingerprint=digest(contents.get(uri, uri)), files=1, bytes=1) for uri in sources}
+    return Resolved(data=data)
 
 
 @dataclass
 class StageSimulation:
-    """What is in storage, and what the stages would find."""
+    """The manifests in storage, and the results that the stages will have."""
 
     manifests: dict[tuple[str, str], Manifest] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
@@ -134,7 +134,7 @@ class StageSimulation:
                 tasks=tasks,
                 high_resource=tuple(chosen),
                 high_resource_probabilities=instance_balanced(chosen),
-                reason="as the test says",
+                reason="chosen by the test",
                 probabilities=mixture(rows, temperature=2, size_limit=None),
                 mixture_steps=100,
             )
