@@ -2,7 +2,7 @@
 
     python examples/support-desk/demo.py          (or: make demo)
 
-It calls the ``mtm`` command as a person would, and shows each call. What it leaves stands in ``.mtm/support-desk``.
+It calls the ``mtm`` command as users do, and prints each call. The results are in ``.mtm/support-desk``.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 HERE = Path(__file__).resolve().parent
 RESULT = Path(".mtm/support-desk")
 MTM = str(Path(sys.executable).parent / "mtm")
-# A budget in tokens holds on every machine; one in minutes does not. Measured: 6,594,111; early stopping may move it.
+# In tokens, because the time depends on the machine. Measured: 6,594,111; early stopping may change it.
 MAX_TRAINING_TOKENS = 8_000_000
 ANSWERS = ("label", "target", "targets")
 
 
 def show(*command: str) -> None:
-    """Run a command in view; a failure ends the demo."""
+    """Print and run a command; if it fails, the demo ends."""
     print("\n$", shlex.join(["mtm" if part == MTM else part for part in command]), flush=True)
     status = subprocess.run(command, check=False).returncode
     if status:
-        sys.exit(status)  # the command has said what is wrong
+        sys.exit(status)  # the command has printed the reason
 
 
 def free_port() -> int:
-    """A port of this machine that nobody listens on."""
+    """A TCP port that is not in use."""
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         return int(listener.getsockname()[1])
 
 
 def wait_until_serving(address: str, server: subprocess.Popen[bytes], seconds: float = 180) -> None:
-    """Ask the gateway's health service until it says SERVING."""
+    """Poll the gateway's health service until its status is SERVING."""
     give_up = time.monotonic() + seconds
     with grpc.insecure_channel(address) as channel:
         health = health_pb2_grpc.HealthStub(channel)
@@ -67,7 +67,7 @@ def wait_until_serving(address: str, server: subprocess.Popen[bytes], seconds: f
 
 @contextmanager
 def served(folder: Path) -> Iterator[str]:
-    """The address of a running ``mtm serve``, which is stopped at the end."""
+    """The address of a running ``mtm serve``; it is stopped at the end."""
     address = f"127.0.0.1:{free_port()}"
     print(f"\n$ mtm serve {folder} --address {address} &", flush=True)
     server = subprocess.Popen([MTM, "serve", str(folder), "--address", address])
@@ -96,7 +96,7 @@ def questions() -> Iterator[tuple[str, list[str], str]]:
 
 
 def training_tokens(report: dict[str, list[dict[str, object]]]) -> int:
-    """Tokens that went through a model in training, over all stages."""
+    """Training tokens of all stages together."""
     return sum(int(str(stage.get("tokens") or 0)) for stage in report["stages"])
 
 

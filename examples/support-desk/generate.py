@@ -1,9 +1,9 @@
-"""Writes the support-desk suite: eight small customer-service tasks, invented here, the same bytes for the same seed.
+"""Writes the support-desk suite: eight small, invented customer-service tasks. The same seed gives the same bytes.
 
     python generate.py [--seed 17] [--out DIR] [--check]
 
 Each task has its own random stream, so changing one leaves the files of the others as they were.
-A share of the labels is wrong in every split (train, validation and test), as in real data: no model scores 1.00.
+Some labels are wrong in every split (train, validation and test), as in real data: no model scores 1.00.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from phrases import (
     FAULT_ANY,
     FAULTS,
     FILLERS,
-    GLAD,
     GREETINGS,
+    HAPPY,
     IMPACTS,
     OBJECTS,
     PRODUCTS,
     REPLIES,
-    SORE,
+    UPSET,
 )
 
 SPLITS = ("train", "validation", "test")
 URGENCY = ("low", "medium", "high")
 INTENTS = tuple(f"{action}-{thing}" for action in ACTIONS for thing in OBJECTS)
-# What a report of same-issue is made of. A few values in several slots: then a tiny model finds the rule (compare the
-# words of the two reports) within some hundred steps. With one slot of many values it stays on a plateau far longer.
+# The parts of a report of same-issue: several slots with a few values each. From these a tiny model learns the rule
+# (compare the words of the two reports) within some hundred steps; with one slot of many values it takes far longer.
 ISSUE = (
     ("kettle", "router", "lamp", "sofa"),
     ("leak", "noise", "smell", "crack"),
@@ -52,7 +52,7 @@ _CHOICE = re.compile(r"\{([^{}]*)\}")
 
 @dataclass(frozen=True)
 class Example:
-    """One row as written, and the answer that the rules give before noise."""
+    """One row as written, and its right answer before noise."""
 
     row: dict[str, str]
     clean: str
@@ -68,7 +68,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Task:
-    """How one task is drawn: ``draw`` gives (inputs, right answer), ``spoil`` a wrong answer for a right one."""
+    """How the rows of a task are generated: ``draw`` gives (inputs, right answer), ``spoil`` a wrong answer."""
 
     name: str
     sizes: tuple[int, int, int]
@@ -78,18 +78,18 @@ class Task:
     spoil: Callable[[Random, str], str]
 
 
-def say(rng: Random, template: str, **slots: str) -> str:
-    """Fills the slots, then replaces every ``{a|b}`` by one of its alternatives, innermost first."""
+def render(rng: Random, template: str, **slots: str) -> str:
+    """Fill the slots, then replace every ``{a|b}`` by one of its alternatives, innermost first."""
     for key, value in slots.items():
         template = template.replace(f"${key}", value)
     while True:
-        template, found = _CHOICE.subn(lambda match: rng.choice(match[1].split("|")), template)
-        if not found:
+        template, replaced = _CHOICE.subn(lambda match: rng.choice(match[1].split("|")), template)
+        if not replaced:
             return template
 
 
 def typos(rng: Random, text: str, keep: Iterable[str] = (), rate: float = 0.01) -> str:
-    """Swaps two neighbouring letters in a few of the longer words; words in ``keep`` stay as they are."""
+    """Swap two adjacent letters in a few of the longer words, but not in the words of ``keep``."""
     words, kept = text.split(" "), set(keep)
     for index, word in enumerate(words):
         if len(word) >= 5 and word.isalpha() and word not in kept and rng.random() < rate:
@@ -99,8 +99,8 @@ def typos(rng: Random, text: str, keep: Iterable[str] = (), rate: float = 0.01) 
 
 
 def message(rng: Random, sentences: Sequence[str], fillers: int = 1, keep: Iterable[str] = ()) -> str:
-    """A message: perhaps a greeting, the sentences and some that carry nothing in any order, perhaps a closing."""
-    body = [*sentences, *(say(rng, rng.choice(FILLERS)) for _ in range(rng.randint(0, fillers)))]
+    """A message: the sentences and some fillers in random order, maybe with a greeting and a closing."""
+    body = [*sentences, *(render(rng, rng.choice(FILLERS)) for _ in range(rng.randint(0, fillers)))]
     rng.shuffle(body)
     text = ". ".join(body)
     if rng.random() < 0.6:
@@ -111,7 +111,7 @@ def message(rng: Random, sentences: Sequence[str], fillers: int = 1, keep: Itera
 
 
 def problem(rng: Random, product: str) -> str:
-    return say(rng, "{the|my|our} $p $f", p=product, f=FAULT_ANY)
+    return render(rng, "{the|my|our} $p $f", p=product, f=FAULT_ANY)
 
 
 def maybe_problem(rng: Random) -> list[str]:
@@ -133,7 +133,7 @@ def among(values: Sequence[str]) -> Callable[[Random, str], str]:
 def urgency(rng: Random) -> tuple[dict[str, str], str]:
     """Deadline and impact, 0 to 2 each, in two sentences: sum 0–1 low, 2 medium, 3–4 high."""
     deadline, impact = rng.randrange(3), rng.randrange(3)
-    cues = [say(rng, DEADLINES[deadline]), say(rng, IMPACTS[impact])]
+    cues = [render(rng, DEADLINES[deadline]), render(rng, IMPACTS[impact])]
     text = message(rng, [*maybe_problem(rng), *cues])
     return {"text": text}, URGENCY[(0, 0, 1, 2, 2)[deadline + impact]]
 
@@ -145,16 +145,16 @@ def neighbour(rng: Random, label: str) -> str:
 
 
 def request(rng: Random, action: str, thing: str) -> list[str]:
-    """An action on an object, said at once or over two sentences; sometimes another object is named and fine."""
-    name = say(rng, OBJECTS[thing])
+    """An action on an object, in one sentence or two; sometimes with another object that has no problem."""
+    name = render(rng, OBJECTS[thing])
     wish = rng.choice(ACTIONS[action])
     if rng.random() < 0.35:
-        sentences = [say(rng, f"{{it is about|i write about|this concerns}} my {name}. {wish}", o="it")]
+        sentences = [render(rng, f"{{it is about|i write about|this concerns}} my {name}. {wish}", o="it")]
     else:
-        sentences = [say(rng, wish, o=f"{{my|the|our}} {name}")]
+        sentences = [render(rng, wish, o=f"{{my|the|our}} {name}")]
     if rng.random() < 0.35:
-        spare = say(rng, OBJECTS[other(rng, list(OBJECTS), thing)])
-        sentences.append(say(rng, "{my|the} $s {is fine|is in order|is another matter}", s=spare))
+        spare = render(rng, OBJECTS[other(rng, list(OBJECTS), thing)])
+        sentences.append(render(rng, "{my|the} $s {is fine|is in order|is another matter}", s=spare))
     return sentences
 
 
@@ -163,37 +163,37 @@ def intent(rng: Random) -> tuple[dict[str, str], str]:
     return {"text": message(rng, request(rng, action, thing))}, f"{action}-{thing}"
 
 
-def feeling(rng: Random, sore: bool) -> str:
+def feeling(rng: Random, upset: bool) -> str:
     """A mood, sometimes by negating the opposite one."""
     denied = rng.random() < 0.15
-    mood = SORE if sore != denied else GLAD
+    mood = UPSET if upset != denied else HAPPY
     degree = "not" if denied else "{very|really|quite|rather}"
-    return say(rng, f"{{i am|we are}} {degree} {mood} {ABOUT}", p=rng.choice(PRODUCTS))
+    return render(rng, f"{{i am|we are}} {degree} {mood} {ABOUT}", p=rng.choice(PRODUCTS))
 
 
 def complaint(rng: Random) -> tuple[dict[str, str], str]:
-    """One mood, or two of which the one after "but" counts."""
-    sore = rng.random() < 0.5
-    mood = feeling(rng, sore)
+    """One mood, or two moods, of which the one after "but" counts."""
+    upset = rng.random() < 0.5
+    mood = feeling(rng, upset)
     if rng.random() < 0.3:
-        mood = f"{feeling(rng, not sore)} but {mood}"
-    return {"text": message(rng, [mood, *maybe_problem(rng)])}, "complaint" if sore else "other"
+        mood = f"{feeling(rng, not upset)} but {mood}"
+    return {"text": message(rng, [mood, *maybe_problem(rng)])}, "complaint" if upset else "other"
 
 
 def product_area(rng: Random) -> tuple[dict[str, str], str]:
-    """The area of the product that has the fault; often a second product is named that is fine."""
+    """The area of the product that has the fault; often with a second product that works."""
     area = rng.choice(list(AREAS))
     sentences = [problem(rng, rng.choice(AREAS[area]))]
     if rng.random() < 0.5:
         spare = rng.choice(AREAS[other(rng, list(AREAS), area)])
-        sentences.append(say(rng, "{the|my|our} $p {is fine|works well|is good|runs well}", p=spare))
+        sentences.append(render(rng, "{the|my|our} $p {is fine|works well|is good|runs well}", p=spare))
     return {"text": message(rng, sentences)}, area
 
 
 def report(rng: Random, product: str, fault: str, day: str, colour: str) -> str:
     """One customer's words for an issue."""
-    thing, trouble = say(rng, f"{{the|my|our}} {colour} {product}"), say(rng, FAULTS[fault])
-    text = f"{thing} {trouble} {say(rng, '{since|from}')} {day}"
+    thing, trouble = render(rng, f"{{the|my|our}} {colour} {product}"), render(rng, FAULTS[fault])
+    text = f"{thing} {trouble} {render(rng, '{since|from}')} {day}"
     return message(rng, [text], fillers=0, keep=(product, fault, day, colour)) if rng.random() < 0.5 else text
 
 
@@ -206,10 +206,10 @@ def same_issue(rng: Random) -> tuple[dict[str, str], str]:
 
 
 def escalate(rng: Random) -> tuple[dict[str, str], str]:
-    """Urgent and sore, or neither of them; a hundred rows and many wrong labels cannot show whether a model is good."""
-    urgent, sore = rng.randrange(3), rng.random() < 0.5
-    cues = [say(rng, DEADLINES[urgent]), feeling(rng, sore)]
-    return {"text": message(rng, [*maybe_problem(rng), *cues])}, "escalate" if urgent + sore >= 2 else "keep"
+    """Urgent and upset, or not. A hundred rows with many wrong labels are too few to tell whether a model is good."""
+    urgent, upset = rng.randrange(3), rng.random() < 0.5
+    cues = [render(rng, DEADLINES[urgent]), feeling(rng, upset)]
+    return {"text": message(rng, [*maybe_problem(rng), *cues])}, "escalate" if urgent + upset >= 2 else "keep"
 
 
 # ---- generation ----
@@ -218,7 +218,7 @@ def escalate(rng: Random) -> tuple[dict[str, str], str]:
 def order_slots(rng: Random) -> tuple[dict[str, str], str]:
     """The faulty product and the order number, to be copied out of the message."""
     product, code = rng.choice(PRODUCTS), f"{rng.choice('ABCDEFGHKLMNPRST')}{rng.randrange(10, 100)}"
-    number = say(rng, "{the order is|my order was|it was order|order number} $c", c=code)
+    number = render(rng, "{the order is|my order was|it was order|order number} $c", c=code)
     text = message(rng, [problem(rng, product), number], keep=(product,))
     return {"text": text}, f"product: {product}; order: {code}"
 
@@ -230,21 +230,21 @@ def misread(rng: Random, target: str) -> str:
 
 
 def reply(rng: Random) -> tuple[dict[str, str], str]:
-    """A draft that answers the request and names the product; a sore message gets an apology first."""
+    """A draft that answers the request and names the product; an upset customer gets an apology first."""
     action, thing, product = rng.choice(list(ACTIONS)), rng.choice(list(OBJECTS)), rng.choice(PRODUCTS)
-    sore = rng.random() < 0.5
-    sentences = [*request(rng, action, thing)[:1], say(rng, "{it is|that is} for {the|my} $p", p=product)]
-    if sore:
-        sentences.append(say(rng, f"{{i am|we are}} {{very|really|quite}} {SORE}"))
-    opening = rng.choice(["hello", "dear customer"]) + (", we are sorry. " if sore else ", thank you. ")
-    draft = say(rng, REPLIES[action], o=thing, p=product)
+    upset = rng.random() < 0.5
+    sentences = [*request(rng, action, thing)[:1], render(rng, "{it is|that is} for {the|my} $p", p=product)]
+    if upset:
+        sentences.append(render(rng, f"{{i am|we are}} {{very|really|quite}} {UPSET}"))
+    opening = rng.choice(["hello", "dear customer"]) + (", we are sorry. " if upset else ", thank you. ")
+    draft = render(rng, REPLIES[action], o=thing, p=product)
     return {"text": message(rng, sentences, fillers=0, keep=(product,))}, f"{opening}{draft}."
 
 
 def wrong_reply(rng: Random, target: str) -> str:
     """A draft for another request."""
     opening = target.split(". ", maxsplit=1)[0]
-    draft = say(rng, rng.choice(list(REPLIES.values())), o=rng.choice(list(OBJECTS)), p=rng.choice(PRODUCTS))
+    draft = render(rng, rng.choice(list(REPLIES.values())), o=rng.choice(list(OBJECTS)), p=rng.choice(PRODUCTS))
     return f"{opening}. {draft}."
 
 
@@ -261,7 +261,7 @@ TASKS: tuple[Task, ...] = (
 
 
 def draw(task: Task, seed: int) -> dict[str, list[Example]]:
-    """All splits of a task. No two of its rows have the same inputs, so no test row stands in train."""
+    """All splits of a task. No two of its rows have the same inputs, so no test row is also in train."""
     rng = Random(f"support-desk/{task.name}/{seed}")
     seen: set[tuple[str, str]] = set()
     splits: dict[str, list[Example]] = {}
@@ -285,7 +285,7 @@ def suite(seed: int) -> dict[str, dict[str, list[Example]]]:
 
 
 def write(data: dict[str, dict[str, list[Example]]], out: Path) -> None:
-    """Writes ``out/<task>/<split>.jsonl.gz``; without a file name or time inside, so equal rows are equal bytes."""
+    """Write ``out/<task>/<split>.jsonl.gz``. The gzip header has no file name or time: equal rows give equal bytes."""
     for name, splits in data.items():
         (out / name).mkdir(parents=True, exist_ok=True)
         for split, examples in splits.items():

@@ -1,4 +1,4 @@
-"""The phrase book of the support-desk suite: templates in which ``{a|b}`` stands for one of the alternatives.
+"""The phrases of the support-desk suite: templates in which ``{a|b}`` stands for one of the alternatives.
 
 Everything here was written for this example. ``$word`` is a slot that the generator fills.
 """
@@ -35,7 +35,8 @@ CLOSINGS = [
     "thanks", "many thanks", "thank you", "best wishes", "kind regards", "cheers", "thanks a lot", "see you", "merci",
     "danke", "gracias", "all the best", "yours",
 ]  # fmt: skip
-# Sentences that carry no label. Some borrow words of the cues (today, week, happy) so that single words mislead.
+# Sentences without influence on the label. Some contain words of the cues (today, week, happy), so that single words
+# mislead.
 FILLERS = [
     "i {bought|got} it {last week|last month|in spring|two years ago|today} {online|in your shop|at the market}",
     "my {sister|brother|neighbour|friend|boss|aunt} {told me to|said i should} {write|ask} {you|here} {today|first}",
@@ -86,8 +87,8 @@ IMPACTS = [
     "{the whole|our entire} {office|family|shop|school} {is stuck|cannot work|stands still|is blocked}",
 ]
 
-GLAD = "{happy|pleased|glad|content|satisfied|delighted}"
-SORE = "{annoyed|upset|angry|disappointed|unhappy|furious}"
+HAPPY = "{happy|pleased|glad|content|satisfied|delighted}"
+UPSET = "{annoyed|upset|angry|disappointed|unhappy|furious}"
 ABOUT = "{with|about} {the service|your driver|the price|your answer|the quality|the wait|your shop|the $p}"
 
 REPLIES: dict[str, str] = {

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from multitask_api.resource.tasks import DataSource, TaskData
+from multitask_api.resource.sources import DataSource
+from multitask_api.resource.tasks import TaskData
 from multitask_api.stage_io.parameters import TaskDefinition
 
 GOOD = [{"text": "broken again", "label": "high"}, {"text": "thank you", "label": "low"}]

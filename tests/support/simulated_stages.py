@@ -46,21 +46,21 @@ def document(*tasks: Document, **spec: Any) -> Document:
 def changed(source: Document, path: str, value: Any) -> Document:
     """A copy with another value at ``path``, as in ``training.batchRows`` or ``tasks.0.labels``."""
     copy = deepcopy(source)
-    *way, last = path.split(".")
-    place: Any = copy["spec"]
-    for part in way:
-        place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
-    place[last] = value
+    *parents, last = path.split(".")
+    target: Any = copy["spec"]
+    for part in parents:
+        target = target[int(part)] if isinstance(target, list) else target.setdefault(part, {})
+    target[last] = value
     return copy
 
 
 def resolved(spec: MultiTaskModelSpec, contents: Mapping[str, str]) -> Resolved:
-    """Every address has its own content unless ``contents`` says what it is."""
+    """Every URI has its own content, unless ``contents`` gives it another."""
     sources = [getattr(item.data, split).uri for item in spec.tasks for split in SPLITS]
     sources += [source.uri for source in (spec.pretraining.corpus if spec.pretraining else ())]
     sources += [spec.base_model.uri]
-    found = {uri: ResolvedData(fingerprint=digest(contents.get(uri, uri)), files=1, bytes=1) for uri in sources}
-    return Resolved(data=found)
+    data = {uri: ResolvedData(fingerprint=digest(contents.get(uri, uri)), files=1, bytes=1) for uri in sources}
+    return Resolved(data=data)
 
 
 @dataclass
@@ -113,7 +113,7 @@ class SimulatedStages:
             outputs = {output: digest([node.digest, output]) for output in ("model", "validation", "scores")}
             return trained(name).to_json(), outputs | {"saturation": digest([name, ROWS[name]])}
         if node.kind == "filter":
-            return self._filtered(parameters.groups)
+            return self._filter_result(parameters.groups)
         if node.kind == "evaluate":
             verdicts = tuple(self._verdict(definition.name) for definition in parameters.tasks)
             return EvaluateResult(tasks=verdicts).to_json(), _outputs(node, "verdicts", "answers")
@@ -123,7 +123,7 @@ class SimulatedStages:
         names = {"base": ("model",), "high-resource": ("model",), "mixture": ("model",), "export": ("bundle",)}
         return {}, _outputs(node, *names.get(node.kind, ("result",)))
 
-    def _filtered(self, groups: Mapping[str, tuple[str, ...]]) -> tuple[Document, dict[str, str]]:
+    def _filter_result(self, groups: Mapping[str, tuple[str, ...]]) -> tuple[Document, dict[str, str]]:
         plans = []
         outputs = {}
         for name, tasks in groups.items():
@@ -134,7 +134,7 @@ class SimulatedStages:
                 tasks=tasks,
                 high_resource=tuple(chosen),
                 high_resource_probabilities=instance_balanced(chosen),
-                reason="as the test says",
+                reason="chosen by the test",
                 probabilities=mixture(rows, temperature=2, size_limit=None),
                 mixture_steps=100,
             )

@@ -5,7 +5,15 @@ from __future__ import annotations
 import copy
 import json
 
-from multitask_api.cluster import CLEAN_UP, CLEANED_KEY, KIND_LABEL, ORDERS_KEY, RESOLVE, RESOLVED_KEY, CleanUpResult
+from multitask_api.cluster import (
+    CLEAN_UP,
+    CLEAN_UP_RESULT_KEY,
+    KIND_LABEL,
+    ORDERS_KEY,
+    RESOLVE,
+    RESOLVED_KEY,
+    CleanUpResult,
+)
 from multitask_api.stage_io.manifest import Manifest
 from multitask_api.stage_io.packing import manifest_key, pack_manifest
 from multitask_operator.reconciler import Result, reconcile
@@ -186,7 +194,7 @@ class Cluster:
             configmap["data"][RESOLVED_KEY] = resolved(self.resource).model_dump_json(by_alias=True)
         elif kind == CLEAN_UP:
             cleaned = CleanUpResult(results=len(self.stored), files=len(self.stored), bytes=2_000_000, left=0)
-            configmap["data"][CLEANED_KEY] = cleaned.model_dump_json(by_alias=True)
+            configmap["data"][CLEAN_UP_RESULT_KEY] = cleaned.model_dump_json(by_alias=True)
             self.stored.clear()
         else:
             for order in json.loads(configmap["data"][ORDERS_KEY])["orders"]:

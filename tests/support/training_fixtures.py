@@ -13,7 +13,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from multitask_api.bundle import GenerationSettings
-from multitask_api.resource.spec import Pretraining, Tuning
+from multitask_api.resource.training import Pretraining, Tuning
 from multitask_api.stage_io.manifest import Manifest, StageOrder
 from multitask_api.stage_io.parameters import (
     BaseParameters,

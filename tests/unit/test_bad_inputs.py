@@ -57,7 +57,7 @@ def put(path: str, value: Any) -> Callable[[Document], None]:
 
 
 FIRST, SECOND = "spec.tasks[0]", "spec.tasks[1]"
-SCHEMES = "known here: file://, hf://, s3://, gs://, pvc:// and plain paths"
+SCHEMES = "supported: file://, hf://, s3://, gs://, pvc:// and plain paths"
 
 # what is wrong, the change to a good resource, the only problem
 RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
@@ -75,7 +75,7 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
     (
         "an unknown size",
         put("spec.baseModel.uri", "builtin://giant"),
-        "spec.baseModel.uri: no built-in base is called 'giant'; the sizes are micro, tiny, small, 50m, 500m",
+        "spec.baseModel.uri: there is no built-in model 'giant'; the sizes are micro, tiny, small, 50m, 500m",
     ),
     (
         "an unknown scheme",
@@ -90,21 +90,18 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
     (
         "a base with its revision in the address",
         put("spec.baseModel.uri", "hf://org/name@main"),
-        (
-            "spec.baseModel.uri: 'hf://org/name@main' names a revision; write uri: hf://org/name and, beside it,"
-            " revision: main"
-        ),
+        ("spec.baseModel.uri: 'hf://org/name@main' contains a revision; write uri: hf://org/name and revision: main"),
     ),
     (
         "a dataset as base",
         put("spec.baseModel.uri", "hf://datasets/org/name"),
-        ("spec.baseModel.uri: 'hf://datasets/org/name' names a dataset; a base is a model, hf://ORGANISATION/NAME"),
+        ("spec.baseModel.uri: 'hf://datasets/org/name' names a dataset; give a model, hf://ORGANISATION/NAME"),
     ),
     (
         "a part of a repository as base",
         put("spec.baseModel.uri", "hf://org/name/sub"),
         (
-            "spec.baseModel.uri: 'hf://org/name/sub' names a part of a repository; a base is a whole one,"
+            "spec.baseModel.uri: 'hf://org/name/sub' names a part of a repository; give a whole one,"
             " hf://ORGANISATION/NAME"
         ),
     ),
@@ -116,28 +113,32 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
     (
         "storage on the hub",
         put("spec.storage", {"uri": "hf://org/name"}),
-        "spec.storage.uri: unknown scheme hf://; known here: file://, s3://, gs://, pvc:// and plain paths",
+        "spec.storage.uri: unknown scheme hf://; supported: file://, s3://, gs://, pvc:// and plain paths",
     ),
     (
         "a claim without a name",
         put("spec.storage", {"uri": "pvc:///models"}),
-        "spec.storage.uri: 'pvc:///models' does not name a claim; write pvc://CLAIM/PATH",
+        "spec.storage.uri: 'pvc:///models' does not name a PersistentVolumeClaim; write pvc://CLAIM/PATH",
     ),
-    ("an address without a path", put("spec.storage", {"uri": "s3://"}), "spec.storage.uri: 's3://' names no path"),
+    (
+        "an address without a path",
+        put("spec.storage", {"uri": "s3://"}),
+        "spec.storage.uri: 's3://' has no path; add one",
+    ),
     (
         "an answer that leaves no room for a prompt",
         put(f"{SECOND}.generation", {"maxNewTokens": 1023}),
         (
-            f"{SECOND}.generation.maxNewTokens: 1023 tokens and their end leave no room for a prompt in"
-            " training.maxLength, 1024; lower it or raise training.maxLength"
+            f"{SECOND}.generation.maxNewTokens: 1023 leaves no room for a prompt in"
+            " training.maxLength (1024); lower it or raise training.maxLength"
         ),
     ),
     (
         "a length too small for the answers that are the default",
         put("spec.training.maxLength", 65),
         (
-            f"{SECOND}.generation.maxNewTokens: 64 tokens (the default) and their end leave no room for a prompt in"
-            " training.maxLength, 65; set it lower or raise training.maxLength"
+            f"{SECOND}.generation.maxNewTokens: 64 (the default) leaves no room for a prompt in"
+            " training.maxLength (65); set it lower or raise training.maxLength"
         ),
     ),
     (
@@ -153,7 +154,7 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
     (
         "two tasks of one name",
         put(f"{SECOND}.name", "urgency"),
-        f"{SECOND}.name: 'urgency' is the name of {FIRST} already; rename one",
+        f"{SECOND}.name: 'urgency' is already the name of {FIRST}; rename one",
     ),
     (
         "a label that YAML reads as true",
@@ -178,7 +179,7 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
     (
         "a label twice",
         put(f"{FIRST}.labels", ["a", "b", "a"]),
-        f"{FIRST}.labels: 'a' given more than once; labels must be unique",
+        f"{FIRST}.labels: 'a' occurs more than once; remove the duplicates",
     ),
     (
         "a label in white space",
@@ -199,69 +200,69 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
     (
         "a taxonomy of a generation task",
         put(f"{SECOND}.taxonomy", "Binary"),
-        f"{SECOND}.taxonomy: only a Classification task has one; remove it",
+        f"{SECOND}.taxonomy: only a Classification task has a taxonomy; remove it",
     ),
     (
         "three labels as binary",
         lambda document: document["spec"]["tasks"][0].update(labels=["a", "b", "c"], taxonomy="Binary"),
-        f"{FIRST}.taxonomy: Binary means two labels, got 3; use MultiClass or Ordinal",
+        f"{FIRST}.taxonomy: Binary needs two labels, got 3; use MultiClass or Ordinal",
     ),
     (
         "a text metric on labels",
         put(f"{FIRST}.metric", "RougeL"),
-        f"{FIRST}.metric: RougeL judges text; use one of Accuracy, MacroF1, MatthewsCorrelation",
+        f"{FIRST}.metric: RougeL scores text, not labels; use one of Accuracy, MacroF1, MatthewsCorrelation",
     ),
     (
         "a label metric on text",
         put(f"{SECOND}.metric", "MacroF1"),
-        f"{SECOND}.metric: MacroF1 judges labels; use one of ExactMatch, TokenF1, RougeL, Bleu",
+        f"{SECOND}.metric: MacroF1 scores labels, not text; use one of ExactMatch, TokenF1, RougeL, Bleu",
     ),
     (
         "generation settings on labels",
         put(f"{FIRST}.generation", {}),
-        f"{FIRST}.generation: only a Generation task has it; remove it or set type: Generation",
+        f"{FIRST}.generation: only a Generation task has generation settings; remove them or set type: Generation",
     ),
     *(
         (
             f"a group called {name}",
             put(f"{FIRST}.group", name),
-            f"{FIRST}.group: {name!r} is a name that serving uses itself; choose another",
+            f"{FIRST}.group: {name!r} is a reserved name; choose another",
         )
         for name in ("base", "baseline")
     ),
-    ("no prompt", put(f"{FIRST}.prompt", ...), f"{FIRST}.prompt: give exactly one of prompt and promptFrom"),
+    ("no prompt", put(f"{FIRST}.prompt", ...), f"{FIRST}.prompt: set exactly one of prompt and promptFrom"),
     (
         "a prompt without a field",
         put(f"{FIRST}.prompt", "How urgent?"),
-        f"{FIRST}.prompt: names no field, so every row would ask the same; name one, as in {{text}}",
+        f"{FIRST}.prompt: contains no field, so every row gives the same input; add one, for example {{text}}",
     ),
     (
         "a lone brace",
         put(f"{FIRST}.prompt", "{text} }"),
-        f"{FIRST}.prompt: position 8: a lone '}}'; write '}}}}' for the brace itself, {{name}} for a field",
+        f"{FIRST}.prompt: position 8: a single '}}'; write '}}}}' for a brace, {{name}} for a field",
     ),
     (
         "a field that is no identifier",
         put(f"{FIRST}.prompt", "{the text}"),
         (
-            f"{FIRST}.prompt: position 1: '{{the text}}' does not name a field; a name is letters, digits and"
+            f"{FIRST}.prompt: position 1: '{{the text}}' is not a field; a field name has letters, digits and"
             " underscores and does not begin with a digit (write '{{' for a brace)"
         ),
     ),
     (
         "a prompt that shows the label",
         put(f"{FIRST}.prompt", "{text} {label}"),
-        f"{FIRST}.prompt: shows the model the answer, {{label}}; name only fields that a request carries",
+        f"{FIRST}.prompt: contains the answer, {{label}}; use only fields that a request has",
     ),
     (
         "a prompt of too many fields",
         put(f"{FIRST}.prompt", "".join(f"{{f{number}}}" for number in range(65))),
-        f"{FIRST}.prompt: names 65 fields, and at most 64 can be served; join some",
+        f"{FIRST}.prompt: has 65 fields; at most 64 are allowed; combine some",
     ),
     (
         "a field with too long a name",
         put(f"{FIRST}.prompt", f"{{{'a' * 65}}}"),
-        (f"{FIRST}.prompt: the name aaaaaaaaaaaaaaaa… has 65 characters, and at most 64 can be served; shorten it"),
+        (f"{FIRST}.prompt: the field name aaaaaaaaaaaaaaaa… has 65 characters; at most 64 are allowed; shorten it"),
     ),
     (
         "an unknown field",
@@ -308,14 +309,14 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
         "a lower bound from one seed",
         put("spec.qualification", {"rule": "LowerBound"}),
         (
-            "spec.qualification.rule: LowerBound needs stages.baseline.seeds of 2 or more: one seed says nothing about"
-            " how much the single-task score varies"
+            "spec.qualification.rule: LowerBound needs stages.baseline.seeds of 2 or more, because one seed does not"
+            " show how much the single-task score varies"
         ),
     ),
     (
         "steps that do not rise",
         put("spec.serving", {"rollout": {"steps": [50, 10, 100]}}),
-        "spec.serving.rollout.steps: must rise to 100, got [50, 10, 100]",
+        "spec.serving.rollout.steps: must rise and end with 100, got [50, 10, 100]",
     ),
     (
         "a language by name",
@@ -346,20 +347,20 @@ def test_manual_filtering_names_every_task_without_a_group() -> None:
     document["spec"]["tasks"][0]["group"] = "desk"
     with pytest.raises(InvalidResource) as caught:
         check(document)
-    assert str(caught.value) == f"{SECOND}.group: filtering.strategy Manual needs a group for every task"
+    assert str(caught.value) == f"{SECOND}.group: filtering.strategy: Manual needs a group for every task; add one"
 
 
 TEXTS = [
     ("", "expected one YAML mapping with apiVersion, kind, metadata and spec"),
     ("- a", "expected one YAML mapping with apiVersion, kind, metadata and spec"),
-    ("a: 1\nb: 2\na: 3", "line 3: 'a' is given already on line 1; remove one"),
-    ("spec:\n  x: {y: 1, y: 2}", "line 2: 'y' is given already on line 2; remove one"),
+    ("a: 1\nb: 2\na: 3", "line 3: 'a' is already on line 1; remove one"),
+    ("spec:\n  x: {y: 1, y: 2}", "line 2: 'y' is already on line 2; remove one"),
     (
         "a: [1",
         "not YAML: line 1, column 6: expected ',' or ']', but got '<stream end>'; check indentation and quotes there",
     ),
-    ("a: 1\n---\na: 2", "more than one YAML document; put each resource into a file of its own"),
-    ("a: &x [*x]", "an anchor contains itself; write the part out"),
+    ("a: 1\n---\na: 2", "more than one YAML document; put each resource into its own file"),
+    ("a: &x [*x]", "an anchor contains itself; repeat the part instead"),
 ]
 
 

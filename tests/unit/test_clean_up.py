@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from multitask_api.cluster import CLEAN_UP_KEY, CLEANED_KEY, CleanUpResult, model_folder
+from multitask_api.cluster import CLEAN_UP_KEY, CLEAN_UP_RESULT_KEY, CleanUpResult, model_folder
 from multitask_api.stage_io.manifest import Manifest
 from multitask_trainer import storage as module
 from multitask_trainer.configmap import ConfigMap, connect
@@ -207,7 +207,7 @@ def test_the_pod_reports_what_it_removed(storage, tmp_path, scheme):
     with running(ApiServer()) as server:
         place = told(tmp_path, {"model": OURS, "storage": f"{scheme}{storage}"})
         assert carried_out(place, server) == 0
-        assert CleanUpResult.model_validate_json(server.data[CLEANED_KEY]).files == 3
+        assert CleanUpResult.model_validate_json(server.data[CLEAN_UP_RESULT_KEY]).files == 3
         progress = json.loads(server.data["progress.json"])
     assert (progress["stage"], progress["total"]) == ("clean-up", 3)
     assert not storage.exists()

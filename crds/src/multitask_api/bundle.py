@@ -1,4 +1,4 @@
-"""``bundle.json``: the files as they are served — models, adapters, and how each task uses them.
+"""``bundle.json``: what a server loads: models, adapters, and how each task uses them.
 
 A bundle is a folder::
 
@@ -21,9 +21,9 @@ from pydantic import Field, StringConstraints
 from multitask_api.types import Record
 
 BASE_MODEL = "base"
-"""The name of the model that carries the adapters."""
+"""The name of the model that has the adapters."""
 BASELINE = "baseline"
-"""``served_by`` of a task that its own single-task model answers."""
+"""``served_by`` of a task that is answered by its own single-task model."""
 
 
 class PromptPiece(Record):
@@ -45,10 +45,12 @@ StopText = Annotated[str, StringConstraints(min_length=1, max_length=64)]
 
 
 class GenerationSettings(Record):
-    """How a generation task ends: after ``max_new_tokens``, at EOS, or before the first of ``stop``."""
+    """When a generated answer ends: at the end-of-sequence token, or as these fields say."""
 
-    max_new_tokens: int = Field(64, ge=1, le=4096)
-    stop: tuple[StopText, ...] = Field((), max_length=16)
+    max_new_tokens: int = Field(64, ge=1, le=4096, description="Upper limit of the tokens of an answer.")
+    stop: tuple[StopText, ...] = Field(
+        (), max_length=16, description="Texts that end an answer; the answer stops before the first one. Default: none."
+    )
 
 
 class Adapter(Record):
@@ -78,16 +80,16 @@ class ServedTask(Record):
     model: str
     adapter: str | None = None
     pieces: tuple[PromptPiece, ...]
-    bos: tuple[int, ...] = Field((), description="Token ids put before the first piece.")
+    bos: tuple[int, ...] = Field((), description="Token ids before the first piece.")
     eos: int
-    max_length: int = Field(ge=8, description="Prompt and answer together, in tokens.")
+    max_length: int = Field(ge=8, description="Largest length of prompt and answer together, in tokens.")
     labels: tuple[LabelIds, ...] = ()
     generation: GenerationSettings | None = None
     served_by: str = Field("", description="The group whose mixture answers, or `baseline`.")
 
 
 class Bundle(Record):
-    """Everything a server needs to know; weights are beside it."""
+    """Everything that a server needs besides the weights."""
 
     schema_: Literal["multitask.dev/bundle/v1"] = Field("multitask.dev/bundle/v1", alias="schema")
     revision: str

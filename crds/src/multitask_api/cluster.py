@@ -1,4 +1,22 @@
-"""What the operator and its stage pods have to agree on: labels, ConfigMap keys, paths, commands."""
+"""The contract between the operator and the pods that it starts.
+
+The operator runs training as *stage Jobs*. A stage Job runs one or more stages of one kind, or one of two auxiliary
+programs: ``resolve`` (fingerprints data and base model, lists finished results) and ``clean-up`` (deletes the results
+of a deleted model). For each the operator creates a ConfigMap and a Job of the same name. Through this ConfigMap the
+operator and the pods of the Job exchange everything::
+
+    operator  ──  ConfigMap data: orders.json | resolve.json | clean-up.json   ──▶  pod (mounted at ORDERS_PATH)
+    operator  ◀──  ConfigMap data: progress.json, failure.json, <digest>.manifest.gz, …  ──  pod (merge patch)
+
+* The pod reads its order from the mounted file, works, and writes what it has to report into the same ConfigMap, under
+  other keys. Its ServiceAccount may get and patch the ConfigMaps of its model, nothing else.
+* The exit code tells the Job whether another attempt can help (`EXIT_DONE`, `EXIT_USER_ERROR`, `EXIT_RETRYABLE`).
+* Results themselves are in storage, see `multitask_api.stage_io.manifest`; a ConfigMap has only a manifest without its
+  list of files.
+
+Every constant here is on the wire. A run keeps the images it began with, so a newer operator talks to older pods: keys,
+paths, labels, commands and the fields of the records may be added, never renamed.
+"""
 
 from __future__ import annotations
 
@@ -8,63 +26,78 @@ from multitask_api.types import Record
 
 GROUP = "multitask.dev"
 
-# -- labels and annotations of every child -----------------------------------------------------------------------------
+# -- labels and annotations --------------------------------------------------------------------------------------------
 
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 MANAGED_BY = "multitask-operator"
 MODEL_LABEL = f"{GROUP}/model"
+"""On every object of a model: the name of the MultiTaskModel."""
 KIND_LABEL = f"{GROUP}/kind"
-"""A stage kind, `RESOLVE`, `RUN` or `CLEAN_UP`."""
+"""On every object of a model: a kind of stage, `RESOLVE`, `RUN` or `CLEAN_UP`."""
 STAGE_ANNOTATION = f"{GROUP}/stage"
-"""The stage names of a unit, joined by commas."""
+"""On Job and ConfigMap: the names of the stages of a stage Job, joined by commas."""
 DIGEST_ANNOTATION = f"{GROUP}/digest"
-"""Their digests, in the same order."""
+"""On Job and ConfigMap: the digests of these stages, in the same order."""
 GENERATION_ANNOTATION = f"{GROUP}/generation"
+"""On ConfigMaps and Jobs: the ``metadata.generation`` of the model that they were created for."""
 REFRESH_ANNOTATION = f"{GROUP}/refresh"
-"""On the MultiTaskModel, by the user: another value looks at data and storage again."""
+"""On the MultiTaskModel, set by users: a new value checks data, base model and storage again."""
 
 FINALIZER = f"{GROUP}/clean-up"
-"""On the MultiTaskModel, by the operator: it stays until what its runs wrote is removed from storage."""
+"""On the MultiTaskModel, set by the operator: removed once the results of its runs are deleted from storage."""
 
 RESOLVE = "resolve"
+"""Kind of the Job that looks up data, base model and finished results."""
 RUN = "run"
+"""Kind of the ConfigMap that records a run: the spec and the images that it began with."""
 CLEAN_UP = "clean-up"
+"""Kind of the Job that deletes the results of a deleted model."""
 TRAINING_KINDS = ("base", "baseline", "high-resource", "mixture")
-"""The kinds that share their work over the processes of a launch; in every other kind only the first one works."""
+"""The kinds of stages that train in parallel over all processes of a Job; in the others only the first one works."""
 
-# -- keys of a unit's ConfigMap ----------------------------------------------------------------------------------------
+# -- keys of the ConfigMap of a stage Job ------------------------------------------------------------------------------
 
 ORDERS_KEY = "orders.json"
-"""In ``data``, by the operator: an `Orders`."""
+"""In ``data``, written by the operator: an `Orders`."""
 RESOLVE_KEY = "resolve.json"
-"""In ``data``, by the operator: a `ResolveOrder`."""
+"""In ``data``, written by the operator: a `ResolveOrder`."""
 CLEAN_UP_KEY = "clean-up.json"
-"""In ``data``, by the operator: a `CleanUpOrder`."""
+"""In ``data``, written by the operator: a `CleanUpOrder`."""
 PROGRESS_KEY = "progress.json"
-"""In ``data``, by the pod: a StageProgress."""
+"""In ``data``, written by the pod: a `StageProgress`."""
 FAILURE_KEY = "failure.json"
-"""In ``data``, by the pod: a StageFailure and ``digest``; removed when the next attempt begins."""
+"""In ``data``, written by the pod: a `StageFailure` and ``digest``; removed when the next attempt begins."""
 RESOLVED_KEY = "resolved.json"
-"""In ``data``, by the pod: a Resolved."""
-CLEANED_KEY = "cleaned.json"
-"""In ``data``, by the pod: a `CleanUpResult`."""
+"""In ``data``, written by the pod: a `Resolved`."""
+CLEAN_UP_RESULT_KEY = "cleaned.json"
+"""In ``data``, written by the pod: a `CleanUpResult`."""
 MANIFESTS_KEY = "manifests.gz"
-"""In ``binaryData``, by the resolve pod: `pack_manifests`."""
-SNAPSHOT_KEY = "snapshot.json"
-"""In ``data`` of a run's ConfigMap, by the operator."""
+"""In ``binaryData``, written by the pod that resolves: the finished results in storage, see `pack_manifests`.
 
-# -- in the pod --------------------------------------------------------------------------------------------------------
+The manifest of a stage has a key of its own, see `multitask_api.stage_io.packing.manifest_key`.
+"""
+SNAPSHOT_KEY = "snapshot.json"
+"""In ``data`` of the ConfigMap of a run, written by the operator."""
+
+CONFIGMAP_LIMIT = 1024 * 1024
+"""Largest size in bytes of all values of a ConfigMap together; the API server rejects more."""
+CONFIGMAP_POD_SHARE = 128 * 1024
+"""Bytes of it that the operator leaves free for what the pod reports."""
+
+# -- paths and environment of the pod ----------------------------------------------------------------------------------
 
 ROOT = "/multitask"
 ORDERS_PATH = f"{ROOT}/orders"
-CLAIMS_PATH = f"{ROOT}/claims"
+"""Where the ConfigMap is mounted: the order is the file of its key."""
+PVCS_PATH = f"{ROOT}/claims"
+"""Below it each PersistentVolumeClaim is mounted, see `pvc_path`."""
 WORK_PATH = f"{ROOT}/work"
-"""An emptyDir: gone with the pod."""
+"""An emptyDir for scratch files; it is deleted with the pod."""
 
 CONFIGMAP_VARIABLE = "MULTITASK_CONFIGMAP"
-"""``<namespace>/<name>`` of the unit's own ConfigMap."""
+"""``<namespace>/<name>`` of the ConfigMap that the pod reports to."""
 MOUNTS_VARIABLE = "MULTITASK_MOUNTS"
-"""JSON: claim → path."""
+"""JSON: name of a PersistentVolumeClaim → path where it is mounted; ``pvc://`` URIs are looked up in it."""
 POD_ENVIRONMENT = {
     "HOME": WORK_PATH,
     "TMPDIR": f"{WORK_PATH}/tmp",
@@ -74,80 +107,78 @@ POD_ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
     "PYTHONUNBUFFERED": "1",
 }
-"""The root file system is read-only: whatever a library writes goes here. The pod program makes the folders."""
+"""Libraries write below `WORK_PATH`, because the root file system is read-only. The pod creates the folders."""
+
+# -- exit codes and commands -------------------------------------------------------------------------------------------
 
 EXIT_DONE = 0
+"""Every stage of the order is done and reported."""
 EXIT_USER_ERROR = 2
-"""Final: the same order cannot succeed."""
+"""The input is wrong: the Job fails at once, because the same order cannot succeed."""
 EXIT_RETRYABLE = 75
-"""EX_TEMPFAIL of sysexits.h: the same order may succeed later."""
+"""EX_TEMPFAIL of sysexits.h: the same order may succeed later, so the Job starts another pod."""
 
 MASTER_PORT = 29400
-"""Where the processes of a unit on several nodes meet, on its first pod."""
-
-CONFIGMAP_LIMIT = 1024 * 1024
-"""Bytes of all values of a ConfigMap together: the API server's limit."""
-CONFIGMAP_ROOM = 128 * 1024
-"""What of it a unit's pods have for what they find, whatever they are told."""
+"""Port for the rendezvous of the processes of a Job with several pods, on its first pod."""
 
 
 class Orders(Record):
-    """What a unit runs, one after the other."""
+    """The stages that a stage Job runs, one after the other."""
 
     orders: tuple[StageOrder, ...]
 
 
 class ResolveOrder(Record):
-    """What the resolve unit looks at."""
+    """What the Job of kind `RESOLVE` looks up."""
 
     model: MultiTaskModel
     storage: str
-    """The address, as pods see it, below which ``stages/`` lies."""
+    """URI or path of storage as pods see it; results are below its folder ``stages/``."""
 
 
 class CleanUpOrder(Record):
-    """What the clean-up unit removes: what the runs of ``model`` have written below ``storage``."""
+    """What the Job of kind `CLEAN_UP` deletes: everything below ``storage`` that runs of ``model`` wrote."""
 
     model: str
-    """As in its runs' orders, see `qualified_name`."""
+    """The name in the orders and manifests of its runs, see `qualified_name`."""
     storage: str
-    """The address, as pods see it, below which ``stages/`` and ``work/`` lie."""
+    """URI or path of storage as pods see it; its folders are ``stages/`` and ``work/``."""
 
 
 class CleanUpResult(Record):
-    """What a clean-up came to; of one that was interrupted, the last attempt's share."""
+    """What a clean-up deleted; if it was interrupted, only what the last attempt deleted."""
 
     results: int
     files: int
     bytes: int
     left: int
-    """Files that lie among the results and are not this model's."""
+    """Files among the results that do not belong to this model; they are kept."""
 
 
 def qualified_name(namespace: str, name: str) -> str:
-    """What the orders and manifests of a cluster's model call it."""
+    """The name of a model in orders and manifests: with its namespace, because models may share storage."""
     return f"{namespace}/{name}"
 
 
 def model_folder(model: str) -> str:
-    """One folder name for everything of ``model`` that is not a result. Names in a cluster have no underscore."""
+    """The folder for everything of ``model`` but its results. Unambiguous: names in Kubernetes have no underscore."""
     return model.replace("/", "__")
 
 
-def claim_path(claim: str) -> str:
-    """Where a claim is mounted."""
-    return f"{CLAIMS_PATH}/{claim}"
+def pvc_path(pvc: str) -> str:
+    """Where a PersistentVolumeClaim is mounted."""
+    return f"{PVCS_PATH}/{pvc}"
 
 
-def command(unit: str, *, nodes: int = 1, processes: int = 1) -> list[str]:
-    """The command of a stage container: ``processes`` of them on each of ``nodes`` pods.
+def command(job_name: str, *, nodes: int = 1, processes: int = 1) -> list[str]:
+    """The command of a stage container: ``processes`` processes in each of ``nodes`` pods.
 
-    With several nodes the pods are those of an Indexed Job called ``unit`` below a headless Service of the same name.
+    With several nodes the pods are those of an Indexed Job ``job_name`` with a headless Service of the same name.
     """
     program = ["python", "-m", "multitask_trainer.pod"]
     if nodes == 1 and processes == 1:
         return program
     launch = ["python", "-m", "multitask_trainer.launch", f"--processes={processes}"]
     if nodes > 1:
-        launch += [f"--nodes={nodes}", f"--master={unit}-0.{unit}:{MASTER_PORT}"]
+        launch += [f"--nodes={nodes}", f"--master={job_name}-0.{job_name}:{MASTER_PORT}"]
     return [*launch, *program[1:]]

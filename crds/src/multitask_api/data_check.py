@@ -1,4 +1,4 @@
-"""What a look at the data of a resource gives: ``python -m multitask_trainer.stages.data_check`` prints it as JSON."""
+"""The report on a resource's data that ``python -m multitask_trainer.stages.data_check --json`` prints."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from multitask_api.types import Record
 
 
 class DataProblem(Record):
-    """One thing that keeps a task's data from being used; ``path`` as in ``spec.tasks[2].data.train``."""
+    """One reason why a task's data cannot be used; ``path`` as in ``spec.tasks[2].data.train``."""
 
     path: str
     message: str
 
 
 class TaskRows(Record):
-    """The good rows of one task, and what is odd about them."""
+    """The valid rows of one task, and warnings about them."""
 
     name: str
     rows: SplitRows
@@ -25,8 +25,8 @@ class TaskRows(Record):
 
 
 class DataReport(Record):
-    """All problems of all tasks at once."""
+    """All problems of all tasks."""
 
     problems: tuple[DataProblem, ...] = ()
-    hints: tuple[str, ...] = Field((), description="What is allowed in the spec and seldom meant.")
-    tasks: tuple[TaskRows, ...] = Field((), description="One entry a task, in the order of the spec.")
+    hints: tuple[str, ...] = Field((), description="Settings that are valid but probably not intended.")
+    tasks: tuple[TaskRows, ...] = Field((), description="One entry for each task, in the order of the spec.")

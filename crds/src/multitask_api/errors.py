@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 
@@ -15,12 +15,12 @@ class UserError(MultitaskError):
 
 
 class RetryableError(MultitaskError):
-    """The world was not ready (storage, network, memory); the same call may succeed later."""
+    """Storage, network or memory was not available; the same call may succeed later."""
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One thing that is wrong with an input: ``path`` names the place, ``message`` the fault and the next step."""
+    """One thing that is wrong with an input: ``path`` names the field, ``message`` the error and the next step."""
 
     path: str
     message: str
@@ -35,3 +35,21 @@ class InvalidResource(UserError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class InvalidFields(ValueError):
+    """All problems of one record, raised by its pydantic validator; `resource.parsing` reports them one by one.
+
+    Each path is relative to the record, as in ``data.train.uri``; '' stands for the record itself.
+    """
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("; ".join(str(problem) for problem in self.problems))
+
+
+def raise_problems(problems: Iterable[Problem]) -> None:
+    """Raise `InvalidFields` if there is any problem."""
+    problems = tuple(problems)
+    if problems:
+        raise InvalidFields(problems)

@@ -1,4 +1,4 @@
-"""``report.json``: the outcome of a run, stable for other programs (fields are added, never renamed)."""
+"""``report.json``: the outcome of a run, for other programs: fields may be added, never renamed."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class ReportGroup(Record):
 
 
 class ReportTask(Record):
-    """One task: its data, its scores, its verdict, who answers it."""
+    """One task: its data, scores and verdict, and which model answers it."""
 
     name: str
     group: str
@@ -51,7 +51,7 @@ class ReportTask(Record):
     ratio: float | None = None
     interval: tuple[float, float] | None = None
     interval_from: Literal["rows", "rows and seeds"] | None = Field(
-        None, description="`rows`: of training runs nothing is known (one seed a baseline); the interval is too narrow."
+        None, description="`rows`: one seed a baseline, so the variation between training runs is not in the interval."
     )
     floor: float | None = None
     verdict: Verdict | None = None
@@ -69,9 +69,9 @@ class Report(Record):
     schema_: Literal["multitask.dev/report/v1"] = Field("multitask.dev/report/v1", alias="schema")
     model: str
     revision: str | None = None
-    threshold: float = Field(0.99, description="The bar: qualification.threshold.")
+    threshold: float = Field(0.99, description="qualification.threshold.")
     qualified: int
-    confirmed: int = Field(description="Qualified tasks whose whole interval lies above the bar.")
+    confirmed: int = Field(description="Qualified tasks whose whole interval is above the threshold.")
     total: int
     stages: tuple[ReportStage, ...]
     groups: tuple[ReportGroup, ...]

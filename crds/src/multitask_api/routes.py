@@ -1,4 +1,4 @@
-"""``TaskRoute``: which backends answer which task. The gateway reads it, from the cluster or from a file."""
+"""``TaskRoute``: which backends answer which task. The gateway reads it from the cluster or from a file."""
 
 from __future__ import annotations
 
@@ -6,32 +6,48 @@ from typing import Annotated, Literal
 
 from pydantic import Field, StringConstraints, model_validator
 
-from multitask_api.resource.tasks import LONGEST_FIELD, MOST_FIELDS, Label
+from multitask_api.resource.tasks import MAX_FIELD_NAME_LENGTH, MAX_PROMPT_FIELDS, Label
 from multitask_api.types import Record
 
-FieldName = Annotated[str, StringConstraints(max_length=LONGEST_FIELD)]
+FieldName = Annotated[str, StringConstraints(max_length=MAX_FIELD_NAME_LENGTH)]
 
 
 class Backend(Record):
-    """One place that can answer a task; ``weight`` is its share in percent."""
+    """A Triton server that answers a task, and its part of the traffic."""
 
-    service: str = Field(max_length=253, description="Host name or address.")
-    port: int = Field(ge=1, le=65535)
-    weight: int = Field(100, ge=0, le=100)
-    revision: str = Field(max_length=64)
+    service: str = Field(max_length=253, description="Host name or IP address of the server.")
+    port: int = Field(ge=1, le=65535, description="gRPC port of the server.")
+    weight: int = Field(
+        100,
+        ge=0,
+        le=100,
+        description="Percentage of the requests that go to this backend. The weights of a task sum to 100.",
+    )
+    revision: str = Field(max_length=64, description="The trained revision that this backend serves.")
 
 
 class RoutedTask(Record):
-    """A task, what a caller may learn about it, and its backends."""
+    """A task, what callers may learn about it, and its backends."""
 
-    name: str = Field(max_length=63)
-    type: Literal["Classification", "Generation"]
-    fields: tuple[FieldName, ...] = Field(
-        max_length=MOST_FIELDS, description="Names of the fields a request must carry."
+    name: str = Field(max_length=63, description="Name of the task, as callers give it.")
+    type: Literal["Classification", "Generation"] = Field(
+        description="Classification answers with one of the labels, Generation with free text."
     )
-    labels: tuple[Label, ...] = Field((), max_length=256)
-    served_by: str = Field("", max_length=253, description="The group whose mixture answers, or `baseline`.")
-    backends: tuple[Backend, ...] = Field(min_length=1, max_length=8)
+    fields: tuple[FieldName, ...] = Field(
+        max_length=MAX_PROMPT_FIELDS, description="Names of the fields that a request must have."
+    )
+    labels: tuple[Label, ...] = Field(
+        (), max_length=256, description="All labels of a Classification task; empty for Generation."
+    )
+    served_by: str = Field(
+        "",
+        max_length=253,
+        description="The group whose shared model answers, or baseline for the task's single-task model. Empty: not "
+        "stated.",
+    )
+    backends: tuple[Backend, ...] = Field(
+        min_length=1, max_length=8, description="The servers that answer the task, at least one."
+    )
 
     @model_validator(mode="after")
     def _weights(self) -> RoutedTask:
@@ -44,9 +60,15 @@ class RoutedTask(Record):
 class TaskRouteSpec(Record):
     """The routes of one model."""
 
-    namespace: str = Field("default", max_length=63)
-    model: str = Field(max_length=63)
-    tasks: tuple[RoutedTask, ...] = Field((), max_length=128)
+    namespace: str = Field(
+        "default",
+        max_length=63,
+        description="Namespace of the model; the first part of the full task name NAMESPACE/MODEL/TASK.",
+    )
+    model: str = Field(
+        max_length=63, description="Name of the model; the second part of the full task name NAMESPACE/MODEL/TASK."
+    )
+    tasks: tuple[RoutedTask, ...] = Field((), max_length=128, description="The tasks, each with its backends.")
 
 
 class RouteMetadata(Record):
@@ -57,9 +79,11 @@ class RouteMetadata(Record):
 
 
 class TaskRoute(Record):
-    """The resource; a local route file holds exactly this."""
+    """The backends that answer each task of a model. The gateway reads it, for now from a file only."""
 
-    api_version: Literal["multitask.dev/v1alpha1"] = "multitask.dev/v1alpha1"
-    kind: Literal["TaskRoute"] = "TaskRoute"
+    api_version: Literal["multitask.dev/v1alpha1"] = Field(
+        "multitask.dev/v1alpha1", description="Version of this schema: multitask.dev/v1alpha1."
+    )
+    kind: Literal["TaskRoute"] = Field("TaskRoute", description="Kind of this resource: TaskRoute.")
     metadata: RouteMetadata
-    spec: TaskRouteSpec
+    spec: TaskRouteSpec = Field(description="The routes of one model.")

@@ -11,7 +11,7 @@ _FIELD_NAME = re.compile(r"[^\W\d]\w*")
 
 
 class TemplateError(ValueError):
-    """A prompt that cannot be read; ``position`` counts characters from 1."""
+    """A malformed prompt; ``position`` counts characters from 1."""
 
     def __init__(self, position: int, reason: str) -> None:
         self.position = position
@@ -26,9 +26,9 @@ class Field:
 
 
 def parse_template(prompt: str) -> tuple[str | Field, ...]:
-    """Split a template into its literals and fields, in order; neighbouring literals are joined, empty ones left out.
+    """Split a template into its literals and fields, in order; adjacent literals are joined, empty ones left out.
 
-    Raises ``TemplateError`` at the first stray brace or name that is not an identifier.
+    Raises ``TemplateError`` at the first single brace or field name that is not an identifier.
     """
     parts: list[str | Field] = []
     literal = ""
@@ -41,12 +41,12 @@ def parse_template(prompt: str) -> tuple[str | Field, ...]:
             literal += token[0]
         elif name is None:
             raise TemplateError(
-                match.start() + 1, f"a lone {token!r}; write {token * 2!r} for the brace itself, {{name}} for a field"
+                match.start() + 1, f"a single {token!r}; write {token * 2!r} for a brace, {{name}} for a field"
             )
         elif not _FIELD_NAME.fullmatch(name):
             raise TemplateError(
                 match.start() + 1,
-                f"{token!r} does not name a field; a name is letters, digits and underscores and does not begin with a"
+                f"{token!r} is not a field; a field name has letters, digits and underscores and does not begin with a"
                 " digit (write '{{' for a brace)",
             )
         else:
@@ -62,8 +62,10 @@ def fields_of(prompt: str) -> tuple[str, ...]:
 
 
 def field_text(value: object) -> str | None:
-    """A field's value as text, in training and in a request: strings as they are, numbers and booleans as JSON writes
-    them; None for what is no text."""
+    """The value of a field as text, in training and in requests: strings unchanged, numbers and booleans as in JSON.
+
+    None for everything else.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, bool):

@@ -9,13 +9,14 @@ from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
 JsonObject = Mapping[str, Any]
-"""A JSON object that is read: a Kubernetes object or a part of one, an Event, a row."""
+"""A JSON object that is only read: a Kubernetes object or a part of one, an Event, a row."""
 
 
 class Record(BaseModel):
-    """A frozen record: snake_case in Python, camelCase in JSON and YAML, unknown fields are errors.
+    """A frozen record: snake_case in Python, camelCase in JSON and YAML; unknown fields are errors.
 
-    ``NaN`` and infinities are refused: a figure that could not be had is absent, with a reason beside it.
+    ``NaN`` and infinities are errors too: a number that could not be determined is left out, and another field has the
+    reason.
     """
 
     model_config = ConfigDict(

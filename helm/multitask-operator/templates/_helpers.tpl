@@ -15,7 +15,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{- /* (dict "image" an image of the values, "version" what it is tagged without a tag) */ -}}
+{{- /* Reference of an image. Takes (dict "image" IMAGE "version" VERSION): IMAGE as in the values, VERSION the default tag. */ -}}
 {{- define "operator.image" -}}
 {{- $image := .image -}}
 {{- if $image.digest -}}
@@ -26,13 +26,13 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- end }}
 
 {{- /*
-What the operator may do where models live. It reads no Secret. It may only give a model's pods what it has itself: get
-and patch on ConfigMaps.
+The permissions of the operator in the namespaces of models. It reads no Secrets. Kubernetes lets it grant only what it
+has itself, so it has get and patch on ConfigMaps, which it grants to the stage pods.
 */ -}}
 {{- define "operator.rules" -}}
 - apiGroups: [multitask.dev]
   resources: [multitaskmodels]
-  # patch: its finalizer
+  # patch: to set and remove its finalizer
   verbs: [get, list, watch, patch]
 - apiGroups: [multitask.dev]
   resources: [multitaskmodels/status]
@@ -58,14 +58,14 @@ and patch on ConfigMaps.
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]
   verbs: [get, list, create, patch]
-# Why a Job gets no pod, or a pod does not start, is often said in an Event alone.
+# Often only an Event says why a Job gets no pod or a pod does not start.
 - apiGroups: [""]
   resources: [events]
   verbs: [list]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
-# Nothing is made in a namespace that is going. A Role gives this for its own namespace.
+# Nothing is created in a namespace that is being deleted. In a Role this allows to read its own namespace only.
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [get]

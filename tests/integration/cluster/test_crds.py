@@ -80,10 +80,10 @@ REFUSED = [
 #: What CEL cannot say within its budget of cost: sentence, changes, what Python says of it.
 PYTHON_ONLY = [
     ("a prompt that shows the answer", {f"{TASK}.prompt": "{text} {label}"},
-     (f"{TASK}.prompt", "shows the model the answer, {label}; name only fields that a request carries")),
+     (f"{TASK}.prompt", "contains the answer, {label}; use only fields that a request has")),
     ("a generation prompt that shows the reference",
      {f"{TASK}.type": "Generation", f"{TASK}.labels": ABSENT, f"{TASK}.prompt": "{text} {target}"},
-     (f"{TASK}.prompt", "shows the model the answer, {target}; name only fields that a request carries")),
+     (f"{TASK}.prompt", "contains the answer, {target}; use only fields that a request has")),
 ]  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from multitask_api.resource.spec import Tuning
+from multitask_api.resource.training import Tuning
 from multitask_api.stage_io.manifest import StageFailure
 from multitask_api.stage_io.results import BaseResult, TrainResult
 from multitask_trainer.data.rows import write_rows

@@ -13,7 +13,7 @@ from devcluster import objects
 from devcluster.cluster_client import ClusterClient
 from multitask_api.cluster import (
     CLEAN_UP_KEY,
-    CLEANED_KEY,
+    CLEAN_UP_RESULT_KEY,
     KIND_LABEL,
     MODEL_LABEL,
     ORDERS_KEY,
@@ -107,7 +107,11 @@ class FakePods:
         elif CLEAN_UP_KEY in data:
             self.cleaned.append(json.loads(data[CLEAN_UP_KEY]))
             found = {
-                "data": {CLEANED_KEY: CleanUpResult(results=1, files=2, bytes=3, left=0).model_dump_json(by_alias=True)}
+                "data": {
+                    CLEAN_UP_RESULT_KEY: CleanUpResult(results=1, files=2, bytes=3, left=0).model_dump_json(
+                        by_alias=True
+                    )
+                }
             }
             self.renew_token()  # the account may have been made anew since
         else:

@@ -4,5 +4,5 @@ from multitask_api.uris import BUILTIN_SIZES
 from multitask_trainer.training import builtin
 
 
-def test_a_resource_may_name_just_the_sizes_that_the_trainer_makes() -> None:
+def test_the_sizes_of_a_resource_are_those_that_the_trainer_can_create() -> None:
     assert tuple(builtin.SIZES) == BUILTIN_SIZES

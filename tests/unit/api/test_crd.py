@@ -1,7 +1,8 @@
-"""The generated CRDs: as committed, structural, bounded, and with what the rules need."""
+"""The generated CRDs: as committed, structural, bounded, described, and with the defaults that the rules need."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ Schema = dict[str, Any]
 
 
 def schema_of(name: str) -> Schema:
-    found: Schema = crd.definitions()[name]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    return found
+    schema: Schema = crd.definitions()[name]["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return schema
 
 
 def at(path: str) -> Schema:
@@ -41,7 +42,7 @@ def nodes(schema: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_committed_is_what_is_generated(name: str, tmp_path: Path) -> None:
+def test_the_committed_files_are_the_generated_ones(name: str, tmp_path: Path) -> None:
     assert main(["--out", str(tmp_path)]) == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted(NAMES)
     assert (FOLDER / name).read_text("utf-8") == (tmp_path / name).read_text("utf-8")
@@ -61,6 +62,32 @@ def test_the_schema_is_structural_and_bounded(name: str) -> None:
                 assert "maxLength" in node or "enum" in node or "pattern" in node, path
             if node["type"] == "object":
                 assert "properties" in node or node["x-kubernetes-preserve-unknown-fields"], path
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_field_has_a_description(name: str) -> None:
+    """Lists of plain values are described as a whole; metadata is described by Kubernetes."""
+    empty = [
+        path
+        for path, node in nodes(schema_of(name))
+        if not path.startswith(".metadata")
+        and not (path.endswith("[]") and "properties" not in node)
+        and not node.get("description", "").strip()
+    ]
+    assert empty == [], "give them Field(description=…)"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_descriptions_are_sentences_without_markup(name: str) -> None:
+    for path, node in nodes(schema_of(name)):
+        text = node.get("description", "A sentence.")
+        assert text.endswith("."), f"{path}: {text}"
+        assert "``" not in text, f"{path}: {text}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_it_fits_an_annotation_of_client_side_apply(name: str) -> None:
+    assert len(json.dumps(crd.definitions()[name])) < 256 * 1024
 
 
 @pytest.mark.parametrize(
@@ -105,19 +132,19 @@ def test_a_rule_between_fields(path: str, expression: str) -> None:
 
 
 def test_fields_that_a_rule_reads_without_has_are_always_there() -> None:
-    """Absent fields end a CEL rule with an error that tells nobody anything; a default puts them there."""
+    """A CEL rule that reads an absent field fails with an unhelpful error; with a default the field is never absent."""
     for path in ("qualification", "stages", "stages.baseline", "filtering"):
         assert at(f"spec.{path}")["default"] == {}, path
     for path in ("qualification.rule", "stages.baseline.seeds", "filtering.strategy"):
         assert "default" in at(f"spec.{path}"), path
 
 
-def test_a_rule_for_a_field_that_is_gone_is_noticed() -> None:
+def test_a_rule_for_a_field_that_does_not_exist_is_an_error() -> None:
     with pytest.raises(ValueError, match=r"rules for fields that do not exist: spec\.gone"):
         structural(MultiTaskModel, {"spec.gone": (Rule("true", ""),)})
 
 
-def test_what_kubectl_shows() -> None:
+def test_columns_and_names_for_kubectl() -> None:
     definition = crd.definitions()[NAMES[0]]["spec"]
     version = definition["versions"][0]
     columns = [column["name"] for column in version["additionalPrinterColumns"]]

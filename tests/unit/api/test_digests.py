@@ -22,7 +22,7 @@ from multitask_api.stages.digests import digest
         (-0.0, 0),
     ],
 )
-def test_what_means_the_same_has_one_digest(one: Any, other: Any) -> None:
+def test_equal_values_have_equal_digests(one: Any, other: Any) -> None:
     assert digest(one) == digest(other)
 
 
@@ -30,24 +30,24 @@ def test_what_means_the_same_has_one_digest(one: Any, other: Any) -> None:
     ("one", "other"),
     [([1, 2], [2, 1]), (1, True), ("2", 2), (2, 2.5), ([], {}), ("a", "A"), ({"a": []}, {}), (0.1, 0.1 + 1e-16 * 5)],
 )
-def test_what_means_another_thing_has_another(one: Any, other: Any) -> None:
+def test_different_values_have_different_digests(one: Any, other: Any) -> None:
     assert digest(one) != digest(other)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), {"a": -float("inf")}])
-def test_no_digest_of_nan(value: Any) -> None:
+def test_nan_has_no_digest(value: Any) -> None:
     with pytest.raises(ValueError, match="cannot cover NaN or infinity"):
         digest(value)
 
 
-def test_no_digest_of_an_object() -> None:
+def test_an_object_has_no_digest() -> None:
     with pytest.raises(TypeError, match="cannot cover a object"):
         digest({"a": object()})
 
 
 def test_a_digest_is_the_same_in_every_process() -> None:
     code = "from multitask_api.stages.digests import digest; print(digest({'b': {'x', 'y'} and 1.5, 'a': 'é大'}))"
-    found = {
+    digests = {
         subprocess.run(
             [sys.executable, "-c", code],
             env=dict(os.environ) | {"PYTHONHASHSEED": seed},
@@ -57,5 +57,5 @@ def test_a_digest_is_the_same_in_every_process() -> None:
         ).stdout.strip()
         for seed in ("1", "2")
     }
-    assert found == {digest({"a": "é大", "b": 1.5})}
-    assert len(found.pop()) == 12
+    assert digests == {digest({"a": "é大", "b": 1.5})}
+    assert len(digests.pop()) == 12

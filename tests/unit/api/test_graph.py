@@ -1,4 +1,4 @@
-"""What runs again after a change, and what does not."""
+"""Which stages run again after a change."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_a_first_run_runs_everything_once_and_skips_a_stage_two_without_tasks() 
     assert sorted(stages.run(document())) == sorted(ALL)
     graph = stages.graph(document())
     skipped = [node for node in graph.nodes if node.state is NodeState.SKIPPED]
-    assert [(node.name, node.reason) for node in skipped] == [("high-resource/generation", "as the test says")]
+    assert [(node.name, node.reason) for node in skipped] == [("high-resource/generation", "chosen by the test")]
     assert graph.finished
 
 
@@ -75,13 +75,13 @@ def test_a_second_run_runs_nothing() -> None:
         ("suspend", True),
         ("storage", {"uri": "pvc://models/desk"}),
         ("credentials", [{"secretRef": {"name": "token"}}]),
-        ("training.learningRate", 0.0002),  # the default, said aloud
+        ("training.learningRate", 0.0002),  # the default, written out
         ("stages.mixture.temperature", 2),
         ("tasks.0.taxonomy", "Binary"),
         ("tasks.0.metric", "Accuracy"),
     ],
 )
-def test_what_changes_no_result_runs_nothing(path: str, value: Any) -> None:
+def test_a_change_that_affects_no_result_runs_nothing(path: str, value: Any) -> None:
     assert done().run(changed(document(), path, value)) == []
 
 
@@ -89,7 +89,7 @@ def test_what_changes_no_result_runs_nothing(path: str, value: Any) -> None:
     ("path", "value"),
     [("tuning.rank", 4), ("tuning.dropout", 0.5), ("tasks.0.taxonomy", "Ordinal"), ("tasks.0.language", "de")],
 )
-def test_what_no_stage_reads_runs_nothing(path: str, value: Any) -> None:
+def test_a_change_of_a_field_that_no_stage_reads_runs_nothing(path: str, value: Any) -> None:
     """Without adapters there is no rank; under Type a taxonomy groups nothing; labels have no language."""
     full = changed(document(), "tuning", {"method": "Full"})
     stages = SimulatedStages()
@@ -106,7 +106,7 @@ def test_the_same_rows_elsewhere_are_the_same_rows() -> None:
     assert stages.run(changed(document(), "tasks.0.data", moved)) == []
 
 
-def test_a_new_task_runs_its_prepare_its_baseline_and_what_depends_on_it() -> None:
+def test_a_new_task_runs_its_prepare_its_baseline_and_the_stages_that_depend_on_it() -> None:
     stages = done()
     more = document(task("urgency"), task("intent"), task("reply"), task("spam"))
     assert stages.run(more) == [
@@ -116,7 +116,7 @@ def test_a_new_task_runs_its_prepare_its_baseline_and_what_depends_on_it() -> No
         "mixture/classification",  # not the base, not stage 2, not the other group's mixture
         "bundle",
         "evaluate/classification",
-        "evaluate/generation",  # overlap is looked for in the train rows of every task
+        "evaluate/generation",  # overlap is counted against the train rows of every task
         "export",
         "verify",
         "ledger",
@@ -131,7 +131,7 @@ def test_a_new_task_among_the_high_resource_ones_runs_stage_two_again() -> None:
     assert "base" not in ran
 
 
-def test_a_task_taken_out_trains_nothing_but_its_group() -> None:
+def test_a_removed_task_retrains_only_its_group() -> None:
     stages = done()
     assert stages.run(document(task("intent"), task("reply"))) == [
         "filter",
@@ -146,9 +146,9 @@ def test_a_task_taken_out_trains_nothing_but_its_group() -> None:
 
 
 @pytest.mark.parametrize(
-    ("what", "path", "value", "ran"),
+    ("sentence", "path", "value", "ran"),
     [
-        ("another bar judges again and trains nothing", "qualification.threshold", 0.95,
+        ("another threshold only evaluates again", "qualification.threshold", 0.95,
          ["evaluate/classification", "evaluate/generation", "export", "verify", "ledger"]),
         ("another rule of promotion", "qualification.promote", "AllQualified", ["export", "verify", "ledger"]),
         ("another budget of stage 2", "stages.highResource.maxSteps", 9,
@@ -158,9 +158,9 @@ def test_a_task_taken_out_trains_nothing_but_its_group() -> None:
           "export", "verify", "ledger"]),
     ],
 )  # fmt: skip
-def test_what_a_change_runs_again(what: str, path: str, value: Any, ran: list[str]) -> None:
+def test_the_stages_that_run_again_after_a_change(sentence: str, path: str, value: Any, ran: list[str]) -> None:
     again = done().run(changed(document(), path, value))
-    assert again == ran, what
+    assert again == ran, sentence
 
 
 @pytest.mark.parametrize(
@@ -194,13 +194,15 @@ def test_what_a_change_runs_again(what: str, path: str, value: Any, ran: list[st
         ("pretraining", {"maxSteps": 9}, {"base", "baseline/reply/seed-17"}, {"prepare/urgency"}),
     ],
 )
-def test_how_far_a_change_reaches(path: str, value: Any, also: set[str], never: set[str]) -> None:
+def test_stages_that_a_change_runs_and_stages_that_it_does_not_run(
+    path: str, value: Any, also: set[str], never: set[str]
+) -> None:
     ran = set(done().run(changed(document(), path, value)))
     assert also <= ran
     assert not never & ran
 
 
-def test_changed_rows_run_their_task_again_and_leave_the_base_and_other_baselines() -> None:
+def test_changed_rows_run_their_task_again_but_not_the_base_and_other_baselines() -> None:
     stages = done()
     stages.contents = {"urgency/train.jsonl": "more rows"}
     ran = stages.run(document())
@@ -208,7 +210,7 @@ def test_changed_rows_run_their_task_again_and_leave_the_base_and_other_baseline
     assert not {"base", "baseline/intent/seed-17", "mixture/generation", "prepare/intent"} & set(ran)
 
 
-def test_changed_validation_rows_do_not_reach_what_never_reads_them() -> None:
+def test_changed_test_rows_do_not_run_stages_that_never_read_them() -> None:
     stages = done()
     stages.contents = {"urgency/test.jsonl": "other test rows"}
     ran = stages.run(document())
@@ -217,7 +219,7 @@ def test_changed_validation_rows_do_not_reach_what_never_reads_them() -> None:
     assert "high-resource/classification" not in ran
 
 
-def test_the_base_is_made_anew_only_on_request_or_for_another_corpus() -> None:
+def test_the_base_is_created_again_only_on_request_or_for_another_corpus() -> None:
     stages = SimulatedStages()
     source = document(pretraining={"maxSteps": 9, "corpus": [{"uri": "corpus.jsonl"}]})
     stages.run(source)
@@ -227,7 +229,7 @@ def test_the_base_is_made_anew_only_on_request_or_for_another_corpus() -> None:
     assert "base" in stages.run(source)
 
 
-def test_a_base_that_is_a_folder_is_what_its_files_are() -> None:
+def test_a_base_that_is_a_folder_is_identified_by_its_files() -> None:
     stages = SimulatedStages()
     source = document(baseModel={"uri": "bases/chat"})
     stages.run(source)
@@ -239,7 +241,7 @@ def test_a_base_that_is_a_folder_is_what_its_files_are() -> None:
     assert "prepare/reply" not in again
 
 
-def test_a_base_whose_files_are_not_known_is_waited_for() -> None:
+def test_a_base_whose_files_are_unknown_has_no_digest() -> None:
     spec = check(document(baseModel={"uri": "bases/chat"})).spec
     known = resolved(spec, {})
     lacking = known.model_copy(update={"data": {uri: at for uri, at in known.data.items() if uri != "bases/chat"}})
@@ -266,7 +268,7 @@ def test_without_baselines_the_mixtures_have_no_reference() -> None:
     assert node.parameters.to_json()["referenceScores"] == {}
 
 
-def test_a_mixture_is_held_against_the_mean_of_its_baselines() -> None:
+def test_a_mixture_is_compared_with_the_mean_of_its_baselines() -> None:
     stages = done()
     parameters = stages.graph(document())["mixture/classification"].parameters
     assert parameters is not None
@@ -279,7 +281,7 @@ def test_without_servers_the_graph_ends_at_the_export() -> None:
     assert stages.run(document()) == ["verify", "ledger"]
 
 
-def test_data_that_cannot_be_resolved_holds_its_task_back_and_nothing_else() -> None:
+def test_before_anything_ran_only_the_prepare_stages_are_ready() -> None:
     stages = SimulatedStages()
     graph = stages.graph(document())
     assert [node.name for node in graph.nodes if node.state is NodeState.READY] == [
@@ -294,7 +296,7 @@ def test_data_that_cannot_be_resolved_holds_its_task_back_and_nothing_else() -> 
     assert "filter" in graph
 
 
-def test_going_back_finds_what_was_there() -> None:
+def test_undoing_a_change_reuses_the_earlier_results() -> None:
     stages = done()
     stages.run(changed(document(), "tuning.rank", 8))
     assert stages.run(document()) == []

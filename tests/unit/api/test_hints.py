@@ -4,7 +4,6 @@ from typing import Any
 
 import pytest
 
-from multitask_api.resource.hints import hints
 from multitask_api.resource.parsing import check
 from support.simulated_stages import document
 
@@ -17,7 +16,7 @@ CASES: list[tuple[str, dict[str, Any], bool]] = [
 
 
 @pytest.mark.parametrize(("sentence", "spec", "hinted"), CASES, ids=[case[0] for case in CASES])
-def test_adapters_over_random_weights_are_seldom_meant(sentence: str, spec: dict[str, Any], hinted: bool) -> None:
-    found = hints(check(document(**spec)).spec)
-    assert len(found) == hinted, sentence
-    assert not found or found[0].startswith("spec.tuning.method: LoRA trains adapters over weights that stay")
+def test_adapters_over_random_weights_give_a_hint(sentence: str, spec: dict[str, Any], hinted: bool) -> None:
+    hints = check(document(**spec)).spec.hints()
+    assert len(hints) == hinted, sentence
+    assert not hints or hints[0].startswith("spec.tuning.method: LoRA trains adapters over frozen weights")

@@ -16,11 +16,11 @@ ROWS = {"a": 500_000, "b": 50_000, "c": 10_000, "d": 1_000}
         (3.33, 50_000, (0.342, 0.342, 0.211, 0.106)),
     ],
 )
-def test_the_check_values(temperature: float, limit: int | None, expected: tuple[float, ...]) -> None:
-    found = mixture(ROWS, temperature=temperature, size_limit=limit)
-    assert tuple(found) == tuple(ROWS)
-    assert sum(found.values()) == pytest.approx(1)
-    assert [round(value, 3) for value in found.values()] == list(expected)
+def test_the_reference_values(temperature: float, limit: int | None, expected: tuple[float, ...]) -> None:
+    rates = mixture(ROWS, temperature=temperature, size_limit=limit)
+    assert tuple(rates) == tuple(ROWS)
+    assert sum(rates.values()) == pytest.approx(1)
+    assert [round(value, 3) for value in rates.values()] == list(expected)
 
 
 def test_stage_two_draws_every_row_alike() -> None:
@@ -35,7 +35,7 @@ def test_the_limit_caps_the_rate_of_the_large_tasks_only() -> None:
     assert mixture({"a": 900, "b": 100}, temperature=1, size_limit=100) == {"a": 0.5, "b": 0.5}
 
 
-def test_one_task_and_none() -> None:
+def test_one_task_and_no_tasks() -> None:
     assert mixture({"a": 7}, temperature=5, size_limit=3) == {"a": 1.0}
     assert mixture({}, temperature=2, size_limit=None) == {}
 
@@ -47,6 +47,6 @@ def test_one_task_and_none() -> None:
         ({"a": 1}, 0.5, "temperature must be at least 1"),
     ],
 )
-def test_what_cannot_be_sampled(rows: dict[str, int], temperature: float, message: str) -> None:
+def test_invalid_rows_and_temperatures(rows: dict[str, int], temperature: float, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         mixture(rows, temperature=temperature, size_limit=None)

@@ -18,7 +18,7 @@ from multitask_api.template import Field, TemplateError, fields_of, parse_templa
         ("", ()),
     ],
 )
-def test_a_prompt_is_taken_apart(prompt: str, parts: tuple[str | Field, ...]) -> None:
+def test_a_prompt_is_split_into_literals_and_fields(prompt: str, parts: tuple[str | Field, ...]) -> None:
     assert parse_template(prompt) == parts
 
 
@@ -29,17 +29,17 @@ def test_fields_come_once_in_order_of_first_use() -> None:
 @pytest.mark.parametrize(
     ("prompt", "position", "reason"),
     [
-        ("a { b", 3, "a lone '{'"),
-        ("a } b", 3, "a lone '}'"),
-        ("{a}}", 4, "a lone '}'"),
-        ("{}", 1, "'{}' does not name a field"),
-        ("x {a b}", 3, "'{a b}' does not name a field"),
-        ("{1a}", 1, "does not name a field"),
-        ("{a.b}", 1, "does not name a field"),
-        ("{a!r}", 1, "does not name a field"),
+        ("a { b", 3, "a single '{'"),
+        ("a } b", 3, "a single '}'"),
+        ("{a}}", 4, "a single '}'"),
+        ("{}", 1, "'{}' is not a field"),
+        ("x {a b}", 3, "'{a b}' is not a field"),
+        ("{1a}", 1, "is not a field"),
+        ("{a.b}", 1, "is not a field"),
+        ("{a!r}", 1, "is not a field"),
     ],
 )
-def test_a_fault_names_its_position(prompt: str, position: int, reason: str) -> None:
+def test_an_error_has_its_position(prompt: str, position: int, reason: str) -> None:
     with pytest.raises(TemplateError) as caught:
         parse_template(prompt)
     assert caught.value.position == position

@@ -1,4 +1,4 @@
-"""Which addresses lie at, above or below each other."""
+"""Which URIs are the same folder or contain each other."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 
 from multitask_api.uris import overlap
 
-# one address, another, whether they share anything
+# two URIs, whether they overlap
 CASES = [
     ("pvc://models/desk", "pvc://models/desk", True),
     ("pvc://models/desk", "pvc://models/desk/", True),

@@ -39,13 +39,13 @@ VALUES = {
     "PROGRESS_KEY": "progress.json",
     "FAILURE_KEY": "failure.json",
     "RESOLVED_KEY": "resolved.json",
-    "CLEANED_KEY": "cleaned.json",
+    "CLEAN_UP_RESULT_KEY": "cleaned.json",
     "MANIFESTS_KEY": "manifests.gz",
     "SNAPSHOT_KEY": "snapshot.json",
     # in the pod
     "ROOT": "/multitask",
     "ORDERS_PATH": "/multitask/orders",
-    "CLAIMS_PATH": "/multitask/claims",
+    "PVCS_PATH": "/multitask/claims",
     "WORK_PATH": "/multitask/work",
     "CONFIGMAP_VARIABLE": "MULTITASK_CONFIGMAP",
     "MOUNTS_VARIABLE": "MULTITASK_MOUNTS",
@@ -64,7 +64,7 @@ VALUES = {
     "MASTER_PORT": 29400,
     # how much of a ConfigMap each side may fill
     "CONFIGMAP_LIMIT": 1048576,
-    "CONFIGMAP_ROOM": 131072,
+    "CONFIGMAP_POD_SHARE": 131072,
 }
 OWNER = Owner("team-a", "desk", "0d4c2bb1-8f3e-4b57-9f4b-2f1f7f0a7c11")
 LONG = "a-model-with-a-name-that-is-longer-than-all-limits-of-names"
@@ -104,7 +104,7 @@ def test_commands_of_a_pod():
 def test_names_and_folders():
     assert cluster.qualified_name("team-a", "desk") == "team-a/desk"
     assert cluster.model_folder("team-a/desk") == "team-a__desk"
-    assert cluster.claim_path("data") == "/multitask/claims/data"
+    assert cluster.pvc_path("data") == "/multitask/claims/data"
 
 
 def test_names_of_children():

@@ -258,7 +258,7 @@ def test_look_as_text(tmp_path: Path, capsys: Any) -> None:
         "urgency: 2 train, 2 validation, 2 test rows",
         "  warning: test: 2 of 2 rows have an input that stands in train",
         (
-            "hint: spec.tuning.method: LoRA trains adapters over weights that stay as they are, and those of"
+            "hint: spec.tuning.method: LoRA trains adapters over frozen weights, and those of"
             " builtin://micro are random; set method: Full, or add spec.pretraining"
         ),
     ]

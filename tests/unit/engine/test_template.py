@@ -35,15 +35,15 @@ def test_a_template_splits_into_literals_and_fields(prompt: str, parts: tuple[st
 @pytest.mark.parametrize(
     ("prompt", "message"),
     [
-        ("a {x", "position 3: a lone '{'"),
-        ("a } b", "position 3: a lone '}'"),
-        ("ab{}", "position 3: '{}' does not name a field"),
-        ("{a b}", "position 1: '{a b}' does not name a field"),
-        ("{0}", "position 1: '{0}' does not name a field"),
-        ("{x!r}", "position 1: '{x!r}' does not name a field"),
-        ("{x.y}", "position 1: '{x.y}' does not name a field"),
-        ("{{x}", "position 4: a lone '}'"),
-        ("{x\ny}", "position 1: '{x\\ny}' does not name a field"),
+        ("a {x", "position 3: a single '{'"),
+        ("a } b", "position 3: a single '}'"),
+        ("ab{}", "position 3: '{}' is not a field"),
+        ("{a b}", "position 1: '{a b}' is not a field"),
+        ("{0}", "position 1: '{0}' is not a field"),
+        ("{x!r}", "position 1: '{x!r}' is not a field"),
+        ("{x.y}", "position 1: '{x.y}' is not a field"),
+        ("{{x}", "position 4: a single '}'"),
+        ("{x\ny}", "position 1: '{x\\ny}' is not a field"),
     ],
 )
 def test_a_broken_template_is_refused_with_the_position(prompt: str, message: str) -> None:

@@ -1,4 +1,4 @@
-"""The support-desk suite: what the generator promises about its rows, and that the resource files fit them."""
+"""The support-desk suite: the properties of the generated rows, and that the resource files match them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from multitask_api.resource import parse
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 SUITE = EXAMPLES / "support-desk"
 NAMES = ["urgency", "intent", "complaint", "product-area", "same-issue", "escalate", "order-slots", "reply"]
-#: Bounds of the share of wrong answers, all splits together.
+#: Bounds of the fraction of wrong answers, all splits together.
 NOISE = dict.fromkeys(NAMES, (0.03, 0.1)) | {"escalate": (0.15, 0.35)}
 
 

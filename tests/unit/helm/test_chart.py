@@ -1,4 +1,4 @@
-"""The chart: what it renders for an installation, and what the operator may then do."""
+"""The chart: the objects that it renders, and the permissions of the operator."""
 
 from __future__ import annotations
 
@@ -20,39 +20,39 @@ VARIABLES = {variable(name) for name in Settings.__dataclass_fields__}
 
 @pytest.fixture(scope="session", autouse=True)
 def helm() -> str:
-    found = chart.helm()
-    if found is None:
+    program = chart.helm()
+    if program is None:
         pytest.skip("needs helm: `make kubernetes` builds it")
-    return found
+    return program
 
 
 def rendered(*options):
     """(kind, namespace, name) → object."""
-    found = {}
+    objects = {}
     for item in chart.rendered(*options):
         key = (item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"])
-        assert key not in found
-        found[key] = item
-    return found
+        assert key not in objects
+        objects[key] = item
+    return objects
 
 
 def container(objects):
     (deployment,) = [item for (kind, *_), item in objects.items() if kind == "Deployment"]
-    (found,) = deployment["spec"]["template"]["spec"]["containers"]
-    return found
+    (operator,) = deployment["spec"]["template"]["spec"]["containers"]
+    return operator
 
 
 def rules(objects, kind):
     return [rule for (each, *_), item in objects.items() if each == kind for rule in item["rules"]]
 
 
-def test_its_definitions_are_the_generated_ones():
+def test_its_crds_are_the_generated_ones():
     for path in sorted((CHART / "files" / "crds").iterdir()):
         assert path.read_text("utf-8") == (ROOT / "crds" / path.name).read_text("utf-8"), "run `make generate`"
     assert len(list((CHART / "files" / "crds").iterdir())) == len(CRDS)
 
 
-def test_every_value_has_a_rule_and_the_other_way_round():
+def test_every_value_is_in_the_schema_and_the_other_way_round():
     values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
     schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
     assert set(schema["properties"]) - {"global"} == set(values)
@@ -63,7 +63,7 @@ def test_it_lints(helm):
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_what_is_installed():
+def test_the_objects_of_an_installation():
     name = "mtm-multitask-operator"
     assert set(rendered()) == {
         *(("CustomResourceDefinition", None, crd) for crd in CRDS),
@@ -77,7 +77,7 @@ def test_what_is_installed():
     }
 
 
-def test_with_namespaces_nothing_holds_in_the_whole_cluster():
+def test_with_namespaces_nothing_is_granted_in_the_whole_cluster():
     objects = rendered("--set", "namespaces={a,b},aggregatedRoles=false,crds.enabled=false")
     name = "mtm-multitask-operator"
     assert set(objects) == {
@@ -92,24 +92,24 @@ def test_with_namespaces_nothing_holds_in_the_whole_cluster():
 
 
 @pytest.mark.parametrize("keep", ["true", "false"])
-def test_definitions_are_kept_if_asked_for(keep):
+def test_crds_are_kept_if_configured(keep):
     objects = rendered("--set", f"crds.keep={keep}")
     for crd in CRDS:
-        found = objects["CustomResourceDefinition", None, crd]
-        file = next((CHART / "files" / "crds").glob(f"*_{found['spec']['names']['plural']}.yaml"))
+        definition = objects["CustomResourceDefinition", None, crd]
+        file = next((CHART / "files" / "crds").glob(f"*_{definition['spec']['names']['plural']}.yaml"))
         written = yaml.safe_load(file.read_text("utf-8"))
-        annotations = found["metadata"].pop("annotations", None)
+        annotations = definition["metadata"].pop("annotations", None)
         assert annotations == ({"helm.sh/resource-policy": "keep"} if keep == "true" else None)
-        assert found == written
+        assert definition == written
 
 
 @pytest.mark.parametrize("options", [(), ("--set", "namespaces={a}")])
 def test_the_operator_gets_the_least_it_needs_and_no_secret(options):
     objects = rendered("--set", "aggregatedRoles=false", *options)
-    found = rules(objects, "Role" if options else "ClusterRole")
-    allowed = {(resource, verb) for rule in found for resource in rule["resources"] for verb in rule["verbs"]}
+    granted = rules(objects, "Role" if options else "ClusterRole")
+    allowed = {(resource, verb) for rule in granted for resource in rule["resources"] for verb in rule["verbs"]}
     named = {resource for resource, _ in allowed} | {verb for _, verb in allowed}
-    groups = {group for rule in found for group in rule["apiGroups"]}
+    groups = {group for rule in granted for group in rule["apiGroups"]}
     assert "*" not in named | groups
     assert not named & {"secrets", "escalate", "bind", "impersonate", "pods/exec", "deletecollection"}
     assert {resource for resource, verb in allowed if verb == "delete"} == {"jobs", "configmaps"}
@@ -120,7 +120,7 @@ def test_the_operator_gets_the_least_it_needs_and_no_secret(options):
         ("multitaskmodels/status", "patch"),
     }
     assert ("configmaps", "get") in allowed
-    assert ("configmaps", "patch") in allowed, "what the pods' Role gives, the operator must have"
+    assert ("configmaps", "patch") in allowed, "the operator must have what it grants to pods"
 
 
 def test_the_operators_pod_has_few_rights():
@@ -137,7 +137,7 @@ def test_the_operators_pod_has_few_rights():
     }
 
 
-# options, the settings that the operator then has
+# options, the settings of the operator
 SETTINGS = [
     ((), Settings(trainer_image="multitask-trainer:0.1.0")),
     (
@@ -164,13 +164,13 @@ def test_values_reach_the_operator(options, expected):
     assert read_settings({}, environment) == expected
 
 
-def test_a_release_that_is_called_like_the_chart_is_not_called_so_twice():
+def test_a_release_with_the_name_of_the_chart_does_not_repeat_it():
     done = chart.template(release="multitask-operator")
     assert done.returncode == 0, done.stderr
     assert "multitask-operator-multitask-operator" not in done.stdout
 
 
-REFUSED = [
+INVALID = [
     ("replica=2", "replica"),
     ("namespaces={Team_A}", "namespaces"),
     ("gpuResource=gpu", "gpuResource"),
@@ -180,8 +180,8 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("value", "named"), REFUSED)
-def test_wrong_values_are_refused_by_name(value, named):
+@pytest.mark.parametrize(("value", "named"), INVALID)
+def test_an_invalid_value_is_an_error_that_names_it(value, named):
     done = chart.template("--set", value)
     assert done.returncode != 0
     assert named in done.stderr

@@ -1,4 +1,4 @@
-"""The check of an image's archive: each thing that must not lie in it is found."""
+"""The check of an image's archive: it reports everything that must not be in it."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_an_image_as_it_should_be_has_no_problem(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("what", "said"),
+    ("content", "problem"),
     [
         ({"User": ""}, "it runs as root, not as 10001:10001"),
         ({"Env": ["PATH=/bin", "PIP_INDEX_URL=x"]}, "PIP_INDEX_URL, which a build machine may have set"),
@@ -65,5 +65,5 @@ def test_an_image_as_it_should_be_has_no_problem(tmp_path):
         ({"Cmd": ["--index-url=packages.example"]}, "names where this machine gets its packages"),
     ],
 )
-def test_what_must_not_be_in_an_image_is_found(tmp_path, what, said):
-    assert any(said in each for each in problems(archive(tmp_path, **what)))
+def test_content_that_must_not_be_in_an_image_is_reported(tmp_path, content, problem):
+    assert any(problem in each for each in problems(archive(tmp_path, **content)))

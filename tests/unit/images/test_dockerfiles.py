@@ -28,9 +28,9 @@ def instructions(name: str) -> list[tuple[str, str]]:
 
 def final(name: str) -> list[tuple[str, str]]:
     """Those of the stage that becomes the image."""
-    told = instructions(name)
-    (*_, last) = [index for index, (first, _) in enumerate(told) if first == "FROM"]
-    return told[last:]
+    every = instructions(name)
+    (*_, last) = [index for index, (first, _) in enumerate(every) if first == "FROM"]
+    return every[last:]
 
 
 def words(name: str, instruction: str) -> list[list[str]]:

@@ -76,7 +76,7 @@ def test_without_room_no_build_begins(tmp_path, monkeypatch, capsys):
     assert "thin needs 1000000000 GB in" in capsys.readouterr().err
 
 
-def test_an_image_that_there_is_not_is_refused_with_those_there_are(capsys):
+def test_an_unknown_image_is_an_error_that_lists_the_known_ones(capsys):
     with pytest.raises(SystemExit):
         images.main(["gateway"])
     assert "no such image: gateway; there are operator, trainer, thin, pause, environment" in capsys.readouterr().err
@@ -121,8 +121,8 @@ def test_a_pod_of_the_operator_takes_the_environment_and_keeps_its_command():
     assert test_pods.environment(pod)["PYTHONPATH"] == "/environment/packages:/environment/libraries"
     assert test_pods.trainer(pod)["command"] == test_pods.trainer(test_pods.template())["command"]
     mounted = {each["name"]: each["mountPath"] for each in test_pods.trainer(pod)["volumeMounts"]}
-    found = {each["hostPath"]["path"]: mounted[each["name"]] for each in pod["spec"]["volumes"] if "hostPath" in each}
-    assert found == {"/cache/packages": "/environment/packages", "/cache/libraries": "/environment/libraries"}
+    paths = {each["hostPath"]["path"]: mounted[each["name"]] for each in pod["spec"]["volumes"] if "hostPath" in each}
+    assert paths == {"/cache/packages": "/environment/packages", "/cache/libraries": "/environment/libraries"}
 
 
 def test_where_programs_cannot_be_installed_the_missing_ones_are_named(tmp_path):

@@ -26,15 +26,15 @@ def text(name: str) -> str:
 
 def locked(name: str) -> dict[tuple[str, str], set[str]]:
     """(package, version) → hashes."""
-    found: dict[tuple[str, str], set[str]] = {}
+    pins: dict[tuple[str, str], set[str]] = {}
     for line in text(name).splitlines():
         if pinned := re.match(r"([a-z0-9-]+)==(\S+)", line):
-            hashes = found.setdefault((pinned[1], pinned[2]), set())
+            hashes = pins.setdefault((pinned[1], pinned[2]), set())
         elif known := re.match(r"    --hash=(sha256:[0-9a-f]{64})( \\)?$", line):
             hashes.add(known[1])
         else:
             assert re.match(r" *#|$", line), f"neither a pin nor a hash nor a comment: {line}"
-    return found
+    return pins
 
 
 def needed(distribution: str) -> list[Requirement]:

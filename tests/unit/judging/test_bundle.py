@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
-from multitask_api.resource.spec import Tuning
+from multitask_api.resource.training import Tuning
 from multitask_api.stage_io.parameters import BundleParameters
 from multitask_serving.engine.engine import Engine, read_bundle
 from multitask_serving.engine.types import Request

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from multitask_api.resource.spec import HighResourceStage, MixtureStage
+from multitask_api.resource.training import HighResourceStage, MixtureStage
 from multitask_api.stage_io.parameters import FilterParameters
 from multitask_api.stage_io.results import FilterResult, PrepareResult, SplitRows
 from multitask_trainer.stages import filter as filter_stage

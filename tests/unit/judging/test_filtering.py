@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_api.resource.spec import HighResourceStage, MixtureStage
+from multitask_api.resource.training import HighResourceStage, MixtureStage
 from multitask_trainer.judging.filtering import Inputs, Saturation, plan_group
 
 ROWS = {"big": 8000, "middle": 1000, "small": 100}

@@ -1,8 +1,8 @@
-"""What a schema cannot say, in CEL: checked by the API server at admission, before any of our code runs.
+"""Rules between fields, in CEL: the API server checks them at admission, before any of our code runs.
 
-The same rules stand in Python in ``resource`` (for files, and for ``mtm``), which checks more: what CEL cannot say only
-``mtm`` refuses. Every list and string that a rule walks over has a bound, or the API server refuses the rule for its
-estimated cost.
+``multitask_api.resource`` has the same rules in Python, and more: what CEL cannot express is checked by ``mtm`` and the
+operator only. Every list and string that a rule iterates over has a maximum length; without one the API server rejects
+the rule because of its estimated cost.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from multitask_api.resource.tasks import CLASSIFICATION_METRICS, RESERVED_GROUPS
-from multitask_api.uris import BASE_SCHEMES, BUILTIN_SCHEME, BUILTIN_SIZES, DATA_SCHEMES, STORES
+from multitask_api.uris import BASE_MODEL_SCHEMES, BUILTIN_SCHEME, BUILTIN_SIZES, DATA_SCHEMES, STORAGE_SCHEMES
 
 
 class Rule(NamedTuple):
-    """A CEL expression over ``self``, and what is said when it is false."""
+    """A CEL expression over ``self``, and the message if it is false."""
 
     rule: str
     message: str
@@ -24,19 +24,23 @@ class Rule(NamedTuple):
 _SCHEME = "[A-Za-z][A-Za-z0-9+.-]*://"
 
 
-def _address(schemes: tuple[str, ...]) -> tuple[Rule, ...]:
-    known = ", ".join(f"{scheme}://" for scheme in schemes)
+def _uri_rules(schemes: tuple[str, ...]) -> tuple[Rule, ...]:
+    supported = ", ".join(f"{scheme}://" for scheme in schemes)
     rules = [
         Rule(
             f"!self.matches('^{_SCHEME}') || self.matches('^(?i:{'|'.join(schemes)})://')",
-            f"unknown scheme; known: {known}",
+            f"unknown scheme; supported: {supported}",
         ),
-        Rule(rf"!self.matches(r'^(\s*|{_SCHEME}/*)$')", "names no path"),
+        Rule(rf"!self.matches(r'^(\s*|{_SCHEME}/*)$')", "has no path; add one"),
     ]
     rules += [
         Rule(f"!self.matches('^(?i:{scheme})://') || self.matches(r'^{scheme}://{rest}$')", message)
         for scheme, rest, message in (
-            ("pvc", r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?", "does not name a claim; write pvc://CLAIM/PATH"),
+            (
+                "pvc",
+                r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?",
+                "does not name a PersistentVolumeClaim; write pvc://CLAIM/PATH",
+            ),
             (
                 "hf",
                 r"(datasets/)?[\pL\pN_.-]+(/[\pL\pN_.-]+)?(@[^/]+)?(/.+)?",
@@ -58,77 +62,83 @@ _SPEC = (
     ),
     Rule(
         "self.filtering.strategy != 'Manual' || self.tasks.all(task, has(task.group))",
-        "filtering.strategy Manual needs a group for every task",
+        "filtering.strategy: Manual needs a group for every task; add one",
     ),
     Rule(
         "self.tasks.all(task, !has(task.generation) || task.generation.maxNewTokens + 2 <= self.training.maxLength)",
-        "the generation.maxNewTokens of a task leave no room for a prompt in training.maxLength",
+        "generation.maxNewTokens of a task leaves no room for a prompt in training.maxLength; change one",
     ),
 )
 _BUILTIN_URIS = ", ".join(repr(BUILTIN_SCHEME + size) for size in BUILTIN_SIZES)
 _BUILTIN = Rule(
     f"!self.matches('^(?i:{BUILTIN_SCHEME})') || self in [{_BUILTIN_URIS}]",
-    f"no such built-in base; the sizes are {', '.join(BUILTIN_SIZES)}",
+    f"there is no such built-in model; the sizes are {', '.join(BUILTIN_SIZES)}",
 )
 _HUB_BASE = Rule(
     "!self.matches('^hf://(datasets/|[^/]+/[^/]+/|.*@)')",
-    "a base is a whole repository of the hub, hf://ORGANISATION/NAME; its revision stands beside it, in revision",
+    "give a whole model repository of the hub, hf://ORGANISATION/NAME, and its revision in the field revision",
 )
-# The pieces of a prompt, as `template` reads them: characters, braces written twice, fields.
+# The parts of a prompt, as `multitask_api.template` reads them: characters, doubled braces, fields.
 _TEXT, _FIELD = "[^{}]|[{][{]|[}][}]", r"[{][\pL\p{Nl}\p{No}_][\pL\pN_]*[}]"
 _TASK = (
-    Rule("has(self.prompt) != has(self.promptFrom)", "give exactly one of prompt and promptFrom"),
+    Rule("has(self.prompt) != has(self.promptFrom)", "set exactly one of prompt and promptFrom"),
     Rule(
         f"!has(self.prompt) || self.prompt.matches(r'^({_TEXT}|{_FIELD})*$')",
-        "a brace in the prompt belongs to no field, as in {text}; write it twice for the brace itself",
+        "the prompt has a brace that is not part of a field such as {text}; write {{ or }} for a brace",
     ),
     Rule(
         f"!has(self.prompt) || self.prompt.matches(r'^({_TEXT})*[{{][^{{}}]')",
-        "the prompt names no field, as in {text}",
+        "the prompt contains no field; add one, for example {text}",
     ),
     Rule(
         "self.type != 'Classification' || has(self.labelsFrom) || (has(self.labels) && self.labels.size() >= 2)",
         "a Classification task needs at least two labels",
     ),
-    Rule(
-        "!has(self.labelsFrom) || !has(self.labels) || self.labels.size() == 0", "give labels or labelsFrom, not both"
-    ),
+    Rule("!has(self.labelsFrom) || !has(self.labels) || self.labels.size() == 0", "set labels or labelsFrom, not both"),
     Rule(
         "self.type != 'Generation' || (!has(self.labelsFrom) && (!has(self.labels) || self.labels.size() == 0))",
-        "a Generation task has no labels",
+        "a Generation task has no labels; remove them or set type: Classification",
     ),
-    Rule("self.type == 'Classification' || !has(self.taxonomy)", "only a Classification task has a taxonomy"),
-    Rule("self.type == 'Generation' || !has(self.generation)", "only a Generation task has generation"),
+    Rule(
+        "self.type == 'Classification' || !has(self.taxonomy)", "only a Classification task has a taxonomy; remove it"
+    ),
+    Rule(
+        "self.type == 'Generation' || !has(self.generation)",
+        "only a Generation task has generation settings; remove them or set type: Generation",
+    ),
     Rule(
         "!has(self.taxonomy) || self.taxonomy != 'Binary' || !has(self.labels) || self.labels.size() <= 2",
-        "taxonomy Binary means two labels",
+        "taxonomy: Binary needs two labels; use MultiClass or Ordinal",
     ),
     Rule(
         f"!has(self.metric) || (self.type == 'Classification') == (self.metric in [{_METRICS}])",
-        "this metric does not judge this type of task",
+        "this metric is not for this type of task; choose another",
     ),
-    Rule(f"!has(self.group) || !(self.group in [{_RESERVED}])", "group is a name that serving uses itself"),
+    Rule(f"!has(self.group) || !(self.group in [{_RESERVED}])", "group is a reserved name; choose another"),
 )
 
 MODEL_RULES: Mapping[str, tuple[Rule, ...]] = {
     "spec": _SPEC,
-    "spec.baseModel.uri": (*_address(BASE_SCHEMES), _HUB_BASE, _BUILTIN),
-    "spec.storage.uri": _address(STORES),
+    "spec.baseModel.uri": (*_uri_rules(BASE_MODEL_SCHEMES), _HUB_BASE, _BUILTIN),
+    "spec.storage.uri": _uri_rules(STORAGE_SCHEMES),
     "spec.tasks[]": _TASK,
     "spec.tasks[].labels[]": (Rule("self == self.trim()", "begins or ends with white space; remove it"),),
-    "spec.tasks[].data.train.uri": _address(DATA_SCHEMES),
-    "spec.tasks[].data.validation.uri": _address(DATA_SCHEMES),
-    "spec.tasks[].data.test.uri": _address(DATA_SCHEMES),
+    "spec.tasks[].data.train.uri": _uri_rules(DATA_SCHEMES),
+    "spec.tasks[].data.validation.uri": _uri_rules(DATA_SCHEMES),
+    "spec.tasks[].data.test.uri": _uri_rules(DATA_SCHEMES),
     "spec.pretraining": (
-        Rule("self.tasksText || (has(self.corpus) && self.corpus.size() > 0)", "without tasksText it needs a corpus"),
+        Rule(
+            "self.tasksText || (has(self.corpus) && self.corpus.size() > 0)",
+            "there is no text to train on; name a corpus or set tasksText: true",
+        ),
     ),
-    "spec.pretraining.corpus[].uri": _address(DATA_SCHEMES),
+    "spec.pretraining.corpus[].uri": _uri_rules(DATA_SCHEMES),
     "spec.serving.rollout.steps": (
         Rule(
-            # an empty list is refused by its length; no rule may reach behind its end
+            # An empty list is rejected by minItems; this rule must not read behind its end.
             "self.size() == 0 || (self.isSorted() && self.all(step, self.exists_one(other, other == step))"
             " && self[self.size() - 1] == 100)",
-            "must rise to 100",
+            "must rise and end with 100",
         ),
     ),
 }

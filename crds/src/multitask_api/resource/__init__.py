@@ -1,4 +1,4 @@
-"""The resource: what a user writes (``spec``, ``tasks``) and what is shown back (``status``)."""
+"""The resource: what users write (``spec``) and what the operator reports (``status``)."""
 
 from multitask_api.resource.model import MultiTaskModel
 from multitask_api.resource.parsing import parse

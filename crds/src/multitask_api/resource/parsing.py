@@ -10,13 +10,14 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from multitask_api.errors import InvalidResource, Problem
+from multitask_api.errors import InvalidFields, InvalidResource, Problem
 from multitask_api.resource.model import MultiTaskModel
-from multitask_api.resource.problems import Problems
 from multitask_api.resource.validation_messages import message_of
 from multitask_api.resource.yaml_loader import load
 
 Location = tuple[int | str, ...]
+PydanticError = Mapping[str, Any]
+"""One entry of ``ValidationError.errors()``."""
 
 
 def parse(text: str) -> MultiTaskModel:
@@ -30,72 +31,73 @@ def parse(text: str) -> MultiTaskModel:
 def check(document: Mapping[str, Any]) -> MultiTaskModel:
     """Check a resource that is plain data already; raises as ``parse``.
 
-    Rules between fields run only where every field is good by itself, and rules between tasks only where every task is.
-    So what was refused is replaced by something harmless, and the rest is looked at again.
+    pydantic runs rules between fields only when each field is valid by itself, and rules between tasks only when each
+    task is valid. To report the problems of all three levels at once, invalid fields are replaced by valid placeholders
+    and the document is validated again.
     """
     problems: list[Problem] = []
-    replaced: dict[Location, bool] = {}  # place → is what stands there now still the user's own name and group?
-    looked_at: dict[str, Any] | None = dict(document)
+    replaced: dict[Location, bool] = {}  # field → whether it keeps the user's own name and group
+    candidate: dict[str, Any] | None = dict(document)
     for _ in ("fields", "rules of a task", "rules between tasks"):
-        if looked_at is None:
+        if candidate is None:
             break
         try:
-            model = _validate(looked_at)
+            model = _validate(candidate)
         except ValidationError as error:
-            refused = _real(error)
+            errors = _root_errors(error)
         else:
             if not problems:
                 return model
             break
-        foreign = tuple(path_text(place) for place, own in replaced.items() if not own)
-        found = [problem for item in refused for problem in _problems(item)]
-        problems += [problem for problem in found if not _at_or_below(problem.path, foreign)]
-        replaced |= {_field_of(item["loc"]): isinstance(_cause(item), Problems) for item in refused}
-        looked_at = _mended(document, replaced)
-    raise InvalidResource(_by_place(dict.fromkeys(problems)))
+        placeholders = tuple(path_text(location) for location, own in replaced.items() if not own)
+        new = [problem for item in errors for problem in _problems(item)]
+        problems += [problem for problem in new if not _at_or_below(problem.path, placeholders)]
+        replaced |= {_field_of(item["loc"]): isinstance(_cause(item), InvalidFields) for item in errors}
+        candidate = _with_placeholders(document, replaced)
+    raise InvalidResource(_grouped(dict.fromkeys(problems)))
 
 
-def _by_place(problems: Iterable[Problem]) -> list[Problem]:
-    """The problems of one task, or of one part of the spec, stand together."""
-    places: dict[str, list[Problem]] = {}
+def _grouped(problems: Iterable[Problem]) -> list[Problem]:
+    """The problems of one task, or of one part of the spec, next to each other."""
+    groups: dict[str, list[Problem]] = {}
     for problem in problems:
         match = re.match(r"spec\.tasks\[\d+\]|\w*(\.\w+)?", problem.path)
-        places.setdefault(match[0] if match else "", []).append(problem)
-    return [problem for group in places.values() for problem in group]
+        groups.setdefault(match[0] if match else "", []).append(problem)
+    return [problem for group in groups.values() for problem in group]
 
 
 def _validate(document: Mapping[str, Any]) -> MultiTaskModel:
-    """Strict, as Kubernetes is: text is no number, and a number is no text. JSON, because there a list is a tuple."""
+    """Strict, as Kubernetes is: "8" is not a number, and 8 is not a string. JSON, because there a list is a tuple."""
     return MultiTaskModel.model_validate_json(json.dumps(document), strict=True)
 
 
-def _real(error: ValidationError) -> list[Mapping[str, Any]]:
-    """The errors, without "too few items" of a list whose items were refused one by one."""
-    errors: list[Mapping[str, Any]] = list(error.errors(include_url=False))
+def _root_errors(error: ValidationError) -> list[PydanticError]:
+    """The errors, without "too few items" of a list whose items were invalid one by one."""
+    errors: list[PydanticError] = list(error.errors(include_url=False))
     locations = [item["loc"] for item in errors]
 
-    def follows(item: Mapping[str, Any]) -> bool:
+    def is_consequence(item: PydanticError) -> bool:
         own = item["loc"]
         return item["type"] == "too_short" and any(loc != own and loc[: len(own)] == own for loc in locations)
 
-    return [item for item in errors if not follows(item)]
+    return [item for item in errors if not is_consequence(item)]
 
 
-def _cause(item: Mapping[str, Any]) -> object:
+def _cause(item: PydanticError) -> object:
     return item.get("ctx", {}).get("error")
 
 
-def _problems(item: Mapping[str, Any]) -> list[Problem]:
-    where = path_text(item["loc"])
+def _problems(item: PydanticError) -> list[Problem]:
+    path = path_text(item["loc"])
     cause = _cause(item)
-    if isinstance(cause, Problems):
-        return [Problem(_join(where, problem.path), problem.message) for problem in cause.problems]
+    if isinstance(cause, InvalidFields):
+        return [Problem(_join(path, problem.path), problem.message) for problem in cause.problems]
     if item["type"] == "extra_forbidden":
-        return [Problem(where, f"unknown field{_nearest(item['loc'])}")]
-    return [Problem(where, message_of(item))]
+        return [Problem(path, f"unknown field{_known_fields_hint(item['loc'])}")]
+    return [Problem(path, message_of(item))]
 
 
-_STAND_IN: Mapping[str, Any] = {
+_PLACEHOLDER_TASK: Mapping[str, Any] = {
     "name": "x",
     "type": "Generation",
     "prompt": "{x}",
@@ -110,37 +112,39 @@ def _field_of(location: Location) -> Location:
     return location[:2] if location[:1] == ("spec",) else location[:1]
 
 
-def _mended(document: Mapping[str, Any], replaced: Collection[Location]) -> dict[str, Any] | None:
-    """A copy in which each of ``replaced`` has its default or a harmless value; None when there are no tasks to see."""
+def _with_placeholders(document: Mapping[str, Any], replaced: Collection[Location]) -> dict[str, Any] | None:
+    """A copy in which each of ``replaced`` has its default or a valid placeholder; None if it has no list of tasks."""
     spec = document.get("spec")
     if not isinstance(spec, Mapping) or not isinstance(spec.get("tasks"), list) or ("spec", "tasks") in replaced:
         return None
-    tasks = [_mended_task(task, index, replaced) for index, task in enumerate(spec["tasks"])]
+    tasks = [_task_with_placeholders(task, index, replaced) for index, task in enumerate(spec["tasks"])]
     kept = {name: value for name, value in spec.items() if ("spec", name) not in replaced}
     outer = {name: value for name, value in document.items() if (name,) not in replaced}
     return {"metadata": {"name": "x"}} | outer | {"spec": {"baseModel": {"uri": "x"}} | kept | {"tasks": tasks}}
 
 
-def _mended_task(task: Any, index: int, replaced: Collection[Location]) -> Any:
-    place: Location = ("spec", "tasks", index)
-    refused = {location[3] for location in replaced if location[:3] == place and len(location) > 3}
-    if not isinstance(task, Mapping) or not (refused or place in replaced):
-        return task if isinstance(task, Mapping) else dict(_STAND_IN) | {"name": f"x-{index}"}
-    kept = {name: value for name, value in task.items() if name not in refused}
-    if place in replaced or "type" in refused:  # without its type, no rule says what the other fields should be
+def _task_with_placeholders(task: Any, index: int, replaced: Collection[Location]) -> Any:
+    own: Location = ("spec", "tasks", index)
+    invalid = {location[3] for location in replaced if location[:3] == own and len(location) > 3}
+    placeholder = dict(_PLACEHOLDER_TASK) | {"name": f"x-{index}"}
+    if not isinstance(task, Mapping):
+        return placeholder
+    if not invalid and own not in replaced:
+        return task
+    kept = {name: value for name, value in task.items() if name not in invalid}
+    if own in replaced or "type" in invalid:  # which other fields are valid depends on the type
         kept = {name: kept[name] for name in ("name", "group") if name in kept}
-    stand_in = dict(_STAND_IN) | {"name": f"x-{index}"}
     if "promptFrom" in kept:
-        stand_in.pop("prompt")
-    return stand_in | kept
+        placeholder.pop("prompt")
+    return placeholder | kept
 
 
-def _at_or_below(path: str, known: Sequence[str]) -> bool:
-    return any(path == place or path.startswith((f"{place}.", f"{place}[")) for place in known)
+def _at_or_below(path: str, parents: Sequence[str]) -> bool:
+    return any(path == parent or path.startswith((f"{parent}.", f"{parent}[")) for parent in parents)
 
 
-def _join(where: str, path: str) -> str:
-    return f"{where}.{path}" if where and path else where or path
+def _join(parent: str, path: str) -> str:
+    return f"{parent}.{path}" if parent and path else parent or path
 
 
 def path_text(location: Sequence[int | str]) -> str:
@@ -154,8 +158,8 @@ def path_text(location: Sequence[int | str]) -> str:
     return text
 
 
-def _nearest(location: Sequence[int | str]) -> str:
-    """A hint at the field that was probably meant."""
+def _known_fields_hint(location: Sequence[int | str]) -> str:
+    """The field that was probably meant, else all fields that are known there."""
     known = _fields_at(MultiTaskModel, location[:-1])
     matches = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f"; did you mean {matches[0]}?" if matches else f"; known fields: {', '.join(sorted(known))}"
@@ -168,9 +172,7 @@ def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[st
             continue
         for name, field in current.model_fields.items():
             if part in (name, field.alias):
-                found = _model_in(field.annotation)
-                if found is not None:
-                    current = found
+                current = _model_in(field.annotation) or current
                 break
     return [field.alias or name for name, field in current.model_fields.items()]
 
@@ -180,7 +182,7 @@ def _model_in(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in getattr(annotation, "__args__", ()):
-        found = _model_in(argument)
-        if found is not None:
-            return found
+        model = _model_in(argument)
+        if model is not None:
+            return model
     return None

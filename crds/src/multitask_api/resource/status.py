@@ -1,4 +1,4 @@
-"""``MultiTaskModel.status``: output only; no decision reads it but for ``lastTransitionTime``."""
+"""``MultiTaskModel.status``: output only; no decision reads it except for ``lastTransitionTime``."""
 
 from __future__ import annotations
 
@@ -13,48 +13,85 @@ Message = Annotated[str, StringConstraints(max_length=1024)]
 
 
 class Condition(Record):
-    """A Kubernetes condition; ``Unknown`` means it could not be checked."""
+    """One aspect of the state, in the form of Kubernetes conditions."""
 
-    type: Short
-    status: Literal["True", "False", "Unknown"]
-    reason: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=64)]
-    message: Message = ""
-    observed_generation: int | None = None
-    last_transition_time: Annotated[str, StringConstraints(max_length=40)] | None = None
+    type: Short = Field(
+        description="Ready: servers answer for the tasks. Progressing: work is under way. Consolidated: all tasks "
+        "qualify for the shared models."
+    )
+    status: Literal["True", "False", "Unknown"] = Field(
+        description="True, False, or Unknown if it could not be determined."
+    )
+    reason: Annotated[str, StringConstraints(pattern=r"^[A-Z][A-Za-z0-9]*$", max_length=64)] = Field(
+        description="Why, as one CamelCase word for programs."
+    )
+    message: Message = Field("", description="Why, for people: the object, row or task concerned and what to do.")
+    observed_generation: int | None = Field(
+        None, description="The metadata.generation that this condition was determined for."
+    )
+    last_transition_time: Annotated[str, StringConstraints(max_length=40)] | None = Field(
+        None, description="When the status of the condition last changed."
+    )
 
 
 class TaskStatus(Record):
-    """One row a task."""
+    """The result of one task."""
 
-    name: Annotated[str, StringConstraints(max_length=63)]
-    group: Short | None = None
-    baseline: float | None = None
-    score: float | None = None
-    ratio: float | None = None
-    verdict: Literal["Qualified", "NotQualified", "Inconclusive", "NoBaseline"] | None = None
-    served_by: Short | None = None
+    name: Annotated[str, StringConstraints(max_length=63)] = Field(description="Name of the task.")
+    group: Short | None = Field(None, description="The group of tasks that it is trained with.")
+    baseline: float | None = Field(
+        None, description="Test score of its single-task model, the mean over seeds, or as declared."
+    )
+    score: float | None = Field(None, description="Test score of the shared model of its group. Absent until scored.")
+    ratio: float | None = Field(None, description="score divided by baseline.")
+    verdict: Literal["Qualified", "NotQualified", "Inconclusive", "NoBaseline"] | None = Field(
+        None,
+        description="Qualified or NotQualified: the ratio against qualification.threshold. Inconclusive: too uncertain "
+        "to tell. NoBaseline: nothing to compare with. Absent until scored.",
+    )
+    served_by: Short | None = Field(
+        None,
+        description="The group whose shared model answers the task, or baseline for its single-task model. Absent if "
+        "none does.",
+    )
 
 
 class StageStatus(Record):
-    """The stages of one kind, taken together."""
+    """The stages of one kind, counted together."""
 
-    name: Short
-    total: int = 0
-    done: int = 0
-    running: int = 0
-    failed: int = 0
-    progress: Short | None = None
+    name: Short = Field(description="Kind of stage: prepare, base, baseline, filter, high-resource, mixture and so on.")
+    total: int = Field(0, description="Number of stages of this kind.")
+    done: int = Field(0, description="Number of those that are finished or were not needed.")
+    running: int = Field(0, description="Number of those that are running or being started.")
+    failed: int = Field(0, description="Number of those that failed.")
+    progress: Short | None = Field(
+        None, description="Step, loss and remaining time of one that is running. Absent if none reports any."
+    )
 
 
 class MultiTaskModelStatus(Record):
-    """What ``kubectl get mtm`` and ``mtm status`` show."""
+    """The state of training and its results, written by the operator. `kubectl get mtm` and `mtm status` show it."""
 
-    observed_generation: int | None = None
-    conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
-    stage: Short | None = None
-    progress: Short | None = None
+    observed_generation: int | None = Field(
+        None, description="The metadata.generation that this status was determined for."
+    )
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = Field(
+        (), description="The conditions Ready, Progressing and Consolidated."
+    )
+    stage: Short | None = Field(
+        None,
+        description="The kind of stage that is running, or one word for the state: Pending, Blocked, Failed, "
+        "Suspended, Trained, or the reason of the condition Ready.",
+    )
+    progress: Short | None = Field(None, description="Finished stages of all stages, for example 3/9 stages.")
     progress_time: Short | None = Field(None, description="When this status was written.")
-    qualified: Short | None = Field(None, description="As in 14/17.")
-    revision: Short | None = None
-    stages: Annotated[tuple[StageStatus, ...], Field(max_length=12)] = ()
-    tasks: Annotated[tuple[TaskStatus, ...], Field(max_length=128)] = ()
+    qualified: Short | None = Field(
+        None, description="Qualified tasks of all tasks, for example 14/17. Absent until any task is scored."
+    )
+    revision: Short | None = Field(None, description="The newest trained revision. Absent until there is one.")
+    stages: Annotated[tuple[StageStatus, ...], Field(max_length=12)] = Field(
+        (), description="Counts of the stages, one entry for each kind."
+    )
+    tasks: Annotated[tuple[TaskStatus, ...], Field(max_length=128)] = Field(
+        (), description="Results, one entry for each task."
+    )

@@ -1,13 +1,17 @@
-"""Pydantic's errors in plain words: what is wrong with the value, and what it should be."""
+"""Pydantic's errors in plain English: what is wrong with the value, and what it should be."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
-Item = Mapping[str, Any]
+PydanticError = Mapping[str, Any]
+"""One entry of ``ValidationError.errors()``."""
 
-_WANTED = {
+Context = Mapping[str, Any]
+"""Its ``ctx``: the bound, pattern or list of values that the value does not meet."""
+
+_EXPECTED = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
     "int_from_float": "a whole number",
@@ -31,52 +35,52 @@ _BOUNDS = {
 }
 
 
-def message_of(item: Item) -> str:
-    """The message for one entry of ``ValidationError.errors()``."""
-    kind: str = item["type"]
-    value = item.get("input")
+def message_of(error: PydanticError) -> str:
+    """The message for one error."""
+    kind: str = error["type"]
+    value = error.get("input")
     if kind == "missing":
         return "required, but missing"
     if kind in ("string_type", "literal_error") and isinstance(value, bool | int | float):
-        return f"YAML reads this as {_shown(value)}, not as text; quote it"
+        return f"YAML reads this as {_describe(value)}, not as text; quote it"
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
-        return f"must be {words} {_figure(item['ctx'][key])}, got {_shown(value)}"
-    if kind in _WANTED:
-        return f"must be {_WANTED[kind]}, got {_shown(value)}{_unquote(kind, value)}"
-    if kind in _WORDS:
-        return _WORDS[kind](value, item.get("ctx", {}))
-    return str(item["msg"]).removeprefix("Value error, ")
+        return f"must be {words} {_number(error['ctx'][key])}, got {_describe(value)}"
+    if kind in _EXPECTED:
+        return f"must be {_EXPECTED[kind]}, got {_describe(value)}{_quotes_hint(kind, value)}"
+    if kind in _FORMATTERS:
+        return _FORMATTERS[kind](value, error.get("ctx", {}))
+    return str(error["msg"]).removeprefix("Value error, ")
 
 
-def _literal(value: object, context: Mapping[str, Any]) -> str:
-    return f"{_shown(value)} is not one of {context['expected'].replace(' or ', ', ')}"
+def _literal(value: object, context: Context) -> str:
+    return f"{_describe(value)} is not one of {context['expected'].replace(' or ', ', ')}"
 
 
-def _pattern(value: object, context: Mapping[str, Any]) -> str:
+def _pattern(value: object, context: Context) -> str:
     meaning = PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
-    return f"{_shown(value)} {meaning}"
+    return f"{_describe(value)} {meaning}"
 
 
-def _string_short(value: object, context: Mapping[str, Any]) -> str:
+def _string_too_short(value: object, context: Context) -> str:
     return (
         "must not be empty" if context["min_length"] == 1 else f"must have {context['min_length']} characters or more"
     )
 
 
-def _string_long(value: object, context: Mapping[str, Any]) -> str:
+def _string_too_long(value: object, context: Context) -> str:
     return f"at most {context['max_length']} characters are allowed, got {_length(value)}"
 
 
-def _short(value: object, context: Mapping[str, Any]) -> str:
-    return f"needs at least {_count(context['min_length'])}, got {_length(value)}"
+def _too_few_items(value: object, context: Context) -> str:
+    return f"needs at least {_items(context['min_length'])}, got {_length(value)}"
 
 
-def _long(value: object, context: Mapping[str, Any]) -> str:
-    return f"at most {_count(context['max_length'])} allowed, got {_length(value)}"
+def _too_many_items(value: object, context: Context) -> str:
+    return f"at most {_items(context['max_length'])} allowed, got {_length(value)}"
 
 
-#: What a pattern of the resource means to a person.
+#: Pattern of the resource's schema → what a value that does not match it is not, and how to write it.
 PATTERNS = {
     r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$": (
         "is not a DNS label: use lower-case letters, digits and '-', beginning and ending with a letter or digit"
@@ -84,17 +88,17 @@ PATTERNS = {
     r"^[A-Za-z_][A-Za-z0-9_]*$": "is not a field name: use letters, digits and '_', not beginning with a digit",
     r"^[a-z]{2,3}$": "is not a language code: use two or three lower-case letters, as in en or zh",
 }
-_WORDS: Mapping[str, Callable[[object, Mapping[str, Any]], str]] = {
+_FORMATTERS: Mapping[str, Callable[[object, Context], str]] = {
     "literal_error": _literal,
     "string_pattern_mismatch": _pattern,
-    "string_too_short": _string_short,
-    "string_too_long": _string_long,
-    "too_short": _short,
-    "too_long": _long,
+    "string_too_short": _string_too_short,
+    "string_too_long": _string_too_long,
+    "too_short": _too_few_items,
+    "too_long": _too_many_items,
 }
 
 
-def _shown(value: object) -> str:
+def _describe(value: object) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, Mapping):
@@ -107,21 +111,21 @@ def _shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}…"
 
 
-def _figure(value: Any) -> str:
+def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _unquote(kind: str, value: object) -> str:
+def _quotes_hint(kind: str, value: object) -> str:
     """A number or a boolean inside quotes is text."""
     if not isinstance(value, str) or not kind.startswith(("int", "float", "bool")):
         return ""
-    wanted = value.strip().lower()
-    number = wanted.replace(".", "", 1).replace("-", "", 1).isdigit() and not kind.startswith("bool")
-    boolean = wanted in ("true", "false") and kind.startswith("bool")
+    lowered = value.strip().lower()
+    number = lowered.replace(".", "", 1).replace("-", "", 1).isdigit() and not kind.startswith("bool")
+    boolean = lowered in ("true", "false") and kind.startswith("bool")
     return "; remove the quotes" if number or boolean else ""
 
 
-def _count(number: int) -> str:
+def _items(number: int) -> str:
     return f"{number} item" if number == 1 else f"{number} items"
 
 

@@ -1,4 +1,4 @@
-"""YAML text to plain data, with the errors that YAML itself keeps quiet about."""
+"""YAML text to plain data. Also reports keys that occur twice, which YAML loaders accept silently."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from multitask_api.errors import InvalidResource, Problem
 
 
 class _Loader(yaml.SafeLoader):
-    """Safe YAML; a key given twice is an error, and ``2e-4`` is the number that Kubernetes reads."""
+    """Safe YAML that reports duplicate keys and reads ``2e-4`` as a number, as Kubernetes does."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[str, int] = {}
@@ -21,20 +21,18 @@ class _Loader(yaml.SafeLoader):
             line = key.start_mark.line + 1
             if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
                 if key.value in seen:
-                    self.repeated.append(
-                        Problem(
-                            "", f"line {line}: {key.value!r} is given already on line {seen[key.value]}; remove one"
-                        )
+                    self.duplicates.append(
+                        Problem("", f"line {line}: {key.value!r} is already on line {seen[key.value]}; remove one")
                     )
                 seen.setdefault(key.value, line)
         return super().construct_mapping(node, deep)
 
     def __init__(self, stream: str) -> None:
         super().__init__(stream)
-        self.repeated: list[Problem] = []
+        self.duplicates: list[Problem] = []
 
 
-# YAML 1.1, which PyYAML reads, wants a dot and a sign in an exponent; YAML 1.2 and Kubernetes do not.
+# PyYAML reads YAML 1.1, where a number with an exponent needs a dot and a sign; YAML 1.2 and Kubernetes need neither.
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)[eE][-+]?[0-9]+$"), list("-+0123456789.")
 )
@@ -52,18 +50,18 @@ def load(text: str) -> dict[str, Any]:
         raise InvalidResource([Problem("", _not_yaml(error))]) from error
     except (yaml.YAMLError, ValueError) as error:
         raise InvalidResource([Problem("", f"not YAML: {' '.join(str(error).split())}")]) from error
-    if loader.repeated:
-        raise InvalidResource(loader.repeated)
+    if loader.duplicates:
+        raise InvalidResource(loader.duplicates)
     if not isinstance(document, dict):
         raise InvalidResource([Problem("", "expected one YAML mapping with apiVersion, kind, metadata and spec")])
     try:
         return {str(key): _plain(value) for key, value in document.items()}
     except RecursionError as error:
-        raise InvalidResource([Problem("", "an anchor contains itself; write the part out")]) from error
+        raise InvalidResource([Problem("", "an anchor contains itself; repeat the part instead")]) from error
 
 
 def _plain(value: Any) -> Any:
-    """JSON's kinds of values: whole floats as integers (2 ≡ 2.0), dates as they were most likely written."""
+    """The value in JSON types: whole floats become integers (2 ≡ 2.0), dates become text."""
     if isinstance(value, dict):
         return {_key(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | set | tuple):
@@ -81,7 +79,7 @@ def _key(key: Any) -> str:
 
 def _not_yaml(error: yaml.MarkedYAMLError) -> str:
     if "expected a single document" in str(error):
-        return "more than one YAML document; put each resource into a file of its own"
+        return "more than one YAML document; put each resource into its own file"
     mark = error.problem_mark or error.context_mark
     line = f"line {mark.line + 1}, column {mark.column + 1}: " if mark else ""
     return f"not YAML: {line}{error.problem or error.context}; check indentation and quotes there"

@@ -1,1 +1,1 @@
-"""What passes between an executor and a stage program: orders, parameters, progress, results, manifests."""
+"""The data between an executor and a stage program: orders, parameters, progress, results, manifests."""

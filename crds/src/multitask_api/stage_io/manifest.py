@@ -1,4 +1,4 @@
-"""What passes between an executor and a stage program: the order, the progress, the manifest."""
+"""The files between an executor and a stage program: order, progress, failure, manifest."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ MANIFEST = "manifest.json"
 
 
 class StageOrder(Record):
-    """One JSON file that tells a stage program everything; it starts with ``python -m … --order FILE``."""
+    """Everything that a stage program needs, as one JSON file: ``python -m … --order FILE``."""
 
-    model: str = Field(description="Its name; in a cluster with its namespace before it: team-a/desk.")
+    model: str = Field(description="Name of the model; in a cluster with its namespace: team-a/desk.")
     stage: str
     kind: str
     digest: str
     version: int
-    parameters: dict[str, object] = Field(description="The kind's record of ``stage_io.parameters``, as JSON.")
-    read_outputs: dict[str, str] = Field(description="'stage#output' → output digest, as they enter the digest.")
-    inputs: dict[str, str] = Field(description="Stage name → address of its artifact folder.")
-    output: str = Field(description="Address of the artifact folder to fill; the manifest is written last.")
-    work: str = Field(description="A local folder for checkpoints and scratch; survives a restart of the stage.")
+    parameters: dict[str, object] = Field(description="The record of ``stage_io.parameters`` for this kind, as JSON.")
+    read_outputs: dict[str, str] = Field(description="'stage#output' → its digest; part of the stage's digest.")
+    inputs: dict[str, str] = Field(description="Stage name → URI or path of its artifact folder.")
+    output: str = Field(description="URI or path of the artifact folder to write; the manifest comes last.")
+    work: str = Field(description="Local folder for checkpoints and scratch files; kept when the stage is restarted.")
     checkpoint: str | None = Field(
-        None, description="Where ``work`` ends with the pod: the address to which checkpoints are copied as well."
+        None, description="URI to which checkpoints are copied, if ``work`` does not outlive the pod."
     )
-    progress: str | None = Field(None, description="A local file that the Reporter replaces; None reports nothing.")
+    progress: str | None = Field(None, description="Local file for progress reports; None: no reports.")
     threads: int = Field(1, ge=1)
     device: str = Field("auto", description="auto, cpu or cuda.")
-    data_root: str = Field(".", description="Relative data addresses are relative to this folder.")
+    data_root: str = Field(".", description="The folder that relative data paths are relative to.")
 
 
 def _check_relative_path(name: str) -> str:
     if not name or name.startswith("/") or ".." in name.split("/"):
-        raise ValueError(f"{name!r} does not lie below its folder")
+        raise ValueError(f"{name!r} is not a path below its folder")
     return name
 
 
 RelativePath = Annotated[str, AfterValidator(_check_relative_path)]
-"""A relative path that stays below the folder it is joined to: manifests are read from stores that others write to."""
+"""A relative path without ``..``: manifests are read from storage that others may write to."""
 
 
 class FileEntry(Record):
@@ -51,10 +51,12 @@ class FileEntry(Record):
 
 
 class Manifest(Record):
-    """The last file a stage writes: a folder without one is not a result."""
+    """The last file that a stage writes: an artifact folder without a manifest is incomplete."""
 
     schema_: Literal["multitask.dev/manifest/v1"] = Field("multitask.dev/manifest/v1", alias="schema")
-    model: str | None = Field(None, description="For which it was made, as the order says; others may use it too.")
+    model: str | None = Field(
+        None, description="The model whose run made it, as in the order; other models may use the result too."
+    )
     stage: RelativePath
     kind: str
     digest: RelativePath
@@ -63,15 +65,15 @@ class Manifest(Record):
     outputs: dict[str, str] = Field(description="Output name → digest of its content.")
     files: dict[RelativePath, FileEntry]
     folder: RelativePath | None = Field(
-        None, description="Below the artifact's address: where the files lie, if not there itself."
+        None, description="Subfolder of the artifact folder that has the files; None: the folder itself."
     )
-    result: dict[str, object] = Field(description="The kind's record of ``stage_io.results``, as JSON.")
+    result: dict[str, object] = Field(description="The record of ``stage_io.results`` for this kind, as JSON.")
     seconds: float
     environment: dict[str, str] = Field(default_factory=dict, description="Versions, device, host; never in a digest.")
 
 
 class StageProgress(Record):
-    """Where a running stage is. The Reporter replaces the file at most once a second."""
+    """How far a running stage is. The file is replaced at most once a second."""
 
     stage: str
     phase: str = ""
@@ -86,8 +88,8 @@ class StageProgress(Record):
 class StageFailure(Record):
     """Why a stage ended without a manifest: ``failure.json`` in its work folder, and exit code 2 or 75.
 
-    ``UserError`` (exit 2) is final until the input changes; ``Retryable`` (exit 75) may be tried again; any other exit
-    is a fault of the program.
+    ``UserError`` (exit 2) is final until the input changes; ``Retryable`` (exit 75) may be tried again; ``Fault`` (any
+    other exit) is an error in the program.
     """
 
     stage: str
@@ -96,7 +98,7 @@ class StageFailure(Record):
 
 
 class ResolvedData(Record):
-    """One address, looked at."""
+    """What is at one URI: its fingerprint and size, or why it cannot be read."""
 
     fingerprint: str | None = None
     files: int = 0
@@ -105,8 +107,8 @@ class ResolvedData(Record):
 
 
 class Resolved(Record):
-    """What ``resolve`` found out about the world outside the resource."""
+    """The result of ``resolve``: the versions of data and base model that this run uses."""
 
-    revision: str | None = Field(None, description="The base model's commit, for hub addresses.")
-    data: dict[str, ResolvedData] = Field(description="Address → what is there.")
+    revision: str | None = Field(None, description="The commit of a base model on the hub.")
+    data: dict[str, ResolvedData] = Field(description="URI → what is there.")
     problems: tuple[str, ...] = ()

@@ -13,11 +13,12 @@ from itertools import islice
 from multitask_api.stage_io.manifest import Manifest
 
 MANIFESTS_LIMIT = 700_000
-"""Bytes of packed manifests that resolve reports at most."""
+"""Largest size in bytes of the packed manifests that resolve reports."""
 MANIFEST_LIMIT = 100_000
-"""Of one packed manifest: it and a failure's message fit into `multitask_api.cluster.CONFIGMAP_ROOM`."""
-_MOST_UNPACKED_BYTES = 64 << 20
-"""Bytes that unpacking may give: a ConfigMap that somebody edited must not fill the memory."""
+"""Largest size in bytes of one packed manifest, so that it and the message of a failure fit into
+`multitask_api.cluster.CONFIGMAP_POD_SHARE`."""
+_MAX_UNPACKED_BYTES = 64 << 20
+"""Largest size in bytes of unpacked manifests: a ConfigMap that somebody edited must not fill the memory."""
 
 
 def manifest_key(digest: str) -> str:
@@ -26,21 +27,22 @@ def manifest_key(digest: str) -> str:
 
 
 def pack_manifest(manifest: Manifest) -> str:
-    """base64(gzip(JSON)) of what is `reported`; of a curve too long for a ConfigMap, every second point or fewer.
+    """base64(gzip(JSON)) of the manifest `without_files`.
 
-    Raises ValueError if it is too large even so.
+    A learning curve that is too long for a ConfigMap keeps every second point, or fewer. Raises ValueError if the rest
+    is too large.
     """
-    data = reported(manifest)
+    data = without_files(manifest)
     while len(packed := _gzip(data)) > MANIFEST_LIMIT:
-        if not _thin(data):
+        if not _halve_curve(data):
             raise ValueError(
-                f"the manifest of {manifest.stage} has {len(packed)} bytes; a ConfigMap holds no more of it"
+                f"the manifest of {manifest.stage} has {len(packed)} bytes packed; at most {MANIFEST_LIMIT} fit"
             )
     return base64.b64encode(packed).decode("ascii")
 
 
 def unpack_manifest(packed: str) -> Manifest:
-    """What `pack_manifest` packed. Raises ValueError for anything else."""
+    """The inverse of `pack_manifest`. Raises ValueError for other text."""
     data = _gunzip(packed)
     if not isinstance(data, dict):
         raise ValueError("not a manifest")
@@ -48,26 +50,26 @@ def unpack_manifest(packed: str) -> Manifest:
 
 
 def pack_manifests(manifests: Iterable[Manifest], limit: int = MANIFESTS_LIMIT) -> tuple[str, int]:
-    """base64(gzip(JSON list)) of as many as ``limit`` bytes hold, from the first on; and how many these are."""
-    kept = [reported(manifest) for manifest in manifests]
+    """base64(gzip(JSON list)) of the first manifests, as many as fit into ``limit`` bytes, and their number."""
+    kept = [without_files(manifest) for manifest in manifests]
     packed = _gzip(kept)
     while len(packed) > limit:
-        # By the excess, and a little more: about one round for lists of equals, never more than one for each manifest.
+        # In proportion to the excess, and 2 % more: one round is usually enough. Each drops at least one manifest.
         kept = list(islice(kept, min(len(kept) - 1, int(len(kept) * limit / len(packed) * 0.98))))
         packed = _gzip(kept)
     return base64.b64encode(packed).decode("ascii"), len(kept)
 
 
 def unpack_manifests(packed: str) -> tuple[Manifest, ...]:
-    """What `pack_manifests` packed. Raises ValueError for anything else."""
+    """The inverse of `pack_manifests`. Raises ValueError for other text."""
     data = _gunzip(packed)
     if not isinstance(data, list) or not all(isinstance(item, dict) for item in data):
         raise ValueError("not a list of manifests")
     return tuple(Manifest.model_validate(item | {"files": {}}) for item in data)
 
 
-def reported(manifest: Manifest) -> dict[str, object]:
-    """A manifest without what only other stages read, in storage: ``files``, and the rows of each of many labels."""
+def without_files(manifest: Manifest) -> dict[str, object]:
+    """A manifest as JSON without what only other stages read, from storage: ``files`` and the row counts of labels."""
     data = manifest.to_json()
     del data["files"]
     result = data["result"]
@@ -76,8 +78,9 @@ def reported(manifest: Manifest) -> dict[str, object]:
     return data
 
 
-def _thin(data: dict[str, object]) -> bool:
-    """Drop every second point of the result's curve, but not the ones it names; False if nothing is left to drop."""
+def _halve_curve(data: dict[str, object]) -> bool:
+    """Drop every second point of the result's curve, but not its chosen, saturation and last step; False if none is
+    left to drop."""
     result = data["result"]
     curve = result.get("curve") if isinstance(result, dict) else None
     if not isinstance(result, dict) or not isinstance(curve, list):
@@ -89,7 +92,7 @@ def _thin(data: dict[str, object]) -> bool:
 
 
 def _gzip(data: object) -> bytes:
-    """Equal data, equal bytes: the header carries no time."""
+    """Equal data gives equal bytes: the header has no time."""
     text = json.dumps(data, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return gzip.compress(text.encode(), mtime=0)
 
@@ -97,10 +100,10 @@ def _gzip(data: object) -> bytes:
 def _gunzip(packed: str) -> object:
     unzip = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
     try:
-        text = unzip.decompress(base64.b64decode(packed, validate=True), _MOST_UNPACKED_BYTES)
+        text = unzip.decompress(base64.b64decode(packed, validate=True), _MAX_UNPACKED_BYTES)
     except (binascii.Error, zlib.error) as error:
         raise ValueError(f"not base64 of gzip: {error}") from error
     if not unzip.eof:
-        raise ValueError("cut off, or larger than any manifest")
-    found: object = json.loads(text)
-    return found
+        raise ValueError("incomplete, or larger than any manifest")
+    data: object = json.loads(text)
+    return data

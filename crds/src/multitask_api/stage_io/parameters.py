@@ -1,6 +1,6 @@
-"""What each stage program is told: typed parameters, one record a stage kind.
+"""The parameters of the stage programs: one record for each kind of stage.
 
-``identity`` is the part of the parameters that enters the stage's digest; everything else (addresses, thread counts)
+``identity`` is the part of the parameters that enters the stage's digest; everything else (URIs, thread counts)
 may change without changing the result.
 """
 
@@ -11,13 +11,13 @@ from typing import Literal
 from pydantic import Field
 
 from multitask_api.bundle import GenerationSettings
-from multitask_api.resource.spec import HighResourceStage, MixtureStage, Pretraining, Training, Tuning
 from multitask_api.resource.tasks import Metric, TaskData, TaskSpec, TaskType, Taxonomy
+from multitask_api.resource.training import HighResourceStage, MixtureStage, Pretraining, Training, Tuning
 from multitask_api.types import Record
 
 
 class TaskDefinition(Record):
-    """What training, scoring and serving read of a task."""
+    """The part of a task that training, scoring and serving read."""
 
     name: str
     type: TaskType
@@ -30,7 +30,7 @@ class TaskDefinition(Record):
 
     @classmethod
     def of(cls, task: TaskSpec) -> TaskDefinition:
-        """The definition inside a resource's task, defaults filled in (``promptFrom`` must be resolved by now)."""
+        """The definition of a resource's task, with defaults filled in. ``promptFrom`` must have been resolved."""
         if task.prompt is None:
             raise ValueError(f"task {task.name}: promptFrom must be resolved before the graph is built")
         generation = (task.generation or GenerationSettings()) if task.type == "Generation" else None
@@ -71,12 +71,12 @@ class StageParameters(Record):
     """The root of the parameter records."""
 
     def identity(self) -> dict[str, object]:
-        """What of these parameters enters the digest; by default all that any stage reads of them."""
+        """The part that enters the digest; by default all that any stage reads."""
         return {name: _read(getattr(self, name)) for name in type(self).model_fields}
 
 
 def _read(value: object) -> object:
-    """Without what no stage reads: a task's taxonomy (it only groups), labels' language, rank without adapters."""
+    """The value without what no stage reads: taxonomy (it only groups), language of labels, rank without adapters."""
     if isinstance(value, TaskDefinition):
         unread = {"taxonomy"} if value.type == "Generation" else {"taxonomy", "language"}
         return value.model_dump(mode="json", by_alias=True, exclude_none=True, exclude=unread)
@@ -92,10 +92,10 @@ class PrepareParameters(StageParameters):
 
     task: TaskDefinition
     data: TaskData
-    fingerprints: dict[str, str] = Field(description="Split name → fingerprint of the data at its address.")
+    fingerprints: dict[str, str] = Field(description="Split name → fingerprint of its data.")
 
     def identity(self) -> dict[str, object]:
-        """Content counts, addresses do not; of the task only what decides whether a row is good."""
+        """The content of the data instead of its URI; of the task only what decides whether a row is valid."""
         return {
             "task": {"type": self.task.type, "labels": self.task.labels, "prompt": self.task.prompt},
             "fields": {"label": self.data.label_field, "target": self.data.target_field},
@@ -105,20 +105,20 @@ class PrepareParameters(StageParameters):
 
 
 class BaseParameters(StageParameters):
-    """Make tokenizer and weights of the base, adapted to the domain if asked."""
+    """Create tokenizer and weights of the base model, with continued pretraining if configured."""
 
     uri: str
     revision: str | None = None
-    fingerprint: str | None = Field(None, description="Of the files of a base that is a folder.")
+    fingerprint: str | None = Field(None, description="Fingerprint of the files, if the base model is a folder.")
     pretraining: Pretraining | None = None
     corpus_fingerprints: tuple[str, ...] = ()
     tasks: tuple[TaskDefinition, ...]
     optimisation: Optimisation
 
     def identity(self) -> dict[str, object]:
-        """The base is frozen once made: tasks are not part of it, or a new task would retrain everything.
+        """Without the tasks: otherwise a new task would change the base model and so retrain everything.
 
-        ``pretraining.refresh`` asks for a new one. Of a folder its content counts, its address does not.
+        ``pretraining.refresh`` requests a new one. For a folder its content counts, not its URI.
         """
         source = {"uri": self.uri, "revision": self.revision}
         folder = {"fingerprint": self.fingerprint}
@@ -159,7 +159,7 @@ class FilterParameters(StageParameters):
 
 
 class BundleParameters(StageParameters):
-    """Bring the mixtures into the form in which they are served."""
+    """Convert the mixtures to the form in which they are served."""
 
     groups: dict[str, tuple[str, ...]]
     tasks: tuple[TaskDefinition, ...]
@@ -170,7 +170,7 @@ class BundleParameters(StageParameters):
 
 
 class EvaluateParameters(StageParameters):
-    """Score a group's test rows with the engine that serves and judge each task against its baseline."""
+    """Score the test rows of a group with the serving engine, and compare each task with its baseline."""
 
     group: str
     tasks: tuple[TaskDefinition, ...]
@@ -181,7 +181,7 @@ class EvaluateParameters(StageParameters):
 
 
 class ExportParameters(StageParameters):
-    """Decide who answers each task and write what the servers read."""
+    """Decide which model answers each task, and write the files of the servers."""
 
     model: str
     groups: dict[str, tuple[str, ...]]

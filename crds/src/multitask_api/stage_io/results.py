@@ -1,7 +1,7 @@
-"""What each stage finds: the ``result`` of its manifest, typed.
+"""The results of the stages: the ``result`` of each manifest, typed.
 
-Scores are fractions in [0, 1] (MatthewsCorrelation in [-1, 1]); losses are nats per target token; a figure that could
-not be had is absent and a reason stands beside it.
+Scores are fractions in [0, 1] (MatthewsCorrelation in [-1, 1]); losses are nats per target token; a number that could
+not be determined is None, and a field next to it has the reason.
 """
 
 from __future__ import annotations
@@ -25,22 +25,24 @@ class SplitRows(Record):
 
 
 class PrepareResult(Record):
-    """One task's data, looked at."""
+    """The row counts and problems of one task's data."""
 
     rows: SplitRows
     bad_rows: int = 0
     label_counts: dict[str, dict[str, int]] = Field(default_factory=dict, description="Split → label → rows.")
-    test_rows_in_train: int = Field(0, description="Test rows whose normalised input stands in this task's train.")
+    test_rows_in_train: int = Field(
+        0, description="Test rows whose normalised input is also in this task's train split."
+    )
     characters: dict[str, int] = Field(default_factory=dict, description="Split → characters in all fields.")
     warnings: tuple[str, ...] = ()
 
 
 class BaseResult(Record):
-    """The base as it stands."""
+    """The base model: its size, and its pretraining if there was any."""
 
     parameters: int = Field(description="Number of weights.")
     vocabulary: int
-    tasks: tuple[str, ...] = Field(description="The tasks whose text it has seen.")
+    tasks: tuple[str, ...] = Field(description="The tasks whose text it was trained on.")
     steps: int = 0
     tokens: int = 0
     first_loss: float | None = None
@@ -75,18 +77,20 @@ class TrainResult(Record):
 
     steps: int
     chosen_step: int
-    saturation_step: int = Field(description="Step of the lowest validation loss (mean over tasks) before the tail.")
+    saturation_step: int = Field(description="Step of the lowest validation loss (mean over tasks) before the decay.")
     still_improving: bool = Field(description="The limit ended training, and score and loss were best at the end.")
     curve: tuple[CurvePoint, ...]
     validation: dict[str, TaskPoint] = Field(description="At the chosen checkpoint.")
-    rows_given: dict[str, int] = Field(description="Task → training rows drawn, counted.")
-    tokens_given: dict[str, int] = Field(description="Task → input tokens of these rows: their sum is ``tokens``.")
+    rows_given: dict[str, int] = Field(description="Task → number of training rows drawn.")
+    tokens_given: dict[str, int] = Field(description="Task → input tokens of these rows; they sum to ``tokens``.")
     tokens: int = Field(description="Tokens that went through the model in training.")
     truncated_rows: dict[str, int] = Field(default_factory=dict)
     trainable_parameters: int = 0
     training_seconds: float = 0.0
     tokens_per_second: float | None = None
-    test_score: float | None = Field(None, description="Baselines only: by the engine that serves, in the final form.")
+    test_score: float | None = Field(
+        None, description="Baselines only: test score of the final weights in the serving engine."
+    )
 
 
 class GroupPlan(Record):
@@ -107,7 +111,7 @@ class GroupPlan(Record):
 
 
 class FilterResult(Record):
-    """The groups."""
+    """The plan of every group."""
 
     groups: tuple[GroupPlan, ...]
 
@@ -120,13 +124,13 @@ class FilterResult(Record):
 
 
 class BundleResult(Record):
-    """The mixtures in the form in which they are served."""
+    """The sizes of the models of the bundle."""
 
     models: dict[str, int] = Field(description="Model → bytes of its weights and adapters.")
 
 
 class TaskVerdict(Record):
-    """One task judged."""
+    """The scores and the verdict of one task."""
 
     task: str
     score: float
@@ -139,12 +143,12 @@ class TaskVerdict(Record):
     confirmed: bool = False
     reason: str = ""
     test_rows: int
-    overlap_rows: int = Field(0, description="Test rows whose input stands in any task's train split.")
+    overlap_rows: int = Field(0, description="Test rows whose input is also in the train split of any task.")
     ratio_without_overlap: float | None = None
 
 
 class EvaluateResult(Record):
-    """A group judged."""
+    """The verdicts of one group."""
 
     tasks: tuple[TaskVerdict, ...]
     truncated_rows: dict[str, int] = Field(default_factory=dict, description="Task → test rows that were cut to fit.")
@@ -153,7 +157,7 @@ class EvaluateResult(Record):
 
 
 class ServedBy(Record):
-    """Who answers one task, and why."""
+    """Which model answers one task, and why."""
 
     task: str
     served_by: str | None = Field(None, description="The group, `baseline`, or absent when the task is not routed.")
@@ -163,7 +167,7 @@ class ServedBy(Record):
 
 
 class ExportResult(Record):
-    """What was written for the servers."""
+    """The exported revision: its routes and the sizes of its models."""
 
     revision: str
     tasks: tuple[ServedBy, ...]
@@ -172,7 +176,7 @@ class ExportResult(Record):
 
 
 class Agreement(Record):
-    """Served answers against evaluated ones."""
+    """How many served answers equal those of the evaluation."""
 
     compared: int
     equal: int
@@ -181,7 +185,7 @@ class Agreement(Record):
 
 
 class VerifyResult(Agreement):
-    """Served = measured, over all routed tasks."""
+    """The agreement over all routed tasks."""
 
     tasks: dict[str, Agreement]
     examples: tuple[dict[str, str], ...] = Field((), description="Up to ten answers that differ.")
@@ -212,7 +216,7 @@ class Reduction(Record):
 
 
 class LedgerResult(Record):
-    """What one server costs against N."""
+    """The cost of one multi-task server compared with N single-task servers."""
 
     single_task: LedgerSide
     multi_task: LedgerSide

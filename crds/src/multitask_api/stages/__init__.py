@@ -1,4 +1,4 @@
-"""The stage graph: what has to run for a spec, given what is already in storage."""
+"""The stage graph: what has to run for a spec, given the results that are in storage."""
 
 from multitask_api.stages.graph import build
 from multitask_api.stages.groups import groups

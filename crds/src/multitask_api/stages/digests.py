@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 
-SHORT = 12
+DIGEST_LENGTH = 12
 
 
 def canonical(value: object) -> object:
@@ -25,7 +25,7 @@ def canonical(value: object) -> object:
     raise TypeError(f"a digest cannot cover a {type(value).__name__}")
 
 
-def digest(value: object, length: int = SHORT) -> str:
+def digest(value: object, length: int = DIGEST_LENGTH) -> str:
     """The first ``length`` hexadecimal digits of SHA-256 over the canonical JSON of ``value``."""
     text = json.dumps(canonical(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:length]

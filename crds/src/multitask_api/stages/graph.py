@@ -1,16 +1,16 @@
 """From a spec and the manifests in storage to the state of every stage. Pure.
 
-The graph grows as results come in: stage 2's inputs are known once the filter has chosen the high-resource tasks, and a
-task with a declared baseline gets a trained one only when it failed against the declared score.
+The graph grows as results come in: the inputs of stage 2 are known once the filter has chosen the high-resource tasks,
+and a task with a declared baseline gets a trained one only if it scored below the declared one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from multitask_api.resource import MultiTaskModelSpec, TaskSpec
-from multitask_api.resource.spec import HighResourceStage, MixtureStage
-from multitask_api.stage_io.manifest import Manifest, Resolved
+from multitask_api.resource.training import HighResourceStage, MixtureStage
+from multitask_api.stage_io.manifest import Resolved
 from multitask_api.stage_io.parameters import (
     BaseParameters,
     BundleParameters,
@@ -20,25 +20,21 @@ from multitask_api.stage_io.parameters import (
     LedgerParameters,
     Optimisation,
     PrepareParameters,
-    StageParameters,
     TaskDefinition,
     TrainParameters,
     VerifyParameters,
 )
-from multitask_api.stage_io.results import EvaluateResult, FilterResult, GroupPlan, TrainResult
-from multitask_api.stages.digests import digest
+from multitask_api.stage_io.results import EvaluateResult
 from multitask_api.stages.groups import groups
-from multitask_api.stages.nodes import Graph, Node, NodeState, Ref
-from multitask_api.stages.versions import VERSIONS
+from multitask_api.stages.node_table import Manifests, NodeTable
+from multitask_api.stages.nodes import Graph, NodeState, Ref
 from multitask_api.uris import is_folder
-
-Manifests = Mapping[tuple[str, str], Manifest]
 
 
 def build(
     model: str, spec: MultiTaskModelSpec, resolved: Resolved, manifests: Manifests, *, serve: bool = True
 ) -> Graph:
-    """The graph of ``spec``; ``manifests`` maps (stage name, digest) to what storage holds.
+    """The graph of ``spec``; ``manifests`` are those in storage, by (stage name, digest).
 
     ``serve`` adds verify and ledger, which need servers.
     """
@@ -53,16 +49,16 @@ def baseline_name(task: str, seed: int) -> str:
 
 
 class _Builder:
-    """Adds nodes in topological order; each looks up the manifests of those before it."""
+    """Adds the nodes of a spec in topological order."""
 
     def __init__(self, model: str, spec: MultiTaskModelSpec, resolved: Resolved, manifests: Manifests) -> None:
         self.model = model
         self.spec = spec
         self.resolved = resolved
-        self.manifests = manifests
         self.groups = groups(spec)
         self.tasks = {task.name: TaskDefinition.of(task) for task in spec.tasks}
-        self.nodes: dict[str, Node] = {}
+        self._table = NodeTable(manifests)
+        self.nodes = self._table.nodes
 
     def add_all(self, *, serve: bool) -> None:
         for task in self.spec.tasks:
@@ -89,33 +85,33 @@ class _Builder:
 
     def _prepare(self, task: TaskSpec) -> None:
         fingerprints = {
-            split: found.fingerprint
+            split: source.fingerprint
             for split in ("train", "validation", "test")
-            if (found := self.resolved.data.get(getattr(task.data, split).uri)) and found.fingerprint
+            if (source := self.resolved.data.get(getattr(task.data, split).uri)) and source.fingerprint
         }
         complete = len(fingerprints) == 3
         parameters = PrepareParameters(task=self.tasks[task.name], data=task.data, fingerprints=fingerprints)
-        self._add(f"prepare/{task.name}", "prepare", parameters if complete else None, reads=())
+        self._table.add(f"prepare/{task.name}", "prepare", parameters if complete else None, reads=())
 
     def _base(self) -> None:
         base = self.spec.base_model
         pretraining = self.spec.pretraining
         corpus = pretraining.corpus if pretraining else ()
-        found = [self.resolved.data.get(source.uri) for source in corpus]
+        texts = [self.resolved.data.get(source.uri) for source in corpus]
         files = self.resolved.data.get(base.uri) if is_folder(base.uri) else None
-        known = [*found, files] if is_folder(base.uri) else found
-        complete = all(item is not None and item.fingerprint for item in known)
+        needed = [*texts, files] if is_folder(base.uri) else texts
+        complete = all(item is not None and item.fingerprint for item in needed)
         parameters = BaseParameters(
             uri=base.uri,
             revision=self.resolved.revision or base.revision,
             fingerprint=files.fingerprint if files else None,
             pretraining=pretraining,
-            corpus_fingerprints=tuple(item.fingerprint for item in found if item and item.fingerprint),
+            corpus_fingerprints=tuple(item.fingerprint for item in texts if item and item.fingerprint),
             tasks=tuple(self.tasks.values()),
             optimisation=Optimisation.of(self.spec.training),
         )
         prepares = tuple(f"prepare/{name}" for name in self.tasks)
-        self._add("base", "base", parameters if complete else None, reads=(), needs=prepares)
+        self._table.add("base", "base", parameters if complete else None, reads=(), needs=prepares)
 
     def _baselines(self, task: str) -> None:
         settings = self.spec.stages.baseline
@@ -131,7 +127,7 @@ class _Builder:
                 tuning=self.spec.tuning,
                 chat_template=self.spec.base_model.chat_template,
             )
-            self._add(baseline_name(task, seed), "baseline", parameters, reads=[*reads, Ref("base", "model")])
+            self._table.add(baseline_name(task, seed), "baseline", parameters, reads=[*reads, Ref("base", "model")])
 
     def _filter(self) -> None:
         declared = {
@@ -150,18 +146,18 @@ class _Builder:
             declared_saturation_steps=declared,
         )
         reads = [Ref(f"prepare/{name}", "rows") for name in self.tasks]
-        reads += [Ref(name, "saturation") for name in self._baseline_names()]
-        self._add("filter", "filter", parameters, reads=reads)
+        reads += [Ref(name, "saturation") for name in self._table.baseline_names()]
+        self._table.add("filter", "filter", parameters, reads=reads)
 
     def _high_resource(self, group: str) -> None:
         name = f"high-resource/{group}"
         reads = [Ref("filter", name), Ref("base", "model")]
-        plan = self._group_plan(group)
+        plan = self._table.group_plan(group)
         if plan is None:
-            self._add(name, "high-resource", None, reads=reads)
+            self._table.add(name, "high-resource", None, reads=reads)
             return
         if not plan.high_resource:
-            self.nodes[name] = Node(name, "high-resource", NodeState.SKIPPED, needs=("filter",), reason=plan.reason)
+            self._table.skip(name, "high-resource", needs=("filter",), reason=plan.reason)
             return
         parameters = TrainParameters(
             kind="high-resource",
@@ -173,17 +169,17 @@ class _Builder:
             chat_template=self.spec.base_model.chat_template,
         )
         reads += self._training_reads(plan.high_resource)
-        self._add(name, "high-resource", parameters, reads=reads)
+        self._table.add(name, "high-resource", parameters, reads=reads)
 
     def _mixture(self, group: str) -> None:
-        plan = self._group_plan(group)
+        plan = self._table.group_plan(group)
         before = f"high-resource/{group}"
         reads = [Ref("filter", f"mixture/{group}"), Ref("base", "model"), *self._training_reads(self.groups[group])]
         if plan is None or plan.high_resource:
             reads.append(Ref(before, "model"))
-        references = [ref for task in self.groups[group] for ref in self._baseline_refs(task, "validation")]
+        references = [ref for task in self.groups[group] for ref in self._table.baseline_refs(task, "validation")]
         parameters = None
-        if plan is not None and all(self._output(ref) for ref in references):
+        if plan is not None and all(self._table.output(ref) for ref in references):
             parameters = TrainParameters(
                 kind="mixture",
                 tasks=tuple(self.tasks[task] for task in self.groups[group]),
@@ -192,9 +188,9 @@ class _Builder:
                 optimisation=self._optimisation(self.spec.stages.mixture),
                 tuning=self.spec.tuning,
                 chat_template=self.spec.base_model.chat_template,
-                reference_scores=self._reference_scores(group),
+                reference_scores=self._table.reference_scores(self.groups[group]),
             )
-        self._add(f"mixture/{group}", "mixture", parameters, reads=reads + references)
+        self._table.add(f"mixture/{group}", "mixture", parameters, reads=reads + references)
 
     def _bundle(self) -> None:
         training = self.spec.training
@@ -207,7 +203,7 @@ class _Builder:
             chat_template=self.spec.base_model.chat_template,
         )
         reads = [Ref("base", "model"), *(Ref(f"mixture/{group}", "model") for group in self.groups)]
-        self._add("bundle", "bundle", parameters, reads=reads)
+        self._table.add("bundle", "bundle", parameters, reads=reads)
 
     def _evaluate(self, group: str) -> None:
         tasks = self.groups[group]
@@ -223,10 +219,10 @@ class _Builder:
         )
         reads = [Ref("bundle", f"group/{group}")]
         reads += [Ref(f"prepare/{task}", "test") for task in tasks]
-        # Overlap is looked for across tasks, and seed variance is pooled over tasks: both read every task.
+        # Overlap is counted across tasks, and seed variance is pooled over tasks: both read every task.
         reads += [Ref(f"prepare/{task}", "train") for task in self.tasks]
-        reads += [Ref(name, "scores") for name in self._baseline_names()]
-        self._add(f"evaluate/{group}", "evaluate", parameters, reads=reads)
+        reads += [Ref(name, "scores") for name in self._table.baseline_names()]
+        self._table.add(f"evaluate/{group}", "evaluate", parameters, reads=reads)
 
     def _export(self) -> None:
         parameters = ExportParameters(
@@ -238,58 +234,26 @@ class _Builder:
         )
         reads = [Ref("bundle", "bundle"), Ref("base", "model")]
         reads += [Ref(f"evaluate/{group}", "verdicts") for group in self.groups]
-        reads += [Ref(name, "model") for name in self._baseline_names()]
+        reads += [Ref(name, "model") for name in self._table.baseline_names()]
         reads += [Ref(f"prepare/{task}", "test") for task in self.tasks]
-        self._add("export", "export", parameters, reads=reads)
+        self._table.add("export", "export", parameters, reads=reads)
 
     def _verify(self) -> None:
         parameters = VerifyParameters(tasks=tuple(self.tasks.values()), precision=self.spec.training.precision)
         reads = [Ref("export", "bundle"), *(Ref(f"evaluate/{group}", "answers") for group in self.groups)]
-        reads += [Ref(name, "scores") for name in self._baseline_names()]
+        reads += [Ref(name, "scores") for name in self._table.baseline_names()]
         reads += [Ref(f"prepare/{task}", "test") for task in self.tasks]
-        self._add("verify", "verify", parameters, reads=reads)
+        self._table.add("verify", "verify", parameters, reads=reads)
 
     def _ledger(self) -> None:
         trained = [name for group in self.groups for name in (f"high-resource/{group}", f"mixture/{group}")]
         reads = [Ref("export", "bundle"), Ref("base", "model")]
         reads += [Ref(f"prepare/{task}", "test") for task in self.tasks]
-        reads += [Ref(name, "model") for name in self._baseline_names()]
+        reads += [Ref(name, "model") for name in self._table.baseline_names()]
         reads += [Ref(name, "model") for name in trained if self.nodes[name].state is not NodeState.SKIPPED]
-        self._add("ledger", "ledger", LedgerParameters(), reads=reads)
+        self._table.add("ledger", "ledger", LedgerParameters(), reads=reads)
 
-    # -- what the nodes share ------------------------------------------------------------------------------------------
-
-    def _add(
-        self,
-        name: str,
-        kind: str,
-        parameters: StageParameters | None,
-        *,
-        reads: Sequence[Ref],
-        needs: Sequence[str] = (),
-    ) -> None:
-        """Place a node; its digest is known once everything it reads has an output digest."""
-        stages = tuple(dict.fromkeys([*(ref.stage for ref in reads), *needs]))
-        outputs = {str(ref): self._output(ref) for ref in reads}
-        known = {ref: value for ref, value in outputs.items() if value is not None}
-        if parameters is None or len(known) < len(outputs):
-            missing = tuple(stage for stage in stages if not self._settled(stage))
-            self.nodes[name] = Node(name, kind, NodeState.WAITING, needs=missing, reads=tuple(reads))
-            return
-        version = VERSIONS[kind]
-        own = digest({"stage": name, "version": version, "parameters": parameters.identity(), "reads": known})
-        manifest = self.manifests.get((name, own))
-        ready = all(self._settled(stage) for stage in stages)
-        state = NodeState.DONE if manifest else NodeState.READY if ready else NodeState.WAITING
-        needed = stages if state is not NodeState.WAITING else tuple(s for s in stages if not self._settled(s))
-        self.nodes[name] = Node(name, kind, state, needed, tuple(reads), version, parameters, own, known, manifest)
-
-    def _settled(self, stage: str) -> bool:
-        return self.nodes[stage].state in (NodeState.DONE, NodeState.SKIPPED)
-
-    def _output(self, ref: Ref) -> str | None:
-        node = self.nodes.get(ref.stage)
-        return node.manifest.outputs[ref.output] if node and node.manifest else None
+    # -- what several nodes need ---------------------------------------------------------------------------------------
 
     def _optimisation(self, stage: HighResourceStage | MixtureStage) -> Optimisation:
         return Optimisation.of(self.spec.training, seed=stage.seed, min_steps=stage.min_steps)
@@ -297,31 +261,8 @@ class _Builder:
     def _training_reads(self, tasks: Sequence[str]) -> list[Ref]:
         return [Ref(f"prepare/{task}", split) for task in tasks for split in ("train", "validation")]
 
-    def _baseline_names(self) -> list[str]:
-        return [name for name, node in self.nodes.items() if node.kind == "baseline"]
-
-    def _baseline_refs(self, task: str, output: str) -> list[Ref]:
-        return [Ref(name, output) for name in self._baseline_names() if name.startswith(f"baseline/{task}/")]
-
-    def _group_plan(self, group: str) -> GroupPlan | None:
-        manifest = self.nodes["filter"].manifest
-        return FilterResult.model_validate(manifest.result).group(group) if manifest else None
-
-    def _reference_scores(self, group: str) -> dict[str, float]:
-        """Each task's baseline validation score, the mean over its seeds."""
-        found: dict[str, float] = {}
-        for task in self.groups[group]:
-            scores = []
-            for ref in self._baseline_refs(task, "validation"):
-                manifest = self.nodes[ref.stage].manifest
-                if manifest is not None:
-                    scores.append(TrainResult.model_validate(manifest.result).validation[task].score)
-            if scores:
-                found[task] = sum(scores) / len(scores)
-        return found
-
     def _failed_against_declared(self) -> list[str]:
-        """Tasks that miss a declared baseline: they are served by a trained one, so it is trained now."""
+        """Tasks below their declared baseline: a trained baseline has to serve them, so it is trained now."""
         failed = []
         for group, tasks in self.groups.items():
             manifest = self.nodes[f"evaluate/{group}"].manifest

@@ -9,10 +9,10 @@ _TAXONOMY_GROUPS = {"Binary": "binary", "Ordinal": "ordinal", "MultiClass": "mul
 
 def groups(spec: MultiTaskModelSpec) -> dict[str, tuple[str, ...]]:
     """Group name → task names, both in the order of the spec."""
-    found: dict[str, list[str]] = {}
+    by_group: dict[str, list[str]] = {}
     for task in spec.tasks:
-        found.setdefault(_group_of(task, spec.filtering.strategy), []).append(task.name)
-    return {name: tuple(tasks) for name, tasks in found.items()}
+        by_group.setdefault(_group_of(task, spec.filtering.strategy), []).append(task.name)
+    return {name: tuple(tasks) for name, tasks in by_group.items()}
 
 
 def _group_of(task: TaskSpec, strategy: str) -> str:

@@ -34,17 +34,17 @@ class NodeState(Enum):
     """What a node waits for, if anything."""
 
     DONE = "done"  # its manifest is in storage
-    READY = "ready"  # everything it reads is there; it has not run
-    WAITING = "waiting"  # something it reads is not there yet, so its digest is not known
-    SKIPPED = "skipped"  # the filter found nothing for it to do
+    READY = "ready"  # everything it reads is in storage, its own manifest is not
+    WAITING = "waiting"  # something it reads or needs is missing
+    SKIPPED = "skipped"  # the filter chose no tasks for it
 
 
 @dataclass(frozen=True)
 class Node:
     """One stage of one spec.
 
-    ``reads`` enter the digest; ``needs`` are the stages whose artifacts must be there before it starts. ``parameters``
-    and ``digest`` are None while something it reads is missing.
+    ``reads`` enter the digest; ``needs`` are the stages whose artifacts must be in storage before it starts.
+    ``parameters`` and ``digest`` are None while something it reads is missing.
     """
 
     name: str
@@ -61,7 +61,7 @@ class Node:
 
     @property
     def waits_for(self) -> tuple[str, ...]:
-        """The stages that have to end first."""
+        """The stages that have to finish first."""
         return self.needs if self.state is NodeState.WAITING else ()
 
 
@@ -87,5 +87,5 @@ class Graph:
 
     @property
     def finished(self) -> bool:
-        """Nothing is left to run."""
+        """Whether nothing is left to run."""
         return all(node.state in (NodeState.DONE, NodeState.SKIPPED) for node in self.nodes)

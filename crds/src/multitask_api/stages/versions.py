@@ -1,4 +1,4 @@
-"""The hand-bumped version of each stage kind: raise it when a change makes the stage's results differ."""
+"""The version of each kind of stage. Raise it by hand when a change makes the results of the stage differ."""
 
 from __future__ import annotations
 

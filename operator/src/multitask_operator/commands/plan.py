@@ -8,7 +8,6 @@ from pathlib import Path
 from shlex import quote
 
 from multitask_api.resource import MultiTaskModel
-from multitask_api.resource.hints import hints
 from multitask_api.stage_io.results import FilterResult, PrepareResult
 from multitask_api.stages import Graph, Node, NodeState, build, groups
 from multitask_api.stages.sampling import mixture
@@ -47,7 +46,7 @@ def plan(file: Path, workdir: Path | None, *, serve: bool, as_json: bool) -> int
         states={node.name: describe_state(node, graph) for node in graph.nodes},
         probabilities=sampling_probabilities(model, graph),
         ignored=ignored_fields(model),
-        notes=[*hints(model.spec), *frozen_base_notes(model, graph)],
+        notes=[*model.spec.hints(), *frozen_base_notes(model, graph)],
         cost=estimate(model, graph),
     )
     if as_json:

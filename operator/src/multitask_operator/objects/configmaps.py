@@ -7,7 +7,7 @@ import json
 from multitask_api.cluster import (
     CLEAN_UP_KEY,
     CONFIGMAP_LIMIT,
-    CONFIGMAP_ROOM,
+    CONFIGMAP_POD_SHARE,
     ORDERS_KEY,
     RESOLVE_KEY,
     RUN,
@@ -33,7 +33,7 @@ _BYTES_PER_ARTIFACT = 130
 def stage_configmap(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec) -> JsonDict:
     """The ConfigMap of a Job that runs stages, without what its pod will add. Raises `TooLarge`."""
     orders = Orders(orders=stage_job.orders).to_json()
-    return _configmap(owner, spec, stage_job, ORDERS_KEY, orders, CONFIGMAP_LIMIT - CONFIGMAP_ROOM)
+    return _configmap(owner, spec, stage_job, ORDERS_KEY, orders, CONFIGMAP_LIMIT - CONFIGMAP_POD_SHARE)
 
 
 def resolve_configmap(owner: Owner, model: MultiTaskModel, stage_job: StageJobSpec) -> JsonDict:
@@ -42,7 +42,7 @@ def resolve_configmap(owner: Owner, model: MultiTaskModel, stage_job: StageJobSp
     Raises `TooLarge` also for a model that only a later stage's ConfigMap could not hold: before anything costs.
     """
     order = ResolveOrder(model=model.model_copy(update={"status": None}), storage=storage_location(model.spec))
-    limit = max(0, CONFIGMAP_LIMIT - CONFIGMAP_ROOM - future_order_bytes(model.spec))
+    limit = max(0, CONFIGMAP_LIMIT - CONFIGMAP_POD_SHARE - future_order_bytes(model.spec))
     return _configmap(owner, model.spec, stage_job, RESOLVE_KEY, order.to_json(), limit)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 
-from multitask_api.cluster import RESOLVE, WORK_PATH, claim_path
+from multitask_api.cluster import RESOLVE, WORK_PATH, pvc_path
 from multitask_api.errors import Problem
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.stages.digests import digest
@@ -42,14 +42,14 @@ def volume_mounts(spec: MultiTaskModelSpec, kind: str) -> list[JsonDict]:
     """Their mounts; only storage is written to."""
     stored = pvc_of(_storage(spec))
     return [
-        {"name": volume_name(claim), "mountPath": claim_path(claim), **({} if claim == stored else {"readOnly": True})}
+        {"name": volume_name(claim), "mountPath": pvc_path(claim), **({} if claim == stored else {"readOnly": True})}
         for claim in pvc_names(spec, kind)
     ]
 
 
 def mounts_variable(spec: MultiTaskModelSpec, kind: str) -> str:
     """The value of ``MULTITASK_MOUNTS`` in a pod of ``kind``: JSON, claim → path."""
-    return json.dumps({claim: claim_path(claim) for claim in pvc_names(spec, kind)}, separators=(",", ":"))
+    return json.dumps({claim: pvc_path(claim) for claim in pvc_names(spec, kind)}, separators=(",", ":"))
 
 
 def volume_name(claim: str) -> str:
@@ -64,7 +64,7 @@ def storage_location(spec: MultiTaskModelSpec) -> str:
     scheme = scheme_of(uri)
     if scheme == "pvc":
         claim, path = _split(uri)
-        return f"{claim_path(claim)}/{path}".rstrip("/")
+        return f"{pvc_path(claim)}/{path}".rstrip("/")
     return (uri.removeprefix("file://") if scheme == "file" else uri).rstrip("/")
 
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 
 from multitask_api.report import Report, ReportGroup, ReportStage, ReportTask
 from multitask_api.resource import MultiTaskModel, TaskSpec
-from multitask_api.resource.hints import hints
 from multitask_api.stage_io.results import (
     Agreement,
     BaseResult,
@@ -209,7 +208,7 @@ def _ledger(graph: Graph) -> LedgerResult | None:
 
 def _warnings(model: MultiTaskModel, graph: Graph, tasks: tuple[ReportTask, ...]) -> list[str]:
     """What a reader should know before trusting the figures."""
-    warnings = list(hints(model.spec))
+    warnings = list(model.spec.hints())
     for node in graph.nodes:
         if node.manifest is None:
             continue

@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from multitask_api.cluster import CONFIGMAP_LIMIT, CONFIGMAP_ROOM, CleanUpOrder, Orders, ResolveOrder
+from multitask_api.cluster import CONFIGMAP_LIMIT, CONFIGMAP_POD_SHARE, CleanUpOrder, Orders, ResolveOrder
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.stage_io.packing import pack_manifest
 from multitask_operator.objects.configmaps import (
@@ -70,7 +70,7 @@ def of_labels(tasks, labels, length):
 def test_the_largest_resource_fits():
     desk = of_labels(128, 256, 15)
     orders = stage_configmap(OWNER, desk.spec, job_spec(desk, "prepare"))["data"]["orders.json"]
-    assert len(orders) < CONFIGMAP_LIMIT - CONFIGMAP_ROOM
+    assert len(orders) < CONFIGMAP_LIMIT - CONFIGMAP_POD_SHARE
     resolve_configmap(OWNER, desk, job_spec(desk, "resolve"))
     run_snapshot(OWNER, desk.spec, 1, "trainer:1")
 
@@ -114,7 +114,7 @@ def test_if_the_orders_of_resolve_fit_those_of_every_later_stage_do_with_its_rep
             orders = size_of(stage_configmap(OWNER, desk.spec, StageJobSpec.of_stages(OWNER, 1, each)))
             assert orders <= limit + future_order_bytes(desk.spec)
             results = sum(len(base64.b64decode(pack_manifest(manifests[order.stage, order.digest]))) for order in each)
-            assert results < CONFIGMAP_ROOM
+            assert results < CONFIGMAP_POD_SHARE
 
 
 def a_model(seeds, groups, length, labels):

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from multitask_api.cluster import CLEANED_KEY, FINALIZER, CleanUpResult
+from multitask_api.cluster import CLEAN_UP_RESULT_KEY, FINALIZER, CleanUpResult
 from multitask_operator.reconciler import reconcile
 from multitask_operator.reconciler.actions import Create, Event, PatchFinalizers, PatchStatus
 from multitask_operator.reconciler.state.accessors import format_time
@@ -417,7 +417,7 @@ def test_the_clean_up_of_a_former_model_of_the_name_does_not_count():
         item = copy.deepcopy(cluster.objects[kind, job])
         item["metadata"] |= {"name": "desk-clean-up-0", "uid": f"u-former-{kind}"}
         former[kind, "desk-clean-up-0"] = item
-    former["ConfigMap", "desk-clean-up-0"]["data"][CLEANED_KEY] = CleanUpResult(
+    former["ConfigMap", "desk-clean-up-0"]["data"][CLEAN_UP_RESULT_KEY] = CleanUpResult(
         results=1, files=1, bytes=1, left=0
     ).model_dump_json(by_alias=True)
     cluster.objects |= former

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from multitask_api.resource.spec import HighResourceStage, MixtureStage
+from multitask_api.resource.training import HighResourceStage, MixtureStage
 from multitask_api.stage_io.results import GroupPlan
 from multitask_api.stages.sampling import instance_balanced, mixture
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import fsspec
 from pydantic import ValidationError
 
-from multitask_api.cluster import CLEANED_KEY, CleanUpOrder, CleanUpResult, model_folder
+from multitask_api.cluster import CLEAN_UP_RESULT_KEY, CleanUpOrder, CleanUpResult, model_folder
 from multitask_api.stage_io.manifest import MANIFEST, Manifest
 from multitask_trainer.reporter import Reporter
 from multitask_trainer.storage import content_prefix, local_path, reaching, sizes
@@ -31,7 +31,7 @@ def report(order: CleanUpOrder, reporter: Reporter) -> dict[str, object]:
     """What a clean-up pod writes into its ConfigMap, when it has removed what it was told to."""
     cleaned = clean_up(order.storage, order.model, reporter)
     sys.stdout.write(f"{order.storage}: removed {cleaned.files} files, {cleaned.left} are not of {order.model}\n")
-    return {"data": {CLEANED_KEY: cleaned.model_dump_json(by_alias=True)}}
+    return {"data": {CLEAN_UP_RESULT_KEY: cleaned.model_dump_json(by_alias=True)}}
 
 
 def clean_up(storage: str, model: str, reporter: Reporter) -> CleanUpResult:

@@ -15,7 +15,6 @@ from pathlib import Path
 
 from multitask_api.data_check import DataProblem, DataReport, TaskRows
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
-from multitask_api.resource.hints import hints
 from multitask_api.stage_io.parameters import TaskDefinition
 from multitask_api.stage_io.results import SPLITS, SplitRows
 from multitask_trainer.data.look import SHOWN, TaskLook, look
@@ -39,7 +38,7 @@ def examine(spec: MultiTaskModelSpec, places: Places) -> DataReport:
         rows = SplitRows(**{split: len(found.rows[split]) for split in SPLITS})
         bad = len(found.droppable)
         tasks.append(TaskRows(name=task.name, rows=rows, bad_rows=bad, warnings=tuple(found.warnings)))
-    return DataReport(problems=tuple(problems), hints=hints(spec), tasks=tuple(tasks))
+    return DataReport(problems=tuple(problems), hints=spec.hints(), tasks=tuple(tasks))
 
 
 def _task_problems(found: TaskLook, where: str, allowed: int) -> Iterator[DataProblem]:

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from multitask_api.resource.spec import Tuning
+from multitask_api.resource.training import Tuning
 from multitask_trainer.errors import StageError
 from multitask_trainer.precision import Precision
 from multitask_trainer.storage import drop_versions

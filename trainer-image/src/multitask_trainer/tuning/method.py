@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from multitask_api.resource.spec import Tuning
+from multitask_api.resource.training import Tuning
 from multitask_trainer.errors import StageError
 from multitask_trainer.precision import Precision
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-from multitask_api.resource.hints import hints
 from multitask_operator.commands import plan as local
 from multitask_operator.commands.cluster.jobs import first_line
 from multitask_operator.commands.cluster.session import ClusterOptions, read_model
@@ -38,7 +37,7 @@ def summarize(state: ModelState) -> local.PlanSummary:
     wanted = {(node.name, node.digest) for node in graph.nodes}
     states |= {run.stage: "running" for run in state.observed.running if (run.stage, run.digest) in wanted}
     states |= {item.failure.stage: f"failed: {first_line(item.failure.message)}" for item in state.plan.failed}
-    notes = [*hints(model.spec), *frozen_base_notes(model, graph)]
+    notes = [*model.spec.hints(), *frozen_base_notes(model, graph)]
     if not state.is_resolved:
         notes.append(
             "data and storage have not been checked for this generation yet; which stages are cached may change"

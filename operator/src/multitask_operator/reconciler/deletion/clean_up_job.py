@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import suppress
 
-from multitask_api.cluster import CLEAN_UP, CLEANED_KEY, RUN, SNAPSHOT_KEY, CleanUpResult
+from multitask_api.cluster import CLEAN_UP, CLEAN_UP_RESULT_KEY, RUN, SNAPSHOT_KEY, CleanUpResult
 from multitask_api.errors import UserError
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_operator.formatting import cut, size
@@ -92,6 +92,6 @@ def _failure(job: StageJob) -> str:
 
 def _result(job: StageJob) -> CleanUpResult | None:
     try:
-        return CleanUpResult.model_validate_json(((job.configmap or {}).get("data") or {})[CLEANED_KEY])
+        return CleanUpResult.model_validate_json(((job.configmap or {}).get("data") or {})[CLEAN_UP_RESULT_KEY])
     except (KeyError, ValueError):
         return None

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from multitask_api.resource.status import MultiTaskModelStatus
 from multitask_api.types import JsonObject
-from multitask_api.uris import STORES, scheme_of
+from multitask_api.uris import STORAGE_SCHEMES, scheme_of
 
 _PVC_URI = re.compile(r"pvc://([a-z0-9](?:[-a-z0-9.]*[a-z0-9])?)(?:/.*)?$")
 
@@ -108,7 +108,7 @@ def referenced_configmap_names(model: JsonObject) -> tuple[str, ...]:
 
 def storage_and_data_uris(model: JsonObject) -> tuple[str, ...]:
     """Every address of a store that ``model``'s spec names, and whatever else in it looks like one."""
-    return tuple(value for _, value in _leaves(model.get("spec")) if scheme_of(value) in STORES)
+    return tuple(value for _, value in _leaves(model.get("spec")) if scheme_of(value) in STORAGE_SCHEMES)
 
 
 def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, str]]:

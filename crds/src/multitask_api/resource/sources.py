@@ -1,0 +1,102 @@
+"""Where data, models and artifacts come from, and the Kubernetes objects that a spec refers to."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, StringConstraints
+
+from multitask_api.types import Record
+from multitask_api.uris import DATA_SCHEMES, STORAGE_SCHEMES, base_model_uri_error, uri_error
+
+DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
+
+DnsLabel = Annotated[str, StringConstraints(pattern=DNS_LABEL, max_length=63)]
+Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
+Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
+
+
+def _check_data_uri(uri: str) -> str:
+    return _checked(uri, uri_error(uri, DATA_SCHEMES))
+
+
+def _check_base_model_uri(uri: str) -> str:
+    return _checked(uri, base_model_uri_error(uri))
+
+
+def _check_storage_uri(uri: str) -> str:
+    return _checked(uri, uri_error(uri, STORAGE_SCHEMES))
+
+
+def _checked(uri: str, error: str | None) -> str:
+    if error is not None:
+        raise ValueError(error)
+    return uri
+
+
+DataUri = Annotated[Uri, AfterValidator(_check_data_uri)]
+BaseModelUri = Annotated[Uri, AfterValidator(_check_base_model_uri)]
+StorageUri = Annotated[Uri, AfterValidator(_check_storage_uri)]
+
+
+class DataSource(Record):
+    """Rows of text: one file, or a folder of files, in jsonl, jsonl.gz, csv or parquet."""
+
+    uri: DataUri = Field(
+        description="URI of a file or folder: pvc://CLAIM/PATH, s3://, gs://, hf:// or file://. On one machine also a "
+        "path, relative to the resource file."
+    )
+
+
+class BaseModelSource(Record):
+    """The pretrained language model that all training starts from."""
+
+    uri: BaseModelUri = Field(
+        description="URI of the model: hf://ORGANISATION/NAME for the Hugging Face Hub; s3://, gs://, "
+        "pvc://CLAIM/PATH or file:// for a folder in the transformers format; builtin://SIZE for a small randomly "
+        "initialised model (micro, tiny, small, 50m, 500m)."
+    )
+    revision: Annotated[str, StringConstraints(min_length=1, max_length=128)] | None = Field(
+        None,
+        description="Branch, tag or commit on the Hub; each run resolves it to a commit. Default: the main branch. "
+        "For a builtin:// model any text; another text creates the model again. Not used for folders.",
+    )
+    chat_template: bool = Field(
+        False,
+        description="Wrap every prompt in the chat template of the tokenizer, as instruction-tuned models expect.",
+    )
+
+
+class Storage(Record):
+    """Where results and checkpoints are kept."""
+
+    uri: StorageUri = Field(
+        description="URI of a folder: pvc://CLAIM/PATH, s3://, gs:// or file://. It cannot be changed afterwards."
+    )
+    retain: bool = Field(
+        True,
+        description="Keep the stored files when this resource is deleted. If false, the files that its runs wrote are "
+        "deleted first, unless another MultiTaskModel of the namespace uses this folder, or one above or below it.",
+    )
+    keep_revisions: int = Field(
+        3, ge=1, le=100, description="Number of trained revisions to keep. Not acted on yet: all are kept."
+    )
+
+
+class SecretName(Record):
+    """A reference to a Secret in the namespace of the resource."""
+
+    name: Name = Field(description="Name of the Secret.")
+
+
+class Credential(Record):
+    """A Secret whose keys become environment variables of the stage pods, for example HF_TOKEN."""
+
+    secret_ref: SecretName = Field(description="The Secret. Pods cannot start until it exists.")
+
+
+class ConfigMapKey(Record):
+    """A reference to one key of a ConfigMap in the namespace of the resource."""
+
+    name: str = Field(max_length=253, description="Name of the ConfigMap.")
+    key: str = Field(max_length=253, description="Key in its data.")

@@ -1,0 +1,238 @@
+"""How a model is trained: pretraining, groups, the budgets of the stages, tuning method, qualification, pods."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from multitask_api.errors import Problem, raise_problems
+from multitask_api.resource.sources import DataSource, Name
+from multitask_api.types import Record
+
+#: Part of a Kubernetes object, passed through unchanged.
+FreeForm = dict[str, Any]
+
+
+class Pretraining(Record):
+    """Continued pretraining of the base model on text of the domain, before any task is trained."""
+
+    tasks_text: bool = Field(
+        True,
+        description="Train on the inputs and answers of the tasks' training rows. Validation and test rows are never "
+        "used.",
+    )
+    corpus: Annotated[tuple[DataSource, ...], Field(max_length=64)] = Field(
+        (), description="More text to train on. Default: none; required if tasksText is false."
+    )
+    max_steps: int = Field(ge=1, description="Number of optimizer steps, each of training.batchRows rows.")
+    refresh: Annotated[str, StringConstraints(max_length=128)] | None = Field(
+        None,
+        description="Any text; a change trains the base model again. Without a change it stays as it is, also when "
+        "tasks are added.",
+    )
+
+    @model_validator(mode="after")
+    def _has_text(self) -> Self:
+        if not self.tasks_text and not self.corpus:
+            raise_problems([Problem("corpus", "there is no text to train on; name a corpus or set tasksText: true")])
+        return self
+
+
+class Filtering(Record):
+    """How tasks are divided into groups. Each group trains one shared model (stage 1 of arXiv 2411.03644)."""
+
+    strategy: Literal["Type", "Taxonomy", "Manual", "None"] = Field(
+        "Type",
+        description="Type: classification and generation apart. Taxonomy: binary, ordinal and multi-class "
+        "classification apart too. Manual: by the group of each task. None: all tasks in one group.",
+    )
+
+
+class BaselineStage(Record):
+    """Training of one model per task. A task qualifies by comparison with its baseline."""
+
+    enabled: bool = Field(
+        True,
+        description="Train baselines. If false, no task can qualify, and a task without a declared baseline is not "
+        "served.",
+    )
+    max_steps: int = Field(
+        4000, ge=1, description="Upper limit of optimizer steps of one run; early stopping may end it before."
+    )
+    seeds: int = Field(
+        1,
+        ge=1,
+        le=16,
+        description="Number of runs of each task, with different seeds. Two or more measure how much the score varies; "
+        "with one, no verdict is confirmed.",
+    )
+
+
+class HighResourceStage(Record):
+    """Stage 2: training of each group on only those of its tasks that need many steps."""
+
+    enabled: bool = Field(True, description="If false, training goes straight to the mixture stage.")
+    min_saturation_steps: int | None = Field(
+        None,
+        ge=1,
+        description="A task belongs to this stage if the validation loss of its baseline was lowest at this step or "
+        "later. Default: the tasks that the mixture stage alone would give fewer rows than they needed.",
+    )
+    max_steps: int = Field(3000, ge=1, description="Upper limit of optimizer steps of the stage.")
+    min_steps: int | None = Field(
+        None,
+        ge=0,
+        description="No early stopping before this step. Default: training.minSteps. Set it to maxSteps to switch "
+        "early stopping off.",
+    )
+    seed: int | None = Field(None, ge=0, lt=2**31, description="Random seed of this stage. Default: training.seed.")
+
+
+class MixtureStage(Record):
+    """Stage 3: training of each group on all of its tasks, drawn with balanced rates."""
+
+    temperature: float = Field(
+        2.0,
+        ge=1,
+        le=100,
+        description="τ. At 1 tasks are drawn in proportion to their rows; the higher it is, the more equal the rates.",
+    )
+    size_limit: int | None = Field(
+        None,
+        ge=1,
+        description="K. A task with more rows is drawn as if it had K rows; no row is dropped. Default: no limit.",
+    )
+    max_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Upper limit of optimizer steps of the stage. Default: the sum of the steps at which the baselines "
+        "of the group were best.",
+    )
+    min_steps: int | None = Field(
+        None,
+        ge=0,
+        description="No early stopping before this step. Default: training.minSteps. Set it to maxSteps to switch "
+        "early stopping off.",
+    )
+    seed: int | None = Field(
+        None,
+        ge=0,
+        lt=2**31,
+        description="Random seed of this stage. Default: training.seed. Another seed repeats the mixture with the same "
+        "baselines.",
+    )
+
+
+class Stages(Record):
+    """The budgets of the training stages, in optimizer steps of `training.batchRows` rows."""
+
+    baseline: BaselineStage = Field(BaselineStage(), description="Training of one model per task, for comparison.")
+    high_resource: HighResourceStage = Field(
+        HighResourceStage(), description="Stage 2: training on the tasks of a group that need many steps."
+    )
+    mixture: MixtureStage = Field(MixtureStage(), description="Stage 3: training on all tasks of a group.")
+
+
+class Tuning(Record):
+    """Which weights are trained: all of them, or low-rank adapters."""
+
+    method: Literal["Full", "LoRA", "CGCLoRA"] = Field(
+        "LoRA",
+        description="Full: all weights. LoRA: low-rank adapters on a frozen base model. CGCLoRA is not available yet.",
+    )
+    rank: int = Field(16, ge=1, le=1024, description="Rank r of the adapters. Not used with Full.")
+    alpha: float = Field(
+        32, gt=0, description="α: the output of an adapter is multiplied by α / r. Not used with Full."
+    )
+    dropout: float = Field(
+        0.0,
+        ge=0,
+        lt=1,
+        description="Dropout probability on the input of the adapters during training. Not used with Full.",
+    )
+    target_modules: Annotated[tuple[Name, ...], Field(max_length=64)] = Field(
+        (),
+        description="Linear layers that get adapters, by the last part of their name, for example q_proj. Default: all "
+        "linear layers of the decoder.",
+    )
+
+
+class Qualification(Record):
+    """When a task counts as good enough to be served by the shared model of its group."""
+
+    threshold: float = Field(
+        0.99, gt=0, le=1, description="Part of its baseline's test score that a task has to reach; 0.99 is 99 %."
+    )
+    rule: Literal["Point", "LowerBound"] = Field(
+        "Point",
+        description="What is compared with the threshold. Point: the ratio of the two scores. LowerBound: the lower "
+        "end of its 95 % confidence interval, which needs stages.baseline.seeds of 2 or more.",
+    )
+    promote: Literal["Qualified", "AllQualified"] = Field(
+        "Qualified",
+        description="Qualified: each task that qualifies is served by the shared model, the others by their baselines. "
+        "AllQualified: no new revision unless all tasks qualify.",
+    )
+
+
+class Training(Record):
+    """Optimizer settings of every training stage and, in a cluster, the pods it runs in."""
+
+    batch_rows: int = Field(64, ge=1, le=65536, description="Rows of one optimizer step, all GPUs together.")
+    learning_rate: float = Field(
+        2e-4, gt=0, lt=1, description="Learning rate between the warm-up and the final linear decay."
+    )
+    warmup_steps: int = Field(100, ge=0, description="Steps over which the learning rate rises linearly from zero.")
+    max_length: int = Field(
+        1024,
+        ge=8,
+        le=1_048_576,
+        description="Largest length of prompt and answer together, in tokens. Longer prompts are shortened by cutting "
+        "their fields.",
+    )
+    seed: int = Field(
+        17,
+        ge=0,
+        lt=2**31,
+        description="Random seed of batches, dropout and the initial weights of a builtin:// model. Further baseline "
+        "runs use the seeds after it.",
+    )
+    eval_every: int = Field(200, ge=1, description="Optimizer steps between two validations.")
+    min_steps: int = Field(400, ge=0, description="No early stopping before this step.")
+    patience: int = Field(5, ge=1, description="Early stopping: number of validations in a row without a better score.")
+    precision: Literal["fp32", "bf16"] = Field(
+        "bf16", description="Number format of training on a GPU and of the served weights. A CPU trains in fp32."
+    )
+    nodes: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Pods that share one training Job in a cluster. More than one needs storage that several nodes can "
+        "mount (ReadWriteMany), or s3:// or gs://.",
+    )
+    gpus_per_node: int = Field(
+        1, ge=0, le=16, description="GPUs of each training pod. 0 trains on the CPU, also on one machine."
+    )
+    max_parallel_jobs: int = Field(
+        4,
+        ge=1,
+        le=128,
+        description="Upper limit of stage Jobs that run at the same time. On one machine, if set, the upper limit of "
+        "stage processes.",
+    )
+    resources: FreeForm = Field(
+        default_factory=dict,
+        description="Resources of the stage containers, with requests, limits and claims as in a Pod. Default: 1 CPU "
+        "and 1Gi of memory are requested. GPUs are set by gpusPerNode. Stages that load no model keep small requests "
+        "of their own.",
+    )
+    queue_name: Annotated[str, StringConstraints(max_length=63)] | None = Field(
+        None,
+        description="The Kueue LocalQueue that admits the stage Jobs. Default: Jobs start without Kueue.",
+    )
+    pod_template: FreeForm = Field(
+        default_factory=dict,
+        description="Additions to the stage pods (metadata and spec), applied as a strategic merge patch: node "
+        "selectors, tolerations, volumes, sidecars. The stage container is called trainer. Default: no additions.",
+    )

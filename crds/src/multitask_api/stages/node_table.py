@@ -1,0 +1,89 @@
+"""The nodes of a graph while it is built: each new node gets its digest and state from those before it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from multitask_api.stage_io.manifest import Manifest
+from multitask_api.stage_io.parameters import StageParameters
+from multitask_api.stage_io.results import FilterResult, GroupPlan, TrainResult
+from multitask_api.stages.digests import digest
+from multitask_api.stages.nodes import ArtifactKey, Node, NodeState, Ref
+from multitask_api.stages.versions import VERSIONS
+
+Manifests = Mapping[ArtifactKey, Manifest]
+"""(stage name, digest) → the manifest that is in storage."""
+
+
+class NodeTable:
+    """Nodes by name, in the order in which they were added; a node may only read nodes that were added before it."""
+
+    def __init__(self, manifests: Manifests) -> None:
+        self.nodes: dict[str, Node] = {}
+        self._manifests = manifests
+
+    def add(
+        self,
+        name: str,
+        kind: str,
+        parameters: StageParameters | None,
+        *,
+        reads: Sequence[Ref],
+        needs: Sequence[str] = (),
+    ) -> None:
+        """Add a node; its digest is known once everything it reads has an output digest.
+
+        ``parameters`` is None while they depend on results that are missing.
+        """
+        stages = tuple(dict.fromkeys([*(ref.stage for ref in reads), *needs]))
+        outputs = {str(ref): self.output(ref) for ref in reads}
+        known = {ref: value for ref, value in outputs.items() if value is not None}
+        if parameters is None or len(known) < len(outputs):
+            missing = tuple(stage for stage in stages if not self._is_settled(stage))
+            self.nodes[name] = Node(name, kind, NodeState.WAITING, needs=missing, reads=tuple(reads))
+            return
+        version = VERSIONS[kind]
+        own = digest({"stage": name, "version": version, "parameters": parameters.identity(), "reads": known})
+        manifest = self._manifests.get((name, own))
+        ready = all(self._is_settled(stage) for stage in stages)
+        state = NodeState.DONE if manifest else NodeState.READY if ready else NodeState.WAITING
+        needed = stages if state is not NodeState.WAITING else tuple(s for s in stages if not self._is_settled(s))
+        self.nodes[name] = Node(name, kind, state, needed, tuple(reads), version, parameters, own, known, manifest)
+
+    def skip(self, name: str, kind: str, *, needs: tuple[str, ...], reason: str) -> None:
+        """Add a node that has nothing to do."""
+        self.nodes[name] = Node(name, kind, NodeState.SKIPPED, needs=needs, reason=reason)
+
+    def output(self, ref: Ref) -> str | None:
+        """The digest of one output; None while its stage is not done."""
+        node = self.nodes.get(ref.stage)
+        return node.manifest.outputs[ref.output] if node and node.manifest else None
+
+    def baseline_names(self) -> list[str]:
+        """The names of all baselines."""
+        return [name for name, node in self.nodes.items() if node.kind == "baseline"]
+
+    def baseline_refs(self, task: str, output: str) -> list[Ref]:
+        """One output of every baseline of a task, in the order of their seeds."""
+        return [Ref(name, output) for name in self.baseline_names() if name.startswith(f"baseline/{task}/")]
+
+    def group_plan(self, group: str) -> GroupPlan | None:
+        """What the filter decided for a group; None while it is not done."""
+        manifest = self.nodes["filter"].manifest
+        return FilterResult.model_validate(manifest.result).group(group) if manifest else None
+
+    def reference_scores(self, tasks: Sequence[str]) -> dict[str, float]:
+        """Each task's baseline validation score, the mean over its seeds; only tasks that have a finished baseline."""
+        means: dict[str, float] = {}
+        for task in tasks:
+            scores = []
+            for ref in self.baseline_refs(task, "validation"):
+                manifest = self.nodes[ref.stage].manifest
+                if manifest is not None:
+                    scores.append(TrainResult.model_validate(manifest.result).validation[task].score)
+            if scores:
+                means[task] = sum(scores) / len(scores)
+        return means
+
+    def _is_settled(self, stage: str) -> bool:
+        return self.nodes[stage].state in (NodeState.DONE, NodeState.SKIPPED)
