@@ -58,14 +58,14 @@ and patch on ConfigMaps.
 - apiGroups: [rbac.authorization.k8s.io]
   resources: [roles, rolebindings]
   verbs: [get, list, create, patch]
-# Why a Job gets no pod, or a pod does not start, is often said in an Event alone.
+# Why a Job gets no pod, or a pod does not start, is often in an Event only.
 - apiGroups: [""]
   resources: [events]
   verbs: [list]
 - apiGroups: [events.k8s.io]
   resources: [events]
   verbs: [create]
-# Nothing is made in a namespace that is going. A Role gives this for its own namespace.
+# Nothing is created in a namespace that is being deleted. A Role gives this for its own namespace.
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [get]

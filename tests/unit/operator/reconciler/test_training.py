@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from multitask_api.cluster import PROGRESS_KEY
 from multitask_api.stage_io.manifest import StageProgress
+from multitask_operator.reconciler import reconcile
+from multitask_operator.reconciler.actions import Event, PatchStatus
 from multitask_operator.reconciler.state.accessors import parse_time
 from support.graph_builders import task
-from support.simulation import BEGAN, ENDED, Cluster
+from support.simulation import BEGAN, ENDED, SETTINGS, Cluster
 
 
 def two(**spec):
@@ -234,6 +237,21 @@ def test_memory_that_ran_out_names_the_settings():
     cluster.settle()
     message = cluster.condition("Ready")["message"]
     assert "ran out of memory (limit 1Gi); raise spec.training.resources.limits.memory" in message
+
+
+@pytest.mark.parametrize("status", [{}, {"conditions": "none", "stage": 5}])
+def test_a_status_that_was_wiped_or_overwritten_changes_no_decision(status):
+    cluster = two()
+    run_until(cluster, "baseline")
+    cluster.finish(cluster.jobs("baseline")[0])
+    before = cluster.observe()
+    assert decided(replace(before, model={**before.model, "status": status})) == decided(before)
+
+
+def decided(state):
+    """What a reconcile does, but for status and Events."""
+    actions = reconcile(state, SETTINGS, BEGAN).actions
+    return [action for action in actions if not isinstance(action, PatchStatus | Event)]
 
 
 def test_a_missing_claim_is_named_before_any_job_starts():
