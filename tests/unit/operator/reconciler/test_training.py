@@ -60,7 +60,7 @@ def test_a_claim_of_one_node_is_mounted_by_one_job_at_a_time():
 
 def test_a_claim_of_one_node_that_training_does_not_mount_leaves_training_parallel():
     cluster = two(pretraining={"corpus": [{"uri": "pvc://chats/all.jsonl"}], "maxSteps": 10})
-    cluster.claims["chats"] = {"metadata": {"name": "chats"}, "spec": {"accessModes": ["ReadWriteOnce"]}}
+    cluster.pvcs["chats"] = {"metadata": {"name": "chats"}, "spec": {"accessModes": ["ReadWriteOnce"]}}
     run_until(cluster, "baseline")
     assert len(cluster.jobs("baseline")) == 2
 
@@ -157,11 +157,11 @@ def test_a_job_that_shows_nothing_is_read_again_at_growing_intervals():
 
 def test_what_no_watch_covers_is_read_again_soon():
     cluster = two()
-    cluster.claims["models"] = None
+    cluster.pvcs["models"] = None
     assert cluster.reconcile().requeue_after == 60.0
     del cluster.model["spec"]["tasks"][0]["prompt"]
     cluster.model["spec"]["tasks"][0]["promptFrom"] = {"name": "prompts", "key": "urgency"}
-    cluster.references = {"prompts": None}
+    cluster.referenced_configmaps = {"prompts": None}
     assert cluster.reconcile().requeue_after == 60.0
     assert cluster.condition("Ready")["reason"] == "InvalidSpec"
 
@@ -256,11 +256,11 @@ def decided(state):
 
 def test_a_missing_claim_is_named_before_any_job_starts():
     cluster = two()
-    claim = cluster.claims.pop("models")
+    claim = cluster.pvcs.pop("models")
     cluster.settle()
     assert cluster.jobs() == []
     assert cluster.condition("Ready")["reason"] == "ClaimMissing"
-    cluster.claims["models"] = claim
+    cluster.pvcs["models"] = claim
     cluster.to_the_end()
     assert cluster.model["status"]["stage"] == "Trained"
 
