@@ -1,4 +1,4 @@
-"""A cluster as plain data: what the decisions do to it, and what Jobs and users do meanwhile. No clock, no server."""
+"""A cluster as plain data: what decisions do to it, and what Jobs and users do meanwhile. No clock, no server."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ FIELDS = {
     "RoleBinding": "role_bindings",
 }
 BEGAN, ENDED = 1_800_000_000.0, 1_800_003_600.0
-"""When the cluster's time begins, and when every Job ends, in Unix seconds."""
+"""When the time of the cluster begins, and when every Job ends, in Unix seconds."""
 STORAGE = {"uri": "pvc://models/desk"}
 REMOVED = STORAGE | {"retain": False}
 
@@ -50,13 +50,13 @@ class Cluster:
         self.events = []
         self.created = []
         self.written = 0
-        self.references = {}
+        self.referenced_configmaps = {}
         self.warnings = {}
         self.stored = set()
         self.namespace = None
-        self.others = ()
+        self.sibling_models = ()
         self._uids = 0
-        self.claims = {"models": {"metadata": {"name": "models"}, "spec": {"accessModes": [access]}, "status": {}}}
+        self.pvcs = {"models": {"metadata": {"name": "models"}, "spec": {"accessModes": [access]}, "status": {}}}
         self.model = {"metadata": {"name": "desk", "namespace": "ml", "uid": "u-desk", "generation": 0}}
         self.model |= {"apiVersion": "multitask.dev/v1alpha1", "kind": "MultiTaskModel"}
         self.edit(*tasks, **spec)
@@ -81,7 +81,7 @@ class Cluster:
         self._collect()
 
     @property
-    def is_going(self):
+    def is_being_deleted(self):
         return "deletionTimestamp" in self.model["metadata"]
 
     # -- the operator --------------------------------------------------------------------------------------------------
@@ -99,15 +99,15 @@ class Cluster:
             name="desk",
             model=copy.deepcopy(self.model),
             namespace_object=self.namespace,
-            pvcs={name: self.claims.get(name) for name in names},
-            referenced_configmaps=self.references,
+            pvcs={name: self.pvcs.get(name) for name in names},
+            referenced_configmaps=self.referenced_configmaps,
             warnings=self.warnings,
-            sibling_models=self.others,
+            sibling_models=self.sibling_models,
             **{field: tuple(items) for field, items in lists.items()},
         )
 
     def reconcile(self, stale=None, actions=None):
-        """Decide, on what stands or on a ``stale`` state, and carry it out; what was decided.
+        """Decide, on the current or on a ``stale`` state, and apply the actions; gives the result.
 
         ``actions``: the operator is killed after so many.
         """
@@ -115,7 +115,7 @@ class Cluster:
         result = Result() if state is None else reconcile(state, self.settings, self.now)
         self.now += 1
         for action in result.actions[:actions]:
-            self.carry_out(action)
+            self.apply(action)
         return result
 
     def settle(self, limit=30):
@@ -127,7 +127,7 @@ class Cluster:
                 return
         raise AssertionError(f"no rest after {limit} reconciles: {self.reconcile().actions}")
 
-    def carry_out(self, action):
+    def apply(self, action):
         if isinstance(action, Event):
             self.events.append((action.type, action.reason))
             return
@@ -159,7 +159,7 @@ class Cluster:
             self.model["metadata"]["resourceVersion"] = str(self.written)
 
     def _collect(self):
-        """A model that nothing holds is gone, and with it all that is owned, now and later."""
+        """A model that is deleted and has no finalizer is gone, and with it all that it owns."""
         metadata = self.model["metadata"] if self.model is not None else None
         if metadata is None or ("deletionTimestamp" in metadata and not metadata["finalizers"]):
             self.model = None
@@ -185,7 +185,7 @@ class Cluster:
         ]
 
     def finish(self, name):
-        """The Job ends well: its pod has reported everything. Without its ConfigMap a pod can only wait."""
+        """The Job completes: its pod has reported everything. Without its ConfigMap a pod can only wait."""
         configmap = self.objects.get(("ConfigMap", name))
         if configmap is None:
             return
@@ -215,7 +215,7 @@ class Cluster:
         return manifest(node, self.resource)
 
     def to_the_end(self, limit=60):
-        """Every Job ends well as soon as it stands, until there is none."""
+        """Every Job completes as soon as it exists, until there is none."""
         for _ in range(limit):
             self.settle()
             jobs = self.jobs()

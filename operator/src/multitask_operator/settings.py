@@ -1,4 +1,4 @@
-"""What an installation sets for the operator: from environment variables, over which arguments win."""
+"""The operator's settings: from arguments, else from environment variables."""
 
 from __future__ import annotations
 
@@ -78,14 +78,14 @@ class Settings:
     stale_seconds: int = 300
 
 
-#: Of each field: how its text is read, and what it means.
-_READING: Mapping[str, tuple[Callable[[str], Any], str]] = {
+#: Field → its parser and its help text.
+_PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "trainer_image": (_image, "Image of the stage pods."),
     "image_pull_policy": (_pull_policy, "Of the stage pods: Always, IfNotPresent or Never."),
     "namespaces": (_namespaces, "Namespaces to serve, with commas; empty: all."),
     "gpu_resource": (_gpu_resource, "What a GPU is called in a pod's resources."),
-    "workers": (_number(1, 256), "Resources that are worked on at the same time."),
-    "resync_seconds": (_number(10, 86_400), "Every resource is looked at again after this time."),
+    "workers": (_number(1, 256), "Resources that are reconciled at the same time."),
+    "resync_seconds": (_number(10, 86_400), "Every resource is reconciled again after this time."),
     "health_address": (_address, "IP address on which GET /healthz answers; empty: on all."),
     "health_port": (_number(0, 65_535), "Its port; 0 takes a free one."),
     "stale_seconds": (_number(10, 86_400), "/healthz answers 503 when a resource has waited longer for a worker."),
@@ -103,14 +103,14 @@ def option(name: str) -> str:
 
 
 def read_settings(arguments: Mapping[str, str | None], environ: Mapping[str, str]) -> Settings:
-    """Settings from ``arguments`` (by field name; None: not given) and, where they are silent, from ``environ``.
+    """Settings from ``arguments`` (by field name; None: not given), else from ``environ``.
 
     A value of spaces alone counts as not given. Raises InvalidSetting with every problem at once.
     """
     values: dict[str, Any] = {}
     problems: list[str] = []
     for each in dataclasses.fields(Settings):
-        parse, explanation = _READING[each.name]
+        parse, explanation = _PARSERS[each.name]
         source, text = _given(each.name, arguments, environ)
         if text is None:
             if each.default is dataclasses.MISSING:
@@ -130,7 +130,7 @@ def described() -> Iterable[tuple[str, str]]:
     for each in dataclasses.fields(Settings):
         given = ", ".join(each.default) if isinstance(each.default, tuple) else each.default
         default = "" if each.default is dataclasses.MISSING or given == "" else f" Default: {given}."
-        yield each.name, f"{_READING[each.name][1]}{default} [{variable(each.name)}]"
+        yield each.name, f"{_PARSERS[each.name][1]}{default} [{variable(each.name)}]"
 
 
 def _given(name: str, arguments: Mapping[str, str | None], environ: Mapping[str, str]) -> tuple[str, str | None]:

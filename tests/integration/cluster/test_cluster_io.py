@@ -60,25 +60,25 @@ async def desk(client: Client, namespace: str) -> ClusterState:
     return await state_of(client, namespace)
 
 
-def configmap(raw: ClusterState, name: str = "unit", **data: str) -> dict[str, Any]:
+def configmap(state: ClusterState, name: str = "unit", **data: str) -> dict[str, Any]:
     owner = {
         "apiVersion": MODEL[0],
         "kind": MODEL[1],
-        "name": raw.name,
-        "uid": raw.model["metadata"]["uid"],
+        "name": state.name,
+        "uid": state.model["metadata"]["uid"],
         "controller": True,
         "blockOwnerDeletion": False,
     }
-    metadata = {"name": name, "namespace": raw.namespace, "labels": LABELS, "ownerReferences": [owner]}
+    metadata = {"name": name, "namespace": state.namespace, "labels": LABELS, "ownerReferences": [owner]}
     return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": data}
 
 
-def patch(raw: ClusterState, status: dict[str, Any]) -> PatchStatus:
-    return PatchStatus(status, raw.model["metadata"]["resourceVersion"])
+def patch(state: ClusterState, status: dict[str, Any]) -> PatchStatus:
+    return PatchStatus(status, state.model["metadata"]["resourceVersion"])
 
 
-def finalizers(raw: ClusterState, *names: str) -> PatchFinalizers:
-    return PatchFinalizers(names, raw.model["metadata"]["resourceVersion"])
+def finalizers(state: ClusterState, *names: str) -> PatchFinalizers:
+    return PatchFinalizers(names, state.model["metadata"]["resourceVersion"])
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------
@@ -88,27 +88,29 @@ async def test_a_list_has_every_page_and_says_what_its_items_are(
     client: Client, namespace: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(client_module, "PAGE", 2)
-    raw = await desk(client, namespace)
+    state = await desk(client, namespace)
     for number in range(5):
-        await client.create(configmap(raw, f"unit-{number}"))
+        await client.create(configmap(state, f"unit-{number}"))
     found = await client.list("v1", "ConfigMap", namespace, "multitask.dev/model=desk")
     assert [item["metadata"]["name"] for item in found] == [f"unit-{number}" for number in range(5)]
     assert {(item["apiVersion"], item["kind"]) for item in found} == {("v1", "ConfigMap")}
 
 
-async def test_what_is_there_already_is_told_apart_from_what_has_changed(client: Client, namespace: str) -> None:
-    raw = await desk(client, namespace)
-    await client.create(configmap(raw))
+async def test_an_object_that_exists_and_one_that_has_changed_are_different_errors(
+    client: Client, namespace: str
+) -> None:
+    state = await desk(client, namespace)
+    await client.create(configmap(state))
     with pytest.raises(AlreadyExists, match="already exists"):
-        await client.create(configmap(raw))
+        await client.create(configmap(state))
     stale = {"metadata": {"resourceVersion": "1"}, "status": {"stage": "x"}}
     with pytest.raises(Conflict, match="the object has been modified"):
         await client.patch_status(*MODEL, "desk", namespace, stale)
 
 
 async def test_a_delete_means_one_object_and_not_its_name(client: Client, namespace: str) -> None:
-    raw = await desk(client, namespace)
-    made = await client.create(configmap(raw))
+    state = await desk(client, namespace)
+    made = await client.create(configmap(state))
     with pytest.raises(Conflict):
         await client.delete("v1", "ConfigMap", "unit", namespace, uid="00000000-0000-0000-0000-000000000000")
     await client.delete("v1", "ConfigMap", "unit", namespace, uid=made["metadata"]["uid"])
@@ -119,8 +121,8 @@ async def test_a_delete_means_one_object_and_not_its_name(client: Client, namesp
 async def test_apply_changes_nothing_the_second_time_and_takes_back_what_others_changed(
     client: Client, namespace: str, cluster: ClusterClient
 ) -> None:
-    raw = await desk(client, namespace)
-    body = configmap(raw, note="ours")
+    state = await desk(client, namespace)
+    body = configmap(state, note="ours")
     first = await client.apply(body)
     again = await client.apply(body)
     assert again["metadata"]["resourceVersion"] == first["metadata"]["resourceVersion"]
@@ -202,12 +204,12 @@ async def test_one_look_has_the_model_its_children_and_what_it_names_and_never_a
         "podTemplate": {"spec": {"volumes": [{"name": "x", "persistentVolumeClaim": {"claimName": "scratch"}}]}}
     }
     await client.create(body)
-    raw = await state_of(client, namespace)
-    await client.create(configmap(raw, "unit"))
-    stranger = configmap(raw, "stranger")
-    stranger["metadata"]["labels"] = {"multitask.dev/model": "other"}
-    await client.create(stranger)
-    noted = configmap(raw, "noted")
+    state = await state_of(client, namespace)
+    await client.create(configmap(state, "unit"))
+    foreign = configmap(state, "foreign")
+    foreign["metadata"]["labels"] = {"multitask.dev/model": "other"}
+    await client.create(foreign)
+    noted = configmap(state, "noted")
     noted["metadata"]["labels"] = {"multitask.dev/model": "desk"}  # by a user, for a book of his own
     await client.create(noted)
     words = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "words", "namespace": namespace}}
@@ -236,10 +238,10 @@ async def test_one_look_has_the_model_its_children_and_what_it_names_and_never_a
 async def test_actions_are_done_in_order_and_doing_them_twice_changes_nothing_but_the_events(
     client: Client, namespace: str, cluster: ClusterClient
 ) -> None:
-    raw = await desk(client, namespace)
-    actions = [Create(configmap(raw, "made")), Apply(configmap(raw, "applied")), patch(raw, {"stage": "prepare"})]
+    state = await desk(client, namespace)
+    actions = [Create(configmap(state, "made")), Apply(configmap(state, "applied")), patch(state, {"stage": "prepare"})]
     mark = cluster.audit_mark()
-    assert await apply(client, raw, [*actions, Event("Normal", "Started", "Preparing.")]) == Applied()
+    assert await apply(client, state, [*actions, Event("Normal", "Started", "Preparing.")]) == Applied()
     assert cluster.writes(mark, "admin") == [
         f"create configmaps {namespace}/made",
         f"patch configmaps {namespace}/applied",
@@ -253,35 +255,38 @@ async def test_actions_are_done_in_order_and_doing_them_twice_changes_nothing_bu
 
 
 async def test_after_a_conflict_nothing_more_is_done(client: Client, namespace: str, cluster: ClusterClient) -> None:
-    raw = await desk(client, namespace)
+    state = await desk(client, namespace)
     cluster.kubectl("-n", namespace, "annotate", "mtm", "desk", "note=changed")
-    done = await apply(client, raw, [patch(raw, {"stage": "prepare"}), Create(configmap(raw))])
+    done = await apply(client, state, [patch(state, {"stage": "prepare"}), Create(configmap(state))])
     assert done == Applied(conflict=True)
     assert (await state_of(client, namespace)).configmaps == ()
 
 
 async def test_fields_that_left_the_status_leave_the_object(client: Client, namespace: str) -> None:
-    raw = await desk(client, namespace)
-    await apply(client, raw, [patch(raw, {"stage": "prepare", "progress": "1/9"})])
-    raw = await state_of(client, namespace)
-    await apply(client, raw, [patch(raw, {"stage": "mixture"})])
-    raw = await state_of(client, namespace)
-    assert raw.model["status"] == {"stage": "mixture"}
+    state = await desk(client, namespace)
+    await apply(client, state, [patch(state, {"stage": "prepare", "progress": "1/9"})])
+    state = await state_of(client, namespace)
+    await apply(client, state, [patch(state, {"stage": "mixture"})])
+    state = await state_of(client, namespace)
+    assert state.model["status"] == {"stage": "mixture"}
 
 
 async def test_finalizers_are_those_of_the_look_or_not_changed_at_all(
     client: Client, namespace: str, cluster: ClusterClient
 ) -> None:
-    raw = await desk(client, namespace)
-    assert await apply(client, raw, [finalizers(raw, FINALIZER, "example.test/theirs")]) == Applied()
-    assert await apply(client, raw, [finalizers(raw)]) == Applied(conflict=True)
-    held = await state_of(client, namespace)
-    assert held.model["metadata"]["finalizers"] == [FINALIZER, "example.test/theirs"]
+    state = await desk(client, namespace)
+    assert await apply(client, state, [finalizers(state, FINALIZER, "example.test/theirs")]) == Applied()
+    assert await apply(client, state, [finalizers(state)]) == Applied(conflict=True)
+    with_finalizers = await state_of(client, namespace)
+    assert with_finalizers.model["metadata"]["finalizers"] == [FINALIZER, "example.test/theirs"]
     cluster.kubectl("-n", namespace, "delete", "mtm", "desk", "--wait=false")
-    going = await state_of(client, namespace)
-    assert await apply(client, going, [finalizers(going), Event("Normal", "CleanedUp", "Gone.")]) == Applied()
+    being_deleted = await state_of(client, namespace)
+    assert (
+        await apply(client, being_deleted, [finalizers(being_deleted), Event("Normal", "CleanedUp", "Gone.")])
+        == Applied()
+    )
     assert await observe(client, namespace, "desk", NOW) is None
-    assert await apply(client, going, [finalizers(going)]) == Applied(conflict=True)
+    assert await apply(client, being_deleted, [finalizers(being_deleted)]) == Applied(conflict=True)
 
 
 async def test_the_other_models_are_read_only_for_a_clean_up(
@@ -290,46 +295,46 @@ async def test_the_other_models_are_read_only_for_a_clean_up(
     other = resources.model("other")
     other["metadata"]["namespace"] = namespace
     await client.create(other)
-    raw = await desk(client, namespace)
-    await apply(client, raw, [finalizers(raw, FINALIZER)])
+    state = await desk(client, namespace)
+    await apply(client, state, [finalizers(state, FINALIZER)])
     assert (await state_of(client, namespace)).sibling_models == ()
     cluster.kubectl("-n", namespace, "delete", "mtm", "desk", "--wait=false")
-    going = await state_of(client, namespace)
-    assert [item["metadata"]["name"] for item in going.sibling_models] == ["other"]
-    await apply(client, going, [finalizers(going)])
+    being_deleted = await state_of(client, namespace)
+    assert [item["metadata"]["name"] for item in being_deleted.sibling_models] == ["other"]
+    await apply(client, being_deleted, [finalizers(being_deleted)])
 
 
 async def test_what_is_gone_or_another_by_now_is_not_deleted_and_not_an_error(client: Client, namespace: str) -> None:
-    raw = await desk(client, namespace)
-    made = await client.create(configmap(raw))
+    state = await desk(client, namespace)
+    made = await client.create(configmap(state))
     other = Delete("ConfigMap", "v1", "unit", "00000000-0000-0000-0000-000000000000")
     gone = Delete("ConfigMap", "v1", "none", made["metadata"]["uid"])
-    assert await apply(client, raw, [other, gone]) == Applied()
+    assert await apply(client, state, [other, gone]) == Applied()
     assert len((await state_of(client, namespace)).configmaps) == 1
-    assert await apply(client, raw, [dataclasses.replace(other, uid=made["metadata"]["uid"])]) == Applied()
+    assert await apply(client, state, [dataclasses.replace(other, uid=made["metadata"]["uid"])]) == Applied()
     assert (await state_of(client, namespace)).configmaps == ()
 
 
-async def test_a_strangers_object_in_the_way_is_a_refusal_and_that_of_a_former_model_passes(
+async def test_an_object_of_another_owner_is_a_rejected_write_and_that_of_a_former_model_a_conflict(
     client: Client, namespace: str
 ) -> None:
-    raw = await desk(client, namespace)
-    stranger = configmap(raw, "strangers")
-    del stranger["metadata"]["ownerReferences"]
-    former = configmap(raw, "former")
+    state = await desk(client, namespace)
+    foreign = configmap(state, "foreign")
+    del foreign["metadata"]["ownerReferences"]
+    former = configmap(state, "former")
     former["metadata"]["ownerReferences"][0]["uid"] = "00000000-0000-0000-0000-000000000000"
-    await client.create(stranger)
+    await client.create(foreign)
     await client.create(former)
-    refused = await apply(client, raw, [Create(configmap(raw, "strangers")), Create(configmap(raw, "never"))])
-    assert refused.rejected_write is not None
-    assert (refused.rejected_write.kind, refused.rejected_write.name, refused.rejected_write.code) == (
+    rejected = await apply(client, state, [Create(configmap(state, "foreign")), Create(configmap(state, "never"))])
+    assert rejected.rejected_write is not None
+    assert (rejected.rejected_write.kind, rejected.rejected_write.name, rejected.rejected_write.code) == (
         "ConfigMap",
-        "strangers",
+        "foreign",
         409,
     )
-    assert refused.rejected_write.message == ("there is one of this name that does not belong to desk")
-    assert (await apply(client, raw, [Apply(configmap(raw, "former"))])) in (Applied(conflict=True), Applied())
-    assert (await apply(client, raw, [Create(configmap(raw, "former"))])) in (Applied(conflict=True), Applied())
+    assert rejected.rejected_write.message == ("there is one of this name that does not belong to desk")
+    assert (await apply(client, state, [Apply(configmap(state, "former"))])) in (Applied(conflict=True), Applied())
+    assert (await apply(client, state, [Create(configmap(state, "former"))])) in (Applied(conflict=True), Applied())
     names = [item["metadata"]["name"] for item in (await state_of(client, namespace)).configmaps]
     assert "never" not in names
 
@@ -337,8 +342,8 @@ async def test_a_strangers_object_in_the_way_is_a_refusal_and_that_of_a_former_m
 async def test_a_quota_is_a_refusal_that_says_so(client: Client, namespace: str, rest: httpx.Client) -> None:
     quota = {"metadata": {"name": "few"}, "spec": {"hard": {"count/configmaps": "0"}}}
     objects.post(rest, f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
-    raw = await desk(client, namespace)
-    applied = await apply(client, raw, [Create(configmap(raw)), patch(raw, {"stage": "never"})])
+    state = await desk(client, namespace)
+    applied = await apply(client, state, [Create(configmap(state)), patch(state, {"stage": "never"})])
     assert applied.rejected_write is not None
     assert (applied.rejected_write.verb, applied.rejected_write.code, applied.rejected_write.reason) == (
         "create",
@@ -351,11 +356,11 @@ async def test_a_quota_is_a_refusal_that_says_so(client: Client, namespace: str,
 async def test_an_event_is_about_the_model_and_its_failure_is_no_failure(
     client: Client, namespace: str, cluster: ClusterClient, caplog: pytest.LogCaptureFixture
 ) -> None:
-    raw = await desk(client, namespace)
-    assert await apply(client, raw, [Event("Warning", "BadRows", "ü" * 2000)]) == Applied()
+    state = await desk(client, namespace)
+    assert await apply(client, state, [Event("Warning", "BadRows", "ü" * 2000)]) == Applied()
     (event,) = cluster.get("-n", namespace, "events.v1.events.k8s.io")["items"]
     assert (event["reason"], event["type"], event["note"]) == ("BadRows", "Warning", "ü" * 510 + "…")
-    assert event["regarding"]["uid"] == raw.model["metadata"]["uid"]
-    elsewhere = dataclasses.replace(raw, namespace="no-such-namespace")
+    assert event["regarding"]["uid"] == state.model["metadata"]["uid"]
+    elsewhere = dataclasses.replace(state, namespace="no-such-namespace")
     assert await apply(client, elsewhere, [Event("Normal", "Lost", "Nobody hears it.")]) == Applied()
     assert "no-such-namespace/desk: Event Lost: create events.events.k8s.io" in caplog.text

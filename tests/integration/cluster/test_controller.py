@@ -33,12 +33,12 @@ def controller(client: Client, decide: Reconcile) -> Controller:
     return Controller(client, SETTINGS, decide, clock=lambda: 1_000_000.0, rng=random.Random(1))
 
 
-def stage(raw: ClusterState, text: str) -> PatchStatus:
-    return PatchStatus({"stage": text}, raw.model["metadata"]["resourceVersion"])
+def stage(state: ClusterState, text: str) -> PatchStatus:
+    return PatchStatus({"stage": text}, state.model["metadata"]["resourceVersion"])
 
 
-def configmap(raw: ClusterState) -> Create:
-    metadata = {"name": "unit", "namespace": raw.namespace}
+def configmap(state: ClusterState) -> Create:
+    metadata = {"name": "unit", "namespace": state.namespace}
     return Create({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
 
 
@@ -77,23 +77,25 @@ async def test_somebody_elses_write_in_between_means_a_new_look_soon(
 ) -> None:
     objects.post(rest, PATH.format(namespace), resources.model())
 
-    def decide(raw: ClusterState, *_: Any) -> Result:
+    def decide(state: ClusterState, *_: Any) -> Result:
         objects.patch_status(rest, f"{PATH.format(namespace)}/desk", {"stage": "somebody's"})
-        return Result((stage(raw, "ours"), configmap(raw)))
+        return Result((stage(state, "ours"), configmap(state)))
 
     assert await controller(client, decide).reconcile(NamespacedName(namespace, "desk")) == CONFLICT_REQUEUE_SECONDS
     assert status(rest, namespace) == {"stage": "somebody's"}
 
 
-async def test_a_write_that_is_refused_is_told_in_the_status_and_nothing_else_is_written(
+async def test_a_rejected_write_is_in_the_status_and_nothing_else_is_written(
     client: Client, rest: httpx.Client, namespace: str
 ) -> None:
     quota = {"metadata": {"name": "few"}, "spec": {"hard": {"count/configmaps": "0"}}}
     objects.post(rest, f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
     objects.post(rest, PATH.format(namespace), resources.model())
 
-    def decide(raw: ClusterState, *_: Any) -> Result:
-        return Result((configmap(raw), stage(raw, raw.rejected_writes[0].reason if raw.rejected_writes else "never")))
+    def decide(state: ClusterState, *_: Any) -> Result:
+        return Result(
+            (configmap(state), stage(state, state.rejected_writes[0].reason if state.rejected_writes else "never"))
+        )
 
     with pytest.raises(WriteRejected, match=r"^cannot create ConfigMap unit: .*exceeded quota: few"):
         await controller(client, decide).reconcile(NamespacedName(namespace, "desk"))

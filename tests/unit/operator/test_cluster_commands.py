@@ -152,7 +152,7 @@ def refused():
 
 def without_claim():
     desk = Desk()
-    desk.claims = {}
+    desk.pvcs = {}
     desk.settle()
     return desk
 

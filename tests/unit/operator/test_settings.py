@@ -99,6 +99,6 @@ def test_errors(arguments: dict[str, str | None], environ: dict[str, str], messa
 
 def test_help_names_the_default_and_the_variable() -> None:
     texts = dict(described())
-    assert texts["workers"] == "Resources that are worked on at the same time. Default: 8. [MULTITASK_WORKERS]"
+    assert texts["workers"] == "Resources that are reconciled at the same time. Default: 8. [MULTITASK_WORKERS]"
     assert texts["trainer_image"] == "Image of the stage pods. [MULTITASK_TRAINER_IMAGE]"
     assert "Default" not in texts["namespaces"]

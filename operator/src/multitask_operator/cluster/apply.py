@@ -136,7 +136,7 @@ def _labels(obj: JsonObject) -> list[str | None]:
     return [labels.get(name) for name in (MANAGED_BY_LABEL, MODEL_LABEL)]
 
 
-def _controller(obj: JsonObject) -> Mapping[str, Any]:
+def _controller(obj: JsonObject) -> JsonObject:
     """kind, name and uid of what controls the object; empty if nothing does."""
     owners = obj["metadata"].get("ownerReferences") or ()
     for owner in owners:
@@ -179,7 +179,7 @@ async def _patch_finalizers(client: Client, cluster: ClusterState, action: Patch
         raise Conflict(f"MultiTaskModel {cluster.name} is gone") from error
 
 
-def merge_patch(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, Any]:
+def merge_patch(before: JsonObject, after: JsonObject) -> dict[str, Any]:
     """The JSON merge patch (RFC 7386) that makes ``after`` of ``before``: fields that are gone become null."""
     patch: dict[str, Any] = {key: None for key in before if key not in after}
     for key, value in after.items():

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
+from multitask_api.types import JsonObject
 from multitask_operator.objects.errors import PodTemplateError
 from multitask_operator.objects.types import JsonDict
 
@@ -37,7 +38,7 @@ KEYS: Mapping[str, str] = {
 _PATCH, _RETAIN = "$patch", "$retainKeys"
 
 
-def merge(original: JsonDict, patch: Mapping[str, Any], place: str) -> JsonDict:
+def merge(original: JsonDict, patch: JsonObject, place: str) -> JsonDict:
     """``original``, a pod template, with ``patch`` merged in; neither is changed.
 
     Raises `PodTemplateError`, with the path below ``place``, for a patch that is not one.
@@ -83,7 +84,7 @@ def _merge_values(original: Any, patch: Any, place: str, path: str) -> Any:
     return _merge_maps(original if isinstance(original, dict) else {}, patch, place, path)
 
 
-def _retained(original: JsonDict, patch: Mapping[str, Any], place: str) -> JsonDict:
+def _retained(original: JsonDict, patch: JsonObject, place: str) -> JsonDict:
     kept = patch[_RETAIN]
     if not isinstance(kept, Sequence) or isinstance(kept, str):
         raise PodTemplateError(f"{place}.{_RETAIN}: expected a list of field names, got {kept!r}")
@@ -111,7 +112,7 @@ def _merge_lists(original: list[JsonDict], patch: Any, place: str, path: str) ->
     return [merged[known] for known in _ordered([item[key] for item in original_items], added)]
 
 
-def _items(patch: Any, key: str, place: str) -> list[Mapping[str, Any]]:
+def _items(patch: Any, key: str, place: str) -> list[JsonObject]:
     """The items of a list to merge, each with its merge key."""
     if not isinstance(patch, list | tuple):
         raise PodTemplateError(f"{place}: expected a list, got {patch!r}")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from multitask_api.cluster import (
     CLEAN_UP,
@@ -23,6 +22,7 @@ from multitask_api.cluster import (
 )
 from multitask_api.resource.model import API_VERSION
 from multitask_api.stages.digests import digest
+from multitask_api.types import JsonObject
 from multitask_operator.objects.types import JsonDict
 
 _STAGE_JOB, _RUN, _ACCESS = 30, 40, 50  # of the model's name, in the names below
@@ -38,7 +38,7 @@ class Owner:
     uid: str
 
     @classmethod
-    def of(cls, model: Mapping[str, Any]) -> Owner:
+    def of(cls, model: JsonObject) -> Owner:
         """From the MultiTaskModel as the API gives it."""
         metadata = model["metadata"]
         return cls(metadata["namespace"], metadata["name"], metadata["uid"])

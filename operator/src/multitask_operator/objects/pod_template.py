@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from multitask_api.cluster import CONFIGMAP_VARIABLE, GROUP, MANAGED_BY_LABEL, MOUNTS_VARIABLE, ROOT, WORK_PATH
+from multitask_api.types import JsonObject
 from multitask_operator.objects.errors import PodTemplateError
 from multitask_operator.objects.merge import merge
 from multitask_operator.objects.types import JsonDict
@@ -26,7 +27,7 @@ _CONTAINER_FIELDS = dict.fromkeys(("command", "args"), "remove it; the operator 
 _VARIABLES = (CONFIGMAP_VARIABLE, MOUNTS_VARIABLE)
 
 
-def apply_user_template(template: JsonDict, given: Mapping[str, Any]) -> JsonDict:
+def apply_user_template(template: JsonDict, given: JsonObject) -> JsonDict:
     """``template`` with ``given``, the spec's podTemplate, merged in.
 
     Raises `PodTemplateError` if that is no pod template, or changes what may not be changed.

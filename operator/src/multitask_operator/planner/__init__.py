@@ -1,4 +1,4 @@
-"""Decides, and touches nothing: ``plan(model, observed, now)`` is all an executor has to act on."""
+"""Plans, and touches nothing: ``plan(model, observed, now)`` is what an executor acts on."""
 
 from multitask_operator.planner.costs import Capacity
 from multitask_operator.planner.plan import is_final, plan

@@ -1,4 +1,4 @@
-"""What a running stage takes of a machine: cores and memory."""
+"""The cores and the memory that a running stage needs."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from multitask_api.stages import Graph, Node
 RUNTIME_BYTES = 700 * 1024**2
 #: Bytes a trained weight takes: fp32 weight, gradient and two Adam moments; of a frozen one: the weight, and a copy.
 TRAINED, FROZEN = 16, 8
-#: These measure or start servers: nothing else may run beside them.
+#: Kinds that measure or start servers: nothing else may run beside them.
 ALONE = frozenset({"verify", "ledger"})
 TRAINING = frozenset({"base", "baseline", "high-resource", "mixture"})
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What the machine lends to stages: cores, bytes of memory, and at most so many processes at once."""
+    """What a machine has for stages: cores, bytes of memory, and processes at once."""
 
     cores: int
     memory: int
@@ -28,7 +28,7 @@ class Capacity:
 
 @dataclass(frozen=True)
 class Cost:
-    """What one stage takes."""
+    """What one stage needs."""
 
     cores: int
     memory: int
@@ -49,7 +49,7 @@ def threads(kind: str, capacity: Capacity, tasks: int) -> int:
 
 
 def cost(node: Node, graph: Graph, spec: MultiTaskModelSpec, capacity: Capacity) -> Cost:
-    """What ``node`` takes of ``capacity``."""
+    """What ``node`` needs of ``capacity``."""
     cores = threads(node.kind, capacity, len(spec.tasks))
     memory = RUNTIME_BYTES
     base = graph["base"].manifest if "base" in graph else None

@@ -1,4 +1,4 @@
-"""What the training that is still to do costs at most, from what this machine was measured to do."""
+"""The time that the remaining training takes at most, from the speed measured so far."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Estimate:
 
 
 def estimate(model: MultiTaskModel, graph: Graph) -> Estimate | None:
-    """None while no stage has measured a speed, or nothing tells how long a row is."""
+    """None while no stage has measured a speed, or the length of a row is not known."""
     results = [
         TrainResult.model_validate(node.manifest.result)
         for node in graph.nodes

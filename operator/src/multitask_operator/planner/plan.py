@@ -1,4 +1,4 @@
-"""The decision: which stages start, which stop, and whether the run is over. Pure."""
+"""The plan: which stages start, which stop, and whether the run is over. Pure."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from multitask_api.stages import Graph, Node, NodeState, build
 from multitask_operator.planner.costs import ALONE, Capacity, Cost, cost, threads
 from multitask_operator.planner.state import Failed, Observed, Plan, Running, StartStage, StopStage
 
-#: A stage that failed for a passing reason is tried this often in all.
+#: Attempts of a stage that fails for a passing reason, and seconds until the second one.
 MOST_ATTEMPTS = 3
 FIRST_WAIT = 5.0
-#: Kinds in the order in which they are on the way to the end; what most others wait for comes first.
+#: Kinds by urgency: what most others wait for comes first.
 _ORDER = ("prepare", "base", "filter", "high-resource", "mixture", "baseline", "bundle", "evaluate", "export", "verify")
 
 
@@ -28,7 +28,7 @@ def plan(model: MultiTaskModel, observed: Observed, now: float) -> Plan:
     final: list[Failed] = []
     starts: list[StartStage] = []
     capacity = observed.capacity
-    room = FreeCapacity.of(graph, model, observed.running, capacity) if capacity else None
+    free = FreeCapacity.of(graph, model, observed.running, capacity) if capacity else None
     for node in sorted(graph.nodes, key=lambda node: _urgency(node, graph)):
         if node.state is not NodeState.READY or node.digest is None:
             continue
@@ -37,14 +37,14 @@ def plan(model: MultiTaskModel, observed: Observed, now: float) -> Plan:
             final.append(failed)
             continue
         if suspended or any(run.stage == node.name for run in observed.running):
-            continue  # at work, or an outdated run of it must end first: both write to the same log
+            continue  # it runs, or an outdated run of it must end first: both write to the same log
         if failed is not None and (wait := retry_at(failed) - now) > 0:
             waits.append(wait)
             continue
         attempt = failed.attempts + 1 if failed else 1
-        if capacity is None or room is None:
+        if capacity is None or free is None:
             starts.append(StartStage(node, 1, attempt))
-        elif room.take(node, cost(node, graph, model.spec, capacity)):
+        elif free.take(node, cost(node, graph, model.spec, capacity)):
             starts.append(StartStage(node, threads(node.kind, capacity, len(model.spec.tasks)), attempt))
     finished = not starts and not waits and not observed.running
     actions: tuple[StartStage | StopStage, ...] = (*stops, *starts)
@@ -69,7 +69,7 @@ def retry_at(failed: Failed) -> float:
 
 
 def _stops(graph: Graph, observed: Observed, *, suspended: bool) -> list[StopStage]:
-    """Running stages whose result nobody wants any more. A stage whose digest is not known yet goes on."""
+    """Running stages whose result is no longer wanted. A stage whose digest is not known yet goes on."""
     stops = []
     for run in observed.running:
         reason = "spec.suspend is true" if suspended else _outdated(graph, run.stage, run.digest)
@@ -90,7 +90,7 @@ def _outdated(graph: Graph, stage: str, digest: str) -> str:
 
 
 def _urgency(node: Node, graph: Graph) -> tuple[int, int, str]:
-    """Sort key: early kinds first; among the runs of one kind the one with most rows first (it ends last)."""
+    """Sort key: urgent kinds first; within a kind the stage with most rows first, because it takes longest."""
     kind = _ORDER.index(node.kind) if node.kind in _ORDER else len(_ORDER)
     rows = 0
     for name in node.needs:
@@ -102,7 +102,7 @@ def _urgency(node: Node, graph: Graph) -> tuple[int, int, str]:
 
 @dataclass
 class FreeCapacity:
-    """What is left of the machine while starts are handed out."""
+    """What is left of a machine's capacity while starts are chosen."""
 
     capacity: Capacity
     cores: int
@@ -112,14 +112,14 @@ class FreeCapacity:
 
     @classmethod
     def of(cls, graph: Graph, model: MultiTaskModel, running: Sequence[Running], capacity: Capacity) -> FreeCapacity:
-        room = cls(capacity, capacity.cores, capacity.memory, 0, alone=False)
+        free = cls(capacity, capacity.cores, capacity.memory, 0, alone=False)
         for run in running:
             node = graph[run.stage] if run.stage in graph else Node(run.stage, "baseline", NodeState.WAITING)
-            room._use(node, cost(node, graph, model.spec, capacity))
-        return room
+            free._use(node, cost(node, graph, model.spec, capacity))
+        return free
 
     def take(self, node: Node, needed: Cost) -> bool:
-        """Use the room if there is enough. An idle machine takes any stage: waiting would not make it larger."""
+        """Reserve what the stage needs if it is free. An idle machine takes any stage: waiting would not enlarge it."""
         if self.processes:
             full = self.processes >= self.capacity.processes or self.alone or node.kind in ALONE
             if full or needed.cores > self.cores or needed.memory > self.memory:

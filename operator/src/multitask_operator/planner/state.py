@@ -33,12 +33,12 @@ class Failed:
 
 @dataclass(frozen=True)
 class Observed:
-    """Everything a decision may use. It may be stale: deciding twice on it must do no harm."""
+    """Everything that a plan may depend on. It may be stale: planning twice on it must do no harm."""
 
     resolved: Resolved
     manifests: Mapping[tuple[str, str], Manifest]
     capacity: Capacity | None = None
-    """None: a scheduler decides what fits where, and how many threads a stage gets."""
+    """None: the cluster's scheduler decides what fits where, and the pod how many threads a stage has."""
     running: tuple[Running, ...] = ()
     failures: tuple[Failed, ...] = ()
     serve: bool = True

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, Literal, NamedTuple
 
 from multitask_api.errors import UserError
@@ -117,5 +117,5 @@ def _progress_of(status: JsonObject) -> tuple[Any, ...]:
     return (status.get("progress"), *(row.get("progress") for row in status.get("stages") or ()))
 
 
-def _written_at(status: Mapping[str, Any]) -> float:
+def _written_at(status: JsonObject) -> float:
     return parse_time(status["progressTime"]) if "progressTime" in status else 0.0

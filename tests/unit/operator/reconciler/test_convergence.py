@@ -124,7 +124,7 @@ def test_after_any_history_a_deletion_ends_and_leaves_nothing(history, jobs_befo
             del cluster.objects["Job", jobs[number % len(jobs)]]
         elif what == "edit" and cluster.model is not None:
             cluster.edit(task("urgency"), task("intent"), storage=REMOVED if number < 7 else STORAGE)
-        elif what == "deletion" and cluster.model is not None and not cluster.is_going:
+        elif what == "deletion" and cluster.model is not None and not cluster.is_being_deleted:
             cluster.delete()
     retained = cluster.model is not None and cluster.model["spec"]["storage"].get("retain", True)
     held = cluster.model is not None

@@ -246,7 +246,7 @@ NO_MATTER = {
     "its spec cannot be read any more": invalid,
     "its pod template is wrong": lambda cluster: cluster.model["spec"]["training"].update(podTemplate={"x": 1}),
     "its Jobs go through a queue": lambda cluster: cluster.model["spec"]["training"].update(queueName="team-a"),
-    "a claim of its data is gone": lambda cluster: cluster.claims.update(data=None),
+    "a claim of its data is gone": lambda cluster: cluster.pvcs.update(data=None),
     "another model lies beside": lambda cluster: others(cluster, "pvc://models/desk-2"),
     "another model lies in a bucket of that name": lambda cluster: others(cluster, "s3://models/desk"),
     "another model there goes too": lambda cluster: others(cluster, "pvc://models/desk", going=True, retain=False),
@@ -258,7 +258,7 @@ def others(cluster, uri, *, going=False, retain=True, base="builtin://tiny"):
     if going:
         metadata |= {"deletionTimestamp": format_time(0.0), "finalizers": [FINALIZER]}
     spec = {"storage": {"uri": uri, "retain": retain}, "baseModel": {"uri": base}}
-    cluster.others = ({"metadata": metadata, "spec": spec},)
+    cluster.sibling_models = ({"metadata": metadata, "spec": spec},)
 
 
 @pytest.mark.parametrize("what", NO_MATTER)
@@ -291,15 +291,15 @@ def broken(cluster):
 # what keeps a clean-up from being, and what the Event says
 SKIPPED = {
     "the claim is gone": (
-        lambda cluster: cluster.claims.clear(),
+        lambda cluster: cluster.pvcs.clear(),
         "PersistentVolumeClaim 'models' does not exist",
     ),
     "the claim goes": (
-        lambda cluster: cluster.claims["models"]["metadata"].update(deletionTimestamp=format_time(0.0)),
+        lambda cluster: cluster.pvcs["models"]["metadata"].update(deletionTimestamp=format_time(0.0)),
         "PersistentVolumeClaim 'models' is being deleted, and no new pod may mount it.",
     ),
     "the claim is lost": (
-        lambda cluster: cluster.claims["models"]["status"].update(phase="Lost"),
+        lambda cluster: cluster.pvcs["models"]["status"].update(phase="Lost"),
         "PersistentVolumeClaim 'models' has lost its volume.",
     ),
     "the namespace goes": (

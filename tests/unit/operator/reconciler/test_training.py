@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from multitask_api.cluster import PROGRESS_KEY
 from multitask_api.stage_io.manifest import StageProgress
+from multitask_operator.reconciler import reconcile
+from multitask_operator.reconciler.actions import Event, PatchStatus
 from multitask_operator.reconciler.state.accessors import parse_time
 from support.graph_builders import task
-from support.simulation import BEGAN, ENDED, Cluster
+from support.simulation import BEGAN, ENDED, SETTINGS, Cluster
 
 
 def two(**spec):
@@ -57,7 +60,7 @@ def test_a_claim_of_one_node_is_mounted_by_one_job_at_a_time():
 
 def test_a_claim_of_one_node_that_training_does_not_mount_leaves_training_parallel():
     cluster = two(pretraining={"corpus": [{"uri": "pvc://chats/all.jsonl"}], "maxSteps": 10})
-    cluster.claims["chats"] = {"metadata": {"name": "chats"}, "spec": {"accessModes": ["ReadWriteOnce"]}}
+    cluster.pvcs["chats"] = {"metadata": {"name": "chats"}, "spec": {"accessModes": ["ReadWriteOnce"]}}
     run_until(cluster, "baseline")
     assert len(cluster.jobs("baseline")) == 2
 
@@ -154,11 +157,11 @@ def test_a_job_that_shows_nothing_is_read_again_at_growing_intervals():
 
 def test_what_no_watch_covers_is_read_again_soon():
     cluster = two()
-    cluster.claims["models"] = None
+    cluster.pvcs["models"] = None
     assert cluster.reconcile().requeue_after == 60.0
     del cluster.model["spec"]["tasks"][0]["prompt"]
     cluster.model["spec"]["tasks"][0]["promptFrom"] = {"name": "prompts", "key": "urgency"}
-    cluster.references = {"prompts": None}
+    cluster.referenced_configmaps = {"prompts": None}
     assert cluster.reconcile().requeue_after == 60.0
     assert cluster.condition("Ready")["reason"] == "InvalidSpec"
 
@@ -236,13 +239,28 @@ def test_memory_that_ran_out_names_the_settings():
     assert "ran out of memory (limit 1Gi); raise spec.training.resources.limits.memory" in message
 
 
+@pytest.mark.parametrize("status", [{}, {"conditions": "none", "stage": 5}])
+def test_a_status_that_was_wiped_or_overwritten_changes_no_decision(status):
+    cluster = two()
+    run_until(cluster, "baseline")
+    cluster.finish(cluster.jobs("baseline")[0])
+    before = cluster.observe()
+    assert decided(replace(before, model={**before.model, "status": status})) == decided(before)
+
+
+def decided(state):
+    """What a reconcile does, but for status and Events."""
+    actions = reconcile(state, SETTINGS, BEGAN).actions
+    return [action for action in actions if not isinstance(action, PatchStatus | Event)]
+
+
 def test_a_missing_claim_is_named_before_any_job_starts():
     cluster = two()
-    claim = cluster.claims.pop("models")
+    claim = cluster.pvcs.pop("models")
     cluster.settle()
     assert cluster.jobs() == []
     assert cluster.condition("Ready")["reason"] == "ClaimMissing"
-    cluster.claims["models"] = claim
+    cluster.pvcs["models"] = claim
     cluster.to_the_end()
     assert cluster.model["status"]["stage"] == "Trained"
 
