@@ -34,7 +34,7 @@ def test_the_revision_before_goes_on_serving(strict: tuple[ModelFolder, CommandR
     model_folder, done = strict
     before, now = ((one.work / "current").resolve().relative_to(one.work) for one in (finished, model_folder))
     assert before == now
-    assert f"`mtm serve {model_folder.work}` goes on with the one before" in done.stdout
+    assert f"`mtm serve {model_folder.work}` still serves the one before" in done.stdout
     removed = mtm("gc", str(model_folder.work))
     assert removed.exit_code == 0
     assert (model_folder.work / "current/bundle/bundle.json").is_file()

@@ -95,9 +95,9 @@ def test_the_next_command_can_be_pasted_where_paths_have_spaces(tmp_path, capsys
     (tmp_path / "my data").mkdir()
     file = resource(tmp_path / "my data")
     for split, source in task("urgency")["data"].items():
-        place = tmp_path / "my data" / source["uri"]
-        place.parent.mkdir(exist_ok=True)
-        place.write_text("".join(json.dumps({"text": f"{split} {row}", "label": row}) + "\n" for row in "abc"))
+        path = tmp_path / "my data" / source["uri"]
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps({"text": f"{split} {row}", "label": row}) + "\n" for row in "abc"))
     assert cli.invoke(["validate", file]) == 0
     assert f"next: mtm plan '{file}'\n" in capsys.readouterr().out
     assert cli.invoke(["plan", file]) == 0

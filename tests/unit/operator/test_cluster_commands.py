@@ -34,7 +34,7 @@ class Desk(Cluster):
         self.ratio = ratio
 
     def until(self, kind):
-        """Every Job ends well until one of ``kind`` is there; its name."""
+        """Finish Jobs until there is one of ``kind``; its name."""
         for _ in range(30):
             self.settle()
             jobs = self.jobs(kind)
@@ -69,10 +69,10 @@ class Desk(Cluster):
         """Write into the Job's ConfigMap, as its pod does."""
         self.objects["ConfigMap", job]["data"] |= {f"{key}.json": json.dumps(value) for key, value in data.items()}
 
-    def fail(self, job, place, kind, message):
-        """The stage at ``place`` of ``job`` fails with this message, and with it the Job."""
+    def fail(self, job, index, kind, message):
+        """The stage at ``index`` of ``job`` fails with this message, and with it the Job."""
         annotations = self.objects["ConfigMap", job]["metadata"]["annotations"]
-        stage, digest = (annotations[f"multitask.dev/{name}"].split(",")[place] for name in ("stage", "digest"))
+        stage, digest = (annotations[f"multitask.dev/{name}"].split(",")[index] for name in ("stage", "digest"))
         self.write(job, failure={"stage": stage, "kind": kind, "message": message, "digest": digest})
         self.end(job, "Failed", "Job has reached the specified backoff limit")
 
@@ -136,7 +136,7 @@ def cleaned_up_with_failure():
     return desk
 
 
-def cleaned_up_and_not_let_go():
+def cleaned_up_with_finalizer():
     desk = cleaned_up(phase="Running")
     desk.finish(desk.jobs()[0])
     return desk
@@ -260,8 +260,8 @@ SITUATIONS = {
         ("Secret 'hub'", "or set spec.storage.retain: true"),
     ),
     "its clean-up tries again": (cleaned_up_with_failure, ("Retrying", False), ("clean-up: s3 did not answer",)),
-    "its clean-up is over and it still stands": (
-        cleaned_up_and_not_let_go,
+    "its clean-up is done and it still exists": (
+        cleaned_up_with_finalizer,
         ("OperatorActs", False),
         ("the operator has to add or remove its finalizer",),
     ),

@@ -128,7 +128,7 @@ def test_a_task_that_got_fewer_rows_than_it_needed_is_warned_about():
 
 CHATS = {"maxSteps": 10, "tasksText": False, "corpus": [{"uri": "chats.jsonl"}]}
 LATE = [
-    # a sentence, spec.baseModel.uri, spec.pretraining, what the base lacks and what makes it anew (None: no note)
+    # a sentence, spec.baseModel.uri, spec.pretraining, parts of the note (None: no note)
     ("a built-in tokenizer", "builtin://tiny", None, ("tokenizer", "spec.baseModel.revision")),
     ("pre-trained on the tasks", "builtin://tiny", {"maxSteps": 10}, ("was not trained", "spec.pretraining.refresh")),
     ("pre-trained on chats", "builtin://tiny", CHATS, ("tokenizer", "spec.pretraining.refresh")),
@@ -198,7 +198,7 @@ def test_the_page_stands_alone_and_shows_every_part():
     ):
         assert part in words
     assert text.count('role="img"') == page.tags.count("svg")
-    assert not re.search(r"#0[1-7]0[1-7]0f", text), "every stand-in colour is replaced"
+    assert not re.search(r"#0[1-7]0[1-7]0f", text), "every placeholder colour is replaced"
 
 
 def test_the_page_shows_the_training_seconds_of_both_sides():

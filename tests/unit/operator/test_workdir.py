@@ -146,7 +146,7 @@ def test_another_model_of_the_same_folder_keeps_what_it_uses(tmp_path):
 
 
 def test_a_stage_whose_digest_is_not_known_yet_keeps_its_artifacts(workdir):
-    """The mixture may come out as it was: its old artifact must still be there then."""
+    """The mixture may get the same digest again: its artifact must be kept for that."""
     key = next(key for key in workdir.manifests() if key[0] == "base")
     (workdir.artifact(key) / "manifest.json").unlink()
     graph = graph_of(DESK, workdir.manifests())

@@ -85,7 +85,7 @@ def plan(
     return command.plan(Path(name), workdir, serve=not no_serve, as_json=output == "json")
 
 
-@cli.command(short_help="Run the stages that are missing; also continues an interrupted run.")
+@cli.command(short_help="Run the missing stages; continues an interrupted run.")
 @FILE
 @WORKDIR
 @CLAIM
@@ -155,7 +155,7 @@ def report(name: str, to: Path | None, *, output: str, cluster: ClusterOptions) 
     return command.report(Path(name), as_json=output == "json")
 
 
-@cli.command(short_help="In a cluster: how far a model is.")
+@cli.command(short_help="In a cluster: the progress of a model.")
 @NAME
 @OUTPUT
 @cluster_options

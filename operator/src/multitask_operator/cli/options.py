@@ -40,10 +40,12 @@ def cluster_options(command: Callable[..., int]) -> Callable[..., int]:
 
     for option in (
         click.option(
-            "--kubeconfig", type=click.Path(path_type=Path), help="[default: that of KUBECONFIG, or ~/.kube/config]"
+            "--kubeconfig",
+            type=click.Path(path_type=Path),
+            help="Kubeconfig file.  [default: that of KUBECONFIG, or ~/.kube/config]",
         ),
         click.option("--context", help="Context of the kubeconfig.  [default: the current one]"),
-        click.option("-n", "--namespace", help="[default: that of the context]"),
+        click.option("-n", "--namespace", help="Namespace of the model.  [default: that of the context]"),
     ):
         wrapped = option(wrapped)
     return wrapped

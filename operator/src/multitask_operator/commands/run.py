@@ -122,7 +122,7 @@ def _conclude(result: RunResult, report: Report, workdir: Workdir, view: LineVie
     if report.serving is not None:
         serving = report.serving
         print_line(
-            f"served answers against measured ones: {serving.compared:,} compared, {serving.equal:,} equal,"
+            f"served answers: {serving.compared:,} compared with the measured ones, {serving.equal:,} equal,"
             f" {serving.near_ties} near ties, {serving.different} different"
         )
     for warning in (*report.warnings, *(text for group in report.groups for text in group.warnings)):

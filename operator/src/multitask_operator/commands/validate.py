@@ -46,7 +46,8 @@ def validate(file: Path, *, as_json: bool) -> int:
         print_line(f"{problem.path}: {problem.message}")
     if report.problems:
         count = len(report.problems)
-        print_line(f"{file}: {count} problem{'s' if count > 1 else ''} in the data; correct them and validate again")
+        text = "1 problem in the data; correct it" if count == 1 else f"{count} problems in the data; correct them"
+        print_line(f"{file}: {text} and validate again")
         return BAD_INPUT
     print_line(f"{file}: model {model.metadata.name} and its data are valid; next: mtm plan {quote(str(file))}")
     return OK
