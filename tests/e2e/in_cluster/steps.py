@@ -102,7 +102,7 @@ def has_resumed(team: Team, model: str, stage: str) -> str:
     first, second = team.pods(job)
     (ended,) = first["status"]["containerStatuses"]
     assert ended["state"]["terminated"]["exitCode"] == 137, ended
-    resumed = [line for line in team.log(second).splitlines() if "going on after step" in line]
+    resumed = [line for line in team.log(second).splitlines() if "resuming after step" in line]
     assert resumed, team.log(second)
     return resumed[0].strip()
 
