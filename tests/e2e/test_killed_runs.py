@@ -150,4 +150,4 @@ def test_the_run_then_ends_with_the_results_of_an_undisturbed_one(disturbed: Mod
 @pytest.mark.parametrize("stage", TRAINED)
 def test_a_killed_training_went_on_from_its_checkpoint(stage: str, disturbed: ModelFolder):
     log = (disturbed.work / "logs" / f"{stage}.log").read_text()
-    assert "going on after step " in log
+    assert "resuming after step " in log

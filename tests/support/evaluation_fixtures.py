@@ -33,13 +33,14 @@ from multitask_api.stage_io.results import (
 )
 from multitask_api.types import Record
 from multitask_serving.engine.engine import Engine
-from multitask_trainer.bundling import Part, TaskUse, assemble
 from multitask_trainer.data.rows import Row, input_hashes, write_inputs, write_rows
-from multitask_trainer.judging.scoring import answer_rows, score_answers, write_scores
-from multitask_trainer.reporter import FileReporter
-from multitask_trainer.stage import Outcome, Stage
+from multitask_trainer.evaluation.scoring import answer_rows, score_answers, write_scores
+from multitask_trainer.export.bundle import ServableWeights, TaskBinding, assemble_bundle
+from multitask_trainer.runtime.context import StageContext, StageOutcome
+from multitask_trainer.runtime.progress import FileProgressReporter
 from multitask_trainer.stages import evaluate, export
-from multitask_trainer.storage import describe, publish
+from multitask_trainer.storage.artifacts import publish
+from multitask_trainer.storage.files import file_entries
 
 WORDS = "order refund late card invoice login parcel price update cancel address broken please soon now never".split()  # noqa: SIM905
 URGENCY = TaskDefinition(
@@ -129,7 +130,7 @@ class Suite:
             version=1,
             read_outputs={},
             outputs=outputs or {"model": "d"},
-            files=describe(folder),
+            files=file_entries(folder),
             result=result.to_json(),
             seconds=1.0,
         )
@@ -172,11 +173,11 @@ class Suite:
     def bundle(self, forms: Mapping[str, tuple[Path, Sequence[TaskDefinition]]], precision: str = "fp32") -> None:
         """The artifact of the bundle stage; ``forms``: group → its form and its tasks."""
         folder = self.scratch("bundle")
-        uses = [TaskUse(task, group, group) for group, (_, tasks) in forms.items() for task in tasks]
-        parts = [Part(group, form) for group, (form, _) in forms.items()]
+        uses = [TaskBinding(task, group, group) for group, (_, tasks) in forms.items() for task in tasks]
+        parts = [ServableWeights(group, form) for group, (form, _) in forms.items()]
         base = Path(self.addresses["base"]) / "model"
-        assemble(
-            folder / "bundle", base=base, parts=parts, tasks=uses, precision=precision, max_length=120, revision="r"
+        assemble_bundle(
+            folder / "bundle", base=base, servables=parts, tasks=uses, precision=precision, max_length=120, revision="r"
         )
         self.artifact("bundle", train_result("x"), folder)
 
@@ -184,14 +185,20 @@ class Suite:
         """An engine over one served form."""
         folder = self.scratch("engine")
         shutil.rmtree(folder, ignore_errors=True)
-        uses = [TaskUse(task, "it") for task in tasks]
+        uses = [TaskBinding(task, "it") for task in tasks]
         base = Path(self.addresses["base"]) / "model"
-        assemble(
-            folder, base=base, parts=[Part("it", form)], tasks=uses, precision="fp32", max_length=120, revision="r"
+        assemble_bundle(
+            folder,
+            base=base,
+            servables=[ServableWeights("it", form)],
+            tasks=uses,
+            precision="fp32",
+            max_length=120,
+            revision="r",
         )
         return Engine.load(folder, threads=1)
 
-    def stage(self, name: str, kind: str, parameters: StageParameters) -> Stage:
+    def stage(self, name: str, kind: str, parameters: StageParameters) -> StageContext:
         """A stage about to run with every artifact so far as its input."""
         work = self.root / "work" / name.replace("/", "-")
         shutil.rmtree(work, ignore_errors=True)
@@ -207,13 +214,13 @@ class Suite:
             output=str(self.root / "artifacts" / name),
             work=str(work),
         )
-        stage = Stage(order, FileReporter(name, None))
-        stage.folder.mkdir(parents=True)
+        stage = StageContext(order, FileProgressReporter(name, None))
+        stage.artifact_folder.mkdir(parents=True)
         return stage
 
-    def publish(self, stage: Stage, outcome: Outcome) -> Path:
+    def publish(self, stage: StageContext, outcome: StageOutcome) -> Path:
         """What the frame does after the work."""
-        return self.artifact(stage.order.stage, outcome.result, stage.folder, **outcome.outputs)
+        return self.artifact(stage.order.stage, outcome.result, stage.artifact_folder, **outcome.outputs)
 
 
 def train_result(task: str, **changes: object) -> TrainResult:

@@ -23,7 +23,7 @@ from multitask_api.stage_io.parameters import (
     TrainParameters,
 )
 from multitask_trainer.data.rows import Row, write_rows
-from multitask_trainer.storage import write_atomically
+from multitask_trainer.storage.files import write_atomically
 
 FRUITS = ("apple", "pear", "plum", "fig")
 TOOLS = ("saw", "axe", "file", "vice")

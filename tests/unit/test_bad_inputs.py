@@ -15,8 +15,8 @@ from multitask_api.data_check import DataReport
 from multitask_api.errors import InvalidResource
 from multitask_api.resource import parse
 from multitask_api.resource.parsing import check
-from multitask_trainer.data.places import Places
-from multitask_trainer.stages.data_check import examine
+from multitask_trainer.data.locations import DataLocations
+from multitask_trainer.stages.data_check import check_data
 
 Document = dict[str, Any]
 
@@ -587,7 +587,7 @@ def looked_at(folder: Path, train: str, content: bytes) -> DataReport:
     document = resource()
     for task in document["spec"]["tasks"]:
         task["data"] = task["data"] | {"train": {"uri": train}}
-    return examine(check(document).spec, Places(folder))
+    return check_data(check(document).spec, DataLocations(folder))
 
 
 @pytest.mark.parametrize(
@@ -617,7 +617,9 @@ def test_rows_longer_than_the_base_takes(tmp_path: Path, length: int, config: st
         document["spec"]["baseModel"]["uri"] = "base"
         (tmp_path / "base").mkdir()
         (tmp_path / "base" / "config.json").write_text(config)
-    problems = [item for item in examine(check(document).spec, Places(tmp_path)).problems if ".data." not in item.path]
+    problems = [
+        item for item in check_data(check(document).spec, DataLocations(tmp_path)).problems if ".data." not in item.path
+    ]
     assert [item.path for item in problems] == ["spec.training.maxLength"] * (message is not None)
     assert not message or problems[0].message.startswith(message)
 

@@ -106,7 +106,7 @@ def assert_resumed(namespace: Namespace, model: str, stage: str) -> str:
     first, second = namespace.pods(job)
     (ended,) = first["status"]["containerStatuses"]
     assert ended["state"]["terminated"]["exitCode"] == 137, ended
-    resumed = [line for line in namespace.log(second).splitlines() if "going on after step" in line]
+    resumed = [line for line in namespace.log(second).splitlines() if "resuming after step" in line]
     assert resumed, namespace.log(second)
     return resumed[0].strip()
 

@@ -17,7 +17,8 @@ from multitask_api.errors import RetryableError, UserError
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io import parameters as records
 from multitask_api.stages import Node, NodeState
-from multitask_trainer.stage import Outcome, Stage, run
+from multitask_trainer.runtime.context import StageContext, StageOutcome
+from multitask_trainer.runtime.runner import main
 from support.graph_builders import RESULTS
 
 RECORDS = {
@@ -35,22 +36,22 @@ RECORDS = {
 }
 
 
-def work(stage: Stage) -> Outcome:
+def work(stage: StageContext) -> StageOutcome:
     order = stage.order
     misbehave(stage, json.loads((Path(order.data_root) / "faults.json").read_text()).get(order.stage, ""))
     for name in order.inputs:
         stage.input(name)  # raises when an input is missing
     parameters = stage.parameters(RECORDS[order.kind])
     node = Node(order.stage, order.kind, NodeState.READY, parameters=parameters, digest=order.digest)
-    workdir = next(folder for folder in stage.work.parents if (folder / "model.json").exists())
+    workdir = next(folder for folder in stage.work_folder.parents if (folder / "model.json").exists())
     model = MultiTaskModel.model_validate_json((workdir / "model.json").read_text())
     result, names = RESULTS[order.kind](node, model)
-    (stage.folder / "content.txt").write_text(order.stage)
-    return Outcome(result, {name: f"{order.stage}#{name}" for name in names})
+    (stage.artifact_folder / "content.txt").write_text(order.stage)
+    return StageOutcome(result, {name: f"{order.stage}#{name}" for name in names})
 
 
-def misbehave(stage: Stage, fault: str) -> None:
-    marks = stage.work.parent.parent / "marks"
+def misbehave(stage: StageContext, fault: str) -> None:
+    marks = stage.work_folder.parent.parent / "marks"
     marks.mkdir(exist_ok=True)
     before = marks / stage.order.stage.replace("/", "__")
     if fault == "hang":
@@ -61,7 +62,7 @@ def misbehave(stage: Stage, fault: str) -> None:
         before.write_text(str(helper.pid))
         wait_for_ever()
     elif fault == "checkpoint on SIGTERM":
-        signal.signal(signal.SIGTERM, lambda *_: ((stage.work / "checkpoint").write_text("saved"), os._exit(0)))
+        signal.signal(signal.SIGTERM, lambda *_: ((stage.work_folder / "checkpoint").write_text("saved"), os._exit(0)))
         before.write_text(str(os.getpid()))
         wait_for_ever()
     elif fault == "retryable once" and not before.exists():
@@ -85,4 +86,4 @@ def wait_for_ever() -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(work))
+    raise SystemExit(main(work))

@@ -14,7 +14,7 @@ import pytest
 
 from multitask_api.cluster import CONFIGMAP_VARIABLE, EXIT_DONE, EXIT_RETRYABLE, FAILURE_KEY, MOUNTS_VARIABLE
 from support.fake_api_server import NAME, ApiServer, running
-from unit.test_pod import manifest, orders, prepare
+from unit.trainer.test_pod import manifest, orders, prepare
 
 #: A mount that only the program sees, and that goes with it; no privilege is needed for it.
 APART = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs -o "size=$1" claim "$0" && shift && "$@"']
@@ -54,7 +54,7 @@ def test_a_full_claim_is_named_with_what_to_do_and_the_stage_is_tried_again(tmp_
     assert done.returncode == EXIT_RETRYABLE, done.stderr
     failure = json.loads(server.data[FAILURE_KEY])
     assert (failure["stage"], failure["kind"]) == ("prepare/a", "Retryable")
-    assert failure["message"].startswith("claim 'models' is full; make room there or enlarge it")
+    assert failure["message"].startswith("claim 'models' is full; make room in it or enlarge it")
     assert "Traceback" not in done.stderr
 
     assert run(place, claim, "16m", server).returncode == EXIT_DONE

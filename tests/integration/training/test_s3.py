@@ -17,10 +17,12 @@ from moto.server import ThreadedMotoServer
 from multitask_api.cluster import CleanUpResult
 from multitask_api.stage_io.manifest import Manifest
 from multitask_trainer.errors import ArtifactError, StageError
-from multitask_trainer.inventory import results
-from multitask_trainer.reporter import FileReporter
+from multitask_trainer.runtime.progress import FileProgressReporter
 from multitask_trainer.stages.clean_up import clean_up
-from multitask_trainer.storage import content_prefix, describe, fetch, find, publish, remove
+from multitask_trainer.storage.artifacts import fetch_artifact, find_result, publish, upload_prefix
+from multitask_trainer.storage.files import file_entries
+from multitask_trainer.storage.result_index import stored_results
+from multitask_trainer.storage.uris import remove_tree
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 
 pytestmark = pytest.mark.integration
@@ -67,7 +69,7 @@ def artifact(folder: Path, word: str, model: str | None = None) -> tuple[Path, M
         version=1,
         read_outputs={},
         outputs={},
-        files=describe(folder),
+        files=file_entries(folder),
         result={"word": word},
         seconds=1.0,
     )
@@ -80,14 +82,14 @@ def content(folder: Path) -> set[bytes]:
 
 def test_what_is_published_is_found_listed_and_fetched(bucket, tmp_path):
     address = f"{bucket}/desk/stages/mixture/all/d"
-    assert find(address) is None
-    assert results(f"{bucket}/desk") == []
+    assert find_result(address) is None
+    assert stored_results(f"{bucket}/desk") == []
     folder, manifest = artifact(tmp_path / "a", "one")
     published = publish(folder, address, manifest)
-    assert results(f"{bucket}/desk") == [published] == [find(address)]
-    assert content(fetch(address, tmp_path / "cache")) == {b"one"}
-    remove(address)
-    assert find(address) is None
+    assert stored_results(f"{bucket}/desk") == [published] == [find_result(address)]
+    assert content(fetch_artifact(address, tmp_path / "cache")) == {b"one"}
+    remove_tree(address)
+    assert find_result(address) is None
 
 
 def test_of_two_pods_at_one_order_one_wins_whole(bucket, tmp_path):
@@ -104,8 +106,8 @@ def test_of_two_pods_at_one_order_one_wins_whole(bucket, tmp_path):
         thread.start()
     for thread in threads:
         thread.join()
-    word = str(find(address).result["word"])
-    assert content(fetch(address, tmp_path / "cache")) == {word.encode()}
+    word = str(find_result(address).result["word"])
+    assert content(fetch_artifact(address, tmp_path / "cache")) == {word.encode()}
 
 
 def test_a_damaged_object_is_named_by_its_reader(bucket, tmp_path):
@@ -116,7 +118,7 @@ def test_a_damaged_object_is_named_by_its_reader(bucket, tmp_path):
     with pytest.raises(
         ArtifactError, match=r"weights/3\.bin has other bytes than its manifest says; delete the folder"
     ):
-        fetch(address, tmp_path / "cache")
+        fetch_artifact(address, tmp_path / "cache")
 
 
 def _at(made: tuple[Path, Manifest], address: str) -> tuple[Path, str, Manifest]:
@@ -153,7 +155,7 @@ def keys(bucket: str) -> set[str]:
 
 
 def removed(storage: str, model: str) -> CleanUpResult:
-    return clean_up(storage, model, FileReporter("clean-up", None))
+    return clean_up(storage, model, FileProgressReporter("clean-up", None))
 
 
 def test_a_clean_up_removes_what_one_model_wrote(bucket, tmp_path):
@@ -165,10 +167,10 @@ def test_a_clean_up_removes_what_one_model_wrote(bucket, tmp_path):
     kept = keys(bucket)
     published = publish(*_at(artifact(tmp_path / "a", "one", "team/desk"), f"{storage}/stages/mixture/all/d"))
     for folder in ("stages/mixture/all/d", "stages/mixture/all/e", "stages/base/f"):  # of uploads that were killed
-        fs.pipe_file(f"{storage}/{folder}/{content_prefix('team/desk')}host.1.ab/weights", b"x" * 10)
+        fs.pipe_file(f"{storage}/{folder}/{upload_prefix('team/desk')}host.1.ab/weights", b"x" * 10)
     CheckpointStore(tmp_path / "c", f"{storage}/work/team__desk/mixture__all-d").save_best(1, {"w": torch.zeros(3)})
     assert published.folder is not None
-    assert published.folder.startswith(content_prefix("team/desk"))
+    assert published.folder.startswith(upload_prefix("team/desk"))
 
     found = removed(storage, "team/desk")
     assert keys(bucket) == kept
@@ -188,7 +190,7 @@ def test_a_server_that_is_gone_is_a_passing_failure(s3, monkeypatch):
         monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
         s3fs.S3FileSystem.clear_instance_cache()
         with pytest.raises(ArtifactError, match="cannot be reached"):
-            find("s3://bucket/d")
+            find_result("s3://bucket/d")
         with pytest.raises(ArtifactError, match="cannot be reached"):
             removed("s3://bucket/desk", "team/desk")
     s3fs.S3FileSystem.clear_instance_cache()

@@ -9,11 +9,12 @@ import numpy as np
 import torch
 
 from multitask_api.stage_io.results import TaskPoint
-from multitask_trainer.reporter import FileReporter
+from multitask_trainer.runtime.progress import FileProgressReporter
+from multitask_trainer.training.accelerator import make_accelerator
 from multitask_trainer.training.checkpoint import CheckpointStore
-from multitask_trainer.training.compute import set_up
-from multitask_trainer.training.dataset import Examples
-from multitask_trainer.training.loop import Loop, Settings
+from multitask_trainer.training.dataset import EncodedDataset
+from multitask_trainer.training.loop import TrainingLoop
+from multitask_trainer.training.optimizer import TrainingSettings
 from multitask_trainer.training.run import TaskBatches
 from multitask_trainer.training.sampler import Sampler
 from support.training_fixtures import optimisation, small_decoder
@@ -21,26 +22,26 @@ from support.training_fixtures import optimisation, small_decoder
 
 def main(folder: Path) -> None:
     """Four steps of eight rows of different lengths."""
-    accelerator = set_up(device="cpu", threads=1, precision="fp32")
+    accelerator = make_accelerator(device="cpu", threads=1, precision="fp32")
     generator = np.random.default_rng(1)
     prompts = [generator.integers(0, 61, length).tolist() for length in generator.integers(3, 20, 40)]
-    examples = Examples.of(prompts, [prompt[: 1 + row % 3] for row, prompt in enumerate(prompts)])
+    examples = EncodedDataset.of(prompts, [prompt[: 1 + row % 3] for row, prompt in enumerate(prompts)])
     batches = TaskBatches(
         sampler=Sampler({"a": 1.0}, {"a": 40}, batch_rows=8, seed=1),
-        examples=[examples],
+        datasets=[examples],
         batch_rows=8,
         pack=False,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )
     model = small_decoder()
-    loop = Loop(
+    loop = TrainingLoop(
         model,
         batches,
-        Settings(4, optimisation(batch_rows=8, eval_every=2, warmup_steps=0)),
+        TrainingSettings(4, optimisation(batch_rows=8, eval_every=2, warmup_steps=0)),
         accelerator=accelerator,
         store=CheckpointStore(folder),
-        reporter=FileReporter("test", None),
+        reporter=FileProgressReporter("test", None),
         validate=lambda: {"a": TaskPoint(loss=1.0, score=0.5)},
     )
     progress = loop.run()

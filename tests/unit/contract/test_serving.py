@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
-from multitask_serving.client.answers import Prediction, Task
 
+from multitask_serving.client.messages import Prediction, Task
 from multitask_serving.proto import gateway_pb2
 from multitask_serving.triton import wire
 

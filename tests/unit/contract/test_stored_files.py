@@ -7,10 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
+from multitask_trainer.data.look import Bad
 
 from multitask_api.stage_io.packing import unpack_manifest
 from multitask_operator.local.workdir import Workdir
-from multitask_trainer.data.look import Bad
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from support.contract_fixtures import read_fixture
 

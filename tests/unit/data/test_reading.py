@@ -9,21 +9,21 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from multitask_trainer.data.formats import Fault, RawRow, read_file
+from multitask_trainer.data.formats import RawRow, ReadProblem, read_file
 from multitask_trainer.data.hub import HubData, read_split
-from multitask_trainer.data.places import DataFile, Places
+from multitask_trainer.data.locations import DataFile, DataLocations
 from multitask_trainer.data.reading import read, read_texts
 from multitask_trainer.errors import DataError
 from support.data_builders import GOOD, lines, write
 
 
-def found(address: str, root: Path) -> list[RawRow | Fault]:
-    return list(read(address, Places(root)))
+def found(address: str, root: Path) -> list[RawRow | ReadProblem]:
+    return list(read(address, DataLocations(root)))
 
 
 def values(address: str, root: Path) -> list[object]:
     items = found(address, root)
-    assert [item for item in items if isinstance(item, Fault)] == []
+    assert [item for item in items if isinstance(item, ReadProblem)] == []
     return [dict(item.values) for item in items if isinstance(item, RawRow)]
 
 
@@ -79,7 +79,7 @@ def test_a_remote_folder_is_read_through_fsspec() -> None:
 
 def test_a_claim_is_read_where_it_is_mounted(tmp_path: Path) -> None:
     write(tmp_path, "tasks/rows.jsonl", GOOD)
-    places = Places.of(".", {"MULTITASK_MOUNTS": f'{{"models": "{tmp_path}"}}'})
+    places = DataLocations.of(".", {"MULTITASK_MOUNTS": f'{{"models": "{tmp_path}"}}'})
     rows = [dict(item.values) for item in read("pvc://models/tasks/rows.jsonl", places) if isinstance(item, RawRow)]
     assert rows == GOOD
 
@@ -114,19 +114,19 @@ def test_csv_rows_name_the_line_they_begin_on(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_read(tmp_path: Path, name: str, content: bytes, line: int | None, reason: str) -> None:
-    faults = [item for item in found(write(tmp_path, name, content), tmp_path) if isinstance(item, Fault)]
+    faults = [item for item in found(write(tmp_path, name, content), tmp_path) if isinstance(item, ReadProblem)]
     assert [(fault.file, fault.line) for fault in faults] == [(name, line)]
     assert reason in faults[0].reason
 
 
 def test_a_bad_line_costs_one_row_and_a_cut_file_its_end(tmp_path: Path) -> None:
     write(tmp_path, "rows.jsonl", lines(GOOD[:1]) + b"oops\n" + lines(GOOD[1:]))
-    assert [type(item) for item in found("rows.jsonl", tmp_path)] == [RawRow, Fault, RawRow]
+    assert [type(item) for item in found("rows.jsonl", tmp_path)] == [RawRow, ReadProblem, RawRow]
     write(tmp_path, "rows.jsonl.gz", lines(GOOD * 500))
     whole = (tmp_path / "rows.jsonl.gz").read_bytes()
     (tmp_path / "rows.jsonl.gz").write_bytes(whole[:-20])
     *_, last = found("rows.jsonl.gz", tmp_path)
-    assert isinstance(last, Fault)
+    assert isinstance(last, ReadProblem)
     assert last.fatal
     assert "not whole gzip data" in last.reason
 
@@ -134,7 +134,7 @@ def test_a_bad_line_costs_one_row_and_a_cut_file_its_end(tmp_path: Path) -> None
 def test_a_file_that_is_no_gzip(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl.gz").write_bytes(lines(GOOD))
     (fault,) = found("rows.jsonl.gz", tmp_path)
-    assert isinstance(fault, Fault)
+    assert isinstance(fault, ReadProblem)
     assert fault.reason.startswith("not whole gzip data (Not a gzipped file")
 
 
@@ -164,7 +164,7 @@ def refuse() -> IO[bytes]:
 def test_a_file_without_permission() -> None:
     # The machine's tests may run as root, who may read every file.
     (fault,) = read_file(DataFile("rows.jsonl", "jsonl", None, 1, "", refuse))
-    assert isinstance(fault, Fault)
+    assert isinstance(fault, ReadProblem)
     assert fault.fatal
     assert fault.reason == "no permission to read it; change its mode or owner"
 
@@ -191,7 +191,7 @@ def test_a_claim_cannot_be_read_in_a_local_run(tmp_path: Path) -> None:
 )
 def test_hub_addresses(address: str, dataset: str, revision: str | None, rest: str, file: str | None) -> None:
     assert HubData.of(address) == HubData(dataset, revision, rest)
-    assert HubData.of(address).file_address == file
+    assert HubData.of(address).file_uri == file
 
 
 def test_a_hub_address_without_a_split(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_a_split_is_read_through_datasets(tmp_path: Path, monkeypatch: pytest.Mo
     rows = list(read_split("hf://here/train", str(tmp_path / "repo"), None, "train"))
     assert [dict(row.values) for row in rows if isinstance(row, RawRow)] == GOOD
     (fault,) = read_split("hf://here/dev", str(tmp_path / "repo"), None, "dev")
-    assert isinstance(fault, Fault)
+    assert isinstance(fault, ReadProblem)
     assert "check its name, config and split" in fault.reason
 
 
@@ -226,7 +226,7 @@ def test_class_labels_of_a_dataset_come_as_names(tmp_path: Path, monkeypatch: py
 
 def test_texts_of_a_corpus(tmp_path: Path) -> None:
     write(tmp_path, "corpus.jsonl", [{"text": "a"}, {"text": "b"}, {"words": "c"}])
-    texts = read_texts("corpus.jsonl", Places(tmp_path))
+    texts = read_texts("corpus.jsonl", DataLocations(tmp_path))
     assert [next(texts), next(texts)] == ["a", "b"]
     with pytest.raises(DataError, match=r"corpus\.jsonl, line 3: a corpus row needs a string in 'text'"):
         next(texts)

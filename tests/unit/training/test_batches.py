@@ -67,7 +67,7 @@ def test_a_row_of_a_pack_does_not_see_the_row_before_it(model):
     found = []
     for version in (given, changed):
         (batch,) = packed(version, batch_rows=2, token_budget=1000, width=32)
-        assert batch.ids.shape == (1, 32)
+        assert batch.input_ids.shape == (1, 32)
         with torch.no_grad():
             logits = target_logits(Backbone.of(model), batch)
         found.append([logits[batch.rows == row] for row in (0, 1)])
@@ -100,7 +100,7 @@ def test_micro_batches_keep_to_their_budget_and_hold_every_row_once():
         padded(given, batch_rows=59, token_budget=200),
         packed(given, batch_rows=59, token_budget=200, width=64),
     ):
-        assert all(batch.ids.numel() <= 200 for batch in batches)
+        assert all(batch.input_ids.numel() <= 200 for batch in batches)
         assert sorted(int(row) for batch in batches for row in batch.rows.unique()) == list(range(59))
         assert sum(batch.tokens for batch in batches) == sum(len(ids) - 1 for ids, _ in given)
 
@@ -109,4 +109,4 @@ def test_packs_are_nearly_full():
     generator = np.random.default_rng(0)
     given = rows(lengths=[(int(length), 2) for length in generator.integers(5, 60, 400)])
     batches = packed(given, batch_rows=400, token_budget=1 << 20, width=512)
-    assert sum(batch.tokens for batch in batches) / sum(batch.ids.numel() for batch in batches) > 0.95
+    assert sum(batch.tokens for batch in batches) / sum(batch.input_ids.numel() for batch in batches) > 0.95

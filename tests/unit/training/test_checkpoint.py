@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from uuid import uuid4
@@ -87,3 +88,27 @@ def test_no_half_written_file_is_left(tmp_path: Path, mirror: str) -> None:
         store.save(Progress(step=1), {"w": Unwritable()}, {})
     assert list(tmp_path.iterdir()) == []
     assert files(mirror) == set()
+
+
+STORED = """{"step": 40, "tail_begin": 35, "ended_by_limit": true, "best_step": 30, "best_value": 0.75,
+"best_loss": 0.5, "stale": 2, "curve": [
+{"step": 30, "train_loss": 0.9, "phase": "constant", "tasks": {"a": {"loss": 0.5, "score": 0.75}}}],
+"loss_sum": 1.5, "loss_steps": 2, "first_loss": 3.0, "tokens": 900, "seconds": 12.5}"""
+"""The progress in a checkpoint, as the first release wrote it."""
+
+
+def test_a_run_that_the_first_release_began_resumes(tmp_path: Path) -> None:
+    content = {"progress": STORED, "weights": weights(1.0), "optimizer": {"state": {}}}
+    torch.save(content, tmp_path / "checkpoint.pt")
+    torch.save(weights(2.0), tmp_path / "best-30.pt")
+    progress, loaded, optimizer = CheckpointStore(tmp_path).load()
+    assert (progress.step, progress.decay_begin, progress.evals_without_improvement) == (40, 35, 2)
+    assert progress.curve[0].tasks["a"].score == 0.75
+    assert torch.equal(loaded["w"], weights(1.0)["w"])
+    assert optimizer == {"state": {}}
+
+
+def test_names_in_a_checkpoint_stay_those_of_the_first_release(tmp_path: Path) -> None:
+    CheckpointStore(tmp_path).save(Progress.from_checkpoint(STORED), weights(1.0), {})
+    written = torch.load(tmp_path / "checkpoint.pt", weights_only=True)["progress"]
+    assert json.loads(written) == json.loads(STORED)

@@ -12,10 +12,11 @@ from accelerate import Accelerator
 
 from multitask_api.stage_io.results import TaskPoint
 from multitask_trainer.errors import StageError
-from multitask_trainer.reporter import FileReporter
+from multitask_trainer.runtime.progress import FileProgressReporter
 from multitask_trainer.training.batches import padded
 from multitask_trainer.training.checkpoint import CheckpointStore
-from multitask_trainer.training.loop import Loop, Settings
+from multitask_trainer.training.loop import TrainingLoop
+from multitask_trainer.training.optimizer import TrainingSettings
 from support.training_fixtures import optimisation, small_decoder
 
 
@@ -47,13 +48,13 @@ def loop(folder, *, scores=None, seen=0, model=None, batches=None, max_steps=100
         return {"a": TaskPoint(loss=2 - score, score=score)}
 
     settings = {"eval_every": 10, "min_steps": 0, "patience": 2, "batch_rows": 8} | changes
-    return Loop(
+    return TrainingLoop(
         model if model is not None else small_decoder(),
         batches or Copies(),
-        Settings(max_steps, optimisation(**settings)),
+        TrainingSettings(max_steps, optimisation(**settings)),
         accelerator=Accelerator(cpu=True),
         store=CheckpointStore(folder),
-        reporter=FileReporter("test", None),
+        reporter=FileProgressReporter("test", None),
         validate=validate if scores is not None else None,
     )
 

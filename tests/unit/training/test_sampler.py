@@ -31,13 +31,13 @@ def test_counts_over_several_chunks_do_not_depend_on_the_way_there():
     jump, walk = sampler(batch_rows=2), sampler(batch_rows=2)
     for step in range(0, 9001, 1500):
         walk.at(step)
-    assert jump.rows_given(9000) == walk.rows_given(9000)
+    assert jump.rows_drawn(9000) == walk.rows_drawn(9000)
     assert (jump.at(9000).rows == walk.at(9000).rows).all()
 
 
 def test_tasks_are_drawn_with_their_probabilities():
     made = sampler()
-    given = made.rows_given(2000)
+    given = made.rows_drawn(2000)
     total = sum(given.values())
     shares = mixture(ROWS, temperature=2.0, size_limit=None)
     assert total == 2000 * 32
@@ -67,7 +67,7 @@ def test_a_size_limit_caps_the_rate_and_drops_no_row():
     rows = {"big": 2000, "small": 100}
     capped = mixture(rows, temperature=1.0, size_limit=100)
     made = Sampler(capped, rows, batch_rows=50, seed=1)
-    given = made.rows_given(100)
+    given = made.rows_drawn(100)
     assert 0.45 < given["big"] / 5000 < 0.55
     seen = {
         int(row)

@@ -12,8 +12,8 @@ from multitask_api.errors import UserError
 from multitask_api.resource.training import Tuning
 from multitask_serving.engine.model.loading import read_adapter
 from multitask_serving.engine.model.lora import ActiveAdapters, attach_adapters
-from multitask_trainer.models import load_base
-from multitask_trainer.tuning import method
+from multitask_trainer.base_model.loading import load_base
+from multitask_trainer.tuning import tuning_method
 
 IDS = torch.arange(20).reshape(2, 10)
 
@@ -39,7 +39,7 @@ def logits(model):
 
 @pytest.mark.parametrize("name", ["Full", "LoRA"])
 def test_what_is_saved_can_be_loaded_and_trained_further(name, base_folder, tmp_path):
-    tuned = method(tuning(name))
+    tuned = tuning_method(tuning(name))
     first = shaken(tuned.prepare(load_base(base_folder)))
     tuned.save(first, tmp_path / "weights")
     second = tuned.prepare(load_base(base_folder)).eval()
@@ -50,10 +50,10 @@ def test_what_is_saved_can_be_loaded_and_trained_further(name, base_folder, tmp_
 
 def test_full_serves_a_whole_model_with_the_bases_other_files(base_folder, tmp_path):
     (base_folder / "tokenizer.json").write_text("{}")
-    tuned = method(tuning("Full"))
+    tuned = tuning_method(tuning("Full"))
     trained = shaken(tuned.prepare(load_base(base_folder)))
     tuned.save(trained, tmp_path / "weights")
-    tuned.served_form(base_folder, tmp_path / "weights", "any", tmp_path / "served", "fp32")
+    tuned.write_servable(base_folder, tmp_path / "weights", "any", tmp_path / "served", "fp32")
     served = AutoModelForCausalLM.from_pretrained(tmp_path / "served" / "model")
     assert torch.equal(logits(trained), logits(served))
     assert (tmp_path / "served" / "model" / "tokenizer.json").read_text() == "{}"
@@ -61,20 +61,20 @@ def test_full_serves_a_whole_model_with_the_bases_other_files(base_folder, tmp_p
 
 
 def test_full_in_bf16_has_half_the_bytes(base_folder, tmp_path):
-    tuned = method(tuning("Full"))
+    tuned = tuning_method(tuning("Full"))
     tuned.save(tuned.prepare(load_base(base_folder)), tmp_path / "weights")
     for precision in ("fp32", "bf16"):
-        tuned.served_form(base_folder, tmp_path / "weights", "any", tmp_path / precision, precision)
+        tuned.write_servable(base_folder, tmp_path / "weights", "any", tmp_path / precision, precision)
     weights = {name: load_file(tmp_path / name / "model" / "model.safetensors") for name in ("fp32", "bf16")}
     assert {value.dtype for value in weights["bf16"].values()} == {torch.bfloat16}
     assert all(torch.equal(weights["bf16"][name], value.bfloat16()) for name, value in weights["fp32"].items())
 
 
 def test_a_served_adapter_gives_what_peft_gives(base_folder, tmp_path):
-    tuned = method(tuning())
+    tuned = tuning_method(tuning())
     trained = shaken(tuned.prepare(load_base(base_folder)))
     tuned.save(trained, tmp_path / "weights")
-    tuned.served_form(base_folder, tmp_path / "weights", "any", tmp_path / "served", "fp32")
+    tuned.write_servable(base_folder, tmp_path / "weights", "any", tmp_path / "served", "fp32")
     settings = json.loads((tmp_path / "served" / "adapter.json").read_text())
     assert settings == {"rank": 4, "scaling": 3.0}
 
@@ -88,7 +88,7 @@ def test_a_served_adapter_gives_what_peft_gives(base_folder, tmp_path):
 
 
 def test_lora_trains_every_linear_layer_below_the_head_and_nothing_else(base_folder):
-    trained = method(tuning()).prepare(load_base(base_folder))
+    trained = tuning_method(tuning()).prepare(load_base(base_folder))
     names = [name for name, value in trained.named_parameters() if value.requires_grad]
     kinds = {name.split(".lora_")[0].rpartition(".")[2] for name in names}
     assert kinds == {"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"}
@@ -97,7 +97,7 @@ def test_lora_trains_every_linear_layer_below_the_head_and_nothing_else(base_fol
 
 
 def test_lora_trains_only_the_layers_asked_for(base_folder):
-    trained = method(tuning(targetModules=["q_proj", "v_proj"])).prepare(load_base(base_folder))
+    trained = tuning_method(tuning(targetModules=["q_proj", "v_proj"])).prepare(load_base(base_folder))
     names = [name for name, value in trained.named_parameters() if value.requires_grad]
     assert len(names) == 2 * 2 * 2
 
@@ -111,17 +111,17 @@ def test_lora_trains_only_the_layers_asked_for(base_folder):
 )
 def test_layers_that_cannot_be_adapted(settings, message, base_folder):
     with pytest.raises(UserError, match=message):
-        method(tuning(**settings)).prepare(load_base(base_folder))
+        tuning_method(tuning(**settings)).prepare(load_base(base_folder))
 
 
 def test_cgc_lora_is_not_available_yet():
     with pytest.raises(UserError, match="CGCLoRA is not available yet; use Full or LoRA"):
-        method(tuning("CGCLoRA"))
+        tuning_method(tuning("CGCLoRA"))
 
 
 @pytest.mark.parametrize("name", ["Full", "LoRA"])
 def test_weights_of_another_base_are_refused(name, base_folder, tmp_path, request):
-    tuned = method(tuning(name))
+    tuned = tuning_method(tuning(name))
     tuned.save(tuned.prepare(load_base(base_folder)), tmp_path / "weights")
     other = tuned.prepare(request.module.wider())
     with pytest.raises(UserError, match="redo"):

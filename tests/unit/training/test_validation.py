@@ -9,8 +9,8 @@ from multitask_api.bundle import Bundle, ServedModel, ServedTask
 from multitask_serving.engine.engine import Engine
 from multitask_serving.engine.model.loading import LoadedModel
 from multitask_serving.engine.types import Request
+from multitask_trainer.base_model.builtin import make_model, make_tokenizer, size_of
 from multitask_trainer.training.batches import padded
-from multitask_trainer.training.builtin import make_model, make_tokenizer, size_of
 from multitask_trainer.training.dataset import TaskEncoder
 from multitask_trainer.training.loss import RowMeanLoss
 from multitask_trainer.training.validation import MAX_ROWS, TaskValidation, validate
@@ -40,7 +40,7 @@ def validation(tokenizer, task, count=80):
 @pytest.mark.parametrize("task", ["kind", "repeat"])
 def test_the_loss_is_the_training_loss(tokenizer, model, task):
     found = validation(tokenizer, task)
-    given = [found.examples.row(index) for index in range(len(found.examples))]
+    given = [found.dataset.row(index) for index in range(len(found.dataset))]
     with torch.no_grad():
         expected = sum(float(RowMeanLoss(model)(batch)) for batch in padded(given, batch_rows=80, token_budget=999))
     point = validate(model, {task: found}, device=torch.device("cpu"), mixed=False)[task]
@@ -73,7 +73,7 @@ def test_the_score_of_a_generation_is_the_share_of_its_tokens_that_are_first_cho
     found = validation(tokenizer, "repeat", count=20)
     shares = []
     for index in range(20):
-        ids, prompt = found.examples.row(index)
+        ids, prompt = found.dataset.row(index)
         with torch.no_grad():
             best = model(torch.from_numpy(ids.astype("int64"))[None]).logits[0].argmax(-1)
         shares.append((best[prompt - 1 : -1].numpy() == ids[prompt:]).mean())
@@ -82,7 +82,7 @@ def test_the_score_of_a_generation_is_the_share_of_its_tokens_that_are_first_cho
 
 def test_at_most_500_rows_are_taken_and_the_model_is_left_in_training(tokenizer, model):
     found = validation(tokenizer, "kind", count=700)
-    assert len(found.examples) == MAX_ROWS == 500
+    assert len(found.dataset) == MAX_ROWS == 500
     model.train()
     validation(tokenizer, "kind", count=8).run(model, token_budget=500)
     assert model.training

@@ -10,7 +10,7 @@ class DataError(UserError):
 
 
 class StageError(UserError):
-    """A stage cannot give a result from what it was told."""
+    """A stage cannot give a result from its order and parameters."""
 
 
 class HubUnreachable(RetryableError):
@@ -22,7 +22,7 @@ class ArtifactError(RetryableError):
 
 
 class Interrupted(RetryableError):
-    """The stage was told to stop, and has left a checkpoint to go on from."""
+    """The stage was stopped by a signal; training has left a checkpoint to resume from."""
 
 
 class LostProcess(RetryableError):
@@ -30,7 +30,7 @@ class LostProcess(RetryableError):
 
 
 class Unreported(RetryableError):
-    """What a stage found could not be written where the operator reads it."""
+    """A result could not be written where the operator reads it."""
 
 
 class ServingError(RetryableError):

@@ -1,9 +1,9 @@
 """Starts a program once for each process of a stage, and ends as the first of them that fails does.
 
 ``python -m multitask_trainer.launch --processes P [--nodes N --master HOST:PORT] -m MODULE ARGUMENT …`` gives each
-process torchrun's variables. On several nodes each pod of an Indexed Job runs it; the pod's place is the variable
-``JOB_COMPLETION_INDEX``. torchrun itself ends with 1 whatever a process ends with, which would hide whether trying
-again can help.
+process torchrun's variables. On several nodes each pod of an Indexed Job runs it; the variable ``JOB_COMPLETION_INDEX``
+is the pod's node rank. torchrun itself ends with 1 whatever a process ends with, which would hide whether trying again
+can help. The operator writes this command into Jobs, also into those of older images: module and options stay.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ import argparse
 import os
 import sys
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from multitask_api.cluster import EXIT_DONE, EXIT_RETRYABLE, MASTER_PORT
-from multitask_trainer.folders import make_folders
+from multitask_api.cluster import EXIT_DONE, EXIT_RETRYABLE, MASTER_PORT, POD_ENVIRONMENT, ROOT
 
-MEETING = 900
-"""Seconds that pods wait for each other: nodes may have to be found, images pulled."""
+RENDEZVOUS_TIMEOUT = 900
+"""Seconds that pods wait for each other: nodes may have to be provisioned, images pulled."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,26 +27,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--processes", type=int, default=1, help="on this node")
     parser.add_argument("--nodes", type=int, default=1)
     parser.add_argument("--master", default=f"127.0.0.1:{MASTER_PORT}", help="HOST:PORT on the first node")
-    given = list(sys.argv[1:] if argv is None else argv)
-    own = given.index("-m") if "-m" in given else len(given)  # argparse would read the program's arguments as its own
-    found, program = parser.parse_args(given[:own]), given[own:]
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    # argparse would read the program's arguments as its own.
+    own = arguments.index("-m") if "-m" in arguments else len(arguments)
+    options, program = parser.parse_args(arguments[:own]), arguments[own:]
     if len(program) < 2:
         parser.error("-m MODULE is missing: the program to start")
-    make_folders(os.environ)  # torch wants a folder for temporary files already here
+    make_pod_folders(os.environ)  # torch expects the folder for temporary files to exist
 
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    several = found.nodes > 1
+    several = options.nodes > 1
+    node = int(os.environ.get("JOB_COMPLETION_INDEX", "0"))
     config = LaunchConfig(
-        min_nodes=found.nodes,
-        max_nodes=found.nodes,
-        nproc_per_node=found.processes,
+        min_nodes=options.nodes,
+        max_nodes=options.nodes,
+        nproc_per_node=options.processes,
         run_id="stage" if several else uuid.uuid4().hex,
         rdzv_backend="static" if several else "c10d",
-        rdzv_endpoint=found.master if several else "127.0.0.1:0",
-        rdzv_configs={"rank": int(os.environ.get("JOB_COMPLETION_INDEX", "0")), "timeout": MEETING} if several else {},
+        rdzv_endpoint=options.master if several else "127.0.0.1:0",
+        rdzv_configs={"rank": node, "timeout": RENDEZVOUS_TIMEOUT} if several else {},
         local_addr=None if several else "127.0.0.1",
         max_restarts=0,  # the Job starts the pods again
         monitor_interval=0.5,
@@ -59,10 +61,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     except SignalException as error:
         sys.stderr.write(f"stopped: {error}\n")
         return EXIT_RETRYABLE
-    except (TimeoutError, ConnectionError, RuntimeError) as error:  # torch's own errors of a meeting are RuntimeErrors
-        sys.stderr.write(f"the pods of this stage could not meet at {found.master}: {error}\n")
+    except (TimeoutError, ConnectionError, RuntimeError) as error:  # torch raises RuntimeErrors for a failed rendezvous
+        sys.stderr.write(f"the pods of this stage could not meet at {options.master}: {error}\n")
         return EXIT_RETRYABLE
     return EXIT_DONE
+
+
+def make_pod_folders(environment: Mapping[str, str]) -> None:
+    """Make the folders of a pod's empty work volume that the environment names: temporary files, caches, settings."""
+    for name in POD_ENVIRONMENT:
+        path = Path(environment.get(name, ""))
+        if path.is_relative_to(ROOT):
+            path.mkdir(parents=True, exist_ok=True)
 
 
 if __name__ == "__main__":

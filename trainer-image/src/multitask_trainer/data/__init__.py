@@ -1,1 +1,5 @@
-"""A task's rows: read from wherever they are, checked, normalised, and kept in one form for every later stage."""
+"""A task's rows: read from any address, validated, normalised, and written in one format for every later stage.
+
+``locations`` → ``formats`` · ``hub`` → ``reading`` → ``row_validation`` → ``inspection``; ``rows`` is the format after
+``prepare``, ``fingerprints`` tell whether data has changed.
+"""

@@ -1,4 +1,4 @@
-"""Which content stands at an address: a fingerprint that changes with the rows, and with nothing else."""
+"""Fingerprints of the content at an address: they change with the rows, and with nothing else."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pathlib import Path
 from multitask_api.stage_io.manifest import ResolvedData
 from multitask_api.stages.digests import digest
 from multitask_api.uris import scheme_of
-from multitask_trainer.data.places import DataFile, Places, files_at, files_below
+from multitask_trainer.data.locations import DataFile, DataLocations, files_at, files_below
 from multitask_trainer.errors import DataError
-from multitask_trainer.storage import write_atomically
+from multitask_trainer.storage.files import write_atomically
 
 FINGERPRINT = 16
 
 
 class HashCache:
-    """Content hashes by (name, stamp): a file is hashed again only when its size, time or etag has changed.
+    """Content hashes by (name, version token): a file is hashed again only if its size, time or etag has changed.
 
-    Without a path nothing is known and nothing is kept.
+    Without a path the cache is empty, and is not saved.
     """
 
     def __init__(self, path: Path | None = None) -> None:
@@ -30,53 +30,53 @@ class HashCache:
     def sha256(self, file: DataFile, root: Path) -> str:
         """SHA-256 of the file's bytes as they are stored."""
         name = file.name if scheme_of(file.name) else str((root / file.name).absolute())
-        key = f"{name}|{file.stamp}"
+        key = f"{name}|{file.version_token}"
         if key not in self._used:
             self._used[key] = self._known.get(key) or _hash(file)
         return self._used[key]
 
     def save(self) -> None:
-        """Keep what this run used and what it did not look at."""
+        """Write the hashes that this run used, and the older ones that it did not need."""
         if self._path is not None:
             write_atomically(self._path, json.dumps(self._known | self._used, indent=0, sort_keys=True))
 
 
-def resolve_data(address: str, places: Places, cache: HashCache) -> ResolvedData:
+def resolve_data(uri: str, locations: DataLocations, cache: HashCache) -> ResolvedData:
     """One address: its content's fingerprint, or the problem with it.
 
     The fingerprint covers each file's format and content, in the order of the names, but no name and no address:
     the same rows elsewhere are the same rows.
     """
     try:
-        if scheme_of(address) == "hf":
-            return _resolve_hub(address)
-        files = files_at(address, places)
-        hashes = [[file.format, file.compression or "", cache.sha256(file, places.root)] for file in files]
+        if scheme_of(uri) == "hf":
+            return _resolve_hub(uri)
+        files = files_at(uri, locations)
+        hashes = [[file.format, file.compression or "", cache.sha256(file, locations.root)] for file in files]
     except PermissionError as error:
         return ResolvedData(problem=f"no permission to read {error.filename or 'it'}; change its mode or owner")
     except (DataError, OSError) as error:
-        return ResolvedData(problem=str(error).removeprefix(f"{address}: "))
+        return ResolvedData(problem=str(error).removeprefix(f"{uri}: "))
     size = sum(file.size for file in files)
     return ResolvedData(fingerprint=digest(hashes, FINGERPRINT), files=len(files), bytes=size)
 
 
-def resolve_folder(address: str, places: Places, cache: HashCache) -> ResolvedData:
+def resolve_folder(uri: str, locations: DataLocations, cache: HashCache) -> ResolvedData:
     """A folder as a whole, such as a base model's: a fingerprint of its files' names and content, or the problem."""
     try:
-        files = files_below(address, places)
-        hashes = [[name, cache.sha256(file, places.root)] for name, file in files.items()]
+        files = files_below(uri, locations)
+        hashes = [[name, cache.sha256(file, locations.root)] for name, file in files.items()]
     except PermissionError as error:
         return ResolvedData(problem=f"no permission to read {error.filename or 'it'}; change its mode or owner")
     except (DataError, OSError) as error:
-        return ResolvedData(problem=str(error).removeprefix(f"{address}: "))
+        return ResolvedData(problem=str(error).removeprefix(f"{uri}: "))
     size = sum(file.size for file in files.values())
     return ResolvedData(fingerprint=digest(hashes, FINGERPRINT), files=len(files), bytes=size)
 
 
-def _resolve_hub(address: str) -> ResolvedData:
+def _resolve_hub(uri: str) -> ResolvedData:
     from multitask_trainer.data.hub import HubData, resolve_revision
 
-    data = HubData.of(address)
+    data = HubData.of(uri)
     commit = resolve_revision(data.dataset, data.revision, "dataset")
     return ResolvedData(fingerprint=digest([data.dataset, commit, data.rest], FINGERPRINT), files=1)
 

@@ -1,4 +1,4 @@
-"""From a data file to raw rows: one reader a format, each telling the line of every row and of every fault."""
+"""From a data file to raw rows: one reader a format; every row and every problem has its line."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from typing import IO, NoReturn
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from multitask_trainer.data.places import DataFile
+from multitask_trainer.data.locations import DataFile
 
 BATCH = 4096
 
 
 @dataclass(frozen=True, slots=True)
 class RawRow:
-    """A row as it was found; ``line`` counts from 1 (rows of parquet and of the hub: the row's number)."""
+    """A row before validation; ``line`` counts from 1 (rows of parquet and of the hub: the row's number)."""
 
     file: str
     line: int
@@ -29,8 +29,8 @@ class RawRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """Something that could not be read; a ``fatal`` one ended the file, another cost one row."""
+class ReadProblem:
+    """What could not be read: one row, or the rest of the file if it is ``fatal``."""
 
     file: str
     line: int | None
@@ -38,8 +38,8 @@ class Fault:
     fatal: bool = False
 
 
-def read_file(file: DataFile) -> Iterator[RawRow | Fault]:
-    """The rows of one file. Never raises for what stands in the file: faults come in the place of rows."""
+def read_file(file: DataFile) -> Iterator[RawRow | ReadProblem]:
+    """The rows of one file; a `ReadProblem` in the place of what cannot be read, never an exception."""
     reader = READERS[file.format]
     last = 0
     try:
@@ -49,14 +49,16 @@ def read_file(file: DataFile) -> Iterator[RawRow | Fault]:
                 yield item
     except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
         kind = "gzip" if file.compression == "gz" else "xz"
-        yield Fault(file.name, last + 1, f"not whole {kind} data ({error}); write or copy the file again", fatal=True)
+        yield ReadProblem(
+            file.name, last + 1, f"not whole {kind} data ({error}); write or copy the file again", fatal=True
+        )
     except PermissionError:
-        yield Fault(file.name, None, "no permission to read it; change its mode or owner", fatal=True)
+        yield ReadProblem(file.name, None, "no permission to read it; change its mode or owner", fatal=True)
     except pa.ArrowException as error:
-        yield Fault(file.name, None, f"not a parquet file ({_first_line(error)}); write it again", fatal=True)
+        yield ReadProblem(file.name, None, f"not a parquet file ({_first_line(error)}); write it again", fatal=True)
 
 
-def _read_jsonl(name: str, content: IO[bytes]) -> Iterator[RawRow | Fault]:
+def _read_jsonl(name: str, content: IO[bytes]) -> Iterator[RawRow | ReadProblem]:
     for number, data in enumerate(content, start=1):
         line = data.removeprefix(b"\xef\xbb\xbf") if number == 1 else data
         if not line.strip():
@@ -64,18 +66,18 @@ def _read_jsonl(name: str, content: IO[bytes]) -> Iterator[RawRow | Fault]:
         try:
             values = json.loads(line.decode(), parse_constant=_refuse_constant)
         except UnicodeDecodeError as error:
-            yield Fault(name, number, _not_utf8(error))
+            yield ReadProblem(name, number, _not_utf8(error))
         except (ValueError, RecursionError) as error:
-            yield Fault(name, number, f"not JSON ({error}); every line must be one JSON object")
+            yield ReadProblem(name, number, f"not JSON ({error}); every line must be one JSON object")
         else:
             if isinstance(values, dict):
                 yield RawRow(name, number, values)
             else:
                 kind = {list: "a list", str: "a string", type(None): "null"}.get(type(values), "a single value")
-                yield Fault(name, number, f'{kind}, not a JSON object; write it as {{"text": …}}')
+                yield ReadProblem(name, number, f'{kind}, not a JSON object; write it as {{"text": …}}')
 
 
-def _read_csv(name: str, content: IO[bytes]) -> Iterator[RawRow | Fault]:
+def _read_csv(name: str, content: IO[bytes]) -> Iterator[RawRow | ReadProblem]:
     reader = csv.reader(_decoded(content), strict=True)
     begun = 1
     try:
@@ -85,22 +87,24 @@ def _read_csv(name: str, content: IO[bytes]) -> Iterator[RawRow | Fault]:
         repeated = sorted({column for column in header if header.count(column) > 1})
         if repeated:
             reason = f"the header names {', '.join(map(repr, repeated))} more than once; rename the columns"
-            yield Fault(name, 1, reason, fatal=True)
+            yield ReadProblem(name, 1, reason, fatal=True)
             return
         begun = reader.line_num + 1
         for cells in reader:
             if len(cells) == len(header):
                 yield RawRow(name, begun, dict(zip(header, cells, strict=True)))
             elif cells:
-                yield Fault(name, begun, f"{len(cells)} columns, but the header has {len(header)}; quote the cells")
+                yield ReadProblem(
+                    name, begun, f"{len(cells)} columns, but the header has {len(header)}; quote the cells"
+                )
             begun = reader.line_num + 1
     except UnicodeDecodeError as error:
-        yield Fault(name, reader.line_num + 1, _not_utf8(error), fatal=True)
+        yield ReadProblem(name, reader.line_num + 1, _not_utf8(error), fatal=True)
     except csv.Error as error:
-        yield Fault(name, begun, f"not CSV ({error}); check the quotes from this line on", fatal=True)
+        yield ReadProblem(name, begun, f"not CSV ({error}); check the quotes from this line on", fatal=True)
 
 
-def _read_parquet(name: str, content: IO[bytes]) -> Iterator[RawRow | Fault]:
+def _read_parquet(name: str, content: IO[bytes]) -> Iterator[RawRow | ReadProblem]:
     number = 0
     with pq.ParquetFile(content) as file:
         for batch in file.iter_batches(batch_size=BATCH):
@@ -109,7 +113,7 @@ def _read_parquet(name: str, content: IO[bytes]) -> Iterator[RawRow | Fault]:
                 yield RawRow(name, number, values)
 
 
-READERS: Mapping[str, Callable[[str, IO[bytes]], Iterator[RawRow | Fault]]] = {
+READERS: Mapping[str, Callable[[str, IO[bytes]], Iterator[RawRow | ReadProblem]]] = {
     "jsonl": _read_jsonl,
     "csv": _read_csv,
     "parquet": _read_parquet,

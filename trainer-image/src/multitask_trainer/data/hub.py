@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from multitask_trainer.data.formats import Fault, RawRow
-from multitask_trainer.data.places import format_of
+from multitask_trainer.data.formats import RawRow, ReadProblem
+from multitask_trainer.data.locations import format_of
 from multitask_trainer.errors import DataError, HubUnreachable
 
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
@@ -24,17 +24,15 @@ class HubData:
     rest: str
 
     @classmethod
-    def of(cls, address: str) -> HubData:
-        """Take an address apart. Raises DataError when it names no split and no file."""
-        match = _DATASET.match(address)
+    def of(cls, uri: str) -> HubData:
+        """Parse an address. Raises DataError if it names neither a split nor a file."""
+        match = _DATASET.match(uri)
         if match is None or not match[3]:
-            raise DataError(
-                f"{address}: names no split; write hf://ORGANISATION/NAME[@REVISION]/[CONFIG/]SPLIT or /FILE"
-            )
+            raise DataError(f"{uri}: names no split; write hf://ORGANISATION/NAME[@REVISION]/[CONFIG/]SPLIT or /FILE")
         return cls(match[1], match[2], match[3].strip("/"))
 
     @property
-    def file_address(self) -> str | None:
+    def file_uri(self) -> str | None:
         """The fsspec address, when REST is a data file; None when it is a split."""
         if format_of(self.rest.rsplit("/", 1)[-1]) is None:
             return None
@@ -42,7 +40,7 @@ class HubData:
         return f"hf://datasets/{self.dataset}{revision}/{self.rest}"
 
 
-def read_split(name: str, dataset: str, revision: str | None, rest: str) -> Iterator[RawRow | Fault]:
+def read_split(name: str, dataset: str, revision: str | None, rest: str) -> Iterator[RawRow | ReadProblem]:
     """The rows of one split, ``rest`` = ``[CONFIG/]SPLIT``; class labels come as their names.
 
     ``dataset`` may also be a local folder in the hub's layout.
@@ -57,7 +55,9 @@ def read_split(name: str, dataset: str, revision: str | None, rest: str) -> Iter
             f"{name}: the hub cannot be reached ({_short(error)}); copy the data to a file or try again"
         ) from error
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        yield Fault(name, None, f"the dataset cannot be read ({_short(error)}); check its name, config and split", True)
+        yield ReadProblem(
+            name, None, f"the dataset cannot be read ({_short(error)}); check its name, config and split", True
+        )
         return
     classes = {key: kind for key, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)}
     for number, values in enumerate(rows, start=1):
@@ -70,7 +70,7 @@ def read_split(name: str, dataset: str, revision: str | None, rest: str) -> Iter
 def resolve_revision(repository: str, revision: str | None, kind: str) -> str:
     """The commit of a branch or tag of a ``model`` or ``dataset`` repository; a commit stays as it is.
 
-    Without the hub, what its cache on this machine says is used. Raises DataError when neither knows.
+    Without the hub, its cache on this machine is used. Raises DataError if the revision is in neither.
     """
     if revision and _COMMIT.match(revision):
         return revision

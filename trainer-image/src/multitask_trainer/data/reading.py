@@ -1,4 +1,4 @@
-"""From an address to raw rows, whatever stands behind it."""
+"""From an address to raw rows: a file, a folder, or a split on the hub."""
 
 from __future__ import annotations
 
@@ -6,34 +6,34 @@ from collections.abc import Iterator
 
 from multitask_api.uris import scheme_of
 from multitask_trainer.data import hub
-from multitask_trainer.data.formats import Fault, RawRow, read_file
-from multitask_trainer.data.places import Places, files_at
+from multitask_trainer.data.formats import RawRow, ReadProblem, read_file
+from multitask_trainer.data.locations import DataLocations, files_at
 from multitask_trainer.errors import DataError
 
-__all__ = ["Fault", "Places", "RawRow", "read", "read_texts"]
+__all__ = ["DataLocations", "RawRow", "ReadProblem", "read", "read_texts"]
 
 
-def read(address: str, places: Places) -> Iterator[RawRow | Fault]:
-    """Every row at ``address``, in the order of the files' names; what cannot be read comes as a Fault in its place."""
-    found = False
-    faulty = False
+def read(uri: str, locations: DataLocations) -> Iterator[RawRow | ReadProblem]:
+    """Every row at ``uri``, in the order of the files' names; a `ReadProblem` in the place of what cannot be read."""
+    has_rows = False
+    has_fatal = False
     try:
-        for item in _read(address, places):
-            found = True
-            faulty = faulty or (isinstance(item, Fault) and item.fatal)
+        for item in _read(uri, locations):
+            has_rows = True
+            has_fatal = has_fatal or (isinstance(item, ReadProblem) and item.fatal)
             yield item
     except DataError as error:
-        yield Fault(address, None, str(error).removeprefix(f"{address}: "), fatal=True)
+        yield ReadProblem(uri, None, str(error).removeprefix(f"{uri}: "), fatal=True)
         return
-    if not found and not faulty:
-        yield Fault(address, None, "there are no rows; a split needs at least one", fatal=True)
+    if not has_rows and not has_fatal:
+        yield ReadProblem(uri, None, "there are no rows; a split needs at least one", fatal=True)
 
 
-def read_texts(address: str, places: Places, field: str = "text") -> Iterator[str]:
+def read_texts(uri: str, locations: DataLocations, field: str = "text") -> Iterator[str]:
     """The texts of a corpus. Raises DataError at the first row without a string in ``field``."""
-    for item in read(address, places):
+    for item in read(uri, locations):
         line = f", line {item.line}" if item.line else ""
-        if isinstance(item, Fault):
+        if isinstance(item, ReadProblem):
             raise DataError(f"{item.file}{line}: {item.reason}")
         text = item.values.get(field)
         if not isinstance(text, str):
@@ -41,12 +41,12 @@ def read_texts(address: str, places: Places, field: str = "text") -> Iterator[st
         yield text
 
 
-def _read(address: str, places: Places) -> Iterator[RawRow | Fault]:
-    if scheme_of(address) == "hf":
-        data = hub.HubData.of(address)
-        if data.file_address is None:
-            yield from hub.read_split(address, data.dataset, data.revision, data.rest)
+def _read(uri: str, locations: DataLocations) -> Iterator[RawRow | ReadProblem]:
+    if scheme_of(uri) == "hf":
+        data = hub.HubData.of(uri)
+        if data.file_uri is None:
+            yield from hub.read_split(uri, data.dataset, data.revision, data.rest)
             return
-        address = data.file_address
-    for file in files_at(address, places):
+        uri = data.file_uri
+    for file in files_at(uri, locations):
         yield from read_file(file)

@@ -1,4 +1,4 @@
-"""The one form of a row after ``prepare``, and its parquet files."""
+"""The normalised row that ``prepare`` writes and every later stage reads, and its parquet files."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def rows_digest(rows: Iterable[Row]) -> str:
 def input_hash(fields: Mapping[str, str]) -> int:
     """64 bits of the normalised prompt fields (casefolded, white space collapsed): the same for the same input.
 
-    The field *values* are hashed, sorted, without the names: two tasks that ask about the same texts are seen to
+    The field *values* are hashed, sorted, without the names: two tasks about the same texts are recognised to
     overlap whatever they call them. A pair the other way round counts as the same input.
     """
     normalised = "\x1f".join(sorted(" ".join(text.casefold().split()) for text in fields.values()))

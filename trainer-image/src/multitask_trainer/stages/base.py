@@ -12,51 +12,53 @@ from pathlib import Path
 from multitask_api.stage_io.parameters import BaseParameters
 from multitask_api.stage_io.results import BaseResult
 from multitask_serving.engine.model.backbone import Backbone
-from multitask_trainer.bundling import load_tokenizer
-from multitask_trainer.data.places import Places
+from multitask_trainer.base_model.loading import check_max_length, load_base, load_tokenizer
+from multitask_trainer.base_model.sources import BaseModelSource, make_base
+from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.rows import Row, read_rows
-from multitask_trainer.models import check_length, load_base
-from multitask_trainer.stage import Outcome, Stage, run
-from multitask_trainer.storage import content_digest, drop_versions
-from multitask_trainer.training.bases import Source, make_base
+from multitask_trainer.runtime.context import StageContext, StageOutcome
+from multitask_trainer.runtime.runner import main
+from multitask_trainer.storage.files import content_digest, drop_library_versions
 from multitask_trainer.training.checkpoint import Progress
-from multitask_trainer.training.corpus import unused_text
-from multitask_trainer.training.dataset import Examples, TaskEncoder
+from multitask_trainer.training.corpus import unused_text_warning
+from multitask_trainer.training.dataset import EncodedDataset, TaskEncoder
 from multitask_trainer.training.pretraining import corpus_texts, pretrain
 
 
-def work(stage: Stage) -> Outcome:
+def work(stage: StageContext) -> StageOutcome:
     """Get or make the base, pre-train it if asked, and leave it in ``model/``."""
     parameters = stage.parameters(BaseParameters)
-    places = Places.of(stage.order.data_root, os.environ)
+    locations = DataLocations.of(stage.order.data_root, os.environ)
     rows = {task.name: read_rows(stage.input(f"prepare/{task.name}"), "train") for task in parameters.tasks}
-    start = _start(stage, parameters, rows, places)
+    start = _starting_base(stage, parameters, rows, locations)
     model, tokenizer = load_base(start), load_tokenizer(start)
     Backbone.of(model).check(model)
-    check_length(model, parameters.optimisation.max_length)
+    check_max_length(model, parameters.optimisation.max_length)
     progress, warnings = Progress(), []
     if parameters.pretraining is not None:
-        examples = _examples(parameters, rows, start) if parameters.pretraining.tasks_text else []
+        datasets = _encode_tasks(parameters, rows, start) if parameters.pretraining.tasks_text else []
         warnings = [
-            f"{task.name}: {found.truncated} rows are longer than training.maxLength"
-            for task, found in zip(parameters.tasks, examples, strict=False)
-            if found.truncated
+            f"{task.name}: {dataset.truncated} rows are longer than training.maxLength"
+            for task, dataset in zip(parameters.tasks, datasets, strict=False)
+            if dataset.truncated
         ]
         progress = pretrain(
             stage,
             parameters,
             model,
             tokenizer,
-            examples=examples,
-            places=places,
+            datasets=datasets,
+            locations=locations,
             max_steps=parameters.pretraining.max_steps,
         )
-        warnings += filter(None, [unused_text(stage.work / "tokens", parameters.optimisation.max_length)])
-    stage.ranks.dismiss_others()
-    target = stage.folder / "model"
+        warnings += filter(
+            None, [unused_text_warning(stage.work_folder / "tokens", parameters.optimisation.max_length)]
+        )
+    stage.distributed.exit_workers()
+    target = stage.artifact_folder / "model"
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
-    drop_versions(target)
+    drop_library_versions(target)
     last = next((point.train_loss for point in reversed(progress.curve)), None)
     result = BaseResult(
         parameters=model.num_parameters(),
@@ -69,20 +71,22 @@ def work(stage: Stage) -> Outcome:
         tokens_per_second=round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
         warnings=tuple(warnings),
     )
-    return Outcome(result, {"model": content_digest(stage.folder, ["model"])})
+    return StageOutcome(result, {"model": content_digest(stage.artifact_folder, ["model"])})
 
 
-def _start(stage: Stage, parameters: BaseParameters, rows: dict[str, list[Row]], places: Places) -> Path:
+def _starting_base(
+    stage: StageContext, parameters: BaseParameters, rows: dict[str, list[Row]], locations: DataLocations
+) -> Path:
     """The base before pre-training, made once: a restarted stage finds it in its work folder."""
-    folder = stage.work / "start"
+    folder = stage.work_folder / "start"
 
     def make() -> None:
         if folder.exists():
             return
         stage.reporter.report("making the base")
-        unfinished = stage.scratch / "start"
-        source = Source(parameters.uri, parameters.revision, parameters.optimisation.seed, places)
-        make_base(source, unfinished, tasks=parameters.tasks, rows=rows, corpus=corpus_texts(parameters, places))
+        unfinished = stage.scratch_folder / "start"
+        source = BaseModelSource(parameters.uri, parameters.revision, parameters.optimisation.seed, locations)
+        make_base(source, unfinished, tasks=parameters.tasks, rows=rows, corpus=corpus_texts(parameters, locations))
         try:
             unfinished.rename(folder)
         except OSError:
@@ -93,7 +97,7 @@ def _start(stage: Stage, parameters: BaseParameters, rows: dict[str, list[Row]],
     return folder
 
 
-def _examples(parameters: BaseParameters, rows: dict[str, list[Row]], start: Path) -> list[Examples]:
+def _encode_tasks(parameters: BaseParameters, rows: dict[str, list[Row]], start: Path) -> list[EncodedDataset]:
     tokenizer = load_tokenizer(start)
     max_length = parameters.optimisation.max_length
     return [
@@ -109,4 +113,4 @@ def _has_seen_tasks(parameters: BaseParameters) -> bool:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(work))
+    raise SystemExit(main(work))

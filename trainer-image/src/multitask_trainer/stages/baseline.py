@@ -1,6 +1,6 @@
 """Stage ``baseline``: one task's single-task model, its test answers, and how long it took to learn.
 
-``weights/`` the tuning method's own form · ``served/`` the form that serves · ``scores.parquet`` the test answers.
+``weights/`` the tuning method's own format · ``served/`` servable weights · ``scores.parquet`` the test answers.
 """
 
 from __future__ import annotations
@@ -9,59 +9,61 @@ from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import TrainResult
 from multitask_api.stages.digests import digest
 from multitask_serving.engine.engine import Engine
-from multitask_trainer.bundling import Part, TaskUse, assemble
 from multitask_trainer.data.rows import read_rows
-from multitask_trainer.device import resolve_device
-from multitask_trainer.judging.answers import Answer
-from multitask_trainer.judging.scoring import answer_rows, score_answers, write_scores
-from multitask_trainer.stage import Outcome, Stage, run
-from multitask_trainer.storage import content_digest
+from multitask_trainer.evaluation.answers import Answer
+from multitask_trainer.evaluation.scoring import answer_rows, score_answers, write_scores
+from multitask_trainer.export.bundle import ServableWeights, TaskBinding, assemble_bundle
+from multitask_trainer.runtime.context import StageContext, StageOutcome
+from multitask_trainer.runtime.runner import main
+from multitask_trainer.storage.files import content_digest
 from multitask_trainer.training.run import checkpoint_digest, train, validation_digest
-from multitask_trainer.tuning import method
+from multitask_trainer.tuning import tuning_method
 
 
-def work(stage: Stage) -> Outcome:
-    """Train, bring the weights into their served form, and answer the test rows with the engine that serves."""
+def work(stage: StageContext) -> StageOutcome:
+    """Train, write servable weights, and answer the test rows with the engine that serves."""
     parameters = stage.parameters(TrainParameters)
     result = train(stage, parameters)
     stage.reporter.report("answering the test rows", step=result.steps, total=result.steps)
     answers = _answer_test_rows(stage, parameters)
-    write_scores(stage.folder / "scores.parquet", answers)
+    write_scores(stage.artifact_folder / "scores.parquet", answers)
     result = result.model_copy(update={"test_score": score_answers(parameters.tasks[0], answers)})
-    return Outcome(result, _outputs(stage, result))
+    return StageOutcome(result, _outputs(stage, result))
 
 
-def _answer_test_rows(stage: Stage, parameters: TrainParameters) -> list[Answer]:
+def _answer_test_rows(stage: StageContext, parameters: TrainParameters) -> list[Answer]:
     (task,) = parameters.tasks
     optimisation = parameters.optimisation
-    base, served = stage.input("base") / "model", stage.folder / "served"
-    method(parameters.tuning).served_form(base, stage.folder / "weights", task.name, served, optimisation.precision)
-    bundle = stage.scratch / "bundle"
-    assemble(
+    base, served = stage.input("base") / "model", stage.artifact_folder / "served"
+    tuning_method(parameters.tuning).write_servable(
+        base, stage.artifact_folder / "weights", task.name, served, optimisation.precision
+    )
+    bundle = stage.scratch_folder / "bundle"
+    assemble_bundle(
         bundle,
         base=base,
-        parts=[Part("baseline", served)],
-        tasks=[TaskUse(task, "baseline", served_by="baseline")],
+        servables=[ServableWeights("baseline", served)],
+        tasks=[TaskBinding(task, "baseline", served_by="baseline")],
         precision=optimisation.precision,
         max_length=optimisation.max_length,
         chat_template=parameters.chat_template,
         revision=stage.order.digest,
     )
-    engine = Engine.load(bundle, device=resolve_device(stage.order.device), threads=stage.order.threads)
+    engine = Engine.load(bundle, device=stage.device, threads=stage.order.threads)
     return answer_rows(engine, task, read_rows(stage.input(f"prepare/{task.name}"), "test"))
 
 
-def _outputs(stage: Stage, result: TrainResult) -> dict[str, str]:
+def _outputs(stage: StageContext, result: TrainResult) -> dict[str, str]:
     return {
-        "model": content_digest(stage.folder, ["weights", "served"]),
+        "model": content_digest(stage.artifact_folder, ["weights", "served"]),
         "saturation": checkpoint_digest(result),
         "validation": validation_digest(result),
         # The verdict also reads whether the baseline had learnt all it could.
         "scores": digest(
-            {"answers": content_digest(stage.folder, ["scores.parquet"]), "improving": result.still_improving}
+            {"answers": content_digest(stage.artifact_folder, ["scores.parquet"]), "improving": result.still_improving}
         ),
     }
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(work))
+    raise SystemExit(main(work))

@@ -1,4 +1,4 @@
-"""Stage ``bundle``: the mixtures of all groups in the form and dtype in which they are served, in one bundle."""
+"""Stage ``bundle``: the mixtures of all groups as servable weights in their final dtype, in one bundle."""
 
 from __future__ import annotations
 
@@ -8,56 +8,59 @@ from multitask_api.bundle import Bundle
 from multitask_api.stage_io.parameters import BundleParameters, TaskDefinition
 from multitask_api.stage_io.results import BundleResult
 from multitask_api.stages.digests import digest
-from multitask_trainer.bundling import Part, TaskUse, assemble, revision_of, write_bundle
-from multitask_trainer.stage import Outcome, Stage, run
-from multitask_trainer.storage import content_digest
-from multitask_trainer.tuning import method
+from multitask_trainer.export.bundle import ServableWeights, TaskBinding, assemble_bundle, bundle_revision, write_bundle
+from multitask_trainer.runtime.context import StageContext, StageOutcome
+from multitask_trainer.runtime.runner import main
+from multitask_trainer.storage.files import content_digest
+from multitask_trainer.tuning import tuning_method
 
 
-def work(stage: Stage) -> Outcome:
-    """Ask the tuning method for each group's served forms and assemble them below ``bundle/``."""
+def work(stage: StageContext) -> StageOutcome:
+    """Write each group's servable weights and assemble them below ``bundle/``."""
     parameters = stage.parameters(BundleParameters)
     base = stage.input("base") / "model"
     definitions = {task.name: task for task in parameters.tasks}
-    parts: dict[str, Part] = {}
-    uses = []
+    servables: dict[str, ServableWeights] = {}
+    bindings = []
     for group, names in parameters.groups.items():
-        stage.reporter.report(f"served form of {group}")
-        found = _forms(stage, parameters, group, [definitions[name] for name in names])
-        parts |= {part.name: part for part in found.values()}
-        uses += [TaskUse(definitions[name], found[name].name, served_by=group) for name in names]
-    folder = stage.folder / "bundle"
-    bundle = assemble(
+        stage.reporter.report(f"servable weights of {group}")
+        by_task = _servables(stage, parameters, group, [definitions[name] for name in names])
+        servables |= {servable.name: servable for servable in by_task.values()}
+        bindings += [TaskBinding(definitions[name], by_task[name].name, served_by=group) for name in names]
+    folder = stage.artifact_folder / "bundle"
+    bundle = assemble_bundle(
         folder,
         base=base,
-        parts=list(parts.values()),
-        tasks=uses,
+        servables=list(servables.values()),
+        tasks=bindings,
         precision=parameters.precision,
         max_length=parameters.max_length,
         chat_template=parameters.chat_template,
         revision="",
     )
-    bundle = bundle.model_copy(update={"revision": revision_of(folder, bundle.models, bundle.tasks)})
+    bundle = bundle.model_copy(update={"revision": bundle_revision(folder, bundle.models, bundle.tasks)})
     write_bundle(folder, bundle)
     outputs = {f"group/{group}": _group_digest(folder, bundle, group) for group in parameters.groups}
     result = BundleResult(models={model.name: model.bytes for model in bundle.models})
-    return Outcome(result, outputs | {"bundle": bundle.revision})
+    return StageOutcome(result, outputs | {"bundle": bundle.revision})
 
 
-def _forms(stage: Stage, parameters: BundleParameters, group: str, tasks: list[TaskDefinition]) -> dict[str, Part]:
-    """Task → its part; tasks whose form is the same share one."""
-    tuned = method(parameters.tuning)
+def _servables(
+    stage: StageContext, parameters: BundleParameters, group: str, tasks: list[TaskDefinition]
+) -> dict[str, ServableWeights]:
+    """Task → the weights that answer it; tasks with the same `TuningMethod.servable_key` share them."""
+    tuned = tuning_method(parameters.tuning)
     weights = stage.input(f"mixture/{group}") / "weights"
-    keys = {task.name: tuned.form_key(task.name) for task in tasks}
+    keys = {task.name: tuned.servable_key(task.name) for task in tasks}
     shared = len(set(keys.values())) == 1
-    parts: dict[str, Part] = {}
+    servables: dict[str, ServableWeights] = {}
     for task in tasks:
         name = group if shared else f"{group}.{keys[task.name]}"
-        form = stage.scratch / "forms" / name
-        if all(part.name != name for part in parts.values()):
-            tuned.served_form(stage.input("base") / "model", weights, task.name, form, parameters.precision)
-        parts[task.name] = Part(name, form)
-    return parts
+        folder = stage.scratch_folder / "servables" / name
+        if all(servable.name != name for servable in servables.values()):
+            tuned.write_servable(stage.input("base") / "model", weights, task.name, folder, parameters.precision)
+        servables[task.name] = ServableWeights(name, folder)
+    return servables
 
 
 def _group_digest(folder: Path, bundle: Bundle, group: str) -> str:
@@ -74,4 +77,4 @@ def _group_digest(folder: Path, bundle: Bundle, group: str) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(work))
+    raise SystemExit(main(work))

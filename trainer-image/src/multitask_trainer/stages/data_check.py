@@ -1,4 +1,4 @@
-"""look: the row checks of all tasks, before anything is planned; what ``mtm validate`` shows of the data.
+"""Program ``data_check``: the row checks of all tasks, before anything is planned; ``mtm validate`` shows its report.
 
 ``python -m multitask_trainer.stages.data_check --model FILE.json --data-root DIR [--json]`` ends with 0, or with 2 when
 something is wrong. It writes nothing.
@@ -17,59 +17,59 @@ from multitask_api.data_check import DataProblem, DataReport, TaskRows
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_api.stage_io.parameters import TaskDefinition
 from multitask_api.stage_io.results import SPLITS, SplitRows
-from multitask_trainer.data.look import SHOWN, TaskLook, look
-from multitask_trainer.data.reading import Places, read_texts
+from multitask_trainer.base_model.builtin import MAX_POSITIONS
+from multitask_trainer.base_model.loading import max_length_problem
+from multitask_trainer.data.inspection import MAX_SHOWN, TaskInspection, inspect_task
+from multitask_trainer.data.reading import DataLocations, read_texts
 from multitask_trainer.errors import DataError
-from multitask_trainer.models import length_problem
-from multitask_trainer.training.builtin import POSITIONS
 
 
-def examine(spec: MultiTaskModelSpec, places: Places) -> DataReport:
-    """Look at the data of every task, the corpus and a base on disk."""
-    problems: list[DataProblem] = list(_base_problems(spec, places))
+def check_data(spec: MultiTaskModelSpec, locations: DataLocations) -> DataReport:
+    """Check the data of every task, the corpus and a base on disk."""
+    problems: list[DataProblem] = list(_base_problems(spec, locations))
     tasks = []
     for index, task in enumerate(spec.tasks):
         where = f"spec.tasks[{index}]"
         if task.prompt is None or task.labels_from is not None:
             problems.append(DataProblem(path=where, message="promptFrom and labelsFrom can be read only in a cluster"))
             continue
-        found = look(TaskDefinition.of(task), task.data, places)
-        problems += _task_problems(found, where, task.data.max_bad_rows)
-        rows = SplitRows(**{split: len(found.rows[split]) for split in SPLITS})
-        bad = len(found.droppable)
-        tasks.append(TaskRows(name=task.name, rows=rows, bad_rows=bad, warnings=tuple(found.warnings)))
+        inspection = inspect_task(TaskDefinition.of(task), task.data, locations)
+        problems += _task_problems(inspection, where, task.data.max_bad_rows)
+        rows = SplitRows(**{split: len(inspection.rows[split]) for split in SPLITS})
+        bad = len(inspection.droppable)
+        tasks.append(TaskRows(name=task.name, rows=rows, bad_rows=bad, warnings=tuple(inspection.warnings)))
     return DataReport(problems=tuple(problems), hints=spec.hints(), tasks=tuple(tasks))
 
 
-def _task_problems(found: TaskLook, where: str, allowed: int) -> Iterator[DataProblem]:
-    for split, messages in found.problems.items():
+def _task_problems(inspection: TaskInspection, where: str, allowed: int) -> Iterator[DataProblem]:
+    for split, messages in inspection.problems.items():
         for message in messages:
             yield DataProblem(path=f"{where}.data.{split}", message=message)
-    bad = len(found.droppable)
-    if bad > max(allowed, SHOWN):
+    bad = len(inspection.droppable)
+    if bad > max(allowed, MAX_SHOWN):
         yield DataProblem(path=f"{where}.data", message=f"{bad} bad rows in all; data.maxBadRows allows {allowed}")
 
 
-def _base_problems(spec: MultiTaskModelSpec, places: Places) -> Iterator[DataProblem]:
+def _base_problems(spec: MultiTaskModelSpec, locations: DataLocations) -> Iterator[DataProblem]:
     uri = spec.base_model.uri
     try:
-        too_long = length_problem(spec.training.max_length, _positions(uri, places))
+        too_long = max_length_problem(spec.training.max_length, _max_positions(uri, locations))
         if too_long is not None:
             yield DataProblem(path="spec.training.maxLength", message=too_long)
     except DataError as error:
         yield DataProblem(path="spec.baseModel.uri", message=str(error))
     for index, source in enumerate(spec.pretraining.corpus if spec.pretraining else ()):
         try:
-            next(iter(read_texts(source.uri, places)), None)
+            next(iter(read_texts(source.uri, locations)), None)
         except DataError as error:
             yield DataProblem(path=f"spec.pretraining.corpus[{index}].uri", message=str(error))
 
 
-def _positions(uri: str, places: Places) -> int | None:
+def _max_positions(uri: str, locations: DataLocations) -> int | None:
     """The base's ``max_position_embeddings``, where that is known before it is loaded. Raises DataError."""
     if uri.startswith("builtin://"):
-        return POSITIONS
-    folder = places.local(uri)
+        return MAX_POSITIONS
+    folder = locations.local_path(uri)
     if folder is None:
         return None
     try:
@@ -78,32 +78,32 @@ def _positions(uri: str, places: Places) -> int | None:
         raise DataError(f"{uri}: no config.json there ({folder.absolute()}); give a transformers folder") from error
     except ValueError as error:
         raise DataError(f"{uri}: its config.json is not JSON ({error}); give a transformers folder") from error
-    found = config.get("max_position_embeddings") if isinstance(config, dict) else None
-    return found if isinstance(found, int) else None
+    positions = config.get("max_position_embeddings") if isinstance(config, dict) else None
+    return positions if isinstance(positions, int) else None
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Look, print, and say by the exit status whether all is well."""
-    parser = argparse.ArgumentParser(prog="look")
+    """Check the data and print the report; the exit status is 2 if there is a problem."""
+    parser = argparse.ArgumentParser(prog="data_check")
     parser.add_argument("--model", type=Path, required=True, help="the MultiTaskModel as JSON")
     parser.add_argument("--data-root", default=".", help="the folder that relative addresses start from")
-    parser.add_argument("--json", action="store_true", help="print a multitask_api.data_check.DataLook")
+    parser.add_argument("--json", action="store_true", help="print a multitask_api.data_check.DataReport")
     arguments = parser.parse_args(argv)
     model = MultiTaskModel.model_validate_json(arguments.model.read_text("utf-8"))
-    found = examine(model.spec, Places.of(arguments.data_root, os.environ))
-    sys.stdout.write(found.model_dump_json(by_alias=True) + "\n" if arguments.json else as_text(found))
-    return 2 if found.problems else 0
+    report = check_data(model.spec, DataLocations.of(arguments.data_root, os.environ))
+    sys.stdout.write(report.model_dump_json(by_alias=True) + "\n" if arguments.json else format_report(report))
+    return 2 if report.problems else 0
 
 
-def as_text(found: DataReport) -> str:
+def format_report(report: DataReport) -> str:
     """For people: rows a task, what is odd, what is wrong."""
     lines = []
-    for task in found.tasks:
+    for task in report.tasks:
         rows = task.rows
         lines.append(f"{task.name}: {rows.train} train, {rows.validation} validation, {rows.test} test rows")
         lines += [f"  warning: {warning}" for warning in task.warnings]
-    lines += [f"hint: {hint}" for hint in found.hints]
-    lines += [f"{problem.path}: {problem.message}" for problem in found.problems]
+    lines += [f"hint: {hint}" for hint in report.hints]
+    lines += [f"{problem.path}: {problem.message}" for problem in report.problems]
     return "".join(f"{line}\n" for line in lines)
 
 

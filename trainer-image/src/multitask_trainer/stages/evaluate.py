@@ -1,4 +1,4 @@
-"""Stage ``evaluate``: the engine answers a group's test rows from the bundle's own files, and each task is judged."""
+"""Stage ``evaluate``: the engine answers a group's test rows from the bundle's own files; each task gets a verdict."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from multitask_api.stage_io.results import EvaluateResult, PrepareResult, TaskVe
 from multitask_api.stages.digests import digest
 from multitask_serving.engine.engine import Engine
 from multitask_trainer.data.rows import Row, read_inputs, read_rows
-from multitask_trainer.device import resolve_device
 from multitask_trainer.errors import StageError
-from multitask_trainer.judging.answers import Answer
-from multitask_trainer.judging.evaluation import Material, constant_answer, judge_task
-from multitask_trainer.judging.interval import SeedVariance, pooled_seed_variance
-from multitask_trainer.judging.overlap import Hashes, seen
-from multitask_trainer.judging.scoring import answer_rows, read_scores, truncated_rows, write_scores
-from multitask_trainer.stage import Outcome, Stage, run
-from multitask_trainer.storage import content_digest, write_atomically
+from multitask_trainer.evaluation.answers import Answer
+from multitask_trainer.evaluation.interval import SeedVariance, pooled_seed_variance
+from multitask_trainer.evaluation.overlap import Hashes, overlapping_rows
+from multitask_trainer.evaluation.qualification import EvaluationInputs, constant_answer, evaluate_task
+from multitask_trainer.evaluation.scoring import answer_rows, read_scores, truncated_rows, write_scores
+from multitask_trainer.runtime.context import StageContext, StageOutcome
+from multitask_trainer.runtime.runner import main
+from multitask_trainer.storage.files import content_digest, write_atomically
 
 
-def work(stage: Stage) -> Outcome:
-    """Answer, judge, and leave the answers beside the verdicts: ``answers/<task>.parquet``, ``judging.json``."""
+def work(stage: StageContext) -> StageOutcome:
+    """Answer, evaluate, and leave ``answers/<task>.parquet`` and ``judging.json`` (threshold and rule)."""
     parameters = stage.parameters(EvaluateParameters)
     names = [task.name for task in parameters.tasks]
     engine = Engine.load(
         stage.input("bundle") / "bundle",
-        device=resolve_device(stage.order.device),
+        device=stage.device,
         threads=stage.order.threads,
         tasks=names,
     )
     seeds = _seed_variance(stage)
-    trains = [read_inputs(stage.input(name))["train"] for name in stage.inputs_of("prepare/")]
+    trains = [read_inputs(stage.input(name))["train"] for name in stage.input_names("prepare/")]
     verdicts = []
     truncated: dict[str, int] = {}
     for number, task in enumerate(parameters.tasks):
@@ -39,21 +39,23 @@ def work(stage: Stage) -> Outcome:
         rows = read_rows(stage.input(f"prepare/{task.name}"), "test")
         answers = answer_rows(engine, task, rows)
         truncated[task.name] = truncated_rows(engine, task, rows)
-        write_scores(stage.folder / "answers" / f"{task.name}.parquet", answers)
-        verdicts.append(_judge(stage, parameters, task, answers, seeds, trains))
+        write_scores(stage.artifact_folder / "answers" / f"{task.name}.parquet", answers)
+        verdicts.append(_evaluate(stage, parameters, task, answers, seeds, trains))
     rule = {"threshold": parameters.threshold, "rule": parameters.rule}
-    write_atomically(stage.folder / "judging.json", json.dumps(rule))
+    write_atomically(stage.artifact_folder / "judging.json", json.dumps(rule))
     result = EvaluateResult(
         tasks=tuple(verdicts),
         truncated_rows={name: count for name, count in truncated.items() if count},
         seed_variance=seeds.variance,
         degrees_of_freedom=seeds.degrees_of_freedom,
     )
-    return Outcome(result, {"verdicts": digest(result.to_json()), "answers": content_digest(stage.folder, ["answers"])})
+    return StageOutcome(
+        result, {"verdicts": digest(result.to_json()), "answers": content_digest(stage.artifact_folder, ["answers"])}
+    )
 
 
-def _judge(
-    stage: Stage,
+def _evaluate(
+    stage: StageContext,
     parameters: EvaluateParameters,
     task: TaskDefinition,
     answers: list[Answer],
@@ -61,39 +63,41 @@ def _judge(
     trains: list[Hashes],
 ) -> TaskVerdict:
     prepare = stage.input(f"prepare/{task.name}")
-    counts = PrepareResult.model_validate(stage.manifest_of(f"prepare/{task.name}").result).label_counts
+    counts = PrepareResult.model_validate(stage.input_manifest(f"prepare/{task.name}").result).label_counts
     train: list[Row] = read_rows(prepare, "train") if task.type == "Generation" else []
-    runs = stage.inputs_of(f"baseline/{task.name}/")
+    runs = stage.input_names(f"baseline/{task.name}/")
     baselines = [read_scores(stage.input(name) / "scores.parquet") for name in runs]
     for name, scored in zip(runs, baselines, strict=True):
         if [item.gold for item in scored] != [item.gold for item in answers]:
             raise StageError(f"{name} was scored on other test rows than {task.name} has now; delete it to redo it")
-    material = Material(
+    inputs = EvaluationInputs(
         task=task,
         answers=answers,
         baselines=baselines,
         declared=parameters.declared_baselines.get(task.name),
         constant=constant_answer(task, counts.get("train", {}), train),
-        overlap=seen(read_inputs(prepare)["test"], trains),
-        still_improving=any(_result(stage, name).still_improving for name in runs),
+        overlap=overlapping_rows(read_inputs(prepare)["test"], trains),
+        still_improving=any(_train_result(stage, name).still_improving for name in runs),
     )
-    return judge_task(material, seeds=seeds, threshold=parameters.threshold, rule=parameters.rule, seed=parameters.seed)
+    return evaluate_task(
+        inputs, seeds=seeds, threshold=parameters.threshold, rule=parameters.rule, seed=parameters.seed
+    )
 
 
-def _seed_variance(stage: Stage) -> SeedVariance:
+def _seed_variance(stage: StageContext) -> SeedVariance:
     """Pooled over the baselines of every task, also of other groups."""
     scores: dict[str, list[float]] = {}
-    for name in stage.inputs_of("baseline/"):
+    for name in stage.input_names("baseline/"):
         task = name.split("/")[1]
-        found = _result(stage, name).test_score
-        if found is not None:
-            scores.setdefault(task, []).append(found)
+        score = _train_result(stage, name).test_score
+        if score is not None:
+            scores.setdefault(task, []).append(score)
     return pooled_seed_variance(list(scores.values()))
 
 
-def _result(stage: Stage, name: str) -> TrainResult:
-    return TrainResult.model_validate(stage.manifest_of(name).result)
+def _train_result(stage: StageContext, name: str) -> TrainResult:
+    return TrainResult.model_validate(stage.input_manifest(name).result)
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(work))
+    raise SystemExit(main(work))

@@ -5,31 +5,33 @@ from __future__ import annotations
 from multitask_api.stage_io.parameters import FilterParameters
 from multitask_api.stage_io.results import FilterResult, GroupPlan, PrepareResult, TrainResult
 from multitask_api.stages.digests import digest
-from multitask_trainer.judging.filtering import Inputs, Saturation, plan_group
-from multitask_trainer.stage import Outcome, Stage, run
+from multitask_trainer.runtime.context import StageContext, StageOutcome
+from multitask_trainer.runtime.runner import main
+from multitask_trainer.training.group_plan import GroupInputs, Saturation, plan_group
 
 
-def work(stage: Stage) -> Outcome:
-    """Plan every group from the row counts and what the baselines found."""
+def work(stage: StageContext) -> StageOutcome:
+    """Plan every group from the row counts and the baselines' saturation."""
     parameters = stage.parameters(FilterParameters)
     plans = []
     for group, tasks in parameters.groups.items():
         rows = {task: _train_rows(stage, task) for task in tasks}
-        found = {task: _saturation(stage, task, parameters.declared_saturation_steps.get(task)) for task in tasks}
-        saturation = {task: item for task, item in found.items() if item is not None}
-        inputs = Inputs(group, rows, saturation, parameters.batch_rows)
+        declared = parameters.declared_saturation_steps
+        by_task = {task: _saturation(stage, task, declared.get(task)) for task in tasks}
+        saturation = {task: item for task, item in by_task.items() if item is not None}
+        inputs = GroupInputs(group, rows, saturation, parameters.batch_rows)
         plans.append(plan_group(inputs, parameters.high_resource, parameters.mixture))
-    return Outcome(FilterResult(groups=tuple(plans)), _outputs(plans))
+    return StageOutcome(FilterResult(groups=tuple(plans)), _outputs(plans))
 
 
-def _train_rows(stage: Stage, task: str) -> int:
-    return PrepareResult.model_validate(stage.manifest_of(f"prepare/{task}").result).rows.train
+def _train_rows(stage: StageContext, task: str) -> int:
+    return PrepareResult.model_validate(stage.input_manifest(f"prepare/{task}").result).rows.train
 
 
-def _saturation(stage: Stage, task: str, declared: int | None) -> Saturation | None:
+def _saturation(stage: StageContext, task: str, declared: int | None) -> Saturation | None:
     """The mean over the task's baseline seeds; without a baseline the declared steps; without those nothing."""
-    names = stage.inputs_of(f"baseline/{task}/")
-    runs = [TrainResult.model_validate(stage.manifest_of(name).result) for name in names]
+    names = stage.input_names(f"baseline/{task}/")
+    runs = [TrainResult.model_validate(stage.input_manifest(name).result) for name in names]
     if runs:
         return Saturation(
             saturation=sum(run.saturation_step for run in runs) / len(runs),
@@ -50,4 +52,4 @@ def _outputs(plans: list[GroupPlan]) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(work))
+    raise SystemExit(main(work))

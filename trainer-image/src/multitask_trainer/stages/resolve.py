@@ -1,4 +1,4 @@
-"""resolve: what stands behind the addresses of a resource right now; runs before the graph is built.
+"""Program ``resolve``: fingerprints of the data and the base of a resource; runs before the graph is built.
 
 ``python -m multitask_trainer.stages.resolve --model FILE.json --data-root DIR --cache FILE --out FILE`` writes a
 ``Resolved`` (multitask_api.stage_io.manifest), without ``--out`` to standard output. Problems are collected in it; the
@@ -19,23 +19,24 @@ from multitask_api.stage_io.manifest import Resolved
 from multitask_api.stage_io.packing import MANIFESTS_LIMIT, pack_manifests
 from multitask_api.uris import is_folder, scheme_of
 from multitask_trainer.data.fingerprints import HashCache, resolve_data, resolve_folder
-from multitask_trainer.data.places import Places
+from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.errors import DataError, StageError
-from multitask_trainer.inventory import results
-from multitask_trainer.storage import local_path, reaching, write_atomically
+from multitask_trainer.storage.files import write_atomically
+from multitask_trainer.storage.result_index import stored_results
+from multitask_trainer.storage.uris import local_path, storage_errors
 
-#: Bytes for manifests, without which a report is none; progress and failures take some, too.
-_LEAST_ROOM = 16 * 1024
-#: Of the problems of a resource, so many reach its status.
-_MOST_PROBLEMS = 20
+_MIN_MANIFEST_BYTES = 16 * 1024
+"""Bytes of the ConfigMap that must be left for manifests, and for progress and a failure."""
+_MAX_PROBLEMS = 20
+"""Problems of a resource that reach its status."""
 
 
-def resolve(spec: MultiTaskModelSpec, places: Places, cache: HashCache) -> Resolved:
-    """Fingerprint every data address and the base, or pin its revision; what fails is a problem of its address."""
-    data = {address: resolve_data(address, places, cache) for address in dict.fromkeys(_addresses(spec))}
+def resolve(spec: MultiTaskModelSpec, locations: DataLocations, cache: HashCache) -> Resolved:
+    """Fingerprint the data at every address and the base, or pin its revision; collect what fails as problems."""
+    data = {uri: resolve_data(uri, locations, cache) for uri in dict.fromkeys(_data_uris(spec))}
     if is_folder(spec.base_model.uri):
-        data[spec.base_model.uri] = resolve_folder(spec.base_model.uri, places, cache)
-    problems = [f"{address}: {found.problem}" for address, found in data.items() if found.problem]
+        data[spec.base_model.uri] = resolve_folder(spec.base_model.uri, locations, cache)
+    problems = [f"{uri}: {resolved.problem}" for uri, resolved in data.items() if resolved.problem]
     revision = None
     base = spec.base_model
     try:
@@ -49,37 +50,38 @@ def resolve(spec: MultiTaskModelSpec, places: Places, cache: HashCache) -> Resol
 
 
 def report(order: ResolveOrder, environment: Mapping[str, str]) -> dict[str, object]:
-    """What a resolve pod writes into its ConfigMap: what `resolve` found, and the newest results in storage."""
+    """Resolve; the change to the ConfigMap that reports it, with the newest results in storage."""
     local = local_path(order.storage)
     cache = HashCache(local / "resolve-cache.json" if local else None)
-    found = _brief(resolve(order.model.spec, Places.of(".", environment), cache))
-    with reaching(order.storage):
+    resolved = _shortened(resolve(order.model.spec, DataLocations.of(".", environment), cache))
+    with storage_errors(order.storage):
         cache.save()
-    text = found.model_dump_json(by_alias=True, exclude_none=True)
+    text = resolved.model_dump_json(by_alias=True, exclude_none=True)
     room = CONFIGMAP_LIMIT - len(order.model_dump_json(by_alias=True).encode()) - len(text.encode())
-    if room < _LEAST_ROOM:
+    if room < _MIN_MANIFEST_BYTES:
         raise StageError(
-            f"spec.tasks: what was found at {len(found.data)} addresses has {len(text.encode()):,} bytes, and has no"
-            " room in a ConfigMap beside the resource; shorten addresses, prompts or labels, or put tasks into a second"
-            " MultiTaskModel"
+            f"spec.tasks: the fingerprints of {len(resolved.data)} addresses have {len(text.encode()):,} bytes, and"
+            " there is no room for them in a ConfigMap beside the resource; shorten addresses, prompts or labels, or"
+            " put tasks into a second MultiTaskModel"
         )
-    packed, kept = pack_manifests(there := results(order.storage), min(MANIFESTS_LIMIT, room))
-    sys.stdout.write(f"{order.storage}: {len(there)} results, {kept} reported\n")
+    stored = stored_results(order.storage)
+    packed, reported = pack_manifests(stored, min(MANIFESTS_LIMIT, room))
+    sys.stdout.write(f"{order.storage}: {len(stored)} results, {reported} reported\n")
     return {"data": {RESOLVED_KEY: text}, "binaryData": {MANIFESTS_KEY: packed}}
 
 
-def _brief(found: Resolved) -> Resolved:
-    """With the first problems, each said once: those of every address of a large resource would not fit."""
-    problems, more = found.problems[:_MOST_PROBLEMS], len(found.problems) - _MOST_PROBLEMS
-    return found.model_copy(
+def _shortened(resolved: Resolved) -> Resolved:
+    """With the first problems only, each of them once: all those of a large resource do not fit."""
+    problems, more = resolved.problems[:_MAX_PROBLEMS], len(resolved.problems) - _MAX_PROBLEMS
+    return resolved.model_copy(
         update={
-            "data": {address: each.model_copy(update={"problem": None}) for address, each in found.data.items()},
+            "data": {uri: each.model_copy(update={"problem": None}) for uri, each in resolved.data.items()},
             "problems": (*problems, f"and {more} more") if more > 0 else problems,
         }
     )
 
 
-def _addresses(spec: MultiTaskModelSpec) -> Iterator[str]:
+def _data_uris(spec: MultiTaskModelSpec) -> Iterator[str]:
     for task in spec.tasks:
         yield from (task.data.train.uri, task.data.validation.uri, task.data.test.uri)
     for source in spec.pretraining.corpus if spec.pretraining else ():
@@ -91,14 +93,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="resolve")
     parser.add_argument("--model", type=Path, required=True, help="the MultiTaskModel as JSON")
     parser.add_argument("--data-root", default=".", help="the folder that relative addresses start from")
-    parser.add_argument("--cache", type=Path, help="hashes of files already seen; none are kept without it")
+    parser.add_argument("--cache", type=Path, help="file with hashes of data files; without it all are hashed")
     parser.add_argument("--out", type=Path, help="the Resolved file to write (default: standard output)")
     arguments = parser.parse_args(argv)
     model = MultiTaskModel.model_validate_json(arguments.model.read_text("utf-8"))
     cache = HashCache(arguments.cache)
-    found = resolve(model.spec, Places.of(arguments.data_root, os.environ), cache)
+    resolved = resolve(model.spec, DataLocations.of(arguments.data_root, os.environ), cache)
     cache.save()
-    text = found.model_dump_json(by_alias=True, indent=1, exclude_none=True) + "\n"
+    text = resolved.model_dump_json(by_alias=True, indent=1, exclude_none=True) + "\n"
     if arguments.out is None:
         sys.stdout.write(text)
     else:

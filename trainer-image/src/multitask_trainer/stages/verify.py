@@ -12,43 +12,45 @@ from multitask_serving.client import AsyncTaskClient, Prediction
 from multitask_serving.gateway.server import running_gateway
 from multitask_serving.serve import local_backends
 from multitask_serving.triton.server import TritonServer
-from multitask_trainer.asking import ask
 from multitask_trainer.data.rows import Row, read_rows
 from multitask_trainer.errors import StageError
-from multitask_trainer.judging.agreement import NEAR_TIES, Difference, agreement, differences, total
-from multitask_trainer.judging.scoring import read_scores
-from multitask_trainer.stage import Outcome, Stage, run
+from multitask_trainer.evaluation.agreement import NEAR_TIES, Difference, agreement, differences, total_agreement
+from multitask_trainer.evaluation.gateway_client import predict_rows
+from multitask_trainer.evaluation.scoring import read_scores
+from multitask_trainer.runtime.context import StageContext, StageOutcome
+from multitask_trainer.runtime.runner import main
 
 EXAMPLES = 10
 
 
-def work(stage: Stage) -> Outcome:
-    """Serve the export, ask, compare. Raises `StageError` if an answer differs where evaluation was sure."""
+def work(stage: StageContext) -> StageOutcome:
+    """Serve the export, predict, compare. Raises `StageError` if an answer differs by more than a near tie."""
     limit = NEAR_TIES[stage.parameters(VerifyParameters).precision]
-    exported = ExportResult.model_validate(stage.manifest_of("export").result)
+    exported = ExportResult.model_validate(stage.input_manifest("export").result)
     rows = {
         item.task: read_rows(stage.input(f"prepare/{item.task}"), "test")
         for item in exported.tasks
         if item.served_by is not None
     }
-    found: dict[str, list[Difference]] = {}
+    differing: dict[str, list[Difference]] = {}
     if rows:
-        served = asyncio.run(_ask_all(stage, rows, exported.revision))
-        answers = stage.input("export") / "answers"
-        for task, predictions in served.items():
-            said = [prediction.answer for prediction in predictions]
-            found[task] = differences(read_scores(answers / f"{task}.parquet"), said, limit)
-    result = _result(rows, found)
+        folder = stage.input("export") / "answers"
+        for task, predictions in asyncio.run(_predict_all(stage, rows, exported.revision)).items():
+            served = [prediction.answer for prediction in predictions]
+            differing[task] = differences(read_scores(folder / f"{task}.parquet"), served, limit)
+    result = _result(rows, differing)
     if result.different:
-        raise StageError(_complaint(result, limit))
-    return Outcome(result, {"result": digest(result.to_json())})
+        raise StageError(_difference_message(result, limit))
+    return StageOutcome(result, {"result": digest(result.to_json())})
 
 
-async def _ask_all(stage: Stage, rows: Mapping[str, Sequence[Row]], revision: str) -> dict[str, list[Prediction]]:
-    """Start Triton on the exported repository and a gateway before it, and ask for every task."""
+async def _predict_all(
+    stage: StageContext, rows: Mapping[str, Sequence[Row]], revision: str
+) -> dict[str, list[Prediction]]:
+    """Start Triton on the exported repository and a gateway before it, and send the rows of every task."""
     folder = stage.input("export")
     stage.reporter.report("starting the servers")
-    with TritonServer.start(folder / "triton", stage.scratch / "triton") as triton:
+    with TritonServer.start(folder / "triton", stage.scratch_folder / "triton") as triton:
         async with (
             running_gateway(folder / "routes.yaml", "127.0.0.1:0", transform=local_backends(triton.port)) as gateway,
             AsyncTaskClient(f"127.0.0.1:{gateway.port}") as client,
@@ -56,15 +58,15 @@ async def _ask_all(stage: Stage, rows: Mapping[str, Sequence[Row]], revision: st
             answered = {}
             for number, (task, own) in enumerate(rows.items()):
                 stage.reporter.report(f"asking {task}", step=number, total=len(rows))
-                answered[task] = await ask(client, task, own, revision=revision)
+                answered[task] = await predict_rows(client, task, own, revision=revision)
             return answered
 
 
-def _result(rows: Mapping[str, Sequence[Row]], found: Mapping[str, Sequence[Difference]]) -> VerifyResult:
-    tasks: dict[str, Agreement] = {task: agreement(len(own), found[task]) for task, own in rows.items()}
+def _result(rows: Mapping[str, Sequence[Row]], differing: Mapping[str, Sequence[Difference]]) -> VerifyResult:
+    tasks: dict[str, Agreement] = {task: agreement(len(own), differing[task]) for task, own in rows.items()}
     # Faults first: they are what a reader looks for.
     ordered = sorted(
-        ((task, item) for task, items in found.items() for item in items), key=lambda pair: pair[1].near_tie
+        ((task, item) for task, items in differing.items() for item in items), key=lambda pair: pair[1].near_tie
     )
     examples = tuple(
         {
@@ -76,11 +78,11 @@ def _result(rows: Mapping[str, Sequence[Row]], found: Mapping[str, Sequence[Diff
         }
         for task, item in ordered[:EXAMPLES]
     )
-    return VerifyResult(**total(tasks.values()).model_dump(), tasks=tasks, examples=examples)
+    return VerifyResult(**total_agreement(tasks.values()).model_dump(), tasks=tasks, examples=examples)
 
 
-def _complaint(result: VerifyResult, limit: float) -> str:
-    wrong = {task: part.different for task, part in result.tasks.items() if part.different}
+def _difference_message(result: VerifyResult, limit: float) -> str:
+    wrong = {task: agreement.different for task, agreement in result.tasks.items() if agreement.different}
     counts = ", ".join(f"{task}: {count}" for task, count in wrong.items())
     head = (
         f"{result.different} of {result.compared} served answers are not those of the evaluation, with margins of "
@@ -96,4 +98,4 @@ def _complaint(result: VerifyResult, limit: float) -> str:
 
 
 if __name__ == "__main__":
-    raise SystemExit(run(work))
+    raise SystemExit(main(work))

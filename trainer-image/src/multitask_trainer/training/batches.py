@@ -1,8 +1,8 @@
-"""Micro-batches: rows of one optimizer batch, laid out for one forward pass.
+"""Micro-batches: rows of one optimizer batch, collated for one forward pass.
 
-Two layouts give the same loss. *Padded*: rows sorted by length, one a line, padded behind; causal attention never looks
-at what comes behind, so no mask is needed. *Packed*: several rows a line with an explicit block-diagonal mask, for
-GPUs, where padding costs more than the mask. Positions are explicit in both: each row counts from 0.
+Two layouts give the same loss. *Padded*: rows sorted by length, one a line, padded on the right; causal attention does
+not read what follows, so no mask is needed. *Packed*: several rows a line with an explicit block-diagonal mask, for
+GPUs, where padding costs more than the mask. ``position_ids`` are explicit in both: each row counts from 0.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-RowIds = tuple[NDArray[np.int32], int]
+EncodedRow = tuple[NDArray[np.int32], int]
 """A row's ids (prompt, answer, EOS) and the length of its prompt."""
 
 _MICRO_BATCH_COST = 100
@@ -27,13 +27,13 @@ _MICRO_BATCH_COST = 100
 class MicroBatch:
     """B lines of T tokens. The last token of a row is only ever a target, so it is not among the inputs."""
 
-    ids: Tensor
+    input_ids: Tensor
     """(B, T) int64"""
-    positions: Tensor
+    position_ids: Tensor
     """(B, T) int64"""
-    blocks: Tensor | None
+    segment_ids: Tensor | None
     """(B, T) int32, equal for tokens of one row of a line; None where a line holds one row."""
-    sources: Tensor
+    logit_positions: Tensor
     """(N,) int64, indices into B · T: where the target tokens are predicted."""
     targets: Tensor
     """(N,) int64 token ids."""
@@ -45,13 +45,13 @@ class MicroBatch:
     """Input tokens, padding not counted."""
 
     @property
-    def allowed(self) -> Tensor | None:
+    def attention_mask(self) -> Tensor | None:
         """(B, 1, T, T) bool, true for "may attend"; made where the batch is. None for plain causal attention."""
-        if self.blocks is None:
+        if self.segment_ids is None:
             return None
-        width = self.blocks.shape[1]
-        causal = torch.ones(width, width, dtype=torch.bool, device=self.blocks.device).tril()
-        return ((self.blocks[:, :, None] == self.blocks[:, None, :]) & causal)[:, None]
+        width = self.segment_ids.shape[1]
+        causal = torch.ones(width, width, dtype=torch.bool, device=self.segment_ids.device).tril()
+        return ((self.segment_ids[:, :, None] == self.segment_ids[:, None, :]) & causal)[:, None]
 
     def to(self, device: torch.device) -> MicroBatch:
         """The same on ``device``."""
@@ -65,12 +65,12 @@ class MicroBatch:
         return replace(self, **moved)
 
 
-def padded(rows: Sequence[RowIds], *, batch_rows: int, token_budget: int) -> list[MicroBatch]:
+def padded(rows: Sequence[EncodedRow], *, batch_rows: int, token_budget: int) -> list[MicroBatch]:
     """Rows sorted by length, in micro-batches of at most ``token_budget`` tokens with padding (one row at least)."""
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]))
     widths = np.array([len(rows[index][0]) - 1 for index in order])
     return [
-        _lay_out(rows, [[index] for index in order[begin:end]], int(widths[begin]), batch_rows, mask=False)
+        _collate(rows, [[index] for index in order[begin:end]], int(widths[begin]), batch_rows, mask=False)
         for begin, end in _cuts(widths, token_budget)
     ]
 
@@ -97,7 +97,7 @@ def _cuts(widths: NDArray[np.int64], token_budget: int) -> list[tuple[int, int]]
     return cuts[::-1]
 
 
-def packed(rows: Sequence[RowIds], *, batch_rows: int, token_budget: int, width: int) -> list[MicroBatch]:
+def packed(rows: Sequence[EncodedRow], *, batch_rows: int, token_budget: int, width: int) -> list[MicroBatch]:
     """Rows packed into lines of ``width`` tokens (wider only for a longer row), first-fit by falling length."""
     width = max(width, *(len(ids) - 1 for ids, _ in rows))
     lines: list[list[int]] = []
@@ -116,41 +116,41 @@ def packed(rows: Sequence[RowIds], *, batch_rows: int, token_budget: int, width:
             first += 1
     count = max(1, token_budget // width)
     return [
-        _lay_out(rows, lines[begin : begin + count], width, batch_rows, mask=True)
+        _collate(rows, lines[begin : begin + count], width, batch_rows, mask=True)
         for begin in range(0, len(lines), count)
     ]
 
 
-def _lay_out(
-    rows: Sequence[RowIds], lines: Sequence[Sequence[int]], width: int, batch_rows: int, *, mask: bool
+def _collate(
+    rows: Sequence[EncodedRow], lines: Sequence[Sequence[int]], width: int, batch_rows: int, *, mask: bool
 ) -> MicroBatch:
-    ids = np.zeros((len(lines), width), dtype=np.int64)
+    input_ids = np.zeros((len(lines), width), dtype=np.int64)
     # What pads a line is block 0 and attends to itself, so that every token attends to something.
-    positions = np.tile(np.arange(width, dtype=np.int64), (len(lines), 1))
-    blocks = np.zeros((len(lines), width), dtype=np.int32)
-    sources, targets, owners, weights = [], [], [], []
+    position_ids = np.tile(np.arange(width, dtype=np.int64), (len(lines), 1))
+    segment_ids = np.zeros((len(lines), width), dtype=np.int32)
+    logit_positions, targets, owners, weights = [], [], [], []
     tokens = 0
     for line, indices in enumerate(lines):
         offset = 0
-        for block, index in enumerate(indices, start=1):
+        for segment, index in enumerate(indices, start=1):
             row, prompt = rows[index]
             length, answer = len(row) - 1, len(row) - prompt
-            here = slice(offset, offset + length)
-            ids[line, here] = row[:-1]
-            positions[line, here] = np.arange(length)
-            blocks[line, here] = block
+            columns = slice(offset, offset + length)
+            input_ids[line, columns] = row[:-1]
+            position_ids[line, columns] = np.arange(length)
+            segment_ids[line, columns] = segment
             start = line * width + offset + prompt - 1
-            sources.append(np.arange(start, start + answer))
+            logit_positions.append(np.arange(start, start + answer))
             targets.append(row[prompt:])
             owners.append(np.full(answer, index))
             weights.append(np.full(answer, 1 / (answer * batch_rows), dtype=np.float32))
             offset += length
             tokens += length
     return MicroBatch(
-        ids=torch.from_numpy(ids),
-        positions=torch.from_numpy(positions),
-        blocks=torch.from_numpy(blocks) if mask else None,
-        sources=torch.from_numpy(np.concatenate(sources)),
+        input_ids=torch.from_numpy(input_ids),
+        position_ids=torch.from_numpy(position_ids),
+        segment_ids=torch.from_numpy(segment_ids) if mask else None,
+        logit_positions=torch.from_numpy(np.concatenate(logit_positions)),
         targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
         rows=torch.from_numpy(np.concatenate(owners)),
         weights=torch.from_numpy(np.concatenate(weights)),

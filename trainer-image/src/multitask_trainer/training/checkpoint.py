@@ -1,11 +1,12 @@
-"""Checkpoints of a run: one file, replaced in one step, so that a run killed at any point finds the last whole one.
+"""Checkpoints of a run: one file, replaced in one step, so that a run killed at any point has the last complete one.
 
-The best weights so far stand in a file of their own that the checkpoint names; both are kept until the next checkpoint
-names another. Where the folder ends with the pod, an address keeps a copy of each, in the same order.
+The best weights so far are in a file of their own that the checkpoint names; both are kept until the next checkpoint
+names another. Where the folder ends with the pod, an address keeps a copy of each, written in the same order.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections.abc import Mapping
@@ -22,23 +23,26 @@ from torch import Tensor
 from multitask_api.stage_io.results import CurvePoint
 from multitask_api.types import Record
 from multitask_trainer.errors import ArtifactError
-from multitask_trainer.storage import beside, reaching, upload
+from multitask_trainer.storage.files import temporary_sibling
+from multitask_trainer.storage.uris import storage_errors, upload_file
 
 Weights = Mapping[str, Tensor]
 _CHECKPOINT = "checkpoint.pt"
+_STORED_NAMES = {"decay_begin": "tail_begin", "evals_without_improvement": "stale"}
+"""Field → its name in a checkpoint. A run that an older release began must resume, so stored names stay."""
 
 
 class Progress(Record):
     """Everything a run remembers besides weights and optimizer. Batches need no state: they follow from the step."""
 
     step: int = 0
-    tail_begin: int | None = None
+    decay_begin: int | None = None
     ended_by_limit: bool = False
     best_step: int | None = None
     best_value: float = 0.0
     best_loss: float = 0.0
-    stale: int = 0
-    """Validations since the best one."""
+    evals_without_improvement: int = 0
+    """Validations since the best one; compared with ``patience``."""
     curve: tuple[CurvePoint, ...] = ()
     loss_sum: float = 0.0
     """Training loss summed over the steps since the last validation."""
@@ -47,6 +51,19 @@ class Progress(Record):
     tokens: int = 0
     seconds: float = 0.0
     """Spent in steps, over all restarts; validation not included."""
+
+    def to_checkpoint(self) -> str:
+        """JSON under the names that checkpoints have had from the first release on."""
+        fields = json.loads(self.model_dump_json())
+        return json.dumps({_STORED_NAMES.get(name, name): value for name, value in fields.items()})
+
+    @classmethod
+    def from_checkpoint(cls, text: str) -> Progress:
+        """What `to_checkpoint` gave, of this release or an older one. Raises `ValueError` for anything else."""
+        names = {stored: name for name, stored in _STORED_NAMES.items()}
+        return cls.model_validate(
+            {names.get(stored, stored): value for stored, value in dict(json.loads(text)).items()}
+        )
 
 
 @dataclass(frozen=True)
@@ -58,7 +75,7 @@ class CheckpointStore:
 
     def save(self, progress: Progress, weights: Weights, optimizer: Mapping[str, Any]) -> None:
         """Replace the checkpoint, then remove best weights that it does not name."""
-        content = {"progress": progress.model_dump_json(), "weights": dict(weights), "optimizer": dict(optimizer)}
+        content = {"progress": progress.to_checkpoint(), "weights": dict(weights), "optimizer": dict(optimizer)}
         self._write(_CHECKPOINT, content)
         kept = _best(progress.best_step)
         for path in self.folder.glob("best-*.pt"):
@@ -67,19 +84,19 @@ class CheckpointStore:
         if self.mirror is not None:
             fs, root = fsspec.url_to_fs(self.mirror)
             fs.invalidate_cache()
-            with reaching(self.mirror), suppress(FileNotFoundError):  # another pod may remove the same
+            with storage_errors(self.mirror), suppress(FileNotFoundError):  # another pod may remove the same
                 for name in fs.glob(f"{root}/best-*.pt"):
                     if name.rsplit("/", 1)[-1] != kept:
                         fs.rm_file(name)
 
     def load(self) -> tuple[Progress, Weights, dict[str, Any]] | None:
-        """The last checkpoint; None if there is none, or none that can be read: training then begins anew."""
+        """Progress, weights and optimizer of the last checkpoint; None without one that can be read."""
         path = self._local(_CHECKPOINT)
         if path is None:
             return None
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
-            progress = Progress.model_validate_json(content["progress"])
+            progress = Progress.from_checkpoint(content["progress"])
             if progress.best_step is not None and self._local(_best(progress.best_step)) is None:
                 raise ValueError(f"it names {_best(progress.best_step)}, which is gone")
         except (RuntimeError, EOFError, UnpicklingError, KeyError, TypeError, ValueError) as error:
@@ -88,11 +105,11 @@ class CheckpointStore:
         return progress, content["weights"], content["optimizer"]
 
     def save_best(self, step: int, weights: Weights) -> None:
-        """Keep the weights of ``step``; they count once a checkpoint names that step."""
+        """Keep the weights of ``step``; they are used once a checkpoint names that step."""
         self._write(_best(step), dict(weights))
 
     def load_best(self, step: int) -> Weights:
-        """What `save_best` kept. Raises `ArtifactError` if something else has removed it."""
+        """What `save_best` kept. Raises `ArtifactError` if the file is gone."""
         path = self._local(_best(step))
         if path is None:
             raise ArtifactError(f"{self.folder / _best(step)} is gone; does another process train here?")
@@ -102,7 +119,7 @@ class CheckpointStore:
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
         path = self.folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = beside(path)
+        temporary = temporary_sibling(path)
         try:
             with temporary.open("wb") as file:
                 torch.save(content, file)
@@ -112,20 +129,20 @@ class CheckpointStore:
         finally:
             temporary.unlink(missing_ok=True)
         if self.mirror is not None:
-            upload(path, f"{self.mirror}/{name}")
+            upload_file(path, f"{self.mirror}/{name}")
 
     def _local(self, name: str) -> Path | None:
-        """The file in the folder, brought from the mirror if need be; None if it is nowhere."""
+        """The file in the folder, copied from the mirror if it is only there; None if it is in neither."""
         path = self.folder / name
         if path.exists():
             return path
         if self.mirror is None:
             return None
         fs, root = fsspec.url_to_fs(self.mirror)
-        temporary = beside(path)
+        temporary = temporary_sibling(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with reaching(self.mirror):
+            with storage_errors(self.mirror):
                 fs.get_file(f"{root}/{name}", str(temporary))
             temporary.replace(path)
         except FileNotFoundError:

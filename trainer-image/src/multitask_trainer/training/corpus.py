@@ -1,6 +1,6 @@
 """Pre-training text as token shards on disk, memory-mapped: the tasks' own rows, and a corpus as far as it is needed.
 
-Shards are made once and survive a restart in the stage's work folder; one that is not whole has no final name.
+Shards are made once and survive a restart in the stage's work folder; an incomplete one has a temporary name.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from multitask_trainer.errors import StageError
 from multitask_trainer.training.batches import MicroBatch
-from multitask_trainer.training.dataset import Examples
+from multitask_trainer.training.dataset import EncodedDataset
 from multitask_trainer.training.sampler import Sampler
 
 if TYPE_CHECKING:
@@ -27,13 +27,13 @@ SHARD_TOKENS = 1 << 23
 _TEXTS_AT_ONCE = 256
 
 
-def write_examples(folder: Path, examples: Sequence[Examples]) -> None:
+def write_task_text(folder: Path, datasets: Sequence[EncodedDataset]) -> None:
     """All rows of the tasks as one shard; each row begins with the prompt's BOS and ends with EOS."""
     if not (folder / "tasks.bin").exists():
-        _write(folder / "tasks.bin", np.concatenate([found.ids for found in examples]))
+        _write(folder / "tasks.bin", np.concatenate([dataset.ids for dataset in datasets]))
 
 
-def unused_text(folder: Path, length: int) -> str | None:
+def unused_text_warning(folder: Path, length: int) -> str | None:
     """What to tell the user when the tasks' text is too short for one block, and other text fills the batches."""
     tokens = {shard.name: shard.stat().st_size // 4 for shard in folder.glob("*.bin")}
     own = tokens.get("tasks.bin")
@@ -45,23 +45,25 @@ def unused_text(folder: Path, length: int) -> str | None:
     )
 
 
-def write_corpus(folder: Path, sources: Sequence[Iterable[str]], tokenizer: PreTrainedTokenizerFast, need: int) -> None:
-    """Tokenise texts, in turns from every source, into shards until there are ``need`` tokens or no text is left.
+def write_corpus(
+    folder: Path, sources: Sequence[Iterable[str]], tokenizer: PreTrainedTokenizerFast, tokens_needed: int
+) -> None:
+    """Tokenize texts, in turns from every source, into shards of ``tokens_needed`` tokens in all, or of all the text.
 
-    A restart reads past the texts of the shards that are there, which is cheap beside tokenising them.
+    A restart skips the texts of existing shards, which is cheap compared with tokenizing them.
     """
     if (folder / "corpus.done").exists():
         return
     shards = _corpus_shards(folder)
     texts_done = int(shards[-1].stem.rpartition("-")[2]) if shards else 0
     tokens = sum(shard.stat().st_size // 4 for shard in shards)
-    texts = islice(_in_turns(sources), texts_done, None)
+    texts = islice(_round_robin(sources), texts_done, None)
     parts: list[NDArray[np.uint32]] = []
-    while tokens < need and (batch := list(islice(texts, _TEXTS_AT_ONCE))):
+    while tokens < tokens_needed and (batch := list(islice(texts, _TEXTS_AT_ONCE))):
         texts_done += len(batch)
-        parts.append(_tokenise(batch, tokenizer))
+        parts.append(_tokenize(batch, tokenizer))
         size = sum(len(part) for part in parts)
-        if size >= min(SHARD_TOKENS, need - tokens):
+        if size >= min(SHARD_TOKENS, tokens_needed - tokens):
             _write(folder / f"corpus-{len(shards):05d}-{texts_done}.bin", np.concatenate(parts))
             shards, parts, tokens = _corpus_shards(folder), [], tokens + size
     if parts:
@@ -86,10 +88,10 @@ class TextBatches:
         cls, folder: Path, *, length: int, batch_rows: int, seed: int, token_budget: int, process: int, processes: int
     ) -> TextBatches:
         """Over all shards in ``folder``. Raises `StageError` if there is no text."""
-        found = tuple(np.memmap(path, dtype=np.uint32, mode="r") for path in sorted(folder.glob("*.bin")))
-        shards: tuple[NDArray[np.uint32], ...] = tuple(shard for shard in found if len(shard) > length)
-        if not shards and found:
-            joined = np.concatenate(found)  # less text than one block: repeat it
+        every = tuple(np.memmap(path, dtype=np.uint32, mode="r") for path in sorted(folder.glob("*.bin")))
+        shards: tuple[NDArray[np.uint32], ...] = tuple(shard for shard in every if len(shard) > length)
+        if not shards and every:
+            joined = np.concatenate(every)  # less text than one block: repeat it
             shards = (np.resize(joined, length + 1),)
         if not shards:
             raise StageError("pretraining: there is no text; set tasksText: true or name a corpus")
@@ -101,16 +103,16 @@ class TextBatches:
         """The step's blocks, this process's share of them."""
         blocks = self.sampler.at(step).rows[self.process :: self.processes]
         lines = max(1, self.token_budget // self.length)
-        return [self._lay_out(blocks[begin : begin + lines]) for begin in range(0, len(blocks), lines)]
+        return [self._collate(blocks[begin : begin + lines]) for begin in range(0, len(blocks), lines)]
 
-    def _lay_out(self, blocks: NDArray[np.int64]) -> MicroBatch:
+    def _collate(self, blocks: NDArray[np.int64]) -> MicroBatch:
         tokens = torch.from_numpy(np.stack([self._block(int(block)) for block in blocks]).astype(np.int64))
         rows, length = len(blocks), self.length
         return MicroBatch(
-            ids=tokens[:, :-1],
-            positions=torch.arange(length).expand(rows, length),
-            blocks=None,
-            sources=torch.arange(rows * length),
+            input_ids=tokens[:, :-1],
+            position_ids=torch.arange(length).expand(rows, length),
+            segment_ids=None,
+            logit_positions=torch.arange(rows * length),
             targets=tokens[:, 1:].reshape(-1),
             rows=torch.arange(rows).repeat_interleave(length),
             weights=torch.full((rows * length,), 1 / (length * self.batch_rows)),
@@ -119,14 +121,14 @@ class TextBatches:
 
     def _block(self, block: int) -> NDArray[np.uint32]:
         for shard in self.shards:
-            here = (len(shard) - 1) // self.length
-            if block < here:
+            blocks = (len(shard) - 1) // self.length
+            if block < blocks:
                 return shard[block * self.length : (block + 1) * self.length + 1]
-            block -= here
+            block -= blocks
         raise IndexError(block)
 
 
-def _in_turns(sources: Sequence[Iterable[str]]) -> Iterator[str]:
+def _round_robin(sources: Sequence[Iterable[str]]) -> Iterator[str]:
     left = [iter(source) for source in sources]
     while left:
         for source in list(left):
@@ -137,13 +139,13 @@ def _in_turns(sources: Sequence[Iterable[str]]) -> Iterator[str]:
                 yield text
 
 
-def _tokenise(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> NDArray[np.uint32]:
+def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> NDArray[np.uint32]:
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = True  # a special token spelled out in a text is plain text
     ends = [tokenizer.eos_token_id]
     begins = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
     encoded = backend.encode_batch_fast(texts, add_special_tokens=False)
-    return np.concatenate([np.array(begins + found.ids + ends, dtype=np.uint32) for found in encoded])
+    return np.concatenate([np.array(begins + text.ids + ends, dtype=np.uint32) for text in encoded])
 
 
 def _corpus_shards(folder: Path) -> list[Path]:

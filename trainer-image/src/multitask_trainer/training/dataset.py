@@ -69,7 +69,7 @@ class TaskEncoder:
             prompt_tokens=prompt_budget(max_length, answer_tokens),
         )
 
-    def encode(self, rows: Sequence[Row]) -> Examples:
+    def encode(self, rows: Sequence[Row]) -> EncodedDataset:
         """The rows as ids. Raises `DataError` for an answer that has no token."""
         known = {label.label: label.ids for label in self.labels}
         prompts: list[Sequence[int]] = []
@@ -88,11 +88,11 @@ class TaskEncoder:
                 cut = len(ids) > self.answer_tokens
                 cut_answers += cut
                 answers.append(ids[: self.answer_tokens] if cut else (*ids, self.eos))
-        return Examples.of(prompts, answers, truncated_prompts=cut_prompts, truncated_answers=cut_answers)
+        return EncodedDataset.of(prompts, answers, truncated_prompts=cut_prompts, truncated_answers=cut_answers)
 
 
 @dataclass(frozen=True)
-class Examples:
+class EncodedDataset:
     """Encoded rows, in flat arrays: row i is ``ids[starts[i]:starts[i + 1]]``, prompt and then answer with EOS."""
 
     ids: NDArray[np.int32]
@@ -111,7 +111,7 @@ class Examples:
         *,
         truncated_prompts: int = 0,
         truncated_answers: int = 0,
-    ) -> Examples:
+    ) -> EncodedDataset:
         """Join prompts and answers row by row."""
         lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
         starts = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)

@@ -32,12 +32,12 @@ class RowMeanLoss(nn.Module):
 
 def target_logits(backbone: Backbone, batch: MicroBatch) -> Tensor:
     """The logits where target tokens are predicted, (N, V) fp32."""
-    allowed = batch.allowed
+    attention_mask = batch.attention_mask
     hidden = backbone.decoder(
-        input_ids=batch.ids,
-        position_ids=batch.positions,
-        attention_mask=None if allowed is None else backbone.attention_mask(allowed),
+        input_ids=batch.input_ids,
+        position_ids=batch.position_ids,
+        attention_mask=None if attention_mask is None else backbone.attention_mask(attention_mask),
         use_cache=False,
     ).last_hidden_state
-    logits: Tensor = backbone.head(hidden.reshape(-1, hidden.shape[-1])[batch.sources])
+    logits: Tensor = backbone.head(hidden.reshape(-1, hidden.shape[-1])[batch.logit_positions])
     return logits.float()

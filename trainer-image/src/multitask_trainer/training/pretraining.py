@@ -6,14 +6,15 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from multitask_api.stage_io.parameters import BaseParameters
-from multitask_trainer.data.places import Places
+from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.reading import read_texts
-from multitask_trainer.stage import Stage
+from multitask_trainer.runtime.context import StageContext
+from multitask_trainer.training.accelerator import make_accelerator
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
-from multitask_trainer.training.compute import set_up
-from multitask_trainer.training.corpus import TextBatches, write_corpus, write_examples
-from multitask_trainer.training.dataset import Examples
-from multitask_trainer.training.loop import Loop, Settings
+from multitask_trainer.training.corpus import TextBatches, write_corpus, write_task_text
+from multitask_trainer.training.dataset import EncodedDataset
+from multitask_trainer.training.loop import TrainingLoop
+from multitask_trainer.training.optimizer import TrainingSettings
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -23,34 +24,34 @@ CPU_TOKENS = 1024
 GPU_TOKENS = 32768
 
 
-def corpus_texts(parameters: BaseParameters, places: Places) -> list[Iterable[str]]:
+def corpus_texts(parameters: BaseParameters, locations: DataLocations) -> list[Iterable[str]]:
     """One stream of texts for each corpus source; nothing is read yet."""
     sources = parameters.pretraining.corpus if parameters.pretraining else ()
-    return [read_texts(source.uri, places) for source in sources]
+    return [read_texts(source.uri, locations) for source in sources]
 
 
 def pretrain(
-    stage: Stage,
+    stage: StageContext,
     parameters: BaseParameters,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerFast,
     *,
-    examples: Sequence[Examples],
-    places: Places,
+    datasets: Sequence[EncodedDataset],
+    locations: DataLocations,
     max_steps: int,
 ) -> Progress:
-    """Train ``model`` in place; goes on from the last checkpoint in the stage's work folder."""
+    """Train ``model`` in place; resumes from the last checkpoint in the stage's work folder."""
     optimisation = parameters.optimisation
-    accelerator = set_up(device=stage.order.device, threads=stage.order.threads, precision=optimisation.precision)
-    folder = stage.work / "tokens"
+    accelerator = make_accelerator(device=stage.device, threads=stage.order.threads, precision=optimisation.precision)
+    folder = stage.work_folder / "tokens"
     stage.reporter.report("tokenising")
 
     def write() -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        if examples:
-            write_examples(folder, examples)
+        if datasets:
+            write_task_text(folder, datasets)
         need = max_steps * optimisation.batch_rows * optimisation.max_length
-        write_corpus(folder, corpus_texts(parameters, places), tokenizer, need)
+        write_corpus(folder, corpus_texts(parameters, locations), tokenizer, need)
 
     stage.once("tokens", write)
     batches = TextBatches.of(
@@ -63,12 +64,12 @@ def pretrain(
         processes=accelerator.num_processes,
     )
     model.requires_grad_(requires_grad=True)
-    loop = Loop(
+    loop = TrainingLoop(
         model,
         batches,
-        Settings(max_steps, optimisation, betas=(0.9, 0.95), weight_decay=0.1),
+        TrainingSettings(max_steps, optimisation, betas=(0.9, 0.95), weight_decay=0.1),
         accelerator=accelerator,
-        store=CheckpointStore(stage.work / "checkpoint", stage.order.checkpoint),
+        store=CheckpointStore(stage.work_folder / "checkpoint", stage.order.checkpoint),
         reporter=stage.reporter,
     )
     return loop.run()

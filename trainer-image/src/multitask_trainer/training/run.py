@@ -1,4 +1,4 @@
-"""What baseline, stage 2 and stage 3 share: from an order to trained weights and what was found on the way."""
+"""What baseline, stage 2 and stage 3 share: from an order to trained weights and a `TrainResult`."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import TrainResult
 from multitask_api.stages.digests import digest
 from multitask_serving.engine.model.backbone import Backbone
-from multitask_trainer.bundling import load_tokenizer
+from multitask_trainer.base_model.loading import check_max_length, load_base, load_tokenizer
 from multitask_trainer.data.rows import Row, read_rows
 from multitask_trainer.errors import StageError
-from multitask_trainer.models import check_length, load_base
-from multitask_trainer.stage import Stage
-from multitask_trainer.training.batches import MicroBatch, RowIds, packed, padded
+from multitask_trainer.runtime.context import StageContext
+from multitask_trainer.training.accelerator import make_accelerator
+from multitask_trainer.training.batches import EncodedRow, MicroBatch, packed, padded
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
-from multitask_trainer.training.compute import set_up
-from multitask_trainer.training.dataset import Examples, TaskEncoder
-from multitask_trainer.training.loop import Loop, Settings
+from multitask_trainer.training.dataset import EncodedDataset, TaskEncoder
+from multitask_trainer.training.loop import TrainingLoop
+from multitask_trainer.training.optimizer import TrainingSettings
 from multitask_trainer.training.sampler import Sampler
 from multitask_trainer.training.selection import Selection, saturation_step, still_improving
 from multitask_trainer.training.validation import TaskValidation, validate
-from multitask_trainer.tuning import method
+from multitask_trainer.tuning import tuning_method
 
 CPU_TOKENS = 3072
 """Padded tokens of a micro-batch on a CPU: more leaves its caches."""
@@ -41,7 +41,7 @@ class TaskBatches:
     """The sampler's rows, laid out for one process of ``processes``."""
 
     sampler: Sampler
-    examples: Sequence[Examples]
+    datasets: Sequence[EncodedDataset]
     """In the order of the sampler's tasks."""
     batch_rows: int
     pack: bool
@@ -51,8 +51,8 @@ class TaskBatches:
     def at(self, step: int) -> list[MicroBatch]:
         """Rows are dealt to the processes by falling length, so that each has about the same number of tokens."""
         batch = self.sampler.at(step)
-        rows: list[RowIds] = [
-            self.examples[task].row(row) for task, row in zip(batch.tasks.tolist(), batch.rows.tolist(), strict=True)
+        rows: list[EncodedRow] = [
+            self.datasets[task].row(row) for task, row in zip(batch.tasks.tolist(), batch.rows.tolist(), strict=True)
         ]
         if self.processes > 1:
             rows = sorted(rows, key=lambda row: -len(row[0]))[self.process :: self.processes]
@@ -61,25 +61,25 @@ class TaskBatches:
         return padded(rows, batch_rows=self.batch_rows, token_budget=CPU_TOKENS)
 
 
-def train(stage: Stage, parameters: TrainParameters, *, start: Path | None = None) -> TrainResult:
+def train(stage: StageContext, parameters: TrainParameters, *, start: Path | None = None) -> TrainResult:
     """Train on the order's tasks, from the base or from the weights in ``start``; leaves ``weights/``.
 
     Every training row of every task can be drawn. The result's weights are those of the chosen checkpoint. Of several
     processes only the first one returns.
     """
     optimisation = parameters.optimisation
-    accelerator = set_up(device=stage.order.device, threads=stage.order.threads, precision=optimisation.precision)
+    accelerator = make_accelerator(device=stage.device, threads=stage.order.threads, precision=optimisation.precision)
     stage.reporter.report("reading")
     base = stage.input("base") / "model"
     encoders = _encoders(parameters, base)
-    examples = {name: encoder.encode(_rows(stage, name, "train")) for name, encoder in encoders.items()}
+    datasets = {name: encoder.encode(_rows(stage, name, "train")) for name, encoder in encoders.items()}
     validations = {
         name: TaskValidation.of(encoder, _rows(stage, name, "validation")) for name, encoder in encoders.items()
     }
     sampler = Sampler(
         # In the tasks' order: equal digests must draw equal rows, and to a digest a mapping's order is nothing.
         {name: parameters.probabilities[name] for name in encoders},
-        {name: len(found) for name, found in examples.items()},
+        {name: len(dataset) for name, dataset in datasets.items()},
         batch_rows=optimisation.batch_rows,
         seed=optimisation.seed,
     )
@@ -88,16 +88,16 @@ def train(stage: Stage, parameters: TrainParameters, *, start: Path | None = Non
             f"training.batchRows is {optimisation.batch_rows} and there are {accelerator.num_processes} processes: "
             "raise it, or use fewer GPUs"
         )
-    tuned = method(parameters.tuning)
+    tuned = tuning_method(parameters.tuning)
     torch.manual_seed(optimisation.seed)  # new adapter weights are drawn from it
     loaded = load_base(base)
-    check_length(loaded, optimisation.max_length)  # the base may have been made for a shorter one
+    check_max_length(loaded, optimisation.max_length)  # the base may have been made for a shorter one
     model = tuned.prepare(loaded)
     if start is not None:
         tuned.load(model, start)
     batches = TaskBatches(
         sampler=sampler,
-        examples=[examples[name] for name in sampler.names],
+        datasets=[datasets[name] for name in sampler.names],
         batch_rows=optimisation.batch_rows,
         pack=accelerator.device.type == "cuda" and Backbone.of(model).uses_boolean_masks,
         process=accelerator.process_index,
@@ -105,28 +105,28 @@ def train(stage: Stage, parameters: TrainParameters, *, start: Path | None = Non
     )
     selection = Selection(parameters.reference_scores)
     device, mixed = accelerator.device, accelerator.mixed_precision == "bf16"
-    loop = Loop(
+    loop = TrainingLoop(
         model,
         batches,
-        Settings(parameters.max_steps, optimisation),
+        TrainingSettings(parameters.max_steps, optimisation),
         accelerator=accelerator,
-        store=CheckpointStore(stage.work / "checkpoint", stage.order.checkpoint),
+        store=CheckpointStore(stage.work_folder / "checkpoint", stage.order.checkpoint),
         reporter=stage.reporter,
         validate=lambda: validate(model, validations, device=device, mixed=mixed),
         selection=selection,
     )
     progress = loop.run()
-    stage.ranks.dismiss_others()
-    tuned.save(model, stage.folder / "weights")
-    truncated = {name: found.truncated for name, found in examples.items() if found.truncated}
+    stage.distributed.exit_workers()
+    tuned.save(model, stage.artifact_folder / "weights")
+    truncated = {name: dataset.truncated for name, dataset in datasets.items() if dataset.truncated}
     # A row's last token is only ever a target.
-    lengths = [np.diff(examples[name].starts) - 1 for name in sampler.names]
+    lengths = [np.diff(datasets[name].starts) - 1 for name in sampler.names]
     return _result(
         progress,
         model,
         selection,
-        rows_given=sampler.rows_given(progress.step),
-        tokens_given=sampler.totals_given(progress.step, lengths),
+        rows_given=sampler.rows_drawn(progress.step),
+        tokens_given=sampler.totals_drawn(progress.step, lengths),
         truncated_rows=truncated,
     )
 
@@ -164,7 +164,7 @@ def _encoders(parameters: TrainParameters, base: Path) -> dict[str, TaskEncoder]
     }
 
 
-def _rows(stage: Stage, task: str, split: str) -> list[Row]:
+def _rows(stage: StageContext, task: str, split: str) -> list[Row]:
     return read_rows(stage.input(f"prepare/{task}"), split)
 
 

@@ -66,14 +66,14 @@ class Sampler:
             rows[slots] = self._rows(int(task), draws)
         return Batch(tasks, rows)
 
-    def rows_given(self, steps: int) -> dict[str, int]:
+    def rows_drawn(self, steps: int) -> dict[str, int]:
         """How many rows each task was given in the first ``steps`` steps."""
         return {name: int(count) for name, count in zip(self.names, self._counts(steps), strict=True)}
 
-    def totals_given(self, steps: int, amounts: Sequence[NDArray[np.int64]]) -> dict[str, int]:
+    def totals_drawn(self, steps: int, amounts: Sequence[NDArray[np.int64]]) -> dict[str, int]:
         """The sum over the rows given in the first ``steps`` steps of each task's ``amounts``, (n_i,) each."""
         totals = {}
-        for task, (name, count) in enumerate(self.rows_given(steps).items()):
+        for task, (name, count) in enumerate(self.rows_drawn(steps).items()):
             epochs, rest = divmod(count, len(amounts[task]))
             begun = self._permutation(task, epochs)[:rest]
             totals[name] = int(epochs * amounts[task].sum() + amounts[task][begun].sum())
@@ -101,17 +101,17 @@ class Sampler:
         epochs = draws // size
         out = np.empty_like(draws)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            out[here] = self._permutation(task, int(epoch))[draws[here] % size]
+            in_epoch = epochs == epoch
+            out[in_epoch] = self._permutation(task, int(epoch))[draws[in_epoch] % size]
         return out
 
     def _permutation(self, task: int, epoch: int) -> NDArray[np.int64]:
-        found = self._permutations.get((task, epoch))
-        if found is None:
-            found = permutation(int(self._sizes[task]), seed=self._seed, key=self._keys[task], index=epoch)
+        order = self._permutations.get((task, epoch))
+        if order is None:
+            order = permutation(int(self._sizes[task]), seed=self._seed, key=self._keys[task], index=epoch)
             kept = {key: value for key, value in self._permutations.items() if key[0] != task or key[1] == epoch - 1}
-            self._permutations = kept | {(task, epoch): found}
-        return found
+            self._permutations = kept | {(task, epoch): order}
+        return order
 
 
 def permutation(size: int, *, seed: int, key: int, index: int) -> NDArray[np.int64]:

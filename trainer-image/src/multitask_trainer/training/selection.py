@@ -47,16 +47,16 @@ def is_better(candidate: tuple[float, float], best: tuple[float, float]) -> bool
 
 def saturation_step(curve: Sequence[CurvePoint]) -> int:
     """The step of the lowest validation loss (mean over tasks) in warm-up and constant phase."""
-    return min(_before_the_tail(curve), key=lambda point: mean_loss(point.tasks)).step
+    return min(_before_decay(curve), key=lambda point: mean_loss(point.tasks)).step
 
 
 def still_improving(curve: Sequence[CurvePoint], selection: Selection, *, ended_by_limit: bool) -> bool:
-    """The limit ended training while it was going up.
+    """Whether the limit ended training while the model was still improving.
 
-    The last validation before the tail has both the highest value and the lowest loss of all before the tail, neither
+    The last validation before the decay has both the highest value and the lowest loss of all before it, neither
     of them shared: a plateau's last point is the best by chance, but rarely in both.
     """
-    points = _before_the_tail(curve)
+    points = _before_decay(curve)
     if not ended_by_limit:
         return False
     *earlier, last = points
@@ -64,6 +64,6 @@ def still_improving(curve: Sequence[CurvePoint], selection: Selection, *, ended_
     return all(selection.value(point.tasks) < value and mean_loss(point.tasks) > loss for point in earlier)
 
 
-def _before_the_tail(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
-    # A run too short for a validation before its tail is judged on the whole of it.
+def _before_decay(curve: Sequence[CurvePoint]) -> list[CurvePoint]:
+    # A run too short for a validation before the decay is measured by all of its validations.
     return [point for point in curve if point.phase != "decay"] or list(curve)

@@ -21,9 +21,9 @@ from multitask_serving.engine.classification.scoring import best_labels
 from multitask_serving.engine.classification.trie import LabelTrie
 from multitask_serving.engine.model.backbone import Backbone, eval_mode
 from multitask_trainer.data.rows import Row
-from multitask_trainer.judging.metrics import score
+from multitask_trainer.evaluation.metrics import score
 from multitask_trainer.training.batches import padded
-from multitask_trainer.training.dataset import Examples, TaskEncoder
+from multitask_trainer.training.dataset import EncodedDataset, TaskEncoder
 from multitask_trainer.training.loss import target_logits
 from multitask_trainer.training.sampler import fixed_sample
 
@@ -37,7 +37,7 @@ class TaskValidation:
     """One task's sample, encoded."""
 
     encoder: TaskEncoder
-    examples: Examples
+    dataset: EncodedDataset
     gold: tuple[str, ...]
     trie: LabelTrie | None
 
@@ -50,13 +50,13 @@ class TaskValidation:
         return cls(encoder, encoder.encode(sample), tuple(row.answer for row in sample), trie)
 
     def run(self, model: nn.Module, *, token_budget: int) -> TaskPoint:
-        """Loss and score of ``model`` as it stands."""
+        """Loss and score of ``model``."""
         if self.trie is not None:
             return self._classification(model, self.trie, token_budget)
         return self._generation(model, token_budget)
 
     def _classification(self, model: nn.Module, trie: LabelTrie, token_budget: int) -> TaskPoint:
-        prompts = [self.examples.prompt(row) for row in range(len(self.examples))]
+        prompts = [self.dataset.prompt(row) for row in range(len(self.dataset))]
         task = self.encoder.task
         index = {label: number for number, label in enumerate(trie.labels)}
         tokens = np.array([len(label.ids) + 1 for label in self.encoder.labels])
@@ -69,11 +69,11 @@ class TaskValidation:
 
     def _generation(self, model: nn.Module, token_budget: int) -> TaskPoint:
         backbone = Backbone.of(model)
-        rows = [self.examples.row(index) for index in range(len(self.examples))]
+        rows = [self.dataset.row(index) for index in range(len(self.dataset))]
         loss = right = 0.0
         with eval_mode(model):
-            for laid_out in padded(rows, batch_rows=len(rows), token_budget=token_budget):
-                batch = laid_out.to(backbone.device)
+            for micro_batch in padded(rows, batch_rows=len(rows), token_budget=token_budget):
+                batch = micro_batch.to(backbone.device)
                 logits = target_logits(backbone, batch)
                 loss += float((cross_entropy(logits, batch.targets, reduction="none") * batch.weights).sum())
                 right += float(((logits.argmax(-1) == batch.targets) * batch.weights).sum())

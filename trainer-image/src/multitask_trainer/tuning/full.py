@@ -1,4 +1,4 @@
-"""Full: every weight of the model is trained, and a served form is a whole model."""
+"""Full: every weight of the model is trained, and a whole model is served."""
 
 from __future__ import annotations
 
@@ -10,10 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from multitask_trainer.base_model.loading import Precision, load_base, torch_dtype
 from multitask_trainer.errors import StageError
-from multitask_trainer.models import load_base
-from multitask_trainer.precision import Precision
-from multitask_trainer.storage import drop_versions
+from multitask_trainer.storage.files import drop_library_versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -48,7 +47,7 @@ class Full:
             for name, value in parameters.items():
                 value.copy_(weights[name])
 
-    def served_form(self, base: Path, weights: Path, task: str, folder: Path, precision: Precision) -> None:
+    def write_servable(self, base: Path, weights: Path, task: str, folder: Path, precision: Precision) -> None:
         """``model/``: a transformers folder in the final dtype, with the base's tokenizer."""
         del task  # all tasks of a run share the model
         model = load_base(base)
@@ -60,11 +59,11 @@ class Full:
             if path.is_file() and not path.name.endswith((".safetensors", ".safetensors.index.json")):
                 shutil.copy2(path, target / path.name)
         model.config.use_cache = True
-        model.to(torch.float32 if precision == "fp32" else torch.bfloat16)  # type: ignore[arg-type]
+        model.to(torch_dtype(precision))  # type: ignore[arg-type]
         model.save_pretrained(target)
-        drop_versions(target)
+        drop_library_versions(target)
 
-    def form_key(self, task: str) -> str:
+    def servable_key(self, task: str) -> str:
         """One model for all tasks."""
         del task
         return "model"

@@ -7,14 +7,13 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from multitask_api.resource.training import Tuning
+from multitask_trainer.base_model.loading import Precision, torch_dtype
 from multitask_trainer.errors import StageError
-from multitask_trainer.precision import Precision
-from multitask_trainer.storage import drop_versions
+from multitask_trainer.storage.files import drop_library_versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -43,7 +42,7 @@ class Lora:
             target_modules=self._targets(model),
             bias="none",
         )
-        with warnings.catch_warnings():  # PEFT asks transformers by a name that is going to be dropped
+        with warnings.catch_warnings():  # PEFT uses a name that transformers has deprecated
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
             adapted: nn.Module = get_peft_model(model, config)
         return adapted
@@ -58,48 +57,48 @@ class Lora:
         config = json.loads((folder / _CONFIG).read_text("utf-8"))
         config |= {"target_modules": sorted(config["target_modules"]), "base_model_name_or_path": None}
         (folder / _CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True), "utf-8")
-        drop_versions(folder)
+        drop_library_versions(folder)
 
     def load(self, model: nn.Module, folder: Path) -> None:
         """Replace A and B of every layer."""
         from peft import get_peft_model_state_dict, set_peft_model_state_dict
 
         weights = load_file(folder / _WEIGHTS)
-        wanted = get_peft_model_state_dict(model)
-        if {name: value.shape for name, value in weights.items()} != {name: v.shape for name, v in wanted.items()}:
+        expected = get_peft_model_state_dict(model)
+        if {name: value.shape for name, value in weights.items()} != {name: v.shape for name, v in expected.items()}:
             raise StageError(f"{folder}: this adapter has other layers or another rank; redo the stage that made it")
         set_peft_model_state_dict(model, weights)
 
-    def served_form(self, base: Path, weights: Path, task: str, folder: Path, precision: Precision) -> None:
+    def write_servable(self, base: Path, weights: Path, task: str, folder: Path, precision: Precision) -> None:
         """``adapter.safetensors`` (``L.A``, ``L.B`` for each layer L) in the final dtype, and ``adapter.json``."""
         del base, task  # all tasks of a run share the adapter, and it does not hold the base
-        dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+        dtype = torch_dtype(precision)
         tensors = {_served_name(name): value.to(dtype) for name, value in load_file(weights / _WEIGHTS).items()}
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / "adapter.safetensors")
         settings = {"rank": self._tuning.rank, "scaling": self._tuning.alpha / self._tuning.rank}
         (folder / "adapter.json").write_text(json.dumps(settings), "utf-8")
 
-    def form_key(self, task: str) -> str:
+    def servable_key(self, task: str) -> str:
         """One adapter for all tasks."""
         del task
         return "adapter"
 
     def _targets(self, model: PreTrainedModel) -> list[str]:
-        """The full names of the layers to adapt: linear layers below the output head, all or those asked for."""
+        """The full names of the layers to adapt: linear layers below the output head, all or ``targetModules``."""
         head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
         layers = [
             name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head
         ]
         kinds = sorted({name.rpartition(".")[2] for name in layers})
-        wanted = self._tuning.target_modules
-        missing = [name for name in wanted if name not in kinds]
+        targets = self._tuning.target_modules
+        missing = [name for name in targets if name not in kinds]
         if missing or not layers:
             raise StageError(
                 f"tuning.targetModules: {', '.join(missing) or 'nothing to adapt'}: the base model's linear layers are "
                 f"called {', '.join(kinds) or 'nothing'}; name some of those"
             )
-        return [name for name in layers if not wanted or name.rpartition(".")[2] in wanted]
+        return [name for name in layers if not targets or name.rpartition(".")[2] in targets]
 
 
 def _served_name(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The seam between training and a tuning method, and the choice of one."""
+"""The interface between training and a tuning method, and the choice of one."""
 
 from __future__ import annotations
 
@@ -6,37 +6,37 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from multitask_api.resource.training import Tuning
+from multitask_trainer.base_model.loading import Precision
 from multitask_trainer.errors import StageError
-from multitask_trainer.precision import Precision
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
 
-class Method(Protocol):
-    """How a base model becomes trainable, and how what was trained is kept and served."""
+class TuningMethod(Protocol):
+    """How a base model becomes trainable, and how the trained weights are saved and served."""
 
     def prepare(self, model: PreTrainedModel) -> nn.Module:
         """The model with exactly the trained weights requiring gradients; new weights come from torch's seed."""
 
     def save(self, model: nn.Module, folder: Path) -> None:
-        """Write what was trained, in fp32, in the method's own form."""
+        """Write the trained weights, in fp32, in the method's own format."""
 
     def load(self, model: nn.Module, folder: Path) -> None:
         """Put what `save` wrote into a model that `prepare` gave. Raises `StageError` if it does not fit."""
 
-    def served_form(self, base: Path, weights: Path, task: str, folder: Path, precision: Precision) -> None:
+    def write_servable(self, base: Path, weights: Path, task: str, folder: Path, precision: Precision) -> None:
         """Write what serves ``task`` into ``folder``: ``model/``, or ``adapter.safetensors`` and ``adapter.json``.
 
         ``base`` is the base artifact's ``model/``, ``weights`` what `save` wrote.
         """
 
-    def form_key(self, task: str) -> str:
-        """Tasks of one training run with the same key share one served form."""
+    def servable_key(self, task: str) -> str:
+        """Tasks of one training run with the same key share servable weights."""
 
 
-def method(tuning: Tuning) -> Method:
+def tuning_method(tuning: Tuning) -> TuningMethod:
     """The method that ``spec.tuning`` names. Raises `StageError` for one that this version lacks."""
     from multitask_trainer.tuning.full import Full
     from multitask_trainer.tuning.lora import Lora

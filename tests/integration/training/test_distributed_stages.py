@@ -1,0 +1,167 @@
+"""A stage whose work several processes share: one result, one status, whoever fails."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from multitask_api.cluster import CONFIGMAP_VARIABLE, FAILURE_KEY, ORDERS_KEY
+from multitask_api.stage_io.manifest import StageOrder
+from multitask_api.stage_io.packing import manifest_key, unpack_manifest
+from multitask_api.stage_io.parameters import StageParameters
+from multitask_api.stage_io.results import TrainResult
+from multitask_api.stages.versions import VERSIONS
+from support.fake_api_server import NAME, ApiServer, running
+from support.training_fixtures import Suite, base_parameters, optimisation, pretraining, train_parameters
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    made = Suite(tmp_path_factory.mktemp("ranks"))
+    made.run(made.order("base", base_parameters()))
+    return made
+
+
+@pytest.fixture
+def server() -> Iterator[ApiServer]:
+    with running(ApiServer()) as found:
+        yield found
+
+
+def order(suite: Suite, stage: str, parameters: StageParameters, **changes: object) -> StageOrder:
+    kind = stage.partition("/")[0]
+    path = suite.order(stage, parameters, version=VERSIONS[kind], **changes)
+    return StageOrder.model_validate_json(path.read_bytes())
+
+
+def pod(suite: Suite, told: StageOrder, server: ApiServer, launch: Sequence[str], **variables: str) -> subprocess.Popen:
+    """The pod's command, with ``launch`` before it."""
+    place = suite.root / "units" / told.stage
+    place.mkdir(parents=True, exist_ok=True)
+    content = {"orders": [json.loads(told.model_dump_json(by_alias=True))]}
+    (place / ORDERS_KEY).write_text(json.dumps(content))
+    program = ["multitask_trainer.pod", "--orders", str(place), "--server", server.url]
+    argv = [sys.executable, *(["-m", "multitask_trainer.launch", *launch] if launch else []), "-m", *program]
+    environment = os.environ | {CONFIGMAP_VARIABLE: NAME} | variables
+    return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def ended(*pods: subprocess.Popen) -> list[tuple[int, str]]:
+    try:
+        outputs = [process.communicate(timeout=400) for process in pods]
+    finally:
+        for process in pods:
+            process.kill()
+    return [(process.returncode, errors) for process, (_, errors) in zip(pods, outputs, strict=True)]
+
+
+def free_port() -> int:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        return int(unused.getsockname()[1])
+
+
+def test_two_processes_leave_what_one_leaves(suite, server):
+    parameters = train_parameters("baseline", max_steps=40)
+    found = {}
+    for name, launch in {"one": [], "two": ["--processes=2"]}.items():
+        stage = f"baseline/{name}"
+        ((status, errors),) = ended(pod(suite, order(suite, stage, parameters, digest=name), server, launch))
+        assert status == 0, errors
+        manifest = suite.manifest(stage)
+        assert unpack_manifest(server.binary[manifest_key(name)]).outputs == manifest.outputs
+        found[name] = (manifest, TrainResult.model_validate(manifest.result))
+    (one, first), (two, second) = found["one"], found["two"]
+    assert set(one.files) == set(two.files)
+    assert set(one.result) == set(two.result)
+    assert set(one.outputs) == set(two.outputs)
+    assert [(point.step, point.phase) for point in first.curve] == [(point.step, point.phase) for point in second.curve]
+    assert (first.rows_given, first.tokens_given, first.tokens) == (
+        second.rows_given,
+        second.tokens_given,
+        second.tokens,
+    )
+    losses = [[point.train_loss for point in result.curve] for result in (first, second)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    weights = [load_file(suite.artifact(f"baseline/{name}") / "weights/model.safetensors") for name in ("one", "two")]
+    # Adam turns a gradient's rounding into a step of its own size where the gradient is nearly nothing.
+    far = [(weights[0][name] - value).abs().gt(1e-4).float().mean() for name, value in weights[1].items()]
+    assert max(far) < 0.01
+    assert not suite.work("baseline/two").exists()
+
+
+def test_two_pods_on_two_nodes_make_one_base(suite, server):
+    """Pre-training too: its tokens are written once, and both read them."""
+    told = order(suite, "base/shared", base_parameters(pretraining=pretraining(maxSteps=4)), digest="shared")
+    launch = ["--processes=1", "--nodes=2", f"--master=127.0.0.1:{free_port()}"]
+    both = [pod(suite, told, server, launch, JOB_COMPLETION_INDEX=str(index)) for index in (0, 1)]
+    statuses = ended(*both)
+    assert [status for status, _ in statuses] == [0, 0], statuses
+    assert suite.manifest("base/shared").result["steps"] == 4
+    assert [key for patch in server.patches for key in patch.get("binaryData", {})] == [manifest_key("shared")]
+
+
+def test_a_result_that_is_there_is_reported_by_the_first_process_alone(suite, server):
+    told = order(suite, "base", base_parameters(), digest="0" * 12)
+    ((status, errors),) = ended(pod(suite, told, server, ["--processes=2"]))
+    assert status == 0, errors
+    assert list(server.binary) == [manifest_key("0" * 12)]
+
+
+def test_wrong_input_ends_every_process_with_the_final_status_and_is_told_once(suite, server):
+    parameters = train_parameters("baseline", optimisation=optimisation(batch_rows=1))
+    told = order(suite, "baseline/few", parameters, digest="few")
+    ((status, errors),) = ended(pod(suite, told, server, ["--processes=2"]))
+    assert status == 2, errors
+    failure = json.loads(server.data[FAILURE_KEY])
+    assert failure["kind"] == "UserError"
+    assert failure["message"].startswith("training.batchRows is 1 and there are 2 processes")
+
+
+def test_a_pod_told_to_stop_leaves_a_checkpoint_and_the_next_goes_on(suite, server):
+    told = order(suite, "baseline/told", train_parameters("baseline", max_steps=200), digest="told")
+    process = pod(suite, told, server, ["--processes=2"])
+    checkpoint = suite.work("baseline/told") / "checkpoint" / "checkpoint.pt"
+    end = time.monotonic() + 300
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    ((status, errors),) = ended(process)
+    assert status == 75, errors
+    assert checkpoint.exists()
+    again = pod(suite, told, server, ["--processes=2"])
+    output, errors = again.communicate(timeout=400)
+    assert again.returncode == 0, errors
+    assert "resuming after step" in output
+
+
+def test_a_killed_process_ends_the_others_and_may_be_tried_again(suite, server):
+    told = order(suite, "baseline/killed", train_parameters("baseline", max_steps=2000), digest="killed")
+    process = pod(suite, told, server, ["--processes=2"])
+    checkpoint = suite.work("baseline/killed") / "checkpoint" / "checkpoint.pt"
+    end = time.monotonic() + 300
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.05)
+    os.kill(_rank(process.pid, 1), signal.SIGKILL)
+    ((status, errors),) = ended(process)
+    assert status == 75, errors
+
+
+def _rank(launcher: int, rank: int) -> int:
+    """The process of a rank below its launcher."""
+    for child in Path(f"/proc/{launcher}/task/{launcher}/children").read_text().split():
+        if f"\0RANK={rank}\0" in f"\0{Path(f'/proc/{child}/environ').read_text()}":
+            return int(child)
+    raise AssertionError(f"no process of rank {rank}")

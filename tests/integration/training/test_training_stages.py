@@ -1,0 +1,194 @@
+"""The training stages as processes: what they leave, and that a killed one ends with the same weights."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from multitask_api.resource.training import Tuning
+from multitask_api.stage_io.manifest import StageFailure
+from multitask_api.stage_io.results import BaseResult, TrainResult
+from multitask_trainer.data.rows import write_rows
+from multitask_trainer.evaluation.scoring import read_scores
+from multitask_trainer.storage.files import content_digest
+from support.training_fixtures import TASKS, Suite, base_parameters, optimisation, pretraining, rows, train_parameters
+
+pytestmark = pytest.mark.integration
+
+EXIT_USER_ERROR, EXIT_RETRYABLE = 2, 75
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory) -> Suite:
+    made = Suite(tmp_path_factory.mktemp("suite"))
+    made.run(made.order("base", base_parameters(pretraining=pretraining())))
+    return made
+
+
+def result(suite: Suite, stage: str) -> TrainResult:
+    return TrainResult.model_validate(suite.manifest(stage).result)
+
+
+def weights(suite: Suite, stage: str) -> str:
+    return content_digest(suite.artifact(stage), ["weights", "model"])
+
+
+def interrupt(
+    suite: Suite, order: Path, when: Callable[[], bool], by: signal.Signals
+) -> subprocess.CompletedProcess[str]:
+    """Start a stage, and send a signal once ``when`` holds."""
+    process = suite.start(order)
+    try:
+        while not when():
+            assert process.poll() is None, f"the stage ended before it could be interrupted: {process.communicate()}"
+            time.sleep(0.005)
+        process.send_signal(by)
+        output, errors = process.communicate(timeout=120)
+    finally:
+        process.kill()
+    return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
+
+
+def test_the_base_has_a_tokenizer_of_the_tasks_text_and_learns_it(suite):
+    found = BaseResult.model_validate(suite.manifest("base").result)
+    assert found.steps == 20
+    assert found.tasks == tuple(TASKS)
+    assert found.tokens == 20 * 16 * 48
+    assert found.last_loss < 0.7 * found.first_loss
+    assert 259 < found.vocabulary <= 512
+
+
+def test_tasks_text_shorter_than_a_block_is_told_where_a_corpus_fills_the_batches(tmp_path):
+    suite = Suite(tmp_path)
+    write_rows(suite.artifact("prepare/kind"), "train", rows("kind", 2, 0))
+    (tmp_path / "corpus.jsonl").write_text('{"text": "plums and pears, saws and axes"}\n' * 200)
+    more = pretraining(maxSteps=2, corpus=[{"uri": "corpus.jsonl"}])
+    suite.run(suite.order("base", base_parameters(pretraining=more, tasks=(TASKS["kind"],))))
+    warnings = BaseResult.model_validate(suite.manifest("base").result).warnings
+    assert [text.split(" is ")[0] for text in warnings] == ["pretraining: the tasks' text"]
+
+
+@pytest.mark.parametrize("stage", ["base/long", "baseline/long"])
+def test_rows_longer_than_the_base_takes_are_refused(suite, stage):
+    """By the base too: one on the hub is known only then. By training, because the base may be there already."""
+    long = optimisation(max_length=4097)
+    parameters = (
+        base_parameters(optimisation=long) if stage == "base/long" else train_parameters("baseline", optimisation=long)
+    )
+    process = suite.start(suite.order(stage, parameters))
+    _, errors = process.communicate(timeout=300)
+    assert process.returncode == EXIT_USER_ERROR, errors
+    failure = StageFailure.model_validate_json((suite.work(stage) / "failure.json").read_text())
+    assert failure.message == (
+        "training.maxLength: 4097 tokens are more than the base model takes, 4096 (its max_position_embeddings); lower"
+        " training.maxLength to 4096 or less, or use another base model"
+    )
+
+
+def test_a_baseline_learns_its_task_and_answers_its_test_rows_with_the_engine(suite):
+    suite.run(suite.order("baseline/kind", train_parameters("baseline", max_steps=100)))
+    found = result(suite, "baseline/kind")
+    assert found.test_score > 0.9
+    answers = read_scores(suite.artifact("baseline/kind") / "scores.parquet")
+    assert [answer.gold for answer in answers] == [(row.label,) for row in rows("kind", 60, 2)]
+    assert sum(answer.score for answer in answers) / 60 == found.test_score
+    assert set(suite.manifest("baseline/kind").outputs) == {"model", "saturation", "validation", "scores"}
+    assert found.rows_given == {"kind": found.steps * 16}
+    assert found.tokens_given == {"kind": found.tokens}
+    assert found.chosen_step in {point.step for point in found.curve}
+    assert found.validation["kind"].score == max(point.tasks["kind"].score for point in found.curve)
+
+
+def test_a_generation_baseline_is_scored_on_whole_answers(suite):
+    suite.run(suite.order("baseline/repeat", train_parameters("baseline", ["repeat"], max_steps=60)))
+    assert result(suite, "baseline/repeat").test_score is not None
+
+
+@pytest.mark.parametrize("tuning", [{"method": "Full"}, {"method": "LoRA", "rank": 4, "dropout": 0.2}])
+def test_a_killed_run_ends_with_the_very_weights_of_an_uninterrupted_one(suite, tuning):
+    name = str(tuning["method"])
+    parameters = train_parameters(
+        "baseline", tuning=Tuning.model_validate(tuning), optimisation=optimisation(eval_every=7), max_steps=80
+    )
+    suite.run(suite.order(f"baseline/{name}-whole", parameters))
+    stage = f"baseline/{name}-killed"
+    order, checkpoint = suite.order(stage, parameters), suite.work(stage) / "checkpoint"
+    # Twice: as soon as there is a checkpoint, and further on.
+    for when in (lambda: _after(checkpoint, 0), lambda: _after(checkpoint, 7)):
+        assert interrupt(suite, order, when, signal.SIGKILL).returncode == -signal.SIGKILL
+    assert "resuming after step" in suite.run(order)
+    assert weights(suite, stage) == weights(suite, f"baseline/{name}-whole")
+    whole, resumed = (result(suite, f"baseline/{name}-{end}") for end in ("whole", "killed"))
+    timings = {"training_seconds": 0.0, "tokens_per_second": None}
+    assert whole.model_copy(update=timings) == resumed.model_copy(update=timings)
+
+
+def test_the_order_in_which_probabilities_are_told_changes_no_weight(suite):
+    """A cluster's orders come out of sorted JSON, a local run's in the order of the file."""
+    told = {"kind": 0.7, "repeat": 0.3}
+    for name, probabilities in (("file", told), ("sorted", dict(reversed(told.items())))):
+        parameters = train_parameters("high-resource", list(told), probabilities=probabilities, max_steps=20)
+        suite.run(suite.order(f"high-resource/{name}", parameters))
+    assert weights(suite, "high-resource/file") == weights(suite, "high-resource/sorted")
+
+
+def _after(checkpoint: Path, step: int) -> bool:
+    """A checkpoint is there, and best weights of a step after ``step``."""
+    steps = [int(path.stem.removeprefix("best-")) for path in checkpoint.glob("best-*.pt")]
+    return (checkpoint / "checkpoint.pt").exists() and any(found > step for found in steps)
+
+
+def test_pretraining_goes_on_where_it_was_killed(suite):
+    parameters = base_parameters(pretraining=pretraining(maxSteps=40))
+    outcomes = []
+    for stage in ("base/whole", "base/killed"):
+        order = suite.order(stage, parameters)
+        if stage == "base/killed":
+            checkpoint = suite.work(stage) / "checkpoint" / "checkpoint.pt"
+            interrupt(suite, order, checkpoint.exists, signal.SIGKILL)
+        outcomes.append(suite.run(order))
+    assert "resuming after step" not in outcomes[0]
+    assert "resuming after step" in outcomes[1]
+    assert weights(suite, "base/whole") == weights(suite, "base/killed")
+
+
+def test_sigterm_leaves_a_checkpoint_and_says_that_it_may_be_tried_again(suite):
+    parameters = train_parameters("baseline", max_steps=80)
+    suite.run(suite.order("baseline/whole", parameters))
+    order = suite.order("baseline/told", parameters)
+    checkpoint = suite.work("baseline/told") / "checkpoint" / "checkpoint.pt"
+    told = interrupt(suite, order, checkpoint.exists, signal.SIGTERM)
+    assert told.returncode == EXIT_RETRYABLE, told.stderr
+    failure = StageFailure.model_validate_json((suite.work("baseline/told") / "failure.json").read_text())
+    assert failure.kind == "Retryable"
+    assert "running the stage again continues from there" in failure.message
+    suite.run(order)
+    assert weights(suite, "baseline/told") == weights(suite, "baseline/whole")
+
+
+@pytest.mark.parametrize("tuning", [Tuning(method="Full"), Tuning(method="LoRA", rank=4)])
+def test_a_mixture_goes_on_from_stage_2_and_says_how_many_rows_each_task_was_given(suite, tuning):
+    name = tuning.method
+    both = ["kind", "repeat"]
+    settings = {"tuning": tuning, "max_steps": 30}
+    stage2 = f"high-resource/{name}"
+    suite.run(suite.order(stage2, train_parameters("high-resource", both, **settings)))
+    mixture = train_parameters("mixture", both, reference_scores={"kind": 0.8, "repeat": 0.5}, **settings)
+    output = suite.run(suite.order(f"mixture/{name}", mixture, inputs=[stage2]))
+    suite.run(suite.order(f"mixture/{name}-alone", mixture))
+
+    after, alone = result(suite, f"mixture/{name}"), result(suite, f"mixture/{name}-alone")
+    assert after.curve[0].train_loss < alone.curve[0].train_loss
+    assert sum(after.rows_given.values()) == 30 * 16
+    assert sum(after.tokens_given.values()) == after.tokens
+    assert f"kind: {after.rows_given['kind']} rows" in output
+    assert set(after.validation) == set(both)
+    if name == "LoRA":
+        layers = load_file(suite.artifact(f"mixture/{name}") / "weights" / "adapter_model.safetensors")
+        assert after.trainable_parameters == sum(value.numel() for value in layers.values())

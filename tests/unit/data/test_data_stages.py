@@ -1,0 +1,275 @@
+"""The programs prepare, resolve and look, run as an executor runs them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+
+from multitask_api.data_check import DataReport
+from multitask_api.resource.parsing import check
+from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure, StageOrder
+from multitask_api.stage_io.parameters import PrepareParameters
+from multitask_api.stage_io.results import PrepareResult
+from multitask_trainer.data.fingerprints import HashCache, resolve_data, resolve_folder
+from multitask_trainer.data.locations import DataLocations
+from multitask_trainer.data.rows import Row, read_inputs, read_rows
+from multitask_trainer.runtime.runner import main
+from multitask_trainer.stages import data_check, prepare, resolve
+from support.data_builders import GOOD, data, task, write
+
+UNREACHABLE = (
+    "the hub cannot be reached to resolve the revision, and this machine has no copy; go online, or give a full commit"
+    " as the revision, or give the path of a copy"
+)
+
+
+def order(folder: Path, rows: Any, fingerprints: dict[str, str] | None = None) -> Path:
+    parameters = PrepareParameters(task=task(), data=rows, fingerprints=fingerprints or {})
+    told = StageOrder(
+        model="desk",
+        stage="prepare/urgency",
+        kind="prepare",
+        digest="d",
+        version=1,
+        parameters=parameters.to_json(),
+        read_outputs={},
+        inputs={},
+        output=str(folder / "out"),
+        work=str(folder / "work"),
+        data_root=str(folder),
+    )
+    path = folder / "order.json"
+    path.write_text(told.model_dump_json(by_alias=True))
+    return path
+
+
+def prepared(folder: Path, rows: Any) -> Manifest:
+    assert main(prepare.work, ["--order", str(order(folder, rows))]) == 0
+    return Manifest.model_validate_json((folder / "out" / "manifest.json").read_text())
+
+
+def test_prepare_leaves_rows_hashes_counts_and_digests(tmp_path: Path) -> None:
+    manifest = prepared(tmp_path, data(tmp_path, train=GOOD * 2))
+    result = PrepareResult.model_validate(manifest.result)
+    assert (result.rows.train, result.rows.validation, result.rows.test) == (4, 2, 2)
+    assert result.label_counts["train"] == {"high": 2, "low": 2}
+    assert result.characters == {"train": 42, "validation": 21, "test": 21}
+    assert result.test_rows_in_train == 2
+    assert sorted(manifest.outputs) == ["rows", "test", "train", "validation"]
+    assert manifest.outputs["test"] == manifest.outputs["validation"] != manifest.outputs["train"]
+    assert sorted(manifest.files) == ["inputs.npz", "test.parquet", "train.parquet", "validation.parquet"]
+    assert read_rows(tmp_path / "out", "test") == [
+        Row({"text": "broken again"}, "high"),
+        Row({"text": "thank you"}, "low"),
+    ]
+    inputs = read_inputs(tmp_path / "out")
+    assert np.isin(inputs["test"], inputs["train"]).all()
+
+
+def test_prepare_fails_with_all_bad_rows_and_leaves_the_whole_list(tmp_path: Path) -> None:
+    bad = [*GOOD, {"text": None, "label": "low"}, {"text": "a", "label": "hihg"}]
+    assert main(prepare.work, ["--order", str(order(tmp_path, data(tmp_path, train=bad, test=bad)))]) == 2
+    failure = StageFailure.model_validate_json((tmp_path / "work" / "failure.json").read_text())
+    assert failure.kind == "UserError"
+    assert "train: train.jsonl, line 3: text: null; write a string or a number" in failure.message
+    assert (
+        "test: test.jsonl, line 4: label: 'hihg' is not one of the task's labels; did you mean 'high'?"
+        in failure.message
+    )
+    assert "4 bad rows in all" in failure.message
+    listed = [json.loads(line) for line in (tmp_path / "work" / "bad_rows.jsonl").read_text().splitlines()]
+    assert [(row["split"], row["line"], row["field"]) for row in listed] == [
+        ("train", 3, "text"),
+        ("train", 4, "label"),
+        ("test", 3, "text"),
+        ("test", 4, "label"),
+    ]
+    assert not (tmp_path / "out").exists()
+
+
+def test_prepare_drops_what_the_task_allows_and_says_so(tmp_path: Path) -> None:
+    manifest = prepared(tmp_path, data(tmp_path, train=[*GOOD, {"text": "a"}], maxBadRows=1))
+    result = PrepareResult.model_validate(manifest.result)
+    assert (result.rows.train, result.bad_rows) == (2, 1)
+    assert result.warnings[0] == "1 bad rows dropped, as data.maxBadRows allows"
+    assert "bad_rows.jsonl" in manifest.files
+
+
+def test_prepare_keeps_no_rows_under_the_digest_of_others(tmp_path: Path) -> None:
+    rows = data(tmp_path)
+    found = resolve_data("train.jsonl", DataLocations(tmp_path), HashCache())
+    assert found.fingerprint
+    told = order(tmp_path, rows, {"train": found.fingerprint})
+    assert main(prepare.work, ["--order", str(told)]) == 0
+    shutil.rmtree(tmp_path / "out")
+    write(tmp_path, "train.jsonl", [*GOOD, *GOOD])
+    assert main(prepare.work, ["--order", str(told)]) == 2
+    failure = StageFailure.model_validate_json((tmp_path / "work" / "failure.json").read_text())
+    assert failure.message == "train: train.jsonl has changed since this run began; start the run again"
+
+
+def resource(**changes: Any) -> dict[str, Any]:
+    splits = {split: {"uri": f"{split}.jsonl"} for split in ("train", "validation", "test")}
+    named = {"name": "urgency", "type": "Classification", "labels": ["low", "high"], "prompt": "{text}", "data": splits}
+    return {"metadata": {"name": "desk"}, "spec": {"baseModel": {"uri": "builtin://micro"}, "tasks": [named]} | changes}
+
+
+def model_file(folder: Path, **changes: Any) -> Path:
+    path = folder / "model.json"
+    path.write_text(check(resource(**changes)).model_dump_json(by_alias=True, exclude_none=True))
+    return path
+
+
+def resolved(folder: Path, **changes: Any) -> Resolved:
+    arguments = ["--model", model_file(folder, **changes), "--data-root", folder, "--cache", folder / "cache.json"]
+    out = folder / "resolved.json"
+    assert resolve.main([str(argument) for argument in (*arguments, "--out", out)]) == 0
+    return Resolved.model_validate_json(out.read_text())
+
+
+def test_resolve_fingerprints_content_not_addresses(tmp_path: Path) -> None:
+    data(tmp_path)
+    before = resolved(tmp_path)
+    assert before.problems == ()
+    fingerprints = {address: item.fingerprint for address, item in before.data.items()}
+    assert len(set(fingerprints.values())) == 1  # the three files hold the same rows
+    assert before.data["train.jsonl"].files == 1
+    assert before.data["train.jsonl"].bytes == (tmp_path / "train.jsonl").stat().st_size
+    write(tmp_path, "train.jsonl", GOOD[:1])
+    after = resolved(tmp_path)
+    assert after.data["train.jsonl"].fingerprint != fingerprints["train.jsonl"]
+    assert after.data["test.jsonl"].fingerprint == fingerprints["test.jsonl"]
+
+
+def test_resolve_hashes_a_file_once(tmp_path: Path) -> None:
+    data(tmp_path)
+    first = resolved(tmp_path)
+    known = json.loads((tmp_path / "cache.json").read_text())
+    assert len(known) == 3
+    (tmp_path / "cache.json").write_text(json.dumps(dict.fromkeys(known, "0" * 64)))
+    assert resolved(tmp_path).data["train.jsonl"].fingerprint != first.data["train.jsonl"].fingerprint
+    (tmp_path / "cache.json").write_text("no JSON")
+    assert resolved(tmp_path) == first
+
+
+def test_resolve_fingerprints_a_base_that_is_a_folder(tmp_path: Path) -> None:
+    write(tmp_path, "base/config.json", b"{}")
+    write(tmp_path, "base/model.safetensors", b"weights")
+    first = resolved(tmp_path, baseModel={"uri": "base"}).data["base"]
+    assert (first.files, first.bytes, first.problem) == (2, 9, None)
+    write(tmp_path, "base/.cache/lock", b"")
+    shutil.copytree(tmp_path / "base", tmp_path / "copy")
+    assert resolved(tmp_path, baseModel={"uri": f"file://{tmp_path}/copy"}).data[f"file://{tmp_path}/copy"] == first
+    write(tmp_path, "base/model.safetensors", b"trained")
+    assert resolved(tmp_path, baseModel={"uri": "base"}).data["base"].fingerprint != first.fingerprint
+    (tmp_path / "copy/config.json").rename(tmp_path / "copy/settings.json")
+    assert resolved(tmp_path, baseModel={"uri": "copy"}).data["copy"].fingerprint != first.fingerprint
+
+
+def test_resolve_fingerprints_a_base_elsewhere(tmp_path: Path) -> None:
+    write(tmp_path, "base/config.json", b"{}")
+    store = fsspec.filesystem("memory")
+    store.pipe("/bases/chat/config.json", b"{}")
+    places = DataLocations(tmp_path)
+    found = resolve_folder("memory://bases/chat", places, HashCache())
+    assert (found.problem, found.files) == (None, 1)
+    assert found.fingerprint == resolve_folder("base", places, HashCache()).fingerprint
+    store.rm("/bases", recursive=True)
+    assert resolve_folder("memory://bases/chat", places, HashCache()).problem == (
+        "no such file or folder; check the address and its spelling"
+    )
+
+
+def test_a_base_without_files_is_a_problem(tmp_path: Path) -> None:
+    data(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert resolved(tmp_path, baseModel={"uri": "empty"}).problems == (
+        "empty: no file in this folder; give the folder that holds the model's config.json",
+    )
+    [problem] = resolved(tmp_path, baseModel={"uri": "emty"}).problems
+    assert problem.startswith("emty: no such folder (")
+    assert problem.endswith("did you mean empty?")
+
+
+def test_resolve_collects_every_problem(tmp_path: Path) -> None:
+    data(tmp_path)
+    (tmp_path / "test.jsonl").unlink()
+    (tmp_path / "hollow").mkdir()
+    corpus = [{"uri": "hollow"}, {"uri": "pvc://claim/x.jsonl"}, {"uri": "hf://org/corpus/train"}]
+    base = {"uri": "hf://org/model", "revision": "main"}
+    found = resolved(tmp_path, baseModel=base, pretraining={"maxSteps": 1, "corpus": corpus})
+    assert [problem.split(" (")[0] for problem in found.problems] == [
+        "test.jsonl: no such file or folder",
+        "hollow: no .jsonl, .jsonl.gz, .csv or .parquet file in this folder; it is empty",
+        "pvc://claim/x.jsonl: no folder stands for claim 'claim' here; add --claim claim=DIR to the command",
+        f"hf://org/corpus/train: hf://org/corpus: {UNREACHABLE}",
+        f"spec.baseModel: hf://org/model@main: {UNREACHABLE}",
+    ]
+    assert found.revision is None
+    assert found.data["train.jsonl"].fingerprint
+
+
+def test_a_name_that_the_hub_cannot_have_is_a_problem(tmp_path: Path) -> None:
+    data(tmp_path)
+    [problem] = resolved(tmp_path, baseModel={"uri": "hf://org/a..b"}).problems
+    assert problem.startswith("spec.baseModel: hf://org/a..b: not a name that the hub can have (")
+
+
+def test_resolve_keeps_a_commit_and_uses_the_cache_offline(tmp_path: Path, monkeypatch: Any) -> None:
+    data(tmp_path)
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert resolved(tmp_path, baseModel={"uri": "hf://org/model", "revision": commit}).revision == commit
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    write(tmp_path, "models--org--model/refs/main", commit.encode())
+    assert resolved(tmp_path, baseModel={"uri": "hf://org/model"}).revision == commit
+
+
+def test_look_gives_every_problem_of_every_task_at_once(tmp_path: Path, capsys: Any) -> None:
+    data(tmp_path, train=[*GOOD, {"text": "a", "label": "x"}], test=[])
+    (tmp_path / "base").mkdir()
+    status = data_check.main(
+        ["--model", str(model_file(tmp_path, baseModel={"uri": "base"})), "--data-root", str(tmp_path), "--json"]
+    )
+    found = DataReport.model_validate_json(capsys.readouterr().out)
+    assert status == 2
+    assert [(problem.path, problem.message.split(" (")[0]) for problem in found.problems] == [
+        ("spec.baseModel.uri", "base: no config.json there"),
+        (
+            "spec.tasks[0].data.train",
+            "train.jsonl, line 3: label: 'x' is not one of the task's labels; they are 'low', 'high'",
+        ),
+        ("spec.tasks[0].data.test", "test.jsonl: there are no rows; a split needs at least one"),
+    ]
+    assert [(item.name, item.rows.train, item.bad_rows) for item in found.tasks] == [("urgency", 2, 1)]
+
+
+def test_look_as_text(tmp_path: Path, capsys: Any) -> None:
+    data(tmp_path)
+    assert data_check.main(["--model", str(model_file(tmp_path)), "--data-root", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "urgency: 2 train, 2 validation, 2 test rows",
+        "  warning: test: 2 of 2 rows have an input that is in train",
+        (
+            "hint: spec.tuning.method: LoRA trains adapters over frozen weights, and those of"
+            " builtin://micro are random; set method: Full, or add spec.pretraining"
+        ),
+    ]
+
+
+def test_resolve_and_look_start_without_torch() -> None:
+    code = (
+        "import sys, multitask_trainer.stages.data_check, multitask_trainer.stages.resolve;"
+        "print([name for name in ('torch', 'transformers', 'datasets', 'sklearn') if name in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=dict(os.environ)
+    )
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multitask_trainer.data.inspection import TaskInspection, inspect_task, raise_if_unusable
+from multitask_trainer.data.locations import DataLocations
+from multitask_trainer.data.row_validation import BadRow, RowValidator
+from multitask_trainer.data.rows import Row
+from multitask_trainer.errors import DataError
+from support.data_builders import GOOD, data, generation, task
+
+
+def looked(folder: Path, definition: Any = None, **splits: Any) -> TaskInspection:
+    return inspect_task(definition or task(), data(folder, **splits), DataLocations(folder))
+
+
+@pytest.mark.parametrize(
+    ("values", "row"),
+    [
+        ({"text": "a", "label": "low"}, Row({"text": "a"}, "low")),
+        ({"text": "a", "label": " low "}, Row({"text": "a"}, "low")),
+        ({"text": " a ", "label": "low", "other": {}}, Row({"text": " a "}, "low")),
+        ({"text": 7, "label": "low"}, Row({"text": "7"}, "low")),
+        ({"text": 0.5, "label": "low"}, Row({"text": "0.5"}, "low")),
+        ({"text": True, "label": "low"}, Row({"text": "true"}, "low")),
+    ],
+)
+def test_a_good_classification_row(tmp_path: Path, values: dict[str, object], row: Row) -> None:
+    assert RowValidator.of(task(), data(tmp_path)).validate(values, "train") == row
+
+
+def test_labels_that_are_numbers_in_the_rows(tmp_path: Path) -> None:
+    checker = RowValidator.of(task(labels=("1", "2", "true")), data(tmp_path))
+    assert [checker.validate({"text": "a", "label": label}, "test").label for label in (1, "2", True)] == [
+        "1",
+        "2",
+        "true",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("values", "split", "targets"),
+    [
+        ({"target": "b"}, "train", ("b",)),
+        ({"target": " b\n"}, "train", ("b",)),
+        ({"target": 12}, "test", ("12",)),
+        ({"targets": ["b", "c", "b "]}, "test", ("b", "c")),
+        ({"targets": ["b", "c"]}, "train", ("b",)),
+        ({"target": "c", "targets": ["b", "c"]}, "train", ("c",)),
+        ({"target": "c", "targets": ["b", "c"]}, "test", ("b", "c")),
+        ({"target": ["b", "c"]}, "validation", ("b", "c")),
+    ],
+)
+def test_references_of_a_generation_row(tmp_path: Path, values: Any, split: str, targets: tuple[str, ...]) -> None:
+    checker = RowValidator.of(generation(), data(tmp_path))
+    assert checker.validate({"text": "a"} | values, split) == Row({"text": "a"}, None, targets)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"targets": []}, "targets: must be a list with at least one string"),
+        ({"targets": ["b", " "]}, "targets: holds an entry that is empty or not a string"),
+        ({"targets": ["b", "\ud800"]}, "targets: half of a surrogate pair"),
+        ({"target": ["\ud800"]}, "target: half of a surrogate pair"),
+        ({"target": " "}, "target: empty; a row needs an answer"),
+        ({}, r"target: missing \(or 'targets'\); every row needs its reference"),
+    ],
+)
+def test_references_that_cannot_be_used(tmp_path: Path, values: Any, message: str) -> None:
+    with pytest.raises(BadRow, match=message):
+        RowValidator.of(generation(), data(tmp_path)).validate({"text": "a"} | values, "test")
+
+
+def test_renamed_answer_fields(tmp_path: Path) -> None:
+    assert (
+        RowValidator.of(task(), data(tmp_path, labelField="urgency"))
+        .validate({"text": "a", "urgency": "low"}, "test")
+        .label
+        == "low"
+    )
+    row = RowValidator.of(generation(), data(tmp_path, targetField="reply")).validate(
+        {"text": "a", "reply": "b"}, "train"
+    )
+    assert row.targets == ("b",)
+
+
+@pytest.mark.parametrize("text", ["", "  \n"])
+def test_one_field_may_be_empty_but_not_all(tmp_path: Path, text: str) -> None:
+    checker = RowValidator.of(task(prompt="{text} {pair}"), data(tmp_path))
+    assert checker.validate({"text": "a", "pair": text, "label": "low"}, "train").fields == {"text": "a", "pair": text}
+    with pytest.raises(BadRow, match="text, pair: empty"):
+        checker.validate({"text": "", "pair": text, "label": "low"}, "train")
+
+
+def test_every_split_is_read_and_counted(tmp_path: Path) -> None:
+    found = looked(tmp_path, train=GOOD * 2)
+    assert {split: len(rows) for split, rows in found.rows.items()} == {"train": 4, "validation": 2, "test": 2}
+    assert found.test_rows_in_train == 2
+    assert found.warnings == [
+        "train: 2 of 4 rows repeat the input of another row",
+        "test: 2 of 2 rows have an input that is in train",
+    ]
+    raise_if_unusable(found, 0, "bad_rows.jsonl")
+
+
+def test_labels_that_are_not_evaluated_are_a_warning(tmp_path: Path) -> None:
+    found = looked(tmp_path, test=[{"text": "new", "label": "low"}])
+    assert found.warnings == ["test: no row has the label 'high', so it is not evaluated"]
+    assert found.problems["test"] == []
+
+
+def test_rows_with_one_fault_make_one_message(tmp_path: Path) -> None:
+    rows = [*GOOD, {"label": "low"}, {"label": "low"}, *GOOD, {"label": "low"}]
+    found = looked(tmp_path, train=rows)
+    assert found.problems["train"] == [
+        "train.jsonl, lines 3-4, 7 (3 rows): text: missing; the prompt needs it; this one has the fields label"
+    ]
+    assert [bad.line for bad in found.bad] == [3, 4, 7]
+
+
+def test_at_most_fifty_messages_a_split_and_the_rest_counted(tmp_path: Path) -> None:
+    found = looked(tmp_path, train=[*GOOD, *({"text": "a", "label": f"label-{index}"} for index in range(60))])
+    assert len(found.problems["train"]) == 51
+    assert found.problems["train"][-1] == "… and 10 more bad rows in this split"
+    assert len(found.bad) == 60
+
+
+def test_bad_rows_within_the_limit_are_dropped(tmp_path: Path) -> None:
+    bad = [*GOOD, {"text": "a", "label": "lo"}]
+    found = looked(tmp_path, train=bad, test=bad, maxBadRows=2)
+    assert len(found.droppable) == 2
+    raise_if_unusable(found, 2, "bad_rows.jsonl")
+    found = looked(tmp_path, train=bad, test=bad, maxBadRows=1)
+    with pytest.raises(
+        DataError, match=r"2 bad rows in all, and data.maxBadRows allows 1; all of them are in bad.jsonl"
+    ):
+        raise_if_unusable(found, 1, "bad.jsonl")
+
+
+def test_a_file_that_breaks_off_is_never_dropped(tmp_path: Path) -> None:
+    found = looked(tmp_path, train="missing.jsonl", maxBadRows=1000)
+    with pytest.raises(DataError, match=r"train: missing\.jsonl: no such file or folder"):
+        raise_if_unusable(found, 1000, "bad_rows.jsonl")
+
+
+def test_a_split_of_bad_rows_only_is_empty(tmp_path: Path) -> None:
+    found = looked(tmp_path, validation=[{"text": "a", "label": "medium"}], maxBadRows=5)
+    assert found.problems["validation"] == ["no good row is left of 1; a split needs at least one"]

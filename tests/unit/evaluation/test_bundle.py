@@ -1,0 +1,124 @@
+"""The bundle stage: one bundle of all groups in the final dtype, and digests that change only with what they cover."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
+
+from multitask_api.resource.training import Tuning
+from multitask_api.stage_io.parameters import BundleParameters
+from multitask_serving.engine.engine import Engine, read_bundle
+from multitask_serving.engine.types import Request
+from multitask_trainer.errors import StageError
+from multitask_trainer.export.bundle import ServableWeights, assemble_bundle
+from multitask_trainer.stages import bundle
+from multitask_trainer.tuning import tuning_method
+from support.evaluation_fixtures import INTENT, REPLY, URGENCY, Suite, make_base, train_result
+
+GROUPS = {"classification": (INTENT, URGENCY), "generation": (REPLY,)}
+LORA = Tuning(method="LoRA", rank=3, alpha=6)
+FULL = Tuning(method="Full")
+
+
+def trained(suite, group, tuning, seed):
+    """The mixture of a group, changed at random from the base."""
+    suite.tuned = tuning_method(tuning)
+    model = AutoModelForCausalLM.from_pretrained(suite.root / "artifacts" / "base" / "model")
+    torch.manual_seed(seed)
+    model = suite.tuned.prepare(model)
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.requires_grad:
+                value.add_(0.1 * torch.randn_like(value))
+    folder = suite.scratch(f"mixture-{group}-{seed}")
+    suite.tuned.save(model, folder / "weights")
+    suite.artifact(f"mixture/{group}", train_result("x"), folder)
+
+
+def run_bundle(suite, tuning, precision="fp32"):
+    parameters = BundleParameters(
+        groups={group: tuple(task.name for task in tasks) for group, tasks in GROUPS.items()},
+        tasks=(INTENT, URGENCY, REPLY),
+        tuning=tuning,
+        precision=precision,
+        max_length=100,
+    )
+    stage = suite.stage("bundle", "bundle", parameters)
+    outcome = bundle.work(stage)
+    return stage.artifact_folder / "bundle", outcome
+
+
+@pytest.fixture
+def suite(tmp_path):
+    suite = Suite(tmp_path, (INTENT, URGENCY, REPLY))
+    make_base(suite.scratch("base") / "model")
+    suite.artifact("base", train_result("x"), suite.scratch("base"))
+    return suite
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_full_has_a_model_a_group(suite, precision):
+    for seed, group in enumerate(GROUPS):
+        trained(suite, group, FULL, seed)
+    folder, outcome = run_bundle(suite, FULL, precision)
+    made = read_bundle(folder)
+    assert [model.name for model in made.models] == ["classification", "generation"]
+    assert {task.name: task.model for task in made.tasks} == {
+        "intent": "classification",
+        "urgency": "classification",
+        "reply": "generation",
+    }
+    weights = load_file(folder / made.models[0].path / "model.safetensors")
+    wanted = torch.float32 if precision == "fp32" else torch.bfloat16
+    assert {value.dtype for value in weights.values()} == {wanted}
+    assert outcome.result.models["generation"] == (folder / "models/generation/model.safetensors").stat().st_size
+    assert Engine.load(folder).classify([Request("intent", {"text": "order"})])[0].label in INTENT.labels
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_lora_has_the_base_once_with_an_adapter_a_group(suite, precision):
+    for seed, group in enumerate(GROUPS):
+        trained(suite, group, LORA, seed)
+    folder, outcome = run_bundle(suite, LORA, precision)
+    (model,) = read_bundle(folder).models
+    assert [(adapter.name, adapter.rank, adapter.scaling) for adapter in model.adapters] == [
+        ("classification", 3, 2.0),
+        ("generation", 3, 2.0),
+    ]
+    sizes = [path.stat().st_size for path in folder.rglob("*.safetensors")]
+    assert len(sizes) == 3
+    assert outcome.result.models == {"base": sum(sizes)}
+    assert next(iter(load_file(folder / "models/base/model.safetensors").values())).dtype == (
+        torch.float32 if precision == "fp32" else torch.bfloat16
+    )
+    engine = Engine.load(folder)
+    assert engine.classify([Request("urgency", {"text": "order"})])[0].label in URGENCY.labels
+    assert engine.generate_all([Request("reply", {"text": "order"})])[0].tokens
+
+
+def test_a_groups_digest_covers_that_group_alone(suite):
+    for seed, group in enumerate(GROUPS):
+        trained(suite, group, LORA, seed)
+    before = run_bundle(suite, LORA)[1].outputs
+    assert run_bundle(suite, LORA)[1].outputs == before
+    trained(suite, "generation", LORA, 7)
+    after = run_bundle(suite, LORA)[1].outputs
+    assert after["group/classification"] == before["group/classification"]
+    assert after["group/generation"] != before["group/generation"]
+    assert after["bundle"] != before["bundle"]
+
+
+def test_a_form_of_neither_kind_is_refused(suite, tmp_path):
+    base = suite.root / "artifacts" / "base" / "model"
+    with pytest.raises(StageError, match=r"neither model/ nor adapter\.safetensors"):
+        assemble_bundle(
+            tmp_path / "x",
+            base=base,
+            servables=[ServableWeights("a", tmp_path)],
+            tasks=[],
+            precision="fp32",
+            max_length=50,
+            revision="r",
+        )

@@ -1,0 +1,193 @@
+"""evaluate and export on real tiny models: verdicts, routes, and bundles that answer as they were judged."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from multitask_api.bundle import ServedTask
+from multitask_api.routes import TaskRoute
+from multitask_api.stage_io.parameters import EvaluateParameters
+from multitask_serving.engine.engine import Engine
+from multitask_trainer.data.rows import Row
+from multitask_trainer.errors import StageError
+from multitask_trainer.evaluation.scoring import answer_rows, read_scores
+from multitask_trainer.stages import evaluate
+from support.evaluation_fixtures import (
+    INTENT,
+    TEXTS,
+    TRAIN,
+    URGENCY,
+    Suite,
+    make_adapter,
+    make_base,
+    make_form,
+    noisy,
+    run_evaluate,
+    run_export,
+    suite_of,
+    train_result,
+)
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory):
+    suite = suite_of(tmp_path_factory.mktemp("full"), "Full")
+    return suite, run_evaluate(suite)
+
+
+@pytest.fixture(scope="module")
+def lora(tmp_path_factory):
+    suite = suite_of(tmp_path_factory.mktemp("lora"), "LoRA")
+    return suite, run_evaluate(suite)
+
+
+def test_verdicts(full):
+    _, verdicts = full
+    intent, urgency, reply = verdicts["intent"], verdicts["urgency"], verdicts["reply"]
+    assert (intent.verdict, intent.ratio, intent.interval, intent.confirmed) == ("Qualified", 1.0, (1.0, 1.0), False)
+    assert intent.floor is not None
+    assert intent.floor < intent.score < 1.0
+    assert urgency.verdict in ("NotQualified", "Inconclusive")
+    assert len(urgency.baseline_scores) == 5
+    assert urgency.score < 0.9 * urgency.baseline
+    assert (reply.verdict, reply.baseline, reply.ratio) == ("NoBaseline", None, None)
+    assert reply.score == pytest.approx(1.0, abs=0.1)
+
+
+def test_overlap_is_counted_over_all_tasks_and_the_ratio_given_without(full):
+    _, verdicts = full
+    assert verdicts["urgency"].overlap_rows == 2
+    assert verdicts["intent"].overlap_rows == 2, "intent's test rows stand in urgency's train split"
+    assert verdicts["intent"].ratio_without_overlap == 1.0
+
+
+def test_declared_baseline_and_improving_baseline(full):
+    suite, _ = full
+    declared = run_evaluate(suite, declared_baselines={"reply": 0.9})["reply"]
+    assert (declared.verdict, declared.baseline, declared.confirmed) == ("Qualified", 0.9, False)
+    run_evaluate(suite)  # leaves the artifacts as the fixture made them
+
+
+@pytest.mark.parametrize("kind", ["full", "lora"])
+def test_export_answers_as_judged(kind, request):
+    suite, verdicts = request.getfixturevalue(kind)
+    folder, result = run_export(suite)
+    served = {item.task: item for item in result.tasks}
+    assert served["intent"].served_by == "classification"
+    assert served["urgency"].served_by == "baseline"
+    assert served["urgency"].reason.startswith(verdicts["urgency"].verdict)
+    assert served["reply"].served_by is None
+    if kind == "full":
+        assert set(result.models) == {"classification", "baseline.urgency"}
+    else:
+        assert set(result.models) == {"base"}
+        assert (served["intent"].adapter, served["urgency"].adapter) == ("classification", "baseline.urgency")
+    engine = Engine.load(folder / "bundle", threads=1)
+    assert engine.tasks == ("intent", "urgency")
+    for task in (INTENT, URGENCY):
+        now = answer_rows(engine, task, suite.rows[task.name])
+        judged = read_scores(folder / "answers" / f"{task.name}.parquet")
+        assert [answer.prediction for answer in now] == [answer.prediction for answer in judged]
+        assert [answer.margin for answer in now] == pytest.approx([answer.margin for answer in judged], abs=1e-4)
+    assert judged == read_scores(Path(suite.addresses["baseline/urgency/seed-1"]) / "scores.parquet")
+
+
+def test_export_writes_what_servers_read(full):
+    suite, _ = full
+    folder, result = run_export(suite)
+    route = TaskRoute.model_validate(yaml.safe_load((folder / "routes.yaml").read_text()))
+    assert [(task.name, task.fields, task.served_by) for task in route.spec.tasks] == [
+        ("intent", ("text",), "classification"),
+        ("urgency", ("text",), "baseline"),
+    ]
+    assert {backend.revision for task in route.spec.tasks for backend in task.backends} == {result.revision}
+    golden = [json.loads(line) for line in (folder / "golden.jsonl").read_text().splitlines()]
+    assert len(golden) == 2 * len(TEXTS)
+    assert golden[0]["fields"] == {"text": TEXTS[0]}
+    assert golden[0]["label"] in INTENT.labels
+    assert (folder / "triton" / "multitask" / "config.pbtxt").exists()
+    assert (folder / "triton" / "multitask" / "../../bundle").resolve() == (folder / "bundle").resolve()
+    assert result.models == {
+        name: (folder / "bundle" / "models" / name / "model.safetensors").stat().st_size for name in result.models
+    }
+
+
+def test_weights_are_linked_not_copied(full):
+    suite, _ = full
+    folder, _ = run_export(suite)
+    source = Path(suite.addresses["baseline/urgency/seed-1"]) / "served" / "model" / "model.safetensors"
+    assert (folder / "bundle" / "models" / "baseline.urgency" / "model.safetensors").samefile(source)
+
+
+def test_same_content_same_revision(full):
+    suite, _ = full
+    assert run_export(suite)[1].revision == run_export(suite)[1].revision
+
+
+def test_all_qualified_or_nothing(full):
+    suite, _ = full
+    folder, result = run_export(suite, promote="AllQualified")
+    assert not result.promoted
+    assert not (folder / "bundle").exists()
+    assert all("not every task qualified" in item.reason and item.served_by is None for item in result.tasks)
+
+
+def test_golden_rows_are_at_most_200_a_task():
+    from multitask_trainer.evaluation.answers import Answer
+    from multitask_trainer.export.serving_files import golden_lines
+
+    task = ServedTask(name="t", type="Generation", model="m", pieces=(), eos=1, max_length=8)
+    rows = [Row({"text": str(number)}, label="a") for number in range(450)]
+    lines = golden_lines(task, rows, [Answer("x", 1.0, 0.5, ("a",)), Answer("y", 1.0, 0.05, ("a",))] * 225, 0.1)
+    assert len(lines) == 150
+    awkward = golden_lines(task, [Row({"text": "a\u2028b\x85c"})], [Answer("ü\u2029", 1.0, 0.5, ("a",))], 0.1)
+    assert len("".join(awkward).splitlines()) == 1
+    assert json.loads(awkward[0])["fields"] == {"text": "a\u2028b\x85c"}
+    assert json.loads(lines[0]) == {"task": "t", "fields": {"text": "0"}, "text": "x", "nearTie": False}
+    assert json.loads(lines[1]) == {"task": "t", "fields": {"text": "3"}, "text": "y", "nearTie": True}
+
+
+def alone(root):
+    """A suite of one group and one task, qualified, on one adapter."""
+    suite = Suite(root, (INTENT,))
+    make_base(suite.scratch("base") / "model")
+    suite.artifact("base", train_result("x"), suite.scratch("base"))
+    form = make_adapter(suite.scratch("form"), seed=1)
+    rows = [Row({"text": text}, label="") for text in TEXTS]
+    said = [answer.prediction for answer in answer_rows(suite.engine(form, [INTENT]), INTENT, rows)]
+    suite.prepare(INTENT, noisy(said, INTENT.labels, 0.1, 4), TEXTS, TRAIN["intent"])
+    suite.baseline(INTENT, form)
+    suite.bundle({"classification": (form, [INTENT])})
+    parameters = EvaluateParameters(group="classification", tasks=(INTENT,), threshold=0.99, rule="Point", seed=1)
+    stage = suite.stage("evaluate/classification", "evaluate", parameters)
+    suite.publish(stage, evaluate.work(stage))
+    return suite
+
+
+def test_one_adapter_that_everything_qualified_on_is_merged(tmp_path):
+    suite = alone(tmp_path)
+    folder, result = run_export(suite, groups={"classification": (INTENT,)})
+    assert set(result.models) == {"classification"}
+    assert result.tasks[0].adapter is None
+    assert not (folder / "bundle" / "adapters").exists()
+    merged, unmerged = Engine.load(folder / "bundle"), Engine.load(Path(suite.addresses["bundle"]) / "bundle")
+    for row, other in zip(
+        *(answer_rows(engine, INTENT, suite.rows["intent"]) for engine in (merged, unmerged)), strict=True
+    ):
+        assert row.prediction == other.prediction
+        assert row.margin == pytest.approx(other.margin, abs=1e-4)
+
+
+def test_a_merge_that_changes_a_verdict_fails_the_run(tmp_path, monkeypatch):
+    suite = alone(tmp_path)
+    other = make_form(tmp_path / "other", Path(suite.addresses["base"]) / "model", seed=2) / "model"
+    monkeypatch.setattr(
+        "multitask_trainer.export.routed_bundle.merge_adapter",
+        lambda base, source, adapter, target, precision: target.parent.mkdir(exist_ok=True) or other.rename(target),
+    )
+    with pytest.raises(StageError, match=r"task intent: with its adapter merged it scores 0\.\d+ instead of"):
+        run_export(suite, groups={"classification": (INTENT,)})

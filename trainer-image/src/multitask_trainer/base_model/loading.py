@@ -1,0 +1,66 @@
+"""Loads the base model that the base stage has left: its weights, its tokenizer, its limits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from multitask_trainer.errors import StageError
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+Precision = Literal["fp32", "bf16"]
+"""The precisions that a model can be served in."""
+
+
+def torch_dtype(precision: Precision) -> torch.dtype:
+    """The dtype of weights in ``precision``."""
+    import torch
+
+    return torch.float32 if precision == "fp32" else torch.bfloat16
+
+
+def max_length_problem(max_length: int, positions: int | None) -> str | None:
+    """What is wrong with ``training.maxLength`` for a base of so many positions; None also if they are not known."""
+    if positions is None or max_length <= positions:
+        return None
+    return (
+        f"{max_length} tokens are more than the base model takes, {positions} (its max_position_embeddings); lower"
+        f" training.maxLength to {positions} or less, or use another base model"
+    )
+
+
+def check_max_length(model: PreTrainedModel, max_length: int) -> None:
+    """Raise `StageError` if rows of ``max_length`` tokens are more than ``model`` takes."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    problem = max_length_problem(max_length, positions)
+    if problem is not None:
+        raise StageError(f"training.maxLength: {problem}")
+
+
+def load_base(folder: Path) -> PreTrainedModel:
+    """The causal language model in ``folder``, fp32 (the master weights), on the CPU. Raises `StageError`."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
+        )
+    except (OSError, ValueError, SafetensorError) as error:
+        raise StageError(f"{folder}: the base model cannot be read: {error}") from error
+    model.config.use_cache = False
+    return model
+
+
+def load_tokenizer(model: Path) -> PreTrainedTokenizerFast:
+    """The tokenizer beside a model's weights. Raises `StageError` if it has no ``tokenizer.json``."""
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    tokenizer = AutoTokenizer.from_pretrained(model, local_files_only=True)
+    if not isinstance(tokenizer, PreTrainedTokenizerFast):
+        raise StageError(f"{model}: only tokenizers with a tokenizer.json are supported; use another base model")
+    return tokenizer

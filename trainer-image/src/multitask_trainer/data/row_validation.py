@@ -1,0 +1,110 @@
+"""Validates and normalises raw rows. The reason for a bad row names the field and what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from multitask_api.resource.tasks import TaskData
+from multitask_api.stage_io.parameters import TaskDefinition
+from multitask_api.template import field_text, fields_of
+from multitask_trainer.data.rows import Row
+
+_LONE_SURROGATE = "half of a surrogate pair, which is not text; write the file again as UTF-8"
+
+
+class BadRow(Exception):
+    """One row that cannot be used: ``field`` and why."""
+
+    def __init__(self, field: str, reason: str) -> None:
+        self.field = field
+        self.reason = reason
+        super().__init__(f"{field}: {reason}")
+
+
+@dataclass(frozen=True)
+class RowValidator:
+    """Validates the rows of one task."""
+
+    task: TaskDefinition
+    data: TaskData
+    fields: tuple[str, ...]
+    labels: frozenset[str]
+
+    @classmethod
+    def of(cls, task: TaskDefinition, data: TaskData) -> RowValidator:
+        """The validator of a task whose prompt can be parsed."""
+        return cls(task, data, fields_of(task.prompt), frozenset(task.labels))
+
+    def validate(self, values: Mapping[str, object], split: str) -> Row:
+        """The normalised row. Raises BadRow for its first problem, prompt fields before answers."""
+        fields = {name: _text(values, name, "the prompt needs it") for name in self.fields}
+        if not any(text.strip() for text in fields.values()):
+            raise BadRow(", ".join(self.fields), "empty; nothing of this row would reach the model")
+        if self.task.type == "Classification":
+            return Row(fields, self._label(values))
+        return Row(fields, None, self._targets(values, split))
+
+    def _label(self, values: Mapping[str, object]) -> str:
+        name = self.data.label_field
+        label = _text(values, name, "every row needs its label").strip()
+        if label not in self.labels:
+            raise BadRow(name, f"{label!r} is not one of the task's labels; {_hint(label, self.task.labels)}")
+        return label
+
+    def _targets(self, values: Mapping[str, object], split: str) -> tuple[str, ...]:
+        """All references, without doubles; for training one: the target itself, or the first reference."""
+        name = self.data.target_field
+        many = values.get("targets") if split != "train" or values.get(name) is None else None
+        if many is None and isinstance(values.get(name), list):
+            many = values[name]
+        elif many is not None:
+            name = "targets"
+        if many is None:
+            target = _text(values, name, "every row needs its reference", instead="targets").strip()
+            if not target:
+                raise BadRow(name, "empty; a row needs an answer to learn or to be judged by")
+            return (target,)
+        if not isinstance(many, list) or not many:
+            raise BadRow(name, "must be a list with at least one string")
+        texts = [field_text(item) for item in many]
+        if any(text is None or not text.strip() for text in texts):
+            raise BadRow(name, "holds an entry that is empty or not a string")
+        if any(_has_lone_surrogate(text) for text in texts if text is not None):
+            raise BadRow(name, _LONE_SURROGATE)
+        kept = tuple(dict.fromkeys(text.strip() for text in texts if text is not None))
+        return kept[:1] if split == "train" else kept
+
+
+def _text(values: Mapping[str, object], name: str, need: str, instead: str | None = None) -> str:
+    if name not in values:
+        given = ", ".join(sorted(values)[:8]) or "none"
+        also = f" (or {instead!r})" if instead else ""
+        raise BadRow(name, f"missing{also}; {need}; this one has the fields {given}")
+    value = values[name]
+    text = field_text(value)
+    if text is None:
+        raise BadRow(name, f"{_kind(value)}; write a string or a number")
+    if _has_lone_surrogate(text):
+        raise BadRow(name, _LONE_SURROGATE)
+    return text
+
+
+def _has_lone_surrogate(text: str) -> bool:
+    return not text.isascii() and any("\ud800" <= char <= "\udfff" for char in text)
+
+
+def _kind(value: object) -> str:
+    return {type(None): "null", dict: "an object", list: "a list", float: "not a finite number"}.get(
+        type(value), type(value).__name__
+    )
+
+
+def _hint(label: str, labels: tuple[str, ...]) -> str:
+    folded = {known.casefold(): known for known in labels}
+    nearest = difflib.get_close_matches(label.casefold(), folded, n=1)
+    if nearest:
+        return f"did you mean {folded[nearest[0]]!r}?"
+    shown = ", ".join(map(repr, labels[:6]))
+    return f"they are {shown}{f' and {len(labels) - 6} more' if len(labels) > 6 else ''}"

@@ -1,1 +1,0 @@
-"""Scores, intervals, verdicts, routing: what decides which model answers a task. Mostly pure functions."""

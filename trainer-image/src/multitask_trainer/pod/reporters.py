@@ -1,0 +1,83 @@
+"""How a stage pod reports to the operator: progress, manifests and failures as keys of its ConfigMap."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Unpack
+
+from multitask_api.cluster import FAILURE_KEY, PROGRESS_KEY
+from multitask_api.stage_io.manifest import Manifest, StageFailure, StageProgress
+from multitask_api.stage_io.packing import manifest_key, pack_manifest
+from multitask_trainer.errors import Unreported
+from multitask_trainer.pod.configmap import ConfigMap
+from multitask_trainer.runtime.progress import Position, RateLimit
+
+FAILURE_TIMEOUT = 60.0
+"""Seconds for which writing a failure is tried again: the pod's exit status tells the operator that there is one."""
+_PROGRESS_BACKOFF = 60.0
+"""Seconds without another try after progress could not be written: it must not hold up training."""
+_MAX_MESSAGE = 16_000
+"""Characters of a failure's message."""
+
+
+class ConfigMapProgressReporter:
+    """Writes progress every 15 seconds at most, or 2 when the phase changes; what cannot be written is dropped."""
+
+    def __init__(self, stage: str, configmap: ConfigMap, clock: Callable[[], float] = time.time) -> None:
+        self._stage = stage
+        self._configmap = configmap
+        self._clock = clock
+        self._rate_limit = RateLimit(15.0, seconds_at_phase_change=2.0)
+
+    def report(self, phase: str, **position: Unpack[Position]) -> None:
+        """See ProgressReporter.report."""
+        now = self._clock()
+        if not self._rate_limit.is_due(phase, now):
+            return
+        progress = StageProgress(stage=self._stage, phase=phase, updated=now, **position)
+        text = progress.model_dump_json(by_alias=True, exclude_none=True)
+        try:
+            self._configmap.patch({"data": {PROGRESS_KEY: text}}, timeout=0.0)
+        except Unreported as error:
+            sys.stderr.write(f"{self._stage}: progress was not reported: {error}\n")
+            self._rate_limit.pause(_PROGRESS_BACKOFF)
+
+
+@dataclass
+class ConfigMapResultReporter:
+    """How the orders of a unit end. There is one key for failures: the first one, and the messages of all of them."""
+
+    configmap: ConfigMap
+    _failures: list[str] = field(default_factory=list)
+    _first: tuple[StageFailure, str] | None = None
+
+    def begin(self) -> None:
+        """Remove the failure and the progress of the attempt before this one. Raises `Unreported`."""
+        self.configmap.patch({"data": {FAILURE_KEY: None, PROGRESS_KEY: None}})
+
+    def succeeded(self, manifest: Manifest) -> None:
+        """See ResultReporter.succeeded."""
+        try:
+            packed = pack_manifest(manifest)
+        except ValueError as error:
+            raise Unreported(str(error)) from error
+        self.configmap.patch({"binaryData": {manifest_key(manifest.digest): packed}})
+
+    def failed(self, failure: StageFailure, digest: str) -> None:
+        """See ResultReporter.failed."""
+        self._first = self._first or (failure, digest)
+        self._failures.append(failure.message if not self._failures else f"{failure.stage}: {failure.message}")
+        message = "\n".join(self._failures)
+        if len(message) > _MAX_MESSAGE:
+            message = f"{message[:_MAX_MESSAGE]} … (the rest is in the pod's log)"
+        first, first_digest = self._first
+        content = first.model_copy(update={"message": message}).to_json() | {"digest": first_digest}
+        text = json.dumps(content, ensure_ascii=False)
+        try:
+            self.configmap.patch({"data": {FAILURE_KEY: text}}, FAILURE_TIMEOUT)
+        except Unreported as error:
+            sys.stderr.write(f"{failure.stage}: the failure was not reported: {error}\n")

@@ -1,0 +1,175 @@
+"""Runs the unit of a stage pod: its orders one after the other, or ``resolve``, or ``clean-up``.
+
+The program reads ``orders.json``, ``resolve.json`` or ``clean-up.json`` below ``/multitask/orders`` and reports to the
+ConfigMap that ``MULTITASK_CONFIGMAP`` names. It ends with 0 when everything is done and reported, with 2 when trying
+again cannot help, with 75 when it can, and with 1 for a fault of the program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from multitask_api.cluster import (
+    CLEAN_UP,
+    CLEAN_UP_KEY,
+    CONFIGMAP_VARIABLE,
+    EXIT_DONE,
+    EXIT_RETRYABLE,
+    EXIT_USER_ERROR,
+    ORDERS_KEY,
+    ORDERS_PATH,
+    RESOLVE,
+    RESOLVE_KEY,
+    CleanUpOrder,
+    Orders,
+    ResolveOrder,
+)
+from multitask_api.errors import RetryableError
+from multitask_api.stage_io.manifest import Manifest, StageFailure, StageOrder
+from multitask_api.stages.versions import VERSIONS
+from multitask_api.types import Record
+from multitask_trainer.errors import Interrupted, StageError, Unreported
+from multitask_trainer.launch import make_pod_folders
+from multitask_trainer.pod.configmap import SERVICE_ACCOUNT, ConfigMap, connect
+from multitask_trainer.pod.reporters import ConfigMapProgressReporter, ConfigMapResultReporter
+from multitask_trainer.runtime.context import StageContext, StageOutcome
+from multitask_trainer.runtime.distributed import DistributedContext
+from multitask_trainer.runtime.failures import EXIT_STATUS, failure_of
+from multitask_trainer.runtime.progress import FileProgressReporter
+from multitask_trainer.runtime.runner import Work, run_stage
+from multitask_trainer.stages import clean_up, resolve
+
+R = TypeVar("R", bound=Record)
+
+_STAGE_OF_KEY = {RESOLVE_KEY: RESOLVE, CLEAN_UP_KEY: CLEAN_UP}
+"""Key of the ConfigMap → the program of a unit that has no stage orders."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the unit of this pod."""
+    parser = argparse.ArgumentParser(prog="pod")
+    parser.add_argument("--orders", type=Path, default=Path(ORDERS_PATH), help="the mounted ConfigMap")
+    parser.add_argument("--server", help="address of the API server (default: that of this pod's cluster)")
+    parser.add_argument("--account", type=Path, default=SERVICE_ACCOUNT, help="folder with token and ca.crt")
+    arguments = parser.parse_args(argv)
+    if CONFIGMAP_VARIABLE not in os.environ:
+        parser.error(f"{CONFIGMAP_VARIABLE} is not set: this program runs in a pod that the operator made")
+    make_pod_folders(os.environ)
+    signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        with connect(os.environ, arguments.server, arguments.account) as client:
+            configmap = ConfigMap(os.environ[CONFIGMAP_VARIABLE], client)
+            return run_unit(arguments.orders, configmap, DistributedContext.of(os.environ))
+    except RetryableError as error:
+        sys.stderr.write(f"{error}\n")
+        return EXIT_RETRYABLE
+
+
+def run_unit(folder: Path, configmap: ConfigMap, distributed: DistributedContext) -> int:
+    """Run the orders in ``folder`` and report their results; the exit status."""
+    results = _UninterruptedReporter(configmap)
+    if distributed.is_main_process:
+        results.begin()
+    orders_key = next((key for key in _STAGE_OF_KEY if (folder / key).exists()), ORDERS_KEY)
+    try:
+        if orders_key == RESOLVE_KEY:
+            configmap.patch(resolve.report(_read(folder / orders_key, ResolveOrder), os.environ))
+            return EXIT_DONE
+        if orders_key == CLEAN_UP_KEY:
+            progress = ConfigMapProgressReporter(CLEAN_UP, configmap)
+            configmap.patch(clean_up.report(_read(folder / orders_key, CleanUpOrder), progress))
+            return EXIT_DONE
+        orders = _read(folder / ORDERS_KEY, Orders).orders
+    except Unreported:
+        raise
+    except Exception as error:  # noqa: BLE001 - nobody above reports to the operator
+        failure = failure_of(_STAGE_OF_KEY.get(orders_key, orders_key), error)
+        sys.stderr.write(f"{failure.stage}: {failure.message}\n")
+        results.failed(failure, "")
+        return EXIT_STATUS[failure.kind]
+    return _run_orders(orders, configmap, results, distributed)
+
+
+def _run_orders(
+    orders: Sequence[StageOrder],
+    configmap: ConfigMap,
+    results: ConfigMapResultReporter,
+    distributed: DistributedContext,
+) -> int:
+    """Run all orders. After a user error the next ones still run, so that all are reported; other errors end the unit.
+
+    The status is the first one that is not `EXIT_DONE`.
+    """
+    first_error = EXIT_DONE
+    for order in orders:
+        progress = (
+            ConfigMapProgressReporter(order.stage, configmap)
+            if distributed.is_main_process
+            else FileProgressReporter(order.stage, None)
+        )
+        status = run_stage(_work, StageContext(order, progress, distributed.scoped(order.digest)), results)
+        first_error = first_error or status
+        if status not in (EXIT_DONE, EXIT_USER_ERROR):
+            break
+    return first_error
+
+
+def _work(stage: StageContext) -> StageOutcome:
+    """The work of the stage's kind. Raises `StageError` if this image has no such kind, or another version of it."""
+    kind, version = stage.order.kind, stage.order.version
+    if VERSIONS.get(kind) != version:
+        raise StageError(
+            f"the operator asks for version {version} of stage kind {kind!r}, and this image has {VERSIONS.get(kind)}: "
+            "use operator and trainer images of one release"
+        )
+    module = importlib.import_module(f"multitask_trainer.stages.{kind.replace('-', '_')}")
+    work: Work = module.work
+    return work(stage)
+
+
+def _read(path: Path, kind: type[R]) -> R:
+    try:
+        return kind.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise StageError(f"{path} is missing: the unit's ConfigMap has no orders for this image") from error
+    except ValidationError as error:
+        raise StageError(
+            f"{path.name} cannot be read by this image ({error.error_count()} problems, the first: "
+            f"{error.errors()[0]['msg']}); use operator and trainer images of one release"
+        ) from error
+
+
+class _UninterruptedReporter(ConfigMapResultReporter):
+    """Writes a result to the end even if SIGTERM comes meanwhile."""
+
+    def succeeded(self, manifest: Manifest) -> None:
+        with _sigterm_ignored():
+            super().succeeded(manifest)
+
+    def failed(self, failure: StageFailure, digest: str) -> None:
+        with _sigterm_ignored():
+            super().failed(failure, digest)
+
+
+def _interrupt(_signal: int, _frame: object) -> None:
+    """Training handles SIGTERM itself and leaves a checkpoint; every other stage ends here and begins anew."""
+    raise Interrupted("stopped by SIGTERM; running the stage again begins it anew")
+
+
+@contextmanager
+def _sigterm_ignored() -> Iterator[None]:
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

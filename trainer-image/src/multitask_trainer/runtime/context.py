@@ -1,0 +1,92 @@
+"""What a stage program works with: its order, the artifacts it reads, its folders, and where it reports progress."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from multitask_api.stage_io.manifest import Manifest, StageOrder
+from multitask_api.types import Record
+from multitask_trainer.errors import StageError
+from multitask_trainer.runtime.distributed import DistributedContext
+from multitask_trainer.runtime.progress import ProgressReporter
+from multitask_trainer.storage.artifacts import fetch_artifact, read_manifest
+from multitask_trainer.storage.files import unique_name
+
+P = TypeVar("P", bound=Record)
+
+
+@dataclass(frozen=True)
+class StageOutcome:
+    """The ``result`` of a stage, and the digest of each of its named outputs."""
+
+    result: Record
+    outputs: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """One run of one stage program."""
+
+    order: StageOrder
+    reporter: ProgressReporter
+    distributed: DistributedContext = field(default_factory=DistributedContext)
+    _attempt: str = field(default_factory=unique_name)
+    _fetched: dict[str, Path] = field(default_factory=dict)
+
+    def parameters(self, kind: type[P]) -> P:
+        """The order's parameters as the record ``kind``. Raises `StageError` if they are not one."""
+        try:
+            return kind.model_validate(self.order.parameters)
+        except ValidationError as error:
+            raise StageError(f"the order's parameters are no {kind.__name__} of this version: {error}") from error
+
+    @property
+    def device(self) -> str:
+        """The device to compute on; ``auto`` in the order is ``cuda`` where there is one, else ``cpu``."""
+        if self.order.device != "auto":
+            return self.order.device
+        import torch
+
+        return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def work_folder(self) -> Path:
+        """A folder that survives a restart of the stage: checkpoints go here."""
+        return Path(self.order.work)
+
+    @property
+    def scratch_folder(self) -> Path:
+        """A folder of this attempt alone: a pod that the cluster has lost sight of may still run the same order."""
+        return self.work_folder / "attempts" / self._attempt
+
+    @property
+    def artifact_folder(self) -> Path:
+        """The stage writes the artifact's files here; the runner publishes them."""
+        return self.scratch_folder / "artifact"
+
+    def input(self, stage: str) -> Path:
+        """The local folder of the artifact of ``stage``, one of the order's inputs, checked against its manifest."""
+        if stage not in self._fetched:
+            self._fetched[stage] = fetch_artifact(self.order.inputs[stage], self.work_folder / "inputs")
+        return self._fetched[stage]
+
+    def input_manifest(self, stage: str) -> Manifest:
+        """The manifest of an input."""
+        manifest = read_manifest(self.order.inputs[stage])
+        if manifest is None:
+            raise StageError(f"{self.order.inputs[stage]} has no manifest: {stage} has to run first")
+        return manifest
+
+    def input_names(self, prefix: str) -> list[str]:
+        """The names of the inputs that begin with ``prefix``, sorted."""
+        return sorted(name for name in self.order.inputs if name.startswith(prefix))
+
+    def once(self, name: str, make: Callable[[], None]) -> None:
+        """Let one process make something in ``work_folder`` for all processes that share the folder."""
+        # A checkpoint address means that the folder ends with the pod: then each node has a folder of its own.
+        self.distributed.once(name, make, on_each_node=self.order.checkpoint is not None)

@@ -1,0 +1,197 @@
+"""Runs one stage: from its order to the manifest in storage, or to the failure that says why there is none.
+
+`main` is the program of every stage; a pod calls `run_stage` for each of its orders. With several processes the main
+process decides and publishes, and the others only work along::
+
+    order → result in storage already? ─ yes ─────────────────────→ report it → remove work files → exit 0
+                        └ no → work (all processes) → publish ────↗
+                                         └ error → classify → report the failure → exit 2 · 75 · 1
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Protocol
+
+from multitask_api.cluster import EXIT_DONE, EXIT_RETRYABLE, TRAINING_KINDS
+from multitask_api.errors import MultitaskError
+from multitask_api.stage_io.manifest import Manifest, StageFailure, StageOrder
+from multitask_trainer.errors import LostProcess, Unreported
+from multitask_trainer.runtime.context import StageContext, StageOutcome
+from multitask_trainer.runtime.distributed import SHUTDOWN_TIMEOUT, DistributedContext, WorkerExit
+from multitask_trainer.runtime.failures import EXIT_STATUS, failure_of_stage
+from multitask_trainer.runtime.progress import FileProgressReporter
+from multitask_trainer.storage.artifacts import find_result, publish
+from multitask_trainer.storage.files import file_entries, write_atomically
+from multitask_trainer.storage.uris import remove_tree
+
+Work = Callable[[StageContext], StageOutcome]
+"""What a stage program does: it writes files into ``artifact_folder`` and gives its result."""
+_LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy")
+
+
+class ResultReporter(Protocol):
+    """Where a stage reports how it ended."""
+
+    def succeeded(self, manifest: Manifest) -> None:
+        """The artifact is in storage. Raises RetryableError if that cannot be reported."""
+
+    def failed(self, failure: StageFailure, digest: str) -> None:
+        """There is no artifact, and why; does not raise."""
+
+
+def main(work: Work, argv: Sequence[str] | None = None) -> int:
+    """Run a stage program; the exit status tells whether trying again can help."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--order", type=Path, required=True, help="the StageOrder file")
+    order = StageOrder.model_validate_json(parser.parse_args(argv).order.read_text("utf-8"))
+    distributed = DistributedContext.of(os.environ)
+    progress = Path(order.progress) if order.progress and distributed.is_main_process else None
+    results = _FailureFile(Path(order.work) / "failure.json")
+    if distributed.is_main_process:
+        results.path.unlink(missing_ok=True)
+    context = StageContext(order, FileProgressReporter(order.stage, progress), distributed)
+    return run_stage(work, context, results)
+
+
+def run_stage(work: Work, context: StageContext, results: ResultReporter) -> int:
+    """Run one order; the exit status, the same in all processes of the launch.
+
+    A result that is in storage already is reported and kept. Otherwise the processes do the ``work`` together, and the
+    main process publishes and reports what comes of it.
+    """
+    if not context.distributed.is_main_process:
+        return _run_worker(work, context)
+    status = _run_main_process(work, context, results)
+    context.distributed.announce_end(status)
+    return status
+
+
+def _run_main_process(work: Work, context: StageContext, results: ResultReporter) -> int:
+    order = context.order
+    try:
+        manifest = find_result(order.output)
+        context.distributed.announce_begin(has_work=manifest is None)
+        results.succeeded(manifest or _produce(work, context))
+    except Unreported as error:
+        sys.stderr.write(f"{order.stage}: {error}\n")
+        return EXIT_RETRYABLE
+    except Exception as error:  # noqa: BLE001 - nobody above knows which stage failed, and why
+        failure = failure_of_stage(context, error)
+        if _report_result_of_another_pod(order, results):
+            return EXIT_DONE
+        results.failed(failure, order.digest)
+        sys.stderr.write(f"{order.stage}: {failure.message}\n")
+        return EXIT_STATUS[failure.kind]
+    _remove_work_files(context)
+    return EXIT_DONE
+
+
+def _run_worker(work: Work, context: StageContext) -> int:
+    """Work along with the main process, and end with its exit status."""
+    distributed, stage = context.distributed, context.order.stage
+    try:
+        if distributed.wait_for_begin() and context.order.kind in TRAINING_KINDS:
+            work(context)
+    except WorkerExit:
+        pass
+    except Exception as error:  # noqa: BLE001 - nobody above knows which stage failed, and why
+        failure = failure_of_stage(context, error)
+        sys.stderr.write(f"{stage}: process {distributed.rank}: {failure.message}\n")
+        try:
+            distributed.report_failure(failure.model_dump_json(by_alias=True))
+            status = distributed.wait_for_end(SHUTDOWN_TIMEOUT)
+        except LostProcess:
+            status = None
+        return EXIT_STATUS[failure.kind] if status is None else status
+    try:
+        return distributed.wait_for_end() or EXIT_DONE
+    except LostProcess as error:
+        sys.stderr.write(f"{stage}: process {distributed.rank}: {error}\n")
+        return EXIT_RETRYABLE
+
+
+def _produce(work: Work, context: StageContext) -> Manifest:
+    """Do the work and publish its artifact."""
+    _remove_dead_attempts(context.scratch_folder.parent)
+    context.artifact_folder.mkdir(parents=True)
+    begun = time.monotonic()
+    outcome = work(context)
+    manifest = _manifest(context.order, outcome, context.artifact_folder, time.monotonic() - begun)
+    return publish(context.artifact_folder, context.order.output, manifest)
+
+
+def _manifest(order: StageOrder, outcome: StageOutcome, folder: Path, seconds: float) -> Manifest:
+    return Manifest(
+        model=order.model,
+        stage=order.stage,
+        kind=order.kind,
+        digest=order.digest,
+        version=order.version,
+        read_outputs=order.read_outputs,
+        outputs=dict(outcome.outputs),
+        files=file_entries(folder),
+        result=outcome.result.to_json(),
+        seconds=round(seconds, 3),
+        environment={name: version(name) for name in _LIBRARIES}
+        | {
+            "python": platform.python_version(),
+            "host": platform.node(),
+            "cpus": str(os.cpu_count()),
+            "threads": str(order.threads),
+            "device": order.device,
+        },
+    )
+
+
+def _report_result_of_another_pod(order: StageOrder, results: ResultReporter) -> bool:
+    """Whether there is a result after all: a faster pod with the same order publishes, and removes the work files."""
+    try:
+        manifest = find_result(order.output)
+        if manifest is not None:
+            results.succeeded(manifest)
+    except (MultitaskError, OSError):
+        return False
+    return manifest is not None
+
+
+def _remove_work_files(context: StageContext) -> None:
+    """Checkpoints are of no use once the manifest is published. Files that cannot be removed do no harm."""
+    shutil.rmtree(context.work_folder, ignore_errors=True)
+    if context.order.checkpoint is not None:
+        remove_tree(context.order.checkpoint)
+
+
+def _remove_dead_attempts(folder: Path) -> None:
+    """Remove the half-written artifacts of processes of this machine that have ended."""
+    for attempt in folder.glob("*.*.*"):
+        host, process, _ = attempt.name.rsplit(".", 2)
+        if host == platform.node() and (process == str(os.getpid()) or not Path("/proc", process).exists()):
+            shutil.rmtree(attempt, ignore_errors=True)
+
+
+@dataclass(frozen=True)
+class _FailureFile:
+    """A file in the work folder has the failure; a success needs no report, its manifest is in storage."""
+
+    path: Path
+
+    def succeeded(self, manifest: Manifest) -> None:
+        """See ResultReporter.succeeded."""
+
+    def failed(self, failure: StageFailure, digest: str) -> None:
+        """See ResultReporter.failed."""
+        del digest
+        try:
+            write_atomically(self.path, failure.model_dump_json(by_alias=True))
+        except OSError as error:
+            sys.stderr.write(f"{self.path} cannot be written: {error}\n")

@@ -1,0 +1,67 @@
+"""Files at any fsspec address, and errors of a store in words that tell the user what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import fsspec
+
+from multitask_api.errors import MultitaskError
+from multitask_trainer.errors import ArtifactError, StageError
+
+
+def local_path(uri: str) -> Path | None:
+    """The path of a local address; None for a remote one."""
+    if uri.startswith("file://"):
+        return Path(uri.removeprefix("file://"))
+    return None if "://" in uri else Path(uri)
+
+
+@contextmanager
+def storage_errors(uri: str) -> Iterator[None]:
+    """Turn the errors of a store into the trainer's own, with what to do about them.
+
+    `StageError` where access is denied, `ArtifactError` where a remote store does not answer. `FileNotFoundError` and
+    what goes wrong on a local disk pass through.
+    """
+    try:
+        yield
+    except (FileNotFoundError, MultitaskError):
+        raise
+    except PermissionError as error:
+        raise StageError(
+            f"{uri}: access denied ({error}); check the Secrets of spec.credentials or the rights of the service "
+            "account, and for a claim that its files belong to the pod's group (fsGroup)"
+        ) from error
+    except Exception as error:
+        if local_path(uri) is not None:
+            raise
+        raise ArtifactError(f"{uri} cannot be reached ({type(error).__name__}: {error}); is the store up?") from error
+
+
+def file_sizes(uri: str) -> dict[str, int]:
+    """Relative name → bytes of every file below an address."""
+    fs, path = fsspec.url_to_fs(uri)
+    fs.invalidate_cache()  # fsspec caches listings, and other pods write
+    with storage_errors(uri):
+        entries = fs.find(path, detail=True)
+    return {name.removeprefix(path).lstrip("/"): entry["size"] for name, entry in entries.items()}
+
+
+def upload_file(file: Path, uri: str) -> None:
+    """Copy a file to a remote address. Raises `StageError` if the bucket does not exist."""
+    fs, path = fsspec.url_to_fs(uri)
+    with storage_errors(uri):
+        try:
+            fs.put_file(str(file), path)
+        except FileNotFoundError as error:  # the bucket: an object store needs no folders
+            raise StageError(f"{uri}: {error}; make the bucket, or name another in spec.storage.uri") from error
+
+
+def remove_tree(uri: str) -> None:
+    """Delete everything at an address, as far as possible: what cannot be deleted only takes room."""
+    fs, path = fsspec.url_to_fs(uri)
+    with suppress(FileNotFoundError, MultitaskError), storage_errors(uri):
+        fs.rm(path, recursive=True)

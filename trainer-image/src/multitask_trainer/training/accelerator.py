@@ -1,0 +1,60 @@
+"""The Accelerator of a training run: device, processes, mixed precision; and randomness and signals of a step."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+
+_PROCESS_GROUP_TIMEOUT = timedelta(hours=1)
+"""Between processes: all wait while the main process validates, or loads data that the others have already."""
+
+
+def make_accelerator(*, device: str, threads: int, precision: Literal["fp32", "bf16"]) -> Accelerator:
+    """One process's share of the machine: under torchrun one of several, else the only one.
+
+    Master weights are fp32. On a GPU ``bf16`` computes in bf16 (autocast) and fp32 in TF32; on a CPU everything is
+    fp32, because bf16 is slower there, and the precision only decides the dtype in which the result is served.
+    """
+    from accelerate import Accelerator, InitProcessGroupKwargs
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    torch.set_num_threads(threads)
+    on_gpu = device != "cpu"
+    if on_gpu:
+        torch.set_float32_matmul_precision("high")
+    return Accelerator(
+        cpu=not on_gpu,
+        mixed_precision="bf16" if on_gpu and precision == "bf16" else "no",
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PROCESS_GROUP_TIMEOUT)],
+    )
+
+
+def seed_step(seed: int, step: int, rank: int = 0) -> None:
+    """Dropout of a step follows from (seed, step, rank) alone, so that a resumed run repeats it."""
+    torch.manual_seed((seed * 1_000_003 + step) * 1_009 + rank)
+
+
+@contextmanager
+def catch_sigterm() -> Iterator[Callable[[], bool]]:
+    """Inside, SIGTERM does not end the process; the function that is given tells whether it was received."""
+    received = False
+
+    def note(_signal: int, _frame: object) -> None:
+        nonlocal received
+        received = True
+
+    before = signal.signal(signal.SIGTERM, note)
+    try:
+        yield lambda: received
+    finally:
+        signal.signal(signal.SIGTERM, before)
