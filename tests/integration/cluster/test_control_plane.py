@@ -91,8 +91,8 @@ def test_an_api_server_comes_back_with_what_it_knew(own_cluster: ControlPlane, n
 USER = """
 import sys, time
 from pathlib import Path
-from devcluster.supervisor import shared
-with shared(Path(sys.argv[1])) as client:
+from devcluster.supervisor import shared_control_plane
+with shared_control_plane(Path(sys.argv[1])) as client:
     print(client.url, flush=True)
     time.sleep(600)
 """
@@ -121,7 +121,7 @@ def test_processes_share_one_and_it_ends_after_the_last_of_them_was_killed(
     until("every process has ended", lambda: not below(tmp_path), seconds=60)
 
 
-def test_its_servers_end_with_a_keeper_that_was_killed_and_the_next_user_starts_new_ones(
+def test_its_servers_end_with_a_supervisor_that_was_killed_and_the_next_user_starts_new_ones(
     tmp_path: Path, user: subprocess.Popen[str]
 ) -> None:
     assert user.stdout is not None
