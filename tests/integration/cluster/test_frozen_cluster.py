@@ -12,7 +12,7 @@ import pytest
 
 from devcluster import objects
 from devcluster.processes import until
-from support.cluster.operator_process import operator
+from support.cluster.operator_process import run_operator
 from support.cluster.restore import restore
 from support.frozen import (
     IMAGE,
@@ -104,7 +104,7 @@ def back_again(access, moment):
 def test_a_run_that_an_older_operator_began_goes_on_and_nothing_runs_twice(access, tmp_path):
     older, ended = back_again(access, "running"), frozen_objects("trained")
     mark, pods = access.audit_mark(), RecordedPods(access)
-    with operator(access.user("operator", ALL), tmp_path, NAMESPACE, **INSTALLED) as running:
+    with run_operator(access.user("operator", ALL), tmp_path, NAMESPACE, **INSTALLED) as running:
         running.until("it rests", running.rests)
         writes = access.writes(mark, "operator")
         assert [line for line in writes if not line.startswith("patch multitaskmodels/status")] == []
@@ -140,7 +140,7 @@ def test_a_run_that_an_older_operator_began_goes_on_and_nothing_runs_twice(acces
 def test_a_clean_up_that_an_older_operator_began_ends_and_the_model_goes(access, tmp_path):
     older = back_again(access, "deleting")
     jobs, mark, pods = by_name(older, "Job"), access.audit_mark(), RecordedPods(access)
-    with operator(access.user("operator", ALL), tmp_path, NAMESPACE, **INSTALLED) as running:
+    with run_operator(access.user("operator", ALL), tmp_path, NAMESPACE, **INSTALLED) as running:
         running.until("it rests", running.rests)
         assert {job["metadata"]["name"] for job in listed(access, "jobs")} == set(jobs)
         assert model(access)["metadata"]["finalizers"]

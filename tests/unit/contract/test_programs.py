@@ -11,7 +11,7 @@ import click
 import pytest
 
 from multitask_operator import settings
-from multitask_operator.cli import cli
+from multitask_operator.cli.main import cli
 
 CLUSTER = ["--context", "--kubeconfig", "--namespace -n"]
 COMMANDS = {

@@ -7,10 +7,10 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
-from multitask_trainer.data.look import Bad
 
 from multitask_api.stage_io.packing import unpack_manifest
 from multitask_operator.local.workdir import Workdir
+from multitask_trainer.data.inspection import RowProblem
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from support.contract_fixtures import read_fixture
 
@@ -78,4 +78,4 @@ def test_paths_of_a_work_folder(tmp_path: Path):
 
 
 def test_keys_of_a_bad_row():
-    assert [each.name for each in fields(Bad)] == ["split", "file", "line", "field", "reason", "fatal"]
+    assert [each.name for each in fields(RowProblem)] == ["split", "file", "line", "field", "reason", "fatal"]
