@@ -38,7 +38,7 @@ def test_the_run_ends_with_the_table(finished: ModelFolder, first_run: Done):
         ["Qualified", "generation"],
     ]
     assert "qualified 3/4, confirmed 0" in first_run.out
-    assert f"served = measured: {COMPARED} answers compared" in first_run.out
+    assert f"served answers: {COMPARED} compared with the measured ones" in first_run.out
     assert f"report: {finished.work / 'report.html'}" in first_run.out
     assert f"serve:  mtm serve {finished.work}" in first_run.out
     assert started(first_run) == set(finished.manifests())
@@ -150,7 +150,7 @@ def test_a_second_run_runs_nothing(unchanged: ModelFolder):
 def test_plan_finds_everything_and_nothing_is_garbage(unchanged: ModelFolder):
     assert all(map(is_cached, states(unchanged).values()))
     shown = unchanged.mtm("plan")
-    assert "20 of 20 stages are there" in shown.out
+    assert "20 of 20 stages done" in shown.out
     assert json.loads(mtm("gc", str(unchanged.work), "--dry-run", "--output", "json").out) == {
         "removed": False, "artifacts": [], "folders": 0, "bytes": 0,
     }  # fmt: skip
@@ -166,7 +166,7 @@ def test_what_only_a_cluster_reads_runs_nothing_again(finished: ModelFolder, tmp
     )
     assert all(map(is_cached, states(desk).values()))
     shown = desk.mtm("plan").out
-    assert "ignored here, only a cluster uses them" in shown
+    assert "ignored, only a cluster uses them" in shown
     assert "spec.serving" in shown
     assert "spec.training.queueName" in shown
 

@@ -34,7 +34,7 @@ def test_the_revision_before_goes_on_serving(strict: tuple[ModelFolder, Done], f
     desk, done = strict
     before, now = ((one.work / "current").resolve().relative_to(one.work) for one in (finished, desk))
     assert before == now
-    assert f"`mtm serve {desk.work}` goes on with the one before" in done.out
+    assert f"`mtm serve {desk.work}` still serves the one before" in done.out
     removed = mtm("gc", str(desk.work))
     assert removed.status == 0
     assert (desk.work / "current/bundle/bundle.json").is_file()

@@ -15,7 +15,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-_PDEATHSIG = Path(__file__).with_name("pdeathsig.py")
+from multitask_api.pdeathsig import die_with_parent
+
 _UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 #: Where container programs write whatever they are told: empty in here.
 _HIDDEN = ("/run/containerd", "/var/lib/cni", "/var/log/containers")
@@ -26,8 +27,7 @@ def command(argv: Sequence[str]) -> list[str]:
     program = shutil.which(_UNSHARE[0])
     if program is None:
         raise FileNotFoundError("unshare: install util-linux")
-    bound = [sys.executable, "-I", "-S", str(_PDEATHSIG), str(os.getpid())]
-    return [*bound, program, *_UNSHARE[1:], sys.executable, str(Path(__file__).resolve()), *argv]
+    return die_with_parent([program, *_UNSHARE[1:], sys.executable, str(Path(__file__).resolve()), *argv])
 
 
 def main() -> int:

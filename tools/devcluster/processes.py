@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-PDEATHSIG = Path(__file__).with_name("pdeathsig.py")
+from multitask_api.pdeathsig import die_with_parent
+
 START_SECONDS = 180  # of a machine that has much else to do; it takes 4
 STOP_SECONDS = 20
 
@@ -39,10 +38,14 @@ class Processes:
 
     def start(self, name: str, command: Sequence[str]) -> None:
         """Start ``command`` (its first part an absolute path) under ``name``. Call this from the main thread."""
-        bound = [sys.executable, "-I", "-S", str(PDEATHSIG), str(os.getpid()), *command]
         with self.log(name).open("ab") as log:
             self._running[name] = subprocess.Popen(
-                bound, cwd=self._folder, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+                die_with_parent(command),
+                cwd=self._folder,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
             )
 
     def ready(self, name: str, probe: Callable[[], bool], seconds: float = START_SECONDS) -> None:

@@ -1,22 +1,22 @@
-"""Figures as people read them."""
+"""Numbers and texts in the form that people read."""
 
 from __future__ import annotations
 
 
 def number(value: float | None) -> str:
-    """Three digits, or a dash."""
+    """Three decimals, or a dash for None."""
     return "–" if value is None else f"{value:.3f}"
 
 
 def interval(ends: tuple[float, float] | None, source: str | None) -> str:
-    """Both ends, or a dash; says so where ``source``, a task's ``interval_from``, is the rows alone."""
+    """Both ends, or a dash for None. ``source``: a task's ``interval_from``; from rows alone it is marked."""
     if ends is None:
         return "–"
     return f"{number(ends[0])} – {number(ends[1])}" + (" (rows only)" if source == "rows" else "")
 
 
 def size(count: float) -> str:
-    """Bytes in the unit that reads best (powers of ten)."""
+    """A number of bytes in the unit that reads best (powers of ten)."""
     for unit in ("B", "kB", "MB", "GB"):
         if abs(count) < 1000:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
@@ -25,13 +25,13 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours."""
+    """``seconds`` as seconds, minutes or hours."""
     if seconds < 120:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def cut(text: str, size: int) -> str:
-    """``text`` in at most ``size`` bytes of UTF-8, with … where it was cut."""
+    """``text`` in at most ``size`` bytes of UTF-8, ending in … if it was cut."""
     data = text.encode()
     return text if len(data) <= size else data[: size - len("…".encode())].decode(errors="ignore") + "…"

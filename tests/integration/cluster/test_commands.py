@@ -31,9 +31,9 @@ ROLE = Path(__file__).parents[3] / "helm" / "multitask-operator" / "templates" /
 def role(cluster):
     """The ClusterRole as the chart's file has it, under a name of its own."""
     text = "\n".join(line for line in ROLE.read_text().splitlines() if "{{" not in line)
-    found = yaml.safe_load(text)
-    found["metadata"] = {"name": "test-mtm"}
-    cluster.kubectl("apply", "--server-side", "--filename", "-", stdin=found)
+    document = yaml.safe_load(text)
+    document["metadata"] = {"name": "test-mtm"}
+    cluster.kubectl("apply", "--server-side", "--filename", "-", stdin=document)
     return "test-mtm"
 
 
@@ -59,7 +59,7 @@ def mtm(viewer, tmp_path, monkeypatch, capsys):
         code = cli.invoke(arguments)
         captured = capsys.readouterr()
         assert "Traceback" not in captured.err
-        assert "fault of mtm" not in captured.err
+        assert "bug of mtm" not in captured.err
         return code, captured.out, captured.err
 
     return run
@@ -71,7 +71,7 @@ def ready(rest, namespace):
     return namespace
 
 
-def test_the_whole_story_of_a_model(cluster, ready, mtm, tmp_path):
+def test_a_model_from_its_creation_to_trained(cluster, ready, mtm, tmp_path):
     resource = desk("urgency", "intent")
     apply(cluster, ready, resource)
     assert json.loads(mtm("explain", "desk", "--output", "json")[1])["reason"] == "OperatorActs"
@@ -81,7 +81,7 @@ def test_the_whole_story_of_a_model(cluster, ready, mtm, tmp_path):
         until("resolve stands", lambda: status(cluster, ready).get("stages"), 60)
         code, out, _ = mtm("report", "desk", "--output", "json")
         assert (code, Report.model_validate_json(out).qualified) == (0, 0)
-        assert "have not been looked at for this generation yet" in mtm("plan", "desk")[1]
+        assert "have not been checked for this generation yet" in mtm("plan", "desk")[1]
         until("the model is trained", lambda: not pods.work() and status(cluster, ready).get("stage") == "Trained", 120)
 
     code, out, _ = mtm("status", "desk")
@@ -97,18 +97,18 @@ def test_the_whole_story_of_a_model(cluster, ready, mtm, tmp_path):
 
     # the figures, and the page, of a local run with the same manifests
     assert mtm("report", "desk", "--to", "out")[0] == 0
-    found = Report.model_validate_json((tmp_path / "out" / "report.json").read_bytes())
+    report = Report.model_validate_json((tmp_path / "out" / "report.json").read_bytes())
     manifests = all_done(resource, serve=False)
-    ran = {key[0]: item.seconds for key, item in manifests.items()}
-    assert found == build_report(resource, graph_of(resource, manifests, serve=False), ran)
+    seconds = {key[0]: item.seconds for key, item in manifests.items()}
+    assert report == build_report(resource, graph_of(resource, manifests, serve=False), seconds)
     assert (tmp_path / "out" / "report.html").stat().st_size > 1000
 
-    # nobody ran the pods, so no log is there; what stands is said
+    # the simulated pods never ran, so there is no log; the message has what the ConfigMap has
     cluster.kubectl("-n", ready, "delete", "pods", "--all", "--wait=false", "--force")
     until("the pods are gone", lambda: not cluster.get("pods", "-n", ready)["items"], 30)
     code, _, err = mtm("logs", "desk", "filter")
     assert code == 1
-    assert re.search(r"no pod of filter is left.*ConfigMap desk-filter-\w+ holds the result of 1 of 1 stages", err)
+    assert re.search(r"no pod of filter is left.*ConfigMap desk-filter-\w+ has the result of 1 of 1 stages", err)
     code, _, err = mtm("logs", "desk", "mixtures")
     assert code == 2
     assert "nearest: mixture/classification" in err
@@ -145,7 +145,7 @@ def test_a_log_is_shown_and_followed(cluster, rest, ready, mtm, viewer, tmp_path
         assert json.loads(mtm("explain", "desk", "--output", "json")[1])["reason"] == "StagesRunning"
 
 
-def test_a_quota_is_named_where_only_an_event_tells_of_it(cluster, ready, mtm, tmp_path):
+def test_a_quota_that_only_an_event_mentions_is_named(cluster, ready, mtm, tmp_path):
     quota = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "team"}, "spec": {"hard": {"pods": "0"}}}
     cluster.kubectl("-n", ready, "apply", "--server-side", "--filename", "-", stdin=quota)
     until(
@@ -160,24 +160,24 @@ def test_a_quota_is_named_where_only_an_event_tells_of_it(cluster, ready, mtm, t
             return json.loads(mtm("explain", "desk", "--output", "json")[1])
 
         until("the quota is named", lambda: explained()["reason"] == "QuotaExceeded", 60)
-        found = explained()
-    assert found["blocked"]
-    assert "exceeded quota: team" in found["message"]
-    assert found["job"].startswith("desk-resolve-")
+        diagnosis = explained()
+    assert diagnosis["blocked"]
+    assert "exceeded quota: team" in diagnosis["message"]
+    assert diagnosis["job"].startswith("desk-resolve-")
 
 
 def test_wrong_names_and_missing_permissions_are_one_line(cluster, ready, mtm, viewer):
     apply(cluster, ready, desk("urgency"))
     lines = [
         (("status", "desc"), 2, f"there is no MultiTaskModel 'desc' in namespace '{ready}'; nearest: desk"),
-        (("status", "zzz"), 2, "there are: desk"),
+        (("status", "zzz"), 2, "it has: desk"),
         (("explain", "desk", "-n", "default"), 2, "you may not get multitaskmodels.multitask.dev"),
         (("logs", "desk"), 2, "desk has no Jobs yet; `mtm explain desk"),
     ]
-    for arguments, code, said in lines:
-        found, _, err = mtm(*arguments)
-        assert found == code
-        assert said in err
+    for arguments, expected, message in lines:
+        code, _, err = mtm(*arguments)
+        assert code == expected
+        assert message in err
         assert err.count("\n") == 1
     cluster.kubectl("-n", ready, "delete", "multitaskmodels", "desk")
     assert "it has none" in mtm("status", "desk")[2]

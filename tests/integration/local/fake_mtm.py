@@ -1,11 +1,11 @@
-"""``mtm run FILE --workdir DIR [--no-serve]`` with ``fake_stage.py`` for the stage programs; all else is real."""
+"""``mtm run FILE --workdir DIR [--no-serve]`` with ``fake_stage.py`` as every stage program; the rest is real."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from multitask_operator import cli
+from multitask_operator.cli.errors import run_reporting_errors
 from multitask_operator.commands import run
 from multitask_operator.local import processes
 
@@ -21,7 +21,7 @@ if __name__ == "__main__":
     file, _, workdir, *options = sys.argv[1:]
     serve = options != ["--no-serve"]
     sys.exit(
-        cli.run_reporting_errors(
+        run_reporting_errors(
             lambda: run.run(Path(file), Path(workdir), serve=serve, as_json=False, launcher=FakeStages())
         )
     )

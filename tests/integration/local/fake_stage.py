@@ -1,6 +1,6 @@
-"""A stage program in the real frame that leaves a made-up result at once, or misbehaves as ``faults.json`` says.
+"""A fake stage program, run by the real stage runner: it has a made-up result at once, or misbehaves.
 
-``faults.json`` lies beside the resource file: stage → what it does instead.
+``faults.json`` beside the resource file: stage → how it misbehaves.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ def work(stage: Stage) -> Outcome:
     order = stage.order
     misbehave(stage, json.loads((Path(order.data_root) / "faults.json").read_text()).get(order.stage, ""))
     for name in order.inputs:
-        stage.input(name)  # raises when an input is not there
+        stage.input(name)  # raises when an input is missing
     parameters = stage.parameters(RECORDS[order.kind])
     node = Node(order.stage, order.kind, NodeState.READY, parameters=parameters, digest=order.digest)
-    workdir = next(place for place in stage.work.parents if (place / "model.json").exists())
+    workdir = next(folder for folder in stage.work.parents if (folder / "model.json").exists())
     model = MultiTaskModel.model_validate_json((workdir / "model.json").read_text())
     result, names = RESULTS[order.kind](node, model)
     (stage.folder / "content.txt").write_text(order.stage)

@@ -1,4 +1,4 @@
-"""The command with the real stage programs, as far as data goes: look, resolve, prepare."""
+"""The command with the real programs that read data: data_check, resolve, prepare."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def desk(tmp_path):
 
 def mtm(desk, *arguments):
     argv = [sys.executable, "-m", "multitask_operator", *arguments]
-    done = subprocess.run(argv, cwd=desk, env=dict(os.environ), capture_output=True, text=True, check=False)
-    assert "Traceback" not in done.stderr
-    return done
+    completed = subprocess.run(argv, cwd=desk, env=dict(os.environ), capture_output=True, text=True, check=False)
+    assert "Traceback" not in completed.stderr
+    return completed
 
 
 def states(desk):
-    found = json.loads(mtm(desk, "plan", "model.yaml", "--output", "json").stdout)
-    return {stage["name"]: stage["shown"] for stage in found["stages"]}
+    plan = json.loads(mtm(desk, "plan", "model.yaml", "--output", "json").stdout)
+    return {stage["name"]: stage["shown"] for stage in plan["stages"]}
 
 
 def test_bad_rows_are_found_before_and_during_a_run_and_what_was_prepared_is_kept(desk):
@@ -48,9 +48,9 @@ def test_bad_rows_are_found_before_and_during_a_run_and_what_was_prepared_is_kep
     good = bad.read_text()
     bad.write_text(good + json.dumps({"text": "no label here"}) + "\n")
 
-    found = mtm(desk, "validate", "model.yaml", "--output", "json")
-    assert found.returncode == 2
-    problem = json.loads(found.stdout)["problems"][0]
+    validated = mtm(desk, "validate", "model.yaml", "--output", "json")
+    assert validated.returncode == 2
+    problem = json.loads(validated.stdout)["problems"][0]
     assert problem["path"] == "spec.tasks[1].data.train"
     assert "line 4" in problem["message"]
 
@@ -69,7 +69,7 @@ def test_bad_rows_are_found_before_and_during_a_run_and_what_was_prepared_is_kep
     assert after["base"] == "depends on prepare/intent"
 
 
-def test_data_that_is_not_there_is_said_before_anything_runs(desk):
+def test_missing_data_is_an_error_before_anything_runs(desk):
     (desk / "urgency/test.jsonl").unlink()
     done = mtm(desk, "run", "model.yaml")
     assert done.returncode == 2
@@ -77,7 +77,7 @@ def test_data_that_is_not_there_is_said_before_anything_runs(desk):
     assert "start" not in done.stderr
 
 
-def test_the_client_and_the_server_speak_for_themselves(desk):
+def test_predict_has_the_options_and_errors_of_the_client(desk):
     done = mtm(desk, "predict", "--address", "127.0.0.1:1", "urgency", "text")
     assert done.returncode == 2
     assert "'text' is not field=value" in done.stderr

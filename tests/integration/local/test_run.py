@@ -1,4 +1,4 @@
-"""`mtm run` as a process: results kept, interruptions, failures, locks. The stages are made up; the rest is real."""
+"""`mtm run` as a process: cached results, interruptions, failures, locks. Only the stage programs are fakes."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Desk:
         return process.returncode, out, err
 
     def mark(self, stage, process):
-        """What the stage wrote down when it began to misbehave."""
+        """What the stage wrote when it began to misbehave."""
         path = self.work / "marks" / stage.replace("/", "__")
         deadline = time.monotonic() + 60
         while not (path.exists() and path.read_text()):
@@ -68,19 +68,19 @@ class Desk:
         return path.resolve().name if path.exists() else None
 
     def nothing_to_serve(self):
-        """Why `mtm serve` refuses."""
+        """The error of `mtm serve`."""
         argv = [sys.executable, "-m", "multitask_operator", "serve", str(self.work)]
         done = subprocess.run(argv, capture_output=True, text=True, check=False)
         assert done.returncode == 2, done.stderr
         return done.stderr
 
     def partial(self, err):
-        """What the partial report knows, where the run says it is."""
+        """Two fields of the partial report, which the run has to name."""
         page = self.work / "report.partial.html"
-        assert f"so far: {page}\n" in err
+        assert f"partial report: {page}\n" in err
         assert page.read_text().startswith("<!doctype html>")
-        found = json.loads((self.work / "report.partial.json").read_text())
-        return {name: found.get(name) for name in ("qualified", "revision")}
+        report = json.loads((self.work / "report.partial.json").read_text())
+        return {name: report.get(name) for name in ("qualified", "revision")}
 
     def report(self):
         return json.loads((self.work / "report.json").read_text())
@@ -90,8 +90,8 @@ def started(err):
     return re.findall(r"^start  (\S+)", err, re.M)
 
 
-def gone(pid):
-    """Whether a process ended, at the latest in ten seconds."""
+def has_ended(pid):
+    """Whether a process ends within ten seconds."""
     try:
         process = psutil.Process(pid)
         process.wait(10)
@@ -132,7 +132,7 @@ def test_a_run_ends_with_the_table_and_a_second_one_runs_nothing(desk):
 
     status, out, err = desk.run()
     assert (status, started(err)) == (0, [])
-    assert "all stages were there already" in out
+    assert "all stages were cached" in out
     assert all(stage["cached"] for stage in desk.report()["stages"] if stage["skipped"] is None)
 
     desk.set_tasks(task("urgency"), task("reply", "Generation"), task("intent"))
@@ -149,20 +149,20 @@ def test_killing_the_group_leaves_no_orphans_and_the_next_run_redoes_nothing(des
     stage = int(desk.mark("baseline/reply/seed-17", process))
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    assert gone(stage)
+    assert has_ended(stage)
     assert psutil.pid_exists(helper)
 
     desk.faults({})
     status, _, err = desk.run()
     assert status == 0, err
-    assert gone(helper)
-    assert "left behind" in err
+    assert has_ended(helper)
+    assert "that an earlier run left running" in err
     assert not [name for name in started(err) if name.startswith("prepare/") or name == "base"]
     assert set(started(err)[:2]) == {"baseline/reply/seed-17", "baseline/urgency/seed-17"}
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_lets_stages_leave_a_checkpoint(desk, number):
+def test_an_interrupt_lets_stages_write_a_checkpoint(desk, number):
     desk.faults({"base": "checkpoint on SIGTERM"})
     process = desk.start()
     stage = int(desk.mark("base", process))
@@ -172,7 +172,7 @@ def test_an_interrupt_lets_stages_leave_a_checkpoint(desk, number):
     assert "run the same command again" in err
     assert desk.partial(err) == {"qualified": 0, "revision": None}
     assert not (desk.work / "report.json").exists()
-    assert gone(stage)
+    assert has_ended(stage)
     assert [path.read_text() for path in desk.work.glob("work/base-*/checkpoint")] == ["saved"]
 
 
@@ -188,28 +188,28 @@ def test_a_second_run_of_the_same_folder_names_the_first(desk):
 
 
 FAILURES = [
-    # fault, exit status, what is said, stages that still ran
-    ("wrong input", 1, "line 3 has no label; add one", "repair what it names"),
+    # fault, exit status, message, next step
+    ("wrong input", 1, "line 3 has no label; add one", "correct what the message names"),
     ("crash", 1, "ZeroDivisionError: division by zero", "the log has the details"),
     ("exit", 1, "ended with status 9: no space left on device", "the log has the details"),
 ]
 
 
-@pytest.mark.parametrize(("fault", "expected", "said", "then"), FAILURES)
-def test_a_failed_stage_is_named_with_its_log_and_others_go_on(desk, fault, expected, said, then):
+@pytest.mark.parametrize(("fault", "expected", "message", "next_step"), FAILURES)
+def test_a_failed_stage_is_named_with_its_log_and_other_stages_continue(desk, fault, expected, message, next_step):
     desk.faults({"baseline/reply/seed-17": fault})
     status, _, err = desk.run()
     assert status == expected
-    assert f"error: stage baseline/reply/seed-17 failed: {said}" in err
+    assert f"error: stage baseline/reply/seed-17 failed: {message}" in err
     log = desk.work / "logs/baseline/reply/seed-17.log"
     assert str(log) in err
-    assert then in err
+    assert next_step in err
     assert "done   baseline/urgency/seed-17" in err
     assert "filter" not in started(err)
     assert log.read_text().count("=== ") == 1
 
 
-def test_passing_failures_are_tried_again_and_every_log_is_kept(desk):
+def test_retryable_failures_are_tried_again_and_every_log_is_kept(desk):
     desk.faults({"base": "retryable once", "prepare/reply": "killed once"})
     status, _, err = desk.run()
     assert status == 0, err
@@ -223,7 +223,7 @@ def test_passing_failures_are_tried_again_and_every_log_is_kept(desk):
     assert (status, started(err)) == (0, ["base"]), "an artifact that lost a file is made again"
 
 
-def test_a_run_that_is_not_done_leaves_the_report_of_the_last_one_that_was(desk):
+def test_an_unfinished_run_keeps_the_report_of_the_last_one_that_finished(desk):
     assert desk.run()[0] == 0
     report = desk.report()
     desk.set_tasks(task("urgency"), task("reply", "Generation"), task("intent"))
@@ -232,7 +232,7 @@ def test_a_run_that_is_not_done_leaves_the_report_of_the_last_one_that_was(desk)
     assert status == 1
     assert desk.partial(err) == {"qualified": 0, "revision": None}
     assert desk.report() == report
-    assert f"the report of the last run that was done stays: {desk.work / 'report.html'}\n" in err
+    assert f"the report of the last run that finished is kept: {desk.work / 'report.html'}\n" in err
 
     desk.faults({})
     assert desk.run()[0] == 0
@@ -240,19 +240,19 @@ def test_a_run_that_is_not_done_leaves_the_report_of_the_last_one_that_was(desk)
     assert not list(desk.work.glob("report.partial.*"))
 
 
-WITHDRAWN = "failed verify, see "
+FAILED_VERIFY = "failed verify, see "
 
 
 def test_an_export_that_failed_verify_is_not_served(desk):
     desk.faults({"verify": "wrong input"})
     status, _, err = desk.run()
     assert (status, desk.current()) == (1, None)
-    assert f"nothing to serve: the new export {WITHDRAWN}{desk.work / 'logs/verify.log'}" in err
-    assert "its last export failed verify, read" in desk.nothing_to_serve()
+    assert f"nothing to serve: the new export {FAILED_VERIFY}{desk.work / 'logs/verify.log'}" in err
+    assert "its last export failed verify, see" in desk.nothing_to_serve()
 
     status, out, _ = desk.run("--no-serve")
     assert (status, desk.current()) == (0, None), "what failed verify is not served unverified"
-    assert WITHDRAWN in out
+    assert FAILED_VERIFY in out
 
     desk.faults({})
     status, out, err = desk.run()
@@ -261,33 +261,33 @@ def test_an_export_that_failed_verify_is_not_served(desk):
     assert "warning: " not in out
 
 
-def test_an_unverified_export_is_withdrawn_when_verify_fails_and_the_one_before_comes_back(desk):
+def test_when_verify_fails_the_last_verified_export_is_served_again(desk):
     assert desk.run()[0] == 0
     verified = desk.current()
     desk.set_tasks(task("urgency"), task("reply", "Generation"), task("intent"))
     status, out, err = desk.run("--no-serve")
     assert status == 0, err
     assert desk.current() not in (None, verified)
-    assert "warning: what is served is unverified" in out
+    assert "warning: the served export is unverified" in out
 
     desk.faults({"verify": "crash"})
     status, _, err = desk.run()
     assert (status, desk.current()) == (1, verified)
-    assert f"{WITHDRAWN}{desk.work / 'logs/verify.log'}; `mtm serve {desk.work}` goes on with the one before" in err
+    assert f"{FAILED_VERIFY}{desk.work / 'logs/verify.log'}; `mtm serve {desk.work}` still serves the one before" in err
 
 
-@pytest.mark.parametrize(("command", "program"), [("plan", "resolve"), ("validate", "look")])
-def test_a_look_at_the_data_ends_with_a_killed_command_and_leaves_nothing(desk, command, program):
+@pytest.mark.parametrize(("command", "program"), [("plan", "resolve"), ("validate", "data_check")])
+def test_a_data_check_ends_with_a_killed_command_and_leaves_no_files(desk, command, program):
     desk.work.mkdir()
     argv = [sys.executable, "-m", "multitask_operator", command, str(desk.file)]
     process = subprocess.Popen(argv + ["--workdir", str(desk.work)] * (command == "plan"), stdout=-1, stderr=-1)
-    looking = child_of(process, f"multitask_trainer.stages.{program}")
-    looking.suspend()  # so that it does not end by itself
+    checker = child_of(process, f"multitask_trainer.stages.{program}")
+    checker.suspend()  # so that it does not end by itself
     process.kill()
     process.communicate()
     try:
-        assert gone(looking.pid)
+        assert has_ended(checker.pid)
     finally:
-        if looking.is_running():
-            looking.kill()
+        if checker.is_running():
+            checker.kill()
     assert list(desk.work.iterdir()) == []

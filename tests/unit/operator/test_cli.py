@@ -1,4 +1,4 @@
-"""What the command says and how it ends, for input that is wrong and for work folders that are there."""
+"""Output and exit status of ``mtm``, for wrong input and for existing work folders."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ import yaml
 
 from multitask_api.stage_io.manifest import StageFailure
 from multitask_operator import cli
-from multitask_operator.commands import others
-from multitask_operator.commands.others import exported
+from multitask_operator.cli.errors import run_reporting_errors
+from multitask_operator.commands import serve
+from multitask_operator.commands.serve import exported
 from multitask_operator.local.model_file import device, ignored_fields
 from multitask_operator.local.promotion import Published
-from multitask_operator.local.workdir import write
+from multitask_operator.local.workdir import write_atomically
 from multitask_operator.report.build import build_report
 from support.graph_builders import all_done, graph_of, model, task
 from unit.operator.test_workdir import DESK, filled
@@ -38,15 +39,15 @@ def without(entry, *names):
 
 
 COMMANDS = [
-    # arguments, exit status, what standard error says
+    # arguments, exit status, part of standard error
     (["validate"], 2, "Missing argument 'FILE'; `mtm validate --help` shows how"),
     (["trian", "x"], 2, "No such command 'trian'"),
     (["run", "{tmp}/nope.yaml"], 2, "nope.yaml does not exist; give the path of a MultiTaskModel file"),
     (["plan", "{tmp}"], 2, "cannot be read"),
     (["run", "x.yaml", "--output", "xml"], 2, "'xml' is not one of 'text', 'json'"),
     (["run", "x.yaml", "--claim", "desk"], 2, "--claim desk: write NAME=DIR; `mtm run --help` shows how"),
-    (["validate", "x.yaml", "--claim", "desk={tmp}/nowhere"], 2, "nowhere is no folder"),
-    (["plan", "desk", "-n", "team", "--claim", "desk={tmp}"], 2, "--claim belongs to a run on this machine"),
+    (["validate", "x.yaml", "--claim", "desk={tmp}/nowhere"], 2, "nowhere is not a folder"),
+    (["plan", "desk", "-n", "team", "--claim", "desk={tmp}"], 2, "--claim applies only to a run on this machine"),
     (["serve", "{tmp}/nowhere"], 2, "nowhere does not exist; `mtm run FILE --workdir"),
     (["serve", "{tmp}"], 2, "is not a work folder of mtm"),
     (["report", "{tmp}/nowhere"], 2, "nowhere does not exist"),
@@ -54,11 +55,11 @@ COMMANDS = [
 ]
 
 
-@pytest.mark.parametrize(("arguments", "status", "said"), COMMANDS)
-def test_wrong_arguments_get_one_line(tmp_path, capsys, arguments, status, said):
+@pytest.mark.parametrize(("arguments", "status", "message"), COMMANDS)
+def test_wrong_arguments_get_one_line(tmp_path, capsys, arguments, status, message):
     assert cli.invoke([part.replace("{tmp}", str(tmp_path)) for part in arguments]) == status
     captured = capsys.readouterr()
-    assert said in captured.err
+    assert message in captured.err
     assert captured.err.count("\n") == 1
     assert "Traceback" not in captured.err
 
@@ -71,18 +72,18 @@ RESOURCES = [
 ]
 
 
-@pytest.mark.parametrize(("spec", "said"), RESOURCES)
+@pytest.mark.parametrize(("spec", "message"), RESOURCES)
 @pytest.mark.parametrize("command", ["validate", "plan", "run"])
-def test_a_resource_that_cannot_run_here(tmp_path, capsys, command, spec, said):
+def test_a_resource_that_cannot_run_on_this_machine(tmp_path, capsys, command, spec, message):
     assert cli.invoke([command, resource(tmp_path, **spec)]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
 TEXTS = ["", "- a\n- list\n", "just text", "a: [1", "a: 1\na: 2\n"]
 
 
 @pytest.mark.parametrize("text", TEXTS)
-def test_a_file_that_is_no_resource_at_all_is_named(tmp_path, capsys, text):
+def test_a_file_that_is_not_a_resource_is_named(tmp_path, capsys, text):
     file = tmp_path / "model.yaml"
     file.write_text(text)
     assert cli.invoke(["validate", str(file)]) == 2
@@ -94,9 +95,9 @@ def test_the_next_command_can_be_pasted_where_paths_have_spaces(tmp_path, capsys
     (tmp_path / "my data").mkdir()
     file = resource(tmp_path / "my data")
     for split, source in task("urgency")["data"].items():
-        place = tmp_path / "my data" / source["uri"]
-        place.parent.mkdir(exist_ok=True)
-        place.write_text("".join(json.dumps({"text": f"{split} {row}", "label": row}) + "\n" for row in "abc"))
+        path = tmp_path / "my data" / source["uri"]
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps({"text": f"{split} {row}", "label": row}) + "\n" for row in "abc"))
     assert cli.invoke(["validate", file]) == 0
     assert f"next: mtm plan '{file}'\n" in capsys.readouterr().out
     assert cli.invoke(["plan", file]) == 0
@@ -106,40 +107,40 @@ def test_the_next_command_can_be_pasted_where_paths_have_spaces(tmp_path, capsys
         assert "`mtm run FILE --workdir 'my work'`" in capsys.readouterr().err
 
 
-def test_several_problems_are_all_said(tmp_path, capsys):
+def test_all_problems_are_listed(tmp_path, capsys):
     file = resource(tmp_path, tasks=[task("a", labels=["x"]), task("b", labels=["y"])])
     assert cli.invoke(["validate", file, "--output", "json"]) == 2
-    found = json.loads(capsys.readouterr().out)
-    assert found["valid"] is False
-    assert [problem["path"] for problem in found["problems"]] == ["spec.tasks[0].labels", "spec.tasks[1].labels"]
+    result = json.loads(capsys.readouterr().out)
+    assert result["valid"] is False
+    assert [problem["path"] for problem in result["problems"]] == ["spec.tasks[0].labels", "spec.tasks[1].labels"]
     assert cli.invoke(["validate", file]) == 2
     assert "error: 2 problems" in capsys.readouterr().err
 
 
-def test_a_fault_of_the_program_leaves_its_traceback_in_a_file(capsys):
+def test_a_bug_leaves_its_traceback_in_a_file(capsys):
     def broken():
         raise ZeroDivisionError("division by zero")
 
-    assert cli.run_reporting_errors(broken) == 1
+    assert run_reporting_errors(broken) == 1
     err = capsys.readouterr().err
-    assert err.startswith("error: ZeroDivisionError: division by zero; this is a fault of mtm; details in ")
+    assert err.startswith("error: ZeroDivisionError: division by zero; this is a bug of mtm; the traceback is in ")
     with open(err.strip().rsplit(" ", 1)[1], encoding="utf-8") as file:  # noqa: PTH123
         assert "Traceback" in file.read()
 
 
-def test_a_full_disk_is_no_fault_of_the_program(capsys):
+def test_a_full_disk_is_not_reported_as_a_bug(capsys):
     def full():
         raise OSError(errno.ENOSPC, "No space left on device", "report.json")
 
-    assert cli.run_reporting_errors(full) == 1
+    assert run_reporting_errors(full) == 1
     assert capsys.readouterr().err.startswith("error: report.json: No space left on device; check the path, ")
 
 
 def test_help_is_fast_and_loads_no_plotting():
     code = "import sys; from multitask_operator.cli import invoke; invoke(['--help']); print(sorted(sys.modules))"
-    begun = time.monotonic()
+    start = time.monotonic()
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert time.monotonic() - begun < 5  # half a second on a quiet machine
+    assert time.monotonic() - start < 5  # half a second on a quiet machine
     for module in ("matplotlib", "pydantic", "rich", "jinja2"):
         assert f"'{module}'" not in done.stdout
 
@@ -148,24 +149,24 @@ def test_the_report_command_renders_what_run_wrote(tmp_path, capsys):
     workdir = filled(tmp_path)
     assert cli.invoke(["report", str(tmp_path)]) == 2
     err = capsys.readouterr().err
-    assert err.endswith(f"has no report.json yet; `mtm run FILE --workdir {tmp_path}` writes it when all is done\n")
+    assert err.endswith(f"has no report.json yet; `mtm run FILE --workdir {tmp_path}` writes it at its end\n")
     workdir.partial_report[1].touch()
     assert cli.invoke(["report", str(tmp_path)]) == 2
-    assert f"; what is known so far: {tmp_path / 'report.partial.html'}\n" in capsys.readouterr().err
-    found = build_report(DESK, graph_of(DESK, all_done(DESK)), {})
-    (tmp_path / "report.json").write_text(found.model_dump_json(by_alias=True))
+    assert f"; partial report: {tmp_path / 'report.partial.html'}\n" in capsys.readouterr().err
+    result = build_report(DESK, graph_of(DESK, all_done(DESK)), {})
+    (tmp_path / "report.json").write_text(result.model_dump_json(by_alias=True))
     assert cli.invoke(["report", str(tmp_path)]) == 0
     out = capsys.readouterr().out
     assert "qualified 2/2, confirmed 0" in out
     assert f"report: {workdir.path / 'report.html'}" in out
-    assert f"a later run is not done; what is known of it: {tmp_path / 'report.partial.html'}\n" in out
+    assert f"a later run has not finished; its partial report: {tmp_path / 'report.partial.html'}\n" in out
     assert "<svg" in (tmp_path / "report.html").read_text()
     (tmp_path / "report.json").write_text("{}")
     assert cli.invoke(["report", str(tmp_path)]) == 2
-    assert "is not a report of this version" in capsys.readouterr().err
+    assert "was written by another version of mtm" in capsys.readouterr().err
 
 
-def test_gc_says_what_it_frees_and_a_dry_run_keeps_it(tmp_path, capsys):
+def test_gc_lists_what_it_removes_and_a_dry_run_removes_nothing(tmp_path, capsys):
     filled(tmp_path)
     filled(tmp_path, model(task("urgency"), name="other"))
     assert cli.invoke(["gc", str(tmp_path)]) == 0
@@ -201,12 +202,12 @@ def test_an_unverified_export_is_served_with_a_warning(tmp_path, capsys, monkeyp
     key = next(key for key in workdir.manifests() if key[0] == "export")
     workdir.publish(Published(key, key if verified else None))
     started = []
-    monkeypatch.setattr(others, "exec_module", lambda *program: started.append(program) or 0)
+    monkeypatch.setattr(serve, "exec_module", lambda *program: started.append(program) or 0)
     assert cli.invoke(["serve", str(tmp_path)]) == 0
     assert started[0][2][0] == str(workdir.artifact(key))
     err = capsys.readouterr().err
-    assert err.startswith("" if verified else "warning: what is served is unverified: no run has compared ")
-    assert err.endswith("" if verified else f"; `mtm run FILE --workdir {tmp_path}`, without --no-serve, does that\n")
+    assert err.startswith("" if verified else "warning: the served export is unverified: no run has compared ")
+    assert err.endswith("" if verified else f"; `mtm run FILE --workdir {tmp_path}`, without --no-serve, verifies it\n")
     assert bool(err) is not verified
 
 
@@ -215,7 +216,7 @@ def test_the_servers_options_are_in_the_help_and_passed_on(tmp_path, capsys, mon
     key = next(key for key in workdir.manifests() if key[0] == "export")
     workdir.publish(Published(key, key))
     started = []
-    monkeypatch.setattr(others, "exec_module", lambda *program: started.append(program) or 0)
+    monkeypatch.setattr(serve, "exec_module", lambda *program: started.append(program) or 0)
     options = ["--device", "cpu", "--threads", "2", "--triton-port", "8001", "--work", "w"]
     assert cli.invoke(["serve", str(tmp_path), *options]) == 0
     passed = started[0][2][1:]
@@ -224,9 +225,9 @@ def test_the_servers_options_are_in_the_help_and_passed_on(tmp_path, capsys, mon
         **dict(zip(options[::2], options[1::2], strict=True)),
     }
     assert cli.invoke(["serve", "--help"]) == 0
-    said = capsys.readouterr().out
-    assert all(option in said for option in options[::2])
-    assert "python -m" not in said
+    out = capsys.readouterr().out
+    assert all(option in out for option in options[::2])
+    assert "python -m" not in out
 
 
 def without_manifests(*stages):
@@ -242,11 +243,11 @@ def failed_verify(workdir):
     key = next(key for key in workdir.manifests() if key[0] == "verify")
     without_manifests("verify", "ledger")(workdir)
     failure = StageFailure(stage="verify", kind="UserError", message="3 of 9 answers differ")
-    write(workdir.work(key) / "failure.json", failure.model_dump_json())
+    write_atomically(workdir.work(key) / "failure.json", failure.model_dump_json())
 
 
 NOTHING_TO_SERVE = [
-    ("no export yet", {}, without_manifests("export"), "`mtm run FILE --workdir {tmp}` has to end first"),
+    ("no export yet", {}, without_manifests("export"), "finish `mtm run FILE --workdir {tmp}` first"),
     ("nothing promoted", {"export": {"promoted": False}}, None, "its last run promoted no revision, 2 of 2 tasks"),
     (
         "not verified",
@@ -254,17 +255,17 @@ NOTHING_TO_SERVE = [
         without_manifests("verify"),
         "its last export is not verified; `mtm run FILE --workdir {tmp}`",
     ),
-    ("not the measured answers", {}, failed_verify, "its last export failed verify, read {tmp}/logs/verify.log; `mtm"),
+    ("not the measured answers", {}, failed_verify, "its last export failed verify, see {tmp}/logs/verify.log; `mtm"),
 ]
 
 
-@pytest.mark.parametrize(("sentence", "results", "change", "said"), NOTHING_TO_SERVE)
-def test_nothing_to_serve(tmp_path, capsys, sentence, results, change, said):
+@pytest.mark.parametrize(("sentence", "results", "change", "message"), NOTHING_TO_SERVE)
+def test_nothing_to_serve(tmp_path, capsys, sentence, results, change, message):
     workdir = filled(tmp_path, **results)
     if change:
         change(workdir)
     assert cli.invoke(["serve", str(tmp_path)]) == 2
-    assert f"has nothing to serve; {said.format(tmp=tmp_path)}" in capsys.readouterr().err
+    assert f"has nothing to serve; {message.format(tmp=tmp_path)}" in capsys.readouterr().err
 
 
 def test_cluster_fields_that_the_file_sets_are_listed():
@@ -286,7 +287,7 @@ DEVICES = [({}, "auto", "auto"), ({"gpusPerNode": 0}, "auto", "cpu"), ({"gpusPer
 
 
 @pytest.mark.parametrize(("training", "wanted", "expected"), DEVICES)
-def test_no_gpus_a_node_means_the_cpu_here_too(training, wanted, expected):
+def test_zero_gpus_per_node_selects_the_cpu(training, wanted, expected):
     resource = model(training=training)
     assert device(resource, wanted) == expected
     assert ignored_fields(resource) == []

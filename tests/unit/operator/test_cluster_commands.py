@@ -1,4 +1,4 @@
-"""What the commands say about a model in a cluster, on a cluster of plain data."""
+"""The commands that read a cluster, on a simulated cluster of plain data."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from multitask_operator.cluster.logs import user_namespace
 from multitask_operator.commands.cluster.diagnosis import diagnose
 from multitask_operator.commands.cluster.jobs import job_rows
 from multitask_operator.commands.cluster.model_view import seconds_of_stages
-from multitask_operator.commands.cluster.plan import planned_of
+from multitask_operator.commands.cluster.plan import summarize
 from multitask_operator.commands.cluster.pods import NoSuchStage, log_unavailable, newest_pod, not_started, select_job
 from multitask_operator.commands.cluster.session import ClusterOptions
 from multitask_operator.reconciler.state.accessors import format_time
@@ -34,25 +34,25 @@ class Desk(Cluster):
         self.ratio = ratio
 
     def until(self, kind):
-        """Every Job ends well until one of ``kind`` is there; its name."""
+        """Finish Jobs until there is one of ``kind``; its name."""
         for _ in range(30):
             self.settle()
-            found = self.jobs(kind)
-            if found:
-                return found[0]
+            jobs = self.jobs(kind)
+            if jobs:
+                return jobs[0]
             self.finish(self.jobs()[0])
         raise AssertionError(f"no Job of {kind}")
 
     def _manifest(self, order):
-        found = super()._manifest(order)
+        manifest = super()._manifest(order)
         if order["kind"] != "evaluate" or self.ratio > 1:
-            return found
-        judged = EvaluateResult.model_validate(found.result)
-        low = judged.tasks[0].model_copy(
+            return manifest
+        evaluation = EvaluateResult.model_validate(manifest.result)
+        low = evaluation.tasks[0].model_copy(
             update={"ratio": self.ratio, "score": 0.825, "verdict": "NotQualified", "interval": (0.95, 0.985)}
         )
-        result = judged.model_copy(update={"tasks": (low, *judged.tasks[1:])}).to_json()
-        return found.model_copy(update={"result": result})
+        result = evaluation.model_copy(update={"tasks": (low, *evaluation.tasks[1:])}).to_json()
+        return manifest.model_copy(update={"result": result})
 
     def pod(self, job, number=0, *, phase="Pending", waiting=None, scheduled=None, terminated=None):
         """A pod of ``job`` in that state."""
@@ -65,15 +65,15 @@ class Desk(Cluster):
         spec = {"containers": [{"name": "stage", "resources": {"limits": {"memory": "2Gi"}}}]}
         self._put(("Pod", metadata["name"]), {"kind": "Pod", "metadata": metadata, "spec": spec, "status": status})
 
-    def say(self, job, **data):
+    def write(self, job, **data):
         """Write into the Job's ConfigMap, as its pod does."""
         self.objects["ConfigMap", job]["data"] |= {f"{key}.json": json.dumps(value) for key, value in data.items()}
 
-    def fail(self, job, place, kind, message):
-        """The stage at ``place`` of ``job`` fails with the trainer's words, and with it the Job."""
+    def fail(self, job, index, kind, message):
+        """The stage at ``index`` of ``job`` fails with this message, and with it the Job."""
         annotations = self.objects["ConfigMap", job]["metadata"]["annotations"]
-        stage, digest = (annotations[f"multitask.dev/{name}"].split(",")[place] for name in ("stage", "digest"))
-        self.say(job, failure={"stage": stage, "kind": kind, "message": message, "digest": digest})
+        stage, digest = (annotations[f"multitask.dev/{name}"].split(",")[index] for name in ("stage", "digest"))
+        self.write(job, failure={"stage": stage, "kind": kind, "message": message, "digest": digest})
         self.end(job, "Failed", "Job has reached the specified backoff limit")
 
     def explained(self, later=0.0):
@@ -131,12 +131,12 @@ def cleaned_up(**pod):
 
 def cleaned_up_with_failure():
     desk = cleaned_up(phase="Pending")
-    said = {"stage": "clean-up", "kind": "Retryable", "message": "s3 did not answer", "digest": ""}
-    desk.say(desk.jobs()[0], failure=said)
+    failure = {"stage": "clean-up", "kind": "Retryable", "message": "s3 did not answer", "digest": ""}
+    desk.write(desk.jobs()[0], failure=failure)
     return desk
 
 
-def cleaned_up_and_not_let_go():
+def cleaned_up_with_finalizer():
     desk = cleaned_up(phase="Running")
     desk.finish(desk.jobs()[0])
     return desk
@@ -205,7 +205,7 @@ def retrying():
     job = desk.until("baseline")
     annotations = desk.objects["ConfigMap", job]["metadata"]["annotations"]
     stage, digest = annotations["multitask.dev/stage"], annotations["multitask.dev/digest"]
-    desk.say(job, failure={"stage": stage, "kind": "Retryable", "message": "s3 did not answer", "digest": digest})
+    desk.write(job, failure={"stage": stage, "kind": "Retryable", "message": "s3 did not answer", "digest": digest})
     return desk
 
 
@@ -260,32 +260,32 @@ SITUATIONS = {
         ("Secret 'hub'", "or set spec.storage.retain: true"),
     ),
     "its clean-up tries again": (cleaned_up_with_failure, ("Retrying", False), ("clean-up: s3 did not answer",)),
-    "its clean-up is over and it still stands": (
-        cleaned_up_and_not_let_go,
+    "its clean-up is done and it still exists": (
+        cleaned_up_with_finalizer,
         ("OperatorActs", False),
         ("the operator has to add or remove its finalizer",),
     ),
-    "a task is below the bar": (
+    "a task is below the threshold": (
         lambda: trained(ratio=0.971),
         ("TaskBelowBar", False),
-        ("NotQualified, the ratio is 0.0190 below the bar of 0.99", "score 0.825, its own model 0.850"),
+        ("NotQualified, the ratio is 0.0190 below the threshold of 0.99", "score 0.825, single-task model 0.850"),
     ),
-    "all is well": (trained, ("Trained", False), ("every task reaches the bar",)),
+    "all is well": (trained, ("Trained", False), ("every task reaches the threshold",)),
 }
 
 
 @pytest.mark.parametrize("situation", SITUATIONS)
 def test_there_is_one_reason_and_what_to_do_next(situation):
-    made, expected, parts = SITUATIONS[situation]
-    found = made().explained()
-    assert (found.reason, found.blocked) == expected
+    build, expected, parts = SITUATIONS[situation]
+    diagnosis = build().explained()
+    assert (diagnosis.reason, diagnosis.blocked) == expected
     for part in parts:
-        assert part in f"{found.message}\n{found.next}"
+        assert part in f"{diagnosis.message}\n{diagnosis.next}"
 
 
-def test_a_promotion_that_needs_every_task_is_said_to_wait():
-    found = trained(ratio=0.971, qualification={"promote": "AllQualified"}).explained()
-    assert "promote: AllQualified" in found.message
+def test_a_promotion_that_needs_every_task_is_mentioned():
+    diagnosis = trained(ratio=0.971, qualification={"promote": "AllQualified"}).explained()
+    assert "promote is AllQualified" in diagnosis.message
 
 
 EVENTS = [
@@ -304,14 +304,14 @@ def test_where_no_pod_says_why_an_event_does(text, with_pod, reason):
     stuck = desk.objects["Pod", f"{job}-0"] if with_pod else desk.objects["Job", job]
     desk.warnings = {stuck["metadata"]["uid"]: text}
     desk.settle()
-    ready, found = desk.condition("Ready"), desk.explained()
-    assert (ready["reason"], ready["message"]) == (found.reason, f"{found.message}; {found.next}")
-    assert (found.reason, found.blocked, found.job) == (reason, True, job)
-    assert f"{stuck['metadata']['name']}" in found.message
-    assert text in found.message
+    ready, diagnosis = desk.condition("Ready"), desk.explained()
+    assert (ready["reason"], ready["message"]) == (diagnosis.reason, f"{diagnosis.message}; {diagnosis.next}")
+    assert (diagnosis.reason, diagnosis.blocked, diagnosis.job) == (reason, True, job)
+    assert f"{stuck['metadata']['name']}" in diagnosis.message
+    assert text in diagnosis.message
 
 
-def test_what_was_said_of_a_job_is_over_once_it_has_a_pod():
+def test_an_event_about_a_job_is_out_of_date_once_it_has_a_pod():
     desk = Desk()
     job = desk.until("resolve")
     desk.warnings = {desk.objects["Job", job]["metadata"]["uid"]: "exceeded quota: team"}
@@ -319,37 +319,37 @@ def test_what_was_said_of_a_job_is_over_once_it_has_a_pod():
     assert desk.explained().reason == "StagesRunning"
 
 
-def test_an_operator_that_does_nothing_is_found_out_after_a_minute():
+def test_an_operator_that_does_nothing_is_reported_after_a_minute():
     desk = Desk()
     desk.model["metadata"]["creationTimestamp"] = format_time(BEGAN)
     assert desk.explained(later=10).reason == "OperatorActs"
-    found = desk.explained(later=90)
-    assert (found.reason, found.blocked) == ("OperatorNotActing", True)
-    assert "has to create desk-resolve-" in found.message
+    diagnosis = desk.explained(later=90)
+    assert (diagnosis.reason, diagnosis.blocked) == ("OperatorNotActing", True)
+    assert "has to create desk-resolve-" in diagnosis.message
     desk.finish(desk.until("resolve"))
     assert desk.explained(later=600).reason == "OperatorNotActing"
 
 
-def test_open_and_failed_jobs_show_what_they_do():
+def test_active_and_failed_jobs_show_their_progress():
     desk = Desk()
     job = desk.until("prepare")
     desk.pod(job, phase="Running")
     desk.objects["Job", job]["status"] = {"startTime": format_time(BEGAN)}
-    said = StageProgress(stage="prepare/intent", phase="rows", step=50, total=400, tokens_per_second=9000.0)
-    desk.say(job, progress=said.to_json())
+    progress = StageProgress(stage="prepare/intent", phase="rows", step=50, total=400, tokens_per_second=9000.0)
+    desk.write(job, progress=progress.to_json())
     (row,) = job_rows(desk.observe(), BEGAN + 12)
     assert (row.name, row.state) == (job, "running")
-    assert row.doing == "prepare/intent rows 50/400 9,000 tokens/s 12 s"
+    assert row.detail == "prepare/intent rows 50/400 9,000 tokens/s 12 s"
     desk.fail(job, 1, "UserError", BAD_ROWS)
     (row,) = job_rows(desk.observe(), BEGAN)
-    assert (row.state, row.doing) == ("failed", "prepare/urgency: 2 bad rows")
+    assert (row.state, row.detail) == ("failed", "prepare/urgency: 2 bad rows")
 
 
-def test_the_plan_says_what_is_cached_at_work_failed_and_to_come():
+def test_the_plan_shows_cached_running_failed_and_future_stages():
     desk = Desk()
     desk.until("baseline")
     desk.fail(desk.jobs("baseline")[0], 0, "Fault", "it broke\nbadly")
-    states = planned_of(ModelState.of(desk.observe(), desk.now)).states
+    states = summarize(ModelState.of(desk.observe(), desk.now)).states
     kinds = {name.split("/")[0]: state for name, state in states.items()}
     assert kinds["prepare"] == "cached"
     assert sorted(state for name, state in states.items() if name.startswith("baseline")) == [
@@ -359,10 +359,10 @@ def test_the_plan_says_what_is_cached_at_work_failed_and_to_come():
     assert kinds["filter"].startswith("depends on baseline/")
 
 
-def test_before_the_data_is_looked_at_the_plan_says_so():
+def test_before_resolve_the_plan_has_a_note():
     desk = Desk()
     desk.settle()
-    assert any("have not been looked at" in note for note in planned_of(ModelState.of(desk.observe(), desk.now)).notes)
+    assert any("have not been checked" in note for note in summarize(ModelState.of(desk.observe(), desk.now)).notes)
 
 
 def test_the_report_is_that_of_a_local_run_of_the_same_manifests():
@@ -370,20 +370,20 @@ def test_the_report_is_that_of_a_local_run_of_the_same_manifests():
     shown = ModelState.of(desk.observe(), desk.now)
     manifests = all_done(desk.resource, serve=False)
     ran = {key[0]: item.seconds for key, item in manifests.items()}
-    here = build_report(desk.resource, graph_of(desk.resource, manifests, serve=False), ran)
-    assert build_report(shown.model, shown.plan.graph, seconds_of_stages(shown)) == here
+    local = build_report(desk.resource, graph_of(desk.resource, manifests, serve=False), ran)
+    assert build_report(shown.model, shown.plan.graph, seconds_of_stages(shown)) == local
 
 
 LOGS = [
-    # stage, the kind of the unit that is meant, or the error
+    # stage, the kind of the selected Job, or the error
     ("resolve", "resolve", ""),
     ("prepare/intent", "prepare", ""),
     ("prepare", "prepare", ""),
     ("baseline/urgency/seed-17", "baseline", ""),
     ("baseline/urgency", "baseline", ""),
-    ("baseline", None, "baseline is 2 stages; name one: baseline/intent/seed-17, baseline/urgency/seed-17"),
+    ("baseline", None, "baseline has 2 stages; name one of them: baseline/intent/seed-17, baseline/urgency/seed-17"),
     ("filter", "filter", ""),
-    ("fliter", None, "no Job of desk runs or ran a stage 'fliter'; nearest: filter"),
+    ("fliter", None, "desk has no Job for a stage 'fliter'; nearest: filter"),
     ("9", None, "stages with a Job: base, baseline/intent/seed-17"),
     (None, "export", ""),
 ]
@@ -394,14 +394,14 @@ def done():
     return trained().observe()
 
 
-@pytest.mark.parametrize(("stage", "kind", "said"), LOGS)
-def test_a_log_is_named_by_its_stage(done, stage, kind, said):
+@pytest.mark.parametrize(("stage", "kind", "message"), LOGS)
+def test_a_log_is_named_by_its_stage(done, stage, kind, message):
     if kind is not None:
         assert select_job(done, stage).kind == kind
         return
     with pytest.raises(NoSuchStage) as error:
         select_job(done, stage)
-    assert said in str(error.value)
+    assert message in str(error.value)
 
 
 def test_without_a_stage_what_failed_is_shown_before_what_runs():
@@ -413,7 +413,7 @@ def test_without_a_stage_what_failed_is_shown_before_what_runs():
     assert select_job(desk.observe(), None).name == second
 
 
-def test_the_newest_pod_of_the_first_node_is_meant():
+def test_the_newest_pod_of_the_first_node_is_selected():
     desk = Desk()
     job = desk.until("resolve")
     for number in (0, 1, 2):
@@ -423,25 +423,25 @@ def test_the_newest_pod_of_the_first_node_is_meant():
     assert newest_pod(select_job(desk.observe(), "resolve"))["metadata"]["name"] == f"{job}-1"
 
 
-def test_a_pod_that_is_gone_leaves_what_it_last_said():
+def test_without_a_pod_the_message_has_what_it_reported():
     desk = Desk()
     job = desk.until("baseline")
-    desk.say(job, progress=StageProgress(stage="baseline/x", phase="training", step=3, total=9).to_json())
+    desk.write(job, progress=StageProgress(stage="baseline/x", phase="training", step=3, total=9).to_json())
     desk.fail(job, 0, "Fault", "it broke")
     raw = desk.observe()
-    unit = select_job(raw, job)
-    assert newest_pod(unit) is None
-    text = log_unavailable(raw, unit)
+    stage_job = select_job(raw, job)
+    assert newest_pod(stage_job) is None
+    text = log_unavailable(raw, stage_job)
     assert "no pod of baseline/urgency/seed-17 is left" in text
-    assert f"ConfigMap {job} says why it failed (it broke) and says how far it came (baseline/x training 3/9" in text
-    assert "holds the result of 1 of 1 stages" in log_unavailable(raw, select_job(trained().observe(), "filter"))
+    assert f"ConfigMap {job} has its failure (it broke) and its last progress (baseline/x training 3/9" in text
+    assert "has the result of 1 of 1 stages" in log_unavailable(raw, select_job(trained().observe(), "filter"))
 
 
-def test_a_pod_that_has_not_begun_says_what_it_waits_for():
+def test_for_a_pod_that_has_not_started_the_message_has_the_reason():
     desk = waiting_for(scheduled=GPU)
     raw = desk.observe()
-    unit = select_job(raw, None)
-    assert "waits for a free nvidia.com/gpu" in not_started(raw, unit, newest_pod(unit))
+    stage_job = select_job(raw, None)
+    assert "waits for a free nvidia.com/gpu" in not_started(raw, stage_job, newest_pod(stage_job))
 
 
 def test_hand_written_manifests_and_statuses_break_nothing():
@@ -455,17 +455,17 @@ def test_hand_written_manifests_and_statuses_break_nothing():
     assert job_rows(raw, desk.now) == []
 
 
-# -- which cluster, and whether one is meant ---------------------------------------------------------------------------
+# -- which cluster, and whether a name refers to one -------------------------------------------------------------------
 
 
-def test_a_name_means_a_resource_unless_a_file_is_called_so(tmp_path, monkeypatch):
+def test_a_name_refers_to_a_cluster_unless_a_file_has_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "desk").mkdir()
-    assert not ClusterOptions().means("desk")
-    assert ClusterOptions(namespace="ml").means("desk")
-    assert ClusterOptions().means("other")
-    assert not ClusterOptions().means("other.yaml")
-    assert not ClusterOptions().means("./other")
+    assert not ClusterOptions().refers_to("desk")
+    assert ClusterOptions(namespace="ml").refers_to("desk")
+    assert ClusterOptions().refers_to("other")
+    assert not ClusterOptions().refers_to("other.yaml")
+    assert not ClusterOptions().refers_to("./other")
 
 
 CONFIG = {
@@ -494,24 +494,24 @@ COMMANDS = [
     (["status", "desk", "--kubeconfig", "{tmp}/none"], 2, "there is no kubeconfig at {tmp}/none; name one"),
     (["logs", "desk", "--kubeconfig", "{tmp}/config"], 1, "no answer from the API server"),
     (["explain", "desk", "--kubeconfig", "{tmp}/config", "--context", "third"], 2, "third"),
-    (["plan", "desk"], 2, "there is no file 'desk', and no cluster to ask for a MultiTaskModel"),
-    (["report", "desk"], 2, "there is no folder 'desk', and no cluster to ask for a MultiTaskModel"),
-    (["plan", "desk", "-n", "ml", "--workdir", "x"], 2, "--workdir belongs to a run on this machine"),
-    (["report", "{tmp}", "--to", "x"], 2, "--to belongs to a report of a cluster"),
+    (["plan", "desk"], 2, "there is no file 'desk', and no cluster that could have a MultiTaskModel 'desk'"),
+    (["report", "desk"], 2, "there is no folder 'desk', and no cluster that could have a MultiTaskModel 'desk'"),
+    (["plan", "desk", "-n", "ml", "--workdir", "x"], 2, "--workdir applies only to a run on this machine"),
+    (["report", "{tmp}", "--to", "x"], 2, "--to applies only to a report of a cluster"),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "status", "said"), COMMANDS)
-def test_without_a_cluster_there_is_one_line(tmp_path, capsys, monkeypatch, arguments, status, said):
+@pytest.mark.parametrize(("arguments", "status", "message"), COMMANDS)
+def test_without_a_cluster_there_is_one_line(tmp_path, capsys, monkeypatch, arguments, status, message):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nothing"))
     (tmp_path / "config").write_text(json.dumps(CONFIG))
     assert cli.invoke([part.replace("{tmp}", str(tmp_path)) for part in arguments]) == status
     captured = capsys.readouterr()
-    assert said.replace("{tmp}", str(tmp_path)) in captured.err
+    assert message.replace("{tmp}", str(tmp_path)) in captured.err
     assert captured.err.count("\n") == 1
 
 
-def test_as_a_plugin_it_calls_itself_so(capsys):
+def test_as_a_plugin_it_is_called_kubectl_mtm(capsys):
     assert cli.invoke(["status"], "kubectl mtm") == 2
     assert "`kubectl mtm status --help` shows how" in capsys.readouterr().err

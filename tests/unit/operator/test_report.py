@@ -18,17 +18,17 @@ from support.graph_builders import all_done, graph_of, model, task
 DESK = model()
 
 
-def report(resource=DESK, ran=None, **results):
+def report(resource=DESK, stage_seconds=None, **results):
     graph = graph_of(resource, all_done(resource, **results))
-    return build_report(resource, graph, ran or {})
+    return build_report(resource, graph, stage_seconds or {})
 
 
 def test_the_headline_counts_verdicts():
-    found = report()
-    assert (found.qualified, found.confirmed, found.total) == (4, 0, 4)
-    assert found.revision == "0123abcd"
-    assert found.serving.different == 0
-    assert found.ledger.reduction.replicas == 0.75
+    result = report()
+    assert (result.qualified, result.confirmed, result.total) == (4, 0, 4)
+    assert result.revision == "0123abcd"
+    assert result.serving.different == 0
+    assert result.ledger.reduction.replicas == 0.75
 
 
 def test_confirmed_counts_qualified_tasks_alone():
@@ -38,22 +38,22 @@ def test_confirmed_counts_qualified_tasks_alone():
         for name, verdict, confirmed in judged
     )
     resource = model(task("urgency"), task("intent"), task("escalate"))
-    found = report(resource, evaluate={"tasks": verdicts})
-    assert (found.qualified, found.confirmed, found.total) == (1, 1, 3)
+    result = report(resource, evaluate={"tasks": verdicts})
+    assert (result.qualified, result.confirmed, result.total) == (1, 1, 3)
 
 
 @pytest.mark.parametrize(
     ("freedom", "source", "shown", "explained"),
     [(0, "rows", "0.970 – 1.030 (rows only)", True), (4, "rows and seeds", "0.970 – 1.030", False)],
 )
-def test_an_interval_from_rows_alone_says_so(freedom, source, shown, explained):
+def test_an_interval_from_rows_alone_is_marked(freedom, source, shown, explained):
     verdict = TaskVerdict(
         task="urgency", score=0.9, baseline=0.9, ratio=1.0, interval=(0.97, 1.03), verdict="Qualified", test_rows=9
     )
-    found = report(model(task("urgency")), evaluate={"tasks": (verdict,), "degrees_of_freedom": freedom})
-    assert found.tasks[0].interval_from == source
-    assert interval(found.tasks[0].interval, source) == shown
-    page = render(found)
+    result = report(model(task("urgency")), evaluate={"tasks": (verdict,), "degrees_of_freedom": freedom})
+    assert result.tasks[0].interval_from == source
+    assert interval(result.tasks[0].interval, source) == shown
+    page = render(result)
     assert f">{shown}<" in page
     assert ("Rows only:" in page) is explained
 
@@ -63,8 +63,8 @@ def test_a_task_without_an_interval_has_a_dash():
 
 
 def test_a_stage_is_cached_unless_this_run_ran_it():
-    found = report(ran={"base": 7.5})
-    by_name = {stage.name: stage for stage in found.stages}
+    result = report(stage_seconds={"base": 7.5})
+    by_name = {stage.name: stage for stage in result.stages}
     assert (by_name["base"].cached, by_name["base"].seconds) == (False, 7.5)
     assert (by_name["filter"].cached, by_name["filter"].seconds) == (True, 2.0)
     assert by_name["high-resource/generation"].skipped == "one task alone needs no stage 2"
@@ -79,28 +79,28 @@ def test_a_task_row_joins_data_verdict_and_route():
     assert (row.saturation_steps, row.floor) == (300, 0.4)
 
 
-def test_of_an_unfinished_run_it_says_what_is_known():
+def test_the_report_of_an_unfinished_run_has_what_is_known():
     graph = graph_of(DESK, all_done(DESK, until="filter"))
-    found = build_report(DESK, graph, {})
-    assert (found.revision, found.qualified, found.total, found.groups) == (None, 0, 4, ())
-    assert [row.baseline for row in found.tasks] == [0.85] * 4
-    assert [row.verdict for row in found.tasks] == [None] * 4
+    result = build_report(DESK, graph, {})
+    assert (result.revision, result.qualified, result.total, result.groups) == (None, 0, 4, ())
+    assert [row.baseline for row in result.tasks] == [0.85] * 4
+    assert [row.verdict for row in result.tasks] == [None] * 4
 
 
 WARNINGS = [
-    ("a baseline at its limit", {"baseline": {"still_improving": True}}, "was still improving at its limit"),
-    ("rows that were cut", {"mixture": {"truncated_rows": {"intent": 3}}}, "3 rows of intent were longer"),
-    ("rows that were cut in evaluation", {"evaluate": {"truncated_rows": {"intent": 2}}}, "2 rows of intent"),
-    ("bad rows left out", {"prepare": {"bad_rows": 4}}, "4 bad rows were left out"),
-    ("what prepare says", {"prepare": {"warnings": ("5 of 9 rows repeat",)}}, "prepare/urgency: 5 of 9 rows repeat"),
-    ("what base says", {"base": {"warnings": ("little text",)}}, "base: little text"),
+    ("a baseline at its limit", {"baseline": {"still_improving": True}}, "was still improving at its last step"),
+    ("rows that were truncated", {"mixture": {"truncated_rows": {"intent": 3}}}, "3 rows of intent were longer"),
+    ("rows that were truncated in evaluation", {"evaluate": {"truncated_rows": {"intent": 2}}}, "2 rows of intent"),
+    ("bad rows skipped", {"prepare": {"bad_rows": 4}}, "4 bad rows were skipped"),
+    ("a warning of prepare", {"prepare": {"warnings": ("5 of 9 rows repeat",)}}, "prepare/urgency: 5 of 9 rows repeat"),
+    ("a warning of base", {"base": {"warnings": ("little text",)}}, "base: little text"),
 ]
 
 
-@pytest.mark.parametrize(("sentence", "results", "said"), WARNINGS, ids=[row[0] for row in WARNINGS])
-def test_warnings(sentence, results, said):
-    assert not [text for text in report().warnings if said in text]
-    assert [text for text in report(**results).warnings if said in text]
+@pytest.mark.parametrize(("sentence", "results", "part"), WARNINGS, ids=[row[0] for row in WARNINGS])
+def test_warnings(sentence, results, part):
+    assert not [text for text in report().warnings if part in text]
+    assert [text for text in report(**results).warnings if part in text]
 
 
 def test_a_task_that_got_fewer_rows_than_it_needed_is_warned_about():
@@ -123,16 +123,21 @@ def test_a_task_that_got_fewer_rows_than_it_needed_is_warned_about():
     assert report(resource, filter=plans(enough)).groups[0].warnings == ()
     warnings = report(resource, filter=plans(needed)).groups[0].warnings
     assert len(warnings) == 1
-    assert "urgency was given 12,800 rows in stages 2 and 3; alone it needed 99,999,999" in warnings[0]
+    assert "urgency was given 12,800 rows in stages 2 and 3; its single-task model needed 99,999,999" in warnings[0]
 
 
 CHATS = {"maxSteps": 10, "tasksText": False, "corpus": [{"uri": "chats.jsonl"}]}
 LATE = [
-    # a sentence, spec.baseModel.uri, spec.pretraining, what the base lacks and what makes it anew (None: no note)
+    # a sentence, spec.baseModel.uri, spec.pretraining, parts of the note (None: no note)
     ("a built-in tokenizer", "builtin://tiny", None, ("tokenizer", "spec.baseModel.revision")),
-    ("pre-trained on the tasks", "builtin://tiny", {"maxSteps": 10}, ("not seen", "spec.pretraining.refresh")),
+    ("pre-trained on the tasks", "builtin://tiny", {"maxSteps": 10}, ("was not trained", "spec.pretraining.refresh")),
     ("pre-trained on chats", "builtin://tiny", CHATS, ("tokenizer", "spec.pretraining.refresh")),
-    ("the hub's, trained on the tasks", "hf://org/name", {"maxSteps": 10}, ("not seen", "spec.pretraining.refresh")),
+    (
+        "the hub's, trained on the tasks",
+        "hf://org/name",
+        {"maxSteps": 10},
+        ("was not trained", "spec.pretraining.refresh"),
+    ),
     ("the hub's, trained on chats", "hf://org/name", CHATS, None),
     ("the hub's", "hf://org/name", None, None),
 ]
@@ -151,11 +156,11 @@ def test_the_estimate_needs_a_measured_speed():
     assert estimate(DESK, graph_of(DESK)) is None
     assert estimate(DESK, graph_of(DESK, all_done(DESK, until="baseline"))) is None, "no row's length is known yet"
     half = {key: value for key, value in all_done(DESK, until="filter").items() if "urgency/seed" not in key[0]}
-    found = estimate(DESK, graph_of(DESK, half))
+    result = estimate(DESK, graph_of(DESK, half))
     # One baseline of 4000 steps, stage 2 of 3000 in two groups, mixtures of 4000 a task; 64 rows of 20 tokens a step.
     steps = 4000 + 2 * 3000 + 4 * 4000
-    assert found.tokens_per_second == 8000.0
-    assert found.seconds == pytest.approx(steps * 64 * 20 / 8000)
+    assert result.tokens_per_second == 8000.0
+    assert result.seconds == pytest.approx(steps * 64 * 20 / 8000)
     assert estimate(DESK, graph_of(DESK, all_done(DESK))).seconds == 0
 
 
@@ -183,23 +188,30 @@ def test_the_page_stands_alone_and_shows_every_part():
     assert "@import" not in text
     assert page.tags.count("svg") == 6  # qualification, scores, losses, two groups' sampling, ledger
     words = " ".join(page.words)
-    for part in ("4/4", "Qualification", "Who answers, and why", "Validation during", "Groups and sampling", "Ledger"):
+    for part in (
+        "4/4",
+        "Qualification",
+        "Which model serves each task, and why",
+        "Validation during",
+        "Groups and sampling",
+        "Ledger",
+    ):
         assert part in words
     assert text.count('role="img"') == page.tags.count("svg")
-    assert not re.search(r"#0[1-7]0[1-7]0f", text), "every stand-in colour is replaced"
+    assert not re.search(r"#0[1-7]0[1-7]0f", text), "every placeholder colour is replaced"
 
 
-def test_the_page_says_what_training_cost_on_both_sides():
+def test_the_page_shows_the_training_seconds_of_both_sides():
     page = Page()
     page.feed(render(report()))
     words = " ".join("".join(page.words).split())
     assert "Single-task: base 20 s, baseline 60 s. This server: base 20 s, baseline 60 s, mixture 50 s." in words
 
 
-def test_the_page_of_a_run_that_has_not_got_far():
+def test_the_page_of_a_run_that_has_only_a_base():
     graph = graph_of(DESK, all_done(DESK, until="base"))
     text = render(build_report(DESK, graph, {}))
-    assert "no revision is exported yet" in text
+    assert "no revision exported yet" in text
     assert "<svg" not in text
 
 
@@ -209,7 +221,7 @@ def test_texts_from_outside_cannot_become_markup():
     assert "&lt;script&gt;" in text
 
 
-def test_the_json_has_the_names_that_others_read():
+def test_the_json_keeps_the_keys_that_other_programs_read():
     data = report().model_dump(mode="json", by_alias=True)
     assert data["schema"] == "multitask.dev/report/v1"
     assert {"name", "digest", "cached", "seconds"} <= set(data["stages"][0])

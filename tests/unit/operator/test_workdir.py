@@ -1,4 +1,4 @@
-"""What of a work folder is a result, who holds it, and what of it is garbage."""
+"""Work folders: which artifacts are results, the lock, the links to exports, and unused collection."""
 
 from __future__ import annotations
 
@@ -11,32 +11,31 @@ import pytest
 from multitask_api.stage_io.manifest import FileEntry
 from multitask_api.stages import NodeState
 from multitask_operator.local import gc
-from multitask_operator.local.errors import WorkdirError
 from multitask_operator.local.promotion import Published
-from multitask_operator.local.workdir import PlannedModel, Workdir
+from multitask_operator.local.workdir import PlannedModel, Workdir, WorkdirError
 from support.graph_builders import all_done, graph_of, manifest, model, resolved, task
 
 DESK = model(task("urgency"), task("reply", "Generation"))
 KB = b"x" * 1000
 
 
-def put(workdir, key, found, files=("a.bin",)):
+def put(workdir, key, entry, files=("a.bin",)):
     """An artifact of 1,000 bytes a file."""
     folder = workdir.artifact(key)
     folder.mkdir(parents=True)
     for name in files:
         (folder / name).write_bytes(KB)
     entries = {name: FileEntry(sha256="0", bytes=1000) for name in files}
-    (folder / "manifest.json").write_text(found.model_copy(update={"files": entries}).model_dump_json(by_alias=True))
+    (folder / "manifest.json").write_text(entry.model_copy(update={"files": entries}).model_dump_json(by_alias=True))
 
 
 def filled(path, resource=DESK, **results):
     """A work folder with everything of ``resource`` done; ``results`` as in ``all_done``."""
     workdir = Workdir(path)
-    for key, found in all_done(resource, **results).items():
+    for key, entry in all_done(resource, **results).items():
         if not workdir.artifact(key).exists():
-            put(workdir, key, found)
-    workdir.remember(PlannedModel(model=resource, resolved=resolved(resource)))
+            put(workdir, key, entry)
+    workdir.save_plan(PlannedModel(model=resource, resolved=resolved(resource)))
     return workdir
 
 
@@ -59,36 +58,36 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("sentence", "harm"), BROKEN, ids=[row[0] for row in BROKEN])
-def test_a_folder_is_no_result(workdir, sentence, harm):
+def test_an_incomplete_artifact_is_not_a_result(workdir, sentence, harm):
     key = next(key for key in workdir.manifests() if key[0] == "base")
     harm(workdir.artifact(key))
-    found = workdir.manifests()
-    assert key not in found
-    assert len(found) == len(all_done(DESK)) - 1
+    manifests = workdir.manifests()
+    assert key not in manifests
+    assert len(manifests) == len(all_done(DESK)) - 1
 
 
-def test_a_second_holder_is_told_who_the_first_is(workdir):
+def test_a_second_holder_learns_the_process_id_of_the_first(workdir):
     with workdir.locked():
         context = multiprocessing.get_context("fork")
         answer = context.SimpleQueue()
         other = context.Process(target=_try_lock, args=(workdir.path, answer))
         other.start()
-        said = answer.get()
+        message = answer.get()
         other.join()
-    assert f"in use by another mtm (process {os.getpid()})" in said
+    assert f"in use by another mtm (process {os.getpid()})" in message
     with workdir.locked():
         assert (workdir.path / "lock").read_text() == str(os.getpid())
 
 
-def test_a_path_that_cannot_be_a_folder_is_said(tmp_path):
+def test_a_path_that_cannot_be_a_folder_is_an_error(tmp_path):
     (tmp_path / "file").touch()
     for path in (tmp_path / "file", tmp_path / "file/below"):
         with pytest.raises(WorkdirError, match=r"cannot be a work folder: .*; give another --workdir"):
             Workdir(path).locked().__enter__()
 
 
-def test_a_strangers_folder_is_not_taken_for_a_work_folder(tmp_path):
-    """`gc` would delete what stands in its ``work``."""
+def test_a_folder_of_another_program_is_not_a_work_folder(tmp_path):
+    """`gc` would delete the contents of its ``work``."""
     (tmp_path / "work/precious").mkdir(parents=True)
     (tmp_path / "model.json").write_text("{}")
     with pytest.raises(WorkdirError, match="is not a work folder of mtm"):
@@ -103,7 +102,7 @@ def _try_lock(path, answer):
         answer.put(str(error))
 
 
-def test_links_to_what_is_published_move_with_the_folder_and_end_with_the_artifact(workdir, tmp_path):
+def test_links_to_exports_are_relative_and_end_with_the_artifact(workdir, tmp_path):
     old, new = ("export", "a" * 12), ("export", "b" * 12)
     assert workdir.published == Published()
     for key in (old, new):
@@ -117,68 +116,68 @@ def test_links_to_what_is_published_move_with_the_folder_and_end_with_the_artifa
     assert not list(workdir.path.glob("*ified")) + list(workdir.path.glob("current"))
 
 
-def test_nothing_is_garbage_right_after_a_run(workdir):
-    assert gc.find(workdir) == gc.Garbage((), (), 0)
+def test_nothing_is_unused_right_after_a_run(workdir):
+    assert gc.find_unused(workdir) == gc.UnusedFiles((), (), 0)
 
 
-def test_what_a_changed_model_no_longer_uses_goes(tmp_path):
+def test_what_a_changed_model_no_longer_uses_is_removed(tmp_path):
     before = filled(tmp_path)
     old = set(before.manifests())
     workdir = filled(tmp_path, model(task("urgency", prompt="{text} how?\n:"), task("reply", "Generation")))
-    garbage = gc.find(workdir)
-    assert set(garbage.artifacts) < old
-    assert "prepare/urgency" in {stage for stage, _ in garbage.artifacts}
-    assert "prepare/reply" not in {stage for stage, _ in garbage.artifacts}
-    assert garbage.bytes >= 1000 * len(garbage.artifacts)
-    gc.remove(workdir, garbage)
-    assert gc.find(workdir).artifacts == ()
+    unused = gc.find_unused(workdir)
+    assert set(unused.artifacts) < old
+    assert "prepare/urgency" in {stage for stage, _ in unused.artifacts}
+    assert "prepare/reply" not in {stage for stage, _ in unused.artifacts}
+    assert unused.bytes >= 1000 * len(unused.artifacts)
+    gc.remove(workdir, unused)
+    assert gc.find_unused(workdir).artifacts == ()
     manifests = workdir.manifests()
-    assert graph_of(workdir.planned()["desk"].model, manifests).finished
+    assert graph_of(workdir.planned_models()["desk"].model, manifests).finished
 
 
 def test_another_model_of_the_same_folder_keeps_what_it_uses(tmp_path):
     filled(tmp_path)
     workdir = filled(tmp_path, model(task("urgency"), name="other"))
-    assert gc.find(workdir).artifacts == ()
+    assert gc.find_unused(workdir).artifacts == ()
     (tmp_path / "models/desk.json").unlink()
-    gone = {stage for stage, _ in gc.find(workdir).artifacts}
-    assert {"prepare/reply", "export"} <= gone
-    assert "prepare/urgency" not in gone
+    stages = {stage for stage, _ in gc.find_unused(workdir).artifacts}
+    assert {"prepare/reply", "export"} <= stages
+    assert "prepare/urgency" not in stages
 
 
 def test_a_stage_whose_digest_is_not_known_yet_keeps_its_artifacts(workdir):
-    """The mixture may come out as it was: its old artifact must still be there then."""
+    """The mixture may get the same digest again: its artifact must be kept for that."""
     key = next(key for key in workdir.manifests() if key[0] == "base")
     (workdir.artifact(key) / "manifest.json").unlink()
     graph = graph_of(DESK, workdir.manifests())
     assert graph["mixture/classification"].state is NodeState.WAITING
-    assert gc.find(workdir).artifacts == ()
+    assert gc.find_unused(workdir).artifacts == ()
 
 
 @pytest.mark.parametrize("published", ["current", "verified"])
-def test_what_is_served_and_what_is_gone_back_to_are_kept(workdir, published):
+def test_the_served_and_the_verified_export_are_kept(workdir, published):
     old = manifest(graph_of(DESK, all_done(DESK))["export"], DESK).model_copy(update={"digest": "0" * 12})
     put(workdir, ("export", "0" * 12), old)
-    assert [key for key in gc.find(workdir).artifacts if key[0] == "export"] == [("export", "0" * 12)]
+    assert [key for key in gc.find_unused(workdir).artifacts if key[0] == "export"] == [("export", "0" * 12)]
     workdir.publish(Published(**{published: ("export", "0" * 12)}))
-    assert gc.find(workdir).artifacts == ()
+    assert gc.find_unused(workdir).artifacts == ()
 
 
 def test_bytes_with_a_link_elsewhere_free_nothing(workdir, tmp_path):
     put(workdir, ("export", "0" * 12), next(iter(workdir.manifests().values())), files=("a.bin", "b.bin"))
     folder = workdir.artifact(("export", "0" * 12))
-    alone = gc.find(workdir).bytes
+    alone = gc.find_unused(workdir).bytes
     os.link(folder / "a.bin", tmp_path / "elsewhere.bin")
-    assert gc.find(workdir).bytes == alone - 1000
+    assert gc.find_unused(workdir).bytes == alone - 1000
 
 
-def test_scratch_of_finished_stages_goes_and_of_unfinished_ones_stays(workdir):
+def test_scratch_folders_of_finished_stages_are_removed(workdir):
     base = next(key for key in workdir.manifests() if key[0] == "base")
     for name in (f"base-{base[1]}", "prepare__urgency-000000000000"):
         (workdir.path / "work" / name).mkdir(parents=True)
-    assert {path.name for path in gc.find(workdir).folders} == {
+    assert {path.name for path in gc.find_unused(workdir).folders} == {
         f"base-{base[1]}",
         "prepare__urgency-000000000000",
     }
     (workdir.artifact(base) / "manifest.json").unlink()
-    assert {path.name for path in gc.find(workdir).folders} == {"prepare__urgency-000000000000"}
+    assert {path.name for path in gc.find_unused(workdir).folders} == {"prepare__urgency-000000000000"}

@@ -1,10 +1,12 @@
-"""What commands print on standard output: tables, lines, JSON."""
+"""What commands print on standard output: tables, lines and JSON."""
 
 from __future__ import annotations
 
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from multitask_api.report import Report, ReportTask
@@ -13,24 +15,30 @@ from multitask_operator.formatting import interval, number
 if TYPE_CHECKING:
     from rich.table import Table
 
-_WIDE = 160
+#: Width of tables where standard output is not a terminal, in characters.
+_WIDTH = 160
 
 
 def print_json(data: object) -> None:
-    """One JSON document on standard output."""
+    """Print one JSON document."""
     sys.stdout.write(json.dumps(data, ensure_ascii=False, indent=1) + "\n")
 
 
 def print_line(line: str = "") -> None:
-    """A line for the reader, on standard output."""
+    """Print a line."""
     sys.stdout.write(line + "\n")
 
 
+def run_command(workdir: Path) -> str:
+    """The command that runs a model in ``workdir``, as messages name it."""
+    return f"`mtm run FILE --workdir {quote(str(workdir))}`"
+
+
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], right: Sequence[str] = ()) -> None:
-    """Print a table; columns in ``right`` are numbers."""
+    """Print a table; the columns in ``right`` are aligned to the right."""
     from rich.console import Console
 
-    console = Console(width=None if sys.stdout.isatty() else _WIDE, highlight=False)
+    console = Console(width=None if sys.stdout.isatty() else _WIDTH, highlight=False)
     console.print(_table(title, columns, rows, right))
 
 
@@ -39,16 +47,16 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], ri
     from rich.table import Table
     from rich.text import Text
 
-    made = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
+    printed = Table(title=title or None, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        printed.add_column(column, justify="right" if column in right else "left", overflow="fold")
     for row in rows:
-        made.add_row(*(Text(cell) for cell in row))
-    return made
+        printed.add_row(*(Text(cell) for cell in row))
+    return printed
 
 
 def qualification(report: Report) -> None:
-    """The table that a run ends with, and its headline."""
+    """Print the table of results, and how many tasks are qualified and confirmed."""
     columns = ("task", "group", "metric", "baseline", "score", "ratio", "interval", "verdict", "served by")
     rows = [_task_row(task) for task in report.tasks]
     table("", columns, rows, right=("baseline", "score", "ratio"))

@@ -1,4 +1,4 @@
-"""How a run shows itself: lines for a log, or a live display for a terminal."""
+"""How `mtm run` shows progress: lines for a log, or a live display on a terminal."""
 
 from __future__ import annotations
 
@@ -17,55 +17,56 @@ from multitask_api.stages import NodeState
 from multitask_operator.formatting import duration
 from multitask_operator.planner import Failed, Plan
 
-AtWork = list[tuple[str, float, StageProgress | None]]
-_EVERY = 15.0
+#: (stage, seconds so far, last reported progress) of every running stage.
+RunningStages = list[tuple[str, float, StageProgress | None]]
+_PROGRESS_SECONDS = 15.0
 
 
 class LineView:
-    """One line when a stage starts or ends, and at most one line of progress in 15 seconds."""
+    """A line when a stage starts or ends, and at most one line of progress every 15 seconds."""
 
     def __init__(self, out: TextIO | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._out = out or sys.stderr
         self._clock = clock
-        self._last = clock()
+        self._last_progress = clock()
 
     def line(self, text: str) -> None:
-        """Write one line now."""
+        """Write a line."""
         self._out.write(text + "\n")
         self._out.flush()
 
     def started(self, stage: str, attempt: int) -> None:
-        """See View.started."""
+        """See ProgressView.started."""
         self.line(f"start  {stage}" + (f" (attempt {attempt})" if attempt > 1 else ""))
 
-    def ended(self, stage: str, seconds: float, manifest: Manifest) -> None:
-        """See View.ended."""
+    def finished(self, stage: str, seconds: float, manifest: Manifest) -> None:
+        """See ProgressView.finished."""
         self.line(f"done   {stage}  {duration(seconds)}{summary(manifest)}")
 
     def failed(self, failed: Failed, *, final: bool) -> None:
-        """See View.failed."""
-        what = "FAILED" if final else "failed, will be tried again:"
-        self.line(f"{what} {failed.failure.stage}: {failed.failure.message}")
+        """See ProgressView.failed."""
+        outcome = "FAILED" if final else "failed, will be tried again:"
+        self.line(f"{outcome} {failed.failure.stage}: {failed.failure.message}")
 
     def stopped(self, stage: str, reason: str) -> None:
-        """See View.stopped."""
+        """See ProgressView.stopped."""
         self.line(f"stop   {stage}: {reason}")
 
-    def progress(self, shown: Plan, progress: AtWork) -> None:
-        """See View.progress."""
+    def progress(self, plan: Plan, running: RunningStages) -> None:
+        """See ProgressView.progress."""
         now = self._clock()
-        if now - self._last < _EVERY or not progress:
+        if now - self._last_progress < _PROGRESS_SECONDS or not running:
             return
-        self._last = now
-        self.line("       " + " · ".join(describe(*item) for item in progress))
+        self._last_progress = now
+        self.line("       " + " · ".join(describe(*item) for item in running))
 
     def live(self) -> AbstractContextManager[object]:
-        """Nothing to set up."""
+        """Nothing to set up for lines."""
         return nullcontext()
 
 
 class LiveView(LineView):
-    """The same lines, with a block below them that shows what is at work."""
+    """The same lines, with a live block below them that shows the running stages."""
 
     def __init__(self, console: Console | None = None) -> None:
         super().__init__()
@@ -77,16 +78,16 @@ class LiveView(LineView):
         style = "red" if text.startswith("FAILED") else "dim" if text.startswith("start") else ""
         self._console.print(Text(text, style=style))
 
-    def progress(self, shown: Plan, progress: AtWork) -> None:
+    def progress(self, plan: Plan, running: RunningStages) -> None:
         """Redraw the block."""
-        nodes = shown.graph.nodes
+        nodes = plan.graph.nodes
         done = sum(node.state in (NodeState.DONE, NodeState.SKIPPED) for node in nodes)
         head = Text(f"{done} of {len(nodes)} stages done", style="bold")
-        lines = [Text("  " + describe(*item), no_wrap=True, overflow="ellipsis") for item in progress]
+        lines = [Text("  " + describe(*item), no_wrap=True, overflow="ellipsis") for item in running]
         self._live.update(Group(head, *lines))
 
     def live(self) -> AbstractContextManager[object]:
-        """Draws while entered."""
+        """The live display; it draws while it is entered."""
         return self._live
 
 
@@ -95,23 +96,25 @@ def view_for_terminal() -> LineView:
     return LiveView() if sys.stderr.isatty() else LineView()
 
 
-def describe(stage: str, seconds: float, said: StageProgress | None) -> str:
-    """What a stage does now, in one line."""
-    if said is None:
+def describe(stage: str, seconds: float, progress: StageProgress | None) -> str:
+    """The state of a running stage, in one line."""
+    if progress is None:
         return f"{stage} {duration(seconds)}"
-    parts = [stage, said.phase]
-    if said.total:
-        parts.append(f"{said.step}/{said.total}")
+    parts = [stage, progress.phase]
+    if progress.total:
+        parts.append(f"{progress.step}/{progress.total}")
     parts += [
-        f"{name} {value:.3f}" for name, value in (("loss", said.loss), ("score", said.score)) if value is not None
+        f"{name} {value:.3f}"
+        for name, value in (("loss", progress.loss), ("score", progress.score))
+        if value is not None
     ]
-    if said.tokens_per_second:
-        parts.append(f"{said.tokens_per_second:,.0f} tokens/s")
+    if progress.tokens_per_second:
+        parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
     return " ".join([*filter(None, parts), duration(seconds)])
 
 
 def summary(manifest: Manifest) -> str:
-    """The one figure of a result that a reader waits for."""
+    """The main figure of a stage's result; empty if it has none."""
     result = manifest.result
     score, rows = result.get("testScore"), result.get("rows")
     if isinstance(score, float):

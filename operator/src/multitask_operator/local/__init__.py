@@ -1,1 +1,1 @@
-"""Acts on plans on this machine: stage programs as processes, artifacts in a work folder."""
+"""Runs plans on this machine: stage programs as processes, artifacts in a work folder."""

@@ -1,4 +1,4 @@
-"""What this machine can lend: the cores and memory this process may really use."""
+"""Cores and memory that this process may use, within the limits of its control group."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _SHARED_GPU_PROCESSES = 4
 
 
 def capacity(processes: int | None = None) -> Capacity:
-    """Cores and free memory, within this container's limits; ``processes`` bounds how many stages run at once."""
+    """Cores and free memory, in bytes. ``processes``: how many stages may run at once."""
     cores = len(os.sched_getaffinity(0))
-    quota = _quota()
+    quota = _cpu_quota()
     if quota is not None:
         cores = min(cores, max(1, int(quota)))
     if processes is None:
@@ -25,8 +25,8 @@ def capacity(processes: int | None = None) -> Capacity:
     return Capacity(cores=cores, memory=_free_memory(), processes=max(1, processes))
 
 
-def _quota() -> float | None:
-    """CPU quota of the control group, in cores."""
+def _cpu_quota() -> float | None:
+    """The control group's CPU quota in cores; None without one."""
     try:
         limit, period = (_CGROUP / "cpu.max").read_text("ascii").split()
     except (OSError, ValueError):

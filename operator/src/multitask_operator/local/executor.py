@@ -1,4 +1,4 @@
-"""Carries plans out: starts and stops stage processes, and tells the planner what it sees."""
+"""Executes plans: starts and stops stage processes, and gives the planner what it observes."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure, StageOrder, StageProgress
 from multitask_api.stages import ArtifactKey, build
 from multitask_operator.local import processes
-from multitask_operator.local.promotion import check_of, promoted_export, published
-from multitask_operator.local.workdir import FAILURE, Workdir, write
+from multitask_operator.local.promotion import next_published, promoted_export, verify_outcome
+from multitask_operator.local.workdir import FAILURE, Workdir, write_atomically
 from multitask_operator.planner import Capacity, Failed, Observed, Plan, Running, StartStage, is_final, plan
 from multitask_operator.planner.orders import stage_order
 
-#: Seconds a stage has to leave a checkpoint after SIGTERM.
-GRACE = 20.0
+#: Seconds that a stage has after SIGTERM to write a checkpoint.
+STOP_GRACE_SECONDS = 20.0
 
 
-class View(Protocol):
-    """Is told what happens; shows it."""
+class ProgressView(Protocol):
+    """Shows the user what happens."""
 
     def started(self, stage: str, attempt: int) -> None:
         """A stage program was started."""
 
-    def ended(self, stage: str, seconds: float, manifest: Manifest) -> None:
-        """A stage left its result."""
+    def finished(self, stage: str, seconds: float, manifest: Manifest) -> None:
+        """A stage finished with a result."""
 
     def failed(self, failed: Failed, *, final: bool) -> None:
-        """A stage ended without a result."""
+        """A stage ended without a result; ``final``: it is not tried again."""
 
     def stopped(self, stage: str, reason: str) -> None:
-        """A stage was stopped because nobody wants its result."""
+        """A stage is being stopped."""
 
-    def progress(self, shown: Plan, progress: list[tuple[str, float, StageProgress | None]]) -> None:
-        """Called several times a second with (stage, seconds so far, what it last said) of every stage at work."""
+    def progress(self, plan: Plan, running: list[tuple[str, float, StageProgress | None]]) -> None:
+        """Called several times a second with (stage, seconds so far, last progress) of every running stage."""
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """How a run ended. ``ran``: stage → seconds of this run, and none of those that were there before."""
+    """How a run ended. ``stage_seconds``: stage → seconds, of the stages that this run ran, without cached ones."""
 
     plan: Plan
-    ran: dict[str, float]
+    stage_seconds: dict[str, float]
     interrupted: bool = False
 
 
@@ -62,14 +62,14 @@ class _Job:
 
 @dataclass
 class Executor:
-    """One run of one model in one work folder, whose lock the caller holds."""
+    """One run of one model in one work folder. The caller holds the folder's lock."""
 
     workdir: Workdir
     model: MultiTaskModel
     resolved: Resolved
     data_root: Path
     capacity: Capacity
-    view: View
+    view: ProgressView
     launcher: processes.Launcher
     serve: bool = True
     interrupted: Callable[[], bool] = lambda: False
@@ -78,28 +78,28 @@ class Executor:
     device: str = "auto"
     _jobs: dict[ArtifactKey, _Job] = field(default_factory=dict)
     _failures: dict[ArtifactKey, Failed] = field(default_factory=dict)
-    _ran: dict[str, float] = field(default_factory=dict)
+    _stage_seconds: dict[str, float] = field(default_factory=dict)
 
     def run(self) -> RunResult:
-        """Go on until nothing is left to do, something failed for good, or the user interrupts."""
+        """Run until nothing is left to do, a failure blocks the rest, or the user interrupts."""
         try:
-            current = self._decide()
-            again = self._again(current)
+            current = self._reconcile()
+            requeue_at = self._requeue_at(current)
             while not current.finished:
                 if self.interrupted():
                     for job in self._jobs.values():
-                        self.view.stopped(job.key[0], "interrupted; it leaves a checkpoint")
-                    return RunResult(current, self._ran, interrupted=True)
+                        self.view.stopped(job.key[0], "interrupted; it writes a checkpoint")
+                    return RunResult(current, self._stage_seconds, interrupted=True)
                 time.sleep(self.poll)
-                if self._reap() or self.clock() >= again:
-                    current = self._decide()
-                    again = self._again(current)
+                if self._reap() or self.clock() >= requeue_at:
+                    current = self._reconcile()
+                    requeue_at = self._requeue_at(current)
                 self.view.progress(current, self._progress())
-            return RunResult(current, self._ran)
+            return RunResult(current, self._stage_seconds)
         finally:
-            processes.stop_all([job.process for job in self._jobs.values()], GRACE)
+            processes.stop_all([job.process for job in self._jobs.values()], STOP_GRACE_SECONDS)
 
-    def _decide(self) -> Plan:
+    def _reconcile(self) -> Plan:
         """Observe, plan, act."""
         observed = Observed(
             resolved=self.resolved,
@@ -109,31 +109,33 @@ class Executor:
             failures=tuple(self._failures.values()),
             serve=self.serve,
         )
-        decided = plan(self.model, observed, self.clock())
-        for stop in decided.stops:
+        current_plan = plan(self.model, observed, self.clock())
+        for stop in current_plan.stops:
             job = self._jobs.get(stop.key)
             if job is not None:
                 job.stopping = True
                 processes.signal_group(job.process.pid, signal.SIGTERM)
                 self.view.stopped(stop.stage, stop.reason)
-        for start in decided.starts:
-            self._start(start, decided)
-        self._publish(decided)
-        return decided
+        for start in current_plan.starts:
+            self._start(start, current_plan)
+        self._publish(current_plan)
+        return current_plan
 
-    def _again(self, decided: Plan) -> float:
-        return float("inf") if decided.requeue_after is None else self.clock() + decided.requeue_after
+    def _requeue_at(self, current_plan: Plan) -> float:
+        return float("inf") if current_plan.requeue_after is None else self.clock() + current_plan.requeue_after
 
-    def _start(self, action: StartStage, decided: Plan) -> None:
+    def _start(self, action: StartStage, current_plan: Plan) -> None:
         key = action.key
-        before = self._failures.get(key)
-        if key in self._jobs or (before is not None and before.attempts >= action.attempt):
+        previous = self._failures.get(key)
+        if key in self._jobs or (previous is not None and previous.attempts >= action.attempt):
             return
-        order = self._order(action, decided)
-        write(self.workdir.order(key), order.model_dump_json(by_alias=True, indent=1))
+        order = self._order(action, current_plan)
+        write_atomically(self.workdir.order(key), order.model_dump_json(by_alias=True, indent=1))
         self.workdir.progress(key).unlink(missing_ok=True)
         (self.workdir.work(key) / FAILURE).unlink(missing_ok=True)
-        (self.workdir.artifact(key) / "manifest.json").unlink(missing_ok=True)  # not whole, or it would not start
+        (self.workdir.artifact(key) / "manifest.json").unlink(
+            missing_ok=True
+        )  # it is incomplete, or the stage would not start
         log = self.workdir.log(action.node.name)
         log.parent.mkdir(parents=True, exist_ok=True)
         stamp = datetime.fromtimestamp(self.clock()).astimezone().isoformat(timespec="seconds")
@@ -144,10 +146,10 @@ class Executor:
         self._jobs[key] = _Job(key, process, self.clock(), action.attempt)
         self.view.started(action.node.name, action.attempt)
 
-    def _order(self, action: StartStage, decided: Plan) -> StageOrder:
+    def _order(self, action: StartStage, current_plan: Plan) -> StageOrder:
         return stage_order(
             self.model.metadata.name,
-            decided.graph,
+            current_plan.graph,
             action.node,
             lambda key: str(self.workdir.artifact(key)),
             work=str(self.workdir.work(action.key)),
@@ -158,56 +160,56 @@ class Executor:
         )
 
     def _reap(self) -> bool:
-        """Take note of processes that ended; whether there were any."""
+        """Record the results of processes that have ended; whether there were any."""
         ended = [job for job in self._jobs.values() if job.process.poll() is not None]
         for job in ended:
-            processes.signal_group(job.process.pid, signal.SIGKILL)  # what it started and left behind
+            processes.signal_group(job.process.pid, signal.SIGKILL)  # processes that it started and did not stop
             del self._jobs[job.key]
-            self._note(job)
+            self._record_result(job)
         return bool(ended)
 
-    def _note(self, job: _Job) -> None:
+    def _record_result(self, job: _Job) -> None:
         stage, seconds = job.key[0], self.clock() - job.started
         manifest = self.workdir.manifests().get(job.key)
         if manifest is not None:
             self._failures.pop(job.key, None)
-            self._ran[stage] = self._ran.get(stage, 0.0) + seconds
-            self.view.ended(stage, seconds, manifest)
+            self._stage_seconds[stage] = self._stage_seconds.get(stage, 0.0) + seconds
+            self.view.finished(stage, seconds, manifest)
         elif not job.stopping:
             log = self.workdir.log(stage)
             failure = self._failure(job, log)
             failed = Failed(failure, job.key[1], job.attempt, self.clock(), str(log))
             self._failures[job.key] = failed
-            write(self.workdir.work(job.key) / FAILURE, failure.model_dump_json(by_alias=True))
+            write_atomically(self.workdir.work(job.key) / FAILURE, failure.model_dump_json(by_alias=True))
             self.view.failed(failed, final=is_final(failed))
 
     def _failure(self, job: _Job, log: Path) -> StageFailure:
-        """What the program says, or what its end says about it."""
+        """The failure that the program reported, else one made from its exit status."""
         stage, status = job.key[0], job.process.poll() or 0
-        said_itself = self.workdir.failure(job.key)
-        if said_itself is not None:
-            return said_itself
+        reported = self.workdir.failure(job.key)
+        if reported is not None:
+            return reported
         if status < 0:
             name = signal.Signals(-status).name
-            why = "; the system does this when memory runs out" if name == "SIGKILL" else ""
-            return StageFailure(stage=stage, kind="Retryable", message=f"ended by {name}{why}")
-        said = processes.last_lines(log) or "it said nothing"
-        what = "ended without a result" if status == 0 else f"ended with status {status}"
-        return StageFailure(stage=stage, kind="Fault", message=f"{what}: {said}")
+            hint = "; the system does this when memory runs out" if name == "SIGKILL" else ""
+            return StageFailure(stage=stage, kind="Retryable", message=f"killed by {name}{hint}")
+        last_line = processes.last_lines(log) or "its log is empty"
+        end = "ended without a result" if status == 0 else f"ended with status {status}"
+        return StageFailure(stage=stage, kind="Fault", message=f"{end}: {last_line}")
 
     def _progress(self) -> list[tuple[str, float, StageProgress | None]]:
         now = self.clock()
         return [(job.key[0], now - job.started, self.workdir.progress_of(job.key)) for job in self._jobs.values()]
 
-    def _publish(self, decided: Plan) -> None:
-        """Bring ``current`` in line with what is known of this model's export, once there is one."""
-        export = promoted_export(decided.graph)
+    def _publish(self, current_plan: Plan) -> None:
+        """Update the links to the served and the verified export, once this model has an export."""
+        export = promoted_export(current_plan.graph)
         if export is None:
             return
-        graph = decided.graph
+        graph = current_plan.graph
         if not self.serve:  # an earlier run may have verified this export, or failed to
             graph = build(self.model.metadata.name, self.model.spec, self.resolved, self.workdir.manifests())
         verify = graph["verify"]
-        remembered = self.workdir.failure((verify.name, verify.digest)) if verify.digest else None
-        check = check_of(graph, decided.failed, remembered, wanted=self.serve)
-        self.workdir.publish(published(self.workdir.published, export, check))
+        last_failure = self.workdir.failure((verify.name, verify.digest)) if verify.digest else None
+        check = verify_outcome(graph, current_plan.failed, last_failure, wanted=self.serve)
+        self.workdir.publish(next_published(self.workdir.published, export, check))

@@ -1,4 +1,4 @@
-"""From a file to a model that can run here: read, checked, its addresses resolved."""
+"""Reads a resource file, and checks and resolves it for a run on this machine."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from pydantic import ValidationError
 
 from multitask_api.data_check import DataReport
 from multitask_api.errors import InvalidResource, MultitaskError, Problem, UserError
+from multitask_api.pdeathsig import die_with_parent
 from multitask_api.resource import MultiTaskModel, parse
 from multitask_api.stage_io.manifest import Resolved
-from multitask_operator.local import processes
-from multitask_operator.local.errors import DataCheckFailed, NotLocal
 from multitask_operator.local.workdir import Workdir
 
 RESOLVE = "multitask_trainer.stages.resolve"
@@ -37,8 +36,16 @@ _CLUSTER_TRAINING = {
 }
 
 
+class UnsupportedLocally(UserError):
+    """The resource uses something that only a cluster has."""
+
+
+class DataCheckFailed(UserError):
+    """Data or base model cannot be read, or are not what the resource says."""
+
+
 def load(file: Path) -> MultiTaskModel:
-    """Read and check a resource file for a run on this machine; errors name every problem at once."""
+    """Read and check a resource file for a run on this machine. Raises UserError; its message names every problem."""
     try:
         text = file.read_text("utf-8")
     except FileNotFoundError as error:
@@ -47,91 +54,95 @@ def load(file: Path) -> MultiTaskModel:
         raise UserError(f"{file} cannot be read: {error}; give a YAML file in UTF-8") from error
     try:
         model = parse(text)
-    except InvalidResource as error:  # a problem of no field is one of the file
+    except InvalidResource as error:  # a problem without a field concerns the file
         raise InvalidResource([Problem(item.path or str(file), item.message) for item in error.problems]) from error
-    problems = _cluster_only(model)
+    problems = _local_problems(model)
     if problems:
-        raise NotLocal("\n".join(problems))
+        raise UnsupportedLocally("\n".join(problems))
     return model
 
 
 def data_root(file: Path) -> Path:
-    """Relative data addresses are relative to the file."""
+    """The folder that relative data URIs are relative to: that of the file."""
     return file.resolve().parent
 
 
 def ignored_fields(model: MultiTaskModel) -> list[str]:
-    """Fields that the file sets and only a cluster reads."""
+    """Fields that the file sets and only a cluster uses."""
     spec = model.spec
-    found = [f"spec.{name}" for field, name in _CLUSTER_SPEC.items() if field in spec.model_fields_set]
+    fields = [f"spec.{name}" for field, name in _CLUSTER_SPEC.items() if field in spec.model_fields_set]
     training = spec.training.model_fields_set
-    found += [f"spec.training.{name}" for field, name in _CLUSTER_TRAINING.items() if field in training]
+    fields += [f"spec.training.{name}" for field, name in _CLUSTER_TRAINING.items() if field in training]
     if spec.training.gpus_per_node == 0:
-        found.remove("spec.training.gpusPerNode")  # it means the CPU, here too
-    return found
+        fields.remove("spec.training.gpusPerNode")  # it selects the CPU, on this machine too
+    return fields
 
 
 def device(model: MultiTaskModel, wanted: str) -> str:
-    """``wanted`` if that is a device; for ``auto`` the CPU where the file asks for it, else what is there."""
+    """The value of ``--device`` for the stages: ``auto`` becomes ``cpu`` if the resource asks for no GPU."""
     return "cpu" if wanted == "auto" and model.spec.training.gpus_per_node == 0 else wanted
 
 
 def processes_allowed(model: MultiTaskModel) -> int | None:
-    """``maxParallelJobs``, where the file sets it: here it bounds the processes."""
+    """The limit on concurrent stage processes: ``maxParallelJobs``, if the file sets it."""
     training = model.spec.training
     return training.max_parallel_jobs if "max_parallel_jobs" in training.model_fields_set else None
 
 
 def resolve(model: MultiTaskModel, root: Path, workdir: Workdir) -> Resolved:
-    """Fingerprint the data and resolve the base's revision; LookFailed names all that cannot be reached.
+    """Fingerprint the data and resolve the base model's revision.
 
-    Hashes that ``workdir`` remembers are not computed again; a folder that is not there is not made.
+    Hashes cached in ``workdir`` are not computed again; a folder that does not exist is not made. Raises
+    DataCheckFailed, which names everything that cannot be read.
     """
     cache = ["--cache", str(workdir.path / "resolve-cache.json")] if workdir.path.is_dir() else []
-    done = _ask(RESOLVE, model, root, cache)
+    completed = _run_trainer_program(RESOLVE, model, root, cache)
     try:
-        found = Resolved.model_validate_json(done.stdout)
+        resolved = Resolved.model_validate_json(completed.stdout)
     except ValidationError as error:
-        raise _failure(done, "the data and the base model could not be looked at") from error
-    problems = list(found.problems)
-    problems += [f"{uri}: {item.problem}" for uri, item in found.data.items() if item.problem]
+        raise _error_from(completed, "checking the data and the base model failed") from error
+    problems = list(resolved.problems)
+    problems += [f"{uri}: {item.problem}" for uri, item in resolved.data.items() if item.problem]
     if problems:
         raise DataCheckFailed("\n".join(dict.fromkeys(problems)))
-    return found
+    return resolved
 
 
 def check_data(model: MultiTaskModel, root: Path) -> DataReport:
-    """The data of every task, read and checked row by row."""
-    done = _ask(DATA_CHECK, model, root, ["--json"])
+    """Read the data of every task and check every row."""
+    completed = _run_trainer_program(DATA_CHECK, model, root, ["--json"])
     try:
-        return DataReport.model_validate_json(done.stdout)
+        return DataReport.model_validate_json(completed.stdout)
     except ValidationError as error:
-        raise _failure(done, "the data could not be looked at") from error
+        raise _error_from(completed, "checking the data failed") from error
 
 
-def _cluster_only(model: MultiTaskModel) -> list[str]:
-    found = []
+def _local_problems(model: MultiTaskModel) -> list[str]:
+    """What of the resource cannot be used on this machine, a line each."""
+    problems = []
     for index, task in enumerate(model.spec.tasks):
-        for value, name, instead in (
+        for value, name, inline in (
             (task.prompt_from, "promptFrom", "prompt"),
             (task.labels_from, "labelsFrom", "labels"),
         ):
             if value is not None:
-                found.append(
+                problems.append(
                     f"spec.tasks[{index}].{name}: a ConfigMap exists only in a cluster; for a run on this machine"
-                    f" write the text itself under {instead}"
+                    f" write the text under {inline}"
                 )
     if model.spec.suspend:
-        found.append("spec.suspend: it is true, so nothing may start; set it to false")
-    return found
+        problems.append("spec.suspend: it is true, so nothing may start; set it to false")
+    return problems
 
 
-def _ask(module: str, model: MultiTaskModel, root: Path, arguments: Sequence[str]) -> subprocess.CompletedProcess[str]:
-    """Ask a program about ``model``. Both go through pipes and it ends when this process does: nothing is left."""
+def _run_trainer_program(
+    module: str, model: MultiTaskModel, root: Path, arguments: Sequence[str]
+) -> subprocess.CompletedProcess[str]:
+    """Run a program with ``model`` on its standard input. It ends when this process does."""
     argv = [sys.executable, "-m", module, "--model", "/dev/stdin", "--data-root", str(root), *arguments]
     text = model.model_dump_json(by_alias=True, exclude_none=True)
     return subprocess.run(
-        processes.die_with_parent(argv),
+        die_with_parent(argv),
         input=text,
         capture_output=True,
         encoding="utf-8",
@@ -140,9 +151,9 @@ def _ask(module: str, model: MultiTaskModel, root: Path, arguments: Sequence[str
     )
 
 
-def _failure(done: subprocess.CompletedProcess[str], what: str) -> MultitaskError:
-    """The program's own words, if it ended as one that found bad input does; else its last line."""
-    said = [line for line in done.stderr.splitlines() if line.strip()]
-    if done.returncode == 2 and said:
-        return DataCheckFailed("\n".join(said))
-    return MultitaskError(f"{what}: {said[-1] if said else f'status {done.returncode}, and no message'}")
+def _error_from(completed: subprocess.CompletedProcess[str], failure: str) -> MultitaskError:
+    """The program's error output if it found bad input (status 2); else ``failure`` and the last line of it."""
+    lines = [line for line in completed.stderr.splitlines() if line.strip()]
+    if completed.returncode == 2 and lines:
+        return DataCheckFailed("\n".join(lines))
+    return MultitaskError(f"{failure}: {lines[-1] if lines else f'exit status {completed.returncode}, no message'}")

@@ -1,4 +1,4 @@
-"""Stage programs and helpers as processes: each in a session of its own, ended when mtm ends."""
+"""Stage programs and other programs as processes. Stages have a session of their own and end when mtm ends."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import Protocol
 
 import psutil
 
-from multitask_operator.local import pdeathsig
+from multitask_api.pdeathsig import die_with_parent
 
-#: Every process of a run carries its work folder here, so that what a killed run left behind can be found.
+#: The work folder, in the environment of every process of a run: `kill_orphans` finds them by it.
 MARKER = "MTM_WORKDIR"
 _THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
@@ -31,7 +31,7 @@ class Process(Protocol):
 
 
 class Launcher(Protocol):
-    """Starts the program of a stage kind."""
+    """Starts the program of a kind of stage."""
 
     def start(self, kind: str, order: Path, log: Path, environment: Mapping[str, str]) -> Process:
         """Start the program for ``order``; its output is appended to ``log``."""
@@ -63,13 +63,8 @@ def start(argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> sub
         )
 
 
-def die_with_parent(argv: Sequence[str]) -> list[str]:
-    """The command of a program that is killed when the thread that started it ends; to be started by this process."""
-    return [sys.executable, "-I", "-S", str(Path(pdeathsig.__file__)), str(os.getpid()), *argv]
-
-
 def environment(workdir: Path, threads: int) -> dict[str, str]:
-    """This process's environment for a stage: thread counts fixed, output unbuffered, the run's mark."""
+    """The environment of a stage: this process's, with thread counts, unbuffered output and `MARKER`."""
     return {
         **os.environ,
         **dict.fromkeys(_THREAD_VARIABLES, str(threads)),
@@ -81,8 +76,18 @@ def environment(workdir: Path, threads: int) -> dict[str, str]:
     }
 
 
+def exec_module(module: str, program: str, arguments: Sequence[str]) -> int:
+    """Replace this process by ``python -m module``: signals, output and exit status are then that program's.
+
+    In its help and its errors it calls itself ``program``.
+    """
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.execve(sys.executable, [sys.executable, "-m", module, *arguments], {**os.environ, "MTM_PROGRAM": program})
+
+
 def signal_group(pid: int, number: int) -> None:
-    """Send a signal to a program and everything it started in its session's group; nothing if all are gone."""
+    """Send a signal to a program's process group; does nothing if it has ended."""
     try:
         os.killpg(pid, number)
     except (ProcessLookupError, PermissionError):
@@ -93,8 +98,8 @@ def stop_all(processes: Sequence[Process], grace: float, pause: float = 0.05) ->
     """SIGTERM, then SIGKILL for what has not ended after ``grace`` seconds."""
     for process in processes:
         signal_group(process.pid, signal.SIGTERM)
-    end = time.monotonic() + grace
-    while time.monotonic() < end and any(process.poll() is None for process in processes):
+    deadline = time.monotonic() + grace
+    while time.monotonic() < deadline and any(process.poll() is None for process in processes):
         time.sleep(pause)
     for process in processes:
         signal_group(process.pid, signal.SIGKILL)
@@ -103,24 +108,24 @@ def stop_all(processes: Sequence[Process], grace: float, pause: float = 0.05) ->
 
 
 def kill_orphans(workdir: Path) -> int:
-    """Kill what stages of an earlier run of ``workdir`` left running (servers, helpers); how many there were.
+    """Kill processes that an earlier run of ``workdir`` left running; their number.
 
-    Call it only with the folder's lock held.
+    Call it only while holding the folder's lock.
     """
-    left = []
+    orphans = []
     for process in psutil.process_iter():
         try:
             if process.pid != os.getpid() and process.environ().get(MARKER) == str(workdir):
                 process.kill()
-                left.append(process)
+                orphans.append(process)
         except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
             continue
-    psutil.wait_procs(left, timeout=5)
-    return len(left)
+    psutil.wait_procs(orphans, timeout=5)
+    return len(orphans)
 
 
 def last_lines(log: Path, count: int = 1) -> str:
-    """The last lines of a log that say something."""
+    """The last ``count`` lines of a log that are not blank; empty if there is no log."""
     try:
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 8192))

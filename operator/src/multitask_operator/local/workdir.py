@@ -1,24 +1,23 @@
-"""The work folder: where artifacts, logs, orders and progress lie, and what of it is a result.
+"""The work folder: artifacts, logs, orders and progress of the models that were run in it.
 
 ::
 
-    stages/<stage>/<digest>/     artifacts; the address of an artifact is this path
+    stages/<stage>/<digest>/     artifacts
     work/<stage>-<digest>/       checkpoints and scratch of a stage that has not finished
-    logs/<stage>.log             every attempt, one after the other
-    orders/ progress/            what a stage is told, and what it says while it runs
+    logs/<stage>.log             all attempts, one after the other
+    orders/ progress/            the order a stage program gets, and the progress it reports
     models/<name>.json           the models that use this folder, as last planned
     model.json resolved.json resolve-cache.json
-    report.json report.html      of the last run that ended with everything done
-    report.partial.json .html    of a later one that did not
+    report.json report.html      of the last run that finished
+    report.partial.json .html    of a later run that has not
     current -> stages/export/<digest>    what `mtm serve` serves
     verified -> stages/export/<digest>   the last export that verify passed
-    lock                         held while a run goes on
+    lock                         held during a run
 """
 
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,40 +26,45 @@ from shlex import quote
 
 from pydantic import ValidationError
 
+from multitask_api.errors import UserError
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.manifest import MANIFEST, Manifest, Resolved, StageFailure, StageProgress
 from multitask_api.stages import ArtifactKey, artifact_filename
 from multitask_api.types import Record
-from multitask_operator.local.errors import WorkdirError
 from multitask_operator.local.promotion import Published
 
 FAILURE = "failure.json"
 
 
+class WorkdirError(UserError):
+    """A work folder is missing, unreadable, in use, or not a work folder."""
+
+
 class PlannedModel(Record):
-    """A model that uses a work folder, with what was found out about its data."""
+    """A model that uses a work folder, as it was last planned."""
 
     model: MultiTaskModel
     resolved: Resolved
 
 
 class Workdir:
-    """Paths and records of one work folder."""
+    """One work folder: its paths, and the records that lie there."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.resolve()
-        self._read: dict[Path, tuple[int, Manifest]] = {}
+        self._manifest_cache: dict[Path, tuple[int, Manifest]] = {}
 
     @classmethod
     def existing(cls, path: Path) -> Workdir:
-        """The work folder at ``path``; WorkdirError if there is none.
+        """The work folder at ``path``. Raises WorkdirError if there is none.
 
-        Told by all that `remember` writes: `gc` deletes in it, and many a folder has a ``model.json``.
+        Everything that `save_plan` writes has to be there: `gc` deletes in the folder, and other folders may have a
+        ``model.json`` too.
         """
-        own = (path / "model.json", path / "resolved.json")
-        if not (path / "models").is_dir() or not all(file.is_file() for file in own):
-            what = "is not a work folder of mtm" if path.exists() else "does not exist"
-            raise WorkdirError(f"{path} {what}; `mtm run FILE --workdir {quote(str(path))}` makes one")
+        records = (path / "model.json", path / "resolved.json")
+        if not (path / "models").is_dir() or not all(file.is_file() for file in records):
+            problem = "is not a work folder of mtm" if path.exists() else "does not exist"
+            raise WorkdirError(f"{path} {problem}; `mtm run FILE --workdir {quote(str(path))}` makes one")
         return cls(path)
 
     def artifact(self, key: ArtifactKey) -> Path:
@@ -76,7 +80,7 @@ class Workdir:
         return self.path / "logs" / f"{stage}.log"
 
     def order(self, key: ArtifactKey) -> Path:
-        """The order file of a stage."""
+        """The order file of a stage program."""
         return self.path / "orders" / f"{artifact_filename(key)}.json"
 
     def progress(self, key: ArtifactKey) -> Path:
@@ -89,57 +93,63 @@ class Workdir:
         return self.path / "current"
 
     def manifests(self) -> dict[ArtifactKey, Manifest]:
-        """Every result in the folder. A folder whose files are not all there is not one."""
-        found: dict[ArtifactKey, Manifest] = {}
+        """The manifests of all finished artifacts. An artifact with a missing or truncated file is not one of them."""
+        manifests: dict[ArtifactKey, Manifest] = {}
         root = self.path / "stages"
-        for folder, below, files in os.walk(root):
+        for name, subfolders, files in os.walk(root):
             if MANIFEST not in files:
                 continue
-            below.clear()
-            place = Path(folder)
-            key = (place.parent.relative_to(root).as_posix(), place.name)
-            manifest = self._manifest(place)
+            subfolders.clear()
+            folder = Path(name)
+            key = (folder.parent.relative_to(root).as_posix(), folder.name)
+            manifest = self._manifest(folder)
             if manifest is not None and (manifest.stage, manifest.digest) == key:
-                found[key] = manifest
-        return found
+                manifests[key] = manifest
+        return manifests
 
     def _manifest(self, folder: Path) -> Manifest | None:
         path = folder / MANIFEST
-        changed = path.stat().st_mtime_ns
-        known = self._read.get(path)
-        if known is None or known[0] != changed:
+        changed_at = path.stat().st_mtime_ns
+        cached = self._manifest_cache.get(path)
+        if cached is None or cached[0] != changed_at:
             try:
-                known = (changed, Manifest.model_validate_json(path.read_bytes()))
+                cached = (changed_at, Manifest.model_validate_json(path.read_bytes()))
             except ValidationError:
                 return None
-            self._read[path] = known
-        manifest = known[1]
-        whole = all(_size(folder / name) == entry.bytes for name, entry in manifest.files.items())
-        return manifest if whole else None
+            self._manifest_cache[path] = cached
+        manifest = cached[1]
+        complete = all(_size(folder / name) == entry.bytes for name, entry in manifest.files.items())
+        return manifest if complete else None
 
     def progress_of(self, key: ArtifactKey) -> StageProgress | None:
-        """What a running stage last said."""
+        """The last progress that a stage reported; None if there is none."""
         try:
             return StageProgress.model_validate_json(self.progress(key).read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
 
     def failure(self, key: ArtifactKey) -> StageFailure | None:
-        """Why the last attempt of a stage ended without a result, if it did."""
+        """Why the last attempt of a stage failed; None if it did not, or left no reason."""
         try:
             return StageFailure.model_validate_json((self.work(key) / FAILURE).read_bytes())
         except (FileNotFoundError, ValidationError):
             return None
 
-    def remember(self, planned: PlannedModel) -> None:
-        """Write down the model that uses this folder."""
+    def save_plan(self, planned: PlannedModel) -> None:
+        """Record that this model uses the folder."""
         name = planned.model.metadata.name
-        write(self.path / "models" / f"{name}.json", planned.model_dump_json(by_alias=True, exclude_none=True))
-        write(self.path / "model.json", planned.model.model_dump_json(by_alias=True, exclude_none=True, indent=1))
-        write(self.path / "resolved.json", planned.resolved.model_dump_json(by_alias=True, exclude_none=True, indent=1))
+        write_atomically(
+            self.path / "models" / f"{name}.json", planned.model_dump_json(by_alias=True, exclude_none=True)
+        )
+        write_atomically(
+            self.path / "model.json", planned.model.model_dump_json(by_alias=True, exclude_none=True, indent=1)
+        )
+        write_atomically(
+            self.path / "resolved.json", planned.resolved.model_dump_json(by_alias=True, exclude_none=True, indent=1)
+        )
 
     def last_planned(self) -> PlannedModel:
-        """The model that was last run in this folder; WorkdirError if another version wrote it down."""
+        """The model that was last run in this folder. Raises WorkdirError if another version of mtm wrote it."""
         try:
             return PlannedModel(
                 model=MultiTaskModel.model_validate_json((self.path / "model.json").read_bytes()),
@@ -147,43 +157,43 @@ class Workdir:
             )
         except ValidationError as error:
             raise WorkdirError(
-                f"{self.path} was written by another version; run the model again to write it anew"
+                f"{self.path} was written by another version of mtm; run the model again to rewrite it"
             ) from error
 
-    def planned(self) -> dict[str, PlannedModel]:
-        """The models that use this folder, by name."""
-        found = {}
+    def planned_models(self) -> dict[str, PlannedModel]:
+        """The models that use this folder, by name. Raises WorkdirError if one cannot be read."""
+        models = {}
         for path in sorted((self.path / "models").glob("*.json")):
             try:
-                found[path.stem] = PlannedModel.model_validate_json(path.read_bytes())
+                models[path.stem] = PlannedModel.model_validate_json(path.read_bytes())
             except ValidationError as error:
                 raise WorkdirError(
                     f"{path} cannot be read ({error.error_count()} problems); delete it, then run its model again"
                 ) from error
-        return found
+        return models
 
     @property
     def report(self) -> Path:
-        """The report of the last run that ended with everything done."""
+        """The report of the last run that finished."""
         return self.path / "report.json"
 
     @property
     def report_page(self) -> Path:
-        """The page made from it."""
+        """The HTML page made from it."""
         return self.path / "report.html"
 
     @property
     def partial_report(self) -> tuple[Path, Path]:
-        """Report and page of a later run that is not done."""
+        """Report and page of a later run that has not finished."""
         return self.path / "report.partial.json", self.path / "report.partial.html"
 
     @property
     def published(self) -> Published:
-        """What ``current`` and ``verified`` lead to; a link to an artifact that is gone leads nowhere."""
+        """The exports that ``current`` and ``verified`` link to; None where the artifact is missing."""
         return Published(self._linked(self.current), self._linked(self._verified))
 
     def publish(self, wanted: Published) -> None:
-        """Make ``current`` and ``verified`` lead there, each in one step."""
+        """Make ``current`` and ``verified`` link to these exports. Each link changes atomically."""
         before = self.published
         for link, old, new in (
             (self._verified, before.verified, wanted.verified),
@@ -202,14 +212,14 @@ class Workdir:
         return self.path / "verified"
 
     def _linked(self, link: Path) -> ArtifactKey | None:
-        place, root = Path(os.path.realpath(link)), self.path / "stages"
-        if not (place / MANIFEST).is_file() or not place.is_relative_to(root):
+        artifact, root = Path(os.path.realpath(link)), self.path / "stages"
+        if not (artifact / MANIFEST).is_file() or not artifact.is_relative_to(root):
             return None
-        return place.parent.relative_to(root).as_posix(), place.name
+        return artifact.parent.relative_to(root).as_posix(), artifact.name
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Hold the folder; WorkdirError, with the holder's process id, if another run has it."""
+        """Hold the folder's lock. Raises WorkdirError, with the holder's process id, if another process has it."""
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             lock = (self.path / "lock").open("a+", encoding="ascii")
@@ -233,17 +243,12 @@ class Workdir:
             yield
 
 
-def write(path: Path, text: str) -> None:
-    """Replace a file in one step."""
+def write_atomically(path: Path, text: str) -> None:
+    """Write a file so that readers see the old text or the new one, never a part. Makes the folder."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, "utf-8")
     temporary.replace(path)
-
-
-def write_json(path: Path, data: object) -> None:
-    """Replace a JSON file in one step."""
-    write(path, json.dumps(data, ensure_ascii=False, indent=1))
 
 
 def _size(path: Path) -> int | None:

@@ -27,8 +27,8 @@ from multitask_operator.planner import export_of, verdicts_of
 _TRAINING = ("baseline", "high-resource", "mixture")
 
 
-def build_report(model: MultiTaskModel, graph: Graph, ran: Mapping[str, float]) -> Report:
-    """What is known now; ``ran``: stage → seconds, of the stages that this run ran (the others were there)."""
+def build_report(model: MultiTaskModel, graph: Graph, stage_seconds: Mapping[str, float]) -> Report:
+    """The report of what is known now. ``stage_seconds``: stage → seconds, of the stages that this run ran itself."""
     verdicts = verdicts_of(graph)
     export = export_of(graph)
     plans = _group_plans(graph)
@@ -43,7 +43,7 @@ def build_report(model: MultiTaskModel, graph: Graph, ran: Mapping[str, float]) 
             verdicts.get(task.name),
             freedom=freedom.get(group_of[task.name], 0),
             served_by=served[task.name].served_by if task.name in served else None,
-            why=served[task.name].reason if task.name in served else "",
+            routing_reason=served[task.name].reason if task.name in served else "",
         )
         for task in model.spec.tasks
     )
@@ -55,7 +55,7 @@ def build_report(model: MultiTaskModel, graph: Graph, ran: Mapping[str, float]) 
         qualified=sum(task.verdict == "Qualified" for task in tasks),
         confirmed=sum(task.verdict == "Qualified" and task.confirmed for task in tasks),
         total=len(tasks),
-        stages=tuple(_stage(node, ran) for node in graph.nodes),
+        stages=tuple(_stage(node, stage_seconds) for node in graph.nodes),
         groups=report_groups,
         tasks=tasks,
         serving=_agreement(graph),
@@ -64,14 +64,14 @@ def build_report(model: MultiTaskModel, graph: Graph, ran: Mapping[str, float]) 
     )
 
 
-def _stage(node: Node, ran: Mapping[str, float]) -> ReportStage:
+def _stage(node: Node, stage_seconds: Mapping[str, float]) -> ReportStage:
     result = _training_result(node)
-    seconds = ran.get(node.name, node.manifest.seconds if node.manifest else 0.0)
+    seconds = stage_seconds.get(node.name, node.manifest.seconds if node.manifest else 0.0)
     base = BaseResult.model_validate(node.manifest.result) if node.kind == "base" and node.manifest else None
     return ReportStage(
         name=node.name,
         digest=node.digest,
-        cached=node.state is NodeState.DONE and node.name not in ran,
+        cached=node.state is NodeState.DONE and node.name not in stage_seconds,
         seconds=round(seconds, 3),
         skipped=node.reason if node.state is NodeState.SKIPPED else None,
         tokens=result.tokens if result else base.tokens if base else None,
@@ -101,10 +101,10 @@ def _group(plan: GroupPlan, graph: Graph) -> ReportGroup:
     if stage3 is not None:
         for task, need in plan.need_rows.items():
             given = given2.get(task, 0) + given3.get(task, 0)
-            foreseen = plan.expected_rows.get(task, need) < need  # then the filter has warned already
-            if given < need and not foreseen:
+            expected = plan.expected_rows.get(task, need) < need  # the filter has warned about it already
+            if given < need and not expected:
                 warnings.append(
-                    f"{task} was given {given:,} rows in stages 2 and 3; alone it needed {need:,}. Raise"
+                    f"{task} was given {given:,} rows in stages 2 and 3; its single-task model needed {need:,}. Raise"
                     " stages.mixture.maxSteps, or let stage 2 train it"
                 )
     return ReportGroup(
@@ -130,12 +130,12 @@ def _task(
     *,
     freedom: int,
     served_by: str | None,
-    why: str,
+    routing_reason: str,
 ) -> ReportTask:
-    baselines = [found for node in _baselines(graph, task.name) if (found := _training_result(node))]
-    scores = [found.test_score for found in baselines if found.test_score is not None]
+    baselines = [result for node in _baselines(graph, task.name) if (result := _training_result(node))]
+    scores = [result.test_score for result in baselines if result.test_score is not None]
     baseline = task.baseline.score if task.baseline else sum(scores) / len(scores) if scores else None
-    known = ReportTask(
+    report = ReportTask(
         name=task.name,
         group=group,
         type=task.type,
@@ -144,11 +144,11 @@ def _task(
         baseline=baseline,
         saturation_steps=_saturation(task, baselines),
         served_by=served_by,
-        reason=why,
+        reason=routing_reason,
     )
     if verdict is None:
-        return known
-    return known.model_copy(
+        return report
+    return report.model_copy(
         update={
             "baseline": verdict.baseline if verdict.baseline is not None else baseline,
             "score": verdict.score,
@@ -158,7 +158,7 @@ def _task(
             "floor": verdict.floor,
             "verdict": verdict.verdict,
             "confirmed": verdict.confirmed,
-            "reason": why or verdict.reason,  # who routes repeats the verdict's reason
+            "reason": routing_reason or verdict.reason,  # the reason of the route contains that of the verdict
             "overlap_rows": verdict.overlap_rows,
             "ratio_without_overlap": verdict.ratio_without_overlap,
         }
@@ -166,9 +166,11 @@ def _task(
 
 
 def _degrees_of_freedom(graph: Graph) -> dict[str, int]:
-    """Group → those of the variance between baseline seeds in its intervals; 0: the intervals are from rows alone."""
+    """Group → degrees of freedom of the variance between baseline seeds; 0: its intervals come from rows alone."""
     done = {node.name.partition("/")[2]: node.manifest for node in graph.of_kind("evaluate") if node.manifest}
-    return {group: EvaluateResult.model_validate(it.result).degrees_of_freedom for group, it in done.items()}
+    return {
+        group: EvaluateResult.model_validate(manifest.result).degrees_of_freedom for group, manifest in done.items()
+    }
 
 
 def _baselines(graph: Graph, task: str) -> list[Node]:
@@ -176,9 +178,9 @@ def _baselines(graph: Graph, task: str) -> list[Node]:
 
 
 def _saturation(task: TaskSpec, baselines: list[TrainResult]) -> int | None:
-    """The median over seeds (the lower one of two), or what the resource declares."""
+    """The median over seeds (of an even number the lower one), or what the resource declares."""
     if baselines:
-        steps = sorted(found.saturation_step for found in baselines)
+        steps = sorted(result.saturation_step for result in baselines)
         return steps[(len(steps) - 1) // 2]
     return task.baseline.saturation_steps if task.baseline else None
 
@@ -194,8 +196,10 @@ def _agreement(graph: Graph) -> Agreement | None:
     manifest = graph["verify"].manifest if "verify" in graph else None
     if manifest is None:
         return None
-    found = VerifyResult.model_validate(manifest.result)
-    return Agreement(compared=found.compared, equal=found.equal, near_ties=found.near_ties, different=found.different)
+    result = VerifyResult.model_validate(manifest.result)
+    return Agreement(
+        compared=result.compared, equal=result.equal, near_ties=result.near_ties, different=result.different
+    )
 
 
 def _ledger(graph: Graph) -> LedgerResult | None:
@@ -205,53 +209,53 @@ def _ledger(graph: Graph) -> LedgerResult | None:
 
 def _warnings(model: MultiTaskModel, graph: Graph, tasks: tuple[ReportTask, ...]) -> list[str]:
     """What a reader should know before trusting the figures."""
-    found = list(hints(model.spec))
+    warnings = list(hints(model.spec))
     for node in graph.nodes:
         if node.manifest is None:
             continue
         if node.kind == "prepare":
             result = PrepareResult.model_validate(node.manifest.result)
-            found += [f"{node.name}: {text}" for text in result.warnings]
+            warnings += [f"{node.name}: {text}" for text in result.warnings]
             if result.bad_rows:
-                found.append(f"{node.name}: {result.bad_rows} bad rows were left out (data.maxBadRows)")
+                warnings.append(f"{node.name}: {result.bad_rows} bad rows were skipped (data.maxBadRows)")
         elif node.kind == "base":
-            found += [f"base: {text}" for text in BaseResult.model_validate(node.manifest.result).warnings]
-            found += frozen_base_notes(model, graph)
+            warnings += [f"base: {text}" for text in BaseResult.model_validate(node.manifest.result).warnings]
+            warnings += frozen_base_notes(model, graph)
         elif node.kind == "evaluate":
-            found += _truncated(node.name, EvaluateResult.model_validate(node.manifest.result).truncated_rows)
+            warnings += _truncated(node.name, EvaluateResult.model_validate(node.manifest.result).truncated_rows)
         elif (trained := _training_result(node)) is not None:
-            found += _truncated(node.name, trained.truncated_rows)
+            warnings += _truncated(node.name, trained.truncated_rows)
             if node.kind == "baseline" and trained.still_improving:
-                found.append(f"{node.name} was still improving at its limit; raise stages.baseline.maxSteps")
+                warnings.append(f"{node.name} was still improving at its last step; raise stages.baseline.maxSteps")
     for task in tasks:
         if task.overlap_rows and task.ratio_without_overlap is not None:
-            found.append(
-                f"{task.name}: {task.overlap_rows} test rows stand in a train split; without them the ratio is"
+            warnings.append(
+                f"{task.name}: {task.overlap_rows} test rows are also in a train split; without them the ratio is"
                 f" {task.ratio_without_overlap:.3f}"
             )
-    return list(dict.fromkeys(found))
+    return list(dict.fromkeys(warnings))
 
 
 def frozen_base_notes(model: MultiTaskModel, graph: Graph) -> list[str]:
-    """Tasks that came after the base was made: it has not seen their text, and stays as it is."""
+    """A note if tasks were added after the base model was made: it does not know their text, and is not made again."""
     manifest = graph["base"].manifest
     pretraining = model.spec.pretraining
     trained = pretraining is not None and pretraining.tasks_text
     if manifest is None or not (trained or is_builtin(model.spec.base_model.uri)):
         return []
     seen = set(BaseResult.model_validate(manifest.result).tasks)
-    late = [task.name for task in model.spec.tasks if task.name not in seen]
-    if not late:
+    added = [task.name for task in model.spec.tasks if task.name not in seen]
+    if not added:
         return []
-    lacks = "has not seen the text of" if trained else "has a tokenizer that was made without the text of"
+    lack = "was not trained on the text of" if trained else "has a tokenizer that was made without the text of"
     field = "baseModel.revision" if pretraining is None else "pretraining.refresh"
-    change = f"to make it anew (and train everything again), set spec.{field} to another text"
-    return [f"the base is frozen and {lacks} {', '.join(late)}; {change}"]
+    remedy = f"to make it again (and train everything again), change the text of spec.{field}"
+    return [f"the base model is kept as it is and {lack} {', '.join(added)}; {remedy}"]
 
 
-def _truncated(where: str, rows: Mapping[str, int]) -> list[str]:
+def _truncated(stage: str, rows: Mapping[str, int]) -> list[str]:
     return [
-        f"{where}: {count:,} rows of {task} were longer than training.maxLength and were cut"
+        f"{stage}: {count:,} rows of {task} were longer than training.maxLength and were truncated"
         for task, count in rows.items()
         if count
     ]

@@ -1,4 +1,4 @@
-"""One self-contained page from a report: figures inline, nothing loaded from elsewhere."""
+"""The report as one self-contained HTML page: its figures are inline, and it loads nothing."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def render(report: Report) -> str:
 
 
 def _figure(svg: str) -> Markup:
-    """Drawn by matplotlib, which escapes the texts in it."""
+    """SVG of matplotlib, which has escaped the texts in it: not to be escaped again."""
     return Markup(svg)
 
 
@@ -42,13 +42,13 @@ def _rows(report: Report, group: ReportGroup) -> dict[str, int]:
 
 
 def _alternative(report: Report) -> str:
-    """The qualification figure in words."""
-    said = [
+    """The qualification figure in words, for screen readers."""
+    lines = [
         f"{task.name}: score {number(task.score)}, single-task {number(task.baseline)}, ratio {number(task.ratio)},"
-        f" {task.verdict or 'not judged'}"
+        f" {task.verdict or 'not evaluated'}"
         for task in report.tasks
     ]
-    return "; ".join(said)
+    return "; ".join(lines)
 
 
 def _count(value: float | None) -> str:

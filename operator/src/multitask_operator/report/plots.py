@@ -15,8 +15,8 @@ from matplotlib.lines import Line2D
 from multitask_api.report import Report, ReportGroup, ReportTask
 from multitask_api.stage_io.results import LedgerResult, LedgerSide
 
-# Stand-ins that are replaced by the page's variables, so that one figure reads on light and dark pages. The variables
-# hold the colour-blind safe palette of Okabe and Ito (2008).
+# Placeholder colours, replaced by CSS variables of the page so that a figure is legible on light and dark pages. The
+# variables hold the colour-blind safe palette of Okabe and Ito (2008).
 INK, GRID, BLUE, ORANGE, GREEN, RED, GREY = (f"#0{n}0{n}0f" for n in range(1, 8))
 _VARIABLES = {
     INK: "currentColor",
@@ -44,7 +44,7 @@ _STYLE: dict[Any, Any] = {
     "grid.color": GRID,
     "legend.frameon": False,
 }
-#: Verdict → (colour, marker): the shape says it too.
+#: Verdict → (colour, marker): the shape tells them apart without colour.
 VERDICTS = {
     "Qualified": (GREEN, "o"),
     "NotQualified": (RED, "X"),
@@ -53,13 +53,13 @@ VERDICTS = {
 }
 STAGES = {"baseline": (BLUE, "-"), "high-resource": (ORANGE, "--"), "mixture": (GREEN, "-")}
 MOST_CURVES = 32
-#: The ratio's axis shows the ratios and this much beside them, within limits; what reaches further gets an arrow.
+#: The ratio's axis shows all ratios with this margin, within limits; an interval that goes beyond them gets an arrow.
 _RATIO_LIMITS = (0.5, 1.5)
-_BESIDE = 0.1
+_RATIO_MARGIN = 0.1
 
 
 def qualification(report: Report) -> str:
-    """Left: baseline, score and floor of every task. Right: the ratio, its interval and the bar."""
+    """Left: baseline, score and floor of every task. Right: the ratio, its interval and the threshold."""
     tasks = report.tasks
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(10, 1.3 + 0.36 * len(tasks)), layout="constrained")
@@ -69,8 +69,10 @@ def qualification(report: Report) -> str:
         left.set_yticks(range(len(tasks)), [task.name for task in tasks])
         left.set_ylim(len(tasks) - 0.5, -0.5)
         handles, labels = left.get_legend_handles_labels()
-        more, names = right.get_legend_handles_labels()
-        figure.legend([*handles, *more], [*labels, *names], loc="outside upper center", ncols=7, fontsize=9)
+        right_handles, right_labels = right.get_legend_handles_labels()
+        figure.legend(
+            [*handles, *right_handles], [*labels, *right_labels], loc="outside upper center", ncols=7, fontsize=9
+        )
         return _svg(figure)
 
 
@@ -82,21 +84,21 @@ def _scores(axes: Axes, tasks: Sequence[ReportTask]) -> None:
     for field, label, marker, colour, area in columns:
         points = [(getattr(task, field), row) for row, task in enumerate(tasks) if getattr(task, field) is not None]
         if points:
-            values, places = zip(*points, strict=True)
-            axes.scatter(values, places, marker=marker, color=colour, s=area, label=label, zorder=2)
+            values, positions = zip(*points, strict=True)
+            axes.scatter(values, positions, marker=marker, color=colour, s=area, label=label, zorder=2)
     for verdict, (colour, marker) in VERDICTS.items():
         scored = [
             (task.score, row) for row, task in enumerate(tasks) if task.verdict == verdict and task.score is not None
         ]
         if scored:
-            values, places = zip(*scored, strict=True)
-            axes.scatter(values, places, marker=marker, color=colour, s=45, label=verdict, zorder=3)
+            values, positions = zip(*scored, strict=True)
+            axes.scatter(values, positions, marker=marker, color=colour, s=45, label=verdict, zorder=3)
     axes.set_xlabel("test score (higher is better)")
 
 
 def _ratios(axes: Axes, tasks: Sequence[ReportTask], threshold: float) -> None:
     known = [threshold, 1.0, *(task.ratio for task in tasks if task.ratio is not None)]
-    low, high = max(_RATIO_LIMITS[0], min(known) - _BESIDE), min(_RATIO_LIMITS[1], max(known) + _BESIDE)
+    low, high = max(_RATIO_LIMITS[0], min(known) - _RATIO_MARGIN), min(_RATIO_LIMITS[1], max(known) + _RATIO_MARGIN)
     for row, task in enumerate(tasks):
         colour, marker = VERDICTS.get(task.verdict or "NoBaseline", VERDICTS["NoBaseline"])
         if task.interval is not None:
@@ -108,13 +110,13 @@ def _ratios(axes: Axes, tasks: Sequence[ReportTask], threshold: float) -> None:
             axes.scatter([min(max(task.ratio, low), high)], [row], marker=marker, color=colour, s=50, zorder=3)
         else:
             axes.annotate("no ratio", (low, row), xytext=(6, 0), textcoords="offset points", va="center", color=GREY)
-    axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.2, label=f"bar {threshold:g}")
+    axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.2, label=f"threshold {threshold:g}")
     axes.set_xlim(low, high)
     axes.set_xlabel("score / single-task score, with 95 % interval")
 
 
 def curves(report: Report, figure_of: str) -> str:
-    """Validation ``score`` or ``loss`` by step: one small plot a task, one line a stage (and seed)."""
+    """Validation ``score`` or ``loss`` by step: one small plot per task, one line per stage (and seed)."""
     tasks = report.tasks[:MOST_CURVES]
     columns = min(4, len(tasks))
     rows = -(-len(tasks) // columns)
@@ -150,26 +152,26 @@ def _curve(axes: Axes, report: Report, task: str, figure_of: str, labels: dict[s
 
 
 def sampling(group: ReportGroup, rows: dict[str, int]) -> str:
-    """Shares of the mixture: of the data, as drawn (p_i), and as really given."""
-    given, data = sum(group.stage3_rows.values()), sum(rows.values())
+    """Shares of the mixture: of the training rows, as sampling probability (p_i), and as drawn in stage 3."""
+    drawn, data = sum(group.stage3_rows.values()), sum(rows.values())
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(10, 0.9 + 0.5 * len(group.tasks)), layout="constrained")
         axes = figure.subplots()
-        places = range(len(group.tasks))
+        positions = range(len(group.tasks))
         bars = (
             ("share of the training rows", GREY, -0.26, [rows.get(task, 0) / max(1, data) for task in group.tasks]),
             ("sampling probability", BLUE, 0.0, [group.probabilities.get(task, 0.0) for task in group.tasks]),
             (
-                "given in stage 3",
+                "drawn in stage 3",
                 ORANGE,
                 0.26,
-                [group.stage3_rows.get(task, 0) / max(1, given) for task in group.tasks],
+                [group.stage3_rows.get(task, 0) / max(1, drawn) for task in group.tasks],
             ),
         )
         for label, colour, shift, values in bars:
             if any(values):
-                axes.barh([place + shift for place in places], values, height=0.24, color=colour, label=label)
-        axes.set_yticks(places, list(group.tasks))
+                axes.barh([position + shift for position in positions], values, height=0.24, color=colour, label=label)
+        axes.set_yticks(positions, list(group.tasks))
         axes.set_ylim(len(group.tasks) - 0.5, -0.5)
         axes.grid(visible=False, axis="y")
         axes.set_xlim(left=0)
@@ -177,15 +179,15 @@ def sampling(group: ReportGroup, rows: dict[str, int]) -> str:
         return _svg(figure)
 
 
-def ledger(found: LedgerResult) -> str:
+def ledger(result: LedgerResult) -> str:
     """N servers against one: bytes (runtime and weights apart), requests per second, replicas, training seconds."""
-    sides = (found.single_task, found.multi_task)
-    names = [f"{found.single_task.models} servers", "1 server"]
+    sides = (result.single_task, result.multi_task)
+    names = [f"{result.single_task.models} servers", "1 server"]
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(10, 2.4), layout="constrained")
-        memory, *others = figure.subplots(1, 4)
+        memory, *rest = figure.subplots(1, 4)
         weights = [side.bytes / 1e6 for side in sides]
-        runtime = [found.runtime_bytes * servers / 1e6 for servers in (found.single_task.models, 1)]
+        runtime = [result.runtime_bytes * servers / 1e6 for servers in (result.single_task.models, 1)]
         memory.bar(names, runtime, color=GREY, label="runtime")
         memory.bar(names, weights, bottom=runtime, color=BLUE, label="weights")
         memory.set_title("memory, MB", fontsize=10, loc="left")
@@ -195,17 +197,17 @@ def ledger(found: LedgerResult) -> str:
             "replicas": "replicas at the load",
             "training_seconds": "training, s",
         }
-        for axes, (field, title) in zip(others, titles.items(), strict=True):
+        for axes, (field, title) in zip(rest, titles.items(), strict=True):
             _bars(axes, names, sides, field, title)
-        for axes in (memory, *others):
+        for axes in (memory, *rest):
             axes.grid(visible=False, axis="x")
             axes.margins(y=0.18)
         return _svg(figure)
 
 
 def _bars(axes: Axes, names: list[str], sides: Sequence[LedgerSide], field: str, title: str) -> None:
-    drawn = axes.bar(names, [getattr(side, field) for side in sides], color=[BLUE, GREEN])
-    axes.bar_label(drawn, fmt="{:,.0f}", fontsize=9, padding=2)
+    bars = axes.bar(names, [getattr(side, field) for side in sides], color=[BLUE, GREEN])
+    axes.bar_label(bars, fmt="{:,.0f}", fontsize=9, padding=2)
     axes.set_title(title, fontsize=10, loc="left")
 
 
@@ -219,12 +221,12 @@ def _svg(figure: Figure) -> str:
     text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
     text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
     text = re.sub(r"font(?:-family)?: [^;\"]*sans-serif[^;\"]*", _plain_font, text)
-    for stand_in, variable in _VARIABLES.items():
-        text = text.replace(stand_in, variable)
+    for placeholder, variable in _VARIABLES.items():
+        text = text.replace(placeholder, variable)
     return text
 
 
 def _plain_font(match: re.Match[str]) -> str:
-    """The page's font instead of matplotlib's list; ``font:`` keeps its size."""
+    """The page's font instead of matplotlib's list of fonts; a ``font:`` shorthand keeps its size."""
     size = re.search(r"([\d.]+)px", match[0])
     return f"font: {size[1]}px system-ui, sans-serif" if size else "font-family: system-ui, sans-serif"

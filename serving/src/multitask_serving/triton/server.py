@@ -33,7 +33,8 @@ import tritonclient.grpc
 from tritonclient.utils import InferenceServerException
 
 from multitask_api.errors import RetryableError, UserError
-from multitask_serving.triton import launch, wire
+from multitask_api.pdeathsig import die_with_parent
+from multitask_serving.triton import wire
 
 _SHARED_MEMORY = Path("/dev/shm")
 _POLL_S = 0.05
@@ -101,13 +102,10 @@ class TritonServer:
         shared_memory = f"mtm-{os.getpid()}-{port}-"
         log = work / "triton.log"
         links = _link(f"{shared_memory}repository", repository), _link(f"{shared_memory}backends", backends)
-        command = [
-            *(sys.executable, "-I", launch.__file__, str(os.getpid()), str(installation.binary)),
-            *_options(links[0], links[1], installation.caches, port, shared_memory),
-        ]
+        options = _options(links[0], links[1], installation.caches, port, shared_memory)
         with log.open("wb") as out:
             process = subprocess.Popen(
-                command,
+                die_with_parent([str(installation.binary), *options], signal.SIGTERM),
                 cwd=work,
                 env=_environment(),
                 stdin=subprocess.DEVNULL,

@@ -1,1 +1,1 @@
-"""What the commands do against a cluster: one look through the user's kubeconfig, then the operator's own decisions."""
+"""The commands that read a cluster, through the user's kubeconfig: they show what the operator would decide there."""

@@ -1,4 +1,4 @@
-"""Tasks that the shared models do not answer well enough, and by how much. Pure."""
+"""Which tasks do not reach the threshold of spec.qualification, and by how much. Pure."""
 
 from __future__ import annotations
 
@@ -10,34 +10,39 @@ from multitask_operator.report.build import build_report
 
 
 def below_threshold(model: MultiTaskModel, graph: Graph) -> list[str]:
-    """A line for each task that is judged and not qualified, the furthest below first; then what that means."""
+    """A line for each task that is evaluated and not qualified, the furthest below first; then what follows from it."""
     report = build_report(model, graph, {})
-    out = [task for task in report.tasks if task.verdict not in (None, "Qualified")]
-    if not out:
+    missed = [task for task in report.tasks if task.verdict not in (None, "Qualified")]
+    if not missed:
         return []
     rule = model.spec.qualification.rule
-    lines = [_line(task, report.threshold, rule) for task in sorted(out, key=lambda task: _reached(task, rule))]
+    lines = [
+        _line(task, report.threshold, rule) for task in sorted(missed, key=lambda task: _compared_value(task, rule))
+    ]
     if report.revision is None or model.spec.qualification.promote == "AllQualified":
-        return [*lines, "promote: AllQualified: no new revision is served until every task qualifies"]
+        return [
+            *lines,
+            "promote is AllQualified: no new revision is served until every task qualifies",
+        ]
     return lines
 
 
-def _line(task: ReportTask, bar: float, rule: str) -> str:
-    figures = f"score {number(task.score)}, its own model {number(task.baseline)}, ratio {number(task.ratio)}"
+def _line(task: ReportTask, threshold: float, rule: str) -> str:
+    figures = f"score {number(task.score)}, single-task model {number(task.baseline)}, ratio {number(task.ratio)}"
     if task.interval is not None:
         figures += f" in {task.interval[0]:.3f} – {task.interval[1]:.3f}"
     text = f"{task.name}: {task.verdict}"
-    short = bar - _reached(task, rule)
-    if task.ratio is not None and short > 0:
-        what = "the interval's lower end" if rule == "LowerBound" else "the ratio"
-        text += f", {what} is {short:.4f} below the bar of {bar:g}"
-    answered = f"; answered by {task.served_by}" if task.served_by else ""
+    shortfall = threshold - _compared_value(task, rule)
+    if task.ratio is not None and shortfall > 0:
+        compared = "the interval's lower end" if rule == "LowerBound" else "the ratio"
+        text += f", {compared} is {shortfall:.4f} below the threshold of {threshold:g}"
+    served_by = f"; served by {task.served_by}" if task.served_by else ""
     reason = f"; {task.reason}" if task.reason and task.verdict != "NotQualified" else ""
-    return f"{text} ({figures}){reason}{answered}"
+    return f"{text} ({figures}){reason}{served_by}"
 
 
-def _reached(task: ReportTask, rule: str) -> float:
-    """What is compared with the bar."""
+def _compared_value(task: ReportTask, rule: str) -> float:
+    """What the rule compares with the threshold."""
     if rule == "LowerBound" and task.interval is not None:
         return task.interval[0]
     return task.ratio if task.ratio is not None else float("inf")

@@ -1,4 +1,4 @@
-"""Why a model is where it is: exactly one reason, found in the order in which one hides the others. Pure."""
+"""Why a model is in its present state: exactly one reason. Reasons that hide others are checked first. Pure."""
 
 from __future__ import annotations
 
@@ -29,20 +29,21 @@ from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import failure_of
 from multitask_operator.reconciler.state.stage_job import StageJob, stage_jobs
 
-#: Seconds within which an operator that lives has acted.
-PATIENCE = 60.0
+#: Seconds within which a running operator has acted.
+OPERATOR_REACTION_SECONDS = 60.0
 
 _NEXT = {
     **REMEDIATION,
-    "InvalidSpec": "correct what it names, and apply the resource again; a ConfigMap that was missing is noticed",
-    "WriteRefused": "change the quota, policy or permission that it names; the operator tries again by itself",
-    "Retrying": "wait; if it fails every time, the reason becomes StageFailed",
+    "InvalidSpec": "correct what the message names, and apply the resource again; a new ConfigMap is noticed by itself",
+    "WriteRefused": "change the quota, policy or permission that the message names; the operator tries again by itself",
+    "Retrying": "wait; if every attempt fails, the reason becomes StageFailed",
 }
+_DEFAULT_NEXT = "do what the message says; the operator notices it by itself"
 
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """``blocked``: something is in the way; other work may go on beside it. The message may have several lines."""
+    """``blocked``: somebody has to act; other stages may still run. The message may have several lines."""
 
     reason: str
     message: str
@@ -52,7 +53,7 @@ class Diagnosis:
     job: str | None = None
 
     def to_json(self) -> dict[str, object]:
-        """As data."""
+        """As ``mtm explain --output json`` prints it."""
         return {
             "blocked": self.blocked,
             "reason": self.reason,
@@ -64,54 +65,53 @@ class Diagnosis:
 
 
 def diagnose(cluster: ClusterState, now: float) -> Diagnosis:
-    """The reason, ``now`` in Unix seconds."""
+    """The first reason that holds, ``now`` in Unix seconds."""
     if is_being_deleted(cluster.model):
-        return next(_deleted(cluster, now))
-    # Without the status that stands: what the operator would write now says why, whatever it wrote before.
+        return next(_being_deleted(cluster, now))
+    # Without the written status: the reason is what the operator would write now, whatever it wrote before.
     bare = cluster.without_status()
     try:
         state = ModelState.of(bare, now)
     except UserError as error:
         return Diagnosis("InvalidSpec", str(error), _NEXT["InvalidSpec"])
     patch = finalizer_patch(bare.model)
-    outcome = training.reconcile(state, reader_settings(bare)) if patch is None else Result((patch,))
-    ready = condition_of(status_of(outcome), "Ready")
+    result = training.reconcile(state, reader_settings(bare)) if patch is None else Result((patch,))
+    ready = condition_of(status_of(result), "Ready")
     if ready is not None and ready.reason == "Suspended":
         resume = f'{_kubectl(cluster)} patch mtm {cluster.name} --type merge --patch \'{{"spec":{{"suspend":false}}}}\''
         return Diagnosis("Suspended", ready.message, resume)
-    deleted = {action.name for action in outcome.actions if isinstance(action, Delete)}
+    deleted = {action.name for action in result.actions if isinstance(action, Delete)}
     reasons = chain(
-        _refused(cluster),
+        _rejected_write(cluster),
         _blocker(cluster, ready),
-        _failed(state, deleted),
-        _not_acting(cluster, outcome, now),
-        _at_work(cluster, now),
-        _ended(state),
+        _failed_stage(state, deleted),
+        _waiting_for_operator(cluster, result, now),
+        _running(cluster, now),
+        _finished(state),
     )
     return next(reasons)
 
 
-def _deleted(cluster: ClusterState, now: float) -> Iterator[Diagnosis]:
+def _being_deleted(cluster: ClusterState, now: float) -> Iterator[Diagnosis]:
     """What a model that is being deleted waits for."""
     if not has_finalizer(cluster.model):
-        yield Diagnosis("BeingDeleted", "the resource is being deleted", "wait, and apply it again if you want it")
-    yield from _refused(cluster)
+        yield Diagnosis("BeingDeleted", "the resource is being deleted", "wait; apply it again if you still want it")
+    yield from _rejected_write(cluster)
     bare = cluster.without_status()
-    outcome = deletion.reconcile(bare, reader_settings(bare), now)
-    ready = condition_of(status_of(outcome), "Ready")
+    result = deletion.reconcile(bare, reader_settings(bare), now)
+    ready = condition_of(status_of(result), "Ready")
     if ready is not None and ready.reason != deletion.CLEANING_UP:
-        then = "do what it says; the operator notices by itself"
         blocked = ready.reason != "Retrying"
-        yield Diagnosis(ready.reason, ready.message, _NEXT.get(ready.reason, then), blocked, stage=CLEAN_UP)
-    yield from _not_acting(cluster, outcome, now)
+        yield Diagnosis(ready.reason, ready.message, _NEXT.get(ready.reason, _DEFAULT_NEXT), blocked, stage=CLEAN_UP)
+    yield from _waiting_for_operator(cluster, result, now)
     follow = f"mtm logs {cluster.name} {CLEAN_UP} -f -n {cluster.namespace}"
     yield Diagnosis(
         deletion.CLEANING_UP, ready.message if ready is not None else "", follow, blocked=False, stage=CLEAN_UP
     )
 
 
-def _refused(cluster: ClusterState) -> Iterator[Diagnosis]:
-    """What the API server told the operator alone."""
+def _rejected_write(cluster: ClusterState) -> Iterator[Diagnosis]:
+    """A write of the operator that the API server rejected: only the written status has it."""
     status = cluster.previous_status
     ready = condition_of(status, "Ready")
     if ready is not None and ready.reason == "WriteRefused" and ready.observed_generation == cluster.generation:
@@ -119,99 +119,98 @@ def _refused(cluster: ClusterState) -> Iterator[Diagnosis]:
 
 
 def _blocker(cluster: ClusterState, ready: Condition | None) -> Iterator[Diagnosis]:
-    """What the operator would put into Ready now, but for stages that failed."""
+    """What the operator would write into Ready now, except failed stages."""
     if ready is None or ready.reason in ("NotTrained", "Trained", "StageFailed", "ResolveFailed"):
         return
-    # A claim hides what its pods wait for; of pods, the message is about the first that waits.
+    # If no Job has this reason, it concerns all of them: a claim, for instance.
     job = next((job for job in _open_jobs(cluster) if _is_reason_of(job, ready, cluster)), None)
     yield Diagnosis(
         ready.reason,
         without_remediation(ready.reason, ready.message),
-        _NEXT.get(ready.reason, "do what it says; the operator notices by itself"),
+        _NEXT.get(ready.reason, _DEFAULT_NEXT),
         blocked=ready.reason != "Retrying",
         stage=stages_of(job)[0] if job else None,
         job=job.name if job else None,
     )
 
 
-def _failed(state: ModelState, deleted: Collection[str]) -> Iterator[Diagnosis]:
-    """The first stage, or resolve, whose Job has failed for good; other work may go on beside it."""
+def _failed_stage(state: ModelState, deleted: Collection[str]) -> Iterator[Diagnosis]:
+    """The first stage, or resolve, whose Job has failed for good. Other stages may still run."""
     cluster = state.cluster
     names = {failure.log for failure in state.plan.failed}
-    for unit in stage_jobs(cluster, without=(RUN,)):
+    for stage_job in stage_jobs(cluster, without=(RUN,)):
         unresolved = (
-            unit.kind == RESOLVE
-            and unit.is_finished
+            stage_job.kind == RESOLVE
+            and stage_job.is_finished
             and not state.is_resolved
-            and true_condition(unit.job, "Failed") is not None
+            and true_condition(stage_job.job, "Failed") is not None
         )
-        if unit.name in deleted or (unit.name not in names and not unresolved):
+        if stage_job.name in deleted or (stage_job.name not in names and not unresolved):
             continue
-        failure = failure_of(unit).failure
-        again = f"{_kubectl(cluster)} annotate mtm {cluster.name} {REFRESH_ANNOTATION}=$(date +%s) --overwrite"
-        first = {
-            "UserError": "repair what it names",
-            "Retryable": "see that what it needs answers again",
+        failure = failure_of(stage_job).failure
+        retry = f"{_kubectl(cluster)} annotate mtm {cluster.name} {REFRESH_ANNOTATION}=$(date +%s) --overwrite"
+        first_step = {
+            "UserError": "correct what the message names",
+            "Retryable": "make sure that the service it needs is reachable again",
             "Fault": f"read `mtm logs {cluster.name} {failure.stage} -n {cluster.namespace}`",
         }[failure.kind]
         yield Diagnosis(
-            "ResolveFailed" if unit.kind == RESOLVE else "StageFailed",
+            "ResolveFailed" if stage_job.kind == RESOLVE else "StageFailed",
             f"{failure.stage}: {failure.message}",
-            f"{first}, then apply the resource again if you changed it, else `{again}`",
+            f"{first_step}, then apply the resource again if you changed it, else run `{retry}`",
             stage=failure.stage,
-            job=unit.name,
+            job=stage_job.name,
         )
 
 
-def _not_acting(cluster: ClusterState, outcome: Result, now: float) -> Iterator[Diagnosis]:
-    """There is something to do that only the operator does."""
-    todo = [each for each in outcome.actions if isinstance(each, Create | Delete | PatchFinalizers)]
+def _waiting_for_operator(cluster: ClusterState, result: Result, now: float) -> Iterator[Diagnosis]:
+    """The operator has something to do."""
+    pending = [action for action in result.actions if isinstance(action, Create | Delete | PatchFinalizers)]
     status = cluster.previous_status
     behind = status is None or status.observed_generation != cluster.generation
-    if not todo and not behind:
+    if not pending and not behind:
         return
-    if todo:
-        what = f"the operator has to {_task(todo[-1])}"
-    else:
-        what = f"the operator has to look at generation {cluster.generation}"
+    task = _describe_action(pending[-1]) if pending else f"process generation {cluster.generation}"
     changed = last_change(cluster)
     waited = now - parse_time(changed) if changed else 0.0
-    if waited < PATIENCE:
-        yield Diagnosis("OperatorActs", f"{what}, which takes seconds", "ask again in a moment", blocked=False)
+    if waited < OPERATOR_REACTION_SECONDS:
+        yield Diagnosis(
+            "OperatorActs", f"the operator has to {task}, which takes seconds", "ask again in a moment", blocked=False
+        )
         return
     yield Diagnosis(
         "OperatorNotActing",
-        f"{what}, and nothing has happened for {duration(waited)}",
-        "see whether its pod runs and serves this namespace: kubectl get pods -A -l"
+        f"the operator has to {task}, and nothing has happened for {duration(waited)}",
+        "check that its pod runs and watches this namespace: kubectl get pods -A -l"
         " app.kubernetes.io/name=multitask-operator",
     )
 
 
-def _task(action: Create | Delete | PatchFinalizers) -> str:
+def _describe_action(action: Create | Delete | PatchFinalizers) -> str:
     if isinstance(action, PatchFinalizers):
         return "add or remove its finalizer"
     return f"delete {action.name}" if isinstance(action, Delete) else f"create {action.obj['metadata']['name']}"
 
 
-def _at_work(cluster: ClusterState, now: float) -> Iterator[Diagnosis]:
-    """Nothing is in the way: what is being done."""
+def _running(cluster: ClusterState, now: float) -> Iterator[Diagnosis]:
+    """Jobs run, and nothing blocks them."""
     rows = [row for row in job_rows(cluster, now) if row.state != "failed"]
     if rows:
-        text = "\n".join(f"{row.name}: {row.doing or row.state}" for row in rows)
+        text = "\n".join(f"{row.name}: {row.detail or row.state}" for row in rows)
         first = rows[0]
         follow = f"mtm logs {cluster.name} {first.stages[0]} -f -n {cluster.namespace}"
         yield Diagnosis("StagesRunning", text, follow, False, first.stages[0], first.name)
 
 
-def _ended(state: ModelState) -> Iterator[Diagnosis]:
-    """Trained: whether every task reaches the bar."""
+def _finished(state: ModelState) -> Iterator[Diagnosis]:
+    """Every stage is done: whether every task reaches the threshold. Otherwise there is nothing to say."""
     if state.plan.graph.finished:
         below = below_threshold(state.model, state.plan.graph)
         if below:
-            following = f"mtm report {state.cluster.name} -n {state.cluster.namespace}"
-            yield Diagnosis("TaskBelowBar", "\n".join(below), f"`{following}` shows every task", blocked=False)
-        yield Diagnosis("Trained", "every stage is done, and every task reaches the bar", "", blocked=False)
-    yield Diagnosis("Waiting", "nothing is at work and nothing is to be started", "ask again in a moment", False)
+            report = f"mtm report {state.cluster.name} -n {state.cluster.namespace}"
+            yield Diagnosis("TaskBelowBar", "\n".join(below), f"`{report}` shows every task", blocked=False)
+        yield Diagnosis("Trained", "every stage is done, and every task reaches the threshold", "", blocked=False)
+    yield Diagnosis("Waiting", "no stage runs, and none can start now", "ask again in a moment", False)
 
 
 def _open_jobs(cluster: ClusterState) -> list[StageJob]:
@@ -219,7 +218,7 @@ def _open_jobs(cluster: ClusterState) -> list[StageJob]:
 
 
 def _is_reason_of(job: StageJob, ready: Condition, cluster: ClusterState) -> bool:
-    """Whether Ready speaks of this Job."""
+    """Whether this Job is why Ready has its reason."""
     blocker = blockers.job_blocked(job, gpu_resource(cluster), cluster.warnings) or blockers.retrying(job)
     return blocker is not None and blocker.reason == ready.reason
 

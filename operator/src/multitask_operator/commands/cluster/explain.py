@@ -1,20 +1,19 @@
-"""``mtm explain NAME``: the one thing that is in the way, and what to do about it."""
+"""``mtm explain NAME``: why a model is in its present state, and what to do next."""
 
 from __future__ import annotations
 
 import time
 
 from multitask_operator.commands.cluster.diagnosis import Diagnosis, diagnose
-from multitask_operator.commands.cluster.session import ClusterOptions, run_with_client
-from multitask_operator.commands.cluster.state_reader import read_cluster_state
+from multitask_operator.commands.cluster.session import ClusterOptions, read_model
 from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 
 
-def explain(name: str, where: ClusterOptions, *, as_json: bool) -> int:
-    """Say why the model is where it is."""
+def explain(name: str, options: ClusterOptions, *, as_json: bool) -> int:
+    """Print the diagnosis of the model ``name``."""
     now = time.time()
-    cluster = run_with_client(where, lambda client, namespace: read_cluster_state(client, namespace, name, now))
+    cluster = read_model(options, name, now)
     diagnosis = diagnose(cluster, now)
     if as_json:
         print_json({"name": cluster.name, "namespace": cluster.namespace, **diagnosis.to_json()})

@@ -1,4 +1,4 @@
-"""A model's Jobs as people read them. Pure."""
+"""A model's Jobs as the commands print them. Pure."""
 
 from __future__ import annotations
 
@@ -18,69 +18,73 @@ from multitask_operator.reconciler.state.stage_job import Phase, StageJob, stage
 
 @dataclass(frozen=True)
 class JobRow:
-    """One Job that is open or has failed; ``doing``: its progress, what it waits for, or why it failed."""
+    """One Job that is active or has failed; ``doing``: its progress, what it waits for, or why it failed."""
 
     name: str
     stages: tuple[str, ...]
     state: str
-    doing: str
+    detail: str
     pods: tuple[str, ...]
 
     def to_json(self) -> dict[str, object]:
-        """As data."""
+        """As ``mtm status --output json`` prints it."""
         return {
             "job": self.name,
             "stages": list(self.stages),
             "state": self.state,
-            "doing": self.doing,
+            "doing": self.detail,
             "pods": list(self.pods),
         }
 
 
 def job_rows(cluster: ClusterState, now: float) -> list[JobRow]:
-    """Every Job that runs, waits or has failed; ``now`` in Unix seconds."""
-    return [_row(unit, cluster, now) for unit in stage_jobs(cluster, without=(RUN,)) if unit.job and not _done(unit)]
+    """The Jobs that run, wait or have failed; ``now`` in Unix seconds."""
+    return [
+        _row(stage_job, cluster, now)
+        for stage_job in stage_jobs(cluster, without=(RUN,))
+        if stage_job.job and not _done(stage_job)
+    ]
 
 
-def names(stages: Sequence[str], most: int = 3) -> str:
-    """The first few, and how many more."""
-    shown = ", ".join(stages[:most])
-    return shown if len(stages) <= most else f"{shown} and {len(stages) - most} more"
+def join_names(names: Sequence[str], limit: int = 3) -> str:
+    """The first ``limit`` names, and the number of the others."""
+    text = ", ".join(names[:limit])
+    return text if len(names) <= limit else f"{text} and {len(names) - limit} more"
 
 
 def first_line(text: str) -> str:
-    """What a table has room for."""
+    """The first line of ``text``, for a cell of a table."""
     return text.partition("\n")[0]
 
 
-def stages_of(unit: StageJob) -> tuple[str, ...]:
-    """The stages of a unit; resolve is its own."""
-    return tuple(stage for stage, _ in unit.keys) or (unit.kind,)
+def stages_of(stage_job: StageJob) -> tuple[str, ...]:
+    """The stages that a Job runs; for a Job without stages its kind (``resolve``, ``clean-up``)."""
+    return tuple(stage for stage, _ in stage_job.keys) or (stage_job.kind,)
 
 
-def _done(unit: StageJob) -> bool:
-    if unit.kind in (RESOLVE, CLEAN_UP):
-        return true_condition(unit.job, "Complete") is not None
-    return unit.phase is Phase.DONE
+def _done(stage_job: StageJob) -> bool:
+    if stage_job.kind in (RESOLVE, CLEAN_UP):
+        return true_condition(stage_job.job, "Complete") is not None
+    return stage_job.phase is Phase.DONE
 
 
-def _row(unit: StageJob, cluster: ClusterState, now: float) -> JobRow:
-    state, doing = _state(unit, cluster, now)
-    pods = tuple(pod["metadata"]["name"] for pod in unit.pods)
-    return JobRow(unit.name, stages_of(unit), state, doing, pods)
+def _row(stage_job: StageJob, cluster: ClusterState, now: float) -> JobRow:
+    state, detail = _state(stage_job, cluster, now)
+    pods = tuple(pod["metadata"]["name"] for pod in stage_job.pods)
+    return JobRow(stage_job.name, stages_of(stage_job), state, detail, pods)
 
 
-def _state(unit: StageJob, cluster: ClusterState, now: float) -> tuple[str, str]:
-    if unit.is_finished:
-        failure = failure_of(unit).failure
+def _state(stage_job: StageJob, cluster: ClusterState, now: float) -> tuple[str, str]:
+    if stage_job.is_finished:
+        failure = failure_of(stage_job).failure
         return "failed", f"{failure.stage}: {first_line(failure.message)}"
-    blocker = blockers.job_blocked(unit, gpu_resource(cluster), cluster.warnings)
-    if unit.is_being_deleted:
+    blocker = blockers.job_blocked(stage_job, gpu_resource(cluster), cluster.warnings)
+    if stage_job.is_being_deleted:
         return "stopping", ""
     if blocker is not None:
         return blocker.reason, blocker.message
-    said, began = unit.progress, started_at(unit.job)
-    if said is None and not has_running_pod(unit.pods):
+    progress, started = stage_job.progress, started_at(stage_job.job)
+    if progress is None and not has_running_pod(stage_job.pods):
         return "starting", ""
-    stage = said.stage if said is not None else names(stages_of(unit))
-    return "running", describe(stage, now - began if began is not None else 0.0, said)
+    stage = progress.stage if progress is not None else join_names(stages_of(stage_job))
+    return "running", describe(stage, now - started if started is not None else 0.0, progress)

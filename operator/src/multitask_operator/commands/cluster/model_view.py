@@ -1,4 +1,4 @@
-"""What the commands take from a model's state. Pure."""
+"""What several commands read from a model's state. Pure."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.settings import Settings
 
-#: What a GPU is called where no Job says so.
-_GPU = "nvidia.com/gpu"
+#: The name of the GPU resource if no Job asks for one.
+_DEFAULT_GPU = "nvidia.com/gpu"
 
 
 def reader_settings(cluster: ClusterState) -> Settings:
-    """The operator's settings as far as they enter a decision that is only read: the image enters no message."""
+    """Settings for a decision that is only read. The trainer image is left open: no message contains it."""
     return Settings(trainer_image="none", gpu_resource=gpu_resource(cluster))
 
 
-def status_of(outcome: Result) -> MultiTaskModelStatus | None:
+def status_of(result: Result) -> MultiTaskModelStatus | None:
     """The status that the operator would write; None if it writes none."""
-    status = next((action.status for action in outcome.actions if isinstance(action, PatchStatus)), None)
+    status = next((action.status for action in result.actions if isinstance(action, PatchStatus)), None)
     return None if status is None else MultiTaskModelStatus.model_validate(status)
 
 
 def condition_of(status: MultiTaskModelStatus | None, kind: str) -> Condition | None:
-    """The condition of that type."""
+    """The condition of that type; None if there is none."""
     return next((item for item in status.conditions if item.type == kind), None) if status else None
 
 
 def seconds_of_stages(state: ModelState) -> dict[str, float]:
-    """Stage → seconds, of what this cluster has run since storage was read."""
+    """Stage → seconds, of the stages that this cluster has run since the resolve Job read the storage."""
     wanted = {(node.name, node.digest) for node in state.plan.graph.nodes}
     stored = state.latest_resolution.manifests
     manifests = {key: manifest for job in state.stage_jobs for key, manifest in job.manifests.items()}
@@ -41,13 +41,13 @@ def seconds_of_stages(state: ModelState) -> dict[str, float]:
 
 
 def gpu_resource(cluster: ClusterState) -> str:
-    """What the model's own pods call a GPU: the extended resource that they ask for."""
+    """The name of the GPU resource: the extended resource that the model's Jobs ask for."""
     for job in cluster.jobs:
         for container in job["spec"]["template"]["spec"]["containers"]:
             name = _extended((container.get("resources") or {}).get("limits") or {})
             if name is not None:
                 return name
-    return _GPU
+    return _DEFAULT_GPU
 
 
 def _extended(limits: Mapping[str, object]) -> str | None:
@@ -55,13 +55,13 @@ def _extended(limits: Mapping[str, object]) -> str | None:
 
 
 def last_change(cluster: ClusterState) -> str:
-    """When the model or a child of it was last written, as the API writes times; empty if nothing says so."""
+    """When the model or a child of it was last written, as an API timestamp; empty if that is unknown."""
     objects: tuple[JsonObject, ...] = (cluster.model, *cluster.jobs, *cluster.configmaps)
-    return max((stamp for item in objects for stamp in _stamps(item["metadata"])), default="")
+    return max((timestamp for item in objects for timestamp in _timestamps(item["metadata"])), default="")
 
 
-def _stamps(metadata: Mapping[str, object]) -> list[str]:
+def _timestamps(metadata: Mapping[str, object]) -> list[str]:
     fields = metadata.get("managedFields")
     written = [item.get("time") for item in fields] if isinstance(fields, list) else []
     own = (metadata.get(name) for name in ("creationTimestamp", "deletionTimestamp"))
-    return [stamp for stamp in (*written, *own) if isinstance(stamp, str)]
+    return [timestamp for timestamp in (*written, *own) if isinstance(timestamp, str)]

@@ -1,4 +1,4 @@
-"""``mtm plan NAME``: what has run, what is at work, what will run. Writes nothing."""
+"""``mtm plan NAME``: which stages are done, run, or will run. Writes nothing."""
 
 from __future__ import annotations
 
@@ -7,50 +7,47 @@ import time
 from multitask_api.resource.hints import hints
 from multitask_operator.commands import plan as local
 from multitask_operator.commands.cluster.jobs import first_line
-from multitask_operator.commands.cluster.session import ClusterOptions, run_with_client
-from multitask_operator.commands.cluster.state_reader import read_cluster_state
+from multitask_operator.commands.cluster.session import ClusterOptions, read_model
 from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.planner.estimate import estimate
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.report.build import frozen_base_notes
 
 
-def plan(name: str, where: ClusterOptions, *, as_json: bool) -> int:
+def plan(name: str, options: ClusterOptions, *, as_json: bool) -> int:
     """Show the plan of the model called ``name``."""
     now = time.time()
-    cluster = run_with_client(where, lambda client, namespace: read_cluster_state(client, namespace, name, now))
-    planned = planned_of(ModelState.of(cluster, now))
+    cluster = read_model(options, name, now)
+    summary = summarize(ModelState.of(cluster, now))
     if as_json:
-        print_json(local.to_json(planned))
+        print_json(local.to_json(summary))
         return 0
-    local.print_stages(planned)
-    print_line(f"{local.done_of(planned.graph)} stages are there; namespace {cluster.namespace}")
-    if planned.graph.finished:
+    local.print_stages(summary)
+    print_line(f"{local.count_done(summary.graph)} stages done; namespace {cluster.namespace}")
+    if summary.graph.finished:
         print_line("nothing to run")
     else:
-        print_line(
-            f"training still to do: {local.cost_text(planned.cost)}; next: mtm explain {name} -n {cluster.namespace}"
-        )
+        print_line(f"training left: {local.cost_text(summary.cost)}; next: mtm explain {name} -n {cluster.namespace}")
     return 0
 
 
-def planned_of(state: ModelState) -> local.Planned:
-    """What the command shows."""
+def summarize(state: ModelState) -> local.PlanSummary:
+    """What the command prints."""
     model, graph = state.model, state.plan.graph
-    states = {node.name: local.state(node, graph) for node in graph.nodes}
+    states = {node.name: local.describe_state(node, graph) for node in graph.nodes}
     wanted = {(node.name, node.digest) for node in graph.nodes}
     states |= {run.stage: "running" for run in state.observed.running if (run.stage, run.digest) in wanted}
-    states |= {each.failure.stage: f"failed: {first_line(each.failure.message)}" for each in state.plan.failed}
+    states |= {item.failure.stage: f"failed: {first_line(item.failure.message)}" for item in state.plan.failed}
     notes = [*hints(model.spec), *frozen_base_notes(model, graph)]
     if not state.is_resolved:
         notes.append(
-            "data and storage have not been looked at for this generation yet: what is cached may turn out otherwise"
+            "data and storage have not been checked for this generation yet; which stages are cached may change"
         )
-    return local.Planned(
+    return local.PlanSummary(
         model=model,
         graph=graph,
         states=states,
-        probabilities=local.probabilities(model, graph),
+        probabilities=local.sampling_probabilities(model, graph),
         ignored=[],
         notes=notes,
         cost=estimate(model, graph),

@@ -1,35 +1,42 @@
-"""From a person's arguments to a connection; what a cluster answers badly becomes one line with the next step."""
+"""Connects to the user's cluster and reads a model. Errors of the cluster get a message with the next step."""
 
 from __future__ import annotations
 
 import asyncio
 import re
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TypeVar
 
 from multitask_api.errors import MultitaskError, UserError
+from multitask_api.resource.model import API_VERSION
 from multitask_operator.cluster.connection import connect
-from multitask_operator.cluster.errors import ConnectionConfigError, Forbidden, Unavailable
+from multitask_operator.cluster.errors import ConnectionConfigError, Forbidden, NotFound, Unavailable
 from multitask_operator.cluster.logs import LogClient, user_namespace
+from multitask_operator.cluster.observe import observe
+from multitask_operator.reconciler.state.cluster_state import ClusterState
 
+_KIND = "MultiTaskModel"
+#: A valid name of a resource.
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 T = TypeVar("T")
 
 
-class NotAllowed(UserError):
-    """The user lacks a permission; the message names verb and resource."""
+class PermissionDenied(UserError):
+    """The user lacks a permission. The message names verb and resource."""
 
 
-class NoAnswer(MultitaskError):
+class ClusterUnavailable(MultitaskError):
     """The API server cannot be reached, or does not accept the user's credentials."""
 
 
 @dataclass(frozen=True)
 class ClusterOptions:
-    """The cluster and namespace that were asked for; None: as the kubeconfig says."""
+    """The options that choose a cluster and a namespace; None: what the kubeconfig has."""
 
     namespace: str | None = None
     context: str | None = None
@@ -37,44 +44,91 @@ class ClusterOptions:
 
     @property
     def given(self) -> bool:
-        """Whether anything was."""
+        """Whether one of them was given."""
         return (self.namespace, self.context, self.kubeconfig) != (None, None, None)
 
-    def means(self, name: str) -> bool:
-        """Whether ``name`` is that of a resource: it could be one, and no file or folder is called so.
+    def refers_to(self, name: str) -> bool:
+        """Whether ``name`` means a resource in a cluster, and not a file or folder.
 
-        Options that only a cluster has decide it at once.
+        It does if one of the options is given, or if it is a valid name and no file or folder is called so.
         """
         return self.given or (_NAME.fullmatch(name) is not None and not Path(name).exists())
 
 
-def run_with_client(where: ClusterOptions, work: Callable[[LogClient, str], Awaitable[T]]) -> T:
-    """What ``work(client, namespace)`` gives. Raises NoCluster, NotAllowed, NoAnswer and what ``work`` raises."""
-    return asyncio.run(_ask(where, work))
+def run_with_client(options: ClusterOptions, work: Callable[[LogClient, str], Awaitable[T]]) -> T:
+    """Connect, and return the result of ``work(client, namespace)``.
+
+    Raises ConnectionConfigError, PermissionDenied, ClusterUnavailable, and what ``work`` raises.
+    """
+    return asyncio.run(_run(options, work))
 
 
-async def _ask(where: ClusterOptions, work: Callable[[LogClient, str], Awaitable[T]]) -> T:
+async def _run(options: ClusterOptions, work: Callable[[LogClient, str], Awaitable[T]]) -> T:
     try:
-        configuration = await connect(where.kubeconfig, where.context)
-        namespace = where.namespace or user_namespace(where.kubeconfig, where.context)
+        configuration = await connect(options.kubeconfig, options.context)
+        namespace = options.namespace or user_namespace(options.kubeconfig, options.context)
         async with LogClient(configuration) as client:
             return await work(client, namespace)
     except Forbidden as error:
-        raise NotAllowed(
-            f"you may not {error.request}: {error.message}; ask for the cluster's role view in that namespace, or for"
+        raise PermissionDenied(
+            f"you may not {error.request}: {error.message}; ask for the ClusterRole view in that namespace, or for"
             " the ClusterRole …-mtm of the operator's chart"
         ) from error
     except Unavailable as error:
-        raise NoAnswer(
-            f"{error}; see whether `kubectl version` gets an answer, or choose another cluster with --context"
+        raise ClusterUnavailable(
+            f"{error}; check that `kubectl version` gets an answer, or choose another cluster with --context"
         ) from error
 
 
-def explain_missing_cluster(name: str, what: str, work: Callable[[], int]) -> int:
-    """Run ``work`` for a ``name`` that is no ``what``; without a cluster, say how it was understood."""
+def explain_missing_cluster(name: str, expected: str, work: Callable[[], int]) -> int:
+    """Run ``work`` for the resource ``name``. If there is no cluster, the error also says that no file has that name.
+
+    ``expected``: what ``name`` could have been, ``file`` or ``folder``.
+    """
     try:
         return work()
     except ConnectionConfigError as error:
         raise ConnectionConfigError(
-            f"there is no {what} {name!r}, and no cluster to ask for a MultiTaskModel: {error}"
+            f"there is no {expected} {name!r}, and no cluster that could have a MultiTaskModel {name!r}: {error}"
         ) from error
+
+
+class NoSuchModel(UserError):
+    """There is no resource of that name, or the cluster does not know the kind."""
+
+
+def read_model(options: ClusterOptions, name: str, now: float) -> ClusterState:
+    """Connect and read the model ``name``; raises as `run_with_client` and `read_cluster_state` do."""
+    return run_with_client(options, lambda client, namespace: read_cluster_state(client, namespace, name, now))
+
+
+async def read_cluster_state(client: LogClient, namespace: str, name: str, now: float) -> ClusterState:
+    """Read the model and its children with a user's permissions, ``now`` in Unix seconds.
+
+    Raises NoSuchModel, and ClusterError for a failed read.
+    """
+    cluster = await observe(client, namespace, name, now, as_viewer=True)
+    if cluster is None:
+        raise NoSuchModel(await _explain_missing(client, namespace, name))
+    return cluster
+
+
+async def _explain_missing(client: LogClient, namespace: str, name: str) -> str:
+    """The message for a model that does not exist: similar names, and namespaces that have one of that name."""
+    try:
+        names = [item["metadata"]["name"] for item in await client.list(API_VERSION, _KIND, namespace)]
+    except NotFound:
+        return (
+            "this cluster does not know the kind MultiTaskModel; install the operator's chart (docs/cluster.md), or"
+            " choose another cluster with --context"
+        )
+    missing = f"there is no MultiTaskModel {name!r} in namespace {namespace!r}"
+    near = get_close_matches(name, names, n=3, cutoff=0.5)
+    if near:
+        return f"{missing}; nearest: {', '.join(near)}"
+    with suppress(Forbidden):
+        models = [item["metadata"] for item in await client.list(API_VERSION, _KIND)]
+        elsewhere = [item["namespace"] for item in models if item["name"] == name]
+        if elsewhere:
+            return f"{missing}; there is one in {', '.join(elsewhere[:3])}: add -n {elsewhere[0]}"
+    return f"{missing}; {'it has: ' + ', '.join(names[:5]) if names else 'it has none, see `kubectl get mtm -A`'}"

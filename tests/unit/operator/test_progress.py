@@ -1,4 +1,4 @@
-"""What a run shows: lines for logs, a live block on a terminal."""
+"""Progress of a run: lines for logs, a live display on a terminal."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_one_line_a_start_and_an_end():
         view.started("base", 1)
         view.started("base", 2)
         for manifest in manifests:
-            view.ended(manifest.stage, 4.25, manifest)
+            view.finished(manifest.stage, 4.25, manifest)
         view.failed(failed(graph["base"], "Retryable"), final=False)
         view.failed(failed(graph["base"]), final=True)
 
@@ -55,29 +55,29 @@ def test_one_line_a_start_and_an_end():
 
 
 def test_at_most_one_line_of_progress_in_15_seconds():
-    shown = plan(DESK, observed(DESK), 0.0)
+    current = plan(DESK, observed(DESK), 0.0)
 
     def calls(view, clock):
         for second in range(0, 61, 5):
             clock.now = float(second)
-            view.progress(shown, [("base", clock.now, None)])
+            view.progress(current, [("base", clock.now, None)])
 
     assert lines(calls) == [f"       base {second} s" for second in (15, 30, 45, 60)]
 
 
-def test_a_terminal_gets_a_block_of_what_is_at_work():
+def test_a_terminal_shows_the_running_stages_in_a_block():
     out = io.StringIO()
     view = LiveView(Console(file=out, force_terminal=True, width=100, color_system=None))
-    said = StageProgress(stage="base", phase="training", step=50, total=400, loss=2.5, tokens_per_second=9000.0)
+    progress = StageProgress(stage="base", phase="training", step=50, total=400, loss=2.5, tokens_per_second=9000.0)
     with view.live():
         view.started("base", 1)
-        view.progress(plan(DESK, observed(DESK, all_done(DESK, until="base")), 0.0), [("base", 12.0, said)])
+        view.progress(plan(DESK, observed(DESK, all_done(DESK, until="base")), 0.0), [("base", 12.0, progress)])
     assert "start  base" in out.getvalue()
     assert "4 of 20 stages done" in out.getvalue()
     assert "base training 50/400 loss 2.500 9,000 tokens/s 12 s" in out.getvalue()
 
 
-def test_what_a_stage_that_said_nothing_does():
+def test_a_stage_without_progress_shows_its_time():
     assert describe("filter", 1.0, None) == "filter 1.0 s"
 
 
