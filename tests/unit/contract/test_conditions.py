@@ -11,7 +11,7 @@ import multitask_operator
 from support.source_words import upper_camel_literals
 
 TYPES = {"Ready", "Progressing", "Consolidated"}
-READY = {"NotExported", "TasksNotRouted", "NotPromoted", "AllTasksServed", "NotTrained", "Trained", "InvalidSpec"}
+READY = {"NotTrained", "Trained", "InvalidSpec"}
 CONSOLIDATED = {"NotJudged", "TasksOutsideMixture", "AllQualified"}
 PROGRESSING = {"Suspended", "StagesRunning", "RetryWaiting", "StageFailed", "Complete", "Blocked", "Resolving"}
 #: Of Ready, and of Progressing too unless something else goes on.
@@ -29,6 +29,7 @@ STAGES = {"Pending", "Failed"}
 #: Other words of the API that decisions compare or write.
 KUBERNETES = {
     *("True", "False", "Unknown", "Normal", "Warning"),
+    *("Background", "Foreground", "Orphan"),  # propagation policies of a deletion
     *("Job", "Pod", "Running", "Succeeded", "Lost", "ReadOnlyMany", "ReadWriteMany"),
     *("DisruptionTarget", "OOMKilled", "PodScheduled", "SchedulingGated"),
     *("CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff"),

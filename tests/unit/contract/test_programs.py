@@ -76,6 +76,9 @@ def test_installed_scripts(script: str):
 def test_programs_that_are_started_by_module(module: str):
     found = find_spec(module)
     assert found is not None
+    if found.submodule_search_locations:  # a package is started by its __main__
+        found = find_spec(f"{module}.__main__")
+        assert found is not None
     assert found.origin is not None
     assert '__name__ == "__main__"' in Path(found.origin).read_text("utf-8")
 

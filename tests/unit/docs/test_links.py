@@ -49,8 +49,8 @@ def text_of(page: str) -> str:
 
 @cache
 def prose(page: str) -> str:
-    """The page without its fenced blocks."""
-    return FENCE.sub("", text_of(page))
+    """The page without its fenced blocks and without what stands in backticks, a pattern for example."""
+    return re.sub(r"`[^`\n]*`", "`…`", FENCE.sub("", text_of(page)))
 
 
 def blocks(page: str, *languages: str) -> list[str]:

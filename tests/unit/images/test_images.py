@@ -117,7 +117,7 @@ def test_a_build_gets_the_settings_and_the_certificates_they_name(tmp_path):
 
 def test_a_pod_of_the_operator_takes_the_environment_and_keeps_its_command():
     given = environment.pod_template(Environment(Path("/cache/packages"), Path("/cache/libraries")))
-    pod = test_pods.customised(given)
+    pod = test_pods.with_template(given)
     assert test_pods.environment(pod)["PYTHONPATH"] == "/environment/packages:/environment/libraries"
     assert test_pods.trainer(pod)["command"] == test_pods.trainer(test_pods.template())["command"]
     mounted = {each["name"]: each["mountPath"] for each in test_pods.trainer(pod)["volumeMounts"]}

@@ -75,17 +75,17 @@ def diagnose(cluster: ClusterState, now: float) -> Diagnosis:
     except UserError as error:
         return Diagnosis("InvalidSpec", str(error), _NEXT["InvalidSpec"])
     patch = finalizer_patch(bare.model)
-    outcome = training.reconcile(state, reader_settings(bare)) if patch is None else Result((patch,))
-    ready = condition_of(status_of(outcome), "Ready")
+    result = training.reconcile(state, reader_settings(bare)) if patch is None else Result((patch,))
+    ready = condition_of(status_of(result), "Ready")
     if ready is not None and ready.reason == "Suspended":
         resume = f'{_kubectl(cluster)} patch mtm {cluster.name} --type merge --patch \'{{"spec":{{"suspend":false}}}}\''
         return Diagnosis("Suspended", ready.message, resume)
-    deleted = {action.name for action in outcome.actions if isinstance(action, Delete)}
+    deleted = {action.name for action in result.actions if isinstance(action, Delete)}
     reasons = chain(
         _rejected_write(cluster),
         _blocker(cluster, ready),
         _failed_stage(state, deleted),
-        _waiting_for_operator(cluster, outcome, now),
+        _waiting_for_operator(cluster, result, now),
         _running(cluster, now),
         _finished(state),
     )
@@ -98,12 +98,12 @@ def _being_deleted(cluster: ClusterState, now: float) -> Iterator[Diagnosis]:
         yield Diagnosis("BeingDeleted", "the resource is being deleted", "wait; apply it again if you still want it")
     yield from _rejected_write(cluster)
     bare = cluster.without_status()
-    outcome = deletion.reconcile(bare, reader_settings(bare), now)
-    ready = condition_of(status_of(outcome), "Ready")
+    result = deletion.reconcile(bare, reader_settings(bare), now)
+    ready = condition_of(status_of(result), "Ready")
     if ready is not None and ready.reason != deletion.CLEANING_UP:
         blocked = ready.reason != "Retrying"
         yield Diagnosis(ready.reason, ready.message, _NEXT.get(ready.reason, _DEFAULT_NEXT), blocked, stage=CLEAN_UP)
-    yield from _waiting_for_operator(cluster, outcome, now)
+    yield from _waiting_for_operator(cluster, result, now)
     follow = f"mtm logs {cluster.name} {CLEAN_UP} -f -n {cluster.namespace}"
     yield Diagnosis(
         deletion.CLEANING_UP, ready.message if ready is not None else "", follow, blocked=False, stage=CLEAN_UP

@@ -21,9 +21,9 @@ def reader_settings(cluster: ClusterState) -> Settings:
     return Settings(trainer_image="none", gpu_resource=gpu_resource(cluster))
 
 
-def status_of(outcome: Result) -> MultiTaskModelStatus | None:
+def status_of(result: Result) -> MultiTaskModelStatus | None:
     """The status that the operator would write; None if it writes none."""
-    status = next((action.status for action in outcome.actions if isinstance(action, PatchStatus)), None)
+    status = next((action.status for action in result.actions if isinstance(action, PatchStatus)), None)
     return None if status is None else MultiTaskModelStatus.model_validate(status)
 
 
