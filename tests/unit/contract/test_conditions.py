@@ -13,7 +13,7 @@ from support.source_words import upper_camel_literals
 TYPES = {"Ready", "Progressing", "Consolidated"}
 READY = {"NotTrained", "Trained", "InvalidSpec"}
 CONSOLIDATED = {"NotJudged", "TasksOutsideMixture", "AllQualified"}
-PROGRESSING = {"Suspended", "StagesRunning", "RetryWaiting", "StageFailed", "Complete", "Blocked", "Resolving"}
+PROGRESSING = {"Suspended", "StagesRunning", "StageFailed", "Complete", "Blocked", "Resolving"}
 #: Of Ready, and of Progressing too unless something else goes on.
 BLOCKERS = {
     *("ClaimDeleted", "ClaimLost", "ClaimMissing", "DataNotFound", "Gated", "ImageNotPulled", "NoGPUFree"),
