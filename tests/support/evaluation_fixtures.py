@@ -1,4 +1,4 @@
-"""A suite of tiny artifacts, as the training stages would leave them, for the tests of judging and export.
+"""A suite of tiny artifacts, as the training stages would leave them, for the tests of evaluation and export.
 
 Models are small random Llamas that answer differently to different texts. Gold labels are what some model says, with
 noise: so a test can choose which task's mixture is as good as its baseline.
@@ -82,14 +82,14 @@ def make_base(folder: Path, seed: int = 0, size: int = 32) -> Path:
     return folder
 
 
-def make_form(folder: Path, base: Path, seed: int) -> Path:
-    """The served form of a whole model: other random weights of the base's shape."""
+def make_servable(folder: Path, base: Path, seed: int) -> Path:
+    """Servable weights of a whole model: other random weights of the base's shape."""
     make_base(folder / "model", seed)
     return folder
 
 
 def make_adapter(folder: Path, seed: int, rank: int = 4, size: int = 32) -> Path:
-    """The served form of an adapter over two kinds of layer."""
+    """Servable weights of an adapter over two kinds of layer."""
     random = torch.Generator().manual_seed(seed)
     tensors = {}
     for layer, name, out in itertools.product((0, 1), ("self_attn.q_proj", "mlp.up_proj"), (1,)):
@@ -109,7 +109,7 @@ def make_texts(count: int, seed: int) -> list[str]:
 
 
 @dataclass
-class Suite:
+class EvaluationSuite:
     """Artifacts by stage name, in ``root``."""
 
     root: Path
@@ -161,37 +161,43 @@ class Suite:
         self.artifact(f"prepare/{task.name}", result, folder, test="d")
         self.rows[task.name] = rows
 
-    def baseline(self, task: TaskDefinition, form: Path, *, seed: int = 1, **changes: object) -> None:
-        """A trained seed: its served form, and its answers by the engine."""
+    def baseline(self, task: TaskDefinition, servable: Path, *, seed: int = 1, **changes: object) -> None:
+        """A trained seed: its servable weights, and its answers by the engine."""
         folder = self.scratch(f"baseline-{task.name}-{seed}")
-        shutil.copytree(form, folder / "served")
-        answers = answer_rows(self.engine(form, [task]), task, self.rows[task.name])
+        shutil.copytree(servable, folder / "served")
+        answers = answer_rows(self.engine(servable, [task]), task, self.rows[task.name])
         write_scores(folder / "scores.parquet", answers)
         result = train_result(task.name, test_score=score_answers(task, answers)).model_copy(update=changes)
         self.artifact(f"baseline/{task.name}/seed-{seed}", result, folder)
 
-    def bundle(self, forms: Mapping[str, tuple[Path, Sequence[TaskDefinition]]], precision: str = "fp32") -> None:
-        """The artifact of the bundle stage; ``forms``: group → its form and its tasks."""
+    def bundle(self, servables: Mapping[str, tuple[Path, Sequence[TaskDefinition]]], precision: str = "fp32") -> None:
+        """The artifact of the bundle stage; ``servables``: group → its servable weights and its tasks."""
         folder = self.scratch("bundle")
-        uses = [TaskBinding(task, group, group) for group, (_, tasks) in forms.items() for task in tasks]
-        parts = [ServableWeights(group, form) for group, (form, _) in forms.items()]
+        bindings = [TaskBinding(task, group, group) for group, (_, tasks) in servables.items() for task in tasks]
+        servable_weights = [ServableWeights(group, servable) for group, (servable, _) in servables.items()]
         base = Path(self.addresses["base"]) / "model"
         assemble_bundle(
-            folder / "bundle", base=base, servables=parts, tasks=uses, precision=precision, max_length=120, revision="r"
+            folder / "bundle",
+            base=base,
+            servables=servable_weights,
+            tasks=bindings,
+            precision=precision,
+            max_length=120,
+            revision="r",
         )
         self.artifact("bundle", train_result("x"), folder)
 
-    def engine(self, form: Path, tasks: Sequence[TaskDefinition]) -> Engine:
-        """An engine over one served form."""
+    def engine(self, servable: Path, tasks: Sequence[TaskDefinition]) -> Engine:
+        """An engine over one folder of servable weights."""
         folder = self.scratch("engine")
         shutil.rmtree(folder, ignore_errors=True)
-        uses = [TaskBinding(task, "it") for task in tasks]
+        bindings = [TaskBinding(task, "it") for task in tasks]
         base = Path(self.addresses["base"]) / "model"
         assemble_bundle(
             folder,
             base=base,
-            servables=[ServableWeights("it", form)],
-            tasks=uses,
+            servables=[ServableWeights("it", servable)],
+            tasks=bindings,
             precision="fp32",
             max_length=120,
             revision="r",
@@ -260,19 +266,21 @@ TRAIN = {
 
 def suite_of(root, kind):
     """intent's baseline is its mixture; urgency's baseline is another model, which its gold labels come from."""
-    suite = Suite(root, (INTENT, URGENCY, REPLY))
+    suite = EvaluationSuite(root, (INTENT, URGENCY, REPLY))
     make_base(suite.scratch("base") / "model")
     suite.artifact("base", BASE, suite.scratch("base"))
     base = Path(suite.addresses["base"]) / "model"
     if kind == "Full":
-        forms = [make_form(suite.scratch(f"form-{seed}"), base, seed) for seed in (1, 2)]
+        servables = [make_servable(suite.scratch(f"form-{seed}"), base, seed) for seed in (1, 2)]
     else:
-        forms = [make_adapter(suite.scratch(f"form-{seed}"), seed) for seed in (1, 3)]
-    good, other = forms
-    for task, form, noise in ((INTENT, good, 0.1), (URGENCY, other, 0.1), (REPLY, good, 0.0)):
+        servables = [make_adapter(suite.scratch(f"form-{seed}"), seed) for seed in (1, 3)]
+    good, other = servables
+    for task, servable, noise in ((INTENT, good, 0.1), (URGENCY, other, 0.1), (REPLY, good, 0.0)):
         rows = [Row({"text": text}, label="") for text in TEXTS]
-        said = [answer.prediction for answer in answer_rows(suite.engine(form, [task]), task, rows)]
-        gold = noisy(said, task.labels, noise, seed=4) if task.labels else [text or "never" for text in said]
+        predictions = [answer.prediction for answer in answer_rows(suite.engine(servable, [task]), task, rows)]
+        gold = (
+            noisy(predictions, task.labels, noise, seed=4) if task.labels else [text or "never" for text in predictions]
+        )
         suite.prepare(task, gold, TEXTS, TRAIN[task.name])
     suite.baseline(INTENT, good)
     for seed in range(1, 6):
@@ -309,7 +317,9 @@ def run_export(suite, **changes):
     return suite.publish(stage, outcome), ExportResult.model_validate(outcome.result.to_json())
 
 
-def exported_suite(root: Path, kind: str, declared: Mapping[str, float] | None = None, **changes: object) -> Suite:
+def exported_suite(
+    root: Path, kind: str, declared: Mapping[str, float] | None = None, **changes: object
+) -> EvaluationSuite:
     """`suite_of`, its mixtures' manifests, evaluated and exported."""
     suite = suite_of(root, kind)
     suite.artifact("mixture/classification", train_result("intent"))

@@ -101,7 +101,7 @@ def pretraining(**changes: object) -> Pretraining:
     return Pretraining.model_validate({"maxSteps": 20} | changes)
 
 
-class Suite:
+class TrainingSuite:
     """A folder of artifacts; stages are run as processes on it, as an executor does."""
 
     def __init__(self, root: Path) -> None:

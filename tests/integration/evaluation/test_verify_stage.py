@@ -13,7 +13,7 @@ from multitask_trainer.errors import ArtifactError, StageError
 from multitask_trainer.stages import verify
 from multitask_trainer.storage.artifacts import read_manifest
 from multitask_trainer.storage.files import file_entries, write_atomically
-from support.evaluation_fixtures import INTENT, TEXTS, exported_suite, make_form
+from support.evaluation_fixtures import INTENT, TEXTS, exported_suite, make_servable
 
 
 def run(suite):
@@ -23,23 +23,23 @@ def run(suite):
 
 @pytest.mark.parametrize("kind", ["Full", "LoRA"])
 def test_served_is_measured_for_mixture_and_baseline(tmp_path, kind):
-    found = run(exported_suite(tmp_path, kind))
-    assert set(found.tasks) == {"intent", "urgency"}
-    assert found.compared == 2 * len(TEXTS)
-    assert found.equal + found.near_ties == found.compared
-    assert found.different == 0
+    verified = run(exported_suite(tmp_path, kind))
+    assert set(verified.tasks) == {"intent", "urgency"}
+    assert verified.compared == 2 * len(TEXTS)
+    assert verified.equal + verified.near_ties == verified.compared
+    assert verified.different == 0
 
 
 def test_texts_are_compared_too(tmp_path):
-    found = run(exported_suite(tmp_path, "Full", declared={"reply": 0.9}))
-    assert found.tasks["reply"].compared == len(TEXTS)
-    assert found.different == 0
+    verified = run(exported_suite(tmp_path, "Full", declared={"reply": 0.9}))
+    assert verified.tasks["reply"].compared == len(TEXTS)
+    assert verified.different == 0
 
 
 def test_other_weights_than_those_measured_fail_with_examples(tmp_path):
     suite = exported_suite(tmp_path, "Full")
     base = Path(suite.addresses["base"]) / "model"
-    other = make_form(tmp_path / "other", base, seed=9) / "model" / "model.safetensors"
+    other = make_servable(tmp_path / "other", base, seed=9) / "model" / "model.safetensors"
     export = Path(suite.addresses["export"])
     other.replace(export / "bundle/models/classification/model.safetensors")
     with pytest.raises(ArtifactError, match="has other bytes than its manifest says"):
@@ -55,5 +55,5 @@ def test_other_weights_than_those_measured_fail_with_examples(tmp_path):
 
 
 def test_nothing_exported_nothing_to_compare(tmp_path):
-    found = run(exported_suite(tmp_path, "Full", promote="AllQualified"))
-    assert (found.compared, found.different, found.tasks) == (0, 0, {})
+    verified = run(exported_suite(tmp_path, "Full", promote="AllQualified"))
+    assert (verified.compared, verified.different, verified.tasks) == (0, 0, {})

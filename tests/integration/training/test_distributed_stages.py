@@ -22,37 +22,39 @@ from multitask_api.stage_io.parameters import StageParameters
 from multitask_api.stage_io.results import TrainResult
 from multitask_api.stages.versions import VERSIONS
 from support.fake_api_server import NAME, ApiServer, running
-from support.training_fixtures import Suite, base_parameters, optimisation, pretraining, train_parameters
+from support.training_fixtures import TrainingSuite, base_parameters, optimisation, pretraining, train_parameters
 
 pytestmark = pytest.mark.integration
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory: pytest.TempPathFactory) -> Suite:
-    made = Suite(tmp_path_factory.mktemp("ranks"))
+def suite(tmp_path_factory: pytest.TempPathFactory) -> TrainingSuite:
+    made = TrainingSuite(tmp_path_factory.mktemp("ranks"))
     made.run(made.order("base", base_parameters()))
     return made
 
 
 @pytest.fixture
 def server() -> Iterator[ApiServer]:
-    with running(ApiServer()) as found:
-        yield found
+    with running(ApiServer()) as running_server:
+        yield running_server
 
 
-def order(suite: Suite, stage: str, parameters: StageParameters, **changes: object) -> StageOrder:
+def order(suite: TrainingSuite, stage: str, parameters: StageParameters, **changes: object) -> StageOrder:
     kind = stage.partition("/")[0]
     path = suite.order(stage, parameters, version=VERSIONS[kind], **changes)
     return StageOrder.model_validate_json(path.read_bytes())
 
 
-def pod(suite: Suite, told: StageOrder, server: ApiServer, launch: Sequence[str], **variables: str) -> subprocess.Popen:
+def pod(
+    suite: TrainingSuite, stage_order: StageOrder, server: ApiServer, launch: Sequence[str], **variables: str
+) -> subprocess.Popen:
     """The pod's command, with ``launch`` before it."""
-    place = suite.root / "units" / told.stage
-    place.mkdir(parents=True, exist_ok=True)
-    content = {"orders": [json.loads(told.model_dump_json(by_alias=True))]}
-    (place / ORDERS_KEY).write_text(json.dumps(content))
-    program = ["multitask_trainer.pod", "--orders", str(place), "--server", server.url]
+    unit_folder = suite.root / "units" / stage_order.stage
+    unit_folder.mkdir(parents=True, exist_ok=True)
+    content = {"orders": [json.loads(stage_order.model_dump_json(by_alias=True))]}
+    (unit_folder / ORDERS_KEY).write_text(json.dumps(content))
+    program = ["multitask_trainer.pod", "--orders", str(unit_folder), "--server", server.url]
     argv = [sys.executable, *(["-m", "multitask_trainer.launch", *launch] if launch else []), "-m", *program]
     environment = os.environ | {CONFIGMAP_VARIABLE: NAME} | variables
     return subprocess.Popen(argv, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -104,9 +106,9 @@ def test_two_processes_leave_what_one_leaves(suite, server):
 
 def test_two_pods_on_two_nodes_make_one_base(suite, server):
     """Pre-training too: its tokens are written once, and both read them."""
-    told = order(suite, "base/shared", base_parameters(pretraining=pretraining(maxSteps=4)), digest="shared")
+    stage_order = order(suite, "base/shared", base_parameters(pretraining=pretraining(maxSteps=4)), digest="shared")
     launch = ["--processes=1", "--nodes=2", f"--master=127.0.0.1:{free_port()}"]
-    both = [pod(suite, told, server, launch, JOB_COMPLETION_INDEX=str(index)) for index in (0, 1)]
+    both = [pod(suite, stage_order, server, launch, JOB_COMPLETION_INDEX=str(index)) for index in (0, 1)]
     statuses = ended(*both)
     assert [status for status, _ in statuses] == [0, 0], statuses
     assert suite.manifest("base/shared").result["steps"] == 4
@@ -114,16 +116,16 @@ def test_two_pods_on_two_nodes_make_one_base(suite, server):
 
 
 def test_a_result_that_is_there_is_reported_by_the_first_process_alone(suite, server):
-    told = order(suite, "base", base_parameters(), digest="0" * 12)
-    ((status, errors),) = ended(pod(suite, told, server, ["--processes=2"]))
+    stage_order = order(suite, "base", base_parameters(), digest="0" * 12)
+    ((status, errors),) = ended(pod(suite, stage_order, server, ["--processes=2"]))
     assert status == 0, errors
     assert list(server.binary) == [manifest_key("0" * 12)]
 
 
 def test_wrong_input_ends_every_process_with_the_final_status_and_is_told_once(suite, server):
     parameters = train_parameters("baseline", optimisation=optimisation(batch_rows=1))
-    told = order(suite, "baseline/few", parameters, digest="few")
-    ((status, errors),) = ended(pod(suite, told, server, ["--processes=2"]))
+    stage_order = order(suite, "baseline/few", parameters, digest="few")
+    ((status, errors),) = ended(pod(suite, stage_order, server, ["--processes=2"]))
     assert status == 2, errors
     failure = json.loads(server.data[FAILURE_KEY])
     assert failure["kind"] == "UserError"
@@ -131,8 +133,8 @@ def test_wrong_input_ends_every_process_with_the_final_status_and_is_told_once(s
 
 
 def test_a_pod_told_to_stop_leaves_a_checkpoint_and_the_next_goes_on(suite, server):
-    told = order(suite, "baseline/told", train_parameters("baseline", max_steps=200), digest="told")
-    process = pod(suite, told, server, ["--processes=2"])
+    stage_order = order(suite, "baseline/told", train_parameters("baseline", max_steps=200), digest="told")
+    process = pod(suite, stage_order, server, ["--processes=2"])
     checkpoint = suite.work("baseline/told") / "checkpoint" / "checkpoint.pt"
     end = time.monotonic() + 300
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < end:
@@ -141,15 +143,15 @@ def test_a_pod_told_to_stop_leaves_a_checkpoint_and_the_next_goes_on(suite, serv
     ((status, errors),) = ended(process)
     assert status == 75, errors
     assert checkpoint.exists()
-    again = pod(suite, told, server, ["--processes=2"])
+    again = pod(suite, stage_order, server, ["--processes=2"])
     output, errors = again.communicate(timeout=400)
     assert again.returncode == 0, errors
     assert "resuming after step" in output
 
 
 def test_a_killed_process_ends_the_others_and_may_be_tried_again(suite, server):
-    told = order(suite, "baseline/killed", train_parameters("baseline", max_steps=2000), digest="killed")
-    process = pod(suite, told, server, ["--processes=2"])
+    stage_order = order(suite, "baseline/killed", train_parameters("baseline", max_steps=2000), digest="killed")
+    process = pod(suite, stage_order, server, ["--processes=2"])
     checkpoint = suite.work("baseline/killed") / "checkpoint" / "checkpoint.pt"
     end = time.monotonic() + 300
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < end:

@@ -172,10 +172,10 @@ def test_a_clean_up_removes_what_one_model_wrote(bucket, tmp_path):
     assert published.folder is not None
     assert published.folder.startswith(upload_prefix("team/desk"))
 
-    found = removed(storage, "team/desk")
+    cleaned = removed(storage, "team/desk")
     assert keys(bucket) == kept
-    assert (found.results, found.files, found.left) == (1, 9 + 1 + 3 + 1, 10)
-    assert found.bytes > 8000
+    assert (cleaned.results, cleaned.files, cleaned.left) == (1, 9 + 1 + 3 + 1, 10)
+    assert cleaned.bytes > 8000
     assert removed(storage, "team/desk") == CleanUpResult(results=0, files=0, bytes=0, left=10)
 
 

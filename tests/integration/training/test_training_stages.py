@@ -17,7 +17,15 @@ from multitask_api.stage_io.results import BaseResult, TrainResult
 from multitask_trainer.data.rows import write_rows
 from multitask_trainer.evaluation.scoring import read_scores
 from multitask_trainer.storage.files import content_digest
-from support.training_fixtures import TASKS, Suite, base_parameters, optimisation, pretraining, rows, train_parameters
+from support.training_fixtures import (
+    TASKS,
+    TrainingSuite,
+    base_parameters,
+    optimisation,
+    pretraining,
+    rows,
+    train_parameters,
+)
 
 pytestmark = pytest.mark.integration
 
@@ -25,22 +33,22 @@ EXIT_USER_ERROR, EXIT_RETRYABLE = 2, 75
 
 
 @pytest.fixture(scope="module")
-def suite(tmp_path_factory) -> Suite:
-    made = Suite(tmp_path_factory.mktemp("suite"))
+def suite(tmp_path_factory) -> TrainingSuite:
+    made = TrainingSuite(tmp_path_factory.mktemp("suite"))
     made.run(made.order("base", base_parameters(pretraining=pretraining())))
     return made
 
 
-def result(suite: Suite, stage: str) -> TrainResult:
+def result(suite: TrainingSuite, stage: str) -> TrainResult:
     return TrainResult.model_validate(suite.manifest(stage).result)
 
 
-def weights(suite: Suite, stage: str) -> str:
+def weights(suite: TrainingSuite, stage: str) -> str:
     return content_digest(suite.artifact(stage), ["weights", "model"])
 
 
 def interrupt(
-    suite: Suite, order: Path, when: Callable[[], bool], by: signal.Signals
+    suite: TrainingSuite, order: Path, when: Callable[[], bool], by: signal.Signals
 ) -> subprocess.CompletedProcess[str]:
     """Start a stage, and send a signal once ``when`` holds."""
     process = suite.start(order)
@@ -65,7 +73,7 @@ def test_the_base_has_a_tokenizer_of_the_tasks_text_and_learns_it(suite):
 
 
 def test_tasks_text_shorter_than_a_block_is_told_where_a_corpus_fills_the_batches(tmp_path):
-    suite = Suite(tmp_path)
+    suite = TrainingSuite(tmp_path)
     write_rows(suite.artifact("prepare/kind"), "train", rows("kind", 2, 0))
     (tmp_path / "corpus.jsonl").write_text('{"text": "plums and pears, saws and axes"}\n' * 200)
     more = pretraining(maxSteps=2, corpus=[{"uri": "corpus.jsonl"}])
@@ -131,9 +139,12 @@ def test_a_killed_run_ends_with_the_very_weights_of_an_uninterrupted_one(suite, 
 
 def test_the_order_in_which_probabilities_are_told_changes_no_weight(suite):
     """A cluster's orders come out of sorted JSON, a local run's in the order of the file."""
-    told = {"kind": 0.7, "repeat": 0.3}
-    for name, probabilities in (("file", told), ("sorted", dict(reversed(told.items())))):
-        parameters = train_parameters("high-resource", list(told), probabilities=probabilities, max_steps=20)
+    rates = {"kind": 0.7, "repeat": 0.3}
+    for name, probabilities in (
+        ("file", rates),
+        ("sorted", dict(reversed(rates.items()))),
+    ):
+        parameters = train_parameters("high-resource", list(rates), probabilities=probabilities, max_steps=20)
         suite.run(suite.order(f"high-resource/{name}", parameters))
     assert weights(suite, "high-resource/file") == weights(suite, "high-resource/sorted")
 
@@ -163,8 +174,8 @@ def test_sigterm_leaves_a_checkpoint_and_says_that_it_may_be_tried_again(suite):
     suite.run(suite.order("baseline/whole", parameters))
     order = suite.order("baseline/told", parameters)
     checkpoint = suite.work("baseline/told") / "checkpoint" / "checkpoint.pt"
-    told = interrupt(suite, order, checkpoint.exists, signal.SIGTERM)
-    assert told.returncode == EXIT_RETRYABLE, told.stderr
+    stopped = interrupt(suite, order, checkpoint.exists, signal.SIGTERM)
+    assert stopped.returncode == EXIT_RETRYABLE, stopped.stderr
     failure = StageFailure.model_validate_json((suite.work("baseline/told") / "failure.json").read_text())
     assert failure.kind == "Retryable"
     assert "running the stage again continues from there" in failure.message

@@ -1,4 +1,4 @@
-"""One of several processes of a run; started by torchrun in `test_processes`. Rank 0 leaves the weights in a file."""
+"""One of several processes of a run; started by torchrun. Rank 0 leaves the weights in a file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The programs prepare, resolve and look, run as an executor runs them."""
+"""The programs prepare, resolve and data_check, run as an executor runs them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ UNREACHABLE = (
 
 def order(folder: Path, rows: Any, fingerprints: dict[str, str] | None = None) -> Path:
     parameters = PrepareParameters(task=task(), data=rows, fingerprints=fingerprints or {})
-    told = StageOrder(
+    stage_order = StageOrder(
         model="desk",
         stage="prepare/urgency",
         kind="prepare",
@@ -47,7 +47,7 @@ def order(folder: Path, rows: Any, fingerprints: dict[str, str] | None = None) -
         data_root=str(folder),
     )
     path = folder / "order.json"
-    path.write_text(told.model_dump_json(by_alias=True))
+    path.write_text(stage_order.model_dump_json(by_alias=True))
     return path
 
 
@@ -105,13 +105,13 @@ def test_prepare_drops_what_the_task_allows_and_says_so(tmp_path: Path) -> None:
 
 def test_prepare_keeps_no_rows_under_the_digest_of_others(tmp_path: Path) -> None:
     rows = data(tmp_path)
-    found = resolve_data("train.jsonl", DataLocations(tmp_path), HashCache())
-    assert found.fingerprint
-    told = order(tmp_path, rows, {"train": found.fingerprint})
-    assert main(prepare.work, ["--order", str(told)]) == 0
+    resolved_data = resolve_data("train.jsonl", DataLocations(tmp_path), HashCache())
+    assert resolved_data.fingerprint
+    order_file = order(tmp_path, rows, {"train": resolved_data.fingerprint})
+    assert main(prepare.work, ["--order", str(order_file)]) == 0
     shutil.rmtree(tmp_path / "out")
     write(tmp_path, "train.jsonl", [*GOOD, *GOOD])
-    assert main(prepare.work, ["--order", str(told)]) == 2
+    assert main(prepare.work, ["--order", str(order_file)]) == 2
     failure = StageFailure.model_validate_json((tmp_path / "work" / "failure.json").read_text())
     assert failure.message == "train: train.jsonl has changed since this run began; start the run again"
 
@@ -178,12 +178,12 @@ def test_resolve_fingerprints_a_base_elsewhere(tmp_path: Path) -> None:
     write(tmp_path, "base/config.json", b"{}")
     store = fsspec.filesystem("memory")
     store.pipe("/bases/chat/config.json", b"{}")
-    places = DataLocations(tmp_path)
-    found = resolve_folder("memory://bases/chat", places, HashCache())
-    assert (found.problem, found.files) == (None, 1)
-    assert found.fingerprint == resolve_folder("base", places, HashCache()).fingerprint
+    locations = DataLocations(tmp_path)
+    folder_data = resolve_folder("memory://bases/chat", locations, HashCache())
+    assert (folder_data.problem, folder_data.files) == (None, 1)
+    assert folder_data.fingerprint == resolve_folder("base", locations, HashCache()).fingerprint
     store.rm("/bases", recursive=True)
-    assert resolve_folder("memory://bases/chat", places, HashCache()).problem == (
+    assert resolve_folder("memory://bases/chat", locations, HashCache()).problem == (
         "no such file or folder; check the address and its spelling"
     )
 
@@ -205,16 +205,16 @@ def test_resolve_collects_every_problem(tmp_path: Path) -> None:
     (tmp_path / "hollow").mkdir()
     corpus = [{"uri": "hollow"}, {"uri": "pvc://claim/x.jsonl"}, {"uri": "hf://org/corpus/train"}]
     base = {"uri": "hf://org/model", "revision": "main"}
-    found = resolved(tmp_path, baseModel=base, pretraining={"maxSteps": 1, "corpus": corpus})
-    assert [problem.split(" (")[0] for problem in found.problems] == [
+    report = resolved(tmp_path, baseModel=base, pretraining={"maxSteps": 1, "corpus": corpus})
+    assert [problem.split(" (")[0] for problem in report.problems] == [
         "test.jsonl: no such file or folder",
         "hollow: no .jsonl, .jsonl.gz, .csv or .parquet file in this folder; it is empty",
         "pvc://claim/x.jsonl: no folder stands for claim 'claim' here; add --claim claim=DIR to the command",
         f"hf://org/corpus/train: hf://org/corpus: {UNREACHABLE}",
         f"spec.baseModel: hf://org/model@main: {UNREACHABLE}",
     ]
-    assert found.revision is None
-    assert found.data["train.jsonl"].fingerprint
+    assert report.revision is None
+    assert report.data["train.jsonl"].fingerprint
 
 
 def test_a_name_that_the_hub_cannot_have_is_a_problem(tmp_path: Path) -> None:
@@ -238,9 +238,9 @@ def test_look_gives_every_problem_of_every_task_at_once(tmp_path: Path, capsys: 
     status = data_check.main(
         ["--model", str(model_file(tmp_path, baseModel={"uri": "base"})), "--data-root", str(tmp_path), "--json"]
     )
-    found = DataReport.model_validate_json(capsys.readouterr().out)
+    report = DataReport.model_validate_json(capsys.readouterr().out)
     assert status == 2
-    assert [(problem.path, problem.message.split(" (")[0]) for problem in found.problems] == [
+    assert [(problem.path, problem.message.split(" (")[0]) for problem in report.problems] == [
         ("spec.baseModel.uri", "base: no config.json there"),
         (
             "spec.tasks[0].data.train",
@@ -248,7 +248,7 @@ def test_look_gives_every_problem_of_every_task_at_once(tmp_path: Path, capsys: 
         ),
         ("spec.tasks[0].data.test", "test.jsonl: there are no rows; a split needs at least one"),
     ]
-    assert [(item.name, item.rows.train, item.bad_rows) for item in found.tasks] == [("urgency", 2, 1)]
+    assert [(item.name, item.rows.train, item.bad_rows) for item in report.tasks] == [("urgency", 2, 1)]
 
 
 def test_look_as_text(tmp_path: Path, capsys: Any) -> None:

@@ -13,7 +13,7 @@ from multitask_trainer.errors import DataError
 from support.data_builders import GOOD, data, generation, task
 
 
-def looked(folder: Path, definition: Any = None, **splits: Any) -> TaskInspection:
+def inspected(folder: Path, definition: Any = None, **splits: Any) -> TaskInspection:
     return inspect_task(definition or task(), data(folder, **splits), DataLocations(folder))
 
 
@@ -97,56 +97,56 @@ def test_one_field_may_be_empty_but_not_all(tmp_path: Path, text: str) -> None:
 
 
 def test_every_split_is_read_and_counted(tmp_path: Path) -> None:
-    found = looked(tmp_path, train=GOOD * 2)
-    assert {split: len(rows) for split, rows in found.rows.items()} == {"train": 4, "validation": 2, "test": 2}
-    assert found.test_rows_in_train == 2
-    assert found.warnings == [
+    inspection = inspected(tmp_path, train=GOOD * 2)
+    assert {split: len(rows) for split, rows in inspection.rows.items()} == {"train": 4, "validation": 2, "test": 2}
+    assert inspection.test_rows_in_train == 2
+    assert inspection.warnings == [
         "train: 2 of 4 rows repeat the input of another row",
         "test: 2 of 2 rows have an input that is in train",
     ]
-    raise_if_unusable(found, 0, "bad_rows.jsonl")
+    raise_if_unusable(inspection, 0, "bad_rows.jsonl")
 
 
 def test_labels_that_are_not_evaluated_are_a_warning(tmp_path: Path) -> None:
-    found = looked(tmp_path, test=[{"text": "new", "label": "low"}])
-    assert found.warnings == ["test: no row has the label 'high', so it is not evaluated"]
-    assert found.problems["test"] == []
+    inspection = inspected(tmp_path, test=[{"text": "new", "label": "low"}])
+    assert inspection.warnings == ["test: no row has the label 'high', so it is not evaluated"]
+    assert inspection.problems["test"] == []
 
 
 def test_rows_with_one_fault_make_one_message(tmp_path: Path) -> None:
     rows = [*GOOD, {"label": "low"}, {"label": "low"}, *GOOD, {"label": "low"}]
-    found = looked(tmp_path, train=rows)
-    assert found.problems["train"] == [
+    inspection = inspected(tmp_path, train=rows)
+    assert inspection.problems["train"] == [
         "train.jsonl, lines 3-4, 7 (3 rows): text: missing; the prompt needs it; this one has the fields label"
     ]
-    assert [bad.line for bad in found.bad] == [3, 4, 7]
+    assert [bad.line for bad in inspection.bad] == [3, 4, 7]
 
 
 def test_at_most_fifty_messages_a_split_and_the_rest_counted(tmp_path: Path) -> None:
-    found = looked(tmp_path, train=[*GOOD, *({"text": "a", "label": f"label-{index}"} for index in range(60))])
-    assert len(found.problems["train"]) == 51
-    assert found.problems["train"][-1] == "… and 10 more bad rows in this split"
-    assert len(found.bad) == 60
+    inspection = inspected(tmp_path, train=[*GOOD, *({"text": "a", "label": f"label-{index}"} for index in range(60))])
+    assert len(inspection.problems["train"]) == 51
+    assert inspection.problems["train"][-1] == "… and 10 more bad rows in this split"
+    assert len(inspection.bad) == 60
 
 
 def test_bad_rows_within_the_limit_are_dropped(tmp_path: Path) -> None:
     bad = [*GOOD, {"text": "a", "label": "lo"}]
-    found = looked(tmp_path, train=bad, test=bad, maxBadRows=2)
-    assert len(found.droppable) == 2
-    raise_if_unusable(found, 2, "bad_rows.jsonl")
-    found = looked(tmp_path, train=bad, test=bad, maxBadRows=1)
+    inspection = inspected(tmp_path, train=bad, test=bad, maxBadRows=2)
+    assert len(inspection.droppable) == 2
+    raise_if_unusable(inspection, 2, "bad_rows.jsonl")
+    inspection = inspected(tmp_path, train=bad, test=bad, maxBadRows=1)
     with pytest.raises(
         DataError, match=r"2 bad rows in all, and data.maxBadRows allows 1; all of them are in bad.jsonl"
     ):
-        raise_if_unusable(found, 1, "bad.jsonl")
+        raise_if_unusable(inspection, 1, "bad.jsonl")
 
 
 def test_a_file_that_breaks_off_is_never_dropped(tmp_path: Path) -> None:
-    found = looked(tmp_path, train="missing.jsonl", maxBadRows=1000)
+    inspection = inspected(tmp_path, train="missing.jsonl", maxBadRows=1000)
     with pytest.raises(DataError, match=r"train: missing\.jsonl: no such file or folder"):
-        raise_if_unusable(found, 1000, "bad_rows.jsonl")
+        raise_if_unusable(inspection, 1000, "bad_rows.jsonl")
 
 
 def test_a_split_of_bad_rows_only_is_empty(tmp_path: Path) -> None:
-    found = looked(tmp_path, validation=[{"text": "a", "label": "medium"}], maxBadRows=5)
-    assert found.problems["validation"] == ["no good row is left of 1; a split needs at least one"]
+    inspection = inspected(tmp_path, validation=[{"text": "a", "label": "medium"}], maxBadRows=5)
+    assert inspection.problems["validation"] == ["no good row is left of 1; a split needs at least one"]

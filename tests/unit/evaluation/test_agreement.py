@@ -40,16 +40,16 @@ LABELS = [
 
 @pytest.mark.parametrize(("sentence", "evaluated", "served", "counts"), LABELS, ids=[row[0] for row in LABELS])
 def test_labels(sentence, evaluated, served, counts):
-    found = agreement(1, differences([evaluated], [served]))
-    assert (found.equal, found.near_ties, found.different) == counts, sentence
+    actual = agreement(1, differences([evaluated], [served]))
+    assert (actual.equal, actual.near_ties, actual.different) == counts, sentence
 
 
 @pytest.mark.parametrize(
     ("precision", "margin", "tie"), [("fp32", 0.02, False), ("bf16", 0.02, True), ("bf16", 0.2, False)]
 )
 def test_bf16_ties_are_wider(precision, margin, tie):
-    (found,) = differences([label("a", margin)], ["b"], NEAR_TIES[precision])
-    assert found.near_tie is tie
+    (difference,) = differences([label("a", margin)], ["b"], NEAR_TIES[precision])
+    assert difference.near_tie is tie
 
 
 ABC = text("ab", "cd", "ef", margins=[0.1, 0.2, 0.3, 0.4])
@@ -99,8 +99,8 @@ def test_every_token_since_the_last_common_character_counts(sentence, own, margi
 
 def test_counts_add_up():
     answers = [label("a"), label("a"), label("a", TIE)]
-    found = agreement(3, differences(answers, ["a", "b", "b"]))
-    both = total_agreement([found, found])
+    counts = agreement(3, differences(answers, ["a", "b", "b"]))
+    both = total_agreement([counts, counts])
     assert (both.compared, both.equal, both.near_ties, both.different) == (6, 2, 2, 2)
 
 

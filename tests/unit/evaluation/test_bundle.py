@@ -15,7 +15,7 @@ from multitask_trainer.errors import StageError
 from multitask_trainer.export.bundle import ServableWeights, assemble_bundle
 from multitask_trainer.stages import bundle
 from multitask_trainer.tuning import tuning_method
-from support.evaluation_fixtures import INTENT, REPLY, URGENCY, Suite, make_base, train_result
+from support.evaluation_fixtures import INTENT, REPLY, URGENCY, EvaluationSuite, make_base, train_result
 
 GROUPS = {"classification": (INTENT, URGENCY), "generation": (REPLY,)}
 LORA = Tuning(method="LoRA", rank=3, alpha=6)
@@ -52,7 +52,7 @@ def run_bundle(suite, tuning, precision="fp32"):
 
 @pytest.fixture
 def suite(tmp_path):
-    suite = Suite(tmp_path, (INTENT, URGENCY, REPLY))
+    suite = EvaluationSuite(tmp_path, (INTENT, URGENCY, REPLY))
     make_base(suite.scratch("base") / "model")
     suite.artifact("base", train_result("x"), suite.scratch("base"))
     return suite

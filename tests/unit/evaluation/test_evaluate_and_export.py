@@ -21,10 +21,10 @@ from support.evaluation_fixtures import (
     TEXTS,
     TRAIN,
     URGENCY,
-    Suite,
+    EvaluationSuite,
     make_adapter,
     make_base,
-    make_form,
+    make_servable,
     noisy,
     run_evaluate,
     run_export,
@@ -153,15 +153,15 @@ def test_golden_rows_are_at_most_200_a_task():
 
 def alone(root):
     """A suite of one group and one task, qualified, on one adapter."""
-    suite = Suite(root, (INTENT,))
+    suite = EvaluationSuite(root, (INTENT,))
     make_base(suite.scratch("base") / "model")
     suite.artifact("base", train_result("x"), suite.scratch("base"))
-    form = make_adapter(suite.scratch("form"), seed=1)
+    servable = make_adapter(suite.scratch("form"), seed=1)
     rows = [Row({"text": text}, label="") for text in TEXTS]
-    said = [answer.prediction for answer in answer_rows(suite.engine(form, [INTENT]), INTENT, rows)]
-    suite.prepare(INTENT, noisy(said, INTENT.labels, 0.1, 4), TEXTS, TRAIN["intent"])
-    suite.baseline(INTENT, form)
-    suite.bundle({"classification": (form, [INTENT])})
+    predictions = [answer.prediction for answer in answer_rows(suite.engine(servable, [INTENT]), INTENT, rows)]
+    suite.prepare(INTENT, noisy(predictions, INTENT.labels, 0.1, 4), TEXTS, TRAIN["intent"])
+    suite.baseline(INTENT, servable)
+    suite.bundle({"classification": (servable, [INTENT])})
     parameters = EvaluateParameters(group="classification", tasks=(INTENT,), threshold=0.99, rule="Point", seed=1)
     stage = suite.stage("evaluate/classification", "evaluate", parameters)
     suite.publish(stage, evaluate.work(stage))
@@ -184,7 +184,7 @@ def test_one_adapter_that_everything_qualified_on_is_merged(tmp_path):
 
 def test_a_merge_that_changes_a_verdict_fails_the_run(tmp_path, monkeypatch):
     suite = alone(tmp_path)
-    other = make_form(tmp_path / "other", Path(suite.addresses["base"]) / "model", seed=2) / "model"
+    other = make_servable(tmp_path / "other", Path(suite.addresses["base"]) / "model", seed=2) / "model"
     monkeypatch.setattr(
         "multitask_trainer.export.routed_bundle.merge_adapter",
         lambda base, source, adapter, target, precision: target.parent.mkdir(exist_ok=True) or other.rename(target),

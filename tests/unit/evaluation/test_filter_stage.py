@@ -6,18 +6,18 @@ from multitask_api.resource.training import HighResourceStage, MixtureStage
 from multitask_api.stage_io.parameters import FilterParameters
 from multitask_api.stage_io.results import FilterResult, PrepareResult, SplitRows
 from multitask_trainer.stages import filter as filter_stage
-from support.evaluation_fixtures import Suite, train_result
+from support.evaluation_fixtures import EvaluationSuite, train_result
 
 
 def run(root, tasks, **changes):
     """``tasks``: name → (train rows, saturation and chosen step of each seed)."""
-    suite = Suite(root, ())
+    suite = EvaluationSuite(root, ())
     for name, (rows, seeds) in tasks.items():
         result = PrepareResult(rows=SplitRows(train=rows, validation=1, test=1))
         suite.artifact(f"prepare/{name}", result)
         for seed, (saturation, chosen) in enumerate(seeds):
-            found = train_result(name, saturation_step=saturation, chosen_step=chosen)
-            suite.artifact(f"baseline/{name}/seed-{seed}", found)
+            trained = train_result(name, saturation_step=saturation, chosen_step=chosen)
+            suite.artifact(f"baseline/{name}/seed-{seed}", trained)
     parameters = FilterParameters(
         groups={"g": tuple(tasks)},
         high_resource=HighResourceStage(max_steps=50),

@@ -25,10 +25,10 @@ def right(flags: np.ndarray) -> RowStatistics:
 
 
 def test_pooled_variance_by_hand():
-    found = pooled_seed_variance([[0.9, 0.8], [0.5, 0.6, 0.7]])
+    variance = pooled_seed_variance([[0.9, 0.8], [0.5, 0.6, 0.7]])
     squares = 2 * (math.log(0.9 / 0.8) / 2) ** 2 + np.var(np.log([0.5, 0.6, 0.7])) * 3
-    assert found.degrees_of_freedom == 3
-    assert found.variance == pytest.approx(squares / 3)
+    assert variance.degrees_of_freedom == 3
+    assert variance.variance == pytest.approx(squares / 3)
 
 
 @pytest.mark.parametrize(
@@ -67,31 +67,31 @@ def test_rows_are_drawn_in_blocks_when_they_are_many():
 def test_equal_answers_leave_the_seeds_alone():
     same = np.full(2000, 0.8)
     seeds = SeedVariance(0.0004, 4)
-    found = ratio_interval(0.8, [0.8, 0.8], same, np.stack([same, same]), seeds=seeds, rows=100)
+    interval = ratio_interval(0.8, [0.8, 0.8], same, np.stack([same, same]), seeds=seeds, rows=100)
     reach = stats.t.ppf(0.975, 4) * math.sqrt(0.0004 * 1.5)
-    assert (found.low, found.high) == (pytest.approx(math.exp(-reach)), pytest.approx(math.exp(reach)))
+    assert (interval.low, interval.high) == (pytest.approx(math.exp(-reach)), pytest.approx(math.exp(reach)))
     declared = ratio_interval(0.8, [0.8], same, same[None], seeds=seeds, rows=100, declared=True)
     assert declared.high == pytest.approx(math.exp(stats.t.ppf(0.975, 4) * 0.02))
 
 
 def test_one_seed_uses_rows_and_the_normal_quantile():
     logs = np.random.default_rng(1).normal(0, 0.01, 2000)
-    found = ratio_interval(0.8, [0.8], 0.8 * np.exp(logs), np.full((1, 2000), 0.8), seeds=UNKNOWN, rows=100)
-    assert math.log(found.high) == pytest.approx(1.96 * logs.std(ddof=1), rel=1e-3)
+    interval = ratio_interval(0.8, [0.8], 0.8 * np.exp(logs), np.full((1, 2000), 0.8), seeds=UNKNOWN, rows=100)
+    assert math.log(interval.high) == pytest.approx(1.96 * logs.std(ddof=1), rel=1e-3)
 
 
 def test_replicates_of_zero_widen_instead_of_failing():
     replicates = np.array([0.0, 0.1] * 1000)
-    found = ratio_interval(0.05, [0.5], replicates, np.full((1, 2000), 0.5), seeds=UNKNOWN, rows=20)
-    assert 0 < found.low < 0.1 < found.high
+    interval = ratio_interval(0.05, [0.5], replicates, np.full((1, 2000), 0.5), seeds=UNKNOWN, rows=20)
+    assert 0 < interval.low < 0.1 < interval.high
 
 
 def test_margin_over_the_constant_baseline():
     base, floor = np.full((2, 2000), 0.9), np.full(2000, 0.6)
     seeds = SeedVariance(0.0001, 8)
-    found = baseline_margin_interval([0.88, 0.92], 0.6, base, floor, seeds=seeds)
-    assert (found.low + found.high) / 2 == pytest.approx(0.3)
-    assert found.half_width == pytest.approx(stats.t.ppf(0.975, 8) * 0.9 * 0.01 / math.sqrt(2))
+    interval = baseline_margin_interval([0.88, 0.92], 0.6, base, floor, seeds=seeds)
+    assert (interval.low + interval.high) / 2 == pytest.approx(0.3)
+    assert interval.half_width == pytest.approx(stats.t.ppf(0.975, 8) * 0.9 * 0.01 / math.sqrt(2))
 
 
 ROWS, SEEDS, SPREAD, TASKS = 200, 3, 0.03, (0.75, 0.8, 0.85, 0.88, 0.9)
@@ -115,11 +115,11 @@ def test_interval_covers_the_true_ratio_with_three_seeds():
         for task in runs:
             replicates = bootstrap([right(flags) for flags in task], seed=repeat, replicates=250)
             mean, *base = [float(flags.mean()) for flags in task]
-            found = ratio_interval(mean, base, replicates[0], replicates[1:], seeds=seeds, rows=ROWS)
+            interval = ratio_interval(mean, base, replicates[0], replicates[1:], seeds=seeds, rows=ROWS)
             rows_only = ratio_interval(mean, base, replicates[0], replicates[1:], seeds=UNKNOWN, rows=ROWS)
-            covered.append(found.low <= 1.0 <= found.high)
+            covered.append(interval.low <= 1.0 <= interval.high)
             alone.append(rows_only.low <= 1.0 <= rows_only.high)
-            widths.append(found.half_width)
+            widths.append(interval.half_width)
     assert np.mean(covered) >= 0.93
     assert np.mean(alone) < 0.85, "rows alone are too sure of themselves: the seeds have to be in the interval"
     assert np.median(widths) < 0.14, "an interval that always covers says nothing"

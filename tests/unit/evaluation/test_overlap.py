@@ -1,4 +1,4 @@
-"""Test rows that stand in a train split."""
+"""Test rows that are in a train split."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ GOOD = TaskStatistics(
 @dataclass(frozen=True)
 class Case:
     sentence: str
-    evidence: TaskStatistics
+    statistics: TaskStatistics
     rule: str
     verdict: str
     confirmed: bool
@@ -123,14 +123,14 @@ CASES = [
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.sentence)
 def test_verdict(case):
-    found = decide_verdict(case.evidence, threshold=0.99, rule=case.rule)
-    assert found.verdict == case.verdict
-    assert found.confirmed is case.confirmed
-    assert case.reason in found.reason
-    assert found.reason
+    decision = decide_verdict(case.statistics, threshold=0.99, rule=case.rule)
+    assert decision.verdict == case.verdict
+    assert decision.confirmed is case.confirmed
+    assert case.reason in decision.reason
+    assert decision.reason
 
 
 @pytest.mark.parametrize(("threshold", "verdict"), [(1.0, "NotQualified"), (0.95, "Qualified"), (0.97, "Qualified")])
 def test_threshold_is_the_users(threshold, verdict):
-    evidence = replace(GOOD, ratio=0.97, interval=Interval(0.96, 0.98))
-    assert decide_verdict(evidence, threshold=threshold, rule="Point").verdict == verdict
+    statistics = replace(GOOD, ratio=0.97, interval=Interval(0.96, 0.98))
+    assert decide_verdict(statistics, threshold=threshold, rule="Point").verdict == verdict

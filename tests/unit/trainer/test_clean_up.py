@@ -19,7 +19,7 @@ from multitask_trainer.storage import artifacts
 from multitask_trainer.storage.artifacts import find_result, publish
 from multitask_trainer.storage.files import file_entries
 from support.fake_api_server import NAME, ApiServer, running
-from unit.trainer.test_pod import orders, prepare
+from support.pod_units import orders, prepare
 
 OURS, THEIRS = "team-a/desk", "team-a/desk-2"
 
@@ -71,9 +71,9 @@ def test_a_models_results_checkpoints_and_cache_go_and_with_them_the_folder(stor
     result(storage, "base")
     written(storage, "work/team-a__desk/mixture__all-d2/checkpoint.pt", "work/team-a__desk/mixture__all-d2/a/b")
     written(storage, "resolve-cache.json", ".resolve-cache.json.host.1.ab")
-    found = run(storage)
-    assert (found.results, found.files, found.left) == (2, 10, 0)
-    assert found.bytes > 400
+    cleaned = run(storage)
+    assert (cleaned.results, cleaned.files, cleaned.left) == (2, 10, 0)
+    assert cleaned.bytes > 400
     assert not storage.exists()
     assert storage.parent.is_dir()
 
@@ -103,10 +103,10 @@ def test_what_is_not_the_models_stays(storage, others):
         kept = {"stages/base/d1/notes.txt"}
     written(storage, "resolve-cache.json")
     result(storage, "filter", "d3")
-    found = run(storage)
+    cleaned = run(storage)
     among_results = {name for name in kept if name.startswith("stages/")}
     assert remaining(storage) - {"resolve-cache.json"} == kept
-    assert found.left == len(among_results)
+    assert cleaned.left == len(among_results)
     assert (storage / "resolve-cache.json").exists() is bool(among_results)
 
 
@@ -176,8 +176,14 @@ def test_killed_after_any_file_it_goes_on_and_no_half_result_counts(storage, aft
 def test_of_a_stage_that_ran_and_of_one_that_was_killed_nothing_is_left(storage, tmp_path):
     work = storage / "work" / model_folder(OURS)
     ran, killed = (
-        prepare(tmp_path, name, model=OURS, output=str(storage / "stages" / "prepare" / name / f"d-{name}"), work=place)
-        for name, place in (("a", str(work / "a")), ("b", str(work / "b")))
+        prepare(
+            tmp_path,
+            name,
+            model=OURS,
+            output=str(storage / "stages" / "prepare" / name / f"d-{name}"),
+            work=own,
+        )
+        for name, own in (("a", str(work / "a")), ("b", str(work / "b")))
     )
     with running(ApiServer()) as server:
         assert carried_out(orders(tmp_path, ran), server) == 0
@@ -190,24 +196,24 @@ def test_there_is_nothing_to_do_where_nothing_is(storage):
     assert run(storage) == CleanUpResult(results=0, files=0, bytes=0, left=0)
 
 
-def told(folder: Path, order: dict[str, Any]) -> Path:
-    place = folder / "unit"
-    place.mkdir(exist_ok=True)
-    (place / CLEAN_UP_KEY).write_text(json.dumps(order))
-    return place
+def clean_up_unit(folder: Path, order: dict[str, Any]) -> Path:
+    unit_folder = folder / "unit"
+    unit_folder.mkdir(exist_ok=True)
+    (unit_folder / CLEAN_UP_KEY).write_text(json.dumps(order))
+    return unit_folder
 
 
-def carried_out(place: Path, server: ApiServer) -> int:
+def carried_out(unit_folder: Path, server: ApiServer) -> int:
     with connect({}, server.url) as client:
-        return run_unit(place, ConfigMap(NAME, client, sleep=lambda _: None), DistributedContext())
+        return run_unit(unit_folder, ConfigMap(NAME, client, sleep=lambda _: None), DistributedContext())
 
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_the_pod_reports_what_it_removed(storage, tmp_path, scheme):
     result(storage, "base")
     with running(ApiServer()) as server:
-        place = told(tmp_path, {"model": OURS, "storage": f"{scheme}{storage}"})
-        assert carried_out(place, server) == 0
+        unit_folder = clean_up_unit(tmp_path, {"model": OURS, "storage": f"{scheme}{storage}"})
+        assert carried_out(unit_folder, server) == 0
         assert CleanUpResult.model_validate_json(server.data[CLEAN_UP_RESULT_KEY]).files == 3
         progress = json.loads(server.data["progress.json"])
     assert (progress["stage"], progress["total"]) == ("clean-up", 3)

@@ -34,8 +34,8 @@ class Time:
 
 @pytest.fixture
 def server() -> Iterator[ApiServer]:
-    with running(ApiServer()) as found:
-        yield found
+    with running(ApiServer()) as running_server:
+        yield running_server
 
 
 @pytest.fixture
@@ -77,10 +77,10 @@ LASTING = [
 ]
 
 
-@pytest.mark.parametrize(("status", "seconds", "said"), LASTING)
-def test_what_does_not_pass_is_given_up(server, time, status, seconds, said):
+@pytest.mark.parametrize(("status", "seconds", "message"), LASTING)
+def test_what_does_not_pass_is_given_up(server, time, status, seconds, message):
     server.refusals = [(status, {})] * 1000
-    with pytest.raises(Unreported, match=said):
+    with pytest.raises(Unreported, match=message):
         configmap(server, time).patch(CHANGE)
     assert seconds - 10 <= time.now <= seconds
 
@@ -122,8 +122,8 @@ def test_progress_is_said_every_15_seconds_and_every_2_when_the_phase_changes(se
     for second, phase in [(100, "a"), (101, "b"), (102, "b"), (110, "b"), (117, "b"), (118, "c"), (119, "c")]:
         now.now = second
         reporter.report(phase, step=second)
-    said = [json.loads(patch["data"][PROGRESS_KEY]) for patch in server.patches]
-    assert [(item["step"], item["phase"], item["updated"]) for item in said] == [
+    reports = [json.loads(patch["data"][PROGRESS_KEY]) for patch in server.patches]
+    assert [(item["step"], item["phase"], item["updated"]) for item in reports] == [
         (100, "a", 100),
         (102, "b", 102),
         (117, "b", 117),

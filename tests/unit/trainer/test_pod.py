@@ -20,115 +20,63 @@ from multitask_api.cluster import (
     RESOLVE_KEY,
     RESOLVED_KEY,
 )
-from multitask_api.resource.sources import DataSource
-from multitask_api.resource.tasks import TaskData
-from multitask_api.stage_io.manifest import Manifest, Resolved, StageOrder
-from multitask_api.stage_io.packing import manifest_key, unpack_manifest, unpack_manifests, without_files
-from multitask_api.stage_io.parameters import PrepareParameters, TaskDefinition
-from multitask_api.stages.versions import VERSIONS
+from multitask_api.stage_io.manifest import Manifest, Resolved
+from multitask_api.stage_io.packing import manifest_key, unpack_manifests, without_files
 from multitask_trainer.errors import Unreported
 from multitask_trainer.pod.configmap import ConfigMap, connect
 from multitask_trainer.pod.unit import run_unit
 from multitask_trainer.runtime.distributed import DistributedContext
 from support.fake_api_server import NAME, ApiServer, running
+from support.pod_units import manifest, orders, prepare, unit
 
-GOOD = [{"text": "broken again", "label": "high"}, {"text": "thank you", "label": "low"}]
 BAD = [{"text": "broken again", "label": "hihg"}]
 
 
 @pytest.fixture
 def server() -> Iterator[ApiServer]:
-    with running(ApiServer()) as found:
-        yield found
+    with running(ApiServer()) as running_server:
+        yield running_server
 
 
-def task(name: str) -> TaskDefinition:
-    return TaskDefinition(
-        name=name, type="Classification", labels=("low", "high"), prompt="{text}\nUrgency:", metric="Accuracy"
-    )
-
-
-def data(folder: Path, rows: list[dict[str, str]]) -> TaskData:
-    folder.mkdir(parents=True, exist_ok=True)
-    for split in ("train", "validation", "test"):
-        (folder / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    return TaskData.model_validate(
-        {split: DataSource(uri=str(folder / f"{split}.jsonl")) for split in ("train", "validation", "test")}
-    )
-
-
-def prepare(root: Path, name: str, rows: list[dict[str, str]] = GOOD, **changes: Any) -> StageOrder:
-    parameters = PrepareParameters(task=task(name), data=data(root / "data" / name, rows), fingerprints={})
-    settings: dict[str, Any] = {
-        "model": "desk",
-        "stage": f"prepare/{name}",
-        "kind": "prepare",
-        "digest": f"d-{name}",
-        "version": VERSIONS["prepare"],
-        "parameters": parameters.to_json(),
-        "read_outputs": {},
-        "inputs": {},
-        "output": str(root / "storage" / "stages" / "prepare" / name / f"d-{name}"),
-        "work": str(root / "storage" / "work" / f"prepare__{name}"),
-    }
-    return StageOrder.model_validate(settings | changes)
-
-
-def orders(folder: Path, *told: StageOrder) -> Path:
-    content = {"orders": [json.loads(order.model_dump_json(by_alias=True)) for order in told]}
-    return unit(folder, ORDERS_KEY, json.dumps(content))
-
-
-def unit(folder: Path, key: str, text: str) -> Path:
-    place = folder / "unit"
-    place.mkdir(exist_ok=True)
-    (place / key).write_text(text)
-    return place
-
-
-def run(place: Path, server: ApiServer) -> int:
+def run(unit_folder: Path, server: ApiServer) -> int:
     with connect({}, server.url) as client:
-        return run_unit(place, ConfigMap(NAME, client, sleep=lambda _: None), DistributedContext())
+        return run_unit(unit_folder, ConfigMap(NAME, client, sleep=lambda _: None), DistributedContext())
 
 
-def manifest(server: ApiServer, name: str) -> Manifest:
-    return unpack_manifest(server.binary[manifest_key(f"d-{name}")])
-
-
-def test_the_orders_of_a_unit_are_carried_out_and_their_manifests_reported(tmp_path, server):
+def test_the_orders_of_a_unit_are_carried_out_and_their_manifests_without_files(tmp_path, server):
     assert run(orders(tmp_path, prepare(tmp_path, "a"), prepare(tmp_path, "b")), server) == 0
     for name in ("a", "b"):
-        found = Manifest.model_validate_json(
+        written = Manifest.model_validate_json(
             (tmp_path / f"storage/stages/prepare/{name}/d-{name}/manifest.json").read_text()
         )
-        assert without_files(manifest(server, name)) == without_files(found)
+        assert without_files(manifest(server, name)) == without_files(written)
     assert json.loads(server.data["progress.json"])["stage"] == "prepare/b"
     assert list((tmp_path / "storage/work").iterdir()) == []
 
 
 def test_a_result_that_is_there_is_reported_and_not_made_again(tmp_path, server):
-    place = orders(tmp_path, prepare(tmp_path, "a"))
-    assert run(place, server) == 0
+    unit_folder = orders(tmp_path, prepare(tmp_path, "a"))
+    assert run(unit_folder, server) == 0
     before = dict(server.binary)
     server.binary.clear()
     (tmp_path / "data/a/train.jsonl").unlink()
-    assert run(place, server) == 0
+    assert run(unit_folder, server) == 0
     assert server.binary == before
 
 
 def test_a_result_with_a_file_missing_is_made_again(tmp_path, server):
-    place = orders(tmp_path, prepare(tmp_path, "a"))
-    assert run(place, server) == 0
+    unit_folder = orders(tmp_path, prepare(tmp_path, "a"))
+    assert run(unit_folder, server) == 0
     artifact = tmp_path / "storage/stages/prepare/a/d-a"
     gone = artifact / next(iter(Manifest.model_validate_json((artifact / "manifest.json").read_text()).files))
     gone.unlink()
-    assert run(place, server) == 0
+    assert run(unit_folder, server) == 0
     assert gone.exists()
 
 
-def test_wrong_input_of_one_order_keeps_no_other_from_being_told_and_is_final(tmp_path, server):
-    told = (prepare(tmp_path, "a", BAD), prepare(tmp_path, "b"), prepare(tmp_path, "c", BAD))
-    assert run(orders(tmp_path, *told), server) == 2
+def test_a_user_error_of_one_order_is_final_and_the_others_still_run(tmp_path, server):
+    unit_orders = (prepare(tmp_path, "a", BAD), prepare(tmp_path, "b"), prepare(tmp_path, "c", BAD))
+    assert run(orders(tmp_path, *unit_orders), server) == 2
     failure = json.loads(server.data[FAILURE_KEY])
     assert (failure["stage"], failure["digest"], failure["kind"]) == ("prepare/a", "d-a", "UserError")
     assert "hihg" in failure["message"]
@@ -151,12 +99,12 @@ FOREIGN = [
 ]
 
 
-@pytest.mark.parametrize(("changes", "status", "kind", "said"), FOREIGN)
-def test_an_order_that_cannot_be_carried_out_says_why(tmp_path, server, changes, status, kind, said):
+@pytest.mark.parametrize(("changes", "status", "kind", "message"), FOREIGN)
+def test_an_order_that_cannot_be_carried_out_says_why(tmp_path, server, changes, status, kind, message):
     assert run(orders(tmp_path, prepare(tmp_path, "a", **changes)), server) == status
     failure = json.loads(server.data[FAILURE_KEY])
     assert failure["kind"] == kind
-    assert said in failure["message"]
+    assert message in failure["message"]
 
 
 UNREADABLE = [
@@ -167,14 +115,14 @@ UNREADABLE = [
 ]
 
 
-@pytest.mark.parametrize(("key", "text", "said"), UNREADABLE)
-def test_a_config_map_that_is_none_of_a_unit_is_a_final_failure(tmp_path, server, key, text, said):
+@pytest.mark.parametrize(("key", "text", "message"), UNREADABLE)
+def test_a_configmap_without_readable_orders_is_a_final_failure(tmp_path, server, key, text, message):
     assert run(unit(tmp_path, key, text), server) == 2
-    assert said in json.loads(server.data[FAILURE_KEY])["message"]
+    assert message in json.loads(server.data[FAILURE_KEY])["message"]
 
 
 def test_a_result_that_cannot_be_reported_may_be_reported_later(tmp_path, server, capsys):
-    place = orders(tmp_path, prepare(tmp_path, "a"))
+    unit_folder = orders(tmp_path, prepare(tmp_path, "a"))
 
     class Refuses(ApiServer):
         def answer(self, path, headers, body):
@@ -183,9 +131,9 @@ def test_a_result_that_cannot_be_reported_may_be_reported_later(tmp_path, server
             return super().answer(path, headers, body)
 
     with running(Refuses()) as refusing:
-        assert run(place, refusing) == 75
+        assert run(unit_folder, refusing) == 75
     assert "422 too large" in capsys.readouterr().err
-    assert run(place, server) == 0
+    assert run(unit_folder, server) == 0
     assert manifest(server, "a").stage == "prepare/a"
 
 
@@ -210,13 +158,13 @@ def model(root: Path) -> dict[str, Any]:
 def resolve(
     root: Path, server: ApiServer, storage: str, document: dict[str, Any] | None = None
 ) -> tuple[int, Resolved, list[tuple[str, str]]]:
-    place = unit(root, RESOLVE_KEY, json.dumps({"model": document or model(root), "storage": storage}))
-    status = run(place, server)
-    found = unpack_manifests(server.binary[MANIFESTS_KEY])
+    unit_folder = unit(root, RESOLVE_KEY, json.dumps({"model": document or model(root), "storage": storage}))
+    status = run(unit_folder, server)
+    manifests = unpack_manifests(server.binary[MANIFESTS_KEY])
     return (
         status,
         Resolved.model_validate_json(server.data[RESOLVED_KEY]),
-        [(item.stage, item.digest) for item in found],
+        [(item.stage, item.digest) for item in manifests],
     )
 
 
@@ -227,17 +175,17 @@ def test_resolve_reports_fingerprints_and_the_results_in_storage(tmp_path, serve
     stages = tmp_path / "storage/stages/prepare"
     next(path for path in (stages / "b/d-b").rglob("*.parquet")).write_bytes(b"")
     (stages / "c/d-c").rename(stages / "c/elsewhere")
-    status, found, there = resolve(tmp_path, server, f"{scheme}{tmp_path}/storage")
-    assert (status, found.problems) == (0, ())
-    assert all(item.fingerprint for item in found.data.values())
-    assert there == [("prepare/a", "d-a")]
+    status, report, stored = resolve(tmp_path, server, f"{scheme}{tmp_path}/storage")
+    assert (status, report.problems) == (0, ())
+    assert all(item.fingerprint for item in report.data.values())
+    assert stored == [("prepare/a", "d-a")]
 
 
 def test_resolve_of_an_empty_storage_and_missing_data_names_the_data(tmp_path, server):
-    status, found, there = resolve(tmp_path, server, str(tmp_path / "storage"))
-    assert (status, there) == (0, [])
-    assert len(found.problems) == 3
-    assert "no such file or folder" in found.problems[0]
+    status, report, stored = resolve(tmp_path, server, str(tmp_path / "storage"))
+    assert (status, stored) == (0, [])
+    assert len(report.problems) == 3
+    assert "no such file or folder" in report.problems[0]
 
 
 def large(root: Path) -> dict[str, Any]:
@@ -252,25 +200,25 @@ def large(root: Path) -> dict[str, Any]:
 
 
 def test_of_many_problems_the_first_are_reported_and_the_others_counted(tmp_path, server):
-    status, found, _ = resolve(tmp_path, server, str(tmp_path / "storage"), large(tmp_path))
-    assert (status, len(found.problems), found.problems[-1]) == (0, 21, "and 280 more")
-    assert len(found.data) == 300
-    assert not any(item.problem for item in found.data.values())
+    status, report, _ = resolve(tmp_path, server, str(tmp_path / "storage"), large(tmp_path))
+    assert (status, len(report.problems), report.problems[-1]) == (0, 21, "and 280 more")
+    assert len(report.data) == 300
+    assert not any(item.problem for item in report.data.values())
 
 
 def test_addresses_for_which_there_is_no_room_beside_the_resource_are_a_fault_of_the_resource(tmp_path, server):
     document = large(tmp_path)
     for task in document["spec"]["tasks"]:
         task["data"] = {split: {"uri": f"s3/{task['name']}/{split}/".ljust(1000, "x")} for split in task["data"]}
-    place = unit(tmp_path, RESOLVE_KEY, json.dumps({"model": document, "storage": str(tmp_path / "storage")}))
-    assert run(place, server) == EXIT_USER_ERROR
+    unit_folder = unit(tmp_path, RESOLVE_KEY, json.dumps({"model": document, "storage": str(tmp_path / "storage")}))
+    assert run(unit_folder, server) == EXIT_USER_ERROR
     failure = json.loads(server.data[FAILURE_KEY])
     assert (failure["stage"], failure["kind"]) == ("resolve", "UserError")
     assert failure["message"].startswith("spec.tasks: the fingerprints of 300 addresses have 3")
     assert "shorten addresses, prompts or labels" in failure["message"]
 
 
-def test_what_resolve_reports_fits_beside_what_it_is_told(tmp_path, server):
+def test_what_resolve_reports_fits_beside_its_order(tmp_path, server):
     document, noise = large(tmp_path), random.Random(7)
     for number in range(300):
         made = Manifest(
@@ -284,11 +232,11 @@ def test_what_resolve_reports_fits_beside_what_it_is_told(tmp_path, server):
             result={"noise": noise.randbytes(700).hex()},
             seconds=1.0,
         )
-        place = tmp_path / f"storage/stages/prepare/{number}/d"
-        place.mkdir(parents=True)
-        (place / "manifest.json").write_text(made.model_dump_json(by_alias=True))
-    _, _, there = resolve(tmp_path, server, str(tmp_path / "storage"), document)
-    told = (tmp_path / "unit" / RESOLVE_KEY).stat().st_size
-    said = len(server.data[RESOLVED_KEY]) + len(base64.b64decode(server.binary[MANIFESTS_KEY]))
-    assert 0.8 * CONFIGMAP_LIMIT < told + said <= CONFIGMAP_LIMIT
-    assert 100 < len(there) < 300
+        unit_folder = tmp_path / f"storage/stages/prepare/{number}/d"
+        unit_folder.mkdir(parents=True)
+        (unit_folder / "manifest.json").write_text(made.model_dump_json(by_alias=True))
+    _, _, stored = resolve(tmp_path, server, str(tmp_path / "storage"), document)
+    order_bytes = (tmp_path / "unit" / RESOLVE_KEY).stat().st_size
+    report_bytes = len(server.data[RESOLVED_KEY]) + len(base64.b64decode(server.binary[MANIFESTS_KEY]))
+    assert 0.8 * CONFIGMAP_LIMIT < order_bytes + report_bytes <= CONFIGMAP_LIMIT
+    assert 100 < len(stored) < 300

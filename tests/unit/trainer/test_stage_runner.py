@@ -18,7 +18,7 @@ DONE = StageOutcome(Agreement(compared=1, equal=1, near_ties=0, different=0), {"
 
 
 def order(folder: Path) -> list[str]:
-    told = StageOrder(
+    stage_order = StageOrder(
         model="desk",
         stage="verify",
         kind="verify",
@@ -30,7 +30,7 @@ def order(folder: Path) -> list[str]:
         output=str(folder / "out"),
         work=str(folder / "work"),
     )
-    (folder / "order.json").write_text(told.model_dump_json(by_alias=True))
+    (folder / "order.json").write_text(stage_order.model_dump_json(by_alias=True))
     return ["--order", str(folder / "order.json")]
 
 
@@ -57,14 +57,14 @@ FAILURES = [
 ]
 
 
-@pytest.mark.parametrize(("work", "status", "kind", "said"), FAILURES)
+@pytest.mark.parametrize(("work", "status", "kind", "message"), FAILURES)
 def test_only_wrong_parameters_are_bad_input(
-    tmp_path: Path, work: Callable[[StageContext], StageOutcome], status: int, kind: str, said: str
+    tmp_path: Path, work: Callable[[StageContext], StageOutcome], status: int, kind: str, message: str
 ) -> None:
     assert main(work, order(tmp_path)) == status
     failure = StageFailure.model_validate_json((tmp_path / "work/failure.json").read_bytes())
     assert failure.kind == kind
-    assert said in failure.message
+    assert message in failure.message
 
 
 def test_a_manifest_that_cannot_be_read_is_a_failure_that_names_it(tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ def artifact(folder: Path, word: str, files: int = 3) -> tuple[Path, Manifest]:
 def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     """Where an artifact may lie."""
     kind = request.param
-    place = f"storage-{uuid4().hex}/stages/baseline/a/d"
-    return f"memory://{place}" if kind == "memory" else f"{'file://' if kind == 'file' else ''}{tmp_path}/{place}"
+    path = f"storage-{uuid4().hex}/stages/baseline/a/d"
+    return f"memory://{path}" if kind == "memory" else f"{'file://' if kind == 'file' else ''}{tmp_path}/{path}"
 
 
 def words(folder: Path) -> set[str]:
@@ -62,7 +62,7 @@ def test_what_is_published_is_found_and_fetched(address, tmp_path):
         assert words(fetch_artifact(address, tmp_path / "cache")) == {"one"}
 
 
-def test_the_first_of_two_writers_wins_and_the_other_hears_of_it(address, tmp_path):
+def test_the_first_of_two_writers_wins_and_the_other_gets_its_manifest(address, tmp_path):
     one = publish(*_at(artifact(tmp_path / "a", "one"), address))
     two = publish(*_at(artifact(tmp_path / "b", "two"), address))
     assert two == one
@@ -73,14 +73,14 @@ def _at(made: tuple[Path, Manifest], address: str) -> tuple[Path, str, Manifest]
     return made[0], address, made[1]
 
 
-def test_of_writers_at_once_one_wins_whole(address, tmp_path):
+def test_of_concurrent_writers_one_wins_with_all_of_its_files(address, tmp_path):
     made = [artifact(tmp_path / word, word, files=40) for word in ("one", "two", "three", "four")]
     start = threading.Barrier(len(made))
-    told = []
+    published_words = []
 
     def write(folder: Path, manifest: Manifest) -> None:
         start.wait()
-        told.append(publish(folder, address, manifest).result["word"])
+        published_words.append(publish(folder, address, manifest).result["word"])
 
     threads = [threading.Thread(target=write, args=item) for item in made]
     for thread in threads:
@@ -88,12 +88,12 @@ def test_of_writers_at_once_one_wins_whole(address, tmp_path):
     for thread in threads:
         thread.join()
     standing = find_result(address)
-    assert len(told) == len(made)
+    assert len(published_words) == len(made)
     assert words(fetch_artifact(address, tmp_path / "cache")) == {standing.result["word"]}
-    assert standing.result["word"] in told
+    assert standing.result["word"] in published_words
 
 
-def test_what_is_no_result_is_replaced(address, tmp_path):
+def test_files_that_are_no_result_are_replaced(address, tmp_path):
     fs, path = fsspec.url_to_fs(address)
     fs.makedirs(f"{path}/below", exist_ok=True)
     fs.pipe_file(f"{path}/below/0.txt", b"debris")
@@ -117,15 +117,15 @@ DAMAGES: list[tuple[Callable[[Path], None], bool, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("damage", "counts", "said"), DAMAGES)
-def test_a_damaged_file_is_named_by_its_reader(tmp_path, damage, counts, said):
+@pytest.mark.parametrize(("damage", "counts", "message"), DAMAGES)
+def test_a_damaged_file_is_named_by_its_reader(tmp_path, damage, counts, message):
     address = str(tmp_path / "stages/baseline/a/d")
     publish(*_at(artifact(tmp_path / "a", "one"), address))
     damage(Path(address) / "below/1.txt")
     assert (find_result(address) is not None) == counts
     with pytest.raises(ArtifactError) as error:
         fetch_artifact(address, tmp_path / "cache")
-    assert str(error.value).startswith(f"{address}/{said.replace('ADDRESS', address)}")
+    assert str(error.value).startswith(f"{address}/{message.replace('ADDRESS', address)}")
 
 
 def test_a_damaged_copy_is_fetched_again_and_a_damaged_original_is_named(tmp_path):
@@ -146,12 +146,12 @@ def test_an_artifact_that_is_not_there_yet_is_named(address, tmp_path):
         fetch_artifact(address, tmp_path / "cache")
 
 
-def test_the_inventory_lists_whole_results_the_newest_first(address, tmp_path):
+def test_the_index_lists_complete_results_the_newest_first(address, tmp_path):
     storage = address.split("/stages/")[0]
     for name in ("a", "b"):
         folder, manifest = artifact(tmp_path / name, "one")
-        place = manifest.model_copy(update={"stage": f"baseline/{name}"})
-        publish(folder, address.replace("/a/d", f"/{name}/d"), place)
+        renamed = manifest.model_copy(update={"stage": f"baseline/{name}"})
+        publish(folder, address.replace("/a/d", f"/{name}/d"), renamed)
     assert [manifest.stage for manifest in stored_results(storage)] == ["baseline/b", "baseline/a"]
     remove_tree(address.replace("/a/d", "/b/d"))
     assert [manifest.stage for manifest in stored_results(storage)] == ["baseline/a"]
@@ -171,9 +171,9 @@ REFUSALS = [
 ]
 
 
-@pytest.mark.parametrize(("address", "raised", "kind", "said"), REFUSALS)
-def test_a_store_that_refuses_is_named_with_what_to_do(address, raised, kind, said):
-    with pytest.raises(kind, match=said), storage_errors(address):
+@pytest.mark.parametrize(("address", "raised", "kind", "message"), REFUSALS)
+def test_a_store_that_refuses_is_named_with_what_to_do(address, raised, kind, message):
+    with pytest.raises(kind, match=message), storage_errors(address):
         raise raised
 
 
@@ -205,13 +205,13 @@ FULL = [
 ]
 
 
-@pytest.mark.parametrize(("error", "said"), FULL)
-def test_a_full_file_system_is_named_by_its_claim(error, said):
-    found = full_disk_message(
+@pytest.mark.parametrize(("error", "expected"), FULL)
+def test_a_full_file_system_is_named_by_its_claim(error, expected):
+    message = full_disk_message(
         error, [Path("/claims/models/work")], {"data": Path("/data"), "models": Path("/claims/models")}
     )
-    assert (found is None) == (said is None)
-    assert found is None or found.startswith(said)
+    assert (message is None) == (expected is None)
+    assert message is None or message.startswith(expected)
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "below/../../outside", ""])
@@ -221,8 +221,8 @@ def test_a_manifest_that_leads_out_of_its_folder_is_not_read(tmp_path, field, na
     address = str(tmp_path / "stored")
     publish(folder, address, manifest)
     path = tmp_path / "stored" / "manifest.json"
-    told = json.loads(path.read_text())
-    told[field] = {name: {"sha256": "0", "bytes": 1}} if field == "files" else name
-    path.write_text(json.dumps(told))
+    content = json.loads(path.read_text())
+    content[field] = {name: {"sha256": "0", "bytes": 1}} if field == "files" else name
+    path.write_text(json.dumps(content))
     with pytest.raises(ArtifactError, match=r"manifest\.json cannot be read; delete the folder to redo it"):
         fetch_artifact(address, tmp_path / "cache")

@@ -40,9 +40,9 @@ def test_another_pod_goes_on_from_the_copy(tmp_path, mirror):
         saved(store, step, best)
     assert files(mirror) == {"checkpoint.pt", "best-20.pt"}
     elsewhere = CheckpointStore(tmp_path / "two", mirror)
-    progress, found, _ = elsewhere.load()
+    progress, loaded_weights, _ = elsewhere.load()
     assert (progress.step, progress.best_step) == (30, 20)
-    assert torch.equal(found["w"], weights(30)["w"])
+    assert torch.equal(loaded_weights["w"], weights(30)["w"])
     assert torch.equal(elsewhere.load_best(20)["w"], weights(20)["w"])
 
 

@@ -29,33 +29,35 @@ def encoder(tokenizer, task=KIND, max_length=48):
 
 
 def test_a_row_is_its_prompt_and_then_its_answer_and_eos(tokenizer):
-    found = encoder(tokenizer).encode([Row({"text": "we have a pear"}, "fruit")])
-    ids, prompt = found.row(0)
+    dataset = encoder(tokenizer).encode([Row({"text": "we have a pear"}, "fruit")])
+    ids, prompt = dataset.row(0)
     assert ids[0] == tokenizer.bos_token_id
     assert ids[-1] == tokenizer.eos_token_id
     assert tokenizer.decode(ids[1:prompt]) == "we have a pear\nKind:"
     assert tokenizer.decode(ids[prompt:-1]) == " fruit"
-    assert found.truncated == 0
+    assert dataset.truncated == 0
 
 
 def test_a_long_field_is_cut_and_counted_and_template_and_label_are_whole(tokenizer):
-    found = encoder(tokenizer, max_length=24).encode([Row({"text": "plum " * 60}, "tool"), Row({"text": "a"}, "tool")])
-    ids, prompt = found.row(0)
+    dataset = encoder(tokenizer, max_length=24).encode(
+        [Row({"text": "plum " * 60}, "tool"), Row({"text": "a"}, "tool")]
+    )
+    ids, prompt = dataset.row(0)
     assert len(ids) <= 24
     assert tokenizer.decode(ids[:prompt]).endswith("\nKind:")
     assert tokenizer.decode(ids[prompt:-1]) == " tool"
-    assert found.truncated == found.truncated_prompts == 1
+    assert dataset.truncated == dataset.truncated_prompts == 1
 
 
 def test_a_target_beyond_its_budget_is_cut_counted_and_has_no_end(tokenizer):
-    found = encoder(tokenizer, REPEAT).encode(
+    dataset = encoder(tokenizer, REPEAT).encode(
         [Row({"text": "x"}, None, ("zz" * 40,)), Row({"text": "x"}, None, ("fig",))]
     )
-    ids, prompt = found.row(0)
+    ids, prompt = dataset.row(0)
     assert len(ids) - prompt == REPEAT.generation.max_new_tokens
     assert ids[-1] != tokenizer.eos_token_id
-    assert found.row(1)[0][-1] == tokenizer.eos_token_id
-    assert (found.truncated_answers, found.truncated_prompts) == (1, 0)
+    assert dataset.row(1)[0][-1] == tokenizer.eos_token_id
+    assert (dataset.truncated_answers, dataset.truncated_prompts) == (1, 0)
 
 
 def test_a_special_token_spelled_out_in_a_field_is_plain_text(tokenizer):
@@ -195,8 +197,10 @@ def test_tasks_text_that_fills_no_block_beside_a_corpus_is_told(tmp_path, tokeni
     assert unused_text_warning(tmp_path, own) is None, "it is all there is, and is repeated"
     write_corpus(tmp_path, [Corpus("pear", 300)], tokenizer, tokens_needed=1000)
     assert unused_text_warning(tmp_path, own - 1) is None
-    said = unused_text_warning(tmp_path, own)
-    assert said.startswith(f"pretraining: the tasks' text is {own} tokens, less than one block of training.maxLength, ")
+    warning = unused_text_warning(tmp_path, own)
+    assert warning.startswith(
+        f"pretraining: the tasks' text is {own} tokens, less than one block of training.maxLength, "
+    )
     assert sum(len(shard) for shard in text_batches(tmp_path, length=own).shards) == len(tokens_in(tmp_path)) - own
 
 

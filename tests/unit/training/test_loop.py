@@ -1,4 +1,4 @@
-"""The loop's decisions, on a real but minute model with validations that are told in advance."""
+"""The loop's decisions, on a real but minute model with validations that are given in advance."""
 
 from __future__ import annotations
 
@@ -78,8 +78,8 @@ def test_when_training_ends_and_what_is_kept(tmp_path, scores, settings, steps, 
 
 def test_validations_stand_every_so_often_before_the_tail_and_at_the_end(tmp_path):
     progress = loop(tmp_path, scores=[i / 100 for i in range(1, 50)], max_steps=50).run()
-    found = [(point.step, point.phase) for point in progress.curve]
-    assert found == [
+    phases = [(point.step, point.phase) for point in progress.curve]
+    assert phases == [
         (10, "constant"),
         (20, "constant"),
         (30, "constant"),
@@ -123,8 +123,8 @@ def test_a_run_that_is_cut_ends_with_the_same_weights(tmp_path, fails_at):
 
 def _done(folder) -> int:
     """Validations that the checkpoint holds."""
-    found = CheckpointStore(folder).load()
-    return len(found[0].curve) if found else 0
+    checkpoint = CheckpointStore(folder).load()
+    return len(checkpoint[0].curve) if checkpoint else 0
 
 
 def test_old_best_weights_are_removed(tmp_path):

@@ -10,11 +10,11 @@ def points(**scores: float) -> dict[str, TaskPoint]:
     return {name: TaskPoint(loss=1.0, score=score) for name, score in scores.items()}
 
 
-def curve(*found: tuple[int, str, float, float]) -> list[CurvePoint]:
+def curve(*points: tuple[int, str, float, float]) -> list[CurvePoint]:
     """(step, phase, score, loss)"""
     return [
         CurvePoint.model_validate({"step": step, "phase": phase, "tasks": {"a": {"score": score, "loss": loss}}})
-        for step, phase, score, loss in found
+        for step, phase, score, loss in points
     ]
 
 
@@ -43,10 +43,10 @@ def test_a_higher_score_is_better_and_ties_go_by_loss(candidate, better):
 
 
 def test_saturation_is_the_lowest_loss_before_the_tail():
-    found = curve(
+    observed = curve(
         (10, "warmup", 0.1, 3.0), (20, "constant", 0.9, 1.0), (30, "constant", 0.95, 1.1), (35, "decay", 0.99, 0.2)
     )
-    assert saturation_step(found) == 20
+    assert saturation_step(observed) == 20
 
 
 def test_a_run_without_a_validation_before_its_tail_saturates_inside_it():
@@ -57,7 +57,7 @@ RISING = [(10, "constant", 0.5, 2.0), (20, "constant", 0.6, 1.5), (30, "constant
 
 
 @pytest.mark.parametrize(
-    ("found", "ended_by_limit", "expected"),
+    ("validations", "ended_by_limit", "expected"),
     [
         pytest.param(RISING, True, True, id="score and loss best at the last validation before the tail"),
         pytest.param(RISING, False, False, id="patience ended it"),
@@ -66,5 +66,5 @@ RISING = [(10, "constant", 0.5, 2.0), (20, "constant", 0.6, 1.5), (30, "constant
         pytest.param([*RISING[:1], RISING[3]], True, True, id="one validation before the tail cannot show a plateau"),
     ],
 )
-def test_whether_a_baseline_was_still_improving_at_its_limit(found, ended_by_limit, expected):
-    assert still_improving(curve(*found), Selection({}), ended_by_limit=ended_by_limit) is expected
+def test_whether_a_baseline_was_still_improving_at_its_limit(validations, ended_by_limit, expected):
+    assert still_improving(curve(*validations), Selection({}), ended_by_limit=ended_by_limit) is expected

@@ -39,17 +39,17 @@ def validation(tokenizer, task, count=80):
 
 @pytest.mark.parametrize("task", ["kind", "repeat"])
 def test_the_loss_is_the_training_loss(tokenizer, model, task):
-    found = validation(tokenizer, task)
-    given = [found.dataset.row(index) for index in range(len(found.dataset))]
+    task_validation = validation(tokenizer, task)
+    given = [task_validation.dataset.row(index) for index in range(len(task_validation.dataset))]
     with torch.no_grad():
         expected = sum(float(RowMeanLoss(model)(batch)) for batch in padded(given, batch_rows=80, token_budget=999))
-    point = validate(model, {task: found}, device=torch.device("cpu"), mixed=False)[task]
+    point = validate(model, {task: task_validation}, device=torch.device("cpu"), mixed=False)[task]
     assert point.loss == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_score_of_a_classification_is_what_the_engine_would_score(tokenizer, model):
-    found = validation(tokenizer, "kind")
-    encoder = found.encoder
+    task_validation = validation(tokenizer, "kind")
+    encoder = task_validation.encoder
     served = ServedTask(
         name="kind",
         type="Classification",
@@ -66,23 +66,23 @@ def test_the_score_of_a_classification_is_what_the_engine_would_score(tokenizer,
     answers = engine.classify([Request(task="kind", fields=row.fields) for row in given])
     right = sum(answer.label == row.label for answer, row in zip(answers, given, strict=True))
     assert 0 < right < 80
-    assert found.run(model, token_budget=500).score == pytest.approx(right / 80)
+    assert task_validation.run(model, token_budget=500).score == pytest.approx(right / 80)
 
 
 def test_the_score_of_a_generation_is_the_share_of_its_tokens_that_are_first_choice(tokenizer, model):
-    found = validation(tokenizer, "repeat", count=20)
+    task_validation = validation(tokenizer, "repeat", count=20)
     shares = []
     for index in range(20):
-        ids, prompt = found.dataset.row(index)
+        ids, prompt = task_validation.dataset.row(index)
         with torch.no_grad():
             best = model(torch.from_numpy(ids.astype("int64"))[None]).logits[0].argmax(-1)
         shares.append((best[prompt - 1 : -1].numpy() == ids[prompt:]).mean())
-    assert found.run(model, token_budget=500).score == pytest.approx(sum(shares) / 20)
+    assert task_validation.run(model, token_budget=500).score == pytest.approx(sum(shares) / 20)
 
 
 def test_at_most_500_rows_are_taken_and_the_model_is_left_in_training(tokenizer, model):
-    found = validation(tokenizer, "kind", count=700)
-    assert len(found.dataset) == MAX_ROWS == 500
+    task_validation = validation(tokenizer, "kind", count=700)
+    assert len(task_validation.dataset) == MAX_ROWS == 500
     model.train()
     validation(tokenizer, "kind", count=8).run(model, token_budget=500)
     assert model.training
