@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from multitask_serving.engine.model.backbone import Backbone
-from multitask_trainer.training.batches import packed, padded
+from multitask_trainer.training.batching.batches import packed, padded
 from multitask_trainer.training.loss import RowMeanLoss, target_logits
 
 VOCABULARY = 61

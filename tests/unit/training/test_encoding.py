@@ -12,8 +12,8 @@ from multitask_trainer.base_model.builtin import make_model, make_tokenizer, siz
 from multitask_trainer.base_model.sources import BaseModelSource, make_base
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.rows import Row
-from multitask_trainer.training.corpus import TextBatches, unused_text_warning, write_corpus, write_task_text
-from multitask_trainer.training.dataset import TaskEncoder
+from multitask_trainer.training.batching.corpus import TextBatches, unused_text_warning, write_corpus, write_task_text
+from multitask_trainer.training.batching.dataset import TaskEncoder
 from support.training_fixtures import KIND, REPEAT, TASKS, rows
 
 TEXTS = [row.fields["text"] for row in rows("kind", 300, 0)] + ["fruit", "tool", "\nKind:", "\nThing:"]
@@ -136,7 +136,7 @@ def test_a_corpus_is_read_in_turns_and_only_as_far_as_needed(tmp_path, tokenizer
 
 
 def test_tokenising_goes_on_after_the_shards_that_are_there(tmp_path, tokenizer, monkeypatch):
-    monkeypatch.setattr("multitask_trainer.training.corpus.SHARD_TOKENS", 3000)
+    monkeypatch.setattr("multitask_trainer.training.batching.corpus.SHARD_TOKENS", 3000)
     for folder in (tmp_path / "whole", tmp_path / "cut"):
         folder.mkdir()
         write_corpus(folder, [Corpus("pear", 2000)], tokenizer, tokens_needed=10**9)

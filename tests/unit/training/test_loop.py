@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from multitask_api.stage_io.results import TaskPoint
 from multitask_trainer.errors import StageError
 from multitask_trainer.runtime.progress import FileProgressReporter
-from multitask_trainer.training.batches import padded
+from multitask_trainer.training.batching.batches import padded
 from multitask_trainer.training.checkpoint import CheckpointStore
 from multitask_trainer.training.loop import TrainingLoop
 from multitask_trainer.training.optimizer import TrainingSettings

@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import chisquare
 
 from multitask_api.stages.sampling import mixture
-from multitask_trainer.training.sampler import Sampler, fixed_sample, permutation
+from multitask_trainer.training.batching.sampler import Sampler, fixed_sample, permutation
 
 ROWS = {"big": 5000, "middle": 700, "small": 40}
 

@@ -10,8 +10,8 @@ from multitask_serving.engine.engine import Engine
 from multitask_serving.engine.model.loading import LoadedModel
 from multitask_serving.engine.types import Request
 from multitask_trainer.base_model.builtin import make_model, make_tokenizer, size_of
-from multitask_trainer.training.batches import padded
-from multitask_trainer.training.dataset import TaskEncoder
+from multitask_trainer.training.batching.batches import padded
+from multitask_trainer.training.batching.dataset import TaskEncoder
 from multitask_trainer.training.loss import RowMeanLoss
 from multitask_trainer.training.validation import MAX_ROWS, TaskValidation, validate
 from support.training_fixtures import TASKS, rows

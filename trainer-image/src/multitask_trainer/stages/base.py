@@ -19,9 +19,9 @@ from multitask_trainer.data.rows import Row, read_rows
 from multitask_trainer.runtime.context import StageContext, StageOutcome
 from multitask_trainer.runtime.runner import main
 from multitask_trainer.storage.files import content_digest, drop_library_versions
+from multitask_trainer.training.batching.corpus import unused_text_warning
+from multitask_trainer.training.batching.dataset import EncodedDataset, TaskEncoder
 from multitask_trainer.training.checkpoint import Progress
-from multitask_trainer.training.corpus import unused_text_warning
-from multitask_trainer.training.dataset import EncodedDataset, TaskEncoder
 from multitask_trainer.training.pretraining import corpus_texts, pretrain
 
 

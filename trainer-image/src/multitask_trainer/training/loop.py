@@ -15,7 +15,7 @@ from multitask_api.stage_io.results import CurvePoint, TaskPoint
 from multitask_trainer.errors import ArtifactError, Interrupted
 from multitask_trainer.runtime.progress import ProgressReporter
 from multitask_trainer.training.accelerator import catch_sigterm, seed_step
-from multitask_trainer.training.batches import MicroBatch
+from multitask_trainer.training.batching.batches import MicroBatch
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.loss import RowMeanLoss
 from multitask_trainer.training.loss_meter import STEPS_PER_READ, LossMeter

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from multitask_serving.engine.model.backbone import Backbone
-from multitask_trainer.training.batches import MicroBatch
+from multitask_trainer.training.batching.batches import MicroBatch
 
 
 class RowMeanLoss(nn.Module):

@@ -10,9 +10,9 @@ from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.reading import read_texts
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.training.accelerator import make_accelerator
+from multitask_trainer.training.batching.corpus import TextBatches, write_corpus, write_task_text
+from multitask_trainer.training.batching.dataset import EncodedDataset
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
-from multitask_trainer.training.corpus import TextBatches, write_corpus, write_task_text
-from multitask_trainer.training.dataset import EncodedDataset
 from multitask_trainer.training.loop import TrainingLoop
 from multitask_trainer.training.optimizer import TrainingSettings
 

@@ -19,12 +19,12 @@ from multitask_trainer.data.rows import Row, read_rows
 from multitask_trainer.errors import StageError
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.training.accelerator import make_accelerator
-from multitask_trainer.training.batches import EncodedRow, MicroBatch, packed, padded
+from multitask_trainer.training.batching.batches import EncodedRow, MicroBatch, packed, padded
+from multitask_trainer.training.batching.dataset import EncodedDataset, TaskEncoder
+from multitask_trainer.training.batching.sampler import Sampler
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
-from multitask_trainer.training.dataset import EncodedDataset, TaskEncoder
 from multitask_trainer.training.loop import TrainingLoop
 from multitask_trainer.training.optimizer import TrainingSettings
-from multitask_trainer.training.sampler import Sampler
 from multitask_trainer.training.selection import Selection, saturation_step, still_improving
 from multitask_trainer.training.validation import TaskValidation, validate
 from multitask_trainer.tuning import tuning_method

@@ -22,10 +22,10 @@ from multitask_serving.engine.classification.trie import LabelTrie
 from multitask_serving.engine.model.backbone import Backbone, eval_mode
 from multitask_trainer.data.rows import Row
 from multitask_trainer.evaluation.metrics import score
-from multitask_trainer.training.batches import padded
-from multitask_trainer.training.dataset import EncodedDataset, TaskEncoder
+from multitask_trainer.training.batching.batches import padded
+from multitask_trainer.training.batching.dataset import EncodedDataset, TaskEncoder
+from multitask_trainer.training.batching.sampler import fixed_sample
 from multitask_trainer.training.loss import target_logits
-from multitask_trainer.training.sampler import fixed_sample
 
 MAX_ROWS = 500
 SAMPLE_SEED = 17

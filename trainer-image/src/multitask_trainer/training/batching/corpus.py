@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 
 from multitask_trainer.errors import StageError
-from multitask_trainer.training.batches import MicroBatch
-from multitask_trainer.training.dataset import EncodedDataset
-from multitask_trainer.training.sampler import Sampler
+from multitask_trainer.training.batching.batches import MicroBatch
+from multitask_trainer.training.batching.dataset import EncodedDataset
+from multitask_trainer.training.batching.sampler import Sampler
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
