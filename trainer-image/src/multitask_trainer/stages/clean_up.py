@@ -46,18 +46,18 @@ def clean_up(storage: str, model: str, reporter: ProgressReporter) -> CleanUpRes
         uploads = [name for name in stages if _is_upload(name, model)]
         # A manifest is removed after the files that it lists: they belong to the model only by the manifest.
         names = list(dict.fromkeys((*work, *uploads, *(name for files in results for name in files))))
-        files = stages | work
+        sizes = stages | work
         left = len(stages.keys() - set(names))
         names += _cache_files(root) if not left else ()
         _remove(root, names, reporter)
         _remove_empty_folders(root, model)
     return CleanUpResult(
-        results=len(results), files=len(names), bytes=sum(files.get(name, 0) for name in names), left=left
+        results=len(results), files=len(names), bytes=sum(sizes.get(name, 0) for name in names), left=left
     )
 
 
 def _results(root: str, stages: Mapping[str, int], model: str) -> Iterator[list[str]]:
-    """The files of each result of ``model``, only such as its manifest names, and the manifest last."""
+    """The files of each result of ``model``: those that its manifest lists, and the manifest last."""
     for folder, manifest in _manifests(root, stages):
         if manifest.model != model or not _is_at_its_path(folder, manifest):
             continue

@@ -20,7 +20,7 @@ _TIME_KEYS = ("mtime", "LastModified", "last_modified", "updated", "created")
 def stored_results(storage: str) -> list[Manifest]:
     """The manifests below ``<storage>/stages``, newest first; a folder with missing files is no result."""
     fs, root = fsspec.url_to_fs(f"{storage.rstrip('/')}/stages")
-    fs.invalidate_cache()  # listings are remembered, and other pods write
+    fs.invalidate_cache()  # fsspec caches listings, and other pods write
     with storage_errors(storage):
         listing: dict[str, Any] = fs.find(root, detail=True)
         paths = [path for path in listing if path.rsplit("/", 1)[-1] == MANIFEST]

@@ -21,6 +21,7 @@ _PROCESS_GROUP_TIMEOUT = timedelta(hours=1)
 def make_accelerator(*, device: str, threads: int, precision: Literal["fp32", "bf16"]) -> Accelerator:
     """One process's share of the machine: under torchrun one of several, else the only one.
 
+    ``device`` is that of the stage's context, never ``auto``.
     Master weights are fp32. On a GPU ``bf16`` computes in bf16 (autocast) and fp32 in TF32; on a CPU everything is
     fp32, because bf16 is slower there, and the precision only decides the dtype in which the result is served.
     """
