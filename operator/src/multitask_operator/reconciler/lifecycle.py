@@ -1,4 +1,4 @@
-"""Where a reconcile begins: which reconciler a model needs now. Pure.
+"""Where a reconcile begins: deletion, or what the reconcilers of a living model contribute together. Pure.
 
 Nothing is remembered from one call to the next: what was done is what the cluster shows. So a restart, a second
 operator or a stale read can at most decide the same thing again, and names that follow from content make that harmless.
@@ -10,6 +10,7 @@ from multitask_api.errors import UserError
 from multitask_operator.reconciler import deletion, training
 from multitask_operator.reconciler.actions import Result
 from multitask_operator.reconciler.conditions import invalid_spec
+from multitask_operator.reconciler.contribution import combine
 from multitask_operator.reconciler.finalizers import finalizer_patch, has_finalizer
 from multitask_operator.reconciler.state.accessors import is_being_deleted
 from multitask_operator.reconciler.state.cluster_state import ClusterState
@@ -30,4 +31,16 @@ def reconcile(cluster: ClusterState, settings: Settings, now: float) -> Result:
         state = ModelState.of(cluster, now)
     except UserError as error:
         return invalid_spec(cluster, error, now)
-    return training.reconcile(state, settings)
+    return reconcile_spec(state, settings)
+
+
+def reconcile_spec(state: ModelState, settings: Settings) -> Result:
+    """What a model needs that is not being deleted; a spec that cannot be carried out gets a status only.
+
+    Serving will contribute beside training; its part of the status comes after training's and decides Ready.
+    """
+    try:
+        contributions = [training.reconcile(state, settings)]
+    except UserError as error:
+        return invalid_spec(state.cluster, error, state.now)
+    return combine(state.cluster, contributions, state.now)

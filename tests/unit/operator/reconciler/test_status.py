@@ -11,6 +11,7 @@ from multitask_operator.objects.names import Owner
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.planner import Running, plan
 from multitask_operator.reconciler.blockers import Blocker
+from multitask_operator.reconciler.contribution import model_status
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import Resolution
@@ -43,7 +44,8 @@ def state(resource, manifests=None, *, now=0.0, previous=None, **seen):
 
 def status(resource, manifests=None, blocker=None, *, is_progressing=False, **more):
     given = state(resource, manifests, **more)
-    return training_status(given, given.plan.starts, blocker, is_progressing=is_progressing)
+    part = training_status(given, given.plan.starts, blocker, is_progressing=is_progressing)
+    return model_status(given.cluster, [part], given.now)
 
 
 def conditions(*arguments, **more):

@@ -19,7 +19,7 @@ from multitask_operator.commands.cluster.model_view import (
     status_of,
 )
 from multitask_operator.formatting import duration
-from multitask_operator.reconciler import Result, blockers, deletion, training
+from multitask_operator.reconciler import Result, blockers, deletion, reconcile_spec
 from multitask_operator.reconciler.actions import Create, Delete, PatchFinalizers
 from multitask_operator.reconciler.blockers import REMEDIATION, without_remediation
 from multitask_operator.reconciler.finalizers import finalizer_patch, has_finalizer
@@ -75,7 +75,7 @@ def diagnose(cluster: ClusterState, now: float) -> Diagnosis:
     except UserError as error:
         return Diagnosis("InvalidSpec", str(error), _NEXT["InvalidSpec"])
     patch = finalizer_patch(bare.model)
-    result = training.reconcile(state, reader_settings(bare)) if patch is None else Result((patch,))
+    result = reconcile_spec(state, reader_settings(bare)) if patch is None else Result((patch,))
     ready = condition_of(status_of(result), "Ready")
     if ready is not None and ready.reason == "Suspended":
         resume = f'{_kubectl(cluster)} patch mtm {cluster.name} --type merge --patch \'{{"spec":{{"suspend":false}}}}\''

@@ -1,17 +1,17 @@
-"""What training needs next, put together: deletions, then creations, then status and Events. Pure."""
+"""What training needs next, put together: deletions, creations, and its part of the status. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
-from multitask_api.errors import InvalidResource, UserError
+from multitask_api.errors import InvalidResource
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.objects.volumes import uri_problems
 from multitask_operator.reconciler import blockers
-from multitask_operator.reconciler.actions import RECHECK_SECONDS, Action, Result, earliest
+from multitask_operator.reconciler.actions import RECHECK_SECONDS, Action, earliest
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.children import ChildBuilder
-from multitask_operator.reconciler.conditions import invalid_spec, status_update
+from multitask_operator.reconciler.contribution import Contribution
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import seconds_until_retry
 from multitask_operator.reconciler.state.stage_job import Phase, StageJob
@@ -27,18 +27,14 @@ from multitask_operator.reconciler.training.status import training_status
 from multitask_operator.settings import Settings
 
 
-def reconcile(state: ModelState, settings: Settings) -> Result:
-    """What to do about a model that is not being deleted; a spec that cannot be carried out gets a status only."""
-    try:
-        problems = uri_problems(state.model.spec)
-        if problems:
-            raise InvalidResource(problems)
-        return _decide(state, settings)
-    except UserError as error:
-        return invalid_spec(state.cluster, error, state.now)
+def reconcile(state: ModelState, settings: Settings) -> Contribution:
+    """What to do about the training of a model that is not being deleted.
 
-
-def _decide(state: ModelState, settings: Settings) -> Result:
+    Raises UserError for a spec that cannot be carried out in a cluster.
+    """
+    problems = uri_problems(state.model.spec)
+    if problems:
+        raise InvalidResource(problems)
     blocker = first_blocker(START_CHECKS, state, settings)
     batches = next_batches(state) if blocker is None else []
     new_jobs = [job_spec(state, batch) for batch in batches]
@@ -52,11 +48,7 @@ def _decide(state: ModelState, settings: Settings) -> Result:
         blocker=blocker or first_blocker(PROGRESS_CHECKS, state, settings),
         is_progressing=blocker is None and (bool(new_jobs) or is_progressing(state, settings)),
     )
-    update = status_update(state.cluster, status, state.now)
-    return Result(
-        (*deletes, *creations, *update.actions),
-        earliest(update.requeue_after, *_waits(state, settings, blocker)),
-    )
+    return Contribution(tuple(deletes), tuple(creations), status, earliest(*_waits(state, settings, blocker)))
 
 
 def _creations(

@@ -1,17 +1,18 @@
-"""The status of a model that is trained: conditions, one row a stage kind, one row a task. Output only. Pure."""
+"""Training's part of the status: conditions, one row a stage kind, one row a task. Output only. Pure."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
 from multitask_api.resource import MultiTaskModel
-from multitask_api.resource.status import MultiTaskModelStatus, StageStatus, TaskStatus
+from multitask_api.resource.status import StageStatus, TaskStatus
 from multitask_api.stage_io.results import ExportResult, TaskVerdict
 from multitask_api.stages import Graph, NodeState, groups
 from multitask_operator.formatting import duration
 from multitask_operator.planner import Failed, StartStage, export_of, verdicts_of
 from multitask_operator.reconciler.blockers import Blocker, with_remediation
-from multitask_operator.reconciler.conditions import ConditionValue, condition
+from multitask_operator.reconciler.conditions import ConditionValue
+from multitask_operator.reconciler.contribution import StatusPart
 from multitask_operator.reconciler.state.accessors import started_at
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.stage_job import StageJob
@@ -24,33 +25,31 @@ _PROGRESS_LENGTH = 64
 
 def training_status(
     state: ModelState, starts: Sequence[StartStage], blocker: Blocker | None, *, is_progressing: bool
-) -> MultiTaskModelStatus:
-    """Everything that ``kubectl get mtm`` and ``mtm status`` show.
+) -> StatusPart:
+    """What ``kubectl get mtm`` and ``mtm status`` show of training.
 
     ``starts`` are those of the plan that get a Job now; ``is_progressing``: something is at work in spite of
     ``blocker``. Scores have 4 digits; a figure that is not known is absent.
     """
-    graph, generation = state.plan.graph, state.cluster.generation
+    graph = state.plan.graph
     at_work = sorted({run.stage for run in state.observed.running} | {start.node.name for start in starts})
     verdicts, export = verdicts_of(graph), export_of(graph)
     is_blocked = blocker is not None and not is_progressing
-    values = {
+    conditions = {
         "Ready": _ready(state, blocker, verdicts, export),
         "Consolidated": _consolidated(state.model, verdicts),
         "Progressing": _progressing(state, at_work, blocker, export, is_progressing=is_progressing),
     }
-    previous = state.cluster.previous_status
     qualified = sum(verdict.verdict == "Qualified" for verdict in verdicts.values())
-    return MultiTaskModelStatus(
-        observed_generation=generation,
-        conditions=tuple(condition(kind, value, previous, generation, state.now) for kind, value in values.items()),
-        stage=_stage(state, at_work, is_blocked=is_blocked),
-        progress=f"{_done(graph)}/{len(graph.nodes)} stages",
-        qualified=f"{qualified}/{len(state.model.spec.tasks)}" if verdicts else None,
-        revision=export.revision if export else None,
-        stages=_stage_rows(graph, at_work, state.plan.failed, _progress_by_kind(state.stage_jobs)),
-        tasks=_task_rows(state.model, verdicts, export),
-    )
+    fields = {
+        "stage": _stage(state, at_work, is_blocked=is_blocked),
+        "progress": f"{_done(graph)}/{len(graph.nodes)} stages",
+        "qualified": f"{qualified}/{len(state.model.spec.tasks)}" if verdicts else None,
+        "revision": export.revision if export else None,
+        "stages": _stage_rows(graph, at_work, state.plan.failed, _progress_by_kind(state.stage_jobs)),
+        "tasks": _task_rows(state.model, verdicts, export),
+    }
+    return StatusPart(conditions, fields)
 
 
 # -- conditions --------------------------------------------------------------------------------------------------------
@@ -59,7 +58,7 @@ def training_status(
 def _ready(
     state: ModelState, blocker: Blocker | None, verdicts: Mapping[str, TaskVerdict], export: ExportResult | None
 ) -> ConditionValue:
-    """Names the one thing that keeps the model from being trained."""
+    """Names the one thing that keeps the model from being trained. What serves it decides after that."""
     if state.model.spec.suspend and export is None:
         return ConditionValue(
             "False", "Suspended", "spec.suspend is true: its Jobs are stopped; set it to false to go on"

@@ -1,0 +1,58 @@
+"""What one reconciler adds to the reconcile of a model, and how the additions of several become one result. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from multitask_api.resource.status import MultiTaskModelStatus
+from multitask_operator.reconciler.actions import Action, Delete, Result, earliest
+from multitask_operator.reconciler.conditions import ConditionValue, condition, status_update
+from multitask_operator.reconciler.state.cluster_state import ClusterState
+
+
+@dataclass(frozen=True)
+class StatusPart:
+    """What one reconciler knows of the status."""
+
+    conditions: Mapping[str, ConditionValue]
+    """Condition type → value."""
+    fields: Mapping[str, object] = field(default_factory=dict)
+    """Other fields of `MultiTaskModelStatus`, by their Python names."""
+
+
+@dataclass(frozen=True)
+class Contribution:
+    """What one reconciler, training for example, wants done. It writes no status and no Events itself."""
+
+    deletes: tuple[Delete, ...]
+    creations: tuple[Action, ...]
+    status: StatusPart
+    requeue_after: float | None
+    """Seconds until the reconciler has to run again without a watch event."""
+
+
+def combine(cluster: ClusterState, contributions: Sequence[Contribution], now: float) -> Result:
+    """All deletions, then all creations, then one status with its Events."""
+    status = model_status(cluster, [contribution.status for contribution in contributions], now)
+    update = status_update(cluster, status, now)
+    deletes = (delete for contribution in contributions for delete in contribution.deletes)
+    creations = (action for contribution in contributions for action in contribution.creations)
+    return Result(
+        (*deletes, *creations, *update.actions),
+        earliest(update.requeue_after, *(contribution.requeue_after for contribution in contributions)),
+    )
+
+
+def model_status(cluster: ClusterState, parts: Sequence[StatusPart], now: float) -> MultiTaskModelStatus:
+    """One status of all parts. Where two give the same condition or field, the later part decides."""
+    values: dict[str, ConditionValue] = {}
+    fields: dict[str, object] = {}
+    for part in parts:
+        values |= part.conditions
+        fields |= part.fields
+    previous, generation = cluster.previous_status, cluster.generation
+    conditions = tuple(condition(kind, value, previous, generation, now) for kind, value in values.items())
+    return MultiTaskModelStatus.model_validate(
+        fields | {"observed_generation": generation, "conditions": conditions}, by_name=True
+    )
