@@ -63,7 +63,6 @@ def namespace(rest: httpx.Client, request: pytest.FixtureRequest) -> Iterator[st
 def install_crds(client: ClusterClient) -> None:
     """Apply the CRDs of this checkout, and wait until their resources are served."""
     client.kubectl("apply", "--server-side", "--force-conflicts", "--filename", str(CRDS))
-    client.kubectl("wait", "--for=condition=Established", "--timeout=30s", "--filename", str(CRDS))
     with client.rest() as rest:
         for resource in ("multitaskmodels", "taskroutes"):
             path = f"/apis/multitask.dev/v1alpha1/{resource}"

@@ -35,10 +35,10 @@ INSTALLED = {"MULTITASK_TRAINER_IMAGE": NEWER_IMAGE}
 @pytest.fixture
 def access(own_cluster):
     """A control plane with the namespace and the claim of the samples."""
-    with own_cluster.access.rest() as rest:
+    with own_cluster.client.rest() as rest:
         objects.namespace(rest, NAMESPACE)
         objects.claim(rest, NAMESPACE, "models")
-    return own_cluster.access
+    return own_cluster.client
 
 
 class RecordedPods:
@@ -105,14 +105,14 @@ def test_a_run_that_an_older_operator_began_goes_on_and_nothing_runs_twice(acces
     older, ended = back_again(access, "running"), frozen_objects("trained")
     mark, pods = access.audit_mark(), RecordedPods(access)
     with run_operator(access.user("operator", ALL), tmp_path, NAMESPACE, **INSTALLED) as running:
-        running.until("it rests", running.rests)
+        running.until("it rests", running.is_idle)
         writes = access.writes(mark, "operator")
         assert [line for line in writes if not line.startswith("patch multitaskmodels/status")] == []
         running.until("the model is trained", lambda: trained(access, pods), SECONDS)
-        running.until("it rests again", running.rests)
+        running.until("it rests again", running.is_idle)
         mark, served = access.audit_mark(), running.healthz().json()["served"]
         access.kubectl("label", "mtm", MODEL, "look=again", "--namespace", NAMESPACE)
-        running.until("it looks", lambda: running.healthz().json()["served"] > served and running.rests())
+        running.until("it looks", lambda: running.healthz().json()["served"] > served and running.is_idle())
         assert access.writes(mark, "operator") == []
 
     assert contains(status_of([model(access)]), status_of(ended))
@@ -141,12 +141,12 @@ def test_a_clean_up_that_an_older_operator_began_ends_and_the_model_goes(access,
     older = back_again(access, "deleting")
     jobs, mark, pods = by_name(older, "Job"), access.audit_mark(), RecordedPods(access)
     with run_operator(access.user("operator", ALL), tmp_path, NAMESPACE, **INSTALLED) as running:
-        running.until("it rests", running.rests)
+        running.until("it rests", running.is_idle)
         assert {job["metadata"]["name"] for job in listed(access, "jobs")} == set(jobs)
         assert model(access)["metadata"]["finalizers"]
         assert pods.work() == 1
         there = ("get", "mtm", MODEL, "--namespace", NAMESPACE, "--ignore-not-found", "--output", "name")
-        running.until("the model is gone", lambda: not access.kubectl(*there).out, SECONDS)
+        running.until("the model is gone", lambda: not access.kubectl(*there).stdout, SECONDS)
     assert pods.ran == ["clean-up"]
     assert [line for line in access.writes(mark, "operator") if line.startswith("create jobs")] == []
     until("nothing of it is left", lambda: listed(access, f"{OWNED},pods") == [], 60)

@@ -14,6 +14,7 @@ import pytest
 from devcluster import objects
 from devcluster.cluster_client import ClusterClient, Object
 from devcluster.control_plane import ControlPlane
+from integration.cluster.conftest import CRDS, install_crds
 from support.cluster import resources
 from support.cluster.operator_process import EXECUTABLE, run_operator
 
@@ -108,14 +109,12 @@ def test_it_waits_for_the_crd_and_survives_its_removal_and_a_restart_of_the_api_
     own_cluster: ControlPlane, tmp_path: Path
 ) -> None:
     client = own_cluster.client
-    crds = Path(__file__).parents[3] / "crds"
     with client.rest() as rest, run_operator(client.admin, tmp_path) as running:
-        client.kubectl("delete", "--filename", str(crds), "--wait=true")
+        client.kubectl("delete", "--filename", str(CRDS), "--wait=true")
         missing = "the cluster does not know the kind MultiTaskModel: install the CRDs"
         running.until("it says that the CRD is missing", lambda: missing in running.log_text())
         running.until("it is not ready", lambda: running.readyz().json()["fault"] == missing)
-        client.kubectl("apply", "--server-side", "--filename", str(crds))
-        client.kubectl("wait", "--for=condition=Established", "--timeout=30s", "--filename", str(crds))
+        install_crds(client)
         objects.namespace(rest, "team-a")
         create(rest, "team-a", resources.model("first"))
         running.until("the first model is seen", lambda: "Ready" in conditions(rest, "team-a", "first"))
