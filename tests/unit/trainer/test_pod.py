@@ -94,7 +94,7 @@ FOREIGN = [
     # what the order says, exit status, kind of failure, what it says
     ({"version": 9}, 2, "UserError", "the operator asks for version 9 of stage kind 'prepare', and this image has"),
     ({"kind": "polish"}, 2, "UserError", "of stage kind 'polish', and this image has None: use operator and trainer"),
-    ({"parameters": {}}, 2, "UserError", "the order's parameters are no PrepareParameters of this version"),
+    ({"parameters": {}}, 2, "UserError", "the parameters are not valid PrepareParameters of this version"),
     ({"output": "/proc/none/out"}, 1, "Fault", "FileNotFoundError"),
 ]
 

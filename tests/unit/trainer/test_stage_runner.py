@@ -52,7 +52,7 @@ def nothing_measured(stage: StageContext) -> StageOutcome:
 
 FAILURES = [
     # work, exit status, kind of failure, what it says
-    (wrong_parameters, 2, "UserError", "the order's parameters are no PrepareParameters of this version"),
+    (wrong_parameters, 2, "UserError", "the parameters are not valid PrepareParameters of this version"),
     (nothing_measured, 1, "Fault", "ValidationError: 1 validation error for Reduction"),
 ]
 

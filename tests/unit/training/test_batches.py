@@ -32,14 +32,23 @@ def by_hand(model, given):
     return torch.stack(means).mean()
 
 
+def rows_of_targets(batch, given):
+    """(N,) the row of ``given`` that each target token belongs to; the rows must differ in length."""
+    positions = batch.position_ids.flatten()[batch.logit_positions]
+    begins = (positions.diff() != 1) | (batch.logit_positions.diff() != 1)
+    spans = torch.tensor_split(positions, (begins.nonzero().flatten() + 1).tolist())
+    by_length = {len(ids): index for index, (ids, _) in enumerate(given)}
+    return torch.cat([torch.full_like(span, by_length[int(span[-1]) + 2]) for span in spans])
+
+
 LAYOUTS = {
     "padded, one micro-batch": lambda given: padded(given, batch_rows=len(given), token_budget=10_000),
     "padded, small micro-batches": lambda given: padded(given, batch_rows=len(given), token_budget=25),
     "padded, a row a micro-batch": lambda given: padded(given, batch_rows=len(given), token_budget=1),
-    "packed in one line": lambda given: packed(given, batch_rows=len(given), token_budget=10_000, width=100),
-    "packed in several lines": lambda given: packed(given, batch_rows=len(given), token_budget=10_000, width=24),
+    "packed in one sequence": lambda given: packed(given, batch_rows=len(given), token_budget=10_000, width=100),
+    "packed in several sequences": lambda given: packed(given, batch_rows=len(given), token_budget=10_000, width=24),
     "packed, several micro-batches": lambda given: packed(given, batch_rows=len(given), token_budget=30, width=24),
-    "packed, a row longer than a line": lambda given: packed(given, batch_rows=len(given), token_budget=30, width=8),
+    "packed, a row over the width": lambda given: packed(given, batch_rows=len(given), token_budget=30, width=8),
 }
 
 
@@ -53,7 +62,7 @@ def test_every_layout_gives_the_mean_over_rows_of_the_mean_over_target_tokens(mo
 def test_padded_and_packed_give_the_same_gradient(model):
     given = rows()
     gradients = []
-    for layout in ("padded, small micro-batches", "packed in several lines"):
+    for layout in ("padded, small micro-batches", "packed in several sequences"):
         model.zero_grad()
         loss(model, LAYOUTS[layout](given)).backward()
         gradients.append(torch.cat([value.grad.flatten() for value in model.parameters()]))
@@ -70,7 +79,8 @@ def test_a_row_of_a_pack_does_not_see_the_row_before_it(model):
         assert batch.input_ids.shape == (1, 32)
         with torch.no_grad():
             logits = target_logits(Backbone.of(model), batch)
-        found.append([logits[batch.rows == row] for row in (0, 1)])
+        owners = rows_of_targets(batch, version)
+        found.append([logits[owners == row] for row in (0, 1)])
     assert torch.equal(found[0][1], found[1][1])
     assert not torch.allclose(found[0][0], found[1][0], atol=1e-3)
 
@@ -80,17 +90,18 @@ def test_a_row_of_a_pack_has_the_logits_it_has_alone(model):
     (batch,) = packed(given, batch_rows=len(given), token_budget=1000, width=100)
     with torch.no_grad():
         logits = target_logits(Backbone.of(model), batch)
+        owners = rows_of_targets(batch, given)
         for index, (ids, prompt) in enumerate(given):
             alone = model(torch.from_numpy(ids.astype(np.int64))[None]).logits[0, prompt - 1 : -1]
-            assert torch.allclose(logits[batch.rows == index], alone, atol=1e-5)
+            assert torch.allclose(logits[owners == index], alone, atol=1e-5)
 
 
 def test_a_long_answer_does_not_outweigh_a_label():
-    weights = {
-        int(row): float(batch.weights[batch.rows == row].sum())
-        for batch in padded(rows(), batch_rows=len(LENGTHS), token_budget=30)
-        for row in batch.rows.unique()
-    }
+    given = rows()
+    weights = {}
+    for batch in padded(given, batch_rows=len(LENGTHS), token_budget=30):
+        owners = rows_of_targets(batch, given)
+        weights |= {int(row): float(batch.weights[owners == row].sum()) for row in owners.unique()}
     assert weights == pytest.approx(dict.fromkeys(range(len(LENGTHS)), 1 / len(LENGTHS)))
 
 
@@ -101,7 +112,8 @@ def test_micro_batches_keep_to_their_budget_and_hold_every_row_once():
         packed(given, batch_rows=59, token_budget=200, width=64),
     ):
         assert all(batch.input_ids.numel() <= 200 for batch in batches)
-        assert sorted(int(row) for batch in batches for row in batch.rows.unique()) == list(range(59))
+        owners = [rows_of_targets(batch, given).unique() for batch in batches]
+        assert sorted(torch.cat(owners).tolist()) == list(range(59))
         assert sum(batch.tokens for batch in batches) == sum(len(ids) - 1 for ids, _ in given)
 
 

@@ -102,7 +102,7 @@ def test_a_run_that_the_first_release_began_resumes(tmp_path: Path) -> None:
     torch.save(content, tmp_path / "checkpoint.pt")
     torch.save(weights(2.0), tmp_path / "best-30.pt")
     progress, loaded, optimizer = CheckpointStore(tmp_path).load()
-    assert (progress.step, progress.decay_begin, progress.evals_without_improvement) == (40, 35, 2)
+    assert (progress.step, progress.decay_start, progress.evals_without_improvement) == (40, 35, 2)
     assert progress.curve[0].tasks["a"].score == 0.75
     assert torch.equal(loaded["w"], weights(1.0)["w"])
     assert optimizer == {"state": {}}

@@ -8,7 +8,7 @@ from multitask_trainer.training.schedule import Schedule, decay_steps
 @pytest.mark.parametrize("max_steps", [1, 2, 3, 7, 8, 100, 115, 116, 1000, 4000])
 def test_the_limit_includes_the_tail(max_steps):
     schedule = Schedule(warmup_steps=0, max_steps=max_steps)
-    begin = schedule.latest_decay_begin
+    begin = schedule.latest_decay_start
     assert schedule.end(begin) == schedule.end(None) == max_steps
     assert 0 <= begin < max_steps
     assert abs((max_steps - begin) - decay_steps(begin)) <= 1
@@ -30,7 +30,7 @@ def test_the_shape_is_warmup_constant_decay():
 
 def test_a_tail_inside_the_warmup_never_reaches_zero_nor_rises_above_it():
     schedule = Schedule(warmup_steps=100, max_steps=20)
-    begin = schedule.latest_decay_begin
+    begin = schedule.latest_decay_start
     factors = [schedule.factor(step, begin) for step in range(20)]
     assert all(0 < factor <= 0.2 for factor in factors)
     assert factors[-1] < factors[begin]

@@ -1,4 +1,4 @@
-"""The gateway's connections to Triton servers: one for each backend, kept as long as a route names it."""
+"""The gateway's connections to Triton servers: one for each server, kept as long as a route names it."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class _Connection:
 
 
 class Backends:
-    """The connections to all backends, each made on first use."""
+    """The connections to all Triton servers, each made on first use."""
 
     def __init__(self) -> None:
         self._connections: dict[str, _Connection] = {}
@@ -48,7 +48,7 @@ class Backends:
     async def infer(
         self, backend: Backend, task: str, fields: Mapping[str, str], options: wire.Options, *, timeout_s: float
     ) -> AsyncGenerator[InferResponse, None]:
-        """The backend's responses. Raises `StatusError`; after `NoBackend`, another backend may succeed."""
+        """The responses of one Triton server. Raises `StatusError`; after `NoBackend`, another server may succeed."""
         connection = self._connect(f"{backend.service}:{backend.port}")
         connection.active += 1
         try:
@@ -80,7 +80,7 @@ class Backends:
 
 
 def to_status_error(error: BackendError) -> StatusError:
-    """The gateway's error for a backend's error."""
+    """The gateway's error for an error of a Triton server."""
     match error:
         case BackendOverloaded():
             return Overloaded("the server is overloaded; try again in a moment, or send fewer requests at once")

@@ -1,4 +1,4 @@
-"""The route table: maps a task's name to the backends that answer it. Pure."""
+"""The route table: maps a task's name to the Triton servers that answer it (its `Backend` entries). Pure."""
 
 from __future__ import annotations
 
@@ -67,10 +67,10 @@ class RouteTable:
 
 
 def choose_backend(route: Route, draw: float, *, revision: str = "", tried: Sequence[Backend] = ()) -> Backend:
-    """Choose a backend by weight, with a random number ``draw`` in [0, 1), among those not yet ``tried``.
+    """Choose a Triton server by weight, with a random number ``draw`` in [0, 1), among those not yet ``tried``.
 
-    With a ``revision``, only its backends are candidates, whatever their weight. Otherwise backends of weight 0 are
-    none: they are not rolled out. Raises `RevisionNotFound` or `NoBackend`.
+    With a ``revision``, only its servers are candidates, whatever their weight. Without one, servers of weight 0, which
+    are not rolled out, are no candidates. Raises `RevisionNotFound` or `NoBackend`.
     """
     backends: Sequence[Backend] = route.task.backends
     if revision:
@@ -80,7 +80,7 @@ def choose_backend(route: Route, draw: float, *, revision: str = "", tried: Sequ
             raise RevisionNotFound(route.name, revision, known)
     candidates = [backend for backend in backends if backend not in tried and (revision or backend.weight > 0)]
     if not candidates:
-        raise NoBackend(f"no backend of task {route.name!r} is available; try again in a moment")
+        raise NoBackend(f"no Triton server of task {route.name!r} is available; try again in a moment")
     total = sum(backend.weight for backend in candidates)
     if total == 0:
         return candidates[int(draw * len(candidates))]

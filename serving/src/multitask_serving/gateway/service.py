@@ -1,4 +1,4 @@
-"""``TaskGateway``: finds the task, checks the request and calls a backend, or a second one if that is unavailable."""
+"""``TaskGateway``: finds the task, checks the request, calls a Triton server; if that is unavailable, a second one."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
-    """The service. ``routes`` returns the current table, ``draw`` a random number in [0, 1) that chooses a backend."""
+    """The service. ``routes`` returns the current table, ``draw`` a random number in [0, 1) that chooses a server."""
 
     def __init__(
         self, routes: Callable[[], RouteTable], backends: Backends, stats: Stats, draw: Callable[[], float]
@@ -89,7 +89,7 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
     async def _infer_with_retry(
         self, route: Route, request: gateway_pb2.PredictRequest, context: Context, *, stream: bool
     ) -> AsyncGenerator[InferResponse, None]:
-        """One backend's responses. If it is unavailable before its first response, another backend is tried."""
+        """One Triton server's responses. If it is unavailable before its first response, another server is tried."""
         check_fields(route.task, request.fields)
         options = wire_options(route.task, request, stream=stream)
         deadline = time.monotonic() + _timeout(context)
@@ -124,7 +124,7 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
         options: Options,
         deadline: float,
     ) -> AsyncGenerator[InferResponse, None]:
-        """One backend's responses; the request is counted in the statistics."""
+        """One Triton server's responses; the request is counted in the statistics."""
         started = time.monotonic()
         status = "CANCELLED"
         if started >= deadline:

@@ -1,4 +1,4 @@
-"""Checks a request against the route table before it goes to a backend. Pure."""
+"""Checks a request against the route table before it goes to a Triton server. Pure."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def check_fields(task: RoutedTask, fields: Mapping[str, str]) -> None:
 
 
 def wire_options(task: RoutedTask, request: gateway_pb2.PredictRequest, *, stream: bool) -> Options:
-    """The options for the backend. Raises `InvalidRequest` if a classification request has sampling options."""
+    """The options for the Triton server. Raises `InvalidRequest` if a classification request has sampling options."""
     if task.type == "Classification":
         if request.HasField("sampling"):
             raise InvalidRequest(

@@ -1,10 +1,11 @@
 """Schedules task requests on one engine. Independent of Triton: responses go through `requests.ResponseSender`.
 
-Classifications are answered at once, in the thread that submits them. Generations run in a thread of their own, which
-advances all running batches token by token, the bundle's models in turn. So a long text delays a label by at most one
-decoding step of the models, and another text by at most one step of each running batch (`_MAX_BATCHES`). Texts of one
-model wait for earlier ones only when together they exceed `decoding.TOKEN_BUDGETS`. The engine is used by one thread at
-a time; `PriorityLock` prefers classifications.
+Classifications are answered before `RequestScheduler.submit` returns, in the thread that submits them; Triton's dynamic
+batcher has queued and joined them before. Generations wait in a queue of the scheduler and run in a thread of their
+own, which advances all running batches token by token, the bundle's models in turn. So a long text delays a label by at
+most one decoding step of the models, and another text by at most one step of each running batch (`_MAX_BATCHES`). Texts
+of one model wait for earlier ones only when together they exceed `decoding.TOKEN_BUDGETS`. The engine is used by one
+thread at a time; `PriorityLock` prefers classifications.
 
 A sender that fails ends its own request only (`PendingRequest`). If the generation thread ends by an error, so does the
 process: otherwise the server would look healthy, since it still answers classifications, but never generate text.

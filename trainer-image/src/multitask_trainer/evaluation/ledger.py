@@ -1,4 +1,8 @@
-"""The arithmetic of the ledger: replicas at a load, training seconds, and what one server saves against N. Pure."""
+"""The arithmetic of the ledger: replicas at a load, training seconds, and what one server saves against N. Pure.
+
+L is the load of each task, c_i the measured capacity of the single-task server of task i, c that of the one server for
+all tasks, for their mix; all in requests per second.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +36,7 @@ def multi_task_training(
 def single_task_side(
     rates: Mapping[str, float], sizes: Mapping[str, int], training: Mapping[str, float], load: float
 ) -> LedgerSide:
-    """N servers, one a task: ``rates`` are requests/s of each, ``sizes`` its bytes; Σ ⌈L / c_i⌉ replicas.
+    """N servers, one a task: ``rates`` are the c_i, ``load`` is L, ``sizes`` are bytes; Σ_i ⌈L / c_i⌉ replicas.
 
     ``training``: stage kind → seconds.
     """
@@ -50,7 +54,7 @@ def single_task_side(
 def multi_task_side(
     rate: float, sizes: Mapping[str, int], training: Mapping[str, float], load: float, tasks: int
 ) -> LedgerSide:
-    """One server for all ``tasks``: ``rate`` requests/s of their mix; ⌈Σ L / c⌉ replicas."""
+    """One server for N = ``tasks`` tasks: ``rate`` is c, ``load`` is L; ⌈N · L / c⌉ replicas."""
     return LedgerSide(
         models=len(sizes),
         bytes=sum(sizes.values()),

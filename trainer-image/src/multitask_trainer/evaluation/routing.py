@@ -29,7 +29,10 @@ class RoutingDecision:
 
 
 def route(verdict: TaskVerdict, group: str, baselines: Sequence[BaselineRun]) -> RoutingDecision:
-    """The design's routing rule. Of several seeds the one with the best validation score answers, ties by name."""
+    """A qualified task is answered by its group, any other by its baseline if one was trained; without one by nobody.
+
+    Of several seeds the one with the best validation score answers, ties by name.
+    """
     task = verdict.task
     if verdict.verdict == "Qualified":
         return RoutingDecision(task, group, f"Qualified: {verdict.reason}")

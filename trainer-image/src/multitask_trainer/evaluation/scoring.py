@@ -1,4 +1,4 @@
-"""Asks the engine that serves for the answers to a split's rows, and scores them."""
+"""Answers a split's rows with the engine that serves, and scores the answers."""
 
 from __future__ import annotations
 

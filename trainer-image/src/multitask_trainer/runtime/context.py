@@ -43,7 +43,7 @@ class StageContext:
         try:
             return kind.model_validate(self.order.parameters)
         except ValidationError as error:
-            raise StageError(f"the order's parameters are no {kind.__name__} of this version: {error}") from error
+            raise StageError(f"the parameters are not valid {kind.__name__} of this version: {error}") from error
 
     @property
     def device(self) -> str:
@@ -86,7 +86,7 @@ class StageContext:
         """The names of the inputs that begin with ``prefix``, sorted."""
         return sorted(name for name in self.order.inputs if name.startswith(prefix))
 
-    def once(self, name: str, make: Callable[[], None]) -> None:
+    def run_once(self, name: str, make: Callable[[], None]) -> None:
         """Let one process make something in ``work_folder`` for all processes that share the folder."""
         # A checkpoint address means that the folder ends with the pod: then each node has a folder of its own.
-        self.distributed.once(name, make, on_each_node=self.order.checkpoint is not None)
+        self.distributed.run_once(name, make, on_each_node=self.order.checkpoint is not None)

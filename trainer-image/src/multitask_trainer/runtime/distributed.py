@@ -72,10 +72,11 @@ class DistributedContext:
         if not self.is_main_process:
             raise WorkerExit
 
-    def once(self, name: str, make: Callable[[], None], *, on_each_node: bool) -> None:
+    def run_once(self, name: str, make: Callable[[], None], *, on_each_node: bool) -> None:
         """Let one process (of each node) ``make`` something in the file system; the others wait until it is there."""
         key = f"{name}/{self.node}" if on_each_node else name
-        if self.local_rank == 0 if on_each_node else self.is_main_process:
+        is_maker = self.local_rank == 0 if on_each_node else self.is_main_process
+        if is_maker:
             make()
             self.store_set(key, "made")
         elif self.store_wait(key, _ENDED) != "made":

@@ -93,7 +93,7 @@ def _starting_base(
             if not folder.exists():  # else another pod was quicker, and the base is the same
                 raise
 
-    stage.once("start", make)
+    stage.run_once("start", make)
     return folder
 
 

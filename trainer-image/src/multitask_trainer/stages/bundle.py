@@ -49,16 +49,16 @@ def _servables(
     stage: StageContext, parameters: BundleParameters, group: str, tasks: list[TaskDefinition]
 ) -> dict[str, ServableWeights]:
     """Task → the weights that answer it; tasks with the same `TuningMethod.servable_key` share them."""
-    tuned = tuning_method(parameters.tuning)
+    method = tuning_method(parameters.tuning)
     weights = stage.input(f"mixture/{group}") / "weights"
-    keys = {task.name: tuned.servable_key(task.name) for task in tasks}
+    keys = {task.name: method.servable_key(task.name) for task in tasks}
     shared = len(set(keys.values())) == 1
     servables: dict[str, ServableWeights] = {}
     for task in tasks:
         name = group if shared else f"{group}.{keys[task.name]}"
         folder = stage.scratch_folder / "servables" / name
         if all(servable.name != name for servable in servables.values()):
-            tuned.write_servable(stage.input("base") / "model", weights, task.name, folder, parameters.precision)
+            method.write_servable(stage.input("base") / "model", weights, task.name, folder, parameters.precision)
         servables[task.name] = ServableWeights(name, folder)
     return servables
 

@@ -1,4 +1,8 @@
-"""Stage ``filter``: the groups, their high-resource tasks, sampling probabilities and step budgets."""
+"""Stage ``filter``: plans stages 2 and 3 of every group: high-resource tasks, sampling probabilities, step budgets.
+
+It runs after the baselines, whose saturation it reads. The grouping itself (stage 1, task filtering) needs no results:
+`multitask_api.stages.groups` does it, and the groups are among this stage's parameters.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from multitask_trainer.training.group_plan import GroupInputs, Saturation, plan_
 
 
 def work(stage: StageContext) -> StageOutcome:
-    """Plan every group from the row counts and the baselines' saturation."""
+    """Plan every group from its tasks' row counts and the baselines' saturation; no model is trained here."""
     parameters = stage.parameters(FilterParameters)
     plans = []
     for group, tasks in parameters.groups.items():

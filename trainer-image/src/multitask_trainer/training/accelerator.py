@@ -21,9 +21,9 @@ _PROCESS_GROUP_TIMEOUT = timedelta(hours=1)
 def make_accelerator(*, device: str, threads: int, precision: Literal["fp32", "bf16"]) -> Accelerator:
     """One process's share of the machine: under torchrun one of several, else the only one.
 
-    ``device`` is that of the stage's context, never ``auto``.
-    Master weights are fp32. On a GPU ``bf16`` computes in bf16 (autocast) and fp32 in TF32; on a CPU everything is
-    fp32, because bf16 is slower there, and the precision only decides the dtype in which the result is served.
+    ``device`` is ``cpu`` or a GPU (`StageContext.device` resolves ``auto``). Master weights are fp32. On a GPU ``bf16``
+    computes in bf16 (autocast) and ``fp32`` in TF32. On a CPU everything is computed in fp32, because bf16 is slower
+    there, and the precision only decides the dtype in which the result is served.
     """
     from accelerate import Accelerator, InitProcessGroupKwargs
     from transformers.utils import logging

@@ -1,4 +1,4 @@
-"""Checkpoints of a run: one file, replaced in one step, so that a run killed at any point has the last complete one.
+"""Checkpoints of a run: one file, replaced atomically: a run killed at any point has the last complete one.
 
 The best weights so far are in a file of their own that the checkpoint names; both are kept until the next checkpoint
 names another. Where the folder ends with the pod, an address keeps a copy of each, written in the same order.
@@ -28,7 +28,7 @@ from multitask_trainer.storage.uris import storage_errors, upload_file
 
 Weights = Mapping[str, Tensor]
 _CHECKPOINT = "checkpoint.pt"
-_STORED_NAMES = {"decay_begin": "tail_begin", "evals_without_improvement": "stale"}
+_STORED_NAMES = {"decay_start": "tail_begin", "evals_without_improvement": "stale"}
 """Field → its name in a checkpoint. A run that an older release began must resume, so stored names stay."""
 
 
@@ -36,7 +36,7 @@ class Progress(Record):
     """Everything a run remembers besides weights and optimizer. Batches need no state: they follow from the step."""
 
     step: int = 0
-    decay_begin: int | None = None
+    decay_start: int | None = None
     ended_by_limit: bool = False
     best_step: int | None = None
     best_value: float = 0.0

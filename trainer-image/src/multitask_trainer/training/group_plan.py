@@ -1,7 +1,8 @@
-"""Which tasks need stage 2, how often each is drawn, and for how long: from row counts and saturation. Pure.
+"""The plan of stages 2 and 3 for one group: high-resource tasks, sampling probabilities, steps of the mixture. Pure.
 
-A task *needs* the training rows at which its single-task run saturated, or at its chosen checkpoint if that came later.
-Auto: it is high-resource if the mixture alone gives it fewer, p_i · steps · batchRows < need_i.
+A task *needs* as many rows as its single-task run had been given at its saturation, or at its chosen checkpoint if that
+is later: need_i = steps_i · batchRows. Without ``minSaturationSteps`` it is high-resource if the mixture alone would
+give it fewer, p_i · mixture steps · batchRows < need_i; with it, if it saturated at that step or later.
 """
 
 from __future__ import annotations

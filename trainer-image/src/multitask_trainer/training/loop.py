@@ -1,4 +1,4 @@
-"""The training loop: steps, validations, the begin of the decay, checkpoints; resumes from the last checkpoint."""
+"""The training loop: steps, validations, the start of the decay, checkpoints; resumes from the last checkpoint."""
 
 from __future__ import annotations
 
@@ -93,7 +93,7 @@ class TrainingLoop:
 
     @property
     def _end(self) -> int:
-        return self._schedule.end(self.progress.decay_begin)
+        return self._schedule.end(self.progress.decay_start)
 
     def _any_process_stopped(self, stop_requested: bool) -> bool:
         """Whether any process was asked to stop: all have to leave the loop after the same step."""
@@ -107,12 +107,12 @@ class TrainingLoop:
     def _maybe_begin_decay(self) -> None:
         """Begin the decay if patience is exhausted, or if it could not end within the limit otherwise."""
         progress, optimisation = self.progress, self._optimisation
-        if progress.decay_begin is not None:
+        if progress.decay_start is not None:
             return
-        at_limit = progress.step >= self._schedule.latest_decay_begin
+        at_limit = progress.step >= self._schedule.latest_decay_start
         patient = progress.evals_without_improvement < optimisation.patience or progress.step < optimisation.min_steps
         if at_limit or not patient:
-            self._update(decay_begin=progress.step, ended_by_limit=at_limit and patient)
+            self._update(decay_start=progress.step, ended_by_limit=at_limit and patient)
 
     # -- one step ------------------------------------------------------------------------------------------------------
 
@@ -120,7 +120,7 @@ class TrainingLoop:
         progress = self.progress
         begun = time.monotonic()
         seed_step(self._optimisation.seed, progress.step, self._accelerator.process_index)
-        rate = self._optimisation.learning_rate * self._schedule.factor(progress.step, progress.decay_begin)
+        rate = self._optimisation.learning_rate * self._schedule.factor(progress.step, progress.decay_start)
         for group in self._optimizer.param_groups:
             group["lr"] = rate
         micro_batches = self._batches.at(progress.step)
@@ -166,7 +166,7 @@ class TrainingLoop:
     def _is_eval_due(self) -> bool:
         """Every ``evalEvery`` steps, before a decay that the limit begins, and at the end."""
         step = self.progress.step
-        before_decay = self.progress.decay_begin is None and step == self._schedule.latest_decay_begin
+        before_decay = self.progress.decay_start is None and step == self._schedule.latest_decay_start
         return before_decay or step == self._end or step % self._optimisation.eval_every == 0
 
     def _evaluate_and_checkpoint(self) -> None:
@@ -177,7 +177,7 @@ class TrainingLoop:
         point = CurvePoint(
             step=progress.step,
             train_loss=progress.loss_sum / progress.loss_steps if progress.loss_steps else None,
-            phase=self._schedule.phase(progress.step - 1, progress.decay_begin),
+            phase=self._schedule.phase(progress.step - 1, progress.decay_start),
             tasks=points,
         )
         self._update(curve=(*progress.curve, point), loss_sum=0.0, loss_steps=0)

@@ -1,7 +1,7 @@
-"""The loss: mean over a row's target tokens (EOS included), then mean over the rows of the optimizer batch.
+"""The loss: mean over a row's target tokens (EOS included), then mean over the rows of the global batch.
 
-A 50-token answer must not outweigh a label 20 times. The weights in the micro-batch carry both means, so micro-batches
-and ranks only add up.
+A mean over all tokens would give a 50-token answer the weight of 25 two-token labels. The micro-batch's weights, set in
+``batching/batches.py``, contain both means, so the loss of a step is the sum over micro-batches and processes.
 """
 
 from __future__ import annotations

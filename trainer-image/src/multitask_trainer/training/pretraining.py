@@ -53,7 +53,7 @@ def pretrain(
         need = max_steps * optimisation.batch_rows * optimisation.max_length
         write_corpus(folder, corpus_texts(parameters, locations), tokenizer, need)
 
-    stage.once("tokens", write)
+    stage.run_once("tokens", write)
     batches = TextBatches.of(
         folder,
         length=optimisation.max_length,

@@ -33,7 +33,7 @@ CPU_TOKENS = 3072
 """Padded tokens of a micro-batch on a CPU: more leaves its caches."""
 GPU_TOKENS = 32768
 PACK_WIDTH = 512
-"""Tokens of a packed line, unless a row is longer: attention costs the square of it."""
+"""Tokens of a packed sequence, unless a row is longer. The cost of attention grows with its square."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ class TaskBatches:
     processes: int = 1
 
     def at(self, step: int) -> list[MicroBatch]:
-        """Rows are dealt to the processes by falling length, so that each has about the same number of tokens."""
+        """Rows are dealt to the processes by descending length, so that each has about the same number of tokens."""
         batch = self.sampler.at(step)
         rows: list[EncodedRow] = [
             self.datasets[task].row(row) for task, row in zip(batch.tasks.tolist(), batch.rows.tolist(), strict=True)
@@ -77,7 +77,8 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         name: TaskValidation.of(encoder, _rows(stage, name, "validation")) for name, encoder in encoders.items()
     }
     sampler = Sampler(
-        # In the tasks' order: equal digests must draw equal rows, and to a digest a mapping's order is nothing.
+        # In the tasks' order, not the mapping's: a digest ignores the order of a mapping, and equal digests must draw
+        # equal rows.
         {name: parameters.probabilities[name] for name in encoders},
         {name: len(dataset) for name, dataset in datasets.items()},
         batch_rows=optimisation.batch_rows,
@@ -88,13 +89,13 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
             f"training.batchRows is {optimisation.batch_rows} and there are {accelerator.num_processes} processes: "
             "raise it, or use fewer GPUs"
         )
-    tuned = tuning_method(parameters.tuning)
+    method = tuning_method(parameters.tuning)
     torch.manual_seed(optimisation.seed)  # new adapter weights are drawn from it
     loaded = load_base(base)
     check_max_length(loaded, optimisation.max_length)  # the base may have been made for a shorter one
-    model = tuned.prepare(loaded)
+    model = method.prepare(loaded)
     if start is not None:
-        tuned.load(model, start)
+        method.load(model, start)
     batches = TaskBatches(
         sampler=sampler,
         datasets=[datasets[name] for name in sampler.names],
@@ -117,7 +118,7 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
     )
     progress = loop.run()
     stage.distributed.exit_workers()
-    tuned.save(model, stage.artifact_folder / "weights")
+    method.save(model, stage.artifact_folder / "weights")
     truncated = {name: dataset.truncated for name, dataset in datasets.items() if dataset.truncated}
     # A row's last token is only ever a target.
     lengths = [np.diff(datasets[name].starts) - 1 for name in sampler.names]

@@ -28,29 +28,29 @@ class Schedule:
     max_steps: int
 
     @property
-    def latest_decay_begin(self) -> int:
+    def latest_decay_start(self) -> int:
         """Steps done when the decay begins at the latest, so that it ends at the limit."""
         begin = int(self.max_steps / (1 + DECAY_SHARE)) + 1
         while begin > 0 and begin + decay_steps(begin) > self.max_steps:
             begin -= 1
         return begin
 
-    def end(self, decay_begin: int | None) -> int:
+    def end(self, decay_start: int | None) -> int:
         """Steps in all, given where the decay began (None: not yet)."""
-        if decay_begin is None or decay_begin >= self.latest_decay_begin:
+        if decay_start is None or decay_start >= self.latest_decay_start:
             return self.max_steps
-        return decay_begin + decay_steps(decay_begin)
+        return decay_start + decay_steps(decay_start)
 
-    def phase(self, step: int, decay_begin: int | None) -> Phase:
+    def phase(self, step: int, decay_start: int | None) -> Phase:
         """The phase in which the step after ``step`` done steps is made."""
-        if decay_begin is not None and step >= decay_begin:
+        if decay_start is not None and step >= decay_start:
             return "decay"
         return "warmup" if step < self.warmup_steps else "constant"
 
-    def factor(self, step: int, decay_begin: int | None) -> float:
+    def factor(self, step: int, decay_start: int | None) -> float:
         """What the learning rate is multiplied with in the step after ``step`` done steps; never 0."""
         factor = min(1.0, (step + 1) / self.warmup_steps) if self.warmup_steps else 1.0
-        if decay_begin is not None and step >= decay_begin:
-            length = self.end(decay_begin) - decay_begin
-            factor *= 1 - (step - decay_begin) / length
+        if decay_start is not None and step >= decay_start:
+            length = self.end(decay_start) - decay_start
+            factor *= 1 - (step - decay_start) / length
         return factor

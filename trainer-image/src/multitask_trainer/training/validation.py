@@ -1,9 +1,10 @@
 """Loss and score on a fixed seeded sample of each task's validation rows, during training.
 
-Classification: labels are scored by the code that serves (``engine.score``), so the score is exactly the task's
-metric, and the loss is the gold label's. Generation: greedy answers would cost more than training, so the score is a
-*proxy*: the mean over rows of the share of the reference's tokens (EOS included) that are the model's first choice when
-it is given the reference's tokens before them. It ranks checkpoints of one task; it is not that task's metric.
+Classification: the serving engine's code scores the labels (`best_labels` in ``engine/classification/scoring.py``), so
+the score is exactly the task's metric, and the loss is the gold label's. Generation: greedy answers would cost more
+than training, so the score is a *proxy*: the mean over rows of the share of the reference's tokens (EOS included) that
+are the model's first choice when it is given the reference's tokens before them. It ranks checkpoints of one task; it
+is not that task's metric.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ WEIGHTS = "model.safetensors"
 
 
 class Full:
-    """See `Method`."""
+    """See `TuningMethod`."""
 
     def prepare(self, model: PreTrainedModel) -> nn.Module:
         """Every parameter requires gradients."""

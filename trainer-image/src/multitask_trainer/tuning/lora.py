@@ -25,7 +25,7 @@ _PARTS = {".lora_A.weight": ".A", ".lora_B.weight": ".B"}
 
 
 class Lora:
-    """See `Method`. ``scaling`` is α / r; a layer computes W x + (α / r) B A x."""
+    """See `TuningMethod`. ``scaling`` is α / r; a layer computes W x + (α / r) B A x."""
 
     def __init__(self, tuning: Tuning) -> None:
         self._tuning = tuning

@@ -1,6 +1,7 @@
 """Classification: the log probability of every label of a task, for a batch of rows, in one forward pass.
 
-Score of a label = Σ log p over its tokens *and EOS*, without length normalisation. A row of the batch is a prompt
+The log-probability of a label is Σ log p over its tokens *and EOS*, without length normalisation; it is the label's
+score. A row of the batch is a prompt
 followed by the nodes of its task's label trie. A node attends to the prompt and to its own ancestors only, and its
 position is prompt length + depth. So the prompt is run once for any number of labels, and rows of different tasks share
 a batch. No key-value cache is used: a second pass over cached prompts would do the same arithmetic with more overhead.

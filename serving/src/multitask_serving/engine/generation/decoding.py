@@ -73,12 +73,12 @@ def generate_rows(
     backbone = Backbone.of(model)
     widths = [len(row.input_ids) + row.max_new_tokens for row in rows]
     for batch in micro_batches(widths, token_budget or TOKEN_BUDGETS[backbone.device.type]):
-        decoding = _GenerationBatch(model, backbone, tokenizer, batch, [rows[row] for row in batch], adapter_context)
+        decoding = _DecodingBatch(model, backbone, tokenizer, batch, [rows[row] for row in batch], adapter_context)
         while decoding.row_numbers:
             yield decoding.step()
 
 
-class _GenerationBatch:
+class _DecodingBatch:
     """A batch being decoded. Prompts are left-padded, so that the next token of every row is in the same column."""
 
     def __init__(

@@ -1,4 +1,7 @@
-"""Renders, truncates and encodes prompts and answers, for training and serving: no other module encodes text.
+"""Renders, truncates and encodes prompts and answers, for training and serving.
+
+No other module encodes rows or requests. Chat templates are compiled to pieces in ``chat.py``, and the trainer's
+``batching/corpus.py`` tokenizes pre-training text.
 
 Template pieces, fields and answer are tokenised *separately*. Tokenising the whole string would join characters across
 their boundaries, and then neither a cached template prefix nor label ids computed in advance would fit. Fields, labels

@@ -1,8 +1,10 @@
-"""Micro-batches: rows of one optimizer batch, collated for one forward pass.
+"""Micro-batches: part of the rows of one optimizer step, collated for one forward pass.
 
-Two layouts give the same loss. *Padded*: rows sorted by length, one a line, padded on the right; causal attention does
-not read what follows, so no mask is needed. *Packed*: several rows a line with an explicit block-diagonal mask, for
-GPUs, where padding costs more than the mask. ``position_ids`` are explicit in both: each row counts from 0.
+All rows of a step, over all micro-batches and processes, are its *global batch* (``training.batchRows``).
+
+Two layouts give the same loss. *Padded*: rows sorted by length, one a sequence, padded on the right; causal attention
+does not read what follows, so no mask is needed. *Packed*: several rows a sequence with an explicit block-diagonal
+mask, for GPUs, where padding costs more than the mask. ``position_ids`` are explicit in both: each row counts from 0.
 """
 
 from __future__ import annotations
@@ -25,22 +27,20 @@ _MICRO_BATCH_COST = 100
 
 @dataclass(frozen=True)
 class MicroBatch:
-    """B lines of T tokens. The last token of a row is only ever a target, so it is not among the inputs."""
+    """B sequences of T tokens. The last token of a row is only ever a target, so it is not among the inputs."""
 
     input_ids: Tensor
     """(B, T) int64"""
     position_ids: Tensor
     """(B, T) int64"""
     segment_ids: Tensor | None
-    """(B, T) int32, equal for tokens of one row of a line; None where a line holds one row."""
+    """(B, T) int32, equal for the tokens of one row, 0 for padding; None where each sequence holds one row."""
     logit_positions: Tensor
     """(N,) int64, indices into B · T: where the target tokens are predicted."""
     targets: Tensor
     """(N,) int64 token ids."""
-    rows: Tensor
-    """(N,) int64, the row (of the list that was laid out) each target token belongs to."""
     weights: Tensor
-    """(N,) float32; the loss is Σ weight · nll: 1 / (the row's target tokens · the optimizer batch's rows)."""
+    """(N,) float32, 1 / (the row's target tokens · the global batch's rows); the loss is Σ weight · nll."""
     tokens: int
     """Input tokens, padding not counted."""
 
@@ -76,7 +76,7 @@ def padded(rows: Sequence[EncodedRow], *, batch_rows: int, token_budget: int) ->
 
 
 def _cuts(widths: NDArray[np.int64], token_budget: int) -> list[tuple[int, int]]:
-    """Where to cut falling widths so that padded tokens and the cost of starting micro-batches are least in all.
+    """Where to cut descending widths so that padded tokens and the cost of starting micro-batches are least in all.
 
     best(i) = min over j < i of best(j) + widths[j] · (i - j) + `_MICRO_BATCH_COST`, within the budget.
     """
@@ -98,51 +98,51 @@ def _cuts(widths: NDArray[np.int64], token_budget: int) -> list[tuple[int, int]]
 
 
 def packed(rows: Sequence[EncodedRow], *, batch_rows: int, token_budget: int, width: int) -> list[MicroBatch]:
-    """Rows packed into lines of ``width`` tokens (wider only for a longer row), first-fit by falling length."""
+    """Rows packed into sequences of ``width`` tokens (wider only for a longer row): first-fit decreasing."""
     width = max(width, *(len(ids) - 1 for ids, _ in rows))
-    lines: list[list[int]] = []
+    sequences: list[list[int]] = []
     room: list[int] = []
-    first = 0  # lines before it are too full for any row that is left
+    first = 0  # sequences before it are too full for any row that is left
     shortest = min(len(ids) - 1 for ids, _ in rows)
     for index in sorted(range(len(rows)), key=lambda index: -len(rows[index][0])):
         length = len(rows[index][0]) - 1
-        line = next((line for line in range(first, len(lines)) if room[line] >= length), len(lines))
-        if line == len(lines):
-            lines.append([])
+        chosen = next((number for number in range(first, len(sequences)) if room[number] >= length), len(sequences))
+        if chosen == len(sequences):
+            sequences.append([])
             room.append(width)
-        lines[line].append(index)
-        room[line] -= length
-        while first < len(lines) and room[first] < shortest:
+        sequences[chosen].append(index)
+        room[chosen] -= length
+        while first < len(sequences) and room[first] < shortest:
             first += 1
     count = max(1, token_budget // width)
     return [
-        _collate(rows, lines[begin : begin + count], width, batch_rows, mask=True)
-        for begin in range(0, len(lines), count)
+        _collate(rows, sequences[begin : begin + count], width, batch_rows, mask=True)
+        for begin in range(0, len(sequences), count)
     ]
 
 
 def _collate(
-    rows: Sequence[EncodedRow], lines: Sequence[Sequence[int]], width: int, batch_rows: int, *, mask: bool
+    rows: Sequence[EncodedRow], sequences: Sequence[Sequence[int]], width: int, batch_rows: int, *, mask: bool
 ) -> MicroBatch:
-    input_ids = np.zeros((len(lines), width), dtype=np.int64)
-    # What pads a line is block 0 and attends to itself, so that every token attends to something.
-    position_ids = np.tile(np.arange(width, dtype=np.int64), (len(lines), 1))
-    segment_ids = np.zeros((len(lines), width), dtype=np.int32)
-    logit_positions, targets, owners, weights = [], [], [], []
+    """``sequences`` are lists of row numbers; ``batch_rows`` is the size of the global batch, for the rows' weights."""
+    input_ids = np.zeros((len(sequences), width), dtype=np.int64)
+    # Padding is segment 0 and attends to itself, so that every token attends to something.
+    position_ids = np.tile(np.arange(width, dtype=np.int64), (len(sequences), 1))
+    segment_ids = np.zeros((len(sequences), width), dtype=np.int32)
+    logit_positions, targets, weights = [], [], []
     tokens = 0
-    for line, indices in enumerate(lines):
+    for sequence, indices in enumerate(sequences):
         offset = 0
         for segment, index in enumerate(indices, start=1):
             row, prompt = rows[index]
             length, answer = len(row) - 1, len(row) - prompt
             columns = slice(offset, offset + length)
-            input_ids[line, columns] = row[:-1]
-            position_ids[line, columns] = np.arange(length)
-            segment_ids[line, columns] = segment
-            start = line * width + offset + prompt - 1
+            input_ids[sequence, columns] = row[:-1]
+            position_ids[sequence, columns] = np.arange(length)
+            segment_ids[sequence, columns] = segment
+            start = sequence * width + offset + prompt - 1
             logit_positions.append(np.arange(start, start + answer))
             targets.append(row[prompt:])
-            owners.append(np.full(answer, index))
             weights.append(np.full(answer, 1 / (answer * batch_rows), dtype=np.float32))
             offset += length
             tokens += length
@@ -152,7 +152,6 @@ def _collate(
         segment_ids=torch.from_numpy(segment_ids) if mask else None,
         logit_positions=torch.from_numpy(np.concatenate(logit_positions)),
         targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
-        rows=torch.from_numpy(np.concatenate(owners)),
         weights=torch.from_numpy(np.concatenate(weights)),
         tokens=tokens,
     )

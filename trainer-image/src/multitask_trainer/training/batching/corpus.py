@@ -34,7 +34,7 @@ def write_task_text(folder: Path, datasets: Sequence[EncodedDataset]) -> None:
 
 
 def unused_text_warning(folder: Path, length: int) -> str | None:
-    """What to tell the user when the tasks' text is too short for one block, and other text fills the batches."""
+    """A warning if the tasks' text is too short for one block and other text fills the batches; None otherwise."""
     tokens = {shard.name: shard.stat().st_size // 4 for shard in folder.glob("*.bin")}
     own = tokens.get("tasks.bin")
     if own is None or own > length or max(tokens.values()) <= length:
@@ -48,7 +48,7 @@ def unused_text_warning(folder: Path, length: int) -> str | None:
 def write_corpus(
     folder: Path, sources: Sequence[Iterable[str]], tokenizer: PreTrainedTokenizerFast, tokens_needed: int
 ) -> None:
-    """Tokenize texts, in turns from every source, into shards of ``tokens_needed`` tokens in all, or of all the text.
+    """Tokenize texts into shards until they have ``tokens_needed`` tokens or the text ends; sources take turns.
 
     A restart skips the texts of existing shards, which is cheap compared with tokenizing them.
     """
@@ -102,8 +102,8 @@ class TextBatches:
     def at(self, step: int) -> list[MicroBatch]:
         """The step's blocks, this process's share of them."""
         blocks = self.sampler.at(step).rows[self.process :: self.processes]
-        lines = max(1, self.token_budget // self.length)
-        return [self._collate(blocks[begin : begin + lines]) for begin in range(0, len(blocks), lines)]
+        count = max(1, self.token_budget // self.length)
+        return [self._collate(blocks[begin : begin + count]) for begin in range(0, len(blocks), count)]
 
     def _collate(self, blocks: NDArray[np.int64]) -> MicroBatch:
         tokens = torch.from_numpy(np.stack([self._block(int(block)) for block in blocks]).astype(np.int64))
@@ -114,7 +114,6 @@ class TextBatches:
             segment_ids=None,
             logit_positions=torch.arange(rows * length),
             targets=tokens[:, 1:].reshape(-1),
-            rows=torch.arange(rows).repeat_interleave(length),
             weights=torch.full((rows * length,), 1 / (length * self.batch_rows)),
             tokens=rows * length,
         )

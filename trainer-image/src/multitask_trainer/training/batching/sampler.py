@@ -22,7 +22,7 @@ _CHUNK = 4096
 
 @dataclass(frozen=True)
 class Batch:
-    """The rows of one optimizer step: ``tasks[j]`` is the index of slot j's task, ``rows[j]`` the row in its train."""
+    """The rows of one optimizer step: slot j has row ``rows[j]`` of the training rows of task ``tasks[j]``."""
 
     tasks: NDArray[np.int64]
     rows: NDArray[np.int64]
@@ -131,7 +131,7 @@ def task_key(name: str, purpose: str = "train") -> int:
 
 
 def fixed_sample(size: int, limit: int, *, seed: int, name: str, purpose: str) -> NDArray[np.int64]:
-    """At most ``limit`` of ``size`` row numbers, rising; the same for the same seed, name and purpose."""
+    """At most ``limit`` of ``size`` row numbers, ascending; the same for the same seed, name and purpose."""
     if size <= limit:
         return np.arange(size)
     return np.sort(permutation(size, seed=seed, key=task_key(name, purpose), index=0)[:limit])
