@@ -54,7 +54,7 @@ def decide_verdict(task: TaskStatistics, *, threshold: float, rule: Rule) -> Ver
         return VerdictDecision("Inconclusive", confirmed=False, reason=inconclusive)
     ratio, interval = task.ratio, task.interval
     if ratio is None or interval is None:  # a score that is not positive, and a baseline above the constant answer
-        reason = f"score {task.score:.4f} against {task.baseline:.4f}: the score is not above 0"
+        reason = f"score {task.score:.4f} against {task.baseline:.4f}: nothing of the baseline is reached"
         return VerdictDecision("NotQualified", confirmed=False, reason=reason)
     measured = ratio if rule == "Point" else interval.low
     qualified = measured >= threshold
@@ -70,17 +70,17 @@ def _inconclusive_reason(task: TaskStatistics, baseline: float, rule: Rule) -> s
     """Why the figures do not allow a verdict, or None."""
     if task.constant_baseline is not None and task.baseline_margin is not None and task.baseline_margin.low <= 0:
         return (
-            f"the single-task model ({baseline:.4f}) may be no better than always giving the best constant answer "
-            f"({task.constant_baseline:.4f}): the interval of their difference begins at {task.baseline_margin.low:.4f}"
+            f"the single-task model ({baseline:.4f}) is not surely better than always giving the best constant answer "
+            f"({task.constant_baseline:.4f}): their difference may be as low as {task.baseline_margin.low:.4f}"
         )
     if baseline <= 0:
-        return f"the single-task model scores {baseline:.4f}; a ratio needs a positive score"
+        return f"the single-task model scores {baseline:.4f}, and a ratio to that means nothing"
     if task.still_improving:
         return "the single-task model was still improving when its step limit ended it; raise stages.baseline.maxSteps"
     if task.interval is not None and task.interval.half_width > MAX_HALF_WIDTH:
         return (
-            f"the ratio is too uncertain: ±{task.interval.half_width:.3f}, over the limit of "
-            f"±{MAX_HALF_WIDTH:.2f}; use more test rows or more seeds"
+            f"the ratio is known to ±{task.interval.half_width:.3f} only, and ±{MAX_HALF_WIDTH:.2f} is the most that "
+            "can be judged; more test rows or more seeds narrow it"
         )
     if rule == "LowerBound" and task.degrees_of_freedom == 0:
         return "rule LowerBound needs the spread between seeds; set stages.baseline.seeds to 2 or more"
@@ -97,7 +97,7 @@ def _verdict_reason(
     else:
         text += f"the interval's lower end {interval.low:.4f} {'≥' if qualified else '<'} {threshold}"
     if task.seeds == 0:
-        text += "; not confirmed: a declared score has no seeds, so how much it varies is not known"
+        text += "; not confirmed: a declared score has no seeds to vary"
     elif task.degrees_of_freedom == 0 or task.seeds == 1:
         text += "; not confirmed: one seed does not show how much a single-task model varies"
     return text
