@@ -28,7 +28,7 @@ from multitask_api.stage_io.results import (
     VerifyResult,
 )
 from multitask_api.stages import Graph, Node, NodeState, build, groups
-from multitask_operator.planner import Capacity, Failed, Observed
+from multitask_operator.planner import Capacity, Failed, PlannerInput
 
 GB = 1024**3
 TWO_CORES = Capacity(cores=2, memory=64 * GB)
@@ -59,9 +59,9 @@ def graph_of(resource, manifests=None, serve=True) -> Graph:
     return build(resource.metadata.name, resource.spec, resolved(resource), manifests or {}, serve=serve)
 
 
-def observed(resource, manifests=None, **more) -> Observed:
+def planner_input(resource, manifests=None, **more) -> PlannerInput:
     given = {"capacity": TWO_CORES, **more}
-    return Observed(resolved=resolved(resource), manifests=manifests or {}, **given)
+    return PlannerInput(resolved=resolved(resource), manifests=manifests or {}, **given)
 
 
 def failed(node: Node, kind="Fault", attempts=1, when=0.0) -> Failed:
@@ -249,4 +249,15 @@ RESULTS = {
     "ledger": _ledger,
 }
 
-__all__ = ["all_done", "failed", "finish", "graph_of", "manifest", "model", "observed", "replace", "resolved", "task"]
+__all__ = [
+    "all_done",
+    "failed",
+    "finish",
+    "graph_of",
+    "manifest",
+    "model",
+    "planner_input",
+    "replace",
+    "resolved",
+    "task",
+]

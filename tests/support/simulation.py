@@ -19,7 +19,7 @@ from multitask_api.stage_io.packing import manifest_key, pack_manifest
 from multitask_operator.reconciler import Result, reconcile
 from multitask_operator.reconciler.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
 from multitask_operator.reconciler.state.accessors import format_time
-from multitask_operator.reconciler.state.cluster_state import ClusterState, pvc_names
+from multitask_operator.reconciler.state.cluster_state import ClusterState, named_pvc_names
 from multitask_operator.reconciler.state.stage_job import stage_jobs
 from multitask_operator.settings import Settings
 from support.graph_builders import graph_of, manifest, model, resolved
@@ -93,7 +93,7 @@ class Cluster:
         lists = {field: [] for field in FIELDS.values()}
         for (kind, _), item in sorted(self.objects.items()):
             lists[FIELDS[kind]].append(copy.deepcopy(item))
-        names = pvc_names(self.model)
+        names = named_pvc_names(self.model)
         return ClusterState(
             namespace="ml",
             name="desk",
@@ -224,10 +224,10 @@ class Cluster:
             self.finish(jobs[0])
         raise AssertionError(f"no end after {limit} Jobs")
 
-    # -- what it came to -----------------------------------------------------------------------------------------------
+    # -- results ------------------------------------------------------------------------------------------------------
 
-    def condition(self, kind):
-        return next(item for item in self.model["status"]["conditions"] if item["type"] == kind)
+    def condition(self, condition_type):
+        return next(item for item in self.model["status"]["conditions"] if item["type"] == condition_type)
 
     @property
     def job_runs(self):

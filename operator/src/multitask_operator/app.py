@@ -1,4 +1,4 @@
-"""The running operator: watches fill the queue, workers reconcile its keys, health is served, until it is stopped."""
+"""The running operator: watches fill the queue, workers reconcile its keys, /healthz answers, until it is stopped."""
 
 from __future__ import annotations
 
@@ -74,26 +74,26 @@ class Operator:
                 settings.stale_seconds,
                 lambda: None if self._watching.is_set() else self._fault,
             ) as port:
-                logger.info("serving %s; health on port %d", ", ".join(settings.namespaces) or "all namespaces", port)
+                logger.info("watching %s; health on port %d", ", ".join(settings.namespaces) or "all namespaces", port)
                 await self._work(client, queue)
         logger.info("ended")
 
     async def _work(self, client: Client, queue: Queue[NamespacedName]) -> None:
         stop: Future[None] = Future()
         watching = asyncio.create_task(self._keep_watching(client, queue, stop))
-        serving = asyncio.create_task(queue.run())
+        reconciling = asyncio.create_task(queue.run())
         stopping = asyncio.create_task(self._stopping.wait())
         try:
-            await asyncio.wait([watching, serving, stopping], return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([watching, reconciling, stopping], return_when=asyncio.FIRST_COMPLETED)
         finally:
             logger.info("ending")
             stop.set_result(None)
-            serving.cancel()
+            reconciling.cancel()
             await queue.finish(GRACE_SECONDS)
             await asyncio.wait([watching], timeout=CLOSE_SECONDS)
             for task in (watching, stopping):
                 task.cancel()
-            ended = await asyncio.gather(watching, serving, stopping, return_exceptions=True)
+            ended = await asyncio.gather(watching, reconciling, stopping, return_exceptions=True)
         for each in ended:
             if isinstance(each, Exception):
                 raise each

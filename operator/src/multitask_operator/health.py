@@ -1,5 +1,5 @@
 """``GET /healthz``: whether every resource is reconciled in time. A failed request to the API server does not count:
-while that is down, a restart of the operator mends nothing. ``GET /readyz``: whether the watches run."""
+while that is down, a restart of the operator would not help. ``GET /readyz``: whether the watches run."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def report(queue: Queue[Any]) -> dict[str, Any]:
         "oldestSeconds": round(queue.schedule.oldest(), 3),
         "waiting": len(queue.schedule),
         "running": queue.schedule.running(),
-        "served": queue.served,
+        "served": queue.reconciled,
         "failed": queue.failed,
         "servingSeconds": _quantiles(queue.seconds),
     }

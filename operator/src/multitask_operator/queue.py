@@ -141,7 +141,7 @@ class Queue(Generic[Key]):
         self._slots = asyncio.Semaphore(workers)
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
-        self.served = 0
+        self.reconciled = 0
         self.failed = 0
         self.seconds: deque[float] = deque(maxlen=1000)
         """How long a reconcile took, of the latest ones that raised no error."""
@@ -198,15 +198,15 @@ class Queue(Generic[Key]):
         except Exception as error:  # noqa: BLE001 - one key's fault must not end the others' reconciles
             self._failed(key, "a fault of the operator", error)
         else:
-            self.served += 1
+            self.reconciled += 1
             self.seconds.append(asyncio.get_running_loop().time() - began)
             self.schedule.done(key, requeue_after)
         finally:
             self._slots.release()
             self._changed.set()
 
-    def _failed(self, key: Key, what: str, fault: Exception | None = None) -> None:
+    def _failed(self, key: Key, message: str, fault: Exception | None = None) -> None:
         self.failed += 1
         wait = self.schedule.failed(key)
         level = logging.WARNING if fault is None else logging.ERROR
-        logger.log(level, "%s: %s; trying again in %g s", key, what, wait, exc_info=fault)
+        logger.log(level, "%s: %s; trying again in %g s", key, message, wait, exc_info=fault)

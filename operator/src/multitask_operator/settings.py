@@ -82,10 +82,13 @@ class Settings:
 _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "trainer_image": (_image, "Image of the stage pods."),
     "image_pull_policy": (_pull_policy, "Of the stage pods: Always, IfNotPresent or Never."),
-    "namespaces": (_namespaces, "Namespaces to serve, with commas; empty: all."),
+    "namespaces": (_namespaces, "Namespaces to watch, with commas; empty: all."),
     "gpu_resource": (_gpu_resource, "What a GPU is called in a pod's resources."),
     "workers": (_number(1, 256), "Resources that are reconciled at the same time."),
-    "resync_seconds": (_number(10, 86_400), "Every resource is reconciled again after this time."),
+    "resync_seconds": (
+        _number(10, 86_400),
+        "Longest time between two reconciles of a resource; it varies from half of this to all.",
+    ),
     "health_address": (_address, "IP address on which GET /healthz answers; empty: on all."),
     "health_port": (_number(0, 65_535), "Its port; 0 takes a free one."),
     "stale_seconds": (_number(10, 86_400), "/healthz answers 503 when a resource has waited longer for a worker."),

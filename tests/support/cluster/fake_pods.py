@@ -23,7 +23,7 @@ from multitask_api.cluster import (
 )
 from multitask_api.stage_io.packing import manifest_key, pack_manifest
 from multitask_operator.objects.names import access_name
-from multitask_operator.objects.pod_template import CONTAINER
+from multitask_operator.objects.user_pod_template import CONTAINER
 from support.graph_builders import graph_of, manifest, resolved
 
 

@@ -13,7 +13,7 @@ from devcluster.processes import until
 from multitask_api.cluster import DIGEST_ANNOTATION, KIND_LABEL, STAGE_ANNOTATION
 from multitask_operator.commands.cluster.diagnosis import diagnose
 from multitask_operator.commands.cluster.session import ClusterOptions, read_cluster_state, run_with_client
-from multitask_operator.objects.pod_template import CONTAINER
+from multitask_operator.objects.user_pod_template import CONTAINER
 from support.cluster.fake_pods import FakePods
 from support.cluster.model_factory import make_model
 from support.cluster.operator_cluster import MODELS, OperatorCluster

@@ -11,6 +11,7 @@ from multitask_api.stage_io.manifest import StageProgress
 from multitask_api.stage_io.results import EvaluateResult
 from multitask_operator import cli
 from multitask_operator.cluster.logs import user_namespace
+from multitask_operator.cluster.observe import OPERATOR_CHILDREN
 from multitask_operator.commands.cluster.diagnosis import diagnose
 from multitask_operator.commands.cluster.jobs import job_rows
 from multitask_operator.commands.cluster.model_view import seconds_of_stages
@@ -142,7 +143,7 @@ def cleaned_up_with_finalizer():
     return desk
 
 
-def refused():
+def write_rejected():
     desk = Desk()
     desk.settle()
     ready = desk.condition("Ready")
@@ -231,7 +232,7 @@ SITUATIONS = {
     ),
     "the claim is missing": (without_claim, ("ClaimMissing", True), ("'models' does not exist", "create it")),
     "the claim is not shared": (on_one_claim, ("StorageNotShared", True), ("'models' offers ReadWriteOnce",)),
-    "a write was refused": (refused, ("WriteRefused", True), ("exceeded quota", "tries again by itself")),
+    "a write was rejected": (write_rejected, ("WriteRefused", True), ("exceeded quota", "tries again by itself")),
     "rows are bad": (
         lambda: with_failure("prepare", "UserError", BAD_ROWS),
         ("StageFailed", True),
@@ -328,6 +329,18 @@ def test_an_operator_that_does_nothing_is_reported_after_a_minute():
     assert "has to create desk-resolve-" in diagnosis.message
     desk.finish(desk.until("resolve"))
     assert desk.explained(later=600).reason == "OperatorNotActing"
+
+
+def test_what_a_viewer_does_not_read_is_not_taken_for_missing():
+    desk = Desk(training={"nodes": 2})
+    job = desk.until("baseline")
+    desk.pod(job, phase="Running")
+    desk.settle()
+    unread = dict.fromkeys(OPERATOR_CHILDREN, ())
+    seen = replace(desk.observe(), namespace_object=None, **unread)
+    for later in (5, 300):
+        diagnosis = diagnose(seen, desk.now + later)
+        assert (diagnosis.reason, diagnosis.blocked, diagnosis.job) == ("StagesRunning", False, job)
 
 
 def test_active_and_failed_jobs_show_their_progress():

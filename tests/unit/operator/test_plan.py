@@ -20,7 +20,7 @@ from support.graph_builders import (
     graph_of,
     manifest,
     model,
-    observed,
+    planner_input,
     resolved,
     task,
 )
@@ -30,7 +30,7 @@ EVERYTHING = all_done(DESK)
 
 
 def starts(resource, manifests=None, now=0.0, **more):
-    return [start.node.name for start in plan(resource, observed(resource, manifests, **more), now).starts]
+    return [start.node.name for start in plan(resource, planner_input(resource, manifests, **more), now).starts]
 
 
 def running(graph, *names, digest=None):
@@ -103,7 +103,9 @@ FAILURES = [
 def test_failures_are_tried_again_only_when_that_can_help(kind, attempts, since, again, finished):
     before = all_done(DESK, until="base")
     base = graph_of(DESK, before)["base"]
-    decided = plan(DESK, observed(DESK, before, failures=(failed(base, kind, attempts, when=100.0),)), 100.0 + since)
+    decided = plan(
+        DESK, planner_input(DESK, before, failures=(failed(base, kind, attempts, when=100.0),)), 100.0 + since
+    )
     assert [start.node.name for start in decided.starts] == (["base"] if again else [])
     assert decided.finished is finished
     assert bool(decided.failed) is finished
@@ -116,7 +118,7 @@ def test_failures_are_tried_again_only_when_that_can_help(kind, attempts, since,
 def test_a_failed_stage_does_not_hold_back_independent_ones():
     before = all_done(DESK, until="baseline")
     broken = graph_of(DESK, before)["baseline/intent/seed-17"]
-    decided = plan(DESK, observed(DESK, before, failures=(failed(broken),)), 0.0)
+    decided = plan(DESK, planner_input(DESK, before, failures=(failed(broken),)), 0.0)
     assert [start.node.name for start in decided.starts] == ["baseline/urgency/seed-17", "baseline/reply/seed-17"]
     assert not decided.finished
 
@@ -139,10 +141,10 @@ STOPS = [
 @pytest.mark.parametrize(("sentence", "stage", "digest", "expected"), STOPS, ids=[row[0] for row in STOPS])
 def test_what_is_stopped(sentence, stage, digest, expected):
     at_work = (Running(stage, digest or graph_of(DESK)[stage].digest, 0.0),)
-    decided = plan(DESK, observed(DESK, running=at_work), 0.0)
+    decided = plan(DESK, planner_input(DESK, running=at_work), 0.0)
     assert [stop.stage for stop in decided.stops] == expected
     again = plan(
-        DESK, observed(DESK, running=tuple(Running(r.stage, r.digest, 0.0, stopping=True) for r in at_work)), 0.0
+        DESK, planner_input(DESK, running=tuple(Running(r.stage, r.digest, 0.0, stopping=True) for r in at_work)), 0.0
     )
     assert again.stops == ()
 
@@ -150,7 +152,7 @@ def test_what_is_stopped(sentence, stage, digest, expected):
 def test_a_suspended_model_stops_everything_and_starts_nothing():
     suspended = model(suspend=True)
     graph = graph_of(suspended)
-    decided = plan(suspended, observed(suspended, running=running(graph, "prepare/intent")), 0.0)
+    decided = plan(suspended, planner_input(suspended, running=running(graph, "prepare/intent")), 0.0)
     assert [stop.stage for stop in decided.stops] == ["prepare/intent"]
     assert decided.starts == ()
 
@@ -172,7 +174,9 @@ def test_adding_a_task_runs_its_prepare_and_baseline_and_what_depends_on_them():
 
 
 def test_an_unresolved_address_blocks_everything():
-    decided = plan(DESK, observed(DESK).__class__(resolved=Resolved(data={}), manifests={}, capacity=TWO_CORES), 0.0)
+    decided = plan(
+        DESK, planner_input(DESK).__class__(resolved=Resolved(data={}), manifests={}, capacity=TWO_CORES), 0.0
+    )
     assert decided.finished
     assert decided.starts == ()
 
@@ -189,7 +193,7 @@ class World:
         self.runs = []
 
     def observe(self):
-        return observed(
+        return planner_input(
             self.resource,
             dict(self.manifests),
             running=tuple(self.running.values()),
@@ -252,7 +256,7 @@ def test_from_any_half_done_state_the_rest_is_run(seed):
     manifests = {key: value for key, value in EVERYTHING.items() if chosen.random() < 0.7}
     ran = []
     for _ in range(200):
-        decided = plan(DESK, observed(DESK, manifests, capacity=SIXTEEN), 0.0)
+        decided = plan(DESK, planner_input(DESK, manifests, capacity=SIXTEEN), 0.0)
         if decided.finished:
             break
         for start in decided.starts:
@@ -264,7 +268,7 @@ def test_from_any_half_done_state_the_rest_is_run(seed):
 
 
 def test_the_same_observation_gives_the_same_plan():
-    seen = observed(DESK, all_done(DESK, until="baseline"))
+    seen = planner_input(DESK, all_done(DESK, until="baseline"))
     assert plan(DESK, seen, 5.0) == plan(DESK, seen, 5.0)
 
 

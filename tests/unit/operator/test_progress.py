@@ -11,7 +11,7 @@ from multitask_api.stage_io.manifest import StageProgress
 from multitask_operator.commands.progress import LineView, LiveView, describe
 from multitask_operator.formatting import duration, size
 from multitask_operator.planner import plan
-from support.graph_builders import all_done, failed, graph_of, model, observed
+from support.graph_builders import all_done, failed, graph_of, model, planner_input
 
 DESK = model()
 DONE = all_done(DESK)
@@ -55,7 +55,7 @@ def test_one_line_a_start_and_an_end():
 
 
 def test_at_most_one_line_of_progress_in_15_seconds():
-    current = plan(DESK, observed(DESK), 0.0)
+    current = plan(DESK, planner_input(DESK), 0.0)
 
     def calls(view, clock):
         for second in range(0, 61, 5):
@@ -71,7 +71,7 @@ def test_a_terminal_shows_the_running_stages_in_a_block():
     progress = StageProgress(stage="base", phase="training", step=50, total=400, loss=2.5, tokens_per_second=9000.0)
     with view.live():
         view.started("base", 1)
-        view.progress(plan(DESK, observed(DESK, all_done(DESK, until="base")), 0.0), [("base", 12.0, progress)])
+        view.progress(plan(DESK, planner_input(DESK, all_done(DESK, until="base")), 0.0), [("base", 12.0, progress)])
     assert "start  base" in out.getvalue()
     assert "4 of 20 stages done" in out.getvalue()
     assert "base training 50/400 loss 2.500 9,000 tokens/s 12 s" in out.getvalue()

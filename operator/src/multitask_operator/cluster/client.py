@@ -123,7 +123,8 @@ class Client:
         return tuple(sorted(items, key=lambda item: (item["metadata"].get("namespace", ""), item["metadata"]["name"])))
 
     async def probe(self, api_version: str, kind: str, namespace: str | None = None) -> None:
-        """Find out whether objects of the kind can be listed; NotFound if the server does not know the kind."""
+        """List at most one object of the kind: NotFound if the server does not know the kind, Forbidden without the
+        permission."""
         resource = self._resource(api_version, kind)
         await self._ask(
             Request("list", _rbac_resource(resource), namespace, None),
@@ -140,7 +141,7 @@ class Client:
         )
 
     async def apply(self, body: JsonObject) -> JsonObject:
-        """Make the object's fields so, and take over those that others own (server-side apply)."""
+        """Server-side apply with force: the fields in ``body`` become ours, whoever owned them."""
         resource = self._resource(body["apiVersion"], body["kind"])
         metadata = body["metadata"]
         return await self._write(

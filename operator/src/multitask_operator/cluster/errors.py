@@ -91,7 +91,7 @@ def error_for(request: Request, code: int, body: str | None) -> ClusterError:
         case _ if code >= 500:
             return Unavailable(f"{request}: {message}")
         case _:
-            return RequestRejected(request, code, reason or "Refused", message)
+            return RequestRejected(request, code, reason or "Rejected", message)
 
 
 def _status(body: str | None) -> dict[str, Any]:

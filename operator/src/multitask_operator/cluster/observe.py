@@ -17,7 +17,7 @@ from multitask_operator.objects.names import selector
 from multitask_operator.reconciler import blockers
 from multitask_operator.reconciler.finalizers import has_finalizer
 from multitask_operator.reconciler.state.accessors import is_being_deleted
-from multitask_operator.reconciler.state.cluster_state import ClusterState, pvc_names, referenced_configmap_names
+from multitask_operator.reconciler.state.cluster_state import ClusterState, named_pvc_names, referenced_configmap_names
 from multitask_operator.reconciler.state.stage_job import stage_jobs
 
 RBAC = "rbac.authorization.k8s.io/v1"
@@ -32,7 +32,7 @@ OPERATOR_CHILDREN = {
 }
 
 #: Objects whose Events are read, at most: the first that is stuck speaks for the others.
-_MOST = 6
+_MAX_OBJECTS = 6
 
 
 async def observe(
@@ -53,7 +53,7 @@ async def observe(
     lists, namespace_object, pvcs, configmaps, siblings = await _together(
         _together(*(client.list(*kind, namespace, selector(name)) for kind in kinds.values())),
         _nothing() if as_viewer else _get(client, "v1", "Namespace", namespace, None),
-        _named(client, "PersistentVolumeClaim", pvc_names(model), namespace, skip_forbidden=as_viewer),
+        _named(client, "PersistentVolumeClaim", named_pvc_names(model), namespace, skip_forbidden=as_viewer),
         _named(client, "ConfigMap", referenced_configmap_names(model), namespace),
         _sibling_models(client, model, skip_forbidden=as_viewer),
     )
@@ -73,7 +73,7 @@ async def observe(
 async def _warnings(client: Client, cluster: ClusterState, now: float) -> dict[str, str]:
     """`ClusterState.warnings`; empty for who may not list Events: the reasons are then less exact."""
     late = [job for job in stage_jobs(cluster, without=(RUN,)) if job.age(now) >= blockers.EVENT_DELAY]
-    objects = [item for job in late for item in blockers.objects_needing_events(job)][:_MOST]
+    objects = [item for job in late for item in blockers.objects_needing_events(job)][:_MAX_OBJECTS]
     warnings: dict[str, str] = {}
     with suppress(Forbidden):
         for item in objects:

@@ -16,7 +16,7 @@ from multitask_api.stages import ArtifactKey, build
 from multitask_operator.local import processes
 from multitask_operator.local.promotion import next_published, promoted_export, verify_outcome
 from multitask_operator.local.workdir import FAILURE, Workdir, write_atomically
-from multitask_operator.planner import Capacity, Failed, Observed, Plan, Running, StartStage, is_final, plan
+from multitask_operator.planner import Capacity, Failed, Plan, PlannerInput, Running, StartStage, is_final, plan
 from multitask_operator.planner.orders import stage_order
 
 #: Seconds that a stage has after SIGTERM to write a checkpoint.
@@ -101,7 +101,7 @@ class Executor:
 
     def _reconcile(self) -> Plan:
         """Observe, plan, act."""
-        observed = Observed(
+        planner_input = PlannerInput(
             resolved=self.resolved,
             manifests=self.workdir.manifests(),
             capacity=self.capacity,
@@ -109,7 +109,7 @@ class Executor:
             failures=tuple(self._failures.values()),
             serve=self.serve,
         )
-        current_plan = plan(self.model, observed, self.clock())
+        current_plan = plan(self.model, planner_input, self.clock())
         for stop in current_plan.stops:
             job = self._jobs.get(stop.key)
             if job is not None:

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from multitask_api.cluster import CLEAN_UP, EXIT_USER_ERROR, MASTER_PORT
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_operator.objects.names import Owner, object_metadata
-from multitask_operator.objects.pod_template import CONTAINER
 from multitask_operator.objects.pods import PodSettings, pod_template
-from multitask_operator.objects.resources import nodes
+from multitask_operator.objects.resources import pods_per_job
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.objects.types import JsonDict
+from multitask_operator.objects.user_pod_template import CONTAINER
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 #: Retries of the Job; of several nodes, a pod that fails takes the others with it.
@@ -43,7 +43,7 @@ def stage_job(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, s
     """
     name, kind = stage_job.name, stage_job.kind
     job = object_metadata(owner, "batch/v1", "Job", name, of=kind, annotations=stage_job.annotations)
-    pods = nodes(spec, kind)
+    pods = pods_per_job(spec, kind)
     job["spec"] = {
         "backoffLimit": RETRIES * pods,
         "ttlSecondsAfterFinished": KEPT_SECONDS,
@@ -64,7 +64,7 @@ def stage_job(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, s
 
 def stage_service(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec) -> JsonDict | None:
     """The headless Service of a Job on several nodes; None for one pod."""
-    if nodes(spec, stage_job.kind) == 1:
+    if pods_per_job(spec, stage_job.kind) == 1:
         return None
     return headless_service(owner, stage_job.name, stage_job.kind, stage_job.annotations)
 

@@ -19,10 +19,10 @@ from multitask_api.cluster import (
 )
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_operator.objects.names import Owner, access_name, labels
-from multitask_operator.objects.pod_template import CONTAINER, apply_user_template
-from multitask_operator.objects.resources import container_resources, gpus, nodes, threads
+from multitask_operator.objects.resources import container_resources, gpus, pods_per_job, threads
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.objects.types import JsonDict
+from multitask_operator.objects.user_pod_template import CONTAINER, apply_user_template
 from multitask_operator.objects.volumes import mounts_variable, pod_volumes, volume_mounts
 
 #: Seconds from SIGTERM to SIGKILL: a step has to end and a checkpoint to be written (and, for s3://, sent).
@@ -79,7 +79,7 @@ def pod_template(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec
     }
     if spec.image_pull_secrets:
         pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image_pull_secrets]
-    if nodes(spec, stage_job.kind) > 1:
+    if pods_per_job(spec, stage_job.kind) > 1:
         pod["subdomain"] = stage_job.name
     metadata = {
         "labels": labels(owner.name, stage_job.kind),
@@ -94,7 +94,7 @@ def _container(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, 
         "name": CONTAINER,
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
-        "command": command(stage_job.name, nodes=nodes(spec, kind), processes=max(1, gpus(spec, kind))),
+        "command": command(stage_job.name, nodes=pods_per_job(spec, kind), processes=max(1, gpus(spec, kind))),
         "env": [{"name": name, "value": value} for name, value in _environment(owner, spec, stage_job).items()],
         "resources": container_resources(spec, kind, settings.gpu_resource),
         "securityContext": _SECURITY,

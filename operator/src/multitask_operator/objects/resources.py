@@ -55,8 +55,8 @@ def gpus(spec: MultiTaskModelSpec, kind: str) -> int:
     return min(1, spec.training.gpus_per_node) if kind in ONE_GPU_KINDS else 0
 
 
-def nodes(spec: MultiTaskModelSpec, kind: str) -> int:
-    """Pods that share one stage of ``kind``."""
+def pods_per_job(spec: MultiTaskModelSpec, kind: str) -> int:
+    """Pods of one Job of ``kind``: they train one stage together, one on each node."""
     return spec.training.nodes if trains(spec, kind) else 1
 
 

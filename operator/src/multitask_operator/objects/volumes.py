@@ -16,7 +16,7 @@ _DATA_KINDS = frozenset({RESOLVE, "prepare"})
 _BASE_KINDS = frozenset({RESOLVE, "base"})
 
 
-def pvc_names(spec: MultiTaskModelSpec, kind: str | None = None) -> tuple[str, ...]:
+def mounted_pvc_names(spec: MultiTaskModelSpec, kind: str | None = None) -> tuple[str, ...]:
     """The claims that a pod of ``kind`` mounts (None: any pod of the model), sorted.
 
     Every pod mounts storage; data is mounted by the kinds that read it, the base model and its corpus by those that
@@ -34,7 +34,8 @@ def pvc_of(uri: str) -> str | None:
 def pod_volumes(spec: MultiTaskModelSpec, kind: str) -> list[JsonDict]:
     """The volumes of the claims that a pod of ``kind`` mounts."""
     return [
-        {"name": volume_name(claim), "persistentVolumeClaim": {"claimName": claim}} for claim in pvc_names(spec, kind)
+        {"name": volume_name(claim), "persistentVolumeClaim": {"claimName": claim}}
+        for claim in mounted_pvc_names(spec, kind)
     ]
 
 
@@ -43,13 +44,13 @@ def volume_mounts(spec: MultiTaskModelSpec, kind: str) -> list[JsonDict]:
     stored = pvc_of(_storage(spec))
     return [
         {"name": volume_name(claim), "mountPath": pvc_path(claim), **({} if claim == stored else {"readOnly": True})}
-        for claim in pvc_names(spec, kind)
+        for claim in mounted_pvc_names(spec, kind)
     ]
 
 
 def mounts_variable(spec: MultiTaskModelSpec, kind: str) -> str:
     """The value of ``MULTITASK_MOUNTS`` in a pod of ``kind``: JSON, claim → path."""
-    return json.dumps({claim: pvc_path(claim) for claim in pvc_names(spec, kind)}, separators=(",", ":"))
+    return json.dumps({claim: pvc_path(claim) for claim in mounted_pvc_names(spec, kind)}, separators=(",", ":"))
 
 
 def volume_name(claim: str) -> str:

@@ -9,26 +9,40 @@ from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.results import PrepareResult
 from multitask_api.stages import Graph, Node, NodeState, build
 from multitask_operator.planner.costs import ALONE, Capacity, Cost, cost, threads
-from multitask_operator.planner.state import Failed, Observed, Plan, Running, StartStage, StopStage
+from multitask_operator.planner.state import Failed, Plan, PlannerInput, Running, StartStage, StopStage
 
-#: Attempts of a stage that fails for a passing reason, and seconds until the second one.
+#: Attempts of a stage that fails for a passing reason, and seconds until the second one. These are for `mtm run`: in
+#: a cluster the Job itself retries, and a failed Job counts as one that made all its attempts.
 MOST_ATTEMPTS = 3
 FIRST_WAIT = 5.0
-#: Kinds by urgency: what most others wait for comes first.
-_ORDER = ("prepare", "base", "filter", "high-resource", "mixture", "baseline", "bundle", "evaluate", "export", "verify")
+#: Most urgent first: what most others wait for.
+_KINDS_BY_URGENCY = (
+    "prepare",
+    "base",
+    "filter",
+    "high-resource",
+    "mixture",
+    "baseline",
+    "bundle",
+    "evaluate",
+    "export",
+    "verify",
+)
 
 
-def plan(model: MultiTaskModel, observed: Observed, now: float) -> Plan:
+def plan(model: MultiTaskModel, planner_input: PlannerInput, now: float) -> Plan:
     """Decide what happens next; the same arguments give the same plan."""
-    graph = build(model.metadata.name, model.spec, observed.resolved, observed.manifests, serve=observed.serve)
-    failures = {(item.failure.stage, item.digest): item for item in observed.failures}
+    graph = build(
+        model.metadata.name, model.spec, planner_input.resolved, planner_input.manifests, serve=planner_input.serve
+    )
+    failures = {(item.failure.stage, item.digest): item for item in planner_input.failures}
     suspended = model.spec.suspend
-    stops = _stops(graph, observed, suspended=suspended)
+    stops = _stops(graph, planner_input, suspended=suspended)
     waits: list[float] = []
     final: list[Failed] = []
     starts: list[StartStage] = []
-    capacity = observed.capacity
-    free = FreeCapacity.of(graph, model, observed.running, capacity) if capacity else None
+    capacity = planner_input.capacity
+    free = FreeCapacity.of(graph, model, planner_input.running, capacity) if capacity else None
     for node in sorted(graph.nodes, key=lambda node: _urgency(node, graph)):
         if node.state is not NodeState.READY or node.digest is None:
             continue
@@ -36,7 +50,7 @@ def plan(model: MultiTaskModel, observed: Observed, now: float) -> Plan:
         if failed is not None and is_final(failed):
             final.append(failed)
             continue
-        if suspended or any(run.stage == node.name for run in observed.running):
+        if suspended or any(run.stage == node.name for run in planner_input.running):
             continue  # it runs, or an outdated run of it must end first: both write to the same log
         if failed is not None and (wait := retry_at(failed) - now) > 0:
             waits.append(wait)
@@ -46,7 +60,7 @@ def plan(model: MultiTaskModel, observed: Observed, now: float) -> Plan:
             starts.append(StartStage(node, 1, attempt))
         elif free.take(node, cost(node, graph, model.spec, capacity)):
             starts.append(StartStage(node, threads(node.kind, capacity, len(model.spec.tasks)), attempt))
-    finished = not starts and not waits and not observed.running
+    finished = not starts and not waits and not planner_input.running
     actions: tuple[StartStage | StopStage, ...] = (*stops, *starts)
     return Plan(
         graph=graph,
@@ -58,20 +72,23 @@ def plan(model: MultiTaskModel, observed: Observed, now: float) -> Plan:
 
 
 def is_final(failed: Failed) -> bool:
-    """No further attempt is made: the input or the program is at fault, or it failed too often."""
+    """No further attempt is made: the input or the program is at fault, or it failed too often.
+
+    True of every failure in a cluster: its Job has failed, after retries of its own.
+    """
     return failed.failure.kind != "Retryable" or failed.attempts >= MOST_ATTEMPTS
 
 
 def retry_at(failed: Failed) -> float:
-    """When a passing failure is tried again, in Unix seconds: 5, 10, 20 … seconds after it."""
+    """When `mtm run` tries again after a passing failure, in Unix seconds: 5, 10, 20 … seconds after it."""
     wait: float = FIRST_WAIT * 2 ** (failed.attempts - 1)
     return failed.when + wait
 
 
-def _stops(graph: Graph, observed: Observed, *, suspended: bool) -> list[StopStage]:
+def _stops(graph: Graph, planner_input: PlannerInput, *, suspended: bool) -> list[StopStage]:
     """Running stages whose result is no longer wanted. A stage whose digest is not known yet goes on."""
     stops = []
-    for run in observed.running:
+    for run in planner_input.running:
         reason = "spec.suspend is true" if suspended else _outdated(graph, run.stage, run.digest)
         if reason and not run.stopping:
             stops.append(StopStage(run.stage, run.digest, reason))
@@ -91,7 +108,7 @@ def _outdated(graph: Graph, stage: str, digest: str) -> str:
 
 def _urgency(node: Node, graph: Graph) -> tuple[int, int, str]:
     """Sort key: urgent kinds first; within a kind the stage with most rows first, because it takes longest."""
-    kind = _ORDER.index(node.kind) if node.kind in _ORDER else len(_ORDER)
+    kind = _KINDS_BY_URGENCY.index(node.kind) if node.kind in _KINDS_BY_URGENCY else len(_KINDS_BY_URGENCY)
     rows = 0
     for name in node.needs:
         manifest = graph[name].manifest if name.startswith("prepare/") else None

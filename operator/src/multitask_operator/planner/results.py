@@ -1,4 +1,4 @@
-"""What a graph's evaluations and export came to."""
+"""The verdicts and the export in a graph's manifests."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ class Failed:
 
 
 @dataclass(frozen=True)
-class Observed:
+class PlannerInput:
     """Everything that a plan may depend on. It may be stale: planning twice on it must do no harm."""
 
     resolved: Resolved
@@ -79,6 +79,7 @@ class Plan:
     graph: Graph
     actions: tuple[StartStage | StopStage, ...]
     requeue_after: float | None
+    """Seconds until a failed stage may be tried again; always None in a cluster, where Jobs retry by themselves."""
     finished: bool
     failed: tuple[Failed, ...]
 

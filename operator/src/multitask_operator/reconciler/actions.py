@@ -74,7 +74,7 @@ class Result:
     actions: tuple[Action, ...] = ()
     """In the order in which they are carried out."""
     requeue_after: float | None = None
-    """Seconds until the next reconcile; None: not before something changes."""
+    """Seconds until the next reconcile; None: at the next event or periodic resync."""
 
 
 def delete_all(*items: JsonObject | None) -> Iterator[Delete]:

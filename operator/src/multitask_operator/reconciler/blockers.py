@@ -15,16 +15,18 @@ from multitask_operator.reconciler.state.cluster_state import RejectedWrite
 from multitask_operator.reconciler.state.pods import container_statuses, exit_code, has_running_pod, out_of_memory
 from multitask_operator.reconciler.state.stage_job import StageJob
 
-#: Seconds that a Job and its pods have to show something before Events about them are read, and a deleted Job to go.
+#: Seconds that a Job and its pods have to show something before Events about them are read.
 EVENT_DELAY = 5.0
+#: Seconds after which a deleted Job that still exists is reported.
+DELETION_GRACE_SECONDS = 5.0
 
 #: Reason → what helps, where the message does not say so itself.
 REMEDIATION: Mapping[str, str] = {
     "QuotaExceeded": "raise the namespace's quota, lower training.resources or training.maxParallelJobs, or wait until"
     " other work has ended; the Job goes on by itself",
-    "PodRefused": "change what it names; the Job goes on by itself",
-    "PodWarning": "change what it names; the pod goes on by itself",
-    "PodNotStarted": "change what it names; the pod goes on by itself",
+    "PodRefused": "change what the message names; the Job goes on by itself",
+    "PodWarning": "change what the message names; the pod goes on by itself",
+    "PodNotStarted": "change what the message names; the pod goes on by itself",
     "NotDeleted": "whoever set the finalizer has to remove it; the Job is then created again",
     "NoGPUFree": "wait, free a GPU, or lower training.gpusPerNode (0: the CPU) or training.maxParallelJobs",
     "Unschedulable": "change training.resources or the podTemplate, or give the cluster such a node",
@@ -68,7 +70,7 @@ def append_advice(message: str, advice: str) -> str:
 
 def write_rejected(rejected: RejectedWrite) -> Blocker:
     """The API server rejected a write."""
-    advice = "change what it names"
+    advice = "change what the message names"
     if "exceeded quota" in rejected.message:
         advice = "raise the quota, or wait until other work has ended"
     elif rejected.code == _CONFLICT:
@@ -108,7 +110,7 @@ def deletion_stuck(stage_job: StageJob, now: float) -> Blocker | None:
         return None
     metadata = stage_job.job["metadata"]
     since = metadata["deletionTimestamp"]
-    if now - parse_time(since) < EVENT_DELAY:
+    if now - parse_time(since) < DELETION_GRACE_SECONDS:
         return None
     finalizers = ", ".join(metadata.get("finalizers") or ("none",))
     return Blocker(
@@ -154,7 +156,7 @@ def objects_needing_events(stage_job: StageJob) -> tuple[JsonObject, ...]:
 def requeue_after(stage_job: StageJob, gpu_resource: str, warnings: Mapping[str, str], now: float) -> float | None:
     """Seconds until the Job has to be read again because no watch covers what blocks it; None: a watch does."""
     if stage_job.is_being_deleted and deletion_stuck(stage_job, now) is None:
-        return EVENT_DELAY
+        return DELETION_GRACE_SECONDS
     # An Event may come at any time, most likely at once: the longer there is none, the longer the interval.
     waits = objects_needing_events(stage_job) and job_blocked(stage_job, gpu_resource, warnings) is None
     return max(EVENT_DELAY, stage_job.age(now)) if waits else None

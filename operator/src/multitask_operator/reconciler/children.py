@@ -23,7 +23,7 @@ from multitask_operator.settings import Settings
 
 @dataclass(frozen=True)
 class ChildBuilder:
-    """Builds the children of one generation of one model."""
+    """The children of one generation of one model: each method yields those that are missing or differ."""
 
     owner: Owner
     generation: int

@@ -13,14 +13,15 @@ from multitask_operator.reconciler.actions import RECHECK_SECONDS, Action, Event
 from multitask_operator.reconciler.state.accessors import format_time, parse_time
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 
-#: Of a condition's message: two of them and the rows of 128 tasks have to fit into 48 KiB, in any script.
+#: Most bytes of a condition's message. The schema's limit is 1024 characters; bytes are counted, because two of the
+#: longest messages and the rows of 128 tasks have to fit into 48 KiB in any script: lists and watches carry the status.
 MESSAGE_BYTES = 1024
 #: Seconds between two status patches that change nothing but progress.
 PROGRESS_SECONDS = 15.0
 
 _WITHOUT_EVENT = frozenset({"NotTrained", "StagesRunning"})
-#: Reasons of conditions that are False and nevertheless need nobody's attention.
-_NORMAL = frozenset(
+#: A False condition posts a Warning Event, except for these reasons: they need nobody's attention.
+_NORMAL_EVENT_REASONS = frozenset(
     {"Complete", "Trained", "Suspended", "TasksOutsideMixture", "NotJudged", "Queued", "Gated", "CleaningUp"}
 )
 
@@ -34,13 +35,13 @@ class ConditionValue(NamedTuple):
 
 
 def condition(
-    kind: str, value: ConditionValue, previous: MultiTaskModelStatus | None, generation: int | None, now: float
+    type_: str, value: ConditionValue, previous: MultiTaskModelStatus | None, generation: int | None, now: float
 ) -> Condition:
-    """The condition of type ``kind``, with the time since which it has this status; ``now`` in Unix seconds."""
-    same = next((item for item in previous.conditions if item.type == kind), None) if previous else None
+    """The condition of that type, with the time since which it has this status; ``now`` in Unix seconds."""
+    same = next((item for item in previous.conditions if item.type == type_), None) if previous else None
     since = same.last_transition_time if same is not None and same.status == value.status else None
     return Condition(
-        type=kind,
+        type=type_,
         status=value.status,
         reason=value.reason,
         message=cut(value.message, MESSAGE_BYTES),
@@ -60,7 +61,7 @@ def with_conditions(
     """The previous status with other conditions, stage and progress."""
     previous = cluster.previous_status or MultiTaskModelStatus()
     values = {"Ready": ready, "Progressing": progressing}
-    conditions = tuple(condition(kind, value, previous, cluster.generation, now) for kind, value in values.items())
+    conditions = tuple(condition(type_, value, previous, cluster.generation, now) for type_, value in values.items())
     kept = tuple(item for item in previous.conditions if item.type not in values)
     return previous.model_copy(
         update={
@@ -103,7 +104,7 @@ def _events(before: MultiTaskModelStatus | None, after: MultiTaskModelStatus) ->
         if (item.type, item.reason, item.status) in known or item.reason in _WITHOUT_EVENT | posted:
             continue
         posted.add(item.reason)
-        is_warning = item.status == "False" and item.reason not in _NORMAL
+        is_warning = item.status == "False" and item.reason not in _NORMAL_EVENT_REASONS
         yield Event("Warning" if is_warning else "Normal", item.reason, item.message)
 
 

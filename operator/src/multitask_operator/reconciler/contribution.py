@@ -52,7 +52,7 @@ def model_status(cluster: ClusterState, parts: Sequence[StatusPart], now: float)
         values |= part.conditions
         fields |= part.fields
     previous, generation = cluster.previous_status, cluster.generation
-    conditions = tuple(condition(kind, value, previous, generation, now) for kind, value in values.items())
+    conditions = tuple(condition(type_, value, previous, generation, now) for type_, value in values.items())
     return MultiTaskModelStatus.model_validate(
         fields | {"observed_generation": generation, "conditions": conditions}, by_name=True
     )

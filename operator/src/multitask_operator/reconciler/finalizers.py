@@ -30,8 +30,9 @@ def without_finalizer(model: JsonObject) -> PatchFinalizers:
     return _patch(model, tuple(name for name in _finalizers(model) if name != FINALIZER))
 
 
-def is_garbage_collected(model: JsonObject) -> bool:
-    """Whether the garbage collector handles the children of ``model`` (``--cascade=foreground`` or ``orphan``)."""
+def has_garbage_collector_finalizer(model: JsonObject) -> bool:
+    """Whether ``model`` waits for the garbage collector, which deletes its children first (``--cascade=foreground``) or
+    removes their owner references (``--cascade=orphan``)."""
     return any(name in ("foregroundDeletion", "orphan") for name in _finalizers(model))
 
 

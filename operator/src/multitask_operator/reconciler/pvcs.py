@@ -8,7 +8,7 @@ from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.types import JsonObject
 from multitask_operator.objects import volumes
 from multitask_operator.reconciler.blockers import Blocker
-from multitask_operator.reconciler.state.cluster_state import pvc_names
+from multitask_operator.reconciler.state.cluster_state import named_pvc_names
 
 Pvcs = Mapping[str, JsonObject | None]
 
@@ -51,7 +51,7 @@ def single_node_claims(spec: MultiTaskModelSpec, kind: str, pvcs: Pvcs) -> froze
 
     If two Jobs shared one, a pod on another node would wait until the first Job has ended, and keep its GPUs meanwhile.
     """
-    mounted = {*volumes.pvc_names(spec, kind), *pvc_names({"spec": spec.training.pod_template})}
+    mounted = {*volumes.mounted_pvc_names(spec, kind), *named_pvc_names({"spec": spec.training.pod_template})}
     return frozenset(name for name in mounted if (pvc := pvcs.get(name)) is not None and not _is_shared(pvc))
 
 

@@ -7,7 +7,7 @@ from decimal import Decimal
 import pytest
 
 from multitask_operator.objects.errors import ResourcesError
-from multitask_operator.objects.resources import container_resources, gpus, nodes, quantity, threads
+from multitask_operator.objects.resources import container_resources, gpus, pods_per_job, quantity, threads
 from support.object_samples import resource
 
 GPU = "nvidia.com/gpu"
@@ -87,7 +87,7 @@ SHARES = [
 @pytest.mark.parametrize(("training", "more", "kind", "each", "pods"), SHARES)
 def test_only_what_trains_shares_its_work(training, more, kind, each, pods):
     given_spec = spec(more, **training)
-    assert (gpus(given_spec, kind), nodes(given_spec, kind)) == (each, pods)
+    assert (gpus(given_spec, kind), pods_per_job(given_spec, kind)) == (each, pods)
 
 
 # resources, GPUs, kind → threads

@@ -31,7 +31,7 @@ CLAIMS = [
 @pytest.mark.parametrize(("sentence", "kind", "expected"), CLAIMS, ids=[row[0] for row in CLAIMS])
 def test_which_claims_a_pod_mounts(sentence, kind, expected):
     spec = on_claims()
-    assert volumes.pvc_names(spec, kind) == expected
+    assert volumes.mounted_pvc_names(spec, kind) == expected
     if kind is not None:
         names = [f"claim-{claim}" for claim in expected]
         assert [mount["name"] for mount in volumes.volume_mounts(spec, kind)] == names
@@ -59,7 +59,7 @@ def test_one_claim_for_everything_is_mounted_once():
 
 def test_without_claims_there_are_no_volumes():
     spec = on_claims(storage="s3://bucket/desk", data="s3://bucket/rows", base="hf://a/b", corpus="s3://bucket/c.jsonl")
-    assert (volumes.pvc_names(spec), volumes.mounts_variable(spec, "resolve")) == ((), "{}")
+    assert (volumes.mounted_pvc_names(spec), volumes.mounts_variable(spec, "resolve")) == ((), "{}")
 
 
 @pytest.mark.parametrize("claim", ["data.v2", "d" * 63, "d" * 253])

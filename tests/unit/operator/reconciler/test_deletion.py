@@ -435,7 +435,7 @@ def test_the_garbage_collector_goes_first(finalizer):
     cluster.delete(finalizer)
     cluster.settle()
     assert len(cluster.jobs("baseline")) == 2
-    assert cluster.condition("Ready")["message"].endswith("The garbage collector is deleting its children.")
+    assert cluster.condition("Ready")["message"].endswith("Waiting for the garbage collector.")
     cluster.objects.clear()
     cluster.model["metadata"]["finalizers"].remove(finalizer)
     cluster.to_the_end()

@@ -16,7 +16,7 @@ from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import Resolution
 from multitask_operator.reconciler.training.status import training_status
-from support.graph_builders import all_done, failed, graph_of, model, observed, resolved, task
+from support.graph_builders import all_done, failed, graph_of, model, planner_input, resolved, task
 
 DESK = model()
 DONE = all_done(DESK)
@@ -26,7 +26,7 @@ def state(resource, manifests=None, *, now=0.0, previous=None, **seen):
     """A model whose generation is resolved, without any Job; ``previous``: its status."""
     metadata = {"name": "desk", "namespace": "ml", "uid": "u-desk", "generation": 1}
     document = {"metadata": metadata, "status": previous.to_json() if previous else {}}
-    view = observed(resource, manifests, **seen)
+    view = planner_input(resource, manifests, **seen)
     report = Resolution(resolved(resource))
     return ModelState(
         cluster=ClusterState("ml", "desk", document),
@@ -37,7 +37,7 @@ def state(resource, manifests=None, *, now=0.0, previous=None, **seen):
         resolve_spec=StageJobSpec.of_resolve(Owner.of(document), 1, None),
         resolution=report,
         latest_resolution=report,
-        observed=view,
+        planner_input=view,
         plan=plan(resource, view, now),
     )
 

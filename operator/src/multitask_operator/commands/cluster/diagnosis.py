@@ -9,6 +9,7 @@ from itertools import chain
 from multitask_api.cluster import CLEAN_UP, REFRESH_ANNOTATION, RESOLVE, RUN
 from multitask_api.errors import UserError
 from multitask_api.resource.status import Condition
+from multitask_operator.cluster.observe import OPERATOR_CHILDREN
 from multitask_operator.commands.cluster.below_threshold import below_threshold
 from multitask_operator.commands.cluster.jobs import job_rows, stages_of
 from multitask_operator.commands.cluster.model_view import (
@@ -39,6 +40,9 @@ _NEXT = {
     "Retrying": "wait; if every attempt fails, the reason becomes StageFailed",
 }
 _DEFAULT_NEXT = "do what the message says; the operator notices it by itself"
+
+#: Kinds of children that are not read with a person's permissions.
+_UNSEEN_KINDS = frozenset(kind for _, kind in OPERATOR_CHILDREN.values())
 
 
 @dataclass(frozen=True)
@@ -165,7 +169,11 @@ def _failed_stage(state: ModelState, deleted: Collection[str]) -> Iterator[Diagn
 
 def _waiting_for_operator(cluster: ClusterState, result: Result, now: float) -> Iterator[Diagnosis]:
     """The operator has something to do."""
-    pending = [action for action in result.actions if isinstance(action, Create | Delete | PatchFinalizers)]
+    pending = [
+        action
+        for action in result.actions
+        if isinstance(action, Create | Delete | PatchFinalizers) and not _is_unseen(action)
+    ]
     status = cluster.previous_status
     behind = status is None or status.observed_generation != cluster.generation
     if not pending and not behind:
@@ -184,6 +192,12 @@ def _waiting_for_operator(cluster: ClusterState, result: Result, now: float) -> 
         "check that its pod runs and watches this namespace: kubectl get pods -A -l"
         " app.kubernetes.io/name=multitask-operator",
     )
+
+
+def _is_unseen(action: Create | Delete | PatchFinalizers) -> bool:
+    """Whether it is about a kind that a viewer does not read: such an object looks missing, and may well exist."""
+    kind = action.obj["kind"] if isinstance(action, Create) else action.kind if isinstance(action, Delete) else None
+    return kind in _UNSEEN_KINDS
 
 
 def _describe_action(action: Create | Delete | PatchFinalizers) -> str:

@@ -18,7 +18,7 @@ from multitask_operator.reconciler.state.stage_job import Phase, StageJob, stage
 
 @dataclass(frozen=True)
 class JobRow:
-    """One Job that is active or has failed; ``doing``: its progress, what it waits for, or why it failed."""
+    """One Job that is active or has failed; ``detail``: its progress, what it waits for, or why it failed."""
 
     name: str
     stages: tuple[str, ...]

@@ -27,9 +27,9 @@ def status_of(result: Result) -> MultiTaskModelStatus | None:
     return None if status is None else MultiTaskModelStatus.model_validate(status)
 
 
-def condition_of(status: MultiTaskModelStatus | None, kind: str) -> Condition | None:
+def condition_of(status: MultiTaskModelStatus | None, condition_type: str) -> Condition | None:
     """The condition of that type; None if there is none."""
-    return next((item for item in status.conditions if item.type == kind), None) if status else None
+    return next((item for item in status.conditions if item.type == condition_type), None) if status else None
 
 
 def seconds_of_stages(state: ModelState) -> dict[str, float]:

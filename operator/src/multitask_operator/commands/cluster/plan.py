@@ -35,7 +35,7 @@ def summarize(state: ModelState) -> local.PlanSummary:
     model, graph = state.model, state.plan.graph
     states = {node.name: local.describe_state(node, graph) for node in graph.nodes}
     wanted = {(node.name, node.digest) for node in graph.nodes}
-    states |= {run.stage: "running" for run in state.observed.running if (run.stage, run.digest) in wanted}
+    states |= {run.stage: "running" for run in state.planner_input.running if (run.stage, run.digest) in wanted}
     states |= {item.failure.stage: f"failed: {first_line(item.failure.message)}" for item in state.plan.failed}
     notes = [*model.spec.hints(), *frozen_base_notes(model, graph)]
     if not state.is_resolved:

@@ -12,7 +12,7 @@ from multitask_operator.commands.cluster.jobs import join_names, stages_of
 from multitask_operator.commands.cluster.model_view import gpu_resource
 from multitask_operator.commands.progress import describe
 from multitask_operator.reconciler import blockers
-from multitask_operator.reconciler.state.accessors import created_at, node_of, started_at
+from multitask_operator.reconciler.state.accessors import completion_index, created_at, started_at
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.stage_job import Phase, StageJob, stage_jobs
 
@@ -58,7 +58,7 @@ def select_job(cluster: ClusterState, stage: str | None) -> StageJob:
 
 def newest_pod(stage_job: StageJob) -> JsonObject | None:
     """The newest pod of the first node, which alone reports; None if there is none."""
-    first_node = [pod for pod in stage_job.pods if node_of(pod) == "0"]
+    first_node = [pod for pod in stage_job.pods if completion_index(pod) == "0"]
     return max(first_node, key=created_at, default=None)
 
 

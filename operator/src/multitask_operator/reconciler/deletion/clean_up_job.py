@@ -1,4 +1,4 @@
-"""The Job that removes what a model's runs have written: what it takes to create it, and what it came to. Pure."""
+"""The Job that removes what a model's runs have written: what it takes to create it, and its result. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.objects.volumes import uri_problems
 from multitask_operator.reconciler.actions import Action, Event
 from multitask_operator.reconciler.children import ChildBuilder
-from multitask_operator.reconciler.state.accessors import created_at, kind_of, true_condition
+from multitask_operator.reconciler.state.accessors import created_at, kind_label, true_condition
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.model_reader import read_model
 from multitask_operator.reconciler.state.pods import out_of_memory
@@ -76,7 +76,7 @@ def _usable_models(cluster: ClusterState) -> Iterator[MultiTaskModel]:
 
 def _snapshot_specs(cluster: ClusterState) -> Iterator[MultiTaskModelSpec]:
     """The specs in the runs' snapshots, newest first; a snapshot that was edited by hand is skipped."""
-    snapshots = [item for item in cluster.configmaps if kind_of(item) == RUN]
+    snapshots = [item for item in cluster.configmaps if kind_label(item) == RUN]
     for item in sorted(snapshots, key=created_at, reverse=True):
         with suppress(KeyError, TypeError, ValueError):
             yield MultiTaskModelSpec.model_validate(json.loads(item["data"][SNAPSHOT_KEY])["spec"])

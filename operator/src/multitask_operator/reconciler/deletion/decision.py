@@ -21,7 +21,7 @@ from multitask_operator.reconciler.deletion.clean_up_job import clean_up_creatio
 from multitask_operator.reconciler.deletion.writers import active_jobs_and_pods, is_active, node_lost_at
 from multitask_operator.reconciler.finalizers import (
     has_finalizer,
-    is_garbage_collected,
+    has_garbage_collector_finalizer,
     retains_artifacts,
     without_finalizer,
 )
@@ -48,8 +48,8 @@ def reconcile(cluster: ClusterState, settings: Settings, now: float) -> Result:
     if skipped is not None:
         stopping = None if impossible else _stop_clean_up(cluster, now)
         return stopping or _skip_clean_up(cluster, skipped)
-    if is_garbage_collected(cluster.model):
-        return _waiting(cluster, "The garbage collector is deleting its children.", now)
+    if has_garbage_collector_finalizer(cluster.model):
+        return _waiting(cluster, "Waiting for the garbage collector.", now)
     job = clean_up_job(cluster)
     writers = active_jobs_and_pods(cluster, job, now)
     if writers:
@@ -123,7 +123,7 @@ def _stop(
     blocker = _write_rejected(cluster) or stuck
     status = _waiting(cluster, message, now, blocker=blocker, keeps_artifacts=keeps_artifacts)
     waits = [node_lost_at(item) - now for item in writers if item["kind"] == "Pod" and is_being_deleted(item)]
-    waits += [blockers.EVENT_DELAY] if deleted and stuck is None else []
+    waits += [blockers.DELETION_GRACE_SECONDS] if deleted and stuck is None else []
     return Result((*delete_all(*jobs, *repeated), *status.actions), earliest(status.requeue_after, *waits))
 
 

@@ -11,7 +11,7 @@ from multitask_operator.reconciler.state.accessors import (
     is_being_deleted,
     is_finished,
     job_of,
-    kind_of,
+    kind_label,
     parse_time,
 )
 from multitask_operator.reconciler.state.cluster_state import ClusterState
@@ -43,4 +43,4 @@ def node_lost_at(pod: JsonObject) -> float:
 
 
 def _of_stages(items: Sequence[JsonObject]) -> list[JsonObject]:
-    return [item for item in items if kind_of(item) != CLEAN_UP]
+    return [item for item in items if kind_label(item) != CLEAN_UP]

@@ -13,10 +13,10 @@ def is_being_deleted(item: JsonObject | None) -> bool:
     return item is not None and "deletionTimestamp" in item["metadata"]
 
 
-def true_condition(item: JsonObject | None, kind: str) -> JsonObject | None:
+def true_condition(item: JsonObject | None, condition_type: str) -> JsonObject | None:
     """The object's condition of that type, if its status is True."""
     for condition in (item or {}).get("status", {}).get("conditions") or ():
-        if condition.get("type") == kind and condition.get("status") == "True":
+        if condition.get("type") == condition_type and condition.get("status") == "True":
             true: JsonObject = condition
             return true
     return None
@@ -27,8 +27,8 @@ def is_finished(job: JsonObject | None) -> bool:
     return true_condition(job, "Complete") is not None or true_condition(job, "Failed") is not None
 
 
-def kind_of(item: JsonObject) -> str:
-    """The value of our label for the kind of child: a stage's kind, ``resolve``, ``clean-up`` …; else empty."""
+def kind_label(item: JsonObject) -> str:
+    """The value of our kind label on a child: a stage's kind, ``resolve``, ``clean-up`` …; else empty."""
     kind: str = (item["metadata"].get("labels") or {}).get(KIND_LABEL, "")
     return kind
 
@@ -50,7 +50,7 @@ def job_of(pod: JsonObject) -> str | None:
     return name
 
 
-def node_of(pod: JsonObject) -> str:
+def completion_index(pod: JsonObject) -> str:
     """The pod's index in an Indexed Job, counted from "0"; "0" in any other Job."""
     index: str = (pod["metadata"].get("annotations") or {}).get("batch.kubernetes.io/job-completion-index", "0")
     return index

@@ -51,7 +51,7 @@ class ClusterState:
     roles: tuple[JsonObject, ...] = ()
     role_bindings: tuple[JsonObject, ...] = ()
     pvcs: Mapping[str, JsonObject | None] = field(default_factory=dict)
-    """Each PersistentVolumeClaim that the spec names (`pvc_names`); None: there is none of that name."""
+    """Each PersistentVolumeClaim that the spec names (`named_pvc_names`); None: there is none of that name."""
     referenced_configmaps: Mapping[str, JsonObject | None] = field(default_factory=dict)
     """Each ConfigMap that ``promptFrom`` or ``labelsFrom`` names (`referenced_configmap_names`); None: it is
     missing."""
@@ -87,7 +87,7 @@ class ClusterState:
         return replace(self, model={key: value for key, value in self.model.items() if key != "status"})
 
 
-def pvc_names(model: JsonObject) -> tuple[str, ...]:
+def named_pvc_names(model: JsonObject) -> tuple[str, ...]:
     """The PersistentVolumeClaims that ``model`` names in an address or in a pod template's volumes, sorted."""
     names = set()
     for key, value in _leaves(model.get("spec")):

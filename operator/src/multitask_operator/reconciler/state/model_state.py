@@ -8,7 +8,7 @@ from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE
 from multitask_api.resource import MultiTaskModel
 from multitask_operator.objects.names import Owner
 from multitask_operator.objects.stage_jobs import StageJobSpec
-from multitask_operator.planner import Observed, Plan, plan
+from multitask_operator.planner import Plan, PlannerInput, plan
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.model_reader import read_model
 from multitask_operator.reconciler.state.planner_input import (
@@ -38,7 +38,7 @@ class ModelState:
     """What the resolve Job of this generation reported."""
     latest_resolution: Resolution
     """That, or as long as it is missing what the last generation's reported: the status goes on showing it."""
-    observed: Observed
+    planner_input: PlannerInput
     plan: Plan
 
     @classmethod
@@ -49,7 +49,7 @@ class ModelState:
         jobs, resolve_jobs = stage_jobs(cluster, without=NO_STAGES), stage_jobs(cluster, (RESOLVE,))
         current = resolution(next((job for job in resolve_jobs if job.name == resolve_spec.name), None))
         latest = current if current.resolved is not None else latest_resolution(resolve_jobs)
-        observed = planner_input(jobs, latest)
+        seen = planner_input(jobs, latest)
         return cls(
             cluster=cluster,
             now=now,
@@ -59,8 +59,8 @@ class ModelState:
             resolve_spec=resolve_spec,
             resolution=current,
             latest_resolution=latest,
-            observed=observed,
-            plan=plan(model, observed, now),
+            planner_input=seen,
+            plan=plan(model, seen, now),
         )
 
     @property

@@ -11,7 +11,7 @@ from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure
 from multitask_api.stage_io.packing import unpack_manifests
 from multitask_api.stages import ArtifactKey
 from multitask_api.types import JsonObject
-from multitask_operator.planner import Failed, Observed, Running
+from multitask_operator.planner import Failed, PlannerInput, Running
 from multitask_operator.planner.plan import MOST_ATTEMPTS
 from multitask_operator.reconciler.state.accessors import parse_time, started_at, true_condition
 from multitask_operator.reconciler.state.pods import exit_code, out_of_memory
@@ -60,13 +60,13 @@ def seconds_until_retry(stage_job: StageJob, report: Resolution, now: float) -> 
     return None if completed is None else parse_time(completed["lastTransitionTime"]) + RESOLVE_RETRY_SECONDS - now
 
 
-def planner_input(stage_jobs: Sequence[StageJob], report: Resolution) -> Observed:
+def planner_input(stage_jobs: Sequence[StageJob], report: Resolution) -> PlannerInput:
     """The planner's view. A Job has its own retries, so one that failed has made all its attempts."""
     manifests: dict[ArtifactKey, Manifest] = dict(report.manifests)
     for stage_job in stage_jobs:
         manifests |= stage_job.manifests
     failed = [job for job in stage_jobs if job.phase is Phase.FAILED and not job.report_lost]
-    return Observed(
+    return PlannerInput(
         resolved=report.resolved or Resolved(data={}),
         manifests=manifests,
         running=tuple(_running(stage_jobs, manifests)),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from multitask_api.types import JsonObject
-from multitask_operator.reconciler.state.accessors import created_at, node_of, true_condition
+from multitask_operator.reconciler.state.accessors import completion_index, created_at, true_condition
 
 
 def has_running_pod(pods: Sequence[JsonObject]) -> bool:
@@ -36,7 +36,7 @@ def exit_code(pods: Sequence[JsonObject]) -> str | None:
 def out_of_memory(pods: Sequence[JsonObject]) -> str | None:
     """What to change after a container of the last failed attempt was killed for its memory; None if none was."""
     # The newest of each node: where memory runs out on one, the pods of the others fail after it.
-    newest = {node_of(pod): pod for pod in reversed(_failed(pods))}
+    newest = {completion_index(pod): pod for pod in reversed(_failed(pods))}
     for pod in newest.values():
         for status in container_statuses(pod):
             for state in (status.get("state", {}), status.get("lastState", {})):

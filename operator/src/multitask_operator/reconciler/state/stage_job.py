@@ -28,7 +28,7 @@ from multitask_operator.reconciler.state.accessors import (
     is_being_deleted,
     is_finished,
     job_of,
-    kind_of,
+    kind_label,
     parse_time,
     true_condition,
 )
@@ -154,7 +154,7 @@ def stage_jobs(
     for name in sorted(configmaps.keys() | jobs.keys()):
         configmap, job = configmaps.get(name), jobs.get(name)
         item = configmap or job or {}
-        kind = kind_of(item)
+        kind = kind_label(item)
         if (kinds is None or kind in kinds) and kind not in without:
             pods = tuple(pod for pod in cluster.pods if job_of(pod) == name)
             selected.append(StageJob(name, kind, tuple(_keys(item)), configmap, job, pods))

@@ -15,13 +15,13 @@ from multitask_operator.reconciler.contribution import Contribution
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import seconds_until_retry
 from multitask_operator.reconciler.state.stage_job import Phase, StageJob
-from multitask_operator.reconciler.training.obsolete import obsolete_objects
-from multitask_operator.reconciler.training.policies import (
+from multitask_operator.reconciler.training.checks import (
     PROGRESS_CHECKS,
     START_CHECKS,
     first_blocker,
     is_progressing,
 )
+from multitask_operator.reconciler.training.obsolete import obsolete_objects
 from multitask_operator.reconciler.training.scheduling import job_spec, needs_resolve_job, next_batches
 from multitask_operator.reconciler.training.status import training_status
 from multitask_operator.settings import Settings
@@ -86,6 +86,5 @@ def _waits(state: ModelState, settings: Settings, blocker: Blocker | None) -> It
     if state.resolve_job is not None:
         wait = seconds_until_retry(state.resolve_job, state.resolution, state.now)
         yield None if wait is None else max(0.0, wait)
-    yield state.plan.requeue_after
     for stage_job in (*state.resolve_jobs, *state.stage_jobs):
         yield blockers.requeue_after(stage_job, settings.gpu_resource, state.cluster.warnings, state.now)

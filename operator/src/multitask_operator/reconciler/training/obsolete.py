@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from multitask_api.cluster import RUN
 from multitask_operator.objects.names import run_name
 from multitask_operator.reconciler.actions import Delete, delete_all
-from multitask_operator.reconciler.state.accessors import kind_of, true_condition
+from multitask_operator.reconciler.state.accessors import kind_label, true_condition
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import seconds_until_retry
 from multitask_operator.reconciler.state.stage_job import Phase, StageJob
@@ -57,7 +57,7 @@ def is_to_be_repeated(job: StageJob, state: ModelState) -> bool:
     """A Job that ended without its results and is created again.
 
     That is so if it completed, because its results are in storage and only the report was lost; and if the user has
-    changed the spec since, or asked for another look at the data.
+    changed the spec since, or asked to have the data read again.
     """
     return job.phase is Phase.FAILED and (job.report_lost or is_older(job, state))
 
@@ -98,5 +98,5 @@ def _old_snapshots(state: ModelState) -> Iterator[Delete]:
     """The run snapshots of other generations."""
     current = run_name(state.cluster.name, state.cluster.generation)
     for item in state.cluster.configmaps:
-        if kind_of(item) == RUN and item["metadata"]["name"] != current:
+        if kind_label(item) == RUN and item["metadata"]["name"] != current:
             yield from delete_all(item)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from multitask_api.cluster import qualified_name
-from multitask_api.stages import ArtifactKey, Graph, Node
+from multitask_api.stages import Graph, Node
 from multitask_operator.objects.orders import stage_order
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.planner import StartStage
@@ -24,13 +24,6 @@ class JobBatch:
 
     kind: str
     nodes: tuple[Node, ...]
-    restarts: StageJob | None = None
-    """A Job that is missing while its ConfigMap exists: it is created again."""
-
-    @property
-    def keys(self) -> tuple[ArtifactKey, ...]:
-        """(stage, digest) of each."""
-        return tuple((node.name, node.digest or "") for node in self.nodes)
 
 
 def needs_resolve_job(state: ModelState) -> bool:
@@ -69,7 +62,7 @@ def job_batches(starts: Sequence[StartStage], graph: Graph, stage_jobs: Sequence
     open_nodes = {start.key: start.node for start in starts}
     for job in stage_jobs:
         if job.phase is Phase.JOB_MISSING and any(key in open_nodes for key in job.keys) and is_wanted(job, graph):
-            batches.append(JobBatch(job.kind, tuple(graph[stage] for stage, _ in job.keys), job))
+            batches.append(JobBatch(job.kind, tuple(graph[stage] for stage, _ in job.keys)))
             for key in job.keys:
                 open_nodes.pop(key, None)
     shared: dict[str, list[Node]] = {}

@@ -19,7 +19,7 @@ from multitask_operator.reconciler.state.stage_job import StageJob
 
 TRAINED = "Trained"
 
-_MOST_NAMES = 5
+_MAX_NAMES = 5
 _PROGRESS_LENGTH = 64
 
 
@@ -32,7 +32,7 @@ def training_status(
     ``blocker``. Scores have 4 digits; a figure that is not known is absent.
     """
     graph = state.plan.graph
-    at_work = sorted({run.stage for run in state.observed.running} | {start.node.name for start in starts})
+    at_work = sorted({run.stage for run in state.planner_input.running} | {start.node.name for start in starts})
     verdicts, export = verdicts_of(graph), export_of(graph)
     is_blocked = blocker is not None and not is_progressing
     conditions = {
@@ -99,7 +99,7 @@ def _progressing(
         return suspended
     if blocker is not None and not is_progressing:
         return _blocked(blocker)
-    if is_progressing and not state.observed.running and not state.plan.starts:
+    if is_progressing and not state.planner_input.running and not state.plan.starts:
         return ConditionValue("True", "Resolving", "Looking at data, base model and storage.")
     if state.model.spec.suspend:
         return suspended
@@ -206,5 +206,5 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _names(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_MOST_NAMES])
-    return shown if len(names) <= _MOST_NAMES else f"{shown} and {len(names) - _MOST_NAMES} more"
+    shown = ", ".join(names[:_MAX_NAMES])
+    return shown if len(names) <= _MAX_NAMES else f"{shown} and {len(names) - _MAX_NAMES} more"

@@ -1,4 +1,4 @@
-"""What keeps training from going on: one named check each. Pure."""
+"""What keeps training from going on: one named check for each reason. Pure."""
 
 from __future__ import annotations
 
