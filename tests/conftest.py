@@ -61,7 +61,7 @@ def grpcurl() -> Path:
     """The grpcurl binary that ``make grpcurl`` built; ``make`` names it in GRPCURL."""
     named = os.environ.get("GRPCURL")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multitask" / "bin"
-    found = [Path(named)] if named else sorted(cache.glob("grpcurl-*"))
-    if not found or not found[-1].is_file():
+    candidates = [Path(named)] if named else sorted(cache.glob("grpcurl-*"))
+    if not candidates or not candidates[-1].is_file():
         pytest.skip("needs grpcurl: run `make grpcurl`")
-    return found[-1]
+    return candidates[-1]

@@ -185,11 +185,11 @@ def judged_tasks(arms: dict[str, list[dict[str, Any]]]) -> set[str]:
 
 def mean_ratios(reports: list[dict[str, Any]], tasks: set[str]) -> list[float]:
     """The mean ratio over ``tasks`` of each run; a ratio of 0 counts, one that could not be had does not."""
-    found = [
+    ratios_of_tasks = [
         [task["ratio"] for task in report["tasks"] if task["name"] in tasks and task.get("ratio") is not None]
         for report in reports
     ]
-    return [statistics.mean(ratios) for ratios in found if ratios]
+    return [statistics.mean(ratios) for ratios in ratios_of_tasks if ratios]
 
 
 def arm_table(arms: dict[str, list[dict[str, Any]]]) -> list[str]:
@@ -290,8 +290,8 @@ def page(arms: dict[str, list[dict[str, Any]]], command: str, minutes: float) ->
 
 def stage_seconds(reports: list[dict[str, Any]]) -> float:
     """Seconds of all stages of all arms, each stage counted once."""
-    found = {(s["name"], s.get("digest")): s["seconds"] for report in reports for s in report["stages"]}
-    return float(sum(found.values()))
+    seconds = {(s["name"], s.get("digest")): s["seconds"] for report in reports for s in report["stages"]}
+    return float(sum(seconds.values()))
 
 
 def options() -> argparse.Namespace:

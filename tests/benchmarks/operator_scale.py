@@ -1,10 +1,11 @@
 """How many models one operator carries: ``python tests/benchmarks/operator_scale.py [--models 1000]``.
 
 A real API server and the real Job controller, no nodes: every model gets its claim, account, Role, snapshot, ConfigMap
-and the Job that looks at its data, and then waits for a pod that no node takes. Prints the time until all models say
-so, how long one reconcile takes when every model changes at once, the writes while nothing changes and every model is
-looked at again several times, and the operator's memory. Then some models train, beside the others: each of their Jobs
-reports progress as often as a stage program does, and the status of a model is to be written every 15 seconds at most.
+and the Job that reads its data, and then waits for a pod that no node takes. Prints the time until the status of
+all models has this, how long one reconcile takes when every model changes at once, the writes while nothing changes and
+every model is reconciled several times, and the operator's memory. Then some models train, beside the others: each of
+their Jobs reports progress as often as a stage program does, and the status of a model is to be written every 15
+seconds at most.
 """
 
 from __future__ import annotations
@@ -55,9 +56,9 @@ def resource(name: str) -> MultiTaskModel:
 
 def document(name: str, namespace: str) -> dict[str, object]:
     """The same as it is applied."""
-    found = resource(name).to_json()
-    found["metadata"]["namespace"] = namespace
-    return found
+    model_document = resource(name).to_json()
+    model_document["metadata"]["namespace"] = namespace
+    return model_document
 
 
 class Program:
@@ -76,8 +77,8 @@ class Program:
 
     def health(self) -> dict[str, object]:
         """What ``/healthz`` says."""
-        found: dict[str, object] = httpx.get(f"http://127.0.0.1:{self._port}/healthz", trust_env=False).json()
-        return found
+        answer: dict[str, object] = httpx.get(f"http://127.0.0.1:{self._port}/healthz", trust_env=False).json()
+        return answer
 
     @property
     def megabytes(self) -> float:
@@ -89,8 +90,8 @@ class Program:
         until("the operator rests", self._rests, seconds)
 
     def _rests(self) -> bool:
-        found = self.health()
-        return found["running"] == 0 and found["oldestSeconds"] == 0
+        state = self.health()
+        return state["running"] == 0 and state["oldestSeconds"] == 0
 
     def end(self) -> None:
         """SIGTERM, and wait."""
@@ -98,7 +99,7 @@ class Program:
         self.process.wait(60)
 
 
-def told(rest: httpx.Client, namespaces: list[str]) -> int:
+def models_with_status(rest: httpx.Client, namespaces: list[str]) -> int:
     """Models that have a status."""
     lists = (objects.get(rest, f"{MODELS}/namespaces/{each}/multitaskmodels")["items"] for each in namespaces)
     return sum("stage" in item.get("status", {}) for items in lists for item in items)
@@ -134,28 +135,28 @@ def idle(given: argparse.Namespace, client: ClusterClient, folder: Path) -> None
                 objects.post(
                     rest, f"{MODELS}/namespaces/{namespace}/multitaskmodels", document(f"desk-{number}", namespace)
                 )
-            made = time.monotonic() - begun
-            until("every model has a status", lambda: told(rest, names) == given.models, 1800)
-            say("models", given.models)
-            say("seconds to create them", made)
-            say("seconds until every model has its Job and status", time.monotonic() - begun)
+            creation_seconds = time.monotonic() - begun
+            until("every model has a status", lambda: models_with_status(rest, names) == given.models, 1800)
+            show("models", given.models)
+            show("seconds to create them", creation_seconds)
+            show("seconds until every model has its Job and status", time.monotonic() - begun)
             program.rest(600)
             begun = time.monotonic()
-            for number in range(given.models):  # another label: nothing to write, everything to look at
+            for number in range(given.models):  # another label: nothing to write, everything to reconcile
                 path = f"{MODELS}/namespaces/{names[number % len(names)]}/multitaskmodels/desk-{number}"
                 rest.patch(
                     path, json={"metadata": {"labels": {"look": "again"}}}, headers=objects.MERGE
                 ).raise_for_status()
             program.rest(600)
-            say("seconds to touch and look at every model", time.monotonic() - begun)
-            say("seconds of one reconcile, the latest thousand", json.dumps(program.health()["servingSeconds"]))
+            show("seconds to touch and look at every model", time.monotonic() - begun)
+            show("seconds of one reconcile, the latest thousand", json.dumps(program.health()["servingSeconds"]))
             mark, before = client.audit_mark(), int(str(program.health()["served"]))
             time.sleep(given.idle_seconds)
             looks = int(str(program.health()["served"])) - before
-            say(f"looks while nothing changed ({given.idle_seconds} s)", looks)
-            say("an hour of resyncs at the default has so many looks", given.models * 3600 // 450)
-            say("writes of the operator in that time", len(client.writes(mark, USER)))
-            say("operator's memory, MB", program.megabytes)
+            show(f"looks while nothing changed ({given.idle_seconds} s)", looks)
+            show("an hour of resyncs at the default has so many looks", given.models * 3600 // 450)
+            show("writes of the operator in that time", len(client.writes(mark, USER)))
+            show("operator's memory, MB", program.megabytes)
         finally:
             program.end()
 
@@ -172,20 +173,20 @@ def training(given: argparse.Namespace, client: ClusterClient, folder: Path) -> 
             until("their Jobs are there", lambda: len(baselines(rest, names)) == 3 * given.training, 600)
             program.rest(600)
             paths = baselines(rest, names)
-            say("models that train", given.training)
-            say("their Jobs", len(paths))
+            show("models that train", given.training)
+            show("their Jobs", len(paths))
             mark, looks = client.audit_mark(), int(str(program.health()["served"]))
             reports = report(rest, paths, given.training_seconds)
             minutes = given.training_seconds / 60
-            say("reports of progress, a Job and minute", reports / len(paths) / minutes)
-            say("looks in that time", int(str(program.health()["served"])) - looks)
-            say("seconds of one reconcile, the latest thousand", json.dumps(program.health()["servingSeconds"]))
+            show("reports of progress, a Job and minute", reports / len(paths) / minutes)
+            show("looks in that time", int(str(program.health()["served"])) - looks)
+            show("seconds of one reconcile, the latest thousand", json.dumps(program.health()["servingSeconds"]))
             written = status_writes(client.audited(mark, USER))
             gaps = [(b - a).total_seconds() for times in written.values() for a, b in pairwise(times)]
-            say("writes of one model's status a minute", sum(map(len, written.values())) / given.training / minutes)
-            say("least seconds between two of them", min(gaps))
-            say("other writes", len(client.writes(mark, USER)) - sum(map(len, written.values())))
-            say("operator's memory, MB", program.megabytes)
+            show("writes of one model's status a minute", sum(map(len, written.values())) / given.training / minutes)
+            show("least seconds between two of them", min(gaps))
+            show("other writes", len(client.writes(mark, USER)) - sum(map(len, written.values())))
+            show("operator's memory, MB", program.megabytes)
         finally:
             program.end()
 
@@ -194,21 +195,21 @@ def prepare(rest: httpx.Client, namespace: str, trained: MultiTaskModel) -> None
     """As a resolve pod that finds the data, and all results up to the baselines in storage."""
     path = f"/api/v1/namespaces/{namespace}/configmaps"
     selector = f"{MODEL_LABEL}={trained.metadata.name},{KIND_LABEL}={RESOLVE}"
-    (found,) = objects.get(rest, f"{path}?labelSelector={selector}")["items"]
+    (configmap,) = objects.get(rest, f"{path}?labelSelector={selector}")["items"]
     packed, _ = pack_manifests(all_done(trained, until="baseline", serve=False).values())
     change = {
         "data": {RESOLVED_KEY: resolved(trained).model_dump_json(by_alias=True)},
         "binaryData": {MANIFESTS_KEY: packed},
     }
-    rest.patch(f"{path}/{found['metadata']['name']}", json=change, headers=objects.MERGE).raise_for_status()
+    rest.patch(f"{path}/{configmap['metadata']['name']}", json=change, headers=objects.MERGE).raise_for_status()
 
 
 def report(rest: httpx.Client, paths: list[str], seconds: float) -> int:
     """Every Job reports progress every `PROGRESS_SECONDS`, one after the other; how many reports that were."""
     begun, count = time.monotonic(), 0
     while time.monotonic() - begun < seconds:
-        said = StageProgress(stage="s", step=count, total=100_000, loss=1 / (1 + count), updated=time.time())
-        change = {"data": {PROGRESS_KEY: said.model_dump_json(by_alias=True)}}
+        progress = StageProgress(stage="s", step=count, total=100_000, loss=1 / (1 + count), updated=time.time())
+        change = {"data": {PROGRESS_KEY: progress.model_dump_json(by_alias=True)}}
         rest.patch(paths[count % len(paths)], json=change, headers=objects.MERGE).raise_for_status()
         count += 1
         time.sleep(max(0.0, begun + count * PROGRESS_SECONDS / len(paths) - time.monotonic()))
@@ -217,23 +218,23 @@ def report(rest: httpx.Client, paths: list[str], seconds: float) -> int:
 
 def baselines(rest: httpx.Client, names: list[str]) -> list[str]:
     """The addresses of all baselines' ConfigMaps."""
-    found = []
+    paths = []
     for name in names:
         path = f"/api/v1/namespaces/{name}/configmaps"
         items = objects.get(rest, f"{path}?labelSelector={KIND_LABEL}=baseline")["items"]
-        found += [f"{path}/{item['metadata']['name']}" for item in items]
-    return found
+        paths += [f"{path}/{item['metadata']['name']}" for item in items]
+    return paths
 
 
 def status_writes(events: list[Object]) -> dict[str, list[datetime]]:
     """Model → when its status was written."""
-    found: dict[str, list[datetime]] = {}
+    writes: dict[str, list[datetime]] = {}
     for event in events:
         target = event["objectRef"]
         if event["verb"] == "patch" and target.get("subresource") == "status":
             when = datetime.fromisoformat(event["stageTimestamp"])
-            found.setdefault(f"{target['namespace']}/{target['name']}", []).append(when)
-    return found
+            writes.setdefault(f"{target['namespace']}/{target['name']}", []).append(when)
+    return writes
 
 
 def namespaces(given: argparse.Namespace) -> list[str]:
@@ -241,9 +242,9 @@ def namespaces(given: argparse.Namespace) -> list[str]:
     return [f"scale-{number}" for number in range(given.namespaces)]
 
 
-def say(what: str, value: object) -> None:
+def show(label: str, value: object) -> None:
     """One line, at once: a run takes minutes."""
-    sys.stdout.write(f"{what}: {f'{value:,.1f}' if isinstance(value, float) else value}\n")
+    sys.stdout.write(f"{label}: {f'{value:,.1f}' if isinstance(value, float) else value}\n")
     sys.stdout.flush()
 
 

@@ -115,7 +115,7 @@ def test_the_page_needs_nothing_from_outside(finished: ModelFolder):
     names = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names of XML, not fetched by anything
     assert set(re.findall(r"https?://[^\s\"'<>)]+", page)) <= names
     assert not re.search(r"<(script|link|iframe|object|embed)\b[^>]*(src|href|data)=", page)
-    assert all(found.startswith(("#", "data:")) for found in re.findall(r"\b(?:src|href)=[\"']([^\"']*)", page))
+    assert all(address.startswith(("#", "data:")) for address in re.findall(r"\b(?:src|href)=[\"']([^\"']*)", page))
     assert not re.search(r"@import|url\((?![\"']?(#|data:))", page)
     for name in TASKS:
         assert name in page
@@ -141,10 +141,10 @@ def test_a_second_run_runs_nothing(unchanged: ModelFolder):
     done = unchanged.mtm("run", "--output", "json")
     assert done.exit_code == 0, done.stderr
     assert started(done) == set()
-    said = json.loads(done.stdout)
-    assert (said["exitStatus"], said["failed"]) == (0, [])
-    assert said["report"] == unchanged.report()
-    assert all(stage["cached"] for stage in said["report"]["stages"] if stage["skipped"] is None)
+    output = json.loads(done.stdout)
+    assert (output["exitStatus"], output["failed"]) == (0, [])
+    assert output["report"] == unchanged.report()
+    assert all(stage["cached"] for stage in output["report"]["stages"] if stage["skipped"] is None)
 
 
 def test_plan_finds_everything_and_nothing_is_garbage(unchanged: ModelFolder):
@@ -173,7 +173,7 @@ def test_what_only_a_cluster_reads_runs_nothing_again(finished: ModelFolder, tmp
 
 @pytest.fixture(scope="module")
 def grown(finished: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolder, CommandResult]:
-    """A copy to which a task was added, and what its run said."""
+    """A copy to which a task was added, and the output of its run."""
     model_folder = finished.copy(tmp_path_factory.mktemp("grown") / "desk")
     model_folder.add_task("temper")
     return model_folder, model_folder.mtm("run", "--no-serve")

@@ -66,14 +66,14 @@ class Workdir:
 
     def results(self) -> dict[str, tuple[bytes, int, int]]:
         """Every manifest, with what changes when it is made again."""
-        found = {str(path): path for path in self.path.glob("stages/**/manifest.json")}
-        return {name: (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns) for name, path in found.items()}
+        paths = {str(path): path for path in self.path.glob("stages/**/manifest.json")}
+        return {name: (path.read_bytes(), path.stat().st_ino, path.stat().st_mtime_ns) for name, path in paths.items()}
 
     def manifests(self) -> dict[str, Any]:
         """Stage → its result, of which there is one."""
-        found = [json.loads(content) for content, *_ in self.results().values()]
-        assert len({manifest["stage"] for manifest in found}) == len(found)
-        return {manifest["stage"]: manifest for manifest in found}
+        all_manifests = [json.loads(content) for content, *_ in self.results().values()]
+        assert len({manifest["stage"] for manifest in all_manifests}) == len(all_manifests)
+        return {manifest["stage"]: manifest for manifest in all_manifests}
 
     def log(self, stage: str) -> str:
         return (self.path / "logs" / f"{stage}.log").read_text()
@@ -210,8 +210,9 @@ def test_a_report_is_shown_again(finished):
 def test_what_was_exported_is_served(finished):
     with served(finished) as address:
         for task, text, answer in QUESTIONS:
-            said = json.loads(finished.mtm("predict", "--address", address, task, f"text={text}", "--output", "json"))
-            assert (said["label"] or said["text"]) == answer
+            output = finished.mtm("predict", "--address", address, task, f"text={text}", "--output", "json")
+            prediction = json.loads(output)
+            assert (prediction["label"] or prediction["text"]) == answer
 
 
 @contextmanager

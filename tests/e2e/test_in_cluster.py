@@ -17,7 +17,7 @@ def test_from_helm_install_to_the_last_object_gone(capfd: pytest.CaptureFixture[
     if os.geteuid() != 0:
         pytest.skip("needs root: it starts containers")
     done = subprocess.run([sys.executable, str(PROGRAM), "--reduced"], check=False, timeout=SECONDS)
-    said = capfd.readouterr()
+    captured = capfd.readouterr()
     with capfd.disabled():
-        print(f"\n{said.out}")
-    assert done.returncode == 0, said.out + said.err
+        print(f"\n{captured.out}")
+    assert done.returncode == 0, captured.out + captured.err

@@ -32,11 +32,11 @@ MOMENTS = [
     ("verify", "asking"),
 ]
 TRAINED = [stage for stage, moment in MOMENTS if moment in (TRAINING, CTRL_C)]
-SAID = "interrupted; run the same command again to go on where it stopped"
+INTERRUPTED = "interrupted; run the same command again to go on where it stopped"
 MOST_SECONDS = 400
 
 
-def flat(stage: str) -> str:
+def folder_name(stage: str) -> str:
     return stage.replace("/", "__")
 
 
@@ -45,8 +45,8 @@ def is_at(model_folder: ModelFolder, stage: str, moment: str) -> bool:
     if moment == STARTED:
         return (model_folder.work / "logs" / f"{stage}.log").exists()
     if moment in (TRAINING, CTRL_C):
-        return any(model_folder.work.glob(f"work/{flat(stage)}-*/checkpoint/checkpoint.pt"))
-    for path in model_folder.work.glob(f"progress/{flat(stage)}-*.json"):
+        return any(model_folder.work.glob(f"work/{folder_name(stage)}-*/checkpoint/checkpoint.pt"))
+    for path in model_folder.work.glob(f"progress/{folder_name(stage)}-*.json"):
         return str(json.loads(path.read_text()).get("phase", "")).startswith(moment)
     return False
 
@@ -61,23 +61,23 @@ def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], lo
 
 def processes_of(model_folder: ModelFolder) -> list[psutil.Process]:
     """Everything that the runs of this model started: the stages, and what the stages started."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             if (
                 process.environ().get("MTM_WORKDIR") == str(model_folder.work)
                 and process.status() != psutil.STATUS_ZOMBIE
             ):
-                found.append(process)
+                processes.append(process)
         except (psutil.AccessDenied, psutil.NoSuchProcess):
             continue
-    return found
+    return processes
 
 
 def results(model_folder: ModelFolder) -> dict[Path, tuple[int, int]]:
     """Every result, with what changes when it is made again."""
-    found = {path: path.stat() for path in model_folder.work.glob("stages/**/manifest.json")}
-    return {path: (status.st_ino, status.st_mtime_ns) for path, status in found.items()}
+    statuses = {path: path.stat() for path in model_folder.work.glob("stages/**/manifest.json")}
+    return {path: (status.st_ino, status.st_mtime_ns) for path, status in statuses.items()}
 
 
 def stages_of(done: dict[Path, tuple[int, int]], model_folder: ModelFolder) -> set[str]:
@@ -98,7 +98,7 @@ def start(model_folder: ModelFolder, tmp_path: Path) -> tuple[subprocess.Popen[s
 @pytest.mark.parametrize(("stage", "moment"), MOMENTS, ids=[stage for stage, _ in MOMENTS])
 def test_ended_in_the_middle_of(stage: str, moment: str, disturbed: ModelFolder, tmp_path: Path):
     before = results(disturbed)
-    for path in disturbed.work.glob(f"progress/{flat(stage)}-*.json"):
+    for path in disturbed.work.glob(f"progress/{folder_name(stage)}-*.json"):
         path.unlink()
     process, log = start(disturbed, tmp_path)
     try:
@@ -106,7 +106,7 @@ def test_ended_in_the_middle_of(stage: str, moment: str, disturbed: ModelFolder,
         if moment == CTRL_C:
             os.killpg(process.pid, signal.SIGINT)
             assert process.wait(60) == 130, log.read_text()
-            assert log.read_text().splitlines()[-1] == SAID
+            assert log.read_text().splitlines()[-1] == INTERRUPTED
             assert processes_of(disturbed) == []
     finally:
         if process.poll() is None:

@@ -11,7 +11,7 @@ from support.small_suite import CommandResult, ModelFolder, mtm
 
 @pytest.fixture(scope="module")
 def strict(finished: ModelFolder, tmp_path_factory: pytest.TempPathFactory) -> tuple[ModelFolder, CommandResult]:
-    """A copy that now wants every task to qualify, and what its run said."""
+    """A copy that now wants every task to qualify, and the output of its run."""
     model_folder = finished.copy(tmp_path_factory.mktemp("strict") / "desk")
     model_folder.edit({"qualification": {"promote": "AllQualified"}})
     return model_folder, model_folder.mtm("run")

@@ -40,19 +40,19 @@ def service(finished: ModelFolder) -> Iterator[Service]:
 def test_predict_answers(service: Service, task: str, text: str, answer: str, served_by: str):
     done = mtm("predict", "--address", service.address, task, f"text={text}", "--output", "json")
     assert done.exit_code == 0, done.stderr
-    said = json.loads(done.stdout)
-    assert (said["label"] or said["text"], said["served_by"]) == (answer, served_by)
+    prediction = json.loads(done.stdout)
+    assert (prediction["label"] or prediction["text"], prediction["served_by"]) == (answer, served_by)
 
 
 def test_predict_answers_a_file_in_order(service: Service, finished: ModelFolder):
     file = finished.folder / "data/topic/test.jsonl"
     done = mtm("predict", "--address", service.address, "topic", "--file", str(file), "--output", "json")
     assert done.exit_code == 0, done.stderr
-    said = [json.loads(line)["label"] for line in done.stdout.splitlines()]
+    predicted = [json.loads(line)["label"] for line in done.stdout.splitlines()]
     gold = [json.loads(line)["label"] for line in file.read_text().splitlines()]
-    assert len(said) == len(gold)
+    assert len(predicted) == len(gold)
     score = next(task["score"] for task in finished.report()["tasks"] if task["name"] == "topic")
-    assert np.mean([one == other for one, other in zip(said, gold, strict=True)]) == pytest.approx(score)
+    assert np.mean([one == other for one, other in zip(predicted, gold, strict=True)]) == pytest.approx(score)
 
 
 def test_the_task_below_the_bar_is_answered_by_its_own_model(service: Service, finished: ModelFolder):
@@ -101,8 +101,8 @@ def test_grpcurl_finds_and_calls_the_service_by_reflection(service: Service, grp
     )
     task, text, answer, served_by = QUESTIONS[0]
     question = json.dumps({"task": task, "fields": {"text": text}})
-    said = json.loads(call("-d", question, service.address, "multitask.v1.TaskGateway/Predict"))
-    assert (said["label"], said["served_by"]) == (answer, served_by)
+    prediction = json.loads(call("-d", question, service.address, "multitask.v1.TaskGateway/Predict"))
+    assert (prediction["label"], prediction["served_by"]) == (answer, served_by)
     listed = json.loads(call(service.address, "multitask.v1.TaskGateway/ListTasks"))
     assert [item["name"] for item in listed["tasks"]] == ["mood", "reply", "topic", "urgency"]
     assert json.loads(call(service.address, "grpc.health.v1.Health/Check")) == {"status": "SERVING"}
@@ -117,22 +117,22 @@ def test_tritonclient_asks_the_model_behind_the_gateway(service: Service):
         client.start_stream(callback=partial(lambda result, error: answered.put(error or result)))
         for number, (task, text, _, _) in enumerate(QUESTIONS):
             client.async_stream_infer("multitask", tensors(task, text), request_id=str(number))
-        found = {}
+        answers = {}
         for _ in QUESTIONS:
             result = answered.get(timeout=60)
             assert isinstance(result, tritongrpc.InferResult), result
-            found[int(result.get_response().id)] = result.as_numpy("text").ravel()[0].decode()
+            answers[int(result.get_response().id)] = result.as_numpy("text").ravel()[0].decode()
         client.stop_stream()
-    assert [found[number] for number in range(len(QUESTIONS))] == [answer for _, _, answer, _ in QUESTIONS]
+    assert [answers[number] for number in range(len(QUESTIONS))] == [answer for _, _, answer, _ in QUESTIONS]
 
 
 def tensors(task: str, text: str) -> list[tritongrpc.InferInput]:
-    found = []
+    inputs = []
     for name, value in (("task", task), ("fields", json.dumps({"text": text}))):
         tensor = tritongrpc.InferInput(name, [1, 1], "BYTES")
         tensor.set_data_from_numpy(np.array([[value.encode()]], dtype=object))
-        found.append(tensor)
-    return found
+        inputs.append(tensor)
+    return inputs
 
 
 def test_sigterm_ends_the_servers_and_leaves_nothing(service: Service):
@@ -147,9 +147,9 @@ def test_sigterm_ends_the_servers_and_leaves_nothing(service: Service):
         client.tasks(timeout_s=5)
 
 
-@pytest.mark.parametrize("place", ["a folder without a run", "no folder"])
-def test_a_folder_without_a_run_cannot_be_served(tmp_path: Path, place: str):
-    folder = tmp_path if place == "a folder without a run" else tmp_path / "none"
+@pytest.mark.parametrize("content", ["a folder without a run", "no folder"])
+def test_a_folder_without_a_run_cannot_be_served(tmp_path: Path, content: str):
+    folder = tmp_path if content == "a folder without a run" else tmp_path / "none"
     done = subprocess.run(
         [sys.executable, "-m", "multitask_operator", "serve", str(folder)],
         capture_output=True, text=True, timeout=60, env=os.environ, check=False,

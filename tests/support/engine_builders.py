@@ -129,12 +129,12 @@ def write_bundle(
         tokenizer().save_pretrained(folder / "models" / name)
         listed = []
         for adapter, layers in (adapters or {}).get(name, {}).items():
-            place = folder / "adapters" / name / adapter
-            place.mkdir(parents=True)
-            flat = {
+            adapter_folder = folder / "adapters" / name / adapter
+            adapter_folder.mkdir(parents=True)
+            tensors = {
                 f"{path}.{part}": tensor for path, ab in layers.items() for part, tensor in zip("AB", ab, strict=True)
             }
-            save_file(flat, place / "adapter.safetensors")
+            save_file(tensors, adapter_folder / "adapter.safetensors")
             rank = next(iter(layers.values()))[0].shape[0]
             listed.append(Adapter(name=adapter, path=f"adapters/{name}/{adapter}", rank=rank, scaling=scaling))
         described.append(ServedModel(name=name, path=f"models/{name}", dtype="float32", adapters=tuple(listed)))

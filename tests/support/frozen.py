@@ -42,10 +42,10 @@ def frozen_objects(moment: str, age: float = 5.0) -> list[dict[str, Any]]:
 
 def recorded_manifests() -> dict[str, str]:
     """Key in a ConfigMap → the packed manifest that the older pods reported, of every stage of the model."""
-    found: dict[str, str] = {}
+    manifests: dict[str, str] = {}
     for item in frozen_objects("trained"):
-        found |= {key: value for key, value in item.get("binaryData", {}).items() if _MANIFEST.match(key)}
-    return found
+        manifests |= {key: value for key, value in item.get("binaryData", {}).items() if _MANIFEST.match(key)}
+    return manifests
 
 
 def by_name(objects: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
@@ -61,11 +61,11 @@ def status_of(objects: list[dict[str, Any]]) -> dict[str, Any]:
 
 def comparable(status: dict[str, Any]) -> dict[str, Any]:
     """A status without times and messages: messages may be worded anew."""
-    found = copy.deepcopy(status)
-    found.pop("progressTime", None)
-    conditions = found.pop("conditions")
-    found["conditions"] = {item["type"]: (item["status"], item["reason"]) for item in conditions}
-    return found
+    rest = copy.deepcopy(status)
+    rest.pop("progressTime", None)
+    conditions = rest.pop("conditions")
+    rest["conditions"] = {item["type"]: (item["status"], item["reason"]) for item in conditions}
+    return rest
 
 
 def contains(newer: Any, older: Any) -> bool:

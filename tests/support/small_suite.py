@@ -92,12 +92,12 @@ class ModelFolder:
 
     def manifests(self) -> dict[str, dict[str, Any]]:
         """Stage → its manifest; AssertionError if a stage has several results."""
-        found: dict[str, dict[str, Any]] = {}
+        by_stage: dict[str, dict[str, Any]] = {}
         for path in sorted(self.work.glob("stages/**/manifest.json")):
             manifest = json.loads(path.read_text())
-            assert manifest["stage"] not in found, f"two results of {manifest['stage']}"
-            found[manifest["stage"]] = manifest
-        return found
+            assert manifest["stage"] not in by_stage, f"two results of {manifest['stage']}"
+            by_stage[manifest["stage"]] = manifest
+        return by_stage
 
 
 MTM = (sys.executable, "-m", "multitask_operator")

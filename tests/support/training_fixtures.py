@@ -48,13 +48,13 @@ TASKS = {"kind": KIND, "repeat": REPEAT}
 def rows(task: str, count: int, seed: int) -> list[Row]:
     """Texts such as ``we saw 3 of the plum here``."""
     generator = random.Random(f"{task}/{seed}")
-    made = []
+    generated = []
     for _ in range(count):
         noun = generator.choice(FRUITS + TOOLS)
         text = f"{generator.choice(['we have', 'they want', 'here are'])} {generator.randrange(90)} of the {noun}"
         label = "fruit" if noun in FRUITS else "tool"
-        made.append(Row({"text": text}, label) if task == "kind" else Row({"text": text}, None, (noun,)))
-    return made
+        generated.append(Row({"text": text}, label) if task == "kind" else Row({"text": text}, None, (noun,)))
+    return generated
 
 
 def optimisation(**changes: object) -> Optimisation:

@@ -45,13 +45,13 @@ def put(path: str, value: Any) -> Callable[[Document], None]:
 
     def change(document: Document) -> None:
         *way, last = path.replace("[", ".").replace("]", "").split(".")
-        place: Any = document
+        parent: Any = document
         for part in way:
-            place = place[int(part)] if isinstance(place, list) else place.setdefault(part, {})
+            parent = parent[int(part)] if isinstance(parent, list) else parent.setdefault(part, {})
         if value is ...:
-            del place[last]
+            del parent[last]
         else:
-            place[int(last) if isinstance(place, list) else last] = value
+            parent[int(last) if isinstance(parent, list) else last] = value
 
     return change
 
@@ -595,8 +595,8 @@ def looked_at(folder: Path, train: str, content: bytes) -> DataReport:
 )
 def test_rows_with_one_fault(tmp_path: Path, train: str, content: bytes, task: int, message: str) -> None:
     path = f"spec.tasks[{task}].data.train"
-    found = [problem.message for problem in looked_at(tmp_path, train, content).problems if problem.path == path]
-    assert found[0].startswith(message)
+    messages = [problem.message for problem in looked_at(tmp_path, train, content).problems if problem.path == path]
+    assert messages[0].startswith(message)
 
 
 BASES = [

@@ -1,4 +1,8 @@
-"""How the sources are laid out: short modules, packages that one can overlook, nothing that imports test code."""
+"""How the sources are laid out: short modules, few modules in a package, no import of test code.
+
+Limits: 300 lines in a module. 10 modules in the root package of a distribution, 15 in every package below it and in the
+folders of ``tools/``; ``__init__``, ``__main__`` and generated modules do not count.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +13,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+TOOLS = ROOT / "tools"
 SOURCES = [ROOT / part for part in ("crds/src", "serving/src", "trainer-image/src", "operator/src")]
 GENERATED = ("_pb2.py", "_pb2_grpc.py")
 MOST_LINES = 300
-#: Modules of a distribution's root package, besides ``__init__`` and ``__main__``; and of any package below it.
 MOST_IN_ROOT, MOST_IN_PACKAGE = 10, 15
 #: Top-level names of tests/ and tools/, which pytest puts on the path, and what only tests need.
 TEST_CODE = {"devcluster", "e2e", "hypothesis", "moto", "pytest", "support", "tests", "tools"}
@@ -24,7 +28,7 @@ def modules(folder: Path) -> list[Path]:
 
 
 def packages() -> list[Path]:
-    return sorted({path.parent for source in SOURCES for path in modules(source)})
+    return sorted({path.parent for source in [*SOURCES, TOOLS] for path in modules(source)})
 
 
 def production() -> list[Path]:
@@ -35,7 +39,7 @@ def named(path: Path) -> str:
     return path.relative_to(ROOT).as_posix()
 
 
-@pytest.mark.parametrize("path", [*production(), *modules(ROOT / "tools")], ids=named)
+@pytest.mark.parametrize("path", [*production(), *modules(TOOLS)], ids=named)
 def test_no_module_is_long(path: Path):
     lines = len(path.read_text("utf-8").splitlines())
     assert lines <= MOST_LINES, f"{named(path)} has {lines} lines; split it"

@@ -44,8 +44,8 @@ def outcomes(folder: Path, ci: bool) -> dict[str, str]:
         cwd=folder,
         check=False,
     )
-    found = re.findall(r"^(PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b.*?test_(\w+)\.py", done.stdout, re.MULTILINE)
-    return {name: outcome for outcome, name in found}
+    reported = re.findall(r"^(PASSED|FAILED|ERROR|SKIPPED|XFAIL)\b.*?test_(\w+)\.py", done.stdout, re.MULTILINE)
+    return {name: outcome for outcome, name in reported}
 
 
 def test_in_ci_a_skip_fails_unless_its_reason_is_allowed(tmp_path: Path) -> None:

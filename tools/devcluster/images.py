@@ -22,8 +22,9 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from devcluster import archives, base, buildah, cache, environment, pip_config
-from devcluster.image_definition import ImageDefinition, package
+from devcluster import cache
+from devcluster.image_build import archives, base, buildah, environment, pip_config
+from devcluster.image_build.image_definition import ImageDefinition, package
 
 ROOT = Path(__file__).parents[2]
 KEPT = 2
@@ -96,7 +97,7 @@ def _archives(name: str) -> list[Path]:
 def _make(name: str, definition: ImageDefinition, target: Archive, scratch: Path) -> None:
     _check_disk_space(name, definition)
     get_programs()
-    context, made = scratch / "context", scratch / "image.tar"
+    context, archive_path = scratch / "context", scratch / "image.tar"
     settings = pip_config.pip_settings(pip_config.pip_files())
     volumes = pip_config.volumes(scratch / "machine", settings)
     if name == "pause":
@@ -109,13 +110,13 @@ def _make(name: str, definition: ImageDefinition, target: Archive, scratch: Path
             arguments = {"BASE_IMAGE": _BASE} if definition.base else {}
             storage.build(target.reference, context / definition.dockerfile, context, arguments, volumes)
         with _step(name, "archive"):
-            storage.push(target.reference, made)
+            storage.push(target.reference, archive_path)
     with _step(name, "check"):
         private = [word for setting in pip_config.PRIVATE for word in settings.get(setting, "").split()]
-        problems = list(archives.problems(archives.read(made), definition.user, definition.folder, private))
+        problems = list(archives.problems(archives.read(archive_path), definition.user, definition.folder, private))
     if problems:
         raise buildah.ImageFailed("\n".join([f"the image {name} has problems:", *problems]))
-    made.rename(target.path)
+    archive_path.rename(target.path)
 
 
 def _check_disk_space(name: str, definition: ImageDefinition) -> None:
@@ -169,8 +170,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             if name == "environment":
                 print(yaml.safe_dump({"podTemplate": environment.pod_template(environment.build())}, sort_keys=False))
                 continue
-            made = archive(name)
-            print(f"{made.reference}\t{made.path}\t{made.path.stat().st_size / 1e6:.0f} MB", flush=True)
+            image = archive(name)
+            print(f"{image.reference}\t{image.path}\t{image.path.stat().st_size / 1e6:.0f} MB", flush=True)
     except (buildah.ImageFailed, subprocess.CalledProcessError) as error:
         print(error, file=sys.stderr)
         return 1

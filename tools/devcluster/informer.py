@@ -53,10 +53,10 @@ class Informer:
                 self._stopping.wait(0.2)  # the server is away, or this informer is being closed
 
     def _list(self) -> str:
-        found: Any = self._rest.get(self._path).raise_for_status().json()
-        self._objects = {_key(item): item for item in found["items"]}
+        listing: Any = self._rest.get(self._path).raise_for_status().json()
+        self._objects = {_key(item): item for item in listing["items"]}
         self._listed.set()
-        version: str = found["metadata"]["resourceVersion"]
+        version: str = listing["metadata"]["resourceVersion"]
         return version
 
     def _apply_event(self, event: Object) -> bool:

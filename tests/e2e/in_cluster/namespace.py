@@ -63,8 +63,8 @@ class Namespace:
 
     def jobs(self, model: str) -> list[Map]:
         """The stage Jobs of a model, the oldest first."""
-        found = self._children("jobs", model)
-        return sorted(found, key=lambda job: (job["metadata"]["creationTimestamp"], job["metadata"]["name"]))
+        children = self._children("jobs", model)
+        return sorted(children, key=lambda job: (job["metadata"]["creationTimestamp"], job["metadata"]["name"]))
 
     def stages(self, model: str) -> list[str]:
         """The stages of all Jobs of a model, unordered; a stage that two Jobs ran is listed twice."""
@@ -103,8 +103,8 @@ class Namespace:
     def report(self, model: str, folder: Path) -> Map:
         """report.json as `mtm report` makes it."""
         self.mtm("report", model, "--to", str(folder))
-        found: Map = json.loads((folder / "report.json").read_text("utf-8"))
-        return found
+        document: Map = json.loads((folder / "report.json").read_text("utf-8"))
+        return document
 
     def _path(self, name: str) -> str:
         return f"/apis/multitask.dev/v1alpha1/namespaces/{self.name}/multitaskmodels/{name}"

@@ -25,7 +25,8 @@ import yaml
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 
-from devcluster import binaries, environment, images, namespaces, objects
+from devcluster import binaries, images, namespaces, objects
+from devcluster.image_build import environment
 from devcluster.one_node import OneNode, missing_requirements, remove_stale_cgroups
 from e2e.in_cluster import model_file, steps, volumes
 from e2e.in_cluster.namespace import Namespace

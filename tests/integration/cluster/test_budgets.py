@@ -38,7 +38,7 @@ def the_model():
 
 
 def reconciled(cluster, namespace, later):
-    """Look, decide and act until a look writes nothing; the status as the server stores it, and its bytes.
+    """Reconcile until nothing is written; the status as the server stores it, and its bytes.
 
     ``later``: seconds by which the operator's clock is ahead.
     """
@@ -75,8 +75,8 @@ def assert_it_fits(cluster, namespace, stage, later=0):
 def of_kind(rest, namespace, kind):
     """The ConfigMaps of a stage kind, by path."""
     path = f"/api/v1/namespaces/{namespace}/configmaps"
-    found = objects.get(rest, f"{path}?labelSelector={KIND_LABEL}={kind}")["items"]
-    return {f"{path}/{item['metadata']['name']}": item for item in found}
+    configmaps = objects.get(rest, f"{path}?labelSelector={KIND_LABEL}={kind}")["items"]
+    return {f"{path}/{item['metadata']['name']}": item for item in configmaps}
 
 
 def patch(rest, path, change):
@@ -97,11 +97,11 @@ def test_the_largest_model_from_its_data_to_the_end(cluster, rest, namespace):
             until(f"the pod of {kind} has run", lambda: pods.run_waiting() == 1, 120)
     assert_it_fits(cluster, namespace, "baseline")
 
-    said = StageProgress(stage="s", step=123_456, total=1_234_567, loss=123.456, updated=2e9)
+    progress = StageProgress(stage="s", step=123_456, total=1_234_567, loss=123.456, updated=2e9)
     training = of_kind(rest, namespace, "baseline")
     assert len(training) == JOBS
     for path in training:
-        patch(rest, path, {"data": {PROGRESS_KEY: said.model_dump_json(by_alias=True)}})
+        patch(rest, path, {"data": {PROGRESS_KEY: progress.model_dump_json(by_alias=True)}})
     status = assert_it_fits(cluster, namespace, "baseline", later=60)
     assert any("123456/1234567" in row.get("progress", "") for row in status["stages"])
 

@@ -41,8 +41,8 @@ LABELS = {"app.kubernetes.io/managed-by": "multitask-operator", "multitask.dev/m
 
 @pytest.fixture
 async def client(cluster: ClusterClient) -> AsyncIterator[Client]:
-    async with Client(await connect(cluster.admin)) as made:
-        yield made
+    async with Client(await connect(cluster.admin)) as connected:
+        yield connected
 
 
 async def state_of(client: Client, namespace: str) -> ClusterState:
@@ -91,9 +91,9 @@ async def test_a_list_has_every_page_and_says_what_its_items_are(
     state = await desk(client, namespace)
     for number in range(5):
         await client.create(configmap(state, f"unit-{number}"))
-    found = await client.list("v1", "ConfigMap", namespace, "multitask.dev/model=desk")
-    assert [item["metadata"]["name"] for item in found] == [f"unit-{number}" for number in range(5)]
-    assert {(item["apiVersion"], item["kind"]) for item in found} == {("v1", "ConfigMap")}
+    configmaps = await client.list("v1", "ConfigMap", namespace, "multitask.dev/model=desk")
+    assert [item["metadata"]["name"] for item in configmaps] == [f"unit-{number}" for number in range(5)]
+    assert {(item["apiVersion"], item["kind"]) for item in configmaps} == {("v1", "ConfigMap")}
 
 
 async def test_an_object_that_exists_and_one_that_has_changed_are_different_errors(
@@ -110,12 +110,12 @@ async def test_an_object_that_exists_and_one_that_has_changed_are_different_erro
 
 async def test_a_delete_means_one_object_and_not_its_name(client: Client, namespace: str) -> None:
     state = await desk(client, namespace)
-    made = await client.create(configmap(state))
+    created = await client.create(configmap(state))
     with pytest.raises(Conflict):
         await client.delete("v1", "ConfigMap", "unit", namespace, uid="00000000-0000-0000-0000-000000000000")
-    await client.delete("v1", "ConfigMap", "unit", namespace, uid=made["metadata"]["uid"])
+    await client.delete("v1", "ConfigMap", "unit", namespace, uid=created["metadata"]["uid"])
     with pytest.raises(NotFound):
-        await client.delete("v1", "ConfigMap", "unit", namespace, uid=made["metadata"]["uid"])
+        await client.delete("v1", "ConfigMap", "unit", namespace, uid=created["metadata"]["uid"])
 
 
 async def test_apply_changes_nothing_the_second_time_and_takes_back_what_others_changed(
@@ -220,7 +220,7 @@ async def test_one_look_has_the_model_its_children_and_what_it_names_and_never_a
     assert [item["metadata"]["name"] for item in before.configmaps] == ["unit"]
     assert before.namespace_object is not None
     assert before.namespace_object["metadata"]["name"] == namespace
-    assert {name: found is not None for name, found in before.pvcs.items()} == {
+    assert {name: pvc is not None for name, pvc in before.pvcs.items()} == {
         "data": True,
         "models": False,
         "scratch": False,
@@ -306,12 +306,12 @@ async def test_the_other_models_are_read_only_for_a_clean_up(
 
 async def test_what_is_gone_or_another_by_now_is_not_deleted_and_not_an_error(client: Client, namespace: str) -> None:
     state = await desk(client, namespace)
-    made = await client.create(configmap(state))
+    created = await client.create(configmap(state))
     other = Delete("ConfigMap", "v1", "unit", "00000000-0000-0000-0000-000000000000")
-    gone = Delete("ConfigMap", "v1", "none", made["metadata"]["uid"])
+    gone = Delete("ConfigMap", "v1", "none", created["metadata"]["uid"])
     assert await apply(client, state, [other, gone]) == Applied()
     assert len((await state_of(client, namespace)).configmaps) == 1
-    assert await apply(client, state, [dataclasses.replace(other, uid=made["metadata"]["uid"])]) == Applied()
+    assert await apply(client, state, [dataclasses.replace(other, uid=created["metadata"]["uid"])]) == Applied()
     assert (await state_of(client, namespace)).configmaps == ()
 
 

@@ -136,11 +136,11 @@ def test_its_servers_end_with_a_supervisor_that_was_killed_and_the_next_user_sta
 
 def below(folder: Path) -> list[psutil.Process]:
     """The servers that run in ``folder``."""
-    found = []
+    processes = []
     for process in psutil.process_iter():
         try:
             if Path(process.exe()).is_relative_to(binaries.folder()) and Path(process.cwd()).is_relative_to(folder):
-                found.append(process)
+                processes.append(process)
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue
-    return found
+    return processes

@@ -25,12 +25,12 @@ PATH = "/apis/multitask.dev/v1alpha1/namespaces/{}/multitaskmodels"
 
 @pytest.fixture
 async def client(cluster: ClusterClient) -> AsyncIterator[Client]:
-    async with Client(await connect(cluster.admin)) as made:
-        yield made
+    async with Client(await connect(cluster.admin)) as connected:
+        yield connected
 
 
-def controller(client: Client, decide: Reconcile) -> Controller:
-    return Controller(client, SETTINGS, decide, clock=lambda: 1_000_000.0, rng=random.Random(1))
+def controller(client: Client, reconcile: Reconcile) -> Controller:
+    return Controller(client, SETTINGS, reconcile, clock=lambda: 1_000_000.0, rng=random.Random(1))
 
 
 def stage(state: ClusterState, text: str) -> PatchStatus:
@@ -46,42 +46,42 @@ def status(rest: httpx.Client, namespace: str) -> Any:
     return objects.get(rest, f"{PATH.format(namespace)}/desk").get("status")
 
 
-async def test_a_model_that_is_gone_is_not_looked_at_again(client: Client, namespace: str) -> None:
-    def decide(*_: Any) -> Result:
-        raise AssertionError("there is nothing to decide")
+async def test_a_model_that_is_gone_is_not_reconciled_again(client: Client, namespace: str) -> None:
+    def reconcile(*_: Any) -> Result:
+        raise AssertionError("there is nothing to reconcile")
 
-    assert await controller(client, decide).reconcile(NamespacedName(namespace, "desk")) is None
+    assert await controller(client, reconcile).reconcile(NamespacedName(namespace, "desk")) is None
 
 
 @pytest.mark.parametrize(
-    ("look_again", "least", "most"),
+    ("requeue_seconds", "least", "most"),
     [
-        pytest.param(None, 300, 600, id="nothing is awaited: the periodic look, at random in half its interval"),
-        pytest.param(20.0, 20, 20, id="the decision wants an earlier look"),
-        pytest.param(9000.0, 300, 600, id="the decision would look later than the periodic look"),
+        pytest.param(None, 300, 600, id="nothing is awaited: the periodic resync, at random in half its interval"),
+        pytest.param(20.0, 20, 20, id="the result wants an earlier reconcile"),
+        pytest.param(9000.0, 300, 600, id="the result wants a later reconcile than the periodic resync"),
     ],
 )
-async def test_when_it_looks_again(
-    client: Client, rest: httpx.Client, namespace: str, look_again: float | None, least: float, most: float
+async def test_when_it_reconciles_again(
+    client: Client, rest: httpx.Client, namespace: str, requeue_seconds: float | None, least: float, most: float
 ) -> None:
     objects.post(rest, PATH.format(namespace), resources.model())
-    again = await controller(client, lambda *_: Result(requeue_after=look_again)).reconcile(
+    again = await controller(client, lambda *_: Result(requeue_after=requeue_seconds)).reconcile(
         NamespacedName(namespace, "desk")
     )
     assert again is not None
     assert least <= again <= most
 
 
-async def test_somebody_elses_write_in_between_means_a_new_look_soon(
+async def test_a_concurrent_write_of_somebody_else_means_a_new_reconcile_soon(
     client: Client, rest: httpx.Client, namespace: str
 ) -> None:
     objects.post(rest, PATH.format(namespace), resources.model())
 
-    def decide(state: ClusterState, *_: Any) -> Result:
+    def reconcile(state: ClusterState, *_: Any) -> Result:
         objects.patch_status(rest, f"{PATH.format(namespace)}/desk", {"stage": "somebody's"})
         return Result((stage(state, "ours"), configmap(state)))
 
-    assert await controller(client, decide).reconcile(NamespacedName(namespace, "desk")) == CONFLICT_REQUEUE_SECONDS
+    assert await controller(client, reconcile).reconcile(NamespacedName(namespace, "desk")) == CONFLICT_REQUEUE_SECONDS
     assert status(rest, namespace) == {"stage": "somebody's"}
 
 
@@ -92,11 +92,11 @@ async def test_a_rejected_write_is_in_the_status_and_nothing_else_is_written(
     objects.post(rest, f"/api/v1/namespaces/{namespace}/resourcequotas", quota)
     objects.post(rest, PATH.format(namespace), resources.model())
 
-    def decide(state: ClusterState, *_: Any) -> Result:
+    def reconcile(state: ClusterState, *_: Any) -> Result:
         return Result(
             (configmap(state), stage(state, state.rejected_writes[0].reason if state.rejected_writes else "never"))
         )
 
     with pytest.raises(WriteRejected, match=r"^cannot create ConfigMap unit: .*exceeded quota: few"):
-        await controller(client, decide).reconcile(NamespacedName(namespace, "desk"))
+        await controller(client, reconcile).reconcile(NamespacedName(namespace, "desk"))
     assert status(rest, namespace) == {"stage": "Forbidden"}

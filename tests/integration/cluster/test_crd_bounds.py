@@ -19,10 +19,10 @@ SPEC = [(kind, row) for kind, rows in ROWS.items() for row in rows if not row.pa
 STATUS = [row for row in ROWS["MultiTaskModel"] if row.path.startswith("status")]
 
 
-def assert_refused(said: list[tuple[str, str]], row: InvalidValue) -> None:
+def assert_refused(causes: list[tuple[str, str]], row: InvalidValue) -> None:
     """The bound speaks, and beside it at most what it breaks at the same place or around it."""
-    assert (row.field, row.message) in said
-    assert all(row.field.startswith(field) for field, _ in said), said
+    assert (row.field, row.message) in causes
+    assert all(row.field.startswith(field) for field, _ in causes), causes
 
 
 @pytest.mark.parametrize("kind", FULL)
@@ -72,5 +72,5 @@ def stored(rest: httpx.Client) -> Object:
     document = resources.model("bounds")
     answer = admission.create(rest, document, dry=False)
     assert answer.is_success or answer.status_code == 409, answer.text
-    found: Object = rest.get(f"{admission.BASE}/default/multitaskmodels/bounds").json()
-    return found
+    bounds_model: Object = rest.get(f"{admission.BASE}/default/multitaskmodels/bounds").json()
+    return bounds_model

@@ -163,8 +163,8 @@ def test_the_greatest_model_is_accepted(cluster: ClusterClient, namespace: str) 
     for training in ({}, {"seed": 5}):  # created, and changed
         document["spec"]["training"] = training
         cluster.kubectl("apply", "--server-side", "--filename", "-", stdin=document)
-    found = cluster.get("mtm", "greatest", "--namespace", namespace)
-    assert [len(task["labels"]) for task in found["spec"]["tasks"]] == [256] * 128
+    stored = cluster.get("mtm", "greatest", "--namespace", namespace)
+    assert [len(task["labels"]) for task in stored["spec"]["tasks"]] == [256] * 128
     assert len(json.dumps(document)) > 500_000
 
 

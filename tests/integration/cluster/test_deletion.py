@@ -26,9 +26,9 @@ def ready(rest, namespace):
 @pytest.fixture
 def least(cluster, ready):
     """The kubeconfig of an account that has in the namespace what the chart gives for it, and nothing elsewhere."""
-    made = chart(ready, "ServiceAccount", "Role", "RoleBinding")
-    cluster.kubectl("-n", ready, "apply", "--filename", "-", stdin=made)
-    return cluster.service_account(ready, made[0]["metadata"]["name"])
+    objects_of_chart = chart(ready, "ServiceAccount", "Role", "RoleBinding")
+    cluster.kubectl("-n", ready, "apply", "--filename", "-", stdin=objects_of_chart)
+    return cluster.service_account(ready, objects_of_chart[0]["metadata"]["name"])
 
 
 @pytest.fixture
@@ -54,8 +54,8 @@ def is_there(cluster, namespace, name="desk"):
 
 def owned(cluster, namespace):
     """kind/name of everything that carries the model's label."""
-    found = cluster.kubectl("-n", namespace, "get", OWNED, "-l", f"{MODEL_LABEL}=desk", "--output", "name").stdout
-    return sorted(found.split())
+    names = cluster.kubectl("-n", namespace, "get", OWNED, "-l", f"{MODEL_LABEL}=desk", "--output", "name").stdout
+    return sorted(names.split())
 
 
 def delete(cluster, namespace, *options):
@@ -73,8 +73,8 @@ def gone(cluster, namespace, pods):
 
 def event(cluster, namespace, reason):
     """The messages of the Events of that reason."""
-    found = cluster.get("events", "--namespace", namespace)["items"]
-    return [item["message"] for item in found if item["reason"] == reason]
+    events = cluster.get("events", "--namespace", namespace)["items"]
+    return [item["message"] for item in events if item["reason"] == reason]
 
 
 def finalizers(cluster, namespace):
@@ -128,8 +128,8 @@ def test_a_model_that_does_not_is_cleaned_up_behind_first(cluster, ready, least,
     assert pods.cleaned == [{"model": f"{ready}/desk", "storage": "/multitask/claims/models/desk"}]
     assert set(job_names(cluster, mark).values()) == {1}
     assert "forbidden" not in running.log_text(), "the chart's Role is too small"
-    (said,) = event(cluster, ready, "CleanedUp")
-    assert said == "Removed at pvc://models/desk: 1 results, 2 files with 3 B."
+    (message,) = event(cluster, ready, "CleanedUp")
+    assert message == "Removed at pvc://models/desk: 1 results, 2 files with 3 B."
 
 
 def test_retain_may_be_changed_at_any_time(cluster, ready, tmp_path):
@@ -141,8 +141,8 @@ def test_retain_may_be_changed_at_any_time(cluster, ready, tmp_path):
         cluster.kubectl("-n", ready, "delete", "pvc", "models", "--wait=false")
         delete(cluster, ready)
         until("the model is gone", lambda: not is_there(cluster, ready), 60)
-    (said,) = event(cluster, ready, "CleanUpSkipped")
-    assert "PersistentVolumeClaim 'models'" in said
+    (message,) = event(cluster, ready, "CleanUpSkipped")
+    assert "PersistentVolumeClaim 'models'" in message
 
 
 def test_two_models_of_one_address_leave_each_other_what_is_there(cluster, ready, tmp_path):
@@ -152,8 +152,8 @@ def test_two_models_of_one_address_leave_each_other_what_is_there(cluster, ready
         until("it has its finalizer", lambda: finalizers(cluster, ready) == [FINALIZER], 60)
         delete(cluster, ready)
         until("the model is gone", lambda: not is_there(cluster, ready), 60)
-    (said,) = event(cluster, ready, "CleanUpSkipped")
-    assert said.startswith("MultiTaskModel 'other' uses pvc://models/desk.")
+    (message,) = event(cluster, ready, "CleanUpSkipped")
+    assert message.startswith("MultiTaskModel 'other' uses pvc://models/desk.")
 
 
 def test_killed_after_every_write_a_deletion_comes_to_its_end(cluster, ready, tmp_path):

@@ -94,11 +94,12 @@ def trained(access, pods):
 
 def back_again(access, moment):
     """The objects of the sample, which are in the cluster again."""
-    found = [item for item in frozen_objects(moment) if item["kind"] != "PersistentVolumeClaim"]
-    restore(access, found)
-    until("they are served", lambda: len(listed(access, OWNED)) >= len(found) // 2, 30)
-    assert model(access)["metadata"]["uid"] == next(iter(by_name(found, "MultiTaskModel").values()))["metadata"]["uid"]
-    return found
+    restored = [item for item in frozen_objects(moment) if item["kind"] != "PersistentVolumeClaim"]
+    restore(access, restored)
+    until("they are served", lambda: len(listed(access, OWNED)) >= len(restored) // 2, 30)
+    (stored,) = by_name(restored, "MultiTaskModel").values()
+    assert model(access)["metadata"]["uid"] == stored["metadata"]["uid"]
+    return restored
 
 
 def test_a_run_that_an_older_operator_began_goes_on_and_nothing_runs_twice(access, tmp_path):
@@ -112,7 +113,7 @@ def test_a_run_that_an_older_operator_began_goes_on_and_nothing_runs_twice(acces
         running.until("it rests again", running.is_idle)
         mark, served = access.audit_mark(), running.healthz().json()["served"]
         access.kubectl("label", "mtm", MODEL, "look=again", "--namespace", NAMESPACE)
-        running.until("it looks", lambda: running.healthz().json()["served"] > served and running.is_idle())
+        running.until("it reconciles", lambda: running.healthz().json()["served"] > served and running.is_idle())
         assert access.writes(mark, "operator") == []
 
     assert contains(status_of([model(access)]), status_of(ended))

@@ -16,7 +16,7 @@ from devcluster.processes import until
 TOOLS = Path(__file__).parents[3] / "tools"
 STARTER = "import subprocess, sys; from devcluster import namespaces; subprocess.run(namespaces.command(sys.argv[1:]))"
 #: Holds a lock on a file for as long as it lives.
-HOLDER = "import fcntl, signal, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, 2); print('held', flush=True); "
+HOLDER = "import fcntl, signal, sys; file = open(sys.argv[1], 'w'); fcntl.flock(file, 2); print('locked', flush=True); "
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +31,11 @@ def test_its_status_is_that_of_the_program():
 
 def test_killed_its_starter_leaves_nothing_running(tmp_path):
     lock = tmp_path / "lock"
-    held = [sys.executable, "-c", f"{HOLDER}signal.pause()", str(lock)]
-    argv = [sys.executable, "-c", STARTER, *held]
+    command = [sys.executable, "-c", f"{HOLDER}signal.pause()", str(lock)]
+    argv = [sys.executable, "-c", STARTER, *command]
     with subprocess.Popen(argv, cwd=TOOLS, stdout=subprocess.PIPE, text=True) as starter:
         assert starter.stdout is not None
-        assert starter.stdout.readline() == "held\n"
+        assert starter.stdout.readline() == "locked\n"
         with lock.open() as file, pytest.raises(BlockingIOError):
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         starter.kill()

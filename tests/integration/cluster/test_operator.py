@@ -29,8 +29,8 @@ MTM = "/apis/multitask.dev/v1alpha1/namespaces/{}/multitaskmodels/desk"
 
 def trained(cluster, namespace, pods):
     """Whether no pod waits and the model says that it is trained; pods that wait run to their end."""
-    found = status(cluster, namespace)
-    return not pods.run_waiting() and found.get("stage") == "Trained"
+    current = status(cluster, namespace)
+    return not pods.run_waiting() and current.get("stage") == "Trained"
 
 
 def simulated(*names):
@@ -42,8 +42,8 @@ def simulated(*names):
 
 def end_state(cluster, namespace):
     """The status without times, and the children."""
-    found = cluster.get(",".join(FIELDS), "--namespace", namespace, "--selector", MODEL_LABEL)["items"]
-    children = Counter((item["kind"], _anonymous(item["metadata"]["name"])) for item in found if item["kind"] != "Pod")
+    items = cluster.get(",".join(FIELDS), "--namespace", namespace, "--selector", MODEL_LABEL)["items"]
+    children = Counter((item["kind"], _anonymous(item["metadata"]["name"])) for item in items if item["kind"] != "Pod")
     return _without_times(cluster.get("multitaskmodels", "desk", "--namespace", namespace)["status"]), children
 
 
@@ -59,13 +59,13 @@ def _anonymous(name):
 
 def assert_nothing_was_done_twice(cluster, namespace, mark, pods):
     """No stage ran twice, and no object of a name was made twice."""
-    made = Counter(
+    created = Counter(
         (event["objectRef"]["resource"], event["objectRef"]["name"])
         for event in cluster.audited(mark)
         if event["verb"] == "create" and event["responseStatus"]["code"] == 201
         and event["objectRef"].get("namespace") == namespace and "name" in event["objectRef"]
     )  # fmt: skip
-    assert set(made.values()) == {1}
+    assert set(created.values()) == {1}
     assert max(Counter(pods.ran).values()) == 1
 
 
@@ -73,11 +73,12 @@ def assert_they_rest(cluster, namespace, users, *running):
     """They look once more, because somebody touched the model, and write nothing."""
     for each in running:
         each.until("it rests", each.is_idle)
-    mark, looks = cluster.audit_mark(), [each.healthz().json()["served"] for each in running]
+    mark, served = cluster.audit_mark(), [each.healthz().json()["served"] for each in running]
     cluster.kubectl("label", "mtm", "desk", "look=again", "--namespace", namespace)
-    for each, before in zip(running, looks, strict=True):
+    for each, before in zip(running, served, strict=True):
         each.until(
-            "it looks", lambda each=each, before=before: each.healthz().json()["served"] > before and each.is_idle()
+            "it reconciles",
+            lambda each=each, before=before: each.healthz().json()["served"] > before and each.is_idle(),
         )
     assert [line for user in users for line in cluster.writes(mark, user)] == []
 
@@ -94,10 +95,10 @@ def test_a_model_is_trained_from_apply_to_its_verdicts(cluster, ready, tmp_path)
     apply(cluster, ready, resource)
     with FakePods(cluster, ready, resource) as pods, run_operator(cluster.admin, tmp_path, ready) as running:
         running.until("the model is trained", lambda: trained(cluster, ready, pods))
-    found, _ = ended = end_state(cluster, ready)
+    final, _ = ended = end_state(cluster, ready)
     assert ended == simulated("urgency", "intent")
-    assert found["qualified"] == "2/2"
-    assert {row["name"]: row["verdict"] for row in found["tasks"]} == {"urgency": "Qualified", "intent": "Qualified"}
+    assert final["qualified"] == "2/2"
+    assert {row["name"]: row["verdict"] for row in final["tasks"]} == {"urgency": "Qualified", "intent": "Qualified"}
     assert_nothing_was_done_twice(cluster, ready, mark, pods)
 
 

@@ -27,8 +27,8 @@ def create(rest: httpx.Client, namespace: str, body: Object) -> None:
 
 def conditions(rest: httpx.Client, namespace: str, name: str = "desk") -> dict[str, str]:
     """Condition type -> reason; empty while there is no status."""
-    found = objects.get(rest, f"{MODELS.format(namespace)}/{name}").get("status", {})
-    return {condition["type"]: condition["reason"] for condition in found.get("conditions", ())}
+    status = objects.get(rest, f"{MODELS.format(namespace)}/{name}").get("status", {})
+    return {condition["type"]: condition["reason"] for condition in status.get("conditions", ())}
 
 
 def claims(rest: httpx.Client, namespace: str) -> None:
@@ -37,8 +37,8 @@ def claims(rest: httpx.Client, namespace: str) -> None:
 
 
 def jobs(rest: httpx.Client, namespace: str) -> list[str]:
-    found = objects.get(rest, f"/apis/batch/v1/namespaces/{namespace}/jobs")["items"]
-    return [job["metadata"]["name"] for job in found]
+    items = objects.get(rest, f"/apis/batch/v1/namespaces/{namespace}/jobs")["items"]
+    return [job["metadata"]["name"] for job in items]
 
 
 def test_a_model_is_noticed_and_the_program_ends_at_sigterm(
@@ -73,7 +73,7 @@ def test_nothing_is_written_when_nothing_happens(
         running.until("its events have been looked at", lambda: running.healthz().json()["served"] >= served + 2)
         mark = cluster.audit_mark()
         served = running.healthz().json()["served"]
-        running.until("three more looks", lambda: running.healthz().json()["served"] >= served + 3)
+        running.until("three more reconciles", lambda: running.healthz().json()["served"] >= served + 3)
         written = [line for line in cluster.writes(mark) if f" {namespace}/" in line]
     assert written == []
 

@@ -156,9 +156,9 @@ def test_the_operator_may_do_its_work_and_nothing_else(operator: Subject) -> Non
 def test_kubectl_says_the_same_of_the_operator(operator: Subject) -> None:
     """What every user may do comes off: it is the same for an account that no role names."""
     everybody = dataclasses.replace(operator, user=account(operator.namespace, "nobody")).everything()
-    found = {f"{verb} {what}" for (what, _), verbs in operator.everything().items() for verb in verbs}
-    found -= {f"{verb} {what}" for (what, _), verbs in everybody.items() for verb in verbs}
-    assert found == {*OPERATOR_MAY, "get namespaces"}
+    rights = {f"{verb} {what}" for (what, _), verbs in operator.everything().items() for verb in verbs}
+    rights -= {f"{verb} {what}" for (what, _), verbs in everybody.items() for verb in verbs}
+    assert rights == {*OPERATOR_MAY, "get namespaces"}
     assert operator.can_i("create", "jobs.batch")
     assert not operator.can_i("get", "secrets")
     assert not operator.can_i("create", "pods", "--subresource", "exec")
@@ -211,7 +211,7 @@ def test_it_binds_nobody_to_a_role_that_gives_more(cluster: ClusterClient, insta
 @pytest.fixture(scope="module")
 def units(cluster: ClusterClient, rest: httpx.Client, installed: Installation) -> dict[str, str]:
     """own, other, snapshot → ConfigMap names, where the operator has begun with two models."""
-    namespace, found = installed.served, {}
+    namespace, names_by_key = installed.served, {}
     for claim in ("data", "models"):
         objects.claim(rest, namespace, claim)
     for key, name in (("own", DESK), ("other", OTHER)):
@@ -221,10 +221,10 @@ def units(cluster: ClusterClient, rest: httpx.Client, installed: Installation) -
         asyncio.run(begin(cluster.service_account(installed.own, installed.account), NamespacedName(namespace, name)))
         path = f"/api/v1/namespaces/{namespace}/configmaps?labelSelector={MODEL_LABEL}={name}"
         names = [item["metadata"]["name"] for item in objects.get(rest, path)["items"]]
-        found[key], found["snapshot"] = sorted(names, key=lambda name: "-run-" in name)
+        names_by_key[key], names_by_key["snapshot"] = sorted(names, key=lambda name: "-run-" in name)
     pods = Subject(cluster, rest, account(namespace, f"{DESK}-stages"), namespace)
-    until("the Role is known", lambda: pods.may(f"get configmaps:{found['own']}"), 30)
-    return found
+    until("the Role is known", lambda: pods.may(f"get configmaps:{names_by_key['own']}"), 30)
+    return names_by_key
 
 
 async def begin(config: Path, key: NamespacedName) -> None:
@@ -247,8 +247,8 @@ def test_a_stage_pod_may_write_its_own_configmap_and_nothing_else(stages: Subjec
 
 def test_kubectl_says_the_same_of_a_stage_pod(stages: Subject, units: dict[str, str], installed: Installation) -> None:
     nobody = dataclasses.replace(stages, user=account(stages.namespace, "nobody")).everything()
-    found = {key: verbs for key, verbs in stages.everything().items() if key not in nobody}
-    assert found == {("configmaps", units["own"]): {"get", "patch"}}
+    rights = {key: verbs for key, verbs in stages.everything().items() if key not in nobody}
+    assert rights == {("configmaps", units["own"]): {"get", "patch"}}
     assert stages.can_i("patch", f"configmaps/{units['own']}")
     assert not stages.can_i("get", f"configmaps/{units['other']}")
     assert not stages.can_i("list", "configmaps")

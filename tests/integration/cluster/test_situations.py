@@ -73,7 +73,7 @@ AT_ONCE = 64
 
 @dataclass(frozen=True)
 class Situation:
-    """``given`` is there before the model, ``breaks`` happens then, and Ready comes to say ``reason`` and ``part``.
+    """``given`` exists before the model, ``breaks`` happens then; Ready gets ``reason`` and a message with ``part``.
 
     ``mends`` is what helps then, so that the stages go on to ``then``; None: this is the end. Without a ``reason``
     nothing stops it, and it is trained.
@@ -284,7 +284,7 @@ SITUATIONS = {
     "the pods' RoleBinding is deleted": Situation(breaks=remove_access("rolebindings")),
     "the pods' ServiceAccount is deleted": Situation(breaks=delete_account),
     "the status is wiped": Situation(breaks=clear_status),
-    "a stranger writes the status": Situation(breaks=overwrite_status),
+    "another client writes the status": Situation(breaks=overwrite_status),
     "it is suspended in the middle": Situation(
         "Suspended", "set it to false", breaks=suspend, mends=edit_spec(suspend=False), then="filter"
     ),
@@ -344,7 +344,7 @@ SITUATIONS = {
     "the podTemplate is none that the API takes": Situation(
         "WriteRefused", "spec.template.spec.volumes", mends=edit_spec(training={}), spec=BAD_VOLUME
     ),
-    "more labels than a pod can be told": Situation(
+    "more labels than a ConfigMap holds": Situation(
         "InvalidSpec",
         "a ConfigMap holds",
         given=create_long_labels,
@@ -352,13 +352,13 @@ SITUATIONS = {
         spec={"tasks": [task(f"task-{number}") for number in range(60)]},
         edit_document=with_listed_labels,
     ),
-    "a ConfigMap of a stranger has the snapshot's name": Situation(
+    "a foreign ConfigMap has the snapshot's name": Situation(
         "WriteRefused",
         "create ConfigMap desk-run-1: there is one of this name that does not belong to desk; delete or rename it",
         given=create_foreign_object("configmaps", {"metadata": {"name": "desk-run-1"}}),
         mends=delete_object("configmaps/desk-run-1"),
     ),
-    "a Role of a stranger has the name of the pods' Role": Situation(
+    "a foreign Role has the name of the pods' Role": Situation(
         "WriteRefused",
         "apply Role desk-stages: there is one of this name that does not belong to desk",
         given=create_foreign_object("roles", STRANGE_ROLE, RBAC),

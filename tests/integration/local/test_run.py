@@ -21,7 +21,7 @@ TESTS = Path(__file__).parents[2]
 FAKE = Path(__file__).with_name("fake_mtm.py")
 
 
-class Desk:
+class LocalRun:
     """A resource file with data, its work folder, and `mtm run` on them."""
 
     def __init__(self, folder):
@@ -114,46 +114,46 @@ def child_of(process, module):
 
 
 @pytest.fixture
-def desk(tmp_path):
-    return Desk(tmp_path)
+def local_run(tmp_path):
+    return LocalRun(tmp_path)
 
 
-def test_a_run_ends_with_the_table_and_a_second_one_runs_nothing(desk):
-    status, out, err = desk.run()
+def test_a_run_ends_with_the_table_and_a_second_one_runs_nothing(local_run):
+    status, out, err = local_run.run()
     assert status == 0, err
     assert "qualified 2/2, confirmed 0" in out
-    assert f"report: {desk.work / 'report.html'}" in out
+    assert f"report: {local_run.work / 'report.html'}" in out
     assert "mtm serve" in out
     assert len(started(err)) == len(set(started(err))) == 14
-    assert (desk.work / "current").resolve().parent == desk.work / "stages" / "export"
-    assert (desk.work / "logs/baseline/urgency/seed-17.log").read_text().startswith("=== ")
-    assert (desk.work / "report.html").read_text().startswith("<!doctype html>")
-    assert not any(stage["cached"] for stage in desk.report()["stages"] if stage["skipped"] is None)
+    assert (local_run.work / "current").resolve().parent == local_run.work / "stages" / "export"
+    assert (local_run.work / "logs/baseline/urgency/seed-17.log").read_text().startswith("=== ")
+    assert (local_run.work / "report.html").read_text().startswith("<!doctype html>")
+    assert not any(stage["cached"] for stage in local_run.report()["stages"] if stage["skipped"] is None)
 
-    status, out, err = desk.run()
+    status, out, err = local_run.run()
     assert (status, started(err)) == (0, [])
     assert "all stages were cached" in out
-    assert all(stage["cached"] for stage in desk.report()["stages"] if stage["skipped"] is None)
+    assert all(stage["cached"] for stage in local_run.report()["stages"] if stage["skipped"] is None)
 
-    desk.set_tasks(task("urgency"), task("reply", "Generation"), task("intent"))
-    status, _, err = desk.run()
+    local_run.set_tasks(task("urgency"), task("reply", "Generation"), task("intent"))
+    status, _, err = local_run.run()
     assert status == 0
     again = [name for name in started(err) if name.startswith(("prepare", "base"))]
     assert again == ["prepare/intent", "baseline/intent/seed-17"]
 
 
-def test_killing_the_group_leaves_no_orphans_and_the_next_run_redoes_nothing(desk):
-    desk.faults({"baseline/urgency/seed-17": "hang, leaving a helper", "baseline/reply/seed-17": "hang"})
-    process = desk.start()
-    helper = int(desk.mark("baseline/urgency/seed-17", process))
-    stage = int(desk.mark("baseline/reply/seed-17", process))
+def test_killing_the_group_leaves_no_orphans_and_the_next_run_redoes_nothing(local_run):
+    local_run.faults({"baseline/urgency/seed-17": "hang, leaving a helper", "baseline/reply/seed-17": "hang"})
+    process = local_run.start()
+    helper = int(local_run.mark("baseline/urgency/seed-17", process))
+    stage = int(local_run.mark("baseline/reply/seed-17", process))
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert has_ended(stage)
     assert psutil.pid_exists(helper)
 
-    desk.faults({})
-    status, _, err = desk.run()
+    local_run.faults({})
+    status, _, err = local_run.run()
     assert status == 0, err
     assert has_ended(helper)
     assert "that an earlier run left running" in err
@@ -162,25 +162,25 @@ def test_killing_the_group_leaves_no_orphans_and_the_next_run_redoes_nothing(des
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_lets_stages_write_a_checkpoint(desk, number):
-    desk.faults({"base": "checkpoint on SIGTERM"})
-    process = desk.start()
-    stage = int(desk.mark("base", process))
+def test_an_interrupt_lets_stages_write_a_checkpoint(local_run, number):
+    local_run.faults({"base": "checkpoint on SIGTERM"})
+    process = local_run.start()
+    stage = int(local_run.mark("base", process))
     os.kill(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "run the same command again" in err
-    assert desk.partial(err) == {"qualified": 0, "revision": None}
-    assert not (desk.work / "report.json").exists()
+    assert local_run.partial(err) == {"qualified": 0, "revision": None}
+    assert not (local_run.work / "report.json").exists()
     assert has_ended(stage)
-    assert [path.read_text() for path in desk.work.glob("work/base-*/checkpoint")] == ["saved"]
+    assert [path.read_text() for path in local_run.work.glob("work/base-*/checkpoint")] == ["saved"]
 
 
-def test_a_second_run_of_the_same_folder_names_the_first(desk):
-    desk.faults({"base": "hang"})
-    process = desk.start()
-    desk.mark("base", process)
-    status, _, err = desk.run()
+def test_a_second_run_of_the_same_folder_names_the_first(local_run):
+    local_run.faults({"base": "hang"})
+    process = local_run.start()
+    local_run.mark("base", process)
+    status, _, err = local_run.run()
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     assert status == 2
@@ -196,12 +196,12 @@ FAILURES = [
 
 
 @pytest.mark.parametrize(("fault", "expected", "message", "next_step"), FAILURES)
-def test_a_failed_stage_is_named_with_its_log_and_other_stages_continue(desk, fault, expected, message, next_step):
-    desk.faults({"baseline/reply/seed-17": fault})
-    status, _, err = desk.run()
+def test_a_failed_stage_is_named_with_its_log_and_other_stages_continue(local_run, fault, expected, message, next_step):
+    local_run.faults({"baseline/reply/seed-17": fault})
+    status, _, err = local_run.run()
     assert status == expected
     assert f"error: stage baseline/reply/seed-17 failed: {message}" in err
-    log = desk.work / "logs/baseline/reply/seed-17.log"
+    log = local_run.work / "logs/baseline/reply/seed-17.log"
     assert str(log) in err
     assert next_step in err
     assert "done   baseline/urgency/seed-17" in err
@@ -209,78 +209,79 @@ def test_a_failed_stage_is_named_with_its_log_and_other_stages_continue(desk, fa
     assert log.read_text().count("=== ") == 1
 
 
-def test_retryable_failures_are_tried_again_and_every_log_is_kept(desk):
-    desk.faults({"base": "retryable once", "prepare/reply": "killed once"})
-    status, _, err = desk.run()
+def test_retryable_failures_are_tried_again_and_every_log_is_kept(local_run):
+    local_run.faults({"base": "retryable once", "prepare/reply": "killed once"})
+    status, _, err = local_run.run()
     assert status == 0, err
     for stage in ("base", "prepare/reply"):
         assert f"start  {stage} (attempt 2)" in err
         assert f"will be tried again: {stage}" in err
-        assert (desk.work / f"logs/{stage}.log").read_text().count("=== ") == 2
+        assert (local_run.work / f"logs/{stage}.log").read_text().count("=== ") == 2
 
-    next(desk.work.glob("stages/base/*/content.txt")).unlink()
-    status, _, err = desk.run()
+    next(local_run.work.glob("stages/base/*/content.txt")).unlink()
+    status, _, err = local_run.run()
     assert (status, started(err)) == (0, ["base"]), "an artifact that lost a file is made again"
 
 
-def test_an_unfinished_run_keeps_the_report_of_the_last_one_that_finished(desk):
-    assert desk.run()[0] == 0
-    report = desk.report()
-    desk.set_tasks(task("urgency"), task("reply", "Generation"), task("intent"))
-    desk.faults({"baseline/intent/seed-17": "exit"})
-    status, _, err = desk.run()
+def test_an_unfinished_run_keeps_the_report_of_the_last_one_that_finished(local_run):
+    assert local_run.run()[0] == 0
+    report = local_run.report()
+    local_run.set_tasks(task("urgency"), task("reply", "Generation"), task("intent"))
+    local_run.faults({"baseline/intent/seed-17": "exit"})
+    status, _, err = local_run.run()
     assert status == 1
-    assert desk.partial(err) == {"qualified": 0, "revision": None}
-    assert desk.report() == report
-    assert f"the report of the last run that finished is kept: {desk.work / 'report.html'}\n" in err
+    assert local_run.partial(err) == {"qualified": 0, "revision": None}
+    assert local_run.report() == report
+    assert f"the report of the last run that finished is kept: {local_run.work / 'report.html'}\n" in err
 
-    desk.faults({})
-    assert desk.run()[0] == 0
-    assert desk.report()["total"] == 3
-    assert not list(desk.work.glob("report.partial.*"))
+    local_run.faults({})
+    assert local_run.run()[0] == 0
+    assert local_run.report()["total"] == 3
+    assert not list(local_run.work.glob("report.partial.*"))
 
 
 FAILED_VERIFY = "failed verify, see "
 
 
-def test_an_export_that_failed_verify_is_not_served(desk):
-    desk.faults({"verify": "wrong input"})
-    status, _, err = desk.run()
-    assert (status, desk.current()) == (1, None)
-    assert f"nothing to serve: the new export {FAILED_VERIFY}{desk.work / 'logs/verify.log'}" in err
-    assert "its last export failed verify, see" in desk.nothing_to_serve()
+def test_an_export_that_failed_verify_is_not_served(local_run):
+    local_run.faults({"verify": "wrong input"})
+    status, _, err = local_run.run()
+    assert (status, local_run.current()) == (1, None)
+    assert f"nothing to serve: the new export {FAILED_VERIFY}{local_run.work / 'logs/verify.log'}" in err
+    assert "its last export failed verify, see" in local_run.nothing_to_serve()
 
-    status, out, _ = desk.run("--no-serve")
-    assert (status, desk.current()) == (0, None), "what failed verify is not served unverified"
+    status, out, _ = local_run.run("--no-serve")
+    assert (status, local_run.current()) == (0, None), "what failed verify is not served unverified"
     assert FAILED_VERIFY in out
 
-    desk.faults({})
-    status, out, err = desk.run()
+    local_run.faults({})
+    status, out, err = local_run.run()
     assert (status, started(err)) == (0, ["verify"])
-    assert desk.current()
+    assert local_run.current()
     assert "warning: " not in out
 
 
-def test_when_verify_fails_the_last_verified_export_is_served_again(desk):
-    assert desk.run()[0] == 0
-    verified = desk.current()
-    desk.set_tasks(task("urgency"), task("reply", "Generation"), task("intent"))
-    status, out, err = desk.run("--no-serve")
+def test_when_verify_fails_the_last_verified_export_is_served_again(local_run):
+    assert local_run.run()[0] == 0
+    verified = local_run.current()
+    local_run.set_tasks(task("urgency"), task("reply", "Generation"), task("intent"))
+    status, out, err = local_run.run("--no-serve")
     assert status == 0, err
-    assert desk.current() not in (None, verified)
+    assert local_run.current() not in (None, verified)
     assert "warning: the served export is unverified" in out
 
-    desk.faults({"verify": "crash"})
-    status, _, err = desk.run()
-    assert (status, desk.current()) == (1, verified)
-    assert f"{FAILED_VERIFY}{desk.work / 'logs/verify.log'}; `mtm serve {desk.work}` still serves the one before" in err
+    local_run.faults({"verify": "crash"})
+    status, _, err = local_run.run()
+    assert (status, local_run.current()) == (1, verified)
+    log, serve = local_run.work / "logs/verify.log", f"mtm serve {local_run.work}"
+    assert f"{FAILED_VERIFY}{log}; `{serve}` still serves the one before" in err
 
 
 @pytest.mark.parametrize(("command", "program"), [("plan", "resolve"), ("validate", "data_check")])
-def test_a_data_check_ends_with_a_killed_command_and_leaves_no_files(desk, command, program):
-    desk.work.mkdir()
-    argv = [sys.executable, "-m", "multitask_operator", command, str(desk.file)]
-    process = subprocess.Popen(argv + ["--workdir", str(desk.work)] * (command == "plan"), stdout=-1, stderr=-1)
+def test_a_data_check_ends_with_a_killed_command_and_leaves_no_files(local_run, command, program):
+    local_run.work.mkdir()
+    argv = [sys.executable, "-m", "multitask_operator", command, str(local_run.file)]
+    process = subprocess.Popen(argv + ["--workdir", str(local_run.work)] * (command == "plan"), stdout=-1, stderr=-1)
     checker = child_of(process, f"multitask_trainer.stages.{program}")
     checker.suspend()  # so that it does not end by itself
     process.kill()
@@ -290,4 +291,4 @@ def test_a_data_check_ends_with_a_killed_command_and_leaves_no_files(desk, comma
     finally:
         if checker.is_running():
             checker.kill()
-    assert list(desk.work.iterdir()) == []
+    assert list(local_run.work.iterdir()) == []

@@ -167,9 +167,9 @@ async def test_our_model_answers_a_plain_triton_client(triton: TritonServer) -> 
     """Without our client: the requests of another program, and the errors it gets."""
 
     def tensor(name: str, text: str) -> aio.InferInput:
-        made = aio.InferInput(name, [1, 1], "BYTES")
-        made.set_data_from_numpy(np.array([[text.encode()]], dtype=np.object_))
-        return made
+        infer_input = aio.InferInput(name, [1, 1], "BYTES")
+        infer_input.set_data_from_numpy(np.array([[text.encode()]], dtype=np.object_))
+        return infer_input
 
     async def stream(*inputs: aio.InferInput) -> AsyncIterator[dict[str, object]]:
         yield {"model_name": "multitask", "inputs": list(inputs)}

@@ -29,9 +29,9 @@ pytestmark = pytest.mark.integration
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory: pytest.TempPathFactory) -> TrainingSuite:
-    made = TrainingSuite(tmp_path_factory.mktemp("ranks"))
-    made.run(made.order("base", base_parameters()))
-    return made
+    training_suite = TrainingSuite(tmp_path_factory.mktemp("ranks"))
+    training_suite.run(training_suite.order("base", base_parameters()))
+    return training_suite
 
 
 @pytest.fixture
@@ -77,15 +77,15 @@ def free_port() -> int:
 
 def test_two_processes_leave_what_one_leaves(suite, server):
     parameters = train_parameters("baseline", max_steps=40)
-    found = {}
+    results = {}
     for name, launch in {"one": [], "two": ["--processes=2"]}.items():
         stage = f"baseline/{name}"
         ((status, errors),) = ended(pod(suite, order(suite, stage, parameters, digest=name), server, launch))
         assert status == 0, errors
         manifest = suite.manifest(stage)
         assert unpack_manifest(server.binary[manifest_key(name)]).outputs == manifest.outputs
-        found[name] = (manifest, TrainResult.model_validate(manifest.result))
-    (one, first), (two, second) = found["one"], found["two"]
+        results[name] = (manifest, TrainResult.model_validate(manifest.result))
+    (one, first), (two, second) = results["one"], results["two"]
     assert set(one.files) == set(two.files)
     assert set(one.result) == set(two.result)
     assert set(one.outputs) == set(two.outputs)
@@ -133,9 +133,11 @@ def test_wrong_input_ends_every_process_with_the_final_status_and_is_told_once(s
 
 
 def test_a_pod_told_to_stop_leaves_a_checkpoint_and_the_next_goes_on(suite, server):
-    stage_order = order(suite, "baseline/told", train_parameters("baseline", max_steps=200), digest="told")
+    stage_order = order(
+        suite, "baseline/interrupted", train_parameters("baseline", max_steps=200), digest="interrupted"
+    )
     process = pod(suite, stage_order, server, ["--processes=2"])
-    checkpoint = suite.work("baseline/told") / "checkpoint" / "checkpoint.pt"
+    checkpoint = suite.work("baseline/interrupted") / "checkpoint" / "checkpoint.pt"
     end = time.monotonic() + 300
     while not checkpoint.exists() and process.poll() is None and time.monotonic() < end:
         time.sleep(0.05)

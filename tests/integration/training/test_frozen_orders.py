@@ -1,4 +1,4 @@
-"""The present stage pod, told what an older operator wrote into the ConfigMaps of its units.
+"""The present stage pod, with the orders that an older operator wrote into the ConfigMaps of its units.
 
 Addresses are those of the test's folder, and training is short; all else is as it was.
 """
@@ -40,8 +40,8 @@ def root(tmp_path: Path) -> Path:
 
 def units(objects, kind):
     """Name and ConfigMap of the units of ``kind``."""
-    found = by_name(objects, "ConfigMap").items()
-    return [(name, item) for name, item in found if item["metadata"]["labels"]["multitask.dev/kind"] == kind]
+    configmaps = by_name(objects, "ConfigMap").items()
+    return [(name, item) for name, item in configmaps if item["metadata"]["labels"]["multitask.dev/kind"] == kind]
 
 
 def here(text: str, root: Path) -> str:
@@ -94,10 +94,10 @@ def unpacked(packed: str):
 
 
 def test_resolve_prepare_base_baseline_and_clean_up_are_carried_out(root):
-    found = json.loads(carried_out(root, TRAINED, "resolve").data["resolved.json"])
-    assert found["problems"] == []
-    assert len(found["data"]) == len(TASKS) * len(SPLITS)
-    there = {address.replace(f"{root}/bucket/", "s3://bucket/"): item for address, item in found["data"].items()}
+    resolved = json.loads(carried_out(root, TRAINED, "resolve").data["resolved.json"])
+    assert resolved["problems"] == []
+    assert len(resolved["data"]) == len(TASKS) * len(SPLITS)
+    there = {address.replace(f"{root}/bucket/", "s3://bucket/"): item for address, item in resolved["data"].items()}
     (root / "fingerprints.json").write_text(
         json.dumps({address: item["fingerprint"] for address, item in there.items()})
     )

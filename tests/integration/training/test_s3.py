@@ -94,14 +94,14 @@ def test_what_is_published_is_found_listed_and_fetched(bucket, tmp_path):
 
 def test_of_two_pods_at_one_order_one_wins_whole(bucket, tmp_path):
     address = f"{bucket}/desk/stages/mixture/all/d"
-    made = [artifact(tmp_path / word, word) for word in ("one", "two")]
+    artifacts = [artifact(tmp_path / word, word) for word in ("one", "two")]
     start = threading.Barrier(2)
 
     def write(folder: Path, manifest: Manifest) -> None:
         start.wait()
         publish(folder, address, manifest)
 
-    threads = [threading.Thread(target=write, args=item) for item in made]
+    threads = [threading.Thread(target=write, args=item) for item in artifacts]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -121,8 +121,8 @@ def test_a_damaged_object_is_named_by_its_reader(bucket, tmp_path):
         fetch_artifact(address, tmp_path / "cache")
 
 
-def _at(made: tuple[Path, Manifest], address: str) -> tuple[Path, str, Manifest]:
-    return made[0], address, made[1]
+def _at(source: tuple[Path, Manifest], address: str) -> tuple[Path, str, Manifest]:
+    return source[0], address, source[1]
 
 
 def test_another_pod_goes_on_from_the_mirrored_checkpoint(bucket, tmp_path):

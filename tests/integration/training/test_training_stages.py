@@ -34,9 +34,9 @@ EXIT_USER_ERROR, EXIT_RETRYABLE = 2, 75
 
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory) -> TrainingSuite:
-    made = TrainingSuite(tmp_path_factory.mktemp("suite"))
-    made.run(made.order("base", base_parameters(pretraining=pretraining())))
-    return made
+    training_suite = TrainingSuite(tmp_path_factory.mktemp("suite"))
+    training_suite.run(training_suite.order("base", base_parameters(pretraining=pretraining())))
+    return training_suite
 
 
 def result(suite: TrainingSuite, stage: str) -> TrainResult:
@@ -64,12 +64,12 @@ def interrupt(
 
 
 def test_the_base_has_a_tokenizer_of_the_tasks_text_and_learns_it(suite):
-    found = BaseResult.model_validate(suite.manifest("base").result)
-    assert found.steps == 20
-    assert found.tasks == tuple(TASKS)
-    assert found.tokens == 20 * 16 * 48
-    assert found.last_loss < 0.7 * found.first_loss
-    assert 259 < found.vocabulary <= 512
+    base_result = BaseResult.model_validate(suite.manifest("base").result)
+    assert base_result.steps == 20
+    assert base_result.tasks == tuple(TASKS)
+    assert base_result.tokens == 20 * 16 * 48
+    assert base_result.last_loss < 0.7 * base_result.first_loss
+    assert 259 < base_result.vocabulary <= 512
 
 
 def test_tasks_text_shorter_than_a_block_is_told_where_a_corpus_fills_the_batches(tmp_path):
@@ -101,16 +101,16 @@ def test_rows_longer_than_the_base_takes_are_refused(suite, stage):
 
 def test_a_baseline_learns_its_task_and_answers_its_test_rows_with_the_engine(suite):
     suite.run(suite.order("baseline/kind", train_parameters("baseline", max_steps=100)))
-    found = result(suite, "baseline/kind")
-    assert found.test_score > 0.9
+    trained = result(suite, "baseline/kind")
+    assert trained.test_score > 0.9
     answers = read_scores(suite.artifact("baseline/kind") / "scores.parquet")
     assert [answer.gold for answer in answers] == [(row.label,) for row in rows("kind", 60, 2)]
-    assert sum(answer.score for answer in answers) / 60 == found.test_score
+    assert sum(answer.score for answer in answers) / 60 == trained.test_score
     assert set(suite.manifest("baseline/kind").outputs) == {"model", "saturation", "validation", "scores"}
-    assert found.rows_given == {"kind": found.steps * 16}
-    assert found.tokens_given == {"kind": found.tokens}
-    assert found.chosen_step in {point.step for point in found.curve}
-    assert found.validation["kind"].score == max(point.tasks["kind"].score for point in found.curve)
+    assert trained.rows_given == {"kind": trained.steps * 16}
+    assert trained.tokens_given == {"kind": trained.tokens}
+    assert trained.chosen_step in {point.step for point in trained.curve}
+    assert trained.validation["kind"].score == max(point.tasks["kind"].score for point in trained.curve)
 
 
 def test_a_generation_baseline_is_scored_on_whole_answers(suite):
@@ -152,7 +152,7 @@ def test_the_order_in_which_probabilities_are_told_changes_no_weight(suite):
 def _after(checkpoint: Path, step: int) -> bool:
     """A checkpoint is there, and best weights of a step after ``step``."""
     steps = [int(path.stem.removeprefix("best-")) for path in checkpoint.glob("best-*.pt")]
-    return (checkpoint / "checkpoint.pt").exists() and any(found > step for found in steps)
+    return (checkpoint / "checkpoint.pt").exists() and any(saved_step > step for saved_step in steps)
 
 
 def test_pretraining_goes_on_where_it_was_killed(suite):
@@ -172,15 +172,15 @@ def test_pretraining_goes_on_where_it_was_killed(suite):
 def test_sigterm_leaves_a_checkpoint_and_says_that_it_may_be_tried_again(suite):
     parameters = train_parameters("baseline", max_steps=80)
     suite.run(suite.order("baseline/whole", parameters))
-    order = suite.order("baseline/told", parameters)
-    checkpoint = suite.work("baseline/told") / "checkpoint" / "checkpoint.pt"
+    order = suite.order("baseline/interrupted", parameters)
+    checkpoint = suite.work("baseline/interrupted") / "checkpoint" / "checkpoint.pt"
     stopped = interrupt(suite, order, checkpoint.exists, signal.SIGTERM)
     assert stopped.returncode == EXIT_RETRYABLE, stopped.stderr
-    failure = StageFailure.model_validate_json((suite.work("baseline/told") / "failure.json").read_text())
+    failure = StageFailure.model_validate_json((suite.work("baseline/interrupted") / "failure.json").read_text())
     assert failure.kind == "Retryable"
     assert "running the stage again continues from there" in failure.message
     suite.run(order)
-    assert weights(suite, "baseline/told") == weights(suite, "baseline/whole")
+    assert weights(suite, "baseline/interrupted") == weights(suite, "baseline/whole")
 
 
 @pytest.mark.parametrize("tuning", [Tuning(method="Full"), Tuning(method="LoRA", rank=4)])

@@ -16,7 +16,7 @@ PROGRAM = Path(__file__).with_name("two_processes.py")
 
 
 def test_two_processes_end_with_the_weights_of_one(tmp_path):
-    found = []
+    results = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         folder.mkdir()
@@ -31,8 +31,8 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path):
             check=False,
         )
         assert done.returncode == 0, done.stderr
-        found.append(torch.load(folder / "out.pt", weights_only=True))
-    one, two = found
+        results.append(torch.load(folder / "out.pt", weights_only=True))
+    one, two = results
     assert (one["processes"], two["processes"]) == (1, 2)
     assert one["tokens"] == two["tokens"] > 0
     assert one["losses"] == pytest.approx(two["losses"], abs=1e-5)

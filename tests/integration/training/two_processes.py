@@ -48,8 +48,8 @@ def main(folder: Path) -> None:
     if accelerator.is_main_process:
         weights = {name: value.detach() for name, value in model.named_parameters()}
         losses = [point.train_loss for point in progress.curve]
-        found = {"processes": accelerator.num_processes, "tokens": progress.tokens, "losses": losses}
-        torch.save({"weights": weights, **found}, folder / "out.pt")
+        results = {"processes": accelerator.num_processes, "tokens": progress.tokens, "losses": losses}
+        torch.save({"weights": weights, **results}, folder / "out.pt")
     if accelerator.num_processes > 1:
         torch.distributed.destroy_process_group()
 

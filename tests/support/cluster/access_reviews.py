@@ -36,14 +36,14 @@ class Subject:
     def everything(self) -> dict[tuple[str, str], set[str]]:
         """(resource, name or "") → verbs, of all that ``kubectl auth can-i --list`` shows for the namespace."""
         asked = ("auth", "can-i", "--list", "--no-headers", "--as", self.user, "--namespace", self.namespace)
-        found: dict[tuple[str, str], set[str]] = {}
+        rules: dict[tuple[str, str], set[str]] = {}
         for line in self.client.kubectl(*asked).stdout.splitlines():
             match = _LINE.match(line)
             assert match, line
             for name in match[2].split() or [""]:
                 if match[1]:
-                    found.setdefault((match[1], name), set()).update(match[3].split())
-        return found
+                    rules.setdefault((match[1], name), set()).update(match[3].split())
+        return rules
 
     def _allowed(self, row: str) -> bool:
         verb, what = row.split(" ")

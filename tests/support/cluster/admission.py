@@ -22,14 +22,14 @@ STRICT = {"fieldValidation": "Strict"}
 
 def definition(kind: str) -> Object:
     """The CRD of a kind, as it stands in this checkout."""
-    found: Object = yaml.safe_load((CRDS / f"multitask.dev_{PLURALS[kind]}.yaml").read_text("utf-8"))
-    return found
+    document: Object = yaml.safe_load((CRDS / f"multitask.dev_{PLURALS[kind]}.yaml").read_text("utf-8"))
+    return document
 
 
 def schema(kind: str) -> Object:
     """The schema of a kind."""
-    found: Object = definition(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    return found
+    openapi_schema: Object = definition(kind)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return openapi_schema
 
 
 def create(rest: httpx.Client, document: Object, namespace: str = "default", *, dry: bool = True) -> httpx.Response:
@@ -46,9 +46,9 @@ def causes(answer: httpx.Response) -> list[tuple[str, str]]:
     if answer.is_success:
         return []
     assert answer.status_code == 422, answer.text
-    found = [(cause.get("field", ""), cause["message"]) for cause in answer.json()["details"]["causes"]]
+    fields_and_messages = [(cause.get("field", ""), cause["message"]) for cause in answer.json()["details"]["causes"]]
     # Beside a wrong type or a missing field: "some validation rules were not checked because the object was invalid".
-    return [cause for cause in found if cause[0] != "<nil>"]
+    return [cause for cause in fields_and_messages if cause[0] != "<nil>"]
 
 
 def python_problems(document: Object) -> list[tuple[str, str]]:

@@ -64,8 +64,8 @@ class FakePods:
     def waiting(self):
         """The pods that wait for their kubelet."""
         name = self.resource.metadata.name
-        found = [pod for pod in self._listed() if pod["metadata"].get("labels", {}).get(MODEL_LABEL) == name]
-        return [pod for pod in found if pod["status"].get("phase") == "Pending" and not _is_being_deleted(pod)]
+        pods = [pod for pod in self._listed() if pod["metadata"].get("labels", {}).get(MODEL_LABEL) == name]
+        return [pod for pod in pods if pod["status"].get("phase") == "Pending" and not _is_being_deleted(pod)]
 
     def finish_pod(self, pod, phase, *, conditions=(), **terminated) -> None:
         """The pod's container has ended so."""
@@ -103,10 +103,10 @@ class FakePods:
         data = answer.raise_for_status().json()["data"]
         if RESOLVE_KEY in data:
             seen = resolved(self.resource).model_copy(update={"problems": tuple(self.problems)})
-            found = {"data": {RESOLVED_KEY: seen.model_dump_json(by_alias=True)}}
+            change = {"data": {RESOLVED_KEY: seen.model_dump_json(by_alias=True)}}
         elif CLEAN_UP_KEY in data:
             self.cleaned.append(json.loads(data[CLEAN_UP_KEY]))
-            found = {
+            change = {
                 "data": {
                     CLEAN_UP_RESULT_KEY: CleanUpResult(results=1, files=2, bytes=3, left=0).model_dump_json(
                         by_alias=True
@@ -117,8 +117,8 @@ class FakePods:
         else:
             orders = json.loads(data[ORDERS_KEY])["orders"]
             graph = graph_of(self.resource, self._manifests, serve=False)
-            found = {"binaryData": {manifest_key(each["digest"]): self._result(graph, each) for each in orders}}
-        self.patch_configmap(unit, found)
+            change = {"binaryData": {manifest_key(each["digest"]): self._result(graph, each) for each in orders}}
+        self.patch_configmap(unit, change)
         return True
 
     def _result(self, graph, order) -> str:

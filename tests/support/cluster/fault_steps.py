@@ -127,7 +127,7 @@ def open_gates(scenario: ModelScenario):
 
 
 def report_data_problems(*texts):
-    """The look at the data finds these, until they are taken away and it looks again."""
+    """The resolve Job reports these problems, until they are corrected and it runs again."""
 
     def find(scenario):
         scenario.wait_for_pod("resolve")
@@ -182,10 +182,10 @@ def corrupt_results(scenario: ModelScenario):
     """Garbage where the results of the base stand."""
     scenario.wait_for_pod("baseline")
     for path in _configmaps(scenario):
-        found = objects.get(scenario.rest, path)
-        if "binaryData" in found:
+        configmap = objects.get(scenario.rest, path)
+        if "binaryData" in configmap:
             garbage = base64.b64encode(b"garbage").decode()
-            scenario.patch(path, {"binaryData": dict.fromkeys(found["binaryData"], garbage)})
+            scenario.patch(path, {"binaryData": dict.fromkeys(configmap["binaryData"], garbage)})
 
 
 def delete_snapshot(scenario: ModelScenario):
@@ -211,8 +211,10 @@ def remove_access(collection, change=None, group=RBAC):
             scenario.patch(path, change)
 
         def back():
-            found = scenario.rest.get(path)
-            return found.is_success and all(found.json().get(key) == before.get(key) for key in ("rules", "subjects"))
+            response = scenario.rest.get(path)
+            return response.is_success and all(
+                response.json().get(key) == before.get(key) for key in ("rules", "subjects")
+            )
 
         until("it is put back", back, SECONDS)
 
@@ -236,12 +238,16 @@ def clear_status(scenario: ModelScenario):
 
 def overwrite_status(scenario: ModelScenario):
     scenario.wait_for_pod("baseline")
-    said = {"type": "Ready", "status": "True", "reason": "AllIsWell", "message": "trust me"}
-    stranger = {"type": "Stranger", "status": "Unknown", "reason": "Why", "message": "not"}
+    ready_condition = {"type": "Ready", "status": "True", "reason": "AllIsWell", "message": "trust me"}
+    foreign_condition = {"type": "Foreign", "status": "Unknown", "reason": "Why", "message": "not"}
     times = {"lastTransitionTime": "2026-01-02T03:04:05Z"}
-    status = {"stage": "nonsense", "progress": "999/1", "conditions": [said | times, stranger | times]}
+    status = {
+        "stage": "nonsense",
+        "progress": "999/1",
+        "conditions": [ready_condition | times, foreign_condition | times],
+    }
     scenario.patch(f"{scenario.path}/status", {"status": status})
-    until("what it said is gone", lambda: scenario.ready()[0] != "AllIsWell", SECONDS)
+    until("the foreign conditions are gone", lambda: scenario.ready()[0] != "AllIsWell", SECONDS)
 
 
 def suspend(scenario: ModelScenario):
@@ -275,8 +281,8 @@ def delete_and_recreate_model(scenario: ModelScenario):
     until("its pods go", lambda: not former & _uids(scenario), SECONDS)
 
     def renewed():
-        found = scenario.rest.get(scenario.collection_path("serviceaccounts/desk-stages"))
-        return found.is_success and found.json()["metadata"]["uid"] != account
+        response = scenario.rest.get(scenario.collection_path("serviceaccounts/desk-stages"))
+        return response.is_success and response.json()["metadata"]["uid"] != account
 
     until("its account is another", renewed, SECONDS)
     scenario.pods.renew_token()

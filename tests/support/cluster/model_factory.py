@@ -13,11 +13,11 @@ MOST_WRITES = 200
 
 def make_model(*tasks, name="desk", storage=STORAGE, **spec):
     """A model whose data and storage lie where a pod could reach them; tasks as `task` makes them, or their names."""
-    made = [task(each) if isinstance(each, str) else each for each in tasks]
-    for each in made:
+    task_documents = [task(each) if isinstance(each, str) else each for each in tasks]
+    for each in task_documents:
         for split, source in each["data"].items():
             source["uri"] = f"s3://bucket/{each['name']}/{split}.jsonl"
-    return model(*made, name=name, storage=storage, **spec)
+    return model(*task_documents, name=name, storage=storage, **spec)
 
 
 def apply(cluster, namespace, resource):

@@ -85,7 +85,7 @@ class ModelScenario:
         self.apply()
 
     def refresh(self):
-        """Ask for another look at the data."""
+        """Request a refresh: the operator checks the data again."""
         self.patch(self.path, {"metadata": {"annotations": {"multitask.dev/refresh": str(time.time())}}})
 
     @property
@@ -116,15 +116,15 @@ class ModelScenario:
 
     def wait_for_pod(self, kind="resolve") -> Object:
         """Let all pods of earlier stages run to their end; the first pod of ``kind`` then, which waits."""
-        found = []
+        pods = []
 
         def stands():
             self._step(leave=(kind,))
-            found[:] = [pod for pod in self.pods.waiting() if pod["metadata"]["labels"][KIND_LABEL] == kind]
-            return bool(found)
+            pods[:] = [pod for pod in self.pods.waiting() if pod["metadata"]["labels"][KIND_LABEL] == kind]
+            return bool(pods)
 
         self._until(f"a pod of {kind} stands", stands)
-        return found[0]
+        return pods[0]
 
     def waiting_names(self) -> list[str]:
         return [pod["metadata"]["name"] for pod in self.pods.waiting()]
@@ -145,17 +145,17 @@ class ModelScenario:
 
     def set_unschedulable(self, pod, message):
         """As the scheduler says it."""
-        said = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
-        self.set_pod(pod, conditions=[said])
+        condition = {"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}
+        self.set_pod(pod, conditions=[condition])
 
     def fail_pod(self, pod, code, kind=None, words="", reason="Error", printed=""):
-        """The pod's program ends with ``code``; with a ``kind`` it has said ``words`` in its ConfigMap before."""
+        """The pod's program ends with ``code``; with a ``kind`` its ConfigMap has the failure ``words``."""
         if kind is not None:
             job = self.job_of(pod)
             notes = self.rest.get(self.collection_path(f"configmaps/{job}")).json()["metadata"].get("annotations", {})
             stages, digests = (notes.get(key, "").split(",") for key in (STAGE_ANNOTATION, DIGEST_ANNOTATION))
-            said = {"stage": stages[0] or "resolve", "kind": kind, "message": words, "digest": digests[0]}
-            self.pods.patch_configmap(job, {"data": {"failure.json": json.dumps(said)}})
+            failure = {"stage": stages[0] or "resolve", "kind": kind, "message": words, "digest": digests[0]}
+            self.pods.patch_configmap(job, {"data": {"failure.json": json.dumps(failure)}})
         self.pods.finish_pod(pod, "Failed", exitCode=code, reason=reason, message=printed)
 
     def fail_job(self, kind, *arguments, **more):
@@ -166,8 +166,8 @@ class ModelScenario:
             for pod in self.pods.waiting():
                 if self.job_of(pod) == job:
                     self.fail_pod(pod, *arguments, **more)
-            found = self.operator_cluster.jobs.get(self.namespace, job)
-            conditions = (found or {}).get("status", {}).get("conditions", ())
+            existing = self.operator_cluster.jobs.get(self.namespace, job)
+            conditions = (existing or {}).get("status", {}).get("conditions", ())
             return any(each["type"] == "Failed" for each in conditions)
 
         self._until(f"Job {job} has failed", over)
@@ -184,8 +184,8 @@ class ModelScenario:
     # -- what is shown -------------------------------------------------------------------------------------------------
 
     def status(self) -> Object:
-        found = self.operator_cluster.models.get(self.namespace, self.name)
-        return (found or {}).get("status") or {}
+        existing = self.operator_cluster.models.get(self.namespace, self.name)
+        return (existing or {}).get("status") or {}
 
     def ready(self) -> tuple[str, str]:
         """Reason and message of Ready, if it is about what was applied last."""
@@ -195,11 +195,11 @@ class ModelScenario:
         return "", ""
 
     def wait_for_ready(self, reason, part):
-        """Ready comes to say so, and `mtm explain`, asked then, too."""
+        """Wait until Ready has this reason and message; `mtm explain` gives the same."""
 
         def ready():
-            said = self.ready()
-            return said[0] == reason and part in said[1]
+            condition = self.ready()
+            return condition[0] == reason and part in condition[1]
 
         self._until(f"Ready says {reason}: …{part}…", ready)
         seen = []
@@ -207,17 +207,17 @@ class ModelScenario:
         def same():
             where = ClusterOptions(self.namespace, kubeconfig=self.operator_cluster.viewer)
             now = time.time()
-            found = diagnose(
+            diagnosis = diagnose(
                 run_with_client(where, lambda client, namespace: read_cluster_state(client, namespace, self.name, now)),
                 now,
             )
-            seen[:] = [f"{found.reason}: {found.message}; {found.next}"]
-            return found.reason == reason and part in seen[0] and bool(found.next)
+            seen[:] = [f"{diagnosis.reason}: {diagnosis.message}; {diagnosis.next}"]
+            return diagnosis.reason == reason and part in seen[0] and bool(diagnosis.next)
 
         try:
             until("explain says the same", same, 30)
         except TimeoutError as error:
-            raise AssertionError(f"Ready said {reason}, and explain {seen}") from error
+            raise AssertionError(f"Ready has the reason {reason}, and explain {seen}") from error
 
     def _build_resource(self):
         spec = {"storage": {"uri": f"pvc://models/{self.name}"}} | self._spec

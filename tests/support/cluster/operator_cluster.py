@@ -65,8 +65,8 @@ def start_operator_cluster(folder: Path) -> Iterator[OperatorCluster]:
 
 def _grant(client: ClusterClient) -> None:
     """The chart's permissions: those of the operator in two parts, those of `mtm` as they are."""
-    found = chart.rendered(release="chart")
-    roles = {item["metadata"]["name"]: item["rules"] for item in found if item["kind"] == "ClusterRole"}
+    rendered = chart.rendered(release="chart")
+    roles = {item["metadata"]["name"]: item["rules"] for item in rendered if item["kind"] == "ClusterRole"}
     rules = roles["chart-multitask-operator"]
     for rule in rules:
         if rule["resources"] == ["jobs"]:
@@ -74,7 +74,7 @@ def _grant(client: ClusterClient) -> None:
     jobs = {"apiGroups": ["batch"], "resources": ["jobs"], "verbs": ["create"]}
     given = {"operator": rules, "operator-jobs": [jobs], "viewer": roles["chart-multitask-operator-mtm"]}
     head = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole"}
-    made = [head | {"metadata": {"name": name}, "rules": each} for name, each in given.items()]
-    client.kubectl("create", "--filename", "-", stdin=made)
+    cluster_roles = [head | {"metadata": {"name": name}, "rules": each} for name, each in given.items()]
+    client.kubectl("create", "--filename", "-", stdin=cluster_roles)
     for name in ("operator", "viewer"):
         client.kubectl("create", "clusterrolebinding", name, f"--clusterrole={name}", f"--user={name}")

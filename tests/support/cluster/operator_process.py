@@ -50,10 +50,10 @@ class OperatorProcess:
         return self._get("healthz")
 
     def _get(self, what: str) -> httpx.Response:
-        found = re.search(r"health on port (\d+)", self.log_text())
-        if found is None:
+        match = re.search(r"health on port (\d+)", self.log_text())
+        if match is None:
             raise httpx.ConnectError("it does not listen yet")
-        return httpx.get(f"http://127.0.0.1:{found[1]}/{what}", timeout=30, trust_env=False)
+        return httpx.get(f"http://127.0.0.1:{match[1]}/{what}", timeout=30, trust_env=False)
 
     def is_idle(self) -> bool:
         """Whether it has looked, and nothing is due or being served."""

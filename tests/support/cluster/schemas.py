@@ -56,13 +56,13 @@ def nodes(schema: Object, path: str = "") -> Iterator[tuple[str, Object]]:
 
 def values_at(document: Object, path: str) -> Iterator[tuple[str, Any]]:
     """Where a schema's path stands in an object, and what stands there."""
-    found: list[tuple[str, Any]] = [("", document)]
+    items_at: list[tuple[str, Any]] = [("", document)]
     for part in path.replace("[]", ".[]").split("."):
         if part == "[]":
-            found = [(f"{field}[{index}]", item) for field, items in found for index, item in enumerate(items)]
+            items_at = [(f"{field}[{index}]", item) for field, items in items_at for index, item in enumerate(items)]
         else:
-            found = [(f"{field}.{part}" if field else part, item[part]) for field, item in found if part in item]
-    yield from found
+            items_at = [(f"{field}.{part}" if field else part, item[part]) for field, item in items_at if part in item]
+    yield from items_at
 
 
 def edit(document: Object, changes: Object) -> Object:
@@ -70,13 +70,13 @@ def edit(document: Object, changes: Object) -> Object:
     changed = copy.deepcopy(document)
     for field, value in changes.items():
         *outer, last = (int(part) if part.isdigit() else part for part in re.findall(r"\w+", field))
-        place: Any = changed
+        parent: Any = changed
         for part in outer:
-            place = place.setdefault(part, {}) if isinstance(place, dict) else place[part]
+            parent = parent.setdefault(part, {}) if isinstance(parent, dict) else parent[part]
         if value is ABSENT:
-            del place[last]
+            del parent[last]
         else:
-            place[last] = value
+            parent[last] = value
     return changed
 
 
@@ -90,8 +90,8 @@ def _outside(node: Object, field: str, value: Any) -> Iterator[tuple[str, Any, s
         known = ", ".join(f'"{item}"' for item in node["enum"])
         yield "enum", "No-Such", f'Unsupported value: "No-Such": supported values: {known}'
     if "pattern" in node:
-        said = f"{field} in body should match '{node['pattern']}'"
-        yield "pattern", "9 No", f'Invalid value: "9 No": {said}'
+        message = f"{field} in body should match '{node['pattern']}'"
+        yield "pattern", "9 No", f'Invalid value: "9 No": {message}'
     if "minLength" in node:
         least = node["minLength"]
         yield "minLength", "", f'Invalid value: "": {field} in body should be at least {least} chars long'

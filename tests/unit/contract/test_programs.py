@@ -74,13 +74,13 @@ def test_installed_scripts(script: str):
 
 @pytest.mark.parametrize("module", MODULES)
 def test_programs_that_are_started_by_module(module: str):
-    found = find_spec(module)
-    assert found is not None
-    if found.submodule_search_locations:  # a package is started by its __main__
-        found = find_spec(f"{module}.__main__")
-        assert found is not None
-    assert found.origin is not None
-    assert '__name__ == "__main__"' in Path(found.origin).read_text("utf-8")
+    module_spec = find_spec(module)
+    assert module_spec is not None
+    if module_spec.submodule_search_locations:  # a package is started by its __main__
+        module_spec = find_spec(f"{module}.__main__")
+        assert module_spec is not None
+    assert module_spec.origin is not None
+    assert '__name__ == "__main__"' in Path(module_spec.origin).read_text("utf-8")
 
 
 def _fields() -> tuple[dataclasses.Field[object], ...]:

@@ -17,12 +17,12 @@ from multitask_trainer.errors import DataError
 from support.data_builders import GOOD, lines, write
 
 
-def found(address: str, root: Path) -> list[RawRow | ReadProblem]:
+def read_all(address: str, root: Path) -> list[RawRow | ReadProblem]:
     return list(read(address, DataLocations(root)))
 
 
 def values(address: str, root: Path) -> list[object]:
-    items = found(address, root)
+    items = read_all(address, root)
     assert [item for item in items if isinstance(item, ReadProblem)] == []
     return [dict(item.values) for item in items if isinstance(item, RawRow)]
 
@@ -73,7 +73,7 @@ def test_a_remote_folder_is_read_through_fsspec() -> None:
     with fsspec.open("memory://bucket/rows/a.jsonl.gz", "wb", compression="gzip") as file:
         file.write(lines(GOOD))
     assert values("memory://bucket/rows", Path()) == GOOD
-    (missing,) = found("memory://bucket/nothing.jsonl", Path())
+    (missing,) = read_all("memory://bucket/nothing.jsonl", Path())
     assert "no such file or folder" in missing.reason
 
 
@@ -86,7 +86,7 @@ def test_a_claim_is_read_where_it_is_mounted(tmp_path: Path) -> None:
 
 def test_csv_rows_name_the_line_they_begin_on(tmp_path: Path) -> None:
     write(tmp_path, "rows.csv", b'text,label\n"two\nlines",low\nnext,high\n')
-    assert [(item.line, item.values["text"]) for item in found("rows.csv", tmp_path)] == [
+    assert [(item.line, item.values["text"]) for item in read_all("rows.csv", tmp_path)] == [
         (2, "two\nlines"),
         (4, "next"),
     ]
@@ -114,18 +114,18 @@ def test_csv_rows_name_the_line_they_begin_on(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_read(tmp_path: Path, name: str, content: bytes, line: int | None, reason: str) -> None:
-    faults = [item for item in found(write(tmp_path, name, content), tmp_path) if isinstance(item, ReadProblem)]
+    faults = [item for item in read_all(write(tmp_path, name, content), tmp_path) if isinstance(item, ReadProblem)]
     assert [(fault.file, fault.line) for fault in faults] == [(name, line)]
     assert reason in faults[0].reason
 
 
 def test_a_bad_line_costs_one_row_and_a_cut_file_its_end(tmp_path: Path) -> None:
     write(tmp_path, "rows.jsonl", lines(GOOD[:1]) + b"oops\n" + lines(GOOD[1:]))
-    assert [type(item) for item in found("rows.jsonl", tmp_path)] == [RawRow, ReadProblem, RawRow]
+    assert [type(item) for item in read_all("rows.jsonl", tmp_path)] == [RawRow, ReadProblem, RawRow]
     write(tmp_path, "rows.jsonl.gz", lines(GOOD * 500))
     whole = (tmp_path / "rows.jsonl.gz").read_bytes()
     (tmp_path / "rows.jsonl.gz").write_bytes(whole[:-20])
-    *_, last = found("rows.jsonl.gz", tmp_path)
+    *_, last = read_all("rows.jsonl.gz", tmp_path)
     assert isinstance(last, ReadProblem)
     assert last.fatal
     assert "not whole gzip data" in last.reason
@@ -133,17 +133,17 @@ def test_a_bad_line_costs_one_row_and_a_cut_file_its_end(tmp_path: Path) -> None
 
 def test_a_file_that_is_no_gzip(tmp_path: Path) -> None:
     (tmp_path / "rows.jsonl.gz").write_bytes(lines(GOOD))
-    (fault,) = found("rows.jsonl.gz", tmp_path)
+    (fault,) = read_all("rows.jsonl.gz", tmp_path)
     assert isinstance(fault, ReadProblem)
     assert fault.reason.startswith("not whole gzip data (Not a gzipped file")
 
 
 def test_missing_files_get_the_nearest_name(tmp_path: Path) -> None:
     write(tmp_path, "train.jsonl.gz", GOOD)
-    (fault,) = found("train.jsonl", tmp_path)
+    (fault,) = read_all("train.jsonl", tmp_path)
     assert "no such file or folder" in fault.reason
     assert fault.reason.endswith("did you mean train.jsonl.gz?")
-    (fault,) = found("data/train.jsonl", tmp_path)
+    (fault,) = read_all("data/train.jsonl", tmp_path)
     assert "its folder does not exist either" in fault.reason
 
 
@@ -152,9 +152,9 @@ def test_a_folder_without_data_says_what_it_holds(tmp_path: Path) -> None:
     (tmp_path / "hollow").mkdir()
     assert (
         "no .jsonl, .jsonl.gz, .csv or .parquet file in this folder; it holds notes.txt"
-        in found("split", tmp_path)[0].reason
+        in read_all("split", tmp_path)[0].reason
     )
-    assert found("hollow", tmp_path)[0].reason.endswith("it is empty")
+    assert read_all("hollow", tmp_path)[0].reason.endswith("it is empty")
 
 
 def refuse() -> IO[bytes]:
@@ -170,7 +170,7 @@ def test_a_file_without_permission() -> None:
 
 
 def test_a_claim_cannot_be_read_in_a_local_run(tmp_path: Path) -> None:
-    (fault,) = found("pvc://models/train.jsonl", tmp_path)
+    (fault,) = read_all("pvc://models/train.jsonl", tmp_path)
     assert fault.reason == "no folder stands for claim 'models' here; add --claim models=DIR to the command"
 
 
@@ -195,7 +195,7 @@ def test_hub_addresses(address: str, dataset: str, revision: str | None, rest: s
 
 
 def test_a_hub_address_without_a_split(tmp_path: Path) -> None:
-    (fault,) = found("hf://org/name", tmp_path)
+    (fault,) = read_all("hf://org/name", tmp_path)
     assert fault.reason.startswith("names no split")
 
 
@@ -220,8 +220,8 @@ def test_class_labels_of_a_dataset_come_as_names(tmp_path: Path, monkeypatch: py
     labels = [1, None, -1]
     rows = [{"text": "a", "label": label} for label in labels]
     Dataset.from_list(rows, features=features).to_parquet(folder / "train.parquet")
-    found = list(read_split("hf://here/train", str(folder), None, "train"))
-    assert [row.values["label"] for row in found if isinstance(row, RawRow)] == ["high", None, -1]
+    read_rows = list(read_split("hf://here/train", str(folder), None, "train"))
+    assert [row.values["label"] for row in read_rows if isinstance(row, RawRow)] == ["high", None, -1]
 
 
 def test_texts_of_a_corpus(tmp_path: Path) -> None:

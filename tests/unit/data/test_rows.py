@@ -62,9 +62,9 @@ def test_inputs_are_the_same_up_to_case_white_space_and_names(
 def test_input_hashes_are_kept_whole(tmp_path: Path) -> None:
     hashes = {"train": input_hashes(ROWS), "test": np.array([2**64 - 1], np.uint64)}
     write_inputs(tmp_path, hashes)
-    found = read_inputs(tmp_path)
-    assert {split: found[split].tolist() for split in found} == {split: hashes[split].tolist() for split in hashes}
-    assert {found[split].dtype for split in found} == {np.dtype(np.uint64)}
+    stored = read_inputs(tmp_path)
+    assert {split: stored[split].tolist() for split in stored} == {split: hashes[split].tolist() for split in hashes}
+    assert {stored[split].dtype for split in stored} == {np.dtype(np.uint64)}
 
 
 @pytest.mark.parametrize(

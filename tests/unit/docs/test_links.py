@@ -64,14 +64,14 @@ def code(page: str) -> list[str]:
 @cache
 def anchors(page: Path) -> frozenset[str]:
     """The anchors of a page's headings, as GitHub makes them."""
-    found: dict[str, int] = {}
+    counts: dict[str, int] = {}
     for heading in re.findall(r"^#+ (.+)$", FENCE.sub("", page.read_text("utf-8")), re.MULTILINE):
         plain = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading).replace("`", "")
         slug = re.sub(r"[^\w\- ]", "", plain.strip().lower()).replace(" ", "-")
-        count = found[slug] = found.get(slug, -1) + 1
+        count = counts[slug] = counts.get(slug, -1) + 1
         if count:
-            found[f"{slug}-{count}"] = 0
-    return frozenset(found)
+            counts[f"{slug}-{count}"] = 0
+    return frozenset(counts)
 
 
 @cache
@@ -83,12 +83,12 @@ def python_files() -> tuple[str, ...]:
 def module_exists(name: str) -> bool:
     """Whether ``name`` is a module, or something that a module defines or imports."""
     first, *rest = name.split(".")
-    place = PACKAGES[first] / first
+    location = PACKAGES[first] / first
     for index, part in enumerate(rest):
-        if (place / part).is_dir() or (place / f"{part}.py").is_file():
-            place = place / part
+        if (location / part).is_dir() or (location / f"{part}.py").is_file():
+            location = location / part
             continue
-        module = place / "__init__.py" if place.is_dir() else place.with_suffix(".py")
+        module = location / "__init__.py" if location.is_dir() else location.with_suffix(".py")
         content = module.read_text("utf-8") if module.is_file() else ""
         return index == len(rest) - 1 and re.search(rf"\b{part}\b", content) is not None
     return True
@@ -100,8 +100,8 @@ def missing_links(page: str) -> Iterator[str]:
         if re.match(r"[a-z]+:", target):
             continue
         path, _, anchor = target.partition("#")
-        place = (ROOT / page).parent / path if path else ROOT / page
-        if not place.exists() or (anchor and anchor not in anchors(place)):
+        linked = (ROOT / page).parent / path if path else ROOT / page
+        if not linked.exists() or (anchor and anchor not in anchors(linked)):
             yield target
 
 
@@ -203,7 +203,7 @@ def test_the_table_of_settings_names_values_of_the_chart():
     rows = re.findall(r"^\| (`.+?`) \| .* \|$", page[page.index("## Settings") :], re.MULTILINE)
     assert rows
     for name in (name for row in rows for name in re.findall(r"`([\w.]+)`", row)):
-        found = values
+        value = values
         for part in name.split("."):
-            assert part in found, name
-            found = found[part]
+            assert part in value, name
+            value = value[part]

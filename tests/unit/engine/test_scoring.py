@@ -144,8 +144,8 @@ def test_micro_batches_hold_every_row_once_within_the_budget_widest_first() -> N
     batches = list(micro_batches(widths, 1000))
     assert sorted(row for batch in batches for row in batch) == list(range(200))
     assert all(len(batch) * max(widths[row] for row in batch) <= 1000 or len(batch) == 1 for batch in batches)
-    flat = [widths[row] for batch in batches for row in batch]
-    assert flat == sorted(flat, reverse=True)
+    flattened = [widths[row] for batch in batches for row in batch]
+    assert flattened == sorted(flattened, reverse=True)
     assert list(micro_batches([5000], 1000)) == [[0]]
     assert list(micro_batches([], 1000)) == []
 

@@ -63,14 +63,14 @@ def test_full_has_a_model_a_group(suite, precision):
     for seed, group in enumerate(GROUPS):
         trained(suite, group, FULL, seed)
     folder, outcome = run_bundle(suite, FULL, precision)
-    made = read_bundle(folder)
-    assert [model.name for model in made.models] == ["classification", "generation"]
-    assert {task.name: task.model for task in made.tasks} == {
+    bundle = read_bundle(folder)
+    assert [model.name for model in bundle.models] == ["classification", "generation"]
+    assert {task.name: task.model for task in bundle.tasks} == {
         "intent": "classification",
         "urgency": "classification",
         "reply": "generation",
     }
-    weights = load_file(folder / made.models[0].path / "model.safetensors")
+    weights = load_file(folder / bundle.models[0].path / "model.safetensors")
     wanted = torch.float32 if precision == "fp32" else torch.bfloat16
     assert {value.dtype for value in weights.values()} == {wanted}
     assert outcome.result.models["generation"] == (folder / "models/generation/model.safetensors").stat().st_size

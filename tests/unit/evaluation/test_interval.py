@@ -50,9 +50,9 @@ def test_replicates_are_paired_and_repeat_for_a_seed():
 
 def test_replicates_vary_as_the_binomial_does():
     flags = np.arange(400) < 300
-    found = bootstrap([right(flags)], seed=1, replicates=8000)[0]
-    assert found.mean() == pytest.approx(0.75, abs=0.002)
-    assert found.std() == pytest.approx(math.sqrt(0.75 * 0.25 / 400), rel=0.05)
+    scores = bootstrap([right(flags)], seed=1, replicates=8000)[0]
+    assert scores.mean() == pytest.approx(0.75, abs=0.002)
+    assert scores.std() == pytest.approx(math.sqrt(0.75 * 0.25 / 400), rel=0.05)
 
 
 def test_sources_with_other_rows_are_refused():

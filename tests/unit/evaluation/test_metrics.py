@@ -110,9 +110,9 @@ def test_weighted_sums_equal_the_metric_of_the_repeated_rows(metric):
     sums = statistics(metric, predictions, [[text] for text in gold], LABELS)
     drawn = random.integers(0, 40, (6, 40))
     counts = np.stack([np.bincount(rows, minlength=40) for rows in drawn]).astype(float)
-    found = sums.finish(counts @ sums.values)
+    scores = sums.finish(counts @ sums.values)
     wanted = [score(metric, [predictions[i] for i in rows], [[gold[i]] for i in rows], LABELS) for rows in drawn]
-    assert found == pytest.approx(wanted)
+    assert scores == pytest.approx(wanted)
 
 
 def test_no_rows_score_nothing():

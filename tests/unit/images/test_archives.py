@@ -8,17 +8,17 @@ import tarfile
 
 import pytest
 
-from devcluster import archives
+from devcluster.image_build import archives
 
 
 def tar(entries: dict[str, bytes]) -> bytes:
-    made = io.BytesIO()
-    with tarfile.open(fileobj=made, mode="w") as writing:
+    buffer = io.BytesIO()
+    with tarfile.open(fileobj=buffer, mode="w") as writing:
         for name, content in entries.items():
             entry = tarfile.TarInfo(name)
             entry.size = len(content)
             writing.addfile(entry, io.BytesIO(content))
-    return made.getvalue()
+    return buffer.getvalue()
 
 
 def archive(folder, base=(), added=("opt/multitask/bin/python",), **configuration):

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from devcluster import environment, images, pip_config
-from devcluster.environment import Environment
-from devcluster.image_definition import ImageDefinition
+from devcluster import images
+from devcluster.image_build import environment, pip_config
+from devcluster.image_build.environment import Environment
+from devcluster.image_build.image_definition import ImageDefinition
 from unit.operator.objects import test_pods
 
 ROOT = Path(__file__).parents[3]

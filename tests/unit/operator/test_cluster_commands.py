@@ -27,8 +27,8 @@ from support.simulation import BEGAN, REMOVED, Cluster
 GPU = {"reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}
 
 
-class Desk(Cluster):
-    """A model of two tasks; ``ratio`` is what evaluation finds for the first of them."""
+class TwoTaskCluster(Cluster):
+    """A model of two tasks; ``ratio`` is the evaluation's ratio of the first of them."""
 
     def __init__(self, ratio=1.012, **spec):
         super().__init__(task("urgency"), task("intent"), **spec)
@@ -83,131 +83,131 @@ class Desk(Cluster):
 
 def waiting_for(job="resolve", **state):
     """A model whose Job of that kind has a pod in that state."""
-    desk = Desk()
-    desk.pod(desk.until(job), **state)
-    desk.settle()
-    return desk
+    cluster = TwoTaskCluster()
+    cluster.pod(cluster.until(job), **state)
+    cluster.settle()
+    return cluster
 
 
 def with_failure(job, kind, message):
-    desk = Desk()
-    desk.fail(desk.until(job), 0, kind, message)
-    desk.settle()
-    return desk
+    cluster = TwoTaskCluster()
+    cluster.fail(cluster.until(job), 0, kind, message)
+    cluster.settle()
+    return cluster
 
 
 def suspended():
-    desk = Desk()
-    desk.edit(task("urgency"), task("intent"), suspend=True)
-    desk.settle()
-    return desk
+    cluster = TwoTaskCluster()
+    cluster.edit(task("urgency"), task("intent"), suspend=True)
+    cluster.settle()
+    return cluster
 
 
 def suspended_once_trained():
-    desk = trained()
-    desk.edit(task("urgency"), task("intent"), suspend=True)
-    desk.settle()
-    assert desk.condition("Ready")["reason"] == "Trained"
-    return desk
+    cluster = trained()
+    cluster.edit(task("urgency"), task("intent"), suspend=True)
+    cluster.settle()
+    assert cluster.condition("Ready")["reason"] == "Trained"
+    return cluster
 
 
 def deleted():
-    desk = Desk()
-    desk.settle()
-    desk.model["metadata"]["deletionTimestamp"] = format_time(BEGAN)
-    return desk
+    cluster = TwoTaskCluster()
+    cluster.settle()
+    cluster.model["metadata"]["deletionTimestamp"] = format_time(BEGAN)
+    return cluster
 
 
 def cleaned_up(**pod):
     """A model that is being deleted, with the pod of its clean-up in that state."""
-    desk = Desk(storage=REMOVED)
-    desk.until("prepare")
-    desk.delete()
-    desk.settle()
-    (job,) = desk.jobs()
-    desk.pod(job, **pod)
-    desk.settle()
-    return desk
+    cluster = TwoTaskCluster(storage=REMOVED)
+    cluster.until("prepare")
+    cluster.delete()
+    cluster.settle()
+    (job,) = cluster.jobs()
+    cluster.pod(job, **pod)
+    cluster.settle()
+    return cluster
 
 
 def cleaned_up_with_failure():
-    desk = cleaned_up(phase="Pending")
+    cluster = cleaned_up(phase="Pending")
     failure = {"stage": "clean-up", "kind": "Retryable", "message": "s3 did not answer", "digest": ""}
-    desk.write(desk.jobs()[0], failure=failure)
-    return desk
+    cluster.write(cluster.jobs()[0], failure=failure)
+    return cluster
 
 
 def cleaned_up_with_finalizer():
-    desk = cleaned_up(phase="Running")
-    desk.finish(desk.jobs()[0])
-    return desk
+    cluster = cleaned_up(phase="Running")
+    cluster.finish(cluster.jobs()[0])
+    return cluster
 
 
 def write_rejected():
-    desk = Desk()
-    desk.settle()
-    ready = desk.condition("Ready")
+    cluster = TwoTaskCluster()
+    cluster.settle()
+    ready = cluster.condition("Ready")
     ready |= {"reason": "WriteRefused", "message": "create jobs.batch x: exceeded quota: count/jobs.batch"}
-    return desk
+    return cluster
 
 
 def without_claim():
-    desk = Desk()
-    desk.pvcs = {}
-    desk.settle()
-    return desk
+    cluster = TwoTaskCluster()
+    cluster.pvcs = {}
+    cluster.settle()
+    return cluster
 
 
 def on_one_claim():
-    desk = Desk(access="ReadWriteOnce", training={"nodes": 2})
-    desk.settle()
-    return desk
+    cluster = TwoTaskCluster(access="ReadWriteOnce", training={"nodes": 2})
+    cluster.settle()
+    return cluster
 
 
 def in_a_queue():
-    desk = Desk(training={"queueName": "team-a"})
-    desk.settle()
-    return desk
+    cluster = TwoTaskCluster(training={"queueName": "team-a"})
+    cluster.settle()
+    return cluster
 
 
 def wrong_address():
-    desk = Desk()
-    desk.model["spec"]["tasks"][0]["data"]["train"]["uri"] = "data/train.jsonl"
-    desk.settle()
-    return desk
+    cluster = TwoTaskCluster()
+    cluster.model["spec"]["tasks"][0]["data"]["train"]["uri"] = "data/train.jsonl"
+    cluster.settle()
+    return cluster
 
 
 def missing_labels():
-    desk = Desk()
-    first = desk.model["spec"]["tasks"][0]
+    cluster = TwoTaskCluster()
+    first = cluster.model["spec"]["tasks"][0]
     del first["labels"]
     first["labelsFrom"] = {"name": "labels", "key": "urgency"}
-    desk.settle()
-    return desk
+    cluster.settle()
+    return cluster
 
 
 def out_of_memory():
-    desk = Desk()
-    job = desk.until("baseline")
-    desk.pod(job, phase="Failed", terminated={"reason": "OOMKilled", "exitCode": 137})
-    desk.end(job, "Failed", "Job has reached the specified backoff limit")
-    desk.settle()
-    return desk
+    cluster = TwoTaskCluster()
+    job = cluster.until("baseline")
+    cluster.pod(job, phase="Failed", terminated={"reason": "OOMKilled", "exitCode": 137})
+    cluster.end(job, "Failed", "Job has reached the specified backoff limit")
+    cluster.settle()
+    return cluster
 
 
 def trained(**more):
-    desk = Desk(**more)
-    desk.to_the_end()
-    return desk
+    cluster = TwoTaskCluster(**more)
+    cluster.to_the_end()
+    return cluster
 
 
 def retrying():
-    desk = Desk()
-    job = desk.until("baseline")
-    annotations = desk.objects["ConfigMap", job]["metadata"]["annotations"]
+    cluster = TwoTaskCluster()
+    job = cluster.until("baseline")
+    annotations = cluster.objects["ConfigMap", job]["metadata"]["annotations"]
     stage, digest = annotations["multitask.dev/stage"], annotations["multitask.dev/digest"]
-    desk.write(job, failure={"stage": stage, "kind": "Retryable", "message": "s3 did not answer", "digest": digest})
-    return desk
+    cluster.write(job, failure={"stage": stage, "kind": "Retryable", "message": "s3 did not answer", "digest": digest})
+    return cluster
 
 
 BAD_ROWS = "2 bad rows\ns3://bucket/intent/train.jsonl:3: no field text\ns3://bucket/intent/train.jsonl:9: no label"
@@ -298,14 +298,14 @@ EVENTS = [
 
 @pytest.mark.parametrize(("text", "with_pod", "reason"), EVENTS)
 def test_where_no_pod_says_why_an_event_does(text, with_pod, reason):
-    desk = Desk()
-    job = desk.until("resolve")
+    cluster = TwoTaskCluster()
+    job = cluster.until("resolve")
     if with_pod:
-        desk.pod(job, waiting={"reason": "ContainerCreating"})
-    stuck = desk.objects["Pod", f"{job}-0"] if with_pod else desk.objects["Job", job]
-    desk.warnings = {stuck["metadata"]["uid"]: text}
-    desk.settle()
-    ready, diagnosis = desk.condition("Ready"), desk.explained()
+        cluster.pod(job, waiting={"reason": "ContainerCreating"})
+    stuck = cluster.objects["Pod", f"{job}-0"] if with_pod else cluster.objects["Job", job]
+    cluster.warnings = {stuck["metadata"]["uid"]: text}
+    cluster.settle()
+    ready, diagnosis = cluster.condition("Ready"), cluster.explained()
     assert (ready["reason"], ready["message"]) == (diagnosis.reason, f"{diagnosis.message}; {diagnosis.next}")
     assert (diagnosis.reason, diagnosis.blocked, diagnosis.job) == (reason, True, job)
     assert f"{stuck['metadata']['name']}" in diagnosis.message
@@ -313,56 +313,56 @@ def test_where_no_pod_says_why_an_event_does(text, with_pod, reason):
 
 
 def test_an_event_about_a_job_is_out_of_date_once_it_has_a_pod():
-    desk = Desk()
-    job = desk.until("resolve")
-    desk.warnings = {desk.objects["Job", job]["metadata"]["uid"]: "exceeded quota: team"}
-    desk.pod(job, phase="Running")
-    assert desk.explained().reason == "StagesRunning"
+    cluster = TwoTaskCluster()
+    job = cluster.until("resolve")
+    cluster.warnings = {cluster.objects["Job", job]["metadata"]["uid"]: "exceeded quota: team"}
+    cluster.pod(job, phase="Running")
+    assert cluster.explained().reason == "StagesRunning"
 
 
 def test_an_operator_that_does_nothing_is_reported_after_a_minute():
-    desk = Desk()
-    desk.model["metadata"]["creationTimestamp"] = format_time(BEGAN)
-    assert desk.explained(later=10).reason == "OperatorActs"
-    diagnosis = desk.explained(later=90)
+    cluster = TwoTaskCluster()
+    cluster.model["metadata"]["creationTimestamp"] = format_time(BEGAN)
+    assert cluster.explained(later=10).reason == "OperatorActs"
+    diagnosis = cluster.explained(later=90)
     assert (diagnosis.reason, diagnosis.blocked) == ("OperatorNotActing", True)
     assert "has to create desk-resolve-" in diagnosis.message
-    desk.finish(desk.until("resolve"))
-    assert desk.explained(later=600).reason == "OperatorNotActing"
+    cluster.finish(cluster.until("resolve"))
+    assert cluster.explained(later=600).reason == "OperatorNotActing"
 
 
 def test_what_a_viewer_does_not_read_is_not_taken_for_missing():
-    desk = Desk(training={"nodes": 2})
-    job = desk.until("baseline")
-    desk.pod(job, phase="Running")
-    desk.settle()
+    cluster = TwoTaskCluster(training={"nodes": 2})
+    job = cluster.until("baseline")
+    cluster.pod(job, phase="Running")
+    cluster.settle()
     unread = dict.fromkeys(OPERATOR_CHILDREN, ())
-    seen = replace(desk.observe(), namespace_object=None, **unread)
+    seen = replace(cluster.observe(), namespace_object=None, **unread)
     for later in (5, 300):
-        diagnosis = diagnose(seen, desk.now + later)
+        diagnosis = diagnose(seen, cluster.now + later)
         assert (diagnosis.reason, diagnosis.blocked, diagnosis.job) == ("StagesRunning", False, job)
 
 
 def test_active_and_failed_jobs_show_their_progress():
-    desk = Desk()
-    job = desk.until("prepare")
-    desk.pod(job, phase="Running")
-    desk.objects["Job", job]["status"] = {"startTime": format_time(BEGAN)}
+    cluster = TwoTaskCluster()
+    job = cluster.until("prepare")
+    cluster.pod(job, phase="Running")
+    cluster.objects["Job", job]["status"] = {"startTime": format_time(BEGAN)}
     progress = StageProgress(stage="prepare/intent", phase="rows", step=50, total=400, tokens_per_second=9000.0)
-    desk.write(job, progress=progress.to_json())
-    (row,) = job_rows(desk.observe(), BEGAN + 12)
+    cluster.write(job, progress=progress.to_json())
+    (row,) = job_rows(cluster.observe(), BEGAN + 12)
     assert (row.name, row.state) == (job, "running")
     assert row.detail == "prepare/intent rows 50/400 9,000 tokens/s 12 s"
-    desk.fail(job, 1, "UserError", BAD_ROWS)
-    (row,) = job_rows(desk.observe(), BEGAN)
+    cluster.fail(job, 1, "UserError", BAD_ROWS)
+    (row,) = job_rows(cluster.observe(), BEGAN)
     assert (row.state, row.detail) == ("failed", "prepare/urgency: 2 bad rows")
 
 
 def test_the_plan_shows_cached_running_failed_and_future_stages():
-    desk = Desk()
-    desk.until("baseline")
-    desk.fail(desk.jobs("baseline")[0], 0, "Fault", "it broke\nbadly")
-    states = summarize(ModelState.of(desk.observe(), desk.now)).states
+    cluster = TwoTaskCluster()
+    cluster.until("baseline")
+    cluster.fail(cluster.jobs("baseline")[0], 0, "Fault", "it broke\nbadly")
+    states = summarize(ModelState.of(cluster.observe(), cluster.now)).states
     kinds = {name.split("/")[0]: state for name, state in states.items()}
     assert kinds["prepare"] == "cached"
     assert sorted(state for name, state in states.items() if name.startswith("baseline")) == [
@@ -373,17 +373,18 @@ def test_the_plan_shows_cached_running_failed_and_future_stages():
 
 
 def test_before_resolve_the_plan_has_a_note():
-    desk = Desk()
-    desk.settle()
-    assert any("have not been checked" in note for note in summarize(ModelState.of(desk.observe(), desk.now)).notes)
+    cluster = TwoTaskCluster()
+    cluster.settle()
+    notes = summarize(ModelState.of(cluster.observe(), cluster.now)).notes
+    assert any("have not been checked" in note for note in notes)
 
 
 def test_the_report_is_that_of_a_local_run_of_the_same_manifests():
-    desk = trained()
-    shown = ModelState.of(desk.observe(), desk.now)
-    manifests = all_done(desk.resource, serve=False)
+    cluster = trained()
+    shown = ModelState.of(cluster.observe(), cluster.now)
+    manifests = all_done(cluster.resource, serve=False)
     ran = {key[0]: item.seconds for key, item in manifests.items()}
-    local = build_report(desk.resource, graph_of(desk.resource, manifests, serve=False), ran)
+    local = build_report(cluster.resource, graph_of(cluster.resource, manifests, serve=False), ran)
     assert build_report(shown.model, shown.plan.graph, seconds_of_stages(shown)) == local
 
 
@@ -418,30 +419,30 @@ def test_a_log_is_named_by_its_stage(done, stage, kind, message):
 
 
 def test_without_a_stage_what_failed_is_shown_before_what_runs():
-    desk = Desk()
-    desk.until("baseline")
-    first, second = desk.jobs("baseline")
-    assert select_job(desk.observe(), None).name in (first, second)
-    desk.fail(second, 0, "Fault", "it broke")
-    assert select_job(desk.observe(), None).name == second
+    cluster = TwoTaskCluster()
+    cluster.until("baseline")
+    first, second = cluster.jobs("baseline")
+    assert select_job(cluster.observe(), None).name in (first, second)
+    cluster.fail(second, 0, "Fault", "it broke")
+    assert select_job(cluster.observe(), None).name == second
 
 
 def test_the_newest_pod_of_the_first_node_is_selected():
-    desk = Desk()
-    job = desk.until("resolve")
+    cluster = TwoTaskCluster()
+    job = cluster.until("resolve")
     for number in (0, 1, 2):
-        desk.written += 1
-        desk.pod(job, number)
-    desk.objects["Pod", f"{job}-2"]["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": "1"}
-    assert newest_pod(select_job(desk.observe(), "resolve"))["metadata"]["name"] == f"{job}-1"
+        cluster.written += 1
+        cluster.pod(job, number)
+    cluster.objects["Pod", f"{job}-2"]["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": "1"}
+    assert newest_pod(select_job(cluster.observe(), "resolve"))["metadata"]["name"] == f"{job}-1"
 
 
 def test_without_a_pod_the_message_has_what_it_reported():
-    desk = Desk()
-    job = desk.until("baseline")
-    desk.write(job, progress=StageProgress(stage="baseline/x", phase="training", step=3, total=9).to_json())
-    desk.fail(job, 0, "Fault", "it broke")
-    raw = desk.observe()
+    cluster = TwoTaskCluster()
+    job = cluster.until("baseline")
+    cluster.write(job, progress=StageProgress(stage="baseline/x", phase="training", step=3, total=9).to_json())
+    cluster.fail(job, 0, "Fault", "it broke")
+    raw = cluster.observe()
     stage_job = select_job(raw, job)
     assert newest_pod(stage_job) is None
     text = log_unavailable(raw, stage_job)
@@ -451,21 +452,21 @@ def test_without_a_pod_the_message_has_what_it_reported():
 
 
 def test_for_a_pod_that_has_not_started_the_message_has_the_reason():
-    desk = waiting_for(scheduled=GPU)
-    raw = desk.observe()
+    cluster = waiting_for(scheduled=GPU)
+    raw = cluster.observe()
     stage_job = select_job(raw, None)
     assert "waits for a free nvidia.com/gpu" in not_started(raw, stage_job, newest_pod(stage_job))
 
 
 def test_hand_written_manifests_and_statuses_break_nothing():
-    desk = trained()
-    desk.model["status"] = {"conditions": "none", "tasks": 7}
-    for (kind, _), item in desk.objects.items():
+    cluster = trained()
+    cluster.model["status"] = {"conditions": "none", "tasks": 7}
+    for (kind, _), item in cluster.objects.items():
         if kind == "ConfigMap":
             item["binaryData"] = dict.fromkeys(item.get("binaryData", {}), "####")
-    assert desk.explained(later=10).reason in ("OperatorActs", "OperatorNotActing")
-    raw = replace(desk.observe(), jobs=())
-    assert job_rows(raw, desk.now) == []
+    assert cluster.explained(later=10).reason in ("OperatorActs", "OperatorNotActing")
+    raw = replace(cluster.observe(), jobs=())
+    assert job_rows(raw, cluster.now) == []
 
 
 # -- which cluster, and whether a name refers to one -------------------------------------------------------------------

@@ -17,7 +17,7 @@ def by_scheduler(kind, text, when, **more):
     return event(kind, text, None, eventTime=when.replace("Z", ".250000Z"), **more)
 
 
-SAID = {
+NEWEST = {
     "there is none": ([], None),
     "a volume cannot be mounted": ([event("Normal", "Scheduled", BEGAN), event("Warning", "mount", LATER)], "mount"),
     "the newest of several counts": ([event("Warning", "b", LATER), event("Warning", "a", BEGAN)], "b"),
@@ -44,8 +44,8 @@ SAID = {
 }
 
 
-@pytest.mark.parametrize("sentence", SAID)
+@pytest.mark.parametrize("sentence", NEWEST)
 def test_a_warning_is_told_unless_something_followed_it(sentence):
-    events, expected = SAID[sentence]
+    events, expected = NEWEST[sentence]
     assert newest_warning(events) == expected
     assert newest_warning(events[::-1]) == expected

@@ -184,7 +184,7 @@ def test_an_unresolved_address_blocks_everything():
 # -- properties --------------------------------------------------------------------------------------------------------
 
 
-class World:
+class PlannedRun:
     """A machine that keeps what an executor keeps: processes by key, results, failures."""
 
     def __init__(self, resource, seed, chance):
@@ -205,8 +205,8 @@ class World:
         for stop in decided.stops:
             self.running.pop(stop.key, None)
         for start in decided.starts:
-            made = {(key, attempt) for key, attempt, _ in self.runs}
-            if start.key in self.running or start.key in self.manifests or (start.key, start.attempt) in made:
+            attempts = {(key, attempt) for key, attempt, _ in self.runs}
+            if start.key in self.running or start.key in self.manifests or (start.key, start.attempt) in attempts:
                 continue  # it is there; or the program finds its manifest and ends; or this attempt was made
             self.running[start.key] = Running(*start.key, self.now)
             self.runs.append((start.key, start.attempt, start.node))
@@ -226,23 +226,23 @@ class World:
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 10_000), chance=st.sampled_from([0.0, 0.1, 0.4]), lag=st.booleans())
 def test_planning_and_acting_reaches_a_fixpoint_without_duplicates(seed, chance, lag):
-    world = World(DESK, seed, chance)
-    seen = world.observe()
+    planned_run = PlannedRun(DESK, seed, chance)
+    seen = planned_run.observe()
     for _ in range(400):
-        fresh = world.observe()
-        decided = plan(DESK, seen if lag else fresh, world.now)
+        fresh = planned_run.observe()
+        decided = plan(DESK, seen if lag else fresh, planned_run.now)
         seen = fresh
-        world.act(decided)
-        world.end_some()
-        world.now += 3.0
-        if decided.finished and plan(DESK, world.observe(), world.now).finished:
+        planned_run.act(decided)
+        planned_run.end_some()
+        planned_run.now += 3.0
+        if decided.finished and plan(DESK, planned_run.observe(), planned_run.now).finished:
             break
-    last = plan(DESK, world.observe(), world.now)
+    last = plan(DESK, planned_run.observe(), planned_run.now)
     assert last.finished
     assert last.actions == ()
     assert last.graph.finished or last.failed
-    succeeded = list(world.manifests)
-    attempts = [run[0] for run in world.runs]
+    succeeded = list(planned_run.manifests)
+    attempts = [run[0] for run in planned_run.runs]
     assert all(attempts.count(key) <= 3 for key in attempts)
     if chance == 0.0:
         assert sorted(attempts) == sorted(succeeded), "every stage ran exactly once"

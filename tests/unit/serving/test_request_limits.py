@@ -26,8 +26,11 @@ async def client(tmp_path: Path) -> AsyncIterator[AsyncTaskClient]:
     table = TaskRoute(metadata=RouteMetadata(name="desk"), spec=TaskRouteSpec(model="desk", tasks=(task,)))
     path = tmp_path / "routes.yaml"
     path.write_text(yaml.safe_dump(table.to_json()))
-    async with running_gateway(path, "127.0.0.1:0") as gateway, AsyncTaskClient(f"127.0.0.1:{gateway.port}") as made:
-        yield made
+    async with (
+        running_gateway(path, "127.0.0.1:0") as gateway,
+        AsyncTaskClient(f"127.0.0.1:{gateway.port}") as connected,
+    ):
+        yield connected
 
 
 BEYOND = MAX_REQUEST_BYTES + 1

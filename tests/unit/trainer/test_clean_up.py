@@ -26,10 +26,10 @@ OURS, THEIRS = "team-a/desk", "team-a/desk-2"
 
 def result(storage: Path, stage: str, digest: str = "d1", model: str | None = OURS, work: str = "made") -> Path:
     """An artifact as a stage publishes it: two files of 100 bytes and a manifest."""
-    made = storage / work
-    (made / "weights").mkdir(parents=True)
+    result_folder = storage / work
+    (result_folder / "weights").mkdir(parents=True)
     for name in ("weights/0.bin", "scores"):
-        (made / name).write_bytes(b"x" * 100)
+        (result_folder / name).write_bytes(b"x" * 100)
     manifest = Manifest(
         model=model,
         stage=stage,
@@ -38,12 +38,12 @@ def result(storage: Path, stage: str, digest: str = "d1", model: str | None = OU
         version=1,
         read_outputs={},
         outputs={},
-        files=file_entries(made),
+        files=file_entries(result_folder),
         result={},
         seconds=1.0,
     )
     address = storage / "stages" / stage / digest
-    publish(made, str(address), manifest)
+    publish(result_folder, str(address), manifest)
     return address
 
 

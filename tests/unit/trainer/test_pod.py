@@ -170,8 +170,8 @@ def resolve(
 
 @pytest.mark.parametrize("scheme", ["", "file://"])
 def test_resolve_reports_fingerprints_and_the_results_in_storage(tmp_path, server, scheme):
-    made = orders(tmp_path, prepare(tmp_path, "a"), prepare(tmp_path, "b"), prepare(tmp_path, "c"))
-    assert run(made, server) == 0
+    mounted = orders(tmp_path, prepare(tmp_path, "a"), prepare(tmp_path, "b"), prepare(tmp_path, "c"))
+    assert run(mounted, server) == 0
     stages = tmp_path / "storage/stages/prepare"
     next(path for path in (stages / "b/d-b").rglob("*.parquet")).write_bytes(b"")
     (stages / "c/d-c").rename(stages / "c/elsewhere")
@@ -221,7 +221,7 @@ def test_addresses_for_which_there_is_no_room_beside_the_resource_are_a_fault_of
 def test_what_resolve_reports_fits_beside_its_order(tmp_path, server):
     document, noise = large(tmp_path), random.Random(7)
     for number in range(300):
-        made = Manifest(
+        manifest = Manifest(
             stage=f"prepare/{number}",
             kind="prepare",
             digest="d",
@@ -234,7 +234,7 @@ def test_what_resolve_reports_fits_beside_its_order(tmp_path, server):
         )
         unit_folder = tmp_path / f"storage/stages/prepare/{number}/d"
         unit_folder.mkdir(parents=True)
-        (unit_folder / "manifest.json").write_text(made.model_dump_json(by_alias=True))
+        (unit_folder / "manifest.json").write_text(manifest.model_dump_json(by_alias=True))
     _, _, stored = resolve(tmp_path, server, str(tmp_path / "storage"), document)
     order_bytes = (tmp_path / "unit" / RESOLVE_KEY).stat().st_size
     report_bytes = len(server.data[RESOLVED_KEY]) + len(base64.b64decode(server.binary[MANIFESTS_KEY]))

@@ -69,26 +69,26 @@ def test_the_first_of_two_writers_wins_and_the_other_gets_its_manifest(address, 
     assert words(fetch_artifact(address, tmp_path / "cache")) == {"one"}
 
 
-def _at(made: tuple[Path, Manifest], address: str) -> tuple[Path, str, Manifest]:
-    return made[0], address, made[1]
+def _at(source: tuple[Path, Manifest], address: str) -> tuple[Path, str, Manifest]:
+    return source[0], address, source[1]
 
 
 def test_of_concurrent_writers_one_wins_with_all_of_its_files(address, tmp_path):
-    made = [artifact(tmp_path / word, word, files=40) for word in ("one", "two", "three", "four")]
-    start = threading.Barrier(len(made))
+    artifacts = [artifact(tmp_path / word, word, files=40) for word in ("one", "two", "three", "four")]
+    start = threading.Barrier(len(artifacts))
     published_words = []
 
     def write(folder: Path, manifest: Manifest) -> None:
         start.wait()
         published_words.append(publish(folder, address, manifest).result["word"])
 
-    threads = [threading.Thread(target=write, args=item) for item in made]
+    threads = [threading.Thread(target=write, args=item) for item in artifacts]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
     standing = find_result(address)
-    assert len(published_words) == len(made)
+    assert len(published_words) == len(artifacts)
     assert words(fetch_artifact(address, tmp_path / "cache")) == {standing.result["word"]}
     assert standing.result["word"] in published_words
 
@@ -110,7 +110,7 @@ def _flip(path: Path) -> None:
 
 
 DAMAGES: list[tuple[Callable[[Path], None], bool, str]] = [
-    # what happened to a file, whether it still counts as a result, what its reader is told
+    # what happened to a file, whether it still counts as a result, the error of its reader
     (Path.unlink, False, "below/1.txt is gone; delete the folder ADDRESS to have baseline/a redone"),
     (_cut, False, "below/1.txt has 4 bytes, and its manifest says 5; delete the folder ADDRESS to have"),
     (_flip, True, "below/1.txt has other bytes than its manifest says; delete the folder ADDRESS to have"),
@@ -193,7 +193,7 @@ def _real_full_disk() -> OSError:
 
 
 FULL = [
-    # the error, what is said of it
+    # the error, its message
     (OSError(errno.ENOSPC, "No space left on device", "/claims/models/stages/x"), "claim 'models' is full; make room"),
     (OSError(errno.EDQUOT, "Disk quota exceeded", "/claims/models"), "claim 'models' is full"),
     (_wrapped(OSError(errno.ENOSPC, "No space left", "/claims/models/x")), "claim 'models' is full"),

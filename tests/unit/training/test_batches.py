@@ -73,16 +73,16 @@ def test_padded_and_packed_give_the_same_gradient(model):
 def test_a_row_of_a_pack_does_not_see_the_row_before_it(model):
     given = rows(lengths=[(9, 3), (7, 3)])
     changed = [((given[0][0] + 5) % VOCABULARY, 9), given[1]]
-    found = []
+    chosen = []
     for version in (given, changed):
         (batch,) = packed(version, batch_rows=2, token_budget=1000, width=32)
         assert batch.input_ids.shape == (1, 32)
         with torch.no_grad():
             logits = target_logits(Backbone.of(model), batch)
         owners = rows_of_targets(batch, version)
-        found.append([logits[owners == row] for row in (0, 1)])
-    assert torch.equal(found[0][1], found[1][1])
-    assert not torch.allclose(found[0][0], found[1][0], atol=1e-3)
+        chosen.append([logits[owners == row] for row in (0, 1)])
+    assert torch.equal(chosen[0][1], chosen[1][1])
+    assert not torch.allclose(chosen[0][0], chosen[1][0], atol=1e-3)
 
 
 def test_a_row_of_a_pack_has_the_logits_it_has_alone(model):

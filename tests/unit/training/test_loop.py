@@ -71,8 +71,8 @@ def loop(folder, *, scores=None, seen=0, model=None, batches=None, max_steps=100
     ],
 )
 def test_when_training_ends_and_what_is_kept(tmp_path, scores, settings, steps, chosen, by_limit):
-    made = loop(tmp_path, scores=scores, **settings)
-    progress = made.run()
+    training_loop = loop(tmp_path, scores=scores, **settings)
+    progress = training_loop.run()
     assert (progress.step, progress.best_step, progress.ended_by_limit) == (steps, chosen, by_limit)
 
 
@@ -91,8 +91,8 @@ def test_validations_stand_every_so_often_before_the_tail_and_at_the_end(tmp_pat
 
 def test_the_model_ends_with_the_best_weights_not_the_last(tmp_path):
     model = small_decoder()
-    made = loop(tmp_path, model=model, scores=[0.1, 0.9, 0.2], max_steps=30)
-    progress = made.run()
+    training_loop = loop(tmp_path, model=model, scores=[0.1, 0.9, 0.2], max_steps=30)
+    progress = training_loop.run()
     assert progress.best_step == 20
     best = CheckpointStore(tmp_path).load_best(20)
     assert all(torch.equal(value, best[name]) for name, value in model.named_parameters())

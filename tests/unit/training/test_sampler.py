@@ -36,8 +36,8 @@ def test_counts_over_several_chunks_do_not_depend_on_the_way_there():
 
 
 def test_tasks_are_drawn_with_their_probabilities():
-    made = sampler()
-    given = made.rows_drawn(2000)
+    drawing = sampler()
+    given = drawing.rows_drawn(2000)
     total = sum(given.values())
     shares = mixture(ROWS, temperature=2.0, size_limit=None)
     assert total == 2000 * 32
@@ -45,34 +45,34 @@ def test_tasks_are_drawn_with_their_probabilities():
 
 
 def test_neighbouring_batches_are_independent():
-    made = sampler()
-    tasks = np.array([made.at(step).tasks for step in range(500)])
+    drawing = sampler()
+    tasks = np.array([drawing.at(step).tasks for step in range(500)])
     assert abs(np.corrcoef(tasks[:-1].ravel(), tasks[1:].ravel())[0, 1]) < 0.03
 
 
 def test_rows_come_without_replacement_and_in_another_order_each_epoch():
-    made = Sampler({"only": 1.0}, {"only": 10}, batch_rows=5, seed=3)
-    epochs = [np.concatenate([made.at(2 * epoch).rows, made.at(2 * epoch + 1).rows]) for epoch in range(4)]
+    drawing = Sampler({"only": 1.0}, {"only": 10}, batch_rows=5, seed=3)
+    epochs = [np.concatenate([drawing.at(2 * epoch).rows, drawing.at(2 * epoch + 1).rows]) for epoch in range(4)]
     assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
     assert len({tuple(epoch) for epoch in epochs}) == 4
 
 
 def test_an_epoch_may_end_inside_a_batch():
-    made = Sampler({"only": 1.0}, {"only": 3}, batch_rows=7, seed=3)
-    drawn = np.concatenate([made.at(step).rows for step in range(3)])
+    drawing = Sampler({"only": 1.0}, {"only": 3}, batch_rows=7, seed=3)
+    drawn = np.concatenate([drawing.at(step).rows for step in range(3)])
     assert all(sorted(drawn[start : start + 3]) == [0, 1, 2] for start in range(0, 21, 3))
 
 
 def test_a_size_limit_caps_the_rate_and_drops_no_row():
     rows = {"big": 2000, "small": 100}
     capped = mixture(rows, temperature=1.0, size_limit=100)
-    made = Sampler(capped, rows, batch_rows=50, seed=1)
-    given = made.rows_drawn(100)
+    drawing = Sampler(capped, rows, batch_rows=50, seed=1)
+    given = drawing.rows_drawn(100)
     assert 0.45 < given["big"] / 5000 < 0.55
     seen = {
         int(row)
         for step in range(100)
-        for task, row in zip(made.at(step).tasks, made.at(step).rows, strict=True)
+        for task, row in zip(drawing.at(step).tasks, drawing.at(step).rows, strict=True)
         if task == 0
     }
     assert seen == set(range(2000))

@@ -26,10 +26,10 @@ def tokenizer():
 
 @pytest.fixture(scope="module")
 def model(tokenizer):
-    made = make_model(size_of("micro"), tokenizer, 1)
+    sharpened = make_model(size_of("micro"), tokenizer, 1)
     with torch.no_grad():  # sharper than a fresh model, so that answers differ
-        made.model.embed_tokens.weight.mul_(12)
-    return made
+        sharpened.model.embed_tokens.weight.mul_(12)
+    return sharpened
 
 
 def validation(tokenizer, task, count=80):

@@ -1,4 +1,4 @@
-# Nothing but Python: what it runs comes by a hostPath volume (tools/devcluster/environment.py).
+# Nothing but Python: what it runs comes by a hostPath volume (tools/devcluster/image_build/environment.py).
 ARG BASE_IMAGE
 FROM ${BASE_IMAGE}
 USER 10001:10001

@@ -20,7 +20,7 @@ class Rollout(Record):
         "end with 100.",
     )
     min_requests: int = Field(
-        50, ge=0, description="Requests of a task to the new revision after which a step judges that task."
+        50, ge=0, description="Requests of a task to the new revision after which that task is evaluated in a step."
     )
     max_step_seconds: int = Field(
         600, ge=1, description="Seconds after which a step ends even with fewer requests than minRequests."

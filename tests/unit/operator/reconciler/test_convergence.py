@@ -127,11 +127,11 @@ def test_after_any_history_a_deletion_ends_and_leaves_nothing(history, jobs_befo
         elif what == "deletion" and cluster.model is not None and not cluster.is_being_deleted:
             cluster.delete()
     retained = cluster.model is not None and cluster.model["spec"]["storage"].get("retain", True)
-    held = cluster.model is not None
+    exists = cluster.model is not None
     cluster.to_the_end()
     assert cluster.model is None
     assert cluster.objects == {}
-    if held and not retained:
+    if exists and not retained:
         assert cluster.stored == set()
 
 

@@ -16,13 +16,13 @@ from support.graph_builders import task
 from support.simulation import ENDED, REMOVED, SETTINGS, STORAGE, Cluster
 
 
-def desk(**spec):
+def cluster_with_model(**spec):
     return Cluster(task("urgency"), task("intent"), **{"storage": REMOVED, **spec})
 
 
 def running(kind="baseline", **spec):
     """A model whose Jobs of ``kind`` run."""
-    cluster = desk(**spec)
+    cluster = cluster_with_model(**spec)
     cluster.settle()
     while not cluster.jobs(kind):
         cluster.finish(cluster.jobs()[0])
@@ -31,13 +31,13 @@ def running(kind="baseline", **spec):
 
 
 def deleted(**spec):
-    """A model that is being deleted while its baselines run; nobody has looked since."""
+    """A model that is being deleted while its baselines run; it was not reconciled since."""
     cluster = running(**spec)
     cluster.delete()
     return cluster
 
 
-def cleaning(**spec):
+def cleaning_up(**spec):
     """A model that is being deleted, and the name of its clean-up's Job."""
     cluster = deleted(**spec)
     cluster.settle()
@@ -62,7 +62,7 @@ def message(result):
 
 
 def test_the_finalizer_is_written_before_anything_else():
-    cluster = desk()
+    cluster = cluster_with_model()
     result = cluster.reconcile()
     assert [type(action) for action in result.actions] == [PatchFinalizers]
     assert finalizers(cluster) == [FINALIZER]
@@ -80,7 +80,7 @@ def test_a_model_that_retains_its_artifacts_has_none_and_goes_at_once(storage):
 
 
 def test_it_follows_the_spec_and_leaves_those_of_others_alone():
-    cluster = desk(storage=STORAGE)
+    cluster = cluster_with_model(storage=STORAGE)
     cluster.model["metadata"]["finalizers"] = ["example.test/ours"]
     for storage, expected in ((REMOVED, ["example.test/ours", FINALIZER]), (STORAGE, ["example.test/ours"])):
         cluster.edit(task("urgency"), storage=storage)
@@ -89,22 +89,22 @@ def test_it_follows_the_spec_and_leaves_those_of_others_alone():
 
 
 def test_also_a_spec_that_cannot_be_read_has_it():
-    cluster = desk(storage={"uri": "/a/path", "retain": False})
+    cluster = cluster_with_model(storage={"uri": "/a/path", "retain": False})
     cluster.settle()
     assert finalizers(cluster) == [FINALIZER]
     assert cluster.condition("Ready")["reason"] == "InvalidSpec"
 
 
 def test_a_finalizer_that_may_not_be_set_is_in_ready():
-    cluster = desk()
+    cluster = cluster_with_model()
     refused = replace(cluster.observe(), rejected_writes=(rejected_write("patch", "MultiTaskModel", "it may not"),))
     (patch,) = [each for each in reconcile(refused, SETTINGS, 0.0).actions if isinstance(each, PatchStatus)]
     assert patch.status["conditions"][0]["reason"] == "WriteRefused"
 
 
 def test_no_finalizer_is_added_while_the_namespace_is_being_deleted():
-    cluster = desk()
-    cluster.namespace = going()
+    cluster = cluster_with_model()
+    cluster.namespace = terminating_namespace()
     assert cluster.reconcile().actions == ()
 
 
@@ -130,7 +130,7 @@ def test_what_writes_is_stopped_first_then_one_job_cleans_up_and_the_model_goes(
 
 
 def test_the_status_shows_the_step():
-    cluster, job = cleaning()
+    cluster, job = cleaning_up()
     assert cluster.model["status"]["stage"] == "CleaningUp"
     assert [cluster.condition(kind)["status"] for kind in ("Ready", "Progressing")] == ["False", "True"]
     assert cluster.condition("Ready")["reason"] == "CleaningUp"
@@ -219,7 +219,7 @@ DAMAGE = {
 
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_what_a_user_deletes_or_breaks_is_repaired(damage):
-    cluster, job = cleaning()
+    cluster, job = cleaning_up()
     DAMAGE[damage](cluster, job)
     cluster.settle()
     assert cluster.jobs() == [job]
@@ -229,7 +229,7 @@ def test_what_a_user_deletes_or_breaks_is_repaired(damage):
 
 
 def test_a_clean_up_whose_report_is_lost_counts_as_done():
-    cluster, job = cleaning()
+    cluster, job = cleaning_up()
     cluster.objects["ConfigMap", job]["data"].clear()
     cluster.end(job, "Complete")
     assert events(cluster.reconcile()) == [("Normal", "CleanedUp")]
@@ -247,15 +247,17 @@ NO_MATTER = {
     "its pod template is wrong": lambda cluster: cluster.model["spec"]["training"].update(podTemplate={"x": 1}),
     "its Jobs go through a queue": lambda cluster: cluster.model["spec"]["training"].update(queueName="team-a"),
     "a claim of its data is gone": lambda cluster: cluster.pvcs.update(data=None),
-    "another model lies beside": lambda cluster: others(cluster, "pvc://models/desk-2"),
-    "another model lies in a bucket of that name": lambda cluster: others(cluster, "s3://models/desk"),
-    "another model there goes too": lambda cluster: others(cluster, "pvc://models/desk", going=True, retain=False),
+    "another model lies beside": lambda cluster: add_other_model(cluster, "pvc://models/desk-2"),
+    "another model lies in a bucket of that name": lambda cluster: add_other_model(cluster, "s3://models/desk"),
+    "another model there is deleted too": lambda cluster: add_other_model(
+        cluster, "pvc://models/desk", deleting=True, retain=False
+    ),
 }
 
 
-def others(cluster, uri, *, going=False, retain=True, base="builtin://tiny"):
+def add_other_model(cluster, uri, *, deleting=False, retain=True, base="builtin://tiny"):
     metadata = {"name": "other", "uid": "u-other"}
-    if going:
+    if deleting:
         metadata |= {"deletionTimestamp": format_time(0.0), "finalizers": [FINALIZER]}
     spec = {"storage": {"uri": uri, "retain": retain}, "baseModel": {"uri": base}}
     cluster.sibling_models = ({"metadata": metadata, "spec": spec},)
@@ -273,7 +275,7 @@ def test_a_clean_up_runs_although(what):
     assert (cluster.model, cluster.stored) == (None, set())
 
 
-def going():
+def terminating_namespace():
     return {"metadata": {"name": "ml", "deletionTimestamp": format_time(0.0)}}
 
 
@@ -303,21 +305,26 @@ SKIPPED = {
         "PersistentVolumeClaim 'models' has lost its volume.",
     ),
     "the namespace goes": (
-        lambda cluster: setattr(cluster, "namespace", going()),
+        lambda cluster: setattr(cluster, "namespace", terminating_namespace()),
         "The namespace is being deleted",
     ),
     "another model stores there": (
-        lambda cluster: others(cluster, "pvc://models/desk/"),
+        lambda cluster: add_other_model(cluster, "pvc://models/desk/"),
         "MultiTaskModel 'other' uses pvc://models/desk/.",
     ),
-    "another model stores below": (lambda cluster: others(cluster, "pvc://models/desk/b"), "'other' uses"),
-    "another model stores above": (lambda cluster: others(cluster, "pvc://models"), "'other' uses pvc://models."),
+    "another model stores below": (lambda cluster: add_other_model(cluster, "pvc://models/desk/b"), "'other' uses"),
+    "another model stores above": (
+        lambda cluster: add_other_model(cluster, "pvc://models"),
+        "'other' uses pvc://models.",
+    ),
     "another model that goes keeps what is there": (
-        lambda cluster: others(cluster, "pvc://models/desk", going=True),
+        lambda cluster: add_other_model(cluster, "pvc://models/desk", deleting=True),
         "'other' uses",
     ),
     "another model starts from a result of it": (
-        lambda cluster: others(cluster, "pvc://models/b", base="pvc://models/desk/stages/mixture/all/d1/weights"),
+        lambda cluster: add_other_model(
+            cluster, "pvc://models/b", base="pvc://models/desk/stages/mixture/all/d1/weights"
+        ),
         "'other' uses pvc://models/desk/stages/mixture/all/d1/weights.",
     ),
     "nothing can be made of the spec": (broken, "Its spec cannot be read"),
@@ -349,7 +356,7 @@ def test_where_the_namespace_cannot_be_read_a_rejected_write_shows_its_deletion(
 
 
 def test_a_clean_up_that_failed_for_good_does_not_block_the_deletion():
-    cluster, job = cleaning()
+    cluster, job = cleaning_up()
     text = '{"stage": "clean-up", "kind": "UserError", "message": "access denied", "digest": ""}'
     cluster.objects["ConfigMap", job]["data"]["failure.json"] = text
     cluster.end(job, "Failed", "Job has reached the specified backoff limit")
@@ -362,7 +369,7 @@ def test_a_clean_up_that_failed_for_good_does_not_block_the_deletion():
 
 
 def test_a_clean_up_that_was_killed_for_good_has_the_clusters_message():
-    cluster, job = cleaning()
+    cluster, job = cleaning_up()
     cluster.end(job, "Failed", "Job was active longer than specified deadline")
     assert message(cluster.reconcile()).startswith("Job was active longer than specified deadline. What its runs")
 
@@ -374,7 +381,7 @@ STAYS = {
         [],
     ),
     "another model comes": (
-        lambda cluster: others(cluster, "pvc://models/desk"),
+        lambda cluster: add_other_model(cluster, "pvc://models/desk"),
         [("Warning", "CleanUpSkipped")],
     ),
 }
@@ -383,7 +390,7 @@ STAYS = {
 @pytest.mark.parametrize("why", STAYS)
 def test_a_clean_up_whose_files_are_to_stay_is_ended_before_the_model_goes(why):
     change, expected = STAYS[why]
-    cluster, job = cleaning()
+    cluster, job = cleaning_up()
     pod(cluster, job, "clean-up", "Running")
     change(cluster)
     assert not any(isinstance(action, PatchFinalizers) for action in cluster.reconcile().actions)
@@ -399,7 +406,7 @@ def test_a_clean_up_whose_files_are_to_stay_is_ended_before_the_model_goes(why):
 
 
 def test_setting_retain_ends_the_deletion_also_where_the_clean_up_cannot_be_ended():
-    cluster, job = cleaning()
+    cluster, job = cleaning_up()
     cluster.objects["Job", job]["metadata"] |= {
         "deletionTimestamp": format_time(cluster.now),
         "finalizers": ["a.test/b"],
@@ -411,7 +418,7 @@ def test_setting_retain_ends_the_deletion_also_where_the_clean_up_cannot_be_ende
 
 
 def test_the_clean_up_of_a_former_model_of_the_name_does_not_count():
-    cluster, job = cleaning()
+    cluster, job = cleaning_up()
     former = {}
     for kind in ("ConfigMap", "Job"):
         item = copy.deepcopy(cluster.objects[kind, job])
@@ -443,7 +450,7 @@ def test_the_garbage_collector_goes_first(finalizer):
 
 
 def test_what_blocks_the_pod_is_in_ready_and_how_to_do_without_it():
-    cluster, job = cleaning()
+    cluster, job = cleaning_up()
     pod(cluster, job, "clean-up", "Pending")
     waiting = {"reason": "CreateContainerConfigError", "message": 'secret "s3" not found'}
     cluster.objects["Pod", job]["status"]["containerStatuses"] = [{"name": "trainer", "state": {"waiting": waiting}}]
@@ -454,7 +461,7 @@ def test_what_blocks_the_pod_is_in_ready_and_how_to_do_without_it():
 
 
 def test_a_pod_that_shows_nothing_is_read_again_until_an_event_says_why():
-    cluster, job = cleaning()
+    cluster, job = cleaning_up()
     pod(cluster, job, "clean-up", "Pending")
     cluster.settle()
     assert cluster.reconcile().requeue_after is not None
@@ -463,14 +470,14 @@ def test_a_pod_that_shows_nothing_is_read_again_until_an_event_says_why():
     assert cluster.condition("Ready")["reason"] == "PodWarning"
 
 
-def held(raw, now):
+def with_foreign_finalizer(raw, now):
     ended = {"deletionTimestamp": format_time(now - 60), "finalizers": ["a.test/b"]}
     return replace(raw, jobs=tuple({**job, "metadata": {**job["metadata"], **ended}} for job in raw.jobs))
 
 
 # what keeps the Jobs that write from being ended, and the reason
 NOT_ENDED = {
-    "a finalizer of somebody's": (held, "NotDeleted"),
+    "a finalizer of somebody's": (with_foreign_finalizer, "NotDeleted"),
     "the API server": (
         lambda raw, _: replace(raw, rejected_writes=(rejected_write("delete", "Job", "it may not"),)),
         "WriteRefused",
@@ -498,7 +505,7 @@ def test_a_quota_that_rejects_the_job_is_in_ready_and_the_finalizer_stays():
 
 
 def test_a_finalizer_that_may_not_be_removed_is_in_ready_and_no_event_says_that_it_was():
-    cluster, job = cleaning()
+    cluster, job = cleaning_up()
     cluster.finish(job)
     refused = replace(cluster.observe(), rejected_writes=(rejected_write("patch", "MultiTaskModel", "it may not"),))
     result = reconcile(refused, SETTINGS, cluster.now)

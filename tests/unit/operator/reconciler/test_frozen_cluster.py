@@ -32,18 +32,18 @@ def test_the_run_goes_on_to_the_end_that_the_older_operator_came_to():
     assert sorted([*finished, *open_jobs, *cluster.job_runs]) == sorted(by_name(TRAINED, "Job")), "each ran once"
 
 
-def test_what_the_remaining_stages_are_told_is_what_the_older_operator_told_them():
+def test_the_remaining_stages_get_the_same_orders_as_from_the_older_operator():
     cluster = FrozenCluster("running")
     cluster.to_the_end()
-    told = 0
+    compared = 0
     for name, older in by_name(TRAINED, "ConfigMap").items():
         newer = cluster.objects["ConfigMap", name]
         assert contains(newer["metadata"]["labels"], older["metadata"]["labels"])
         assert newer["metadata"].get("annotations") == older["metadata"].get("annotations")
         if "orders.json" in older["data"]:
             assert contains(*(json.loads(item["data"]["orders.json"]) for item in (newer, older)))
-            told += ("ConfigMap", name) in cluster.created
-    assert told == 6
+            compared += ("ConfigMap", name) in cluster.created
+    assert compared == 6
 
 
 def test_the_run_keeps_its_image_and_the_shape_of_its_jobs():

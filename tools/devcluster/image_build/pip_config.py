@@ -27,18 +27,18 @@ def pip_files(environment: Mapping[str, str] = os.environ) -> list[Path]:
 
 def pip_settings(files: Sequence[Path], environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     """Those of `SETTINGS` that this machine sets, in a file or a variable."""
-    found = {}
+    options = {}
     for path in files:
         parser = configparser.RawConfigParser()
         parser.read(path)
         for section in ("global", "install", "wheel"):
             if parser.has_section(section):
-                found.update(parser.items(section))
-    found.update({name: value for name in SETTINGS if (value := environment.get(f"PIP_{_variable(name)}"))})
+                options.update(parser.items(section))
+    options.update({name: value for name in SETTINGS if (value := environment.get(f"PIP_{_variable(name)}"))})
     certificates = [environment[name] for name in _CERTIFICATES if environment.get(name)]
     if certificates:
-        found.setdefault("cert", certificates[0])
-    return {name: found[name] for name in SETTINGS if name in found}
+        options.setdefault("cert", certificates[0])
+    return {name: options[name] for name in SETTINGS if name in options}
 
 
 def volumes(folder: Path, settings: Mapping[str, str]) -> dict[Path, str]:

@@ -14,10 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from devcluster import buildah, cache
-from devcluster.image_definition import copy, digest, files, package
+from devcluster import cache
+from devcluster.image_build import buildah
+from devcluster.image_build.image_definition import copy, digest, files, package
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 #: Folders of each kind that are kept: pods of other checkouts may use older ones.
 KEPT = {"packages": 20, "libraries": 2}
 _LOCK = "requirements-trainer.lock"

@@ -6,7 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from devcluster import buildah, cache
+from devcluster import cache
+from devcluster.image_build import buildah
 
 SUITE = "bookworm"
 PACKAGES = ("python3.11", "python3.11-venv", "ca-certificates")
@@ -36,10 +37,10 @@ COMMAND = (
 
 def rootfs(folder: Path) -> Path:
     """The tar archive of the file system, built in ``folder`` if it is missing. Raises ImageFailed."""
-    made = folder / f"base-{hashlib.sha256(json.dumps(COMMAND).encode()).hexdigest()[:12]}.rootfs.tar"
-    if not made.exists():
+    archive = folder / f"base-{hashlib.sha256(json.dumps(COMMAND).encode()).hexdigest()[:12]}.rootfs.tar"
+    if not archive.exists():
         with cache.exclusive_lock(folder / ".base.lock"), cache.scratch_folder(folder / ".build-base") as scratch:
-            if not made.exists():
+            if not archive.exists():
                 buildah.run([*COMMAND, str(scratch / "rootfs.tar")])
-                (scratch / "rootfs.tar").rename(made)
-    return made
+                (scratch / "rootfs.tar").rename(archive)
+    return archive
