@@ -188,7 +188,7 @@ def test_a_new_task_runs_its_own_stages_and_what_depends_on_them(grown: tuple[Mo
     }  # fmt: skip
     assert started(done) == expected
     assert model_folder.stages_run() == expected
-    assert "the base is frozen and has not seen the text of temper" in done.stdout
+    assert "the base model is kept as it is and was not trained on the text of temper" in done.stdout
     tasks = {task["name"]: task for task in model_folder.report()["tasks"]}
     assert tasks["temper"]["servedBy"] == "baseline"
 

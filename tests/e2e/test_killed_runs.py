@@ -32,7 +32,7 @@ MOMENTS = [
     ("verify", "asking"),
 ]
 TRAINED = [stage for stage, moment in MOMENTS if moment in (TRAINING, CTRL_C)]
-INTERRUPTED = "interrupted; run the same command again to go on where it stopped"
+INTERRUPTED = "interrupted; run the same command again to continue"
 MOST_SECONDS = 400
 
 

@@ -346,7 +346,7 @@ SITUATIONS = {
     ),
     "more labels than a ConfigMap holds": Situation(
         "InvalidSpec",
-        "a ConfigMap holds",
+        "a ConfigMap has room for",
         given=create_long_labels,
         mends=edit_spec(tasks=("urgency",)),
         spec={"tasks": [task(f"task-{number}") for number in range(60)]},
