@@ -47,7 +47,6 @@ from multitask_trainer.runtime.distributed import DistributedContext
 from multitask_trainer.runtime.failures import EXIT_STATUS, failure_of
 from multitask_trainer.runtime.progress import FileProgressReporter
 from multitask_trainer.runtime.runner import Work, run_stage
-from multitask_trainer.stages import clean_up, resolve
 
 R = TypeVar("R", bound=Record)
 
@@ -83,9 +82,13 @@ def run_unit(folder: Path, configmap: ConfigMap, distributed: DistributedContext
     orders_key = next((key for key in _STAGE_OF_KEY if (folder / key).exists()), ORDERS_KEY)
     try:
         if orders_key == RESOLVE_KEY:
+            from multitask_trainer.stages import resolve  # as every stage, loaded only by the pod that runs it
+
             configmap.patch(resolve.report(_read(folder / orders_key, ResolveOrder), os.environ))
             return EXIT_DONE
         if orders_key == CLEAN_UP_KEY:
+            from multitask_trainer.stages import clean_up
+
             progress = ConfigMapProgressReporter(CLEAN_UP, configmap)
             configmap.patch(clean_up.report(_read(folder / orders_key, CleanUpOrder), progress))
             return EXIT_DONE
