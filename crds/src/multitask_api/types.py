@@ -11,6 +11,9 @@ from pydantic.alias_generators import to_camel
 JsonObject = Mapping[str, Any]
 """A JSON object that is only read: a Kubernetes object or a part of one, an Event, a row."""
 
+JsonDict = dict[str, Any]
+"""A JSON object that is being built."""
+
 
 class Record(BaseModel):
     """A frozen record: snake_case in Python, camelCase in JSON and YAML; unknown fields are errors.

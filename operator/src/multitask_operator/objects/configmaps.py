@@ -18,10 +18,10 @@ from multitask_api.cluster import (
     qualified_name,
 )
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
+from multitask_api.types import JsonDict
 from multitask_operator.objects.errors import TooLarge
 from multitask_operator.objects.names import Owner, generation_annotation, object_metadata, run_name
 from multitask_operator.objects.stage_jobs import StageJobSpec
-from multitask_operator.objects.types import JsonDict
 from multitask_operator.objects.volumes import storage_location
 
 #: Artifacts of a task that one order names besides a baseline for each seed; and bytes of each besides the storage URI

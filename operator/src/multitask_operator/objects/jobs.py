@@ -6,11 +6,11 @@ from collections.abc import Mapping
 
 from multitask_api.cluster import CLEAN_UP, EXIT_USER_ERROR, MASTER_PORT
 from multitask_api.resource import MultiTaskModelSpec
+from multitask_api.types import JsonDict
 from multitask_operator.objects.names import Owner, object_metadata
 from multitask_operator.objects.pods import PodSettings, pod_template
 from multitask_operator.objects.resources import pods_per_job
 from multitask_operator.objects.stage_jobs import StageJobSpec
-from multitask_operator.objects.types import JsonDict
 from multitask_operator.objects.user_pod_template import CONTAINER
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"

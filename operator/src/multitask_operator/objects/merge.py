@@ -15,9 +15,8 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
-from multitask_api.types import JsonObject
+from multitask_api.types import JsonDict, JsonObject
 from multitask_operator.objects.errors import PodTemplateError
-from multitask_operator.objects.types import JsonDict
 
 #: List, by its path without positions → its merge key (``patchMergeKey`` of core/v1).
 _CONTAINER = {"ports": "containerPort", "env": "name", "volumeMounts": "mountPath", "volumeDevices": "devicePath"}

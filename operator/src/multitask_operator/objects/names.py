@@ -22,8 +22,7 @@ from multitask_api.cluster import (
 )
 from multitask_api.resource.model import API_VERSION
 from multitask_api.stages.digests import digest
-from multitask_api.types import JsonObject
-from multitask_operator.objects.types import JsonDict
+from multitask_api.types import JsonDict, JsonObject
 
 _STAGE_JOB, _RUN, _ACCESS = 30, 40, 50  # of the model's name, in the names below
 _HASH = 6

@@ -18,10 +18,10 @@ from multitask_api.cluster import (
     command,
 )
 from multitask_api.resource import MultiTaskModelSpec
+from multitask_api.types import JsonDict
 from multitask_operator.objects.names import Owner, access_name, labels
 from multitask_operator.objects.resources import container_resources, gpus, pods_per_job, threads
 from multitask_operator.objects.stage_jobs import StageJobSpec
-from multitask_operator.objects.types import JsonDict
 from multitask_operator.objects.user_pod_template import CONTAINER, apply_user_template
 from multitask_operator.objects.volumes import mounts_variable, pod_volumes, volume_mounts
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from multitask_api.resource import MultiTaskModelSpec
+from multitask_api.types import JsonDict
 from multitask_operator.objects.names import Owner, access_name, object_metadata
-from multitask_operator.objects.types import JsonDict
 
 _OF = "access"
 _RBAC = "rbac.authorization.k8s.io"

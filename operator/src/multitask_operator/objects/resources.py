@@ -9,8 +9,8 @@ from typing import Any
 
 from multitask_api.cluster import CLEAN_UP, RESOLVE, TRAINING_KINDS
 from multitask_api.resource import MultiTaskModelSpec
+from multitask_api.types import JsonDict
 from multitask_operator.objects.errors import ResourcesError
-from multitask_operator.objects.types import JsonDict
 
 PLACE = "spec.training.resources"
 

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from multitask_api.cluster import CONFIGMAP_VARIABLE, GROUP, MANAGED_BY_LABEL, MOUNTS_VARIABLE, ROOT, WORK_PATH
-from multitask_api.types import JsonObject
+from multitask_api.types import JsonDict, JsonObject
 from multitask_operator.objects.errors import PodTemplateError
 from multitask_operator.objects.merge import merge
-from multitask_operator.objects.types import JsonDict
 
 PLACE = "spec.training.podTemplate"
 CONTAINER = "trainer"

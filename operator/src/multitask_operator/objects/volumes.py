@@ -9,8 +9,8 @@ from multitask_api.cluster import RESOLVE, WORK_PATH, pvc_path
 from multitask_api.errors import Problem
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.stages.digests import digest
+from multitask_api.types import JsonDict
 from multitask_api.uris import scheme_of
-from multitask_operator.objects.types import JsonDict
 
 _DATA_KINDS = frozenset({RESOLVE, "prepare"})
 _BASE_KINDS = frozenset({RESOLVE, "base"})

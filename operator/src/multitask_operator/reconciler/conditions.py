@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
 from multitask_api.errors import UserError
@@ -50,6 +50,12 @@ def condition(
     )
 
 
+def conditions_of(cluster: ClusterState, values: Mapping[str, ConditionValue], now: float) -> tuple[Condition, ...]:
+    """The conditions of the model's generation, ``values`` by condition type; ``now`` in Unix seconds."""
+    previous, generation = cluster.previous_status, cluster.generation
+    return tuple(condition(type_, value, previous, generation, now) for type_, value in values.items())
+
+
 def with_conditions(
     cluster: ClusterState,
     ready: ConditionValue,
@@ -61,12 +67,11 @@ def with_conditions(
     """The previous status with other conditions, stage and progress."""
     previous = cluster.previous_status or MultiTaskModelStatus()
     values = {"Ready": ready, "Progressing": progressing}
-    conditions = tuple(condition(type_, value, previous, cluster.generation, now) for type_, value in values.items())
     kept = tuple(item for item in previous.conditions if item.type not in values)
     return previous.model_copy(
         update={
             "observed_generation": cluster.generation,
-            "conditions": conditions + kept,
+            "conditions": conditions_of(cluster, values, now) + kept,
             "stage": stage,
             "progress": progress,
         }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from multitask_api.resource.status import MultiTaskModelStatus
 from multitask_operator.reconciler.actions import Action, Delete, Result, earliest
-from multitask_operator.reconciler.conditions import ConditionValue, condition, status_update
+from multitask_operator.reconciler.conditions import ConditionValue, conditions_of, status_update
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 
 
@@ -51,8 +51,5 @@ def model_status(cluster: ClusterState, parts: Sequence[StatusPart], now: float)
     for part in parts:
         values |= part.conditions
         fields |= part.fields
-    previous, generation = cluster.previous_status, cluster.generation
-    conditions = tuple(condition(type_, value, previous, generation, now) for type_, value in values.items())
-    return MultiTaskModelStatus.model_validate(
-        fields | {"observed_generation": generation, "conditions": conditions}, by_name=True
-    )
+    own = {"observed_generation": cluster.generation, "conditions": conditions_of(cluster, values, now)}
+    return MultiTaskModelStatus.model_validate(fields | own, by_name=True)
