@@ -29,6 +29,7 @@ from multitask_api.stage_io.results import (
 )
 from multitask_api.stages import Graph, Node, NodeState, build, groups
 from multitask_operator.planner import Capacity, Failed, PlannerInput
+from support.simulated_stages import manifest_of
 
 GB = 1024**3
 TWO_CORES = Capacity(cores=2, memory=64 * GB)
@@ -72,17 +73,7 @@ def manifest(node: Node, resource, seconds=2.0, **result) -> Manifest:
     """What a stage program would leave for a ready node; ``result`` replaces fields of its result."""
     record, names = RESULTS[node.kind](node, resource)
     outputs = {name: hashlib.sha256(f"{node.name} {node.digest} {name}".encode()).hexdigest()[:12] for name in names}
-    return Manifest(
-        stage=node.name,
-        kind=node.kind,
-        digest=node.digest,
-        version=node.version,
-        read_outputs=dict(node.read_outputs or {}),
-        outputs=outputs,
-        files={},
-        result=record.model_copy(update=result).to_json(),
-        seconds=seconds,
-    )
+    return manifest_of(node, record.model_copy(update=result).to_json(), outputs, seconds)
 
 
 def finish(resource, manifests, node: Node, **result):

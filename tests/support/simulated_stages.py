@@ -91,17 +91,7 @@ class SimulatedStages:
         assert node.digest is not None
         assert node.parameters is not None
         result, outputs = self._result(node)
-        self.manifests[node.name, node.digest] = Manifest(
-            stage=node.name,
-            kind=node.kind,
-            digest=node.digest,
-            version=node.version,
-            read_outputs=dict(node.read_outputs or {}),
-            outputs=outputs,
-            files={},
-            result=result,
-            seconds=1.0,
-        )
+        self.manifests[node.name, node.digest] = manifest_of(node, result, outputs)
 
     def _result(self, node: Node) -> tuple[Document, dict[str, str]]:
         parameters: Any = node.parameters
@@ -146,6 +136,22 @@ class SimulatedStages:
     def _verdict(self, name: str) -> TaskVerdict:
         verdict: Any = self.verdicts.get(name, "Qualified")
         return TaskVerdict(task=name, score=0.9, verdict=verdict, test_rows=10)
+
+
+def manifest_of(node: Node, result: Mapping[str, object], outputs: Mapping[str, str], seconds: float = 1.0) -> Manifest:
+    """The manifest that a stage program leaves for ``node``, without files."""
+    assert node.digest is not None
+    return Manifest(
+        stage=node.name,
+        kind=node.kind,
+        digest=node.digest,
+        version=node.version,
+        read_outputs=dict(node.read_outputs or {}),
+        outputs=dict(outputs),
+        files={},
+        result=dict(result),
+        seconds=seconds,
+    )
 
 
 def trained(name: str) -> TrainResult:
