@@ -27,6 +27,9 @@ spec: …                          # the fields below
 - `mtm validate FILE` lists every problem with the path of its field. In a cluster `kubectl explain mtm.spec` shows the
   same descriptions.
 - Quote labels that YAML reads as something else: `"yes"`, `"no"`, `"1"`.
+- Labels are compared in Unicode's form NFC: a row may write `é` as one character or as two. Two labels that differ in
+  nothing else are an error. The Kubernetes API server cannot compare like that, so in a cluster the condition `Ready`
+  says it.
 """
 Schema = dict[str, Any]
 

@@ -42,6 +42,32 @@ def test_labels_that_are_numbers_in_the_rows(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("declared", "written"),
+    [
+        ("f\u00e2ch\u00e9", "fa\u0302che\u0301"),
+        ("fa\u0302che\u0301", "f\u00e2ch\u00e9"),
+        ("\uac01", "\u1100\u1161\u11a8"),  # one Hangul syllable, and its three letters
+        ("\u1ec7", "e\u0302\u0323"),  # Vietnamese, the marks in the order in which they were typed
+        ("\u00c5", "\u212b"),  # the letter, and the sign for an angstrom
+    ],
+)
+def test_a_label_in_another_unicode_form_is_the_label_of_the_resource(
+    tmp_path: Path, declared: str, written: str
+) -> None:
+    assert declared != written
+    checker = RowValidator.of(task(labels=(declared, "neg")), data(tmp_path))
+    assert checker.validate({"text": "a", "label": f" {written}"}, "train").label == declared
+
+
+@pytest.mark.parametrize("label", ["fa\u0302che\u0301s", "F\u00c2CH\u00c9", "f\u00e2\u200bch\u00e9"])
+def test_the_hint_for_an_unknown_label_knows_unicode_forms(tmp_path: Path, label: str) -> None:
+    with pytest.raises(BadRow, match="is not one of the task's labels; did you mean 'f\u00e2ch\u00e9'?"):
+        RowValidator.of(task(labels=("f\u00e2ch\u00e9", "neg")), data(tmp_path)).validate(
+            {"text": "a", "label": label}, "test"
+        )
+
+
+@pytest.mark.parametrize(
     ("values", "split", "targets"),
     [
         ({"target": "b"}, "train", ("b",)),

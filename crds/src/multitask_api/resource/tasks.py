@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from typing import Annotated, Literal, Self
 
@@ -30,6 +31,12 @@ MAX_FIELD_NAME_LENGTH = 64
 
 CLASSIFICATION_METRICS = ("Accuracy", "MacroF1", "MatthewsCorrelation")
 GENERATION_METRICS = ("ExactMatch", "TokenF1", "RougeL", "Bleu")
+
+
+def comparable_label(label: str) -> str:
+    """A label as it is compared: in Unicode's form NFC, because one text can be stored in several canonically equal
+    forms (UAX #15), which look the same. What is trained and served keeps the form of the resource."""
+    return unicodedata.normalize("NFC", label)
 
 
 class TaskData(Record):
@@ -76,7 +83,7 @@ class TaskSpec(Record):
     labels: Annotated[tuple[Label, ...], Field(max_length=256)] = Field(
         (),
         description="All labels of a Classification task, at least two; for Ordinal from lowest to highest. Required "
-        "unless labelsFrom is set; not allowed for Generation.",
+        "unless labelsFrom is set; not allowed for Generation. A row's label may be in another Unicode form (NFC, NFD).",
     )
     labels_from: ConfigMapKey | None = Field(
         None, description="A ConfigMap key that holds the labels, one per line. Instead of labels, in a cluster only."
@@ -172,11 +179,22 @@ class TaskSpec(Record):
         repeated = sorted({label for label in self.labels if self.labels.count(label) > 1})
         if repeated:
             yield Problem("labels", f"{', '.join(map(repr, repeated))} occurs more than once; remove the duplicates")
+        for same in self._labels_that_look_the_same():
+            yield Problem(
+                "labels",
+                f"{' and '.join(map(ascii, same))} are the same text in different Unicode forms ({same[0]!r}); keep one",
+            )
         for index, label in enumerate(self.labels):
             if label != label.strip():
                 yield Problem(f"labels[{index}]", f"{label!r} begins or ends with white space; remove it")
         if self.taxonomy == "Binary" and len(self.labels) > 2:
             yield Problem("taxonomy", f"Binary needs two labels, got {len(self.labels)}; use MultiClass or Ordinal")
+
+    def _labels_that_look_the_same(self) -> list[list[str]]:
+        groups: dict[str, list[str]] = {}
+        for label in dict.fromkeys(self.labels):
+            groups.setdefault(comparable_label(label), []).append(label)
+        return [group for group in groups.values() if len(group) > 1]
 
     def _group_problems(self) -> Iterator[Problem]:
         if self.group in RESERVED_GROUPS:

@@ -166,6 +166,18 @@ def test_what_no_watch_covers_is_read_again_soon():
     assert cluster.condition("Ready")["reason"] == "InvalidSpec"
 
 
+def test_labels_of_a_configmap_that_look_the_same_are_refused():
+    cluster = two()
+    task = cluster.model["spec"]["tasks"][0]
+    del task["labels"]
+    task["labelsFrom"] = {"name": "labels", "key": "urgency"}
+    cluster.referenced_configmaps = {"labels": {"data": {"urgency": "f\u00e2ch\u00e9\nneg\nfa\u0302che\u0301\n"}}}
+    cluster.reconcile()
+    ready = cluster.condition("Ready")
+    assert ready["reason"] == "InvalidSpec"
+    assert "are the same text in different Unicode forms" in ready["message"]
+
+
 def test_the_rbac_objects_are_replaced_after_a_former_model_of_the_name():
     cluster = two()
     cluster.settle()

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from multitask_api.resource.tasks import TaskData
+from multitask_api.resource.tasks import TaskData, comparable_label
 from multitask_api.stage_io.parameters import TaskDefinition
 from multitask_api.template import field_text, fields_of
 from multitask_trainer.data.rows import Row
@@ -30,12 +30,13 @@ class RowValidator:
     task: TaskDefinition
     data: TaskData
     fields: tuple[str, ...]
-    labels: frozenset[str]
+    labels: Mapping[str, str]
+    """`comparable_label` of each label → the label as the resource writes it."""
 
     @classmethod
     def of(cls, task: TaskDefinition, data: TaskData) -> RowValidator:
         """The validator of a task whose prompt can be parsed."""
-        return cls(task, data, fields_of(task.prompt), frozenset(task.labels))
+        return cls(task, data, fields_of(task.prompt), {comparable_label(label): label for label in task.labels})
 
     def validate(self, values: Mapping[str, object], split: str) -> Row:
         """The normalised row. Raises BadRow for its first problem, prompt fields before answers."""
@@ -49,9 +50,10 @@ class RowValidator:
     def _label(self, values: Mapping[str, object]) -> str:
         name = self.data.label_field
         label = _text(values, name, "every row needs its label").strip()
-        if label not in self.labels:
+        known = self.labels.get(comparable_label(label))
+        if known is None:
             raise BadRow(name, f"{label!r} is not one of the task's labels; {_hint(label, self.task.labels)}")
-        return label
+        return known
 
     def _targets(self, values: Mapping[str, object], split: str) -> tuple[str, ...]:
         """All references, without doubles; for training one: the target itself, or the first reference."""
@@ -102,8 +104,8 @@ def _kind(value: object) -> str:
 
 
 def _hint(label: str, labels: tuple[str, ...]) -> str:
-    folded = {known.casefold(): known for known in labels}
-    nearest = difflib.get_close_matches(label.casefold(), folded, n=1)
+    folded = {comparable_label(known).casefold(): known for known in labels}
+    nearest = difflib.get_close_matches(comparable_label(label).casefold(), folded, n=1)
     if nearest:
         return f"did you mean {folded[nearest[0]]!r}?"
     shown = ", ".join(map(repr, labels[:6]))

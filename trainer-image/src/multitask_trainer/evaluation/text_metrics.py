@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
@@ -19,7 +20,7 @@ def tokens(text: str, language: str) -> list[str]:
 
 
 def exact_match(prediction: str, references: Sequence[str]) -> float:
-    """1 if the prediction is one of the references, white space at the ends and its amount inside aside."""
+    """1 if the prediction is one of the references, apart from outer white space, its amount inside, and NFC or NFD."""
     return float(_squeezed(prediction) in {_squeezed(reference) for reference in references})
 
 
@@ -53,7 +54,7 @@ class _Tokenizer:
 
 
 def _squeezed(text: str) -> str:
-    return " ".join(text.split())
+    return " ".join(unicodedata.normalize("NFC", text).split())
 
 
 def _f1(predicted: Sequence[str], reference: Sequence[str]) -> float:
