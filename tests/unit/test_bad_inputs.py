@@ -184,14 +184,18 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
     (
         "two labels that look the same",
         put(f"{FIRST}.labels", ["f\u00e2ch\u00e9", "neg", "fa\u0302che\u0301"]),
-        f"{FIRST}.labels: 'f\\xe2ch\\xe9' and 'fa\\u0302che\\u0301' are the same text in different Unicode forms "
-        "('f\u00e2ch\u00e9'); keep one",
+        (
+            f"{FIRST}.labels: 'f\\xe2ch\\xe9' and 'fa\\u0302che\\u0301' are the same text in different Unicode forms "
+            "('f\u00e2ch\u00e9'); keep one"
+        ),
     ),
     (
         "two Hangul labels that look the same",
         put(f"{FIRST}.labels", ["\u1100\u1161\u11a8", "\uac01"]),
-        f"{FIRST}.labels: '\\u1100\\u1161\\u11a8' and '\\uac01' are the same text in different Unicode forms "
-        "('\u1100\u1161\u11a8'); keep one",
+        (
+            f"{FIRST}.labels: '\\u1100\\u1161\\u11a8' and '\\uac01' are the same text in different Unicode forms "
+            "('\u1100\u1161\u11a8'); keep one"
+        ),
     ),
     (
         "a label in white space",

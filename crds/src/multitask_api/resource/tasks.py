@@ -83,7 +83,7 @@ class TaskSpec(Record):
     labels: Annotated[tuple[Label, ...], Field(max_length=256)] = Field(
         (),
         description="All labels of a Classification task, at least two; for Ordinal from lowest to highest. Required "
-        "unless labelsFrom is set; not allowed for Generation. A row's label may be in another Unicode form (NFC, NFD).",
+        "unless labelsFrom is set; not allowed for Generation. Rows may use another Unicode form (NFC, NFD).",
     )
     labels_from: ConfigMapKey | None = Field(
         None, description="A ConfigMap key that holds the labels, one per line. Instead of labels, in a cluster only."
@@ -182,7 +182,8 @@ class TaskSpec(Record):
         for same in self._labels_that_look_the_same():
             yield Problem(
                 "labels",
-                f"{' and '.join(map(ascii, same))} are the same text in different Unicode forms ({same[0]!r}); keep one",
+                f"{' and '.join(map(ascii, same))} are the same text in different Unicode forms ({same[0]!r}); "
+                "keep one",
             )
         for index, label in enumerate(self.labels):
             if label != label.strip():
