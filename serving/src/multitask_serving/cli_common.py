@@ -1,13 +1,22 @@
-"""Shared by this package's command-line programs: program names and addresses."""
+"""Shared by this package's command-line programs: program names, addresses and output."""
 
 from __future__ import annotations
 
+import io
 import os
+import sys
 
 LAST_PORT = 65535
 
 PROGRAM = "MTM_PROGRAM"
 """Environment variable with the program's name, set when another program runs it as a command (``mtm predict``)."""
+
+
+def replace_unencodable_characters() -> None:
+    """Print ``?`` for a character that the encoding of standard output or standard error does not have."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
 
 
 def program_name(module: str) -> str:

@@ -18,7 +18,7 @@ from typing import Any
 
 from multitask_api.errors import MultitaskError, UserError
 from multitask_api.template import field_text
-from multitask_serving.cli_common import LAST_PORT, parse_host_port, program_name
+from multitask_serving.cli_common import LAST_PORT, parse_host_port, program_name, replace_unencodable_characters
 from multitask_serving.client import AsyncTaskClient, GatewayError, Prediction, Sampling
 
 MAX_CONCURRENCY = 32
@@ -101,6 +101,7 @@ async def predict_all(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program. Exit status 0: everything was answered; 1: something was not; 2: wrong arguments or file."""
+    replace_unencodable_characters()
     options = _parser().parse_intermixed_args(arguments)  # an option may stand between TASK and its fields
     try:
         if parse_host_port(options.address) is None:

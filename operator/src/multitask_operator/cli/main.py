@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from multitask_operator.cli.encoding import replace_unencodable_characters
 from multitask_operator.cli.errors import run_reporting_errors
 from multitask_operator.cli.options import (
     CLAIM,
@@ -22,6 +23,7 @@ from multitask_operator.cli.options import (
     cluster_options,
     mount_claims,
     refuse_options,
+    repeated,
 )
 
 if TYPE_CHECKING:
@@ -32,6 +34,7 @@ _PASS_THROUGH = {"ignore_unknown_options": True, "help_option_names": []}
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(version("multitask-operator"), prog_name="mtm", message="%(prog)s %(version)s")
 def cli() -> None:
     """Train, evaluate and serve one model for many text tasks, on each as good as a model of its own.
 
@@ -51,7 +54,7 @@ def validate(file: Path, claims: Sequence[str], output: str) -> int:
     from multitask_operator.commands import validate as command
 
     mount_claims(claims)
-    return command.validate(file, as_json=output == "json")
+    return command.validate(file, as_json=output == "json", options=repeated("--claim", claims))
 
 
 @cli.command(short_help="Show what would run, what is cached, what it costs.")
@@ -82,7 +85,9 @@ def plan(
     from multitask_operator.commands import plan as command
 
     mount_claims(claims)
-    return command.plan(Path(name), workdir, serve=not no_serve, as_json=output == "json")
+    for_run = [*repeated("--workdir", [str(workdir)] if workdir else []), *repeated("--claim", claims)]
+    for_run += ["--no-serve"] if no_serve else []
+    return command.plan(Path(name), workdir, serve=not no_serve, as_json=output == "json", options=for_run)
 
 
 @cli.command(short_help="Run the missing stages; continues an interrupted run.")
@@ -215,11 +220,13 @@ def show_version() -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """The entry point: runs a command and ends the process with its status."""
+    replace_unencodable_characters()
     sys.exit(invoke(argv))
 
 
 def kubectl_plugin() -> None:
     """The entry point ``kubectl-mtm``, which kubectl runs as ``kubectl mtm``."""
+    replace_unencodable_characters()
     sys.exit(invoke(program="kubectl mtm"))
 
 

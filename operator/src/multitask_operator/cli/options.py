@@ -16,7 +16,7 @@ NAME = click.argument("name")
 WORKDIR = click.option(
     "--workdir",
     type=click.Path(path_type=Path),
-    help="Folder for artifacts, logs and the report.  [default: .mtm/<name>]",
+    help="Folder for artifacts, logs and the report.  [default: .mtm/<name> beside FILE]",
 )
 OUTPUT = click.option("--output", type=click.Choice(["text", "json"]), default="text", help="Format of the result.")
 CLAIM = click.option(
@@ -65,6 +65,11 @@ def mount_claims(claims: Sequence[str]) -> None:
         mounts[name] = str(Path(folder).resolve())
     if mounts:
         os.environ[MOUNTS_VARIABLE] = json.dumps(mounts)
+
+
+def repeated(option: str, values: Sequence[str]) -> list[str]:
+    """``option`` with each of its values, as words of a command."""
+    return [word for value in values for word in (option, value)]
 
 
 def refuse_options(*options: tuple[str, object], only_for: str) -> None:

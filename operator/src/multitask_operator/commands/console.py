@@ -63,6 +63,12 @@ def qualification(report: Report) -> None:
     print_line(f"qualified {report.qualified}/{report.total}, confirmed {report.confirmed}")
 
 
+def warnings(report: Report) -> None:
+    """Print what the report warns of, for the model and for each group."""
+    for warning in (*report.warnings, *(text for group in report.groups for text in group.warnings)):
+        print_line(f"warning: {warning}")
+
+
 def _task_row(task: ReportTask) -> tuple[str, ...]:
     verdict = (task.verdict or "–") + (" (confirmed)" if task.confirmed else "")
     scores = (number(task.baseline), number(task.score), number(task.ratio))

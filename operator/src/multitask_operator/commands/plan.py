@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from shlex import quote
+from shlex import join, quote
 
+from multitask_api.errors import UserError
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.results import FilterResult, PrepareResult
 from multitask_api.stages import Graph, Node, NodeState, build, groups
@@ -17,6 +19,9 @@ from multitask_operator.local.model_file import data_root, ignored_fields, load,
 from multitask_operator.local.workdir import Workdir
 from multitask_operator.planner.estimate import Estimate, estimate
 from multitask_operator.report.build import frozen_base_notes
+
+#: Name of the folder that holds work folders.
+WORKDIRS = ".mtm"
 
 UNKNOWN_COST = "unknown until a stage has measured tokens/s on this machine"
 
@@ -34,10 +39,10 @@ class PlanSummary:
     cost: Estimate | None
 
 
-def plan(file: Path, workdir: Path | None, *, serve: bool, as_json: bool) -> int:
-    """Show the plan of ``file`` against its work folder."""
+def plan(file: Path, workdir: Path | None, *, serve: bool, as_json: bool, options: Sequence[str] = ()) -> int:
+    """Show the plan of ``file`` against its work folder. ``options``: those that the next command needs too."""
     model = load(file)
-    folder = Workdir(workdir or default_workdir(model))
+    folder = Workdir(workdir or default_workdir(file, model))
     resolved = resolve(model, data_root(file), folder)
     graph = build(model.metadata.name, model.spec, resolved, folder.manifests(), serve=serve)
     summary = PlanSummary(
@@ -52,13 +57,25 @@ def plan(file: Path, workdir: Path | None, *, serve: bool, as_json: bool) -> int
     if as_json:
         print_json(to_json(summary))
     else:
-        _print(summary, file, folder)
+        _print(summary, ["mtm", "run", str(file), *options], folder)
     return 0
 
 
-def default_workdir(model: MultiTaskModel) -> Path:
-    """The default of --workdir."""
-    return Path(".mtm") / model.metadata.name
+def default_workdir(file: Path, model: MultiTaskModel) -> Path:
+    """The default of --workdir: ``.mtm/<name>`` beside the file, wherever the command is called from.
+
+    Raises UserError if only the current folder has one, as releases before this rule made it: to begin anew beside the
+    file would train again what is there.
+    """
+    folder = Path(os.path.relpath(file.parent / WORKDIRS / model.metadata.name))
+    in_current_folder = Path(WORKDIRS) / model.metadata.name
+    if in_current_folder.is_dir() and not folder.is_dir():
+        raise UserError(
+            f"the work folder stands beside the file now, but {in_current_folder} is in the current folder; add"
+            f" --workdir {quote(str(in_current_folder))} to go on with it, or --workdir {quote(str(folder))} to begin"
+            " anew"
+        )
+    return folder
 
 
 def describe_state(node: Node, graph: Graph) -> str:
@@ -131,13 +148,13 @@ def count_done(graph: Graph) -> str:
     return f"{done} of {len(graph.nodes)}"
 
 
-def _print(summary: PlanSummary, file: Path, workdir: Workdir) -> None:
+def _print(summary: PlanSummary, next_command: Sequence[str], workdir: Workdir) -> None:
     print_stages(summary)
     print_line(f"{count_done(summary.graph)} stages done; work folder {workdir.path}")
     if summary.graph.finished:
         print_line("nothing to run")
         return
-    print_line(f"training left: {cost_text(summary.cost)}; next: mtm run {quote(str(file))}")
+    print_line(f"training left: {cost_text(summary.cost)}; next: {join(next_command)}")
 
 
 def cost_text(cost: Estimate | None) -> str:

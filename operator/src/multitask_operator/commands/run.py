@@ -13,7 +13,7 @@ from types import FrameType
 from multitask_api.report import Report
 from multitask_api.stages import NodeState
 from multitask_operator.commands import FAILED, INTERRUPTED, OK
-from multitask_operator.commands.console import print_json, print_line, qualification
+from multitask_operator.commands.console import print_json, print_line, qualification, warnings
 from multitask_operator.commands.plan import default_workdir
 from multitask_operator.commands.progress import LineView, view_for_terminal
 from multitask_operator.commands.report import write_report
@@ -62,7 +62,7 @@ def run(
 ) -> int:
     """Run the stages of ``file`` that are missing; see ``mtm run --help`` for the exit statuses."""
     model = model_file.load(file)
-    folder = Workdir(workdir or default_workdir(model))
+    folder = Workdir(workdir or default_workdir(file, model))
     view = view_for_terminal()
     interrupt = Interrupt()
     with folder.locked():
@@ -125,8 +125,7 @@ def _conclude(result: RunResult, report: Report, workdir: Workdir, view: LineVie
             f"served answers: {serving.compared:,} compared with the measured ones, {serving.equal:,} equal,"
             f" {serving.near_ties} near ties, {serving.different} different"
         )
-    for warning in (*report.warnings, *(text for group in report.groups for text in group.warnings)):
-        print_line(f"warning: {warning}")
+    warnings(report)
     print_line(f"report: {workdir.report_page}")
     print_line(_serve_text(result, report, workdir))
 

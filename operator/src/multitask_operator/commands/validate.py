@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from shlex import quote
+from shlex import join
 
 from multitask_api.errors import InvalidResource, Problem
 from multitask_operator.commands import BAD_INPUT, OK
@@ -11,8 +12,8 @@ from multitask_operator.commands.console import print_json, print_line, table
 from multitask_operator.local.model_file import UnsupportedLocally, check_data, data_root, ignored_fields, load
 
 
-def validate(file: Path, *, as_json: bool) -> int:
-    """Check ``file`` and its data; the exit status tells whether it can run."""
+def validate(file: Path, *, as_json: bool, options: Sequence[str] = ()) -> int:
+    """Check ``file`` and its data; the exit status tells whether it can run. ``options``: see `plan`."""
     try:
         model = load(file)
     except (InvalidResource, UnsupportedLocally) as error:
@@ -49,7 +50,8 @@ def validate(file: Path, *, as_json: bool) -> int:
         text = "1 problem in the data; correct it" if count == 1 else f"{count} problems in the data; correct them"
         print_line(f"{file}: {text} and validate again")
         return BAD_INPUT
-    print_line(f"{file}: model {model.metadata.name} and its data are valid; next: mtm plan {quote(str(file))}")
+    next_command = join(["mtm", "plan", str(file), *options])
+    print_line(f"{file}: model {model.metadata.name} and its data are valid; next: {next_command}")
     return OK
 
 

@@ -1,0 +1,66 @@
+"""Where ``mtm`` keeps the work folder of a file, and what its hints repeat."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from multitask_operator import cli
+from support.graph_builders import task
+from unit.operator.test_cli import resource
+
+
+@pytest.fixture
+def project(tmp_path):
+    """A folder with a resource file and its data."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    resource(folder)
+    for split, source in task("urgency")["data"].items():
+        path = folder / source["uri"]
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("".join(json.dumps({"text": f"{split} {row}", "label": row}) + "\n" for row in "abc"))
+    return folder
+
+
+CALLED_FROM = [
+    # current folder, the file as it is named there
+    ("project", "model.yaml"),
+    (".", "project/model.yaml"),
+    ("project/urgency", "../model.yaml"),
+]
+
+
+@pytest.mark.parametrize(("current", "file"), CALLED_FROM)
+def test_the_work_folder_is_beside_the_file(project, tmp_path, monkeypatch, capsys, current, file):
+    monkeypatch.chdir(tmp_path / current)
+    assert cli.invoke(["plan", file]) == 0
+    assert f"; work folder {project / '.mtm/desk'}\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["plan", "run"])
+def test_a_work_folder_of_the_old_rule_is_not_trained_again(project, tmp_path, monkeypatch, capsys, command):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / ".mtm/desk").mkdir(parents=True)
+    assert cli.invoke([command, "project/model.yaml"]) == 2
+    message = capsys.readouterr().err
+    assert "--workdir .mtm/desk to go on with it, or --workdir project/.mtm/desk to begin anew" in message
+    assert cli.invoke(["plan", "project/model.yaml", "--workdir", ".mtm/desk"]) == 0
+
+
+HINTS = [
+    # command, options, the hint
+    ("validate", ["--claim", "data={tmp}"], "next: mtm plan {file} --claim data={tmp}"),
+    ("plan", ["--claim", "data={tmp}"], "next: mtm run {file} --claim data={tmp}"),
+    ("plan", ["--workdir", "{tmp}/my work", "--no-serve"], "next: mtm run {file} --workdir '{tmp}/my work' --no-serve"),
+]
+
+
+@pytest.mark.parametrize(("command", "options", "hint"), HINTS)
+def test_hints_keep_the_options_that_were_given(project, tmp_path, capsys, command, options, hint):
+    def here(text):
+        return text.replace("{tmp}", str(tmp_path)).replace("{file}", str(project / "model.yaml"))
+
+    assert cli.invoke([command, str(project / "model.yaml"), *map(here, options)]) == 0
+    assert here(hint) + "\n" in capsys.readouterr().out
