@@ -57,6 +57,10 @@ def put(path: str, value: Any) -> Callable[[Document], None]:
 
 
 FIRST, SECOND = "spec.tasks[0]", "spec.tasks[1]"
+LABEL = (
+    "is not a DNS label: use lower-case letters, digits and '-', beginning and ending with a letter or digit; write "
+)
+CODE = "'pt_BR' is not a language code: use two or three lower-case letters, as in en or zh"
 SCHEMES = "supported: file://, hf://, s3://, gs://, pvc:// and plain paths"
 
 # what is wrong, the change to a good resource, the only problem
@@ -68,9 +72,18 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
         put("metadata.name", "Desk"),
         (
             "metadata.name: 'Desk' is not a DNS label: use lower-case letters, digits and '-', beginning and ending"
-            " with a letter or digit"
+            " with a letter or digit; write desk"
         ),
     ),
+    (
+        "a name with an underscore",
+        put(f"{FIRST}.name", "travel_desk"),
+        f"{FIRST}.name: 'travel_desk' {LABEL}travel-desk",
+    ),
+    ("a name of two words", put(f"{FIRST}.name", " Café Desk 2 "), f"{FIRST}.name: ' Café Desk 2 ' {LABEL}cafe-desk-2"),
+    ("a name without any letter", put(f"{FIRST}.name", "__"), f"{FIRST}.name: '__' {LABEL.removesuffix('; write ')}"),
+    ("a name of a group", put(f"{FIRST}.group", "Group_A"), f"{FIRST}.group: 'Group_A' {LABEL}group-a"),
+    ("a language with its region", put(f"{SECOND}.language", "pt_BR"), f"{SECOND}.language: {CODE}; write pt"),
     ("no base", put("spec.baseModel", ...), "spec.baseModel: required, but missing"),
     (
         "an unknown size",
@@ -355,6 +368,27 @@ def test_a_resource_with_one_fault(change: Callable[[Document], None], message: 
     with pytest.raises(InvalidResource) as caught:
         parse(yaml.safe_dump(document))
     assert str(caught.value).splitlines() == [message]
+
+
+@pytest.mark.parametrize("length", [16, 32, 64])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (put(f"{FIRST}.labels", ["a"]), f"{FIRST}.labels: a Classification task needs at least two labels, got 1"),
+        (put(f"{FIRST}.metric", "RougeL"), f"{FIRST}.metric: RougeL scores text, not labels; use one of"),
+        (put(f"{FIRST}.type", "classification"), f"{FIRST}.type: 'classification' is not one of"),
+    ],
+)
+def test_a_problem_of_a_task_is_no_second_problem_of_its_length(
+    change: Callable[[Document], None], message: str, length: int
+) -> None:
+    document = resource()
+    del document["spec"]["tasks"][1]
+    put("spec.training.maxLength", length)(document)
+    change(document)
+    with pytest.raises(InvalidResource) as caught:
+        check(document)
+    assert [str(problem)[: len(message)] for problem in caught.value.problems] == [message]
 
 
 def test_manual_filtering_names_every_task_without_a_group() -> None:

@@ -7,18 +7,21 @@ import os
 import shutil
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
+import pytest
 
 from multitask_api.data_check import DataReport
 from multitask_api.resource.parsing import check
 from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure, StageOrder
 from multitask_api.stage_io.parameters import PrepareParameters
 from multitask_api.stage_io.results import PrepareResult
-from multitask_trainer.data.fingerprints import HashCache, resolve_data, resolve_folder
+from multitask_trainer.data.fingerprints import RECENT_SECONDS, HashCache, resolve_data, resolve_folder
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.rows import Row, read_inputs, read_rows
 from multitask_trainer.runtime.runner import main
@@ -149,15 +152,71 @@ def test_resolve_fingerprints_content_not_addresses(tmp_path: Path) -> None:
     assert after.data["test.jsonl"].fingerprint == fingerprints["test.jsonl"]
 
 
-def test_resolve_hashes_a_file_once(tmp_path: Path) -> None:
+@dataclass
+class Clock:
+    """Seconds since the epoch, as a cache reads them; the tests' files are written at the real time."""
+
+    ahead: float
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+def fingerprint(folder: Path, cache: HashCache) -> str | None:
+    found = resolve_data("train.jsonl", DataLocations(folder), cache)
+    cache.save()
+    assert found.problem is None
+    return found.fingerprint
+
+
+def test_a_file_that_has_settled_is_hashed_once(tmp_path: Path) -> None:
     data(tmp_path)
-    first = resolved(tmp_path)
-    known = json.loads((tmp_path / "cache.json").read_text())
-    assert len(known) == 3
-    (tmp_path / "cache.json").write_text(json.dumps(dict.fromkeys(known, "0" * 64)))
-    assert resolved(tmp_path).data["train.jsonl"].fingerprint != first.data["train.jsonl"].fingerprint
-    (tmp_path / "cache.json").write_text("no JSON")
-    assert resolved(tmp_path) == first
+    cache = tmp_path / "cache.json"
+    first = fingerprint(tmp_path, HashCache(cache, Clock(60)))
+    known = json.loads(cache.read_text())
+    assert len(known) == 1
+    cache.write_text(json.dumps(dict.fromkeys(known, "0" * 64)))
+    assert fingerprint(tmp_path, HashCache(cache, Clock(60))) != first
+    cache.write_text("no JSON")
+    assert fingerprint(tmp_path, HashCache(cache, Clock(60))) == first
+
+
+def test_a_change_a_moment_ago_is_not_taken_for_settled(tmp_path: Path) -> None:
+    """A change in the same tick of the file system's clock leaves every time and the size as they were."""
+    data(tmp_path)
+    for ahead in (0.0, RECENT_SECONDS - 1, -3600.0):  # of a file server whose clock is an hour ahead, too
+        fingerprint(tmp_path, HashCache(tmp_path / "cache.json", Clock(ahead)))
+        assert json.loads((tmp_path / "cache.json").read_text()) == {}
+
+
+@pytest.mark.parametrize("how", ["written in place", "replaced by another file"])
+def test_a_change_under_the_same_size_and_mtime_is_seen(tmp_path: Path, how: str) -> None:
+    data(tmp_path)
+    cache, file = tmp_path / "cache.json", tmp_path / "train.jsonl"
+    before = fingerprint(tmp_path, HashCache(cache, Clock(60)))
+    stat = file.stat()
+    changed = file.read_bytes().replace(b"broken", b"superb")
+    if how == "written in place":
+        file.write_bytes(changed)
+    else:
+        (tmp_path / "new").write_bytes(changed)
+        (tmp_path / "new").rename(file)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert fingerprint(tmp_path, HashCache(cache, Clock(60))) != before
+
+
+def test_a_store_that_tells_nothing_of_the_content_is_read_each_time(tmp_path: Path) -> None:
+    store = fsspec.filesystem("memory")
+    cache = tmp_path / "cache.json"
+    found = []
+    for rows in (b'{"text": "a"}\n', b'{"text": "b"}\n'):
+        store.pipe("/quiet/rows.jsonl", rows)
+        hashes = HashCache(cache, Clock(60))
+        found.append(resolve_data("memory://quiet/rows.jsonl", DataLocations(tmp_path), hashes).fingerprint)
+        hashes.save()
+    assert found[0] != found[1]
+    assert json.loads(cache.read_text()) == {}
 
 
 def test_resolve_fingerprints_a_base_that_is_a_folder(tmp_path: Path) -> None:

@@ -163,7 +163,7 @@ def refuse() -> IO[bytes]:
 
 def test_a_file_without_permission() -> None:
     # The machine's tests may run as root, who may read every file.
-    (fault,) = read_file(DataFile("rows.jsonl", "jsonl", None, 1, "", refuse))
+    (fault,) = read_file(DataFile("rows.jsonl", "jsonl", None, 1, None, None, refuse))
     assert isinstance(fault, ReadProblem)
     assert fault.fatal
     assert fault.reason == "no permission to read it; change its mode or owner"

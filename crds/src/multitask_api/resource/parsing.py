@@ -136,6 +136,8 @@ def _task_with_placeholders(task: Any, index: int, replaced: Collection[Location
         kept = {name: kept[name] for name in ("name", "group") if name in kept}
     if "promptFrom" in kept:
         placeholder.pop("prompt")
+    if "type" not in kept:  # the placeholder generates: an answer that fits into every training.maxLength
+        placeholder["generation"] = {"maxNewTokens": 1}
     return placeholder | kept
 
 

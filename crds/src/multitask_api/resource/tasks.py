@@ -100,7 +100,8 @@ class TaskSpec(Record):
     language: Annotated[str, StringConstraints(pattern=r"^[a-z]{2,3}$")] = Field(
         "en",
         description="Language code of the answers. RougeL, TokenF1 and Bleu compare words, or characters for zh and "
-        "ja.",
+        "ja. In scripts without spaces between words, such as Thai or Khmer, RougeL and TokenF1 compare characters in "
+        "every language, and Bleu for th, lo, km and my.",
     )
     metric: Metric | None = Field(
         None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
@@ -59,7 +61,23 @@ def _literal(value: object, context: Context) -> str:
 
 def _pattern(value: object, context: Context) -> str:
     meaning = PATTERNS.get(context["pattern"], f"must match {context['pattern']}")
-    return f"{_describe(value)} {meaning}"
+    return f"{_describe(value)} {meaning}{_suggestion(value, context['pattern'])}"
+
+
+def _suggestion(value: object, pattern: str) -> str:
+    """The nearest value that matches, for patterns that `_REPAIRS` knows."""
+    repair = _REPAIRS.get(pattern)
+    repaired = repair(value) if repair is not None and isinstance(value, str) else ""
+    return f"; write {repaired}" if repaired and re.match(pattern, repaired) else ""
+
+
+def _dns_label(name: str) -> str:
+    ascii_name = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode().lower()
+    return re.sub("[^a-z0-9]+", "-", ascii_name)[:63].strip("-")
+
+
+def _language_code(code: str) -> str:
+    return re.split("[-_]", code.strip().lower())[0]
 
 
 def _string_too_short(value: object, context: Context) -> str:
@@ -87,6 +105,11 @@ PATTERNS = {
     ),
     r"^[A-Za-z_][A-Za-z0-9_]*$": "is not a field name: use letters, digits and '_', not beginning with a digit",
     r"^[a-z]{2,3}$": "is not a language code: use two or three lower-case letters, as in en or zh",
+}
+#: Pattern → the nearest value that may match it.
+_REPAIRS: Mapping[str, Callable[[str], str]] = {
+    r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$": _dns_label,
+    r"^[a-z]{2,3}$": _language_code,
 }
 _FORMATTERS: Mapping[str, Callable[[object, Context], str]] = {
     "literal_error": _literal,

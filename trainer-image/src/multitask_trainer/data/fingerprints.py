@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 from multitask_api.stage_io.manifest import ResolvedData
@@ -14,16 +16,21 @@ from multitask_trainer.errors import DataError
 from multitask_trainer.storage.files import write_atomically
 
 FINGERPRINT = 16
+RECENT_SECONDS = 5.0
+"""How long after a change a file's hash is not kept: longer than a tick of any file system's clock."""
 
 
 class HashCache:
-    """Content hashes by (name, version token): a file is hashed again only if its size, time or etag has changed.
+    """Content hashes by (name, version token): a file is hashed again if anything of its token has changed.
 
-    Without a path the cache is empty, and is not saved.
+    A file that changed a moment ago is hashed the next time again, because another change may get the same times: a
+    clock of a file system ticks a hundred times a second, or every two seconds. So is one whose token is None.
+    Without a path the cache is empty, and is not saved. ``now`` gives the time in seconds since the epoch.
     """
 
-    def __init__(self, path: Path | None = None) -> None:
+    def __init__(self, path: Path | None = None, now: Callable[[], float] = time.time) -> None:
         self._path = path
+        self._now = now
         self._known: dict[str, str] = _read_cache(path) if path else {}
         self._used: dict[str, str] = {}
 
@@ -31,9 +38,15 @@ class HashCache:
         """SHA-256 of the file's bytes as they are stored."""
         name = file.name if scheme_of(file.name) else str((root / file.name).absolute())
         key = f"{name}|{file.version_token}"
-        if key not in self._used:
-            self._used[key] = self._known.get(key) or _hash(file)
-        return self._used[key]
+        known = self._used.get(key) or self._known.get(key)
+        if known is not None and file.version_token is not None:
+            self._used[key] = known
+            return known
+        begun = self._now()
+        computed = _hash(file)
+        if file.version_token is not None and (file.changed_at is None or file.changed_at < begun - RECENT_SECONDS):
+            self._used[key] = computed
+        return computed
 
     def save(self) -> None:
         """Write the hashes that this run used, and the older ones that it did not need."""

@@ -24,18 +24,8 @@ from multitask_trainer.errors import DataError
 FORMATS = ("jsonl", "csv", "parquet")
 COMPRESSIONS = ("gz", "xz")
 KNOWN_SUFFIXES = ".jsonl, .jsonl.gz, .csv or .parquet"
-VERSION_KEYS = (
-    "size",
-    "ETag",
-    "etag",
-    "mtime",
-    "LastModified",
-    "last_modified",
-    "updated",
-    "created",
-    "blob_id",
-    "md5Hash",
-)
+VERSION_KEYS = ("ETag", "etag", "md5Hash", "blob_id")
+"""What stores tell of a file's content. Times are not among them: of some stores they have whole seconds only."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +64,10 @@ class DataFile:
     format: str
     compression: str | None
     size: int
-    version_token: str
-    """Changes whenever the content does: size with mtime, or an etag."""
+    version_token: str | None
+    """Changes whenever the content does: size, inode and times of a local file, or an etag. None: nothing tells."""
+    changed_at: float | None
+    """When a local file last changed, in seconds since the epoch; None for others."""
     open_raw: Callable[[], IO[bytes]]
 
     @contextmanager
@@ -139,7 +131,9 @@ def _local_files(uri: str, path: Path) -> list[DataFile]:
 
 def _local_file(name: str, path: Path, kind: tuple[str, str | None] | None = None) -> DataFile:
     stat = path.stat()
-    return _data_file(name, stat.st_size, f"{stat.st_size}:{stat.st_mtime_ns}", lambda: path.open("rb"), kind)
+    # Programs can set mtime, and copy it from another file; ctime and the inode they cannot.
+    token = f"{stat.st_size}:{stat.st_mtime_ns}:{stat.st_ctime_ns}:{stat.st_ino}"
+    return _data_file(name, stat.st_size, token, max(stat.st_mtime, stat.st_ctime), lambda: path.open("rb"), kind)
 
 
 def _remote_files(uri: str) -> list[DataFile]:
@@ -170,17 +164,23 @@ def _listing(uri: str) -> tuple[Any, str, Mapping[str, Any], dict[str, Any]]:
 
 
 def _remote_file(name: str, fs: Any, entry: Mapping[str, Any], kind: tuple[str, str | None] | None = None) -> DataFile:
-    version_token = ":".join(str(entry[key]) for key in VERSION_KEYS if entry.get(key) is not None)
-    return _data_file(name, entry["size"] or 0, version_token, lambda: fs.open(entry["name"], "rb"), kind)
+    versions = [str(entry[key]) for key in VERSION_KEYS if entry.get(key) is not None]
+    token = ":".join([str(entry["size"]), *versions]) if versions else None
+    return _data_file(name, entry["size"] or 0, token, None, lambda: fs.open(entry["name"], "rb"), kind)
 
 
 def _data_file(
-    name: str, size: int, stamp: str, open_raw: Callable[[], IO[bytes]], kind: tuple[str, str | None] | None
+    name: str,
+    size: int,
+    version_token: str | None,
+    changed_at: float | None,
+    open_raw: Callable[[], IO[bytes]],
+    kind: tuple[str, str | None] | None,
 ) -> DataFile:
     file_format = kind or format_of(name.rsplit("/", 1)[-1])
     if file_format is None:
         raise DataError(f"{name}: not a data file by its name; rename or convert it to {KNOWN_SUFFIXES}")
-    return DataFile(name, file_format[0], file_format[1], size, stamp, open_raw)
+    return DataFile(name, file_format[0], file_format[1], size, version_token, changed_at, open_raw)
 
 
 def _is_data_file(name: str) -> bool:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from multitask_api.resource.tasks import Metric
-from multitask_trainer.evaluation.text_metrics import bleu_tokenizer, exact_match, rouge_l, token_f1
+from multitask_trainer.evaluation.text_metrics import bleu_tokenizer, exact_match, normal_form, rouge_l, token_f1
 
 Floats = npt.NDArray[np.float64]
 References = Sequence[Sequence[str]]
@@ -136,7 +136,7 @@ def _ngram_counts(predictions: Sequence[str], references: References, language: 
     metric = BLEU(tokenize=bleu_tokenizer(language), effective_order=True)
     rows = []
     for prediction, texts in zip(predictions, references, strict=True):
-        counts = metric.sentence_score(prediction, list(texts))
+        counts = metric.sentence_score(normal_form(prediction), [normal_form(text) for text in texts])
         rows.append([counts.sys_len, counts.ref_len, *counts.counts, *counts.totals])
     return np.asarray(rows, dtype=np.float64).reshape(-1, 10)
 
