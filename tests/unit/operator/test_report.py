@@ -10,7 +10,7 @@ import pytest
 from multitask_api.report import Report
 from multitask_api.stage_io.results import GroupPlan, TaskVerdict
 from multitask_operator.formatting import interval
-from multitask_operator.planner.estimate import estimate
+from multitask_operator.planner.estimate import Speed, estimate, speed_from_flops
 from multitask_operator.report.build import build_report, frozen_base_notes
 from multitask_operator.report.html import render
 from support.graph_builders import all_done, graph_of, model, task
@@ -152,16 +152,42 @@ def test_a_task_added_after_the_base_was_made_is_noted_where_its_text_counts(sen
     assert all(part in notes[0] for part in ("billing", *(expected or ())) if notes)
 
 
-def test_the_estimate_needs_a_measured_speed():
-    assert estimate(DESK, graph_of(DESK)) is None
-    assert estimate(DESK, graph_of(DESK, all_done(DESK, until="baseline"))) is None, "no row's length is known yet"
+def test_the_estimate_bounds_what_is_left_and_takes_the_measured_speed():
+    first = estimate(DESK, graph_of(DESK))
+    # Four baselines of 4000 steps, stage 2 of 3000 in two groups, mixtures of 4000 a task; 64 rows of maxLength a step.
+    steps = 4 * 4000 + 2 * 3000 + 4 * 4000
+    assert (first.steps, first.rows, first.tokens) == (steps, steps * 64, steps * 64 * 1024)
+    assert (first.speed, first.seconds) == (None, None)
     half = {key: value for key, value in all_done(DESK, until="filter").items() if "urgency/seed" not in key[0]}
-    result = estimate(DESK, graph_of(DESK, half))
+    result = estimate(DESK, graph_of(DESK, half), otherwise=Speed(1.0, "rough"))
     # One baseline of 4000 steps, stage 2 of 3000 in two groups, mixtures of 4000 a task; 64 rows of 20 tokens a step.
     steps = 4000 + 2 * 3000 + 4 * 4000
-    assert result.tokens_per_second == 8000.0
+    assert result.speed == Speed(8000.0, "measured")
+    assert result.tokens == steps * 64 * 20
     assert result.seconds == pytest.approx(steps * 64 * 20 / 8000)
     assert estimate(DESK, graph_of(DESK, all_done(DESK))).seconds == 0
+
+
+def test_the_speed_is_that_of_the_machine_not_of_the_folder():
+    half = {key: value for key, value in all_done(DESK, until="filter").items() if "urgency/seed" not in key[0]}
+    moved = {key: value.model_copy(update={"environment": {"host": "another"}}) for key, value in half.items()}
+    rough = Speed(100.0, "rough")
+    assert estimate(DESK, graph_of(DESK, moved), host="here", otherwise=rough).speed == rough
+    assert estimate(DESK, graph_of(DESK, moved), host="another", otherwise=rough).speed == Speed(8000.0, "measured")
+
+
+SPEEDS = [
+    # method, weights, tokens/s at 6 GFLOP/s
+    ("Full", 1_000_000, 1000),
+    ("LoRA", 1_000_000, 1500),
+    ("Full", None, None),
+]
+
+
+@pytest.mark.parametrize(("method", "parameters", "expected"), SPEEDS)
+def test_a_rough_speed_follows_from_weights_and_flops(method, parameters, expected):
+    speed = speed_from_flops(model(tuning={"method": method}), parameters, 6e9)
+    assert (speed and round(speed.tokens_per_second)) == expected
 
 
 class Page(HTMLParser):

@@ -112,3 +112,6 @@ class Resolved(Record):
     revision: str | None = Field(None, description="The commit of a base model on the hub.")
     data: dict[str, ResolvedData] = Field(description="URI → what is there.")
     problems: tuple[str, ...] = ()
+    base_parameters: int | None = Field(
+        None, description="Weights of the base model, if they can be counted without loading it; for estimates only."
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,20 +11,22 @@ from shlex import join, quote
 
 from multitask_api.errors import UserError
 from multitask_api.resource import MultiTaskModel
-from multitask_api.stage_io.results import FilterResult, PrepareResult
+from multitask_api.stage_io.manifest import Resolved
+from multitask_api.stage_io.results import BaseResult, FilterResult, PrepareResult
 from multitask_api.stages import Graph, Node, NodeState, build, groups
 from multitask_api.stages.sampling import mixture
 from multitask_operator.commands.console import print_json, print_line, table
 from multitask_operator.formatting import duration
-from multitask_operator.local.model_file import data_root, ignored_fields, load, resolve
+from multitask_operator.local.model_file import data_root, device, ignored_fields, load, resolve
+from multitask_operator.local.speed import expected_speed
 from multitask_operator.local.workdir import Workdir
-from multitask_operator.planner.estimate import Estimate, estimate
+from multitask_operator.planner.estimate import Estimate, Speed, estimate
 from multitask_operator.report.build import frozen_base_notes
 
 #: Name of the folder that holds work folders.
 WORKDIRS = ".mtm"
 
-UNKNOWN_COST = "unknown until a stage has measured tokens/s on this machine"
+UNKNOWN_TIME = "how long is not known before a stage has measured tokens/s"
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,7 @@ class PlanSummary:
     probabilities: Mapping[str, Mapping[str, float]]
     ignored: list[str]
     notes: list[str]
-    cost: Estimate | None
+    cost: Estimate
 
 
 def plan(file: Path, workdir: Path | None, *, serve: bool, as_json: bool, options: Sequence[str] = ()) -> int:
@@ -52,7 +55,7 @@ def plan(file: Path, workdir: Path | None, *, serve: bool, as_json: bool, option
         probabilities=sampling_probabilities(model, graph),
         ignored=ignored_fields(model),
         notes=[*model.spec.hints(), *frozen_base_notes(model, graph)],
-        cost=estimate(model, graph),
+        cost=estimate(model, graph, host=platform.node(), otherwise=_expected_speed(model, resolved, graph)),
     )
     if as_json:
         print_json(to_json(summary))
@@ -118,9 +121,14 @@ def to_json(summary: PlanSummary) -> dict[str, object]:
         "probabilities": summary.probabilities,
         "ignored": summary.ignored,
         "notes": summary.notes,
-        "cost": {"atMostSeconds": round(cost.seconds), "tokensPerSecond": round(cost.tokens_per_second)}
-        if cost
-        else None,
+        "cost": {
+            "atMostSteps": cost.steps,
+            "atMostRows": cost.rows,
+            "atMostTokens": cost.tokens,
+            "atMostSeconds": None if cost.seconds is None else round(cost.seconds),
+            "tokensPerSecond": round(cost.speed.tokens_per_second) if cost.speed else None,
+            "speedFrom": cost.speed.source if cost.speed else None,
+        },
     }
 
 
@@ -157,8 +165,19 @@ def _print(summary: PlanSummary, next_command: Sequence[str], workdir: Workdir) 
     print_line(f"training left: {cost_text(summary.cost)}; next: {join(next_command)}")
 
 
-def cost_text(cost: Estimate | None) -> str:
+def cost_text(cost: Estimate) -> str:
     """An upper bound of the training that is left, in words."""
-    if cost is None:
-        return UNKNOWN_COST
-    return f"at most {duration(cost.seconds)} of one process at the measured {cost.tokens_per_second:,.0f} tokens/s"
+    if cost.steps == 0:
+        return "none"
+    bounds = f"at most {cost.steps:,} steps, {cost.rows:,} rows, {cost.tokens:,} tokens"
+    if cost.speed is None or cost.seconds is None:
+        return f"{bounds}; {UNKNOWN_TIME}"
+    speed = f"{cost.speed.tokens_per_second:,.0f} tokens/s ({cost.speed.source})"
+    return f"{bounds}; about {duration(cost.seconds)} of one process at {speed}"
+
+
+def _expected_speed(model: MultiTaskModel, resolved: Resolved, graph: Graph) -> Speed | None:
+    """The speed of this machine, for a plan whose stages have not measured it yet."""
+    base = graph["base"].manifest
+    parameters = BaseResult.model_validate(base.result).parameters if base else resolved.base_parameters
+    return expected_speed(model, device(model, "auto"), parameters)

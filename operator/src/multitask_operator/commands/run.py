@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import signal
 import sys
 from collections.abc import Iterator
@@ -20,8 +21,10 @@ from multitask_operator.commands.report import write_report
 from multitask_operator.local import capacity, model_file, processes
 from multitask_operator.local.executor import Executor, RunResult
 from multitask_operator.local.promotion import UNVERIFIED, promoted_export
+from multitask_operator.local.speed import remember_speed
 from multitask_operator.local.workdir import PlannedModel, Workdir
 from multitask_operator.planner import Failed
+from multitask_operator.planner.estimate import measured_speed
 from multitask_operator.report.build import build_report
 
 
@@ -87,6 +90,9 @@ def run(
         with interrupt.caught(), view.live():
             result = executor.run()
         processes.kill_orphans(folder.path)
+        measured = measured_speed(result.plan.graph, platform.node())
+        if measured is not None and result.stage_seconds:
+            remember_speed(model, model_file.device(model, device), measured)
         report = build_report(model, result.plan.graph, result.stage_seconds)
         write_report(folder, report, complete=result.plan.graph.finished)
     status = INTERRUPTED if result.interrupted else OK if result.plan.graph.finished else FAILED

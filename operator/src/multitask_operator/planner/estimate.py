@@ -1,7 +1,8 @@
-"""The time that the remaining training takes at most, from the speed measured so far."""
+"""What the training that is left takes: at most so many steps, rows and tokens; and about how long."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -11,34 +12,80 @@ from multitask_api.stage_io.results import BaseResult, TrainResult
 from multitask_api.stages import Graph, Node, NodeState, groups
 
 _TRAINING = ("baseline", "high-resource", "mixture")
+#: Floating-point operations a weight and token: 2 forward, 2 back to the inputs, 2 for the gradient of the weight,
+#: which a frozen weight does not need.
+_FLOPS_FULL, _FLOPS_FROZEN = 6, 4
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Training tokens a second of one process, and where the figure comes from, in words."""
+
+    tokens_per_second: float
+    source: str
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """Seconds of one process, if no stage stops early, at the median speed measured so far."""
+    """The training that is left, if no stage stops early.
 
-    seconds: float
-    tokens_per_second: float
+    ``tokens`` are ``rows`` times the mean length of the rows seen so far, or times ``training.maxLength`` before any
+    were seen. ``speed``: None if nothing tells it.
+    """
+
+    steps: int
+    rows: int
+    tokens: int
+    speed: Speed | None
+
+    @property
+    def seconds(self) -> float | None:
+        """Seconds of one process; None without a speed."""
+        return self.tokens / self.speed.tokens_per_second if self.speed else None
 
 
-def estimate(model: MultiTaskModel, graph: Graph) -> Estimate | None:
-    """None while no stage has measured a speed, or the length of a row is not known."""
-    results = [
-        TrainResult.model_validate(node.manifest.result)
-        for node in graph.nodes
-        if node.kind in _TRAINING and node.manifest is not None
-    ]
-    base = graph["base"].manifest
-    bases = [BaseResult.model_validate(base.result)] if base else []
-    measured: list[TrainResult | BaseResult] = [*results, *bases]
-    speeds = [item.tokens_per_second for item in measured if item.tokens_per_second]
+def estimate(
+    model: MultiTaskModel, graph: Graph, *, host: str | None = None, otherwise: Speed | None = None
+) -> Estimate:
+    """What is left of ``graph``, at the median speed that its stages have measured on ``host`` (None: on any).
+
+    ``otherwise``: the speed while none is measured.
+    """
+    trained = _trained(graph, None)
     batch = model.spec.training.batch_rows
-    lengths = [item.tokens / (item.steps * batch) for item in measured if item.steps and item.tokens]
-    if not speeds or not lengths:
-        return None
-    speed, length = median(speeds), median(lengths)
+    lengths = [item.tokens / (item.steps * batch) for item in trained if item.steps and item.tokens]
+    length = median(lengths) if lengths else model.spec.training.max_length
     steps = sum(_steps(node, model) for node in graph.nodes if node.state in (NodeState.READY, NodeState.WAITING))
-    return Estimate(steps * batch * length / speed, speed)
+    speed = measured_speed(graph, host) or otherwise
+    return Estimate(steps, steps * batch, round(steps * batch * length), speed)
+
+
+def measured_speed(graph: Graph, host: str | None) -> Speed | None:
+    """The median speed of the stages that ran on ``host`` (None: on any)."""
+    speeds = [item.tokens_per_second for item in _trained(graph, host) if item.tokens_per_second]
+    return Speed(median(speeds), "measured") if speeds else None
+
+
+def speed_from_flops(model: MultiTaskModel, parameters: int | None, flops_per_second: float) -> Speed | None:
+    """A rough speed: 6 operations a weight and token (4 where the base is frozen), attention not counted."""
+    if not parameters:
+        return None
+    operations = parameters * (_FLOPS_FULL if model.spec.tuning.method == "Full" else _FLOPS_FROZEN)
+    source = f"rough, from {parameters / 1e6:,.1f} M weights and {flops_per_second / 1e9:,.0f} GFLOP/s"
+    return Speed(flops_per_second / operations, source)
+
+
+def _trained(graph: Graph, host: str | None) -> Sequence[TrainResult | BaseResult]:
+    """The results of the stages that trained, of those that ran on ``host``."""
+    results: list[TrainResult | BaseResult] = []
+    for node in graph.nodes:
+        if node.manifest is None or (host is not None and node.manifest.environment.get("host") != host):
+            continue
+        if node.kind in _TRAINING:
+            results.append(TrainResult.model_validate(node.manifest.result))
+        elif node.kind == "base":
+            results.append(BaseResult.model_validate(node.manifest.result))
+    return results
 
 
 def _steps(node: Node, model: MultiTaskModel) -> int:

@@ -18,6 +18,7 @@ from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_api.stage_io.manifest import Resolved
 from multitask_api.stage_io.packing import MANIFESTS_LIMIT, pack_manifests
 from multitask_api.uris import is_folder, scheme_of
+from multitask_trainer.base_model.parameter_count import parameter_count
 from multitask_trainer.data.fingerprints import HashCache, resolve_data, resolve_folder
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.errors import DataError, StageError
@@ -39,14 +40,16 @@ def resolve(spec: MultiTaskModelSpec, locations: DataLocations, cache: HashCache
     problems = [f"{uri}: {resolved.problem}" for uri, resolved in data.items() if resolved.problem]
     revision = None
     base = spec.base_model
+    parameters = None
     try:
         if scheme_of(base.uri) == "hf":
             from multitask_trainer.data.hub import resolve_revision
 
             revision = resolve_revision(base.uri.removeprefix("hf://").strip("/"), base.revision, "model")
+        parameters = parameter_count(base.uri, base.revision, locations)
     except DataError as error:
         problems.append(f"spec.baseModel: {error}")
-    return Resolved(revision=revision, data=data, problems=tuple(problems))
+    return Resolved(revision=revision, data=data, problems=tuple(problems), base_parameters=parameters)
 
 
 def report(order: ResolveOrder, environment: Mapping[str, str]) -> dict[str, object]:

@@ -1,0 +1,68 @@
+"""How fast this machine trains: as it was measured in an earlier run, else from the speed of a matrix product."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+
+from multitask_api.resource import MultiTaskModel
+from multitask_operator.local.capacity import has_gpu
+from multitask_operator.local.workdir import write_atomically
+from multitask_operator.planner.estimate import Speed, speed_from_flops
+
+_SIDE = 1024
+"""Rows and columns of the matrices that are multiplied: 2 GFLOP, a twentieth of a second on one core."""
+
+
+def expected_speed(model: MultiTaskModel, device: str, parameters: int | None) -> Speed | None:
+    """The speed of the last run with this base, method and device; else a rough one on the CPU; else None.
+
+    ``device`` as for the stages: auto is a GPU where there is one. ``parameters``: weights of the base, if known.
+    """
+    measured = _read().get(_key(model, device))
+    if measured:
+        return Speed(measured, "measured in an earlier run on this machine")
+    on_cpu = device == "cpu" or (device == "auto" and not has_gpu())
+    return speed_from_flops(model, parameters, _flops_per_second()) if on_cpu else None
+
+
+def remember_speed(model: MultiTaskModel, device: str, speed: Speed) -> None:
+    """Keep the speed for plans of other work folders; a cache that cannot be written is not needed."""
+    path = _path()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, json.dumps(_read() | {_key(model, device): speed.tokens_per_second}, indent=1))
+    except OSError:
+        return
+
+
+def _path() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multitask" / "speeds.json"
+
+
+def _read() -> dict[str, float]:
+    try:
+        content = json.loads(_path().read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return (
+        {key: value for key, value in content.items() if isinstance(value, float)} if isinstance(content, dict) else {}
+    )
+
+
+def _key(model: MultiTaskModel, device: str) -> str:
+    base = model.spec.base_model
+    return " ".join(filter(None, (base.uri, base.revision, model.spec.tuning.method, device)))
+
+
+def _flops_per_second() -> float:
+    """Of one thread's product of two fp32 matrices, which training reaches only with large models."""
+    import numpy as np
+
+    square = np.ones((_SIDE, _SIDE), dtype=np.float32)
+    square @ square  # loads the library
+    start = time.perf_counter()
+    square @ square
+    return 2 * _SIDE**3 / (time.perf_counter() - start)

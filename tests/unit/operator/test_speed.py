@@ -1,0 +1,44 @@
+"""How fast this machine trains, as plans expect it."""
+
+from __future__ import annotations
+
+import pytest
+
+from multitask_operator.local import speed
+from multitask_operator.planner.estimate import Speed
+from support.graph_builders import model
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path / "multitask/speeds.json"
+
+
+def test_a_measured_speed_serves_every_plan_with_the_same_base_method_and_device():
+    full, lora = model(tuning={"method": "Full"}), model(tuning={"method": "LoRA"})
+    speed.remember_speed(full, "cpu", Speed(1234.0, "measured"))
+    assert speed.expected_speed(full, "cpu", None) == Speed(1234.0, "measured in an earlier run on this machine")
+    assert speed.expected_speed(lora, "cpu", None) is None
+    assert speed.expected_speed(full, "cuda", 1_000_000) is None
+
+
+def test_on_a_cpu_the_first_plan_has_a_rough_speed():
+    rough = speed.expected_speed(model(), "cpu", 10_000_000)
+    assert rough.source.startswith("rough, from 10.0 M weights and ")
+    assert 1 < rough.tokens_per_second < 1e6
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": "b"}', "{"])
+def test_a_broken_cache_is_no_cache(cache, content):
+    cache.parent.mkdir()
+    cache.write_text(content)
+    assert speed.expected_speed(model(), "cpu", None) is None
+    speed.remember_speed(model(), "cpu", Speed(5.0, "measured"))
+    assert speed.expected_speed(model(), "cpu", None).tokens_per_second == 5.0
+
+
+def test_a_cache_that_cannot_be_written_is_not_needed(tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    speed.remember_speed(model(), "cpu", Speed(5.0, "measured"))
