@@ -70,6 +70,7 @@ class SimulatedStages:
     manifests: dict[tuple[str, str], Manifest] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
     high_resource: tuple[str, ...] = ("intent",)
+    high_resource_steps: int | None = None
     verdicts: dict[str, str] = field(default_factory=dict)
 
     def graph(self, source: Document, *, serve: bool = True) -> Graph:
@@ -124,6 +125,7 @@ class SimulatedStages:
                 tasks=tasks,
                 high_resource=tuple(chosen),
                 high_resource_probabilities=instance_balanced(chosen),
+                high_resource_steps=self.high_resource_steps,
                 reason="chosen by the test",
                 probabilities=mixture(rows, temperature=2, size_limit=None),
                 mixture_steps=100,

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from multitask_api.resource.parsing import check
+from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stages.graph import build
 from multitask_api.stages.nodes import NodeState
 from support.simulated_stages import SimulatedStages, changed, document, resolved, task
@@ -129,6 +130,18 @@ def test_a_new_task_among_the_high_resource_ones_runs_stage_two_again() -> None:
     ran = stages.run(document(task("urgency"), task("intent"), task("reply"), task("spam")))
     assert "high-resource/classification" in ran
     assert "base" not in ran
+
+
+@pytest.mark.parametrize(
+    ("planned", "budget"),
+    [pytest.param(288, 288, id="by the filter"), pytest.param(None, 3000, id="not by the filter: maxSteps")],
+)
+def test_the_filter_bounds_stage_two(planned: int | None, budget: int) -> None:
+    stages = SimulatedStages(high_resource_steps=planned)
+    stages.run(document())
+    parameters = stages.graph(document())["high-resource/classification"].parameters
+    assert isinstance(parameters, TrainParameters)
+    assert parameters.max_steps == budget
 
 
 def test_a_removed_task_retrains_only_its_group() -> None:

@@ -22,20 +22,24 @@ def _pair(value):
     return value if isinstance(value, tuple) else (value, 0.0)
 
 
-def test_auto_takes_the_tasks_that_the_mixture_starves():
+def test_auto_takes_the_late_tasks_that_the_mixture_starves():
     # 100 steps of 10 rows: big is drawn 879 times, middle 110, small 11.
-    plan = plan_group(group(big=80, middle=20, small=1), AUTO, STAGE3)
-    assert plan.need_rows == {"big": 800, "middle": 200, "small": 10}
+    plan = plan_group(group(big=80, middle=20, small=12), AUTO, STAGE3)
+    assert plan.need_rows == {"big": 800, "middle": 200, "small": 120}
+    assert plan.high_resource == ()  # middle and small need more, but saturate before the mean; big gets enough
+    plan = plan_group(group(big=80, middle=60, small=12), AUTO, STAGE3)
     assert plan.high_resource == ("middle",)
     assert plan.high_resource_probabilities == {"middle": 1.0}
-    assert "need more rows than 100 steps" in plan.reason
+    assert "saturate late" in plan.reason
 
 
 CHOICES = [
-    ("none needs more", {"big": 80, "middle": 5, "small": 1}, {}, (), "no task would need more rows"),
-    ("all need more", {"big": 90, "middle": 20, "small": 2}, {}, (), "all tasks need more rows"),
-    ("the chosen checkpoint counts if it is later", {"big": (10, 90), "middle": 5, "small": 1}, {}, ("big",), "big:"),
-    ("an unknown task is never high-resource", {"big": 90, "middle": 20}, {}, ("big", "middle"), "big, middle:"),
+    ("the late ones get enough", {"big": 80, "middle": 5, "small": 1}, {}, (), "gives what they need"),
+    ("a late one that lacks rows", {"big": 90, "middle": 10, "small": 2}, {}, ("big",), "big: saturate late"),
+    ("equal needs: nobody is late", {"big": 90, "middle": 90, "small": 90}, {}, (), "later than the others"),
+    ("the chosen checkpoint does not count", {"big": (10, 900), "middle": 5, "small": 1}, {}, (), "what they need"),
+    ("an unknown task is never high-resource", {"big": 90, "middle": 20}, {}, ("big",), "big:"),
+    ("one known task is not later than others", {"big": 900}, {}, (), "later than the others"),
     ("nothing known", {}, {}, (), "no task's saturation is known"),
     ("switched off", {"big": 90}, {"enabled": False}, (), "switched off"),
     ("a minimum", {"big": 50, "middle": 30, "small": 29}, {"min_saturation_steps": 30}, ("big", "middle"), "step 30"),
@@ -46,7 +50,8 @@ CHOICES = [
         ("middle",),
         "",
     ),
-    ("a minimum nobody reaches", {"big": 50}, {"min_saturation_steps": 60}, (), "no task would saturate at step 60"),
+    ("a minimum nobody reaches", {"big": 50}, {"min_saturation_steps": 60}, (), "no task saturates at step 60"),
+    ("a minimum all reach", {"big": 5, "middle": 5, "small": 5}, {"min_saturation_steps": 5}, (), "all tasks saturate"),
 ]
 
 
@@ -63,7 +68,7 @@ def test_stage_2(sentence, steps, settings, chosen, reason):
 def test_stage_2_is_instance_balanced_and_stage_3_clipped_and_flattened():
     rows = {"a": 500_000, "b": 50_000, "c": 10_000, "d": 1_000}
     stage3 = MixtureStage(temperature=2.0, size_limit=50_000, max_steps=10)
-    plan = plan_group(group(rows, a=10**6, b=10**6), AUTO, stage3)
+    plan = plan_group(group(rows, a=10**6, b=10**6, d=1), AUTO, stage3)
     assert plan.high_resource_probabilities == pytest.approx({"a": 10 / 11, "b": 1 / 11})
     assert [round(share, 3) for share in plan.probabilities.values()] == [0.386, 0.386, 0.173, 0.055]
 
@@ -71,7 +76,6 @@ def test_stage_2_is_instance_balanced_and_stage_3_clipped_and_flattened():
 def test_budget_is_the_sum_of_the_chosen_checkpoints():
     plan = plan_group(group(big=(80, 90.5), middle=(30, 20), small=(5, 4)), AUTO, MixtureStage())
     assert plan.mixture_steps == 115
-    assert plan.warnings == ()
 
 
 def test_budget_with_a_task_that_nothing_is_known_of():
@@ -86,13 +90,114 @@ def test_budget_without_any_baseline_says_how_to_set_it():
     assert "stages.mixture.maxSteps" in plan.warnings[0]
 
 
+def test_a_minimum_leaves_stage_2_its_maximum():
+    plan = plan_group(group(big=80, middle=20), AUTO.model_copy(update={"min_saturation_steps": 50}), STAGE3)
+    assert plan.high_resource == ("big",)
+    assert plan.high_resource_steps is None
+    assert plan.expected_stage2_rows == {"big": 1000}
+
+
+PAPER = {"a": 500_000, "b": 50_000, "c": 10_000, "d": 1_000}
+PAPER_STEPS = {"a": 3000, "b": 1500, "c": 800, "d": (200, 460)}
+LIMITED = {"size_limit": 50_000}
+BIG_AND_SMALL = {"big": 200_000, "small": 500}
+AT_THE_LIMIT = dict.fromkeys(["x", "y", "z"], (4000, 4000))
+# Rows of each task, its saturation (and chosen) step, settings of stage 3, and the high-resource tasks.
+SUITES = [
+    pytest.param(PAPER, PAPER_STEPS, {}, ("b",), id="the paper's sizes: stage 3 gives the largest enough"),
+    pytest.param(PAPER, PAPER_STEPS, LIMITED, ("a",), id="the paper's sizes with K: the largest lacks rows"),
+    pytest.param(PAPER, PAPER_STEPS, {"max_steps": 2000, **LIMITED}, ("a", "b"), id="a short mixture: both late ones"),
+    pytest.param(BIG_AND_SMALL, {"big": 4000, "small": (60, 460)}, {}, (), id="small at minSteps: enough for both"),
+    pytest.param(
+        BIG_AND_SMALL, {"big": 4000, "small": (60, 460)}, {"max_steps": 3000}, ("big",), id="small at minSteps"
+    ),
+    pytest.param(
+        BIG_AND_SMALL, {"big": 4000, "small": (60, 460)}, {"temperature": 3.33, **LIMITED}, ("big",), id="flat rates"
+    ),
+    pytest.param({"x": 9000, "y": 9000, "z": 9000}, {"x": 700, "y": 700, "z": 700}, {}, (), id="equal tasks"),
+    pytest.param({"x": 90_000, "y": 9000, "z": 900}, AT_THE_LIMIT, {}, (), id="everything saturates at the limit"),
+    pytest.param(
+        {"x": 90_000, "y": 90_000, "z": 900},
+        AT_THE_LIMIT | {"z": 100},
+        LIMITED,
+        ("x", "y"),
+        id="two of three at the limit",
+    ),
+    pytest.param({"only": 9000}, {"only": 4000}, {}, (), id="one task"),
+    pytest.param(PAPER, {"a": 3000, "d": 200}, LIMITED, ("a",), id="declared baselines, two of four"),
+]
+
+
+@pytest.mark.parametrize(("rows", "steps", "settings", "high"), SUITES)
+def test_high_resource_tasks_are_those_that_need_many_steps_by_themselves(rows, steps, settings, high):
+    plan = plan_group(group(rows, 64, **steps), HighResourceStage(max_steps=10**6), MixtureStage(**settings))
+    assert plan.high_resource == high
+    assert all(plan.need_rows[task] > min(plan.need_rows.values()) for task in high)
+
+
+@pytest.mark.parametrize(("rows", "steps", "settings", "high"), SUITES)
+def test_stage_2_lasts_as_long_as_the_shortfall_and_takes_no_task_beyond_twice_its_need(rows, steps, settings, high):
+    plan = plan_group(group(rows, 64, **steps), HighResourceStage(max_steps=10**6), MixtureStage(**settings))
+    shortfall = {task: plan.need_rows[task] - plan.expected_stage3_rows[task] for task in high}
+    for task in high:
+        assert plan.expected_rows[task] == pytest.approx(
+            plan.expected_stage2_rows[task] + plan.expected_stage3_rows[task], abs=1
+        )
+        assert plan.expected_rows[task] <= 2 * plan.need_rows[task]
+    if high:
+        # The task that lacks most gets what it lacks, at most an eighth and a step more; or less, if another would get
+        # more than twice its need.
+        given = min(plan.expected_stage2_rows[task] / missing for task, missing in shortfall.items())
+        assert given <= 1.125 + 64 / min(shortfall.values())
+        fullest = max(plan.expected_rows[task] / plan.need_rows[task] for task in high)
+        assert given >= 1 or fullest == pytest.approx(2, abs=0.01)
+
+
+def test_the_small_task_of_a_lopsided_group_is_not_trained_for_hundreds_of_epochs():
+    rows = {"big": 200_000, "small": 500}
+    plan = plan_group(group(rows, 64, big=4000, small=(60, 460)), HighResourceStage(), MixtureStage(max_steps=3000))
+    assert "small" not in plan.high_resource
+    assert plan.expected_rows["small"] / rows["small"] < 20
+
+
+def test_one_task_s_shortfall_does_not_take_another_beyond_twice_its_need():
+    # Stage 2 would have to be thirty times as long to give rare, 1 row in 31, what it lacks.
+    rows = {"often": 90_000, "rare": 3_000, "early": 3_000}
+    plan = plan_group(
+        group(rows, 64, often=2000, rare=2000, early=50),
+        HighResourceStage(max_steps=100_000),
+        MixtureStage(max_steps=600),
+    )
+    assert plan.high_resource == ("often", "rare")
+    assert plan.expected_rows["often"] == pytest.approx(2 * plan.need_rows["often"], rel=0.01)
+    assert any(text.startswith("rare needs 128000 rows") for text in plan.warnings)
+
+
+def test_max_steps_ends_stage_2_before_the_shortfall_is_made_up_and_says_so():
+    plan = plan_group(group(PAPER, 64, **PAPER_STEPS), HighResourceStage(max_steps=100), MixtureStage(**LIMITED))
+    assert plan.high_resource_steps == 100
+    assert any(text.startswith("a needs 192000 rows") for text in plan.warnings)
+
+
+def test_a_small_change_of_the_mixture_leaves_stage_2_as_it_was():
+    steps = {
+        plan_group(
+            group(PAPER, 64, **PAPER_STEPS), HighResourceStage(), MixtureStage(max_steps=budget, **LIMITED)
+        ).high_resource_steps
+        for budget in (6010, 6040, 6070)
+    }
+    assert len(steps) == 1
+
+
 def test_expected_rows_and_warning():
     plan = plan_group(group(big=80, middle=150, small=2), AUTO, STAGE3)
-    assert plan.high_resource == ("middle", "small")
-    # stage 2: 100 steps of 10 rows, 10/11 and 1/11; stage 3: 8000, 1000 and 100 of 9100.
-    assert plan.expected_rows == {"big": 879, "middle": 1019, "small": 102}
+    assert plan.high_resource == ("middle",)
+    # stage 2: 100 steps of 10 rows; stage 3: 8000, 1000 and 100 of 9100.
+    assert plan.expected_stage2_rows == {"middle": 1000}
+    assert plan.expected_rows == {"big": 879, "middle": 1110, "small": 11}
     assert plan.warnings == (
-        "middle needs 1500 rows by its single-task run; stages 2 and 3 together give it about 1019",
+        "middle needs 1500 rows by its single-task run; stages 2 and 3 together give it about 1110",
+        "small needs 20 rows by its single-task run; stages 2 and 3 together give it about 11",
     )
 
 

@@ -77,7 +77,8 @@ class HighResourceStage(Record):
         None,
         ge=1,
         description="A task belongs to this stage if the validation loss of its baseline was lowest at this step or "
-        "later. Default: the tasks that the mixture stage alone would give fewer rows than they needed.",
+        "later. Default: the tasks that saturate late in their group and that the mixture stage would give fewer rows "
+        "than they need; the stage then lasts until they have them.",
     )
     max_steps: int = Field(3000, ge=1, description="Upper limit of optimizer steps of the stage.")
     min_steps: int | None = Field(

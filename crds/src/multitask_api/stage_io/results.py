@@ -100,13 +100,18 @@ class GroupPlan(Record):
     tasks: tuple[str, ...]
     high_resource: tuple[str, ...] = ()
     high_resource_probabilities: dict[str, float] = Field(default_factory=dict)
+    high_resource_steps: int | None = Field(
+        None, description="The most steps of stage 2; None: ``stages.highResource.maxSteps``."
+    )
     reason: str = Field(description="Why stage 2 runs on these tasks, or is skipped.")
     probabilities: dict[str, float]
     mixture_steps: int
     need_rows: dict[str, int] = Field(
-        default_factory=dict, description="Rows at the later of saturation and the chosen checkpoint, single-task."
+        default_factory=dict, description="Rows that a task's single-task run had been given when it saturated."
     )
     expected_rows: dict[str, int] = Field(default_factory=dict, description="Rows of stages 2 and 3 together.")
+    expected_stage2_rows: dict[str, int] = Field(default_factory=dict, description="Task → rows, if nothing stops it.")
+    expected_stage3_rows: dict[str, int] = Field(default_factory=dict, description="Task → rows, if nothing stops it.")
     warnings: tuple[str, ...] = ()
 
 

@@ -159,11 +159,12 @@ class _Builder:
         if not plan.high_resource:
             self._table.skip(name, "high-resource", needs=("filter",), reason=plan.reason)
             return
+        budget = self.spec.stages.high_resource.max_steps
         parameters = TrainParameters(
             kind="high-resource",
             tasks=tuple(self.tasks[task] for task in plan.high_resource),
             probabilities=plan.high_resource_probabilities,
-            max_steps=self.spec.stages.high_resource.max_steps,
+            max_steps=budget if plan.high_resource_steps is None else plan.high_resource_steps,
             optimisation=self._optimisation(self.spec.stages.high_resource),
             tuning=self.spec.tuning,
             chat_template=self.spec.base_model.chat_template,

@@ -1,8 +1,14 @@
-"""The plan of stages 2 and 3 for one group: high-resource tasks, sampling probabilities, steps of the mixture. Pure.
+"""The plan of stages 2 and 3 for one group: high-resource tasks, sampling probabilities, steps. Pure.
 
-A task *needs* as many rows as its single-task run had been given at its saturation, or at its chosen checkpoint if that
-is later: need_i = steps_i · batchRows. Without ``minSaturationSteps`` it is high-resource if the mixture alone would
-give it fewer, p_i · mixture steps · batchRows < need_i; with it, if it saturated at that step or later.
+A task *needs* as many rows as its single-task run had been given when it saturated: need_i = saturation_i · batchRows.
+Without ``minSaturationSteps`` (Auto) a task is high-resource if both hold:
+
+- it saturates late: need_i is above the geometric mean of the group's needs (needs differ by orders of magnitude);
+- stage 3 alone gives it fewer rows than it needs: p_i · mixture steps · batchRows < need_i.
+
+The second alone would choose small tasks that saturate early but are rarely drawn. Stage 2 of these tasks lasts as long
+as the largest shortfall, and takes none of them beyond `MOST_NEEDS` times its need. With ``minSaturationSteps`` a task
+is high-resource if it saturated at that step or later, and stage 2 has ``maxSteps``.
 """
 
 from __future__ import annotations
@@ -15,6 +21,9 @@ from multitask_api.resource.training import HighResourceStage, MixtureStage
 from multitask_api.stage_io.results import GroupPlan
 from multitask_api.stages.sampling import instance_balanced, mixture
 
+MOST_NEEDS = 2.0
+"""Auto: stages 2 and 3 together give a high-resource task at most this many times the rows that it needs."""
+
 
 @dataclass(frozen=True)
 class Saturation:
@@ -22,11 +31,6 @@ class Saturation:
 
     saturation: float
     chosen: float = 0.0
-
-    @property
-    def steps(self) -> float:
-        """The later of the two."""
-        return max(self.saturation, self.chosen)
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,24 @@ class GroupInputs:
 
     @property
     def need(self) -> dict[str, int]:
-        """Task → rows it needs, for the tasks whose saturation is known."""
+        """Task → rows it needs, for the tasks whose saturation is known.
+
+        The chosen checkpoint does not count: ``minSteps`` and the decay put it later than what the task needs.
+        """
         return {
-            task: round(self.saturation[task].steps * self.batch_rows) for task in self.rows if task in self.saturation
+            task: round(self.saturation[task].saturation * self.batch_rows)
+            for task in self.rows
+            if task in self.saturation
         }
+
+
+@dataclass(frozen=True)
+class _Stage2:
+    """The high-resource tasks (none: the stage is skipped), why, and the steps; None: ``highResource.maxSteps``."""
+
+    tasks: tuple[str, ...]
+    reason: str
+    steps: int | None = None
 
 
 def plan_group(inputs: GroupInputs, high_resource: HighResourceStage, stage3: MixtureStage) -> GroupPlan:
@@ -51,14 +69,12 @@ def plan_group(inputs: GroupInputs, high_resource: HighResourceStage, stage3: Mi
     warnings: list[str] = []
     probabilities = mixture(inputs.rows, temperature=stage3.temperature, size_limit=stage3.size_limit)
     steps = _mixture_steps(inputs, stage3, warnings)
-    chosen, reason = _choose(inputs, high_resource, probabilities, steps)
-    stage2 = instance_balanced({task: inputs.rows[task] for task in chosen})
-    expected = {
-        task: round(
-            stage2.get(task, 0.0) * high_resource.max_steps * inputs.batch_rows + share * steps * inputs.batch_rows
-        )
-        for task, share in probabilities.items()
-    }
+    rows3 = {task: share * steps * inputs.batch_rows for task, share in probabilities.items()}
+    stage2 = _stage_2(inputs, high_resource, rows3)
+    shares2 = instance_balanced({task: inputs.rows[task] for task in stage2.tasks})
+    steps2 = stage2.steps if stage2.steps is not None else high_resource.max_steps
+    rows2 = {task: share * steps2 * inputs.batch_rows for task, share in shares2.items()}
+    expected = {task: round(rows2.get(task, 0.0) + rows) for task, rows in rows3.items()}
     need = inputs.need
     warnings += [
         f"{task} needs {need[task]} rows by its single-task run; stages 2 and 3 together give it about {rows}"
@@ -68,13 +84,16 @@ def plan_group(inputs: GroupInputs, high_resource: HighResourceStage, stage3: Mi
     return GroupPlan(
         name=inputs.name,
         tasks=tuple(inputs.rows),
-        high_resource=chosen,
-        high_resource_probabilities=stage2,
-        reason=reason,
+        high_resource=stage2.tasks,
+        high_resource_probabilities=shares2,
+        high_resource_steps=stage2.steps,
+        reason=stage2.reason,
         probabilities=probabilities,
         mixture_steps=steps,
         need_rows=need,
         expected_rows=expected,
+        expected_stage2_rows={task: round(rows) for task, rows in rows2.items()},
+        expected_stage3_rows={task: round(rows) for task, rows in rows3.items()},
         warnings=tuple(warnings),
     )
 
@@ -99,32 +118,66 @@ def _mixture_steps(inputs: GroupInputs, stage3: MixtureStage, warnings: list[str
     return max(1, math.ceil(steps))
 
 
-def _choose(
-    inputs: GroupInputs, settings: HighResourceStage, probabilities: Mapping[str, float], steps: int
-) -> tuple[tuple[str, ...], str]:
-    """The high-resource tasks (none if stage 2 is skipped), and why."""
+def _stage_2(inputs: GroupInputs, settings: HighResourceStage, rows3: Mapping[str, float]) -> _Stage2:
+    """``rows3``: the rows that stage 3 gives each task."""
     if not settings.enabled:
-        return (), "stage 2 is switched off (stages.highResource.enabled)"
-    known = [task for task in inputs.rows if task in inputs.saturation]
-    if not known:
-        return (), (
+        return _Stage2((), "stage 2 is switched off (stages.highResource.enabled)")
+    if len(inputs.rows) == 1:
+        return _Stage2((), "stage 2 is skipped: the group has one task, so it would be the mixture once more")
+    need = inputs.need
+    if not need:
+        return _Stage2(
+            (),
             "no task's saturation is known: there is no trained baseline and no declared saturationSteps, so stage 2 is"
-            " skipped"
+            " skipped",
         )
+    if settings.min_saturation_steps is None:
+        return _auto(inputs, settings, rows3)
     minimum = settings.min_saturation_steps
-    if minimum is not None:
-        chosen = [task for task in known if inputs.saturation[task].saturation >= minimum]
-        rule = f"saturate at step {minimum} or later"
-    else:
-        need = inputs.need
-        chosen = [task for task in known if probabilities[task] * steps * inputs.batch_rows < need[task]]
-        rule = f"need more rows than {steps} steps of the mixture give them"
-    return _explained(chosen, list(inputs.rows), rule)
-
-
-def _explained(chosen: Sequence[str], tasks: Sequence[str], rule: str) -> tuple[tuple[str, ...], str]:
+    chosen = tuple(task for task in need if inputs.saturation[task].saturation >= minimum)
     if not chosen:
-        return (), f"stage 2 is skipped: no task would {rule}"
-    if len(chosen) == len(tasks):
-        return (), f"stage 2 is skipped: all tasks {rule}, so it would be the mixture once more"
-    return tuple(chosen), f"{', '.join(chosen)}: {rule}"
+        return _Stage2((), f"stage 2 is skipped: no task saturates at step {minimum} or later")
+    if len(chosen) == len(inputs.rows):
+        return _Stage2(
+            (),
+            f"stage 2 is skipped: all tasks saturate at step {minimum} or later, so it would be the mixture once more",
+        )
+    return _Stage2(chosen, f"{', '.join(chosen)}: saturate at step {minimum} or later")
+
+
+def _auto(inputs: GroupInputs, settings: HighResourceStage, rows3: Mapping[str, float]) -> _Stage2:
+    need = inputs.need
+    mean = math.exp(sum(math.log(max(1, rows)) for rows in need.values()) / len(need))
+    late = [task for task, rows in need.items() if rows > mean * (1 + 1e-9)]  # equal needs: nobody is late
+    if not late:
+        return _Stage2((), "stage 2 is skipped: no task saturates later than the others of its group")
+    chosen = tuple(task for task in late if rows3[task] < need[task])
+    if not chosen:
+        return _Stage2(
+            (), f"stage 2 is skipped: stage 3 gives what they need to the tasks that saturate late ({', '.join(late)})"
+        )
+    steps = _steps_of_stage_2(inputs, chosen, rows3, settings.max_steps)
+    reason = (
+        f"{', '.join(chosen)}: saturate late in their group (it needs {round(mean):,} rows a task, as a geometric mean)"
+        f" and stage 3 gives them fewer rows than they need; stage 2 makes up for it in at most {steps:,} steps"
+    )
+    return _Stage2(chosen, reason, steps)
+
+
+def _steps_of_stage_2(inputs: GroupInputs, chosen: Sequence[str], rows3: Mapping[str, float], limit: int) -> int:
+    """Until no task lacks rows, unless ``limit`` or `MOST_NEEDS` ends it before; at least one step."""
+    need = inputs.need
+    rates = instance_balanced({task: inputs.rows[task] for task in chosen})
+    rows_a_step = {task: rate * inputs.batch_rows for task, rate in rates.items()}
+    shortfall = max((need[task] - rows3[task]) / rows_a_step[task] for task in chosen)
+    most = min((MOST_NEEDS * need[task] - rows3[task]) / rows_a_step[task] for task in chosen)
+    return max(1, min(limit, _round_up(math.ceil(shortfall)), math.floor(most)))
+
+
+def _round_up(steps: int) -> int:
+    """To the next number of four binary digits and zeros, at most an eighth more.
+
+    The shortfall changes a little with every task that comes or goes; stage 2 is trained again if its steps change.
+    """
+    unit: int = 2 ** max(0, steps.bit_length() - 4)
+    return -(-steps // unit) * unit
