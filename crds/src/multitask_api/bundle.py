@@ -8,8 +8,9 @@ A bundle is a folder::
 
 ``adapter.safetensors`` holds, for each adapted linear layer ``L`` of the model (its module path), ``L.A`` of shape
 (rank, in_features) and ``L.B`` of shape (out_features, rank). The layer computes
-``W x + scaling · B (A x)``. This is plain LoRA; a CGC-LoRA task collapses into it exactly, because its gate depends on
-the task alone (arXiv 2402.01684).
+``W x + scaling · B (A x)``. For weights that stack E experts in one parameter ``L``, ``L.A`` is (E, rank, in_features)
+and ``L.B`` is (E, out_features, rank). This is plain LoRA; a CGC-LoRA task collapses into it exactly, because its gate
+depends on the task alone (arXiv 2402.01684).
 """
 
 from __future__ import annotations

@@ -9,8 +9,9 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
 from multitask_serving.engine.errors import InvalidBundle
+from multitask_serving.engine.model.adapters import attach_adapters
 from multitask_serving.engine.model.loading import load_model, read_adapter
-from multitask_serving.engine.model.lora import ActiveAdapters, RowLoraLinear, attach_adapters
+from multitask_serving.engine.model.lora import ActiveAdapters, RowLoraLinear
 from support.engine_builders import llama, merged, random_adapter, served_task, write_bundle
 
 SCALING = 0.5
@@ -108,8 +109,8 @@ def test_adapters_are_padded_with_zeros_to_the_largest_rank(wrapped, adapters) -
     ("path", "a", "b", "message"),
     [
         ("model.layers.9.mlp.up_proj", (2, 32), (64, 2), "'model.layers.9.mlp.up_proj', which the model does not have"),
-        ("model.norm", (2, 32), (32, 2), "only linear layers below the output head"),
-        ("lm_head", (2, 32), (420, 2), "only linear layers below the output head"),
+        ("model.norm", (2, 32), (32, 2), "only linear layers and stacked expert weights below the output head"),
+        ("lm_head", (2, 32), (420, 2), "only linear layers and stacked expert weights below the output head"),
         ("model.layers.0.mlp.up_proj", (2, 30), (64, 2), r"A \(2, 30\) and B \(64, 2\)"),
         ("model.layers.0.mlp.up_proj", (2, 32), (64, 3), r"the layer takes \(r, 32\) and \(64, r\)"),
     ],

@@ -10,8 +10,9 @@ from transformers import AutoModelForCausalLM
 from multitask_api.bundle import Adapter
 from multitask_api.errors import UserError
 from multitask_api.resource.training import Tuning
+from multitask_serving.engine.model.adapters import attach_adapters
 from multitask_serving.engine.model.loading import read_adapter
-from multitask_serving.engine.model.lora import ActiveAdapters, attach_adapters
+from multitask_serving.engine.model.lora import ActiveAdapters
 from multitask_trainer.base_model.loading import load_base
 from multitask_trainer.tuning import tuning_method
 

@@ -154,8 +154,9 @@ class Tuning(Record):
     )
     target_modules: Annotated[tuple[Name, ...], Field(max_length=64)] = Field(
         (),
-        description="Linear layers that get adapters, by the last part of their name, for example q_proj. Default: all "
-        "linear layers of the decoder.",
+        description="Layers that get adapters, by the last part of their name, for example q_proj. Default: all "
+        "projections of the text decoder: linear layers, GPT-2's Conv1D, and stacked expert weights (these only with "
+        "dropout 0); never the head, a router, or a vision tower.",
     )
 
 

@@ -114,10 +114,12 @@ class BaseParameters(StageParameters):
     corpus_fingerprints: tuple[str, ...] = ()
     tasks: tuple[TaskDefinition, ...]
     optimisation: Optimisation
+    tuning: Tuning | None = Field(None, description="Checked against the base's layers; None: all weights are trained.")
 
     def identity(self) -> dict[str, object]:
         """Without the tasks: otherwise a new task would change the base model and so retrain everything.
 
+        Without the tuning: a base is the same base for all of them, and training checks its own.
         ``pretraining.refresh`` requests a new one. For a folder its content counts, not its URI.
         """
         source = {"uri": self.uri, "revision": self.revision}

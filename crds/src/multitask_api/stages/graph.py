@@ -109,6 +109,7 @@ class _Builder:
             corpus_fingerprints=tuple(item.fingerprint for item in texts if item and item.fingerprint),
             tasks=tuple(self.tasks.values()),
             optimisation=Optimisation.of(self.spec.training),
+            tuning=None if self.spec.tuning.method == "Full" else self.spec.tuning,
         )
         prepares = tuple(f"prepare/{name}" for name in self.tasks)
         self._table.add("base", "base", parameters if complete else None, reads=(), needs=prepares)

@@ -23,6 +23,7 @@ from multitask_trainer.training.batching.corpus import unused_text_warning
 from multitask_trainer.training.batching.dataset import EncodedDataset, TaskEncoder
 from multitask_trainer.training.checkpoint import Progress
 from multitask_trainer.training.pretraining import corpus_texts, pretrain
+from multitask_trainer.tuning import tuning_method
 
 
 def work(stage: StageContext) -> StageOutcome:
@@ -34,6 +35,7 @@ def work(stage: StageContext) -> StageOutcome:
     model, tokenizer = load_base(start), load_tokenizer(start)
     Backbone.of(model).check(model)
     check_max_length(model, parameters.optimisation.max_length)
+    notices = tuning_method(parameters.tuning).check(model) if parameters.tuning is not None else []
     progress, warnings = Progress(), []
     if parameters.pretraining is not None:
         datasets = _encode_tasks(parameters, rows, start) if parameters.pretraining.tasks_text else []
@@ -69,7 +71,7 @@ def work(stage: StageContext) -> StageOutcome:
         first_loss=progress.first_loss,
         last_loss=last,
         tokens_per_second=round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
-        warnings=tuple(warnings),
+        warnings=(*notices, *warnings),
     )
     return StageOutcome(result, {"model": content_digest(stage.artifact_folder, ["model"])})
 

@@ -23,6 +23,11 @@ WEIGHTS = "model.safetensors"
 class Full:
     """See `TuningMethod`."""
 
+    def check(self, model: PreTrainedModel) -> list[str]:
+        """Every weight can be trained."""
+        del model
+        return []
+
     def prepare(self, model: PreTrainedModel) -> nn.Module:
         """Every parameter requires gradients."""
         model.requires_grad_(requires_grad=True)

@@ -1,27 +1,37 @@
-"""LoRA (arXiv 2106.09685) through PEFT: low-rank deltas of the decoder's linear layers are trained, nothing else."""
+"""LoRA (arXiv 2106.09685) through PEFT: low-rank deltas of the decoder's projections are trained, nothing else.
+
+Which layers these are is found by ``targets``.
+"""
 
 from __future__ import annotations
 
 import json
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
 
 from multitask_api.resource.training import Tuning
 from multitask_trainer.base_model.loading import Precision, torch_dtype
 from multitask_trainer.errors import StageError
 from multitask_trainer.storage.files import drop_library_versions
+from multitask_trainer.tuning.targets import LoraTargets, find_targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 _CONFIG = "adapter_config.json"
 _WEIGHTS = "adapter_model.safetensors"
+_STACKS = "stacked_parameters.json"
+"""Beside PEFT's files: the layer in PEFT's names → the path of the stacked weights that it changes, and their number.
+PEFT's names do not say which of a module's stacked weights a delta belongs to."""
 _PREFIX = "base_model.model."
-_PARTS = {".lora_A.weight": ".A", ".lora_B.weight": ".B"}
+_PARTS = {".lora_A.weight": "A", ".lora_B.weight": "B"}
 
 
 class Lora:
@@ -30,20 +40,31 @@ class Lora:
     def __init__(self, tuning: Tuning) -> None:
         self._tuning = tuning
 
+    def check(self, model: PreTrainedModel) -> list[str]:
+        """The kinds of projections that cannot be adapted; none if ``targetModules`` chooses."""
+        targets = lora_targets(model, self._tuning)
+        return [] if self._tuning.target_modules else targets.notices()
+
     def prepare(self, model: PreTrainedModel) -> nn.Module:
-        """A PEFT model. Raises `StageError` if ``targetModules`` names a layer that the decoder does not have."""
+        """A PEFT model. Raises `StageError` if nothing can be adapted, or not what ``targetModules`` names."""
         from peft import LoraConfig, get_peft_model
 
+        targets = lora_targets(model, self._tuning)
         config = LoraConfig(
             task_type="CAUSAL_LM",
             r=self._tuning.rank,
             lora_alpha=self._tuning.alpha,  # type: ignore[arg-type]  # PEFT only divides it
             lora_dropout=self._tuning.dropout,
-            target_modules=self._targets(model),
+            target_modules=list(targets.linear),
+            target_parameters=list(targets.experts) or None,
+            fan_in_fan_out=_is_transposed(model, targets),
             bias="none",
         )
-        with warnings.catch_warnings():  # PEFT uses a name that transformers has deprecated
+        with warnings.catch_warnings(), _names_as_they_are(model):
+            # PEFT uses a name that transformers has deprecated.
             warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
+            # A model may have both orientations of weights; PEFT then sets it for each layer and says so.
+            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
             adapted: nn.Module = get_peft_model(model, config)
         return adapted
 
@@ -56,24 +77,30 @@ class Lora:
         # PEFT keeps the layers in a set and the base's path on this machine: the same adapter must be the same bytes.
         config = json.loads((folder / _CONFIG).read_text("utf-8"))
         config |= {"target_modules": sorted(config["target_modules"]), "base_model_name_or_path": None}
+        if config.get("target_parameters"):
+            config["target_parameters"] = sorted(config["target_parameters"])
+            (folder / _STACKS).write_text(json.dumps(_stacks(model), indent=1, sort_keys=True), "utf-8")
         (folder / _CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True), "utf-8")
         drop_library_versions(folder)
 
     def load(self, model: nn.Module, folder: Path) -> None:
         """Replace A and B of every layer."""
-        from peft import get_peft_model_state_dict, set_peft_model_state_dict
+        from peft import get_peft_model_state_dict
 
         weights = load_file(folder / _WEIGHTS)
         expected = get_peft_model_state_dict(model)
         if {name: value.shape for name, value in weights.items()} != {name: v.shape for name, v in expected.items()}:
             raise StageError(f"{folder}: this adapter has other layers or another rank; redo the stage that made it")
-        set_peft_model_state_dict(model, weights)
+        with torch.no_grad():
+            for name, value in expected.items():  # they share the memory of the model's own
+                value.copy_(weights[name])
 
     def write_servable(self, base: Path, weights: Path, task: str, folder: Path, precision: Precision) -> None:
         """``adapter.safetensors`` (``L.A``, ``L.B`` for each layer L) in the final dtype, and ``adapter.json``."""
         del base, task  # all tasks of a run share the adapter, and it does not hold the base
         dtype = torch_dtype(precision)
-        tensors = {_served_name(name): value.to(dtype) for name, value in load_file(weights / _WEIGHTS).items()}
+        stacks = json.loads((weights / _STACKS).read_text("utf-8")) if (weights / _STACKS).exists() else {}
+        tensors = dict(_served(name, value.to(dtype), stacks) for name, value in load_file(weights / _WEIGHTS).items())
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / "adapter.safetensors")
         settings = {"rank": self._tuning.rank, "scaling": self._tuning.alpha / self._tuning.rank}
@@ -84,26 +111,78 @@ class Lora:
         del task
         return "adapter"
 
-    def _targets(self, model: PreTrainedModel) -> list[str]:
-        """The full names of the layers to adapt: linear layers below the output head, all or ``targetModules``."""
-        head = model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        layers = [
-            name for name, module in model.named_modules() if isinstance(module, nn.Linear) and module is not head
-        ]
-        kinds = sorted({name.rpartition(".")[2] for name in layers})
-        targets = self._tuning.target_modules
-        missing = [name for name in targets if name not in kinds]
-        if missing or not layers:
+
+def lora_targets(model: PreTrainedModel, tuning: Tuning) -> LoraTargets:
+    """What ``tuning`` adapts of ``model``. Raises `StageError` if that is nothing, or a name in it is no such layer."""
+    found = find_targets(model, dropout=tuning.dropout)
+    for name in tuning.target_modules:
+        named = found.named([name])
+        if not named.linear and not named.experts:
+            reason = found.why_not(name)
+            problem = f"{name}: {reason}" if reason else f"{name}: the base model has no such layer"
             raise StageError(
-                f"tuning.targetModules: {', '.join(missing) or 'nothing to adapt'}: the base model's linear layers are "
-                f"called {', '.join(kinds) or 'nothing'}; name some of those"
+                f"tuning.targetModules: {problem}; the layers that LoRA adapts are called "
+                f"{', '.join(found.names) or 'nothing'}; name some of those"
             )
-        return [name for name in layers if not targets or name.rpartition(".")[2] in targets]
+    if not found.names:
+        raise StageError(
+            "tuning.method: LoRA has nothing to adapt in this base model"
+            + "".join(f"; {notice}" for notice in found.notices())
+            + "; use method Full, or another base model"
+        )
+    return found.named(tuning.target_modules) if tuning.target_modules else found
 
 
-def _served_name(name: str) -> str:
-    """``base_model.model.L.lora_A.weight`` → ``L.A``."""
+@contextmanager
+def _names_as_they_are(model: PreTrainedModel) -> Iterator[None]:
+    """A context in which PEFT takes the names of layers as they are.
+
+    For some types of models it takes them for those of transformers 4 and turns ``gate_proj`` into the stacked weights
+    of transformers 5, also where a dense layer has that name.
+    """
+    config: Any = model.config
+    own = vars(config).get("model_type")
+    config.model_type = ""
+    try:
+        yield
+    finally:
+        if own is None:
+            del config.model_type
+        else:
+            config.model_type = own
+
+
+def _is_transposed(model: PreTrainedModel, targets: LoraTargets) -> bool:
+    """Whether all layers are ``Conv1D``, which has its weight as (in, out)."""
+    layers = [model.get_submodule(path) for path in targets.linear]
+    return bool(layers) and not any(isinstance(layer, nn.Linear) for layer in layers) and not targets.experts
+
+
+def _stacks(model: nn.Module) -> dict[str, list[object]]:
+    from peft.tuners.lora.layer import ParamWrapper
+
+    return {
+        name.removeprefix(_PREFIX): [
+            f"{name.removeprefix(_PREFIX).replace('.base_layer', '')}.{module.parameter_name}",
+            module.num_experts,
+        ]
+        for name, module in model.named_modules()
+        if isinstance(module, ParamWrapper)
+    }
+
+
+def _served(name: str, value: Tensor, stacks: dict[str, tuple[str, int]]) -> tuple[str, Tensor]:
+    """``base_model.model.L.lora_A.weight`` → ``L.A``; of stacked weights as (experts, r, in) and (experts, out, r).
+
+    PEFT keeps A of the experts one after the other, (experts · r, in), and B as (out, r · experts), by rank first.
+    """
     for ending, part in _PARTS.items():
         if name.startswith(_PREFIX) and name.endswith(ending):
-            return name.removeprefix(_PREFIX).removesuffix(ending) + part
+            layer = name.removeprefix(_PREFIX).removesuffix(ending)
+            if layer not in stacks:
+                return f"{layer}.{part}", value
+            path, experts = stacks[layer]
+            if part == "A":
+                return f"{path}.A", value.reshape(experts, -1, value.shape[1]).contiguous()
+            return f"{path}.B", value.reshape(len(value), -1, experts).permute(2, 0, 1).contiguous()
     raise StageError(f"the adapter holds {name!r}, which is not a low-rank factor; use plain LoRA settings")

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 class TuningMethod(Protocol):
     """How a base model becomes trainable, and how the trained weights are saved and served."""
 
+    def check(self, model: PreTrainedModel) -> list[str]:
+        """What of a base model will not be trained though one might expect it, a sentence each.
+
+        Raises `StageError` if the method does not fit the base model.
+        """
+
     def prepare(self, model: PreTrainedModel) -> nn.Module:
         """The model with exactly the trained weights requiring gradients; new weights come from torch's seed."""
 

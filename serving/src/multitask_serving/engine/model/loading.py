@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 
 from multitask_api.bundle import Adapter, ServedModel
 from multitask_serving.engine.errors import InvalidBundle
+from multitask_serving.engine.model.adapters import LoraWeights, attach_adapters
 from multitask_serving.engine.model.backbone import Backbone
-from multitask_serving.engine.model.lora import ActiveAdapters, LoraWeights, attach_adapters
+from multitask_serving.engine.model.lora import ActiveAdapters
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast

@@ -1,8 +1,8 @@
-"""LoRA adapters (arXiv 2106.09685) of many tasks on one linear layer, chosen per row.
+"""LoRA adapters (arXiv 2106.09685) of many tasks on one layer, chosen per row.
 
 A layer computes ``W x + B_i (A_i x)``, where i is the row's adapter and the scaling is folded into B. Adapters are
 stacked and padded with zeros to the largest rank, so a batch with different adapters costs one gather and two batched
-matrix products per layer. Number 0 is "no adapter" (zeros).
+matrix products per linear layer. Number 0 is "no adapter" (zeros).
 """
 
 from __future__ import annotations
@@ -14,11 +14,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from multitask_serving.engine.errors import InvalidBundle
-
-LoraWeights = Mapping[str, tuple[Tensor, Tensor]]
-"""One adapter: module path → A (rank, in) and B (out, rank), both fp32, the scaling folded into B."""
-
 
 class ActiveAdapters:
     """The adapter numbers of the rows of the current batch. Each loaded model has one, shared by its layers."""
@@ -27,8 +22,10 @@ class ActiveAdapters:
         self._device = device
         self.shared: int | None = 0
         """The adapter number of all rows; None if the rows differ."""
-        self.per_row: Tensor | None = None
-        """(B,) the rows' adapter numbers if they differ."""
+        self.numbers: tuple[int, ...] = ()
+        """The rows' adapter numbers if they differ."""
+        self.per_row = torch.empty(0, dtype=torch.int64)
+        """(B,) the same, on the device."""
 
     @contextmanager
     def use(self, numbers: Sequence[int]) -> Iterator[None]:
@@ -37,20 +34,21 @@ class ActiveAdapters:
             self.shared = numbers[0]
         else:
             self.shared = None
+            self.numbers = tuple(numbers)
             self.per_row = torch.tensor(numbers, device=self._device)
         try:
             yield
         finally:
-            self.shared, self.per_row = 0, None
+            self.shared, self.numbers = 0, ()
 
 
 class RowLoraLinear(nn.Module):
-    """A linear layer with n stacked adapters: A (n + 1, r, in), B (n + 1, out, r)."""
+    """A linear layer (nn.Linear, or transformers' Conv1D) with n adapters: A (n + 1, r, in), B (n + 1, out, r)."""
 
     A: Tensor
     B: Tensor
 
-    def __init__(self, base: nn.Linear, a: Tensor, b: Tensor, active: ActiveAdapters) -> None:
+    def __init__(self, base: nn.Module, a: Tensor, b: Tensor, active: ActiveAdapters) -> None:
         super().__init__()
         self.base = base
         self.active = active
@@ -58,49 +56,69 @@ class RowLoraLinear(nn.Module):
         self.register_buffer("B", b, persistent=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, S, in) → (B, S, out)."""
+        """(B, …, in) → (B, …, out), or (B·S, in) → (B·S, out) where a model joins rows; a row's tokens are together."""
         y: Tensor = self.base(x)
         if self.active.shared == 0:
             return y
         if self.active.shared is not None:
             number = self.active.shared
             return y + functional.linear(functional.linear(x, self.A[number]), self.B[number])
+        rows = len(self.active.numbers)
         a, b = self.A[self.active.per_row], self.B[self.active.per_row]
-        return torch.baddbmm(y, torch.bmm(x, a.transpose(1, 2)), b.transpose(1, 2))
+        by_row = torch.bmm(x.reshape(rows, -1, x.shape[-1]), a.transpose(1, 2))
+        return torch.baddbmm(y.reshape(rows, -1, y.shape[-1]), by_row, b.transpose(1, 2)).reshape(y.shape)
 
 
-def attach_adapters(model: nn.Module, adapters: Sequence[LoraWeights], active: ActiveAdapters) -> None:
-    """Replace, in place, each linear layer that one of ``adapters`` changes; ``adapters[i]`` gets number i + 1.
+class RowLoraExperts(nn.Module):
+    """A mixture-of-experts module whose stacked weights (E, out, in) have n adapters each.
 
-    Raises `InvalidBundle` for a path that is not a linear layer of the decoder, or weights that do not fit the layer.
+    ``adapters`` maps the name of a weight to A (n + 1, E, r, in) and B (n + 1, E, out, r). The module is called with
+    all tokens, first a row's, then the next row's, as its first argument and, aligned with them, the experts chosen and
+    their weights. Which expert takes a token differs from token to token, so there is no product to share: the weights
+    with the delta of one adapter are made for the time of the call, once for each adapter that the batch uses.
     """
-    head = model.get_output_embeddings()  # type: ignore[operator]
-    for path in dict.fromkeys(path for weights in adapters for path in weights):
-        try:
-            layer = model.get_submodule(path)
-        except AttributeError as error:
-            raise InvalidBundle(f"an adapter changes {path!r}, which the model does not have") from error
-        if not isinstance(layer, nn.Linear) or layer is head:
-            raise InvalidBundle(f"an adapter changes {path!r}; only linear layers below the output head can be adapted")
-        a, b = _stack(path, layer, adapters)
-        parent, _, name = path.rpartition(".")
-        setattr(model.get_submodule(parent), name, RowLoraLinear(layer, a, b, active))
+
+    def __init__(self, base: nn.Module, adapters: Mapping[str, tuple[Tensor, Tensor]], active: ActiveAdapters) -> None:
+        super().__init__()
+        self.base = base
+        self.active = active
+        self.names = tuple(adapters)
+        for name, (a, b) in adapters.items():
+            self.register_buffer(f"{name}_A", a, persistent=False)
+            self.register_buffer(f"{name}_B", b, persistent=False)
+
+    def forward(self, hidden: Tensor, *routing: Tensor) -> Tensor:
+        """(T, in) and what the router gave, (T, k) each → (T, in)."""
+        if self.active.shared is not None:
+            return self._run(self.active.shared, hidden, routing)
+        numbers = self.active.numbers
+        per_token = self.active.per_row.repeat_interleave(len(hidden) // len(numbers))
+        parts = []
+        for number in sorted(set(numbers)):
+            tokens = (per_token == number).nonzero()[:, 0]
+            parts.append((tokens, self._run(number, hidden[tokens], tuple(each[tokens] for each in routing))))
+        out = torch.empty_like(hidden)
+        for tokens, part in parts:
+            out[tokens] = part
+        return out
+
+    def _run(self, number: int, hidden: Tensor, routing: tuple[Tensor, ...]) -> Tensor:
+        if number == 0:
+            result: Tensor = self.base(hidden, *routing)
+            return result
+        weights = {
+            name: self.base.get_parameter(name)
+            + expert_delta(self.base, getattr(self, f"{name}_A")[number], getattr(self, f"{name}_B")[number])
+            for name in self.names
+        }
+        changed: Tensor = torch.func.functional_call(self.base, weights, (hidden, *routing))
+        return changed
 
 
-def _stack(path: str, layer: nn.Linear, adapters: Sequence[LoraWeights]) -> tuple[Tensor, Tensor]:
-    rank = max(weights[path][0].shape[0] for weights in adapters if path in weights)
-    a = torch.zeros(len(adapters) + 1, rank, layer.in_features)
-    b = torch.zeros(len(adapters) + 1, layer.out_features, rank)
-    for number, weights in enumerate(adapters, start=1):
-        if path not in weights:
-            continue
-        down, up = weights[path]
-        r = down.shape[0]
-        if down.shape != (r, layer.in_features) or up.shape != (layer.out_features, r):
-            raise InvalidBundle(
-                f"an adapter's {path!r} has A {tuple(down.shape)} and B {tuple(up.shape)}; "
-                f"the layer takes (r, {layer.in_features}) and ({layer.out_features}, r)"
-            )
-        a[number, :r] = down
-        b[number, :, :r] = up
-    return a.to(layer.weight), b.to(layer.weight)
+def expert_delta(experts: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+    """B A of each expert, in the layout of the module's weights: A (E, r, in), B (E, out, r) → (E, out, in).
+
+    Some families store (E, in, out) and say so by ``is_transposed``, as transformers does.
+    """
+    delta = torch.bmm(b, a)
+    return delta.transpose(1, 2) if getattr(experts, "is_transposed", False) else delta
