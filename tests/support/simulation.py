@@ -17,7 +17,15 @@ from multitask_api.cluster import (
 from multitask_api.stage_io.manifest import Manifest
 from multitask_api.stage_io.packing import manifest_key, pack_manifest
 from multitask_operator.reconciler import Result, reconcile
-from multitask_operator.reconciler.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
+from multitask_operator.reconciler.actions import (
+    Apply,
+    Create,
+    Delete,
+    DryRunCreate,
+    Event,
+    PatchFinalizers,
+    PatchStatus,
+)
 from multitask_operator.reconciler.state.accessors import format_time
 from multitask_operator.reconciler.state.cluster_state import ClusterState, named_pvc_names
 from multitask_operator.reconciler.state.stage_job import stage_jobs
@@ -128,6 +136,8 @@ class Cluster:
         raise AssertionError(f"no rest after {limit} reconciles: {self.reconcile().actions}")
 
     def apply(self, action):
+        if isinstance(action, DryRunCreate):
+            return
         if isinstance(action, Event):
             self.events.append((action.type, action.reason))
             return

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import ipaddress
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
+from pydantic import ValidationError
+
 from multitask_api.errors import UserError
+from multitask_api.resource.training import PodTemplates
+from multitask_api.types import JsonDict, JsonObject
 
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 
@@ -19,6 +24,14 @@ _RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_
 
 class InvalidSetting(UserError):
     """One or more settings cannot be used; the message has a line for each and names its variable or argument."""
+
+
+@dataclass(frozen=True)
+class PodDefaults:
+    """What the installation adds to all stage pods, in the fields of ``spec.training``."""
+
+    pod_template: JsonObject = dataclasses.field(default_factory=dict)
+    pod_templates: PodTemplates = dataclasses.field(default_factory=PodTemplates)
 
 
 def _image(text: str) -> str:
@@ -54,6 +67,29 @@ def _address(text: str) -> str:
         raise ValueError("is no IP address, such as 127.0.0.1 or ::1") from error
 
 
+def _boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("is neither true nor false")
+    return text == "true"
+
+
+def _stage_pods(text: str) -> PodDefaults:
+    try:
+        given = json.loads(text)
+        if not isinstance(given, dict) or given.keys() - {"podTemplate", "podTemplates"}:
+            raise ValueError
+        templates = PodTemplates.model_validate(given.get("podTemplates", {}), by_name=False)
+        common: JsonDict = given.get("podTemplate", {})
+        for template in (common, *(getattr(templates, name) for name in PodTemplates.model_fields)):
+            if template.keys() - {"metadata", "spec"}:
+                raise ValueError
+    except (ValueError, ValidationError, AttributeError) as error:
+        raise ValueError(
+            "is no JSON object with podTemplate and podTemplates as in spec.training, each with metadata and spec"
+        ) from error
+    return PodDefaults(common, templates)
+
+
 def _number(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not re.fullmatch(r"\d{1,9}", text) or not least <= int(text) <= most:
@@ -71,6 +107,8 @@ class Settings:
     image_pull_policy: PullPolicy = "IfNotPresent"
     namespaces: tuple[str, ...] = ()
     gpu_resource: str = "nvidia.com/gpu"
+    fixed_user: bool = True
+    stage_pods: PodDefaults = dataclasses.field(default_factory=PodDefaults)
     workers: int = 8
     resync_seconds: int = 600
     health_address: str = ""
@@ -84,6 +122,11 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "image_pull_policy": (_pull_policy, "Of the stage pods: Always, IfNotPresent or Never."),
     "namespaces": (_namespaces, "Namespaces to watch, with commas; empty: all."),
     "gpu_resource": (_gpu_resource, "What a GPU is called in a pod's resources."),
+    "fixed_user": (_boolean, "Stage pods run as user and group 10001; false: the platform chooses, as on OpenShift."),
+    "stage_pods": (
+        _stage_pods,
+        "JSON object: podTemplate and podTemplates as in spec.training, merged into all stage pods before a model's.",
+    ),
     "workers": (_number(1, 256), "Resources that are reconciled at the same time."),
     "resync_seconds": (
         _number(10, 86_400),
@@ -116,7 +159,7 @@ def read_settings(arguments: Mapping[str, str | None], environ: Mapping[str, str
         parse, explanation = _PARSERS[each.name]
         source, text = _given(each.name, arguments, environ)
         if text is None:
-            if each.default is dataclasses.MISSING:
+            if _is_required(each):
                 problems.append(f"{variable(each.name)} is not set: {_lowered(explanation)}")
             continue
         try:
@@ -132,7 +175,8 @@ def described() -> Iterable[tuple[str, str]]:
     """(field name, help with the default) of every setting, for the program's ``--help``."""
     for each in dataclasses.fields(Settings):
         given = ", ".join(each.default) if isinstance(each.default, tuple) else each.default
-        default = "" if each.default is dataclasses.MISSING or given == "" else f" Default: {given}."
+        given = str(given).lower() if isinstance(given, bool) else given
+        default = "" if given in (dataclasses.MISSING, "") else f" Default: {given}."
         yield each.name, f"{_PARSERS[each.name][1]}{default} [{variable(each.name)}]"
 
 
@@ -141,6 +185,10 @@ def _given(name: str, arguments: Mapping[str, str | None], environ: Mapping[str,
         if text is not None and text.strip():
             return source, text.strip()
     return "", None
+
+
+def _is_required(field: dataclasses.Field[Any]) -> bool:
+    return field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
 
 
 def _lowered(text: str) -> str:

@@ -304,7 +304,7 @@ SITUATIONS = {
     ),
     "a limit range refuses pods": Situation(
         "PodRefused",
-        "must be less than or equal to memory limit of 64Mi",
+        "; its resources are those of spec.training.podTemplates.resolve, container trainer",
         given=create_limit_range,
         mends=delete_limit_range,
     ),
@@ -342,7 +342,7 @@ SITUATIONS = {
         spec=template(restartPolicy="Always"),
     ),
     "the podTemplate is none that the API takes": Situation(
-        "WriteRefused", "spec.template.spec.volumes", mends=edit_spec(training={}), spec=BAD_VOLUME
+        "WriteRefused", "spec.training.podTemplate.spec.volumes", mends=edit_spec(training={}), spec=BAD_VOLUME
     ),
     "more labels than a ConfigMap holds": Situation(
         "InvalidSpec",

@@ -32,6 +32,8 @@ SETTINGS = {
     "image_pull_policy": ("MULTITASK_IMAGE_PULL_POLICY", "--image-pull-policy"),
     "namespaces": ("MULTITASK_NAMESPACES", "--namespaces"),
     "gpu_resource": ("MULTITASK_GPU_RESOURCE", "--gpu-resource"),
+    "fixed_user": ("MULTITASK_FIXED_USER", "--fixed-user"),
+    "stage_pods": ("MULTITASK_STAGE_PODS", "--stage-pods"),
     "workers": ("MULTITASK_WORKERS", "--workers"),
     "resync_seconds": ("MULTITASK_RESYNC_SECONDS", "--resync-seconds"),
     "health_address": ("MULTITASK_HEALTH_ADDRESS", "--health-address"),

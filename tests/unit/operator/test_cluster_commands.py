@@ -58,12 +58,12 @@ class TwoTaskCluster(Cluster):
     def pod(self, job, number=0, *, phase="Pending", waiting=None, scheduled=None, terminated=None):
         """A pod of ``job`` in that state."""
         state = {"waiting": waiting} if waiting else {"terminated": terminated} if terminated else {"running": {}}
-        status = {"phase": phase, "containerStatuses": [{"name": "stage", "image": "trainer:1", "state": state}]}
+        status = {"phase": phase, "containerStatuses": [{"name": "trainer", "image": "trainer:1", "state": state}]}
         if scheduled:
             status["conditions"] = [{"type": "PodScheduled", "status": "False", **scheduled}]
         own = self.objects["Job", job]["spec"]["template"]["metadata"]["labels"]
         metadata = {"name": f"{job}-{number}", "labels": own | {"batch.kubernetes.io/job-name": job}}
-        spec = {"containers": [{"name": "stage", "resources": {"limits": {"memory": "2Gi"}}}]}
+        spec = {"containers": [{"name": "trainer", "resources": {"limits": {"memory": "2Gi"}}}]}
         self._put(("Pod", metadata["name"]), {"kind": "Pod", "metadata": metadata, "spec": spec, "status": status})
 
     def write(self, job, **data):

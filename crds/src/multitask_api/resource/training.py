@@ -14,6 +14,13 @@ from multitask_api.types import Record
 FreeForm = dict[str, Any]
 
 
+def _of_stage(kind: str) -> Any:
+    return Field(
+        default_factory=dict,
+        description=f"Additions to the pods of {kind}, applied after cpu or gpu. Default: no additions.",
+    )
+
+
 class Pretraining(Record):
     """Continued pretraining of the base model on text of the domain, before any task is trained."""
 
@@ -178,6 +185,37 @@ class Qualification(Record):
     )
 
 
+class PodTemplates(Record):
+    """Additions to the pods of some stages, each in the form of podTemplate and applied after it."""
+
+    cpu: FreeForm = Field(
+        default_factory=dict,
+        description="Additions to the pods that use no GPU: of resolve, prepare, filter, bundle and clean-up, of base "
+        "without pretraining, and of all stages with gpusPerNode 0. Default: no additions.",
+    )
+    gpu: FreeForm = Field(
+        default_factory=dict,
+        description="Additions to the pods that use a GPU: node selectors and tolerations of GPU nodes belong here. "
+        "Default: no additions.",
+    )
+    resolve: FreeForm = _of_stage("resolve")
+    prepare: FreeForm = _of_stage("prepare")
+    base: FreeForm = _of_stage("base")
+    baseline: FreeForm = _of_stage("baseline")
+    filter: FreeForm = _of_stage("filter")
+    high_resource: FreeForm = _of_stage("high-resource")
+    mixture: FreeForm = _of_stage("mixture")
+    bundle: FreeForm = _of_stage("bundle")
+    evaluate: FreeForm = _of_stage("evaluate")
+    export: FreeForm = _of_stage("export")
+    clean_up: FreeForm = _of_stage("clean-up")
+
+    def of_kind(self, kind: str) -> FreeForm:
+        """The additions to the pods of one kind of stage, such as ``high-resource``; empty if there are none."""
+        given: FreeForm = getattr(self, kind.replace("-", "_"), {})
+        return given
+
+
 class Training(Record):
     """Optimizer settings of every training stage and, in a cluster, the pods it runs in."""
 
@@ -214,7 +252,11 @@ class Training(Record):
         "mount (ReadWriteMany), or s3:// or gs://.",
     )
     gpus_per_node: int = Field(
-        1, ge=0, le=16, description="GPUs of each training pod. 0 trains on the CPU, also on one machine."
+        1,
+        ge=0,
+        le=16,
+        description="GPUs of each training pod; with device claims, the number of GPUs that they give. 0 trains on the "
+        "CPU, also on one machine.",
     )
     max_parallel_jobs: int = Field(
         4,
@@ -225,9 +267,10 @@ class Training(Record):
     )
     resources: FreeForm = Field(
         default_factory=dict,
-        description="Resources of the stage containers, with requests, limits and claims as in a Pod. Default: 1 CPU "
-        "and 1Gi of memory are requested. GPUs are set by gpusPerNode. Stages that load no model keep small requests "
-        "of their own.",
+        description="Resources of the containers that load a model, with requests, limits and claims as in a Pod. "
+        "Default: 1 CPU and 1Gi of memory are requested. Stages that use no GPU while others do take only memory, "
+        "ephemeral-storage and the limit of CPU from it. resolve, prepare, filter and clean-up load no model; they "
+        "have small requests and limits of their own, which podTemplates changes. GPUs are set by gpusPerNode.",
     )
     queue_name: Annotated[str, StringConstraints(max_length=63)] | None = Field(
         None,
@@ -235,6 +278,13 @@ class Training(Record):
     )
     pod_template: FreeForm = Field(
         default_factory=dict,
-        description="Additions to the stage pods (metadata and spec), applied as a strategic merge patch: node "
-        "selectors, tolerations, volumes, sidecars. The stage container is called trainer. Default: no additions.",
+        description="Additions to all stage pods (metadata and spec), applied as a strategic merge patch: volumes, "
+        "variables, sidecars. The stage container is called trainer. Labels and annotations also go on the Job. Device "
+        "claims (resourceClaims) are for the stages that use a GPU, in place of the GPU resource. Default: no "
+        "additions.",
+    )
+    pod_templates: PodTemplates | None = Field(
+        None,
+        description="Additions to the pods of some stages, applied after podTemplate: those with a GPU, those without, "
+        "or those of one kind of stage. Default: no additions.",
     )

@@ -17,7 +17,16 @@ from multitask_api.types import JsonObject
 from multitask_operator.cluster.client import FIELD_MANAGER, Client
 from multitask_operator.cluster.errors import AlreadyExists, ClusterError, Conflict, NotFound, Request, RequestRejected
 from multitask_operator.formatting import cut
-from multitask_operator.reconciler.actions import Action, Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
+from multitask_operator.reconciler.actions import (
+    Action,
+    Apply,
+    Create,
+    Delete,
+    DryRunCreate,
+    Event,
+    PatchFinalizers,
+    PatchStatus,
+)
 from multitask_operator.reconciler.state.cluster_state import ClusterState, RejectedWrite
 
 logger = logging.getLogger(__name__)
@@ -47,17 +56,22 @@ async def apply(client: Client, cluster: ClusterState, actions: Sequence[Action]
             logger.info("%s/%s: reconciling again: %s", cluster.namespace, cluster.name, error)
             return Applied(conflict=True)
         except RequestRejected as error:
-            kind = _kind(action)
-            name = error.request.name or cluster.name
+            kind, name, body = _kind(action), error.request.name or cluster.name, _body(action)
             return Applied(
-                rejected_write=RejectedWrite(error.request.verb, kind, name, error.code, error.reason, error.message)
+                rejected_write=RejectedWrite(
+                    error.request.verb, kind, name, error.code, error.reason, error.message, body
+                )
             )
     return Applied()
 
 
+def _body(action: Action) -> JsonObject | None:
+    return action.obj if isinstance(action, Create | DryRunCreate | Apply) else None
+
+
 def _kind(action: Action) -> str:
     match action:
-        case Create() | Apply():
+        case Create() | DryRunCreate() | Apply():
             return str(action.obj["kind"])
         case Delete():
             return action.kind
@@ -69,6 +83,9 @@ async def _do(client: Client, cluster: ClusterState, action: Action) -> None:
     match action:
         case Create():
             await _create(client, action.obj)
+        case DryRunCreate():
+            with contextlib.suppress(AlreadyExists):
+                await client.create(action.obj, dry_run=True)
         case Apply():
             await _apply(client, action.obj)
         case Delete():

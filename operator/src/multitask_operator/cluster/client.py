@@ -131,23 +131,38 @@ class Client:
             self._dynamic.get(resource, namespace=namespace, limit=1, **self._call),
         )
 
-    async def create(self, body: JsonObject) -> JsonObject:
-        """Make the object; AlreadyExists if there is one of its name."""
+    async def create(self, body: JsonObject, *, dry_run: bool = False) -> JsonObject:
+        """Make the object; AlreadyExists if there is one of its name, RequestRejected for a field that it cannot have.
+
+        ``dry_run``: the server checks everything and keeps nothing.
+        """
         resource = self._resource(body["apiVersion"], body["kind"])
         metadata = body["metadata"]
-        return await self._write(
-            Request("create", _rbac_resource(resource), metadata.get("namespace"), metadata.get("name")),
-            self._dynamic.create(resource, body=dict(body), field_manager=FIELD_MANAGER, **self._call),
+        request = Request("create", _rbac_resource(resource), metadata.get("namespace"), metadata.get("name"))
+        call = self._dynamic.create(
+            resource,
+            body=dict(body),
+            field_manager=FIELD_MANAGER,
+            query_params=_strict(),
+            dry_run="All" if dry_run else None,
+            **self._call,
         )
+        return await (self._ask(request, call) if dry_run else self._write(request, call))
 
     async def apply(self, body: JsonObject) -> JsonObject:
-        """Server-side apply with force: the fields in ``body`` become ours, whoever owned them."""
+        """Server-side apply with force: the fields in ``body`` become ours, whoever owned them. RequestRejected for a
+        field that the object cannot have."""
         resource = self._resource(body["apiVersion"], body["kind"])
         metadata = body["metadata"]
         return await self._write(
             Request("patch", _rbac_resource(resource), metadata.get("namespace"), metadata["name"]),
             self._dynamic.server_side_apply(
-                resource, body=dict(body), field_manager=FIELD_MANAGER, force_conflicts=True, **self._call
+                resource,
+                body=dict(body),
+                field_manager=FIELD_MANAGER,
+                force_conflicts=True,
+                query_params=_strict(),
+                **self._call,
             ),
         )
 
@@ -222,6 +237,14 @@ class Client:
             namespaced=namespaced,
             client=self._dynamic,
         )
+
+
+def _strict() -> list[tuple[str, str]]:
+    """Of what is created or applied: a field that the object cannot have is an error, instead of being left out.
+
+    A status is not written so: the cluster may have the CRD of an older release. The client adds to the list.
+    """
+    return [("fieldValidation", "Strict")]
 
 
 def _plain(_: DynamicClient, answer: Any) -> Any:

@@ -75,6 +75,8 @@ def error_for(request: Request, code: int, body: str | None) -> ClusterError:
     status = _status(body)
     reason = str(status.get("reason") or "")
     message = str(status.get("message") or (body or "").strip()[:300] or f"HTTP {code}")
+    # the server's answer to an unknown field in server-side apply
+    is_unknown_field = code == 500 and "typed patch object" in message
     match code:
         case 409 if reason == "AlreadyExists":
             return AlreadyExists(f"{request}: {message}")
@@ -88,7 +90,7 @@ def error_for(request: Request, code: int, body: str | None) -> ClusterError:
             return Forbidden(request, code, reason or "Forbidden", message)
         case 408 | 410 | 429:
             return Unavailable(f"{request}: {message}")
-        case _ if code >= 500:
+        case _ if code >= 500 and not is_unknown_field:
             return Unavailable(f"{request}: {message}")
         case _:
             return RequestRejected(request, code, reason or "Rejected", message)

@@ -33,6 +33,7 @@ _CLUSTER_TRAINING = {
     "resources": "resources",
     "queue_name": "queueName",
     "pod_template": "podTemplate",
+    "pod_templates": "podTemplates",
 }
 
 

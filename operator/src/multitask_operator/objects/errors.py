@@ -10,7 +10,7 @@ class ObjectError(UserError):
 
 
 class PodTemplateError(ObjectError):
-    """``spec.training.podTemplate`` is malformed, or changes what the operator relies on."""
+    """An additional pod template is malformed, or changes what the operator relies on."""
 
 
 class ResourcesError(ObjectError):

@@ -8,7 +8,7 @@ from multitask_api.cluster import CLEAN_UP, EXIT_USER_ERROR, MASTER_PORT
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.types import JsonDict
 from multitask_operator.objects.names import Owner, object_metadata
-from multitask_operator.objects.pods import PodSettings, pod_template
+from multitask_operator.objects.pods import POD_ANNOTATIONS, PodSettings, pod_template
 from multitask_operator.objects.resources import pods_per_job
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.objects.user_pod_template import CONTAINER
@@ -42,7 +42,9 @@ def stage_job(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, s
     Raises `PodTemplateError` or `ResourcesError` for what the spec cannot ask for.
     """
     name, kind = stage_job.name, stage_job.kind
+    template = pod_template(owner, spec, stage_job, settings)
     job = object_metadata(owner, "batch/v1", "Job", name, of=kind, annotations=stage_job.annotations)
+    _copy_metadata(template["metadata"], job["metadata"])
     pods = pods_per_job(spec, kind)
     job["spec"] = {
         "backoffLimit": RETRIES * pods,
@@ -50,16 +52,27 @@ def stage_job(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, s
         "podFailurePolicy": _FAILURE_POLICY,
         # A terminating pod may still write: its replacement waits until it has ended.
         "podReplacementPolicy": "Failed",
-        "template": pod_template(owner, spec, stage_job, settings),
+        "template": template,
     }
     if pods > 1:
         job["spec"] |= {"completionMode": "Indexed", "completions": pods, "parallelism": pods}
     if kind == CLEAN_UP:
+        # A deletion waits for it: it waits for no queue.
+        for metadata in (job["metadata"], template["metadata"]):
+            metadata["labels"].pop(QUEUE_LABEL, None)
         job["spec"] |= {"backoffLimit": CLEAN_UP_ATTEMPTS - 1, "activeDeadlineSeconds": CLEAN_UP_SECONDS}
     elif spec.training.queue_name is not None:
         job["metadata"]["labels"][QUEUE_LABEL] = spec.training.queue_name
+    if QUEUE_LABEL in job["metadata"]["labels"]:
         job["spec"]["suspend"] = True
     return job
+
+
+def _copy_metadata(pod: JsonDict, job: JsonDict) -> None:
+    """Kueue reads priority and limits from the Job, policy engines ask for a team or a cost centre there."""
+    for part in ("labels", "annotations"):
+        added = {key: value for key, value in (pod.get(part) or {}).items() if key not in POD_ANNOTATIONS}
+        job[part] = added | job.get(part, {})
 
 
 def stage_service(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec) -> JsonDict | None:

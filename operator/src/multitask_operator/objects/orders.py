@@ -8,7 +8,8 @@ from multitask_api.cluster import model_folder
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.stage_io.manifest import StageOrder
 from multitask_api.stages import ArtifactKey, Graph, Node, artifact_filename
-from multitask_operator.objects.resources import gpus, threads
+from multitask_operator.objects.pod_layers import threads
+from multitask_operator.objects.resources import gpus
 from multitask_operator.objects.volumes import is_local, storage_location, work_folder
 from multitask_operator.planner import orders
 

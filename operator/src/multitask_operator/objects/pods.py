@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from multitask_api.cluster import (
     CLEAN_UP,
@@ -20,23 +20,24 @@ from multitask_api.cluster import (
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.types import JsonDict
 from multitask_operator.objects.names import Owner, access_name, labels
-from multitask_operator.objects.resources import container_resources, gpus, pods_per_job, threads
+from multitask_operator.objects.pod_layers import pod_layers, threads
+from multitask_operator.objects.resources import container_resources, gpus, pods_per_job
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.objects.user_pod_template import CONTAINER, apply_user_template
 from multitask_operator.objects.volumes import mounts_variable, pod_volumes, volume_mounts
+from multitask_operator.settings import PodDefaults
 
 #: Seconds from SIGTERM to SIGKILL: a step has to end and a checkpoint to be written (and, for s3://, sent).
 GRACE_SECONDS = 120
 USER = 10001
+POD_ANNOTATIONS = {"kubectl.kubernetes.io/default-container": CONTAINER}
 
 _POD_SECURITY: JsonDict = {
     "runAsNonRoot": True,
-    "runAsUser": USER,
-    "runAsGroup": USER,
-    "fsGroup": USER,
     "fsGroupChangePolicy": "OnRootMismatch",
     "seccompProfile": {"type": "RuntimeDefault"},
 }
+_FIXED_USER: JsonDict = {"runAsUser": USER, "runAsGroup": USER, "fsGroup": USER}
 _SECURITY: JsonDict = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
@@ -51,10 +52,13 @@ class PodSettings:
     image: str
     image_pull_policy: str = "IfNotPresent"
     gpu_resource: str = "nvidia.com/gpu"
+    fixed_user: bool = True
+    """False: the platform gives each pod its user and group, as OpenShift does."""
+    defaults: PodDefaults = field(default_factory=PodDefaults)
 
 
 def pod_template(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, settings: PodSettings) -> JsonDict:
-    """The template of the pods of ``stage_job``, with ``spec.training.podTemplate`` merged in.
+    """The template of the pods of ``stage_job``, with the `pod_layers` merged in.
 
     Raises `PodTemplateError` or `ResourcesError` for what the spec cannot ask for.
     """
@@ -64,7 +68,7 @@ def pod_template(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec
         "serviceAccountName": spec.service_account_name or access_name(owner.name),
         "automountServiceAccountToken": True,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": _POD_SECURITY,
+        "securityContext": _POD_SECURITY | (_FIXED_USER if settings.fixed_user else {}),
         "containers": [_container(owner, spec, stage_job, settings)],
         "volumes": [
             {
@@ -83,9 +87,31 @@ def pod_template(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec
         pod["subdomain"] = stage_job.name
     metadata = {
         "labels": labels(owner.name, stage_job.kind),
-        "annotations": {"kubectl.kubernetes.io/default-container": CONTAINER},
+        "annotations": dict(POD_ANNOTATIONS),
     }
-    return apply_user_template({"metadata": metadata, "spec": pod}, spec.training.pod_template)
+    template: JsonDict = {"metadata": metadata, "spec": pod}
+    for layer in pod_layers(spec, stage_job.kind, settings.defaults):
+        template = apply_user_template(template, layer.given, layer.place)
+    return _with_gpus(template, gpus(spec, stage_job.kind), settings.gpu_resource)
+
+
+def _with_gpus(template: JsonDict, count: int, gpu_resource: str) -> JsonDict:
+    """``template`` with so many GPUs for the trainer: its device claims, if it has some, else the GPU resource."""
+    if count == 0:
+        return template
+    containers: list[JsonDict] = template["spec"]["containers"]
+    (trainer,) = (container for container in containers if container["name"] == CONTAINER)
+    resources: JsonDict = trainer.get("resources") or {}
+    claims = template["spec"].get("resourceClaims") or ()
+    if not claims:
+        limits = {gpu_resource: str(count)} | (resources.get("limits") or {})
+        changed = resources | {"limits": limits}
+    elif any((container.get("resources") or {}).get("claims") for container in containers):
+        return template
+    else:
+        changed = resources | {"claims": [{"name": claim.get("name")} for claim in claims]}
+    others = [trainer | {"resources": changed} if each is trainer else each for each in containers]
+    return template | {"spec": template["spec"] | {"containers": others}}
 
 
 def _container(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, settings: PodSettings) -> JsonDict:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from copy import deepcopy
 from decimal import Decimal
 from typing import Any
 
+from pydantic.alias_generators import to_camel
+
 from multitask_api.cluster import CLEAN_UP, RESOLVE, TRAINING_KINDS
 from multitask_api.resource import MultiTaskModelSpec
-from multitask_api.types import JsonDict
+from multitask_api.types import JsonDict, JsonObject
 from multitask_operator.objects.errors import ResourcesError
 
 PLACE = "spec.training.resources"
@@ -19,33 +22,64 @@ SMALL_KINDS = frozenset({RESOLVE, CLEAN_UP, "prepare", "filter"})
 ONE_GPU_KINDS = frozenset({"evaluate", "export"})
 """These run one engine, on one device."""
 
-#: Requests where the spec gives none: a process with torch loaded takes 0.7 GiB (measured) before any model.
-_SMALL_REQUESTS = {"cpu": "250m", "memory": "512Mi"}
+#: Where the spec gives none. A process with torch loaded takes 0.7 GiB (measured) before any model.
 _REQUESTS = {"cpu": "1", "memory": "1Gi"}
+#: Rows of 112 MB take 0.3 GiB (measured): with these limits a task may have a gigabyte of data. A quota on limits asks
+#: for some.
+_SMALL: JsonDict = {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "4Gi"}}
+#: What a stage without a GPU takes of resources that are meant for nodes with GPUs.
+_WITHOUT_GPU = ("cpu", "memory", "ephemeral-storage")
 _QUANTITY = re.compile(r"([+-]?(?:\d+(?:\.\d*)?|\.\d+))([numkMGTPE]|[KMGTPE]i|[eE][+-]?\d+)?")
 _FACTORS = {"": 0, "n": -9, "u": -6, "m": -3, "k": 3, "M": 6, "G": 9, "T": 12, "P": 15, "E": 18}
 
 
 def container_resources(spec: MultiTaskModelSpec, kind: str, gpu_resource: str) -> JsonDict:
-    """``resources`` of the container of a stage of ``kind``. Raises `ResourcesError` for malformed ones."""
+    """``resources`` of the container of a stage of ``kind``, without its GPUs. `ResourcesError` for malformed ones."""
     given = _checked(spec)
     for name in ("limits", "requests"):
         if gpu_resource in given.get(name, {}):
             raise ResourcesError(f"{PLACE}.{name}.{gpu_resource}: remove it; spec.training.gpusPerNode sets the GPUs")
     if kind in SMALL_KINDS:
-        return {"requests": dict(_SMALL_REQUESTS)}
+        return deepcopy(_SMALL)
+    if spec.training.gpus_per_node and not gpus(spec, kind):
+        return _beside_gpus(given)
     limits = dict(given.get("limits", {}))
     # With a limit, the request defaults to it: ours must not override that.
     requests = {name: value for name, value in _REQUESTS.items() if name not in limits} | given.get("requests", {})
-    count = gpus(spec, kind)
-    if count:
-        limits[gpu_resource] = str(count)
-    resources: JsonDict = {}
-    if requests:
-        resources["requests"] = requests
-    if limits:
-        resources["limits"] = limits
-    return resources | {name: value for name, value in given.items() if name == "claims"}
+    resources = {"requests": requests, "limits": limits}
+    return {name: amounts for name, amounts in resources.items() if amounts} | {
+        name: value for name, value in given.items() if name == "claims" and spec.training.gpus_per_node
+    }
+
+
+def resources_setting(kind: str) -> str:
+    """The field of the resource that sets the resources of a stage's container, for a message."""
+    return (
+        _own_setting(kind) if kind in SMALL_KINDS else f"{PLACE}, or of {_own_setting(kind)} if a podTemplate has any"
+    )
+
+
+def memory_setting(kind: str) -> str:
+    """The field that sets its memory limit."""
+    own = f"limits.memory in {_own_setting(kind)}"
+    return own if kind in SMALL_KINDS else f"{PLACE}.limits.memory (or {own}, if a podTemplate sets it)"
+
+
+def _own_setting(kind: str) -> str:
+    """Where what is set always has an effect: it is merged last."""
+    return f"spec.training.podTemplates.{to_camel(kind.replace('-', '_'))}, container trainer"
+
+
+def _beside_gpus(given: JsonObject) -> JsonDict:
+    """Of a stage without a GPU in a model with GPUs. Its memory follows from the model, too, but it needs one CPU and
+    none of the other resources of a node with GPUs."""
+    limits = {name: value for name, value in given.get("limits", {}).items() if name in _WITHOUT_GPU}
+    requests = {name: value for name, value in given.get("requests", {}).items() if name in _WITHOUT_GPU}
+    if "memory" not in limits:
+        requests.setdefault("memory", _REQUESTS["memory"])
+    cpus = [amount for amount in (_REQUESTS["cpu"], limits.get("cpu")) if amount is not None]
+    requests["cpu"] = min(cpus, key=lambda amount: quantity(amount, f"{PLACE}.limits.cpu"))
+    return {"requests": requests, "limits": limits} if limits else {"requests": requests}
 
 
 def gpus(spec: MultiTaskModelSpec, kind: str) -> int:
@@ -63,15 +97,6 @@ def pods_per_job(spec: MultiTaskModelSpec, kind: str) -> int:
 def trains(spec: MultiTaskModelSpec, kind: str) -> bool:
     """Whether a stage of ``kind`` trains; the base only does with pretraining, else it is merely fetched."""
     return kind in TRAINING_KINDS and (kind != "base" or spec.pretraining is not None)
-
-
-def threads(spec: MultiTaskModelSpec, kind: str) -> int:
-    """Threads of a stage's process: the whole CPUs it may use (limit, else request), shared by the pod's processes."""
-    if kind in SMALL_KINDS:
-        return 1
-    given = _checked(spec)
-    cpus = given.get("limits", {}).get("cpu") or given.get("requests", {}).get("cpu") or _REQUESTS["cpu"]
-    return max(1, int(quantity(cpus, f"{PLACE}.cpu") / max(1, gpus(spec, kind))))
 
 
 def quantity(value: Any, place: str) -> Decimal:

@@ -1,4 +1,4 @@
-"""Merges ``spec.training.podTemplate``, and rejects changes of what the operator and its pods rely on."""
+"""Merges an additional pod template, and rejects changes of what the operator and its pods rely on."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from multitask_api.types import JsonDict, JsonObject
 from multitask_operator.objects.errors import PodTemplateError
 from multitask_operator.objects.merge import merge
 
-PLACE = "spec.training.podTemplate"
 CONTAINER = "trainer"
 _METADATA = ("labels", "annotations")
 #: Field of the pod's spec → what to do instead.
@@ -26,17 +25,17 @@ _CONTAINER_FIELDS = dict.fromkeys(("command", "args"), "remove it; the operator 
 _VARIABLES = (CONFIGMAP_VARIABLE, MOUNTS_VARIABLE)
 
 
-def apply_user_template(template: JsonDict, given: JsonObject) -> JsonDict:
-    """``template`` with ``given``, the spec's podTemplate, merged in.
+def apply_user_template(template: JsonDict, given: JsonObject, place: str) -> JsonDict:
+    """``template`` with ``given``, which was written at ``place``, merged in.
 
     Raises `PodTemplateError` if that is no pod template, or changes what may not be changed.
     """
     for name in given:
         if name not in ("metadata", "spec"):
-            raise PodTemplateError(f"{PLACE}.{name}: not known; a pod template has metadata and spec")
-    merged = merge(template, given, PLACE)
+            raise PodTemplateError(f"{place}.{name}: not known; a pod template has metadata and spec")
+    merged = merge(template, given, place)
     for field, advice in _changes(template, merged):
-        raise PodTemplateError(f"{PLACE}.{field}: {advice}")
+        raise PodTemplateError(f"{place}.{field}: {advice}")
     return merged
 
 

@@ -22,6 +22,13 @@ class Create:
 
 
 @dataclass(frozen=True)
+class DryRunCreate:
+    """Let the API server check an object that is not created yet, as it would be checked then."""
+
+    obj: JsonObject
+
+
+@dataclass(frozen=True)
 class Apply:
     """Server-side apply with our field manager and force; decided only where something differs."""
 
@@ -64,7 +71,7 @@ class Event:
     message: str
 
 
-Action = Create | Apply | Delete | PatchStatus | PatchFinalizers | Event
+Action = Create | DryRunCreate | Apply | Delete | PatchStatus | PatchFinalizers | Event
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from math import ceil
 
 from multitask_api.types import JsonObject
 from multitask_operator.formatting import cut
+from multitask_operator.objects.resources import resources_setting
 from multitask_operator.reconciler.conditions import MESSAGE_BYTES
 from multitask_operator.reconciler.state.accessors import parse_time
 from multitask_operator.reconciler.state.cluster_state import RejectedWrite
@@ -22,20 +23,25 @@ DELETION_GRACE_SECONDS = 5.0
 
 #: Reason → what helps, where the message does not say so itself.
 REMEDIATION: Mapping[str, str] = {
-    "QuotaExceeded": "raise the namespace's quota, lower training.resources or training.maxParallelJobs, or wait until"
-    " other work has ended; the Job goes on by itself",
+    "QuotaExceeded": "raise the namespace's quota, lower these or training.maxParallelJobs, or wait until other work"
+    " has ended; the Job goes on by itself",
     "PodRefused": "change what the message names; the Job goes on by itself",
     "PodWarning": "change what the message names; the pod goes on by itself",
     "PodNotStarted": "change what the message names; the pod goes on by itself",
     "NotDeleted": "whoever set the finalizer has to remove it; the Job is then created again",
     "NoGPUFree": "wait, free a GPU, or lower training.gpusPerNode (0: the CPU) or training.maxParallelJobs",
-    "Unschedulable": "change training.resources or the podTemplate, or give the cluster such a node",
+    "Unschedulable": "change training.resources, podTemplate or podTemplates, or give the cluster such a node",
     "Queued": "wait, or ask the owner of the queue; without training.queueName the Jobs start at once",
     "Gated": "wait, or ask whoever set the gate",
     "ImageNotPulled": "correct the image's name, or name its registry's Secret in spec.imagePullSecrets",
     "DataNotFound": "correct the addresses, or put the data there: it is looked for again every 5 minutes",
 }
 
+#: A quota or a LimitRange speaks, not another policy.
+_RESOURCES = re.compile(
+    r"exceeded quota|must specify|(?:maximum|minimum) \S+ usage|max limit to request ratio"
+    r"|must be less than or equal to \S+ limit"
+)
 _FORBIDDEN, _CONFLICT = 403, 409
 _PULL = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
@@ -170,7 +176,8 @@ def _warned(stage_job: StageJob, warnings: Mapping[str, str]) -> Blocker | None:
         if item["kind"] == "Pod":
             return Blocker("PodWarning", f"{_name(item)}: {text}")
         reason = "QuotaExceeded" if "exceeded quota" in text else "PodRefused"
-        return Blocker(reason, f"{_name(item)} gets no pod: {text}")
+        where = f"; its resources are those of {resources_setting(stage_job.kind)}" if _RESOURCES.search(text) else ""
+        return Blocker(reason, f"{_name(item)} gets no pod: {text}{where}")
     return None
 
 

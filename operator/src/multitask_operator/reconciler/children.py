@@ -11,10 +11,11 @@ from multitask_api.cluster import CLEAN_UP, RESOLVE, SNAPSHOT_KEY
 from multitask_api.resource import MultiTaskModel
 from multitask_api.types import JsonObject
 from multitask_operator.objects import configmaps, jobs, rbac
-from multitask_operator.objects.names import Owner, run_name
+from multitask_operator.objects.names import Owner, run_name, stage_job_name
+from multitask_operator.objects.pod_layers import STAGE_KINDS, user_layers
 from multitask_operator.objects.pods import PodSettings
 from multitask_operator.objects.stage_jobs import StageJobSpec, stage_annotations
-from multitask_operator.reconciler.actions import Action, Apply, Create
+from multitask_operator.reconciler.actions import Action, Apply, Create, DryRunCreate
 from multitask_operator.reconciler.state.accessors import controller_uid
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.stage_job import StageJob
@@ -35,7 +36,9 @@ class ChildBuilder:
         """With the image in the generation's snapshot: an upgrade of the operator changes no run that has begun."""
         owner, generation = Owner.of(cluster.model), cluster.generation
         image = _snapshot_image(cluster, run_name(owner.name, generation)) or settings.trainer_image
-        pods = PodSettings(image, settings.image_pull_policy, settings.gpu_resource)
+        pods = PodSettings(
+            image, settings.image_pull_policy, settings.gpu_resource, settings.fixed_user, settings.stage_pods
+        )
         return cls(owner, generation, model, pods)
 
     def stage_job(self, cluster: ClusterState, stage_job: StageJobSpec) -> Iterator[Action]:
@@ -53,6 +56,18 @@ class ChildBuilder:
         for existing, wanted in pairs:
             if wanted is not None and find_existing(existing, wanted) is None:
                 yield Create(wanted)
+
+    def pod_template_checks(self) -> Iterator[Action]:
+        """Checks of the Jobs whose pods have other additions than those of resolve, the first Job of a generation: an
+        error in them must not show up after hours of training."""
+        spec, defaults = self.model.spec, self.settings.defaults
+        checked = [user_layers(spec, RESOLVE, defaults)]
+        for kind in STAGE_KINDS:
+            layers = user_layers(spec, kind, defaults)
+            if layers not in checked:
+                checked.append(layers)
+                check = StageJobSpec(stage_job_name(self.owner.name, kind, ["check"]), kind, self.generation)
+                yield DryRunCreate(jobs.stage_job(self.owner, spec, check, self.settings))
 
     def services(self, cluster: ClusterState, running: Sequence[StageJob]) -> Iterator[Action]:
         """Services of running Jobs that somebody deleted: a replacement pod could not find the others.

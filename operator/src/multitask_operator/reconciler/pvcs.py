@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.types import JsonObject
 from multitask_operator.objects import volumes
+from multitask_operator.objects.pod_layers import pod_layers
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.state.cluster_state import named_pvc_names
+from multitask_operator.settings import PodDefaults
 
 Pvcs = Mapping[str, JsonObject | None]
 
@@ -51,7 +53,8 @@ def single_node_claims(spec: MultiTaskModelSpec, kind: str, pvcs: Pvcs) -> froze
 
     If two Jobs shared one, a pod on another node would wait until the first Job has ended, and keep its GPUs meanwhile.
     """
-    mounted = {*volumes.mounted_pvc_names(spec, kind), *named_pvc_names({"spec": spec.training.pod_template})}
+    templates = {"spec": [layer.given for layer in pod_layers(spec, kind, PodDefaults())]}
+    mounted = {*volumes.mounted_pvc_names(spec, kind), *named_pvc_names(templates)}
     return frozenset(name for name in mounted if (pvc := pvcs.get(name)) is not None and not _is_shared(pvc))
 
 

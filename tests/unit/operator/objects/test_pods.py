@@ -104,7 +104,10 @@ def test_what_runs_no_stage_reads_its_own_order_and_takes_little(kind):
     (orders,) = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "orders"]
     assert orders["configMap"]["items"] == [{"key": f"{kind}.json", "path": f"{kind}.json"}]
     assert pod["spec"]["nodeSelector"] == {"pool": "storage"}
-    assert trainer(pod)["resources"] == {"requests": {"cpu": "250m", "memory": "512Mi"}}
+    assert trainer(pod)["resources"] == {
+        "requests": {"cpu": "250m", "memory": "512Mi"},
+        "limits": {"cpu": "2", "memory": "4Gi"},
+    }
     assert trainer(pod)["command"] == ["python", "-m", "multitask_trainer.pod"]
 
 
@@ -286,3 +289,50 @@ def test_a_pod_template_may_not_give(sentence, given, message):
     with pytest.raises(PodTemplateError) as raised:
         with_template(given)
     assert str(raised.value).startswith(f"spec.training.podTemplate.{message}")
+
+
+def test_the_platform_may_give_user_and_group():
+    """OpenShift's restricted-v2 refuses a user that a pod names, and gives each namespace users of its own."""
+    for kind in ("resolve", "mixture", "clean-up"):
+        security = template(kind, PodSettings("t:1", fixed_user=False))["spec"]["securityContext"]
+        assert security == {
+            "runAsNonRoot": True,
+            "fsGroupChangePolicy": "OnRootMismatch",
+            "seccompProfile": {"type": "RuntimeDefault"},
+        }
+
+
+CLAIMS = {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "two-gpus"}]}
+ON_TRAINER = {"containers": [{"name": "trainer", "resources": {"claims": [{"name": "gpu", "request": "all"}]}}]}
+
+# the sentence, what podTemplate gives, the kind, GPUs → resources of the trainer, device claims of the pod
+DEVICES = [
+    ("training gets the devices", CLAIMS, "mixture", 2, {"claims": [{"name": "gpu"}]}, True),
+    ("an engine gets them", CLAIMS, "evaluate", 2, {"claims": [{"name": "gpu"}]}, True),
+    (
+        "as the spec says, if it does",
+        CLAIMS | ON_TRAINER,
+        "mixture",
+        2,
+        {"claims": [{"name": "gpu", "request": "all"}]},
+        True,
+    ),
+    ("what needs no GPU claims no device", CLAIMS, "bundle", 2, {}, False),
+    ("nor names one", CLAIMS | ON_TRAINER, "prepare", 2, {"limits": {"cpu": "2", "memory": "4Gi"}}, False),
+    ("without GPUs nothing does", CLAIMS | ON_TRAINER, "mixture", 0, {}, False),
+]
+
+
+@pytest.mark.parametrize(
+    ("sentence", "given", "kind", "count", "expected", "claimed"), DEVICES, ids=[row[0] for row in DEVICES]
+)
+def test_a_device_claim_means_a_gpu(sentence, given, kind, count, expected, claimed):
+    pod = template(kind, training={"gpusPerNode": count, "podTemplate": {"spec": given}})
+    resources = trainer(pod)["resources"]
+    assert {name: value for name, value in resources.items() if name != "requests"} == expected
+    assert ("resourceClaims" in pod["spec"]) is claimed
+
+
+def test_a_pod_with_claimed_devices_starts_a_process_for_each():
+    pod = template("mixture", training={"gpusPerNode": 2, "podTemplate": {"spec": CLAIMS}})
+    assert "--processes=2" in trainer(pod)["command"]

@@ -7,11 +7,15 @@ from decimal import Decimal
 import pytest
 
 from multitask_operator.objects.errors import ResourcesError
-from multitask_operator.objects.resources import container_resources, gpus, pods_per_job, quantity, threads
-from support.object_samples import resource
+from multitask_operator.objects.pod_layers import threads
+from multitask_operator.objects.pods import PodSettings, pod_template
+from multitask_operator.objects.resources import container_resources, gpus, pods_per_job, quantity
+from support.object_samples import OWNER, job_spec, resource
 
 GPU = "nvidia.com/gpu"
 DEFAULT = {"cpu": "1", "memory": "1Gi"}
+SMALL = {"requests": {"cpu": "250m", "memory": "512Mi"}, "limits": {"cpu": "2", "memory": "4Gi"}}
+LARGE = {"limits": {"cpu": 32, "memory": "128Gi", "example.com/rdma": 1}}
 PRETRAINED = {"pretraining": {"maxSteps": 10}}
 
 
@@ -21,12 +25,12 @@ def spec(more=None, **training):
 
 # the sentence, training, kind, the container's resources
 CASES = [
-    ("a stage that looks at data fits anywhere", {}, "prepare", {"requests": {"cpu": "250m", "memory": "512Mi"}}),
+    ("a stage that looks at data fits anywhere", {}, "prepare", SMALL),
     (
         "whatever training asks for",
         {"gpusPerNode": 8, "resources": {"limits": {"cpu": 64}}},
         "filter",
-        {"requests": {"cpu": "250m", "memory": "512Mi"}},
+        SMALL,
     ),
     ("training asks for a core", {}, "baseline", {"requests": DEFAULT}),
     (
@@ -45,29 +49,81 @@ CASES = [
         "training gets all GPUs",
         {"gpusPerNode": 4, "resources": {"limits": {"memory": "64Gi"}}},
         "high-resource",
-        {"requests": {"cpu": "1"}, "limits": {"memory": "64Gi", GPU: "4"}},
+        {"requests": {"cpu": "1"}, "limits": {"memory": "64Gi"}},
+        "4",
     ),
-    ("an engine gets one", {"gpusPerNode": 4}, "evaluate", {"requests": DEFAULT, "limits": {GPU: "1"}}),
-    ("so does export", {"gpusPerNode": 4}, "export", {"requests": DEFAULT, "limits": {GPU: "1"}}),
+    ("an engine gets one", {"gpusPerNode": 4}, "evaluate", {"requests": DEFAULT}, "1"),
+    ("so does export", {"gpusPerNode": 4}, "export", {"requests": DEFAULT}, "1"),
     ("a bundle needs none", {"gpusPerNode": 4}, "bundle", {"requests": DEFAULT}),
     ("a base that is only fetched needs none", {"gpusPerNode": 4}, "base", {"requests": DEFAULT}),
     (
+        "without a GPU it takes memory and a CPU of what is meant for a node with GPUs",
+        {"gpusPerNode": 4, "resources": LARGE},
+        "bundle",
+        {"requests": {"cpu": "1"}, "limits": {"cpu": 32, "memory": "128Gi"}},
+    ),
+    (
+        "also where little is given",
+        {"gpusPerNode": 4, "resources": {"limits": {"cpu": "500m"}, "requests": {"memory": "2Gi", "cpu": "250m"}}},
+        "base",
+        {"requests": {"cpu": "500m", "memory": "2Gi"}, "limits": {"cpu": "500m"}},
+    ),
+    (
+        "without any GPU all of it",
+        {"resources": LARGE},
+        "bundle",
+        {"requests": {}, **LARGE},
+    ),
+    (
         "claims of devices are passed on",
-        {"resources": {"claims": [{"name": "gpu"}]}},
+        {"gpusPerNode": 1, "resources": {"claims": [{"name": "gpu"}]}},
         "baseline",
         {"requests": DEFAULT, "claims": [{"name": "gpu"}]},
+        "1",
+    ),
+    (
+        "but not where no GPU is used",
+        {"gpusPerNode": 1, "resources": {"claims": [{"name": "gpu"}]}},
+        "bundle",
+        {"requests": DEFAULT},
     ),
 ]
 
 
-@pytest.mark.parametrize(("sentence", "training", "kind", "expected"), CASES, ids=[row[0] for row in CASES])
-def test_resources(sentence, training, kind, expected):
-    assert container_resources(spec(**training), kind, GPU) == expected
+@pytest.mark.parametrize("case", CASES, ids=[row[0] for row in CASES])
+def test_resources(case):
+    _, training, kind, expected, *count = case
+    expected = {name: amounts for name, amounts in expected.items() if amounts}
+    desk = resource(training={"gpusPerNode": 0, **training})
+    assert container_resources(desk.spec, kind, GPU) == expected
+    if count:
+        expected = expected | {"limits": expected.get("limits", {}) | {GPU: count[0]}}
+    (container,) = pod_template(OWNER, desk.spec, job_spec(desk, kind), PodSettings("t"))["spec"]["containers"]
+    assert container["resources"] == expected
+
+
+# the kind, what else sets its resources → threads
+@pytest.mark.parametrize(
+    ("kind", "templates", "expected"),
+    [
+        ("baseline", {}, 4),
+        ("baseline", {"gpu": "16"}, 8),
+        ("mixture", {"gpu": "16", "mixture": "6"}, 3),
+        ("bundle", {"gpu": "16"}, 8),
+    ],
+)
+def test_threads_follow_from_the_cpus_that_a_pod_template_sets(kind, templates, expected):
+    given = {
+        name: {"spec": {"containers": [{"name": "trainer", "resources": {"limits": {"cpu": cpus}}}]}}
+        for name, cpus in templates.items()
+    }
+    assert threads(spec(gpusPerNode=2, resources={"limits": {"cpu": 8}}, podTemplates=given), kind) == expected
 
 
 def test_a_gpu_has_the_name_that_the_installation_gives_it():
-    resources = container_resources(spec(gpusPerNode=2), "mixture", "amd.com/gpu")
-    assert resources["limits"] == {"amd.com/gpu": "2"}
+    desk = resource(training={"gpusPerNode": 2})
+    pod = pod_template(OWNER, desk.spec, job_spec(desk, "mixture"), PodSettings("t", gpu_resource="amd.com/gpu"))
+    assert pod["spec"]["containers"][0]["resources"]["limits"] == {"amd.com/gpu": "2"}
 
 
 # training, more of the spec, kind → GPUs of a pod, pods

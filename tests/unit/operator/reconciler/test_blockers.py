@@ -23,11 +23,11 @@ GPU = "nvidia.com/gpu"
 def pod(*, phase="Pending", waiting=None, terminated=None, scheduled=None, init=False, memory="2Gi"):
     """A stage pod with one container in the given state."""
     state = {"waiting": waiting} if waiting else {"terminated": terminated} if terminated else {"running": {}}
-    containers = [{"name": "stage", "image": "trainer:1", "state": state}]
+    containers = [{"name": "trainer", "image": "trainer:1", "state": state}]
     status = {"phase": phase, ("initContainerStatuses" if init else "containerStatuses"): containers}
     if scheduled:
         status["conditions"] = [{"type": "PodScheduled", "status": "False", **scheduled}]
-    spec = {"containers": [{"name": "stage", "resources": {"limits": {"memory": memory}}}]}
+    spec = {"containers": [{"name": "trainer", "resources": {"limits": {"memory": memory}}}]}
     return {"kind": "Pod", "metadata": {"name": "m-baseline-1234-x"}, "spec": spec, "status": status}
 
 

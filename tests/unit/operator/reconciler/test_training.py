@@ -238,11 +238,11 @@ def test_memory_that_ran_out_names_the_settings():
     cluster = two()
     run_until(cluster, "baseline")
     name = cluster.jobs("baseline")[0]
-    killed = {"name": "stage", "state": {"terminated": {"reason": "OOMKilled"}}}
+    killed = {"name": "trainer", "state": {"terminated": {"reason": "OOMKilled"}}}
     cluster.objects["Pod", "p"] = {
         "kind": "Pod",
         "metadata": {"name": "p", "uid": "u-p", "labels": {"batch.kubernetes.io/job-name": name}},
-        "spec": {"containers": [{"name": "stage", "resources": {"limits": {"memory": "1Gi"}}}]},
+        "spec": {"containers": [{"name": "trainer", "resources": {"limits": {"memory": "1Gi"}}}]},
         "status": {"phase": "Failed", "containerStatuses": [killed]},
     }
     cluster.end(name, "Failed", "backoff limit")

@@ -29,6 +29,8 @@ class RejectedWrite:
     reason: str
     """As the server gives it: Forbidden, Invalid …"""
     message: str
+    body: JsonObject | None = None
+    """The object that was to be created or applied."""
 
 
 @dataclass(frozen=True)

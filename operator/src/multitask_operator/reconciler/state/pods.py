@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from multitask_api.types import JsonObject
-from multitask_operator.reconciler.state.accessors import completion_index, created_at, true_condition
+from multitask_operator.objects.resources import SMALL_KINDS, memory_setting
+from multitask_operator.objects.user_pod_template import CONTAINER
+from multitask_operator.reconciler.state.accessors import completion_index, created_at, kind_label, true_condition
 
 
 def has_running_pod(pods: Sequence[JsonObject]) -> bool:
@@ -41,12 +43,17 @@ def out_of_memory(pods: Sequence[JsonObject]) -> str | None:
         for status in container_statuses(pod):
             for state in (status.get("state", {}), status.get("lastState", {})):
                 if state.get("terminated", {}).get("reason") == "OOMKilled":
-                    limit = _memory_limit(pod, status["name"])
-                    return (
-                        f"ran out of memory{f' (limit {limit})' if limit else ''}; raise "
-                        "spec.training.resources.limits.memory, or lower training.batchRows or training.maxLength"
-                    )
+                    return _memory_advice(pod, status["name"])
     return None
+
+
+def _memory_advice(pod: JsonObject, container: str) -> str:
+    limit, kind = _memory_limit(pod, container), kind_label(pod)
+    what = f"ran out of memory{f' (limit {limit})' if limit else ''}"
+    if container != CONTAINER:
+        return f"container {container} {what}; raise its limit in the podTemplate that adds it"
+    advice = f"{what}; raise {memory_setting(kind)}"
+    return advice if kind in SMALL_KINDS else f"{advice}, or lower training.batchRows or training.maxLength"
 
 
 def _failed(pods: Sequence[JsonObject]) -> list[JsonObject]:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from multitask_operator.objects.field_paths import in_users_words
+from multitask_operator.objects.pod_layers import user_layers
 from multitask_operator.reconciler import blockers, pvcs
 from multitask_operator.reconciler.blockers import Blocker
-from multitask_operator.reconciler.state.accessors import true_condition
+from multitask_operator.reconciler.state.accessors import kind_label, true_condition
+from multitask_operator.reconciler.state.cluster_state import RejectedWrite
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import failure_of
 from multitask_operator.reconciler.state.stage_job import Phase, StageJob
@@ -15,11 +18,25 @@ from multitask_operator.settings import Settings
 Check = Callable[[ModelState, Settings], Blocker | None]
 
 
-def write_rejected(state: ModelState, _: Settings) -> Blocker | None:
+def write_rejected(state: ModelState, settings: Settings) -> Blocker | None:
     """The API server rejected a write of this decision."""
     for rejected in state.cluster.rejected_writes:
-        return blockers.write_rejected(rejected)
+        return _field_rejected(state, settings, rejected) or blockers.write_rejected(rejected)
     return None
+
+
+def _field_rejected(state: ModelState, settings: Settings, rejected: RejectedWrite) -> Blocker | None:
+    """The rejected Job has a field from the model, or from the installation, that a pod cannot have."""
+    if rejected.kind != "Job" or rejected.body is None:
+        return None
+    template, kind = rejected.body["spec"]["template"], kind_label(rejected.body)
+    layers = user_layers(state.model.spec, kind, settings.stage_pods)
+    message = in_users_words(rejected.message, template, layers)
+    if message is None:
+        return None
+    return Blocker(
+        "WriteRefused", f"the Job of {kind} is refused: {message.rstrip('.')}; correct it, or remove it where it stands"
+    )
 
 
 def claims_blocked(state: ModelState, _: Settings) -> Blocker | None:

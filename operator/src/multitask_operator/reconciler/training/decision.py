@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 
+from multitask_api.cluster import RESOLVE
 from multitask_api.errors import InvalidResource
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.objects.volumes import uri_problems
@@ -61,6 +62,8 @@ def _creations(
         yield from children.snapshot(state.cluster)
     if new_jobs or configmaps:
         yield from children.access(state.cluster, configmaps | {job.name for job in new_jobs})
+    if any(job.kind == RESOLVE for job in new_jobs):
+        yield from children.pod_template_checks()
     for job in new_jobs:
         yield from children.stage_job(state.cluster, job)
     yield from children.services(state.cluster, _kept_running_jobs(state, deleted))
