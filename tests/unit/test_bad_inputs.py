@@ -588,7 +588,7 @@ ROWS: list[tuple[str, str, bytes, int, str]] = [
         "train.jsonl",
         lines() + b'{"text": "\xff"}\n',
         0,
-        "train.jsonl, line 3: not UTF-8 (byte 0xff at position 11); save the file as UTF-8",
+        "train.jsonl, line 3: not UTF-8 (byte 0xff in 'text'); save the file as UTF-8",
     ),
     ("an empty file", "train.jsonl", b"", 0, "train.jsonl: there are no rows; a split needs at least one"),
     (
@@ -596,7 +596,7 @@ ROWS: list[tuple[str, str, bytes, int, str]] = [
         "train.txt",
         b"a",
         0,
-        "train.txt: not a data file by its name; rename or convert it to .jsonl, .jsonl.gz, .csv or .parquet",
+        "train.txt: not a data file by its name; rename or convert it to .jsonl, .json, .csv, .tsv or .parquet",
     ),
     (
         "a gzip file that breaks off",

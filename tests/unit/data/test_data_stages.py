@@ -267,7 +267,7 @@ def test_resolve_collects_every_problem(tmp_path: Path) -> None:
     report = resolved(tmp_path, baseModel=base, pretraining={"maxSteps": 1, "corpus": corpus})
     assert [problem.split(" (")[0] for problem in report.problems] == [
         "test.jsonl: no such file or folder",
-        "hollow: no .jsonl, .jsonl.gz, .csv or .parquet file in this folder; it is empty",
+        "hollow: no .jsonl, .json, .csv, .tsv or .parquet file in this folder; it is empty",
         "pvc://claim/x.jsonl: no folder stands for claim 'claim' here; add --claim claim=DIR to the command",
         f"hf://org/corpus/train: hf://org/corpus: {UNREACHABLE}",
         f"spec.baseModel: hf://org/model@main: {UNREACHABLE}",
@@ -308,6 +308,53 @@ def test_look_gives_every_problem_of_every_task_at_once(tmp_path: Path, capsys: 
         ("spec.tasks[0].data.test", "test.jsonl: there are no rows; a split needs at least one"),
     ]
     assert [(item.name, item.rows.train, item.bad_rows) for item in report.tasks] == [("urgency", 2, 1)]
+
+
+def test_one_task_whose_store_does_not_answer_hides_nothing_of_the_others(
+    tmp_path: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    data(tmp_path, train=[*GOOD, {"text": "a", "label": "x"}])
+    tasks = resource()["spec"]["tasks"]
+    remote = tasks[0]["data"] | {"train": {"uri": "s3://bucket/train.jsonl"}}
+    tasks.insert(0, tasks[0] | {"name": "remote", "data": remote})
+    arguments = ["--model", str(model_file(tmp_path, tasks=tasks)), "--data-root", str(tmp_path), "--json"]
+    assert data_check.main(arguments) == 2
+    report = DataReport.model_validate_json(capsys.readouterr().out)
+    assert [(problem.path, problem.message[:30]) for problem in report.problems] == [
+        ("spec.tasks[0].data", "s3://bucket/train.jsonl cannot"),
+        ("spec.tasks[1].data.train", "train.jsonl, line 3: label: 'x"),
+    ]
+    assert [item.name for item in report.tasks] == ["urgency"]
+    found = resolve_data("s3://bucket/train.jsonl", DataLocations(tmp_path), HashCache())
+    assert found.problem is not None
+    assert "cannot be reached" in found.problem
+
+
+def test_files_that_break_in_one_task_hide_nothing_of_the_others(tmp_path: Path, capsys: Any) -> None:
+    data(tmp_path, train=[*GOOD, {"text": "a", "label": "x"}])
+    write(tmp_path, "cut.parquet", b"PAR1" + b"\xff" * 40 + b"PAR1")
+    (tmp_path / "gone.jsonl").symlink_to("nowhere")
+    broken = {"train": {"uri": "cut.parquet"}, "validation": {"uri": "gone.jsonl"}, "test": {"uri": "test.jsonl"}}
+    tasks = resource()["spec"]["tasks"]
+    tasks.insert(0, tasks[0] | {"name": "broken", "data": broken})
+    arguments = ["--model", str(model_file(tmp_path, tasks=tasks)), "--data-root", str(tmp_path), "--json"]
+    assert data_check.main(arguments) == 2
+    report = DataReport.model_validate_json(capsys.readouterr().out)
+    assert [(problem.path, problem.message.split(" (")[0]) for problem in report.problems] == [
+        ("spec.tasks[0].data.train", "cut.parquet: not a parquet file, or a damaged one"),
+        (
+            "spec.tasks[0].data.validation",
+            "gone.jsonl: a link to nowhere, which does not exist; restore the file, or remove the link",
+        ),
+        (
+            "spec.tasks[1].data.train",
+            "train.jsonl, line 3: label: 'x' is not one of the task's labels; they are 'low', 'high'",
+        ),
+    ]
 
 
 def test_look_as_text(tmp_path: Path, capsys: Any) -> None:

@@ -3,6 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from multitask_trainer.data.inspection import TaskInspection, inspect_task, raise_if_unusable
@@ -99,6 +101,43 @@ def test_references_of_a_generation_row(tmp_path: Path, values: Any, split: str,
 def test_references_that_cannot_be_used(tmp_path: Path, values: Any, message: str) -> None:
     with pytest.raises(BadRow, match=message):
         RowValidator.of(generation(), data(tmp_path)).validate({"text": "a"} | values, "test")
+
+
+@pytest.mark.parametrize(
+    ("definition", "values", "message"),
+    [
+        (
+            task(),
+            {"text": "a", "sentiment": "low", "source": "mail"},
+            (
+                "label: missing; every row needs its label; this one has the fields sentiment, source, text;"
+                " if 'sentiment' holds the answer, set data.labelField: sentiment"
+            ),
+        ),
+        (task(), {"text": "a", "Labels": "x", "n": 1}, "if 'Labels' holds the answer, set data.labelField: Labels"),
+        (task(), {"text": "a", "mood": "x"}, "if 'mood' holds the answer, set data.labelField: mood"),
+        (task(), {"text": "a", "gold label": "low"}, "if 'gold label' holds the answer, rename that field to label"),
+        (task(), {"text": "a", "x": 1, "y": 2}, "if the answer has another name, set data.labelField to it"),
+        (task(), {"text": "a"}, "if the answer has another name, set data.labelField to it"),
+        (generation(), {"text": "a", "reply": "b"}, "if 'reply' holds the answer, set data.targetField: reply"),
+        (generation(), {"text": "a", "x": 1, "y": 2}, "if the answer has another name, set data.targetField to it"),
+        (task(), {"Text": "a", "label": "low", "n": 1}, "did you mean {Text} in the prompt?"),
+        (task(), {"body": "a", "label": "low"}, "did you mean {body} in the prompt?"),
+        (task(), {"x": "a", "y": "b", "label": "low"}, "the prompt needs it; this one has the fields label, x, y"),
+    ],
+)
+def test_a_missing_field_names_the_cure(tmp_path: Path, definition: Any, values: Any, message: str) -> None:
+    with pytest.raises(BadRow) as caught:
+        RowValidator.of(definition, data(tmp_path)).validate(values, "train")
+    assert str(caught.value).endswith(message)
+
+
+def test_the_fields_of_a_parquet_file_are_named_though_they_are_not_read(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"text": ["a"], "mood": ["low"]}), tmp_path / "rows.parquet")
+    assert inspected(tmp_path, train="rows.parquet").problems["train"][0] == (
+        "rows.parquet, line 1: label: missing; every row needs its label; this one has the fields mood, text;"
+        " if 'mood' holds the answer, set data.labelField: mood"
+    )
 
 
 def test_renamed_answer_fields(tmp_path: Path) -> None:

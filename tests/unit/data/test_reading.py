@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import bz2
+import gzip
+import json
 import lzma
 from pathlib import Path
 from typing import IO
@@ -27,6 +30,14 @@ def values(address: str, root: Path) -> list[object]:
     return [dict(item.values) for item in items if isinstance(item, RawRow)]
 
 
+def zstd(content: bytes) -> bytes:
+    packed = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(packed, "zstd") as file:
+        file.write(content)
+    return bytes(packed.getvalue().to_pybytes())
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 CSV = b'text,label\nbroken again,high\n"thank you",low\n'
 
 
@@ -43,6 +54,21 @@ CSV = b'text,label\nbroken again,high\n"thank you",low\n'
         ("blank-lines.jsonl", b"\n" + lines(GOOD) + b"\n  \n"),
         ("windows.jsonl", lines(GOOD).replace(b"\n", b"\r\n")),
         ("rows.jsonl.xz", lzma.compress(lines(GOOD))),
+        ("rows.jsonl.bz2", bz2.compress(lines(GOOD))),
+        ("rows.jsonl.zst", zstd(lines(GOOD))),
+        ("two-frames.jsonl.zst", zstd(lines(GOOD[:1])) + zstd(lines(GOOD[1:]))),
+        ("rows.ndjson", lines(GOOD)),
+        ("lines.json", lines(GOOD)),
+        ("one-list.json", json.dumps(GOOD).encode()),
+        ("one-list.jsonl", json.dumps(GOOD).encode()),
+        ("indented-list.json.gz", json.dumps(GOOD, indent=1).encode()),
+        ("byte-order-mark.json", b"\xef\xbb\xbf" + json.dumps(GOOD).encode()),
+        ("rows.tsv", CSV.replace(b",", b"\t")),
+        ("rows.tsv.gz", CSV.replace(b",", b"\t")),
+        ("semicolons.csv", CSV.replace(b",", b";")),
+        ("tabs.csv", CSV.replace(b",", b"\t")),
+        ("bars.csv", CSV.replace(b",", b"|")),
+        ("excel.csv", b"sep=;\r\n" + CSV.replace(b",", b";").replace(b"\n", b"\r\n")),
     ],
 )
 def test_the_same_rows_in_every_format(tmp_path: Path, name: str, content: bytes) -> None:
@@ -96,17 +122,51 @@ def test_csv_rows_name_the_line_they_begin_on(tmp_path: Path) -> None:
     ("name", "content", "line", "reason"),
     [
         ("rows.txt", b"x", None, "not a data file by its name; rename or convert it to .jsonl"),
-        ("rows.json", b"[]", None, "not a data file by its name"),
+        ("rows.xlsx", b"x", None, "a workbook; save it as CSV in UTF-8"),
+        ("rows.zip", b"x", None, "an archive; unpack it"),
+        ("rows.parquet.gz", b"x", None, "a compressed parquet file; uncompress it"),
+        ("rows.json", b"[]", None, "there are no rows"),
+        ("rows.json", b'[\n{"a": 1},\n{"a": }]', 3, "not JSON ("),
+        (
+            "rows.json",
+            b'{"version": 1,\n "data": [{"a": 1}]}',
+            None,
+            "the rows seem to be under 'data'",
+        ),
+        ("rows.jsonl", b"[1, 2]", 1, "a list, not a JSON object"),
+        ("broken-first.jsonl", b'{"a": \n{"a": 1}\n', 1, "not JSON ("),
+        ("twice.jsonl", b'{"a": 1, "b": 2, "a": 3}\n', 1, "names 'a' more than once"),
+        ("twice.json", b'[{"a": 1}, {"a": 1, "a": 3}]', 2, "names 'a' more than once"),
+        ("latin.json", b'[{"a": "b"}, {"a": "caf\xe9"}]', 2, "not UTF-8 (byte 0xe9 in 'a')"),
+        ("list-of-latin.jsonl", b'{"a": ["b", "caf\xe9"]}\n', 1, "not UTF-8 (byte 0xe9 in 'a')"),
+        ("wide.jsonl", "\ufefftext".encode("utf-16"), None, "UTF-16; save it as UTF-8"),
+        ("wide.csv", "text,label\n".encode("utf-16"), None, "UTF-16; save it as UTF-8"),
+        ("rows.jsonl", POINTER, None, "a Git LFS pointer, and not the data; run git lfs pull"),
+        ("rows.parquet", POINTER, None, "a Git LFS pointer, and not the data; run git lfs pull"),
+        ("rows.jsonl.xz", POINTER, None, "a Git LFS pointer, and not the data; run git lfs pull"),
+        ("rows.csv", b"/annex/objects/MD5E-s9--0.csv\n", None, "a git-annex pointer, and not the data"),
+        ("rows.jsonl", b"<!DOCTYPE html><title>404</title>", None, "an HTML page, perhaps of a failed download"),
+        (
+            "rows.jsonl",
+            gzip.compress(b"{}", mtime=0),
+            None,
+            "compressed with gzip, and its name does not say so; add .gz",
+        ),
+        ("rows.csv", bz2.compress(b"a"), None, "compressed with bzip2"),
+        ("rows.csv", b"PK\x03\x04", None, "a zip archive or a workbook"),
+        ("rows.jsonl", b"PAR1", None, "a parquet file by its content; name it .parquet"),
+        ("rows.jsonl.zst", b"{}", 1, "not whole zstd data ("),
+        ("rows.jsonl.bz2", b"{}", 1, "not whole bzip2 data ("),
+        ("rows.arrow", b"ARROW1 and no more", None, "not an Arrow file"),
         ("empty.jsonl", b"", None, "there are no rows"),
         ("empty.csv", b"", None, "there are no rows"),
         ("header.csv", b"text,label\n", None, "there are no rows"),
         ("cut.parquet", b"PAR1 and no more", None, "not a parquet file"),
         ("bad.jsonl", b'{"a": 1}\n{"a": \n', 2, "not JSON ("),
-        ("bad.jsonl", b'{"a": NaN}\n', 1, "NaN is not a JSON value"),
         ("bad.jsonl", b"[1]\n", 1, "a list, not a JSON object"),
         ("bad.jsonl", b"null\n", 1, "null, not a JSON object"),
         ("bad.jsonl", b'"text"\n', 1, "a string, not a JSON object"),
-        ("latin.jsonl", b'{"a": 1}\n{"a": "caf\xe9"}\n', 2, "not UTF-8 (byte 0xe9 at position 11)"),
+        ("latin.jsonl", b'{"a": 1}\n{"a": "caf\xe9"}\n', 2, "not UTF-8 (byte 0xe9 in 'a')"),
         ("latin.csv", b"text,label\ncaf\xe9,low\n", 2, "not UTF-8"),
         ("wide.csv", b"text,label\na,low\nhello, you,low\n", 3, "3 columns, but the header has 2"),
         ("twice.csv", b"text,text\na,b\n", 1, "the header names 'text' more than once"),
@@ -151,7 +211,7 @@ def test_a_folder_without_data_says_what_it_holds(tmp_path: Path) -> None:
     write(tmp_path, "split/notes.txt", b"x")
     (tmp_path / "hollow").mkdir()
     assert (
-        "no .jsonl, .jsonl.gz, .csv or .parquet file in this folder; it holds notes.txt"
+        "no .jsonl, .json, .csv, .tsv or .parquet file in this folder; it holds notes.txt"
         in read_all("split", tmp_path)[0].reason
     )
     assert read_all("hollow", tmp_path)[0].reason.endswith("it is empty")

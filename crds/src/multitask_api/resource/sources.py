@@ -40,11 +40,12 @@ StorageUri = Annotated[Uri, AfterValidator(_check_storage_uri)]
 
 
 class DataSource(Record):
-    """Rows of text: one file, or a folder of files, in jsonl, jsonl.gz, csv or parquet."""
+    """Rows of text: one file, or a folder of files, in jsonl, json, csv, tsv, parquet or arrow; gz, bz2, xz or zst."""
 
     uri: DataUri = Field(
         description="URI of a file or folder: pvc://CLAIM/PATH, s3://, gs://, hf:// or file://. On one machine also a "
-        "path, relative to the resource file."
+        "path, relative to the resource file. All files of a folder are read, in all folders below it; one that cannot "
+        "be read is an error, unless its name begins with . or _."
     )
 
 

@@ -15,7 +15,8 @@ from multitask_api.template import TemplateError, fields_of
 from multitask_api.types import Record
 
 Label = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-FieldName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$", max_length=63)]
+FIELD_NAME = r"^[A-Za-z_][A-Za-z0-9_]*$"
+FieldName = Annotated[str, StringConstraints(pattern=FIELD_NAME, max_length=63)]
 
 TaskType = Literal["Classification", "Generation"]
 Taxonomy = Literal["Binary", "Ordinal", "MultiClass"]

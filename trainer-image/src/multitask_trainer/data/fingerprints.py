@@ -8,11 +8,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from multitask_api.errors import RetryableError, UserError
 from multitask_api.stage_io.manifest import ResolvedData
 from multitask_api.stages.digests import digest
 from multitask_api.uris import scheme_of
-from multitask_trainer.data.locations import DataFile, DataLocations, files_at, files_below
-from multitask_trainer.errors import DataError
+from multitask_trainer.data.listing import files_at, files_below
+from multitask_trainer.data.locations import DataFile, DataLocations
 from multitask_trainer.storage.files import write_atomically
 
 FINGERPRINT = 16
@@ -67,7 +68,7 @@ def resolve_data(uri: str, locations: DataLocations, cache: HashCache) -> Resolv
         hashes = [[file.format, file.compression or "", cache.sha256(file, locations.root)] for file in files]
     except PermissionError as error:
         return ResolvedData(problem=f"no permission to read {error.filename or 'it'}; change its mode or owner")
-    except (DataError, OSError) as error:
+    except (UserError, RetryableError, OSError) as error:
         return ResolvedData(problem=str(error).removeprefix(f"{uri}: "))
     size = sum(file.size for file in files)
     return ResolvedData(fingerprint=digest(hashes, FINGERPRINT), files=len(files), bytes=size)
@@ -80,7 +81,7 @@ def resolve_folder(uri: str, locations: DataLocations, cache: HashCache) -> Reso
         hashes = [[name, cache.sha256(file, locations.root)] for name, file in files.items()]
     except PermissionError as error:
         return ResolvedData(problem=f"no permission to read {error.filename or 'it'}; change its mode or owner")
-    except (DataError, OSError) as error:
+    except (UserError, RetryableError, OSError) as error:
         return ResolvedData(problem=str(error).removeprefix(f"{uri}: "))
     size = sum(file.size for file in files.values())
     return ResolvedData(fingerprint=digest(hashes, FINGERPRINT), files=len(files), bytes=size)

@@ -2,137 +2,117 @@
 
 from __future__ import annotations
 
-import csv
+import bz2
 import gzip
-import json
+import io
 import lzma
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import IO, NoReturn
+from contextlib import contextmanager
+from typing import IO, cast
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from multitask_trainer.data.arrow_rows import read_arrow, read_parquet
+from multitask_trainer.data.csv_rows import read_csv, read_tsv
+from multitask_trainer.data.json_rows import read_json
 from multitask_trainer.data.locations import DataFile
+from multitask_trainer.data.raw_rows import RawRow, ReadProblem, UsedFields
 
-BATCH = 4096
+__all__ = ["RawRow", "ReadProblem", "UsedFields", "read_file"]
+
+READERS: Mapping[str, Callable[[str, IO[bytes], UsedFields], Iterator[RawRow | ReadProblem]]] = {
+    "jsonl": read_json,
+    "csv": read_csv,
+    "tsv": read_tsv,
+    "parquet": read_parquet,
+    "arrow": read_arrow,
+}
+_COMPRESSION_NAMES = {"gz": "gzip", "bz2": "bzip2", "xz": "xz", "zst": "zstd"}
+_HEAD_BYTES = 64
+_SIGNATURES: tuple[tuple[bytes, str | None, str], ...] = (
+    # first bytes, the format or compression that has them, what the file is and what to do
+    (b"version https://git-lfs", None, "a Git LFS pointer, and not the data; run git lfs pull where it was cloned"),
+    (b"/annex/objects/", None, "a git-annex pointer, and not the data; run git annex get where it was cloned"),
+    (b"\x1f\x8b", "gz", "compressed with gzip, and its name does not say so; add .gz to it"),
+    (b"\x28\xb5\x2f\xfd", "zst", "compressed with zstd, and its name does not say so; add .zst to it"),
+    (b"\xfd7zXZ\x00", "xz", "compressed with xz, and its name does not say so; add .xz to it"),
+    (b"BZh", "bz2", "compressed with bzip2, and its name does not say so; add .bz2 to it"),
+    (b"PK\x03\x04", None, "a zip archive or a workbook; unpack it, or save it as CSV in UTF-8"),
+    (b"PAR1", "parquet", "a parquet file by its content; name it .parquet"),
+    (b"\xff\xfe", None, "UTF-16; save it as UTF-8"),
+    (b"\xfe\xff", None, "UTF-16; save it as UTF-8"),
+    (b"<!DOCTYPE", None, "an HTML page, perhaps of a failed download; get the file again"),
+    (b"<!doctype", None, "an HTML page, perhaps of a failed download; get the file again"),
+    (b"<html", None, "an HTML page, perhaps of a failed download; get the file again"),
+)
 
 
-@dataclass(frozen=True, slots=True)
-class RawRow:
-    """A row before validation; ``line`` counts from 1 (rows of parquet and of the hub: the row's number)."""
+def read_file(file: DataFile, fields: UsedFields = None) -> Iterator[RawRow | ReadProblem]:
+    """The rows of one file; a `ReadProblem` in the place of what cannot be read.
 
-    file: str
-    line: int
-    values: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class ReadProblem:
-    """What could not be read: one row, or the rest of the file if it is ``fatal``."""
-
-    file: str
-    line: int | None
-    reason: str
-    fatal: bool = False
-
-
-def read_file(file: DataFile) -> Iterator[RawRow | ReadProblem]:
-    """The rows of one file; a `ReadProblem` in the place of what cannot be read, never an exception."""
-    reader = READERS[file.format]
+    What is wrong with a field that is not in ``fields`` is no problem; None stands for all fields. Raises only what
+    trying again may cure: ConnectionError, TimeoutError, and what the library of a remote store raises.
+    """
     last = 0
     try:
-        with file.open() as content:
-            for item in reader(file.name, content):
-                last = item.line or last
-                yield item
-    except (gzip.BadGzipFile, EOFError, zlib.error, lzma.LZMAError) as error:
-        kind = "gzip" if file.compression == "gz" else "xz"
-        yield ReadProblem(
-            file.name, last + 1, f"not whole {kind} data ({error}); write or copy the file again", fatal=True
-        )
-    except PermissionError:
-        yield ReadProblem(file.name, None, "no permission to read it; change its mode or owner", fatal=True)
-    except pa.ArrowException as error:
-        yield ReadProblem(file.name, None, f"not a parquet file ({_first_line(error)}); write it again", fatal=True)
+        with file.open_raw() as raw:
+            what = _by_content(file, raw)
+            if what is not None:
+                yield ReadProblem(file.name, None, what, fatal=True)
+                return
+            with _unpacked(raw, file.compression) as content:
+                for item in READERS[file.format](file.name, content, fields):
+                    last = item.line or last
+                    yield item
+    except (ConnectionError, TimeoutError):
+        raise
+    except (OSError, EOFError, zlib.error, lzma.LZMAError, ValueError, ArithmeticError, pa.ArrowException) as error:
+        yield _broken(file, error, last)
 
 
-def _read_jsonl(name: str, content: IO[bytes]) -> Iterator[RawRow | ReadProblem]:
-    for number, data in enumerate(content, start=1):
-        line = data.removeprefix(b"\xef\xbb\xbf") if number == 1 else data
-        if not line.strip():
-            continue
-        try:
-            values = json.loads(line.decode(), parse_constant=_refuse_constant)
-        except UnicodeDecodeError as error:
-            yield ReadProblem(name, number, _not_utf8(error))
-        except (ValueError, RecursionError) as error:
-            yield ReadProblem(name, number, f"not JSON ({error}); every line must be one JSON object")
-        else:
-            if isinstance(values, dict):
-                yield RawRow(name, number, values)
-            else:
-                kind = {list: "a list", str: "a string", type(None): "null"}.get(type(values), "a single value")
-                yield ReadProblem(name, number, f'{kind}, not a JSON object; write it as {{"text": …}}')
+def _by_content(file: DataFile, raw: IO[bytes]) -> str | None:
+    """What the file is, if it is not what its name says."""
+    head = raw.read(_HEAD_BYTES)
+    raw.seek(0)
+    for start, kind, what in _SIGNATURES:
+        if head.startswith(start):
+            return what if kind is None or kind not in (file.format, file.compression) else None
+    return None
 
 
-def _read_csv(name: str, content: IO[bytes]) -> Iterator[RawRow | ReadProblem]:
-    reader = csv.reader(_decoded(content), strict=True)
-    begun = 1
-    try:
-        header = next(reader, None)
-        if header is None:
-            return
-        repeated = sorted({column for column in header if header.count(column) > 1})
-        if repeated:
-            reason = f"the header names {', '.join(map(repr, repeated))} more than once; rename the columns"
-            yield ReadProblem(name, 1, reason, fatal=True)
-            return
-        begun = reader.line_num + 1
-        for cells in reader:
-            if len(cells) == len(header):
-                yield RawRow(name, begun, dict(zip(header, cells, strict=True)))
-            elif cells:
-                yield ReadProblem(
-                    name, begun, f"{len(cells)} columns, but the header has {len(header)}; quote the cells"
-                )
-            begun = reader.line_num + 1
-    except UnicodeDecodeError as error:
-        yield ReadProblem(name, reader.line_num + 1, _not_utf8(error), fatal=True)
-    except csv.Error as error:
-        yield ReadProblem(name, begun, f"not CSV ({error}); check the quotes from this line on", fatal=True)
+@contextmanager
+def _unpacked(raw: IO[bytes], compression: str | None) -> Iterator[IO[bytes]]:
+    """The content, uncompressed."""
+    if compression is None:
+        yield raw
+        return
+    with _opened(raw, compression) as content:
+        yield content
 
 
-def _read_parquet(name: str, content: IO[bytes]) -> Iterator[RawRow | ReadProblem]:
-    number = 0
-    with pq.ParquetFile(content) as file:
-        for batch in file.iter_batches(batch_size=BATCH):
-            for values in batch.to_pylist():
-                number += 1
-                yield RawRow(name, number, values)
+def _opened(raw: IO[bytes], compression: str) -> IO[bytes]:
+    if compression == "gz":
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
+    if compression == "bz2":
+        return cast("IO[bytes]", bz2.BZ2File(raw))
+    if compression == "xz":
+        return cast("IO[bytes]", lzma.open(raw))
+    return cast("IO[bytes]", io.BufferedReader(pa.CompressedInputStream(pa.PythonFile(raw, "r"), "zstd")))
 
 
-READERS: Mapping[str, Callable[[str, IO[bytes]], Iterator[RawRow | ReadProblem]]] = {
-    "jsonl": _read_jsonl,
-    "csv": _read_csv,
-    "parquet": _read_parquet,
-}
-
-
-def _decoded(content: IO[bytes]) -> Iterator[str]:
-    for number, line in enumerate(content):
-        yield line.decode("utf-8-sig" if number == 0 else "utf-8")
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not a JSON value")
-
-
-def _not_utf8(error: UnicodeDecodeError) -> str:
-    byte = error.object[error.start]
-    return f"not UTF-8 (byte 0x{byte:02x} at position {error.start + 1}); save the file as UTF-8"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+def _broken(file: DataFile, error: Exception, last: int) -> ReadProblem:
+    """The end of a file that cannot be read further; ``last`` is the last line that could."""
+    message = str(error).splitlines()[0] if str(error) else type(error).__name__
+    if isinstance(error, PermissionError):
+        return ReadProblem(file.name, None, "no permission to read it; change its mode or owner", fatal=True)
+    if file.compression is not None:
+        kind = _COMPRESSION_NAMES[file.compression]
+        reason = f"not whole {kind} data ({message}); write or copy the file again"
+        return ReadProblem(file.name, last + 1, reason, fatal=True)
+    if last:
+        reason = f"cannot be read from here on ({message}); write or copy the file again"
+        return ReadProblem(file.name, last + 1, reason, fatal=True)
+    kind = {"parquet": "a parquet", "arrow": "an Arrow"}.get(file.format, "")
+    what = f"not {kind} file, or a damaged one" if kind else "cannot be read"
+    return ReadProblem(file.name, None, f"{what} ({message}); write or copy the file again", fatal=True)

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from multitask_trainer.data.formats import RawRow, ReadProblem
-from multitask_trainer.data.locations import format_of
+from multitask_trainer.data.file_names import format_of
+from multitask_trainer.data.raw_rows import RawRow, ReadProblem, UsedFields, is_used
 from multitask_trainer.errors import DataError, HubUnreachable
 
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
@@ -34,16 +34,19 @@ class HubData:
     @property
     def file_uri(self) -> str | None:
         """The fsspec address, when REST is a data file; None when it is a split."""
-        if format_of(self.rest.rsplit("/", 1)[-1]) is None:
+        if format_of(self.rest) is None:
             return None
         revision = f"@{self.revision}" if self.revision else ""
         return f"hf://datasets/{self.dataset}{revision}/{self.rest}"
 
 
-def read_split(name: str, dataset: str, revision: str | None, rest: str) -> Iterator[RawRow | ReadProblem]:
+def read_split(
+    name: str, dataset: str, revision: str | None, rest: str, fields: UsedFields = None
+) -> Iterator[RawRow | ReadProblem]:
     """The rows of one split, ``rest`` = ``[CONFIG/]SPLIT``; class labels come as their names.
 
-    ``dataset`` may also be a local folder in the hub's layout.
+    Columns that are not in ``fields`` are not decoded (None: all are). ``dataset`` may also be a local folder in the
+    hub's layout.
     """
     import datasets
 
@@ -59,12 +62,19 @@ def read_split(name: str, dataset: str, revision: str | None, rest: str) -> Iter
             name, None, f"the dataset cannot be read ({_short(error)}); check its name, config and split", True
         )
         return
+    columns = tuple(rows.column_names)
+    rows = rows.select_columns([column for column in columns if is_used(column, fields)])
     classes = {key: kind for key, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)}
-    for number, values in enumerate(rows, start=1):
+    for number in range(1, len(rows) + 1):
+        try:
+            values = rows[number - 1]
+        except (ValueError, ArithmeticError, LookupError, TypeError, OSError) as error:
+            yield ReadProblem(name, number, f"cannot be converted ({_short(error)}); write its values as text")
+            continue
         # A hidden label is -1 and an absent one None: they have no name, and are bad rows by what they are.
         known = {key: value for key in classes if (value := values[key]) is not None and value >= 0}
         named = {key: classes[key].int2str(value) for key, value in known.items()}
-        yield RawRow(name, number, values | named)
+        yield RawRow(name, number, values | named, columns)
 
 
 def model_parameters(repository: str, revision: str | None) -> int | None:

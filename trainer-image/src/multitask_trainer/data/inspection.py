@@ -53,12 +53,15 @@ class TaskInspection:
 
 
 def inspect_task(task: TaskDefinition, data: TaskData, locations: DataLocations) -> TaskInspection:
-    """Read and validate all rows of a task; a problem in the data is collected, never raised."""
+    """Read and validate all rows of a task; a problem in the data is collected, not raised.
+
+    Raises a RetryableError if the hub or a store does not answer.
+    """
     checker = RowValidator.of(task, data)
     inspection = TaskInspection()
     for split in SPLITS:
         inspection.rows[split] = []
-        for item in read(getattr(data, split).uri, locations):
+        for item in read(getattr(data, split).uri, locations, checker.used_fields):
             _add_row(inspection, split, checker, item)
     inspection.hashes = {split: input_hashes(rows) for split, rows in inspection.rows.items()}
     for split in SPLITS:
@@ -72,7 +75,7 @@ def _add_row(inspection: TaskInspection, split: str, checker: RowValidator, item
         inspection.bad.append(RowProblem(split, item.file, item.line, None, item.reason, item.fatal))
         return
     try:
-        inspection.rows[split].append(checker.validate(item.values, split))
+        inspection.rows[split].append(checker.validate(item.values, split, item.columns))
     except BadRow as bad:
         inspection.bad.append(RowProblem(split, item.file, item.line, bad.field, bad.reason))
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from multitask_api.resource.tasks import TaskData, comparable_label
+from multitask_api.resource.tasks import FIELD_NAME, TaskData, comparable_label
 from multitask_api.stage_io.parameters import TaskDefinition
 from multitask_api.template import field_text, fields_of
 from multitask_trainer.data.rows import Row
@@ -38,18 +39,52 @@ class RowValidator:
         """The validator of a task whose prompt can be parsed."""
         return cls(task, data, fields_of(task.prompt), {comparable_label(label): label for label in task.labels})
 
-    def validate(self, values: Mapping[str, object], split: str) -> Row:
-        """The normalised row. Raises BadRow for its first problem, prompt fields before answers."""
-        fields = {name: _text(values, name, "the prompt needs it") for name in self.fields}
+    @property
+    def used_fields(self) -> tuple[str, ...]:
+        """All fields of a row that `validate` reads."""
+        is_classification = self.task.type == "Classification"
+        return (*self.fields, *((self.data.label_field,) if is_classification else (self.data.target_field, "targets")))
+
+    def validate(self, values: Mapping[str, object], split: str, columns: Sequence[str] | None = None) -> Row:
+        """The normalised row. Raises BadRow for its first problem, prompt fields before answers.
+
+        ``columns`` are the names of all fields of the row, where ``values`` has not all of them.
+        """
+        absent = [name for name in self._needed(values) if name not in values]
+        if absent:
+            raise self._missing(absent[0], values, columns or tuple(values))
+        fields = {name: _text(values, name) for name in self.fields}
         if not any(text.strip() for text in fields.values()):
             raise BadRow(", ".join(self.fields), "empty; nothing of this row would reach the model")
         if self.task.type == "Classification":
             return Row(fields, self._label(values))
         return Row(fields, None, self._targets(values, split))
 
+    def _needed(self, values: Mapping[str, object]) -> tuple[str, ...]:
+        """The fields without which this row has no input, or no answer; the prompt's first."""
+        if self.task.type == "Classification":
+            return (*self.fields, self.data.label_field)
+        return self.fields if values.get("targets") is not None else (*self.fields, self.data.target_field)
+
+    def _missing(self, name: str, values: Mapping[str, object], columns: Sequence[str]) -> BadRow:
+        given = ", ".join(sorted(columns)[:8]) or "none"
+        others = [column for column in columns if column not in self.used_fields]
+        if name in self.fields:
+            guess = _nearest(name, others)
+            cure = f"; did you mean {{{guess}}} in the prompt?" if guess else ""
+            return BadRow(name, f"missing; the prompt needs it; this one has the fields {given}{cure}")
+        if self.task.type == "Classification":
+            setting, need = "labelField", "missing; every row needs its label"
+            holding = [column for column in others if comparable_label(str(values.get(column))) in self.labels]
+            guess = holding[0] if len(holding) == 1 else _nearest(name, holding or others)
+        else:
+            setting, need = "targetField", "missing (or 'targets'); every row needs its reference"
+            guess = _nearest(name, others)
+        return BadRow(name, f"{need}; this one has the fields {given}{_answer_cure(name, setting, guess)}")
+
     def _label(self, values: Mapping[str, object]) -> str:
         name = self.data.label_field
-        label = _text(values, name, "every row needs its label").strip()
+        label = _text(values, name).strip()
         known = self.labels.get(comparable_label(label))
         if known is None:
             raise BadRow(name, f"{label!r} is not one of the task's labels; {_hint(label, self.task.labels)}")
@@ -64,7 +99,7 @@ class RowValidator:
         elif many is not None:
             name = "targets"
         if many is None:
-            target = _text(values, name, "every row needs its reference", instead="targets").strip()
+            target = _text(values, name).strip()
             if not target:
                 raise BadRow(name, "empty; a row needs an answer to learn or to be judged by")
             return (target,)
@@ -79,11 +114,24 @@ class RowValidator:
         return kept[:1] if split == "train" else kept
 
 
-def _text(values: Mapping[str, object], name: str, need: str, instead: str | None = None) -> str:
-    if name not in values:
-        given = ", ".join(sorted(values)[:8]) or "none"
-        also = f" (or {instead!r})" if instead else ""
-        raise BadRow(name, f"missing{also}; {need}; this one has the fields {given}")
+def _nearest(name: str, others: Sequence[str]) -> str | None:
+    """The field that was probably meant: one with a similar name, or the only other one."""
+    folded = {other.casefold(): other for other in others}
+    matches = difflib.get_close_matches(name.casefold(), folded, n=1)
+    if matches:
+        return folded[matches[0]]
+    return others[0] if len(others) == 1 else None
+
+
+def _answer_cure(name: str, setting: str, guess: str | None) -> str:
+    if guess is None:
+        return f"; if the answer has another name, set data.{setting} to it"
+    if re.fullmatch(FIELD_NAME, guess) is None:
+        return f"; if {guess!r} holds the answer, rename that field to {name}"
+    return f"; if {guess!r} holds the answer, set data.{setting}: {guess}"
+
+
+def _text(values: Mapping[str, object], name: str) -> str:
     value = values[name]
     text = field_text(value)
     if text is None:

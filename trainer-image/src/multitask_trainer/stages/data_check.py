@@ -10,10 +10,12 @@ import argparse
 import json
 import os
 import sys
+import traceback
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from multitask_api.data_check import DataProblem, DataReport, TaskRows
+from multitask_api.errors import RetryableError, UserError
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_api.stage_io.parameters import TaskDefinition
 from multitask_api.stage_io.results import SPLITS, SplitRows
@@ -33,12 +35,23 @@ def check_data(spec: MultiTaskModelSpec, locations: DataLocations) -> DataReport
         if task.prompt is None or task.labels_from is not None:
             problems.append(DataProblem(path=where, message="promptFrom and labelsFrom can be read only in a cluster"))
             continue
-        inspection = inspect_task(TaskDefinition.of(task), task.data, locations)
+        try:
+            inspection = inspect_task(TaskDefinition.of(task), task.data, locations)
+        except Exception as error:  # noqa: BLE001 -- one task's files must not hide what is wrong with the others
+            problems.append(DataProblem(path=f"{where}.data", message=_unchecked(error)))
+            continue
         problems += _task_problems(inspection, where, task.data.max_bad_rows)
         rows = SplitRows(**{split: len(inspection.rows[split]) for split in SPLITS})
         bad = len(inspection.droppable)
         tasks.append(TaskRows(name=task.name, rows=rows, bad_rows=bad, warnings=tuple(inspection.warnings)))
     return DataReport(problems=tuple(problems), hints=spec.hints(), tasks=tuple(tasks))
+
+
+def _unchecked(error: Exception) -> str:
+    if isinstance(error, RetryableError):
+        return f"{error}; the rows of this task were not checked"
+    traceback.print_exception(error)
+    return f"the rows of this task were not checked: {type(error).__name__}: {error}; this is a fault of the program"
 
 
 def _task_problems(inspection: TaskInspection, where: str, allowed: int) -> Iterator[DataProblem]:
@@ -61,7 +74,7 @@ def _base_problems(spec: MultiTaskModelSpec, locations: DataLocations) -> Iterat
     for index, source in enumerate(spec.pretraining.corpus if spec.pretraining else ()):
         try:
             next(iter(read_texts(source.uri, locations)), None)
-        except DataError as error:
+        except (UserError, RetryableError) as error:
             yield DataProblem(path=f"spec.pretraining.corpus[{index}].uri", message=str(error))
 
 
