@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +15,7 @@ from multitask_api.routes import TaskRoute
 from multitask_api.stage_io.parameters import EvaluateParameters
 from multitask_serving.engine.engine import Engine
 from multitask_trainer.data.rows import Row
-from multitask_trainer.errors import StageError
+from multitask_trainer.errors import MergeChangesModel
 from multitask_trainer.evaluation.scoring import answer_rows, read_scores
 from multitask_trainer.stages import evaluate
 from support.evaluation_fixtures import (
@@ -182,12 +184,38 @@ def test_one_adapter_that_everything_qualified_on_is_merged(tmp_path):
         assert row.margin == pytest.approx(other.margin, abs=1e-4)
 
 
-def test_a_merge_that_changes_a_verdict_fails_the_run(tmp_path, monkeypatch):
-    suite = alone(tmp_path)
+def other_weights(suite, tmp_path):
+    """A merge that gives another model than it should."""
     other = make_servable(tmp_path / "other", Path(suite.addresses["base"]) / "model", seed=2) / "model"
-    monkeypatch.setattr(
-        "multitask_trainer.export.routed_bundle.merge_adapter",
-        lambda base, source, adapter, target, precision: target.parent.mkdir(exist_ok=True) or other.rename(target),
-    )
-    with pytest.raises(StageError, match=r"task intent: with its adapter merged it scores 0\.\d+ instead of"):
-        run_export(suite, groups={"classification": (INTENT,)})
+    return lambda base, source, adapter, target, precision: shutil.copytree(other, target)
+
+
+def nothing_alike(suite, tmp_path):
+    def compare(base, source, adapter, target, precision):
+        raise MergeChangesModel("the adapter, merged, changes logits by 0.5 of their largest size; unmerged")
+
+    return compare
+
+
+@pytest.mark.parametrize(
+    ("merge", "reason"),
+    [
+        (other_weights, r"task intent: with its adapter merged it scores 0\.\d+ instead of .* is served unmerged"),
+        (nothing_alike, "the adapter, merged, changes logits by 0.5"),
+    ],
+)
+def test_a_merge_that_would_change_answers_leaves_the_adapter_as_it_is(tmp_path, monkeypatch, capsys, merge, reason):
+    suite = alone(tmp_path)
+    monkeypatch.setattr("multitask_trainer.export.routed_bundle.merge_adapter", merge(suite, tmp_path))
+    folder, result = run_export(suite, groups={"classification": (INTENT,)})
+    (warning,) = result.warnings
+    assert re.search(reason, warning)
+    assert f"export: {warning}\n" in capsys.readouterr().err
+    assert (result.tasks[0].model, result.tasks[0].adapter) == ("base", "classification")
+    assert set(result.models) == {"base"}
+    evaluated = Path(suite.addresses["evaluate/classification"]) / "answers" / "intent.parquet"
+    assert (folder / "answers" / "intent.parquet").read_bytes() == evaluated.read_bytes()
+    served, measured = Engine.load(folder / "bundle"), Engine.load(Path(suite.addresses["bundle"]) / "bundle")
+    rows = suite.rows["intent"]
+    assert answer_rows(served, INTENT, rows) == answer_rows(measured, INTENT, rows)
+    assert served.bundle.revision == result.revision

@@ -94,6 +94,7 @@ WARNINGS = [
     ("bad rows skipped", {"prepare": {"bad_rows": 4}}, "4 bad rows were skipped"),
     ("a warning of prepare", {"prepare": {"warnings": ("5 of 9 rows repeat",)}}, "prepare/urgency: 5 of 9 rows repeat"),
     ("a warning of base", {"base": {"warnings": ("little text",)}}, "base: little text"),
+    ("a warning of export", {"export": {"warnings": ("it is served unmerged",)}}, "export: it is served unmerged"),
 ]
 
 

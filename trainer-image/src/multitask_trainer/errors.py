@@ -13,6 +13,10 @@ class StageError(UserError):
     """A stage cannot give a result from its order and parameters."""
 
 
+class MergeChangesModel(UserError):
+    """Base and adapter, merged into one model, no longer answer as they do apart."""
+
+
 class HubUnreachable(RetryableError):
     """The model or data hub did not answer."""
 

@@ -178,6 +178,7 @@ class ExportResult(Record):
     tasks: tuple[ServedBy, ...]
     models: dict[str, int] = Field(description="Model → bytes of its weights and adapters.")
     promoted: bool = True
+    warnings: tuple[str, ...] = Field((), description="For example, why the only adapter was not merged.")
 
 
 class Agreement(Record):

@@ -10,6 +10,7 @@ from multitask_api.stage_io.results import (
     Agreement,
     BaseResult,
     EvaluateResult,
+    ExportResult,
     FilterResult,
     GroupPlan,
     LedgerResult,
@@ -220,6 +221,8 @@ def _warnings(model: MultiTaskModel, graph: Graph, tasks: tuple[ReportTask, ...]
         elif node.kind == "base":
             warnings += [f"base: {text}" for text in BaseResult.model_validate(node.manifest.result).warnings]
             warnings += frozen_base_notes(model, graph)
+        elif node.kind == "export":
+            warnings += [f"export: {text}" for text in ExportResult.model_validate(node.manifest.result).warnings]
         elif node.kind == "evaluate":
             warnings += _truncated(node.name, EvaluateResult.model_validate(node.manifest.result).truncated_rows)
         elif (trained := _training_result(node)) is not None:

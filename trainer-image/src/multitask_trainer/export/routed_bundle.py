@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -11,8 +10,9 @@ from multitask_api.bundle import BASE_MODEL, BASELINE, Adapter, Bundle, ServedMo
 from multitask_serving.engine.engine import read_bundle
 from multitask_trainer.base_model.loading import Precision
 from multitask_trainer.evaluation.routing import RoutingDecision
-from multitask_trainer.export.bundle import ServableWeights, place_servables
-from multitask_trainer.export.weights import link_file, link_tree, merge_adapter, weight_bytes
+from multitask_trainer.export.bundle import ServableWeights, bundle_revision, place_servables, write_bundle
+from multitask_trainer.export.merging import merge_adapter
+from multitask_trainer.export.weights import link_file, link_tree, weight_bytes
 
 
 def assemble_routed_bundle(
@@ -52,23 +52,23 @@ def assemble_routed_bundle(
     return Bundle(revision="", models=placed.models, tasks=tuple(served))
 
 
-def merge_only_adapter(bundle: Bundle, folder: Path, base: Path, precision: Precision) -> Bundle | None:
-    """The bundle with the base's one adapter merged into it; None if there is not exactly one.
+def merge_only_adapter(bundle: Bundle, folder: Path, base: Path, precision: Precision, target: Path) -> Bundle | None:
+    """The bundle with the base's one adapter merged into it, written to ``target``; None if there is not exactly one.
 
-    The caller has made sure that the adapter answers every task of the base.
+    The caller has made sure that the adapter answers every task of the base. Raises `MergeChangesModel`.
     """
     model = next((model for model in bundle.models if model.name == BASE_MODEL), None)
     if model is None or len(model.adapters) != 1:
         return None
     adapter = model.adapters[0]
     path = f"models/{adapter.name}"
-    source = folder / adapter.path / "adapter.safetensors"
-    merge_adapter(base, source, adapter, folder / path, precision)
-    shutil.rmtree(folder / model.path)
-    shutil.rmtree(folder / "adapters")
-    merged = ServedModel(name=adapter.name, path=path, dtype=model.dtype, bytes=weight_bytes(folder / path))
-    tasks = tuple(task.model_copy(update={"model": merged.name, "adapter": None}) for task in bundle.tasks)
-    return Bundle(revision="", models=(merged,), tasks=tasks)
+    merge_adapter(base, folder, adapter, target / path, precision)
+    model = ServedModel(name=adapter.name, path=path, dtype=model.dtype, bytes=weight_bytes(target / path))
+    tasks = tuple(task.model_copy(update={"model": model.name, "adapter": None}) for task in bundle.tasks)
+    merged = Bundle(revision="", models=(model,), tasks=tasks)
+    merged = merged.model_copy(update={"revision": bundle_revision(target, merged.models, merged.tasks)})
+    write_bundle(target, merged)
+    return merged
 
 
 def extract_servable(folder: Path, task: ServedTask, target: Path) -> Path:

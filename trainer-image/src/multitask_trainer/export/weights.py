@@ -1,4 +1,4 @@
-"""Weights of a bundle as files: linked or copied, cast to the served precision, with an adapter merged into them."""
+"""Weights of a bundle as files: linked or copied, and cast to the served precision."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
-from multitask_api.bundle import Adapter
 from multitask_trainer.base_model.loading import Precision, torch_dtype
-from multitask_trainer.errors import StageError
 from multitask_trainer.storage.files import write_atomically
 
 DTYPE_NAMES: Mapping[Precision, Literal["float32", "bfloat16"]] = {"fp32": "float32", "bf16": "bfloat16"}
@@ -57,32 +55,6 @@ def cast_model(source: Path, target: Path, precision: Precision) -> None:
             )
         else:
             link_file(path, destination)
-
-
-def merge_adapter(base: Path, adapter_file: Path, adapter: Adapter, target: Path, precision: Precision) -> None:
-    """Write the model W + scaling · B A to ``target``, summed in fp32 and cast once.
-
-    ``base`` is a transformers folder in fp32. Raises `StageError` if the adapter changes a weight that the base lacks.
-    """
-    from safetensors.torch import load_file, save_file
-
-    dtype = torch_dtype(precision)
-    factors = {name: value.float() for name, value in load_file(adapter_file).items()}
-    unmerged = {name.rpartition(".")[0] for name in factors}
-    cast_model(base, target, precision)
-    for path in sorted(base.glob("*.safetensors")):
-        weights = load_file(path)
-        layers = sorted(layer for layer in unmerged if f"{layer}.weight" in weights)
-        for layer in layers:
-            delta = adapter.scaling * (factors[f"{layer}.B"] @ factors[f"{layer}.A"])
-            weights[f"{layer}.weight"] = weights[f"{layer}.weight"].float() + delta
-        if layers:
-            (target / path.name).unlink()  # it may be a link to the base's own file
-            cast = {name: value.to(dtype) if value.is_floating_point() else value for name, value in weights.items()}
-            save_file(cast, target / path.name, metadata={"format": "pt"})
-        unmerged -= set(layers)
-    if unmerged:
-        raise StageError(f"the adapter changes {sorted(unmerged)[0]!r}, which the base model does not have")
 
 
 def weight_bytes(folder: Path) -> int:

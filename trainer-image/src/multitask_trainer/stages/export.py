@@ -7,6 +7,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,8 +21,9 @@ from multitask_serving.engine.engine import Engine
 from multitask_serving.triton.repository import ModelSettings, write_repository
 from multitask_trainer.base_model.loading import Precision
 from multitask_trainer.data.rows import read_rows
-from multitask_trainer.errors import StageError
+from multitask_trainer.errors import MergeChangesModel
 from multitask_trainer.evaluation.agreement import NEAR_TIES
+from multitask_trainer.evaluation.answers import Answer
 from multitask_trainer.evaluation.routing import BaselineRun, RoutingDecision, is_promoted, route_all
 from multitask_trainer.evaluation.scoring import answer_rows, read_scores, score_answers, write_scores
 from multitask_trainer.evaluation.verdict import Rule, still_qualified
@@ -54,18 +57,14 @@ def work(stage: StageContext) -> StageOutcome:
         precision=parameters.precision,
         scratch=stage.scratch_folder / "servables",
     )
-    merged = None
-    if all(verdict.verdict == "Qualified" for verdict in verdicts.values()):
-        merged = merge_only_adapter(bundle, folder, base, parameters.precision)
-    bundle = merged or bundle
     bundle = bundle.model_copy(update={"revision": bundle_revision(folder, bundle.models, bundle.tasks)})
     write_bundle(folder, bundle)
-
     _link_answers(stage, routed, parameters.groups)
-    if merged is not None:
-        _check_merged_weights(stage, parameters, verdicts)
+    warnings: list[str] = []
+    if all(verdict.verdict == "Qualified" for verdict in verdicts.values()):
+        bundle, warnings = _merge_where_safe(stage, parameters, verdicts, bundle)
     _write_serving_files(stage, parameters.model, bundle, parameters.precision)
-    return StageOutcome(_result(bundle, decisions), {"bundle": bundle.revision})
+    return StageOutcome(_result(bundle, decisions, warnings), {"bundle": bundle.revision})
 
 
 def _verdicts(stage: StageContext, groups: Mapping[str, Sequence[str]]) -> dict[str, TaskVerdict]:
@@ -103,21 +102,36 @@ def _link_answers(stage: StageContext, routed: Sequence[RoutingDecision], groups
         link_file(source, _answers_file(stage, decision.task))
 
 
-def _check_merged_weights(
-    stage: StageContext, parameters: ExportParameters, verdicts: Mapping[str, TaskVerdict]
-) -> None:
-    """Merging changed the weights: every task answers its test rows once more. Raises if a verdict would change."""
-    device = stage.device
-    engine = Engine.load(stage.artifact_folder / "bundle", device=device, threads=stage.order.threads)
-    group_of = {task: group for group, tasks in parameters.groups.items() for task in tasks}
-    for task in parameters.tasks:
-        stage.reporter.report(f"scoring {task.name} with merged weights")
-        answers = answer_rows(engine, task, read_rows(stage.input(f"prepare/{task.name}"), "test"))
-        path = _answers_file(stage, task.name)
+def _merge_where_safe(
+    stage: StageContext, parameters: ExportParameters, verdicts: Mapping[str, TaskVerdict], bundle: Bundle
+) -> tuple[Bundle, list[str]]:
+    """The bundle with its only adapter merged; or, where that would change an answer too much, as it is and why.
+
+    Merging changes the weights by rounding, so every task answers its test rows once more.
+    """
+    folder, target = stage.artifact_folder / "bundle", stage.scratch_folder / "merged"
+    answers: dict[str, list[Answer]] = {}
+    try:
+        merged = merge_only_adapter(bundle, folder, stage.input("base") / "model", parameters.precision, target)
+        if merged is None:
+            return bundle, []
+        engine = Engine.load(target, device=stage.device, threads=stage.order.threads)
+        group_of = {task: group for group, tasks in parameters.groups.items() for task in tasks}
+        for task in parameters.tasks:
+            stage.reporter.report(f"scoring {task.name} with merged weights")
+            answers[task.name] = answer_rows(engine, task, read_rows(stage.input(f"prepare/{task.name}"), "test"))
+            settings = json.loads((stage.input(f"evaluate/{group_of[task.name]}") / "judging.json").read_text("utf-8"))
+            _check_verdict(task, verdicts[task.name], score_answers(task, answers[task.name]), settings)
+    except MergeChangesModel as error:
+        sys.stderr.write(f"{stage.order.stage}: {error}\n")
+        return bundle, [str(error)]
+    shutil.rmtree(folder)
+    shutil.move(target, folder)
+    for name, scored in answers.items():
+        path = _answers_file(stage, name)
         path.unlink()  # a link to the evaluation's own file
-        write_scores(path, answers)
-        settings = json.loads((stage.input(f"evaluate/{group_of[task.name]}") / "judging.json").read_text("utf-8"))
-        _check_verdict(task, verdicts[task.name], score_answers(task, answers), settings)
+        write_scores(path, scored)
+    return merged, []
 
 
 def _check_verdict(task: TaskDefinition, verdict: TaskVerdict, score: float, settings: JsonObject) -> None:
@@ -126,10 +140,9 @@ def _check_verdict(task: TaskDefinition, verdict: TaskVerdict, score: float, set
     threshold = float(settings["threshold"])
     rule: Rule = "LowerBound" if settings["rule"] == "LowerBound" else "Point"
     if not still_qualified(verdict.ratio, verdict.interval, score / verdict.score, threshold=threshold, rule=rule):
-        raise StageError(
-            f"task {task.name}: with its adapter merged it scores {score:.4f} instead of {verdict.score:.4f} and "
-            "no longer qualifies. Use training.precision fp32, or give one task a group of its own (two adapters "
-            "are not merged)"
+        raise MergeChangesModel(
+            f"task {task.name}: with its adapter merged it scores {score:.4f} instead of {verdict.score:.4f} and would "
+            "no longer qualify, so the adapter is served unmerged; with training.precision fp32 it may be merged"
         )
 
 
@@ -149,7 +162,7 @@ def _answers_file(stage: StageContext, task: str) -> Path:
     return stage.artifact_folder / "answers" / f"{task}.parquet"
 
 
-def _result(bundle: Bundle, decisions: Sequence[RoutingDecision]) -> ExportResult:
+def _result(bundle: Bundle, decisions: Sequence[RoutingDecision], warnings: Sequence[str]) -> ExportResult:
     served = {task.name: task for task in bundle.tasks}
     return ExportResult(
         revision=bundle.revision,
@@ -164,6 +177,7 @@ def _result(bundle: Bundle, decisions: Sequence[RoutingDecision]) -> ExportResul
             for decision in decisions
         ),
         models={model.name: model.bytes for model in bundle.models},
+        warnings=tuple(warnings),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,9 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from multitask_trainer.base_model.loading import Precision, load_base, torch_dtype
+from multitask_trainer.base_model.loading import Precision, load_base
+from multitask_trainer.base_model.saving import save_served_model
 from multitask_trainer.errors import StageError
-from multitask_trainer.storage.files import drop_library_versions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -57,16 +56,7 @@ class Full:
         del task  # all tasks of a run share the model
         model = load_base(base)
         self.load(model, weights)
-        target = folder / "model"
-        shutil.rmtree(target, ignore_errors=True)
-        target.mkdir(parents=True)
-        for path in base.iterdir():
-            if path.is_file() and not path.name.endswith((".safetensors", ".safetensors.index.json")):
-                shutil.copy2(path, target / path.name)
-        model.config.use_cache = True
-        model.to(torch_dtype(precision))  # type: ignore[arg-type]
-        model.save_pretrained(target)
-        drop_library_versions(target)
+        save_served_model(model, base, folder / "model", precision)
 
     def servable_key(self, task: str) -> str:
         """One model for all tasks."""
