@@ -63,6 +63,33 @@ class Adapter(Record):
     scaling: float
 
 
+class ForwardPath(Record):
+    """How a model is run so that the rows of a batch do not change each other; found by testing the base model.
+
+    The defaults are the way of a decoder whose layers all obey an attention mask.
+    """
+
+    attention: Literal["sdpa", "eager"] = Field("sdpa", description="The attention implementation of transformers.")
+    isolation: Literal["Masks", "Rows"] = Field(
+        "Masks",
+        description="Masks: rows may share a sequence, an attention mask keeps them apart. Rows: one row a sequence.",
+    )
+    labels: Literal["Trie", "PromptState", "Sequences"] = Field(
+        "Trie",
+        description="Trie: all labels behind one prompt, in one pass. PromptState: what the model keeps of a prompt is "
+        "copied for every label. Sequences: prompt and label as one sequence, label by label.",
+    )
+    batches: Literal["Padded", "EqualLengths", "SingleRows"] = Field(
+        "Padded", description="Which prompts share a batch where the model keeps their state; padding is on the left."
+    )
+    right_padding: bool = Field(
+        True, description="Whether sequences of different length share a batch where no state is kept."
+    )
+    partial_gradients: bool = Field(
+        False, description="Whether some weights of the decoder get no gradient from some batches."
+    )
+
+
 class ServedModel(Record):
     """One set of full weights."""
 
@@ -70,6 +97,7 @@ class ServedModel(Record):
     path: str
     dtype: Literal["float32", "bfloat16"]
     adapters: tuple[Adapter, ...] = ()
+    forward_path: ForwardPath | None = Field(None, description="How the model is run; absent: the defaults.")
     bytes: int = Field(0, ge=0, description="Bytes of the weights and adapters on disk.")
 
 

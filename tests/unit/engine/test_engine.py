@@ -271,12 +271,3 @@ def test_a_bundle_that_cannot_be_served_is_refused(folder: Path, tmp_path: Path)
             (tmp_path / part).symlink_to(folder / part)
         with pytest.raises(InvalidBundle, match=message):
             Engine.load(tmp_path)
-
-
-def test_a_model_that_attends_to_less_than_the_maximum_length_is_refused() -> None:
-    model = llama()
-    model.config.sliding_window = 100
-    with pytest.raises(InvalidBundle, match="has up to 256 tokens, more than its model's sliding window of 100"):
-        Engine.from_parts(
-            Bundle(revision="r", models=(), tasks=(TASKS[0],)), {"base": LoadedModel.of(model, tokenizer())}
-        )

@@ -14,6 +14,7 @@ from multitask_serving.engine.classification.scoring import best_labels, label_l
 from multitask_serving.engine.classification.trie import LabelTrie
 from multitask_serving.engine.errors import InvalidBundle
 from multitask_serving.engine.model.backbone import Backbone
+from multitask_serving.engine.model.head import OutputHead
 from support.engine_builders import llama
 
 EOS = 2
@@ -134,7 +135,7 @@ def test_bf16_logits_become_log_probabilities_in_fp32() -> None:
     head = llama().bfloat16().lm_head
     hidden = torch.randn(4, 32, generator=torch.Generator().manual_seed(0)).bfloat16()
     with torch.inference_mode():
-        actual = scoring._edge_log_probs(head, hidden, np.array([0, 1, 1, 3]), np.array([7, 8, 9, 7]))
+        actual = scoring._edge_log_probs(OutputHead(head), hidden, np.array([0, 1, 1, 3]), np.array([7, 8, 9, 7]))
         exact = torch.log_softmax(head(hidden).double(), -1)[[0, 1, 1, 3], [7, 8, 9, 7]]
     np.testing.assert_allclose(actual, exact.numpy(), atol=1e-5)
 

@@ -10,6 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from multitask_api.bundle import ForwardPath
 from multitask_api.types import Record
 
 Verdict = Literal["Qualified", "NotQualified", "Inconclusive", "NoBaseline"]
@@ -49,6 +50,8 @@ class BaseResult(Record):
     last_loss: float | None = None
     tokens_per_second: float | None = None
     warnings: tuple[str, ...] = ()
+    forward_path: ForwardPath | None = Field(None, description="How the model is run; absent: never tested.")
+    forward_path_reason: str = ""
 
     @property
     def training_seconds(self) -> float:

@@ -1,9 +1,11 @@
-"""Cuts the rows of a call into batches that fit the memory budgets."""
+"""Cuts the rows of a call into batches that fit the memory budgets and the model's `ForwardPath`."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
+
+from multitask_api.bundle import ForwardPath
 
 AdapterContext = Callable[[Sequence[int]], AbstractContextManager[object]]
 """Given the numbers of a batch's rows, a context in which the model uses each row's adapter."""
@@ -29,3 +31,31 @@ def micro_batches(widths: Sequence[int], token_budget: int) -> Iterator[list[int
         batch.append(row)
     if batch:
         yield batch
+
+
+def cached_batches(
+    path: ForwardPath, lengths: Sequence[int], widths: Sequence[int], token_budget: int
+) -> Iterator[list[int]]:
+    """`micro_batches` of rows whose state may be kept together; ``lengths`` are those of their prompts."""
+    if path.batches == "SingleRows":
+        yield from ([row] for row in sorted(range(len(widths)), key=lambda row: -widths[row]))
+        return
+    if path.batches == "Padded":
+        yield from micro_batches(widths, token_budget)
+        return
+    yield from _of_equal_length(lengths, widths, token_budget)
+
+
+def sequence_batches(path: ForwardPath, lengths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    """`micro_batches` of whole sequences, padded on the right only where the path allows it."""
+    if path.right_padding:
+        yield from micro_batches(lengths, token_budget)
+    else:
+        yield from _of_equal_length(lengths, lengths, token_budget)
+
+
+def _of_equal_length(lengths: Sequence[int], widths: Sequence[int], token_budget: int) -> Iterator[list[int]]:
+    for length in sorted(set(lengths), reverse=True):
+        rows = [row for row, other in enumerate(lengths) if other == length]
+        for batch in micro_batches([widths[row] for row in rows], token_budget):
+            yield [rows[number] for number in batch]

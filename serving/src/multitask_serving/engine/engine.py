@@ -132,6 +132,7 @@ class Engine:
                 loaded.model,
                 [prompt.ids for prompt in prompts],
                 [tries[row] for row in rows],
+                path=loaded.path,
                 adapter_context=_adapter_context(loaded, [tasks[row] for row in rows]),
             )
             for row, prompt, log_probs in zip(rows, prompts, label_scores, strict=True):
@@ -160,7 +161,11 @@ class Engine:
                 (
                     rows,
                     generate_rows(
-                        loaded.model, loaded.tokenizer, inputs, adapter_context=_adapter_context(loaded, model_tasks)
+                        loaded.model,
+                        loaded.tokenizer,
+                        inputs,
+                        path=loaded.path,
+                        adapter_context=_adapter_context(loaded, model_tasks),
                     ),
                 )
             )
@@ -193,12 +198,6 @@ class Engine:
         if model is None or task.adapter not in model.adapter_numbers:
             needed = f"model {task.model!r}" + ("" if task.adapter is None else f" with adapter {task.adapter!r}")
             raise InvalidBundle(f"task {task.name!r} needs {needed}, which the bundle does not have")
-        window = getattr(model.model.config, "sliding_window", None)
-        if window is not None and window < task.max_length:
-            raise InvalidBundle(
-                f"task {task.name!r} has up to {task.max_length} tokens, more than its model's sliding window "
-                f"of {window}; lower training.maxLength"
-            )
 
 
 def read_bundle(folder: Path) -> Bundle:

@@ -1,15 +1,23 @@
-"""Loads the base model that the base stage has left: its weights, its tokenizer, its limits."""
+"""Loads the base model that the base stage has left: its weights, its tokenizer, its limits, and how it is run."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from pydantic import ValidationError
+
+from multitask_api.bundle import ForwardPath
+from multitask_serving.engine.model.backbone import MASKED
 from multitask_trainer.errors import StageError
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+FORWARD_PATH = "forward_path.json"
+"""Beside the weights: the `ForwardPath` that the stage ``base`` has found. Absent: the default one."""
 
 Precision = Literal["fp32", "bf16"]
 """The precisions that a model can be served in."""
@@ -40,15 +48,37 @@ def check_max_length(model: PreTrainedModel, max_length: int) -> None:
         raise StageError(f"training.maxLength: {problem}")
 
 
+def read_forward_path(folder: Path) -> ForwardPath:
+    """How the base model in ``folder`` is run. Raises `StageError`."""
+    path = folder / FORWARD_PATH
+    if not path.exists():
+        return MASKED
+    try:
+        return ForwardPath.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise StageError(f"{path}: is not of this version ({error}); delete the base to have it made again") from error
+
+
+def write_forward_path(path: ForwardPath, folder: Path) -> None:
+    """The counterpart of `read_forward_path`. The default leaves no file: it is that of every older base."""
+    if path != MASKED:
+        (folder / FORWARD_PATH).write_text(json.dumps(path.to_json(), indent=1, sort_keys=True) + "\n", "utf-8")
+
+
 def load_base(folder: Path) -> PreTrainedModel:
     """The causal language model in ``folder``, fp32 (the master weights), on the CPU. Raises `StageError`."""
+    return read_model(folder, attention=read_forward_path(folder).attention)
+
+
+def read_model(folder: Path, *, attention: str | None) -> PreTrainedModel:
+    """`load_base` with this implementation of attention; None: the one that transformers chooses for the family."""
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True, use_safetensors=True
+            folder, dtype=torch.float32, attn_implementation=attention, local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise StageError(f"{folder}: the base model cannot be read: {error}") from error

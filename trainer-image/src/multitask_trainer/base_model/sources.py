@@ -83,9 +83,7 @@ def _load(name: str, source: BaseModelSource, **options: Any) -> tuple[PreTraine
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            name, dtype=torch.float32, attn_implementation="sdpa", **options
-        )
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options)
     except (OSError, ValueError) as error:
         hint = (
             "check its name, that this machine reaches the hub, and for a gated model that spec.credentials names a "

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING
 from multitask_api.bundle import BASE_MODEL, Adapter, Bundle, ServedModel, ServedTask
 from multitask_api.stage_io.parameters import TaskDefinition
 from multitask_api.stages.digests import digest
+from multitask_serving.engine.model.backbone import MASKED
 from multitask_serving.engine.prompt.chat import compile_chat_pieces
 from multitask_serving.engine.prompt.encoding import bos_ids, compile_labels, compile_pieces
-from multitask_trainer.base_model.loading import Precision, load_tokenizer
+from multitask_trainer.base_model.loading import Precision, load_tokenizer, read_forward_path
 from multitask_trainer.errors import StageError
 from multitask_trainer.export.weights import DTYPE_NAMES, cast_model, link_file, link_tree, weight_bytes
 from multitask_trainer.storage.files import content_digest, write_atomically
@@ -120,9 +121,16 @@ def place_servables(
     models = [_whole_model(folder, servable, precision) for servable in whole]
     if adapters:
         models.insert(0, _adapted_base(folder, base, adapters, precision))
+    models = [with_forward_path(model, base) for model in models]
     placements = {servable.name: Placement(servable.name) for servable in whole}
     placements |= {servable.name: Placement(BASE_MODEL, servable.name) for servable in adapters}
     return PlacedModels(tuple(models), placements)
+
+
+def with_forward_path(model: ServedModel, base: Path) -> ServedModel:
+    """``model``, which was made from the base in ``base``, with the way in which that is run."""
+    path = read_forward_path(base)
+    return model if path == MASKED else model.model_copy(update={"forward_path": path})
 
 
 def bundle_revision(folder: Path, models: Sequence[ServedModel], tasks: Sequence[ServedTask]) -> str:

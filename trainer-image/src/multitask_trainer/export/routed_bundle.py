@@ -10,7 +10,13 @@ from multitask_api.bundle import BASE_MODEL, BASELINE, Adapter, Bundle, ServedMo
 from multitask_serving.engine.engine import read_bundle
 from multitask_trainer.base_model.loading import Precision
 from multitask_trainer.evaluation.routing import RoutingDecision
-from multitask_trainer.export.bundle import ServableWeights, bundle_revision, place_servables, write_bundle
+from multitask_trainer.export.bundle import (
+    ServableWeights,
+    bundle_revision,
+    place_servables,
+    with_forward_path,
+    write_bundle,
+)
 from multitask_trainer.export.merging import merge_adapter
 from multitask_trainer.export.weights import link_file, link_tree, weight_bytes
 
@@ -64,6 +70,7 @@ def merge_only_adapter(bundle: Bundle, folder: Path, base: Path, precision: Prec
     path = f"models/{adapter.name}"
     merge_adapter(base, folder, adapter, target / path, precision)
     model = ServedModel(name=adapter.name, path=path, dtype=model.dtype, bytes=weight_bytes(target / path))
+    model = with_forward_path(model, base)
     tasks = tuple(task.model_copy(update={"model": model.name, "adapter": None}) for task in bundle.tasks)
     merged = Bundle(revision="", models=(model,), tasks=tasks)
     merged = merged.model_copy(update={"revision": bundle_revision(target, merged.models, merged.tasks)})

@@ -11,8 +11,14 @@ from pathlib import Path
 
 from multitask_api.stage_io.parameters import BaseParameters
 from multitask_api.stage_io.results import BaseResult
-from multitask_serving.engine.model.backbone import Backbone
-from multitask_trainer.base_model.loading import check_max_length, load_base, load_tokenizer
+from multitask_trainer.base_model.checks.base import check_base
+from multitask_trainer.base_model.loading import (
+    check_max_length,
+    load_base,
+    load_tokenizer,
+    read_forward_path,
+    write_forward_path,
+)
 from multitask_trainer.base_model.sources import BaseModelSource, make_base
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.rows import Row, read_rows
@@ -33,13 +39,13 @@ def work(stage: StageContext) -> StageOutcome:
     rows = {task.name: read_rows(stage.input(f"prepare/{task.name}"), "train") for task in parameters.tasks}
     start = _starting_base(stage, parameters, rows, locations)
     model, tokenizer = load_base(start), load_tokenizer(start)
-    Backbone.of(model).check(model)
     check_max_length(model, parameters.optimisation.max_length)
     notices = tuning_method(parameters.tuning).check(model) if parameters.tuning is not None else []
-    progress, warnings = Progress(), []
+    checks, path = check_base(start), read_forward_path(start)
+    progress, warnings = Progress(), list(checks.warnings)
     if parameters.pretraining is not None:
         datasets = _encode_tasks(parameters, rows, start) if parameters.pretraining.tasks_text else []
-        warnings = [
+        warnings += [
             f"{task.name}: {dataset.truncated} rows are longer than training.maxLength"
             for task, dataset in zip(parameters.tasks, datasets, strict=False)
             if dataset.truncated
@@ -52,6 +58,7 @@ def work(stage: StageContext) -> StageOutcome:
             datasets=datasets,
             locations=locations,
             max_steps=parameters.pretraining.max_steps,
+            path=path,
         )
         warnings += filter(
             None, [unused_text_warning(stage.work_folder / "tokens", parameters.optimisation.max_length)]
@@ -61,6 +68,7 @@ def work(stage: StageContext) -> StageOutcome:
     model.save_pretrained(target)
     tokenizer.save_pretrained(target)
     drop_library_versions(target)
+    write_forward_path(path, target)
     last = next((point.train_loss for point in reversed(progress.curve)), None)
     result = BaseResult(
         parameters=model.num_parameters(),
@@ -72,6 +80,8 @@ def work(stage: StageContext) -> StageOutcome:
         last_loss=last,
         tokens_per_second=round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
         warnings=(*notices, *warnings),
+        forward_path=path,
+        forward_path_reason=checks.reason,
     )
     return StageOutcome(result, {"model": content_digest(stage.artifact_folder, ["model"])})
 
@@ -79,12 +89,16 @@ def work(stage: StageContext) -> StageOutcome:
 def _starting_base(
     stage: StageContext, parameters: BaseParameters, rows: dict[str, list[Row]], locations: DataLocations
 ) -> Path:
-    """The base before pre-training, made once: a restarted stage finds it in its work folder."""
+    """The base before pre-training, made and tested once: a restarted stage finds it in its work folder."""
     folder = stage.work_folder / "start"
 
     def make() -> None:
-        if folder.exists():
-            return
+        if not folder.exists():
+            fetch()
+        stage.reporter.report("testing the base")
+        check_base(folder)
+
+    def fetch() -> None:
         stage.reporter.report("making the base")
         unfinished = stage.scratch_folder / "start"
         source = BaseModelSource(parameters.uri, parameters.revision, parameters.optimisation.seed, locations)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor, nn
 
+from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.results import CurvePoint, TaskPoint
 from multitask_trainer.errors import ArtifactError, Interrupted
 from multitask_trainer.runtime.progress import ProgressReporter
@@ -53,10 +54,11 @@ class TrainingLoop:
         accelerator: Accelerator,
         store: CheckpointStore,
         reporter: ProgressReporter,
+        path: ForwardPath | None = None,
         validate: Validate | None = None,
         selection: Selection | None = None,
     ) -> None:
-        self._loss = accelerator.prepare(RowMeanLoss(model))
+        self._loss = accelerator.prepare(RowMeanLoss(model, path))
         self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._optimizer = make_adamw(self._parameters.values(), settings)
         self._batches = batches

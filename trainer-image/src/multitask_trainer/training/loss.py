@@ -9,6 +9,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from multitask_api.bundle import ForwardPath
 from multitask_serving.engine.model.backbone import Backbone
 from multitask_trainer.training.batching.batches import MicroBatch
 
@@ -19,10 +20,10 @@ class RowMeanLoss(nn.Module):
     The head runs on target positions only: for a small model over a whole vocabulary it costs more than the layers.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, path: ForwardPath | None = None) -> None:
         super().__init__()
         self.model = model
-        self._backbone = Backbone.of(model)
+        self._backbone = Backbone.of(model, path)
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """Σ weight · nll over the micro-batch's target tokens; a scalar, in nats."""
@@ -32,12 +33,6 @@ class RowMeanLoss(nn.Module):
 
 def target_logits(backbone: Backbone, batch: MicroBatch) -> Tensor:
     """The logits where target tokens are predicted, (N, V) fp32."""
-    attention_mask = batch.attention_mask
-    hidden = backbone.decoder(
-        input_ids=batch.input_ids,
-        position_ids=batch.position_ids,
-        attention_mask=None if attention_mask is None else backbone.attention_mask(attention_mask),
-        use_cache=False,
-    ).last_hidden_state
+    hidden = backbone.hidden_states(batch.input_ids, batch.position_ids, batch.attention_mask)
     logits: Tensor = backbone.head(hidden.reshape(-1, hidden.shape[-1])[batch.logit_positions])
     return logits.float()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.parameters import BaseParameters
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.reading import read_texts
@@ -39,6 +40,7 @@ def pretrain(
     datasets: Sequence[EncodedDataset],
     locations: DataLocations,
     max_steps: int,
+    path: ForwardPath,
 ) -> Progress:
     """Train ``model`` in place; resumes from the last checkpoint in the stage's work folder."""
     optimisation = parameters.optimisation
@@ -71,5 +73,6 @@ def pretrain(
         accelerator=accelerator,
         store=CheckpointStore(stage.work_folder / "checkpoint", stage.order.checkpoint),
         reporter=stage.reporter,
+        path=path,
     )
     return loop.run()

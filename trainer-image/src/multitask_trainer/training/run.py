@@ -13,8 +13,7 @@ from torch import nn
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import TrainResult
 from multitask_api.stages.digests import digest
-from multitask_serving.engine.model.backbone import Backbone
-from multitask_trainer.base_model.loading import check_max_length, load_base, load_tokenizer
+from multitask_trainer.base_model.loading import check_max_length, load_base, load_tokenizer, read_forward_path
 from multitask_trainer.data.rows import Row, read_rows
 from multitask_trainer.errors import StageError
 from multitask_trainer.runtime.context import StageContext
@@ -44,7 +43,11 @@ class TaskBatches:
     datasets: Sequence[EncodedDataset]
     """In the order of the sampler's tasks."""
     batch_rows: int
+    token_budget: int
+    """Tokens of a micro-batch, padding included."""
     pack: bool
+    mixed_lengths: bool = True
+    """Whether rows of different length share a micro-batch, padded."""
     process: int = 0
     processes: int = 1
 
@@ -57,8 +60,10 @@ class TaskBatches:
         if self.processes > 1:
             rows = sorted(rows, key=lambda row: -len(row[0]))[self.process :: self.processes]
         if self.pack:
-            return packed(rows, batch_rows=self.batch_rows, token_budget=GPU_TOKENS, width=PACK_WIDTH)
-        return padded(rows, batch_rows=self.batch_rows, token_budget=CPU_TOKENS)
+            return packed(rows, batch_rows=self.batch_rows, token_budget=self.token_budget, width=PACK_WIDTH)
+        return padded(
+            rows, batch_rows=self.batch_rows, token_budget=self.token_budget, mixed_lengths=self.mixed_lengths
+        )
 
 
 def train(stage: StageContext, parameters: TrainParameters, *, start: Path | None = None) -> TrainResult:
@@ -71,10 +76,11 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
     accelerator = make_accelerator(device=stage.device, threads=stage.order.threads, precision=optimisation.precision)
     stage.reporter.report("reading")
     base = stage.input("base") / "model"
+    path = read_forward_path(base)
     encoders = _encoders(parameters, base)
     datasets = {name: encoder.encode(_rows(stage, name, "train")) for name, encoder in encoders.items()}
     validations = {
-        name: TaskValidation.of(encoder, _rows(stage, name, "validation")) for name, encoder in encoders.items()
+        name: TaskValidation.of(encoder, _rows(stage, name, "validation"), path) for name, encoder in encoders.items()
     }
     sampler = Sampler(
         # In the tasks' order, not the mapping's: a digest ignores the order of a mapping, and equal digests must draw
@@ -100,7 +106,9 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         sampler=sampler,
         datasets=[datasets[name] for name in sampler.names],
         batch_rows=optimisation.batch_rows,
-        pack=accelerator.device.type == "cuda" and Backbone.of(model).uses_boolean_masks,
+        token_budget=CPU_TOKENS if accelerator.device.type == "cpu" else GPU_TOKENS,
+        pack=accelerator.device.type == "cuda" and path.isolation == "Masks" and path.attention == "sdpa",
+        mixed_lengths=path.right_padding,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )
@@ -110,6 +118,7 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         model,
         batches,
         TrainingSettings(parameters.max_steps, optimisation),
+        path=path,
         accelerator=accelerator,
         store=CheckpointStore(stage.work_folder / "checkpoint", stage.order.checkpoint),
         reporter=stage.reporter,

@@ -17,10 +17,11 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
+from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.results import TaskPoint
 from multitask_serving.engine.classification.scoring import best_labels
 from multitask_serving.engine.classification.trie import LabelTrie
-from multitask_serving.engine.model.backbone import Backbone, eval_mode
+from multitask_serving.engine.model.backbone import MASKED, Backbone, eval_mode
 from multitask_trainer.data.rows import Row
 from multitask_trainer.evaluation.metrics import score
 from multitask_trainer.training.batching.batches import padded
@@ -41,14 +42,16 @@ class TaskValidation:
     dataset: EncodedDataset
     gold: tuple[str, ...]
     trie: LabelTrie | None
+    path: ForwardPath = MASKED
+    """How the model is run."""
 
     @classmethod
-    def of(cls, encoder: TaskEncoder, rows: Sequence[Row]) -> TaskValidation:
+    def of(cls, encoder: TaskEncoder, rows: Sequence[Row], path: ForwardPath = MASKED) -> TaskValidation:
         """Take at most `MAX_ROWS` rows."""
         chosen = fixed_sample(len(rows), MAX_ROWS, seed=SAMPLE_SEED, name=encoder.task.name, purpose="validation")
         sample = [rows[index] for index in chosen]
         trie = LabelTrie.build(encoder.labels, encoder.eos) if encoder.labels else None
-        return cls(encoder, encoder.encode(sample), tuple(row.answer for row in sample), trie)
+        return cls(encoder, encoder.encode(sample), tuple(row.answer for row in sample), trie, path)
 
     def run(self, model: nn.Module, *, token_budget: int) -> TaskPoint:
         """Loss and score of ``model``."""
@@ -62,18 +65,20 @@ class TaskValidation:
         index = {label: number for number, label in enumerate(trie.labels)}
         tokens = np.array([len(label.ids) + 1 for label in self.encoder.labels])
         gold = np.array([index[label] for label in self.gold])
-        best, gold_scores = best_labels(model, prompts, trie, gold, token_budget=token_budget)
+        best, gold_scores = best_labels(model, prompts, trie, gold, path=self.path, token_budget=token_budget)
         predictions = [trie.labels[number] for number in best]
         losses = -gold_scores / tokens[gold]
         value = score(task.metric, predictions, [[label] for label in self.gold], task.labels, task.language)
         return TaskPoint(loss=float(losses.mean()), score=value)
 
     def _generation(self, model: nn.Module, token_budget: int) -> TaskPoint:
-        backbone = Backbone.of(model)
+        backbone = Backbone.of(model, self.path)
         rows = [self.dataset.row(index) for index in range(len(self.dataset))]
         loss = right = 0.0
         with eval_mode(model):
-            for micro_batch in padded(rows, batch_rows=len(rows), token_budget=token_budget):
+            for micro_batch in padded(
+                rows, batch_rows=len(rows), token_budget=token_budget, mixed_lengths=self.path.right_padding
+            ):
                 batch = micro_batch.to(backbone.device)
                 logits = target_logits(backbone, batch)
                 loss += float((cross_entropy(logits, batch.targets, reduction="none") * batch.weights).sum())

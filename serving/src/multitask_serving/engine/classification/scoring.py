@@ -5,11 +5,13 @@ score. A row of the batch is a prompt
 followed by the nodes of its task's label trie. A node attends to the prompt and to its own ancestors only, and its
 position is prompt length + depth. So the prompt is run once for any number of labels, and rows of different tasks share
 a batch. No key-value cache is used: a second pass over cached prompts would do the same arithmetic with more overhead.
+
+Models with layers that do not obey masks are run in another way, see ``label_rows``; the path says which.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import nullcontext
 
 import numpy as np
@@ -17,9 +19,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from multitask_serving.engine.batching import AdapterContext, micro_batches
+from multitask_api.bundle import ForwardPath
+from multitask_serving.engine.batching import AdapterContext, cached_batches, micro_batches
+from multitask_serving.engine.classification.label_rows import sequences_of_tries, states_of_tries
 from multitask_serving.engine.classification.trie import Ints, LabelTrie
 from multitask_serving.engine.model.backbone import Backbone, eval_mode
+from multitask_serving.engine.model.head import OutputHead
 
 LogProbs = npt.NDArray[np.float64]
 """Log probabilities in nats, fp64."""
@@ -35,25 +40,54 @@ def label_log_probs(
     prompts: Sequence[Sequence[int]],
     tries: Sequence[LabelTrie],
     *,
+    path: ForwardPath | None = None,
     adapter_context: AdapterContext | None = None,
     token_budget: int | None = None,
 ) -> list[LogProbs]:
     """Per row, the log probability of each label of its trie: (L,) in nats, in the labels' order.
 
-    ``model`` is any Hugging Face causal language model, on any device; dropout and autograd are off while it runs, and
-    its training mode is restored afterwards. ``prompts`` are token ids. There may be thousands of rows: they are sorted
-    by length and run in passes of at most ``token_budget`` padded tokens (default: `TOKEN_BUDGETS`).
+    ``model`` is any Hugging Face causal language model, on any device, run as ``path`` says (None: `MASKED`); dropout
+    and autograd are off while it runs, and its training mode is restored afterwards. ``prompts`` are token ids. There
+    may be thousands of rows: they are sorted by length and run in passes of at most ``token_budget`` padded tokens
+    (default: `TOKEN_BUDGETS`).
     """
-    backbone = Backbone.of(model)
+    backbone = Backbone.of(model, path)
     results: list[LogProbs] = [np.empty(0)] * len(prompts)
-    widths = [len(prompt) + trie.size for prompt, trie in zip(prompts, tries, strict=True)]
+    budget = token_budget or TOKEN_BUDGETS[backbone.device.type]
     with eval_mode(model):
-        for rows in micro_batches(widths, token_budget or TOKEN_BUDGETS[backbone.device.type]):
-            with adapter_context(rows) if adapter_context else nullcontext():
-                batch = score_batch(backbone, [prompts[row] for row in rows], [tries[row] for row in rows])
-            for row, log_probs in zip(rows, batch, strict=True):
+        for rows in _batches(backbone.path, prompts, tries, budget):
+            batch = [prompts[row] for row in rows], [tries[row] for row in rows]
+            hidden = _hidden_states(backbone, *batch, rows, adapter_context, budget)
+            for row, log_probs in zip(rows, _from_hidden(backbone, hidden, batch[1]), strict=True):
                 results[row] = log_probs
     return results
+
+
+def _batches(
+    path: ForwardPath, prompts: Sequence[Sequence[int]], tries: Sequence[LabelTrie], budget: int
+) -> Iterator[list[int]]:
+    lengths = [len(prompt) for prompt in prompts]
+    widths = [length + trie.size for length, trie in zip(lengths, tries, strict=True)]
+    return (
+        cached_batches(path, lengths, widths, budget) if path.labels == "PromptState" else micro_batches(widths, budget)
+    )
+
+
+def _hidden_states(
+    backbone: Backbone,
+    prompts: Sequence[Sequence[int]],
+    tries: Sequence[LabelTrie],
+    rows: Sequence[int],
+    adapter_context: AdapterContext | None,
+    budget: int,
+) -> Tensor:
+    """At the prompts' last tokens and the tries' nodes, row after row: (Σ (M + 1), H)."""
+    if backbone.path.labels == "PromptState":
+        return states_of_tries(backbone, prompts, tries, rows, adapter_context)
+    if backbone.path.labels == "Sequences":
+        return sequences_of_tries(backbone, prompts, tries, rows, adapter_context, budget)
+    with adapter_context(rows) if adapter_context else nullcontext():
+        return _one_pass(backbone, prompts, tries)
 
 
 def best_labels(
@@ -62,6 +96,7 @@ def best_labels(
     trie: LabelTrie,
     gold: Ints,
     *,
+    path: ForwardPath | None = None,
     token_budget: int | None = None,
 ) -> tuple[Ints, LogProbs]:
     """Per row, the index of the most probable label (B,) and the log probability of the ``gold`` label (B,) in nats.
@@ -76,36 +111,37 @@ def best_labels(
         trie if trie.size <= len(prompt) else trie.covering([label])
         for prompt, label in zip(prompts, gold, strict=True)
     ]
-    bounds = np.stack(label_log_probs(model, prompts, first, token_budget=token_budget))
+    bounds = np.stack(label_log_probs(model, prompts, first, path=path, token_budget=token_budget))
     gold_scores = bounds[np.arange(len(prompts)), gold]
     rivals = bounds >= gold_scores[:, None]
     undecided = [row for row, scored in enumerate(first) if scored is not trie and rivals[row].sum() > 1]
     second = [trie.covering(np.flatnonzero(rivals[row])) for row in undecided]
-    rescored = label_log_probs(model, [prompts[row] for row in undecided], second, token_budget=token_budget)
+    rescored = label_log_probs(model, [prompts[row] for row in undecided], second, path=path, token_budget=token_budget)
     for row, scores in zip(undecided, rescored, strict=True):
         bounds[row] = np.where(rivals[row], scores, -np.inf)
     return bounds.argmax(axis=1), gold_scores
 
 
-def score_batch(backbone: Backbone, prompts: Sequence[Sequence[int]], tries: Sequence[LabelTrie]) -> list[LogProbs]:
-    """`label_log_probs` for rows that fit one pass. The caller has turned autograd and dropout off."""
+def _one_pass(backbone: Backbone, prompts: Sequence[Sequence[int]], tries: Sequence[LabelTrie]) -> Tensor:
     lengths = np.array([len(prompt) for prompt in prompts])
     input_ids, position_ids, mask = _collate(prompts, tries)
     device = backbone.device
-    hidden = backbone.decoder(
-        input_ids=torch.from_numpy(input_ids).to(device),
-        position_ids=torch.from_numpy(position_ids).to(device),
-        attention_mask=backbone.attention_mask(torch.from_numpy(mask).to(device)),
-        use_cache=False,
-    ).last_hidden_state
+    hidden = backbone.hidden_states(
+        torch.from_numpy(input_ids).to(device),
+        torch.from_numpy(position_ids).to(device),
+        torch.from_numpy(mask).to(device),
+    )
     # Logits are needed at each prompt's last token and at the trie nodes that follow it.
     width = input_ids.shape[1]
     logit_positions = [
         row * width + length - 1 + np.arange(trie.size + 1)
         for row, (length, trie) in enumerate(zip(lengths, tries, strict=True))
     ]
-    offsets = np.cumsum([0, *(len(positions) for positions in logit_positions)])
-    hidden = hidden.reshape(-1, hidden.shape[-1])[torch.from_numpy(np.concatenate(logit_positions)).to(device)]
+    return hidden.reshape(-1, hidden.shape[-1])[torch.from_numpy(np.concatenate(logit_positions)).to(device)]
+
+
+def _from_hidden(backbone: Backbone, hidden: Tensor, tries: Sequence[LabelTrie]) -> list[LogProbs]:
+    offsets = np.cumsum([0, *(trie.size + 1 for trie in tries)])
     edge_sources = np.concatenate([offset + trie.edge_sources for offset, trie in zip(offsets, tries, strict=False)])
     edge_targets = np.concatenate([trie.edge_targets for trie in tries])
     return _sum_by_label(_edge_log_probs(backbone.head, hidden, edge_sources, edge_targets), tries)
@@ -127,13 +163,12 @@ def _collate(prompts: Sequence[Sequence[int]], tries: Sequence[LabelTrie]) -> tu
     return input_ids, position_ids, mask
 
 
-def _edge_log_probs(head: nn.Module, hidden: Tensor, edge_sources: Ints, edge_targets: Ints) -> LogProbs:
+def _edge_log_probs(head: OutputHead, hidden: Tensor, edge_sources: Ints, edge_targets: Ints) -> LogProbs:
     """log p(target | source) of each edge (E,), from the sources' hidden states (S, H).
 
     The log-softmax is computed in fp32, for as many sources at a time as `LOGIT_BUDGETS` allows.
     """
-    vocabulary = int(head.weight.shape[0])  # type: ignore[index]
-    step = max(1, LOGIT_BUDGETS[hidden.device.type] // vocabulary)
+    step = max(1, LOGIT_BUDGETS[hidden.device.type] // head.vocabulary)
     chunks = []
     for start in range(0, len(hidden), step):
         # On a CPU log_softmax takes half the time of logsumexp: one vectorised pass.

@@ -51,6 +51,21 @@ class LabelTrie:
         """Number of tokens of the longest label, without EOS."""
         return int(self.depths.max()) + 1
 
+    @property
+    def parents(self) -> Ints:
+        """(M,) each node's parent, -1 for a label's first token."""
+        above = self.ancestors & (self.depths[None, :] == self.depths[:, None] - 1)
+        return np.where(self.depths == 0, -1, above.argmax(axis=1)) if self.size else np.empty(0, dtype=np.int64)
+
+    @property
+    def leaves(self) -> Ints:
+        """The nodes without children; every node is one or an ancestor of one."""
+        return np.flatnonzero(self.ancestors.sum(axis=0) == 1)
+
+    def chain(self, node: int) -> Ints:
+        """The nodes from a label's first token to ``node``."""
+        return np.flatnonzero(self.ancestors[node])
+
     @classmethod
     def build(cls, labels: Sequence[LabelIds], eos: int) -> LabelTrie:
         """Build the trie. The labels' ids are distinct and not empty (`compile_labels` checks that)."""

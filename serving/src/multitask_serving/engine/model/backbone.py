@@ -5,6 +5,7 @@ With a large vocabulary the head costs more than a small model's layers, so it r
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,7 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from multitask_api.bundle import ForwardPath
 from multitask_serving.engine.errors import InvalidBundle
+from multitask_serving.engine.model.head import OutputHead
+from multitask_serving.engine.model.masks import LayerMasks
+
+MASKED = ForwardPath()
+"""The path of a decoder whose layers all obey an attention mask."""
 
 
 @dataclass(frozen=True)
@@ -21,46 +28,73 @@ class Backbone:
     """``decoder``: token ids (B, S) → hidden states (B, S, H). ``head``: hidden states (…, H) → logits (…, V)."""
 
     decoder: nn.Module
-    head: nn.Module
-    uses_boolean_masks: bool
-    """Whether attention takes boolean masks, true for "attend"; otherwise it adds a float mask to its scores."""
+    head: OutputHead
+    path: ForwardPath
+    masks: LayerMasks
+    arguments: frozenset[str]
+    """The names of the arguments that the decoder's forward pass takes."""
 
     @classmethod
-    def of(cls, model: nn.Module) -> Backbone:
-        """The parts of any ``AutoModelForCausalLM``, wrapped by PEFT or not.
+    def of(cls, model: nn.Module, path: ForwardPath | None = None) -> Backbone:
+        """The parts of any ``AutoModelForCausalLM``, wrapped by PEFT or not; ``path`` None: `MASKED`.
 
         Raises `InvalidBundle` for a model without a decoder and an output head of its own.
         """
         causal: Any = model
         head: nn.Module | None = causal.get_output_embeddings()
-        decoder: nn.Module = causal.get_decoder()
-        if head is None or decoder is model:
+        decoder = _decoder(causal)
+        if head is None or decoder is None:
             raise InvalidBundle(f"{type(model).__name__} is not a causal language model with a separate output head")
-        return cls(decoder, head, causal.config._attn_implementation == "sdpa")
+        config = causal.config.get_text_config()
+        return cls(
+            decoder,
+            OutputHead.of(head, config),
+            path or MASKED,
+            LayerMasks.of(config),
+            frozenset(inspect.signature(decoder.forward).parameters),
+        )
 
     @property
     def device(self) -> torch.device:
         """The device of the weights."""
         return next(self.decoder.parameters()).device
 
-    def attention_mask(self, mask: Tensor) -> Tensor:
-        """A boolean mask (B, 1, Q, K), true for "attend", in the form that this model's attention takes."""
-        if self.uses_boolean_masks:
-            return mask
-        dtype = next(self.decoder.parameters()).dtype
-        return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, torch.finfo(dtype).min)
+    def hidden_states(self, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None = None) -> Tensor:
+        """The last layer's output (B, S, H) for whole sequences, ``input_ids`` and ``position_ids`` (B, S).
+
+        ``mask`` (B, 1, S, S) is true for "attend"; None for plain causal attention. Needs the isolation ``Masks``.
+        """
+        arguments: dict[str, Any] = {"input_ids": input_ids, "position_ids": position_ids}
+        if mask is not None:
+            dtype = next(self.decoder.parameters()).dtype
+            arguments["attention_mask"] = self.masks.of_layers(mask, position_ids, position_ids, dtype)
+        return self.run(**arguments, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+
+    def run(self, **arguments: Any) -> Any:
+        """One forward pass of the decoder with those of ``arguments`` that it takes; what transformers returns."""
+        return self.decoder(**{name: value for name, value in arguments.items() if name in self.arguments})
 
     def check(self, model: nn.Module) -> None:
-        """Raise `InvalidBundle` if decoder and head together differ from ``model``: some architectures scale logits."""
+        """Raise `InvalidBundle` if decoder and head together differ from ``model``."""
         input_ids = torch.arange(4, device=self.device)[None]
         with torch.inference_mode():
             expected = model(input_ids=input_ids, use_cache=False).logits
-            actual = self.head(self.decoder(input_ids=input_ids, use_cache=False).last_hidden_state)
+            actual = self.head(self.run(input_ids=input_ids, use_cache=False).last_hidden_state)
         if expected.shape != actual.shape or not torch.allclose(expected, actual, rtol=1e-3, atol=1e-3):
             raise InvalidBundle(
-                f"{type(model).__name__} changes its logits after the output head, and the engine cannot. "
-                "Use a base model of the Llama, Mistral or Qwen family"
+                f"{type(model).__name__} changes its logits after the output head in a way that is not known here. "
+                "Use another base model"
             )
+
+
+def _decoder(causal: Any) -> nn.Module | None:
+    """The decoder of a causal language model. Some models give themselves; then it is their attribute ``model``."""
+    decoder: nn.Module = causal.get_decoder()
+    # Through PEFT, the answer is the wrapped model and not ``causal`` itself.
+    if decoder.get_output_embeddings() is None:  # type: ignore[operator]
+        return decoder
+    inner: nn.Module | None = getattr(decoder, "model", None)
+    return inner
 
 
 @contextmanager

@@ -12,10 +12,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from multitask_api.bundle import Adapter, ServedModel
+from multitask_api.bundle import Adapter, ForwardPath, ServedModel
 from multitask_serving.engine.errors import InvalidBundle
 from multitask_serving.engine.model.adapters import LoraWeights, attach_adapters
-from multitask_serving.engine.model.backbone import Backbone
+from multitask_serving.engine.model.backbone import MASKED, Backbone
 from multitask_serving.engine.model.lora import ActiveAdapters
 
 if TYPE_CHECKING:
@@ -32,11 +32,15 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerFast
     active_adapters: ActiveAdapters
     adapter_numbers: dict[str | None, int] = field(default_factory=lambda: {None: 0})
+    path: ForwardPath = MASKED
+    """How the model is run."""
 
     @classmethod
-    def of(cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> LoadedModel:
+    def of(
+        cls, model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, path: ForwardPath | None = None
+    ) -> LoadedModel:
         """Wrap a model in memory, without adapters."""
-        return cls(model, tokenizer, ActiveAdapters(model.device))
+        return cls(model, tokenizer, ActiveAdapters(model.device), path=path or MASKED)
 
     def use_adapters(self, adapters: Sequence[str | None]) -> AbstractContextManager[None]:
         """A context in which row i of every forward pass uses the adapter ``adapters[i]`` (None: no adapter)."""
@@ -53,11 +57,12 @@ def load_model(
     from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
     path = _resolve(folder, served.path)
+    forward_path = served.forward_path or MASKED
     try:
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=getattr(torch, served.dtype),
-            attn_implementation="sdpa",
+            attn_implementation=forward_path.attention,
             local_files_only=True,
             use_safetensors=True,
         )
@@ -69,13 +74,13 @@ def load_model(
     model.requires_grad_(requires_grad=False)
     model.eval()  # type: ignore[no-untyped-call]
     model.to(device)  # type: ignore[arg-type]
-    Backbone.of(model).check(model)
+    Backbone.of(model, forward_path).check(model)
     active = ActiveAdapters(model.device)
     selected = [adapter for adapter in served.adapters if adapters is None or adapter.name in adapters]
     attach_adapters(model, [read_adapter(folder, adapter) for adapter in selected], active)
     numbers: dict[str | None, int] = {None: 0}
     numbers.update({adapter.name: number for number, adapter in enumerate(selected, start=1)})
-    return LoadedModel(model, tokenizer, active, numbers)
+    return LoadedModel(model, tokenizer, active, numbers, forward_path)
 
 
 def read_adapter(folder: Path, adapter: Adapter) -> LoraWeights:

@@ -9,6 +9,7 @@ mask, for GPUs, where padding costs more than the mask. ``position_ids`` are exp
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -65,13 +66,26 @@ class MicroBatch:
         return replace(self, **moved)
 
 
-def padded(rows: Sequence[EncodedRow], *, batch_rows: int, token_budget: int) -> list[MicroBatch]:
-    """Rows sorted by length, in micro-batches of at most ``token_budget`` tokens with padding (one row at least)."""
+def padded(
+    rows: Sequence[EncodedRow], *, batch_rows: int, token_budget: int, mixed_lengths: bool = True
+) -> list[MicroBatch]:
+    """Rows sorted by length, in micro-batches of at most ``token_budget`` tokens with padding (one row at least).
+
+    Without ``mixed_lengths`` there is no padding: only rows of equal length share a micro-batch.
+    """
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]))
     widths = np.array([len(rows[index][0]) - 1 for index in order])
+    runs = [0, len(order)] if mixed_lengths else [0, *(np.flatnonzero(np.diff(widths)) + 1).tolist(), len(order)]
     return [
-        _collate(rows, [[index] for index in order[begin:end]], int(widths[begin]), batch_rows, mask=False)
-        for begin, end in _cuts(widths, token_budget)
+        _collate(
+            rows,
+            [[index] for index in order[first + begin : first + end]],
+            int(widths[first + begin]),
+            batch_rows,
+            mask=False,
+        )
+        for first, last in itertools.pairwise(runs)
+        for begin, end in _cuts(widths[first:last], token_budget)
     ]
 
 
