@@ -27,7 +27,7 @@ from multitask_trainer.export.bundle import ServableWeights, TaskBinding, assemb
 from multitask_trainer.training.batching.batches import packed, padded
 from multitask_trainer.training.loss import RowMeanLoss
 from support.engine_builders import tokenizer
-from support.tiny_families import EXPERTS, HYBRID, OTHER_POSITIONS, PLAIN, SCALED, WINDOWED, WRAPPED, write_tiny_base
+from support.tiny_families import EXPERTS, HYBRID, PLAIN, SCALED, WINDOWED, WRAPPED, write_tiny_base
 
 MASKS = ForwardPath()
 EAGER = ForwardPath(attention="eager")
@@ -60,7 +60,12 @@ ANSWER = TaskDefinition(
     metric="ExactMatch",
     generation=GenerationSettings(max_new_tokens=5),
 )
-TEXTS = ("the parcel came", "Is my invoice right? I was charged twice, and nobody answers the phone", "refund", "a card!")
+TEXTS = (
+    "the parcel came",
+    "Is my invoice right? I was charged twice, and nobody answers the phone",
+    "refund",
+    "a card!",
+)
 
 
 def single_logits(model: PreTrainedModel, ids: Sequence[int]) -> torch.Tensor:
