@@ -15,6 +15,7 @@ from multitask_serving.engine.model.lora import ActiveAdapters
 from multitask_trainer.base_model.loading import Precision, load_base
 from multitask_trainer.base_model.saving import save_served_model
 from multitask_trainer.errors import MergeChangesModel
+from multitask_trainer.export.bundle import with_forward_path
 from multitask_trainer.export.weights import DTYPE_NAMES
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def merge_adapter(base: Path, bundle: Path, adapter: Adapter, target: Path, prec
     _compare(unmerged, _logits(model), "fp32", "merged")
     save_served_model(model, base, target, precision)
     del model
-    served = ServedModel(name=adapter.name, path=target.name, dtype=DTYPE_NAMES[precision])
+    served = with_forward_path(ServedModel(name=adapter.name, path=target.name, dtype=DTYPE_NAMES[precision]), base)
     _compare(unmerged, _logits(load_model(target.parent, served).model), precision, "merged, saved and read again")
 
 
