@@ -8,35 +8,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from multitask_trainer.evaluation.interval import (
-    SeedVariance,
-    baseline_margin_interval,
-    bootstrap,
-    pooled_seed_variance,
-    ratio_interval,
-)
-from multitask_trainer.evaluation.metrics import RowStatistics, statistics
-
-UNKNOWN = SeedVariance(None, 0)
-
-
-def right(flags: np.ndarray) -> RowStatistics:
-    return statistics("Accuracy", ["y" if flag else "n" for flag in flags], [["y"]] * len(flags))
-
-
-def test_pooled_variance_by_hand():
-    variance = pooled_seed_variance([[0.9, 0.8], [0.5, 0.6, 0.7]])
-    squares = 2 * (math.log(0.9 / 0.8) / 2) ** 2 + np.var(np.log([0.5, 0.6, 0.7])) * 3
-    assert variance.degrees_of_freedom == 3
-    assert variance.variance == pytest.approx(squares / 3)
-
-
-@pytest.mark.parametrize(
-    ("scores", "why"),
-    [([[0.9], [0.8]], "one seed each"), ([], "no task"), ([[0.5, 0.0], [-0.1, 0.2]], "scores without a logarithm")],
-)
-def test_no_variance_without_a_second_seed(scores, why):
-    assert pooled_seed_variance(scores) == UNKNOWN, why
+from multitask_trainer.evaluation.interval import baseline_margin_interval, bootstrap, ratio_interval
+from multitask_trainer.evaluation.seed_variance import UNKNOWN, SeedVariance
+from support.interval_simulation import NEAR_ZERO, NOISY, STABLE, TaskModel, right, simulate_answers, simulate_runs
 
 
 def test_replicates_are_paired_and_repeat_for_a_seed():
@@ -68,10 +42,27 @@ def test_equal_answers_leave_the_seeds_alone():
     same = np.full(2000, 0.8)
     seeds = SeedVariance(0.0004, 4)
     interval = ratio_interval(0.8, [0.8, 0.8], same, np.stack([same, same]), seeds=seeds, rows=100)
-    reach = stats.t.ppf(0.975, 4) * math.sqrt(0.0004 * 1.5)
+    reach = stats.t.ppf(0.975, 4) * math.sqrt(0.0004 * 1.5) / 0.8
     assert (interval.low, interval.high) == (pytest.approx(math.exp(-reach)), pytest.approx(math.exp(reach)))
     declared = ratio_interval(0.8, [0.8], same, same[None], seeds=seeds, rows=100, declared=True)
-    assert declared.high == pytest.approx(math.exp(stats.t.ppf(0.975, 4) * 0.02))
+    assert declared.high == pytest.approx(math.exp(stats.t.ppf(0.975, 4) * 0.02 / 0.8))
+
+
+def test_rows_and_runs_have_a_quantile_each():
+    logs = np.random.default_rng(1).normal(0, 0.01, 2000)
+    interval = ratio_interval(
+        0.5, [0.5, 0.5], 0.5 * np.exp(logs), np.full((2, 2000), 0.5), seeds=SeedVariance(0.0001, 1), rows=100
+    )
+    rows, runs = 1.96 * logs.std(ddof=1), stats.t.ppf(0.975, 1) * 0.01 * math.sqrt(1.5) / 0.5
+    assert math.log(interval.high) == pytest.approx(math.hypot(rows, runs), rel=1e-4)
+
+
+def test_a_score_near_zero_has_an_uncertain_logarithm_and_finite_ends():
+    flat, seeds = np.full(2, 0.5), SeedVariance(0.01**2, 8)
+    near = [ratio_interval(score, [0.5], flat, flat[None], seeds=seeds, rows=9) for score in (0.5, 0.05, 1e-9)]
+    widths = [math.log(interval.high / interval.low) for interval in near]
+    assert widths[1] > 5 * widths[0]
+    assert all(math.isfinite(end) for interval in near for end in (interval.low, interval.high))
 
 
 def test_one_seed_uses_rows_and_the_normal_quantile():
@@ -91,35 +82,38 @@ def test_margin_over_the_constant_baseline():
     seeds = SeedVariance(0.0001, 8)
     interval = baseline_margin_interval([0.88, 0.92], 0.6, base, floor, seeds=seeds)
     assert (interval.low + interval.high) / 2 == pytest.approx(0.3)
-    assert interval.half_width == pytest.approx(stats.t.ppf(0.975, 8) * 0.9 * 0.01 / math.sqrt(2))
+    assert interval.half_width == pytest.approx(stats.t.ppf(0.975, 8) * 0.01 / math.sqrt(2))
 
 
-ROWS, SEEDS, SPREAD, TASKS = 200, 3, 0.03, (0.75, 0.8, 0.85, 0.88, 0.9)
+MIXED = [
+    # what the noisy one of 17 tasks is, and that task; docs/results/interval-coverage.md has more and finer figures
+    ("a small task whose seeds vary by .05 beside .003", NOISY),
+    ("a MatthewsCorrelation near zero", NEAR_ZERO),
+]
 
 
-def _runs(random: np.random.Generator, level: float, runs: int) -> list[np.ndarray]:
-    """Right or wrong on the same rows, some of them hard for every run; each run has its own true score."""
-    true = np.minimum(level * np.exp(random.normal(0, SPREAD, (runs, 1))), 0.999)
-    shared = random.normal(size=(1, ROWS))
-    own = random.normal(size=(runs, ROWS))
-    return list(math.sqrt(0.7) * shared + math.sqrt(0.3) * own < stats.norm.ppf(true))
+@pytest.mark.parametrize(("sentence", "noisy"), MIXED, ids=[row[0] for row in MIXED])
+@pytest.mark.parametrize("seeds", [2, 3, 5])
+def test_noisy_and_stable_tasks_are_covered_and_stable_ones_stay_decidable(sentence, noisy, seeds):
+    stable, found = simulate_runs((*STABLE, noisy), (0, 16), seeds=seeds, repeats=1000)
+    assert stable.covered >= 0.93
+    assert found.covered >= 0.93
+    assert stable.narrow >= 0.9, "one noisy task must not make the others inconclusive"
+    assert stable.half_width <= 0.03
+    assert found.narrow <= 0.1, "an interval of the stable tasks' width does not cover the noisy one"
 
 
-def test_interval_covers_the_true_ratio_with_three_seeds():
-    random = np.random.default_rng(11)
-    covered, alone, widths = [], [], []
-    for repeat in range(240):
-        runs = [_runs(random, level, SEEDS + 1) for level in TASKS]
-        seeds = pooled_seed_variance([[float(flags.mean()) for flags in task[1:]] for task in runs])
-        assert seeds.degrees_of_freedom == len(TASKS) * (SEEDS - 1)
-        for task in runs:
-            replicates = bootstrap([right(flags) for flags in task], seed=repeat, replicates=250)
-            mean, *base = [float(flags.mean()) for flags in task]
-            interval = ratio_interval(mean, base, replicates[0], replicates[1:], seeds=seeds, rows=ROWS)
-            rows_only = ratio_interval(mean, base, replicates[0], replicates[1:], seeds=UNKNOWN, rows=ROWS)
-            covered.append(interval.low <= 1.0 <= interval.high)
-            alone.append(rows_only.low <= 1.0 <= rows_only.high)
-            widths.append(interval.half_width)
-    assert np.mean(covered) >= 0.93
-    assert np.mean(alone) < 0.85, "rows alone are too sure of themselves: the seeds have to be in the interval"
-    assert np.median(widths) < 0.14, "an interval that always covers says nothing"
+def test_a_task_that_is_stable_alone_is_not_judged_by_noisy_ones():
+    suite = (TaskModel(0.9, 0.003), *[NOISY] * 7)
+    (stable,) = simulate_runs(suite, (0,), seeds=3, repeats=600)
+    assert stable.covered >= 0.93
+    assert stable.narrow >= 0.95
+
+
+def test_rows_and_seeds_together_are_covered_and_rows_alone_are_not():
+    suite = tuple(TaskModel(level, 0.03 * level) for level in (0.75, 0.8, 0.85, 0.88, 0.9))
+    for outcome in simulate_answers(suite, (0, 2, 4), seeds=3, rows=200, repeats=150):
+        assert outcome.covered >= 0.93
+        assert outcome.half_width < 0.2, "an interval that always covers says nothing"
+    for outcome in simulate_answers(suite, (0, 2, 4), seeds=1, rows=200, repeats=150):
+        assert outcome.covered < 0.85, "rows alone are too sure of themselves: the seeds have to be in the interval"

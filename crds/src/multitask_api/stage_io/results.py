@@ -153,6 +153,14 @@ class TaskVerdict(Record):
     test_rows: int
     overlap_rows: int = Field(0, description="Test rows whose input is also in the train split of any task.")
     ratio_without_overlap: float | None = None
+    seed_deviation: float | None = Field(
+        None,
+        description="Standard deviation of the score between training runs, as it stands in the interval: the task's "
+        "own, moved towards that of the other tasks. Absent if no task has a second seed.",
+    )
+    degrees_of_freedom: float | None = Field(
+        None, description="Those behind seedDeviation; 0: the interval is from rows alone."
+    )
 
 
 class EvaluateResult(Record):
@@ -160,8 +168,12 @@ class EvaluateResult(Record):
 
     tasks: tuple[TaskVerdict, ...]
     truncated_rows: dict[str, int] = Field(default_factory=dict, description="Task → test rows that were cut to fit.")
-    seed_variance: float | None = Field(None, description="Variance of the log score between seeds, pooled over tasks.")
-    degrees_of_freedom: int = 0
+    seed_variance: float | None = Field(
+        None,
+        description="Of older releases: variance of the log score between seeds, pooled over tasks. Now each task has "
+        "its own, seedDeviation.",
+    )
+    degrees_of_freedom: int = Field(0, description="Seeds of all tasks beyond the first; 0: intervals are from rows.")
 
 
 class ServedBy(Record):

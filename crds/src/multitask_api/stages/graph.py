@@ -221,7 +221,7 @@ class _Builder:
         )
         reads = [Ref("bundle", f"group/{group}")]
         reads += [Ref(f"prepare/{task}", "test") for task in tasks]
-        # Overlap is counted across tasks, and seed variance is pooled over tasks: both read every task.
+        # Overlap is counted across tasks, and the variance between seeds reads those of every task.
         reads += [Ref(f"prepare/{task}", "train") for task in self.tasks]
         reads += [Ref(name, "scores") for name in self._table.baseline_names()]
         self._table.add(f"evaluate/{group}", "evaluate", parameters, reads=reads)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,9 +13,10 @@ from multitask_api.stage_io.parameters import TaskDefinition
 from multitask_api.stage_io.results import TaskVerdict
 from multitask_trainer.data.rows import Row
 from multitask_trainer.evaluation.answers import Answer
-from multitask_trainer.evaluation.interval import SeedVariance, baseline_margin_interval, bootstrap, ratio_interval
+from multitask_trainer.evaluation.interval import baseline_margin_interval, bootstrap, ratio_interval
 from multitask_trainer.evaluation.metrics import RowStatistics, score, statistics
 from multitask_trainer.evaluation.overlap import Mask, is_notable
+from multitask_trainer.evaluation.seed_variance import SeedVariance, moderated_seed_variance
 from multitask_trainer.evaluation.verdict import Rule, TaskStatistics, decide_verdict
 
 
@@ -36,13 +38,23 @@ class EvaluationInputs:
 
 
 def evaluate_task(
-    inputs: EvaluationInputs, *, seeds: SeedVariance, threshold: float, rule: Rule, seed: int
+    inputs: EvaluationInputs,
+    *,
+    other_seeds: Collection[Sequence[float]],
+    threshold: float,
+    rule: Rule,
+    seed: int,
 ) -> TaskVerdict:
-    """The verdict, with the figures it rests on. ``seed`` is the bootstrap's."""
+    """The verdict, with the figures it rests on.
+
+    ``other_seeds`` are the scores of the seeds of every other task's baseline; they help to tell how much this one's
+    vary. ``seed`` is the bootstrap's.
+    """
     task = inputs.task
     predictions = [answer.prediction for answer in inputs.answers]
     mixture_score = _score(task, predictions, inputs)
     baselines = _baseline_scores(inputs)
+    seeds = moderated_seed_variance(baselines if inputs.baselines else (), other_seeds)
     task_statistics = _task_statistics(inputs, mixture_score, baselines, seeds, seed)
     decision = decide_verdict(task_statistics, threshold=threshold, rule=rule)
     return TaskVerdict(
@@ -56,6 +68,8 @@ def evaluate_task(
         verdict=decision.verdict,
         confirmed=decision.confirmed,
         reason=decision.reason,
+        seed_deviation=math.sqrt(seeds.variance) if seeds.degrees_of_freedom else None,
+        degrees_of_freedom=seeds.degrees_of_freedom,
         test_rows=len(inputs.answers),
         overlap_rows=int(inputs.overlap.sum()),
         ratio_without_overlap=_ratio_without_overlap(inputs) if is_notable(inputs.overlap) else None,

@@ -30,7 +30,8 @@ class TaskStatistics:
     """The interval of baseline - constant_baseline."""
     seeds: int = 0
     """Seeds of the baseline; 0 for a declared one."""
-    degrees_of_freedom: int = 0
+    degrees_of_freedom: float = 0.0
+    """Behind the variance between seeds; 0 if that is not known."""
     still_improving: bool = False
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from multitask_api.stage_io.parameters import EvaluateParameters, TaskDefinition
 from multitask_api.stage_io.results import EvaluateResult, PrepareResult, TaskVerdict, TrainResult
@@ -11,7 +12,6 @@ from multitask_serving.engine.engine import Engine
 from multitask_trainer.data.rows import Row, read_inputs, read_rows
 from multitask_trainer.errors import StageError
 from multitask_trainer.evaluation.answers import Answer
-from multitask_trainer.evaluation.interval import SeedVariance, pooled_seed_variance
 from multitask_trainer.evaluation.overlap import Hashes, overlapping_rows
 from multitask_trainer.evaluation.qualification import EvaluationInputs, constant_answer, evaluate_task
 from multitask_trainer.evaluation.scoring import answer_rows, read_scores, truncated_rows, write_scores
@@ -30,7 +30,7 @@ def work(stage: StageContext) -> StageOutcome:
         threads=stage.order.threads,
         tasks=names,
     )
-    seeds = _seed_variance(stage)
+    seed_scores = _seed_scores(stage)
     trains = [read_inputs(stage.input(name))["train"] for name in stage.input_names("prepare/")]
     verdicts = []
     truncated: dict[str, int] = {}
@@ -40,14 +40,13 @@ def work(stage: StageContext) -> StageOutcome:
         answers = answer_rows(engine, task, rows)
         truncated[task.name] = truncated_rows(engine, task, rows)
         write_scores(stage.artifact_folder / "answers" / f"{task.name}.parquet", answers)
-        verdicts.append(_evaluate(stage, parameters, task, answers, seeds, trains))
+        verdicts.append(_evaluate(stage, parameters, task, answers, seed_scores, trains))
     rule = {"threshold": parameters.threshold, "rule": parameters.rule}
     write_atomically(stage.artifact_folder / "judging.json", json.dumps(rule))
     result = EvaluateResult(
         tasks=tuple(verdicts),
         truncated_rows={name: count for name, count in truncated.items() if count},
-        seed_variance=seeds.variance,
-        degrees_of_freedom=seeds.degrees_of_freedom,
+        degrees_of_freedom=sum(len(scores) - 1 for scores in seed_scores.values()),
     )
     return StageOutcome(
         result, {"verdicts": digest(result.to_json()), "answers": content_digest(stage.artifact_folder, ["answers"])}
@@ -59,7 +58,7 @@ def _evaluate(
     parameters: EvaluateParameters,
     task: TaskDefinition,
     answers: list[Answer],
-    seeds: SeedVariance,
+    seed_scores: Mapping[str, list[float]],
     trains: list[Hashes],
 ) -> TaskVerdict:
     prepare = stage.input(f"prepare/{task.name}")
@@ -80,19 +79,23 @@ def _evaluate(
         still_improving=any(_train_result(stage, name).still_improving for name in runs),
     )
     return evaluate_task(
-        inputs, seeds=seeds, threshold=parameters.threshold, rule=parameters.rule, seed=parameters.seed
+        inputs,
+        other_seeds=[scores for name, scores in seed_scores.items() if name != task.name],
+        threshold=parameters.threshold,
+        rule=parameters.rule,
+        seed=parameters.seed,
     )
 
 
-def _seed_variance(stage: StageContext) -> SeedVariance:
-    """Pooled over the baselines of every task, also of other groups."""
+def _seed_scores(stage: StageContext) -> dict[str, list[float]]:
+    """Task → test scores of its baseline's seeds; of every task, also of other groups."""
     scores: dict[str, list[float]] = {}
     for name in stage.input_names("baseline/"):
         task = name.split("/")[1]
         score = _train_result(stage, name).test_score
         if score is not None:
             scores.setdefault(task, []).append(score)
-    return pooled_seed_variance(list(scores.values()))
+    return scores
 
 
 def _train_result(stage: StageContext, name: str) -> TrainResult:
