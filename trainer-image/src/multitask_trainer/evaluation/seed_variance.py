@@ -7,8 +7,8 @@ empirical Bayes (Smyth 2004, https://doi.org/10.2202/1544-6115.1027):
     s̃_i² = (d_0 s_0² + d_i s_i²) / (d_0 + d_i),   with d_0 + d_i degrees of freedom
 
 Two things differ from the textbook, so that a noisy task neither widens the others' intervals nor gets too narrow a one
-itself. s_0² is a median, which a few noisy tasks do not move. And only what is alike is pooled: d_0 = d_i / 3, but 0 for
-a task whose variance the suite's makes improbable (an F test); compare Phipson et al. 2016,
+itself. s_0² is a median, which a few noisy tasks do not move. And only what is alike is pooled: d_0 = d_i / 3, but 0
+for a task whose variance the suite's makes improbable (an F test); compare Phipson et al. 2016,
 https://doi.org/10.1214/16-AOAS920. With a larger d_0 the interval of a noisy task with two seeds covers less than 93 %.
 
 Variances are of scores, not of their logarithms: a metric that comes near zero has a logarithm that explodes.
