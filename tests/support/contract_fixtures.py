@@ -12,6 +12,7 @@ from multitask_api.resource import MultiTaskModel
 from multitask_api.resource.parsing import check
 from multitask_api.stage_io.manifest import Manifest, Resolved
 from multitask_api.stages import ArtifactKey, Graph, build
+from multitask_api.stages.versions import UNRECORDED_VERSIONS
 
 FOLDER = Path(__file__).parents[1] / "fixtures" / "contract"
 SAMPLES = ("full", "lora")
@@ -39,4 +40,4 @@ def sample_graph(sample: str, *, without: tuple[str, ...] = ()) -> Graph:
         if manifest.stage not in without:
             manifests[manifest.stage, manifest.digest] = manifest
     resolved = Resolved.model_validate(fixture["resolved"])
-    return build(f"{NAMESPACE}/{model.metadata.name}", model.spec, resolved, manifests)
+    return build(f"{NAMESPACE}/{model.metadata.name}", model.spec, resolved, manifests, UNRECORDED_VERSIONS)

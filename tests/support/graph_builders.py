@@ -28,6 +28,7 @@ from multitask_api.stage_io.results import (
     VerifyResult,
 )
 from multitask_api.stages import Graph, Node, NodeState, build, groups
+from multitask_api.stages.versions import VERSIONS
 from multitask_operator.planner import Capacity, Failed, PlannerInput
 from support.simulated_stages import manifest_of
 
@@ -56,12 +57,12 @@ def resolved(resource):
     return Resolved(data={uri: ResolvedData(fingerprint=f"f-{uri}", files=1, bytes=10) for uri in uris})
 
 
-def graph_of(resource, manifests=None, serve=True) -> Graph:
-    return build(resource.metadata.name, resource.spec, resolved(resource), manifests or {}, serve=serve)
+def graph_of(resource, manifests=None, serve=True, versions=VERSIONS) -> Graph:
+    return build(resource.metadata.name, resource.spec, resolved(resource), manifests or {}, versions, serve=serve)
 
 
 def planner_input(resource, manifests=None, **more) -> PlannerInput:
-    given = {"capacity": TWO_CORES, **more}
+    given = {"capacity": TWO_CORES, "versions": VERSIONS, **more}
     return PlannerInput(resolved=resolved(resource), manifests=manifests or {}, **given)
 
 

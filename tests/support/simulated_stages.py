@@ -23,6 +23,7 @@ from multitask_api.stages.digests import digest
 from multitask_api.stages.graph import build
 from multitask_api.stages.nodes import Graph, Node, NodeState
 from multitask_api.stages.sampling import instance_balanced, mixture
+from multitask_api.stages.versions import VERSIONS, Versions
 
 Document = dict[str, Any]
 SPLITS = ("train", "validation", "test")
@@ -72,10 +73,11 @@ class SimulatedStages:
     high_resource: tuple[str, ...] = ("intent",)
     high_resource_steps: int | None = None
     verdicts: dict[str, str] = field(default_factory=dict)
+    versions: Versions = field(default_factory=lambda: VERSIONS)
 
     def graph(self, source: Document, *, serve: bool = True) -> Graph:
         spec = check(source).spec
-        return build("desk", spec, resolved(spec, self.contents), self.manifests, serve=serve)
+        return build("desk", spec, resolved(spec, self.contents), self.manifests, self.versions, serve=serve)
 
     def run(self, source: Document, *, serve: bool = True) -> list[str]:
         """Run everything that is missing; the names of the stages that ran, in order."""

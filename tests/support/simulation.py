@@ -16,6 +16,7 @@ from multitask_api.cluster import (
 )
 from multitask_api.stage_io.manifest import Manifest
 from multitask_api.stage_io.packing import manifest_key, pack_manifest
+from multitask_api.stages.versions import VERSIONS
 from multitask_operator.reconciler import Result, reconcile
 from multitask_operator.reconciler.actions import (
     Apply,
@@ -49,7 +50,10 @@ REMOVED = STORAGE | {"retain": False}
 
 
 class Cluster:
-    """One namespace with one MultiTaskModel. ``now`` moves by a second a reconcile."""
+    """One namespace with one MultiTaskModel. ``now`` moves by a second a reconcile.
+
+    ``images``: trainer image → the stage versions in it; by default those of this release.
+    """
 
     def __init__(self, *tasks, settings=SETTINGS, access="ReadWriteMany", **spec):
         self.settings = settings
@@ -61,6 +65,7 @@ class Cluster:
         self.referenced_configmaps = {}
         self.warnings = {}
         self.stored = set()
+        self.images = {}
         self.namespace = None
         self.sibling_models = ()
         self._uids = 0
@@ -77,6 +82,11 @@ class Cluster:
         self.resource = model(*tasks, **{"storage": STORAGE, **spec})
         self.model["spec"] = json.loads(json.dumps(self.resource.spec.to_json()))
         self.model["metadata"]["generation"] += 1
+        self._changed()
+
+    def annotate(self, name, value):
+        """``kubectl annotate``: the generation stays."""
+        self.model["metadata"].setdefault("annotations", {})[name] = value
         self._changed()
 
     def delete(self, *finalizers):
@@ -208,7 +218,7 @@ class Cluster:
             self.stored.clear()
         else:
             for order in json.loads(configmap["data"][ORDERS_KEY])["orders"]:
-                packed = pack_manifest(self._manifest(order))
+                packed = pack_manifest(self._manifest(name, order))
                 configmap.setdefault("binaryData", {})[manifest_key(order["digest"])] = packed
                 self.stored.add(order["output"])
         self.end(name, "Complete")
@@ -218,9 +228,12 @@ class Cluster:
         ended = {"type": condition, "status": "True", "message": message, "lastTransitionTime": format_time(ENDED)}
         self.objects["Job", name]["status"] = {"startTime": format_time(BEGAN), "conditions": [ended]}
 
-    def _manifest(self, order) -> Manifest:
+    def _manifest(self, name, order) -> Manifest:
         manifests = {key: item for stage_job in stage_jobs(self.observe()) for key, item in stage_job.manifests.items()}
-        node = graph_of(self.resource, manifests, serve=False)[order["stage"]]
+        image = self.objects["Job", name]["spec"]["template"]["spec"]["containers"][0]["image"]
+        versions = self.images.get(image, VERSIONS)
+        assert order["version"] == versions[order["kind"]], f"{image} has another version of {order['kind']}"
+        node = graph_of(self.resource, manifests, serve=False, versions=versions)[order["stage"]]
         assert node.digest == order["digest"]
         return manifest(node, self.resource)
 

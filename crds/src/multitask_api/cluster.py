@@ -41,7 +41,8 @@ DIGEST_ANNOTATION = f"{GROUP}/digest"
 GENERATION_ANNOTATION = f"{GROUP}/generation"
 """On ConfigMaps and Jobs: the ``metadata.generation`` of the model that they were created for."""
 REFRESH_ANNOTATION = f"{GROUP}/refresh"
-"""On the MultiTaskModel, set by users: a new value checks data, base model and storage again."""
+"""On the MultiTaskModel, set by users: a new value checks data, base model and storage again, with the stages and the
+image of the installed release."""
 
 FINALIZER = f"{GROUP}/clean-up"
 """On the MultiTaskModel, set by the operator: removed once the results of its runs are deleted from storage."""

@@ -10,6 +10,7 @@ from multitask_api.resource.parsing import check
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stages.graph import build
 from multitask_api.stages.nodes import NodeState
+from multitask_api.stages.versions import VERSIONS
 from support.simulated_stages import SimulatedStages, changed, document, resolved, task
 
 AFTER_FILTER = ["mixture/classification", "bundle", "evaluate/classification", "export", "verify", "ledger"]
@@ -258,7 +259,7 @@ def test_a_base_whose_files_are_unknown_has_no_digest() -> None:
     spec = check(document(baseModel={"uri": "bases/chat"})).spec
     known = resolved(spec, {})
     lacking = known.model_copy(update={"data": {uri: at for uri, at in known.data.items() if uri != "bases/chat"}})
-    assert build("desk", spec, lacking, {})["base"].digest is None
+    assert build("desk", spec, lacking, {}, VERSIONS)["base"].digest is None
 
 
 def test_a_declared_baseline_is_not_trained_unless_the_task_fails_against_it() -> None:

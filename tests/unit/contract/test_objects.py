@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from multitask_api.cluster import qualified_name
+from multitask_api.stages.versions import UNRECORDED_VERSIONS
 from multitask_operator.objects import configmaps, jobs, orders, rbac
 from multitask_operator.objects.names import Owner
 from multitask_operator.objects.pods import PodSettings
@@ -47,7 +48,7 @@ def _objects(sample: str) -> Iterator[Map]:
     account = rbac.service_account(owner, spec)
     assert account is not None
     yield from (account, rbac.role(owner, ["first", "second"]), rbac.role_binding(owner, spec))
-    yield configmaps.run_snapshot(owner, spec, GENERATION, SETTINGS.image)
+    yield configmaps.run_snapshot(owner, spec, GENERATION, SETTINGS.image, UNRECORDED_VERSIONS, None)
     if sample == "full":
         resolve = StageJobSpec.of_resolve(owner, GENERATION, None)
         yield from (configmaps.resolve_configmap(owner, model, resolve), jobs.stage_job(owner, spec, resolve, SETTINGS))

@@ -6,7 +6,7 @@ import pytest
 
 from multitask_api.stages import NodeState
 from multitask_api.stages.digests import digest
-from multitask_api.stages.versions import VERSIONS
+from multitask_api.stages.versions import UNRECORDED_VERSIONS
 from support.contract_fixtures import SAMPLES, read_fixture, sample_graph
 
 
@@ -40,8 +40,8 @@ def test_digests_of_plain_values():
     assert digest(["uid", 3, ""], 8) == "ccf6cc65"
 
 
-def test_stage_versions():
-    assert VERSIONS == {
+def test_runs_that_recorded_no_versions_keep_those_of_the_last_release_before():
+    assert UNRECORDED_VERSIONS == {
         "prepare": 2,
         "base": 2,
         "baseline": 3,

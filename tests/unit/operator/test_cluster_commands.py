@@ -44,8 +44,8 @@ class TwoTaskCluster(Cluster):
             self.finish(self.jobs()[0])
         raise AssertionError(f"no Job of {kind}")
 
-    def _manifest(self, order):
-        manifest = super()._manifest(order)
+    def _manifest(self, name, order):
+        manifest = super()._manifest(name, order)
         if order["kind"] != "evaluate" or self.ratio > 1:
             return manifest
         evaluation = EvaluateResult.model_validate(manifest.result)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -174,9 +175,7 @@ def test_adding_a_task_runs_its_prepare_and_baseline_and_what_depends_on_them():
 
 
 def test_an_unresolved_address_blocks_everything():
-    decided = plan(
-        DESK, planner_input(DESK).__class__(resolved=Resolved(data={}), manifests={}, capacity=TWO_CORES), 0.0
-    )
+    decided = plan(DESK, replace(planner_input(DESK), resolved=Resolved(data={})), 0.0)
     assert decided.finished
     assert decided.starts == ()
 

@@ -10,7 +10,8 @@ import pytest
 
 from multitask_api.stage_io.manifest import FileEntry
 from multitask_api.stages import NodeState
-from multitask_operator.local import gc
+from multitask_api.stages.versions import UNRECORDED_VERSIONS, VERSIONS
+from multitask_operator.local import gc, release
 from multitask_operator.local.promotion import Published
 from multitask_operator.local.workdir import PlannedModel, Workdir, WorkdirError
 from support.graph_builders import all_done, graph_of, manifest, model, resolved, task
@@ -35,7 +36,7 @@ def filled(path, resource=DESK, **results):
     for key, entry in all_done(resource, **results).items():
         if not workdir.artifact(key).exists():
             put(workdir, key, entry)
-    workdir.save_plan(PlannedModel(model=resource, resolved=resolved(resource)))
+    workdir.save_plan(PlannedModel(model=resource, resolved=resolved(resource)), VERSIONS)
     return workdir
 
 
@@ -181,3 +182,79 @@ def test_scratch_folders_of_finished_stages_are_removed(workdir):
     }
     (workdir.artifact(base) / "manifest.json").unlink()
     assert {path.name for path in gc.find_unused(workdir).folders} == {"prepare__urgency-000000000000"}
+
+
+# -- the release that a folder is of -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def raised(monkeypatch):
+    """The next release: in it the versions of some kinds of stages are raised."""
+
+    def begin(*kinds):
+        versions = {kind: version + (kind in kinds) for kind, version in VERSIONS.items()}
+        monkeypatch.setattr(release, "VERSIONS", versions)
+        return versions
+
+    return begin
+
+
+def planned(workdir, resource=DESK, *, refresh=False):
+    return release.versions_of_run(resource, resolved(resource), workdir, refresh=refresh)
+
+
+@pytest.mark.parametrize("kinds", [("prepare",), ("baseline", "mixture"), ("export",), tuple(VERSIONS)])
+def test_a_finished_folder_stays_finished_after_an_upgrade(workdir, raised, kinds):
+    raised(*kinds)
+    assert planned(workdir) == VERSIONS
+    assert graph_of(DESK, workdir.manifests(), versions=planned(workdir)).finished
+    (note,) = release.release_notes(planned(workdir))
+    assert all(kind in note for kind in kinds)
+    assert "--refresh" in note
+
+
+def test_a_folder_of_a_release_that_recorded_no_versions_stays_finished(workdir, raised):
+    shutil.rmtree(workdir.path / "versions")
+    raised("mixture")
+    assert planned(workdir) == UNRECORDED_VERSIONS
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"prepare": 2}', '{"prepare": "two"}'])
+def test_versions_that_cannot_be_read_count_as_not_recorded(workdir, text):
+    (workdir.path / "versions" / "desk.json").write_text(text)
+    assert workdir.versions_of("desk") == UNRECORDED_VERSIONS
+
+
+def test_a_new_release_is_adopted_by_an_edit_and_by_refresh(workdir, raised):
+    versions = raised("mixture")
+    edited = model(task("urgency"), task("reply", "Generation"), training={"learningRate": 0.01})
+    assert planned(workdir, edited) == versions
+    assert planned(workdir, refresh=True) == versions
+    assert release.release_notes(versions) == []
+
+
+def test_an_unfinished_run_goes_on_with_the_new_release_and_keeps_what_has_the_same_version(tmp_path, raised):
+    workdir = filled(tmp_path, until="mixture")
+    versions = raised("mixture")
+    assert planned(workdir) == versions
+    graph = graph_of(DESK, workdir.manifests(), versions=versions)
+    assert {node.kind for node in graph.nodes if node.state is NodeState.DONE} == {
+        "prepare",
+        "base",
+        "baseline",
+        "filter",
+    }
+
+
+def test_servers_can_be_tested_later_on_results_of_an_older_release(tmp_path, raised):
+    workdir = filled(tmp_path, until="verify")
+    raised("mixture", "ledger")
+    versions = planned(workdir)
+    graph = graph_of(DESK, workdir.manifests(), versions=versions)
+    assert [node.name for node in graph.nodes if node.state is NodeState.READY] == ["verify", "ledger"]
+    assert (versions["mixture"], versions["ledger"]) == (VERSIONS["mixture"], VERSIONS["ledger"] + 1)
+
+
+def test_collection_keeps_what_a_folder_of_an_older_release_uses(workdir, raised, monkeypatch):
+    monkeypatch.setattr(gc, "VERSIONS", raised(*VERSIONS))
+    assert gc.find_unused(workdir).artifacts == ()

@@ -28,17 +28,28 @@ from multitask_api.stage_io.results import EvaluateResult
 from multitask_api.stages.groups import groups
 from multitask_api.stages.node_table import Manifests, NodeTable
 from multitask_api.stages.nodes import Graph, NodeState, Ref
+from multitask_api.stages.versions import Versions
 from multitask_api.uris import is_folder
+
+SERVING_KINDS = ("verify", "ledger")
+"""Kinds of stages that need servers."""
 
 
 def build(
-    model: str, spec: MultiTaskModelSpec, resolved: Resolved, manifests: Manifests, *, serve: bool = True
+    model: str,
+    spec: MultiTaskModelSpec,
+    resolved: Resolved,
+    manifests: Manifests,
+    versions: Versions,
+    *,
+    serve: bool = True,
 ) -> Graph:
     """The graph of ``spec``; ``manifests`` are those in storage, by (stage name, digest).
 
-    ``serve`` adds verify and ledger, which need servers.
+    ``versions`` are those of the release that began the run, which may be an older one. ``serve`` adds the stages of
+    `SERVING_KINDS`.
     """
-    builder = _Builder(model, spec, resolved, manifests)
+    builder = _Builder(model, spec, resolved, manifests, versions)
     builder.add_all(serve=serve)
     return Graph(tuple(builder.nodes.values()))
 
@@ -51,13 +62,15 @@ def baseline_name(task: str, seed: int) -> str:
 class _Builder:
     """Adds the nodes of a spec in topological order."""
 
-    def __init__(self, model: str, spec: MultiTaskModelSpec, resolved: Resolved, manifests: Manifests) -> None:
+    def __init__(
+        self, model: str, spec: MultiTaskModelSpec, resolved: Resolved, manifests: Manifests, versions: Versions
+    ) -> None:
         self.model = model
         self.spec = spec
         self.resolved = resolved
         self.groups = groups(spec)
         self.tasks = {task.name: TaskDefinition.of(task) for task in spec.tasks}
-        self._table = NodeTable(manifests)
+        self._table = NodeTable(manifests, versions)
         self.nodes = self._table.nodes
 
     def add_all(self, *, serve: bool) -> None:

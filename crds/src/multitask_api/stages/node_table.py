@@ -9,7 +9,7 @@ from multitask_api.stage_io.parameters import StageParameters
 from multitask_api.stage_io.results import FilterResult, GroupPlan, TrainResult
 from multitask_api.stages.digests import digest
 from multitask_api.stages.nodes import ArtifactKey, Node, NodeState, Ref
-from multitask_api.stages.versions import VERSIONS
+from multitask_api.stages.versions import Versions
 
 Manifests = Mapping[ArtifactKey, Manifest]
 """(stage name, digest) → the manifest that is in storage."""
@@ -18,8 +18,9 @@ Manifests = Mapping[ArtifactKey, Manifest]
 class NodeTable:
     """Nodes by name, in the order in which they were added; a node may only read nodes that were added before it."""
 
-    def __init__(self, manifests: Manifests) -> None:
+    def __init__(self, manifests: Manifests, versions: Versions) -> None:
         self.nodes: dict[str, Node] = {}
+        self.versions = versions
         self._manifests = manifests
 
     def add(
@@ -42,7 +43,7 @@ class NodeTable:
             missing = tuple(stage for stage in stages if not self._is_settled(stage))
             self.nodes[name] = Node(name, kind, NodeState.WAITING, needs=missing, reads=tuple(reads))
             return
-        version = VERSIONS[kind]
+        version = self.versions[kind]
         own = digest({"stage": name, "version": version, "parameters": parameters.identity(), "reads": known})
         manifest = self._manifests.get((name, own))
         ready = all(self._is_settled(stage) for stage in stages)

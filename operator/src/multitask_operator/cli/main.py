@@ -19,6 +19,7 @@ from multitask_operator.cli.options import (
     NAME,
     NO_SERVE,
     OUTPUT,
+    REFRESH,
     WORKDIR,
     cluster_options,
     mount_claims,
@@ -62,10 +63,18 @@ def validate(file: Path, claims: Sequence[str], output: str) -> int:
 @WORKDIR
 @CLAIM
 @NO_SERVE
+@REFRESH
 @OUTPUT
 @cluster_options
 def plan(
-    name: str, workdir: Path | None, claims: Sequence[str], *, no_serve: bool, output: str, cluster: ClusterOptions
+    name: str,
+    workdir: Path | None,
+    claims: Sequence[str],
+    *,
+    no_serve: bool,
+    refresh: bool,
+    output: str,
+    cluster: ClusterOptions,
 ) -> int:
     """Show what would run for FILE, what is cached, and what it costs. Nothing is run.
 
@@ -77,7 +86,11 @@ def plan(
         from multitask_operator.commands.cluster import session
 
         refuse_options(
-            ("--workdir", workdir), ("--claim", claims), ("--no-serve", no_serve), only_for="a run on this machine"
+            ("--workdir", workdir),
+            ("--claim", claims),
+            ("--no-serve", no_serve),
+            ("--refresh", refresh),
+            only_for="a run on this machine",
         )
         return session.explain_missing_cluster(
             name, "file", lambda: cluster_command.plan(name, cluster, as_json=output == "json")
@@ -87,7 +100,10 @@ def plan(
     mount_claims(claims)
     for_run = [*repeated("--workdir", [str(workdir)] if workdir else []), *repeated("--claim", claims)]
     for_run += ["--no-serve"] if no_serve else []
-    return command.plan(Path(name), workdir, serve=not no_serve, as_json=output == "json", options=for_run)
+    for_run += ["--refresh"] if refresh else []
+    return command.plan(
+        Path(name), workdir, serve=not no_serve, refresh=refresh, as_json=output == "json", options=for_run
+    )
 
 
 @cli.command(short_help="Run the missing stages; continues an interrupted run.")
@@ -95,9 +111,19 @@ def plan(
 @WORKDIR
 @CLAIM
 @NO_SERVE
+@REFRESH
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
 @OUTPUT
-def run(file: Path, workdir: Path | None, claims: Sequence[str], *, no_serve: bool, device: str, output: str) -> int:
+def run(
+    file: Path,
+    workdir: Path | None,
+    claims: Sequence[str],
+    *,
+    no_serve: bool,
+    refresh: bool,
+    device: str,
+    output: str,
+) -> int:
     """Run the stages of FILE that are missing. After Ctrl-C or a kill, run it again to continue.
 
     Exit status: 0 done, 1 a stage failed, 2 wrong input, 130 interrupted.
@@ -105,7 +131,7 @@ def run(file: Path, workdir: Path | None, claims: Sequence[str], *, no_serve: bo
     from multitask_operator.commands import run as command
 
     mount_claims(claims)
-    return command.run(file, workdir, serve=not no_serve, as_json=output == "json", device=device)
+    return command.run(file, workdir, serve=not no_serve, refresh=refresh, as_json=output == "json", device=device)
 
 
 @cli.command(short_help="Start Triton and the gateway on what `run` exported.")

@@ -26,6 +26,9 @@ CLAIM = click.option(
     metavar="NAME=DIR",
     help="Local folder to use in place of the claim of pvc://NAME/… URIs. Repeat it for each claim.",
 )
+REFRESH = click.option(
+    "--refresh", is_flag=True, help="Run again what a release with other stage versions has finished."
+)
 NO_SERVE = click.option("--no-serve", is_flag=True, help="Skip the stages verify and ledger, which start servers.")
 
 

@@ -17,6 +17,7 @@ from multitask_api.stages import Graph, Node, NodeState, build, groups
 from multitask_api.stages.sampling import mixture
 from multitask_operator.commands.console import print_json, print_line, table
 from multitask_operator.formatting import duration
+from multitask_operator.local import release
 from multitask_operator.local.model_file import data_root, device, ignored_fields, load, resolve
 from multitask_operator.local.speed import expected_speed
 from multitask_operator.local.workdir import Workdir
@@ -42,19 +43,28 @@ class PlanSummary:
     cost: Estimate
 
 
-def plan(file: Path, workdir: Path | None, *, serve: bool, as_json: bool, options: Sequence[str] = ()) -> int:
+def plan(
+    file: Path,
+    workdir: Path | None,
+    *,
+    serve: bool,
+    as_json: bool,
+    refresh: bool = False,
+    options: Sequence[str] = (),
+) -> int:
     """Show the plan of ``file`` against its work folder. ``options``: those that the next command needs too."""
     model = load(file)
     folder = Workdir(workdir or default_workdir(file, model))
     resolved = resolve(model, data_root(file), folder)
-    graph = build(model.metadata.name, model.spec, resolved, folder.manifests(), serve=serve)
+    versions = release.versions_of_run(model, resolved, folder, refresh=refresh)
+    graph = build(model.metadata.name, model.spec, resolved, folder.manifests(), versions, serve=serve)
     summary = PlanSummary(
         model=model,
         graph=graph,
         states={node.name: describe_state(node, graph) for node in graph.nodes},
         probabilities=sampling_probabilities(model, graph),
         ignored=ignored_fields(model),
-        notes=[*model.spec.hints(), *frozen_base_notes(model, graph)],
+        notes=[*model.spec.hints(), *frozen_base_notes(model, graph), *release.release_notes(versions)],
         cost=estimate(model, graph, host=platform.node(), otherwise=_expected_speed(model, resolved, graph)),
     )
     if as_json:

@@ -13,12 +13,13 @@ from types import FrameType
 
 from multitask_api.report import Report
 from multitask_api.stages import NodeState
+from multitask_api.stages.versions import Versions
 from multitask_operator.commands import FAILED, INTERRUPTED, OK
 from multitask_operator.commands.console import print_json, print_line, qualification, warnings
 from multitask_operator.commands.plan import default_workdir
 from multitask_operator.commands.progress import LineView, view_for_terminal
 from multitask_operator.commands.report import write_report
-from multitask_operator.local import capacity, model_file, processes
+from multitask_operator.local import capacity, model_file, processes, release
 from multitask_operator.local.executor import Executor, RunResult
 from multitask_operator.local.promotion import UNVERIFIED, promoted_export
 from multitask_operator.local.speed import remember_speed
@@ -60,6 +61,7 @@ def run(
     *,
     serve: bool,
     as_json: bool,
+    refresh: bool = False,
     device: str = "auto",
     launcher: processes.Launcher | None = None,
 ) -> int:
@@ -74,11 +76,13 @@ def run(
             view.line(f"killed {orphans} processes that an earlier run left running")
         root = model_file.data_root(file)
         resolved = model_file.resolve(model, root, folder)
-        folder.save_plan(PlannedModel(model=model, resolved=resolved))
+        versions = release.versions_of_run(model, resolved, folder, refresh=refresh)
+        folder.save_plan(PlannedModel(model=model, resolved=resolved), versions)
         executor = Executor(
             workdir=folder,
             model=model,
             resolved=resolved,
+            versions=versions,
             data_root=root,
             capacity=capacity.capacity(model_file.processes_allowed(model)),
             view=view,
@@ -99,11 +103,11 @@ def run(
     if as_json:
         print_json({"exitStatus": status, "report": report.model_dump(mode="json", by_alias=True), **_failures(result)})
     else:
-        _conclude(result, report, folder, view)
+        _conclude(result, report, folder, versions, view)
     return status
 
 
-def _conclude(result: RunResult, report: Report, workdir: Workdir, view: LineView) -> None:
+def _conclude(result: RunResult, report: Report, workdir: Workdir, versions: Versions, view: LineView) -> None:
     """Print how the run ended, and what to do next."""
     graph = result.plan.graph
     if not graph.finished:
@@ -123,6 +127,8 @@ def _conclude(result: RunResult, report: Report, workdir: Workdir, view: LineVie
         if any(failed.failure.stage == "verify" for failed in result.plan.failed):
             view.line(_serve_text(result, report, workdir))
         return
+    for note in release.release_notes(versions):
+        print_line(f"note: {note}")
     ran = len(result.stage_seconds)
     print_line(f"{ran} stages ran, {len(graph.nodes) - ran} were cached" if ran else "all stages were cached")
     if report.serving is not None:

@@ -9,6 +9,7 @@ from shlex import quote
 
 from multitask_api.errors import UserError
 from multitask_api.stages import NodeState, build
+from multitask_api.stages.versions import VERSIONS
 from multitask_operator.commands.console import run_command
 from multitask_operator.local.model_file import device
 from multitask_operator.local.processes import exec_module
@@ -44,7 +45,8 @@ def exported(folder: Path) -> Path:
 def _missing_step(workdir: Workdir, folder: Path) -> str:
     """Why no export is served, and what to do about it."""
     planned = workdir.last_planned()
-    graph = build(planned.model.metadata.name, planned.model.spec, planned.resolved, workdir.manifests())
+    name, manifests = planned.model.metadata.name, workdir.manifests()
+    graph = build(name, planned.model.spec, planned.resolved, manifests, workdir.versions_of(name) or VERSIONS)
     if graph["export"].state is not NodeState.DONE:
         return f"finish {run_command(folder)} first"
     if promoted_export(graph) is None:

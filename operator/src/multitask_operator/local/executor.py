@@ -13,6 +13,7 @@ from typing import Protocol
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure, StageOrder, StageProgress
 from multitask_api.stages import ArtifactKey, build
+from multitask_api.stages.versions import Versions
 from multitask_operator.local import processes
 from multitask_operator.local.promotion import next_published, promoted_export, verify_outcome
 from multitask_operator.local.workdir import FAILURE, Workdir, write_atomically
@@ -67,6 +68,7 @@ class Executor:
     workdir: Workdir
     model: MultiTaskModel
     resolved: Resolved
+    versions: Versions
     data_root: Path
     capacity: Capacity
     view: ProgressView
@@ -104,6 +106,7 @@ class Executor:
         planner_input = PlannerInput(
             resolved=self.resolved,
             manifests=self.workdir.manifests(),
+            versions=self.versions,
             capacity=self.capacity,
             running=tuple(Running(*job.key, job.started, job.stopping) for job in self._jobs.values()),
             failures=tuple(self._failures.values()),
@@ -208,7 +211,8 @@ class Executor:
             return
         graph = current_plan.graph
         if not self.serve:  # an earlier run may have verified this export, or failed to
-            graph = build(self.model.metadata.name, self.model.spec, self.resolved, self.workdir.manifests())
+            name, manifests = self.model.metadata.name, self.workdir.manifests()
+            graph = build(name, self.model.spec, self.resolved, manifests, self.versions)
         verify = graph["verify"]
         last_failure = self.workdir.failure((verify.name, verify.digest)) if verify.digest else None
         check = verify_outcome(graph, current_plan.failed, last_failure, wanted=self.serve)

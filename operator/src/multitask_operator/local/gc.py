@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multitask_api.stages import ArtifactKey, artifact_filename, build
+from multitask_api.stages.versions import VERSIONS
 from multitask_operator.local.workdir import Workdir
 
 
@@ -33,7 +34,8 @@ def find_unused(workdir: Workdir, without_model: str | None = None) -> UnusedFil
     for name, planned in workdir.planned_models().items():
         if name == without_model:
             continue
-        graph = build(planned.model.metadata.name, planned.model.spec, planned.resolved, manifests)
+        versions = workdir.versions_of(name) or VERSIONS
+        graph = build(planned.model.metadata.name, planned.model.spec, planned.resolved, manifests, versions)
         for node in graph.nodes:
             if node.digest is None:
                 unresolved_stages.add(node.name)

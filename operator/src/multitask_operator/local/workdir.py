@@ -7,6 +7,7 @@
     logs/<stage>.log             all attempts, one after the other
     orders/ progress/            the order a stage program gets, and the progress it reports
     models/<name>.json           the models that use this folder, as last planned
+    versions/<name>.json         the stage versions of these plans
     model.json resolved.json resolve-cache.json
     report.json report.html      of the last run that finished
     report.partial.json .html    of a later run that has not
@@ -18,6 +19,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +32,7 @@ from multitask_api.errors import UserError
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.manifest import MANIFEST, Manifest, Resolved, StageFailure, StageProgress
 from multitask_api.stages import ArtifactKey, artifact_filename
+from multitask_api.stages.versions import UNRECORDED_VERSIONS, Versions
 from multitask_api.types import Record
 from multitask_operator.local.promotion import Published
 
@@ -135,9 +138,11 @@ class Workdir:
         except (FileNotFoundError, ValidationError):
             return None
 
-    def save_plan(self, planned: PlannedModel) -> None:
-        """Record that this model uses the folder."""
+    def save_plan(self, planned: PlannedModel, versions: Versions) -> None:
+        """Record that this model uses the folder, and the stage versions of its run."""
         name = planned.model.metadata.name
+        # A file of its own: an older mtm rejects a field that it does not know.
+        write_atomically(self._versions(name), json.dumps(dict(versions)))
         write_atomically(
             self.path / "models" / f"{name}.json", planned.model_dump_json(by_alias=True, exclude_none=True)
         )
@@ -159,6 +164,19 @@ class Workdir:
             raise WorkdirError(
                 f"{self.path} was written by another version of mtm; run the model again to rewrite it"
             ) from error
+
+    def versions_of(self, name: str) -> Versions | None:
+        """The stage versions with which a model was last planned; None if it never was."""
+        if not (self.path / "models" / f"{name}.json").is_file():
+            return None
+        try:
+            versions = json.loads(self._versions(name).read_bytes())
+            return {kind: int(versions[kind]) for kind in versions.keys() | UNRECORDED_VERSIONS.keys()}
+        except (OSError, ValueError, AttributeError, LookupError, TypeError):  # an older mtm wrote none
+            return UNRECORDED_VERSIONS
+
+    def _versions(self, name: str) -> Path:
+        return self.path / "versions" / f"{name}.json"
 
     def planned_models(self) -> dict[str, PlannedModel]:
         """The models that use this folder, by name. Raises WorkdirError if one cannot be read."""

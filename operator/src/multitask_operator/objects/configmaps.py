@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from multitask_api.cluster import (
     CLEAN_UP_KEY,
@@ -14,10 +15,10 @@ from multitask_api.cluster import (
     SNAPSHOT_KEY,
     CleanUpOrder,
     Orders,
-    ResolveOrder,
     qualified_name,
 )
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
+from multitask_api.stages.versions import Versions
 from multitask_api.types import JsonDict
 from multitask_operator.objects.errors import TooLarge
 from multitask_operator.objects.names import Owner, generation_annotation, object_metadata, run_name
@@ -37,13 +38,20 @@ def stage_configmap(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobS
 
 
 def resolve_configmap(owner: Owner, model: MultiTaskModel, stage_job: StageJobSpec) -> JsonDict:
-    """The ConfigMap of a resolve Job; ``model`` goes in without its status.
+    """The ConfigMap of a resolve Job; of ``model`` only what it reads goes in.
 
+    A run keeps its image after an edit of its pods, and an older image does not know the newer fields of a spec.
     Raises `TooLarge` also for a model that only a later stage's ConfigMap could not hold: before anything costs.
     """
-    order = ResolveOrder(model=model.model_copy(update={"status": None}), storage=storage_location(model.spec))
+    # Of training only what the check of the tasks compares with.
+    spec = {"base_model": True, "tasks": True, "pretraining": True, "training": {"max_length"}}
+    read: dict[str, Any] = {"metadata": True, "spec": spec}
+    order = {
+        "model": model.model_dump(mode="json", by_alias=True, exclude_defaults=True, exclude_none=True, include=read),
+        "storage": storage_location(model.spec),
+    }
     limit = max(0, CONFIGMAP_LIMIT - CONFIGMAP_POD_SHARE - future_order_bytes(model.spec))
-    return _configmap(owner, model.spec, stage_job, RESOLVE_KEY, order.to_json(), limit)
+    return _configmap(owner, model.spec, stage_job, RESOLVE_KEY, order, limit)
 
 
 def future_order_bytes(spec: MultiTaskModelSpec) -> int:
@@ -59,10 +67,18 @@ def clean_up_configmap(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJ
     return _configmap(owner, spec, stage_job, CLEAN_UP_KEY, order.to_json(), CONFIGMAP_LIMIT)
 
 
-def run_snapshot(owner: Owner, spec: MultiTaskModelSpec, generation: int, trainer_image: str) -> JsonDict:
-    """What a run of one generation needs to go on, also after an upgrade of the operator: the spec and the image.
+def run_snapshot(
+    owner: Owner,
+    spec: MultiTaskModelSpec,
+    generation: int,
+    trainer_image: str,
+    versions: Versions,
+    refresh: str | None,
+) -> JsonDict:
+    """What a run of one generation needs to go on, also after an upgrade of the operator: spec, image and versions.
 
-    ``spec`` contains prompts and labels, also those that come from a ConfigMap. Raises `TooLarge`.
+    ``spec`` contains prompts and labels, also those that come from a ConfigMap; ``refresh`` is the value of the
+    annotation that asked for the run. Raises `TooLarge`.
     """
     configmap = object_metadata(
         owner,
@@ -72,7 +88,13 @@ def run_snapshot(owner: Owner, spec: MultiTaskModelSpec, generation: int, traine
         of=RUN,
         annotations=generation_annotation(generation),
     )
-    snapshot = {"generation": generation, "spec": spec.to_json(), "trainerImage": trainer_image}
+    snapshot = {
+        "generation": generation,
+        "spec": spec.to_json(),
+        "trainerImage": trainer_image,
+        "versions": dict(versions),
+        **({} if refresh is None else {"refresh": refresh}),
+    }
     configmap["data"] = {SNAPSHOT_KEY: _text(snapshot, "the snapshot of a run", spec, CONFIGMAP_LIMIT)}
     return configmap
 

@@ -33,7 +33,12 @@ _KINDS_BY_URGENCY = (
 def plan(model: MultiTaskModel, planner_input: PlannerInput, now: float) -> Plan:
     """Decide what happens next; the same arguments give the same plan."""
     graph = build(
-        model.metadata.name, model.spec, planner_input.resolved, planner_input.manifests, serve=planner_input.serve
+        model.metadata.name,
+        model.spec,
+        planner_input.resolved,
+        planner_input.manifests,
+        planner_input.versions,
+        serve=planner_input.serve,
     )
     failures = {(item.failure.stage, item.digest): item for item in planner_input.failures}
     suspended = model.spec.suspend

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure
 from multitask_api.stages import Graph, Node
+from multitask_api.stages.versions import Versions
 from multitask_operator.planner.costs import Capacity
 
 
@@ -37,6 +38,8 @@ class PlannerInput:
 
     resolved: Resolved
     manifests: Mapping[tuple[str, str], Manifest]
+    versions: Versions
+    """The stage versions of the release that began the run."""
     capacity: Capacity | None = None
     """None: the cluster's scheduler decides what fits where, and the pod how many threads a stage has."""
     running: tuple[Running, ...] = ()

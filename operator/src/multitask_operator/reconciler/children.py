@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from multitask_api.cluster import CLEAN_UP, RESOLVE, SNAPSHOT_KEY
+from multitask_api.cluster import CLEAN_UP, RESOLVE
 from multitask_api.resource import MultiTaskModel
 from multitask_api.types import JsonObject
 from multitask_operator.objects import configmaps, jobs, rbac
-from multitask_operator.objects.names import Owner, run_name, stage_job_name
+from multitask_operator.objects.names import Owner, stage_job_name
 from multitask_operator.objects.pod_layers import STAGE_KINDS, user_layers
 from multitask_operator.objects.pods import PodSettings
 from multitask_operator.objects.stage_jobs import StageJobSpec, stage_annotations
 from multitask_operator.reconciler.actions import Action, Apply, Create, DryRunCreate
 from multitask_operator.reconciler.state.accessors import controller_uid
 from multitask_operator.reconciler.state.cluster_state import ClusterState
+from multitask_operator.reconciler.state.model_state import ModelState
+from multitask_operator.reconciler.state.run_record import RunRecord
 from multitask_operator.reconciler.state.stage_job import StageJob
 from multitask_operator.settings import Settings
 
@@ -32,14 +33,13 @@ class ChildBuilder:
     settings: PodSettings
 
     @classmethod
-    def of(cls, cluster: ClusterState, model: MultiTaskModel, settings: Settings) -> ChildBuilder:
-        """With the image in the generation's snapshot: an upgrade of the operator changes no run that has begun."""
-        owner, generation = Owner.of(cluster.model), cluster.generation
-        image = _snapshot_image(cluster, run_name(owner.name, generation)) or settings.trainer_image
+    def of(cls, state: ModelState, settings: Settings) -> ChildBuilder:
+        """With the run's image: an upgrade of the operator changes no run that has begun."""
+        image = state.run.image or settings.trainer_image
         pods = PodSettings(
             image, settings.image_pull_policy, settings.gpu_resource, settings.fixed_user, settings.stage_pods
         )
-        return cls(owner, generation, model, pods)
+        return cls(state.owner, state.cluster.generation, state.model, pods)
 
     def stage_job(self, cluster: ClusterState, stage_job: StageJobSpec) -> Iterator[Action]:
         """What is missing of ConfigMap, Service and Job, in this order: a Job's pods need the others."""
@@ -82,11 +82,15 @@ class ChildBuilder:
                 if find_existing(cluster.services, service) is None:
                     yield Create(service)
 
-    def snapshot(self, cluster: ClusterState) -> Iterator[Action]:
-        """The run's snapshot, unless it exists."""
-        name = run_name(self.owner.name, self.generation)
-        if not any(item["metadata"]["name"] == name for item in cluster.configmaps):
-            yield Create(configmaps.run_snapshot(self.owner, self.model.spec, self.generation, self.settings.image))
+    def snapshot(self, cluster: ClusterState, run: RunRecord) -> Iterator[Action]:
+        """The run's snapshot, unless it exists and is of ``run``."""
+        snapshot = configmaps.run_snapshot(
+            self.owner, self.model.spec, self.generation, self.settings.image, run.versions, run.refresh
+        )
+        if find_existing(cluster.configmaps, snapshot) is None:
+            yield Create(snapshot)
+        elif not run.is_recorded:
+            yield Apply(snapshot)
 
     def access(self, cluster: ClusterState, configmaps: Collection[str]) -> Iterator[Action]:
         """ServiceAccount, Role and RoleBinding, each only if it is missing or differs."""
@@ -116,14 +120,3 @@ def _differing(existing: Sequence[JsonObject], wanted: JsonObject, fields: Seque
 def _normalised(value: Any) -> Any:
     """As the API gives it back: an empty list is absent there."""
     return value or None
-
-
-def _snapshot_image(cluster: ClusterState, name: str) -> str | None:
-    for item in cluster.configmaps:
-        if item["metadata"]["name"] == name:
-            try:
-                image = json.loads(item["data"][SNAPSHOT_KEY])["trainerImage"]
-            except (KeyError, TypeError, ValueError):  # edited by hand: the settings' image is used
-                return None
-            return image if isinstance(image, str) else None
-    return None

@@ -10,6 +10,7 @@ import pytest
 from multitask_api.cluster import CONFIGMAP_LIMIT, CONFIGMAP_POD_SHARE, CleanUpOrder, Orders, ResolveOrder
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.stage_io.packing import pack_manifest
+from multitask_api.stages.versions import VERSIONS
 from multitask_operator.objects.configmaps import (
     clean_up_configmap,
     future_order_bytes,
@@ -35,11 +36,16 @@ def test_the_configmap_of_a_job_holds_its_orders():
     assert [order.stage for order in prepare.orders] == sorted(order.stage for order in ready(desk, "prepare"))
 
 
-def test_resolve_gets_the_resource_without_its_status():
-    desk = resource()
+def test_resolve_gets_what_it_reads_of_the_resource():
+    desk = resource(training={"maxLength": 4096, "nodes": 2, "podTemplate": {"spec": {"hostNetwork": True}}})
     configmap = resolve_configmap(OWNER, desk, job_spec(desk, "resolve"))
     order = ResolveOrder.model_validate_json(configmap["data"]["resolve.json"])
-    assert (order.model.spec, order.model.status, order.storage) == (desk.spec, None, "/multitask/claims/models/desk")
+    spec = order.model.spec
+    assert (order.model.status, order.storage) == (None, "/multitask/claims/models/desk")
+    assert (spec.tasks, spec.base_model, spec.pretraining) == (desk.spec.tasks, desk.spec.base_model, None)
+    # An older image rejects a field that it does not know: nothing goes in that it does not need.
+    assert json.loads(configmap["data"]["resolve.json"])["model"]["spec"].keys() == {"baseModel", "tasks", "training"}
+    assert spec.training.model_fields_set == {"max_length"}
 
 
 def test_the_order_of_a_clean_up_names_the_storage_and_the_model_as_its_runs_did():
@@ -50,14 +56,15 @@ def test_the_order_of_a_clean_up_names_the_storage_and_the_model_as_its_runs_did
     assert {order.model} == {each.model for each in ready(desk, "prepare")}
 
 
-def test_a_run_keeps_its_spec_and_image():
+def test_a_run_keeps_its_spec_image_and_versions():
     desk = resource()
-    configmap = run_snapshot(OWNER, desk.spec, 7, "trainer:1")
+    configmap = run_snapshot(OWNER, desk.spec, 7, "trainer:1", {"prepare": 2}, "monday")
     assert configmap["metadata"]["name"] == "desk-run-7"
     assert configmap["metadata"]["annotations"] == {"multitask.dev/generation": "7"}
     assert configmap["metadata"]["labels"]["multitask.dev/kind"] == "run"
     snapshot = json.loads(configmap["data"]["snapshot.json"])
     assert (snapshot["generation"], snapshot["trainerImage"]) == (7, "trainer:1")
+    assert (snapshot["versions"], snapshot["refresh"]) == ({"prepare": 2}, "monday")
     assert MultiTaskModelSpec.model_validate(snapshot["spec"]) == desk.spec
 
 
@@ -72,7 +79,7 @@ def test_the_largest_resource_fits():
     orders = stage_configmap(OWNER, desk.spec, job_spec(desk, "prepare"))["data"]["orders.json"]
     assert len(orders) < CONFIGMAP_LIMIT - CONFIGMAP_POD_SHARE
     resolve_configmap(OWNER, desk, job_spec(desk, "resolve"))
-    run_snapshot(OWNER, desk.spec, 1, "trainer:1")
+    run_snapshot(OWNER, desk.spec, 1, "trainer:1", VERSIONS, None)
 
 
 def test_what_does_not_fit_is_rejected_with_its_number_of_tasks_and_labels():

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from multitask_api.stage_io.results import TaskVerdict
+from multitask_api.stages.versions import VERSIONS
 from multitask_operator.objects.names import Owner
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.planner import Running, plan
@@ -15,6 +16,7 @@ from multitask_operator.reconciler.contribution import model_status
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import Resolution
+from multitask_operator.reconciler.state.run_record import RunRecord
 from multitask_operator.reconciler.training.status import training_status
 from support.graph_builders import all_done, failed, graph_of, model, planner_input, resolved, task
 
@@ -32,6 +34,7 @@ def state(resource, manifests=None, *, now=0.0, previous=None, **seen):
         cluster=ClusterState("ml", "desk", document),
         now=now,
         model=resource,
+        run=RunRecord(VERSIONS, None),
         stage_jobs=(),
         resolve_jobs=(),
         resolve_spec=StageJobSpec.of_resolve(Owner.of(document), 1, None),

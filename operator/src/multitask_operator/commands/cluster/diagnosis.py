@@ -152,7 +152,7 @@ def _failed_stage(state: ModelState, deleted: Collection[str]) -> Iterator[Diagn
         if stage_job.name in deleted or (stage_job.name not in names and not unresolved):
             continue
         failure = failure_of(stage_job).failure
-        retry = f"{_kubectl(cluster)} annotate mtm {cluster.name} {REFRESH_ANNOTATION}=$(date +%s) --overwrite"
+        retry = _refresh(cluster)
         first_step = {
             "UserError": "correct what the message names",
             "Retryable": "make sure that the service it needs is reachable again",
@@ -223,7 +223,12 @@ def _finished(state: ModelState) -> Iterator[Diagnosis]:
         if below:
             report = f"mtm report {state.cluster.name} -n {state.cluster.namespace}"
             yield Diagnosis("TaskBelowBar", "\n".join(below), f"`{report}` shows every task", blocked=False)
-        yield Diagnosis("Trained", "every stage is done, and every task reaches the threshold", "", blocked=False)
+        adopt = (
+            "" if state.run.is_of_this_release else f"nothing; to train with this release: `{_refresh(state.cluster)}`"
+        )
+        done = "every stage is done, and every task reaches the threshold"
+        next_step = "" if state.run.is_of_this_release else adopt
+        yield Diagnosis("Trained", done, next_step, blocked=False)
     yield Diagnosis("Waiting", "no stage runs, and none can start now", "ask again in a moment", False)
 
 
@@ -235,6 +240,10 @@ def _is_reason_of(job: StageJob, ready: Condition, cluster: ClusterState) -> boo
     """Whether this Job is why Ready has its reason."""
     blocker = blockers.job_blocked(job, gpu_resource(cluster), cluster.warnings) or blockers.retrying(job)
     return blocker is not None and blocker.reason == ready.reason
+
+
+def _refresh(cluster: ClusterState) -> str:
+    return f"{_kubectl(cluster)} annotate mtm {cluster.name} {REFRESH_ANNOTATION}=$(date +%s) --overwrite"
 
 
 def _kubectl(cluster: ClusterState) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 
+from multitask_api.cluster import REFRESH_ANNOTATION
 from multitask_operator.commands import plan as local
 from multitask_operator.commands.cluster.jobs import first_line
 from multitask_operator.commands.cluster.session import ClusterOptions, read_model
@@ -11,6 +12,11 @@ from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.planner.estimate import estimate
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.report.build import frozen_base_notes
+
+OTHER_RELEASE = (
+    "the run goes on with the stage versions and the image of the release that began it; an edit of what is trained, or"
+    f" a new value of the annotation {REFRESH_ANNOTATION}, begins a run of this release"
+)
 
 
 def plan(name: str, options: ClusterOptions, *, as_json: bool) -> int:
@@ -38,6 +44,8 @@ def summarize(state: ModelState) -> local.PlanSummary:
     states |= {run.stage: "running" for run in state.planner_input.running if (run.stage, run.digest) in wanted}
     states |= {item.failure.stage: f"failed: {first_line(item.failure.message)}" for item in state.plan.failed}
     notes = [*model.spec.hints(), *frozen_base_notes(model, graph)]
+    if not state.run.is_of_this_release:
+        notes.append(OTHER_RELEASE)
     if not state.is_resolved:
         notes.append(
             "data and storage have not been checked for this generation yet; which stages are cached may change"

@@ -17,6 +17,7 @@ from multitask_operator.reconciler.state.planner_input import (
     planner_input,
     resolution,
 )
+from multitask_operator.reconciler.state.run_record import RunRecord, run_record
 from multitask_operator.reconciler.state.stage_job import NO_STAGES, StageJob, stage_jobs
 
 
@@ -28,6 +29,8 @@ class ModelState:
     now: float
     """When the cluster was read, in Unix seconds."""
     model: MultiTaskModel
+    run: RunRecord
+    """The release that the run goes on with."""
     stage_jobs: tuple[StageJob, ...]
     """Jobs of stages, whatever generation asked for them."""
     resolve_jobs: tuple[StageJob, ...]
@@ -46,14 +49,16 @@ class ModelState:
         """Assemble it, ``now`` in Unix seconds. Raises InvalidResource for a spec that cannot be run."""
         model, owner = read_model(cluster), Owner.of(cluster.model)
         resolve_spec = StageJobSpec.of_resolve(owner, cluster.generation, cluster.annotations.get(REFRESH_ANNOTATION))
+        run = run_record(cluster, owner, model.spec)
         jobs, resolve_jobs = stage_jobs(cluster, without=NO_STAGES), stage_jobs(cluster, (RESOLVE,))
         current = resolution(next((job for job in resolve_jobs if job.name == resolve_spec.name), None))
         latest = current if current.resolved is not None else latest_resolution(resolve_jobs)
-        seen = planner_input(jobs, latest)
+        seen = planner_input(jobs, latest, run.versions)
         return cls(
             cluster=cluster,
             now=now,
             model=model,
+            run=run,
             stage_jobs=jobs,
             resolve_jobs=resolve_jobs,
             resolve_spec=resolve_spec,

@@ -10,6 +10,7 @@ from multitask_api.cluster import MANIFESTS_KEY, RESOLVED_KEY
 from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure
 from multitask_api.stage_io.packing import unpack_manifests
 from multitask_api.stages import ArtifactKey
+from multitask_api.stages.versions import Versions
 from multitask_api.types import JsonObject
 from multitask_operator.planner import Failed, PlannerInput, Running
 from multitask_operator.planner.plan import MOST_ATTEMPTS
@@ -60,7 +61,7 @@ def seconds_until_retry(stage_job: StageJob, report: Resolution, now: float) -> 
     return None if completed is None else parse_time(completed["lastTransitionTime"]) + RESOLVE_RETRY_SECONDS - now
 
 
-def planner_input(stage_jobs: Sequence[StageJob], report: Resolution) -> PlannerInput:
+def planner_input(stage_jobs: Sequence[StageJob], report: Resolution, versions: Versions) -> PlannerInput:
     """The planner's view. A Job has its own retries, so one that failed has made all its attempts."""
     manifests: dict[ArtifactKey, Manifest] = dict(report.manifests)
     for stage_job in stage_jobs:
@@ -69,6 +70,7 @@ def planner_input(stage_jobs: Sequence[StageJob], report: Resolution) -> Planner
     return PlannerInput(
         resolved=report.resolved or Resolved(data={}),
         manifests=manifests,
+        versions=versions,
         running=tuple(_running(stage_jobs, manifests)),
         failures=tuple(failure_of(stage_job) for stage_job in failed),
         serve=False,

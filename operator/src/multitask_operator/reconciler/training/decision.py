@@ -56,10 +56,10 @@ def _creations(
     state: ModelState, settings: Settings, new_jobs: Sequence[StageJobSpec], deleted: Collection[str]
 ) -> Iterator[Action]:
     """``deleted``: the uids of what this decision deletes."""
-    children = ChildBuilder.of(state.cluster, state.model, settings)
+    children = ChildBuilder.of(state, settings)
     configmaps = _kept_configmaps(state, deleted)
     if new_jobs:
-        yield from children.snapshot(state.cluster)
+        yield from children.snapshot(state.cluster, state.run)
     if new_jobs or configmaps:
         yield from children.access(state.cluster, configmaps | {job.name for job in new_jobs})
     if any(job.kind == RESOLVE for job in new_jobs):
