@@ -117,7 +117,15 @@ class EvaluationSuite:
     addresses: dict[str, str] = field(default_factory=dict)
     rows: dict[str, list[Row]] = field(default_factory=dict)
 
-    def artifact(self, stage: str, result: Record, folder: Path | None = None, **outputs: str) -> Path:
+    def artifact(
+        self,
+        stage: str,
+        result: Record,
+        folder: Path | None = None,
+        *,
+        reads: Mapping[str, str] | None = None,
+        **outputs: str,
+    ) -> Path:
         """Publish ``folder`` (or nothing) as the artifact of ``stage``."""
         folder = folder or self.scratch(stage)
         folder.mkdir(parents=True, exist_ok=True)
@@ -128,7 +136,7 @@ class EvaluationSuite:
             kind=kind,
             digest="d",
             version=1,
-            read_outputs={},
+            read_outputs=dict(reads or {}),
             outputs=outputs or {"model": "d"},
             files=file_entries(folder),
             result=result.to_json(),
@@ -168,9 +176,15 @@ class EvaluationSuite:
         answers = answer_rows(self.engine(servable, [task]), task, self.rows[task.name])
         write_scores(folder / "scores.parquet", answers)
         result = train_result(task.name, test_score=score_answers(task, answers)).model_copy(update=changes)
-        self.artifact(f"baseline/{task.name}/seed-{seed}", result, folder)
+        name = f"baseline/{task.name}/seed-{seed}"
+        self.artifact(name, result, folder, model=name)
 
-    def bundle(self, servables: Mapping[str, tuple[Path, Sequence[TaskDefinition]]], precision: str = "fp32") -> None:
+    def bundle(
+        self,
+        servables: Mapping[str, tuple[Path, Sequence[TaskDefinition]]],
+        precision: str = "fp32",
+        reads: Mapping[str, str] | None = None,
+    ) -> None:
         """The artifact of the bundle stage; ``servables``: group → its servable weights and its tasks."""
         folder = self.scratch("bundle")
         bindings = [TaskBinding(task, group, group) for group, (_, tasks) in servables.items() for task in tasks]
@@ -185,7 +199,7 @@ class EvaluationSuite:
             max_length=120,
             revision="r",
         )
-        self.artifact("bundle", train_result("x"), folder)
+        self.artifact("bundle", train_result("x"), folder, reads=reads)
 
     def engine(self, servable: Path, tasks: Sequence[TaskDefinition]) -> Engine:
         """An engine over one folder of servable weights."""

@@ -11,6 +11,7 @@ from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.resource.parsing import check
 from multitask_api.stage_io.manifest import Manifest, Resolved, ResolvedData
 from multitask_api.stage_io.results import (
+    BaseResult,
     CurvePoint,
     EvaluateResult,
     FilterResult,
@@ -72,6 +73,8 @@ class SimulatedStages:
     contents: dict[str, str] = field(default_factory=dict)
     high_resource: tuple[str, ...] = ("intent",)
     high_resource_steps: int | None = None
+    validation: dict[str, float] = field(default_factory=dict)
+    """Baseline → its validation score."""
     verdicts: dict[str, str] = field(default_factory=dict)
     versions: Versions = field(default_factory=lambda: VERSIONS)
 
@@ -104,7 +107,8 @@ class SimulatedStages:
         if node.kind == "baseline":
             name = parameters.tasks[0].name
             outputs = {output: digest([node.digest, output]) for output in ("model", "validation", "scores")}
-            return trained(name).to_json(), outputs | {"saturation": digest([name, ROWS[name]])}
+            result = trained(name, self.validation.get(node.name, 0.8))
+            return result.to_json(), outputs | {"saturation": digest([name, ROWS[name]])}
         if node.kind == "filter":
             return self._filter_result(parameters.groups)
         if node.kind == "evaluate":
@@ -113,7 +117,10 @@ class SimulatedStages:
         if node.kind == "bundle":
             groups = {f"group/{group}": node.read_outputs[f"mixture/{group}#model"] for group in parameters.groups}  # type: ignore[index]
             return {}, groups | _outputs(node, "bundle")
-        names = {"base": ("model",), "high-resource": ("model",), "mixture": ("model",), "export": ("bundle",)}
+        if node.kind == "base":
+            seen = tuple(definition.name for definition in parameters.tasks)
+            return BaseResult(parameters=1, vocabulary=1, tasks=seen).to_json(), _outputs(node, "model")
+        names = {"high-resource": ("model",), "mixture": ("model",), "export": ("bundle",)}
         return {}, _outputs(node, *names.get(node.kind, ("result",)))
 
     def _filter_result(self, groups: Mapping[str, tuple[str, ...]]) -> tuple[Document, dict[str, str]]:
@@ -158,8 +165,8 @@ def manifest_of(node: Node, result: Mapping[str, object], outputs: Mapping[str, 
     )
 
 
-def trained(name: str) -> TrainResult:
-    point = TaskPoint(loss=0.5, score=0.8)
+def trained(name: str, validation: float = 0.8) -> TrainResult:
+    point = TaskPoint(loss=0.5, score=validation)
     return TrainResult(
         steps=100,
         chosen_step=80,

@@ -15,7 +15,10 @@ class ReportStage(Record):
 
     name: str
     digest: str | None = None
-    cached: bool
+    state: Literal["ran", "cached", "skipped", "missing"] | None = Field(
+        None, description="`missing`: its result is not there yet. Absent in reports of releases before this field."
+    )
+    cached: bool | None = Field(None, description="Absent for a stage that was skipped or has no result yet.")
     seconds: float
     skipped: str | None = Field(None, description="Why the stage had nothing to do.")
     tokens: int | None = None

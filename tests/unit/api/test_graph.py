@@ -24,7 +24,6 @@ ALL = [
     "baseline/reply/seed-17",
     "filter",
     "high-resource/classification",
-    "mixture/generation",
     "mixture/classification",
     "bundle",
     "evaluate/classification",
@@ -46,7 +45,10 @@ def test_a_first_run_runs_everything_once_and_skips_a_stage_two_without_tasks() 
     assert sorted(stages.run(document())) == sorted(ALL)
     graph = stages.graph(document())
     skipped = [node for node in graph.nodes if node.state is NodeState.SKIPPED]
-    assert [(node.name, node.reason) for node in skipped] == [("high-resource/generation", "chosen by the test")]
+    assert [(node.name, node.reason) for node in skipped] == [
+        ("high-resource/generation", "chosen by the test"),
+        ("mixture/generation", "reply is alone in its group: its baseline is the group's model"),
+    ]
     assert graph.finished
 
 
@@ -115,10 +117,9 @@ def test_a_new_task_runs_its_prepare_its_baseline_and_the_stages_that_depend_on_
         "prepare/spam",
         "baseline/spam/seed-17",
         "filter",
-        "mixture/classification",  # not the base, not stage 2, not the other group's mixture
+        "mixture/classification",  # not the base, not stage 2, nothing of the other group
         "bundle",
         "evaluate/classification",
-        "evaluate/generation",  # overlap is counted against the train rows of every task
         "export",
         "verify",
         "ledger",
@@ -146,13 +147,13 @@ def test_the_filter_bounds_stage_two(planned: int | None, budget: int) -> None:
 
 
 def test_a_removed_task_retrains_only_its_group() -> None:
-    stages = done()
-    assert stages.run(document(task("intent"), task("reply"))) == [
+    stages = SimulatedStages()
+    stages.run(document(task("urgency"), task("intent"), task("spam"), task("reply")))
+    assert stages.run(document(task("intent"), task("urgency"), task("reply"))) == [
         "filter",
         "mixture/classification",
         "bundle",
         "evaluate/classification",
-        "evaluate/generation",
         "export",
         "verify",
         "ledger",
@@ -168,8 +169,7 @@ def test_a_removed_task_retrains_only_its_group() -> None:
         ("another budget of stage 2", "stages.highResource.maxSteps", 9,
          ["filter", "high-resource/classification", *AFTER_FILTER]),
         ("another seed of the mixtures", "stages.mixture.seed", 5,
-         ["mixture/classification", "mixture/generation", "bundle", "evaluate/classification", "evaluate/generation",
-          "export", "verify", "ledger"]),
+         ["mixture/classification", "bundle", "evaluate/classification", "export", "verify", "ledger"]),
     ],
 )  # fmt: skip
 def test_the_stages_that_run_again_after_a_change(sentence: str, path: str, value: Any, ran: list[str]) -> None:
@@ -192,11 +192,11 @@ def test_the_stages_that_run_again_after_a_change(sentence: str, path: str, valu
             {"prepare/urgency", "baseline/urgency/seed-17"},
             {"baseline/intent/seed-17", "base"},
         ),
-        ("tuning.rank", 8, {"baseline/reply/seed-17", "mixture/generation"}, {"prepare/urgency", "base"}),
+        ("tuning.rank", 8, {"baseline/reply/seed-17", "mixture/classification"}, {"prepare/urgency", "base"}),
         (
             "training.batchRows",
             8,
-            {"baseline/reply/seed-17", "mixture/generation", "filter"},
+            {"baseline/reply/seed-17", "mixture/classification", "filter"},
             {"prepare/urgency", "base"},
         ),
         ("training.seed", 18, {"base", "baseline/reply/seed-18"}, {"prepare/urgency"}),
@@ -221,7 +221,7 @@ def test_changed_rows_run_their_task_again_but_not_the_base_and_other_baselines(
     stages.contents = {"urgency/train.jsonl": "more rows"}
     ran = stages.run(document())
     assert ran[:2] == ["prepare/urgency", "baseline/urgency/seed-17"]
-    assert not {"base", "baseline/intent/seed-17", "mixture/generation", "prepare/intent"} & set(ran)
+    assert not {"base", "baseline/intent/seed-17", "baseline/reply/seed-17", "evaluate/generation"} & set(ran)
 
 
 def test_changed_test_rows_do_not_run_stages_that_never_read_them() -> None:
@@ -314,3 +314,83 @@ def test_undoing_a_change_reuses_the_earlier_results() -> None:
     stages = done()
     stages.run(changed(document(), "tuning.rank", 8))
     assert stages.run(document()) == []
+
+
+ALONE = {
+    "one task and no other group": document(task("reply")),
+    "beside a group of two": document(),
+    "several seeds": document(stages={"baseline": {"seeds": 3}}),
+    "each task a group": document(
+        task("urgency", group="a"),
+        task("intent", group="b"),
+        task("reply", group="c"),
+        filtering={"strategy": "Manual"},
+    ),
+}
+
+
+@pytest.mark.parametrize("source", ALONE.values(), ids=ALONE)
+def test_a_task_alone_in_its_group_is_trained_once(source: Any) -> None:
+    stages = SimulatedStages(high_resource=())
+    ran = stages.run(source)
+    graph = stages.graph(source)
+    alone = [tasks[0] for tasks in graph["bundle"].parameters.to_json()["groups"].values() if len(tasks) == 1]  # type: ignore[union-attr, attr-defined]
+    assert alone
+    trained = [name for name in ran if name.startswith(("mixture", "high-resource"))]
+    assert len(trained) == len(graph.of_kind("mixture")) - len(alone)
+    stand_ins = [node.stand_in for node in graph.of_kind("mixture") if node.state is NodeState.SKIPPED]
+    assert stand_ins == [f"baseline/{name}/seed-17" for name in alone]
+    assert stages.run(source) == []
+
+
+def test_of_several_seeds_the_best_on_validation_is_the_model_of_the_group() -> None:
+    scores = {"baseline/reply/seed-17": 0.7, "baseline/reply/seed-18": 0.9, "baseline/reply/seed-19": 0.9}
+    stages = SimulatedStages(validation=scores)
+    source = document(stages={"baseline": {"seeds": 3}})
+    stages.run(source)
+    graph = stages.graph(source)
+    assert graph["mixture/generation"].stand_in == "baseline/reply/seed-18"
+    chosen = graph["baseline/reply/seed-18"].manifest
+    assert chosen is not None
+    assert (graph["bundle"].read_outputs or {})["mixture/generation#model"] == chosen.outputs["model"]
+
+
+def test_the_bundle_waits_for_every_seed_of_a_task_that_is_alone() -> None:
+    stages = SimulatedStages()
+    source = document(task("reply"), stages={"baseline": {"seeds": 2}})
+    while (graph := stages.graph(source))["baseline/reply/seed-17"].manifest is None:
+        stages.finish(next(node for node in graph.nodes if node.state is NodeState.READY))
+    assert graph["mixture/generation"].state is NodeState.WAITING
+    assert set(graph["mixture/generation"].waits_for) == {
+        "baseline/reply/seed-18",
+        "filter",
+        "high-resource/generation",
+    }
+    assert graph["bundle"].waits_for == ("mixture/generation",)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(document(task("reply", baseline={"score": 0.9})), id="a declared baseline has no weights"),
+        pytest.param(document(stages={"baseline": {"enabled": False}}), id="baselines are switched off"),
+    ],
+)
+def test_without_a_trained_baseline_a_task_that_is_alone_gets_a_mixture(source: Any) -> None:
+    assert "mixture/generation" in SimulatedStages().run(source)
+
+
+def test_with_pre_training_on_the_tasks_text_overlap_is_counted_with_every_task_in_the_base() -> None:
+    source = document(pretraining={"maxSteps": 9, "tasksText": True})
+    stages = SimulatedStages()
+    stages.run(source)
+    reads = stages.graph(source)["evaluate/generation"].read_outputs or {}
+    assert {name for name in reads if name.endswith("#train")} == {
+        "prepare/urgency#train",
+        "prepare/intent#train",
+        "prepare/reply#train",
+    }
+    more = document(
+        task("urgency"), task("intent"), task("reply"), task("spam"), pretraining=source["spec"]["pretraining"]
+    )
+    assert "evaluate/generation" not in stages.run(more)  # the base is kept: it has not seen the new task

@@ -15,7 +15,16 @@ from multitask_trainer.errors import StageError
 from multitask_trainer.export.bundle import ServableWeights, assemble_bundle
 from multitask_trainer.stages import bundle
 from multitask_trainer.tuning import tuning_method
-from support.evaluation_fixtures import INTENT, REPLY, URGENCY, EvaluationSuite, make_base, train_result
+from support.evaluation_fixtures import (
+    INTENT,
+    REPLY,
+    URGENCY,
+    EvaluationSuite,
+    make_adapter,
+    make_base,
+    make_servable,
+    train_result,
+)
 
 GROUPS = {"classification": (INTENT, URGENCY), "generation": (REPLY,)}
 LORA = Tuning(method="LoRA", rank=3, alpha=6)
@@ -122,3 +131,24 @@ def test_a_form_of_neither_kind_is_refused(suite, tmp_path):
             max_length=50,
             revision="r",
         )
+
+
+@pytest.mark.parametrize("kind", ["Full", "LoRA"])
+def test_in_the_place_of_a_mixture_of_one_task_stands_its_baseline_as_it_was_evaluated(suite, kind):
+    trained(suite, "classification", FULL if kind == "Full" else LORA, seed=1)
+    folder = suite.scratch("baseline-reply")
+    base = suite.root / "artifacts" / "base" / "model"
+    if kind == "Full":
+        make_servable(folder / "served", base, 3)
+    else:
+        make_adapter(folder / "served", 3)
+    baseline = suite.artifact("baseline/reply/seed-17", train_result("reply"), folder)
+    suite.addresses["mixture/generation"] = suite.addresses["baseline/reply/seed-17"]
+    written, outcome = run_bundle(suite, FULL if kind == "Full" else LORA)
+    reply = next(task for task in read_bundle(written).tasks if task.name == "reply")
+    assert reply.served_by == "generation"
+    path = "models/generation" if kind == "Full" else "adapters/base/generation"
+    (weights,) = (written / path).glob("*.safetensors")
+    (expected,) = baseline.rglob("*.safetensors")
+    assert weights.read_bytes() == expected.read_bytes()
+    assert {"group/generation", "group/classification", "bundle"} == set(outcome.outputs)

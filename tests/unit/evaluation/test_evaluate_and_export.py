@@ -219,3 +219,21 @@ def test_a_merge_that_would_change_answers_leaves_the_adapter_as_it_is(tmp_path,
     rows = suite.rows["intent"]
     assert answer_rows(served, INTENT, rows) == answer_rows(measured, INTENT, rows)
     assert served.bundle.revision == result.revision
+
+
+@pytest.mark.parametrize("rule", ["Point", "LowerBound"])
+@pytest.mark.parametrize("seeds", [1, 3])
+def test_a_task_whose_baseline_is_the_group_s_model_is_compared_with_that_very_model(tmp_path, rule, seeds):
+    suite = alone(tmp_path)
+    servable = suite.scratch("form")
+    for seed in range(2, seeds + 1):
+        suite.baseline(INTENT, make_adapter(suite.scratch(f"other-{seed}"), seed=seed + 7), seed=seed)
+    suite.bundle(
+        {"classification": (servable, [INTENT])}, reads={"mixture/classification#model": "baseline/intent/seed-1"}
+    )
+    parameters = EvaluateParameters(group="classification", tasks=(INTENT,), threshold=0.99, rule=rule, seed=1)
+    stage = suite.stage("evaluate/classification", "evaluate", parameters)
+    (verdict,) = evaluate.work(stage).result.tasks
+    assert (verdict.verdict, verdict.ratio, verdict.interval) == ("Qualified", 1.0, (1.0, 1.0))
+    assert len(verdict.baseline_scores) == 1
+    assert verdict.reason == "intent is alone in its group: its baseline is the group's model"

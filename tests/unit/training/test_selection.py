@@ -63,7 +63,9 @@ RISING = [(10, "constant", 0.5, 2.0), (20, "constant", 0.6, 1.5), (30, "constant
         pytest.param(RISING, False, False, id="patience ended it"),
         pytest.param([*RISING[:2], (30, "constant", 0.6, 1.2)], True, False, id="the score no longer rises"),
         pytest.param([*RISING[:2], (30, "constant", 0.7, 1.6)], True, False, id="the loss no longer falls"),
-        pytest.param([*RISING[:1], RISING[3]], True, True, id="one validation before the tail cannot show a plateau"),
+        pytest.param([*RISING[:1], RISING[3]], True, False, id="one validation before the tail shows nothing"),
+        pytest.param([RISING[3]], True, False, id="none before the tail, one in it"),
+        pytest.param(RISING[:2], True, True, id="two are enough"),
     ],
 )
 def test_whether_a_baseline_was_still_improving_at_its_limit(validations, ended_by_limit, expected):

@@ -62,6 +62,10 @@ class StageStatus(Record):
     name: Short = Field(description="Kind of stage: prepare, base, baseline, filter, high-resource, mixture and so on.")
     total: int = Field(0, description="Number of stages of this kind.")
     done: int = Field(0, description="Number of those that are finished or were not needed.")
+    skipped: int = Field(0, description="Number of those that were not needed. They count as done too.")
+    skip_reason: Annotated[str, StringConstraints(max_length=256)] | None = Field(
+        None, description="Why the first of them was not needed. Absent if none was skipped."
+    )
     running: int = Field(0, description="Number of those that are running or being started.")
     failed: int = Field(0, description="Number of those that failed.")
     progress: Short | None = Field(

@@ -24,7 +24,12 @@ from multitask_api.stage_io.parameters import (
     TrainParameters,
     VerifyParameters,
 )
-from multitask_api.stage_io.results import EvaluateResult
+from multitask_api.stages.group_models import (
+    OWN_BASELINE,
+    failed_against_declared,
+    is_own_baseline,
+    tasks_seen,
+)
 from multitask_api.stages.groups import groups
 from multitask_api.stages.node_table import Manifests, NodeTable
 from multitask_api.stages.nodes import Graph, NodeState, Ref
@@ -87,7 +92,7 @@ class _Builder:
         self._bundle()
         for name in self.groups:
             self._evaluate(name)
-        for task_name in self._failed_against_declared():
+        for task_name in failed_against_declared(self._table, self.spec, self.groups):
             self._baselines(task_name)
         self._export()
         if serve:
@@ -187,25 +192,35 @@ class _Builder:
         self._table.add(name, "high-resource", parameters, reads=reads)
 
     def _mixture(self, group: str) -> None:
-        plan = self._table.group_plan(group)
+        plan, tasks = self._table.group_plan(group), self.groups[group]
         before = f"high-resource/{group}"
-        reads = [Ref("filter", f"mixture/{group}"), Ref("base", "model"), *self._training_reads(self.groups[group])]
+        reads = [Ref("filter", f"mixture/{group}"), Ref("base", "model"), *self._training_reads(tasks)]
         if plan is None or plan.high_resource:
             reads.append(Ref(before, "model"))
-        references = [ref for task in self.groups[group] for ref in self._table.baseline_refs(task, "validation")]
+        references = [ref for task in tasks for ref in self._table.baseline_refs(task, "validation")]
         parameters = None
         if plan is not None and all(self._table.output(ref) for ref in references):
             parameters = TrainParameters(
                 kind="mixture",
-                tasks=tuple(self.tasks[task] for task in self.groups[group]),
+                tasks=tuple(self.tasks[task] for task in tasks),
                 probabilities=plan.probabilities,
                 max_steps=plan.mixture_steps,
                 optimisation=self._optimisation(self.spec.stages.mixture),
                 tuning=self.spec.tuning,
                 chat_template=self.spec.base_model.chat_template,
-                reference_scores=self._table.reference_scores(self.groups[group]),
+                reference_scores=self._table.reference_scores(tasks),
             )
-        self._table.add(f"mixture/{group}", "mixture", parameters, reads=reads + references)
+        name = f"mixture/{group}"
+        self._table.add(name, "mixture", parameters, reads=reads + references)
+        if is_own_baseline(self._table, tasks) and self.nodes[name].state is NodeState.READY:
+            # Not if it is done: an older release trained it, and what was made from it stays valid.
+            self._table.skip(
+                name,
+                "mixture",
+                needs=tuple(ref.stage for ref in references),
+                reason=f"{tasks[0]} is alone in its group: {OWN_BASELINE}",
+                stand_in=self._table.best_baseline(tasks[0]),
+            )
 
     def _bundle(self) -> None:
         training = self.spec.training
@@ -232,12 +247,19 @@ class _Builder:
             },
             seed=self.spec.training.seed,
         )
-        reads = [Ref("bundle", f"group/{group}")]
-        reads += [Ref(f"prepare/{task}", "test") for task in tasks]
-        # Overlap is counted across tasks, and the variance between seeds reads those of every task.
-        reads += [Ref(f"prepare/{task}", "train") for task in self.tasks]
-        reads += [Ref(name, "scores") for name in self._table.baseline_names()]
-        self._table.add(f"evaluate/{group}", "evaluate", parameters, reads=reads)
+        reads = [Ref("bundle", f"group/{group}"), *(Ref(f"prepare/{task}", "test") for task in tasks)]
+        trains = [Ref(f"prepare/{task}", "train") for task in tasks_seen(self._table, self.spec, tasks)]
+        scores = [ref for task in tasks for ref in self._table.baseline_refs(task, "scores")]
+        # Older releases read the train rows and the baselines of every task.
+        formerly = [Ref(f"prepare/{task}", "train") for task in self.tasks]
+        formerly += [Ref(name, "scores") for name in self._table.baseline_names()]
+        self._table.add(
+            f"evaluate/{group}",
+            "evaluate",
+            parameters,
+            reads=[*reads, *trains, *scores],
+            formerly=[*reads, *formerly],
+        )
 
     def _export(self) -> None:
         parameters = ExportParameters(
@@ -275,16 +297,3 @@ class _Builder:
 
     def _training_reads(self, tasks: Sequence[str]) -> list[Ref]:
         return [Ref(f"prepare/{task}", split) for task in tasks for split in ("train", "validation")]
-
-    def _failed_against_declared(self) -> list[str]:
-        """Tasks below their declared baseline: a trained baseline has to serve them, so it is trained now."""
-        failed = []
-        for group, tasks in self.groups.items():
-            manifest = self.nodes[f"evaluate/{group}"].manifest
-            if manifest is None:
-                continue
-            for verdict in EvaluateResult.model_validate(manifest.result).tasks:
-                declared = verdict.task in tasks and self.spec.task(verdict.task).baseline is not None
-                if declared and verdict.verdict in ("NotQualified", "Inconclusive"):
-                    failed.append(verdict.task)
-        return failed

@@ -31,11 +31,15 @@ class NodeTable:
         *,
         reads: Sequence[Ref],
         needs: Sequence[str] = (),
+        formerly: Sequence[Ref] = (),
     ) -> None:
         """Add a node; its digest is known once everything it reads has an output digest.
 
-        ``parameters`` is None while they depend on results that are missing.
+        ``parameters`` is None while they depend on results that are missing. ``formerly`` is what an older release
+        read for it: a result that is in storage under that digest stays valid.
         """
+        if formerly and self._manifest_of(name, kind, parameters, reads) is None:
+            reads = formerly if self._manifest_of(name, kind, parameters, formerly) is not None else reads
         stages = tuple(dict.fromkeys([*(ref.stage for ref in reads), *needs]))
         outputs = {str(ref): self.output(ref) for ref in reads}
         known = {ref: value for ref, value in outputs.items() if value is not None}
@@ -44,20 +48,31 @@ class NodeTable:
             self.nodes[name] = Node(name, kind, NodeState.WAITING, needs=missing, reads=tuple(reads))
             return
         version = self.versions[kind]
-        own = digest({"stage": name, "version": version, "parameters": parameters.identity(), "reads": known})
+        own = self._digest(name, kind, parameters, known)
         manifest = self._manifests.get((name, own))
         ready = all(self._is_settled(stage) for stage in stages)
         state = NodeState.DONE if manifest else NodeState.READY if ready else NodeState.WAITING
         needed = stages if state is not NodeState.WAITING else tuple(s for s in stages if not self._is_settled(s))
         self.nodes[name] = Node(name, kind, state, needed, tuple(reads), version, parameters, own, known, manifest)
 
-    def skip(self, name: str, kind: str, *, needs: tuple[str, ...], reason: str) -> None:
-        """Add a node that has nothing to do."""
-        self.nodes[name] = Node(name, kind, NodeState.SKIPPED, needs=needs, reason=reason)
+    def _manifest_of(
+        self, name: str, kind: str, parameters: StageParameters | None, reads: Sequence[Ref]
+    ) -> Manifest | None:
+        """What is in storage for a node with these inputs."""
+        known = {str(ref): value for ref in reads if (value := self.output(ref)) is not None}
+        if parameters is None or len(known) < len(set(reads)):
+            return None
+        return self._manifests.get((name, self._digest(name, kind, parameters, known)))
+
+    def skip(self, name: str, kind: str, *, needs: tuple[str, ...], reason: str, stand_in: str | None = None) -> None:
+        """Add a node that has nothing to do; the outputs of ``stand_in`` take the place of those that it lacks."""
+        self.nodes[name] = Node(name, kind, NodeState.SKIPPED, needs=needs, reason=reason, stand_in=stand_in)
 
     def output(self, ref: Ref) -> str | None:
         """The digest of one output; None while its stage is not done."""
         node = self.nodes.get(ref.stage)
+        if node is not None and node.stand_in is not None:
+            node = self.nodes[node.stand_in]
         return node.manifest.outputs[ref.output] if node and node.manifest else None
 
     def baseline_names(self) -> list[str]:
@@ -72,6 +87,21 @@ class NodeTable:
         """What the filter decided for a group; None while it is not done."""
         manifest = self.nodes["filter"].manifest
         return FilterResult.model_validate(manifest.result).group(group) if manifest else None
+
+    def best_baseline(self, task: str) -> str | None:
+        """The baseline that answers the task where one has to: the seed with the best validation score, ties by name.
+
+        None while a seed is not done, or without baselines.
+        """
+        names = [ref.stage for ref in self.baseline_refs(task, "validation")]
+        scores = {}
+        for name in names:
+            manifest = self.nodes[name].manifest
+            if manifest is not None:
+                scores[name] = TrainResult.model_validate(manifest.result).validation[task].score
+        if not names or len(scores) < len(names):
+            return None
+        return min(names, key=lambda name: (-scores[name], name))
 
     def reference_scores(self, tasks: Sequence[str]) -> dict[str, float]:
         """Each task's baseline validation score, the mean over its seeds; only tasks that have a finished baseline."""
@@ -88,3 +118,7 @@ class NodeTable:
 
     def _is_settled(self, stage: str) -> bool:
         return self.nodes[stage].state in (NodeState.DONE, NodeState.SKIPPED)
+
+    def _digest(self, name: str, kind: str, parameters: StageParameters, known: Mapping[str, str]) -> str:
+        version = self.versions[kind]
+        return digest({"stage": name, "version": version, "parameters": parameters.identity(), "reads": known})

@@ -36,7 +36,7 @@ class NodeState(Enum):
     DONE = "done"  # its manifest is in storage
     READY = "ready"  # everything it reads is in storage, its own manifest is not
     WAITING = "waiting"  # something it reads or needs is missing
-    SKIPPED = "skipped"  # the filter chose no tasks for it
+    SKIPPED = "skipped"  # the filter chose no tasks for it, or another stage stands in for it
 
 
 @dataclass(frozen=True)
@@ -58,6 +58,8 @@ class Node:
     read_outputs: Mapping[str, str] | None = None
     manifest: Manifest | None = None
     reason: str = ""
+    stand_in: str | None = None
+    """Of a skipped stage: the stage whose artifact is read in its place."""
 
     @property
     def waits_for(self) -> tuple[str, ...]:

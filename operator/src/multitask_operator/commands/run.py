@@ -130,7 +130,12 @@ def _conclude(result: RunResult, report: Report, workdir: Workdir, versions: Ver
     for note in release.release_notes(versions):
         print_line(f"note: {note}")
     ran = len(result.stage_seconds)
-    print_line(f"{ran} stages ran, {len(graph.nodes) - ran} were cached" if ran else "all stages were cached")
+    skipped = [node for node in graph.nodes if node.state is NodeState.SKIPPED]
+    cached = len(graph.nodes) - ran - len(skipped)
+    counts = f"{ran} stages ran, {cached} were cached" if ran else "all stages were cached"
+    print_line(f"{counts}, {len(skipped)} were skipped" if skipped else counts)
+    for node in skipped:
+        print_line(f"skipped: {node.name}: {node.reason}")
     if report.serving is not None:
         serving = report.serving
         print_line(

@@ -27,7 +27,7 @@ def stage_order(
     """
     if node.digest is None or node.parameters is None:
         raise ValueError(f"{node.name} is {node.state.value}: what it reads is not known yet")
-    needed = (graph[name] for name in node.needs)
+    needed = {name: graph[graph[name].stand_in or name] for name in node.needs}
     return StageOrder(
         model=model,
         stage=node.name,
@@ -37,8 +37,8 @@ def stage_order(
         parameters=node.parameters.to_json(),
         read_outputs=dict(node.read_outputs or {}),
         inputs={
-            each.name: artifact((each.name, each.digest))
-            for each in needed
+            name: artifact((each.name, each.digest))
+            for name, each in needed.items()
             if each.state is NodeState.DONE and each.digest is not None
         },
         output=artifact((node.name, node.digest)),

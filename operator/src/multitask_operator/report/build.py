@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Literal
 
 from multitask_api.report import Report, ReportGroup, ReportStage, ReportTask
 from multitask_api.resource import MultiTaskModel, TaskSpec
@@ -68,15 +69,25 @@ def _stage(node: Node, stage_seconds: Mapping[str, float]) -> ReportStage:
     result = _training_result(node)
     seconds = stage_seconds.get(node.name, node.manifest.seconds if node.manifest else 0.0)
     base = BaseResult.model_validate(node.manifest.result) if node.kind == "base" and node.manifest else None
+    state = _stage_state(node, stage_seconds)
     return ReportStage(
         name=node.name,
         digest=node.digest,
-        cached=node.state is NodeState.DONE and node.name not in stage_seconds,
+        state=state,
+        cached=state == "cached" if state in ("ran", "cached") else None,
         seconds=round(seconds, 3),
         skipped=node.reason if node.state is NodeState.SKIPPED else None,
         tokens=result.tokens if result else base.tokens if base else None,
         curve=result.curve if result else (),
     )
+
+
+def _stage_state(node: Node, stage_seconds: Mapping[str, float]) -> Literal["ran", "cached", "skipped", "missing"]:
+    if node.state is NodeState.SKIPPED:
+        return "skipped"
+    if node.state is not NodeState.DONE:
+        return "missing"
+    return "ran" if node.name in stage_seconds else "cached"
 
 
 def _training_result(node: Node) -> TrainResult | None:

@@ -6,7 +6,7 @@ import pytest
 
 from multitask_api.stage_io.manifest import StageOrder
 from multitask_operator.objects.orders import stage_order
-from support.graph_builders import graph_of
+from support.graph_builders import all_done, graph_of, model, task
 from support.object_samples import graph_until, ready, resource
 
 CLAIM, BUCKET = "/multitask/claims/models/desk", "s3://bucket/desk"
@@ -34,6 +34,15 @@ def test_an_order_names_what_it_reads_and_where_its_artifact_goes():
         threads=1,
         device="cpu",
     )
+
+
+def test_the_folder_of_a_stage_that_stands_in_for_a_skipped_one_is_read_under_the_name_of_that():
+    desk = model(task("urgency"), task("intent"), task("reply", "Generation"), storage={"uri": "pvc://models/desk"})
+    graph = graph_of(desk, all_done(desk, until="bundle"))
+    inputs = stage_order("team-a/desk", desk.spec, graph, graph["bundle"]).inputs
+    baseline = graph["baseline/reply/seed-17"]
+    assert inputs["mixture/generation"] == f"{CLAIM}/stages/baseline/reply/seed-17/{baseline.digest}"
+    assert inputs["mixture/classification"].startswith(f"{CLAIM}/stages/mixture/classification/")
 
 
 def test_on_a_bucket_work_is_the_pods_own_and_checkpoints_are_copied():

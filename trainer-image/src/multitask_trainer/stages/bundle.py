@@ -48,9 +48,15 @@ def work(stage: StageContext) -> StageOutcome:
 def _servables(
     stage: StageContext, parameters: BundleParameters, group: str, tasks: list[TaskDefinition]
 ) -> dict[str, ServableWeights]:
-    """Task → the weights that answer it; tasks with the same `TuningMethod.servable_key` share them."""
+    """Task → the weights that answer it; tasks with the same `TuningMethod.servable_key` share them.
+
+    In the place of a mixture of one task stands its baseline, with the weights that it was evaluated with.
+    """
+    trained = stage.input(f"mixture/{group}")
+    if (trained / "served").is_dir():
+        return {task.name: ServableWeights(group, trained / "served") for task in tasks}
     method = tuning_method(parameters.tuning)
-    weights = stage.input(f"mixture/{group}") / "weights"
+    weights = trained / "weights"
     keys = {task.name: method.servable_key(task.name) for task in tasks}
     shared = len(set(keys.values())) == 1
     servables: dict[str, ServableWeights] = {}

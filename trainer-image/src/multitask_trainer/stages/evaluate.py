@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from multitask_api.stage_io.parameters import EvaluateParameters, TaskDefinition
 from multitask_api.stage_io.results import EvaluateResult, PrepareResult, TaskVerdict, TrainResult
 from multitask_api.stages.digests import digest
+from multitask_api.stages.group_models import OWN_BASELINE
 from multitask_serving.engine.engine import Engine
 from multitask_trainer.data.rows import Row, read_inputs, read_rows
 from multitask_trainer.errors import StageError
@@ -64,7 +65,8 @@ def _evaluate(
     prepare = stage.input(f"prepare/{task.name}")
     counts = PrepareResult.model_validate(stage.input_manifest(f"prepare/{task.name}").result).label_counts
     train: list[Row] = read_rows(prepare, "train") if task.type == "Generation" else []
-    runs = stage.input_names(f"baseline/{task.name}/")
+    own = _own_baseline(stage, parameters.group)
+    runs = [own] if own else stage.input_names(f"baseline/{task.name}/")
     baselines = [read_scores(stage.input(name) / "scores.parquet") for name in runs]
     for name, scored in zip(runs, baselines, strict=True):
         if [item.gold for item in scored] != [item.gold for item in answers]:
@@ -78,17 +80,28 @@ def _evaluate(
         overlap=overlapping_rows(read_inputs(prepare)["test"], trains),
         still_improving=any(_train_result(stage, name).still_improving for name in runs),
     )
-    return evaluate_task(
+    verdict = evaluate_task(
         inputs,
-        other_seeds=[scores for name, scores in seed_scores.items() if name != task.name],
+        # A model compared with itself has no spread between seeds, and needs none for the rule.
+        other_seeds=() if own else [scores for name, scores in seed_scores.items() if name != task.name],
         threshold=parameters.threshold,
-        rule=parameters.rule,
+        rule="Point" if own else parameters.rule,
         seed=parameters.seed,
     )
+    if own and verdict.verdict == "Qualified":
+        return verdict.model_copy(update={"reason": f"{task.name} is alone in its group: {OWN_BASELINE}"})
+    return verdict
+
+
+def _own_baseline(stage: StageContext, group: str) -> str | None:
+    """The baseline that stands in the bundle in the place of the group's mixture; None if there is a mixture."""
+    model = stage.input_manifest("bundle").read_outputs.get(f"mixture/{group}#model")
+    names = stage.input_names("baseline/")
+    return next((name for name in names if stage.input_manifest(name).outputs.get("model") == model), None)
 
 
 def _seed_scores(stage: StageContext) -> dict[str, list[float]]:
-    """Task → test scores of its baseline's seeds; of every task, also of other groups."""
+    """Task → test scores of its baseline's seeds; of the group's tasks, which are what this evaluation reads."""
     scores: dict[str, list[float]] = {}
     for name in stage.input_names("baseline/"):
         task = name.split("/")[1]

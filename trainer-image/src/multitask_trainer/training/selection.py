@@ -54,10 +54,10 @@ def still_improving(curve: Sequence[CurvePoint], selection: Selection, *, ended_
     """Whether the limit ended training while the model was still improving.
 
     The last validation before the decay has both the highest value and the lowest loss of all before it, neither
-    of them shared: a plateau's last point is the best by chance, but rarely in both.
+    of them shared: a plateau's last point is the best by chance, but rarely in both. One validation shows nothing.
     """
     points = _before_decay(curve)
-    if not ended_by_limit:
+    if not ended_by_limit or len(points) < 2:
         return False
     *earlier, last = points
     value, loss = selection.value(last.tasks), mean_loss(last.tasks)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from multitask_api.resource.status import Condition, MultiTaskModelStatus
+from multitask_api.resource.status import Condition, MultiTaskModelStatus, StageStatus
 from multitask_operator.commands.cluster.jobs import JobRow, job_rows, join_names
 from multitask_operator.commands.cluster.session import ClusterOptions, read_model
 from multitask_operator.commands.console import print_json, print_line, table
@@ -53,7 +53,13 @@ def _print(cluster: ClusterState, status: MultiTaskModelStatus, rows: list[JobRo
         table("", columns, [_condition_row(item, now) for item in status.conditions])
     if status.stages:
         stages = [
-            (row.name, f"{row.done}/{row.total}", _or_empty(row.running), _or_empty(row.failed), row.progress or "")
+            (
+                row.name,
+                f"{row.done}/{row.total}",
+                _or_empty(row.running),
+                _or_empty(row.failed),
+                row.progress or _skipped(row),
+            )
             for row in status.stages
         ]
         table("", ("stage", "done", "running", "failed", "progress"), stages, right=("done", "running", "failed"))
@@ -76,6 +82,10 @@ def _condition_row(item: Condition, now: float) -> tuple[str, ...]:
     since = item.last_transition_time
     age = duration(max(0.0, now - parse_time(since))) if since else "–"
     return (item.type, item.status, age, item.reason, item.message)
+
+
+def _skipped(row: StageStatus) -> str:
+    return f"{row.skipped} skipped: {row.skip_reason}" if row.skipped else ""
 
 
 def _or_empty(count: int) -> str:

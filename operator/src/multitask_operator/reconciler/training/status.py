@@ -21,6 +21,7 @@ TRAINED = "Trained"
 
 _MAX_NAMES = 5
 _PROGRESS_LENGTH = 64
+_REASON_LENGTH = 256
 
 
 def training_status(
@@ -145,11 +146,14 @@ def _stage_rows(
         nodes = graph.of_kind(kind)
         names = {node.name for node in nodes}
         running = sum(name in names for name in at_work)
+        skipped = [node for node in nodes if node.state is NodeState.SKIPPED]
         rows.append(
             StageStatus(
                 name=kind,
                 total=len(nodes),
                 done=sum(node.state in (NodeState.DONE, NodeState.SKIPPED) for node in nodes),
+                skipped=len(skipped),
+                skip_reason=skipped[0].reason[:_REASON_LENGTH] if skipped else None,
                 running=running,
                 failed=sum(item.failure.stage in names for item in failed),
                 progress=progress.get(kind) if running else None,
