@@ -184,7 +184,7 @@ def test_a_new_task_runs_its_own_stages_and_what_depends_on_them(grown: tuple[Mo
     assert done.exit_code == 0, done.stderr
     expected = {
         "prepare/temper", "baseline/temper/seed-17", "filter", "mixture/classification", "bundle",
-        "evaluate/classification", "evaluate/generation", "export",
+        "evaluate/classification", "export",
     }  # fmt: skip
     assert started(done) == expected
     assert model_folder.stages_run() == expected
@@ -206,7 +206,6 @@ def test_gc_frees_what_the_old_plan_used_and_nothing_else(grown: tuple[ModelFold
         "mixture/classification",
         "bundle",
         "evaluate/classification",
-        "evaluate/generation",
         "verify",
         "ledger",
     }  # fmt: skip

@@ -22,6 +22,13 @@ class ReportStage(Record):
     seconds: float
     skipped: str | None = Field(None, description="Why the stage had nothing to do.")
     tokens: int | None = None
+    steps: int | None = Field(None, description="Optimizer steps of a stage that trains.")
+    ended_by: Literal["limit", "patience", "settled"] | None = Field(
+        None, description="Why its training ended. settled: every task had reached its baseline, nothing rose any more."
+    )
+    saved_rows: int | None = Field(
+        None, description="Rows of its limit that were not trained, because it ended before."
+    )
     curve: tuple[CurvePoint, ...] = ()
 
 
@@ -38,6 +45,7 @@ class ReportGroup(Record):
     stage3_rows: dict[str, int] = Field(default_factory=dict)
     stage2_tokens: dict[str, int] = Field(default_factory=dict)
     stage3_tokens: dict[str, int] = Field(default_factory=dict)
+    saved_rows: int = Field(0, description="Rows of the limits of stages 2 and 3 that were not trained.")
     warnings: tuple[str, ...] = ()
 
 

@@ -30,7 +30,6 @@ STAGES_OF_A_NEW_TASK = {
     "mixture/classification",
     "bundle",
     "evaluate/classification",
-    "evaluate/generation",
     "export",
 }
 

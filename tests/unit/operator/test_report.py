@@ -68,8 +68,26 @@ def test_a_stage_is_cached_unless_this_run_ran_it():
     assert (by_name["base"].cached, by_name["base"].seconds) == (False, 7.5)
     assert (by_name["filter"].cached, by_name["filter"].seconds) == (True, 2.0)
     assert by_name["high-resource/generation"].skipped == "one task alone needs no stage 2"
+    assert by_name["high-resource/generation"].state == "skipped"
+    assert by_name["high-resource/generation"].cached is None
+    assert (by_name["mixture/generation"].state, by_name["base"].state, by_name["filter"].state) == (
+        "skipped",
+        "ran",
+        "cached",
+    )
     assert by_name["mixture/classification"].tokens == 512_000
     assert by_name["mixture/classification"].curve
+
+
+@pytest.mark.parametrize(("ended_by", "warned"), [("limit", True), ("settled", False), ("patience", False)])
+def test_rows_that_early_stopping_saved_are_counted_and_do_not_count_as_missing(ended_by, warned):
+    result = report(mixture={"steps": 300, "ended_by": ended_by, "rows_given": dict.fromkeys(["urgency"], 1500)})
+    group = next(group for group in result.groups if group.name == "classification")
+    stage = next(stage for stage in result.stages if stage.name == "mixture/classification")
+    assert (stage.steps, stage.ended_by, stage.saved_rows) == (300, ended_by, 100 * 64)
+    stage2 = next(stage for stage in result.stages if stage.name == "high-resource/classification")
+    assert group.saved_rows == stage.saved_rows + stage2.saved_rows
+    assert any("needed 2,000" in text for text in group.warnings) == warned
 
 
 def test_a_task_row_joins_data_verdict_and_route():

@@ -17,6 +17,7 @@ from multitask_trainer.training.batching.batches import padded
 from multitask_trainer.training.checkpoint import CheckpointStore
 from multitask_trainer.training.loop import TrainingLoop
 from multitask_trainer.training.optimizer import TrainingSettings
+from multitask_trainer.training.selection import Selection
 from support.training_fixtures import optimisation, small_decoder
 
 
@@ -39,7 +40,7 @@ class PowerCut(Exception):
     pass
 
 
-def loop(folder, *, scores=None, seen=0, model=None, batches=None, max_steps=100, **changes):
+def loop(folder, *, scores=None, seen=0, model=None, batches=None, max_steps=100, references=None, **changes):
     """A loop whose i-th validation gives ``scores[i]``, the last one from then on; without scores it has none."""
     numbers = itertools.count(seen)
 
@@ -56,6 +57,8 @@ def loop(folder, *, scores=None, seen=0, model=None, batches=None, max_steps=100
         store=CheckpointStore(folder),
         reporter=FileProgressReporter("test", None),
         validate=validate if scores is not None else None,
+        selection=Selection(references or {}),
+        smooth=references is not None,
     )
 
 
@@ -74,6 +77,22 @@ def test_when_training_ends_and_what_is_kept(tmp_path, scores, settings, steps, 
     training_loop = loop(tmp_path, scores=scores, **settings)
     progress = training_loop.run()
     assert (progress.step, progress.best_step, progress.ended_by_limit) == (steps, chosen, by_limit)
+
+
+@pytest.mark.parametrize(
+    ("scores", "settings", "steps", "by_limit"),
+    [
+        pytest.param([0.1, 0.5, 0.8], {}, 81, False, id="settled: it stops two flat validations after its plateau"),
+        pytest.param([0.1, 0.5, 0.6], {"patience": 3}, 92, False, id="below its baseline: patience"),
+        pytest.param([0.1, 0.5, 0.8], {"min_steps": 80}, 92, False, id="but not before minSteps"),
+        pytest.param([0.1, 0.5, 0.8], {"min_steps": 10_000}, 100, True, id="minSteps beyond the limit: never early"),
+    ],
+)
+def test_a_mixture_stops_when_it_has_settled(tmp_path, capsys, scores, settings, steps, by_limit):
+    training_loop = loop(tmp_path, scores=scores, references={"a": 0.8}, **settings)
+    progress = training_loop.run()
+    assert (progress.step, progress.ended_by_limit) == (steps, by_limit)
+    assert "the decay begins; " in capsys.readouterr().out
 
 
 def test_validations_stand_every_so_often_before_the_tail_and_at_the_end(tmp_path):

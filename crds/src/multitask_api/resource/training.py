@@ -240,7 +240,13 @@ class Training(Record):
     )
     eval_every: int = Field(200, ge=1, description="Optimizer steps between two validations.")
     min_steps: int = Field(400, ge=0, description="No early stopping before this step.")
-    patience: int = Field(5, ge=1, description="Early stopping: number of validations in a row without a better score.")
+    patience: int = Field(
+        5,
+        ge=1,
+        description="Early stopping: number of validations in a row without a better score. Of a mixture the mean of "
+        "three validations counts; and it stops after two without a rise once all of its tasks have reached their "
+        "baselines.",
+    )
     precision: Literal["fp32", "bf16"] = Field(
         "bf16", description="Number format of training on a GPU and of the served weights. A CPU trains in fp32."
     )

@@ -82,6 +82,10 @@ class TrainResult(Record):
     chosen_step: int
     saturation_step: int = Field(description="Step of the lowest validation loss (mean over tasks) before the decay.")
     still_improving: bool = Field(description="The limit ended training, and score and loss were best at the end.")
+    ended_by: Literal["limit", "patience", "settled"] | None = Field(
+        None,
+        description="Why the decay began. settled: every task had reached its baseline, and nothing rose any more.",
+    )
     curve: tuple[CurvePoint, ...]
     validation: dict[str, TaskPoint] = Field(description="At the chosen checkpoint.")
     rows_given: dict[str, int] = Field(description="Task → number of training rows drawn.")

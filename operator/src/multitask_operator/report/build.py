@@ -7,6 +7,7 @@ from typing import Literal
 
 from multitask_api.report import Report, ReportGroup, ReportStage, ReportTask
 from multitask_api.resource import MultiTaskModel, TaskSpec
+from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import (
     Agreement,
     BaseResult,
@@ -78,8 +79,17 @@ def _stage(node: Node, stage_seconds: Mapping[str, float]) -> ReportStage:
         seconds=round(seconds, 3),
         skipped=node.reason if node.state is NodeState.SKIPPED else None,
         tokens=result.tokens if result else base.tokens if base else None,
+        steps=result.steps if result else None,
+        ended_by=result.ended_by if result else None,
+        saved_rows=_saved_rows(node, result),
         curve=result.curve if result else (),
     )
+
+
+def _saved_rows(node: Node, result: TrainResult | None) -> int | None:
+    if result is None or not isinstance(node.parameters, TrainParameters):
+        return None
+    return max(0, node.parameters.max_steps - result.steps) * node.parameters.optimisation.batch_rows
 
 
 def _stage_state(node: Node, stage_seconds: Mapping[str, float]) -> Literal["ran", "cached", "skipped", "missing"]:
@@ -102,14 +112,12 @@ def _group_plans(graph: Graph) -> tuple[GroupPlan, ...]:
 
 
 def _group(plan: GroupPlan, graph: Graph) -> ReportGroup:
-    stage2, stage3 = (
-        _training_result(graph[f"high-resource/{plan.name}"]),
-        _training_result(graph[f"mixture/{plan.name}"]),
-    )
+    nodes = [graph[f"high-resource/{plan.name}"], graph[f"mixture/{plan.name}"]]
+    stage2, stage3 = (_training_result(node) for node in nodes)
     given2 = dict(stage2.rows_given) if stage2 else {}
     given3 = dict(stage3.rows_given) if stage3 else {}
     warnings = list(plan.warnings)
-    if stage3 is not None:
+    if stage3 is not None and stage3.ended_by in (None, "limit"):  # else it stopped because more rows gave no more
         for task, need in plan.need_rows.items():
             given = given2.get(task, 0) + given3.get(task, 0)
             expected = plan.expected_rows.get(task, need) < need  # the filter has warned about it already
@@ -129,6 +137,7 @@ def _group(plan: GroupPlan, graph: Graph) -> ReportGroup:
         stage3_rows=given3,
         stage2_tokens=stage2.tokens_given if stage2 else {},
         stage3_tokens=stage3.tokens_given if stage3 else {},
+        saved_rows=sum(_saved_rows(node, _training_result(node)) or 0 for node in nodes),
         warnings=tuple(warnings),
     )
 

@@ -23,6 +23,7 @@ from multitask_trainer.training.loss_meter import STEPS_PER_READ, LossMeter
 from multitask_trainer.training.optimizer import TrainingSettings, make_adamw
 from multitask_trainer.training.schedule import Schedule
 from multitask_trainer.training.selection import Selection, is_better, mean_loss
+from multitask_trainer.training.stopping import REASONS, EarlyStopping
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -42,7 +43,8 @@ class Batches(Protocol):
 class TrainingLoop:
     """One run over ``model``, whose parameters that require gradients are trained; by one process or several.
 
-    Without ``validate`` (pre-training) the last weights are the result; with it, the best by ``selection``.
+    Without ``validate`` (pre-training) the last weights are the result; with it, the best by ``selection``. ``smooth``
+    is for mixtures, see `stopping`.
     """
 
     def __init__(
@@ -57,6 +59,7 @@ class TrainingLoop:
         path: ForwardPath | None = None,
         validate: Validate | None = None,
         selection: Selection | None = None,
+        smooth: bool = False,
     ) -> None:
         self._loss = accelerator.prepare(RowMeanLoss(model, path))
         self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
@@ -69,6 +72,7 @@ class TrainingLoop:
         self._reporter = reporter
         self._validate = validate
         self._selection = selection or Selection({})
+        self._stopping = EarlyStopping(self._selection, settings.optimisation.patience, smooth=smooth)
         self._meter = LossMeter(accelerator)
         self._last_loss: float | None = None
         self.progress = Progress()
@@ -107,14 +111,16 @@ class TrainingLoop:
         return float(self._accelerator.reduce(flag, "sum")) > 0
 
     def _maybe_begin_decay(self) -> None:
-        """Begin the decay if patience is exhausted, or if it could not end within the limit otherwise."""
-        progress, optimisation = self.progress, self._optimisation
+        """Begin the decay if there is a reason to stop early, or if it could not end within the limit otherwise."""
+        progress = self.progress
         if progress.decay_start is not None:
             return
-        at_limit = progress.step >= self._schedule.latest_decay_start
-        patient = progress.evals_without_improvement < optimisation.patience or progress.step < optimisation.min_steps
-        if at_limit or not patient:
-            self._update(decay_start=progress.step, ended_by_limit=at_limit and patient)
+        reason = None
+        if progress.step >= self._optimisation.min_steps:
+            reason = self._stopping.reason(progress.curve, progress.evals_without_improvement)
+        if reason or progress.step >= self._schedule.latest_decay_start:
+            self._update(decay_start=progress.step, ended_by_limit=reason is None)
+            self._write(f"step {progress.step}: the decay begins; {REASONS[reason or 'limit']}")
 
     # -- one step ------------------------------------------------------------------------------------------------------
 

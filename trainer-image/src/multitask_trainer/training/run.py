@@ -25,6 +25,7 @@ from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.loop import TrainingLoop
 from multitask_trainer.training.optimizer import TrainingSettings
 from multitask_trainer.training.selection import Selection, saturation_step, still_improving
+from multitask_trainer.training.stopping import EarlyStopping
 from multitask_trainer.training.validation import TaskValidation, validate
 from multitask_trainer.tuning import tuning_method
 
@@ -124,6 +125,7 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         reporter=stage.reporter,
         validate=lambda: validate(model, validations, device=device, mixed=mixed),
         selection=selection,
+        smooth=parameters.kind == "mixture",
     )
     progress = loop.run()
     stage.distributed.exit_workers()
@@ -134,7 +136,7 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
     return _result(
         progress,
         model,
-        selection,
+        EarlyStopping(selection, optimisation.patience, smooth=parameters.kind == "mixture"),
         rows_given=sampler.rows_drawn(progress.step),
         tokens_given=sampler.totals_drawn(progress.step, lengths),
         truncated_rows=truncated,
@@ -181,7 +183,7 @@ def _rows(stage: StageContext, task: str, split: str) -> list[Row]:
 def _result(
     progress: Progress,
     model: nn.Module,
-    selection: Selection,
+    stopping: EarlyStopping,
     *,
     rows_given: dict[str, int],
     tokens_given: dict[str, int],
@@ -192,7 +194,8 @@ def _result(
         steps=progress.step,
         chosen_step=chosen.step,
         saturation_step=saturation_step(progress.curve),
-        still_improving=still_improving(progress.curve, selection, ended_by_limit=progress.ended_by_limit),
+        still_improving=still_improving(progress.curve, stopping.selection, ended_by_limit=progress.ended_by_limit),
+        ended_by="limit" if progress.ended_by_limit else stopping.reason_at_decay(progress.curve),
         curve=progress.curve,
         validation=chosen.tasks,
         rows_given=rows_given,

@@ -24,10 +24,11 @@ class Selection:
 
     def value(self, points: Mapping[str, TaskPoint]) -> float:
         """What is to be highest."""
-        values = [self._task_value(name, point.score) for name, point in points.items()]
+        values = [self.task_value(name, point.score) for name, point in points.items()]
         return sum(values) / len(values)
 
-    def _task_value(self, task: str, score: float) -> float:
+    def task_value(self, task: str, score: float) -> float:
+        """One task's part in it."""
         if not self.references:
             return score
         # A task without a baseline of its own counts as if its baseline were perfect: its plain score.
