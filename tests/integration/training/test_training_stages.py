@@ -44,7 +44,7 @@ def result(suite: TrainingSuite, stage: str) -> TrainResult:
 
 
 def weights(suite: TrainingSuite, stage: str) -> str:
-    return content_digest(suite.artifact(stage), ["weights", "model"])
+    return content_digest(suite.artifact(stage), ["weights", "served", "model"])
 
 
 def interrupt(
@@ -106,6 +106,8 @@ def test_a_baseline_learns_its_task_and_answers_its_test_rows_with_the_engine(su
     answers = read_scores(suite.artifact("baseline/kind") / "scores.parquet")
     assert [answer.gold for answer in answers] == [(row.label,) for row in rows("kind", 60, 2)]
     assert sum(answer.score for answer in answers) / 60 == trained.test_score
+    assert not (suite.artifact("baseline/kind") / "weights").exists(), "nothing reads fp32 weights of a whole model"
+    assert (suite.artifact("baseline/kind") / "served" / "model" / "model.safetensors").exists()
     assert set(suite.manifest("baseline/kind").outputs) == {"model", "saturation", "validation", "scores"}
     assert trained.rows_given == {"kind": trained.steps * 16}
     assert trained.tokens_given == {"kind": trained.tokens}

@@ -18,6 +18,7 @@ from multitask_serving.engine.classification.trie import LabelTrie
 from multitask_serving.engine.errors import EmptyPrompt, InvalidBundle, UnknownTask, WrongTaskType
 from multitask_serving.engine.generation.decoding import GenerationInput, Step, generate_rows
 from multitask_serving.engine.generation.sampling import GREEDY, Sampling
+from multitask_serving.engine.model.float32 import use_tf32
 from multitask_serving.engine.model.loading import LoadedModel, load_model
 from multitask_serving.engine.prompt.encoding import EncodedPrompt, encode_prompts, field_texts, prompt_budget
 from multitask_serving.engine.prompt.template import answer_separator
@@ -62,11 +63,12 @@ class Engine:
     ) -> Engine:
         """Load the bundle in ``folder``, or only the models and adapters that ``tasks`` need.
 
-        ``threads`` sets torch's number of threads for this process. Raises `InvalidBundle`, or `UnknownTask` if the
-        bundle does not have one of ``tasks``.
+        ``threads`` sets torch's number of threads for this process, and fp32 is computed in full (`float32`). Raises
+        `InvalidBundle`, or `UnknownTask` if the bundle does not have one of ``tasks``.
         """
         if threads is not None:
             torch.set_num_threads(threads)
+        use_tf32(enabled=False)
         bundle = read_bundle(folder)
         names = [task.name for task in bundle.tasks]
         for name in tasks or ():

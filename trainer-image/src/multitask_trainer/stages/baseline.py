@@ -1,9 +1,13 @@
 """Stage ``baseline``: one task's single-task model, its test answers, and how long it took to learn.
 
-``weights/`` the tuning method's own format · ``served/`` servable weights · ``scores.parquet`` the test answers.
+``served/`` servable weights · ``scores.parquet`` the test answers · ``weights/`` of adapters, the tuning method's own
+format, which other programs read. Nothing reads the fp32 weights of a whole model: bundle, export and ledger take
+``served/``. Those of stage 2 and of a mixture are kept, because the next stage goes on from them.
 """
 
 from __future__ import annotations
+
+import shutil
 
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import TrainResult
@@ -26,6 +30,8 @@ def work(stage: StageContext) -> StageOutcome:
     result = train(stage, parameters)
     stage.reporter.report("answering the test rows", step=result.steps, total=result.steps)
     answers = _answer_test_rows(stage, parameters)
+    if parameters.tuning.method == "Full":
+        shutil.rmtree(stage.artifact_folder / "weights")
     write_scores(stage.artifact_folder / "scores.parquet", answers)
     result = result.model_copy(update={"test_score": score_answers(parameters.tasks[0], answers)})
     return StageOutcome(result, _outputs(stage, result))

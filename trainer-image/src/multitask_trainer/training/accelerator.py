@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from multitask_serving.engine.model.float32 import use_tf32
+
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
@@ -31,8 +33,7 @@ def make_accelerator(*, device: str, threads: int, precision: Literal["fp32", "b
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     torch.set_num_threads(threads)
     on_gpu = device != "cpu"
-    if on_gpu:
-        torch.set_float32_matmul_precision("high")
+    use_tf32(enabled=on_gpu)
     return Accelerator(
         cpu=not on_gpu,
         mixed_precision="bf16" if on_gpu and precision == "bf16" else "no",
