@@ -234,8 +234,8 @@ def test_a_new_release_is_adopted_by_an_edit_and_by_refresh(workdir, raised):
 
 
 def test_an_unfinished_run_goes_on_with_the_new_release_and_keeps_what_has_the_same_version(tmp_path, raised):
-    workdir = filled(tmp_path, until="mixture")
-    versions = raised("mixture")
+    workdir = filled(tmp_path, until="bundle")
+    versions = raised("bundle")
     assert planned(workdir) == versions
     graph = graph_of(DESK, workdir.manifests(), versions=versions)
     assert {node.kind for node in graph.nodes if node.state is NodeState.DONE} == {
