@@ -68,10 +68,32 @@ class ReportTask(Record):
     verdict: Verdict | None = None
     confirmed: bool = False
     reason: str = ""
+    cause: str = Field("", description="Why this model answers, as one CamelCase word.")
     saturation_steps: int | None = None
     served_by: str | None = None
     overlap_rows: int = 0
     ratio_without_overlap: float | None = None
+    interval_without_overlap: tuple[float, float] | None = None
+    judged_without_overlap: bool = False
+
+    @property
+    def judged_ratio(self) -> float | None:
+        """The ratio that the verdict is by."""
+        return self.ratio_without_overlap if self.judged_without_overlap else self.ratio
+
+    @property
+    def judged_interval(self) -> tuple[float, float] | None:
+        """The interval of `judged_ratio`."""
+        return self.interval_without_overlap if self.judged_without_overlap else self.interval
+
+
+class ReportMachine(Record):
+    """Where something was measured, by the manifest of its stage."""
+
+    host: str
+    cpus: int | None = None
+    threads: int | None = None
+    device: str
 
 
 class Report(Record):
@@ -79,6 +101,11 @@ class Report(Record):
 
     schema_: Literal["multitask.dev/report/v1"] = Field("multitask.dev/report/v1", alias="schema")
     model: str
+    written: str | None = Field(None, description="When this report was written, in UTC.")
+    base_model: str | None = Field(None, description="Address of the base model, with the commit if it has one.")
+    base_parameters: int | None = None
+    data: tuple[str, ...] = Field((), description="The folders of the tasks' data.")
+    machines: tuple[ReportMachine, ...] = Field((), description="Where the test scores were measured.")
     revision: str | None = None
     threshold: float = Field(0.99, description="qualification.threshold.")
     qualified: int

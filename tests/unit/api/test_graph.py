@@ -8,9 +8,11 @@ import pytest
 
 from multitask_api.resource.parsing import check
 from multitask_api.stage_io.parameters import TrainParameters
+from multitask_api.stage_io.results import TaskVerdict
 from multitask_api.stages.graph import build
 from multitask_api.stages.nodes import NodeState
 from multitask_api.stages.versions import VERSIONS
+from support import graph_builders
 from support.simulated_stages import SimulatedStages, changed, document, resolved, task
 
 AFTER_FILTER = ["mixture/classification", "bundle", "evaluate/classification", "export", "verify", "ledger"]
@@ -271,6 +273,22 @@ def test_a_declared_baseline_is_not_trained_unless_the_task_fails_against_it() -
     assert ran.index("evaluate/classification") < ran.index("baseline/urgency/seed-17") < ran.index("export")
     assert ran.count("evaluate/classification") == 1
     assert failed.run(source) == []
+
+
+@pytest.mark.parametrize(("advantage", "trained"), [((0.1, 0.3), False), ((-0.1, 0.3), True), (None, True)])
+def test_an_open_verdict_against_a_declared_score_trains_a_baseline_unless_the_mixture_answers(advantage, trained):
+    tasks = (
+        graph_builders.task("urgency", baseline={"score": 0.3, "saturationSteps": 50}),
+        graph_builders.task("intent"),
+    )
+    resource = graph_builders.model(*tasks)
+    verdicts = (
+        TaskVerdict(task="urgency", score=0.7, verdict="Inconclusive", advantage=advantage, test_rows=9),
+        TaskVerdict(task="intent", score=0.7, verdict="Qualified", test_rows=9),
+    )
+    manifests = graph_builders.all_done(resource, evaluate={"tasks": verdicts})
+    graph = graph_builders.graph_of(resource, manifests)
+    assert ("baseline/urgency/seed-17" in graph) is trained
 
 
 def test_without_baselines_the_mixtures_have_no_reference() -> None:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from multitask_trainer.data.rows import Row, input_hashes
-from multitask_trainer.evaluation.overlap import is_notable, overlapping_rows
+from multitask_trainer.evaluation.overlap import Overlap, overlapping_rows
 
 
 def hashes(*texts, field="text"):
@@ -22,8 +22,19 @@ def test_overlap_is_with_any_tasks_train_whatever_case_space_and_field_name():
 
 
 @pytest.mark.parametrize(
-    ("hits", "rows", "expected"), [(0, 100, False), (1, 100, False), (2, 100, True), (5, 5, False)]
+    ("hits", "rows", "notable", "left_out"),
+    [
+        (0, 100, False, False),
+        (1, 100, False, False),
+        (2, 100, True, True),
+        (85, 160, True, True),
+        (50, 100, True, True),
+        (51, 100, True, False),
+        (5, 5, True, False),
+        (0, 0, False, False),
+    ],
 )
-def test_ratio_without_overlap_above_one_percent(hits, rows, expected):
-    assert is_notable(np.arange(rows) < hits) is expected
-    assert is_notable(np.zeros(0, dtype=bool)) is False
+def test_rows_are_left_out_above_one_percent_where_fifty_are_left(hits, rows, notable, left_out):
+    overlap = Overlap.of(np.arange(rows) < hits)
+    assert (overlap.rows, overlap.test_rows) == (hits, rows)
+    assert (overlap.is_notable, overlap.is_left_out) == (notable, left_out)

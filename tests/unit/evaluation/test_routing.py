@@ -35,6 +35,36 @@ def test_route(name, runs, served_by, stage):
     assert choice.reason.startswith(f"{name}: because")
 
 
+BETTER = [
+    # a sentence, the verdict, what it knows, who answers
+    ("surely better than all else", "Inconclusive", {"advantage": (0.08, 0.26)}, "classification"),
+    ("at least as good", "Inconclusive", {"advantage": (0.0, 0.0)}, "classification"),
+    ("better, and not surely", "Inconclusive", {"advantage": (-0.001, 0.3)}, "baseline"),
+    ("not qualified is not served", "NotQualified", {"advantage": (0.08, 0.26)}, "baseline"),
+    ("nothing to compare with", "NoBaseline", {"advantage": (0.08, 0.26)}, None),
+    ("an older result, ratio 1.30 ± .12", "Inconclusive", {"interval": (1.18, 1.42), "ratio": 1.3}, "classification"),
+    ("an older result, not surely", "Inconclusive", {"interval": (0.99, 1.42), "ratio": 1.2}, "baseline"),
+    ("an older result below the floor", "Inconclusive", {"interval": (1.1, 1.3), "floor": 0.6}, "baseline"),
+    (
+        "an older one, a seed is better",
+        "Inconclusive",
+        {"interval": (1.1, 1.3), "baseline_scores": (0.55,)},
+        "baseline",
+    ),
+]
+
+
+@pytest.mark.parametrize(("sentence", "name", "known", "served_by"), BETTER, ids=[row[0] for row in BETTER])
+def test_an_open_verdict_is_routed_to_what_is_surely_better(sentence, name, known, served_by):
+    choice = route(verdict(name).model_copy(update=known), "classification", () if served_by is None else RUNS)
+    assert choice.served_by == served_by
+    if served_by == "classification":
+        assert choice.cause == "SurelyBetter"
+        assert "surely at least as good here as all else that could answer" in choice.reason
+    else:
+        assert choice.cause == name
+
+
 def test_every_task_of_every_group_is_routed():
     verdicts = [verdict("NotQualified", "b"), verdict("Qualified", "a")]
     choices = route_all(verdicts, {"one": ["a"], "two": ["b"]}, {"b": RUNS})

@@ -54,6 +54,12 @@ class TaskStatus(Record):
         description="The group whose shared model answers the task, or baseline for its single-task model. Absent if "
         "none does.",
     )
+    reason: Short | None = Field(
+        None,
+        description="Why, as one CamelCase word: Qualified; SurelyBetter: the verdict is open, but the shared model is "
+        "surely at least as good as all else that could answer; or why not: BelowThreshold, BaselineAtFloor, "
+        "BaselineStillImproving, IntervalTooWide and so on. Absent until routed.",
+    )
 
 
 class StageStatus(Record):

@@ -157,6 +157,16 @@ class TaskVerdict(Record):
     test_rows: int
     overlap_rows: int = Field(0, description="Test rows whose input is also in the train split of any task.")
     ratio_without_overlap: float | None = None
+    interval_without_overlap: tuple[float, float] | None = None
+    judged_without_overlap: bool = Field(
+        False, description="The verdict is by ratioWithoutOverlap, not by ratio: enough other test rows are left."
+    )
+    cause: str = Field("", description="The reason as one CamelCase word, such as BelowThreshold or BaselineAtFloor.")
+    advantage: tuple[float, float] | None = Field(
+        None,
+        description="95 % interval, over rows, of the score minus that of the best other answer: any seed of the "
+        "baseline, or the best constant answer.",
+    )
     seed_deviation: float | None = Field(
         None,
         description="Standard deviation of the score between training runs, as it stands in the interval: the task's "
@@ -165,6 +175,27 @@ class TaskVerdict(Record):
     degrees_of_freedom: float | None = Field(
         None, description="Those behind seedDeviation; 0: the interval is from rows alone."
     )
+
+    @property
+    def judged_ratio(self) -> float | None:
+        """The ratio that the verdict is by."""
+        return self.ratio_without_overlap if self.judged_without_overlap else self.ratio
+
+    @property
+    def judged_interval(self) -> tuple[float, float] | None:
+        """The interval of `judged_ratio`."""
+        return self.interval_without_overlap if self.judged_without_overlap else self.interval
+
+    @property
+    def is_surely_better(self) -> bool:
+        """The verdict is open, but the shared model is surely at least as good as all else that could answer."""
+        if self.verdict != "Inconclusive":
+            return False
+        if self.advantage is not None:
+            return self.advantage[0] >= 0
+        # A result of an older release has no advantage. Its interval is wider, as it also has other runs in it.
+        floor = self.floor if self.floor is not None else self.score
+        return self.interval is not None and self.interval[0] >= 1 and self.score >= max((floor, *self.baseline_scores))
 
 
 class EvaluateResult(Record):
@@ -188,6 +219,7 @@ class ServedBy(Record):
     model: str | None = None
     adapter: str | None = None
     reason: str
+    cause: str = Field("", description="The reason as one CamelCase word, such as Qualified or SurelyBetter.")
 
 
 class ExportResult(Record):
@@ -221,7 +253,9 @@ class LedgerSide(Record):
 
     models: int
     bytes: int = Field(description="Weights and adapters, in bytes.")
-    requests_per_second: float
+    requests_per_second: float = Field(
+        description="Of the multi-task server for the mix of all tasks. Of single-task servers the sum over N machines."
+    )
     training_seconds: float = Field(
         description="Single-task: the base and one run a task (the mean over its seeds). Multi-task: the base, every "
         "single-task run (all seeds, they are the yardstick), stages 2 and 3."
@@ -249,3 +283,12 @@ class LedgerResult(Record):
     load_per_task: float
     runtime_bytes: int = Field(description="Resident bytes of the runtime without weights, paid by every server.")
     leftover_models: int = 0
+
+    @property
+    def single_task_rate(self) -> float | None:
+        """Requests/s of the single-task models on the machine of the one server, for its load: all tasks alike.
+
+        N / Σ_i 1/c_i: a request of each task takes 1/c_i seconds there. None where no server was measured.
+        """
+        rates = list(self.single_task.tasks.values())
+        return len(rates) / sum(1 / rate for rate in rates) if rates and all(rate > 0 for rate in rates) else None

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from multitask_api.stage_io.results import TaskVerdict
+from multitask_api.stage_io.results import ServedBy, TaskVerdict
 from multitask_api.stages.versions import VERSIONS
 from multitask_operator.objects.names import Owner
 from multitask_operator.objects.stage_jobs import StageJobSpec
@@ -129,6 +129,37 @@ def test_a_transition_time_moves_only_with_the_status():
     assert times["Ready"] == "1970-01-01T00:00:00Z"
     third = status(DESK, DONE, previous=second, now=7200.0)
     assert {item.type: item.last_transition_time for item in third.conditions} == times
+
+
+def test_a_row_says_who_answers_and_why():
+    desk = model(task("urgency"), task("escalate"), task("topic"))
+    verdicts = (
+        TaskVerdict(task="urgency", score=0.9, verdict="Qualified", test_rows=9),
+        TaskVerdict(task="escalate", score=0.734, verdict="Inconclusive", advantage=(0.08, 0.26), test_rows=9),
+        TaskVerdict(task="topic", score=0.5, verdict="NotQualified", test_rows=9),
+    )
+    served = (
+        ServedBy(task="urgency", served_by="classification", reason="…", cause="Qualified"),
+        ServedBy(task="escalate", served_by="classification", reason="…", cause="SurelyBetter"),
+        ServedBy(task="topic", served_by="baseline", reason="…", cause="BelowThreshold"),
+    )
+    found = status(desk, all_done(desk, evaluate={"tasks": verdicts}, export={"tasks": served}))
+    assert [(row.name, row.served_by, row.reason) for row in found.tasks] == [
+        ("urgency", "classification", "Qualified"),
+        ("escalate", "classification", "SurelyBetter"),
+        ("topic", "baseline", "BelowThreshold"),
+    ]
+    consolidated = next(item for item in found.conditions if item.type == "Consolidated")
+    assert (consolidated.status, consolidated.reason) == ("False", "TasksOutsideMixture")
+    assert consolidated.message == (
+        "1/3 tasks qualify; not escalate, topic. The shared model is surely better for escalate and answers there too."
+    )
+
+
+def test_a_result_of_an_older_release_has_no_reason():
+    served = (ServedBy(task="urgency", served_by="classification", reason="Qualified: …"),)
+    desk = model(task("urgency"))
+    assert status(desk, all_done(desk, export={"tasks": served})).tasks[0].reason is None
 
 
 def test_the_status_of_128_tasks_stays_below_48_kb():

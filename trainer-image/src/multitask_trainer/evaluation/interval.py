@@ -22,7 +22,7 @@ import numpy as np
 from scipy import special
 
 from multitask_trainer.evaluation.metrics import Floats, RowStatistics
-from multitask_trainer.evaluation.seed_variance import SeedVariance
+from multitask_trainer.evaluation.seed_variance import UNKNOWN, SeedVariance
 
 REPLICATES = 2000
 CONFIDENCE = 0.95
@@ -37,6 +37,11 @@ class Interval:
 
     low: float
     high: float
+
+    @property
+    def ends(self) -> tuple[float, float]:
+        """Both ends."""
+        return self.low, self.high
 
     @property
     def half_width(self) -> float:
@@ -108,6 +113,21 @@ def baseline_margin_interval(
     variance = float((baseline_replicates.mean(axis=0) - constant_replicates).var(ddof=1))
     reach = _reach(variance, seeds, 0.0 if declared else 1.0 / len(baselines))
     return Interval(mean - constant_baseline - reach, mean - constant_baseline + reach)
+
+
+def advantage_interval(
+    score: float, score_replicates: Floats, others: Sequence[float], other_replicates: Sequence[Floats]
+) -> Interval:
+    """The 95 % interval of ``score`` - the score of another model, of that one for which its lower end is lowest.
+
+    It says which of two models that exist is better, on other rows of the same kind; so it is of the rows alone.
+    Another run of training would make another model, and does not come in.
+    """
+    intervals = []
+    for other, replicates in zip(others, other_replicates, strict=True):
+        reach = _reach(float((score_replicates - replicates).var(ddof=1)), UNKNOWN, 0.0)
+        intervals.append(Interval(score - other - reach, score - other + reach))
+    return min(intervals, key=lambda interval: interval.low)
 
 
 def _reach(row_variance: float, seeds: SeedVariance, factor: float) -> float:

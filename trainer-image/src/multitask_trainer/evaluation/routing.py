@@ -1,4 +1,4 @@
-"""Who answers each task: its mixture if it qualified, else its baseline, else nobody. Pure."""
+"""Who answers each task: its mixture if it qualified or is surely better, else its baseline, else nobody. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Literal
 
 from multitask_api.bundle import BASELINE
 from multitask_api.stage_io.results import TaskVerdict
+
+SURELY_BETTER = "SurelyBetter"
 
 
 @dataclass(frozen=True)
@@ -20,30 +22,37 @@ class BaselineRun:
 
 @dataclass(frozen=True)
 class RoutingDecision:
-    """Who answers a task: ``served_by`` is its group, ``baseline`` or None; ``stage`` is the baseline's run."""
+    """Who answers a task: ``served_by`` is its group, ``baseline`` or None; ``stage`` is the baseline's run.
+
+    ``cause`` is the reason as one CamelCase word.
+    """
 
     task: str
     served_by: str | None
     reason: str
+    cause: str
     stage: str | None = None
 
 
 def route(verdict: TaskVerdict, group: str, baselines: Sequence[BaselineRun]) -> RoutingDecision:
-    """A qualified task is answered by its group, any other by its baseline if one was trained; without one by nobody.
+    """Its group answers a task that is qualified, or inconclusive and surely better there than by all else.
 
-    Of several seeds the one with the best validation score answers, ties by name.
+    Any other task is answered by its baseline, if one was trained, and without one by nobody. Of several seeds the one
+    with the best validation score answers, ties by name.
     """
-    task = verdict.task
+    task, why = verdict.task, f"{verdict.verdict}: {verdict.reason}"
+    cause = verdict.cause or verdict.verdict
     if verdict.verdict == "Qualified":
-        return RoutingDecision(task, group, f"Qualified: {verdict.reason}")
+        return RoutingDecision(task, group, why, cause)
+    if verdict.is_surely_better:
+        reason = "the shared model is surely at least as good here as all else that could answer"
+        return RoutingDecision(task, group, f"{why}; {reason}", SURELY_BETTER)
     if verdict.verdict == "NoBaseline":
-        return RoutingDecision(task, None, f"NoBaseline: {verdict.reason}; without a comparison it is not routed")
+        return RoutingDecision(task, None, f"{why}; without a comparison it is not routed", cause)
     if not baselines:
-        return RoutingDecision(
-            task, None, f"{verdict.verdict}: {verdict.reason}; there is no trained baseline to answer it"
-        )
+        return RoutingDecision(task, None, f"{why}; there is no trained baseline to answer it", cause)
     best = min(baselines, key=lambda run: (-run.validation, run.stage))
-    return RoutingDecision(task, BASELINE, f"{verdict.verdict}: {verdict.reason}", best.stage)
+    return RoutingDecision(task, BASELINE, why, cause, best.stage)
 
 
 def route_all(

@@ -84,7 +84,12 @@ def _runs(stage: StageContext, task: str) -> list[BaselineRun]:
 def _not_promoted(decisions: Sequence[RoutingDecision], reason: str) -> StageOutcome:
     """The outcome without a bundle: the revision that is served now stays."""
     tasks = tuple(
-        ServedBy(task=decision.task, served_by=None, reason=f"nothing is exported, {reason}; {decision.reason}")
+        ServedBy(
+            task=decision.task,
+            served_by=None,
+            reason=f"nothing is exported, {reason}; {decision.reason}",
+            cause="NotPromoted",
+        )
         for decision in decisions
     )
     result = ExportResult(revision="", tasks=tasks, models={}, promoted=False)
@@ -135,11 +140,12 @@ def _merge_where_safe(
 
 
 def _check_verdict(task: TaskDefinition, verdict: TaskVerdict, score: float, settings: JsonObject) -> None:
-    if verdict.ratio is None or verdict.interval is None or score == verdict.score:
+    ratio, interval = verdict.judged_ratio, verdict.judged_interval
+    if ratio is None or interval is None or score == verdict.score:
         return
     threshold = float(settings["threshold"])
     rule: Rule = "LowerBound" if settings["rule"] == "LowerBound" else "Point"
-    if not still_qualified(verdict.ratio, verdict.interval, score / verdict.score, threshold=threshold, rule=rule):
+    if not still_qualified(ratio, interval, score / verdict.score, threshold=threshold, rule=rule):
         raise MergeChangesModel(
             f"task {task.name}: with its adapter merged it scores {score:.4f} instead of {verdict.score:.4f} and would "
             "no longer qualify, so the adapter is served unmerged; with training.precision fp32 it may be merged"
@@ -173,6 +179,7 @@ def _result(bundle: Bundle, decisions: Sequence[RoutingDecision], warnings: Sequ
                 model=served[decision.task].model if decision.task in served else None,
                 adapter=served[decision.task].adapter if decision.task in served else None,
                 reason=decision.reason,
+                cause=decision.cause,
             )
             for decision in decisions
         ),

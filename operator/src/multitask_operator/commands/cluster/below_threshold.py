@@ -28,12 +28,15 @@ def below_threshold(model: MultiTaskModel, graph: Graph) -> list[str]:
 
 
 def _line(task: ReportTask, threshold: float, rule: str) -> str:
-    figures = f"score {number(task.score)}, single-task model {number(task.baseline)}, ratio {number(task.ratio)}"
-    if task.interval is not None:
-        figures += f" in {task.interval[0]:.3f} – {task.interval[1]:.3f}"
+    ratio, interval = task.judged_ratio, task.judged_interval
+    figures = f"score {number(task.score)}, single-task model {number(task.baseline)}, ratio {number(ratio)}"
+    if interval is not None:
+        figures += f" in {interval[0]:.3f} – {interval[1]:.3f}"
+    if task.judged_without_overlap:
+        figures += ", without the test rows that are also in a train split"
     text = f"{task.name}: {task.verdict}"
     shortfall = threshold - _compared_value(task, rule)
-    if task.ratio is not None and shortfall > 0:
+    if ratio is not None and shortfall > 0:
         compared = "the interval's lower end" if rule == "LowerBound" else "the ratio"
         text += f", {compared} is {shortfall:.4f} below the threshold of {threshold:g}"
     served_by = f"; served by {task.served_by}" if task.served_by else ""
@@ -43,6 +46,6 @@ def _line(task: ReportTask, threshold: float, rule: str) -> str:
 
 def _compared_value(task: ReportTask, rule: str) -> float:
     """What the rule compares with the threshold."""
-    if rule == "LowerBound" and task.interval is not None:
-        return task.interval[0]
-    return task.ratio if task.ratio is not None else float("inf")
+    if rule == "LowerBound" and task.judged_interval is not None:
+        return task.judged_interval[0]
+    return task.judged_ratio if task.judged_ratio is not None else float("inf")

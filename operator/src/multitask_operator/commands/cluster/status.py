@@ -70,11 +70,11 @@ def _print(cluster: ClusterState, status: MultiTaskModelStatus, rows: list[JobRo
         tasks = [
             (
                 *(task.name, task.group or "–", number(task.baseline), number(task.score), number(task.ratio)),
-                *(task.verdict or "–", task.served_by or "–"),
+                *(task.verdict or "–", task.served_by or "–", task.reason or "–"),
             )
             for task in status.tasks
         ]
-        table("", ("task", "group", *_NUMBERS, "verdict", "served by"), tasks, right=_NUMBERS)
+        table("", ("task", "group", *_NUMBERS, "verdict", "served by", "why"), tasks, right=_NUMBERS)
     print_line(f"next: mtm explain {cluster.name} -n {cluster.namespace}")
 
 

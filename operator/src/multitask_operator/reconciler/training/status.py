@@ -82,7 +82,9 @@ def _consolidated(model: MultiTaskModel, verdicts: Mapping[str, TaskVerdict]) ->
     outside = [name for name, verdict in verdicts.items() if verdict.verdict != "Qualified"]
     text = f"{total - len(outside)}/{total} tasks qualify"
     if outside:
-        return ConditionValue("False", "TasksOutsideMixture", f"{text}; not {_names(outside)}.")
+        better = [name for name in outside if verdicts[name].is_surely_better]
+        note = f" The shared model is surely better for {_names(better)} and answers there too." if better else ""
+        return ConditionValue("False", "TasksOutsideMixture", f"{text}; not {_names(outside)}.{note}")
     return ConditionValue("True", "AllQualified", f"{text}.")
 
 
@@ -166,7 +168,7 @@ def _task_rows(
     model: MultiTaskModel, verdicts: Mapping[str, TaskVerdict], export: ExportResult | None
 ) -> tuple[TaskStatus, ...]:
     group_of = {task: group for group, tasks in groups(model.spec).items() for task in tasks}
-    served_by = {task.task: task.served_by for task in export.tasks} if export else {}
+    served = {task.task: task for task in export.tasks} if export else {}
     rows = []
     for task in model.spec.tasks:
         verdict = verdicts.get(task.name)
@@ -178,7 +180,8 @@ def _task_rows(
                 score=_rounded(verdict.score if verdict else None),
                 ratio=_rounded(verdict.ratio if verdict else None),
                 verdict=verdict.verdict if verdict else None,
-                served_by=served_by.get(task.name),
+                served_by=served[task.name].served_by if task.name in served else None,
+                reason=served[task.name].cause or None if task.name in served else None,
             )
         )
     return tuple(rows)
