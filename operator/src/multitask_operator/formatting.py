@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 def number(value: float | None) -> str:
     """Three decimals, or a dash for None."""
@@ -13,6 +15,17 @@ def interval(ends: tuple[float, float] | None, source: str | None) -> str:
     if ends is None:
         return "–"
     return f"{number(ends[0])} – {number(ends[1])}" + (" (rows only)" if source == "rows" else "")
+
+
+def counted(count: int, noun: str) -> str:
+    """``1 row`` or ``1,234 rows``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """``a, b and c``; of more than ``most`` names the first, and how many are left out."""
+    shown = [*names[:most], f"{len(names) - most:,} more"] if len(names) > most else list(names)
+    return " and ".join(part for part in (", ".join(shown[:-1]), *shown[-1:]) if part)
 
 
 def size(count: float) -> str:

@@ -7,12 +7,22 @@ from html.parser import HTMLParser
 
 import pytest
 
-from multitask_api.report import Report
-from multitask_api.stage_io.results import GroupPlan, TaskVerdict
-from multitask_operator.formatting import interval
+from multitask_api.report import Report, ReportMachine
+from multitask_api.stage_io.results import (
+    GroupPlan,
+    LedgerResult,
+    LedgerSide,
+    Reduction,
+    ServedBy,
+    SplitRows,
+    TaskVerdict,
+)
+from multitask_operator.commands.console import qualification
+from multitask_operator.formatting import counted, interval, listed
 from multitask_operator.planner.estimate import Speed, estimate, speed_from_flops
-from multitask_operator.report.build import build_report, frozen_base_notes
+from multitask_operator.report.build import build_report
 from multitask_operator.report.html import render
+from multitask_operator.report.report_warnings import frozen_base_notes
 from support.graph_builders import all_done, graph_of, model, task
 
 DESK = model()
@@ -106,11 +116,15 @@ def test_the_report_of_an_unfinished_run_has_what_is_known():
 
 
 WARNINGS = [
-    ("a baseline at its limit", {"baseline": {"still_improving": True}}, "was still improving at its last step"),
-    ("rows that were truncated", {"mixture": {"truncated_rows": {"intent": 3}}}, "3 rows of intent were longer"),
+    ("a baseline at its limit", {"baseline": {"still_improving": True}}, "still improving at its last step"),
+    ("rows that were truncated", {"mixture": {"truncated_rows": {"intent": 3}}}, "3 rows of intent longer"),
     ("rows that were truncated in evaluation", {"evaluate": {"truncated_rows": {"intent": 2}}}, "2 rows of intent"),
-    ("bad rows skipped", {"prepare": {"bad_rows": 4}}, "4 bad rows were skipped"),
-    ("a warning of prepare", {"prepare": {"warnings": ("5 of 9 rows repeat",)}}, "prepare/urgency: 5 of 9 rows repeat"),
+    ("bad rows skipped", {"prepare": {"bad_rows": 4}}, "4 bad rows skipped"),
+    (
+        "a warning of prepare",
+        {"prepare": {"warnings": ("5 of 9 rows repeat",)}},
+        "prepare/reply: 5 of 9 rows repeat",
+    ),
     ("a warning of base", {"base": {"warnings": ("little text",)}}, "base: little text"),
     ("a warning of export", {"export": {"warnings": ("it is served unmerged",)}}, "export: it is served unmerged"),
 ]
@@ -143,6 +157,158 @@ def test_a_task_that_got_fewer_rows_than_it_needed_is_warned_about():
     warnings = report(resource, filter=plans(needed)).groups[0].warnings
     assert len(warnings) == 1
     assert "urgency was given 12,800 rows in stages 2 and 3; its single-task model needed 99,999,999" in warnings[0]
+
+
+def test_what_several_stages_or_tasks_say_alike_is_one_sentence():
+    result = report(baseline={"still_improving": True}, prepare={"bad_rows": 1})
+    said = [text for text in result.warnings if "still improving" in text]
+    assert len(said) == 1
+    assert said[0].startswith("baseline/urgency/seed-17, baseline/intent/seed-17")
+    assert [text for text in result.warnings if "1 bad row skipped" in text]
+
+    tail = "not confirmed: one seed does not show how much a single-task model varies"
+    served = [
+        ServedBy(task=name, served_by="classification", reason=f"Qualified: {name} is good; {tail}", cause="Qualified")
+        for name in ("urgency", "intent", "escalate", "reply")
+    ]
+    page = render(report(export={"tasks": tuple(served)}))
+    assert page.count(tail) == 1
+    assert f"All tasks: {tail}." in page
+    assert page.count("urgency is good") == 1
+
+
+LEAKED = TaskVerdict(
+    task="urgency",
+    score=0.95,
+    baseline=0.94,
+    ratio=1.011,
+    interval=(0.99, 1.03),
+    verdict="NotQualified",
+    cause="BelowThreshold",
+    test_rows=400,
+    overlap_rows=85,
+    ratio_without_overlap=0.931,
+    interval_without_overlap=(0.88, 0.985),
+    judged_without_overlap=True,
+)
+LEAKS = [
+    ("judged without them", {}, "the verdict is by the others, where the ratio is 0.931", "0.931*"),
+    ("too few others", {"judged_without_overlap": False}, "too few rows for a verdict", "0.931<"),
+    (
+        "all of them",
+        {"judged_without_overlap": False, "ratio_without_overlap": None, "overlap_rows": 400},
+        "the score says nothing about new texts",
+        None,
+    ),
+]
+
+
+@pytest.mark.parametrize(("sentence", "changes", "warning", "cell"), LEAKS, ids=[row[0] for row in LEAKS])
+def test_leaked_test_rows_stand_in_the_table_and_in_a_warning(sentence, changes, warning, cell, capsys):
+    verdict = LEAKED.model_copy(update=changes)
+    rows = SplitRows(train=4000, validation=50, test=400)
+    result = report(model(task("urgency")), evaluate={"tasks": (verdict,)}, prepare={"rows": rows})
+    assert [text for text in result.warnings if warning in text and f"{verdict.overlap_rows} of 400" in text]
+    page = render(result)
+    qualification(result)
+    table = capsys.readouterr().out
+    if cell is not None:
+        assert ">85/400<" in page
+        assert f">{cell}" in page
+        assert "85/400" in table
+        assert cell.strip("<") in table
+    else:
+        assert "ratio without" not in page
+
+
+def test_a_task_without_leaked_rows_has_no_columns_for_them(capsys):
+    qualification(report())
+    assert "ratio without" not in capsys.readouterr().out
+    assert "ratio without" not in render(report())
+
+
+def test_why_a_model_answers_stands_in_report_and_table(capsys):
+    served = (ServedBy(task="urgency", served_by="classification", reason="Inconclusive: …", cause="SurelyBetter"),)
+    result = report(model(task("urgency")), export={"tasks": served})
+    assert (result.tasks[0].served_by, result.tasks[0].cause) == ("classification", "SurelyBetter")
+    qualification(result)
+    assert "SurelyBetter" in capsys.readouterr().out
+
+
+def test_the_head_says_when_where_and_from_what():
+    graph = graph_of(DESK, all_done(DESK))
+    result = build_report(DESK, graph, {}, now=1_700_000_000.0)
+    machine = ReportMachine(host="node-7", cpus=16, threads=4, device="cuda")
+    result = result.model_copy(update={"machines": (machine,), "base_parameters": 135_000_000})
+    assert result.written == "2023-11-14 22:13 UTC"
+    assert result.base_model == "builtin://tiny"
+    assert result.data == ("urgency", "intent", "escalate", "reply")
+    text = " ".join("".join(words_of(render(result))).split())
+    for part in (
+        "written 2023-11-14 22:13 UTC",
+        "builtin://tiny, 135,000,000 weights",
+        "4 tasks; rows: 15,110 train",
+        "node-7: 16 CPUs (4 threads used), cuda",
+    ):
+        assert part in text
+
+
+def words_of(text):
+    page = Page()
+    page.feed(text)
+    return page.words
+
+
+def ledger(rates, mixed=103.0):
+    single = LedgerSide(
+        models=len(rates), bytes=9, requests_per_second=sum(rates.values()), training_seconds=9, replicas=2, tasks=rates
+    )
+    multi = LedgerSide(models=1, bytes=4, requests_per_second=mixed, training_seconds=9, replicas=1)
+    reduction = Reduction(bytes=0.5, replicas=0.5)
+    return LedgerResult(
+        single_task=single, multi_task=multi, reduction=reduction, load_per_task=10.0, runtime_bytes=9_000_000
+    )
+
+
+@pytest.mark.parametrize(
+    ("rates", "same_terms"),
+    [
+        ({"a": 100.0, "b": 100.0}, 100.0),
+        ({"a": 300.0, "b": 30.0}, 2 / (1 / 300 + 1 / 30)),
+        ({}, None),
+        ({"a": 0.0, "b": 30.0}, None),
+    ],
+)
+def test_requests_per_second_are_compared_on_the_same_cores_and_mix_or_not_at_all(rates, same_terms):
+    result = ledger(rates)
+    assert result.single_task_rate == (None if same_terms is None else pytest.approx(same_terms))
+    page = render(report().model_copy(update={"ledger": result}))
+    assert (">requests/s<" in page) is (same_terms is not None)
+    if same_terms is not None:
+        assert f">{same_terms:,.0f}</td>" in page
+        assert f">{sum(rates.values()):,.0f}</td>" not in page, "the sum needs a machine for each"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 rows"), (1, "1 row"), (2, "2 rows"), (1_234, "1,234 rows"), (1_000_000, "1,000,000 rows")],
+)
+def test_counts_have_their_plural_and_their_commas(count, text):
+    assert counted(count, "row") == text
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        ([], ""),
+        (["a"], "a"),
+        (["a", "b"], "a and b"),
+        (["a", "b", "c"], "a, b and c"),
+        (["a", "b", "c", "d"], "a, b, c and 1 more"),
+    ],
+)
+def test_a_list_of_names(names, text):
+    assert listed(names, 3) == text
 
 
 CHATS = {"maxSteps": 10, "tasksText": False, "corpus": [{"uri": "chats.jsonl"}]}

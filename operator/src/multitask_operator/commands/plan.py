@@ -22,7 +22,7 @@ from multitask_operator.local.model_file import data_root, device, ignored_field
 from multitask_operator.local.speed import expected_speed
 from multitask_operator.local.workdir import Workdir
 from multitask_operator.planner.estimate import Estimate, Speed, estimate
-from multitask_operator.report.build import frozen_base_notes
+from multitask_operator.report.report_warnings import frozen_base_notes
 
 #: Name of the folder that holds work folders.
 WORKDIRS = ".mtm"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -19,6 +20,7 @@ from multitask_operator.commands.console import print_json, print_line, qualific
 from multitask_operator.commands.plan import default_workdir
 from multitask_operator.commands.progress import LineView, view_for_terminal
 from multitask_operator.commands.report import write_report
+from multitask_operator.formatting import counted
 from multitask_operator.local import capacity, model_file, processes, release
 from multitask_operator.local.executor import Executor, RunResult
 from multitask_operator.local.promotion import UNVERIFIED, promoted_export
@@ -97,7 +99,7 @@ def run(
         measured = measured_speed(result.plan.graph, platform.node())
         if measured is not None and result.stage_seconds:
             remember_speed(model, model_file.device(model, device), measured)
-        report = build_report(model, result.plan.graph, result.stage_seconds)
+        report = build_report(model, result.plan.graph, result.stage_seconds, time.time())
         write_report(folder, report, complete=result.plan.graph.finished)
     status = INTERRUPTED if result.interrupted else OK if result.plan.graph.finished else FAILED
     if as_json:
@@ -132,8 +134,8 @@ def _conclude(result: RunResult, report: Report, workdir: Workdir, versions: Ver
     ran = len(result.stage_seconds)
     skipped = [node for node in graph.nodes if node.state is NodeState.SKIPPED]
     cached = len(graph.nodes) - ran - len(skipped)
-    counts = f"{ran} stages ran, {cached} were cached" if ran else "all stages were cached"
-    print_line(f"{counts}, {len(skipped)} were skipped" if skipped else counts)
+    counts = f"{counted(ran, 'stage')} ran, {cached} cached" if ran else "all stages were cached"
+    print_line(f"{counts}, {len(skipped)} skipped" if skipped else counts)
     for node in skipped:
         print_line(f"skipped: {node.name}: {node.reason}")
     if report.serving is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Literal
 
 from multitask_api.report import Report, ReportGroup, ReportStage, ReportTask
@@ -12,25 +13,32 @@ from multitask_api.stage_io.results import (
     Agreement,
     BaseResult,
     EvaluateResult,
-    ExportResult,
     FilterResult,
     GroupPlan,
     LedgerResult,
     PrepareResult,
+    ServedBy,
     SplitRows,
     TaskVerdict,
     TrainResult,
     VerifyResult,
 )
 from multitask_api.stages import Graph, Node, NodeState, groups
-from multitask_api.uris import is_builtin
+from multitask_operator.formatting import counted
 from multitask_operator.planner import export_of, verdicts_of
+from multitask_operator.report.origin import base_model, base_parameters, data_folders, machines
+from multitask_operator.report.report_warnings import report_warnings
 
 _TRAINING = ("baseline", "high-resource", "mixture")
 
 
-def build_report(model: MultiTaskModel, graph: Graph, stage_seconds: Mapping[str, float]) -> Report:
-    """The report of what is known now. ``stage_seconds``: stage → seconds, of the stages that this run ran itself."""
+def build_report(
+    model: MultiTaskModel, graph: Graph, stage_seconds: Mapping[str, float], now: float | None = None
+) -> Report:
+    """The report of what is known now.
+
+    ``stage_seconds``: stage → seconds, of the stages that this run ran itself; ``now``: Unix seconds.
+    """
     verdicts = verdicts_of(graph)
     export = export_of(graph)
     plans = _group_plans(graph)
@@ -44,14 +52,18 @@ def build_report(model: MultiTaskModel, graph: Graph, stage_seconds: Mapping[str
             graph,
             verdicts.get(task.name),
             freedom=freedom.get(group_of[task.name], 0),
-            served_by=served[task.name].served_by if task.name in served else None,
-            routing_reason=served[task.name].reason if task.name in served else "",
+            served=served.get(task.name),
         )
         for task in model.spec.tasks
     )
     report_groups = tuple(_group(plan, graph) for plan in plans)
     return Report(
         model=model.metadata.name,
+        written=None if now is None else datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        base_model=base_model(model, graph),
+        base_parameters=base_parameters(graph),
+        data=tuple(data_folders(model)),
+        machines=tuple(machines(graph)),
         revision=export.revision if export else None,
         threshold=model.spec.qualification.threshold,
         qualified=sum(task.verdict == "Qualified" for task in tasks),
@@ -62,7 +74,7 @@ def build_report(model: MultiTaskModel, graph: Graph, stage_seconds: Mapping[str
         tasks=tasks,
         serving=_agreement(graph),
         ledger=_ledger(graph),
-        warnings=tuple(_warnings(model, graph, tasks)),
+        warnings=tuple(report_warnings(model, graph, tasks)),
     )
 
 
@@ -123,8 +135,8 @@ def _group(plan: GroupPlan, graph: Graph) -> ReportGroup:
             expected = plan.expected_rows.get(task, need) < need  # the filter has warned about it already
             if given < need and not expected:
                 warnings.append(
-                    f"{task} was given {given:,} rows in stages 2 and 3; its single-task model needed {need:,}. Raise"
-                    " stages.mixture.maxSteps, or let stage 2 train it"
+                    f"{task} was given {counted(given, 'row')} in stages 2 and 3; its single-task model needed"
+                    f" {need:,}. Raise stages.mixture.maxSteps, or let stage 2 train it"
                 )
     return ReportGroup(
         name=plan.name,
@@ -149,8 +161,7 @@ def _task(
     verdict: TaskVerdict | None,
     *,
     freedom: int,
-    served_by: str | None,
-    routing_reason: str,
+    served: ServedBy | None,
 ) -> ReportTask:
     baselines = [result for node in _baselines(graph, task.name) if (result := _training_result(node))]
     scores = [result.test_score for result in baselines if result.test_score is not None]
@@ -163,8 +174,9 @@ def _task(
         rows=_rows(graph, task.name),
         baseline=baseline,
         saturation_steps=_saturation(task, baselines),
-        served_by=served_by,
-        reason=routing_reason,
+        served_by=served.served_by if served else None,
+        reason=served.reason if served else "",
+        cause=served.cause if served else "",
     )
     if verdict is None:
         return report
@@ -174,15 +186,26 @@ def _task(
             "score": verdict.score,
             "ratio": verdict.ratio,
             "interval": verdict.interval,
-            "interval_from": ("rows and seeds" if freedom else "rows") if verdict.interval else None,
+            "interval_from": _interval_from(verdict, freedom),
             "floor": verdict.floor,
             "verdict": verdict.verdict,
             "confirmed": verdict.confirmed,
-            "reason": routing_reason or verdict.reason,  # the reason of the route contains that of the verdict
+            "reason": report.reason or verdict.reason,  # the reason of the route contains that of the verdict
+            "cause": report.cause or verdict.cause,
             "overlap_rows": verdict.overlap_rows,
             "ratio_without_overlap": verdict.ratio_without_overlap,
+            "interval_without_overlap": verdict.interval_without_overlap,
+            "judged_without_overlap": verdict.judged_without_overlap,
         }
     )
+
+
+def _interval_from(verdict: TaskVerdict, freedom: int) -> Literal["rows", "rows and seeds"] | None:
+    """``freedom`` is the group's: all that results of older releases have."""
+    if verdict.interval is None:
+        return None
+    known = freedom if verdict.degrees_of_freedom is None else verdict.degrees_of_freedom
+    return "rows and seeds" if known else "rows"
 
 
 def _degrees_of_freedom(graph: Graph) -> dict[str, int]:
@@ -225,59 +248,3 @@ def _agreement(graph: Graph) -> Agreement | None:
 def _ledger(graph: Graph) -> LedgerResult | None:
     manifest = graph["ledger"].manifest if "ledger" in graph else None
     return LedgerResult.model_validate(manifest.result) if manifest else None
-
-
-def _warnings(model: MultiTaskModel, graph: Graph, tasks: tuple[ReportTask, ...]) -> list[str]:
-    """What a reader should know before trusting the figures."""
-    warnings = list(model.spec.hints())
-    for node in graph.nodes:
-        if node.manifest is None:
-            continue
-        if node.kind == "prepare":
-            result = PrepareResult.model_validate(node.manifest.result)
-            warnings += [f"{node.name}: {text}" for text in result.warnings]
-            if result.bad_rows:
-                warnings.append(f"{node.name}: {result.bad_rows} bad rows were skipped (data.maxBadRows)")
-        elif node.kind == "base":
-            warnings += [f"base: {text}" for text in BaseResult.model_validate(node.manifest.result).warnings]
-            warnings += frozen_base_notes(model, graph)
-        elif node.kind == "export":
-            warnings += [f"export: {text}" for text in ExportResult.model_validate(node.manifest.result).warnings]
-        elif node.kind == "evaluate":
-            warnings += _truncated(node.name, EvaluateResult.model_validate(node.manifest.result).truncated_rows)
-        elif (trained := _training_result(node)) is not None:
-            warnings += _truncated(node.name, trained.truncated_rows)
-            if node.kind == "baseline" and trained.still_improving:
-                warnings.append(f"{node.name} was still improving at its last step; raise stages.baseline.maxSteps")
-    for task in tasks:
-        if task.overlap_rows and task.ratio_without_overlap is not None:
-            warnings.append(
-                f"{task.name}: {task.overlap_rows} test rows are also in a train split; without them the ratio is"
-                f" {task.ratio_without_overlap:.3f}"
-            )
-    return list(dict.fromkeys(warnings))
-
-
-def frozen_base_notes(model: MultiTaskModel, graph: Graph) -> list[str]:
-    """A note if tasks were added after the base model was made: it does not know their text, and is not made again."""
-    manifest = graph["base"].manifest
-    pretraining = model.spec.pretraining
-    trained = pretraining is not None and pretraining.tasks_text
-    if manifest is None or not (trained or is_builtin(model.spec.base_model.uri)):
-        return []
-    seen = set(BaseResult.model_validate(manifest.result).tasks)
-    added = [task.name for task in model.spec.tasks if task.name not in seen]
-    if not added:
-        return []
-    lack = "was not trained on the text of" if trained else "has a tokenizer that was made without the text of"
-    field = "baseModel.revision" if pretraining is None else "pretraining.refresh"
-    remedy = f"to make it again (and train everything again), change the text of spec.{field}"
-    return [f"the base model is kept as it is and {lack} {', '.join(added)}; {remedy}"]
-
-
-def _truncated(stage: str, rows: Mapping[str, int]) -> list[str]:
-    return [
-        f"{stage}: {count:,} rows of {task} were longer than training.maxLength and were truncated"
-        for task, count in rows.items()
-        if count
-    ]

@@ -7,8 +7,10 @@ from importlib.resources import files
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from multitask_api.report import Report, ReportGroup
-from multitask_operator.formatting import duration, interval, number, size
+from multitask_api.report import Report, ReportGroup, ReportMachine
+from multitask_operator.formatting import counted, duration, interval, listed, number, size
+from multitask_operator.report.overlap import OVERLAP_LEGEND, overlap_share, ratio_without_overlap
+from multitask_operator.report.reasons import shared_reasons
 
 
 def render(report: Report) -> str:
@@ -17,6 +19,8 @@ def render(report: Report) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "size": size, "duration": duration, "count": _count, "percent": _percent}
+    environment.filters |= {"counted": counted, "listed": listed, "overlap": overlap_share}
+    environment.filters |= {"without_overlap": ratio_without_overlap}
     template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8"))
     has_curves = any(stage.curve for stage in report.stages)
     return template.render(
@@ -28,8 +32,19 @@ def render(report: Report) -> str:
         sampling={group.name: _figure(plots.sampling(group, _rows(report, group))) for group in report.groups},
         ledger=_figure(plots.ledger(report.ledger)) if report.ledger else None,
         alternative=_alternative(report),
+        machines=[_machine(machine) for machine in report.machines],
+        has_overlap=any(task.ratio_without_overlap is not None for task in report.tasks),
+        overlap_legend=OVERLAP_LEGEND,
+        reasons=shared_reasons(report.tasks),
         hidden_curves=max(0, len(report.tasks) - plots.MOST_CURVES),
     )
+
+
+def _machine(machine: ReportMachine) -> str:
+    """``node-7: 16 CPUs, cuda``."""
+    threads = f" ({counted(machine.threads, 'thread')} used)" if machine.threads else ""
+    cpus = f"{counted(machine.cpus, 'CPU')}{threads}, " if machine.cpus else ""
+    return f"{machine.host}: {cpus}{machine.device}"
 
 
 def _figure(svg: str) -> Markup:

@@ -13,7 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from multitask_api.report import Report, ReportGroup, ReportTask
-from multitask_api.stage_io.results import LedgerResult, LedgerSide
+from multitask_api.stage_io.results import LedgerResult
+from multitask_operator.formatting import counted
 
 # Placeholder colours, replaced by CSS variables of the page so that a figure is legible on light and dark pages. The
 # variables hold the colour-blind safe palette of Okabe and Ito (2008).
@@ -97,17 +98,17 @@ def _scores(axes: Axes, tasks: Sequence[ReportTask]) -> None:
 
 
 def _ratios(axes: Axes, tasks: Sequence[ReportTask], threshold: float) -> None:
-    known = [threshold, 1.0, *(task.ratio for task in tasks if task.ratio is not None)]
+    known = [threshold, 1.0, *(task.judged_ratio for task in tasks if task.judged_ratio is not None)]
     low, high = max(_RATIO_LIMITS[0], min(known) - _RATIO_MARGIN), min(_RATIO_LIMITS[1], max(known) + _RATIO_MARGIN)
     for row, task in enumerate(tasks):
         colour, marker = VERDICTS.get(task.verdict or "NoBaseline", VERDICTS["NoBaseline"])
-        if task.interval is not None:
-            ends = [min(max(end, low), high) for end in task.interval]
+        if task.judged_interval is not None:
+            ends = [min(max(end, low), high) for end in task.judged_interval]
             axes.plot(ends, [row, row], color=colour, linewidth=3, alpha=0.55, solid_capstyle="butt")
-            for end, shown, tip in zip(task.interval, ends, ("<", ">"), strict=True):
+            for end, shown, tip in zip(task.judged_interval, ends, ("<", ">"), strict=True):
                 axes.scatter([shown], [row], marker="|" if end == shown else tip, color=colour, s=60, clip_on=False)
-        if task.ratio is not None:
-            axes.scatter([min(max(task.ratio, low), high)], [row], marker=marker, color=colour, s=50, zorder=3)
+        if task.judged_ratio is not None:
+            axes.scatter([min(max(task.judged_ratio, low), high)], [row], marker=marker, color=colour, s=50, zorder=3)
         else:
             axes.annotate("no ratio", (low, row), xytext=(6, 0), textcoords="offset points", va="center", color=GREY)
     axes.axvline(threshold, color=INK, linestyle="--", linewidth=1.2, label=f"threshold {threshold:g}")
@@ -182,31 +183,33 @@ def sampling(group: ReportGroup, rows: dict[str, int]) -> str:
 def ledger(result: LedgerResult) -> str:
     """N servers against one: bytes (runtime and weights apart), requests per second, replicas, training seconds."""
     sides = (result.single_task, result.multi_task)
-    names = [f"{result.single_task.models} servers", "1 server"]
+    names = [counted(result.single_task.models, "server"), "1 server"]
+    rate = result.single_task_rate
     with mpl.rc_context(_STYLE):
         figure = Figure(figsize=(10, 2.4), layout="constrained")
-        memory, *rest = figure.subplots(1, 4)
+        memory, *rest = figure.subplots(1, 3 if rate is None else 4)
         weights = [side.bytes / 1e6 for side in sides]
         runtime = [result.runtime_bytes * servers / 1e6 for servers in (result.single_task.models, 1)]
         memory.bar(names, runtime, color=GREY, label="runtime")
         memory.bar(names, weights, bottom=runtime, color=BLUE, label="weights")
         memory.set_title("memory, MB", fontsize=10, loc="left")
         memory.legend(fontsize=8, loc="upper right")
-        titles = {
-            "requests_per_second": "requests/s",
-            "replicas": "replicas at the load",
-            "training_seconds": "training, s",
+        bars: dict[str, list[float]] = {
+            "replicas at the load": [side.replicas for side in sides],
+            "training, s": [side.training_seconds for side in sides],
         }
-        for axes, (field, title) in zip(rest, titles.items(), strict=True):
-            _bars(axes, names, sides, field, title)
+        if rate is not None:
+            bars = {"requests/s, same cores and mix": [rate, result.multi_task.requests_per_second]} | bars
+        for axes, (title, values) in zip(rest, bars.items(), strict=True):
+            _bars(axes, names, values, title)
         for axes in (memory, *rest):
             axes.grid(visible=False, axis="x")
             axes.margins(y=0.18)
         return _svg(figure)
 
 
-def _bars(axes: Axes, names: list[str], sides: Sequence[LedgerSide], field: str, title: str) -> None:
-    bars = axes.bar(names, [getattr(side, field) for side in sides], color=[BLUE, GREEN])
+def _bars(axes: Axes, names: list[str], values: Sequence[float], title: str) -> None:
+    bars = axes.bar(names, values, color=[BLUE, GREEN])
     axes.bar_label(bars, fmt="{:,.0f}", fontsize=9, padding=2)
     axes.set_title(title, fontsize=10, loc="left")
 

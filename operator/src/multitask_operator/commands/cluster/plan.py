@@ -11,7 +11,7 @@ from multitask_operator.commands.cluster.session import ClusterOptions, read_mod
 from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.planner.estimate import estimate
 from multitask_operator.reconciler.state.model_state import ModelState
-from multitask_operator.report.build import frozen_base_notes
+from multitask_operator.report.report_warnings import frozen_base_notes
 
 OTHER_RELEASE = (
     "the run goes on with the stage versions and the image of the release that began it; an edit of what is trained, or"

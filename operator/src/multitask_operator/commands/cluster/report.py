@@ -21,7 +21,7 @@ def report(name: str, options: ClusterOptions, to: Path | None, *, as_json: bool
     cluster = read_model(options, name, now)
     state = ModelState.of(cluster, now)
     graph = state.plan.graph
-    data = build_report(state.model, graph, seconds_of_stages(state))
+    data = build_report(state.model, graph, seconds_of_stages(state), now)
     folder = Workdir(to or Path(".mtm") / "cluster" / cluster.namespace / name)
     folder.path.mkdir(parents=True, exist_ok=True)
     write_report(folder, data, complete=graph.finished)
