@@ -13,6 +13,7 @@ import yaml
 from multitask_api.bundle import ServedTask
 from multitask_api.routes import TaskRoute
 from multitask_api.stage_io.parameters import EvaluateParameters
+from multitask_api.stage_io.results import EvaluateResult
 from multitask_serving.engine.engine import Engine
 from multitask_trainer.data.rows import Row
 from multitask_trainer.errors import MergeChangesModel
@@ -96,6 +97,27 @@ def test_export_answers_as_judged(kind, request):
         assert [answer.prediction for answer in now] == [answer.prediction for answer in judged]
         assert [answer.margin for answer in now] == pytest.approx([answer.margin for answer in judged], abs=1e-4)
     assert judged == read_scores(Path(suite.addresses["baseline/urgency/seed-1"]) / "scores.parquet")
+
+
+def test_export_serves_an_open_task_from_the_mixture_that_is_surely_better(tmp_path):
+    suite = suite_of(tmp_path, "LoRA")
+    verdicts = run_evaluate(suite)
+    better = verdicts["urgency"].model_copy(update={"verdict": "Inconclusive", "advantage": (0.08, 0.26)})
+    evaluated = Path(suite.addresses["evaluate/classification"])
+    answers = shutil.copytree(evaluated, suite.scratch("evaluated"), ignore=shutil.ignore_patterns("manifest.json"))
+    suite.artifact("evaluate/classification", EvaluateResult(tasks=(verdicts["intent"], better)), answers)
+    folder, result = run_export(suite)
+    served = next(item for item in result.tasks if item.task == "urgency")
+    assert (served.served_by, served.adapter, served.cause) == ("classification", "classification", "SurelyBetter")
+    route = TaskRoute.model_validate(yaml.safe_load((folder / "routes.yaml").read_text()))
+    assert {task.name: task.served_by for task in route.spec.tasks} == dict.fromkeys(
+        ("intent", "urgency"), "classification"
+    )
+    engine = Engine.load(folder / "bundle", threads=1)
+    now = [answer.prediction for answer in answer_rows(engine, URGENCY, suite.rows["urgency"])]
+    assert now == [answer.prediction for answer in read_scores(folder / "answers" / "urgency.parquet")]
+    own = read_scores(Path(suite.addresses["baseline/urgency/seed-1"]) / "scores.parquet")
+    assert now != [answer.prediction for answer in own]
 
 
 def test_export_writes_what_servers_read(full):
