@@ -125,7 +125,7 @@ def test_a_run_ends_with_the_table_and_a_second_one_runs_nothing(local_run):
     assert f"report: {local_run.work / 'report.html'}" in out
     assert "mtm serve" in out
     assert len(started(err)) == len(set(started(err))) == 12
-    assert "were skipped" in out
+    assert " skipped\n" in out
     assert "skipped: mixture/generation: reply is alone in its group: its baseline is the group's model" in out
     assert (local_run.work / "current").resolve().parent == local_run.work / "stages" / "export"
     assert (local_run.work / "logs/baseline/urgency/seed-17.log").read_text().startswith("=== ")
