@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 
 Settings = dict[str, Any]
 
@@ -200,14 +207,67 @@ OTHER_POSITIONS: Mapping[str, Settings] = {
 }
 """Positions come from the order of the columns, or cannot be given."""
 
+_TEXT: Settings = {**_DECODER, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": None}
+_CLIP: Settings = {name: value for name, value in _VISION.items() if name != "vision_use_head"}
+_MROPE: Settings = {"rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 3, 3]}}
+_QWEN_VISION: Settings = {"depth": 1, "num_heads": 2, "patch_size": 14}
+_QWEN_TOKENS: Settings = {
+    "image_token_id": 90,
+    "video_token_id": 91,
+    "vision_start_token_id": 92,
+    "vision_end_token_id": 93,
+}
+
 WRAPPED: Mapping[str, Settings] = {
     "gemma3": {
-        "text_config": {**_DECODER, **_HEAD_DIM, "sliding_window": 8, "layer_types": _WINDOWED, "vocab_size": 0},
+        "text_config": {**_TEXT, **_HEAD_DIM, "sliding_window": 8, "layer_types": _WINDOWED},
         "vision_config": _VISION,
         "mm_tokens_per_image": 4,
     },
+    "qwen2_vl": {
+        "text_config": {**_TEXT, **_MROPE},
+        "vision_config": {**_QWEN_VISION, "embed_dim": 32, "hidden_size": WIDTH, "mlp_ratio": 2},
+        **_QWEN_TOKENS,
+    },
+    "qwen2_5_vl": {
+        "text_config": {**_TEXT, **_MROPE},
+        "vision_config": {
+            **_QWEN_VISION,
+            "hidden_size": 32,
+            "intermediate_size": 48,
+            "out_hidden_size": WIDTH,
+            "fullatt_block_indexes": [0],
+        },
+        **_QWEN_TOKENS,
+    },
+    "qwen3_vl": {
+        "text_config": {**_TEXT, **_HEAD_DIM, **_MROPE},
+        "vision_config": {
+            "depth": 1,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "intermediate_size": 48,
+            "out_hidden_size": WIDTH,
+            "deepstack_visual_indexes": [0],
+        },
+        "image_token_id": 90,
+        "video_token_id": 91,
+    },
+    "llava": {
+        "text_config": {**_TEXT, "model_type": "llama"},
+        "vision_config": {**_CLIP, "model_type": "clip_vision_model", "projection_dim": 32},
+        "image_token_index": 90,
+    },
+    "mistral3": {
+        "text_config": {**_TEXT, "model_type": "mistral", "sliding_window": None},
+        "vision_config": {**_CLIP, "model_type": "pixtral"},
+        "image_token_index": 90,
+    },
 }
 """A text decoder inside a multimodal model."""
+
+UNFIT: Mapping[str, Settings] = {"bert": {"is_decoder": True}}
+"""What cannot be used: its head is more than a linear layer."""
 
 FAMILIES: Mapping[str, Settings] = {
     **PLAIN,
@@ -217,6 +277,7 @@ FAMILIES: Mapping[str, Settings] = {
     **HYBRID,
     **OTHER_POSITIONS,
     **WRAPPED,
+    **UNFIT,
 }
 
 
@@ -234,7 +295,9 @@ def tiny_config(family: str, *, vocabulary: int = 96, **changes: Any) -> PreTrai
 def tiny_model(family: str, *, seed: int = 0, **changes: Any) -> PreTrainedModel:
     """A model of ``family`` in fp32, with attention as transformers chooses it; changes as in `tiny_config`."""
     torch.manual_seed(seed)
-    model: PreTrainedModel = AutoModelForCausalLM.from_config(tiny_config(family, **changes), dtype=torch.float32)
+    multimodal = family in WRAPPED and family != "gemma3"  # that one is in both lists of transformers
+    kind = AutoModelForImageTextToText if multimodal else AutoModelForCausalLM
+    model: PreTrainedModel = kind.from_config(tiny_config(family, **changes), dtype=torch.float32)
     return model.eval()
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, PreTrainedModel
 
 from multitask_api.bundle import ForwardPath, GenerationSettings
 from multitask_api.stage_io.parameters import TaskDefinition
@@ -22,7 +22,7 @@ from multitask_serving.engine.engine import Engine
 from multitask_serving.engine.prompt.encoding import encode_prompt
 from multitask_serving.engine.types import Request
 from multitask_trainer.base_model.checks.base import check_base
-from multitask_trainer.base_model.loading import load_base, read_forward_path
+from multitask_trainer.base_model.loading import read_forward_path
 from multitask_trainer.export.bundle import ServableWeights, TaskBinding, assemble_bundle
 from multitask_trainer.training.batching.batches import packed, padded
 from multitask_trainer.training.loss import RowMeanLoss
@@ -121,7 +121,8 @@ def test_a_family_is_run_as_its_layers_need_and_gives_the_answers_of_plain_trans
         revision="r",
     )
     engine = Engine.load(tmp_path / "bundle")
-    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32).eval()
+    kind = AutoModelForImageTextToText if name in WRAPPED and name != "gemma3" else AutoModelForCausalLM
+    plain = kind.from_pretrained(base, dtype=torch.float32).eval()
     eos = tokenizer().eos_token_id
 
     answers = engine.classify([Request("sentiment", {"text": text}) for text in TEXTS])
@@ -133,7 +134,6 @@ def test_a_family_is_run_as_its_layers_need_and_gives_the_answers_of_plain_trans
     texts = engine.generate_all([Request("answer", {"text": text}) for text in TEXTS])
     assert [text.tokens for text in texts] == [greedy(plain, p, eos, 5) for p in prompts(ANSWER)]
 
-    model = load_base(base)
     rows = [(np.array([*p, *range(5, 5 + n), eos], dtype=np.int32), len(p)) for n, p in enumerate(prompts(SENTIMENT))]
     single = [
         float(cross_entropy(single_logits(plain, ids[:-1])[start - 1 :], torch.tensor(ids[start:]).long()))
@@ -142,7 +142,7 @@ def test_a_family_is_run_as_its_layers_need_and_gives_the_answers_of_plain_trans
     layouts = [padded(rows, batch_rows=len(rows), token_budget=500, mixed_lengths=path.right_padding)]
     if path.isolation == "Masks":
         layouts.append(packed(rows, batch_rows=len(rows), token_budget=500, width=120))
-    loss = RowMeanLoss(model, path).eval()
+    loss = RowMeanLoss(plain, path).eval()
     for layout in layouts:
         with torch.no_grad():
             assert sum(float(loss(batch)) for batch in layout) == pytest.approx(np.mean(single), rel=1e-4)

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from multitask_api.bundle import ForwardPath
 from multitask_serving.engine.model.backbone import MASKED
+from multitask_serving.engine.model.pretrained import read_pretrained
 from multitask_trainer.errors import StageError
 
 if TYPE_CHECKING:
@@ -74,11 +75,10 @@ def read_model(folder: Path, *, attention: str | None) -> PreTrainedModel:
     """`load_base` with this implementation of attention; None: the one that transformers chooses for the family."""
     import torch
     from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM
 
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=attention, local_files_only=True, use_safetensors=True
+        model, _ = read_pretrained(
+            folder, dtype=torch.float32, attention=attention, local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise StageError(f"{folder}: the base model cannot be read: {error}") from error

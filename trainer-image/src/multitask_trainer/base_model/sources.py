@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from multitask_api.stage_io.parameters import TaskDefinition
 from multitask_serving.engine.prompt.template import parse_template
 from multitask_trainer.base_model.builtin import make_model, make_tokenizer, size_of
+from multitask_trainer.base_model.checkpoint import read_checkpoint
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.rows import Row
-from multitask_trainer.errors import ArtifactError, HubUnreachable, StageError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+from multitask_trainer.errors import ArtifactError, StageError
 
 _BPE_CHARACTERS = 20_000_000
 """As much of the corpus as the builtin tokenizer is made from."""
@@ -50,7 +47,7 @@ def make_base(
         tokenizer = make_tokenizer(_tokenizer_texts(tasks, rows, corpus), size.vocabulary)
         model = make_model(size, tokenizer, source.seed)
     elif scheme == "hf":
-        model, tokenizer = _load(rest, source, revision=source.revision)
+        model, tokenizer = read_checkpoint(rest, source.uri, revision=source.revision)
     else:
         local = source.locations.local_path(source.uri)
         if local is None:
@@ -60,48 +57,9 @@ def make_base(
                 f"baseModel.uri: {source.uri}: no such folder ({local.absolute()}); give the folder that holds the "
                 "model's config.json" + ("" if separator else ", or hf://ORG/NAME for a model of the hub")
             )
-        model, tokenizer = _load(str(local), source, local_files_only=True)
+        model, tokenizer = read_checkpoint(str(local), source.uri, local_files_only=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-
-
-def _is_outage(error: BaseException | None) -> bool:
-    """Whether the hub did not answer: transformers wraps that in an OSError, like everything else."""
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    while error is not None and not HF_HUB_OFFLINE:  # when asked to stay offline, waiting does not help
-        if isinstance(error, ConnectionError | TimeoutError | LocalEntryNotFoundError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
-
-
-def _load(name: str, source: BaseModelSource, **options: Any) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(name, dtype=torch.float32, **options)
-    except (OSError, ValueError) as error:
-        hint = (
-            "check its name, that this machine reaches the hub, and for a gated model that spec.credentials names a "
-            "Secret with HF_TOKEN"
-            if source.uri.startswith("hf://")
-            else "the folder must hold a causal language model that transformers can read, and its tokenizer"
-        )
-        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        if _is_outage(error):
-            raise HubUnreachable(f"baseModel.uri: {source.uri}: the hub did not answer ({first}); {hint}") from error
-        raise StageError(f"baseModel.uri: {source.uri}: cannot be loaded ({first}); {hint}") from error
-    if not isinstance(tokenizer, PreTrainedTokenizerFast):
-        raise StageError(f"baseModel.uri: {source.uri}: its tokenizer has no tokenizer.json; use another base model")
-    if tokenizer.eos_token_id is None:
-        raise StageError(f"baseModel.uri: {source.uri}: its tokenizer has no end-of-sequence token; use another base")
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
 
 
 def _download(uri: str, folder: Path) -> Path:

@@ -91,8 +91,10 @@ def _max_positions(uri: str, locations: DataLocations) -> int | None:
         raise DataError(f"{uri}: no config.json there ({folder.absolute()}); give a transformers folder") from error
     except ValueError as error:
         raise DataError(f"{uri}: its config.json is not JSON ({error}); give a transformers folder") from error
-    positions = config.get("max_position_embeddings") if isinstance(config, dict) else None
-    return positions if isinstance(positions, int) else None
+    # A multimodal model has its decoder's settings in a part of their own.
+    parts = [config, config.get("text_config")] if isinstance(config, dict) else []
+    positions = [part.get("max_position_embeddings") for part in parts if isinstance(part, dict)]
+    return next((value for value in positions if isinstance(value, int)), None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

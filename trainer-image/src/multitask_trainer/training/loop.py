@@ -18,7 +18,7 @@ from multitask_trainer.runtime.progress import ProgressReporter
 from multitask_trainer.training.accelerator import catch_sigterm, seed_step
 from multitask_trainer.training.batching.batches import MicroBatch
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
-from multitask_trainer.training.loss import RowMeanLoss
+from multitask_trainer.training.loss import RowMeanLoss, freeze_outside_decoder
 from multitask_trainer.training.loss_meter import STEPS_PER_READ, LossMeter
 from multitask_trainer.training.optimizer import TrainingSettings, make_adamw
 from multitask_trainer.training.schedule import Schedule
@@ -61,6 +61,7 @@ class TrainingLoop:
         selection: Selection | None = None,
         smooth: bool = False,
     ) -> None:
+        freeze_outside_decoder(model)
         self._loss = accelerator.prepare(RowMeanLoss(model, path))
         self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self._optimizer = make_adamw(self._parameters.values(), settings)

@@ -31,6 +31,18 @@ class RowMeanLoss(nn.Module):
         return (losses * batch.weights).sum()
 
 
+def freeze_outside_decoder(model: nn.Module) -> None:
+    """Exempt from training what no row of text reaches, such as the vision tower of a multimodal model.
+
+    `RowMeanLoss` runs decoder and head alone; DistributedDataParallel would wait for the gradients of all else.
+    """
+    backbone = Backbone.of(model)
+    reached = {id(value) for part in (backbone.decoder, backbone.head.linear) for value in part.parameters()}
+    for value in model.parameters():
+        if id(value) not in reached:
+            value.requires_grad = False
+
+
 def target_logits(backbone: Backbone, batch: MicroBatch) -> Tensor:
     """The logits where target tokens are predicted, (N, V) fp32."""
     hidden = backbone.hidden_states(batch.input_ids, batch.position_ids, batch.attention_mask)

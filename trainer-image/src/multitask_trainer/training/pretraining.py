@@ -44,7 +44,12 @@ def pretrain(
 ) -> Progress:
     """Train ``model`` in place; resumes from the last checkpoint in the stage's work folder."""
     optimisation = parameters.optimisation
-    accelerator = make_accelerator(device=stage.device, threads=stage.order.threads, precision=optimisation.precision)
+    accelerator = make_accelerator(
+        device=stage.device,
+        threads=stage.order.threads,
+        precision=optimisation.precision,
+        partial_gradients=path.partial_gradients,
+    )
     folder = stage.work_folder / "tokens"
     stage.reporter.report("tokenising")
 

@@ -74,10 +74,15 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
     processes only the first one returns.
     """
     optimisation = parameters.optimisation
-    accelerator = make_accelerator(device=stage.device, threads=stage.order.threads, precision=optimisation.precision)
-    stage.reporter.report("reading")
     base = stage.input("base") / "model"
     path = read_forward_path(base)
+    accelerator = make_accelerator(
+        device=stage.device,
+        threads=stage.order.threads,
+        precision=optimisation.precision,
+        partial_gradients=path.partial_gradients,
+    )
+    stage.reporter.report("reading")
     encoders = _encoders(parameters, base)
     datasets = {name: encoder.encode(_rows(stage, name, "train")) for name, encoder in encoders.items()}
     validations = {

@@ -17,6 +17,7 @@ from multitask_serving.engine.errors import InvalidBundle
 from multitask_serving.engine.model.adapters import LoraWeights, attach_adapters
 from multitask_serving.engine.model.backbone import MASKED, Backbone
 from multitask_serving.engine.model.lora import ActiveAdapters
+from multitask_serving.engine.model.pretrained import read_pretrained
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -54,15 +55,15 @@ def load_model(
 
     ``device`` is torch's name. Raises `InvalidBundle` if files are missing or broken, or do not fit together.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     path = _resolve(folder, served.path)
     forward_path = served.forward_path or MASKED
     try:
-        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
+        model, _ = read_pretrained(
             path,
             dtype=getattr(torch, served.dtype),
-            attn_implementation=forward_path.attention,
+            attention=forward_path.attention,
             local_files_only=True,
             use_safetensors=True,
         )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from multitask_api.bundle import ForwardPath
 from multitask_serving.engine.errors import InvalidBundle
 from multitask_serving.engine.model.backbone import Backbone
+from multitask_trainer.base_model.checks.gradients import has_partial_gradients
 from multitask_trainer.base_model.checks.rows import TOLERANCE, BatchTests
 from multitask_trainer.errors import StageError
 
@@ -46,11 +47,11 @@ def choose_path(model: PreTrainedModel, tokens: Sequence[int]) -> PathChoice:
         tests.head(),
         f"{type(model).__name__} changes its logits after the output head in a way that is not known here",
     )
-    masked = ForwardPath(attention=attention)
+    masked = ForwardPath(attention=attention, partial_gradients=has_partial_gradients(model, tokens))
     failed = _masks_fail(model, tests, masked)
     if failed is None:
         return PathChoice(masked, "all layers obey attention masks")
-    return _row_path(model, tests, attention, failed)
+    return _row_path(model, tests, masked, failed)
 
 
 def _masks_fail(model: PreTrainedModel, tests: BatchTests, path: ForwardPath) -> str | None:
@@ -73,15 +74,12 @@ def _masks_fail(model: PreTrainedModel, tests: BatchTests, path: ForwardPath) ->
     return None
 
 
-def _row_path(
-    model: PreTrainedModel, tests: BatchTests, attention: Literal["sdpa", "eager"], reason: str
-) -> PathChoice:
+def _row_path(model: PreTrainedModel, tests: BatchTests, masked: ForwardPath, reason: str) -> PathChoice:
     """The fastest way without masks: states of padded prompts, of prompts of equal length, or of one at a time."""
-    right_padding = _right(tests.right_padding())
-    rows = ForwardPath(attention=attention, isolation="Rows", labels="PromptState", right_padding=right_padding)
-    padded = rows
-    equal = rows.model_copy(update={"batches": "EqualLengths"})
-    single = rows.model_copy(update={"batches": "SingleRows"})
+    changes = {"isolation": "Rows", "labels": "PromptState", "right_padding": _right(tests.right_padding())}
+    padded = masked.model_copy(update=changes)
+    equal = padded.model_copy(update={"batches": "EqualLengths"})
+    single = padded.model_copy(update={"batches": "SingleRows"})
     for path, prompts, words in (
         (padded, (11, 6), "prompts of any length share a batch"),
         (equal, (6, 6), "prompts of equal length share a batch"),

@@ -1,0 +1,51 @@
+"""Which weights a row of text reaches: DistributedDataParallel waits for a gradient of every weight unless told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from multitask_serving.engine.model.backbone import Backbone
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def has_partial_gradients(model: PreTrainedModel, tokens: Sequence[int]) -> bool:
+    """Whether some weights of the decoder get no gradient from a row, such as those of experts that no token chose.
+
+    One forward pass; the graph of autograd is read, no gradient is computed.
+    """
+    backbone = Backbone.of(model)
+    parameters = list(backbone.decoder.parameters())
+    before = [value.requires_grad for value in parameters]
+    try:
+        for value in parameters:
+            value.requires_grad = True
+        with torch.enable_grad():
+            positions = torch.arange(len(tokens))[None]
+            hidden = backbone.hidden_states(torch.tensor([list(tokens)]), positions)
+        reached = _leaves(hidden.grad_fn)
+    finally:
+        for value, needed in zip(parameters, before, strict=True):
+            value.requires_grad = needed
+    return any(id(value) not in reached for value in parameters)
+
+
+def _leaves(node: Any) -> set[int]:
+    """The ids of the tensors in which the graph below ``node`` ends."""
+    leaves: set[int] = set()
+    seen = {node}
+    waiting = [node]
+    while waiting:
+        node = waiting.pop()
+        if node is None:
+            continue
+        if hasattr(node, "variable"):
+            leaves.add(id(node.variable))
+        below = [step for step, _ in node.next_functions if step not in seen]
+        seen.update(below)
+        waiting += below
+    return leaves
