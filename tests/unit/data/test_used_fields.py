@@ -179,3 +179,14 @@ def test_a_split_of_the_hub_is_decoded_in_the_used_columns_only(tmp_path: Path, 
         ({"text": "a", "label": "low"}, ("text", "label", "when")),
         ({"text": "b", "label": "high"}, ("text", "label", "when")),
     ]
+
+
+def test_a_row_of_the_hub_that_cannot_be_converted_is_a_bad_row(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "repo").mkdir()
+    parquet(tmp_path / "repo", "train.parquet", [("text", NOT_UTF8), ("label", LABELS)])
+    found = list(read_split("hf://here/train", str(tmp_path / "repo"), None, "train", ("text", "label")))
+    assert [type(item) for item in found] == [RawRow, ReadProblem, RawRow]
+    assert (found[1].line, found[1].file) == (2, "hf://here/train")
+    others = list(read_split("hf://here/train", str(tmp_path / "repo"), None, "train", ("label",)))
+    assert [item.values for item in others if isinstance(item, RawRow)] == [{"label": label} for label in LABELS]
