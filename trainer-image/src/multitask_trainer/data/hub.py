@@ -97,6 +97,17 @@ def _decoded_row(rows: Any, index: int) -> dict[str, Any] | Exception:
     return row
 
 
+def model_parameters(repository: str, revision: str | None) -> int | None:
+    """The number of weights of a model, as the hub knows it from its safetensors files; None if it does not."""
+    import huggingface_hub
+
+    try:
+        info = huggingface_hub.HfApi().model_info(repository, revision=revision, expand=["safetensors"], timeout=20)
+    except (OSError, ValueError):  # HTTP errors of the hub are OSErrors, a wrong name is a ValueError
+        return None
+    return info.safetensors.total if info.safetensors else None
+
+
 def resolve_revision(repository: str, revision: str | None, kind: str) -> str:
     """The commit of a branch or tag of a ``model`` or ``dataset`` repository; a commit stays as it is.
 
