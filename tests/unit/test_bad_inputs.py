@@ -163,7 +163,31 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
     ("tasks that are no list", put("spec.tasks", "urgency"), "spec.tasks: must be a list, got 'urgency'"),
     ("a task that is no mapping", put(SECOND, "reply"), f"{SECOND}: must be a mapping, got 'reply'"),
     ("a task without data", put(f"{FIRST}.data", ...), f"{FIRST}.data: required, but missing"),
-    ("a task without test rows", put(f"{FIRST}.data.test", ...), f"{FIRST}.data.test: required, but missing"),
+    (
+        "a task without test rows",
+        put(f"{FIRST}.data.test", ...),
+        f"{FIRST}.data.test: required, but missing; give its rows, or their share of the train rows in split.test",
+    ),
+    (
+        "validation rows twice",
+        put(f"{FIRST}.data.split", {"validation": 0.1}),
+        f"{FIRST}.data.split.validation: data.validation gives the rows already; remove one of the two",
+    ),
+    (
+        "a split without shares",
+        put(f"{FIRST}.data.split", {"seed": 3}),
+        f"{FIRST}.data.split: names no share; set validation or test, or remove it",
+    ),
+    (
+        "a split that takes all rows",
+        put(f"{FIRST}.data", {"train": {"uri": "a.csv"}, "split": {"validation": 0.5, "test": 0.5}}),
+        f"{FIRST}.data.split: 0.5 and 0.5 leave no row to train on; their sum must be below 1",
+    ),
+    (
+        "a share in percent",
+        put(f"{FIRST}.data", {"train": {"uri": "a.csv"}, "split": {"validation": 10, "test": 0.1}}),
+        f"{FIRST}.data.split.validation: must be less than 1, got 10",
+    ),
     (
         "two tasks of one name",
         put(f"{SECOND}.name", "urgency"),

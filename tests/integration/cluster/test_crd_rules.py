@@ -18,6 +18,7 @@ HUB_BASE = "give a whole model repository of the hub, hf://ORGANISATION/NAME, an
 
 NO_LABELS = "a Generation task has no labels; remove them or set type: Classification"
 NO_GENERATION = "only a Generation task has generation settings; remove them or set type: Generation"
+ROWS_OR_SHARE = "give the {0} rows, or their share of the train rows in split.{0}, and not both"
 STEPS = "must rise and end with 100"
 
 #: sentence, changes to a good model, the field that is named, the rule's message
@@ -61,6 +62,21 @@ RULES: list[tuple[str, Object, str, str]] = [
      {f"{TASK}.group": "base"}, TASK, "group is a reserved name; choose another"),
     ("nor as the single-task models are",
      {f"{TASK}.group": "baseline"}, TASK, "group is a reserved name; choose another"),
+    ("a task has validation rows, or a share that becomes them",
+     {f"{TASK}.data.validation": ABSENT}, f"{TASK}.data", ROWS_OR_SHARE.format("validation")),
+    ("and not both",
+     {f"{TASK}.data.split": {"validation": 0.1}}, f"{TASK}.data", ROWS_OR_SHARE.format("validation")),
+    ("a task has test rows, or a share that becomes them",
+     {f"{TASK}.data.test": ABSENT}, f"{TASK}.data", ROWS_OR_SHARE.format("test")),
+    ("a share of another split is none",
+     {f"{TASK}.data": {"train": {"uri": DATA}, "split": {"validation": 0.1}}}, f"{TASK}.data",
+     ROWS_OR_SHARE.format("test")),
+    ("a split names a share",
+     {f"{TASK}.data.split": {"seed": 2}}, f"{TASK}.data.split",
+     "names no share; set validation or test, or remove it"),
+    ("a split leaves rows to train on",
+     {f"{TASK}.data": {"train": {"uri": DATA}, "split": {"validation": 0.5, "test": 0.5}}}, f"{TASK}.data.split",
+     "validation and test leave no row to train on; their sum must be below 1"),
     ("the lower bound needs seeds that differ",
      {"spec.qualification": {"rule": "LowerBound"}}, "spec",
      "qualification.rule LowerBound needs stages.baseline.seeds of 2 or more"),
@@ -142,6 +158,13 @@ def test_a_rule_refuses(rest: httpx.Client, changes: Object, field: str, message
     document = edit(resources.model(), changes)
     assert shown(document, field, message) in admission.causes(admission.create(rest, document))
     assert admission.python_problems(document), "only the API server refuses it"
+
+
+@pytest.mark.parametrize("split", [{"validation": 0.1, "test": 0.1, "seed": 1}, {"validation": 0.5, "test": 0.499}])
+def test_one_file_for_all_splits_is_accepted(rest: httpx.Client, split: Object) -> None:
+    document = edit(resources.model(), {f"{TASK}.data": {"train": {"uri": DATA}, "split": split}})
+    assert admission.causes(admission.create(rest, document)) == []
+    assert admission.python_problems(document) == []
 
 
 @pytest.mark.parametrize("weights", [(90,), (50, 60), (0,)])

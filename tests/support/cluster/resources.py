@@ -49,6 +49,7 @@ def full_model() -> Object:
         generation={"maxNewTokens": 64, "stop": ["\n"]},
         group="second",
     )
+    generation["data"] = {"train": {"uri": "s3://bucket/all.csv"}, "split": {"validation": 0.1, "test": 0.1, "seed": 1}}
     listed = task("intent", labels=None, labelsFrom={"name": "labels", "key": "intent"}, group="first")
     spec = {
         "baseModel": {"uri": "hf://org/base", "revision": "main", "chatTemplate": True},

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import bz2
 import datetime
+import json
+import lzma
+import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +20,8 @@ from multitask_trainer.data.hub import read_split
 from multitask_trainer.data.inspection import TaskInspection, inspect_task
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.raw_rows import RawRow, ReadProblem
-from support.data_builders import data, generation, task, write
+from multitask_trainer.data.reading import read
+from support.data_builders import data, generation, lines, task, write
 
 TEXTS = ["broken again", "thank you", "no power"]
 LABELS = ["high", "low", "high"]
@@ -179,3 +185,78 @@ def test_a_split_of_the_hub_is_decoded_in_the_used_columns_only(tmp_path: Path, 
         ({"text": "a", "label": "low"}, ("text", "label", "when")),
         ({"text": "b", "label": "high"}, ("text", "label", "when")),
     ]
+
+
+def test_a_row_of_the_hub_that_cannot_be_converted_is_a_bad_row(tmp_path: Path, monkeypatch: Any) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    (tmp_path / "repo").mkdir()
+    parquet(tmp_path / "repo", "train.parquet", [("text", NOT_UTF8), ("label", LABELS)])
+    found = list(read_split("hf://here/train", str(tmp_path / "repo"), None, "train", ("text", "label")))
+    assert [type(item) for item in found] == [RawRow, ReadProblem, RawRow]
+    assert (found[1].line, found[1].file) == (2, "hf://here/train")
+    others = list(read_split("hf://here/train", str(tmp_path / "repo"), None, "train", ("label",)))
+    assert [item.values for item in others if isinstance(item, RawRow)] == [{"label": label} for label in LABELS]
+
+
+def damaged(content: bytes, seed: int) -> bytes:
+    """Some bytes changed, left out, or put in."""
+    draw, data = random.Random(seed), bytearray(content)
+    for _ in range(draw.randint(1, 6)):
+        place = draw.randrange(len(data))
+        end = place + draw.choice((0, 1, 8, len(data)))
+        data[place:end] = draw.randbytes(draw.choice((1, 4, 8)))
+    return bytes(data)
+
+
+def arrow_stream(table: pa.Table) -> bytes:
+    packed = pa.BufferOutputStream()
+    with pa.ipc.new_stream(packed, table.schema) as file:
+        file.write_table(table)
+    return bytes(packed.getvalue().to_pybytes())
+
+
+def arrow_file(table: pa.Table) -> bytes:
+    packed = pa.BufferOutputStream()
+    with pa.ipc.new_file(packed, table.schema) as file:
+        file.write_table(table)
+    return bytes(packed.getvalue().to_pybytes())
+
+
+def parquet_file(table: pa.Table) -> bytes:
+    packed = pa.BufferOutputStream()
+    pq.write_table(table, packed, row_group_size=50)
+    return bytes(packed.getvalue().to_pybytes())
+
+
+def zstd_lines(table: pa.Table) -> bytes:
+    packed = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(packed, "zstd") as file:
+        file.write(lines(table.to_pylist()))
+    return bytes(packed.getvalue().to_pybytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [
+        ("rows.arrow", arrow_stream),
+        ("file.arrow", arrow_file),
+        ("rows.parquet", parquet_file),
+        ("rows.jsonl", lambda table: lines(table.to_pylist())),
+        ("rows.json", lambda table: json.dumps(table.to_pylist(), indent=1).encode()),
+        ("rows.jsonl.zst", zstd_lines),
+        ("rows.jsonl.bz2", lambda table: bz2.compress(lines(table.to_pylist()))),
+        ("rows.jsonl.xz", lambda table: lzma.compress(lines(table.to_pylist()))),
+        ("rows.csv", lambda table: table.to_pandas().to_csv(index=False).encode()),
+        ("rows.tsv", lambda table: table.to_pandas().to_csv(index=False, sep="\t").encode()),
+    ],
+)
+def test_no_damage_escapes_the_reader(tmp_path: Path, name: str, written: Callable[[pa.Table], bytes]) -> None:
+    table = pa.table({"text": [f"row {index} é" for index in range(120)], "label": ["low"] * 120, "n": range(120)})
+    whole = written(table)
+    found = 0
+    for seed in range(40):
+        (tmp_path / name).write_bytes(damaged(whole, seed))
+        items = list(read(name, DataLocations(tmp_path), ("text", "label")))
+        assert {item.file for item in items} == {name}
+        found += any(isinstance(item, ReadProblem) for item in items)
+    assert found > 20

@@ -117,6 +117,33 @@ def test_all_problems_are_listed(tmp_path, capsys):
     assert "error: 2 problems" in capsys.readouterr().err
 
 
+def test_a_wrong_name_hides_no_problem_of_the_data(tmp_path, capsys):
+    rows = {"train": ["a", "b", "x"], "validation": ["a", "b"], "test": ["a", "b", "c"]}
+    data = {split: {"uri": f"{split}.jsonl"} for split in rows}
+    for split, labels in rows.items():
+        lines = (json.dumps({"text": f"{split} {label}", "label": label}) + "\n" for label in labels)
+        (tmp_path / f"{split}.jsonl").write_text("".join(lines))
+    tasks = [
+        task("travel_desk", labels=["only"]),  # which labels are right is not known: its rows are not read
+        task("travel_desk"),
+        task("urgency", metric="RougeL"),
+    ]
+    tasks = [entry | {"data": data} for entry in tasks]
+    file = resource(tmp_path, tasks=tasks)
+    assert cli.invoke(["validate", file, "--output", "json"]) == 2
+    result = json.loads(capsys.readouterr().out)
+    problems = [f"{problem['path']}: {problem['message']}" for problem in result["problems"]]
+    bad_row = "train.jsonl, line 3: label: 'x' is not one of the task's labels; they are 'a', 'b', 'c'"
+    unseen = "no row has the label 'c'; add rows, or remove it from the task's labels"
+    assert [problem for problem in problems if ".data" in problem] == [
+        f"spec.tasks[{index}].data.train: {message}" for index in (1, 2) for message in (bad_row, unseen)
+    ]
+    assert sum("is not a DNS label" in problem and problem.endswith("write travel-desk") for problem in problems) == 2
+    assert [(row["name"], row["rows"]["train"]) for row in result["tasks"]] == [("travel_desk", 2), ("urgency", 2)]
+    assert cli.invoke(["validate", file]) == 2
+    assert capsys.readouterr().err.count(bad_row) == 2
+
+
 def test_a_bug_leaves_its_traceback_in_a_file(capsys):
     def broken():
         raise ZeroDivisionError("division by zero")

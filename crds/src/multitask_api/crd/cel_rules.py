@@ -117,12 +117,29 @@ _TASK = (
     Rule(f"!has(self.group) || !(self.group in [{_RESERVED}])", "group is a reserved name; choose another"),
 )
 
+_DATA = tuple(
+    Rule(
+        f"has(self.{split}) != (has(self.split) && has(self.split.{split}))",
+        f"give the {split} rows, or their share of the train rows in split.{split}, and not both",
+    )
+    for split in ("validation", "test")
+)
+_SPLIT = (
+    Rule("has(self.validation) || has(self.test)", "names no share; set validation or test, or remove it"),
+    Rule(
+        "(has(self.validation) ? self.validation : 0.0) + (has(self.test) ? self.test : 0.0) < 1.0",
+        "validation and test leave no row to train on; their sum must be below 1",
+    ),
+)
+
 MODEL_RULES: Mapping[str, tuple[Rule, ...]] = {
     "spec": _SPEC,
     "spec.baseModel.uri": (*_uri_rules(BASE_MODEL_SCHEMES), _HUB_BASE, _BUILTIN),
     "spec.storage.uri": _uri_rules(STORAGE_SCHEMES),
     "spec.tasks[]": _TASK,
     "spec.tasks[].labels[]": (Rule("self == self.trim()", "begins or ends with white space; remove it"),),
+    "spec.tasks[].data": _DATA,
+    "spec.tasks[].data.split": _SPLIT,
     "spec.tasks[].data.train.uri": _uri_rules(DATA_SCHEMES),
     "spec.tasks[].data.validation.uri": _uri_rules(DATA_SCHEMES),
     "spec.tasks[].data.test.uri": _uri_rules(DATA_SCHEMES),

@@ -40,14 +40,43 @@ def comparable_label(label: str) -> str:
     return unicodedata.normalize("NFC", label)
 
 
+Share = Annotated[float, Field(gt=0, lt=1)]
+Split = Literal["train", "validation", "test"]
+
+
+class DataSplit(Record):
+    """Which shares of the train rows become validation and test rows instead.
+
+    A row is placed by a hash of its prompt fields: it stays where it is when rows are added or reordered, and rows with
+    the same prompt fields, apart from case and white space, are always in one split.
+    """
+
+    validation: Share | None = Field(
+        None, description="Share of the train rows that become the validation split, for example 0.1."
+    )
+    test: Share | None = Field(None, description="Share of the train rows that become the test split, for example 0.1.")
+    seed: int = Field(1, ge=0, le=2**31 - 1, description="Another seed places the rows in another way.")
+
+
 class TaskData(Record):
     """The three splits of a task's data, and the names of the fields that hold the answers."""
 
-    train: DataSource = Field(description="Rows to train on.")
-    validation: DataSource = Field(
-        description="Rows that choose the checkpoint and decide about early stopping during training."
+    train: DataSource = Field(description="Rows to train on. With split, shares of them become the other splits.")
+    validation: DataSource | None = Field(
+        None,
+        description="Rows that choose the checkpoint and decide about early stopping during training. Required unless "
+        "split.validation is set.",
     )
-    test: DataSource = Field(description="Rows on which the task is scored and qualifies. Never trained on.")
+    test: DataSource | None = Field(
+        None,
+        description="Rows on which the task is scored and qualifies. Never trained on. Required unless split.test is "
+        "set.",
+    )
+    split: DataSplit | None = Field(
+        None,
+        description="Shares of the train rows that become validation or test rows, for data in one file. About the "
+        "given share of each label; a label with at least three different inputs is in every split.",
+    )
     label_field: FieldName = Field("label", description="Field of a row that holds the label. Classification only.")
     target_field: FieldName = Field(
         "target", description="Field of a row that holds the reference answer. Generation only."
@@ -57,6 +86,35 @@ class TaskData(Record):
         ge=0,
         description="Number of invalid rows, all splits together, that are left out. With more of them the task fails.",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        raise_problems(self._split_problems())
+        return self
+
+    def _split_problems(self) -> Iterator[Problem]:
+        validation, test = (self.split.validation, self.split.test) if self.split else (None, None)
+        for name, source, share in (("validation", self.validation, validation), ("test", self.test, test)):
+            if source is None and share is None:
+                yield Problem(
+                    name, f"required, but missing; give its rows, or their share of the train rows in split.{name}"
+                )
+            if source is not None and share is not None:
+                yield Problem(f"split.{name}", f"data.{name} gives the rows already; remove one of the two")
+        if self.split is not None and validation is None and test is None:
+            yield Problem("split", "names no share; set validation or test, or remove it")
+        if (validation or 0) + (test or 0) >= 1:
+            yield Problem("split", f"{validation} and {test} leave no row to train on; their sum must be below 1")
+
+    @property
+    def sources(self) -> dict[Split, DataSource]:
+        """The splits that have rows at an address of their own."""
+        given: tuple[tuple[Split, DataSource | None], ...] = (
+            ("train", self.train),
+            ("validation", self.validation),
+            ("test", self.test),
+        )
+        return {split: source for split, source in given if source is not None}
 
 
 class DeclaredBaseline(Record):

@@ -92,11 +92,13 @@ class PrepareParameters(StageParameters):
 
     task: TaskDefinition
     data: TaskData
-    fingerprints: dict[str, str] = Field(description="Split name → fingerprint of its data.")
+    fingerprints: dict[str, str] = Field(description="Split name → fingerprint of its data, of those with an address.")
 
     def identity(self) -> dict[str, object]:
         """The content of the data instead of its URI; of the task only what decides whether a row is valid."""
+        split = {} if self.data.split is None else {"split": self.data.split.to_json()}
         return {
+            **split,
             "task": {"type": self.task.type, "labels": self.task.labels, "prompt": self.task.prompt},
             "fields": {"label": self.data.label_field, "target": self.data.target_field},
             "maxBadRows": self.data.max_bad_rows,

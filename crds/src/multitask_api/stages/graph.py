@@ -103,11 +103,11 @@ class _Builder:
 
     def _prepare(self, task: TaskSpec) -> None:
         fingerprints = {
-            split: source.fingerprint
-            for split in ("train", "validation", "test")
-            if (source := self.resolved.data.get(getattr(task.data, split).uri)) and source.fingerprint
+            str(split): found.fingerprint
+            for split, source in task.data.sources.items()
+            if (found := self.resolved.data.get(source.uri)) and found.fingerprint
         }
-        complete = len(fingerprints) == 3
+        complete = len(fingerprints) == len(task.data.sources)
         parameters = PrepareParameters(task=self.tasks[task.name], data=task.data, fingerprints=fingerprints)
         self._table.add(f"prepare/{task.name}", "prepare", parameters if complete else None, reads=())
 

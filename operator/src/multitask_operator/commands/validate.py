@@ -9,7 +9,14 @@ from shlex import join
 from multitask_api.errors import InvalidResource, Problem
 from multitask_operator.commands import BAD_INPUT, OK
 from multitask_operator.commands.console import print_json, print_line, table
-from multitask_operator.local.model_file import UnsupportedLocally, check_data, data_root, ignored_fields, load
+from multitask_operator.local.model_file import (
+    UnsupportedLocally,
+    check_data,
+    check_sound_tasks,
+    data_root,
+    ignored_fields,
+    load,
+)
 
 
 def validate(file: Path, *, as_json: bool, options: Sequence[str] = ()) -> int:
@@ -17,9 +24,12 @@ def validate(file: Path, *, as_json: bool, options: Sequence[str] = ()) -> int:
     try:
         model = load(file)
     except (InvalidResource, UnsupportedLocally) as error:
+        sound = check_sound_tasks(file)
+        problems = [*_problems_of(error), *(Problem(found.path, found.message) for found in sound.problems)]
         if not as_json:
-            raise
-        print_json({"valid": False, "problems": [_to_json(problem) for problem in _problems_of(error)], "tasks": []})
+            raise InvalidResource(problems) from error
+        tasks = sound.to_json()["tasks"]
+        print_json({"valid": False, "problems": [_to_json(problem) for problem in problems], "tasks": tasks})
         return BAD_INPUT
     report = check_data(model, data_root(file))
     if as_json:

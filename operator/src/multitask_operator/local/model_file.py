@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -10,10 +11,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from multitask_api.data_check import DataReport
+from multitask_api.data_check import DataProblem, DataReport
 from multitask_api.errors import InvalidResource, MultitaskError, Problem, UserError
 from multitask_api.pdeathsig import die_with_parent
-from multitask_api.resource import MultiTaskModel, parse
+from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec, parse, yaml_loader
+from multitask_api.resource.sound_tasks import sound_tasks
+from multitask_api.resource.sources import BaseModelSource
+from multitask_api.resource.spec import Metadata
 from multitask_api.stage_io.manifest import Resolved
 from multitask_operator.local.workdir import Workdir
 
@@ -116,6 +120,29 @@ def check_data(model: MultiTaskModel, root: Path) -> DataReport:
         return DataReport.model_validate_json(completed.stdout)
     except ValidationError as error:
         raise _error_from(completed, "checking the data failed") from error
+
+
+def check_sound_tasks(file: Path) -> DataReport:
+    """Check the data of the tasks that are valid by themselves, in a file that is not valid as a whole."""
+    try:
+        document = yaml_loader.load(file.read_text("utf-8"))
+        tasks = sound_tasks(document)
+        if not tasks:
+            return DataReport()
+        spec = MultiTaskModelSpec(base_model=BaseModelSource(uri="builtin://micro"), tasks=tuple(tasks.values()))
+        report = check_data(MultiTaskModel(metadata=Metadata(name="x"), spec=spec), data_root(file))
+    except MultitaskError:
+        return DataReport()  # the problems of the file are the news
+    indices = list(tasks)
+    names = {f"task-{index}": str(document["spec"]["tasks"][index].get("name")) for index in indices}
+    problems = []
+    for problem in report.problems:
+        match = re.match(r"spec\.tasks\[(\d+)\](.*)", problem.path)
+        if match:
+            path = f"spec.tasks[{indices[int(match[1])]}]{match[2]}"
+            problems.append(DataProblem(path=path, message=problem.message))
+    rows = (task.model_copy(update={"name": names[task.name]}) for task in report.tasks)
+    return DataReport(problems=tuple(problems), tasks=tuple(rows))
 
 
 def _local_problems(model: MultiTaskModel) -> list[str]:

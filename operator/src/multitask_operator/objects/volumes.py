@@ -102,8 +102,8 @@ def _named_uris(spec: MultiTaskModelSpec) -> Iterator[tuple[str, str]]:
     for index, source in enumerate(spec.pretraining.corpus if spec.pretraining else ()):
         yield f"spec.pretraining.corpus[{index}].uri", source.uri
     for index, task in enumerate(spec.tasks):
-        for split in ("train", "validation", "test"):
-            yield f"spec.tasks[{index}].data.{split}.uri", getattr(task.data, split).uri
+        for split, source in task.data.sources.items():
+            yield f"spec.tasks[{index}].data.{split}.uri", source.uri
 
 
 def _uris(spec: MultiTaskModelSpec, kind: str | None) -> Iterator[str]:

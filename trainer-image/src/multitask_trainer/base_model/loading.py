@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from multitask_api.bundle import ForwardPath
 from multitask_serving.engine.model.backbone import MASKED
 from multitask_serving.engine.model.pretrained import read_pretrained
+from multitask_trainer.base_model.limits import max_length_problem
 from multitask_trainer.errors import StageError
 
 if TYPE_CHECKING:
@@ -29,16 +30,6 @@ def torch_dtype(precision: Precision) -> torch.dtype:
     import torch
 
     return torch.float32 if precision == "fp32" else torch.bfloat16
-
-
-def max_length_problem(max_length: int, positions: int | None) -> str | None:
-    """What is wrong with ``training.maxLength`` for a base of so many positions; None also if they are not known."""
-    if positions is None or max_length <= positions:
-        return None
-    return (
-        f"{max_length} tokens are more than the base model takes, {positions} (its max_position_embeddings); lower"
-        f" training.maxLength to {positions} or less, or use another base model"
-    )
 
 
 def check_max_length(model: PreTrainedModel, max_length: int) -> None:

@@ -49,7 +49,7 @@ def _rows(
     number = 0
     used, all_names = _used(names, fields), tuple(names)
     for batch in batches:
-        columns = {column: _values(batch.column(batch.schema.get_field_index(column))) for column in used}
+        columns = {column: _values(batch.column(column)) for column in used}
         for index in range(batch.num_rows):
             number += 1
             values = {column: items[index] for column, items in columns.items()}
@@ -65,10 +65,23 @@ def _used(names: Sequence[str], fields: UsedFields) -> list[str]:
 
 
 def _values(column: Any) -> list[object]:
+    """The values of a column. Raises ArrowInvalid if its buffers are not sound.
+
+    An Arrow file's word for lengths and offsets is taken without looking, and a wrong one would end the process.
+    """
+    column.validate()
+    _as_bytes(column).validate(full=True)
     try:
         return list(column.to_pylist())
     except _CONVERSION_ERRORS:
         return [_value(scalar) for scalar in column]
+
+
+def _as_bytes(column: Any) -> Any:
+    """A column of strings as bytes: whether they are UTF-8 is asked of each value."""
+    if pa.types.is_string(column.type):
+        return column.view(pa.binary())
+    return column.view(pa.large_binary()) if pa.types.is_large_string(column.type) else column
 
 
 def _value(scalar: Any) -> object:

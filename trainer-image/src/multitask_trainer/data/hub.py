@@ -11,6 +11,8 @@ from multitask_trainer.data.file_names import format_of
 from multitask_trainer.data.raw_rows import RawRow, ReadProblem, UsedFields, is_used
 from multitask_trainer.errors import DataError, HubUnreachable
 
+_BATCH = 1000
+_CONVERSION_ERRORS = (ValueError, ArithmeticError, LookupError, TypeError, OSError)
 _COMMIT = re.compile(r"^[0-9a-f]{40}$")
 _DATASET = re.compile(r"^hf://(?:datasets/)?([\w.-]+/[\w.-]+?)(?:@([^/]+))?(?:/(.*))?$")
 
@@ -63,18 +65,36 @@ def read_split(
         )
         return
     columns = tuple(rows.column_names)
-    rows = rows.select_columns([column for column in columns if is_used(column, fields)])
+    used = [column for column in columns if is_used(column, fields)]
+    rows = rows.select_columns(used or list(columns))  # without any column the rows could not be counted
     classes = {key: kind for key, kind in rows.features.items() if isinstance(kind, datasets.ClassLabel)}
-    for number in range(1, len(rows) + 1):
-        try:
-            values = rows[number - 1]
-        except (ValueError, ArithmeticError, LookupError, TypeError, OSError) as error:
-            yield ReadProblem(name, number, f"cannot be converted ({_short(error)}); write its values as text")
-            continue
-        # A hidden label is -1 and an absent one None: they have no name, and are bad rows by what they are.
-        known = {key: value for key in classes if (value := values[key]) is not None and value >= 0}
-        named = {key: classes[key].int2str(value) for key, value in known.items()}
-        yield RawRow(name, number, values | named, columns)
+    for start in range(0, len(rows), _BATCH):
+        for number, values in enumerate(_decoded(rows, start), start=start + 1):
+            if isinstance(values, Exception):
+                yield ReadProblem(name, number, f"cannot be converted ({_short(values)}); write its values as text")
+                continue
+            # A hidden label is -1 and an absent one None: they have no name, and are bad rows by what they are.
+            known = {key: value for key in classes if (value := values[key]) is not None and value >= 0}
+            named = {key: classes[key].int2str(value) for key, value in known.items()}
+            yield RawRow(name, number, values | named, columns)
+
+
+def _decoded(rows: Any, start: int) -> list[dict[str, Any] | Exception]:
+    """A batch of rows; in the place of one that cannot be converted, why."""
+    end = min(start + _BATCH, len(rows))
+    try:
+        batch = rows[start:end]
+    except _CONVERSION_ERRORS:
+        return [_decoded_row(rows, index) for index in range(start, end)]
+    return [{key: values[index] for key, values in batch.items()} for index in range(end - start)]
+
+
+def _decoded_row(rows: Any, index: int) -> dict[str, Any] | Exception:
+    try:
+        row: dict[str, Any] = rows[index]
+    except _CONVERSION_ERRORS as error:
+        return error
+    return row
 
 
 def model_parameters(repository: str, revision: str | None) -> int | None:

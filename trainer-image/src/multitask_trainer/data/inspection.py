@@ -9,12 +9,13 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from multitask_api.resource.tasks import TaskData
+from multitask_api.resource.tasks import DataSplit, TaskData
 from multitask_api.stage_io.parameters import TaskDefinition
 from multitask_api.stage_io.results import SPLITS
 from multitask_trainer.data.reading import DataLocations, RawRow, ReadProblem, read
 from multitask_trainer.data.row_validation import BadRow, RowValidator
 from multitask_trainer.data.rows import Row, input_hashes
+from multitask_trainer.data.splitting import assign_splits
 from multitask_trainer.errors import DataError
 
 MAX_SHOWN = 50
@@ -59,35 +60,66 @@ def inspect_task(task: TaskDefinition, data: TaskData, locations: DataLocations)
     """
     checker = RowValidator.of(task, data)
     inspection = TaskInspection()
-    for split in SPLITS:
-        inspection.rows[split] = []
-        for item in read(getattr(data, split).uri, locations, checker.used_fields):
-            _add_row(inspection, split, checker, item)
-    inspection.hashes = {split: input_hashes(rows) for split, rows in inspection.rows.items()}
-    for split in SPLITS:
-        inspection.problems[split] = list(_split_problems(inspection, split, data.max_bad_rows))
+    inspection.rows = {name: [] for name in SPLITS}
+    for split, source in data.sources.items():
+        items = read(source.uri, locations, checker.used_fields)
+        if split == "train" and data.split is not None:
+            _add_divided(inspection, checker, items, data.split)
+        else:
+            inspection.rows[split] += (row for (row,) in _good_rows(inspection, split, checker, items, (split,)))
+    inspection.hashes = {name: input_hashes(rows) for name, rows in inspection.rows.items()}
+    for name in SPLITS:
+        inspection.problems[name] = list(_split_problems(inspection, name, data))
     _compare_splits(inspection, task)
     return inspection
 
 
-def _add_row(inspection: TaskInspection, split: str, checker: RowValidator, item: RawRow | ReadProblem) -> None:
-    if isinstance(item, ReadProblem):
-        inspection.bad.append(RowProblem(split, item.file, item.line, None, item.reason, item.fatal))
-        return
-    try:
-        inspection.rows[split].append(checker.validate(item.values, split, item.columns))
-    except BadRow as bad:
-        inspection.bad.append(RowProblem(split, item.file, item.line, bad.field, bad.reason))
+def _good_rows(
+    inspection: TaskInspection,
+    split: str,
+    checker: RowValidator,
+    items: Iterable[RawRow | ReadProblem],
+    forms: Sequence[str],
+) -> Iterator[tuple[Row, ...]]:
+    """Each good row as a row of every split of ``forms``; the others go to ``inspection.bad``, as rows of ``split``."""
+    for item in items:
+        if isinstance(item, ReadProblem):
+            inspection.bad.append(RowProblem(split, item.file, item.line, None, item.reason, item.fatal))
+            continue
+        try:
+            yield tuple(checker.validate(item.values, form, item.columns) for form in forms)
+        except BadRow as bad:
+            inspection.bad.append(RowProblem(split, item.file, item.line, bad.field, bad.reason))
 
 
-def _split_problems(inspection: TaskInspection, split: str, allowed: int) -> Iterable[str]:
+def _add_divided(
+    inspection: TaskInspection, checker: RowValidator, items: Iterable[RawRow | ReadProblem], split: DataSplit
+) -> None:
+    """Divide the train rows. A train row has one target, and a row of the other splits has all its references."""
+    rows = list(_good_rows(inspection, "train", checker, items, ("train", "test")))
+    inputs = [int(value) for value in input_hashes(row for row, _ in rows)]
+    for name, (row, held_out) in zip(assign_splits(inputs, [row.label for row, _ in rows], split), rows, strict=True):
+        inspection.rows[name].append(row if name == "train" else held_out)
+
+
+def _split_problems(inspection: TaskInspection, split: str, data: TaskData) -> Iterable[str]:
     fatal = [bad for bad in inspection.bad if bad.split == split and bad.fatal]
     yield from map(str, fatal)
     rows_bad = [bad for bad in inspection.droppable if bad.split == split]
     total = len(inspection.droppable)
-    if total > allowed and rows_bad:
+    if total > data.max_bad_rows and rows_bad:
         yield from _grouped_messages(rows_bad)
-    if not inspection.rows[split] and not fatal:
+    if inspection.rows[split] or fatal:
+        return
+    if split not in data.sources and not inspection.rows["train"]:
+        return  # there is nothing to divide, which the problems of train say
+    if split not in data.sources:
+        inputs = len(np.unique(inspection.hashes["train"]))
+        yield (
+            f"no row of data.train fell to it: {inputs} different inputs are too few to divide; add rows, or give"
+            f" data.{split}"
+        )
+    else:
         yield f"no good row is left of {len(rows_bad)}; a split needs at least one"
 
 

@@ -20,7 +20,7 @@ from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_api.stage_io.parameters import TaskDefinition
 from multitask_api.stage_io.results import SPLITS, SplitRows
 from multitask_trainer.base_model.builtin import MAX_POSITIONS
-from multitask_trainer.base_model.loading import max_length_problem
+from multitask_trainer.base_model.limits import max_length_problem
 from multitask_trainer.data.inspection import MAX_SHOWN, TaskInspection, inspect_task
 from multitask_trainer.data.reading import DataLocations, read_texts
 from multitask_trainer.errors import DataError

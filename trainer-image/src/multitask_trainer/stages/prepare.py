@@ -55,11 +55,11 @@ def work(stage: StageContext) -> StageOutcome:
 
 def raise_if_changed(parameters: PrepareParameters, locations: DataLocations) -> None:
     """Raise DataError if data has changed since it was resolved: the stage's digest is that of the resolved content."""
-    for split, fingerprint in parameters.fingerprints.items():
-        uri = getattr(parameters.data, split).uri
-        resolved = resolve_data(uri, locations, HashCache())
-        if resolved.fingerprint is not None and resolved.fingerprint != fingerprint:
-            raise DataError(f"{split}: {uri} has changed since this run began; start the run again")
+    for split, source in parameters.data.sources.items():
+        expected = parameters.fingerprints.get(split)
+        actual = resolve_data(source.uri, locations, HashCache()).fingerprint if expected else None
+        if actual is not None and actual != expected:
+            raise DataError(f"{split}: {source.uri} has changed since this run began; start the run again")
 
 
 def write_bad_rows(inspection: TaskInspection, path: Path) -> None:

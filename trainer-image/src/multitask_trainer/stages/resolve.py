@@ -86,7 +86,7 @@ def _shortened(resolved: Resolved) -> Resolved:
 
 def _data_uris(spec: MultiTaskModelSpec) -> Iterator[str]:
     for task in spec.tasks:
-        yield from (task.data.train.uri, task.data.validation.uri, task.data.test.uri)
+        yield from (source.uri for source in task.data.sources.values())
     for source in spec.pretraining.corpus if spec.pretraining else ():
         yield source.uri
 
