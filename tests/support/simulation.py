@@ -24,6 +24,7 @@ from multitask_operator.reconciler.actions import (
     Delete,
     DryRunCreate,
     Event,
+    PatchConfigMap,
     PatchFinalizers,
     PatchStatus,
 )
@@ -163,6 +164,11 @@ class Cluster:
             if key not in self.objects or self.objects[key]["metadata"]["uid"] != action.uid:
                 return
             del self.objects[key]
+        elif isinstance(action, PatchConfigMap):
+            item = self.objects.get(("ConfigMap", action.name))
+            if item is None or item["metadata"]["uid"] != action.uid:
+                return
+            item.setdefault("data", {}).update(action.data)
         elif isinstance(action, Create | Apply):
             key = (action.obj["kind"], action.obj["metadata"]["name"])
             if key in self.objects and isinstance(action, Create):

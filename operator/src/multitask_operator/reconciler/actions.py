@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,6 +63,15 @@ class PatchFinalizers:
 
 
 @dataclass(frozen=True)
+class PatchConfigMap:
+    """Set keys in the ``data`` of the ConfigMap with this uid, and of no later one of its name."""
+
+    name: str
+    uid: str
+    data: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Event:
     """An Event about the MultiTaskModel, posted after everything else."""
 
@@ -71,7 +80,7 @@ class Event:
     message: str
 
 
-Action = Create | DryRunCreate | Apply | Delete | PatchStatus | PatchFinalizers | Event
+Action = Create | DryRunCreate | Apply | Delete | PatchStatus | PatchFinalizers | PatchConfigMap | Event
 
 
 @dataclass(frozen=True)
