@@ -166,7 +166,7 @@ class Cluster:
             del self.objects[key]
         elif isinstance(action, PatchConfigMap):
             item = self.objects.get(("ConfigMap", action.name))
-            if item is None or item["metadata"]["uid"] != action.uid:
+            if item is None or item["metadata"]["resourceVersion"] != action.resource_version:
                 return
             item.setdefault("data", {}).update(action.data)
         elif isinstance(action, Create | Apply):
@@ -194,7 +194,11 @@ class Cluster:
     def _put(self, key, obj):
         self._uids += 1
         item = copy.deepcopy(dict(obj))
-        made = {"uid": f"u-{self._uids}", "creationTimestamp": format_time(BEGAN + self.written)}
+        made = {
+            "uid": f"u-{self._uids}",
+            "resourceVersion": f"{self._uids}",
+            "creationTimestamp": format_time(BEGAN + self.written),
+        }
         item["metadata"] = {**item["metadata"], **made}
         self.objects[key] = item
 

@@ -202,7 +202,7 @@ async def _patch_finalizers(client: Client, cluster: ClusterState, action: Patch
 
 
 async def _patch_configmap(client: Client, cluster: ClusterState, action: PatchConfigMap) -> None:
-    body = {"metadata": {"uid": action.uid}, "data": dict(action.data)}
+    body = {"metadata": {"resourceVersion": action.resource_version}, "data": dict(action.data)}
     with contextlib.suppress(NotFound):  # it was deleted by hand: there is nothing left to remember
         await client.patch("v1", "ConfigMap", action.name, cluster.namespace, body)
 

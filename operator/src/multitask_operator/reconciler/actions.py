@@ -64,10 +64,10 @@ class PatchFinalizers:
 
 @dataclass(frozen=True)
 class PatchConfigMap:
-    """Set keys in the ``data`` of the ConfigMap with this uid, and of no later one of its name."""
+    """Set keys in the ``data`` of a ConfigMap, if it still has that resource version; else it is a conflict."""
 
     name: str
-    uid: str
+    resource_version: str
     data: Mapping[str, str]
 
 

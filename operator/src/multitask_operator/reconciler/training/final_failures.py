@@ -35,4 +35,6 @@ def remember(job: StageJob, failure: StageFailure, digest: str, now: float) -> P
     """Writes into the ConfigMap of ``job`` that its stage with ``digest`` failed for good."""
     document = failure.to_json() | {"digest": digest, "time": format_time(now)}
     metadata = (job.configmap or {})["metadata"]
-    return PatchConfigMap(metadata["name"], metadata["uid"], {FINAL_KEY: json.dumps(document, ensure_ascii=False)})
+    return PatchConfigMap(
+        metadata["name"], metadata["resourceVersion"], {FINAL_KEY: json.dumps(document, ensure_ascii=False)}
+    )
