@@ -52,6 +52,8 @@ class ModelState:
         model, owner = read_model(cluster), Owner.of(cluster.model)
         resolve_spec = StageJobSpec.of_resolve(owner, cluster.generation, cluster.annotations.get(REFRESH_ANNOTATION))
         run = run_record(cluster, owner, model.spec)
+        if run.spec is not None:
+            model = model.model_copy(update={"spec": run.spec})
         jobs, resolve_jobs = stage_jobs(cluster, without=NO_STAGES), stage_jobs(cluster, (RESOLVE,))
         current = resolution(next((job for job in resolve_jobs if job.name == resolve_spec.name), None))
         latest = current if current.resolved is not None else latest_resolution(resolve_jobs)
