@@ -24,6 +24,7 @@ from multitask_operator.reconciler.actions import (
     Delete,
     DryRunCreate,
     Event,
+    PatchConfigMap,
     PatchFinalizers,
     PatchStatus,
 )
@@ -163,6 +164,11 @@ class Cluster:
             if key not in self.objects or self.objects[key]["metadata"]["uid"] != action.uid:
                 return
             del self.objects[key]
+        elif isinstance(action, PatchConfigMap):
+            item = self.objects.get(("ConfigMap", action.name))
+            if item is None or item["metadata"]["resourceVersion"] != action.resource_version:
+                return
+            item.setdefault("data", {}).update(action.data)
         elif isinstance(action, Create | Apply):
             key = (action.obj["kind"], action.obj["metadata"]["name"])
             if key in self.objects and isinstance(action, Create):
@@ -188,7 +194,11 @@ class Cluster:
     def _put(self, key, obj):
         self._uids += 1
         item = copy.deepcopy(dict(obj))
-        made = {"uid": f"u-{self._uids}", "creationTimestamp": format_time(BEGAN + self.written)}
+        made = {
+            "uid": f"u-{self._uids}",
+            "resourceVersion": f"{self._uids}",
+            "creationTimestamp": format_time(BEGAN + self.written),
+        }
         item["metadata"] = {**item["metadata"], **made}
         self.objects[key] = item
 

@@ -48,7 +48,7 @@ has itself, so it has get and patch on ConfigMaps, which it grants to the stage 
   verbs: [list, watch]
 - apiGroups: [""]
   resources: [services]
-  verbs: [get, list, create]
+  verbs: [get, list, create, delete]
 - apiGroups: [""]
   resources: [serviceaccounts]
   verbs: [get, list, create, patch]

@@ -115,6 +115,11 @@ class Settings:
     health_port: int = 8080
     stale_seconds: int = 300
 
+    @property
+    def are_known(self) -> bool:
+        """Whether they are the installation's: only its operator knows them."""
+        return True
+
 
 #: Field → its parser and its help text.
 _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {

@@ -25,6 +25,8 @@ VALUES = {
     "STAGE_ANNOTATION": "multitask.dev/stage",
     "DIGEST_ANNOTATION": "multitask.dev/digest",
     "GENERATION_ANNOTATION": "multitask.dev/generation",
+    "RESOLVED_BY_ANNOTATION": "multitask.dev/resolved-by",
+    "POD_SETTINGS_ANNOTATION": "multitask.dev/pod-settings",
     "REFRESH_ANNOTATION": "multitask.dev/refresh",
     "FINALIZER": "multitask.dev/clean-up",
     # kinds of Jobs beside the stage kinds
@@ -38,6 +40,7 @@ VALUES = {
     "CLEAN_UP_KEY": "clean-up.json",
     "PROGRESS_KEY": "progress.json",
     "FAILURE_KEY": "failure.json",
+    "FINAL_KEY": "final.json",
     "RESOLVED_KEY": "resolved.json",
     "CLEAN_UP_RESULT_KEY": "cleaned.json",
     "MANIFESTS_KEY": "manifests.gz",

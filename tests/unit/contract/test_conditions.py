@@ -16,12 +16,13 @@ CONSOLIDATED = {"NotJudged", "TasksOutsideMixture", "AllQualified"}
 PROGRESSING = {"Suspended", "StagesRunning", "StageFailed", "Complete", "Blocked", "Resolving"}
 #: Of Ready, and of Progressing too unless something else goes on.
 BLOCKERS = {
+    *("NodeLost", "NoProgress", "Evicted"),
     *("ClaimDeleted", "ClaimLost", "ClaimMissing", "DataNotFound", "Gated", "ImageNotPulled", "NoGPUFree"),
     *("NotDeleted", "PodNotStarted", "PodRefused", "PodWarning", "Queued", "QuotaExceeded", "ResolveFailed"),
     *("Retrying", "SecretMissing", "StorageNotShared", "Unschedulable", "WriteRefused"),
 }
 DELETION = {"CleaningUp"}
-EVENTS_ALONE = {"CleanedUp", "CleanUpFailed", "CleanUpSkipped"}
+EVENTS_ALONE = {"PodHeld", "CleanedUp", "CleanUpFailed", "CleanUpSkipped"}
 REASONS = READY | CONSOLIDATED | PROGRESSING | BLOCKERS | DELETION | EVENTS_ALONE
 #: Values of the Stage column that are neither a stage kind nor a reason.
 STAGES = {"Pending", "Failed"}
@@ -31,7 +32,7 @@ KUBERNETES = {
     *("True", "False", "Unknown", "Normal", "Warning"),
     *("Background", "Foreground", "Orphan"),  # propagation policies of a deletion
     *("Job", "Pod", "Running", "Succeeded", "Lost", "ReadOnlyMany", "ReadWriteMany"),
-    *("DisruptionTarget", "OOMKilled", "PodScheduled", "SchedulingGated"),
+    *("DisruptionTarget", "OOMKilled", "PodScheduled", "SchedulingGated", "ContainersReady"),
     *("CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff"),
     *("InvalidImageName", "RunContainerError"),
 }

@@ -278,6 +278,14 @@ class Training(Record):
         "ephemeral-storage and the limit of CPU from it. resolve, prepare, filter and clean-up load no model; they "
         "have small requests and limits of their own, which podTemplates changes. GPUs are set by gpusPerNode.",
     )
+    active_deadline_seconds: int | None = Field(
+        None,
+        ge=1,
+        le=2**31 - 1,
+        description="Seconds that one stage Job may take in a cluster, its waits and attempts included; then it fails "
+        "for good. Default: no limit. Without it too, the conditions name a stage that reports no progress for 15 "
+        "minutes.",
+    )
     queue_name: Annotated[str, StringConstraints(max_length=63)] | None = Field(
         None,
         description="The Kueue LocalQueue that admits the stage Jobs. Default: Jobs start without Kueue.",

@@ -24,6 +24,7 @@ from multitask_operator.reconciler.actions import (
     Delete,
     DryRunCreate,
     Event,
+    PatchConfigMap,
     PatchFinalizers,
     PatchStatus,
 )
@@ -75,6 +76,8 @@ def _kind(action: Action) -> str:
             return str(action.obj["kind"])
         case Delete():
             return action.kind
+        case PatchConfigMap():
+            return "ConfigMap"
         case _:
             return "MultiTaskModel"
 
@@ -94,6 +97,8 @@ async def _do(client: Client, cluster: ClusterState, action: Action) -> None:
             await _patch_status(client, cluster, action)
         case PatchFinalizers():
             await _patch_finalizers(client, cluster, action)
+        case PatchConfigMap():
+            await _patch_configmap(client, cluster, action)
         case Event():
             await _post(client, cluster, action)
 
@@ -196,6 +201,12 @@ async def _patch_finalizers(client: Client, cluster: ClusterState, action: Patch
         raise Conflict(f"MultiTaskModel {cluster.name} is gone") from error
 
 
+async def _patch_configmap(client: Client, cluster: ClusterState, action: PatchConfigMap) -> None:
+    body = {"metadata": {"resourceVersion": action.resource_version}, "data": dict(action.data)}
+    with contextlib.suppress(NotFound):  # it was deleted by hand: there is nothing left to remember
+        await client.patch("v1", "ConfigMap", action.name, cluster.namespace, body)
+
+
 def merge_patch(before: JsonObject, after: JsonObject) -> dict[str, Any]:
     """The JSON merge patch (RFC 7386) that makes ``after`` of ``before``: fields that are gone become null."""
     patch: dict[str, Any] = {key: None for key in before if key not in after}
@@ -210,6 +221,8 @@ def merge_patch(before: JsonObject, after: JsonObject) -> dict[str, Any]:
 
 
 async def _post(client: Client, cluster: ClusterState, action: Event) -> None:
+    level = logging.WARNING if action.type == "Warning" else logging.INFO
+    logger.log(level, "%s/%s: %s: %s", cluster.namespace, cluster.name, action.reason, action.message)
     try:
         await client.create(event_object(cluster, action, datetime.datetime.now(datetime.UTC)))
     except ClusterError as error:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from multitask_api.cluster import CLEAN_UP, EXIT_USER_ERROR, MASTER_PORT
+from multitask_api.cluster import CLEAN_UP, EXIT_USER_ERROR, MASTER_PORT, POD_SETTINGS_ANNOTATION, RESOLVE
 from multitask_api.resource import MultiTaskModelSpec
+from multitask_api.stages.digests import digest
 from multitask_api.types import JsonDict
 from multitask_operator.objects.names import Owner, object_metadata
 from multitask_operator.objects.pods import POD_ANNOTATIONS, PodSettings, pod_template
 from multitask_operator.objects.resources import pods_per_job
-from multitask_operator.objects.stage_jobs import StageJobSpec
+from multitask_operator.objects.stage_jobs import StageJobSpec, stage_annotations
 from multitask_operator.objects.user_pod_template import CONTAINER
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -61,10 +62,14 @@ def stage_job(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, s
         for metadata in (job["metadata"], template["metadata"]):
             metadata["labels"].pop(QUEUE_LABEL, None)
         job["spec"] |= {"backoffLimit": CLEAN_UP_ATTEMPTS - 1, "activeDeadlineSeconds": CLEAN_UP_SECONDS}
-    elif spec.training.queue_name is not None:
+    elif kind != RESOLVE and spec.training.active_deadline_seconds is not None:
+        job["spec"]["activeDeadlineSeconds"] = spec.training.active_deadline_seconds
+    if kind != CLEAN_UP and spec.training.queue_name is not None:
         job["metadata"]["labels"][QUEUE_LABEL] = spec.training.queue_name
     if QUEUE_LABEL in job["metadata"]["labels"]:
         job["spec"]["suspend"] = True
+    given = {"spec": job["spec"], "labels": job["metadata"]["labels"]}
+    job["metadata"].setdefault("annotations", {})[POD_SETTINGS_ANNOTATION] = digest(given)
     return job
 
 
@@ -79,7 +84,8 @@ def stage_service(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpe
     """The headless Service of a Job on several nodes; None for one pod."""
     if pods_per_job(spec, stage_job.kind) == 1:
         return None
-    return headless_service(owner, stage_job.name, stage_job.kind, stage_job.annotations)
+    annotations = stage_annotations([(order.stage, order.digest) for order in stage_job.orders])
+    return headless_service(owner, stage_job.name, stage_job.kind, annotations)
 
 
 def headless_service(owner: Owner, name: str, kind: str, annotations: Mapping[str, str]) -> JsonDict:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multitask_api.cluster import CLEAN_UP, DIGEST_ANNOTATION, RESOLVE, STAGE_ANNOTATION
+from multitask_api.cluster import CLEAN_UP, DIGEST_ANNOTATION, RESOLVE, RESOLVED_BY_ANNOTATION, STAGE_ANNOTATION
 from multitask_api.stage_io.manifest import StageOrder
 from multitask_api.stages import ArtifactKey
 from multitask_operator.objects.names import Owner, clean_up_name, generation_annotation, resolve_name, stage_job_name
@@ -19,14 +19,20 @@ class StageJobSpec:
     kind: str
     generation: int
     orders: tuple[StageOrder, ...] = ()
+    resolved_by: str | None = None
 
     @classmethod
-    def of_stages(cls, owner: Owner, generation: int, orders: Sequence[StageOrder]) -> StageJobSpec:
-        """The Job of ``orders``, which are of one kind; its name does not depend on their sequence."""
+    def of_stages(
+        cls, owner: Owner, generation: int, orders: Sequence[StageOrder], resolved_by: str | None = None
+    ) -> StageJobSpec:
+        """The Job of ``orders``, which are of one kind; its name does not depend on their sequence.
+
+        ``resolved_by``: the resolve Job of the generation that asks for it.
+        """
         ordered = tuple(sorted(orders, key=lambda order: order.stage))
         (kind,) = {order.kind for order in ordered}
         name = stage_job_name(owner.name, kind, [order.digest for order in ordered])
-        return cls(name, kind, generation, ordered)
+        return cls(name, kind, generation, ordered, resolved_by)
 
     @classmethod
     def of_resolve(cls, owner: Owner, generation: int, refresh: str | None) -> StageJobSpec:
@@ -43,7 +49,8 @@ class StageJobSpec:
         """What identifies the Job in the cluster."""
         if not self.orders:
             return generation_annotation(self.generation)
-        return stage_annotations([(order.stage, order.digest) for order in self.orders])
+        resolved_by = {RESOLVED_BY_ANNOTATION: self.resolved_by} if self.resolved_by else {}
+        return stage_annotations([(order.stage, order.digest) for order in self.orders]) | resolved_by
 
 
 def stage_annotations(keys: Sequence[ArtifactKey]) -> dict[str, str]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -63,6 +63,15 @@ class PatchFinalizers:
 
 
 @dataclass(frozen=True)
+class PatchConfigMap:
+    """Set keys in the ``data`` of a ConfigMap, if it still has that resource version; else it is a conflict."""
+
+    name: str
+    resource_version: str
+    data: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Event:
     """An Event about the MultiTaskModel, posted after everything else."""
 
@@ -71,7 +80,7 @@ class Event:
     message: str
 
 
-Action = Create | DryRunCreate | Apply | Delete | PatchStatus | PatchFinalizers | Event
+Action = Create | DryRunCreate | Apply | Delete | PatchStatus | PatchFinalizers | PatchConfigMap | Event
 
 
 @dataclass(frozen=True)

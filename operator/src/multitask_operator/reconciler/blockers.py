@@ -33,7 +33,14 @@ REMEDIATION: Mapping[str, str] = {
     "Unschedulable": "change training.resources, podTemplate or podTemplates, or give the cluster such a node",
     "Queued": "wait, or ask the owner of the queue; without training.queueName the Jobs start at once",
     "Gated": "wait, or ask whoever set the gate",
-    "ImageNotPulled": "correct the image's name, or name its registry's Secret in spec.imagePullSecrets",
+    "ImageNotPulled": "name the registry's Secret in spec.imagePullSecrets; an image's name is corrected in the"
+    " operator's installation, and a run that has begun takes it with a new value of the annotation"
+    " multitask.dev/refresh",
+    "NodeLost": "delete the Node if it is gone for good, or the pod with kubectl delete pod --force; the Job then goes"
+    " on elsewhere, from its last checkpoint",
+    "Evicted": "raise the requests of what ran out (memory, ephemeral-storage), or the pods' priority; the Job goes on"
+    " by itself meanwhile",
+    "NoProgress": "see `mtm logs NAME STAGE`; delete the pod to begin its next attempt, from the last checkpoint",
     "DataNotFound": "correct the addresses, or put the data there: it is looked for again every 5 minutes",
 }
 

@@ -51,8 +51,7 @@ class ChildBuilder:
         else:
             configmap = configmaps.stage_configmap(self.owner, spec, stage_job)
         service = jobs.stage_service(self.owner, spec, stage_job)
-        job = jobs.stage_job(self.owner, spec, stage_job, self.settings)
-        pairs = ((cluster.configmaps, configmap), (cluster.services, service), (cluster.jobs, job))
+        pairs = ((cluster.configmaps, configmap), (cluster.services, service), (cluster.jobs, self.job(stage_job)))
         for existing, wanted in pairs:
             if wanted is not None and find_existing(existing, wanted) is None:
                 yield Create(wanted)
@@ -68,6 +67,10 @@ class ChildBuilder:
                 checked.append(layers)
                 check = StageJobSpec(stage_job_name(self.owner.name, kind, ["check"]), kind, self.generation)
                 yield DryRunCreate(jobs.stage_job(self.owner, spec, check, self.settings))
+
+    def job(self, stage_job: StageJobSpec) -> JsonObject:
+        """The Job as it would be created now."""
+        return jobs.stage_job(self.owner, self.model.spec, stage_job, self.settings)
 
     def services(self, cluster: ClusterState, running: Sequence[StageJob]) -> Iterator[Action]:
         """Services of running Jobs that somebody deleted: a replacement pod could not find the others.

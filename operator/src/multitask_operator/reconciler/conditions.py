@@ -93,7 +93,7 @@ def status_update(cluster: ClusterState, status: MultiTaskModelStatus, now: floa
         if _progress_of(before) == _progress_of(wanted):
             return Result()
         # The timestamp has whole seconds: that write may have been almost one later.
-        wait = _written_at(before) + 1.0 + PROGRESS_SECONDS - now
+        wait = _written_at(before, now) + 1.0 + PROGRESS_SECONDS - now
         if wait > 0:
             return Result(requeue_after=wait)
     wanted["progressTime"] = format_time(now)
@@ -123,5 +123,10 @@ def _progress_of(status: JsonObject) -> tuple[Any, ...]:
     return (status.get("progress"), *(row.get("progress") for row in status.get("stages") or ()))
 
 
-def _written_at(status: JsonObject) -> float:
-    return parse_time(status["progressTime"]) if "progressTime" in status else 0.0
+def _written_at(status: JsonObject, now: float) -> float:
+    """When progress was last written; 0 if that is not known. What others wrote into the status must not stop ours."""
+    try:
+        written = parse_time(status["progressTime"])
+    except (KeyError, TypeError, ValueError):
+        return 0.0
+    return written if written <= now else 0.0

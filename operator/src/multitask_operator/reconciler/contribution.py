@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from multitask_api.resource.status import MultiTaskModelStatus
-from multitask_operator.reconciler.actions import Action, Delete, Result, earliest
+from multitask_operator.reconciler.actions import Action, Delete, Event, Result, earliest
 from multitask_operator.reconciler.conditions import ConditionValue, conditions_of, status_update
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 
@@ -30,6 +30,8 @@ class Contribution:
     status: StatusPart
     requeue_after: float | None
     """Seconds until the reconciler has to run again without a watch event."""
+    events: tuple[Event, ...] = ()
+    """What it says beside the conditions; these have Events of their own."""
 
 
 def combine(cluster: ClusterState, contributions: Sequence[Contribution], now: float) -> Result:
@@ -38,8 +40,9 @@ def combine(cluster: ClusterState, contributions: Sequence[Contribution], now: f
     update = status_update(cluster, status, now)
     deletes = (delete for contribution in contributions for delete in contribution.deletes)
     creations = (action for contribution in contributions for action in contribution.creations)
+    events = (event for contribution in contributions for event in contribution.events)
     return Result(
-        (*deletes, *creations, *update.actions),
+        (*deletes, *creations, *update.actions, *events),
         earliest(update.requeue_after, *(contribution.requeue_after for contribution in contributions)),
     )
 

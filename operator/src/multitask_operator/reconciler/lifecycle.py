@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from multitask_api.errors import UserError
 from multitask_operator.reconciler import deletion, training
-from multitask_operator.reconciler.actions import Result
+from multitask_operator.reconciler.actions import Result, delete_all
 from multitask_operator.reconciler.conditions import invalid_spec
 from multitask_operator.reconciler.contribution import combine
 from multitask_operator.reconciler.finalizers import finalizer_patch, has_finalizer
+from multitask_operator.reconciler.state import ownership
 from multitask_operator.reconciler.state.accessors import is_being_deleted
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.model_state import ModelState
@@ -27,6 +28,9 @@ def reconcile(cluster: ClusterState, settings: Settings, now: float) -> Result:
     patch = finalizer_patch(cluster.model)
     if patch is not None and not cluster.rejected_writes:
         return Result((patch,), requeue_after=0.0)  # before anything is created that would have to be removed
+    orphans = tuple(delete_all(*ownership.orphans(cluster)))
+    if orphans and not cluster.rejected_writes:
+        return Result(orphans, requeue_after=0.0)  # their names are needed
     try:
         state = ModelState.of(cluster, now)
     except UserError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from multitask_api.cluster import POD_SETTINGS_ANNOTATION
 from multitask_operator.objects.jobs import stage_job, stage_service
 from multitask_operator.objects.pods import pod_template
 from support.object_samples import OWNER, SETTINGS, job_spec, resource
@@ -28,6 +29,7 @@ def test_a_job():
     annotations = metadata["annotations"]
     assert (metadata["name"], metadata["namespace"]) == (f"desk-baseline-{order.digest[:8]}", "team-a")
     assert metadata["ownerReferences"][0]["uid"] == OWNER.uid
+    assert annotations.pop(POD_SETTINGS_ANNOTATION)
     assert annotations == {"multitask.dev/stage": order.stage, "multitask.dev/digest": order.digest}
     assert document == {
         "apiVersion": "batch/v1",

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from multitask_api.cluster import POD_SETTINGS_ANNOTATION
 from multitask_operator.objects.errors import PodTemplateError
 from multitask_operator.objects.jobs import stage_job
 from multitask_operator.objects.pod_layers import pod_layers
@@ -129,7 +130,12 @@ def test_labels_and_annotations_of_the_pods_are_also_the_jobs():
     made = job("mixture", {"podTemplate": given, "queueName": "team-a"})["metadata"]
     assert made["labels"].items() >= {PRIORITY: "high", "team": "a", QUEUE: "team-a"}.items()
     assert made["labels"]["multitask.dev/kind"] == "mixture"
-    assert made["annotations"].keys() == {"policy/owner", "multitask.dev/stage", "multitask.dev/digest"}
+    assert made["annotations"].keys() == {
+        "policy/owner",
+        "multitask.dev/stage",
+        "multitask.dev/digest",
+        POD_SETTINGS_ANNOTATION,
+    }
 
 
 def test_the_installation_may_name_the_queue_of_all_models_but_a_clean_up_waits_for_none():

@@ -157,6 +157,27 @@ def test_a_new_release_is_adopted_by(upgrade, ask, sentence, recorded):
     assert cluster.created == again
 
 
+def test_a_default_that_a_release_changes_makes_nothing_stale(upgrade):
+    cluster = trained(training={"patience": 7})
+    before = list(cluster.created)
+    upgrade(cluster)
+    del cluster.model["spec"]["training"]["patience"]  # as if nobody had set it, and 7 had been the default
+    cluster.settle()
+    assert cluster.created == before
+    assert exported(cluster)
+
+
+def test_a_prompt_that_a_configmap_changes_begins_a_run_of_the_new_release(upgrade):
+    cluster = trained()
+    runs = len(cluster.job_runs)
+    upgrade(cluster)
+    cluster.model["spec"]["tasks"][0]["prompt"] = "{text} ?"
+    cluster.resource = cluster.resource.model_validate({"metadata": {"name": "desk"}, "spec": cluster.model["spec"]})
+    cluster.to_the_end()
+    assert set(images(cluster, runs).values()) == {NEW}
+    assert exported(cluster)
+
+
 def test_an_annotation_from_before_the_upgrade_asks_for_nothing(upgrade):
     cluster = Cluster(*TASKS)
     cluster.annotate(REFRESH_ANNOTATION, "monday")

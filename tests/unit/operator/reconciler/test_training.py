@@ -11,7 +11,7 @@ from multitask_api.cluster import PROGRESS_KEY
 from multitask_api.stage_io.manifest import StageProgress
 from multitask_operator.reconciler import reconcile
 from multitask_operator.reconciler.actions import Event, PatchStatus
-from multitask_operator.reconciler.state.accessors import parse_time
+from multitask_operator.reconciler.state.accessors import format_time, parse_time
 from support.graph_builders import task
 from support.simulation import BEGAN, ENDED, SETTINGS, Cluster
 
@@ -258,6 +258,18 @@ def test_a_status_that_was_wiped_or_overwritten_changes_no_decision(status):
     cluster.finish(cluster.jobs("baseline")[0])
     before = cluster.observe()
     assert decided(replace(before, model={**before.model, "status": status})) == decided(before)
+
+
+@pytest.mark.parametrize("written", ["2099-01-01T00:00:00Z", "yesterday", "", 5, None])
+def test_progress_is_written_whatever_time_somebody_wrote_into_the_status(written):
+    cluster = two()
+    run_until(cluster, "baseline")
+    cluster.model["status"]["progressTime"] = written
+    cluster.model["status"]["progress"] = "0/9 stages"
+    cluster.now = ENDED
+    cluster.reconcile()
+    assert cluster.model["status"]["progress"] == "3/11 stages"
+    assert cluster.model["status"]["progressTime"] == format_time(ENDED)
 
 
 def decided(state):

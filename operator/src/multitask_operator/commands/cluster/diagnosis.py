@@ -24,7 +24,7 @@ from multitask_operator.reconciler import Result, blockers, deletion, reconcile_
 from multitask_operator.reconciler.actions import Create, Delete, PatchFinalizers
 from multitask_operator.reconciler.blockers import REMEDIATION, without_remediation
 from multitask_operator.reconciler.finalizers import finalizer_patch, has_finalizer
-from multitask_operator.reconciler.state.accessors import is_being_deleted, parse_time, true_condition
+from multitask_operator.reconciler.state.accessors import is_being_deleted, parse_time
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import failure_of
@@ -143,12 +143,7 @@ def _failed_stage(state: ModelState, deleted: Collection[str]) -> Iterator[Diagn
     cluster = state.cluster
     names = {failure.log for failure in state.plan.failed}
     for stage_job in stage_jobs(cluster, without=(RUN,)):
-        unresolved = (
-            stage_job.kind == RESOLVE
-            and stage_job.is_finished
-            and not state.is_resolved
-            and true_condition(stage_job.job, "Failed") is not None
-        )
+        unresolved = stage_job.kind == RESOLVE and stage_job.has_failed and not state.is_resolved
         if stage_job.name in deleted or (stage_job.name not in names and not unresolved):
             continue
         failure = failure_of(stage_job).failure

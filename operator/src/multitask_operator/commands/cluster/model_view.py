@@ -16,9 +16,17 @@ from multitask_operator.settings import Settings
 _DEFAULT_GPU = "nvidia.com/gpu"
 
 
+class ReaderSettings(Settings):
+    """Those of somebody who cannot see the installation's."""
+
+    @property
+    def are_known(self) -> bool:
+        return False
+
+
 def reader_settings(cluster: ClusterState) -> Settings:
     """Settings for a decision that is only read. The trainer image is left open: no message contains it."""
-    return Settings(trainer_image="none", gpu_resource=gpu_resource(cluster))
+    return ReaderSettings(trainer_image="none", gpu_resource=gpu_resource(cluster))
 
 
 def status_of(result: Result) -> MultiTaskModelStatus | None:

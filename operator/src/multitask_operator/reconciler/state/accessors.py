@@ -33,10 +33,16 @@ def kind_label(item: JsonObject) -> str:
     return kind
 
 
+def controller(item: JsonObject) -> JsonObject | None:
+    """The owner reference of what controls the object."""
+    owners = item["metadata"].get("ownerReferences") or ()
+    return next((owner for owner in owners if owner.get("controller")), None)
+
+
 def controller_uid(item: JsonObject) -> str | None:
     """The uid of the owner that controls the object."""
-    owners = item["metadata"].get("ownerReferences") or ()
-    return next((owner["uid"] for owner in owners if owner.get("controller")), None)
+    owner = controller(item)
+    return owner["uid"] if owner is not None else None
 
 
 def created_at(item: JsonObject) -> str:

@@ -11,6 +11,7 @@ from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.planner import Plan, PlannerInput, plan
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.model_reader import read_model
+from multitask_operator.reconciler.state.ownership import owned
 from multitask_operator.reconciler.state.planner_input import (
     Resolution,
     latest_resolution,
@@ -47,9 +48,12 @@ class ModelState:
     @classmethod
     def of(cls, cluster: ClusterState, now: float) -> ModelState:
         """Assemble it, ``now`` in Unix seconds. Raises InvalidResource for a spec that cannot be run."""
+        cluster = owned(cluster)
         model, owner = read_model(cluster), Owner.of(cluster.model)
         resolve_spec = StageJobSpec.of_resolve(owner, cluster.generation, cluster.annotations.get(REFRESH_ANNOTATION))
         run = run_record(cluster, owner, model.spec)
+        if run.spec is not None:
+            model = model.model_copy(update={"spec": run.spec})
         jobs, resolve_jobs = stage_jobs(cluster, without=NO_STAGES), stage_jobs(cluster, (RESOLVE,))
         current = resolution(next((job for job in resolve_jobs if job.name == resolve_spec.name), None))
         latest = current if current.resolved is not None else latest_resolution(resolve_jobs)
@@ -82,3 +86,14 @@ class ModelState:
     def resolve_job(self) -> StageJob | None:
         """This generation's resolve Job."""
         return next((job for job in self.resolve_jobs if job.name == self.resolve_spec.name), None)
+
+    def is_older(self, job: StageJob) -> bool:
+        """Whether a Job was created before the resolve Job of this generation, or refresh, was.
+
+        Not by the time alone: a resolve Job that looks again for missing data is a later one of the same name.
+        """
+        if self.resolve_job is None:
+            return False
+        if job.resolved_by is not None:
+            return job.resolved_by != self.resolve_spec.name
+        return job.created_at < self.resolve_job.created_at  # of a release that did not record it

@@ -80,6 +80,9 @@ def planner_input(stage_jobs: Sequence[StageJob], report: Resolution, versions: 
 def failure_of(stage_job: StageJob) -> Failed:
     """Why a Job ended without every result: the trainer's own report if there is one, else what the cluster says."""
     condition = true_condition(stage_job.job, "Failed") or {}
+    if stage_job.recorded_failure is not None:
+        key, recorded = stage_job.recorded_failure
+        return Failed(recorded, key[1], MOST_ATTEMPTS, 0.0, log=stage_job.name)
     key, failure = _reported_failure(stage_job)
     memory = out_of_memory(stage_job.pods)
     if memory:

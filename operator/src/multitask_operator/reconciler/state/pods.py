@@ -7,7 +7,13 @@ from collections.abc import Iterator, Sequence
 from multitask_api.types import JsonObject
 from multitask_operator.objects.resources import SMALL_KINDS, memory_setting
 from multitask_operator.objects.user_pod_template import CONTAINER
-from multitask_operator.reconciler.state.accessors import completion_index, created_at, kind_label, true_condition
+from multitask_operator.reconciler.state.accessors import (
+    completion_index,
+    created_at,
+    kind_label,
+    parse_time,
+    true_condition,
+)
 
 
 def has_running_pod(pods: Sequence[JsonObject]) -> bool:
@@ -20,6 +26,27 @@ def container_statuses(pod: JsonObject) -> Iterator[JsonObject]:
     status = pod.get("status", {})
     yield from status.get("initContainerStatuses", ())
     yield from status.get("containerStatuses", ())
+
+
+def trainer_ended(pod: JsonObject) -> tuple[int, float] | None:
+    """Exit code and time, in Unix seconds, of the stage's own container; None while it runs or has not begun."""
+    for status in pod.get("status", {}).get("containerStatuses", ()):
+        ended = status.get("state", {}).get("terminated")
+        if status.get("name") == CONTAINER and ended and ended.get("finishedAt"):
+            return ended.get("exitCode", 0), parse_time(ended["finishedAt"])
+    return None
+
+
+def running_containers(pod: JsonObject) -> list[str]:
+    """The names of the containers that run."""
+    statuses = pod.get("status", {}).get("containerStatuses", ())
+    return [status["name"] for status in statuses if "running" in status.get("state", {})]
+
+
+def disruptions(pods: Sequence[JsonObject]) -> list[JsonObject]:
+    """Pods that were ended from outside: evicted, preempted, drained, of a lost node; the newest first."""
+    ended = [pod for pod in pods if true_condition(pod, "DisruptionTarget") is not None]
+    return sorted(ended, key=created_at, reverse=True)
 
 
 def exit_code(pods: Sequence[JsonObject]) -> str | None:

@@ -31,6 +31,8 @@ class RunRecord:
     """The trainer image; None: that of the operator's settings."""
     is_recorded: bool = False
     """Whether the snapshot of the model's generation has exactly this."""
+    spec: MultiTaskModelSpec | None = None
+    """The recorded spec of this generation, with the defaults of the release that began it; None: not recorded."""
 
     @property
     def is_of_this_release(self) -> bool:
@@ -54,13 +56,18 @@ def run_record(cluster: ClusterState, owner: Owner, spec: MultiTaskModelSpec) ->
     refresh = cluster.annotations.get(REFRESH_ANNOTATION)
     # The generations before this one are needed until this one has a snapshot of its own.
     snapshot = max(_snapshots(cluster), key=lambda each: each.generation, default=None)
-    if (
-        snapshot is None
-        or not trains_the_same(snapshot.spec, spec)
-        or _asks_for_a_new_run(refresh, snapshot, cluster, owner)
-    ):
+    if snapshot is None or _asks_for_a_new_run(refresh, snapshot, cluster, owner):
         return RunRecord(VERSIONS, refresh)
-    return RunRecord(snapshot.versions, refresh, snapshot.image, is_recorded=snapshot.generation == cluster.generation)
+    if snapshot.generation == cluster.generation and _texts(snapshot.spec) == _texts(spec):
+        return RunRecord(snapshot.versions, refresh, snapshot.image, is_recorded=True, spec=snapshot.spec)
+    if trains_the_same(snapshot.spec, spec):
+        return RunRecord(snapshot.versions, refresh, snapshot.image)
+    return RunRecord(VERSIONS, refresh)
+
+
+def _texts(spec: MultiTaskModelSpec) -> list[tuple[object, ...]]:
+    """What can change without a new generation, because ConfigMaps hold it."""
+    return [(task.name, task.prompt, task.labels) for task in spec.tasks]
 
 
 def _asks_for_a_new_run(refresh: str | None, snapshot: _Snapshot, cluster: ClusterState, owner: Owner) -> bool:

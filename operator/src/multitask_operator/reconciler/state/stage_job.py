@@ -14,8 +14,10 @@ from multitask_api.cluster import (
     CLEAN_UP,
     DIGEST_ANNOTATION,
     FAILURE_KEY,
+    FINAL_KEY,
     PROGRESS_KEY,
     RESOLVE,
+    RESOLVED_BY_ANNOTATION,
     RUN,
     STAGE_ANNOTATION,
 )
@@ -43,7 +45,7 @@ class Phase(Enum):
 
     DONE = "done"  # every stage of it has reported its manifest
     RUNNING = "running"  # its Job exists and is not finished
-    FAILED = "failed"  # its Job is finished, and a manifest is missing
+    FAILED = "failed"  # its Job is finished, or was before it was removed, and a manifest is missing
     JOB_MISSING = "job missing"  # a ConfigMap without a Job: never started, suspended, or deleted by hand
     CONFIGMAP_MISSING = "configmap missing"  # a Job without its ConfigMap: it has nowhere to report to
 
@@ -84,13 +86,27 @@ class StageJob:
     @property
     def failure(self) -> tuple[ArtifactKey, StageFailure] | None:
         """The stage that failed in the last attempt, as the trainer reported it."""
-        try:
-            document = json.loads(self._data[FAILURE_KEY])
-            digest = document.pop("digest")
-            failure = StageFailure.model_validate(document)
-        except (KeyError, ValueError):
-            return None
-        return (failure.stage, digest), failure
+        return _reported(self._data.get(FAILURE_KEY))
+
+    @property
+    def final_failure(self) -> tuple[ArtifactKey, StageFailure] | None:
+        """Why it failed for good, as the ConfigMap remembers it: the Job may be gone."""
+        if self.recorded_failure is not None or self.job is not None:
+            return self.recorded_failure
+        # Older releases recorded nothing. A user error is final; another one may be of a Job that was stopped.
+        reported = self.failure
+        return reported if reported is not None and reported[1].kind == "UserError" else None
+
+    @property
+    def recorded_failure(self) -> tuple[ArtifactKey, StageFailure] | None:
+        """Why it failed for good, as the operator wrote it into its ConfigMap."""
+        recorded = _reported(self._data.get(FINAL_KEY))
+        return recorded if recorded is not None and (not self.keys or recorded[0] in self.keys) else None
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether its Job failed for good, also if that has been removed since."""
+        return true_condition(self.job, "Failed") is not None or self.final_failure is not None
 
     @property
     def phase(self) -> Phase:
@@ -99,6 +115,8 @@ class StageJob:
             return Phase.CONFIGMAP_MISSING
         if self.has_reported:
             return Phase.DONE
+        if self.final_failure is not None:
+            return Phase.FAILED
         if self.job is None:
             return Phase.JOB_MISSING
         return Phase.FAILED if self.is_finished else Phase.RUNNING
@@ -121,6 +139,13 @@ class StageJob:
         return self.kind in (RESOLVE, CLEAN_UP) or not self.has_reported
 
     @property
+    def has_all_pods_running(self) -> bool:
+        """Whether as many pods run, or have ended well, as the Job has at once."""
+        wanted: int = (self.job or {}).get("spec", {}).get("completions", 1)
+        running = [pod for pod in self.pods if pod.get("status", {}).get("phase") in ("Running", "Succeeded")]
+        return len(running) >= wanted
+
+    @property
     def is_being_deleted(self) -> bool:
         """Whether its Job is being deleted."""
         return is_being_deleted(self.job)
@@ -129,6 +154,13 @@ class StageJob:
     def report_lost(self) -> bool:
         """Whether its Job completed and its report is gone: the results themselves are in storage."""
         return self.phase is Phase.FAILED and true_condition(self.job, "Complete") is not None
+
+    @property
+    def resolved_by(self) -> str | None:
+        """The resolve Job of the generation that it was created for; None for a Job of an older release."""
+        annotations = (self.configmap or self.job or {"metadata": {}})["metadata"].get("annotations") or {}
+        name: str | None = annotations.get(RESOLVED_BY_ANNOTATION)
+        return name
 
     @property
     def created_at(self) -> str:
@@ -167,6 +199,16 @@ def _keys(item: JsonObject) -> Iterator[ArtifactKey]:
     digests = annotations.get(DIGEST_ANNOTATION, "").split(",")
     if stages != [""] and len(stages) == len(digests):  # else edited by hand: which stages it runs is not known
         yield from zip(stages, digests, strict=True)
+
+
+def _reported(text: str | None) -> tuple[ArtifactKey, StageFailure] | None:
+    """A failure with the digest of its stage; None without one that can be read."""
+    try:
+        document = json.loads(text or "")
+        failure = StageFailure.model_validate({name: document[name] for name in StageFailure.model_fields})
+        return (failure.stage, str(document["digest"])), failure
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _by_name(items: Sequence[JsonObject]) -> dict[str, JsonObject]:

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 from multitask_operator.objects.field_paths import in_users_words
 from multitask_operator.objects.pod_layers import user_layers
-from multitask_operator.reconciler import blockers, pvcs
+from multitask_operator.reconciler import blockers, pvcs, stalls
 from multitask_operator.reconciler.blockers import Blocker
-from multitask_operator.reconciler.state.accessors import kind_label, true_condition
+from multitask_operator.reconciler.state.accessors import kind_label
 from multitask_operator.reconciler.state.cluster_state import RejectedWrite
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import failure_of
@@ -47,7 +47,7 @@ def claims_blocked(state: ModelState, _: Settings) -> Blocker | None:
 def resolve_failed(state: ModelState, _: Settings) -> Blocker | None:
     """The resolve Job of this generation failed."""
     job = state.resolve_job
-    if job is None or state.is_resolved or true_condition(job.job, "Failed") is None:
+    if job is None or state.is_resolved or not job.has_failed:
         return None
     return Blocker("ResolveFailed", failure_of(job).failure.message)
 
@@ -71,6 +71,16 @@ def job_blocked(state: ModelState, settings: Settings) -> Blocker | None:
     return None
 
 
+def job_stalled(state: ModelState, _: Settings) -> Blocker | None:
+    """The pods of an open Job run and get nowhere."""
+    return next((blocker for job in _jobs(state) if (blocker := stalls.stalled(job, state.now)) is not None), None)
+
+
+def job_evicted(state: ModelState, _: Settings) -> Blocker | None:
+    """The pods of an open Job were ended from outside again and again."""
+    return next((blocker for job in _jobs(state) if (blocker := stalls.evicted(job)) is not None), None)
+
+
 def job_retrying(state: ModelState, _: Settings) -> Blocker | None:
     """A Job waits for its next attempt. A stage that has failed for good comes first: its reason is the plan's."""
     if state.plan.failed:
@@ -81,7 +91,14 @@ def job_retrying(state: ModelState, _: Settings) -> Blocker | None:
 #: With one of these no Job is started.
 START_CHECKS: Sequence[Check] = (write_rejected, claims_blocked)
 #: With one of these a part of the work does not go on; other parts may.
-PROGRESS_CHECKS: Sequence[Check] = (resolve_failed, data_not_found, job_blocked, job_retrying)
+PROGRESS_CHECKS: Sequence[Check] = (
+    resolve_failed,
+    data_not_found,
+    job_stalled,
+    job_blocked,
+    job_evicted,
+    job_retrying,
+)
 
 
 def first_blocker(checks: Sequence[Check], state: ModelState, settings: Settings) -> Blocker | None:
@@ -97,6 +114,7 @@ def is_progressing(state: ModelState, settings: Settings) -> bool:
         job.job is not None
         and not job.is_finished
         and blockers.job_blocked(job, settings.gpu_resource, state.cluster.warnings) is None
+        and stalls.stalled(job, state.now) is None
         for job in at_work
     )
 

@@ -8,8 +8,8 @@ from multitask_api.cluster import RESOLVE
 from multitask_api.errors import InvalidResource
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.objects.volumes import uri_problems
-from multitask_operator.reconciler import blockers
-from multitask_operator.reconciler.actions import RECHECK_SECONDS, Action, earliest
+from multitask_operator.reconciler import blockers, stalls
+from multitask_operator.reconciler.actions import RECHECK_SECONDS, Action, Delete, Event, PatchConfigMap, earliest
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.children import ChildBuilder
 from multitask_operator.reconciler.contribution import Contribution
@@ -22,6 +22,8 @@ from multitask_operator.reconciler.training.checks import (
     first_blocker,
     is_progressing,
 )
+from multitask_operator.reconciler.training.final_failures import failures_to_remember
+from multitask_operator.reconciler.training.held_jobs import end_held_jobs, held_jobs
 from multitask_operator.reconciler.training.obsolete import obsolete_objects
 from multitask_operator.reconciler.training.scheduling import job_spec, needs_resolve_job, next_batches
 from multitask_operator.reconciler.training.status import training_status
@@ -41,22 +43,32 @@ def reconcile(state: ModelState, settings: Settings) -> Contribution:
     new_jobs = [job_spec(state, batch) for batch in batches]
     if blocker is None and needs_resolve_job(state):
         new_jobs.append(state.resolve_spec)
-    deletes = list(obsolete_objects(state))
-    creations = list(_creations(state, settings, new_jobs, deleted={delete.uid for delete in deletes}))
+    children = ChildBuilder.of(state, settings)
+    held = held_jobs(state)
+    ending = list(end_held_jobs(held, state))
+    obsolete = obsolete_objects(state, children if settings.are_known else None)
+    deletes = [*obsolete, *(action for action in ending if isinstance(action, Delete))]
+    deleted = {delete.uid for delete in deletes}
+    creations = [
+        *(action for action in ending if isinstance(action, PatchConfigMap)),
+        *failures_to_remember(state, deleted),
+        *_creations(state, children, new_jobs, deleted),
+    ]
     status = training_status(
         state,
         starts=[start for start in state.plan.starts if any(start.node in batch.nodes for batch in batches)],
         blocker=blocker or first_blocker(PROGRESS_CHECKS, state, settings),
         is_progressing=blocker is None and (bool(new_jobs) or is_progressing(state, settings)),
     )
-    return Contribution(tuple(deletes), tuple(creations), status, earliest(*_waits(state, settings, blocker)))
+    waits = (*_waits(state, settings, blocker), *(max(0.0, job.seconds_left(state.now)) for job in held))
+    events = tuple(action for action in ending if isinstance(action, Event))
+    return Contribution(tuple(deletes), tuple(creations), status, earliest(*waits), events)
 
 
 def _creations(
-    state: ModelState, settings: Settings, new_jobs: Sequence[StageJobSpec], deleted: Collection[str]
+    state: ModelState, children: ChildBuilder, new_jobs: Sequence[StageJobSpec], deleted: Collection[str]
 ) -> Iterator[Action]:
     """``deleted``: the uids of what this decision deletes."""
-    children = ChildBuilder.of(state, settings)
     configmaps = _kept_configmaps(state, deleted)
     if new_jobs:
         yield from children.snapshot(state.cluster, state.run)
@@ -91,3 +103,4 @@ def _waits(state: ModelState, settings: Settings, blocker: Blocker | None) -> It
         yield None if wait is None else max(0.0, wait)
     for stage_job in (*state.resolve_jobs, *state.stage_jobs):
         yield blockers.requeue_after(stage_job, settings.gpu_resource, state.cluster.warnings, state.now)
+        yield stalls.requeue_after(stage_job, state.now)

@@ -7,14 +7,22 @@ from collections.abc import Iterator
 from multitask_api.cluster import RUN
 from multitask_operator.objects.names import run_name
 from multitask_operator.reconciler.actions import Delete, delete_all
+from multitask_operator.reconciler.children import ChildBuilder
 from multitask_operator.reconciler.state.accessors import kind_label, true_condition
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import seconds_until_retry
 from multitask_operator.reconciler.state.stage_job import Phase, StageJob
+from multitask_operator.reconciler.training.waiting_jobs import outdated_waiting_jobs, surplus_jobs
 
 
-def obsolete_objects(state: ModelState) -> Iterator[Delete]:
-    """Everything that is to be deleted now."""
+def obsolete_objects(state: ModelState, children: ChildBuilder | None) -> Iterator[Delete]:
+    """Everything that is to be deleted now.
+
+    ``children`` builds Jobs as they would be created now; None: the reader does not know the installation's settings.
+    """
+    for job in (*surplus_jobs(state), *(outdated_waiting_jobs(state, children) if children is not None else ())):
+        # With its ConfigMap: the orders name threads and device, and are of the same settings.
+        yield from delete_all(job.job, job.configmap)
     for job in state.stage_jobs:
         if is_unwanted(job, state) or has_no_configmap(job):
             yield from delete_all(job.job)
@@ -59,18 +67,12 @@ def is_to_be_repeated(job: StageJob, state: ModelState) -> bool:
     That is so if it completed, because its results are in storage and only the report was lost; and if the user has
     changed the spec since, or asked to have the data read again.
     """
-    return job.phase is Phase.FAILED and (job.report_lost or is_older(job, state))
+    return job.phase is Phase.FAILED and (job.report_lost or state.is_older(job))
 
 
 def is_outdated_order(job: StageJob, state: ModelState) -> bool:
     """Orders from before this generation, whose Job is gone."""
-    return job.phase is Phase.JOB_MISSING and is_older(job, state)
-
-
-def is_older(job: StageJob, state: ModelState) -> bool:
-    """Whether a Job was created before the resolve Job of this generation."""
-    since = state.resolve_job.created_at if state.resolve_job is not None else ""
-    return bool(since) and job.created_at < since
+    return job.phase is Phase.JOB_MISSING and state.is_older(job)
 
 
 def is_superseded(job: StageJob, state: ModelState) -> bool:

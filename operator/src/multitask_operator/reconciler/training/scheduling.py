@@ -28,7 +28,8 @@ class JobBatch:
 
 def needs_resolve_job(state: ModelState) -> bool:
     """Whether this generation's resolve Job has to be created; a suspended model waits until it is resumed."""
-    is_missing = state.resolve_job is None or state.resolve_job.job is None
+    job = state.resolve_job
+    is_missing = job is None or (job.job is None and not job.has_failed)
     return is_missing and not state.is_resolved and not state.model.spec.suspend
 
 
@@ -36,8 +37,9 @@ def next_batches(state: ModelState) -> list[JobBatch]:
     """The Jobs to start now; none before this generation is resolved."""
     if not state.is_resolved:
         return []
-    # A Job that has ended or lost its ConfigMap has to be deleted before one of its name can be created.
-    blocking = [job for job in state.stage_jobs if job.job is not None and job.phase is not Phase.DONE]
+    # A Job that has ended or lost its ConfigMap has to be deleted before one of its name can be created, and one that
+    # failed for good is not created again.
+    blocking = [job for job in state.stage_jobs if job.phase not in (Phase.DONE, Phase.JOB_MISSING)]
     busy = {key for job in blocking for key in job.keys}
     starts = [start for start in state.plan.starts if start.key not in busy]
     spec = state.model.spec
@@ -53,7 +55,7 @@ def job_spec(state: ModelState, batch: JobBatch) -> StageJobSpec:
     """The Job that runs ``batch``."""
     name = qualified_name(state.owner.namespace, state.owner.name)
     orders = [stage_order(name, state.model.spec, state.plan.graph, node) for node in batch.nodes]
-    return StageJobSpec.of_stages(state.owner, state.cluster.generation, orders)
+    return StageJobSpec.of_stages(state.owner, state.cluster.generation, orders, state.resolve_spec.name)
 
 
 def job_batches(starts: Sequence[StartStage], graph: Graph, stage_jobs: Sequence[StageJob]) -> list[JobBatch]:

@@ -1,0 +1,99 @@
+"""A sidecar that does not end holds a pod and its GPUs: what is over is ended, and said."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from multitask_api.cluster import FAILURE_KEY
+from multitask_operator.reconciler.actions import Event
+from multitask_operator.reconciler.training.held_jobs import HELD_SECONDS
+from support.graph_builders import task
+from support.pods import held, running
+from support.simulation import Cluster
+
+
+def at(kind, **spec):
+    cluster = Cluster(task("urgency"), **spec)
+    for _ in range(10):
+        cluster.settle()
+        if cluster.jobs(kind):
+            return cluster, cluster.jobs(kind)[0]
+        cluster.finish(cluster.jobs()[0])
+    raise AssertionError(f"no {kind}")
+
+
+def show(cluster, *pods):
+    for item in pods:
+        cluster.objects["Pod", item["metadata"]["name"]] = item
+
+
+def reports(cluster, name):
+    """The stage has reported, and its Job does not end."""
+    cluster.finish(name)
+    cluster.objects["Job", name]["status"] = {"active": 1}
+
+
+@pytest.mark.parametrize("kind", ["resolve", "prepare", "base", "baseline"])
+def test_what_has_reported_is_ended_after_a_minute_and_its_result_counts(kind):
+    cluster, name = at(kind)
+    ended = cluster.now
+    reports(cluster, name)
+    show(cluster, held(name, ended))
+    cluster.settle()
+    assert name in cluster.jobs()
+    assert cluster.reconcile().requeue_after <= HELD_SECONDS
+    cluster.now = ended + HELD_SECONDS + 1
+    (event,) = [action for action in cluster.reconcile().actions if isinstance(action, Event)]
+    assert event.reason == "PodHeld"
+    assert f"Job {name} has reported its results, and container istio-proxy of pod p still runs" in event.message
+    assert name not in cluster.jobs()
+    cluster.objects.pop(("Pod", "p"))
+    cluster.to_the_end()
+    assert cluster.model["status"]["stage"] == "Trained"
+    assert cluster.job_runs.count(name) == 1
+    assert cluster.events.count(("Warning", "PodHeld")) == 1
+
+
+@pytest.mark.parametrize("failure_kind", ["UserError", "Retryable", "Fault", None])
+@pytest.mark.parametrize("kind", ["resolve", "baseline"])
+def test_what_has_failed_is_ended_too_and_says_why_it_is_not_tried_again(kind, failure_kind):
+    cluster, name = at(kind)
+    annotations = cluster.objects["ConfigMap", name]["metadata"]["annotations"]
+    key = {"stage": annotations.get("multitask.dev/stage", kind), "digest": annotations.get("multitask.dev/digest", "")}
+    if failure_kind is not None:
+        failure = json.dumps({**key, "kind": failure_kind, "message": "no such bucket"})
+        cluster.objects["ConfigMap", name]["data"][FAILURE_KEY] = failure
+    show(cluster, held(name, cluster.now, exit_code=2))
+    runs = len(cluster.job_runs)
+    cluster.settle()
+    assert name in cluster.jobs()
+    cluster.now += HELD_SECONDS + 1
+    cluster.settle()
+    assert name not in cluster.jobs()
+    ready = cluster.condition("Ready")
+    assert ready["reason"] == ("ResolveFailed" if kind == "resolve" else "StageFailed")
+    assert ("no such bucket" if failure_kind else "exit code 2 and no result") in ready["message"]
+    assert "container istio-proxy of pod p" in ready["message"]
+    assert len(cluster.job_runs) == runs
+    assert ("Warning", "PodHeld") in cluster.events
+
+
+def test_a_pod_whose_stage_runs_is_left_alone():
+    cluster, name = at("baseline", training={"nodes": 2})
+    reports(cluster, name)
+    show(cluster, held(name, cluster.now, name="a"), running(name, cluster.now, name="b"))
+    cluster.now += 10 * HELD_SECONDS
+    cluster.settle()
+    assert name in cluster.jobs()
+
+
+def test_a_pod_that_ends_by_itself_in_time_is_left_to_its_job():
+    cluster, name = at("baseline")
+    show(cluster, held(name, cluster.now))
+    cluster.finish(name)
+    cluster.now += 10 * HELD_SECONDS
+    cluster.settle()
+    assert ("Job", name) in cluster.objects
+    assert ("Warning", "PodHeld") not in cluster.events

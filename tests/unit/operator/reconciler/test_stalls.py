@@ -1,0 +1,127 @@
+"""Kubernetes waits for ever for a lost node, an evicted pod or a program that hangs: each has a reason in minutes."""
+
+from __future__ import annotations
+
+import pytest
+
+from multitask_api.cluster import PROGRESS_KEY
+from multitask_api.stage_io.manifest import StageProgress
+from multitask_operator.reconciler.stalls import NO_PROGRESS_SECONDS, NODE_LOST_SECONDS
+from support.graph_builders import task
+from support.pods import evicted, node_silent, pod, running, terminating
+from support.simulation import Cluster
+
+
+def at_a_baseline():
+    cluster = Cluster(task("urgency"), training={"activeDeadlineSeconds": 7200})
+    for _ in range(10):
+        cluster.settle()
+        if cluster.jobs("baseline"):
+            return cluster, cluster.jobs("baseline")[0]
+        cluster.finish(cluster.jobs()[0])
+    raise AssertionError("no baseline started")
+
+
+def show(cluster, *pods):
+    for item in pods:
+        cluster.objects["Pod", item["metadata"]["name"]] = item
+
+
+def report(cluster, name, updated, step=120):
+    progress = StageProgress(stage="baseline/urgency/seed-17", phase="train", step=step, total=4000, updated=updated)
+    cluster.objects["ConfigMap", name]["data"][PROGRESS_KEY] = progress.model_dump_json(by_alias=True)
+
+
+#: What a pod shows, and the seconds after which Ready has the reason.
+SIGHTS = [
+    ("a node that does not answer", node_silent, NODE_LOST_SECONDS, "NodeLost"),
+    ("a deleted pod that stays", terminating, NODE_LOST_SECONDS, "NodeLost"),
+    ("a program that says nothing", running, NO_PROGRESS_SECONDS, "NoProgress"),
+]
+
+
+@pytest.mark.parametrize(("sentence", "sight", "limit", "reason"), SIGHTS, ids=[row[0] for row in SIGHTS])
+def test_the_reason_comes_after_its_limit_and_not_before(sentence, sight, limit, reason):
+    cluster, name = at_a_baseline()
+    began = cluster.now
+    show(cluster, sight(name, began))
+    cluster.now = began + limit - 5
+    wait = cluster.reconcile().requeue_after
+    assert cluster.condition("Ready")["reason"] == "NotTrained"
+    assert wait <= 6, "it is looked at again in time"
+    cluster.now = began + limit + 1
+    cluster.settle()
+    assert cluster.condition("Ready")["reason"] == reason
+    assert (cluster.condition("Progressing")["status"], cluster.model["status"]["stage"]) == ("False", "Blocked")
+    assert ("Warning", reason) in cluster.events
+    cluster.now += 120
+    written = cluster.written
+    cluster.settle()
+    assert cluster.written == written, "its message does not change with the time"
+    cluster.objects.pop(("Pod", "p"))
+    cluster.settle()
+    assert cluster.condition("Ready")["reason"] == "NotTrained"
+
+
+def test_the_message_names_the_node_and_the_step():
+    cluster, name = at_a_baseline()
+    show(cluster, node_silent(name, cluster.now, node="gpu-7"))
+    cluster.now += NODE_LOST_SECONDS + 1
+    cluster.settle()
+    message = cluster.condition("Ready")["message"]
+    assert "Pod p is on node 'gpu-7', which has not answered since 20" in message
+    assert "kubectl delete pod --force" in message
+
+    cluster, name = at_a_baseline()
+    show(cluster, running(name, cluster.now))
+    report(cluster, name, cluster.now + 60)
+    cluster.now += 60 + NO_PROGRESS_SECONDS + 1
+    cluster.settle()
+    assert "(step 120 of 4000)" in cluster.condition("Ready")["message"]
+
+
+@pytest.mark.parametrize("ahead", [60.0, 1e9], ids=["a minute", "thirty years"])
+def test_a_pod_whose_clock_is_ahead_is_no_alarm(ahead):
+    cluster, name = at_a_baseline()
+    show(cluster, running(name, cluster.now))
+    cluster.now += 2000
+    report(cluster, name, cluster.now + ahead)
+    cluster.settle()
+    assert cluster.condition("Ready")["reason"] == "NotTrained"
+
+
+def test_a_new_attempt_begins_its_own_count():
+    cluster, name = at_a_baseline()
+    report(cluster, name, cluster.now)
+    cluster.now += 5000
+    show(cluster, running(name, cluster.now - 10))
+    cluster.settle()
+    assert cluster.condition("Ready")["reason"] == "NotTrained"
+
+
+@pytest.mark.parametrize(("count", "is_named"), [(4, False), (5, True), (9, True)])
+@pytest.mark.parametrize("runs", [True, False])
+def test_evictions_are_named_from_the_fifth_on(count, is_named, runs):
+    cluster, name = at_a_baseline()
+    show(cluster, *(evicted(name, number) for number in range(count)))
+    show(cluster, running(name, cluster.now) if runs else pod(name, "Pending"))
+    cluster.settle()
+    ready = cluster.condition("Ready")
+    assert (ready["reason"] == "Evicted") is is_named
+    if is_named:
+        assert (
+            f"{count} of its pods were ended from outside, the last: The node was low on resource: memory;"
+            in (ready["message"])
+        )
+    assert cluster.condition("Progressing")["status"] == "True", "its Job goes on"
+
+
+def test_a_deadline_is_the_jobs_own():
+    cluster, name = at_a_baseline()
+    assert cluster.objects["Job", name]["spec"]["activeDeadlineSeconds"] == 7200
+    resolve = Cluster(task("urgency"), training={"activeDeadlineSeconds": 7200})
+    resolve.settle()
+    assert "activeDeadlineSeconds" not in resolve.objects["Job", resolve.jobs()[0]]["spec"]
+    cluster.end(name, "Failed", "Job was active longer than specified deadline")
+    cluster.settle()
+    assert "longer than specified deadline" in cluster.condition("Ready")["message"]
