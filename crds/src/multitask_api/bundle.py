@@ -33,6 +33,26 @@ class PromptPiece(Record):
     literal: str | None = None
     ids: tuple[int, ...] | None = None
     field: str | None = None
+    lead: str | None = Field(None, description="White space that is tokenised together with the field's text.")
+
+
+class PromptFormat(Record):
+    """How prompts become token ids, fixed when a base model is made; training, evaluation and serving keep to it.
+
+    The defaults are those of a base that an older release made.
+    """
+
+    chat_date: str | None = Field(
+        None, description="The date (YYYY-MM-DD) that the chat template is told; absent: the template does not ask."
+    )
+    prefix: tuple[int, ...] | None = Field(
+        None, description="Token ids before a prompt without a chat template; absent: BOS, if the tokenizer adds it."
+    )
+    seams: Literal["Separate", "Joined"] = Field(
+        "Separate",
+        description="Separate: the text of a field is tokenised alone. Joined: together with a space before it, where "
+        "that gives the ids of running text.",
+    )
 
 
 class LabelIds(Record):

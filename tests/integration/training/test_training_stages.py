@@ -11,9 +11,11 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
+from multitask_api.bundle import PromptFormat
 from multitask_api.resource.training import Tuning
 from multitask_api.stage_io.manifest import StageFailure
 from multitask_api.stage_io.results import BaseResult, TrainResult
+from multitask_trainer.base_model.loading import read_prompt_format
 from multitask_trainer.data.rows import write_rows
 from multitask_trainer.evaluation.scoring import read_scores
 from multitask_trainer.storage.files import content_digest
@@ -70,6 +72,8 @@ def test_the_base_has_a_tokenizer_of_the_tasks_text_and_learns_it(suite):
     assert base_result.tokens == 20 * 16 * 48
     assert base_result.last_loss < 0.7 * base_result.first_loss
     assert 259 < base_result.vocabulary <= 512
+    kept = read_prompt_format(suite.artifact("base") / "model")
+    assert kept == base_result.prompt_format == PromptFormat(prefix=(1,), seams="Joined")
 
 
 def test_tasks_text_shorter_than_a_block_is_told_where_a_corpus_fills_the_batches(tmp_path):

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from multitask_api.bundle import PromptFormat
 from multitask_api.resource.training import Tuning
 from multitask_api.stage_io.parameters import BundleParameters
 from multitask_serving.engine.engine import Engine, read_bundle
+from multitask_serving.engine.prompt.encoding import encode_prompt
 from multitask_serving.engine.types import Request
+from multitask_trainer.base_model.loading import load_tokenizer, read_prompt_format, write_prompt_format
 from multitask_trainer.errors import StageError
 from multitask_trainer.export.bundle import ServableWeights, assemble_bundle
 from multitask_trainer.stages import bundle
+from multitask_trainer.training.batching.dataset import TaskEncoder
 from multitask_trainer.tuning import tuning_method
 from support.evaluation_fixtures import (
     INTENT,
@@ -117,6 +123,45 @@ def test_a_groups_digest_covers_that_group_alone(suite):
     assert after["group/classification"] == before["group/classification"]
     assert after["group/generation"] != before["group/generation"]
     assert after["bundle"] != before["bundle"]
+
+
+def join_space_and_o(base):
+    """Give the tokenizer one token of two characters, as those of real models."""
+    settings = json.loads((base / "tokenizer.json").read_text("utf-8"))
+    settings["model"]["vocab"]["Ġo"] = settings["model"]["vocab"].pop("ÿ")
+    settings["model"]["merges"] = [["Ġ", "o"]]
+    (base / "tokenizer.json").write_text(json.dumps(settings), "utf-8")
+
+
+@pytest.mark.parametrize(
+    ("kept", "lead", "prefix"),
+    [
+        (None, None, ()),  # a base that an older release made
+        (PromptFormat(), None, ()),
+        (PromptFormat(seams="Joined"), " ", ()),
+        (PromptFormat(seams="Joined", prefix=(5, 7)), " ", (5, 7)),
+    ],
+)
+def test_a_served_prompt_has_the_ids_that_were_trained_and_keeps_to_the_format_of_the_base(suite, kept, lead, prefix):
+    unpublished = make_base(suite.scratch("another-base") / "model")
+    join_space_and_o(unpublished)
+    if kept is not None:
+        write_prompt_format(kept, unpublished)
+    base = suite.artifact("base", train_result("x"), unpublished.parent) / "model"
+    for seed, group in enumerate(GROUPS):
+        trained(suite, group, LORA, seed)
+    folder, _ = run_bundle(suite, LORA)
+    served = Engine.load(folder).task("intent")
+    assert [piece.lead for piece in served.pieces] == [None, lead, None]
+    assert served.bos == prefix
+    encoder = TaskEncoder.of(
+        INTENT, load_tokenizer(base), max_length=100, chat_template=False, prompt_format=read_prompt_format(base)
+    )
+    assert (encoder.pieces, encoder.bos, encoder.labels) == (served.pieces, served.bos, served.labels)
+    ids = encode_prompt(served.pieces, {"text": "order"}, load_tokenizer(base), max_tokens=90, bos=served.bos).ids
+    joined = load_tokenizer(base).convert_tokens_to_ids("Ġo")
+    assert (joined in ids) == (lead is not None)
+    assert tuple(ids[: len(prefix)]) == prefix
 
 
 def test_a_form_of_neither_kind_is_refused(suite, tmp_path):

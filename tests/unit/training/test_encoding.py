@@ -7,6 +7,7 @@ import json
 import numpy as np
 import pytest
 
+from multitask_api.bundle import PromptFormat
 from multitask_api.errors import UserError
 from multitask_trainer.base_model.builtin import make_model, make_tokenizer, size_of
 from multitask_trainer.base_model.sources import BaseModelSource, make_base
@@ -25,7 +26,7 @@ def tokenizer():
 
 
 def encoder(tokenizer, task=KIND, max_length=48):
-    return TaskEncoder.of(task, tokenizer, max_length=max_length, chat_template=False)
+    return TaskEncoder.of(task, tokenizer, max_length=max_length, chat_template=False, prompt_format=PromptFormat())
 
 
 def test_a_row_is_its_prompt_and_then_its_answer_and_eos(tokenizer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from multitask_api.bundle import Bundle, ServedModel, ServedTask
+from multitask_api.bundle import Bundle, PromptFormat, ServedModel, ServedTask
 from multitask_serving.engine.engine import Engine
 from multitask_serving.engine.model.loading import LoadedModel
 from multitask_serving.engine.types import Request
@@ -33,7 +33,7 @@ def model(tokenizer):
 
 
 def validation(tokenizer, task, count=80):
-    encoder = TaskEncoder.of(TASKS[task], tokenizer, max_length=48, chat_template=False)
+    encoder = TaskEncoder.of(TASKS[task], tokenizer, max_length=48, chat_template=False, prompt_format=PromptFormat())
     return TaskValidation.of(encoder, rows(task, count, 1))
 
 

@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from multitask_api.bundle import ForwardPath
+from multitask_api.bundle import ForwardPath, PromptFormat
 from multitask_api.types import Record
 
 Verdict = Literal["Qualified", "NotQualified", "Inconclusive", "NoBaseline"]
@@ -52,6 +52,7 @@ class BaseResult(Record):
     warnings: tuple[str, ...] = ()
     forward_path: ForwardPath | None = Field(None, description="How the model is run; absent: never tested.")
     forward_path_reason: str = ""
+    prompt_format: PromptFormat | None = Field(None, description="How prompts are encoded; absent: by the defaults.")
 
     @property
     def training_seconds(self) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import ValidationError
 
-from multitask_api.bundle import ForwardPath
+from multitask_api.bundle import ForwardPath, PromptFormat
 from multitask_serving.engine.model.backbone import MASKED
 from multitask_serving.engine.model.pretrained import read_pretrained
 from multitask_trainer.base_model.limits import max_length_problem
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 FORWARD_PATH = "forward_path.json"
 """Beside the weights: the `ForwardPath` that the stage ``base`` has found. Absent: the default one."""
+
+PROMPT_FORMAT = "prompt_format.json"
+"""Beside the weights: the `PromptFormat` that the stage ``base`` has fixed. Absent: that of an older base."""
 
 Precision = Literal["fp32", "bf16"]
 """The precisions that a model can be served in."""
@@ -55,6 +58,22 @@ def write_forward_path(path: ForwardPath, folder: Path) -> None:
     """The counterpart of `read_forward_path`. The default leaves no file: it is that of every older base."""
     if path != MASKED:
         (folder / FORWARD_PATH).write_text(json.dumps(path.to_json(), indent=1, sort_keys=True) + "\n", "utf-8")
+
+
+def read_prompt_format(folder: Path) -> PromptFormat:
+    """How prompts are encoded for the base model in ``folder``. Raises `StageError`."""
+    path = folder / PROMPT_FORMAT
+    if not path.exists():
+        return PromptFormat()
+    try:
+        return PromptFormat.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise StageError(f"{path}: is not of this version ({error}); delete the base to have it made again") from error
+
+
+def write_prompt_format(prompt_format: PromptFormat, folder: Path) -> None:
+    """The counterpart of `read_prompt_format`."""
+    (folder / PROMPT_FORMAT).write_text(json.dumps(prompt_format.to_json(), indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def load_base(folder: Path) -> PreTrainedModel:

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from multitask_api.bundle import BASE_MODEL, Adapter, Bundle, ServedModel, ServedTask
+from multitask_api.bundle import BASE_MODEL, Adapter, Bundle, PromptFormat, ServedModel, ServedTask
 from multitask_api.stage_io.parameters import TaskDefinition
 from multitask_api.stages.digests import digest
 from multitask_serving.engine.model.backbone import MASKED
-from multitask_serving.engine.prompt.chat import compile_chat_pieces
-from multitask_serving.engine.prompt.encoding import bos_ids, compile_labels, compile_pieces
-from multitask_trainer.base_model.loading import Precision, load_tokenizer, read_forward_path
+from multitask_serving.engine.prompt.compiling import compile_prompt
+from multitask_serving.engine.prompt.encoding import compile_labels
+from multitask_trainer.base_model.loading import Precision, load_tokenizer, read_forward_path, read_prompt_format
 from multitask_trainer.errors import StageError
 from multitask_trainer.export.weights import DTYPE_NAMES, cast_model, link_file, link_tree, weight_bytes
 from multitask_trainer.storage.files import content_digest, write_atomically
@@ -78,11 +78,12 @@ def assemble_bundle(
     taken as they are. Raises `KeyError` for a task whose weights are missing.
     """
     placed = place_servables(folder, base, servables, precision)
-    tokenizer = load_tokenizer(base)
+    tokenizer, prompt_format = load_tokenizer(base), read_prompt_format(base)
     served = tuple(
         compile_task(
             binding,
             tokenizer,
+            prompt_format,
             model=placed.placements[binding.servable].model,
             adapter=placed.placements[binding.servable].adapter,
             max_length=max_length,
@@ -147,6 +148,7 @@ def write_bundle(folder: Path, bundle: Bundle) -> None:
 def compile_task(
     binding: TaskBinding,
     tokenizer: PreTrainedTokenizerFast,
+    prompt_format: PromptFormat,
     *,
     model: str,
     adapter: str | None,
@@ -155,7 +157,7 @@ def compile_task(
 ) -> ServedTask:
     """A task's prompt and labels as token ids, with the model and adapter that answer it."""
     task = binding.definition
-    pieces = compile_chat_pieces(task.prompt, tokenizer) if chat_template else compile_pieces(task.prompt, tokenizer)
+    pieces, prefix = compile_prompt(task.prompt, tokenizer, prompt_format, chat=chat_template)
     if tokenizer.eos_token_id is None:
         raise StageError("the base model's tokenizer has no end-of-sequence token; use another base")
     return ServedTask(
@@ -164,7 +166,7 @@ def compile_task(
         model=model,
         adapter=adapter,
         pieces=pieces,
-        bos=() if chat_template else bos_ids(tokenizer),
+        bos=prefix,
         eos=int(tokenizer.eos_token_id),
         max_length=max_length,
         labels=compile_labels(task.labels, tokenizer, pieces) if task.type == "Classification" else (),

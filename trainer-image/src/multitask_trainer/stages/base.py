@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+from multitask_api.bundle import PromptFormat
 from multitask_api.stage_io.parameters import BaseParameters
 from multitask_api.stage_io.results import BaseResult
+from multitask_serving.engine.prompt.compiling import prompt_format_of
 from multitask_trainer.base_model.checks.base import check_base
 from multitask_trainer.base_model.loading import (
     check_max_length,
@@ -18,6 +21,7 @@ from multitask_trainer.base_model.loading import (
     load_tokenizer,
     read_forward_path,
     write_forward_path,
+    write_prompt_format,
 )
 from multitask_trainer.base_model.sources import BaseModelSource, make_base
 from multitask_trainer.data.locations import DataLocations
@@ -31,6 +35,9 @@ from multitask_trainer.training.checkpoint import Progress
 from multitask_trainer.training.pretraining import corpus_texts, pretrain
 from multitask_trainer.tuning import tuning_method
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
 
 def work(stage: StageContext) -> StageOutcome:
     """Get or make the base, pre-train it if asked, and leave it in ``model/``."""
@@ -42,9 +49,12 @@ def work(stage: StageContext) -> StageOutcome:
     check_max_length(model, parameters.optimisation.max_length)
     notices = tuning_method(parameters.tuning).check(model) if parameters.tuning is not None else []
     checks, path = check_base(start), read_forward_path(start)
+    prompt_format = prompt_format_of(tokenizer)
     progress, warnings = Progress(), list(checks.warnings)
     if parameters.pretraining is not None:
-        datasets = _encode_tasks(parameters, rows, start) if parameters.pretraining.tasks_text else []
+        datasets = (
+            _encode_tasks(parameters, rows, tokenizer, prompt_format) if parameters.pretraining.tasks_text else []
+        )
         warnings += [
             f"{task.name}: {dataset.truncated} rows are longer than training.maxLength"
             for task, dataset in zip(parameters.tasks, datasets, strict=False)
@@ -69,6 +79,7 @@ def work(stage: StageContext) -> StageOutcome:
     tokenizer.save_pretrained(target)
     drop_library_versions(target)
     write_forward_path(path, target)
+    write_prompt_format(prompt_format, target)
     last = next((point.train_loss for point in reversed(progress.curve)), None)
     result = BaseResult(
         parameters=model.num_parameters(),
@@ -82,6 +93,7 @@ def work(stage: StageContext) -> StageOutcome:
         warnings=(*notices, *warnings),
         forward_path=path,
         forward_path_reason=checks.reason,
+        prompt_format=prompt_format,
     )
     return StageOutcome(result, {"model": content_digest(stage.artifact_folder, ["model"])})
 
@@ -113,13 +125,23 @@ def _starting_base(
     return folder
 
 
-def _encode_tasks(parameters: BaseParameters, rows: dict[str, list[Row]], start: Path) -> list[EncodedDataset]:
-    tokenizer = load_tokenizer(start)
-    max_length = parameters.optimisation.max_length
-    return [
-        TaskEncoder.of(task, tokenizer, max_length=max_length, chat_template=False).encode(rows[task.name])
+def _encode_tasks(
+    parameters: BaseParameters,
+    rows: dict[str, list[Row]],
+    tokenizer: PreTrainedTokenizerFast,
+    prompt_format: PromptFormat,
+) -> list[EncodedDataset]:
+    encoders = [
+        TaskEncoder.of(
+            task,
+            tokenizer,
+            max_length=parameters.optimisation.max_length,
+            chat_template=False,
+            prompt_format=prompt_format,
+        )
         for task in parameters.tasks
     ]
+    return [encoder.encode(rows[encoder.task.name]) for encoder in encoders]
 
 
 def _has_seen_tasks(parameters: BaseParameters) -> bool:

@@ -13,7 +13,13 @@ from torch import nn
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import TrainResult
 from multitask_api.stages.digests import digest
-from multitask_trainer.base_model.loading import check_max_length, load_base, load_tokenizer, read_forward_path
+from multitask_trainer.base_model.loading import (
+    check_max_length,
+    load_base,
+    load_tokenizer,
+    read_forward_path,
+    read_prompt_format,
+)
 from multitask_trainer.data.rows import Row, read_rows
 from multitask_trainer.errors import StageError
 from multitask_trainer.runtime.context import StageContext
@@ -169,13 +175,14 @@ def sampling_table(result: TrainResult, parameters: TrainParameters) -> str:
 
 
 def _encoders(parameters: TrainParameters, base: Path) -> dict[str, TaskEncoder]:
-    tokenizer = load_tokenizer(base)
+    tokenizer, prompt_format = load_tokenizer(base), read_prompt_format(base)
     return {
         task.name: TaskEncoder.of(
             task,
             tokenizer,
             max_length=parameters.optimisation.max_length,
             chat_template=parameters.chat_template,
+            prompt_format=prompt_format,
         )
         for task in parameters.tasks
     }

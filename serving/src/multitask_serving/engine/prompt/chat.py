@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from datetime import date
 from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError as JinjaError
@@ -16,15 +18,20 @@ if TYPE_CHECKING:
 
 # Private-use characters: chat templates do not write them, and trimming white space does not remove them.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
+_DATE_CODES = "aAbBcdDeFgGhHIjkmMnpPrRSTuUVwWxXyYZ"
+"""What may stand behind ``%`` in a format of a date or a time of day."""
 _PLACEHOLDER = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
 
 
-def compile_chat_pieces(prompt: str, tokenizer: PreTrainedTokenizerFast) -> tuple[PromptPiece, ...]:
+def compile_chat_pieces(
+    prompt: str, tokenizer: PreTrainedTokenizerFast, *, today: date | None = None
+) -> tuple[PromptPiece, ...]:
     """The prompt as one user message in the tokenizer's chat template, up to where the assistant's answer begins.
 
     The chat template is rendered once, with a placeholder for each field, and split at the placeholders. The text
     between them becomes literal pieces; it includes BOS and turn markers, so such a prompt has no ``bos`` of its own.
-    Thinking is disabled (``enable_thinking=False``): the answer follows at once. Raises `TemplateError`.
+    Thinking is disabled (``enable_thinking=False``): the answer follows at once. A template that asks for the date is
+    told ``today``; None: the day on which this runs. Raises `TemplateError`.
     """
     if _OPEN in prompt or _CLOSE in prompt:
         raise TemplateError("the prompt contains the private-use characters U+E0F0 or U+E0F1. Remove them")
@@ -32,7 +39,7 @@ def compile_chat_pieces(prompt: str, tokenizer: PreTrainedTokenizerFast) -> tupl
     names = [part.name for part in parts if isinstance(part, Field)]
     numbers = iter(range(len(names)))
     message = "".join(part if isinstance(part, str) else f"{_OPEN}{next(numbers)}{_CLOSE}" for part in parts)
-    rendered = _render(message, tokenizer)
+    rendered = render_message(message, tokenizer, today=today)
     # Odd entries of the split are the placeholders' numbers.
     pieces = _PLACEHOLDER.split(rendered)
     if [int(number) for number in pieces[1::2]] != list(range(len(names))):
@@ -49,13 +56,29 @@ def compile_chat_pieces(prompt: str, tokenizer: PreTrainedTokenizerFast) -> tupl
     )
 
 
-def _render(message: str, tokenizer: PreTrainedTokenizerFast) -> str:
+def render_message(message: str, tokenizer: PreTrainedTokenizerFast, *, today: date | None = None) -> str:
+    """The chat template around one user message. Raises `TemplateError`."""
     if not tokenizer.chat_template:
         raise TemplateError("the base model's tokenizer has no chat template. Use an instruct model, or a plain prompt")
+    template = tokenizer.get_chat_template()
     try:
         rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": message}], tokenize=False, add_generation_prompt=True, enable_thinking=False
+            [{"role": "user", "content": message}],
+            tokenize=False,
+            add_generation_prompt=True,
+            enable_thinking=False,
+            chat_template=template if today is None else _clock(today) + template,
         )
     except JinjaError as error:
         raise TemplateError(f"the base model's chat template failed: {error}. Use a plain prompt") from error
     return str(rendered)
+
+
+def _clock(today: date) -> str:
+    """A macro in place of the function that tells a template the date; it prints nothing itself.
+
+    transformers passes no functions to templates, and offers no other way to set the clock.
+    """
+    codes = [f"%{flag}{letter}" for flag in ("", "-") for letter in _DATE_CODES]
+    values = "".join(f"|replace({json.dumps(code)}, {json.dumps(today.strftime(code))})" for code in codes)
+    return "{% macro strftime_now(format) %}{{ format" + values + " }}{% endmacro %}"

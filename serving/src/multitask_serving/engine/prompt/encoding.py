@@ -46,6 +46,11 @@ def compile_pieces(prompt: str, tokenizer: PreTrainedTokenizerFast) -> tuple[Pro
     )
 
 
+def encode_literals(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> list[list[int]]:
+    """Each text's ids as part of a template: a special token in it is itself. Without BOS or EOS."""
+    return _encode(tokenizer, list(texts), plain=False)
+
+
 def bos_ids(tokenizer: PreTrainedTokenizerFast) -> tuple[int, ...]:
     """The ids that this tokenizer puts before a text: its BOS, or nothing."""
     bos = tokenizer.bos_token_id
@@ -110,7 +115,7 @@ def encode_prompt(
 
     Raises `MissingField`, `InvalidField`, `PromptTooLong` or `EmptyPrompt`. Fields the prompt does not use are ignored.
     """
-    ids = _encode(tokenizer, field_texts(pieces, fields), plain=True)
+    ids = _encode(tokenizer, _with_leads(pieces, field_texts(pieces, fields)), plain=True)
     return _fill_pieces(pieces, ids, max_tokens, bos)
 
 
@@ -119,7 +124,7 @@ def encode_prompts(
     tokenizer: PreTrainedTokenizerFast,
 ) -> list[EncodedPrompt]:
     """`encode_prompt` for many ``(pieces, fields, max_tokens, bos)``, with one call of the tokenizer."""
-    texts = [field_texts(pieces, fields) for pieces, fields, _, _ in requests]
+    texts = [_with_leads(pieces, field_texts(pieces, fields)) for pieces, fields, _, _ in requests]
     encoded = iter(_encode(tokenizer, [text for row in texts for text in row], plain=True))
     return [
         _fill_pieces(pieces, [next(encoded) for _ in row], max_tokens, bos)
@@ -140,6 +145,12 @@ def field_texts(pieces: Sequence[PromptPiece], fields: Mapping[str, str]) -> lis
             raise InvalidField(piece.field, f"of type {type(text).__name__}")
         texts.append(text)
     return texts
+
+
+def _with_leads(pieces: Sequence[PromptPiece], texts: Sequence[str]) -> list[str]:
+    """The texts of the fields as they are tokenised: behind the white space that belongs to a field's piece."""
+    leads = (piece.lead or "" for piece in pieces if piece.field is not None)
+    return [lead + text for lead, text in zip(leads, texts, strict=True)]
 
 
 def _fill_pieces(

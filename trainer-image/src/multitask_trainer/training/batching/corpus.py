@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from multitask_serving.engine.prompt.compiling import prefix_ids
 from multitask_trainer.errors import StageError
 from multitask_trainer.training.batching.batches import MicroBatch
 from multitask_trainer.training.batching.dataset import EncodedDataset
@@ -142,7 +143,8 @@ def _tokenize(texts: list[str], tokenizer: PreTrainedTokenizerFast) -> NDArray[n
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = True  # a special token spelled out in a text is plain text
     ends = [tokenizer.eos_token_id]
-    begins = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    bos = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+    begins = list(prefix_ids(tokenizer)) or bos
     encoded = backend.encode_batch_fast(texts, add_special_tokens=False)
     return np.concatenate([np.array(begins + text.ids + ends, dtype=np.uint32) for text in encoded])
 

@@ -9,17 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from multitask_api.bundle import LabelIds, PromptPiece
+from multitask_api.bundle import LabelIds, PromptFormat, PromptPiece
 from multitask_api.stage_io.parameters import TaskDefinition
-from multitask_serving.engine.prompt.chat import compile_chat_pieces
-from multitask_serving.engine.prompt.encoding import (
-    bos_ids,
-    compile_labels,
-    compile_pieces,
-    encode_prompts,
-    encode_target,
-    prompt_budget,
-)
+from multitask_serving.engine.prompt.compiling import compile_prompt
+from multitask_serving.engine.prompt.encoding import compile_labels, encode_prompts, encode_target, prompt_budget
 from multitask_trainer.data.rows import Row
 from multitask_trainer.errors import DataError, StageError
 
@@ -46,11 +39,16 @@ class TaskEncoder:
 
     @classmethod
     def of(
-        cls, task: TaskDefinition, tokenizer: PreTrainedTokenizerFast, *, max_length: int, chat_template: bool
+        cls,
+        task: TaskDefinition,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        max_length: int,
+        chat_template: bool,
+        prompt_format: PromptFormat,
     ) -> TaskEncoder:
         """Compile the task's prompt and labels. Raises the engine's errors for a prompt or labels it cannot serve."""
-        compile_ = compile_chat_pieces if chat_template else compile_pieces
-        pieces = compile_(task.prompt, tokenizer)
+        pieces, prefix = compile_prompt(task.prompt, tokenizer, prompt_format, chat=chat_template)
         if tokenizer.eos_token_id is None:
             raise StageError("the base model's tokenizer has no end-of-sequence token; use another base")
         labels = compile_labels(task.labels, tokenizer, pieces) if task.type == "Classification" else ()
@@ -62,7 +60,7 @@ class TaskEncoder:
             task=task,
             tokenizer=tokenizer,
             pieces=pieces,
-            bos=() if chat_template else bos_ids(tokenizer),
+            bos=prefix,
             eos=int(tokenizer.eos_token_id),
             labels=labels,
             answer_tokens=answer_tokens,
