@@ -26,6 +26,10 @@ _NORMAL_EVENT_REASONS = frozenset(
 )
 
 
+#: A Warning whatever the condition's status.
+_WARNING_REASONS = frozenset({"ReadRefused"})
+
+
 class ConditionValue(NamedTuple):
     """Status, reason and message of a condition."""
 
@@ -85,6 +89,12 @@ def invalid_spec(cluster: ClusterState, error: UserError, now: float) -> Result:
     return Result(update.actions, RECHECK_SECONDS if cluster.referenced_configmaps else None)
 
 
+def read_refused_status(cluster: ClusterState, message: str, now: float) -> Result:
+    """For a model about which not all may be read: nothing is known of it, and the ``message`` says what to grant."""
+    value = ConditionValue("Unknown", "ReadRefused", message)
+    return status_update(cluster, with_conditions(cluster, value, value, "Blocked", None, now), now)
+
+
 def status_update(cluster: ClusterState, status: MultiTaskModelStatus, now: float) -> Result:
     """The patch that makes the resource's status ``status``, and the Events that go with it."""
     before: JsonObject = cluster.model.get("status") or {}
@@ -109,7 +119,9 @@ def _events(before: MultiTaskModelStatus | None, after: MultiTaskModelStatus) ->
         if (item.type, item.reason, item.status) in known or item.reason in _WITHOUT_EVENT | posted:
             continue
         posted.add(item.reason)
-        is_warning = item.status == "False" and item.reason not in _NORMAL_EVENT_REASONS
+        is_warning = item.reason in _WARNING_REASONS or (
+            item.status == "False" and item.reason not in _NORMAL_EVENT_REASONS
+        )
         yield Event("Warning" if is_warning else "Normal", item.reason, item.message)
 
 
