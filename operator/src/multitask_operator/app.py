@@ -9,10 +9,12 @@ from pathlib import Path
 
 from multitask_operator import health
 from multitask_operator.cluster.cache import Cache
-from multitask_operator.cluster.client import Client, nothing
+from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.connection import connect
+from multitask_operator.cluster.hooks import nothing
 from multitask_operator.cluster.streams import StreamClient
 from multitask_operator.controller import Controller, NamespacedName, Reconcile
+from multitask_operator.metrics import Metrics
 from multitask_operator.queue import Queue
 from multitask_operator.settings import Settings
 from multitask_operator.watches import Watches
@@ -53,24 +55,32 @@ class Operator:
         """Run until stopped. Raises ConnectionConfigError and CannotListen."""
         settings, cache = self._settings, Cache(self._settings.namespaces)
         configuration = await connect(self._kubeconfig, self._context)
-        async with Client(configuration, after_write=self._after_write, observer=cache) as client:
+        metrics = Metrics(cache)
+        async with Client(
+            configuration, after_write=self._after_write, observer=cache, count=metrics.requested
+        ) as client:
             controller = Controller(client, settings, self._reconcile, cache)
             queue: Queue[NamespacedName] = Queue(
-                controller.reconcile, workers=settings.workers, limit=RECONCILE_TIMEOUT_SECONDS
+                controller.reconcile,
+                workers=settings.workers,
+                limit=RECONCILE_TIMEOUT_SECONDS,
+                on_end=metrics.reconciled,
             )
+            metrics.follow(queue.schedule)
             async with health.served(
                 queue,
                 settings.health_address,
                 settings.health_port,
                 settings.stale_seconds,
                 lambda: "; ".join((*cache.faults(), *controller.faults())) or None,
+                metrics.registry,
             ) as port:
                 logger.info("watching %s; health on port %d", ", ".join(settings.namespaces) or "all namespaces", port)
-                await self._work(cache, queue)
+                await self._work(cache, queue, metrics)
         logger.info("ended")
 
-    async def _work(self, cache: Cache, queue: Queue[NamespacedName]) -> None:
-        watching = asyncio.create_task(self._watch(cache, queue))
+    async def _work(self, cache: Cache, queue: Queue[NamespacedName], metrics: Metrics) -> None:
+        watching = asyncio.create_task(self._watch(cache, queue, metrics))
         reconciling = asyncio.create_task(_reconcile(cache, queue))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
@@ -86,9 +96,9 @@ class Operator:
             if isinstance(each, Exception):
                 raise each
 
-    async def _watch(self, cache: Cache, queue: Queue[NamespacedName]) -> None:
+    async def _watch(self, cache: Cache, queue: Queue[NamespacedName], metrics: Metrics) -> None:
         configuration = await connect(self._kubeconfig, self._context)
-        async with StreamClient(configuration, connections=0) as client:
+        async with StreamClient(configuration, connections=0, count=metrics.requested) as client:
             await cache.run(client, Watches(cache, queue.add).changed)
 
 

@@ -18,7 +18,7 @@ PROGRESSING = {"Suspended", "StagesRunning", "StageFailed", "Complete", "Blocked
 BLOCKERS = {
     *("ClaimDeleted", "ClaimLost", "ClaimMissing", "DataNotFound", "Gated", "ImageNotPulled", "NoGPUFree"),
     *("NotDeleted", "PodNotStarted", "PodRefused", "PodWarning", "Queued", "QuotaExceeded", "ResolveFailed"),
-    *("Retrying", "SecretMissing", "StorageNotShared", "Unschedulable", "WriteRefused"),
+    *("ReadRefused", "Retrying", "SecretMissing", "StorageNotShared", "Unschedulable", "WriteRefused"),
 }
 DELETION = {"CleaningUp"}
 EVENTS_ALONE = {"CleanedUp", "CleanUpFailed", "CleanUpSkipped"}

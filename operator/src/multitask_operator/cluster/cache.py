@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Sequence
 
 from multitask_api.cluster import MANAGED_BY, MANAGED_BY_LABEL, MODEL_LABEL
@@ -11,12 +12,14 @@ from multitask_api.types import JsonObject
 from multitask_operator.cluster.errors import Forbidden, NotFound, Request
 from multitask_operator.cluster.kinds import RBAC, rbac_resource
 from multitask_operator.cluster.reflector import Reflector, Source, explained
-from multitask_operator.cluster.store import Store, model_label
+from multitask_operator.cluster.store import Store, model_label, no_summary
 from multitask_operator.cluster.streams import StreamClient
+from multitask_operator.reconciler.state.accessors import kind_label, true_condition
 
 Kind = tuple[str, str]
 
 MODEL: Kind = (API_VERSION, "MultiTaskModel")
+JOB: Kind = ("batch/v1", "Job")
 CONFIGMAP: Kind = ("v1", "ConfigMap")
 PVC: Kind = ("v1", "PersistentVolumeClaim")
 EVENT: Kind = ("v1", "Event")
@@ -26,7 +29,7 @@ METADATA: Kind = ("meta.k8s.io/v1", "PartialObjectMetadata")
 
 #: Watched where they carry our labels.
 CHILDREN: Sequence[Kind] = (
-    ("batch/v1", "Job"),
+    JOB,
     ("v1", "Pod"),
     CONFIGMAP,
     ("v1", "Service"),
@@ -116,6 +119,11 @@ class Cache:
         stores = (self._store(child, namespace) for child in CHILDREN if child[1] == kind)
         return next((store.get(namespace, name) for store in stores if store is not None), None)
 
+    def counts(self, kind: Kind) -> Counter[tuple[str, ...]]:
+        """Of models (namespace, state), of Jobs (namespace, kind of stage, state) → how many there are."""
+        stores = (self._stores[kind, scope] for scope in self._scopes)
+        return sum((store.summaries() for store in stores), Counter())
+
     def newest_warning(self, namespace: str, uid: str) -> int | None:
         """The resource version of the newest Warning Event about an object; None: there is none."""
         store = self._store(EVENT, namespace)
@@ -166,7 +174,9 @@ def _store_of(kind: Kind) -> Store:
         return Store(_claim)
     if kind == METADATA:
         return Store(lambda item: {"metadata": _identity(item)}, lambda item: "")
-    return Store(_event, _about) if kind == EVENT else Store()
+    if kind == EVENT:
+        return Store(_event, _about)
+    return Store(summary=_SUMMARIES.get(kind, no_summary))
 
 
 def _sources(namespace: str | None) -> Sequence[Source]:
@@ -213,3 +223,27 @@ def _event(item: JsonObject) -> JsonObject:
 
 def _about(item: JsonObject) -> str:
     return str((item.get("involvedObject") or {}).get("uid", ""))
+
+
+#: Values of the column Stage that are no stage but a state of the model.
+_STATES = frozenset({"Pending", "Blocked", "Suspended", "Failed", "Trained", "InvalidSpec", "CleaningUp"})
+
+
+def _model_state(item: JsonObject) -> tuple[str, ...]:
+    stage = str((item.get("status") or {}).get("stage", "Pending"))
+    return (stage if stage in _STATES else "Training",)
+
+
+def _job_state(item: JsonObject) -> tuple[str, ...]:
+    if true_condition(item, "Complete"):
+        state = "Succeeded"
+    elif true_condition(item, "Failed"):
+        state = "Failed"
+    elif item.get("spec", {}).get("suspend"):
+        state = "Suspended"
+    else:
+        state = "Running" if item.get("status", {}).get("ready") else "Pending"
+    return (kind_label(item), state)
+
+
+_SUMMARIES = {MODEL: _model_state, JOB: _job_state}

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 import aiohttp
 from kubernetes.aio.client import ApiClient, Configuration
@@ -15,6 +15,7 @@ from kubernetes.aio.dynamic.resource import Resource
 
 from multitask_api.types import JsonObject
 from multitask_operator.cluster.errors import Request, Unavailable, error_for
+from multitask_operator.cluster.hooks import NO_ANSWER, Count, Observer, nothing, noting_the_status, status, uncounted
 from multitask_operator.cluster.kinds import KINDS, rbac_resource
 
 FIELD_MANAGER = "multitask-operator"
@@ -27,27 +28,6 @@ METADATA_ONLY = "application/json;as={};g=meta.k8s.io;v=v1"
 
 #: Objects of one page of a list.
 PAGE = 500
-
-
-def nothing() -> None:
-    """The default of ``after_write``."""
-
-
-class Observer(Protocol):
-    """Is shown what the API server answered, in order."""
-
-    def saw(self, item: JsonObject) -> None:
-        """The server returned this object to a get or to a write."""
-
-    def saw_list(
-        self,
-        kind: tuple[str, str],
-        namespace: str | None,
-        labels: str | None,
-        items: Sequence[JsonObject],
-        version: str,
-    ) -> None:
-        """These were all objects of ``kind`` (apiVersion, kind) with ``labels``, at that resource version."""
 
 
 class Client:
@@ -63,17 +43,20 @@ class Client:
         *,
         after_write: Callable[[], None] = nothing,
         observer: Observer | None = None,
+        count: Count = uncounted,
         connections: int = 64,
         timeout: aiohttp.ClientTimeout = TIMEOUT,
     ) -> None:
         configuration.connection_pool_maxsize = connections
         # a kubeconfig's proxy is used; those in the environment are not meant for a cluster's own address
         configuration.client_session_kwargs = {"trust_env": False}
+        configuration.trace_configs = [noting_the_status()]
         self._api = ApiClient(configuration)
         self._api.user_agent = FIELD_MANAGER
         self._dynamic = DynamicClient(self._api)
         self._after_write = after_write
         self._observer = observer
+        self._count = count
         self._call = {"_request_timeout": timeout, "serializer": _plain}
 
     async def __aenter__(self) -> Self:
@@ -242,11 +225,14 @@ class Client:
         try:
             answer: JsonObject = await call
         except ApiException as error:
+            self._count(request, str(error.status))
             raise error_for(request, error.status, error.body) from None
         except (aiohttp.ClientError, TimeoutError, OSError, json.JSONDecodeError) as error:
+            self._count(request, NO_ANSWER)
             raise Unavailable(
                 f"{request}: no answer from the API server: {str(error) or type(error).__name__}"
             ) from error
+        self._count(request, str(status.get()))
         return answer
 
     def _resource(self, api_version: str, kind: str) -> Resource:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import NamedTuple
 
@@ -29,25 +30,34 @@ def model_label(item: JsonObject) -> str:
     return str((item["metadata"].get("labels") or {}).get(MODEL_LABEL, ""))
 
 
+def no_summary(_: JsonObject) -> tuple[str, ...]:
+    """The default of ``summary``."""
+    return ()
+
+
 class Entry(NamedTuple):
     """One object."""
 
     uid: str
     version: int
     group: str
+    summary: tuple[str, ...]
     packed: bytes
 
 
 class Store:
-    """Objects of one kind. ``keep`` gives the part of an object that is kept, ``group`` what `of_group` finds it by."""
+    """Objects of one kind. ``keep`` gives the part of an object that is kept, ``group`` what `of_group` finds it by,
+    ``summary`` what `summaries` counts."""
 
     def __init__(
         self,
         keep: Callable[[JsonObject], JsonObject] = whole,
         group: Callable[[JsonObject], str] = model_label,
+        summary: Callable[[JsonObject], tuple[str, ...]] = no_summary,
     ) -> None:
         self._keep = keep
         self._group = group
+        self._summary = summary
         self._entries: dict[Name, Entry] = {}
         self._groups: dict[tuple[str, str], set[Name]] = {}
         self._gone: dict[str, int] = {}
@@ -70,6 +80,10 @@ class Store:
         """All objects of the namespace, sorted by name."""
         return tuple(_unpacked(self._entries[name]) for name in sorted(self._entries) if name[0] == namespace)
 
+    def summaries(self) -> Counter[tuple[str, ...]]:
+        """How many objects have the same namespace and summary."""
+        return Counter((namespace, *entry.summary) for (namespace, _), entry in self._entries.items())
+
     def put(self, item: JsonObject) -> None:
         """The object is, or was, like this."""
         name, entry = self.packed(item)
@@ -88,7 +102,8 @@ class Store:
     def packed(self, item: JsonObject) -> tuple[Name, Entry]:
         """An object in the form in which `replace` takes it."""
         text = json.dumps(self._keep(item), separators=(",", ":")).encode()
-        entry = Entry(item["metadata"]["uid"], _version(item), self._group(item), zlib.compress(text, 1))
+        packed = zlib.compress(text, 1)
+        entry = Entry(item["metadata"]["uid"], _version(item), self._group(item), self._summary(item), packed)
         return _name(item), entry
 
     def replace(self, entries: Mapping[Name, Entry], version: str) -> Iterator[JsonObject]:

@@ -11,6 +11,7 @@ import aiohttp
 from multitask_api.types import JsonObject
 from multitask_operator.cluster.client import METADATA_ONLY, Client
 from multitask_operator.cluster.errors import Request, Unavailable, error_for
+from multitask_operator.cluster.hooks import NO_ANSWER
 from multitask_operator.cluster.kinds import collection_path, rbac_resource
 
 #: Seconds after which the server ends a watch and this client begins the next one.
@@ -68,11 +69,13 @@ class StreamClient(Client):
                 "GET", path, query_params=query, header_params={"Accept": accept}, auth_settings=["BearerToken"]
             )
             answer: aiohttp.ClientResponse = (await self._api.call_api(*asked, _request_timeout=limit)).response
+            self._count(request, str(answer.status))
             async with answer:
                 if answer.status != 200:
                     raise error_for(request, answer.status, await answer.text())
                 yield answer
         except (aiohttp.ClientError, TimeoutError, OSError, json.JSONDecodeError) as error:
+            self._count(request, NO_ANSWER)
             raise Unavailable(
                 f"{request}: no answer from the API server: {str(error) or type(error).__name__}"
             ) from error
