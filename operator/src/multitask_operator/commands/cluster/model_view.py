@@ -17,8 +17,9 @@ _DEFAULT_GPU = "nvidia.com/gpu"
 
 
 def reader_settings(cluster: ClusterState) -> Settings:
-    """Settings for a decision that is only read. The trainer image is left open: no message contains it."""
-    return Settings(trainer_image="none", gpu_resource=gpu_resource(cluster))
+    """Settings for a decision that is only read. The trainer image is left open: no message contains it. Who
+    asks wants to know why nothing runs at this moment: there is no grace."""
+    return Settings(trainer_image="none", gpu_resource=gpu_resource(cluster), grace_seconds=0)
 
 
 def status_of(result: Result) -> MultiTaskModelStatus | None:
