@@ -20,6 +20,7 @@ from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.errors import ClusterError, Forbidden, NotFound, read_refused
 from multitask_operator.cluster.observe import observe
 from multitask_operator.cluster.reflector import REFUSAL_GRACE_SECONDS
+from multitask_operator.cluster.refusals import Refusals
 from multitask_operator.cluster.watched_reader import WatchedReader
 from multitask_operator.reconciler.actions import Event, PatchFinalizers, PatchStatus, Result
 from multitask_operator.reconciler.conditions import read_refused_status
@@ -73,8 +74,7 @@ class Controller:
         self._watched = WatchedReader(cache, client) if cache is not None else None
         self._clock = clock
         self._rng = rng or random.Random()
-        self._refused: dict[str, tuple[float, Forbidden]] = {}
-        """Namespace → what may not be read live there, and since when."""
+        self._refusals = Refusals()
 
     async def reconcile(self, key: NamespacedName) -> float | None:
         """Bring the model nearer to its spec; gives the seconds until the next reconcile, None if there is no model.
@@ -87,8 +87,7 @@ class Controller:
         try:
             looked = await self._look(key)
         except Forbidden as error:
-            since, _ = self._refused.setdefault(key.namespace, (self._clock(), error))
-            if self._clock() - since < REFUSAL_GRACE_SECONDS:
+            if self._refusals.note(key.namespace, error, self._clock()) < REFUSAL_GRACE_SECONDS:
                 raise
             return await self._report_refusal(key, error)
         if looked is None:
@@ -105,7 +104,7 @@ class Controller:
 
     def faults(self) -> tuple[str, ...]:
         """What may not be read live, in a sentence each."""
-        return tuple(sorted({read_refused(error) for _, error in self._refused.values()}))
+        return self._refusals.sentences(self._clock())
 
     async def _look(self, key: NamespacedName) -> tuple[ClusterState, Result] | None:
         """The model's state and what to do about it; None if there is no model."""
@@ -118,7 +117,7 @@ class Controller:
                 if all(isinstance(action, PatchStatus | Event) for action in result.actions):
                     return cluster, result
         cluster = await observe(self._client, key.namespace, key.name, self._clock())
-        self._refused.pop(key.namespace, None)
+        self._refusals.clear(key.namespace)
         if cluster is None:
             return None
         return cluster, self._decide(cluster, self._settings, self._clock())
