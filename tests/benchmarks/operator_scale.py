@@ -2,10 +2,10 @@
 
 A real API server and the real Job controller, no nodes: every model gets its claim, account, Role, snapshot, ConfigMap
 and the Job that reads its data, and then waits for a pod that no node takes. Prints the time until the status of
-all models has this, how long one reconcile takes when every model changes at once, the writes while nothing changes and
-every model is reconciled several times, and the operator's memory. Then some models train, beside the others: each of
-their Jobs reports progress as often as a stage program does, and the status of a model is to be written every 15
-seconds at most.
+all models has this, how long one reconcile takes when every model changes at once, the requests while nothing changes
+and every model is reconciled several times, and the operator's memory. Then some models train, beside the others: each
+of their Jobs reports progress as often as a stage program does, and the status of a model is to be written every 15
+seconds at most; the requests in that time are printed too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
@@ -155,7 +156,7 @@ def idle(given: argparse.Namespace, client: ClusterClient, folder: Path) -> None
             looks = int(str(program.health()["served"])) - before
             show(f"looks while nothing changed ({given.idle_seconds} s)", looks)
             show("an hour of resyncs at the default has so many looks", given.models * 3600 // 450)
-            show("writes of the operator in that time", len(client.writes(mark, USER)))
+            show_requests(client.audited(mark, USER), given.idle_seconds)
             show("operator's memory, MB", program.megabytes)
         finally:
             program.end()
@@ -185,7 +186,7 @@ def training(given: argparse.Namespace, client: ClusterClient, folder: Path) -> 
             gaps = [(b - a).total_seconds() for times in written.values() for a, b in pairwise(times)]
             show("writes of one model's status a minute", sum(map(len, written.values())) / given.training / minutes)
             show("least seconds between two of them", min(gaps))
-            show("other writes", len(client.writes(mark, USER)) - sum(map(len, written.values())))
+            show_requests(client.audited(mark, USER), given.training_seconds)
             show("operator's memory, MB", program.megabytes)
         finally:
             program.end()
@@ -235,6 +236,22 @@ def status_writes(events: list[Object]) -> dict[str, list[datetime]]:
             when = datetime.fromisoformat(event["stageTimestamp"])
             writes.setdefault(f"{target['namespace']}/{target['name']}", []).append(when)
     return writes
+
+
+def show_requests(events: list[Object], seconds: float) -> None:
+    """What the operator asked of the API server, by the server's audit log."""
+    asked = Counter(request(event) for event in events)
+    watches = sum(count for what, count in asked.items() if what.startswith("watch "))
+    show("requests in that time, without watches", asked.total() - watches)
+    show("by verb and resource", json.dumps({what: asked[what] for what in sorted(asked) if what[:6] != "watch "}))
+    show("requests a second, without watches", (asked.total() - watches) / seconds)
+    show("watches that ended and were begun again", watches)
+
+
+def request(event: Object) -> str:
+    """``VERB RESOURCE[/SUBRESOURCE]`` of an audit event."""
+    target = event["objectRef"]
+    return f"{event['verb']} {'/'.join(filter(None, (target['resource'], target.get('subresource'))))}"
 
 
 def namespaces(given: argparse.Namespace) -> list[str]:

@@ -1,4 +1,9 @@
-"""Reconciles one key: observe, decide, act. Nothing is kept from one reconcile to the next."""
+"""Reconciles one key: observe, decide, act.
+
+The first look is at what the watches have shown and costs no request. Most find nothing to do but to write the status,
+which names the resource version that it was decided on. When anything else is to be done, everything is read live and
+decided again: no object is created or deleted because of a watch that lags behind.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +13,18 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from multitask_api.resource.model import API_VERSION
 from multitask_operator.cluster.apply import apply
+from multitask_operator.cluster.cache import Cache
 from multitask_operator.cluster.client import Client
-from multitask_operator.cluster.errors import ClusterError
+from multitask_operator.cluster.errors import ClusterError, Forbidden, NotFound, read_refused
 from multitask_operator.cluster.observe import observe
+from multitask_operator.cluster.reflector import REFUSAL_GRACE_SECONDS
+from multitask_operator.cluster.refusals import Refusals
+from multitask_operator.cluster.watched_reader import WatchedReader
 from multitask_operator.reconciler.actions import Event, PatchFinalizers, PatchStatus, Result
+from multitask_operator.reconciler.conditions import read_refused_status
+from multitask_operator.reconciler.state.accessors import is_being_deleted
 from multitask_operator.reconciler.state.cluster_state import ClusterState, RejectedWrite
 from multitask_operator.settings import Settings
 
@@ -21,6 +33,9 @@ Reconcile = Callable[[ClusterState, Settings, float], Result]
 
 #: Seconds until the next reconcile after somebody else wrote in between.
 CONFLICT_REQUEUE_SECONDS = 1.0
+
+#: Seconds until the next reconcile of a model about which something may not be read.
+REFUSED_REQUEUE_SECONDS = 10.0
 
 
 class WriteRejected(ClusterError):
@@ -39,13 +54,15 @@ class NamespacedName:
 
 
 class Controller:
-    """``reconcile`` decides, purely; ``clock`` gives Unix seconds; ``rng`` spreads the periodic reconciles."""
+    """``reconcile`` decides, purely; ``cache`` is what the watches have shown, None: everything is read live. ``clock``
+    gives Unix seconds; ``rng`` spreads the periodic reconciles."""
 
     def __init__(
         self,
         client: Client,
         settings: Settings,
         reconcile: Reconcile,
+        cache: Cache | None = None,
         *,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
@@ -53,18 +70,29 @@ class Controller:
         self._client = client
         self._settings = settings
         self._decide = reconcile
+        self._cache = cache
+        self._watched = WatchedReader(cache, client) if cache is not None else None
         self._clock = clock
         self._rng = rng or random.Random()
+        self._refusals = Refusals()
 
     async def reconcile(self, key: NamespacedName) -> float | None:
         """Bring the model nearer to its spec; gives the seconds until the next reconcile, None if there is no model.
 
         Raises ClusterError where the API server could not be asked or rejected a write.
         """
-        cluster = await observe(self._client, key.namespace, key.name, self._clock())
-        if cluster is None:
+        refusal = self._cache.refusal(key.namespace) if self._cache is not None else None
+        if refusal is not None:
+            return await self._report_refusal(key, refusal)
+        try:
+            looked = await self._look(key)
+        except Forbidden as error:
+            if self._refusals.note(key.namespace, error, self._clock()) < REFUSAL_GRACE_SECONDS:
+                raise
+            return await self._report_refusal(key, error)
+        if looked is None:
             return None
-        result = self._decide(cluster, self._settings, self._clock())
+        cluster, result = looked
         applied = await apply(self._client, cluster, result.actions)
         if applied.rejected_write is not None:
             await self._report_rejection(cluster, applied.rejected_write)
@@ -73,6 +101,38 @@ class Controller:
         # at random between half and all of the interval: models that were started together drift apart
         resync = self._settings.resync_seconds * self._rng.uniform(0.5, 1.0)
         return resync if result.requeue_after is None else min(resync, result.requeue_after)
+
+    def faults(self) -> tuple[str, ...]:
+        """What may not be read live, in a sentence each."""
+        return self._refusals.sentences(self._clock())
+
+    async def _look(self, key: NamespacedName) -> tuple[ClusterState, Result] | None:
+        """The model's state and what to do about it; None if there is no model."""
+        if self._watched is not None:
+            cluster = await observe(self._watched, key.namespace, key.name, self._clock())
+            if cluster is None:
+                return None
+            if not is_being_deleted(cluster.model):  # what a deletion depends on is not all watched
+                result = self._decide(cluster, self._settings, self._clock())
+                if all(isinstance(action, PatchStatus | Event) for action in result.actions):
+                    return cluster, result
+        cluster = await observe(self._client, key.namespace, key.name, self._clock())
+        self._refusals.clear(key.namespace)
+        if cluster is None:
+            return None
+        return cluster, self._decide(cluster, self._settings, self._clock())
+
+    async def _report_refusal(self, key: NamespacedName, refusal: Forbidden) -> float | None:
+        """Write into the model's status what may not be read about it."""
+        reader = self._watched or self._client
+        try:
+            model = await reader.get(API_VERSION, "MultiTaskModel", key.name, key.namespace)
+        except NotFound:
+            return None
+        cluster = ClusterState(key.namespace, key.name, model)
+        result = read_refused_status(cluster, read_refused(refusal), self._clock())
+        await apply(self._client, cluster, result.actions)
+        return REFUSED_REQUEUE_SECONDS
 
     async def _report_rejection(self, cluster: ClusterState, rejected: RejectedWrite) -> None:
         """Decide once more with the rejection in the state, write what that says of the model alone, and raise."""

@@ -1,5 +1,6 @@
 """``GET /healthz``: whether every resource is reconciled in time. A failed request to the API server does not count:
-while that is down, a restart of the operator would not help. ``GET /readyz``: whether the watches run."""
+while that is down, a restart of the operator would not help. ``GET /readyz``: whether the operator sees all it needs.
+``GET /metrics``: see `multitask_operator.metrics`."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from aiohttp import web
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 
 from multitask_api.errors import UserError
 from multitask_operator.queue import Queue
@@ -39,12 +42,17 @@ def _quantiles(seconds: Sequence[float]) -> dict[str, float]:
 
 @contextlib.asynccontextmanager
 async def served(
-    queue: Queue[Any], address: str, port: int, stale_seconds: float, fault: Callable[[], str | None]
+    queue: Queue[Any],
+    address: str,
+    port: int,
+    stale_seconds: float,
+    fault: Callable[[], str | None],
+    registry: CollectorRegistry,
 ) -> AsyncIterator[int]:
     """Answer on ``address`` (empty: all) and ``port`` (0: any free one); the context gives the port.
 
     healthz: 200 while no key has been due for longer than ``stale_seconds``, else 503. readyz: 200 while ``fault()``,
-    the reason why nothing is watched, is None. Raises CannotListen.
+    the reason why not everything is watched, is None. metrics: what ``registry`` has. Raises CannotListen.
     """
 
     async def healthz(_: web.Request) -> web.Response:
@@ -55,8 +63,12 @@ async def served(
         reason = fault()
         return web.json_response({"fault": reason}, status=200 if reason is None else 503)
 
+    async def metrics(request: web.Request) -> web.Response:
+        encode, content_type = choose_encoder(request.headers.get("Accept", ""))
+        return web.Response(body=encode(registry), headers={"Content-Type": content_type})
+
     application = web.Application()
-    application.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz)])
+    application.add_routes([web.get("/healthz", healthz), web.get("/readyz", readyz), web.get("/metrics", metrics)])
     runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=1.0)
     await runner.setup()
     try:

@@ -43,9 +43,6 @@ def command(kubeconfig: Path | None, context: str | None, log_level: str, **argu
     logging.basicConfig(
         level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
     )
-    if log_level != "debug":
-        logging.getLogger("kopf").setLevel(logging.WARNING)  # it logs every event
-        logging.getLogger("kopf._core.reactor.running").setLevel(logging.ERROR)  # we handle the signals
     try:
         settings = read_settings(arguments, os.environ)
         asyncio.run(run(lambda: Operator(settings, reconcile, kubeconfig, context)))

@@ -93,6 +93,11 @@ class Schedule(Generic[Key]):
         waiting = (due for key, due in self._due.items() if key not in self._running)
         return max(0.0, now - min(itertools.chain(waiting, self._running.values()), default=now))
 
+    def due(self) -> int:
+        """How many keys are due and not being reconciled."""
+        now = self._clock()
+        return sum(due <= now for key, due in self._due.items() if key not in self._running)
+
     def running(self) -> int:
         """How many keys are being reconciled."""
         return len(self._running)
@@ -120,11 +125,16 @@ class Schedule(Generic[Key]):
         return None
 
 
+def ignore_end(_: str, __: float) -> None:
+    """The default of ``on_end``."""
+
+
 class Queue(Generic[Key]):
     """Reconciles the keys of a schedule with ``workers`` tasks.
 
     ``reconcile(key)`` returns the seconds after which the key is due again, or None. When it raises, or takes longer
-    than ``limit`` seconds, that key alone waits longer and longer (`Backoff`).
+    than ``limit`` seconds, that key alone waits longer and longer (`Backoff`). ``on_end`` is called after each
+    reconcile with its result (success, error, timeout or fault) and its seconds.
     """
 
     def __init__(
@@ -134,6 +144,7 @@ class Queue(Generic[Key]):
         workers: int,
         limit: float,
         schedule: Schedule[Key] | None = None,
+        on_end: Callable[[str, float], None] = ignore_end,
     ) -> None:
         self.schedule: Schedule[Key] = Schedule() if schedule is None else schedule
         self._reconcile = reconcile
@@ -141,6 +152,7 @@ class Queue(Generic[Key]):
         self._slots = asyncio.Semaphore(workers)
         self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._on_end = on_end
         self.reconciled = 0
         self.failed = 0
         self.seconds: deque[float] = deque(maxlen=1000)
@@ -184,7 +196,8 @@ class Queue(Generic[Key]):
                     await self._changed.wait()
 
     async def _work(self, key: Key) -> None:
-        began = asyncio.get_running_loop().time()
+        clock = asyncio.get_running_loop().time
+        began, result = clock(), "success"
         try:
             async with asyncio.timeout(self._limit):
                 requeue_after = await self._reconcile(key)
@@ -192,18 +205,22 @@ class Queue(Generic[Key]):
             self.schedule.done(key, 0.0)
             raise
         except TimeoutError:
+            result = "timeout"
             self._failed(key, f"not done in {self._limit:g} s")
         except MultitaskError as error:
+            result = "error"
             self._failed(key, str(error))
         except Exception as error:  # noqa: BLE001 - one key's fault must not end the others' reconciles
+            result = "fault"
             self._failed(key, "a fault of the operator", error)
         else:
             self.reconciled += 1
-            self.seconds.append(asyncio.get_running_loop().time() - began)
+            self.seconds.append(clock() - began)
             self.schedule.done(key, requeue_after)
         finally:
             self._slots.release()
             self._changed.set()
+        self._on_end(result, clock() - began)
 
     def _failed(self, key: Key, message: str, fault: Exception | None = None) -> None:
         self.failed += 1

@@ -111,6 +111,7 @@ class Settings:
     stage_pods: PodDefaults = dataclasses.field(default_factory=PodDefaults)
     workers: int = 8
     resync_seconds: int = 600
+    grace_seconds: int = 30
     health_address: str = ""
     health_port: int = 8080
     stale_seconds: int = 300
@@ -136,6 +137,10 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "resync_seconds": (
         _number(10, 86_400),
         "Longest time between two reconciles of a resource; it varies from half of this to all.",
+    ),
+    "grace_seconds": (
+        _number(0, 86_400),
+        "How long a Job or pod may wait before its model is called Blocked and a Warning is posted.",
     ),
     "health_address": (_address, "IP address on which GET /healthz answers; empty: on all."),
     "health_port": (_number(0, 65_535), "Its port; 0 takes a free one."),

@@ -1,124 +1,80 @@
-"""Watches: an event of a model or of one of its children puts the model's key into the queue, and nothing more.
-
-They run in a thread of their own: kopf ends by cancelling every task of its event loop, and ours have to go on.
-"""
+"""From a change that a watch has shown to the names of the models that it may concern."""
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import threading
-from collections.abc import Awaitable, Callable, Sequence
-from concurrent.futures import Future
-from typing import Any, cast
+from collections import defaultdict
+from collections.abc import Callable, Iterable
 
-import kopf
-
-from multitask_api.cluster import GROUP, MANAGED_BY, MANAGED_BY_LABEL, MODEL_LABEL
-from multitask_operator.cluster.connection import Login
+from multitask_api.types import JsonObject
+from multitask_operator.cluster.cache import EVENT, METADATA, MODEL, PVC, Cache, Kind
+from multitask_operator.cluster.store import model_label
 from multitask_operator.controller import NamespacedName
+from multitask_operator.reconciler.state.cluster_state import named_pvc_names, referenced_configmap_names
 
 Enqueue = Callable[[NamespacedName, float], None]
-"""Called with a key and the seconds after which it is due; from the thread of the watches."""
+"""Called with a key and the seconds after which it is due."""
 
-LogIn = Callable[[], Awaitable[Login]]
-
-#: Events of children come in bursts (our own writes among them): one reconcile for all of a burst.
+#: Changes of children come in bursts (our own writes among them): one reconcile for all of a burst.
 DEBOUNCE_SECONDS = 0.2
 
-MODELS = (GROUP, "v1alpha1", "multitaskmodels")
-CHILDREN = (("batch", "v1", "jobs"), ("", "v1", "pods"), ("", "v1", "configmaps"))
+
+class Watches:
+    """Call `changed` with what changed in ``cache``; ``enqueue`` gets every model that this may concern."""
+
+    def __init__(self, cache: Cache, enqueue: Enqueue) -> None:
+        self._cache = cache
+        self._enqueue = enqueue
+        self._users = {PVC: Users(), METADATA: Users()}
+
+    def changed(self, kind: Kind, item: JsonObject) -> None:
+        """An object of ``kind`` was created, changed or deleted; the cache has it already."""
+        metadata = item["metadata"]
+        namespace = metadata.get("namespace", "")
+        if kind == MODEL:
+            key = NamespacedName(namespace, metadata["name"])
+            is_there = self._cache.has(MODEL, namespace, metadata["name"])
+            self._users[PVC].set(key, named_pvc_names(item) if is_there else ())
+            self._users[METADATA].set(key, referenced_configmap_names(item) if is_there else ())
+            self._enqueue(key, 0.0)
+            return
+        users = self._users.get(kind)
+        names = self._model(kind, item) if users is None else users.of(namespace, metadata["name"])
+        for name in names:
+            self._enqueue(NamespacedName(namespace, name), DEBOUNCE_SECONDS)
+
+    def _model(self, kind: Kind, item: JsonObject) -> Iterable[str]:
+        """The model that a child, or an Event about a child, belongs to."""
+        if kind == EVENT:
+            about = item.get("involvedObject") or {}
+            child = self._cache.child(
+                about.get("kind", ""), item["metadata"].get("namespace", ""), about.get("name", "")
+            )
+            name = model_label(child) if child is not None else ""
+        else:
+            name = model_label(item)
+        return (name,) if name else ()
 
 
-def watch(
-    enqueue: Enqueue, log_in: LogIn, namespaces: Sequence[str], stop: Future[None], watching: threading.Event
-) -> None:
-    """Watch until ``stop`` is done, in ``namespaces`` or, if there are none, everywhere. To be called in a thread.
+class Users:
+    """Which models name a name, or a ConfigMap."""
 
-    ``watching`` is set once the watches have begun. Raises kopf's error when a watch cannot go on: the kind or the
-    permission is gone.
-    """
-    asyncio.run(_watch(enqueue, log_in, namespaces, stop, watching))
+    def __init__(self) -> None:
+        self._names: dict[NamespacedName, tuple[str, ...]] = {}
+        self._models: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
 
+    def set(self, model: NamespacedName, names: Iterable[str]) -> None:
+        """``names`` are all that the model names now."""
+        for name in self._names.pop(model, ()):
+            users = self._models[model.namespace, name]
+            users.discard(model.name)
+            if not users:
+                del self._models[model.namespace, name]
+        self._names[model] = tuple(names)
+        for name in self._names[model]:
+            self._models[model.namespace, name].add(model.name)
+        if not self._names[model]:
+            del self._names[model]
 
-async def _watch(
-    enqueue: Enqueue, log_in: LogIn, namespaces: Sequence[str], stop: Future[None], watching: threading.Event
-) -> None:
-    loop = asyncio.get_running_loop()
-    flag = asyncio.Event()
-
-    def raise_flag(_: Future[None]) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop has ended already
-            loop.call_soon_threadsafe(flag.set)
-
-    # kopf's own wait for a flag of another thread never ends its thread when a watch fails.
-    stop.add_done_callback(raise_flag)
-    await kopf.operator(
-        registry=_registry(enqueue, log_in),
-        settings=_settings(),
-        clusterwide=not namespaces,
-        namespaces=list(namespaces),
-        standalone=True,
-        # The default would contain the user's name, which an image need not have; without peering nobody reads it.
-        identity=cast(Any, "multitask-operator"),  # a NewType of str that is not public
-        stop_flag=flag,
-        ready_flag=watching,
-    )
-
-
-def _registry(enqueue: Enqueue, log_in: LogIn) -> kopf.OperatorRegistry:
-    registry = kopf.OperatorRegistry()
-
-    @kopf.on.login(registry=registry)
-    async def logged_in(**_: Any) -> kopf.ConnectionInfo:
-        login = await log_in()
-        return kopf.ConnectionInfo(
-            server=login.server,
-            ca_path=login.ca_path,
-            insecure=not login.verify,
-            certificate_path=login.certificate_path,
-            private_key_path=login.private_key_path,
-            scheme=login.scheme,
-            token=login.token,
-            proxy_url=login.proxy,
-        )
-
-    @kopf.on.event(*MODELS, registry=registry)
-    async def model_changed(*, namespace: str | None, name: str, **_: Any) -> None:
-        enqueue(NamespacedName(namespace or "", name), 0.0)
-
-    async def child_changed(*, namespace: str | None, labels: kopf.Labels, **_: Any) -> None:
-        enqueue(NamespacedName(namespace or "", labels[MODEL_LABEL]), DEBOUNCE_SECONDS)
-
-    for group, version, plural in CHILDREN:
-        kopf.on.event(group, version, plural, labels={MODEL_LABEL: kopf.PRESENT}, registry=registry)(child_changed)
-    return registry
-
-
-def _settings() -> kopf.OperatorSettings:
-    settings = kopf.OperatorSettings()
-    settings.posting.enabled = False
-    settings.process.ultimate_exiting_timeout = None  # it would kill the thread's process
-    # CRDs and namespaces are not scanned, which would take more permissions: the caller has seen that the CRD exists.
-    settings.scanning.disabled = True
-    settings.persistence.diffbase_storage = _NoDiffs()
-    settings.watching.label_selectors.update(dict.fromkeys(CHILDREN, f"{MANAGED_BY_LABEL}={MANAGED_BY},{MODEL_LABEL}"))
-    settings.watching.chunk_size = 100
-    settings.watching.server_timeout = 300
-    settings.watching.client_timeout = 330
-    settings.networking.request_timeout = 30
-    settings.networking.connect_timeout = 5
-    return settings
-
-
-class _NoDiffs(kopf.DiffBaseStorage):
-    """Keeps no last-handled state to compare with; the default copies every object that arrives."""
-
-    def build(self, **_: Any) -> kopf.BodyEssence:
-        return kopf.BodyEssence()
-
-    def fetch(self, **_: Any) -> kopf.BodyEssence | None:
-        return None
-
-    def store(self, **_: Any) -> None:
-        return None
+    def of(self, namespace: str, name: str) -> tuple[str, ...]:
+        """The models that name it."""
+        return tuple(sorted(self._models.get((namespace, name), ())))

@@ -18,7 +18,7 @@ from multitask_api.cluster import FINALIZER
 from multitask_operator.cluster import client as client_module
 from multitask_operator.cluster.apply import Applied, apply
 from multitask_operator.cluster.client import Client
-from multitask_operator.cluster.connection import connect, login
+from multitask_operator.cluster.connection import connect
 from multitask_operator.cluster.errors import (
     AlreadyExists,
     Conflict,
@@ -144,17 +144,6 @@ async def test_a_permission_that_is_missing_is_named(cluster: ClusterClient, nam
     async with Client(await connect(cluster.service_account(namespace, "default"))) as nobody:
         with pytest.raises(Forbidden, match=rf'^list jobs\.batch in namespace "{namespace}": .*cannot list'):
             await nobody.list("batch/v1", "Job", namespace)
-
-
-async def test_the_login_for_the_watches_is_that_of_the_requests(cluster: ClusterClient, namespace: str) -> None:
-    token = await login(await connect(cluster.service_account(namespace, "default")))
-    assert (token.server, token.scheme, token.certificate_path) == (cluster.url, "Bearer", None)
-    assert token.token
-    assert token.token.startswith("ey")
-    certificate = await login(await connect(cluster.admin))
-    assert certificate.token is None
-    assert certificate.ca_path == str(cluster.ca_file)
-    assert certificate.certificate_path
 
 
 async def test_a_server_that_is_away_or_silent_is_unavailable(own_cluster: ControlPlane) -> None:

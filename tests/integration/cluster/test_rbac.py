@@ -44,10 +44,10 @@ OPERATOR_MAY = [
     *rows(("get", "list", "watch", "create", "delete"), "jobs.batch"),
     *rows(("get", "list", "watch", "create", "patch", "delete"), "configmaps"),
     *rows(("list", "watch"), "pods"),
-    *rows(("get", "list", "create", "delete"), "services"),
-    *rows(("get", "list", "create", "patch"), "serviceaccounts", f"roles.{RBAC}", f"rolebindings.{RBAC}"),
-    "get persistentvolumeclaims",
-    "list events",
+    *rows(("get", "list", "watch", "create", "delete"), "services"),
+    *rows(("get", "list", "watch", "create", "patch"), "serviceaccounts", f"roles.{RBAC}", f"rolebindings.{RBAC}"),
+    *rows(READ, "persistentvolumeclaims"),
+    *rows(("list", "watch"), "events"),
     "create events.events.k8s.io",
 ]
 OPERATOR_MAY_NOT = [
@@ -59,12 +59,13 @@ OPERATOR_MAY_NOT = [
     *rows(("get", "create", "update", "patch", "delete", "deletecollection"), "pods"),
     *rows(("get", "create"), "pods/exec", "pods/attach", "pods/portforward", "pods/log", "pods/proxy"),
     *rows(("patch", "update"), "pods/ephemeralcontainers", "pods/status", "jobs.batch/status"),
-    *rows(("watch", "update", "patch"), "services"),
+    *rows(("update", "patch"), "services"),
     *rows(("update", "delete", "impersonate"), "serviceaccounts"),
     "create serviceaccounts/token",
     *rows(("update", "delete", "escalate", "bind"), f"roles.{RBAC}", f"rolebindings.{RBAC}"),
-    *rows(("list", "watch", "create", "patch", "delete"), "persistentvolumeclaims", "namespaces"),
-    *rows(("get", "watch", "patch", "delete"), "events", "events.events.k8s.io"),
+    *rows(("create", "patch", "delete"), "persistentvolumeclaims", "namespaces"),
+    *rows(("list", "watch"), "namespaces", "events.events.k8s.io"),
+    *rows(("get", "patch", "delete"), "events", "events.events.k8s.io"),
 ]
 #: Of the cluster: nothing here lies in a namespace.
 NOBODY_MAY = [

@@ -59,6 +59,7 @@ def start_operator_cluster(folder: Path) -> Iterator[OperatorCluster]:
             for path in (f"{MODELS}/multitaskmodels", "/api/v1/pods", "/apis/batch/v1/jobs")
         ]
         settings = {"MULTITASK_TRAINER_IMAGE": IMAGE, "MULTITASK_RESYNC_SECONDS": RESYNC}
+        settings["MULTITASK_GRACE_SECONDS"] = "0"  # the situations of the tests stand at once
         running = stack.enter_context(run_operator(client.user("operator"), folder, **settings))
         yield OperatorCluster(client, *informers, client.user("viewer"), running.log)
 

@@ -49,6 +49,9 @@ class OperatorProcess:
     def healthz(self) -> httpx.Response:
         return self._get("healthz")
 
+    def metrics(self) -> httpx.Response:
+        return self._get("metrics")
+
     def _get(self, what: str) -> httpx.Response:
         match = re.search(r"health on port (\d+)", self.log_text())
         if match is None:

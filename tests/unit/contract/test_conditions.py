@@ -10,7 +10,7 @@ from pathlib import Path
 import multitask_operator
 from support.source_words import upper_camel_literals
 
-TYPES = {"Ready", "Progressing", "Consolidated"}
+TYPES = {"Ready", "Progressing", "Consolidated", "Trained", "Complete", "Failed", "Reconciling", "Stalled"}
 READY = {"NotTrained", "Trained", "InvalidSpec"}
 CONSOLIDATED = {"NotJudged", "TasksOutsideMixture", "AllQualified"}
 PROGRESSING = {"Suspended", "StagesRunning", "StageFailed", "Complete", "Blocked", "Resolving"}
@@ -19,11 +19,12 @@ BLOCKERS = {
     *("NodeLost", "NoProgress", "Evicted"),
     *("ClaimDeleted", "ClaimLost", "ClaimMissing", "DataNotFound", "Gated", "ImageNotPulled", "NoGPUFree"),
     *("NotDeleted", "PodNotStarted", "PodRefused", "PodWarning", "Queued", "QuotaExceeded", "ResolveFailed"),
-    *("Retrying", "SecretMissing", "StorageNotShared", "Unschedulable", "WriteRefused"),
+    *("ReadRefused", "Retrying", "SecretMissing", "StorageNotShared", "Unschedulable", "WriteRefused"),
 }
 DELETION = {"CleaningUp"}
+FOR_PROGRAMS = {"NotPromoted"}
 EVENTS_ALONE = {"PodHeld", "CleanedUp", "CleanUpFailed", "CleanUpSkipped"}
-REASONS = READY | CONSOLIDATED | PROGRESSING | BLOCKERS | DELETION | EVENTS_ALONE
+REASONS = READY | CONSOLIDATED | PROGRESSING | BLOCKERS | DELETION | FOR_PROGRAMS | EVENTS_ALONE
 #: Values of the Stage column that are neither a stage kind nor a reason.
 STAGES = {"Pending", "Failed"}
 

@@ -36,6 +36,7 @@ SETTINGS = {
     "stage_pods": ("MULTITASK_STAGE_PODS", "--stage-pods"),
     "workers": ("MULTITASK_WORKERS", "--workers"),
     "resync_seconds": ("MULTITASK_RESYNC_SECONDS", "--resync-seconds"),
+    "grace_seconds": ("MULTITASK_GRACE_SECONDS", "--grace-seconds"),
     "health_address": ("MULTITASK_HEALTH_ADDRESS", "--health-address"),
     "health_port": ("MULTITASK_HEALTH_PORT", "--health-port"),
     "stale_seconds": ("MULTITASK_STALE_SECONDS", "--stale-seconds"),

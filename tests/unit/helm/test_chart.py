@@ -91,6 +91,16 @@ def test_with_namespaces_nothing_is_granted_in_the_whole_cluster():
     assert environment["MULTITASK_NAMESPACES"] == "a,b"
 
 
+def test_a_pod_monitor_scrapes_the_port_of_the_probes():
+    objects = rendered("--set", "metrics.podMonitor.enabled=true,metrics.podMonitor.labels.release=prometheus")
+    monitor = objects["PodMonitor", "operators", "mtm-multitask-operator"]
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
+    assert endpoint["port"] in [port["name"] for port in container(objects)["ports"]]
+    deployment = objects["Deployment", "operators", "mtm-multitask-operator"]
+    assert monitor["spec"]["selector"] == deployment["spec"]["selector"]
+
+
 @pytest.mark.parametrize("keep", ["true", "false"])
 def test_crds_are_kept_if_configured(keep):
     objects = rendered("--set", f"crds.keep={keep}")

@@ -15,7 +15,7 @@ IMAGES = {"operator": ("crds", "operator"), "trainer": ("crds", "serving", "trai
 OURS = ("multitask-api", "multitask-serving", "multitask-trainer", "multitask-operator")
 NO_BUSINESS = {
     "operator": ("torch", "transformers", "grpcio", "pyarrow", "hatchling", "moto", "mypy", "pytest"),
-    "trainer": ("kubernetes", "kopf", "matplotlib", "nvidia-pytriton", "hatchling", "moto", "mypy", "pytest"),
+    "trainer": ("kubernetes", "matplotlib", "nvidia-pytriton", "hatchling", "moto", "mypy", "pytest"),
     "build": ("pip", "torch", "numpy"),
 }
 

@@ -304,6 +304,7 @@ def test_where_no_pod_says_why_an_event_does(text, with_pod, reason):
         cluster.pod(job, waiting={"reason": "ContainerCreating"})
     stuck = cluster.objects["Pod", f"{job}-0"] if with_pod else cluster.objects["Job", job]
     cluster.warnings = {stuck["metadata"]["uid"]: text}
+    cluster.now += 60.0  # longer than the grace of the operator
     cluster.settle()
     ready, diagnosis = cluster.condition("Ready"), cluster.explained()
     assert (ready["reason"], ready["message"]) == (diagnosis.reason, f"{diagnosis.message}; {diagnosis.next}")

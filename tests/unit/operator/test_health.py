@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry
 
 from multitask_operator.health import CannotListen, served
 from multitask_operator.queue import Queue, Schedule
@@ -43,7 +44,10 @@ async def test_healthz(due: list[float], now: float, *, taken: bool, status: int
     if taken:
         queue.schedule.take()
     clock.now = now
-    async with served(queue, "127.0.0.1", 0, 100, well) as port, httpx.AsyncClient(trust_env=False) as client:
+    async with (
+        served(queue, "127.0.0.1", 0, 100, well, CollectorRegistry()) as port,
+        httpx.AsyncClient(trust_env=False) as client,
+    ):
         answer = await client.get(f"http://127.0.0.1:{port}/healthz")
         assert (answer.status_code, answer.json()["oldestSeconds"]) == (status, oldest)
 
@@ -52,7 +56,7 @@ async def test_healthz(due: list[float], now: float, *, taken: bool, status: int
 async def test_readyz_says_why_nothing_is_watched(fault: str | None, status: int) -> None:
     queue: Queue[str] = Queue(nothing, workers=1, limit=1)
     async with (
-        served(queue, "127.0.0.1", 0, 100, lambda: fault) as port,
+        served(queue, "127.0.0.1", 0, 100, lambda: fault, CollectorRegistry()) as port,
         httpx.AsyncClient(trust_env=False) as client,
     ):
         answer = await client.get(f"http://127.0.0.1:{port}/readyz")
@@ -61,9 +65,9 @@ async def test_readyz_says_why_nothing_is_watched(fault: str | None, status: int
 
 async def test_a_port_that_is_taken_is_named() -> None:
     queue: Queue[str] = Queue(nothing, workers=1, limit=1)
-    async with served(queue, "127.0.0.1", 0, 100, well) as port:
+    async with served(queue, "127.0.0.1", 0, 100, well, CollectorRegistry()) as port:
         with pytest.raises(
             CannotListen, match=rf"^cannot listen on 127\.0\.0\.1, port {port}: .*MULTITASK_HEALTH_PORT$"
         ):
-            async with served(queue, "127.0.0.1", port, 100, well):
+            async with served(queue, "127.0.0.1", port, 100, well, CollectorRegistry()):
                 pass

@@ -17,7 +17,8 @@ class Condition(Record):
 
     type: Short = Field(
         description="Ready: servers answer for the tasks. Progressing: work is under way. Consolidated: all tasks "
-        "qualify for the shared models."
+        "qualify for the shared models. Trained, Complete, Failed: how training ended, to wait for. Reconciling, "
+        "Stalled: there while true, as kstatus reads them."
     )
     status: Literal["True", "False", "Unknown"] = Field(
         description="True, False, or Unknown if it could not be determined."
@@ -86,7 +87,8 @@ class MultiTaskModelStatus(Record):
         None, description="The metadata.generation that this status was determined for."
     )
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = Field(
-        (), description="The conditions Ready, Progressing and Consolidated."
+        (),
+        description="Ready, Progressing, Consolidated, Trained, Complete, Failed, and at times Reconciling or Stalled.",
     )
     stage: Short | None = Field(
         None,

@@ -4,7 +4,7 @@ each, and one exception tree."""
 from __future__ import annotations
 
 import json
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, Self
 
 import aiohttp
@@ -15,42 +15,26 @@ from kubernetes.aio.dynamic.resource import Resource
 
 from multitask_api.types import JsonObject
 from multitask_operator.cluster.errors import Request, Unavailable, error_for
+from multitask_operator.cluster.hooks import NO_ANSWER, Count, Observer, nothing, noting_the_status, status, uncounted
+from multitask_operator.cluster.kinds import KINDS, rbac_resource
 
 FIELD_MANAGER = "multitask-operator"
 
 #: Of one request, from the wait for a free connection to the last byte of the answer.
 TIMEOUT = aiohttp.ClientTimeout(total=30.0, sock_connect=5.0)
 
+#: Asks for objects without their content; ``PartialObjectMetadata`` or ``PartialObjectMetadataList`` fills the gap.
+METADATA_ONLY = "application/json;as={};g=meta.k8s.io;v=v1"
+
 #: Objects of one page of a list.
 PAGE = 500
-
-#: (apiVersion, kind) -> (plural name in URLs, whether it is namespaced). They are few and known: discovery would cost
-#: requests and keep a cache file.
-KINDS: Mapping[tuple[str, str], tuple[str, bool]] = {
-    ("v1", "ConfigMap"): ("configmaps", True),
-    ("v1", "Event"): ("events", True),
-    ("v1", "Namespace"): ("namespaces", False),
-    ("v1", "PersistentVolumeClaim"): ("persistentvolumeclaims", True),
-    ("v1", "Pod"): ("pods", True),
-    ("v1", "Service"): ("services", True),
-    ("v1", "ServiceAccount"): ("serviceaccounts", True),
-    ("batch/v1", "Job"): ("jobs", True),
-    ("events.k8s.io/v1", "Event"): ("events", True),
-    ("rbac.authorization.k8s.io/v1", "Role"): ("roles", True),
-    ("rbac.authorization.k8s.io/v1", "RoleBinding"): ("rolebindings", True),
-    ("multitask.dev/v1alpha1", "MultiTaskModel"): ("multitaskmodels", True),
-}
-
-
-def nothing() -> None:
-    """The default of ``after_write``."""
 
 
 class Client:
     """One connection pool to one API server; close it, or use it as an asynchronous context.
 
     Every method raises the errors of `multitask_operator.cluster.errors`. ``after_write`` is called after every request
-    that changed something and before its answer is used.
+    that changed something and before its answer is used. ``connections``: requests at the same time; 0: any number.
     """
 
     def __init__(
@@ -58,16 +42,21 @@ class Client:
         configuration: Configuration,
         *,
         after_write: Callable[[], None] = nothing,
+        observer: Observer | None = None,
+        count: Count = uncounted,
         connections: int = 64,
         timeout: aiohttp.ClientTimeout = TIMEOUT,
     ) -> None:
         configuration.connection_pool_maxsize = connections
         # a kubeconfig's proxy is used; those in the environment are not meant for a cluster's own address
         configuration.client_session_kwargs = {"trust_env": False}
+        configuration.trace_configs = [noting_the_status()]
         self._api = ApiClient(configuration)
         self._api.user_agent = FIELD_MANAGER
         self._dynamic = DynamicClient(self._api)
         self._after_write = after_write
+        self._observer = observer
+        self._count = count
         self._call = {"_request_timeout": timeout, "serializer": _plain}
 
     async def __aenter__(self) -> Self:
@@ -83,10 +72,13 @@ class Client:
     async def get(self, api_version: str, kind: str, name: str, namespace: str | None = None) -> JsonObject:
         """The object; NotFound if there is none."""
         resource = self._resource(api_version, kind)
-        return await self._ask(
-            Request("get", _rbac_resource(resource), namespace, name),
+        item = await self._ask(
+            Request("get", _rbac(resource), namespace, name),
             self._dynamic.get(resource, name=name, namespace=namespace, **self._call),
         )
+        if self._observer is not None:
+            self._observer.saw(item)
+        return item
 
     async def list(
         self,
@@ -98,9 +90,29 @@ class Client:
     ) -> tuple[JsonObject, ...]:
         """All objects with ``labels`` and ``fields`` (selectors), in ``namespace`` or everywhere, sorted by namespace
         and name."""
-        resource = self._resource(api_version, kind)
-        request = Request("list", _rbac_resource(resource), namespace, None)
         items: list[JsonObject] = []
+        version = ""
+        async for page, listed in self.pages(api_version, kind, namespace, labels, fields):
+            items += page
+            version = listed
+        if self._observer is not None and fields is None:
+            self._observer.saw_list((api_version, kind), namespace, labels, items, version)
+        return tuple(sorted(items, key=lambda item: (item["metadata"].get("namespace", ""), item["metadata"]["name"])))
+
+    async def pages(
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str | None,
+        labels: str | None,
+        fields: str | None,
+        *,
+        metadata_only: bool = False,
+    ) -> AsyncIterator[tuple[Sequence[JsonObject], str]]:
+        """As `list`, page by page as the server sorts them; each with the resource version of the whole list."""
+        resource = self._resource(api_version, kind)
+        headers = {"Accept": METADATA_ONLY.format("PartialObjectMetadataList")} if metadata_only else {}
+        request = Request("list", _rbac(resource), namespace, None)
         following: str | None = None
         while True:
             page = await self._ask(
@@ -112,24 +124,17 @@ class Client:
                     field_selector=fields,
                     limit=PAGE,
                     _continue=following,
+                    header_params=dict(headers),
                     **self._call,
                 ),
             )
+            metadata = page.get("metadata", {})
             # items of a list do not say what they are
-            items += [{"apiVersion": api_version, "kind": kind, **item} for item in page.get("items") or ()]
-            following = page.get("metadata", {}).get("continue")
+            items = [{"apiVersion": api_version, "kind": kind, **item} for item in page.get("items") or ()]
+            yield items, str(metadata.get("resourceVersion", ""))
+            following = metadata.get("continue")
             if not following:
-                break
-        return tuple(sorted(items, key=lambda item: (item["metadata"].get("namespace", ""), item["metadata"]["name"])))
-
-    async def probe(self, api_version: str, kind: str, namespace: str | None = None) -> None:
-        """List at most one object of the kind: NotFound if the server does not know the kind, Forbidden without the
-        permission."""
-        resource = self._resource(api_version, kind)
-        await self._ask(
-            Request("list", _rbac_resource(resource), namespace, None),
-            self._dynamic.get(resource, namespace=namespace, limit=1, **self._call),
-        )
+                return
 
     async def create(self, body: JsonObject, *, dry_run: bool = False) -> JsonObject:
         """Make the object; AlreadyExists if there is one of its name, RequestRejected for a field that it cannot have.
@@ -138,7 +143,7 @@ class Client:
         """
         resource = self._resource(body["apiVersion"], body["kind"])
         metadata = body["metadata"]
-        request = Request("create", _rbac_resource(resource), metadata.get("namespace"), metadata.get("name"))
+        request = Request("create", _rbac(resource), metadata.get("namespace"), metadata.get("name"))
         call = self._dynamic.create(
             resource,
             body=dict(body),
@@ -155,7 +160,7 @@ class Client:
         resource = self._resource(body["apiVersion"], body["kind"])
         metadata = body["metadata"]
         return await self._write(
-            Request("patch", _rbac_resource(resource), metadata.get("namespace"), metadata["name"]),
+            Request("patch", _rbac(resource), metadata.get("namespace"), metadata["name"]),
             self._dynamic.server_side_apply(
                 resource,
                 body=dict(body),
@@ -178,7 +183,7 @@ class Client:
             "propagationPolicy": propagation,
         }
         await self._write(
-            Request("delete", _rbac_resource(resource), namespace, name),
+            Request("delete", _rbac(resource), namespace, name),
             self._dynamic.delete(resource, name=name, namespace=namespace, body=body, **self._call),
         )
 
@@ -198,7 +203,7 @@ class Client:
     ) -> JsonObject:
         resource = self._resource(api_version, kind)
         return await self._write(
-            Request("patch", f"{_rbac_resource(resource)}{subresource}", namespace, name),
+            Request("patch", f"{_rbac(resource)}{subresource}", namespace, name),
             self._dynamic.request(
                 "patch",
                 f"{resource.path(name=name, namespace=namespace)}{subresource}",
@@ -212,17 +217,22 @@ class Client:
     async def _write(self, request: Request, call: Awaitable[Any]) -> JsonObject:
         answer = await self._ask(request, call)
         self._after_write()
+        if self._observer is not None and "resourceVersion" in answer.get("metadata", {}):
+            self._observer.saw(answer)
         return answer
 
     async def _ask(self, request: Request, call: Awaitable[Any]) -> JsonObject:
         try:
             answer: JsonObject = await call
         except ApiException as error:
+            self._count(request, str(error.status))
             raise error_for(request, error.status, error.body) from None
         except (aiohttp.ClientError, TimeoutError, OSError, json.JSONDecodeError) as error:
+            self._count(request, NO_ANSWER)
             raise Unavailable(
                 f"{request}: no answer from the API server: {str(error) or type(error).__name__}"
             ) from error
+        self._count(request, str(status.get()))
         return answer
 
     def _resource(self, api_version: str, kind: str) -> Resource:
@@ -251,6 +261,6 @@ def _plain(_: DynamicClient, answer: Any) -> Any:
     return answer
 
 
-def _rbac_resource(resource: Resource) -> str:
-    """As RBAC names it: ``jobs.batch``."""
-    return f"{resource.name}.{resource.group}" if resource.group else str(resource.name)
+def _rbac(resource: Resource) -> str:
+    group_version = f"{resource.group}/{resource.api_version}" if resource.group else resource.api_version
+    return rbac_resource(group_version, resource.kind)

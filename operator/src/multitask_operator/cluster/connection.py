@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
@@ -15,20 +14,6 @@ from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME, SERVIC
 from multitask_operator.cluster.errors import ConnectionConfigError
 
 DEFAULT_KUBECONFIG = "~/.kube/config"
-
-
-@dataclass(frozen=True)
-class Login:
-    """The same connection in plain values, for a client other than ours. Paths are of PEM files."""
-
-    server: str
-    ca_path: str | None
-    certificate_path: str | None
-    private_key_path: str | None
-    verify: bool
-    scheme: str | None
-    token: str | None
-    proxy: str | None
 
 
 async def connect(
@@ -55,21 +40,6 @@ async def connect(
     except (config.ConfigException, OSError, yaml.YAMLError, KeyError, TypeError, ValueError) as error:
         raise ConnectionConfigError(f"kubeconfig {source} cannot be used: {' '.join(str(error).split())}") from error
     return configuration
-
-
-async def login(configuration: Configuration) -> Login:
-    """The connection of ``configuration``, with the token of this moment."""
-    words = (await configuration.get_api_key_with_prefix("BearerToken") or "").split(maxsplit=1)
-    return Login(
-        server=configuration.host,
-        ca_path=configuration.ssl_ca_cert,
-        certificate_path=configuration.cert_file,
-        private_key_path=configuration.key_file,
-        verify=configuration.verify_ssl,
-        scheme=words[0].capitalize() if words else None,
-        token=words[1].strip() if len(words) > 1 else None,
-        proxy=configuration.proxy,
-    )
 
 
 def _in_a_pod(environ: Mapping[str, str]) -> bool:

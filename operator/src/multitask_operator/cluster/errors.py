@@ -3,6 +3,7 @@
 ClusterError
 ├── ConnectionConfigError (UserError)
 ├── Unavailable (RetryableError)
+│   └── Expired
 ├── Conflict (RetryableError)
 │   └── AlreadyExists
 ├── NotFound
@@ -28,6 +29,10 @@ class ConnectionConfigError(ClusterError, UserError):
 
 class Unavailable(ClusterError, RetryableError):
     """The API server did not answer, was overloaded, or did not accept the credentials (which may be renewed)."""
+
+
+class Expired(Unavailable):
+    """The server does not know the resource version any more from which to go on: everything has to be listed again."""
 
 
 class Conflict(ClusterError, RetryableError):
@@ -70,6 +75,18 @@ class Request:
         return f"{self.verb} {self.resource}{named}{where}"
 
 
+def read_refused(error: Forbidden) -> str:
+    """What the operator may not read, in one sentence, and what to do."""
+    request = error.request
+    where = f'in namespace "{request.namespace}"' if request.namespace else "in all namespaces"
+    if request.name and not request.namespace:
+        where = f'"{request.name}"'
+    return (
+        f"the operator cannot {request.verb} {request.resource} {where}: {error.message.rstrip('.')}; grant its role"
+        f" the verb {request.verb} on {request.resource} (this release's chart does): it goes on by itself"
+    )
+
+
 def error_for(request: Request, code: int, body: str | None) -> ClusterError:
     """The error for an answer with HTTP status ``code``; ``body`` is a ``Status`` object in JSON, or any text."""
     status = _status(body)
@@ -78,17 +95,17 @@ def error_for(request: Request, code: int, body: str | None) -> ClusterError:
     # the server's answer to an unknown field in server-side apply
     is_unknown_field = code == 500 and "typed patch object" in message
     match code:
-        case 409 if reason == "AlreadyExists":
-            return AlreadyExists(f"{request}: {message}")
         case 409:
-            return Conflict(f"{request}: {message}")
+            return (AlreadyExists if reason == "AlreadyExists" else Conflict)(f"{request}: {message}")
         case 404:
             return NotFound(f"{request}: {message}")
         case 401:
             return Unavailable(f"{request}: the API server does not accept the credentials: {message}")
         case 403:
             return Forbidden(request, code, reason or "Forbidden", message)
-        case 408 | 410 | 429:
+        case 410:
+            return Expired(f"{request}: {message}")
+        case 408 | 429:
             return Unavailable(f"{request}: {message}")
         case _ if code >= 500 and not is_unknown_field:
             return Unavailable(f"{request}: {message}")

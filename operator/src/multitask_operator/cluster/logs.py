@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import os
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 import aiohttp
@@ -14,9 +13,10 @@ from kubernetes.aio.config import ConfigException
 from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME
 from kubernetes.aio.config.kube_config import KubeConfigLoader, KubeConfigMerger
 
-from multitask_operator.cluster.client import TIMEOUT, Client
+from multitask_operator.cluster.client import TIMEOUT
 from multitask_operator.cluster.connection import DEFAULT_KUBECONFIG
-from multitask_operator.cluster.errors import ConnectionConfigError, Request, Unavailable, error_for
+from multitask_operator.cluster.errors import ConnectionConfigError, Request
+from multitask_operator.cluster.streams import StreamClient
 
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 
@@ -42,7 +42,7 @@ def user_namespace(
     return str(namespace or "default")
 
 
-class LogClient(Client):
+class LogClient(StreamClient):
     """A client that reads for a person."""
 
     async def log(
@@ -53,26 +53,7 @@ class LogClient(Client):
         if tail is not None:
             query.append(("tailLines", str(tail)))
         path, limit = f"/api/v1/namespaces/{namespace}/pods/{pod}/log", _FOLLOWING if follow else TIMEOUT
-        async with self._opened(Request("get", "pods/log", namespace, pod), path, query, limit) as answer:
+        async with self.opened(Request("get", "pods/log", namespace, pod), path, query, limit) as answer:
             decode = codecs.getincrementaldecoder("utf-8")("replace").decode
             async for piece in answer.content.iter_any():
                 yield decode(piece)
-
-    @asynccontextmanager
-    async def _opened(
-        self, request: Request, path: str, query: list[tuple[str, str]], limit: aiohttp.ClientTimeout
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """The response before its body is read: the generated methods have no time limit for the connection alone."""
-        try:
-            asked = await self._api.param_serialize(
-                "GET", path, query_params=query, header_params={}, auth_settings=["BearerToken"]
-            )
-            answer: aiohttp.ClientResponse = (await self._api.call_api(*asked, _request_timeout=limit)).response
-            async with answer:
-                if answer.status != 200:
-                    raise error_for(request, answer.status, await answer.text())
-                yield answer
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(
-                f"{request}: no answer from the API server: {str(error) or type(error).__name__}"
-            ) from error

@@ -1,26 +1,23 @@
-"""Reads everything that a decision about one MultiTaskModel may use. Live: nothing is kept between two reads."""
+"""Reads everything that a decision about one MultiTaskModel may use: live, or from what the watches have shown."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from multitask_api.cluster import RUN
 from multitask_api.resource.model import API_VERSION
 from multitask_api.types import JsonObject
-from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.errors import Forbidden, NotFound
+from multitask_operator.cluster.kinds import RBAC
 from multitask_operator.objects.names import selector
 from multitask_operator.reconciler import blockers
 from multitask_operator.reconciler.finalizers import has_finalizer
 from multitask_operator.reconciler.state.accessors import is_being_deleted
 from multitask_operator.reconciler.state.cluster_state import ClusterState, named_pvc_names, referenced_configmap_names
 from multitask_operator.reconciler.state.stage_job import stage_jobs
-
-RBAC = "rbac.authorization.k8s.io/v1"
 
 #: A model's children that people may read, and those that only the operator may: field of `ClusterState` → kind.
 VIEWER_CHILDREN = {"jobs": ("batch/v1", "Job"), "pods": ("v1", "Pod"), "configmaps": ("v1", "ConfigMap")}
@@ -35,14 +32,31 @@ OPERATOR_CHILDREN = {
 _MAX_OBJECTS = 6
 
 
+class Reader(Protocol):
+    """Answers as `Client` does."""
+
+    async def get(self, api_version: str, kind: str, name: str, namespace: str | None = None) -> JsonObject:
+        """See `Client.get`."""
+
+    async def list(
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str | None = None,
+        labels: str | None = None,
+        fields: str | None = None,
+    ) -> tuple[JsonObject, ...]:
+        """See `Client.list`."""
+
+
 async def observe(
-    client: Client, namespace: str, name: str, now: float, *, as_viewer: bool = False
+    client: Reader, namespace: str, name: str, now: float, *, as_viewer: bool = False
 ) -> ClusterState | None:
     """Read the model and everything that a decision about it may use, concurrently; never a Secret.
 
     None: there is no such model. ``now`` in Unix seconds: Events are read too about what should show something by then
     and does not. ``as_viewer``: with a person's permissions. Then namespace, Services and RBAC objects are not read,
-    and claims and other models are left out where that is forbidden.
+    and claims, other models and Events are left out where that is forbidden.
 
     Raises ClusterError when a part could not be read.
     """
@@ -67,21 +81,24 @@ async def observe(
         sibling_models=siblings,
         **dict(zip(kinds, lists, strict=True)),
     )
-    return replace(cluster, warnings=await _warnings(client, cluster, now))
+    return replace(cluster, warnings=await _warnings(client, cluster, now, skip_forbidden=as_viewer))
 
 
-async def _warnings(client: Client, cluster: ClusterState, now: float) -> dict[str, str]:
-    """`ClusterState.warnings`; empty for who may not list Events: the reasons are then less exact."""
+async def _warnings(client: Reader, cluster: ClusterState, now: float, *, skip_forbidden: bool) -> dict[str, str]:
+    """`ClusterState.warnings`; empty for a person who may not list Events: the reasons are then less exact."""
     late = [job for job in stage_jobs(cluster, without=(RUN,)) if job.age(now) >= blockers.EVENT_DELAY]
     objects = [item for job in late for item in blockers.objects_needing_events(job)][:_MAX_OBJECTS]
     warnings: dict[str, str] = {}
-    with suppress(Forbidden):
+    try:
         for item in objects:
             uid = item["metadata"]["uid"]
             events = await client.list("v1", "Event", cluster.namespace, fields=f"involvedObject.uid={uid}")
             message = newest_warning(events)
             if message is not None:
                 warnings[uid] = message
+    except Forbidden:
+        if not skip_forbidden:
+            raise
     return warnings
 
 
@@ -105,7 +122,7 @@ def _when(event: JsonObject) -> str:
     return timestamp
 
 
-async def _sibling_models(client: Client, model: JsonObject, *, skip_forbidden: bool) -> tuple[JsonObject, ...]:
+async def _sibling_models(client: Reader, model: JsonObject, *, skip_forbidden: bool) -> tuple[JsonObject, ...]:
     """The other models of the namespace, if ``model`` waits for its clean-up: they may use what would be removed."""
     if not (is_being_deleted(model) and has_finalizer(model)):
         return ()
@@ -123,7 +140,7 @@ async def _nothing() -> None:
     """For what a viewer does not read."""
 
 
-async def _get(client: Client, api_version: str, kind: str, name: str, namespace: str | None) -> JsonObject | None:
+async def _get(client: Reader, api_version: str, kind: str, name: str, namespace: str | None) -> JsonObject | None:
     try:
         return await client.get(api_version, kind, name, namespace)
     except NotFound:
@@ -131,7 +148,7 @@ async def _get(client: Client, api_version: str, kind: str, name: str, namespace
 
 
 async def _named(
-    client: Client, kind: str, names: Iterable[str], namespace: str, *, skip_forbidden: bool = False
+    client: Reader, kind: str, names: Iterable[str], namespace: str, *, skip_forbidden: bool = False
 ) -> dict[str, JsonObject | None]:
     """The objects called ``names``; None: there is none. With ``skip_forbidden`` those that may not be read are left
     out."""

@@ -9,7 +9,7 @@ from typing import Literal
 from multitask_api.types import JsonObject
 from multitask_operator.reconciler.state.accessors import is_being_deleted
 
-#: Seconds until claims and ConfigMaps that others make are read again: no watch covers them.
+#: Seconds until the next look at a model that cannot start, should its watches not have shown what has changed.
 RECHECK_SECONDS = 60.0
 
 

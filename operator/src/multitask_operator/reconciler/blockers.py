@@ -49,6 +49,9 @@ _RESOURCES = re.compile(
     r"exceeded quota|must specify|(?:maximum|minimum) \S+ usage|max limit to request ratio"
     r"|must be less than or equal to \S+ limit"
 )
+#: These end by themselves, though it may take long: somebody else's work ends, a node is added, the queue admits.
+WAITING_REASONS = frozenset({"Gated", "NoGPUFree", "Queued", "QuotaExceeded", "Retrying", "Unschedulable"})
+
 _FORBIDDEN, _CONFLICT = 403, 409
 _PULL = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
@@ -100,6 +103,26 @@ def write_rejected(rejected: RejectedWrite) -> Blocker:
 def job_blocked(stage_job: StageJob, gpu_resource: str, warnings: Mapping[str, str]) -> Blocker | None:
     """The pods of an open Job do not run; ``warnings`` as in `ClusterState`."""
     return not_admitted(stage_job.job) or pods_blocked(stage_job.pods, gpu_resource) or _warned(stage_job, warnings)
+
+
+def job_stuck(
+    stage_job: StageJob, gpu_resource: str, warnings: Mapping[str, str], now: float, grace: float
+) -> Blocker | None:
+    """As `job_blocked`, once that has lasted for ``grace`` seconds: most pods wait a moment for a node or an image."""
+    if max(0.0, now - waiting_since(stage_job)) < grace:  # two machines' clocks differ
+        return None
+    return job_blocked(stage_job, gpu_resource, warnings)
+
+
+def waiting_since(stage_job: StageJob) -> float:
+    """Since when the Job's oldest pending pod waits, or the Job itself if it has none; in Unix seconds."""
+    pending = [pod for pod in stage_job.pods if pod.get("status", {}).get("phase") == "Pending"]
+    if pending:
+        return min(_created(pod) for pod in pending)
+    job = stage_job.job or {}
+    suspended = (each for each in job.get("status", {}).get("conditions") or () if each.get("type") == "Suspended")
+    times = [parse_time(each["lastTransitionTime"]) for each in suspended if "lastTransitionTime" in each]
+    return max((_created(job), *times))
 
 
 def not_admitted(job: JsonObject | None) -> Blocker | None:
@@ -166,13 +189,23 @@ def objects_needing_events(stage_job: StageJob) -> tuple[JsonObject, ...]:
     return tuple(pod for pod in stage_job.pods if pod.get("status", {}).get("phase") == "Pending")
 
 
-def requeue_after(stage_job: StageJob, gpu_resource: str, warnings: Mapping[str, str], now: float) -> float | None:
-    """Seconds until the Job has to be read again because no watch covers what blocks it; None: a watch does."""
+def requeue_after(
+    stage_job: StageJob, gpu_resource: str, warnings: Mapping[str, str], now: float, grace: float
+) -> float | None:
+    """Seconds until time alone may change what is known of the Job; None: a watch shows all."""
+    left = grace - (now - waiting_since(stage_job))
+    if left > 0 and stage_job.is_open and job_blocked(stage_job, gpu_resource, warnings) is not None:
+        return left
     if stage_job.is_being_deleted and deletion_stuck(stage_job, now) is None:
         return DELETION_GRACE_SECONDS
     # An Event may come at any time, most likely at once: the longer there is none, the longer the interval.
     waits = objects_needing_events(stage_job) and job_blocked(stage_job, gpu_resource, warnings) is None
     return max(EVENT_DELAY, stage_job.age(now)) if waits else None
+
+
+def _created(item: JsonObject) -> float:
+    stamp = item.get("metadata", {}).get("creationTimestamp")
+    return parse_time(stamp) if stamp else 0.0
 
 
 def _warned(stage_job: StageJob, warnings: Mapping[str, str]) -> Blocker | None:

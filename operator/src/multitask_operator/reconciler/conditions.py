@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from enum import Enum
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 from multitask_api.errors import UserError
@@ -24,6 +26,16 @@ _WITHOUT_EVENT = frozenset({"NotTrained", "StagesRunning"})
 _NORMAL_EVENT_REASONS = frozenset(
     {"Complete", "Trained", "Suspended", "TasksOutsideMixture", "NotJudged", "Queued", "Gated", "CleaningUp"}
 )
+
+
+#: A Warning whatever the condition's status.
+_WARNING_REASONS = frozenset({"ReadRefused"})
+
+
+#: They repeat what Ready and Progressing say, for programs that wait: no Event of their own, and short messages.
+_FOR_PROGRAMS = frozenset({"Trained", "Complete", "Failed", "Reconciling", "Stalled"})
+_ONLY_WHILE_TRUE = ("Reconciling", "Stalled")
+_SHORT_MESSAGE_BYTES = 256
 
 
 class ConditionValue(NamedTuple):
@@ -56,6 +68,45 @@ def conditions_of(cluster: ClusterState, values: Mapping[str, ConditionValue], n
     return tuple(condition(type_, value, previous, generation, now) for type_, value in values.items())
 
 
+class Outcome(Enum):
+    """How far the present generation of a model has come."""
+
+    WORKING = "working"  # or waiting for what comes by itself
+    SUSPENDED = "suspended"
+    STALLED = "stalled"  # somebody has to change something outside of the resource; it then goes on by itself
+    FAILED = "failed"  # it goes on after an edit or a refresh only
+    COMPLETE = "complete"
+
+
+def outcome_conditions(
+    outcome: Outcome, value: ConditionValue, revision: str | None = None
+) -> dict[str, ConditionValue]:
+    """What programs wait for: ``Trained``, ``Complete`` and ``Failed`` for ``kubectl wait``, ``Reconciling`` and
+    ``Stalled`` as kstatus knows them, which are there only while they are true.
+
+    ``value`` says why; ``revision`` is the result of a complete training, None if it was not promoted.
+    """
+    message = cut(value.message, _SHORT_MESSAGE_BYTES)
+    because = ConditionValue("Unknown" if outcome is Outcome.SUSPENDED else "False", value.reason, message)
+    is_true = ConditionValue("True", value.reason, message)
+    conditions = {"Trained": because, "Complete": because, "Failed": because._replace(status="False")}
+    match outcome:
+        case Outcome.COMPLETE:
+            complete = ConditionValue("True", "Complete", "Every stage is done.")
+            trained = ConditionValue("True", "Trained", f"Revision {revision} is trained.")
+            if revision is None:
+                text = "There is no new revision: qualification.promote is AllQualified, and not every task qualifies."
+                trained = ConditionValue("False", "NotPromoted", text)
+            conditions = {"Trained": trained, "Complete": complete, "Failed": complete._replace(status="False")}
+        case Outcome.FAILED:
+            conditions |= {"Failed": is_true, "Stalled": is_true}
+        case Outcome.STALLED:
+            conditions["Stalled"] = is_true
+        case Outcome.WORKING:
+            conditions["Reconciling"] = is_true
+    return conditions
+
+
 def with_conditions(
     cluster: ClusterState,
     ready: ConditionValue,
@@ -63,11 +114,13 @@ def with_conditions(
     stage: str,
     progress: str | None,
     now: float,
+    outcome: Mapping[str, ConditionValue] = MappingProxyType({}),
 ) -> MultiTaskModelStatus:
-    """The previous status with other conditions, stage and progress."""
+    """The previous status with other conditions, stage and progress. ``outcome``: see `outcome_conditions`; of those
+    that it leaves out, the ones that are there only while they are true go."""
     previous = cluster.previous_status or MultiTaskModelStatus()
-    values = {"Ready": ready, "Progressing": progressing}
-    kept = tuple(item for item in previous.conditions if item.type not in values)
+    values = {"Ready": ready, "Progressing": progressing, **outcome}
+    kept = tuple(item for item in previous.conditions if item.type not in (*values, *_ONLY_WHILE_TRUE))
     return previous.model_copy(
         update={
             "observed_generation": cluster.generation,
@@ -81,8 +134,18 @@ def with_conditions(
 def invalid_spec(cluster: ClusterState, error: UserError, now: float) -> Result:
     """For a spec that cannot be carried out: the status keeps what it showed, and its conditions give the ``error``."""
     value = ConditionValue("False", "InvalidSpec", str(error))
-    update = status_update(cluster, with_conditions(cluster, value, value, "InvalidSpec", None, now), now)
+    # A ConfigMap may come after the resource that refers to it: that is no failure yet.
+    may_come = any(item is None for item in cluster.referenced_configmaps.values())
+    outcome = outcome_conditions(Outcome.STALLED if may_come else Outcome.FAILED, value)
+    update = status_update(cluster, with_conditions(cluster, value, value, "InvalidSpec", None, now, outcome), now)
     return Result(update.actions, RECHECK_SECONDS if cluster.referenced_configmaps else None)
+
+
+def read_refused_status(cluster: ClusterState, message: str, now: float) -> Result:
+    """For a model about which not all may be read: nothing is known of it, and the ``message`` says what to grant."""
+    value = ConditionValue("Unknown", "ReadRefused", message)
+    outcome = {"Stalled": ConditionValue("True", value.reason, cut(message, _SHORT_MESSAGE_BYTES))}
+    return status_update(cluster, with_conditions(cluster, value, value, "Blocked", None, now, outcome), now)
 
 
 def status_update(cluster: ClusterState, status: MultiTaskModelStatus, now: float) -> Result:
@@ -106,10 +169,13 @@ def _events(before: MultiTaskModelStatus | None, after: MultiTaskModelStatus) ->
     known = {(item.type, item.reason, item.status) for item in before.conditions} if before else set()
     posted: set[str] = set()
     for item in after.conditions:
-        if (item.type, item.reason, item.status) in known or item.reason in _WITHOUT_EVENT | posted:
+        is_known = (item.type, item.reason, item.status) in known or item.reason in _WITHOUT_EVENT | posted
+        if is_known or item.type in _FOR_PROGRAMS:
             continue
         posted.add(item.reason)
-        is_warning = item.status == "False" and item.reason not in _NORMAL_EVENT_REASONS
+        is_warning = item.reason in _WARNING_REASONS or (
+            item.status == "False" and item.reason not in _NORMAL_EVENT_REASONS
+        )
         yield Event("Warning" if is_warning else "Normal", item.reason, item.message)
 
 

@@ -60,6 +60,8 @@ def test_before_anything_ran():
         "Ready": ("False", "NotTrained"),
         "Consolidated": ("Unknown", "NotJudged"),
         "Progressing": ("True", "StagesRunning"),
+        **dict.fromkeys(("Trained", "Complete", "Failed"), ("False", "StagesRunning")),
+        "Reconciling": ("True", "StagesRunning"),
     }
 
 
@@ -68,6 +70,9 @@ def test_when_all_qualify():
         "Ready": ("False", "Trained"),
         "Consolidated": ("True", "AllQualified"),
         "Progressing": ("False", "Complete"),
+        "Trained": ("True", "Trained"),
+        "Complete": ("True", "Complete"),
+        "Failed": ("False", "Complete"),
     }
 
 

@@ -25,8 +25,9 @@ class ReaderSettings(Settings):
 
 
 def reader_settings(cluster: ClusterState) -> Settings:
-    """Settings for a decision that is only read. The trainer image is left open: no message contains it."""
-    return ReaderSettings(trainer_image="none", gpu_resource=gpu_resource(cluster))
+    """Settings for a decision that is only read. The trainer image is left open: no message contains it. Who
+    asks wants to know why nothing runs at this moment: there is no grace."""
+    return ReaderSettings(trainer_image="none", gpu_resource=gpu_resource(cluster), grace_seconds=0)
 
 
 def status_of(result: Result) -> MultiTaskModelStatus | None:

@@ -135,14 +135,14 @@ def _run_clean_up(cluster: ClusterState, job: StageJob | None, settings: Setting
     blocker = _write_rejected(cluster)
     wait = None
     if job is not None:
-        gpu_resource, warnings = settings.gpu_resource, cluster.warnings
+        gpu_resource, warnings, grace = settings.gpu_resource, cluster.warnings, settings.grace_seconds
         blocker = (
             blocker
             or blockers.deletion_stuck(job, now)
-            or blockers.job_blocked(job, gpu_resource, warnings)
+            or blockers.job_stuck(job, gpu_resource, warnings, now, grace)
             or blockers.retrying(job)
         )
-        wait = blockers.requeue_after(job, gpu_resource, warnings, now)
+        wait = blockers.requeue_after(job, gpu_resource, warnings, now, grace)
     status = _waiting(cluster, "", now, progress=_progress(job), blocker=blocker)
     return Result((*creations, *status.actions), earliest(status.requeue_after, wait))
 

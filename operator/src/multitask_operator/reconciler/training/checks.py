@@ -65,7 +65,7 @@ def job_blocked(state: ModelState, settings: Settings) -> Blocker | None:
     for job in _jobs(state):
         blocker = blockers.deletion_stuck(job, state.now)
         if blocker is None and job.is_open:
-            blocker = blockers.job_blocked(job, settings.gpu_resource, state.cluster.warnings)
+            blocker = _job_stuck(state, settings, job)
         if blocker is not None:
             return blocker
     return None
@@ -111,12 +111,13 @@ def is_progressing(state: ModelState, settings: Settings) -> bool:
     at_work = [job for job in state.stage_jobs if job.phase is not Phase.DONE]
     at_work += () if state.is_resolved else state.resolve_jobs
     return any(
-        job.job is not None
-        and not job.is_finished
-        and blockers.job_blocked(job, settings.gpu_resource, state.cluster.warnings) is None
-        and stalls.stalled(job, state.now) is None
-        for job in at_work
+        job.job is not None and not job.is_finished and _job_stuck(state, settings, job) is None for job in at_work
     )
+
+
+def _job_stuck(state: ModelState, settings: Settings, job: StageJob) -> Blocker | None:
+    stuck = blockers.job_stuck(job, settings.gpu_resource, state.cluster.warnings, state.now, settings.grace_seconds)
+    return stuck or stalls.stalled(job, state.now)
 
 
 def _jobs(state: ModelState) -> tuple[StageJob, ...]:

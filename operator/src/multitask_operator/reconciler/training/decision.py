@@ -102,5 +102,7 @@ def _waits(state: ModelState, settings: Settings, blocker: Blocker | None) -> It
         wait = seconds_until_retry(state.resolve_job, state.resolution, state.now)
         yield None if wait is None else max(0.0, wait)
     for stage_job in (*state.resolve_jobs, *state.stage_jobs):
-        yield blockers.requeue_after(stage_job, settings.gpu_resource, state.cluster.warnings, state.now)
+        yield blockers.requeue_after(
+            stage_job, settings.gpu_resource, state.cluster.warnings, state.now, settings.grace_seconds
+        )
         yield stalls.requeue_after(stage_job, state.now)

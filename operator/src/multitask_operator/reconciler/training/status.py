@@ -10,14 +10,17 @@ from multitask_api.stage_io.results import ExportResult, TaskVerdict
 from multitask_api.stages import Graph, NodeState, groups
 from multitask_operator.formatting import duration
 from multitask_operator.planner import Failed, StartStage, export_of, verdicts_of
-from multitask_operator.reconciler.blockers import Blocker, with_remediation
-from multitask_operator.reconciler.conditions import ConditionValue
+from multitask_operator.reconciler.blockers import WAITING_REASONS, Blocker, with_remediation
+from multitask_operator.reconciler.conditions import ConditionValue, Outcome, outcome_conditions
 from multitask_operator.reconciler.contribution import StatusPart
-from multitask_operator.reconciler.state.accessors import started_at
+from multitask_operator.reconciler.state.accessors import created_at, format_time, parse_time, started_at
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.stage_job import StageJob
 
 TRAINED = "Trained"
+
+#: So long after its creation a model that lacks something is not called stalled.
+APPLY_SECONDS = 30.0
 
 _MAX_NAMES = 5
 _PROGRESS_LENGTH = 64
@@ -36,10 +39,13 @@ def training_status(
     at_work = sorted({run.stage for run in state.planner_input.running} | {start.node.name for start in starts})
     verdicts, export = verdicts_of(graph), export_of(graph)
     is_blocked = blocker is not None and not is_progressing
+    progressing = _progressing(state, at_work, blocker, export, is_progressing=is_progressing)
+    outcome = _outcome(state, blocker, is_progressing=is_progressing)
     conditions = {
         "Ready": _ready(state, blocker, verdicts, export),
         "Consolidated": _consolidated(state.model, verdicts),
-        "Progressing": _progressing(state, at_work, blocker, export, is_progressing=is_progressing),
+        "Progressing": progressing,
+        **outcome_conditions(outcome, progressing, export.revision if export else None),
     }
     qualified = sum(verdict.verdict == "Qualified" for verdict in verdicts.values())
     fields = {
@@ -121,6 +127,28 @@ def _blocked(blocker: Blocker) -> ConditionValue:
 
 def _stage_failed(failed: Failed) -> ConditionValue:
     return ConditionValue("False", "StageFailed", f"{failed.failure.stage}: {failed.failure.message}")
+
+
+def _outcome(state: ModelState, blocker: Blocker | None, *, is_progressing: bool) -> Outcome:
+    """Of this generation: what an earlier one reached counts once this one's data has been looked at."""
+    if state.is_resolved and state.plan.graph.finished:
+        return Outcome.COMPLETE
+    if state.model.spec.suspend:
+        return Outcome.SUSPENDED
+    if is_progressing:
+        return Outcome.WORKING
+    if blocker is not None:
+        return _outcome_of_blocker(state, blocker)
+    return Outcome.FAILED if state.plan.failed else Outcome.WORKING
+
+
+def _outcome_of_blocker(state: ModelState, blocker: Blocker) -> Outcome:
+    if blocker.reason == "ResolveFailed":
+        return Outcome.FAILED
+    # What is applied together with the model, a claim for example, may come a moment later.
+    age = state.now - parse_time(created_at(state.cluster.model) or format_time(0.0))
+    is_new = age < APPLY_SECONDS
+    return Outcome.WORKING if blocker.reason in WAITING_REASONS or is_new else Outcome.STALLED
 
 
 # -- columns and rows --------------------------------------------------------------------------------------------------

@@ -1,0 +1,38 @@
+"""The kinds of objects that the operator reads and writes, as URLs and RBAC name them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+RBAC = "rbac.authorization.k8s.io/v1"
+
+#: (apiVersion, kind) -> (plural name in URLs, whether it is namespaced). They are few and known: discovery would cost
+#: requests and keep a cache file.
+KINDS: Mapping[tuple[str, str], tuple[str, bool]] = {
+    ("v1", "ConfigMap"): ("configmaps", True),
+    ("v1", "Event"): ("events", True),
+    ("v1", "Namespace"): ("namespaces", False),
+    ("v1", "PersistentVolumeClaim"): ("persistentvolumeclaims", True),
+    ("v1", "Pod"): ("pods", True),
+    ("v1", "Service"): ("services", True),
+    ("v1", "ServiceAccount"): ("serviceaccounts", True),
+    ("batch/v1", "Job"): ("jobs", True),
+    ("events.k8s.io/v1", "Event"): ("events", True),
+    (RBAC, "Role"): ("roles", True),
+    (RBAC, "RoleBinding"): ("rolebindings", True),
+    ("multitask.dev/v1alpha1", "MultiTaskModel"): ("multitaskmodels", True),
+}
+
+
+def collection_path(api_version: str, kind: str, namespace: str | None) -> str:
+    """The path of all objects of a kind, in a namespace or everywhere."""
+    plural, _ = KINDS[api_version, kind]
+    root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
+    return f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
+
+
+def rbac_resource(api_version: str, kind: str) -> str:
+    """As RBAC names it: ``jobs.batch``."""
+    plural, _ = KINDS[api_version, kind]
+    group, _, _ = api_version.rpartition("/")
+    return f"{plural}.{group}" if group else plural

@@ -1,0 +1,95 @@
+"""Requests whose answer comes piece by piece: watches and logs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import aiohttp
+
+from multitask_api.types import JsonObject
+from multitask_operator.cluster.client import METADATA_ONLY, Client
+from multitask_operator.cluster.errors import Request, Unavailable, error_for
+from multitask_operator.cluster.hooks import NO_ANSWER
+from multitask_operator.cluster.kinds import collection_path, rbac_resource
+
+#: Seconds after which the server ends a watch and this client begins the next one.
+WATCH_SECONDS = 300
+
+#: A connection that died without a word is noticed after this silence: bookmarks come about once a minute.
+_WATCHING = aiohttp.ClientTimeout(total=WATCH_SECONDS + 30, sock_connect=5.0, sock_read=150.0)
+
+
+class StreamClient(Client):
+    """A client that reads streams too."""
+
+    async def watch(
+        self,
+        api_version: str,
+        kind: str,
+        namespace: str | None,
+        labels: str | None,
+        fields: str | None,
+        version: str,
+        *,
+        metadata_only: bool = False,
+    ) -> AsyncIterator[JsonObject | None]:
+        """None once the server has accepted the watch; then every event after ``version``, until the server ends it.
+
+        An event is ``{"type": "ADDED" | "MODIFIED" | "DELETED" | "BOOKMARK", "object": …}``. Raises Expired if the
+        version is too old.
+        """
+        request = Request("watch", rbac_resource(api_version, kind), namespace, None)
+        query = [("watch", "true"), ("allowWatchBookmarks", "true"), ("timeoutSeconds", str(WATCH_SECONDS))]
+        query += [("resourceVersion", version)]
+        query += [(name, text) for name, text in (("labelSelector", labels), ("fieldSelector", fields)) if text]
+        path = collection_path(api_version, kind, namespace)
+        accept = METADATA_ONLY.format("PartialObjectMetadata") if metadata_only else "application/json"
+        async with self.opened(request, path, query, _WATCHING, accept) as answer:
+            yield None
+            async for line in _lines(answer.content):
+                event: JsonObject = json.loads(line)
+                if event["type"] == "ERROR":
+                    raise error_for(request, int(event["object"].get("code", 500)), json.dumps(event["object"]))
+                yield event
+
+    @asynccontextmanager
+    async def opened(
+        self,
+        request: Request,
+        path: str,
+        query: list[tuple[str, str]],
+        limit: aiohttp.ClientTimeout,
+        accept: str = "*/*",
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """The response before its body is read: the generated methods have no time limit for the connection alone."""
+        try:
+            asked = await self._api.param_serialize(
+                "GET", path, query_params=query, header_params={"Accept": accept}, auth_settings=["BearerToken"]
+            )
+            answer: aiohttp.ClientResponse = (await self._api.call_api(*asked, _request_timeout=limit)).response
+            self._count(request, str(answer.status))
+            async with answer:
+                if answer.status != 200:
+                    raise error_for(request, answer.status, await answer.text())
+                yield answer
+        except (aiohttp.ClientError, TimeoutError, OSError, json.JSONDecodeError) as error:
+            self._count(request, NO_ANSWER)
+            raise Unavailable(
+                f"{request}: no answer from the API server: {str(error) or type(error).__name__}"
+            ) from error
+
+
+async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
+    """Lines of any length: `aiohttp.StreamReader.readline` gives up at twice its buffer's size."""
+    parts: list[bytes] = []
+    async for piece in content.iter_any():
+        *ends, rest = piece.split(b"\n")
+        for end in ends:
+            line = b"".join((*parts, end))
+            parts.clear()
+            if line:
+                yield line
+        if rest:
+            parts.append(rest)
