@@ -10,7 +10,8 @@ from pathlib import Path
 import multitask_operator
 from support.source_words import upper_camel_literals
 
-TYPES = {"Ready", "Progressing", "Consolidated"}
+TYPES = {"Ready", "Progressing", "Consolidated", "ConfigurationWarning"}
+WARNINGS = {"NoGangScheduling", "GpuNodesForAllStages", "DeviceClaimsNotUsed"}
 READY = {"NotTrained", "Trained", "InvalidSpec"}
 CONSOLIDATED = {"NotJudged", "TasksOutsideMixture", "AllQualified"}
 PROGRESSING = {"Suspended", "StagesRunning", "StageFailed", "Complete", "Blocked", "Resolving"}
@@ -22,7 +23,7 @@ BLOCKERS = {
 }
 DELETION = {"CleaningUp"}
 EVENTS_ALONE = {"CleanedUp", "CleanUpFailed", "CleanUpSkipped"}
-REASONS = READY | CONSOLIDATED | PROGRESSING | BLOCKERS | DELETION | EVENTS_ALONE
+REASONS = READY | CONSOLIDATED | PROGRESSING | BLOCKERS | DELETION | EVENTS_ALONE | WARNINGS
 #: Values of the Stage column that are neither a stage kind nor a reason.
 STAGES = {"Pending", "Failed"}
 
@@ -35,7 +36,7 @@ KUBERNETES = {
     *("CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff"),
     *("InvalidImageName", "RunContainerError"),
 }
-OURS = {"MultiTaskModel", "Full", "Qualified", "UserError", "Retryable", "Fault"}
+OURS = {"None", "MultiTaskModel", "Full", "Qualified", "UserError", "Retryable", "Fault"}
 
 
 def test_no_type_or_reason_is_renamed_and_none_is_added_unseen():

@@ -19,6 +19,8 @@ MESSAGE_BYTES = 1024
 #: Seconds between two status patches that change nothing but progress.
 PROGRESS_SECONDS = 15.0
 
+#: The condition of what is likely to disappoint. It is there only while it is True.
+WARNING = "ConfigurationWarning"
 _WITHOUT_EVENT = frozenset({"NotTrained", "StagesRunning"})
 #: A False condition posts a Warning Event, except for these reasons: they need nobody's attention.
 _NORMAL_EVENT_REASONS = frozenset(
@@ -109,7 +111,7 @@ def _events(before: MultiTaskModelStatus | None, after: MultiTaskModelStatus) ->
         if (item.type, item.reason, item.status) in known or item.reason in _WITHOUT_EVENT | posted:
             continue
         posted.add(item.reason)
-        is_warning = item.status == "False" and item.reason not in _NORMAL_EVENT_REASONS
+        is_warning = item.type == WARNING or (item.status == "False" and item.reason not in _NORMAL_EVENT_REASONS)
         yield Event("Warning" if is_warning else "Normal", item.reason, item.message)
 
 

@@ -45,6 +45,7 @@ def reconcile(state: ModelState, settings: Settings) -> Contribution:
     creations = list(_creations(state, settings, new_jobs, deleted={delete.uid for delete in deletes}))
     status = training_status(
         state,
+        settings,
         starts=[start for start in state.plan.starts if any(start.node in batch.nodes for batch in batches)],
         blocker=blocker or first_blocker(PROGRESS_CHECKS, state, settings),
         is_progressing=blocker is None and (bool(new_jobs) or is_progressing(state, settings)),

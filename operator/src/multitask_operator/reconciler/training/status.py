@@ -11,11 +11,13 @@ from multitask_api.stages import Graph, NodeState, groups
 from multitask_operator.formatting import duration
 from multitask_operator.planner import Failed, StartStage, export_of, verdicts_of
 from multitask_operator.reconciler.blockers import Blocker, with_remediation
-from multitask_operator.reconciler.conditions import ConditionValue
+from multitask_operator.reconciler.conditions import WARNING, ConditionValue
 from multitask_operator.reconciler.contribution import StatusPart
 from multitask_operator.reconciler.state.accessors import started_at
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.stage_job import StageJob
+from multitask_operator.reconciler.training.advice import configuration_warning
+from multitask_operator.settings import Settings
 
 TRAINED = "Trained"
 
@@ -24,7 +26,12 @@ _PROGRESS_LENGTH = 64
 
 
 def training_status(
-    state: ModelState, starts: Sequence[StartStage], blocker: Blocker | None, *, is_progressing: bool
+    state: ModelState,
+    settings: Settings,
+    starts: Sequence[StartStage],
+    blocker: Blocker | None,
+    *,
+    is_progressing: bool,
 ) -> StatusPart:
     """What ``kubectl get mtm`` and ``mtm status`` show of training.
 
@@ -40,6 +47,9 @@ def training_status(
         "Consolidated": _consolidated(state.model, verdicts),
         "Progressing": _progressing(state, at_work, blocker, export, is_progressing=is_progressing),
     }
+    warning = configuration_warning(state.model.spec, settings)
+    if warning is not None:
+        conditions[WARNING] = warning
     qualified = sum(verdict.verdict == "Qualified" for verdict in verdicts.values())
     fields = {
         "stage": _stage(state, at_work, is_blocked=is_blocked),
