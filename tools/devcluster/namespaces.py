@@ -19,7 +19,7 @@ from multitask_api.pdeathsig import die_with_parent
 
 _UNSHARE = ("unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc")
 #: Container programs write here whatever their configuration says: empty in the namespace.
-_HIDDEN = ("/run/containerd", "/var/lib/cni", "/var/log/containers")
+_HIDDEN = ("/run/containerd", "/run/netns", "/var/lib/cni", "/var/log/containers")
 
 
 def command(argv: Sequence[str]) -> list[str]:

@@ -30,8 +30,11 @@ _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _CGROUP_PREFIX = "mtm-one-node-"
 
 
-def missing_requirements() -> str | None:
-    """What is missing on this machine to start a node, with the command that installs it; None: nothing."""
+def missing_requirements(*, built: bool = True) -> str | None:
+    """What is missing on this machine to start a node, with the command that installs it; None: nothing.
+
+    ``built``: also what `make kubernetes` builds.
+    """
     if os.geteuid() != 0:
         return "root, to start containers"
     missing_programs = [name for name in PROGRAMS if shutil.which(name) is None]
@@ -39,7 +42,7 @@ def missing_requirements() -> str | None:
         return f"{', '.join(missing_programs) or 'the CNI plugins'}: run `tools/get_node_packages.sh`"
     if not (_CGROUP_ROOT / "memory").is_dir():
         return "cgroup v1: the node was never tried with cgroup v2"
-    if binaries.missing(binaries.ONE_NODE):
+    if built and binaries.missing(binaries.ONE_NODE):
         return f"{', '.join(binaries.missing(binaries.ONE_NODE))}: run `python tools/devcluster/binaries.py --one-node`"
     return None
 

@@ -125,6 +125,8 @@ EXIT_USER_ERROR = 2
 """The input is wrong: the Job fails at once, because the same order cannot succeed."""
 EXIT_RETRYABLE = 75
 """EX_TEMPFAIL of sysexits.h: the same order may succeed later, so the Job starts another pod."""
+EXIT_ALONE = 76
+"""Of a Job with several pods: the others did not come in time. The pod gives its GPUs back, and that is no failure."""
 
 MASTER_PORT = 29400
 """Port for the rendezvous of the processes of a Job with several pods, on its first pod."""

@@ -25,6 +25,15 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- end }}
 
+{{- /* "true" or "false": whether pods name their user and group. */ -}}
+{{- define "operator.fixedUser" -}}
+{{- $openshift := .Values.openshift -}}
+{{- if eq (toString $openshift) "auto" -}}
+{{- $openshift = .Capabilities.APIVersions.Has "security.openshift.io/v1" -}}
+{{- end -}}
+{{ not $openshift }}
+{{- end }}
+
 {{- /*
 The permissions of the operator in the namespaces of models. It reads no Secrets. Kubernetes lets it grant only what it
 has itself, so it has get and patch on ConfigMaps, which it grants to the stage pods.
@@ -69,4 +78,14 @@ has itself, so it has get and patch on ConfigMaps, which it grants to the stage 
 - apiGroups: [""]
   resources: [namespaces]
   verbs: [get]
+{{- end }}
+
+{{- /* The same, and PodGroups where the operator makes some. */ -}}
+{{- define "operator.allRules" -}}
+{{ include "operator.rules" . }}
+{{- with get (dict "Coscheduling" "scheduling.x-k8s.io" "Volcano" "scheduling.volcano.sh") .Values.gangScheduling }}
+- apiGroups: [{{ . }}]
+  resources: [podgroups]
+  verbs: [get, create, delete]
+{{- end }}
 {{- end }}

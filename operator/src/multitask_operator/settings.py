@@ -16,6 +16,7 @@ from multitask_api.errors import UserError
 from multitask_api.resource.training import PodTemplates
 from multitask_api.types import JsonDict, JsonObject
 
+GangScheduling = Literal["None", "Coscheduling", "Volcano"]
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
@@ -44,6 +45,12 @@ def _pull_policy(text: str) -> PullPolicy:
     if text not in ("Always", "IfNotPresent", "Never"):
         raise ValueError("is none of Always, IfNotPresent and Never")
     return cast(PullPolicy, text)
+
+
+def _gang_scheduling(text: str) -> GangScheduling:
+    if text not in ("None", "Coscheduling", "Volcano"):
+        raise ValueError("is none of None, Coscheduling and Volcano")
+    return cast(GangScheduling, text)
 
 
 def _namespaces(text: str) -> tuple[str, ...]:
@@ -108,6 +115,7 @@ class Settings:
     namespaces: tuple[str, ...] = ()
     gpu_resource: str = "nvidia.com/gpu"
     fixed_user: bool = True
+    gang_scheduling: GangScheduling = "None"
     stage_pods: PodDefaults = dataclasses.field(default_factory=PodDefaults)
     workers: int = 8
     resync_seconds: int = 600
@@ -129,6 +137,10 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "namespaces": (_namespaces, "Namespaces to watch, with commas; empty: all."),
     "gpu_resource": (_gpu_resource, "What a GPU is called in a pod's resources."),
     "fixed_user": (_boolean, "Stage pods run as user and group 10001; false: the platform chooses, as on OpenShift."),
+    "gang_scheduling": (
+        _gang_scheduling,
+        "What schedules the pods of a Job on several nodes together: None, Coscheduling or Volcano.",
+    ),
     "stage_pods": (
         _stage_pods,
         "JSON object: podTemplate and podTemplates as in spec.training, merged into all stage pods before a model's.",

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 from devcluster import binaries, images, namespaces, objects
 from devcluster.image_build import environment
 from devcluster.one_node import OneNode, missing_requirements, remove_stale_cgroups
-from e2e.in_cluster import model_file, steps, volumes
+from e2e.in_cluster import model_file, preflight, steps, volumes
 from e2e.in_cluster.namespace import Namespace
 from support import small_suite as suite
 
@@ -63,13 +63,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.inside:
         return run_in_cluster(json.loads(arguments.inside.read_text("utf-8")))
     began = time.monotonic()
+    with step("the host can run a cluster"):
+        problems = find_problems()
+    if problems:
+        print("\n".join(f"this host cannot run the cluster: {each}" for each in problems), file=sys.stderr)
+        return 1
     if arguments.reduced:
         print("reduced: a suite of four small tasks stands in for the support desk", flush=True)
     with step("programs and images are built"):
         plan = build(reduced=arguments.reduced)
-    if missing := missing_requirements():
-        print(f"the cluster cannot start: it needs {missing}", file=sys.stderr)
-        return 1
     folder = Path(tempfile.mkdtemp(prefix="mtm-"))  # short: sockets lie below it
     try:
         plan |= {"folder": str(folder)}
@@ -84,9 +86,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return status
 
 
+def find_problems() -> list[str]:
+    """What this host lacks, before anything is built: a build may take an hour."""
+    problems = preflight.host_problems()
+    if problems:
+        return problems
+    images.get_programs()  # Debian packages: seconds
+    missing = missing_requirements(built=False)
+    return [f"it needs {missing}"] if missing else preflight.kernel_problems()
+
+
 def build(*, reduced: bool) -> Map:
     """Programs and images; a reduced run takes the trainer's environment from a folder of this machine."""
-    images.get_programs()
     binaries.build(binaries.ONE_NODE)
     trainer = "thin" if reduced else "trainer"
     archives = {name: images.archive(name) for name in ("pause", "operator", trainer)}

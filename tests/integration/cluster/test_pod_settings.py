@@ -10,17 +10,20 @@ from typing import Any
 import httpx
 import pytest
 
-from devcluster import objects
+from devcluster import chart, objects
 from devcluster.cluster_client import ClusterClient
 from devcluster.processes import until
+from multitask_operator.cluster.apply import Applied, apply
 from multitask_operator.cluster.client import Client
 from multitask_operator.cluster.connection import connect
 from multitask_operator.cluster.errors import RequestRejected
+from multitask_operator.cluster.observe import observe
 from multitask_operator.controller import Controller, NamespacedName, WriteRejected
-from multitask_operator.objects.jobs import stage_job
+from multitask_operator.objects.jobs import pod_group, stage_job
 from multitask_operator.objects.names import Owner
 from multitask_operator.objects.pods import PodSettings
 from multitask_operator.reconciler import reconcile
+from multitask_operator.reconciler.actions import Create
 from multitask_operator.settings import Settings, read_settings
 from support.cluster import resources
 from support.object_samples import job_spec, resource
@@ -28,6 +31,7 @@ from support.object_samples import job_spec, resource
 MODELS = "/apis/multitask.dev/v1alpha1/namespaces/{}/multitaskmodels"
 ENVIRONMENT = {"MULTITASK_TRAINER_IMAGE": "example.test/trainer:1"}
 T = "spec.training.podTemplate"
+SETTINGS = PodSettings("t:1")
 
 
 @pytest.fixture
@@ -197,23 +201,138 @@ def test_a_stage_follows_the_setting_that_a_message_names(rest: httpx.Client, na
     assert container["resources"]["limits"] == {"cpu": "2", "memory": "1Gi"}
 
 
+CLAIMS = {"resourceClaims": [{"name": "gpu", "resourceClaimTemplateName": "gpus"}]}
+
+
+@pytest.mark.parametrize("kind", ["base", "baseline", "bundle"])
+def test_claimed_devices_are_taken_instead_of_the_gpu_resource(rest: httpx.Client, namespace: str, kind: str) -> None:
+    spec = pod_of(rest, namespace, kind, gpusPerNode=2, podTemplate={"spec": CLAIMS})["spec"]
+    (container,) = spec["containers"]
+    claims = {"baseline": [{"name": "gpu"}]}.get(kind)
+    assert "nvidia.com/gpu" not in container["resources"].get("limits", {})
+    assert (container["resources"].get("claims"), bool(spec.get("resourceClaims"))) == (claims, claims is not None)
+
+
+def test_what_the_chart_adds_reaches_a_pod(rest: httpx.Client, namespace: str) -> None:
+    common = {"metadata": {"labels": {"cost-center": "ml"}}, "spec": {"terminationGracePeriodSeconds": 7}}
+    options = ("--set-json", f"stagePods={json.dumps({'podTemplate': common})}", "--set", "openshift=true")
+    (deployment,) = (item for item in chart.rendered(*options) if item["kind"] == "Deployment")
+    (operator,) = deployment["spec"]["template"]["spec"]["containers"]
+    settings = read_settings({}, {each["name"]: each["value"] for each in operator["env"]})
+    pods = PodSettings("t:1", fixed_user=settings.fixed_user, defaults=settings.stage_pods)
+    pod = pod_of(rest, namespace, "resolve", pods)
+    assert pod["metadata"]["labels"]["cost-center"] == "ml"
+    assert pod["spec"]["terminationGracePeriodSeconds"] == 7
+    assert "runAsUser" not in pod["spec"]["securityContext"]
+    jobs = objects.get(rest, f"/apis/batch/v1/namespaces/{namespace}/jobs")["items"]
+    assert [job["metadata"]["labels"]["cost-center"] for job in jobs] == ["ml"]
+
+
+PATHS = {
+    "Deployment": "/apis/apps/v1/namespaces/{}/deployments",
+    "NetworkPolicy": "/apis/networking.k8s.io/v1/namespaces/{}/networkpolicies",
+}
+
+
+@pytest.mark.parametrize(
+    "options", [(), ("networkPolicy.enabled=true,openshift=true,priorityClassName=system-node-critical",)]
+)
+def test_the_api_server_takes_the_charts_objects_and_every_field_of_them(
+    rest: httpx.Client, namespace: str, options: tuple[str, ...]
+) -> None:
+    rendered = chart.rendered(*(part for each in options for part in ("--set", each)), namespace=namespace)
+    taken = [item for item in rendered if item["kind"] in PATHS]
+    assert len(taken) == 1 + len(options)
+    for item in taken:
+        path = PATHS[item["kind"]].format(namespace)
+        answer = rest.post(path, json=item, params={"fieldValidation": "Strict", "dryRun": "All"})
+        assert answer.is_success, answer.text
+
+
+GROUP = "scheduling.x-k8s.io"
+POD_GROUPS = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {
+        "name": f"podgroups.{GROUP}",
+        "annotations": {"api-approved.kubernetes.io": "unapproved, for a test"},
+    },
+    "spec": {
+        "group": GROUP,
+        "scope": "Namespaced",
+        "names": {"kind": "PodGroup", "plural": "podgroups", "singular": "podgroup", "listKind": "PodGroupList"},
+        "versions": [
+            {
+                "name": "v1alpha1",
+                "served": True,
+                "storage": True,
+                "schema": {
+                    "openAPIV3Schema": {
+                        "type": "object",
+                        "properties": {
+                            "spec": {"type": "object", "properties": {"minMember": {"type": "integer", "minimum": 1}}}
+                        },
+                    }
+                },
+            }
+        ],
+    },
+}
+
+
+async def test_a_pod_group_is_made_or_the_missing_scheduler_named(
+    client: Client, rest: httpx.Client, namespace: str
+) -> None:
+    create(rest, namespace)
+    state = await observe(client, namespace, "desk", 0.0)
+    assert state is not None
+    desk = resource(training={"gpusPerNode": 1, "nodes": 2})
+    baseline, owner = job_spec(desk, "baseline"), Owner.of(state.model)
+    volcano, own = (
+        pod_group(owner, desk.spec, baseline, PodSettings("t:1", gang_scheduling=each))
+        for each in ("Volcano", "Coscheduling")
+    )
+    assert volcano is not None
+    assert own is not None
+    rejected = (await apply(client, state, [Create(volcano)])).rejected_write
+    assert rejected is not None
+    assert "install the scheduler that serves scheduling.volcano.sh/v1beta1" in rejected.message
+    install(rest, POD_GROUPS, f"/apis/{GROUP}/v1alpha1/namespaces/{namespace}/podgroups")
+    assert await apply(client, state, [Create(own), Create(own)]) == Applied()
+    name = own["metadata"]["name"]
+    assert exists(rest, f"/apis/{GROUP}/v1alpha1/namespaces/{namespace}/podgroups/{name}")
+
+
+def install(rest: httpx.Client, definition: dict[str, Any], path: str) -> None:
+    rest.post("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", json=definition)
+    until(f"{path} is served", lambda: exists(rest, path), seconds=30)
+
+
+def test_a_job_on_several_nodes_makes_all_its_pods(rest: httpx.Client, namespace: str) -> None:
+    pod_of(rest, namespace, "mixture", nodes=2)
+    path = f"/api/v1/namespaces/{namespace}/pods"
+    until("both pods are made", lambda: len(objects.get(rest, path)["items"]) == 2, seconds=60)
+
+
 def post(rest: httpx.Client, namespace: str, kind: str, body: dict[str, Any]) -> None:
     path = f"/api/v1/namespaces/{namespace}/{kind.lower()}s"
     objects.post(rest, path, {"apiVersion": "v1", "kind": kind, "metadata": {"name": "team"}, "spec": body})
 
 
-def pod_of(rest: httpx.Client, namespace: str, kind: str, **training: Any) -> dict[str, Any]:
+def pod_of(
+    rest: httpx.Client, namespace: str, kind: str, pods: PodSettings = SETTINGS, **training: Any
+) -> dict[str, Any]:
     """The pod that the Job controller makes for a stage of ``kind``."""
     desk = resource(training={"gpusPerNode": 0, **training}, serviceAccountName="default")
-    job = stage_job(Owner(namespace, "desk", "u"), desk.spec, job_spec(desk, kind), PodSettings("t:1"))
+    job = stage_job(Owner(namespace, "desk", "u"), desk.spec, job_spec(desk, kind), pods)
     job["metadata"] |= {"namespace": namespace}
     del job["metadata"]["ownerReferences"]
     objects.post(rest, f"/apis/batch/v1/namespaces/{namespace}/jobs", job)
-    pods: list[dict[str, Any]] = []
+    made: list[dict[str, Any]] = []
 
-    def made() -> bool:
-        pods[:] = objects.get(rest, f"/api/v1/namespaces/{namespace}/pods")["items"]
-        return bool(pods)
+    def is_made() -> bool:
+        made[:] = objects.get(rest, f"/api/v1/namespaces/{namespace}/pods")["items"]
+        return bool(made)
 
-    until(f"the Job of {kind} has a pod", made, seconds=60)
-    return pods[0]
+    until(f"the Job of {kind} has a pod", is_made, seconds=60)
+    return made[0]

@@ -64,6 +64,7 @@ VALUES = {
     "EXIT_DONE": 0,
     "EXIT_USER_ERROR": 2,
     "EXIT_RETRYABLE": 75,
+    "EXIT_ALONE": 76,
     "MASTER_PORT": 29400,
     # how much of a ConfigMap each side may fill
     "CONFIGMAP_LIMIT": 1048576,

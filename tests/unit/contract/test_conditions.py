@@ -10,7 +10,8 @@ from pathlib import Path
 import multitask_operator
 from support.source_words import upper_camel_literals
 
-TYPES = {"Ready", "Progressing", "Consolidated", "Trained", "Complete", "Failed", "Reconciling", "Stalled"}
+TYPES = {"Ready", "Progressing", "Consolidated", "Trained", "Complete", "Failed", "Reconciling", "Stalled", "ConfigurationWarning"}
+WARNINGS = {"NoGangScheduling", "GpuNodesForAllStages", "DeviceClaimsNotUsed"}
 READY = {"NotTrained", "Trained", "InvalidSpec"}
 CONSOLIDATED = {"NotJudged", "TasksOutsideMixture", "AllQualified"}
 PROGRESSING = {"Suspended", "StagesRunning", "StageFailed", "Complete", "Blocked", "Resolving"}
@@ -24,7 +25,7 @@ BLOCKERS = {
 DELETION = {"CleaningUp"}
 FOR_PROGRAMS = {"NotPromoted"}
 EVENTS_ALONE = {"PodHeld", "CleanedUp", "CleanUpFailed", "CleanUpSkipped"}
-REASONS = READY | CONSOLIDATED | PROGRESSING | BLOCKERS | DELETION | FOR_PROGRAMS | EVENTS_ALONE
+REASONS = READY | CONSOLIDATED | PROGRESSING | BLOCKERS | DELETION | FOR_PROGRAMS | EVENTS_ALONE | WARNINGS
 #: Values of the Stage column that are neither a stage kind nor a reason.
 STAGES = {"Pending", "Failed"}
 
@@ -37,7 +38,7 @@ KUBERNETES = {
     *("CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff"),
     *("InvalidImageName", "RunContainerError"),
 }
-OURS = {"MultiTaskModel", "Full", "Qualified", "UserError", "Retryable", "Fault"}
+OURS = {"None", "MultiTaskModel", "Full", "Qualified", "UserError", "Retryable", "Fault"}
 
 
 def test_no_type_or_reason_is_renamed_and_none_is_added_unseen():

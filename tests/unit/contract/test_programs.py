@@ -33,6 +33,7 @@ SETTINGS = {
     "namespaces": ("MULTITASK_NAMESPACES", "--namespaces"),
     "gpu_resource": ("MULTITASK_GPU_RESOURCE", "--gpu-resource"),
     "fixed_user": ("MULTITASK_FIXED_USER", "--fixed-user"),
+    "gang_scheduling": ("MULTITASK_GANG_SCHEDULING", "--gang-scheduling"),
     "stage_pods": ("MULTITASK_STAGE_PODS", "--stage-pods"),
     "workers": ("MULTITASK_WORKERS", "--workers"),
     "resync_seconds": ("MULTITASK_RESYNC_SECONDS", "--resync-seconds"),

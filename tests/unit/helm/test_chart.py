@@ -174,6 +174,75 @@ def test_values_reach_the_operator(options, expected):
     assert read_settings({}, environment) == expected
 
 
+STAGE_PODS = {
+    "podTemplate": {"metadata": {"labels": {"cost-center": "ml"}}, "spec": {"priorityClassName": "batch"}},
+    "podTemplates": {"gpu": {"spec": {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]}}},
+}
+
+
+def pod(objects):
+    (deployment,) = [item for (kind, *_), item in objects.items() if kind == "Deployment"]
+    return deployment["spec"]["template"]["spec"]
+
+
+def settings_of(*options):
+    return read_settings({}, {each["name"]: each["value"] for each in container(rendered(*options))["env"]})
+
+
+def test_additions_to_stage_pods_reach_the_operator():
+    stage_pods = settings_of("--set-json", f"stagePods={json.dumps(STAGE_PODS)}").stage_pods
+    assert stage_pods.pod_template == STAGE_PODS["podTemplate"]
+    assert stage_pods.pod_templates.of_kind("gpu") == STAGE_PODS["podTemplates"]["gpu"]
+
+
+@pytest.mark.parametrize(
+    ("options", "fixed"),
+    [
+        ((), True),
+        (("--api-versions", "security.openshift.io/v1"), False),
+        (("--set", "openshift=true"), False),
+        (("--api-versions", "security.openshift.io/v1", "--set", "openshift=false"), True),
+    ],
+)
+def test_openshift_gives_the_user(options, fixed):
+    security = pod(rendered(*options))["securityContext"]
+    assert security["runAsNonRoot"] is True
+    assert ({"runAsUser", "runAsGroup"} <= security.keys()) is ("runAsUser" in security) is fixed
+    assert settings_of(*options).fixed_user is fixed
+
+
+def test_priority_and_environment_of_the_operator():
+    variables = [
+        {"name": "HTTPS_PROXY", "value": "http://p"},
+        {"name": "N", "valueFrom": {"fieldRef": {"fieldPath": "x"}}},
+    ]
+    objects = rendered("--set", "priorityClassName=system", "--set-json", f"extraEnv={json.dumps(variables)}")
+    assert pod(objects)["priorityClassName"] == "system"
+    assert [each for each in container(objects)["env"] if each in variables] == variables
+    assert "priorityClassName" not in pod(rendered())
+
+
+def test_a_network_policy_lets_the_operator_reach_the_api_server_and_be_probed():
+    assert not [key for key in rendered() if key[0] == "NetworkPolicy"]
+    objects = rendered("--set", "networkPolicy.enabled=true,networkPolicy.apiServerPorts={8443}")
+    policy = objects["NetworkPolicy", "operators", "mtm-multitask-operator"]["spec"]
+    (deployment,) = [item for (kind, *_), item in objects.items() if kind == "Deployment"]
+    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    assert policy["ingress"] == [{"ports": [{"protocol": "TCP", "port": "health"}]}]
+    assert {each["port"] for rule in policy["egress"] for each in rule["ports"]} == {53, 8443}
+
+
+@pytest.mark.parametrize(
+    ("value", "group"), [("Coscheduling", "scheduling.x-k8s.io"), ("Volcano", "scheduling.volcano.sh"), ("None", None)]
+)
+def test_the_operator_may_make_pod_groups_of_the_scheduler_that_is_named(value, group):
+    options = ("--set", f"gangScheduling={value},aggregatedRoles=false")
+    granted = [rule for rule in rules(rendered(*options), "ClusterRole") if "podgroups" in rule["resources"]]
+    assert [rule["apiGroups"] for rule in granted] == ([[group]] if group else [])
+    assert settings_of(*options).gang_scheduling == value
+
+
 def test_a_release_with_the_name_of_the_chart_does_not_repeat_it():
     done = chart.template(release="multitask-operator")
     assert done.returncode == 0, done.stderr
@@ -187,6 +256,12 @@ INVALID = [
     ("workers=0", "workers"),
     ("trainerImage.repository=", "trainerImage"),
     ("image.pullPolicy=Sometimes", "pullPolicy"),
+    ("gangScheduling=Yunikorn", "gangScheduling"),
+    ("openshift=maybe", "openshift"),
+    ("stagePods.podTemplate.containers=x", "podTemplate"),
+    ("stagePods.podTemplates.gpus.spec.hostname=x", "gpus"),
+    ("networkPolicy.apiServerPorts={70000}", "apiServerPorts"),
+    ("extraEnv[0].nam=x", "extraEnv"),
 ]
 
 

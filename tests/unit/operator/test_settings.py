@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_operator.settings import InvalidSetting, Settings, described, read_settings
+from multitask_operator.settings import InvalidSetting, PodDefaults, Settings, described, read_settings
 
 IMAGE = {"MULTITASK_TRAINER_IMAGE": "example.test/trainer:1"}
 
@@ -21,6 +21,13 @@ IMAGE = {"MULTITASK_TRAINER_IMAGE": "example.test/trainer:1"}
         pytest.param({}, {"MULTITASK_IMAGE_PULL_POLICY": "Never"}, {"image_pull_policy": "Never"}, id="pull policy"),
         pytest.param({}, {"MULTITASK_GPU_RESOURCE": "amd.com/gpu"}, {"gpu_resource": "amd.com/gpu"}, id="gpu"),
         pytest.param({}, {"MULTITASK_HEALTH_PORT": "0"}, {"health_port": 0}, id="any free port"),
+        pytest.param({}, {"MULTITASK_FIXED_USER": "false"}, {"fixed_user": False}, id="the platform's user"),
+        pytest.param(
+            {},
+            {"MULTITASK_STAGE_PODS": '{"podTemplate": {"spec": {"priorityClassName": "batch"}}}'},
+            {"stage_pods": PodDefaults({"spec": {"priorityClassName": "batch"}})},
+            id="additions to stage pods",
+        ),
     ],
 )
 def test_read(arguments: dict[str, str | None], environ: dict[str, str], expected: dict[str, object]) -> None:
@@ -95,6 +102,22 @@ def test_errors(arguments: dict[str, str | None], environ: dict[str, str], messa
     with pytest.raises(InvalidSetting) as caught:
         read_settings(arguments, IMAGE | environ)
     assert str(caught.value) == message
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{",
+        "[]",
+        '{"template": {}}',
+        '{"podTemplate": []}',
+        '{"podTemplate": {"containers": []}}',
+        '{"podTemplates": {"gpus": {}}}',
+    ],
+)
+def test_malformed_additions_to_stage_pods_end_the_program(text: str) -> None:
+    with pytest.raises(InvalidSetting, match=r"MULTITASK_STAGE_PODS: .* is no JSON object with podTemplate and"):
+        read_settings({}, IMAGE | {"MULTITASK_STAGE_PODS": text})
 
 
 def test_help_names_the_default_and_the_variable() -> None:

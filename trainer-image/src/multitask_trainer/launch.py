@@ -10,15 +10,21 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import sys
+import time
 import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from multitask_api.cluster import EXIT_DONE, EXIT_RETRYABLE, MASTER_PORT, POD_ENVIRONMENT, ROOT
+from multitask_api.cluster import EXIT_ALONE, EXIT_DONE, EXIT_RETRYABLE, MASTER_PORT, POD_ENVIRONMENT, ROOT
 
 RENDEZVOUS_TIMEOUT = 900
-"""Seconds that pods wait for each other: nodes may have to be provisioned, images pulled."""
+"""Seconds that pods wait for each other: nodes may have to be provisioned, images pulled.
+
+A pod waits from four fifths to six fifths of it, at random. If two Jobs hold half of their GPUs each, the pods of one
+give up first, and the other Job gets what it lacks.
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     several = options.nodes > 1
+    timeout = max(1, round(RENDEZVOUS_TIMEOUT * random.uniform(0.8, 1.2)))
     node = int(os.environ.get("JOB_COMPLETION_INDEX", "0"))
     config = LaunchConfig(
         min_nodes=options.nodes,
@@ -48,11 +55,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         run_id="stage" if several else uuid.uuid4().hex,
         rdzv_backend="static" if several else "c10d",
         rdzv_endpoint=options.master if several else "127.0.0.1:0",
-        rdzv_configs={"rank": node, "timeout": RENDEZVOUS_TIMEOUT} if several else {},
+        rdzv_configs={"rank": node, "timeout": timeout} if several else {},
         local_addr=None if several else "127.0.0.1",
         max_restarts=0,  # the Job starts the pods again
         monitor_interval=0.5,
     )
+    began = time.monotonic()
     try:
         elastic_launch(config, sys.executable)("-u", *program)
     except ChildFailedError as error:
@@ -63,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return EXIT_RETRYABLE
     except (TimeoutError, ConnectionError, RuntimeError) as error:  # torch raises RuntimeErrors for a failed rendezvous
         sys.stderr.write(f"the pods of this stage could not meet at {options.master}: {error}\n")
-        return EXIT_RETRYABLE
+        return EXIT_ALONE if several and time.monotonic() - began > 0.9 * timeout else EXIT_RETRYABLE
     return EXIT_DONE
 
 

@@ -104,11 +104,18 @@ async def _do(client: Client, cluster: ClusterState, action: Action) -> None:
 
 
 async def _create(client: Client, body: JsonObject) -> None:
+    metadata = body["metadata"]
     try:
         await client.create(body)
         return
     except AlreadyExists:
-        metadata = body["metadata"]
+        pass
+    except NotFound as error:
+        if body["kind"] != "PodGroup":
+            raise
+        request = Request("create", body["kind"], metadata["namespace"], metadata["name"])
+        advice = f"{error}; install the scheduler that serves {body['apiVersion']}, or change gangScheduling"
+        raise RequestRejected(request, 404, "NotFound", advice) from error
     try:
         existing = await client.get(body["apiVersion"], body["kind"], metadata["name"], metadata["namespace"])
     except NotFound as error:

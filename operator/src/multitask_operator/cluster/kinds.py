@@ -20,6 +20,8 @@ KINDS: Mapping[tuple[str, str], tuple[str, bool]] = {
     ("events.k8s.io/v1", "Event"): ("events", True),
     (RBAC, "Role"): ("roles", True),
     (RBAC, "RoleBinding"): ("rolebindings", True),
+    ("scheduling.x-k8s.io/v1alpha1", "PodGroup"): ("podgroups", True),
+    ("scheduling.volcano.sh/v1beta1", "PodGroup"): ("podgroups", True),
     ("multitask.dev/v1alpha1", "MultiTaskModel"): ("multitaskmodels", True),
 }
 

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from multitask_api.cluster import CLEAN_UP, EXIT_USER_ERROR, MASTER_PORT, POD_SETTINGS_ANNOTATION, RESOLVE
+from multitask_api.cluster import (
+    CLEAN_UP,
+    EXIT_ALONE,
+    EXIT_USER_ERROR,
+    MASTER_PORT,
+    POD_SETTINGS_ANNOTATION,
+    RESOLVE,
+)
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.stages.digests import digest
 from multitask_api.types import JsonDict
 from multitask_operator.objects.names import Owner, object_metadata
-from multitask_operator.objects.pods import POD_ANNOTATIONS, PodSettings, pod_template
+from multitask_operator.objects.pods import POD_ANNOTATIONS, PodSettings, pod_group_name, pod_template
 from multitask_operator.objects.resources import pods_per_job
 from multitask_operator.objects.stage_jobs import StageJobSpec, stage_annotations
 from multitask_operator.objects.user_pod_template import CONTAINER
@@ -35,6 +42,12 @@ _FAILURE_POLICY: JsonDict = {
         },
     ]
 }
+#: Of a Job with several pods: its GPUs go back to the cluster until all of its pods find room.
+_ALONE: JsonDict = {
+    "action": "Ignore",
+    "onExitCodes": {"containerName": CONTAINER, "operator": "In", "values": [EXIT_ALONE]},
+}
+_POD_GROUPS = {"Coscheduling": "scheduling.x-k8s.io/v1alpha1", "Volcano": "scheduling.volcano.sh/v1beta1"}
 
 
 def stage_job(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, settings: PodSettings) -> JsonDict:
@@ -57,6 +70,7 @@ def stage_job(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, s
     }
     if pods > 1:
         job["spec"] |= {"completionMode": "Indexed", "completions": pods, "parallelism": pods}
+        job["spec"]["podFailurePolicy"] = {"rules": [*_FAILURE_POLICY["rules"], _ALONE]}
     if kind == CLEAN_UP:
         # A deletion waits for it: it waits for no queue.
         for metadata in (job["metadata"], template["metadata"]):
@@ -78,6 +92,18 @@ def _copy_metadata(pod: JsonDict, job: JsonDict) -> None:
     for part in ("labels", "annotations"):
         added = {key: value for key, value in (pod.get(part) or {}).items() if key not in POD_ANNOTATIONS}
         job[part] = added | job.get(part, {})
+
+
+def pod_group(
+    owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, settings: PodSettings
+) -> JsonDict | None:
+    """What has the pods of a Job on several nodes scheduled together or not at all; None where nothing does."""
+    pods, api_version = pods_per_job(spec, stage_job.kind), _POD_GROUPS.get(settings.gang_scheduling)
+    if pods == 1 or api_version is None:
+        return None
+    name = pod_group_name(stage_job.name, pods)
+    group = object_metadata(owner, api_version, "PodGroup", name, of=stage_job.kind, annotations=stage_job.annotations)
+    return group | {"spec": {"minMember": pods}}
 
 
 def stage_service(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec) -> JsonDict | None:

@@ -25,7 +25,7 @@ from multitask_operator.objects.resources import container_resources, gpus, pods
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.objects.user_pod_template import CONTAINER, apply_user_template
 from multitask_operator.objects.volumes import mounts_variable, pod_volumes, volume_mounts
-from multitask_operator.settings import PodDefaults
+from multitask_operator.settings import GangScheduling, PodDefaults
 
 #: Seconds from SIGTERM to SIGKILL: a step has to end and a checkpoint to be written (and, for s3://, sent).
 GRACE_SECONDS = 120
@@ -54,6 +54,7 @@ class PodSettings:
     gpu_resource: str = "nvidia.com/gpu"
     fixed_user: bool = True
     """False: the platform gives each pod its user and group, as OpenShift does."""
+    gang_scheduling: GangScheduling = "None"
     defaults: PodDefaults = field(default_factory=PodDefaults)
 
 
@@ -90,9 +91,24 @@ def pod_template(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec
         "annotations": dict(POD_ANNOTATIONS),
     }
     template: JsonDict = {"metadata": metadata, "spec": pod}
+    if pods_per_job(spec, stage_job.kind) > 1:
+        _join_pod_group(template, pod_group_name(stage_job.name, spec.training.nodes), settings.gang_scheduling)
     for layer in pod_layers(spec, stage_job.kind, settings.defaults):
         template = apply_user_template(template, layer.given, layer.place)
     return _with_gpus(template, gpus(spec, stage_job.kind), settings.gpu_resource)
+
+
+def pod_group_name(job: str, nodes: int) -> str:
+    """The name of a Job's PodGroup; a Job that is made again for another number of nodes needs another one."""
+    return f"{job}-{nodes}"
+
+
+def _join_pod_group(template: JsonDict, name: str, gang_scheduling: GangScheduling) -> None:
+    if gang_scheduling == "Coscheduling":
+        template["metadata"]["labels"]["scheduling.x-k8s.io/pod-group"] = name
+    elif gang_scheduling == "Volcano":
+        template["metadata"]["annotations"]["scheduling.k8s.io/group-name"] = name
+        template["spec"]["schedulerName"] = "volcano"
 
 
 def _with_gpus(template: JsonDict, count: int, gpu_resource: str) -> JsonDict:
@@ -121,7 +137,9 @@ def _container(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, 
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": command(stage_job.name, nodes=pods_per_job(spec, kind), processes=max(1, gpus(spec, kind))),
-        "env": [{"name": name, "value": value} for name, value in _environment(owner, spec, stage_job).items()],
+        "env": [
+            {"name": name, "value": value} for name, value in _environment(owner, spec, stage_job, settings).items()
+        ],
         "resources": container_resources(spec, kind, settings.gpu_resource),
         "securityContext": _SECURITY,
         # Without a termination message the last lines of the log say why a program failed.
@@ -138,8 +156,12 @@ def _container(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, 
     return container
 
 
-def _environment(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec) -> dict[str, str]:
-    return {
+def _environment(
+    owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, settings: PodSettings
+) -> dict[str, str]:
+    # A user whom the image's passwd does not have has no name, and libraries ask for one.
+    user = {} if settings.fixed_user else {"USER": "multitask"}
+    return user | {
         CONFIGMAP_VARIABLE: f"{owner.namespace}/{stage_job.name}",
         MOUNTS_VARIABLE: mounts_variable(spec, stage_job.kind),
         "OMP_NUM_THREADS": str(threads(spec, stage_job.kind)),

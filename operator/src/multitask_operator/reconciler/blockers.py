@@ -245,6 +245,8 @@ def _unscheduled(pod: JsonObject, gpu_resource: str) -> Iterator[Blocker]:
         message = condition.get("message", "")
         if f"Insufficient {gpu_resource}" in message:
             yield Blocker("NoGPUFree", f"{_name(pod)} waits for a free {gpu_resource}: {message}")
+        elif "cannot allocate all claims" in message:
+            yield Blocker("NoGPUFree", f"{_name(pod)} waits for the devices that it claims: {message}")
         elif condition.get("reason") == "SchedulingGated":
             yield Blocker("Gated", f"{_name(pod)} waits for a scheduling gate: {message}")
         else:

@@ -37,12 +37,20 @@ class ChildBuilder:
         """With the run's image: an upgrade of the operator changes no run that has begun."""
         image = state.run.image or settings.trainer_image
         pods = PodSettings(
-            image, settings.image_pull_policy, settings.gpu_resource, settings.fixed_user, settings.stage_pods
+            image,
+            settings.image_pull_policy,
+            settings.gpu_resource,
+            settings.fixed_user,
+            settings.gang_scheduling,
+            settings.stage_pods,
         )
         return cls(state.owner, state.cluster.generation, state.model, pods)
 
     def stage_job(self, cluster: ClusterState, stage_job: StageJobSpec) -> Iterator[Action]:
-        """What is missing of ConfigMap, Service and Job, in this order: a Job's pods need the others."""
+        """What is missing of PodGroup, ConfigMap, Service and Job, in this order: a Job's pods need the others.
+
+        PodGroups are not read: whoever creates a Job creates its PodGroup, and that it exists already is fine.
+        """
         spec = self.model.spec
         if stage_job.kind == RESOLVE:
             configmap = configmaps.resolve_configmap(self.owner, self.model, stage_job)
@@ -51,7 +59,11 @@ class ChildBuilder:
         else:
             configmap = configmaps.stage_configmap(self.owner, spec, stage_job)
         service = jobs.stage_service(self.owner, spec, stage_job)
-        pairs = ((cluster.configmaps, configmap), (cluster.services, service), (cluster.jobs, self.job(stage_job)))
+        job = self.job(stage_job)
+        pairs = ((cluster.configmaps, configmap), (cluster.services, service), (cluster.jobs, job))
+        group = jobs.pod_group(self.owner, spec, stage_job, self.settings)
+        if group is not None and find_existing(cluster.jobs, job) is None:
+            yield Create(group)
         for existing, wanted in pairs:
             if wanted is not None and find_existing(existing, wanted) is None:
                 yield Create(wanted)

@@ -21,6 +21,8 @@ MESSAGE_BYTES = 1024
 #: Seconds between two status patches that change nothing but progress.
 PROGRESS_SECONDS = 15.0
 
+#: The condition of what is likely to disappoint. It is there only while it is True.
+WARNING = "ConfigurationWarning"
 _WITHOUT_EVENT = frozenset({"NotTrained", "StagesRunning"})
 #: A False condition posts a Warning Event, except for these reasons: they need nobody's attention.
 _NORMAL_EVENT_REASONS = frozenset(
@@ -173,8 +175,10 @@ def _events(before: MultiTaskModelStatus | None, after: MultiTaskModelStatus) ->
         if is_known or item.type in _FOR_PROGRAMS:
             continue
         posted.add(item.reason)
-        is_warning = item.reason in _WARNING_REASONS or (
-            item.status == "False" and item.reason not in _NORMAL_EVENT_REASONS
+        is_warning = (
+            item.type == WARNING
+            or item.reason in _WARNING_REASONS
+            or (item.status == "False" and item.reason not in _NORMAL_EVENT_REASONS)
         )
         yield Event("Warning" if is_warning else "Normal", item.reason, item.message)
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from multitask_api.cluster import POD_SETTINGS_ANNOTATION
-from multitask_operator.objects.jobs import stage_job, stage_service
+from multitask_operator.objects.jobs import pod_group, stage_job, stage_service
 from multitask_operator.objects.pods import pod_template
 from support.object_samples import OWNER, SETTINGS, job_spec, resource
 
@@ -83,6 +85,35 @@ def test_training_on_several_nodes_is_an_indexed_job_below_a_headless_service():
         "publishNotReadyAddresses": True,
         "ports": [{"name": "master", "port": 29400, "targetPort": 29400, "protocol": "TCP"}],
     }
+
+
+def test_pods_that_waited_in_vain_for_the_others_are_no_failure():
+    """Else two models that hold half of their GPUs each would use up each other's attempts."""
+    ignored = {"action": "Ignore", "onExitCodes": {"containerName": "trainer", "operator": "In", "values": [76]}}
+    assert job("mixture", nodes=2)["spec"]["podFailurePolicy"]["rules"][-1] == ignored
+    assert ignored not in job("mixture")["spec"]["podFailurePolicy"]["rules"]
+
+
+@pytest.mark.parametrize(
+    ("scheduling", "api_version", "place"),
+    [
+        ("Coscheduling", "scheduling.x-k8s.io/v1alpha1", ("labels", "scheduling.x-k8s.io/pod-group")),
+        ("Volcano", "scheduling.volcano.sh/v1beta1", ("annotations", "scheduling.k8s.io/group-name")),
+    ],
+)
+def test_pods_on_several_nodes_are_scheduled_together_by_a_pod_group(scheduling, api_version, place):
+    desk, settings = resource(training={"gpusPerNode": 1, "nodes": 3}), replace(SETTINGS, gang_scheduling=scheduling)
+    mixture, evaluate = job_spec(desk, "mixture"), job_spec(desk, "evaluate")
+    group = pod_group(OWNER, desk.spec, mixture, settings)
+    assert (group["apiVersion"], group["kind"], group["spec"]) == (api_version, "PodGroup", {"minMember": 3})
+    assert group["metadata"]["ownerReferences"][0]["uid"] == OWNER.uid
+    made = stage_job(OWNER, desk.spec, mixture, settings)
+    part, name = place
+    assert made["spec"]["template"]["metadata"][part][name] == group["metadata"]["name"]
+    assert made["spec"]["template"]["spec"].get("schedulerName") == ("volcano" if scheduling == "Volcano" else None)
+    assert pod_group(OWNER, desk.spec, evaluate, settings) is None
+    assert name not in stage_job(OWNER, desk.spec, evaluate, settings)["spec"]["template"]["metadata"][part]
+    assert pod_group(OWNER, desk.spec, mixture, SETTINGS) is None
 
 
 @pytest.mark.parametrize("kind", ["resolve", "clean-up", "prepare", "base", "filter", "bundle", "evaluate", "export"])

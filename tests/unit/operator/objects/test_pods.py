@@ -294,8 +294,9 @@ def test_a_pod_template_may_not_give(sentence, given, message):
 def test_the_platform_may_give_user_and_group():
     """OpenShift's restricted-v2 refuses a user that a pod names, and gives each namespace users of its own."""
     for kind in ("resolve", "mixture", "clean-up"):
-        security = template(kind, PodSettings("t:1", fixed_user=False))["spec"]["securityContext"]
-        assert security == {
+        pod = template(kind, PodSettings("t:1", fixed_user=False))
+        assert environment(pod)["USER"]
+        assert pod["spec"]["securityContext"] == {
             "runAsNonRoot": True,
             "fsGroupChangePolicy": "OnRootMismatch",
             "seccompProfile": {"type": "RuntimeDefault"},

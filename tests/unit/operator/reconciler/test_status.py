@@ -18,10 +18,14 @@ from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import Resolution
 from multitask_operator.reconciler.state.run_record import RunRecord
 from multitask_operator.reconciler.training.status import training_status
+from multitask_operator.settings import Settings
 from support.graph_builders import all_done, failed, graph_of, model, planner_input, resolved, task
 
 DESK = model()
 DONE = all_done(DESK)
+
+
+SETTINGS = Settings(trainer_image="registry.example/trainer:1")
 
 
 def state(resource, manifests=None, *, now=0.0, previous=None, **seen):
@@ -47,7 +51,7 @@ def state(resource, manifests=None, *, now=0.0, previous=None, **seen):
 
 def status(resource, manifests=None, blocker=None, *, is_progressing=False, **more):
     given = state(resource, manifests, **more)
-    part = training_status(given, given.plan.starts, blocker, is_progressing=is_progressing)
+    part = training_status(given, SETTINGS, given.plan.starts, blocker, is_progressing=is_progressing)
     return model_status(given.cluster, [part], given.now)
 
 

@@ -111,13 +111,16 @@ def is_progressing(state: ModelState, settings: Settings) -> bool:
     at_work = [job for job in state.stage_jobs if job.phase is not Phase.DONE]
     at_work += () if state.is_resolved else state.resolve_jobs
     return any(
-        job.job is not None and not job.is_finished and _job_stuck(state, settings, job) is None for job in at_work
+        job.job is not None
+        and not job.is_finished
+        and _job_stuck(state, settings, job) is None
+        and stalls.stalled(job, state.now) is None
+        for job in at_work
     )
 
 
 def _job_stuck(state: ModelState, settings: Settings, job: StageJob) -> Blocker | None:
-    stuck = blockers.job_stuck(job, settings.gpu_resource, state.cluster.warnings, state.now, settings.grace_seconds)
-    return stuck or stalls.stalled(job, state.now)
+    return blockers.job_stuck(job, settings.gpu_resource, state.cluster.warnings, state.now, settings.grace_seconds)
 
 
 def _jobs(state: ModelState) -> tuple[StageJob, ...]:

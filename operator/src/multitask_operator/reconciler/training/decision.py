@@ -56,6 +56,7 @@ def reconcile(state: ModelState, settings: Settings) -> Contribution:
     ]
     status = training_status(
         state,
+        settings,
         starts=[start for start in state.plan.starts if any(start.node in batch.nodes for batch in batches)],
         blocker=blocker or first_blocker(PROGRESS_CHECKS, state, settings),
         is_progressing=blocker is None and (bool(new_jobs) or is_progressing(state, settings)),

@@ -11,11 +11,13 @@ from multitask_api.stages import Graph, NodeState, groups
 from multitask_operator.formatting import duration
 from multitask_operator.planner import Failed, StartStage, export_of, verdicts_of
 from multitask_operator.reconciler.blockers import WAITING_REASONS, Blocker, with_remediation
-from multitask_operator.reconciler.conditions import ConditionValue, Outcome, outcome_conditions
+from multitask_operator.reconciler.conditions import WARNING, ConditionValue, Outcome, outcome_conditions
 from multitask_operator.reconciler.contribution import StatusPart
 from multitask_operator.reconciler.state.accessors import created_at, format_time, parse_time, started_at
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.stage_job import StageJob
+from multitask_operator.reconciler.training.advice import configuration_warning
+from multitask_operator.settings import Settings
 
 TRAINED = "Trained"
 
@@ -28,7 +30,12 @@ _REASON_LENGTH = 256
 
 
 def training_status(
-    state: ModelState, starts: Sequence[StartStage], blocker: Blocker | None, *, is_progressing: bool
+    state: ModelState,
+    settings: Settings,
+    starts: Sequence[StartStage],
+    blocker: Blocker | None,
+    *,
+    is_progressing: bool,
 ) -> StatusPart:
     """What ``kubectl get mtm`` and ``mtm status`` show of training.
 
@@ -47,6 +54,9 @@ def training_status(
         "Progressing": progressing,
         **outcome_conditions(outcome, progressing, export.revision if export else None),
     }
+    warning = configuration_warning(state.model.spec, settings)
+    if warning is not None:
+        conditions[WARNING] = warning
     qualified = sum(verdict.verdict == "Qualified" for verdict in verdicts.values())
     fields = {
         "stage": _stage(state, at_work, is_blocked=is_blocked),
