@@ -33,6 +33,18 @@ SERVICE = gateway_pb2.DESCRIPTOR.services_by_name["TaskGateway"].full_name
 _RECEIVE_BYTES = 4 * MAX_REQUEST_BYTES
 """gRPC's limit, above ours, so that requests that are too large get our own error."""
 
+_CHANNEL_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", _RECEIVE_BYTES),
+    # Clients may ask every second whether the connection lives, calls or not; by default gRPC ends it for that.
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A peer that is gone without a word is noticed, and one that connects and says nothing is not waited for.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+)
+
 DRAIN_TIMEOUT_S = 5.0
 """How long running calls may continue when the server stops."""
 
@@ -83,8 +95,7 @@ async def running_gateway(
     `InvalidRoutes` or `AddressInUse`.
     """
     file, stats, backends = RouteFile(routes, transform), Stats(), Backends()
-    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _RECEIVE_BYTES)]
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(SERVICE)], options=options)
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(SERVICE)], options=_CHANNEL_OPTIONS)
     service = TaskGateway(lambda: file.table, backends, stats, draw)
     gateway_pb2_grpc.add_TaskGatewayServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]
