@@ -73,6 +73,13 @@ class Gateway:
     port: int
     stats: Stats
     routes: RouteFile
+    health: health.aio.HealthServicer  # type: ignore[name-defined]
+
+    async def set_serving(self, serving: bool) -> None:
+        """Set the status of the health service, of the whole server and of our service."""
+        statuses = health_pb2.HealthCheckResponse
+        for name in ("", SERVICE):
+            await self.health.set(name, statuses.SERVING if serving else statuses.NOT_SERVING)
 
     @property
     def table(self) -> RouteTable:
@@ -106,11 +113,11 @@ async def running_gateway(
     except RuntimeError as error:
         raise AddressInUse(f"cannot listen at {address}; another server may use it. Choose another address") from error
     await server.start()
-    for name in ("", SERVICE):
-        await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+    gateway = Gateway(port, stats, file, healthy)
+    await gateway.set_serving(True)
     reload_task = asyncio.create_task(_reload_routes(file, backends, reload_s))
     try:
-        yield Gateway(port, stats, file)
+        yield gateway
     finally:
         await healthy.enter_graceful_shutdown()
         reload_task.cancel()
