@@ -15,7 +15,6 @@ from multitask_api.errors import InvalidResource, MultitaskError, Problem, UserE
 from multitask_api.pdeathsig import die_with_parent
 from multitask_api.resource import MultiTaskModel, parse
 from multitask_api.stage_io.manifest import Resolved
-from multitask_operator.local.capacity import has_gpu
 from multitask_operator.local.workdir import Workdir
 
 RESOLVE = "multitask_trainer.stages.resolve"
@@ -81,12 +80,7 @@ def ignored_fields(model: MultiTaskModel) -> list[str]:
 
 
 def device(model: MultiTaskModel, wanted: str) -> str:
-    """The value of ``--device`` for the stages: ``auto`` becomes ``cpu`` if the resource asks for no GPU.
-
-    Raises UserError for ``cuda`` on a machine without a GPU.
-    """
-    if wanted == "cuda" and not has_gpu():
-        raise UserError("--device cuda: this machine has no NVIDIA GPU that this process can use; use cpu or auto")
+    """The value of ``--device`` for the stages: ``auto`` becomes ``cpu`` if the resource asks for no GPU."""
     return "cpu" if wanted == "auto" and model.spec.training.gpus_per_node == 0 else wanted
 
 
