@@ -11,6 +11,8 @@ import argparse
 import asyncio
 import contextlib
 import logging
+import re
+import shutil
 import signal
 import sys
 import tempfile
@@ -21,19 +23,30 @@ from typing import Any, TypeVar
 from multitask_api.errors import MultitaskError, UserError
 from multitask_api.routes import TaskRoute
 from multitask_serving.cli_common import LAST_PORT, program_name, replace_unencodable_characters
-from multitask_serving.gateway.server import check_address, running_gateway
-from multitask_serving.triton.probe import load_golden, replay, sample_per_task
+from multitask_serving.gateway.server import Gateway, check_address, running_gateway
+from multitask_serving.triton.client import TritonClient
+from multitask_serving.triton.probe import load_golden, ping, replay, sample_per_task
 from multitask_serving.triton.repository import ModelSettings, write_repository
 from multitask_serving.triton.server import TritonServer
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 GOLDEN_PER_TASK = 8
 _POLL_S = 0.5
+_PING_S = 2.0
+"""Between two questions whether the model process answers."""
+_SILENCE_S = 5.0
+"""A model process that does not answer for so long is no longer healthy, however many requests it has: see `ping`."""
 
 
 class NotServable(UserError):
     """The folder lacks something that serving needs."""
+
+
+class NoSuchDevice(UserError):
+    """The machine does not have the device."""
 
 
 class WrongAnswers(MultitaskError):
@@ -66,7 +79,19 @@ def check_folder(folder: Path) -> None:
 
 def default_device() -> str:
     """``cuda`` if the machine has an NVIDIA GPU, else ``cpu``. Does not import torch."""
-    return "cuda" if Path("/dev/nvidia0").exists() else "cpu"
+    return "cuda" if _has_gpu() else "cpu"
+
+
+def check_device(device: str) -> None:
+    """Raise `NoSuchDevice` for a name that torch does not know, or a GPU on a machine without one."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise NoSuchDevice(f"--device {device}: there is no such device; use cpu, cuda or cuda:N")
+    if device != "cpu" and not _has_gpu():
+        raise NoSuchDevice(f"--device {device}: this machine has no NVIDIA GPU that this process can use; use cpu")
+
+
+def _has_gpu() -> bool:
+    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 async def serve(folder: Path, address: str, triton: TritonServer, *, announce: Callable[[str], None]) -> None:
@@ -80,6 +105,7 @@ async def serve(folder: Path, address: str, triton: TritonServer, *, announce: C
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     golden = sample_per_task(load_golden(folder / "golden.jsonl"), GOLDEN_PER_TASK)
+    log.info("Triton is ready; comparing its answers to %d golden requests", len(golden))
     mismatches = await _unless_stopped(stop, replay(triton.address, golden))
     if mismatches is None:
         return
@@ -92,10 +118,29 @@ async def serve(folder: Path, address: str, triton: TritonServer, *, announce: C
     async with running_gateway(folder / "routes.yaml", address, transform=local_backends(triton.port)) as gateway:
         host = address.rpartition(":")[0]
         announce(f"serving {len(gateway.table.routes)} tasks on {host}:{gateway.port}")
-        while not stop.is_set():
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(stop.wait(), _POLL_S)
-            _check_running(triton)
+        watching = asyncio.create_task(_watch_model(triton, gateway))
+        try:
+            while not stop.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(stop.wait(), _POLL_S)
+                _check_running(triton)
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+
+async def _watch_model(triton: TritonServer, gateway: Gateway) -> None:
+    """Tell the health service whether the model process answers: one that is stopped looks alive to Triton."""
+    async with TritonClient(triton.address) as client:
+        while True:
+            answer = asyncio.ensure_future(ping(client))
+            answered, _ = await asyncio.wait({answer}, timeout=_SILENCE_S)
+            if not answered:
+                log.error("the model process has not answered for %g s", _SILENCE_S)
+                await gateway.set_serving(False)
+                await asyncio.wait({answer})
+            await gateway.set_serving(answer.result())
+            await asyncio.sleep(_PING_S)
 
 
 async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
@@ -140,16 +185,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--work", type=Path, help="folder for Triton's log and files (default: a temporary one)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    work = options.work or Path(tempfile.mkdtemp(prefix="mtm-serve-"))
+    status = _run(options, work)
+    if options.work is None and status == 0:  # an error names the log in it
+        shutil.rmtree(work, ignore_errors=True)
+    return status
+
+
+def _run(options: argparse.Namespace, work: Path) -> int:
     try:
-        with _interruptible(), contextlib.ExitStack() as stack:
+        with _interruptible():
             check_folder(options.folder)
             check_address(options.address)
-            work = options.work or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mtm-serve-")))
+            check_device(options.device)
             settings = ModelSettings(device=options.device, threads=options.threads)
             repository = write_repository("../../served", work / "repository", settings)
             _link(work / "served", options.folder / "bundle")
-            triton = stack.enter_context(TritonServer.start(repository, work, port=options.triton_port))
-            asyncio.run(serve(options.folder, options.address, triton, announce=_print_line))
+            log.info("starting Triton on %s; it loads the model of %s", options.device, options.folder)
+            with TritonServer.start(repository, work, port=options.triton_port) as triton:
+                asyncio.run(serve(options.folder, options.address, triton, announce=_print_line))
     except KeyboardInterrupt:
         return 0
     except (MultitaskError, OSError) as error:  # OSError: the disk is full, or --work is not a folder

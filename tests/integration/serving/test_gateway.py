@@ -28,6 +28,7 @@ from multitask_serving.client import (
 )
 from multitask_serving.engine.engine import Engine
 from multitask_serving.engine.types import Request
+from multitask_serving.gateway import server
 from multitask_serving.gateway.server import SERVICE, Gateway, running_gateway
 from multitask_serving.proto import gateway_pb2
 from multitask_serving.triton.server import TritonServer, free_port
@@ -110,6 +111,54 @@ async def test_an_invalid_request_gets_an_explanation(routes: Path, case: tuple)
     assert str(caught.value) == message
     assert caught.value.reason == reason
     assert list(caught.value.violations) == places
+
+
+NO_REQUESTS = [
+    ("text that is not UTF-8", b"\x0a\x02\xff\xfe"),
+    ("a field cut short", b"\x0a\x7f"),
+    ("a wrong wire type", b"\x0f\x01"),
+    ("a group that never ends", b"\x0b"),
+    ("a number that never ends", b"\xff" * 12),
+]
+
+
+@pytest.mark.parametrize(("sentence", "data"), NO_REQUESTS, ids=[row[0] for row in NO_REQUESTS])
+async def test_bytes_that_are_no_request_are_the_callers_mistake(
+    routes: Path, caplog: pytest.LogCaptureFixture, sentence: str, data: bytes
+) -> None:
+    methods = [(SERVICE, "Predict"), (SERVICE, "PredictStream"), ("grpc.health.v1.Health", "Check")]
+    async with gateway_over(routes) as (gateway, client):
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel:
+            for service, method in methods:
+                call = channel.unary_stream(f"/{service}/{method}")(data)
+                with pytest.raises(grpc.aio.AioRpcError) as error:
+                    await call.read()
+                assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+                assert error.value.details().startswith("the bytes are not this method's message; ")
+        assert (await client.predict("urgency", text="x")).label
+    assert not caplog.records
+
+
+async def test_a_client_may_ask_every_second_whether_the_connection_lives(routes: Path) -> None:
+    pings = [("grpc.keepalive_time_ms", 1_000), ("grpc.keepalive_permit_without_calls", 1)]
+    pings += [("grpc.http2.max_pings_without_data", 0)]
+    async with (
+        gateway_over(routes) as (gateway, _),
+        grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}", options=pings) as channel,
+    ):
+        call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+        assert (await call.read()).status == health_pb2.HealthCheckResponse.SERVING
+        with pytest.raises(TimeoutError):  # nothing comes, no end of the connection either
+            await asyncio.wait_for(call.read(), 6)
+
+
+async def test_a_connection_that_says_nothing_is_ended(routes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shorter = [(key, 1_000 if "handshake" in key else value) for key, value in server._CHANNEL_OPTIONS]
+    monkeypatch.setattr(server, "_CHANNEL_OPTIONS", shorter)
+    async with gateway_over(routes) as (gateway, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", gateway.port)
+        await asyncio.wait_for(reader.read(), 30)  # until the server has closed it
+        writer.close()
 
 
 async def test_names_and_descriptions(routes: Path) -> None:

@@ -14,9 +14,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import grpc
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from multitask_serving.client import TaskClient, Unavailable
+from multitask_serving.serve import default_device
 
 
 @contextmanager
@@ -126,6 +129,32 @@ def test_a_dead_triton_ends_the_program_with_one_error(
     assert len(messages) == 1
     assert re.match(message, messages[0])
     assert servers_of(tmp_path) == []
+
+
+def test_a_model_process_that_hangs_is_not_healthy(exported: Path, tmp_path: Path) -> None:
+    with serving(exported, tmp_path) as (_, address), grpc.insecure_channel(address) as channel:
+        statuses = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest(), timeout=60)
+        assert next(statuses).status == health_pb2.HealthCheckResponse.SERVING
+        [stub] = [pid for pid in servers_of(tmp_path) if "stub" in Path(f"/proc/{pid}/cmdline").read_text()]
+        os.kill(stub, signal.SIGSTOP)  # nobody asks for a task meanwhile
+        assert next(statuses).status == health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+WRONG_DEVICES = [
+    ("gpu", "error: --device gpu: there is no such device; use cpu, cuda or cuda:N"),
+    ("cuda:one", "error: --device cuda:one: there is no such device; use cpu, cuda or cuda:N"),
+    ("cuda", "error: --device cuda: this machine has no NVIDIA GPU that this process can use; use cpu"),
+    ("cuda:1", "error: --device cuda:1: this machine has no NVIDIA GPU that this process can use; use cpu"),
+]
+
+
+@pytest.mark.parametrize(("device", "message"), WRONG_DEVICES)
+def test_a_device_that_the_machine_lacks_is_one_line(exported: Path, device: str, message: str) -> None:
+    if device.startswith("cuda") and default_device() == "cuda" and device != "cuda:one":
+        pytest.skip("this machine has a GPU")
+    command = [sys.executable, "-m", "multitask_serving.serve", str(exported), "--device", device]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (run.returncode, run.stderr) == (2, message + "\n")
 
 
 def test_killing_the_program_leaves_no_triton_behind(exported: Path, tmp_path: Path) -> None:

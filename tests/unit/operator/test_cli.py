@@ -64,6 +64,12 @@ def test_wrong_arguments_get_one_line(tmp_path, capsys, arguments, status, messa
     assert "Traceback" not in captured.err
 
 
+def test_a_gpu_that_the_machine_lacks_is_one_line(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("multitask_operator.local.capacity.has_gpu", lambda: False)
+    assert cli.invoke(["run", resource(tmp_path), "--device", "cuda"]) == 2
+    assert capsys.readouterr().err.startswith("error: --device cuda: this machine has no NVIDIA GPU")
+
+
 RESOURCES = [
     ({"tasks": [without(task("a"), "prompt") | {"promptFrom": {"name": "n", "key": "k"}}]}, "spec.tasks[0].promptFrom"),
     ({"tasks": [without(task("a"), "labels") | {"labelsFrom": {"name": "n", "key": "k"}}]}, "spec.tasks[0].labelsFrom"),

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_STRING, ModelConfig, ModelQueuePolicy
+from tritonclient.grpc.model_config_pb2 import TYPE_FP32, TYPE_STRING, ModelConfig
 
 from multitask_serving.triton.repository import ModelSettings, write_repository
 
@@ -32,16 +32,13 @@ def test_the_configuration_has_the_designed_settings(tmp_path: Path) -> None:
         ("finish_reason", TYPE_STRING, [1]),
         ("revision", TYPE_STRING, [1]),
     ]
-    assert config.HasField("dynamic_batching")
-    assert config.dynamic_batching.max_queue_delay_microseconds == 0
-    policy = config.dynamic_batching.default_queue_policy
-    assert (policy.max_queue_size, policy.default_timeout_microseconds) == (99, 2_500_000)
-    assert policy.timeout_action == ModelQueuePolicy.TimeoutAction.REJECT
-    assert policy.allow_timeout_override
+    # A request that arrives while the batcher's model executes can wait for its timer of 500 ms.
+    assert config.WhichOneof("scheduling_choice") is None
     assert {key: value.string_value for key, value in config.parameters.items()} == {
         "bundle": "../../bundle",
         "device": "cuda",
         "max_waiting": "99",
+        "queue_timeout_s": "2.5",
         "threads": "3",
     }
     assert [group.count for group in config.instance_group] == [1]

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from multitask_serving.engine.engine import Engine
-from multitask_serving.engine.types import Request
+from multitask_serving.engine.types import Classification, Request
 from multitask_serving.triton import wire
 from multitask_serving.triton.requests import ResponseChunk, TaskRequest
-from multitask_serving.triton.scheduler import PriorityLock, RequestScheduler
+from multitask_serving.triton.scheduler import RequestScheduler
 from support.engine_builders import llama, served_task, write_bundle
 
 WAIT_S = 60
@@ -68,7 +70,7 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Engine:
 
 @pytest.fixture
 def scheduler(engine: Engine) -> Iterator[RequestScheduler]:
-    scheduler = RequestScheduler(engine, max_waiting=2)
+    scheduler = RequestScheduler(engine, max_waiting=8)
     yield scheduler
     scheduler.close()
 
@@ -138,17 +140,96 @@ def test_a_cancelled_request_stops_and_the_others_continue(scheduler: RequestSch
     assert other.chunks[-1].finish_reason
 
 
-def test_too_many_waiting_texts_are_an_error(engine: Engine) -> None:
-    scheduler = RequestScheduler(engine, max_waiting=2)
-    senders = [RecordingSender() for _ in range(40)]
-    with scheduler._engine_lock.acquire(high_priority=True):  # the model is busy
-        scheduler.submit([request("reply", sender) for sender in senders])
+class BusyEngine:
+    """An engine whose classification lasts until ``free`` is set. Records the size of each batch."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.check, self.generate = engine.check, engine.generate
+        self.busy, self.free = threading.Event(), threading.Event()
+        self.batches: list[int] = []
+
+    def classify(self, requests: Sequence[Request]) -> list[Classification]:
+        self.batches.append(len(requests))
+        self.busy.set()
+        assert self.free.wait(WAIT_S)
+        return self._engine.classify(requests)
+
+
+@pytest.fixture
+def busy(engine: Engine) -> Iterator[tuple[BusyEngine, RequestScheduler, RecordingSender]]:
+    """A scheduler whose engine is at work on one label."""
+    model, first = BusyEngine(engine), RecordingSender()
+    scheduler = RequestScheduler(model, max_waiting=10, max_batch=4)  # type: ignore[arg-type]
+    scheduler.submit([request("urgency", first)])
+    assert model.busy.wait(WAIT_S)
+    yield model, scheduler, first
+    model.free.set()
+    scheduler.close()
+
+
+Busy = tuple[BusyEngine, RequestScheduler, RecordingSender]
+
+
+def test_submitting_returns_at_once_and_what_arrives_meanwhile_forms_batches(busy: Busy) -> None:
+    model, scheduler, first = busy
+    senders = [RecordingSender() for _ in range(6)]
+    for sender in senders:
+        scheduler.submit([request("urgency", sender)])  # returns, although the engine is at work
+    assert not first.done.is_set()
+    model.free.set()
+    for sender in (first, *senders):
+        assert sender.done.wait(WAIT_S)
+        assert sender.chunks[0].text in {"low", "high"}
+    assert model.batches == [1, 4, 2]
+
+
+def test_too_many_waiting_requests_are_an_error(busy: Busy) -> None:
+    model, scheduler, _ = busy
+    senders = [RecordingSender() for _ in range(14)]
+    scheduler.submit([request("reply" if number % 2 else "urgency", sender) for number, sender in enumerate(senders)])
+    model.free.set()
     for sender in senders:
         assert sender.done.wait(WAIT_S)
-    scheduler.close()
-    codes = {sender.error.code if sender.error else "answered" for sender in senders}
-    assert codes == {wire.OVERLOADED, "answered"}
-    assert 2 <= sum(sender.error is None for sender in senders) <= 12
+    message = "10 requests are waiting already; try again in a moment"
+    assert [sender.error for sender in senders] == [None] * 10 + [wire.WireError(wire.OVERLOADED, message)] * 4
+
+
+@pytest.mark.parametrize("task", ["urgency", "reply"])
+def test_what_nobody_waits_for_any_more_is_not_run(busy: Busy, task: str) -> None:
+    model, scheduler, _ = busy
+    late, cancelled, waiting = RecordingSender(), RecordingSender(cancelled_after=0), RecordingSender()
+    expired = replace(request(task, late), deadline=time.monotonic())
+    scheduler.submit([expired, request(task, cancelled), request(task, waiting)])
+    model.free.set()
+    for sender in (late, cancelled, waiting):
+        assert sender.done.wait(WAIT_S)
+    assert late.error == wire.WireError(wire.TIMEOUT, "the request's time-out passed before its answer was ready")
+    assert cancelled.error is not None
+    assert cancelled.error.code == wire.CANCELLED
+    assert (waiting.error, model.batches) == (None, [1, 1] if task == "urgency" else [1])
+
+
+def test_a_text_ends_at_its_deadline(scheduler: RequestScheduler) -> None:
+    sender = RecordingSender()
+    scheduler.submit([replace(request("essay", sender, stream=True), deadline=time.monotonic() + 0.2)])
+    assert sender.done.wait(WAIT_S)
+    assert sender.error is not None
+    assert sender.error.code == wire.TIMEOUT
+
+
+@pytest.mark.parametrize("task", ["urgency", "reply"])
+def test_closing_fails_what_waits(busy: Busy, task: str) -> None:
+    model, scheduler, _ = busy
+    sender = RecordingSender()
+    scheduler.submit([request(task, sender)])
+    closing = threading.Thread(target=scheduler.close)
+    closing.start()
+    while not scheduler._closing:
+        closing.join(0.01)
+    model.free.set()
+    closing.join(WAIT_S)
+    assert sender.error == wire.WireError(wire.INTERNAL, "the server is shutting down; try again in a moment")
 
 
 def test_closing_fails_running_generations(engine: Engine) -> None:
@@ -231,10 +312,9 @@ def test_a_broken_sender_ends_its_own_request_only(
         assert sender.done.wait(WAIT_S)
     submit_and_wait(scheduler, request(task, later))
     scheduler.close()
-    if task == "reply" or "send" in fails:  # cancellation is not checked for a classification
-        assert broken.called.is_set()
-        message = f"the response could not be sent: RuntimeError: {fails[0]}: no shared memory"
-        assert broken.error == (None if "fail" in fails else wire.WireError(wire.INTERNAL, message))
+    assert broken.called.is_set()
+    message = f"the response could not be sent: RuntimeError: {fails[0]}: no shared memory"
+    assert broken.error == (None if "fail" in fails else wire.WireError(wire.INTERNAL, message))
     for sender in (*others, later):
         assert sender.error is None
         assert len(sender.chunks) == 1
@@ -253,7 +333,7 @@ def test_a_sender_that_cannot_send_errors_does_not_affect_others(engine: Engine)
     scheduler.close()
 
 
-def test_a_generation_thread_that_fails_terminates_the_process(engine: Engine) -> None:
+def test_an_engine_thread_that_fails_terminates_the_process(engine: Engine) -> None:
     def end_thread(requests: object, sampling: object) -> object:
         raise SystemExit
 
@@ -263,27 +343,3 @@ def test_a_generation_thread_that_fails_terminates_the_process(engine: Engine) -
     scheduler.submit([request("reply", RecordingSender())])
     assert terminated.wait(WAIT_S)
     scheduler.close()
-
-
-def test_high_priority_waiters_go_first() -> None:
-    lock, order = PriorityLock(), []
-    waiting = threading.Semaphore(0)
-
-    def acquire(name: str, high_priority: bool) -> None:
-        waiting.release()
-        with lock.acquire(high_priority=high_priority):
-            order.append(name)
-
-    with lock.acquire(high_priority=False):
-        threads = [threading.Thread(target=acquire, args=(name, name == "label")) for name in ("text", "label")]
-        for thread in threads:
-            thread.start()
-        for _ in threads:
-            waiting.acquire()
-        with lock._condition:
-            assert lock._condition.wait_for(
-                lambda: lock._high_priority_waiters == 1 or lock._condition.wait(0.01), WAIT_S
-            )
-    for thread in threads:
-        thread.join(WAIT_S)
-    assert order == ["label", "text"]

@@ -12,6 +12,7 @@ from pathlib import Path
 from shlex import quote
 from types import FrameType
 
+from multitask_api.errors import UserError
 from multitask_api.report import Report
 from multitask_api.stages import NodeState
 from multitask_api.stages.versions import Versions
@@ -68,6 +69,8 @@ def run(
     launcher: processes.Launcher | None = None,
 ) -> int:
     """Run the stages of ``file`` that are missing; see ``mtm run --help`` for the exit statuses."""
+    if device == "cuda" and not capacity.has_gpu():
+        raise UserError("--device cuda: this machine has no NVIDIA GPU that this process can use; use cpu or auto")
     model = model_file.load(file)
     folder = Workdir(workdir or default_workdir(file, model))
     view = view_for_terminal()

@@ -33,6 +33,18 @@ SERVICE = gateway_pb2.DESCRIPTOR.services_by_name["TaskGateway"].full_name
 _RECEIVE_BYTES = 4 * MAX_REQUEST_BYTES
 """gRPC's limit, above ours, so that requests that are too large get our own error."""
 
+_CHANNEL_OPTIONS = (
+    ("grpc.so_reuseport", 0),
+    ("grpc.max_receive_message_length", _RECEIVE_BYTES),
+    # Clients may ask every second whether the connection lives, calls or not; by default gRPC ends it for that.
+    ("grpc.http2.min_ping_interval_without_data_ms", 500),
+    ("grpc.keepalive_permit_without_calls", 1),
+    # A peer that is gone without a word is noticed, and one that connects and says nothing is not waited for.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+)
+
 DRAIN_TIMEOUT_S = 5.0
 """How long running calls may continue when the server stops."""
 
@@ -61,6 +73,13 @@ class Gateway:
     port: int
     stats: Stats
     routes: RouteFile
+    health: health.aio.HealthServicer  # type: ignore[name-defined]
+
+    async def set_serving(self, serving: bool) -> None:
+        """Set the status of the health service, of the whole server and of our service."""
+        statuses = health_pb2.HealthCheckResponse
+        for name in ("", SERVICE):
+            await self.health.set(name, statuses.SERVING if serving else statuses.NOT_SERVING)
 
     @property
     def table(self) -> RouteTable:
@@ -83,8 +102,7 @@ async def running_gateway(
     `InvalidRoutes` or `AddressInUse`.
     """
     file, stats, backends = RouteFile(routes, transform), Stats(), Backends()
-    options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _RECEIVE_BYTES)]
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(SERVICE)], options=options)
+    server = grpc.aio.server(interceptors=[ErrorInterceptor(SERVICE)], options=_CHANNEL_OPTIONS)
     service = TaskGateway(lambda: file.table, backends, stats, draw)
     gateway_pb2_grpc.add_TaskGatewayServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]
@@ -95,11 +113,11 @@ async def running_gateway(
     except RuntimeError as error:
         raise AddressInUse(f"cannot listen at {address}; another server may use it. Choose another address") from error
     await server.start()
-    for name in ("", SERVICE):
-        await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
+    gateway = Gateway(port, stats, file, healthy)
+    await gateway.set_serving(True)
     reload_task = asyncio.create_task(_reload_routes(file, backends, reload_s))
     try:
-        yield Gateway(port, stats, file)
+        yield gateway
     finally:
         await healthy.enter_graceful_shutdown()
         reload_task.cancel()

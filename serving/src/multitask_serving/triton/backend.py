@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,12 @@ _TRITON_CODES = {
     wire.UNKNOWN_TASK: "NOT_FOUND",
     wire.OVERLOADED: "UNAVAILABLE",
     wire.CANCELLED: "CANCELLED",
+    wire.TIMEOUT: "UNAVAILABLE",
 }
+
+
+_QUEUE_TIMEOUT_S = "30"
+"""Of model configurations that name none, as earlier releases wrote them."""
 
 
 class TritonPythonModel:
@@ -34,18 +40,21 @@ class TritonPythonModel:
     def initialize(self, args: Mapping[str, str]) -> None:
         """Load the bundle. An error here keeps the server from becoming ready; Triton logs it."""
         logging.basicConfig(stream=sys.stdout, level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-        entries = json.loads(args["model_config"])["parameters"]
-        parameters = {key: value["string_value"] for key, value in entries.items()}
+        config = json.loads(args["model_config"])
+        parameters = {key: value["string_value"] for key, value in config["parameters"].items()}
         bundle = Path(args["model_repository"]) / parameters["bundle"]
         threads = int(parameters["threads"]) if "threads" in parameters else None
         engine = Engine.load(bundle, device=parameters["device"], threads=threads)
         self._revision = engine.bundle.revision
         # The senders of unfinished requests, by request id. Weak: an entry goes when its request has finished.
         self._senders: WeakValueDictionary[str | int, _TritonResponseSender] = WeakValueDictionary()
-        self._scheduler = RequestScheduler(engine, max_waiting=int(parameters["max_waiting"]))
+        self._queue_timeout_s = float(parameters.get("queue_timeout_s", _QUEUE_TIMEOUT_S))
+        self._scheduler = RequestScheduler(
+            engine, max_waiting=int(parameters["max_waiting"]), max_batch=int(config["max_batch_size"])
+        )
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Answer a batch through its response senders. Generations continue after this returns."""
+        """Queue the requests; they are answered through their response senders after this returns."""
         parsed = []
         for request in requests:
             sender = _TritonResponseSender(request.get_response_sender(), self._revision)
@@ -59,7 +68,8 @@ class TritonPythonModel:
             except wire.MalformedRequest as error:
                 send_error(sender, to_wire_error(error))
             else:
-                parsed.append(TaskRequest(inputs, sender))
+                timeout_s = request.timeout() / 1e6 or self._queue_timeout_s  # 0: the caller set none
+                parsed.append(TaskRequest(inputs, sender, time.monotonic() + timeout_s))
         for task_request in parsed:
             if task_request.inputs.options.cancel:
                 self._cancel(task_request)

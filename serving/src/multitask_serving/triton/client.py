@@ -218,7 +218,8 @@ def _error_from_text(message: str) -> BackendError:
     """The error for a Triton message. Triton has no codes for these, so its text decides."""
     ours = wire.WireError.decode(message)
     if ours is not None:
-        return BackendOverloaded(ours.message) if ours.code == wire.OVERLOADED else BackendRejected(ours)
+        kinds = {wire.OVERLOADED: BackendOverloaded, wire.TIMEOUT: BackendTimeout}
+        return kinds[ours.code](ours.message) if ours.code in kinds else BackendRejected(ours)
     if "maximum queue size" in message:
         return BackendOverloaded(message)
     if "timeout expired" in message:

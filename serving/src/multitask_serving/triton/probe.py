@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multitask_api.errors import UserError
-from multitask_serving.triton.client import BackendError, TritonClient
+from multitask_serving.triton.client import BackendError, BackendRejected, TritonClient
 from multitask_serving.triton.wire import Options
 
 
@@ -95,6 +95,21 @@ async def is_alive(address: str, golden: GoldenRequest, *, timeout_s: float = 30
             await _infer_text(client, golden, timeout_s)
         except BackendError:
             return False
+    return True
+
+
+async def ping(client: TritonClient, *, timeout_s: float = 3600.0) -> bool:
+    """Whether the model process answers, however long its queue is; waits for it for at most ``timeout_s``.
+
+    It asks for the end of a request that does not exist, which the process answers without the engine.
+    """
+    try:
+        async for _ in client.infer("", {}, Options(cancel="ping"), timeout_s=timeout_s):
+            pass
+    except BackendRejected:
+        return True
+    except BackendError:
+        return False
     return True
 
 

@@ -1,8 +1,7 @@
 """Writes the model repository that Triton loads: one model, ``multitask``, over one bundle.
 
 The model is *decoupled* (a request may have many responses), so that one copy of the weights answers both kinds of
-task. Batches form while the model is busy, without a queue delay: in measurements, a delay of 3 ms halves the
-throughput of one client and gains nothing with 32 clients.
+task. There is no ``dynamic_batching``: batches form in `scheduler`, which also bounds the queue and its waiting times.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from google.protobuf import text_format
-from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup, ModelQueuePolicy
+from tritonclient.grpc.model_config_pb2 import ModelConfig, ModelInstanceGroup
 
 from multitask_serving.triton import wire
 
@@ -27,8 +26,9 @@ __all__ = ["TritonPythonModel"]
 class ModelSettings:
     """How Triton runs the model.
 
-    At most ``max_queue_size`` requests wait, each at most ``queue_timeout_s`` seconds; beyond that they get an error.
-    ``device`` is torch's name (``cpu``, ``cuda``); ``threads`` is torch's number of threads, None for its default.
+    At most ``max_queue_size`` requests wait; beyond that they get an error. So does one that waits for longer than its
+    time-out, or ``queue_timeout_s`` seconds without one. At most ``max_batch_size`` labels form a batch. ``device`` is
+    torch's name (``cpu``, ``cuda``); ``threads`` is torch's number of threads, None for its default.
     """
 
     max_batch_size: int = 32
@@ -63,16 +63,13 @@ def model_config(bundle: str, settings: ModelSettings) -> ModelConfig:
     ):
         config.output.add(name=name, data_type=data_type, dims=[size])
     config.model_transaction_policy.decoupled = True
-    config.dynamic_batching.default_queue_policy.CopyFrom(
-        ModelQueuePolicy(
-            timeout_action=ModelQueuePolicy.TimeoutAction.REJECT,
-            default_timeout_microseconds=round(settings.queue_timeout_s * 1e6),
-            allow_timeout_override=True,
-            max_queue_size=settings.max_queue_size,
-        )
-    )
     config.instance_group.add(count=1, kind=ModelInstanceGroup.Kind.KIND_MODEL)  # torch chooses the device, not Triton
-    parameters = {"bundle": bundle, "device": settings.device, "max_waiting": str(settings.max_queue_size)}
+    parameters = {
+        "bundle": bundle,
+        "device": settings.device,
+        "max_waiting": str(settings.max_queue_size),
+        "queue_timeout_s": f"{settings.queue_timeout_s:g}",
+    }
     if settings.threads is not None:
         parameters["threads"] = str(settings.threads)
     for key, value in parameters.items():

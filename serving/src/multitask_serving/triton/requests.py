@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import math
+import time
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -36,10 +38,14 @@ class ResponseSender(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class TaskRequest:
-    """A parsed request and the sender of its responses."""
+    """A parsed request and the sender of its responses.
+
+    ``deadline``: when its caller stops waiting, in seconds of `time.monotonic`.
+    """
 
     inputs: wire.Inputs
     sender: ResponseSender
+    deadline: float = math.inf
 
     @property
     def engine_request(self) -> Request:
@@ -56,6 +62,7 @@ class PendingRequest:
     def __init__(self, request: TaskRequest) -> None:
         self.inputs = request.inputs
         self.engine_request = request.engine_request
+        self._deadline = request.deadline
         self._sender = request.sender
         self._finished = False
 
@@ -76,9 +83,12 @@ class PendingRequest:
             self._finished = True
             send_error(self._sender, error)
 
-    def check_cancelled(self) -> bool:
-        """Whether the request has finished. If the caller has cancelled it, it finishes now, with CANCELLED."""
+    def check_ended(self) -> bool:
+        """Whether the request has ended. It ends now if its caller has cancelled it or its deadline has passed."""
         if self._finished:
+            return True
+        if time.monotonic() > self._deadline:
+            self.fail(wire.WireError(wire.TIMEOUT, "the request's time-out passed before its answer was ready"))
             return True
         try:
             cancelled = self._sender.is_cancelled()

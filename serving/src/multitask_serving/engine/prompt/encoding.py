@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from multitask_api.bundle import LabelIds, PromptPiece
 from multitask_serving.engine.errors import EmptyPrompt, InvalidField, LabelError, MissingField, PromptTooLong
+from multitask_serving.engine.prompt.shortening import longest_token, shorten
 from multitask_serving.engine.prompt.template import Field, answer_separator, fields_of_pieces, parse_template
 
 if TYPE_CHECKING:
@@ -115,8 +116,8 @@ def encode_prompt(
 
     Raises `MissingField`, `InvalidField`, `PromptTooLong` or `EmptyPrompt`. Fields the prompt does not use are ignored.
     """
-    ids = _encode(tokenizer, _with_leads(pieces, field_texts(pieces, fields)), plain=True)
-    return _fill_pieces(pieces, ids, max_tokens, bos)
+    [prompt] = encode_prompts([(pieces, fields, max_tokens, bos)], tokenizer)
+    return prompt
 
 
 def encode_prompts(
@@ -125,7 +126,8 @@ def encode_prompts(
 ) -> list[EncodedPrompt]:
     """`encode_prompt` for many ``(pieces, fields, max_tokens, bos)``, with one call of the tokenizer."""
     texts = [_with_leads(pieces, field_texts(pieces, fields)) for pieces, fields, _, _ in requests]
-    encoded = iter(_encode(tokenizer, [text for row in texts for text in row], plain=True))
+    limits = [max_tokens + 1 for (_, _, max_tokens, _), row in zip(requests, texts, strict=True) for _ in row]
+    encoded = iter(_encode_beginnings(tokenizer, [text for row in texts for text in row], limits))
     return [
         _fill_pieces(pieces, [next(encoded) for _ in row], max_tokens, bos)
         for (pieces, _, max_tokens, bos), row in zip(requests, texts, strict=True)
@@ -198,6 +200,19 @@ def _truncated_lengths(lengths: Sequence[int], room: int) -> list[int]:
         kept[index] += extra
         left -= extra
     return kept
+
+
+def _encode_beginnings(
+    tokenizer: PreTrainedTokenizerFast, texts: Sequence[str], limits: Sequence[int]
+) -> list[list[int]]:
+    """The ids of each text; of long ones only the first, but at least as many as its limit."""
+    longest = longest_token(tokenizer)
+    beginnings = [shorten(text, limit, longest) for text, limit in zip(texts, limits, strict=True)]
+    encoded = _encode(tokenizer, beginnings, plain=True)
+    for row, (text, beginning) in enumerate(zip(texts, beginnings, strict=True)):
+        if len(beginning) < len(text) and len(encoded[row]) < limits[row]:
+            [encoded[row]] = _encode(tokenizer, [text], plain=True)
+    return encoded
 
 
 def _encode(tokenizer: PreTrainedTokenizerFast, texts: list[str], *, plain: bool) -> list[list[int]]:
