@@ -10,7 +10,17 @@ from pathlib import Path
 import multitask_operator
 from support.source_words import upper_camel_literals
 
-TYPES = {"Ready", "Progressing", "Consolidated", "Trained", "Complete", "Failed", "Reconciling", "Stalled", "ConfigurationWarning"}
+TYPES = {
+    "Ready",
+    "Progressing",
+    "Consolidated",
+    "Trained",
+    "Complete",
+    "Failed",
+    "Reconciling",
+    "Stalled",
+    "ConfigurationWarning",
+}
 WARNINGS = {"NoGangScheduling", "GpuNodesForAllStages", "DeviceClaimsNotUsed"}
 READY = {"NotTrained", "Trained", "InvalidSpec"}
 CONSOLIDATED = {"NotJudged", "TasksOutsideMixture", "AllQualified"}

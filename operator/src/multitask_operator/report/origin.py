@@ -28,7 +28,7 @@ def data_folders(model: MultiTaskModel) -> list[str]:
     sources = [
         source for task in model.spec.tasks for source in (task.data.train, task.data.validation, task.data.test)
     ]
-    return list(dict.fromkeys(_folder(source.uri) for source in sources))
+    return list(dict.fromkeys(_folder(source.uri) for source in sources if source is not None))
 
 
 def machines(graph: Graph) -> list[ReportMachine]:
