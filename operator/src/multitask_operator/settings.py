@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 from pydantic import ValidationError
 
 from multitask_api.errors import UserError
-from multitask_api.resource.training import PodTemplates
+from multitask_api.resource.pod_templates import PodTemplates
 from multitask_api.types import JsonDict, JsonObject
 
 GangScheduling = Literal["None", "Coscheduling", "Volcano"]

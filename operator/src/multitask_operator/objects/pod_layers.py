@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from multitask_api.resource import MultiTaskModelSpec
-from multitask_api.resource.training import PodTemplates
+from multitask_api.resource.pod_templates import PodTemplates
 from multitask_api.types import JsonDict, JsonObject
 from multitask_operator.objects.resources import SMALL_KINDS, container_resources, gpus, quantity
 from multitask_operator.objects.user_pod_template import CONTAINER
