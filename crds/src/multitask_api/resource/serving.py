@@ -7,7 +7,7 @@ from typing import Annotated, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from multitask_api.errors import Problem, raise_problems
-from multitask_api.resource.training import FreeForm
+from multitask_api.resource.pod_templates import FreeForm
 from multitask_api.types import Record
 
 
