@@ -9,8 +9,6 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import ValidationError
 
 from multitask_api.bundle import ForwardPath, PromptFormat
-from multitask_serving.engine.model.backbone import MASKED
-from multitask_serving.engine.model.pretrained import read_pretrained
 from multitask_trainer.base_model.limits import max_length_problem
 from multitask_trainer.errors import StageError
 
@@ -47,7 +45,7 @@ def read_forward_path(folder: Path) -> ForwardPath:
     """How the base model in ``folder`` is run. Raises `StageError`."""
     path = folder / FORWARD_PATH
     if not path.exists():
-        return MASKED
+        return ForwardPath()
     try:
         return ForwardPath.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
@@ -56,7 +54,7 @@ def read_forward_path(folder: Path) -> ForwardPath:
 
 def write_forward_path(path: ForwardPath, folder: Path) -> None:
     """The counterpart of `read_forward_path`. The default leaves no file: it is that of every older base."""
-    if path != MASKED:
+    if path != ForwardPath():
         (folder / FORWARD_PATH).write_text(json.dumps(path.to_json(), indent=1, sort_keys=True) + "\n", "utf-8")
 
 
@@ -85,6 +83,8 @@ def read_model(folder: Path, *, attention: str | None) -> PreTrainedModel:
     """`load_base` with this implementation of attention; None: the one that transformers chooses for the family."""
     import torch
     from safetensors import SafetensorError
+
+    from multitask_serving.engine.model.pretrained import read_pretrained
 
     try:
         model, _ = read_pretrained(
