@@ -679,6 +679,7 @@ BASES = [
     (4097, None, "4097 tokens are more than the base model takes, 4096 (its max_position_embeddings); lower training."),
     (512, '{"max_position_embeddings": 512}', None),
     (513, '{"max_position_embeddings": 512}', "513 tokens are more than the base model takes, 512 (its max_position_"),
+    (513, '{"text_config": {"max_position_embeddings": 512}}', "513 tokens are more than the base model takes, 512"),
     (99999, '{"n_positions": 512}', None),  # the stage base loads it, and knows
 ]
 
