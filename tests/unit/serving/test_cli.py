@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from multitask_serving import predict, serve
-from multitask_serving.client.messages import predict_request
 from multitask_serving.gateway.server import AddressInUse, check_address
 from multitask_serving.triton import probe
 from multitask_serving.triton.probe import GoldenRequest, InvalidGolden, load_golden, sample_per_task
@@ -153,15 +152,6 @@ def test_a_line_separator_inside_a_text_ends_no_line(tmp_path: Path, capsys: pyt
 def test_an_unreachable_gateway_gets_a_next_step(capsys: pytest.CaptureFixture[str]) -> None:
     predict.main(["--address", "127.0.0.1:1"])
     assert "Check the address; `mtm serve DIR` starts a gateway" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("fields", "named", "message"),
-    [({"a": "1"}, {"a": "2"}, "field 'a' is given twice"), ({}, {"a": 1}, "field 'a' is int, not text")],
-)
-def test_fields_that_cannot_be_sent(fields: dict[str, str], named: dict[str, str], message: str) -> None:
-    with pytest.raises(TypeError, match=message):
-        predict_request("t", fields, named, None)
 
 
 @pytest.mark.parametrize(

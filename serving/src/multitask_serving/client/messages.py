@@ -2,13 +2,33 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import grpc
+
+from multitask_serving.client.errors import InvalidRequest
 from multitask_serving.proto import gateway_pb2
+
+LONGEST_TIMEOUT_S = 1e8
+"""About three years. gRPC takes a longer time-out for one that has passed."""
+
+_METADATA = re.compile(r"[\x20-\x7e]+")
+"""What the value of a header may be."""
 
 REVISION_METADATA = "mtm-revision"
 DEFAULT_TIMEOUT_S = 30.0
+
+_SETTINGS = {
+    "max_new_tokens": "it must be a whole number from 0 to 4294967295",
+    "temperature": "it must be a number",
+    "top_p": "it must be a number",
+    "seed": "it must be a whole number from 0 to 18446744073709551615",
+    "stop": "it must be texts",
+}
+"""The settings of `Sampling`, and what the message can hold."""
 
 _TYPES = {
     gateway_pb2.TASK_TYPE_CLASSIFICATION: "Classification",
@@ -64,24 +84,59 @@ class Task:
 def predict_request(
     task: str, fields: Mapping[str, str] | None, more_fields: Mapping[str, str], sampling: Sampling | None
 ) -> gateway_pb2.PredictRequest:
-    """The request for a task. Raises TypeError for a field that is given twice or is not text."""
-    merged = dict(fields or {})
-    for name, value in more_fields.items():
-        if name in merged:
-            raise TypeError(f"field {name!r} is given twice")
-        merged[name] = value
+    """The request for a task. Raises `InvalidRequest` that names everything that cannot be sent."""
+    problems = {"task": _text_problem(task)}
+    merged = {**(fields or {}), **more_fields}
     for name, value in merged.items():
-        if not isinstance(value, str):
-            raise TypeError(f"field {name!r} is {type(value).__name__}, not text")
+        twice = "is given twice" if name in (fields or {}) and name in more_fields else None
+        problems[f"fields.{name}"] = twice or _text_problem(name) or _text_problem(value)
+    check(problems)
     request = gateway_pb2.PredictRequest(task=task, fields=merged)
     if sampling is not None:
         request.sampling.SetInParent()
-        for name in ("max_new_tokens", "temperature", "top_p", "seed"):
-            value = getattr(sampling, name)
-            if value is not None:
-                setattr(request.sampling, name, value)
-        request.sampling.stop.extend(sampling.stop)
+        check({f"sampling.{name}": _set(request.sampling, name, getattr(sampling, name)) for name in _SETTINGS})
     return request
+
+
+def task_request(name: str) -> gateway_pb2.GetTaskRequest:
+    """The request for a description. Raises `InvalidRequest`."""
+    check({"task": _text_problem(name)})
+    return gateway_pb2.GetTaskRequest(task=name)
+
+
+def check(problems: Mapping[str, str | None]) -> None:
+    """Raise `InvalidRequest` for the parts of a request that have a problem."""
+    violations = {name: problem for name, problem in problems.items() if problem is not None}
+    if violations:
+        raise InvalidRequest(
+            "; ".join(f"{name}: {problem}" for name, problem in violations.items()),
+            status=grpc.StatusCode.INVALID_ARGUMENT,
+            reason="INVALID_REQUEST",
+            violations=violations,
+        )
+
+
+def _text_problem(value: object) -> str | None:
+    """Why gRPC cannot send ``value`` as a text; None if it can."""
+    if not isinstance(value, str):
+        return f"is {type(value).__name__}, not text"
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        return f"has half a character (a surrogate) at position {error.start}; decode the text as UTF-16 or replace it"
+    return None
+
+
+def _set(sampling: gateway_pb2.SamplingOptions, name: str, value: object) -> str | None:
+    """Set one setting; the problem, if the message cannot hold the value."""
+    try:
+        if isinstance(value, tuple | list):
+            sampling.stop.extend(value)
+        elif value is not None:
+            setattr(sampling, name, value)
+    except (TypeError, ValueError):
+        return f"is {value!r}; {_SETTINGS[name]}"
+    return None
 
 
 def prediction(response: gateway_pb2.PredictResponse) -> Prediction:
@@ -117,5 +172,16 @@ def channel_options(address: str) -> tuple[tuple[str, int], ...]:
 
 
 def metadata(revision: str | None) -> tuple[tuple[str, str], ...]:
-    """The request metadata that pins a revision."""
-    return ((REVISION_METADATA, revision),) if revision else ()
+    """The request metadata that pins a revision. Raises `InvalidRequest`."""
+    if not revision:
+        return ()
+    if not isinstance(revision, str) or not _METADATA.fullmatch(revision):
+        check({"revision": f"is {revision!r}; a revision has letters and digits only"})
+    return ((REVISION_METADATA, revision),)
+
+
+def timeout(timeout_s: float) -> float | None:
+    """The time-out of a call in gRPC's terms, where None is no limit. Raises `InvalidRequest`."""
+    if not isinstance(timeout_s, int | float) or math.isnan(timeout_s):
+        check({"timeout_s": f"is {timeout_s!r}; it must be a number of seconds, or math.inf for no limit"})
+    return None if timeout_s > LONGEST_TIMEOUT_S else timeout_s

@@ -8,7 +8,7 @@ from types import TracebackType
 import grpc
 
 from multitask_serving.client import messages
-from multitask_serving.client.errors import from_rpc_error
+from multitask_serving.client.errors import Unavailable, from_rpc_error
 from multitask_serving.client.messages import DEFAULT_TIMEOUT_S, Prediction, Sampling, Task
 from multitask_serving.proto import gateway_pb2, gateway_pb2_grpc
 
@@ -26,7 +26,8 @@ class TaskClient:
         self.address = address
         self._timeout_s = timeout_s
         self._channel = grpc.insecure_channel(address, options=messages.channel_options(address))
-        self._stub = gateway_pb2_grpc.TaskGatewayStub(self._channel)  # type: ignore[no-untyped-call]
+        self._open_stub = gateway_pb2_grpc.TaskGatewayStub(self._channel)  # type: ignore[no-untyped-call]
+        self._closed = False
 
     def predict(
         self,
@@ -42,7 +43,7 @@ class TaskClient:
         """One answer. Fields are keyword arguments; the mapping ``fields`` takes those with the name of a parameter."""
         request = messages.predict_request(task, fields, more_fields, sampling)
         try:
-            response = self._stub.Predict(
+            response = self._stub().Predict(
                 request, timeout=self._timeout(timeout_s), metadata=messages.metadata(revision)
             )
         except grpc.RpcError as error:
@@ -62,7 +63,9 @@ class TaskClient:
     ) -> Iterator[str | Prediction]:
         """The text in pieces as it is generated, then the whole `Prediction`. Closing the iterator cancels the call."""
         request = messages.predict_request(task, fields, more_fields, sampling)
-        call = self._stub.PredictStream(request, timeout=self._timeout(timeout_s), metadata=messages.metadata(revision))
+        call = self._stub().PredictStream(
+            request, timeout=self._timeout(timeout_s), metadata=messages.metadata(revision)
+        )
         try:
             for message in call:
                 if message.delta:
@@ -77,7 +80,7 @@ class TaskClient:
     def tasks(self, *, timeout_s: float | None = None) -> list[Task]:
         """All tasks that the gateway serves, sorted by name."""
         try:
-            response = self._stub.ListTasks(gateway_pb2.ListTasksRequest(), timeout=self._timeout(timeout_s))
+            response = self._stub().ListTasks(gateway_pb2.ListTasksRequest(), timeout=self._timeout(timeout_s))
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.address) from error
         return [messages.task(message) for message in response.tasks]
@@ -85,14 +88,13 @@ class TaskClient:
     def task(self, name: str, *, timeout_s: float | None = None) -> Task:
         """One task."""
         try:
-            return messages.task(
-                self._stub.GetTask(gateway_pb2.GetTaskRequest(task=name), timeout=self._timeout(timeout_s))
-            )
+            return messages.task(self._stub().GetTask(messages.task_request(name), timeout=self._timeout(timeout_s)))
         except grpc.RpcError as error:
             raise from_rpc_error(error, self.address) from error
 
     def close(self) -> None:
-        """Close the connection."""
+        """Close the connection. Later calls raise `Unavailable`."""
+        self._closed = True
         self._channel.close()
 
     def __enter__(self) -> TaskClient:
@@ -103,5 +105,10 @@ class TaskClient:
     ) -> None:
         self.close()
 
-    def _timeout(self, timeout_s: float | None) -> float:
-        return self._timeout_s if timeout_s is None else timeout_s
+    def _stub(self) -> gateway_pb2_grpc.TaskGatewayStub:
+        if self._closed:
+            raise Unavailable("the client is closed; make a new one", status=grpc.StatusCode.UNAVAILABLE)
+        return self._open_stub
+
+    def _timeout(self, timeout_s: float | None) -> float | None:
+        return messages.timeout(self._timeout_s if timeout_s is None else timeout_s)
