@@ -18,14 +18,14 @@ export TOKENIZERS_PARALLELISM := false
 
 BIN := .venv/bin
 UV := .make/uv/bin/uv
-PACKAGES := crds serving trainer-image operator
+PACKAGES := crds client serving trainer-image operator
 SOURCES := $(PACKAGES:%=%/src)
 CHART := helm/multitask-operator
 # Of an image's lock: requirements.lock says which versions, and why they are there.
 COMPILE = $(UV) pip compile --quiet --python $(BIN)/python --generate-hashes --universal --python-version 3.11 --no-header
 AS_LOCKED := --constraints requirements.lock --no-annotate
 without = $(foreach package,$(1),--no-emit-package multitask-$(package))
-GENERATED := crds/multitask.dev_multitaskmodels.yaml crds/multitask.dev_taskroutes.yaml serving/src/multitask_serving/proto docs/resource.md \
+GENERATED := crds/multitask.dev_multitaskmodels.yaml crds/multitask.dev_taskroutes.yaml client/src/multitask_client/proto docs/resource.md \
   $(CHART)/files/crds
 
 .PHONY: help setup lock generate check-generate lint format test test-fast demo open-suite e2e kubernetes images grpcurl clean
@@ -53,12 +53,12 @@ $(UV): tools/get_uv.sh | .make/python
 	@touch $@
 
 lock: | .venv/pyvenv.cfg  ## Resolve the dependencies again and write the locks
-	$(COMPILE) pyproject.toml --extra dev $(UPGRADE) $(call without,api serving trainer operator) \
+	$(COMPILE) pyproject.toml --extra dev $(UPGRADE) $(call without,api client serving trainer operator) \
 	  --output-file requirements.lock > /dev/null
 	$(COMPILE) crds/pyproject.toml operator/pyproject.toml $(call without,api) $(AS_LOCKED) \
 	  --output-file requirements-operator.lock > /dev/null
-	$(COMPILE) crds/pyproject.toml serving/pyproject.toml trainer-image/pyproject.toml $(call without,api serving) \
-	  $(AS_LOCKED) --output-file requirements-trainer.lock > /dev/null
+	$(COMPILE) $(addsuffix /pyproject.toml,crds client serving trainer-image) $(call without,api client serving) $(AS_LOCKED) \
+	  --output-file requirements-trainer.lock > /dev/null
 	printf '%s\n' hatchling setuptools | $(COMPILE) - $(AS_LOCKED) --output-file requirements-build.lock > /dev/null
 	grep '^nvidia-pytriton==' requirements-triton.lock | sed 's/ .*//' \
 	  | $(COMPILE) - --no-deps --no-annotate --output-file requirements-triton.lock > /dev/null

@@ -8,7 +8,7 @@ from pathlib import Path
 import grpc_tools
 from grpc_tools import protoc
 
-SOURCE = Path(__file__).resolve().parents[1] / "serving" / "src"
+SOURCE = Path(__file__).resolve().parents[1] / "client" / "src"
 
 
 def generate(output: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import tritonclient.grpc
 
 from integration.serving.conftest import URGENCY, backend, table, write_table
-from multitask_serving.client import AsyncTaskClient
+from multitask_client import AsyncTaskClient
 from multitask_serving.gateway.server import running_gateway
 from multitask_serving.triton import wire
 from multitask_serving.triton.client import _request

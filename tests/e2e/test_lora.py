@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from multitask_serving.client import TaskClient
+from multitask_client import TaskClient
 from support.small_suite import FEW_ROWS, ROWS, CommandResult, ModelFolder, make_small_suite, serving
 
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 import tritonclient.grpc as tritongrpc
 
-from multitask_serving.client import AsyncTaskClient, TaskClient, TaskNotFound
+from multitask_client import AsyncTaskClient, TaskClient, TaskNotFound
 from support.small_suite import REPLIES, ModelFolder, Service, mtm, serving
 
 # task, text, answer, who answers

@@ -47,7 +47,7 @@ def definitions() -> Mapping[str, ImageDefinition]:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     both = (".dockerignore", "LICENSE", "requirements-build.lock", _BASE_FILE)
     operator = (*both, "requirements-operator.lock", *package("crds", "operator"))
-    trainer = (*both, "requirements-trainer.lock", *package("crds", "serving", "trainer-image"))
+    trainer = (*both, "requirements-trainer.lock", *package("crds", "client", "serving", "trainer-image"))
     return {
         "operator": ImageDefinition("operator/Dockerfile", operator, version, _USER, "opt/multitask", base.COMMAND, 4),
         "trainer": ImageDefinition(

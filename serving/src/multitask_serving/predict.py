@@ -18,8 +18,8 @@ from typing import Any
 
 from multitask_api.errors import MultitaskError, UserError
 from multitask_api.template import field_text
+from multitask_client import AsyncTaskClient, GatewayError, Prediction, Sampling
 from multitask_serving.cli_common import LAST_PORT, parse_host_port, program_name, replace_unencodable_characters
-from multitask_serving.client import AsyncTaskClient, GatewayError, Prediction, Sampling
 
 MAX_CONCURRENCY = 32
 
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return asyncio.run(_predict_one(options))
     except BadArguments as error:
         return _print_error(error, 2)
-    except MultitaskError as error:
+    except (MultitaskError, GatewayError) as error:
         return _print_error(error, 1)
     except KeyboardInterrupt:
         return 130

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from integration.serving.conftest import MESSAGES, backend, table, write_table
-from multitask_serving.client import (
+from multitask_client import (
     AsyncTaskClient,
     DeadlineExceeded,
     GatewayError,
@@ -26,11 +26,11 @@ from multitask_serving.client import (
     TaskNotFound,
     Unavailable,
 )
+from multitask_client.proto import gateway_pb2
 from multitask_serving.engine.engine import Engine
 from multitask_serving.engine.types import Request
 from multitask_serving.gateway import server
 from multitask_serving.gateway.server import SERVICE, Gateway, running_gateway
-from multitask_serving.proto import gateway_pb2
 from multitask_serving.triton.server import TritonServer, free_port
 
 

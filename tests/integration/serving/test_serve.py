@@ -18,7 +18,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from multitask_serving.client import TaskClient, Unavailable
+from multitask_client import TaskClient, Unavailable
 from multitask_serving.serve import default_device
 
 

@@ -6,8 +6,8 @@ from dataclasses import fields
 
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
-from multitask_serving.client.messages import Prediction, Task
-from multitask_serving.proto import gateway_pb2
+from multitask_client.messages import Prediction, Task
+from multitask_client.proto import gateway_pb2
 from multitask_serving.triton import wire
 
 METHODS = {

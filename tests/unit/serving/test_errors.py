@@ -10,14 +10,14 @@ import pytest
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
+import multitask_client as client
 from multitask_api.errors import Problem
-from multitask_serving import client
-from multitask_serving.client.errors import from_rpc_error
+from multitask_client.errors import from_rpc_error
+from multitask_client.proto import gateway_pb2, gateway_pb2_grpc
 from multitask_serving.gateway import errors
 from multitask_serving.gateway.backends import to_status_error
 from multitask_serving.gateway.interceptor import ErrorInterceptor
 from multitask_serving.gateway.server import SERVICE
-from multitask_serving.proto import gateway_pb2, gateway_pb2_grpc
 from multitask_serving.triton import client as triton
 from multitask_serving.triton import wire
 

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
-from multitask_serving.client import AsyncTaskClient, GatewayError, InvalidRequest, Overloaded, TaskNotFound
-from multitask_serving.client.errors import from_rpc_error
+from multitask_client import AsyncTaskClient, GatewayError, InvalidRequest, Overloaded, TaskNotFound
+from multitask_client.errors import from_rpc_error
 from multitask_serving.gateway.server import running_gateway
 from multitask_serving.gateway.validation import MAX_REQUEST_BYTES
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from multitask_api.routes import Backend, RoutedTask
-from multitask_serving.client import Sampling
-from multitask_serving.client.messages import predict_request
+from multitask_client import Sampling
+from multitask_client.messages import predict_request
 from multitask_serving.gateway.errors import InvalidRequest
 from multitask_serving.gateway.validation import check_fields, wire_options
 from multitask_serving.triton.wire import Options, parse_inputs

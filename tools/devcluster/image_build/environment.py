@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 #: Folders of each kind that are kept: pods of other checkouts may use older ones.
 KEPT = {"packages": 20, "libraries": 2}
 _LOCK = "requirements-trainer.lock"
-_PACKAGES = ("crds", "serving", "trainer-image")
+_PACKAGES = ("crds", "client", "serving", "trainer-image")
 #: The Python of the image, whichever runs this module.
 _PYTHON = "3.11"
 _MOUNTED = "/environment"

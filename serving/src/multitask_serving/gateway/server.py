@@ -17,6 +17,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from multitask_api.errors import UserError
+from multitask_client.proto import gateway_pb2, gateway_pb2_grpc
 from multitask_serving.cli_common import parse_host_port
 from multitask_serving.gateway.backends import Backends
 from multitask_serving.gateway.interceptor import ErrorInterceptor
@@ -25,7 +26,6 @@ from multitask_serving.gateway.routes import RouteTable
 from multitask_serving.gateway.service import TaskGateway
 from multitask_serving.gateway.stats import Stats
 from multitask_serving.gateway.validation import MAX_REQUEST_BYTES
-from multitask_serving.proto import gateway_pb2, gateway_pb2_grpc
 
 log = logging.getLogger(__name__)
 

@@ -11,12 +11,12 @@ import grpc
 import grpc.aio
 
 from multitask_api.routes import Backend
+from multitask_client.proto import gateway_pb2, gateway_pb2_grpc
 from multitask_serving.gateway.backends import Backends
 from multitask_serving.gateway.errors import DeadlineExceeded, InternalError, NoBackend, StatusError
 from multitask_serving.gateway.routes import Route, RouteTable, choose_backend
 from multitask_serving.gateway.stats import Stats
 from multitask_serving.gateway.validation import check_fields, check_size, wire_options
-from multitask_serving.proto import gateway_pb2, gateway_pb2_grpc
 from multitask_serving.triton.client import InferResponse
 from multitask_serving.triton.wire import Options
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 
 from multitask_api.errors import Problem
 from multitask_api.routes import RoutedTask
+from multitask_client.proto import gateway_pb2
 from multitask_serving.gateway.errors import InvalidRequest
-from multitask_serving.proto import gateway_pb2
 from multitask_serving.triton.wire import Options, SamplingValue
 
 MAX_REQUEST_BYTES = 4 * 2**20

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from multitask_serving.client import (
+from multitask_client import (
     AsyncTaskClient,
     DeadlineExceeded,
     GatewayError,

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from multitask_api.stage_io.parameters import VerifyParameters
 from multitask_api.stage_io.results import Agreement, ExportResult, VerifyResult
 from multitask_api.stages.digests import digest
-from multitask_serving.client import AsyncTaskClient, Prediction
+from multitask_client import AsyncTaskClient, Prediction
 from multitask_serving.gateway.server import running_gateway
 from multitask_serving.serve import local_backends
 from multitask_serving.triton.server import TritonServer

@@ -3,7 +3,7 @@
 import grpc
 import warnings
 
-from multitask_serving.proto import gateway_pb2 as multitask__serving_dot_proto_dot_gateway__pb2
+from multitask_client.proto import gateway_pb2 as multitask__client_dot_proto_dot_gateway__pb2
 
 GRPC_GENERATED_VERSION = '1.81.1'
 GRPC_VERSION = grpc.__version__
@@ -18,7 +18,7 @@ except ImportError:
 if _version_not_supported:
     raise RuntimeError(
         f'The grpc package installed is at version {GRPC_VERSION},'
-        + ' but the generated code in multitask_serving/proto/gateway_pb2_grpc.py depends on'
+        + ' but the generated code in multitask_client/proto/gateway_pb2_grpc.py depends on'
         + f' grpcio>={GRPC_GENERATED_VERSION}.'
         + f' Please upgrade your grpc module to grpcio>={GRPC_GENERATED_VERSION}'
         + f' or downgrade your generated code using grpcio-tools<={GRPC_VERSION}.'
@@ -36,23 +36,23 @@ class TaskGatewayStub:
         """
         self.Predict = channel.unary_unary(
                 '/multitask.v1.TaskGateway/Predict',
-                request_serializer=multitask__serving_dot_proto_dot_gateway__pb2.PredictRequest.SerializeToString,
-                response_deserializer=multitask__serving_dot_proto_dot_gateway__pb2.PredictResponse.FromString,
+                request_serializer=multitask__client_dot_proto_dot_gateway__pb2.PredictRequest.SerializeToString,
+                response_deserializer=multitask__client_dot_proto_dot_gateway__pb2.PredictResponse.FromString,
                 _registered_method=True)
         self.PredictStream = channel.unary_stream(
                 '/multitask.v1.TaskGateway/PredictStream',
-                request_serializer=multitask__serving_dot_proto_dot_gateway__pb2.PredictRequest.SerializeToString,
-                response_deserializer=multitask__serving_dot_proto_dot_gateway__pb2.PredictStreamResponse.FromString,
+                request_serializer=multitask__client_dot_proto_dot_gateway__pb2.PredictRequest.SerializeToString,
+                response_deserializer=multitask__client_dot_proto_dot_gateway__pb2.PredictStreamResponse.FromString,
                 _registered_method=True)
         self.ListTasks = channel.unary_unary(
                 '/multitask.v1.TaskGateway/ListTasks',
-                request_serializer=multitask__serving_dot_proto_dot_gateway__pb2.ListTasksRequest.SerializeToString,
-                response_deserializer=multitask__serving_dot_proto_dot_gateway__pb2.ListTasksResponse.FromString,
+                request_serializer=multitask__client_dot_proto_dot_gateway__pb2.ListTasksRequest.SerializeToString,
+                response_deserializer=multitask__client_dot_proto_dot_gateway__pb2.ListTasksResponse.FromString,
                 _registered_method=True)
         self.GetTask = channel.unary_unary(
                 '/multitask.v1.TaskGateway/GetTask',
-                request_serializer=multitask__serving_dot_proto_dot_gateway__pb2.GetTaskRequest.SerializeToString,
-                response_deserializer=multitask__serving_dot_proto_dot_gateway__pb2.Task.FromString,
+                request_serializer=multitask__client_dot_proto_dot_gateway__pb2.GetTaskRequest.SerializeToString,
+                response_deserializer=multitask__client_dot_proto_dot_gateway__pb2.Task.FromString,
                 _registered_method=True)
 
 
@@ -90,23 +90,23 @@ def add_TaskGatewayServicer_to_server(servicer, server):
     rpc_method_handlers = {
             'Predict': grpc.unary_unary_rpc_method_handler(
                     servicer.Predict,
-                    request_deserializer=multitask__serving_dot_proto_dot_gateway__pb2.PredictRequest.FromString,
-                    response_serializer=multitask__serving_dot_proto_dot_gateway__pb2.PredictResponse.SerializeToString,
+                    request_deserializer=multitask__client_dot_proto_dot_gateway__pb2.PredictRequest.FromString,
+                    response_serializer=multitask__client_dot_proto_dot_gateway__pb2.PredictResponse.SerializeToString,
             ),
             'PredictStream': grpc.unary_stream_rpc_method_handler(
                     servicer.PredictStream,
-                    request_deserializer=multitask__serving_dot_proto_dot_gateway__pb2.PredictRequest.FromString,
-                    response_serializer=multitask__serving_dot_proto_dot_gateway__pb2.PredictStreamResponse.SerializeToString,
+                    request_deserializer=multitask__client_dot_proto_dot_gateway__pb2.PredictRequest.FromString,
+                    response_serializer=multitask__client_dot_proto_dot_gateway__pb2.PredictStreamResponse.SerializeToString,
             ),
             'ListTasks': grpc.unary_unary_rpc_method_handler(
                     servicer.ListTasks,
-                    request_deserializer=multitask__serving_dot_proto_dot_gateway__pb2.ListTasksRequest.FromString,
-                    response_serializer=multitask__serving_dot_proto_dot_gateway__pb2.ListTasksResponse.SerializeToString,
+                    request_deserializer=multitask__client_dot_proto_dot_gateway__pb2.ListTasksRequest.FromString,
+                    response_serializer=multitask__client_dot_proto_dot_gateway__pb2.ListTasksResponse.SerializeToString,
             ),
             'GetTask': grpc.unary_unary_rpc_method_handler(
                     servicer.GetTask,
-                    request_deserializer=multitask__serving_dot_proto_dot_gateway__pb2.GetTaskRequest.FromString,
-                    response_serializer=multitask__serving_dot_proto_dot_gateway__pb2.Task.SerializeToString,
+                    request_deserializer=multitask__client_dot_proto_dot_gateway__pb2.GetTaskRequest.FromString,
+                    response_serializer=multitask__client_dot_proto_dot_gateway__pb2.Task.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,8 +134,8 @@ class TaskGateway:
             request,
             target,
             '/multitask.v1.TaskGateway/Predict',
-            multitask__serving_dot_proto_dot_gateway__pb2.PredictRequest.SerializeToString,
-            multitask__serving_dot_proto_dot_gateway__pb2.PredictResponse.FromString,
+            multitask__client_dot_proto_dot_gateway__pb2.PredictRequest.SerializeToString,
+            multitask__client_dot_proto_dot_gateway__pb2.PredictResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -161,8 +161,8 @@ class TaskGateway:
             request,
             target,
             '/multitask.v1.TaskGateway/PredictStream',
-            multitask__serving_dot_proto_dot_gateway__pb2.PredictRequest.SerializeToString,
-            multitask__serving_dot_proto_dot_gateway__pb2.PredictStreamResponse.FromString,
+            multitask__client_dot_proto_dot_gateway__pb2.PredictRequest.SerializeToString,
+            multitask__client_dot_proto_dot_gateway__pb2.PredictStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -188,8 +188,8 @@ class TaskGateway:
             request,
             target,
             '/multitask.v1.TaskGateway/ListTasks',
-            multitask__serving_dot_proto_dot_gateway__pb2.ListTasksRequest.SerializeToString,
-            multitask__serving_dot_proto_dot_gateway__pb2.ListTasksResponse.FromString,
+            multitask__client_dot_proto_dot_gateway__pb2.ListTasksRequest.SerializeToString,
+            multitask__client_dot_proto_dot_gateway__pb2.ListTasksResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -215,8 +215,8 @@ class TaskGateway:
             request,
             target,
             '/multitask.v1.TaskGateway/GetTask',
-            multitask__serving_dot_proto_dot_gateway__pb2.GetTaskRequest.SerializeToString,
-            multitask__serving_dot_proto_dot_gateway__pb2.Task.FromString,
+            multitask__client_dot_proto_dot_gateway__pb2.GetTaskRequest.SerializeToString,
+            multitask__client_dot_proto_dot_gateway__pb2.Task.FromString,
             options,
             channel_credentials,
             insecure,

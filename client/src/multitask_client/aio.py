@@ -8,10 +8,10 @@ from types import TracebackType
 import grpc
 import grpc.aio
 
-from multitask_serving.client import messages
-from multitask_serving.client.errors import Unavailable, from_rpc_error
-from multitask_serving.client.messages import DEFAULT_TIMEOUT_S, Prediction, Sampling, Task
-from multitask_serving.proto import gateway_pb2, gateway_pb2_grpc
+from multitask_client import messages
+from multitask_client.errors import Unavailable, from_rpc_error
+from multitask_client.messages import DEFAULT_TIMEOUT_S, Prediction, Sampling, Task
+from multitask_client.proto import gateway_pb2, gateway_pb2_grpc
 
 
 class AsyncTaskClient:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import grpc
 
-from multitask_serving.client.errors import InvalidRequest
-from multitask_serving.proto import gateway_pb2
+from multitask_client.errors import InvalidRequest
+from multitask_client.proto import gateway_pb2
 
 LONGEST_TIMEOUT_S = 1e8
 """About three years. gRPC takes a longer time-out for one that has passed."""

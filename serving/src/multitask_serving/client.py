@@ -1,16 +1,18 @@
-"""Python clients of the gateway: `TaskClient` and, for asyncio, `AsyncTaskClient`."""
+"""The clients under the name that they had before they became a distribution of their own, `multitask_client`."""
 
-from multitask_serving.client.aio import AsyncTaskClient
-from multitask_serving.client.errors import (
+from multitask_client import (
+    AsyncTaskClient,
     DeadlineExceeded,
     GatewayError,
     InvalidRequest,
     Overloaded,
+    Prediction,
+    Sampling,
+    Task,
+    TaskClient,
     TaskNotFound,
     Unavailable,
 )
-from multitask_serving.client.messages import Prediction, Sampling, Task
-from multitask_serving.client.sync import TaskClient
 
 __all__ = [
     "AsyncTaskClient",

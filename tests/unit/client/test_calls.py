@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from multitask_serving.client import AsyncTaskClient, GatewayError, InvalidRequest, Sampling, TaskClient, Unavailable
-from multitask_serving.client.messages import timeout
+from multitask_client import AsyncTaskClient, GatewayError, InvalidRequest, Sampling, TaskClient, Unavailable
+from multitask_client.messages import timeout
 
 NOBODY = "127.0.0.1:1"
 HALF = "\ud83d"

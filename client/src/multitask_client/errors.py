@@ -18,15 +18,13 @@ from typing import TypeVar
 import grpc
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
-from multitask_api.errors import MultitaskError
-
 M = TypeVar("M")
 
 _DETAILS = "grpc-status-details-bin"
 _TOO_LARGE = re.compile(r"(SERVER: )?(Received|Sent) message larger than max")
 
 
-class GatewayError(MultitaskError):
+class GatewayError(Exception):
     """A call failed. ``status`` is the gRPC status, ``reason`` the error's name for programs (ErrorInfo).
 
     ``metadata`` is that of ErrorInfo; ``violations`` maps request fields to their problems (BadRequest).
