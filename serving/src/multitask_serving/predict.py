@@ -1,7 +1,7 @@
 """Gets a task's answer from a gateway, for fields on the command line or for each row of a file.
 
-A file has one JSON object per line: the fields of ``TASK``, or of the task that the object's key ``task`` names. Keys
-that are not fields of the task (a label, for example) are ignored. Answers are in the file's order.
+Each row of a file has the fields of ``TASK``, or of the task that its own field ``task`` names. What is no field of the
+task (a label, for example) is ignored. Answers are in the file's order.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import asyncio
 import json
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from multitask_api.errors import MultitaskError, UserError
 from multitask_api.template import field_text
@@ -22,10 +22,23 @@ from multitask_client import AsyncTaskClient, GatewayError, Prediction, Sampling
 from multitask_serving.cli_common import LAST_PORT, parse_host_port, program_name, replace_unencodable_characters
 
 MAX_CONCURRENCY = 32
+_FILE_HELP = (
+    "rows as JSON lines; `mtm predict` reads all that training reads (csv, parquet, .gz …); - is standard input"
+)
+
+FileRow = tuple[str, Mapping[str, object]]
+"""The location of a row in a file (``file:line``), for errors, and its values."""
+
+RowReader = Callable[[str, Collection[str] | None], Iterable[FileRow]]
+"""Reads the file that ``--file`` names, given the fields that count (None: all). Raises `BadArguments`."""
 
 
 class BadArguments(UserError):
-    """The command line or the file cannot be used."""
+    """The command line or the file cannot be used. One line a problem; ``more`` others are not listed."""
+
+    def __init__(self, message: str, *, more: int = 0) -> None:
+        self.more = more
+        super().__init__(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +67,32 @@ def parse_fields(pairs: Sequence[str]) -> dict[str, str]:
     return fields
 
 
-def read_rows(lines: Sequence[str], source: str, task: str | None) -> Iterator[InputRow]:
-    """Parse the lines of the file ``source``. Raises `BadArguments` with the line's number."""
+def read_json_lines(name: str, fields: Collection[str] | None = None) -> Iterator[FileRow]:
+    """The rows of a file of JSON lines; ``-`` is standard input. Raises `BadArguments` with the line's number."""
+    try:
+        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadArguments(f"{name} cannot be read: {error}") from error
+    lines = text.removeprefix("\ufeff").split("\n")  # splitlines() would cut at U+2028 inside a text
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
-        location = f"{source}:{number}"
+        location = f"{name}:{number}"
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
             raise BadArguments(f"{location} is not JSON: {error}") from error
         if not isinstance(row, dict):
             raise BadArguments(f"{location} is {type(row).__name__}; each line is a JSON object of fields")
+        yield location, row
+
+
+def input_rows(rows: Iterable[FileRow], task: str | None) -> Iterator[InputRow]:
+    """The requests that the rows of a file stand for. Raises `BadArguments` with the row's location."""
+    for location, row in rows:
         name = task or row.get("task")
         if not isinstance(name, str):
-            raise BadArguments(f"{location} names no task; give TASK, or a key 'task' in every line")
+            raise BadArguments(f"{location} names no task; give TASK, or a key 'task' in every row")
         texts = {key: field_text(value) for key, value in row.items() if task or key != "task"}
         yield InputRow(name, {key: text for key, text in texts.items() if text is not None}, location)
 
@@ -99,8 +123,11 @@ async def predict_all(
         yield row, await prediction
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the program. Exit status 0: everything was answered; 1: something was not; 2: wrong arguments or file."""
+def main(arguments: Sequence[str] | None = None, *, read_file: RowReader = read_json_lines) -> int:
+    """Run the program; ``read_file`` reads the files that ``--file`` names, but not standard input.
+
+    Exit status 0: everything was answered; 1: something was not; 2: wrong arguments or file.
+    """
     replace_unencodable_characters()
     options = _parser().parse_intermixed_args(arguments)  # an option may stand between TASK and its fields
     try:
@@ -108,12 +135,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             expected = f"host:port with a port from 1 to {LAST_PORT}, for example 127.0.0.1:8081"
             raise BadArguments(f"--address {options.address!r} is not {expected}")
         if options.file is not None:
-            return asyncio.run(_predict_file(options))
+            return asyncio.run(_predict_file(options, read_json_lines if options.file == "-" else read_file))
         if options.task is None:
             return asyncio.run(_list_tasks(options))
         return asyncio.run(_predict_one(options))
     except BadArguments as error:
-        return _print_error(error, 2)
+        return _print_error(error, 2, error.more)
     except (MultitaskError, GatewayError) as error:
         return _print_error(error, 1)
     except KeyboardInterrupt:
@@ -123,8 +150,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
 
 
+class _Parser(argparse.ArgumentParser):
+    """Words its errors like the other commands of ``mtm``."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; `{self.prog} --help` shows how\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog=program_name("multitask_serving.predict"),
         description=__doc__,
         epilog="Without TASK and --file it lists the tasks.",
@@ -132,7 +166,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("task", nargs="?", metavar="TASK", help="the task's name")
     parser.add_argument("fields", nargs="*", metavar="field=value", help="the task's fields")
     parser.add_argument("--address", default="127.0.0.1:8081", help="the gateway (default: %(default)s)")
-    parser.add_argument("--file", help="JSON lines; - is standard input")
+    parser.add_argument("--file", help=_FILE_HELP)
     parser.add_argument("--output", choices=["text", "json"], default="text", help="default: %(default)s")
     parser.add_argument("--stream", action="store_true", help="print a text as it is generated")
     parser.add_argument("--timeout", type=float, default=30.0, help="seconds a call may take (default: %(default)s)")
@@ -167,12 +201,13 @@ async def _predict_one(options: argparse.Namespace) -> int:
     return 0
 
 
-async def _predict_file(options: argparse.Namespace) -> int:
+async def _predict_file(options: argparse.Namespace, read_file: RowReader) -> int:
     if options.fields:
         raise BadArguments("give fields in the file or on the command line, not both")
-    rows = list(read_rows(_read_lines(options.file), options.file, options.task))
     failed = 0
     async with AsyncTaskClient(options.address, timeout_s=options.timeout) as client:
+        used = await _fields_of(client, options.task)
+        rows = list(input_rows(read_file(options.file, used), options.task))
         async for row, answer in predict_all(client, rows, _call_options(options)):
             if isinstance(answer, Prediction):
                 _print_prediction(answer, options.output)
@@ -186,6 +221,14 @@ async def _predict_file(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+async def _fields_of(client: AsyncTaskClient, task: str | None) -> tuple[str, ...] | None:
+    """The fields that are read of every row; None if rows name their tasks themselves, or the gateway cannot say."""
+    try:
+        return None if task is None else (await client.task(task)).fields
+    except GatewayError:  # it is reported for the rows, once the file is known to be one
+        return None
+
+
 async def _list_tasks(options: argparse.Namespace) -> int:
     async with AsyncTaskClient(options.address, timeout_s=options.timeout) as client:
         for task in await client.tasks():
@@ -195,14 +238,6 @@ async def _list_tasks(options: argparse.Namespace) -> int:
                 labels = f" → {', '.join(task.labels)}" if task.labels else ""
                 _write(f"{task.name}  {task.type}  ({', '.join(task.fields)}){labels}  by {task.served_by}\n")
     return 0
-
-
-def _read_lines(name: str) -> list[str]:
-    try:
-        text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise BadArguments(f"{name} cannot be read: {error}") from error
-    return text.split("\n")  # splitlines() would cut at U+2028 inside a text
 
 
 def _print_prediction(prediction: Prediction, output: str) -> None:
@@ -222,8 +257,11 @@ def _write(text: str) -> None:
     sys.stdout.flush()
 
 
-def _print_error(error: object, status: int) -> int:
-    sys.stderr.write(f"error: {error}\n")
+def _print_error(error: object, status: int, more: int = 0) -> int:
+    lines = str(error).splitlines() or [""]
+    rest = [f"and {more} more"] if more else []
+    text = lines[0] if len(lines) == 1 else "\n".join([f"{len(lines) + more} problems", *lines, *rest])
+    sys.stderr.write(f"error: {text}\n")
     return status
 
 

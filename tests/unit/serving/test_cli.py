@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import io
 import json
 import socket
 from pathlib import Path
@@ -86,14 +87,25 @@ def test_fields_on_the_command_line(pairs: list[str], expected: dict[str, str] |
     assert expected in str(caught.value)
 
 
-def test_rows_of_a_file() -> None:
+def rows_of(path: Path, content: str, task: str | None) -> list[predict.InputRow]:
+    path.write_text(content, encoding="utf-8")
+    return list(predict.input_rows(predict.read_json_lines(str(path)), task))
+
+
+@pytest.mark.parametrize("mark", ["", "\ufeff"], ids=["plain", "with a byte order mark"])
+def test_rows_of_a_file(tmp_path: Path, mark: str) -> None:
+    path = tmp_path / "f"
     lines = ['{"text": "x", "n": 3, "ok": true, "none": null}', "", '{"text": "y", "task": "b"}']
-    rows = list(predict.read_rows(lines, "f", "a"))
-    assert [(one.task, one.fields, one.location) for one in rows] == [
-        ("a", {"text": "x", "n": "3", "ok": "true"}, "f:1"),
-        ("a", {"text": "y", "task": "b"}, "f:3"),
+    assert [(one.task, one.fields, one.location) for one in rows_of(path, mark + "\n".join(lines), "a")] == [
+        ("a", {"text": "x", "n": "3", "ok": "true"}, f"{path}:1"),
+        ("a", {"text": "y", "task": "b"}, f"{path}:3"),
     ]
-    assert [one.task for one in predict.read_rows(lines[2:], "f", None)] == ["b"]
+    assert [one.task for one in rows_of(path, mark + lines[2], None)] == ["b"]
+
+
+def test_standard_input_may_begin_with_a_byte_order_mark(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO('\ufeff{"text": "x"}\n'))
+    assert list(predict.read_json_lines("-")) == [("-:1", {"text": "x"})]
 
 
 @pytest.mark.parametrize(
@@ -101,13 +113,35 @@ def test_rows_of_a_file() -> None:
     [
         ("{", "f:1 is not JSON"),
         ("[]", "f:1 is list; each line is a JSON object of fields"),
-        ("{}", "f:1 names no task; give TASK, or a key 'task' in every line"),
+        ("{}", "f:1 names no task; give TASK, or a key 'task' in every row"),
     ],
 )
-def test_a_bad_line_is_named(line: str, message: str) -> None:
+def test_a_bad_line_is_named(tmp_path: Path, line: str, message: str) -> None:
     with pytest.raises(predict.BadArguments) as caught:
-        list(predict.read_rows([line], "f", None))
+        rows_of(tmp_path / "f", line, None)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["urgency", "--ouput=json"], "error: unrecognized arguments: --ouput=json; "),
+        (["urgency", "--output", "yaml"], "error: argument --output: invalid choice: 'yaml' "),
+        (["urgency", "--timeout", "soon"], "error: argument --timeout: invalid float value: 'soon'; "),
+        (["--file"], "error: argument --file: expected one argument; "),
+    ],
+)
+def test_a_wrong_option_is_one_line_as_of_the_other_commands(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    monkeypatch.setenv("MTM_PROGRAM", "mtm predict")
+    with pytest.raises(SystemExit) as caught:
+        predict.main(arguments)
+    err = capsys.readouterr().err
+    assert caught.value.code == 2
+    assert err.startswith(message)
+    assert err.endswith("; `mtm predict --help` shows how\n")
+    assert err.count("\n") == 1
 
 
 @pytest.mark.parametrize(

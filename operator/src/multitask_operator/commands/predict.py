@@ -9,4 +9,4 @@ from multitask_operator.local.processes import exec_module
 
 def predict(arguments: Sequence[str]) -> int:
     """Replace this process by the client of the gateway."""
-    return exec_module("multitask_serving.predict", "mtm predict", arguments)
+    return exec_module("multitask_trainer.predict", "mtm predict", arguments)
