@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import argparse
 import io
 import os
 import sys
+from typing import NoReturn
 
 LAST_PORT = 65535
 
 PROGRAM = "MTM_PROGRAM"
 """Environment variable with the program's name, set when another program runs it as a command (``mtm predict``)."""
+
+
+class ArgumentParser(argparse.ArgumentParser):
+    """Words its errors like the other commands of ``mtm``."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"error: {message}; `{self.prog} --help` shows how\n")
 
 
 def replace_unencodable_characters() -> None:

@@ -14,12 +14,18 @@ import sys
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from multitask_api.errors import MultitaskError, UserError
 from multitask_api.template import field_text
 from multitask_client import AsyncTaskClient, GatewayError, Prediction, Sampling
-from multitask_serving.cli_common import LAST_PORT, parse_host_port, program_name, replace_unencodable_characters
+from multitask_serving.cli_common import (
+    LAST_PORT,
+    ArgumentParser,
+    parse_host_port,
+    program_name,
+    replace_unencodable_characters,
+)
 
 MAX_CONCURRENCY = 32
 _FILE_HELP = (
@@ -150,15 +156,8 @@ def main(arguments: Sequence[str] | None = None, *, read_file: RowReader = read_
         return 1
 
 
-class _Parser(argparse.ArgumentParser):
-    """Words its errors like the other commands of ``mtm``."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"error: {message}; `{self.prog} --help` shows how\n")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = ArgumentParser(
         prog=program_name("multitask_serving.predict"),
         description=__doc__,
         epilog="Without TASK and --file it lists the tasks.",

@@ -22,7 +22,7 @@ from typing import Any, TypeVar
 
 from multitask_api.errors import MultitaskError, UserError
 from multitask_api.routes import TaskRoute
-from multitask_serving.cli_common import LAST_PORT, program_name, replace_unencodable_characters
+from multitask_serving.cli_common import LAST_PORT, ArgumentParser, program_name, replace_unencodable_characters
 from multitask_serving.gateway.server import Gateway, check_address, running_gateway
 from multitask_serving.triton.client import TritonClient
 from multitask_serving.triton.probe import load_golden, ping, replay, sample_per_task
@@ -176,7 +176,7 @@ def _interruptible() -> Iterator[None]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program. Exit status 0: ended by SIGTERM or Ctrl-C; 1: failure; 2: wrong arguments or folder."""
     replace_unencodable_characters()
-    parser = argparse.ArgumentParser(prog=program_name("multitask_serving.serve"), description=__doc__)
+    parser = ArgumentParser(prog=program_name("multitask_serving.serve"), description=__doc__)
     parser.add_argument("folder", type=Path, metavar="DIR", help="an exported folder")
     parser.add_argument("--address", default="127.0.0.1:8081", help="where the gateway listens (default: %(default)s)")
     parser.add_argument("--triton-port", type=_port, help="where Triton listens on 127.0.0.1 (default: any free port)")

@@ -207,7 +207,7 @@ def test_a_folder_that_lacks_parts_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("command", ["predict", "serve"])
-def test_a_program_that_mtm_starts_has_mtms_name_in_its_usage(tmp_path: Path, command: str) -> None:
+def test_a_program_that_mtm_starts_has_mtms_name_and_form_in_its_errors(tmp_path: Path, command: str) -> None:
     (tmp_path / "routes.yaml").touch()
     wrong = {"predict": ["--no-such-option", "x"], "serve": [str(tmp_path), "--triton-port", "x"]}[command]
     run = subprocess.run(
@@ -215,4 +215,6 @@ def test_a_program_that_mtm_starts_has_mtms_name_in_its_usage(tmp_path: Path, co
         capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert run.returncode == 2
-    assert run.stderr.startswith(f"usage: mtm {command} ")
+    assert run.stderr.startswith("error: ")
+    assert run.stderr.endswith(f"; `mtm {command} --help` shows how\n")
+    assert run.stderr.count("\n") == 1
