@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 
 import torch
@@ -14,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from multitask_api.bundle import GenerationSettings
 from multitask_api.resource.training import Pretraining, Tuning
-from multitask_api.stage_io.manifest import Manifest, StageOrder
+from multitask_api.stage_io.manifest import Manifest, StageFailure, StageOrder
 from multitask_api.stage_io.parameters import (
     BaseParameters,
     Optimisation,
@@ -23,6 +24,9 @@ from multitask_api.stage_io.parameters import (
     TrainParameters,
 )
 from multitask_trainer.data.rows import Row, write_rows
+from multitask_trainer.runtime.context import StageContext
+from multitask_trainer.runtime.progress import FileProgressReporter
+from multitask_trainer.runtime.runner import run_stage
 from multitask_trainer.storage.files import write_atomically
 
 FRUITS = ("apple", "pear", "plum", "fig")
@@ -104,8 +108,10 @@ def pretraining(**changes: object) -> Pretraining:
 class TrainingSuite:
     """A folder of artifacts; stages are run as processes on it, as an executor does."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, *, train: int = 300, others: int = 60) -> None:
+        """``train`` rows for training, ``others`` each for validation and test."""
         self.root = root
+        self._sizes = {"train": train, "validation": others, "test": others}
         for task in TASKS:
             self._prepare(task)
 
@@ -156,10 +162,17 @@ class TrainingSuite:
         assert process.returncode == 0, errors
         return output
 
+    def run_here(self, order: Path) -> StageFailure | None:
+        """Run a stage in this process, as a pod runs each of its orders; how it failed, None if it did not."""
+        read, results = StageOrder.model_validate_json(order.read_text()), _Results()
+        stage = import_module(f"multitask_trainer.stages.{read.kind.replace('-', '_')}")
+        run_stage(stage.work, StageContext(read, FileProgressReporter(read.stage, None)), results)
+        return results.failure
+
     def _prepare(self, task: str) -> None:
         folder = self.artifact(f"prepare/{task}")
         folder.mkdir(parents=True)
-        for seed, (split, count) in enumerate({"train": 300, "validation": 60, "test": 60}.items()):
+        for seed, (split, count) in enumerate(self._sizes.items()):
             write_rows(folder, split, rows(task, count, seed))
         manifest = Manifest(
             stage=f"prepare/{task}",
@@ -173,6 +186,17 @@ class TrainingSuite:
             seconds=0.0,
         )
         write_atomically(folder / "manifest.json", manifest.model_dump_json(by_alias=True))
+
+
+class _Results:
+    failure: StageFailure | None = None
+
+    def succeeded(self, manifest: Manifest) -> None:
+        del manifest  # it is in the artifact
+
+    def failed(self, failure: StageFailure, digest: str) -> None:
+        del digest
+        self.failure = failure
 
 
 def small_decoder(seed: int = 0, **changes: int) -> LlamaForCausalLM:
