@@ -28,13 +28,15 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 from devcluster import binaries, images, namespaces, objects
 from devcluster.image_build import environment
 from devcluster.one_node import OneNode, missing_requirements, remove_stale_cgroups
-from e2e.in_cluster import model_file, preflight, steps, volumes
+from e2e.in_cluster import model_file, preflight, steps, upgrade, volumes
 from e2e.in_cluster.namespace import Namespace
 from support import small_suite as suite
 
 Map = dict[str, Any]
 EXAMPLE = steps.ROOT / "examples" / "support-desk"
 SMALL_SECONDS, LARGE_SECONDS = 900, 3600
+#: So long nothing may happen after an upgrade: the operator looks at every model as soon as it is ready.
+_QUIET_SECONDS = 30
 _STORE = "one-node"
 
 
@@ -181,12 +183,14 @@ def support_desk(namespace: Namespace, folder: Path) -> None:
 
 
 def small_suite(node: OneNode, namespace: Namespace, folder: Path, pod_template: Mapping[str, Any]) -> None:
-    """A small suite: trained, a task added, a pod killed, a stage on two nodes, deletion."""
+    """A small suite: trained through an upgrade, a task added, a pod killed, a stage on two nodes, deletion."""
     pvc_folder, document = _let_pods_write(folder / "desk"), model_file.document(pod_template)
     pvc = volumes.persistent_volume_claim(namespace.name, model_file.PVC)
     namespace.apply(stdin=[volumes.persistent_volume(namespace.name, model_file.PVC, pvc_folder), pvc])
-    with step("kubectl apply of the small suite: Trained"):
+    with step("kubectl apply of the small suite, and a newer operator in the middle of the run: Trained"):
         namespace.apply(stdin=document)
+        steps.wait_until_baselines_run(namespace, "desk", SMALL_SECONDS)
+        upgrade.install_release(node.client, newer_by=1)
         namespace.wait_until_trained("desk", print_line, SMALL_SECONDS)
     _show(namespace, "desk")
     with step("mtm report: the same figures as mtm run of the same file") as results:
@@ -194,6 +198,12 @@ def small_suite(node: OneNode, namespace: Namespace, folder: Path, pod_template:
         results.append(steps.assert_same_figures(folder / "here" / "desk" / "report.json", report))
     with step("every stage ran once") as results:
         results.append(f"{steps.assert_each_stage_ran_once(namespace, 'desk')} stages")
+
+    with step("a newer operator after the run: nothing is trained again") as results:
+        upgrade.install_release(node.client, newer_by=2)
+        results.append(upgrade.assert_nothing_happens(namespace, "desk", _QUIET_SECONDS))
+    with step("back to this release"):
+        upgrade.install_release(node.client, newer_by=0)
 
     before = {job["metadata"]["name"] for job in namespace.jobs("desk")}
     with step("a task is added, and the trainer of the mixture killed in mid-stage: Trained"):

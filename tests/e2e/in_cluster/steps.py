@@ -46,6 +46,18 @@ def install(client: ClusterClient, operator: str, trainer: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def wait_until_baselines_run(namespace: Namespace, model: str, seconds: float) -> None:
+    """Wait until the Job of a baseline has a pod at work."""
+
+    def run() -> bool:
+        return any(
+            job["status"].get("active") and any(stage.startswith("baseline/") for stage in stages_of(job))
+            for job in namespace.jobs(model)
+        )
+
+    until("a baseline runs", run, seconds)
+
+
 def assert_same_figures(local: Path, results: Map) -> str:
     """The report of the cluster has the figures of the report ``local`` of the same file on this machine."""
     expected = json.loads(local.read_text("utf-8"))
