@@ -140,32 +140,23 @@ def steps(log: str) -> list[int]:
 
 
 def test_the_resumed_run_ends_with_the_stages_of_the_older_one(resumed):
+    """All but the mixtures of groups with one task: their baselines stand in for them now."""
     newer, older = resumed.workdir.manifests(), resumed.older.manifests()
-    assert set(newer) == set(older) - SERVERS
+    skipped = {stage for stage, shown in resumed.workdir.plan("--no-serve").items() if shown.startswith("skipped")}
+    assert set(newer) == set(older) - SERVERS - skipped
     exact = {stage for stage in newer if EXACT.fullmatch(stage)}
     assert len(exact) == 7
-    for stage, manifest in newer.items():
-        same = older[stage]
-        assert manifest["version"] == same["version"], stage
+    for stage in exact:
+        manifest, same = newer[stage], older[stage]
+        assert (manifest["version"], manifest["digest"]) == (same["version"], same["digest"]), stage
         assert set(manifest["outputs"]) >= set(same["outputs"]), stage
-        assert set(manifest["files"]) >= set(same["files"]), stage
         assert set(manifest["readOutputs"]) == set(same["readOutputs"]), stage
-        assert (manifest["digest"] == same["digest"]) or stage not in exact, stage
-    assert newer["filter"]["outputs"] == older["filter"]["outputs"]
     assert list((resumed.workdir.path / "work").iterdir()) == []
 
 
-def test_on_a_machine_of_the_same_kind_every_digest_is_the_older_one(resumed):
-    newer, older = resumed.workdir.manifests(), resumed.older.manifests()
-    if not is_same_training(newer[KILLED], older[KILLED]):
-        return  # the last bits of what is trained follow from the processor
-    for stage, manifest in newer.items():
-        assert (manifest["digest"], manifest["outputs"]) == (older[stage]["digest"], older[stage]["outputs"]), stage
-
-
-def is_same_training(newer: dict[str, Any], older: dict[str, Any]) -> bool:
-    machines = [{**manifest["environment"], "host": None} for manifest in (newer, older)]
-    return machines[0] == machines[1] and newer["outputs"] == older["outputs"]
+def of_older_keys(newer: list[dict[str, Any]], older: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The newer objects with the keys that the older ones have."""
+    return [{key: one[key] for key in other} for one, other in zip(newer, older, strict=True)]
 
 
 def test_the_report_of_the_resumed_run_is_complete(resumed):
@@ -194,15 +185,16 @@ def test_a_finished_work_folder_has_nothing_to_run_and_nothing_to_remove(finishe
     assert (removed["artifacts"], removed["folders"]) == ([], 0)
     assert finished.results() == before
     assert [(finished.path / name).readlink() for name in ("current", "verified")] == links
-    assert (now["tasks"], now["serving"], now["ledger"], now["revision"]) == tuple(
-        report[key] for key in ("tasks", "serving", "ledger", "revision")
-    )
+    assert of_older_keys(now["tasks"], report["tasks"]) == report["tasks"]
+    for key in ("serving", "ledger", "revision"):
+        assert now[key] == report[key]
 
 
 def test_a_report_is_shown_again(finished):
     report = finished.report()
     (finished.path / "report.html").unlink()
-    assert json.loads(finished.mtm("report", "finished", "--output", "json"))["tasks"] == report["tasks"]
+    shown = json.loads(finished.mtm("report", "finished", "--output", "json"))
+    assert of_older_keys(shown["tasks"], report["tasks"]) == report["tasks"]
     page = (finished.path / "report.html").read_text()
     assert all(task["name"] in page for task in report["tasks"])
 
