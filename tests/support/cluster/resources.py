@@ -29,6 +29,13 @@ def model(name: str = "desk", tasks: list[Object] | None = None, **spec: Any) ->
     }
 
 
+#: Names of ``training.podTemplates``.
+POD_TEMPLATES = (
+    *("cpu", "gpu", "resolve", "prepare", "base", "baseline", "filter", "highResource", "mixture", "bundle"),
+    *("evaluate", "export", "cleanUp"),
+)
+
+
 def full_model() -> Object:
     """A MultiTaskModel that says everything; one task of each kind, because some fields exclude each other."""
     classification = task(
@@ -93,6 +100,8 @@ def full_model() -> Object:
             "resources": {"requests": {"cpu": "2"}},
             "queueName": "team-a",
             "podTemplate": {"spec": {"nodeSelector": {"pool": "gpu"}}},
+            "podTemplates": {name: {"metadata": {"labels": {"of": name}}} for name in POD_TEMPLATES},
+            "activeDeadlineSeconds": 86400,
         },
         "serving": {
             "replicas": 2,
@@ -126,7 +135,10 @@ def full_status() -> Object:
         "progressTime": "2026-01-02T03:04:05Z",
         "qualified": "1/2",
         "revision": "0123abcd",
-        "stages": [{"name": "baseline", "total": 9, "done": 3, "running": 2, "failed": 0, "progress": "41 %"}],
+        "stages": [
+            {"name": "baseline", "total": 9, "done": 3, "running": 2, "failed": 0, "progress": "41 %"},
+            {"name": "mixture", "total": 2, "done": 1, "skipped": 1, "skipReason": "urgent is alone in its group"},
+        ],
         "tasks": [
             {
                 "name": "urgent",
@@ -136,6 +148,7 @@ def full_status() -> Object:
                 "ratio": 0.9895,
                 "verdict": "NotQualified",
                 "servedBy": "baseline",
+                "reason": "BelowThreshold",
             }
         ],
     }
