@@ -32,10 +32,10 @@ def is_cached(state: str) -> bool:
 def test_the_run_ends_with_the_table(finished: ModelFolder, first_run: CommandResult):
     lines = {cells[0]: cells for line in first_run.stdout.splitlines() if (cells := line.split()) and cells[0] in TASKS}
     assert [cells[-3:] for cells in lines.values()] == [
-        ["Qualified", "classification", "–"],
-        ["Qualified", "classification", "–"],
+        ["Qualified", "classification", "Qualified"],
+        ["Qualified", "classification", "Qualified"],
         ["Inconclusive", "baseline", "BaselineAtFloor"],
-        ["Qualified", "generation", "–"],
+        ["Qualified", "generation", "Qualified"],
     ]
     assert "qualified 3/4, confirmed 0" in first_run.stdout
     assert f"served answers: {COMPARED} compared with the measured ones" in first_run.stdout

@@ -14,7 +14,7 @@ from devcluster.cluster_client import ClusterClient
 from e2e.in_cluster.namespace import Namespace
 from multitask_api.stages import versions
 
-OPERATOR = "multitask-operator"
+OPERATOR = "multitask-multitask-operator"
 _NAMESPACE = "multitask"
 _NAME = "other-release"
 #: Programs for the operator's Python: where the file is, and what it says.
