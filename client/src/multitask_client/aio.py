@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from types import TracebackType
 
-import grpc
 import grpc.aio
 
 from multitask_client import messages
-from multitask_client.errors import Unavailable, from_rpc_error
+from multitask_client.connection import Connection
 from multitask_client.messages import DEFAULT_TIMEOUT_S, Prediction, Sampling, Task
-from multitask_client.proto import gateway_pb2, gateway_pb2_grpc
+from multitask_client.proto import gateway_pb2
 
 
-class AsyncTaskClient:
+class AsyncTaskClient(Connection):
     """A connection to a gateway, for use in one event loop::
 
         async with AsyncTaskClient("127.0.0.1:8081") as client:
@@ -24,11 +23,8 @@ class AsyncTaskClient:
     """
 
     def __init__(self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        self.address = address
-        self._timeout_s = timeout_s
         self._channel = grpc.aio.insecure_channel(address, options=messages.channel_options(address))
-        self._open_stub = gateway_pb2_grpc.TaskGatewayStub(self._channel)  # type: ignore[no-untyped-call]
-        self._closed = False
+        super().__init__(address, self._channel, timeout_s)
 
     async def predict(
         self,
@@ -43,12 +39,10 @@ class AsyncTaskClient:
     ) -> Prediction:
         """One answer. Fields are keyword arguments; the mapping ``fields`` takes those with the name of a parameter."""
         request = messages.predict_request(task, fields, more_fields, sampling)
-        try:
+        with self._errors():
             response = await self._stub().Predict(
                 request, timeout=self._timeout(timeout_s), metadata=messages.metadata(revision)
             )
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self.address) from error
         return messages.prediction(response)
 
     async def predict_stream(
@@ -68,32 +62,27 @@ class AsyncTaskClient:
             request, timeout=self._timeout(timeout_s), metadata=messages.metadata(revision)
         )
         try:
-            async for message in call:
-                if message.delta:
-                    yield message.delta
-                if message.HasField("final"):
-                    yield messages.prediction(message.final)
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self.address) from error
+            with self._errors():
+                async for message in call:
+                    if message.delta:
+                        yield message.delta
+                    if message.HasField("final"):
+                        yield messages.prediction(message.final)
         finally:
             call.cancel()
 
     async def tasks(self, *, timeout_s: float | None = None) -> list[Task]:
         """All tasks that the gateway serves, sorted by name."""
-        try:
+        with self._errors():
             response = await self._stub().ListTasks(gateway_pb2.ListTasksRequest(), timeout=self._timeout(timeout_s))
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self.address) from error
         return [messages.task(message) for message in response.tasks]
 
     async def task(self, name: str, *, timeout_s: float | None = None) -> Task:
         """One task."""
-        try:
+        with self._errors():
             return messages.task(
                 await self._stub().GetTask(messages.task_request(name), timeout=self._timeout(timeout_s))
             )
-        except grpc.aio.AioRpcError as error:
-            raise from_rpc_error(error, self.address) from error
 
     async def close(self) -> None:
         """Close the connection. Later calls raise `Unavailable`."""
@@ -107,11 +96,3 @@ class AsyncTaskClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
-
-    def _stub(self) -> gateway_pb2_grpc.TaskGatewayStub:
-        if self._closed:
-            raise Unavailable("the client is closed; make a new one", status=grpc.StatusCode.UNAVAILABLE)
-        return self._open_stub
-
-    def _timeout(self, timeout_s: float | None) -> float | None:
-        return messages.timeout(self._timeout_s if timeout_s is None else timeout_s)

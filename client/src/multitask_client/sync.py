@@ -8,12 +8,12 @@ from types import TracebackType
 import grpc
 
 from multitask_client import messages
-from multitask_client.errors import Unavailable, from_rpc_error
+from multitask_client.connection import Connection
 from multitask_client.messages import DEFAULT_TIMEOUT_S, Prediction, Sampling, Task
-from multitask_client.proto import gateway_pb2, gateway_pb2_grpc
+from multitask_client.proto import gateway_pb2
 
 
-class TaskClient:
+class TaskClient(Connection):
     """A connection to a gateway, for use from any thread::
 
         with TaskClient("127.0.0.1:8081") as client:
@@ -23,11 +23,8 @@ class TaskClient:
     """
 
     def __init__(self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        self.address = address
-        self._timeout_s = timeout_s
         self._channel = grpc.insecure_channel(address, options=messages.channel_options(address))
-        self._open_stub = gateway_pb2_grpc.TaskGatewayStub(self._channel)  # type: ignore[no-untyped-call]
-        self._closed = False
+        super().__init__(address, self._channel, timeout_s)
 
     def predict(
         self,
@@ -42,12 +39,10 @@ class TaskClient:
     ) -> Prediction:
         """One answer. Fields are keyword arguments; the mapping ``fields`` takes those with the name of a parameter."""
         request = messages.predict_request(task, fields, more_fields, sampling)
-        try:
+        with self._errors():
             response = self._stub().Predict(
                 request, timeout=self._timeout(timeout_s), metadata=messages.metadata(revision)
             )
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self.address) from error
         return messages.prediction(response)
 
     def predict_stream(
@@ -67,30 +62,25 @@ class TaskClient:
             request, timeout=self._timeout(timeout_s), metadata=messages.metadata(revision)
         )
         try:
-            for message in call:
-                if message.delta:
-                    yield message.delta
-                if message.HasField("final"):
-                    yield messages.prediction(message.final)
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self.address) from error
+            with self._errors():
+                for message in call:
+                    if message.delta:
+                        yield message.delta
+                    if message.HasField("final"):
+                        yield messages.prediction(message.final)
         finally:
             call.cancel()
 
     def tasks(self, *, timeout_s: float | None = None) -> list[Task]:
         """All tasks that the gateway serves, sorted by name."""
-        try:
+        with self._errors():
             response = self._stub().ListTasks(gateway_pb2.ListTasksRequest(), timeout=self._timeout(timeout_s))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self.address) from error
         return [messages.task(message) for message in response.tasks]
 
     def task(self, name: str, *, timeout_s: float | None = None) -> Task:
         """One task."""
-        try:
+        with self._errors():
             return messages.task(self._stub().GetTask(messages.task_request(name), timeout=self._timeout(timeout_s)))
-        except grpc.RpcError as error:
-            raise from_rpc_error(error, self.address) from error
 
     def close(self) -> None:
         """Close the connection. Later calls raise `Unavailable`."""
@@ -104,11 +94,3 @@ class TaskClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _stub(self) -> gateway_pb2_grpc.TaskGatewayStub:
-        if self._closed:
-            raise Unavailable("the client is closed; make a new one", status=grpc.StatusCode.UNAVAILABLE)
-        return self._open_stub
-
-    def _timeout(self, timeout_s: float | None) -> float | None:
-        return messages.timeout(self._timeout_s if timeout_s is None else timeout_s)

@@ -1,29 +1,4 @@
 """The clients under the name that they had before they became a distribution of their own, `multitask_client`."""
 
-from multitask_client import (
-    AsyncTaskClient,
-    DeadlineExceeded,
-    GatewayError,
-    InvalidRequest,
-    Overloaded,
-    Prediction,
-    Sampling,
-    Task,
-    TaskClient,
-    TaskNotFound,
-    Unavailable,
-)
-
-__all__ = [
-    "AsyncTaskClient",
-    "DeadlineExceeded",
-    "GatewayError",
-    "InvalidRequest",
-    "Overloaded",
-    "Prediction",
-    "Sampling",
-    "Task",
-    "TaskClient",
-    "TaskNotFound",
-    "Unavailable",
-]
+from multitask_client import *  # noqa: F403
+from multitask_client import __all__  # noqa: F401
