@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 
 from multitask_api.bundle import ForwardPath
 
@@ -12,6 +12,11 @@ AdapterContext = Callable[[Sequence[int]], AbstractContextManager[object]]
 
 MASK_BUDGET = 1 << 26
 """Most entries of one forward pass's attention mask, rows × width²."""
+
+
+def use_adapters(context: AdapterContext | None, rows: Sequence[int]) -> AbstractContextManager[object]:
+    """``context`` for these rows; without adapters, one that does nothing."""
+    return context(rows) if context else nullcontext()
 
 
 def micro_batches(widths: Sequence[int], token_budget: int) -> Iterator[list[int]]:

@@ -7,13 +7,12 @@ token and at each node of its trie, row after row, (Σ (M + 1), H).
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from multitask_serving.engine.batching import AdapterContext, sequence_batches
+from multitask_serving.engine.batching import AdapterContext, sequence_batches, use_adapters
 from multitask_serving.engine.classification.trie import Ints, LabelTrie
 from multitask_serving.engine.model.backbone import Backbone
 from multitask_serving.engine.model.cached_rows import CachedRows
@@ -33,8 +32,8 @@ def states_of_tries(
 
     ``rows`` are the numbers of the prompts in the call, for their adapters.
     """
-    offsets = _offsets(tries)
-    with _adapters(adapter_context, rows):
+    offsets = offsets_of(tries)
+    with use_adapters(adapter_context, rows):
         cached = CachedRows(backbone, prompts)
         at_prompts = cached.read_prompts()
     hidden = at_prompts.new_empty(offsets[-1], at_prompts.shape[-1])
@@ -48,7 +47,7 @@ def states_of_tries(
             branch = cached.copy(_tensor(index, hidden)) if branch is cached else branch
             if before:
                 branch.select(_tensor(index, hidden))
-            with _adapters(adapter_context, [rows[row] for row, _ in level]):
+            with use_adapters(adapter_context, [rows[row] for row, _ in level]):
                 states = branch.read(_tensor([tries[row].tokens[node] for row, node in level], hidden))
             hidden[_tensor([offsets[row] + 1 + node for row, node in level], hidden)] = states
             before = {place: number for number, place in enumerate(level)}
@@ -64,7 +63,7 @@ def sequences_of_tries(
     token_budget: int,
 ) -> Tensor:
     """Prompt and label as one sequence, for each leaf of the tries; padded on the right, where nothing reads it."""
-    offsets = _offsets(tries)
+    offsets = offsets_of(tries)
     chains = [(row, trie.chain(leaf)) for row, trie in enumerate(tries) for leaf in trie.leaves]
     lengths = [len(prompts[row]) + len(chain) for row, chain in chains]
     hidden: Tensor | None = None
@@ -75,7 +74,7 @@ def sequences_of_tries(
             row, chain = chains[number]
             input_ids[line, : lengths[number]] = torch.tensor([*prompts[row], *tries[row].tokens[chain]])
         position_ids = torch.arange(width, device=backbone.device).expand(len(batch), width)
-        with _adapters(adapter_context, [rows[chains[number][0]] for number in batch]):
+        with use_adapters(adapter_context, [rows[chains[number][0]] for number in batch]):
             states = backbone.hidden_states(input_ids.to(backbone.device), position_ids)
         if hidden is None:
             hidden = states.new_empty(offsets[-1], states.shape[-1])
@@ -102,13 +101,10 @@ def _levels(tries: Sequence[LabelTrie], leaves: Sequence[tuple[int, int]]) -> It
         yield [(row, node) for row, node in nodes if tries[row].depths[node] == depth]
 
 
-def _offsets(tries: Sequence[LabelTrie]) -> list[int]:
+def offsets_of(tries: Sequence[LabelTrie]) -> list[int]:
+    """Where each row begins in the hidden states of all rows, and where the last one ends."""
     return [0, *np.cumsum([trie.size + 1 for trie in tries]).tolist()]
 
 
 def _tensor(values: Sequence[int] | Ints, like: Tensor) -> Tensor:
     return torch.as_tensor(np.asarray(values, dtype=np.int64), device=like.device)
-
-
-def _adapters(context: AdapterContext | None, rows: Sequence[int]) -> AbstractContextManager[object]:
-    return context(rows) if context else nullcontext()

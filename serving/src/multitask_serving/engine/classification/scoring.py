@@ -12,7 +12,6 @@ Models with layers that do not obey masks are run in another way, see ``label_ro
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 
 import numpy as np
 import numpy.typing as npt
@@ -20,8 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from multitask_api.bundle import ForwardPath
-from multitask_serving.engine.batching import AdapterContext, cached_batches, micro_batches
-from multitask_serving.engine.classification.label_rows import sequences_of_tries, states_of_tries
+from multitask_serving.engine.batching import AdapterContext, cached_batches, micro_batches, use_adapters
+from multitask_serving.engine.classification.label_rows import offsets_of, sequences_of_tries, states_of_tries
 from multitask_serving.engine.classification.trie import Ints, LabelTrie
 from multitask_serving.engine.model.backbone import Backbone, eval_mode
 from multitask_serving.engine.model.head import OutputHead
@@ -86,7 +85,7 @@ def _hidden_states(
         return states_of_tries(backbone, prompts, tries, rows, adapter_context)
     if backbone.path.labels == "Sequences":
         return sequences_of_tries(backbone, prompts, tries, rows, adapter_context, budget)
-    with adapter_context(rows) if adapter_context else nullcontext():
+    with use_adapters(adapter_context, rows):
         return _one_pass(backbone, prompts, tries)
 
 
@@ -141,8 +140,8 @@ def _one_pass(backbone: Backbone, prompts: Sequence[Sequence[int]], tries: Seque
 
 
 def _from_hidden(backbone: Backbone, hidden: Tensor, tries: Sequence[LabelTrie]) -> list[LogProbs]:
-    offsets = np.cumsum([0, *(trie.size + 1 for trie in tries)])
-    edge_sources = np.concatenate([offset + trie.edge_sources for offset, trie in zip(offsets, tries, strict=False)])
+    starts = offsets_of(tries)
+    edge_sources = np.concatenate([start + trie.edge_sources for start, trie in zip(starts, tries, strict=False)])
     edge_targets = np.concatenate([trie.edge_targets for trie in tries])
     return _sum_by_label(_edge_log_probs(backbone.head, hidden, edge_sources, edge_targets), tries)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -51,13 +52,13 @@ class LabelTrie:
         """Number of tokens of the longest label, without EOS."""
         return int(self.depths.max()) + 1
 
-    @property
+    @cached_property
     def parents(self) -> Ints:
         """(M,) each node's parent, -1 for a label's first token."""
         above = self.ancestors & (self.depths[None, :] == self.depths[:, None] - 1)
         return np.where(self.depths == 0, -1, above.argmax(axis=1)) if self.size else np.empty(0, dtype=np.int64)
 
-    @property
+    @cached_property
     def leaves(self) -> Ints:
         """The nodes without children; every node is one or an ancestor of one."""
         return np.flatnonzero(self.ancestors.sum(axis=0) == 1)

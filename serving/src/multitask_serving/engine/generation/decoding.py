@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from multitask_api.bundle import ForwardPath
-from multitask_serving.engine.batching import AdapterContext, cached_batches
+from multitask_serving.engine.batching import AdapterContext, cached_batches, use_adapters
 from multitask_serving.engine.generation.sampling import GREEDY, Sampling, sample_next_token
 from multitask_serving.engine.generation.text_stream import TextStream
 from multitask_serving.engine.model.backbone import Backbone, eval_mode
@@ -126,7 +125,7 @@ class _DecodingBatch:
         return steps
 
     def _forward(self) -> tuple[Tensor, Tensor]:
-        with self._adapter_context(self.row_numbers) if self._adapter_context else nullcontext():
+        with use_adapters(self._adapter_context, self.row_numbers):
             hidden = self._cached.read_prompts() if self._tokens is None else self._cached.read(self._tokens)
         logits = self._backbone.head(hidden).float()
         return sample_next_token(logits, self._temperature, self._top_p, self._uniform_samples[:, self._generated])
