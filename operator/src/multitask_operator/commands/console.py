@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from multitask_api.report import Report, ReportTask
 from multitask_operator.formatting import interval, number
-from multitask_operator.report.overlap import OVERLAP_LEGEND, overlap_share, ratio_without_overlap
+from multitask_operator.report.overlap import OVERLAP_LEGEND, has_overlap, overlap_share, ratio_without_overlap
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,15 +58,15 @@ def _table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], ri
 
 def qualification(report: Report) -> None:
     """Print the table of results, and how many tasks are qualified and confirmed."""
-    has_overlap = any(task.ratio_without_overlap is not None for task in report.tasks)
-    overlap = ("in train", "ratio without") if has_overlap else ()
+    with_overlap = has_overlap(report.tasks)
+    overlap = ("in train", "ratio without") if with_overlap else ()
     sources = {task.interval_from for task in report.tasks if task.interval is not None}
     interval_title = "interval (rows only)" if sources == {"rows"} else "interval"
     columns = ("task", "group", "metric", "baseline", "score", "ratio", interval_title, *overlap)
-    rows = [_task_row(task, mark=len(sources) > 1, has_overlap=has_overlap) for task in report.tasks]
+    rows = [_task_row(task, mark=len(sources) > 1, with_overlap=with_overlap) for task in report.tasks]
     table("", (*columns, "verdict", "served by", "why"), rows, right=("baseline", "score", "ratio", *overlap))
     print_line(f"qualified {report.qualified}/{report.total}, confirmed {report.confirmed}")
-    if has_overlap:
+    if with_overlap:
         print_line(OVERLAP_LEGEND)
 
 
@@ -76,9 +76,9 @@ def warnings(report: Report) -> None:
         print_line(f"warning: {warning}")
 
 
-def _task_row(task: ReportTask, *, mark: bool, has_overlap: bool) -> tuple[str, ...]:
+def _task_row(task: ReportTask, *, mark: bool, with_overlap: bool) -> tuple[str, ...]:
     verdict = (task.verdict or "–") + (" (confirmed)" if task.confirmed else "")
     scores = (number(task.baseline), number(task.score), number(task.ratio))
     figures = (*scores, interval(task.interval, task.interval_from if mark else None))
-    overlap = (overlap_share(task), ratio_without_overlap(task)) if has_overlap else ()
+    overlap = (overlap_share(task), ratio_without_overlap(task)) if with_overlap else ()
     return (task.name, task.group, task.metric, *figures, *overlap, verdict, task.served_by or "–", task.cause or "–")

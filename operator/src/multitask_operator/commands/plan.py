@@ -12,7 +12,7 @@ from shlex import join, quote
 from multitask_api.errors import UserError
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.manifest import Resolved
-from multitask_api.stage_io.results import BaseResult, FilterResult, PrepareResult
+from multitask_api.stage_io.results import FilterResult, PrepareResult
 from multitask_api.stages import Graph, Node, NodeState, build, groups
 from multitask_api.stages.sampling import mixture
 from multitask_operator.commands.console import print_json, print_line, table
@@ -22,6 +22,7 @@ from multitask_operator.local.model_file import data_root, device, ignored_field
 from multitask_operator.local.speed import expected_speed
 from multitask_operator.local.workdir import Workdir
 from multitask_operator.planner.estimate import Estimate, Speed, estimate
+from multitask_operator.report.origin import base_parameters
 from multitask_operator.report.report_warnings import frozen_base_notes
 
 #: Name of the folder that holds work folders.
@@ -65,7 +66,7 @@ def plan(
         probabilities=sampling_probabilities(model, graph),
         ignored=ignored_fields(model),
         notes=[*model.spec.hints(), *frozen_base_notes(model, graph), *release.release_notes(versions)],
-        cost=estimate(model, graph, host=platform.node(), otherwise=_expected_speed(model, resolved, graph)),
+        cost=estimate(model, graph, host=platform.node(), otherwise=lambda: _expected_speed(model, resolved, graph)),
     )
     if as_json:
         print_json(to_json(summary))
@@ -188,6 +189,5 @@ def cost_text(cost: Estimate) -> str:
 
 def _expected_speed(model: MultiTaskModel, resolved: Resolved, graph: Graph) -> Speed | None:
     """The speed of this machine, for a plan whose stages have not measured it yet."""
-    base = graph["base"].manifest
-    parameters = BaseResult.model_validate(base.result).parameters if base else resolved.base_parameters
-    return expected_speed(model, device(model, "auto"), parameters)
+    found = base_parameters(graph)
+    return expected_speed(model, device(model, "auto"), resolved.base_parameters if found is None else found)

@@ -2,7 +2,7 @@
 
 from multitask_operator.planner.costs import Capacity
 from multitask_operator.planner.plan import is_final, plan
-from multitask_operator.planner.results import export_of, verdicts_of
+from multitask_operator.planner.results import export_of, training_result_of, verdicts_of
 from multitask_operator.planner.state import Failed, Plan, PlannerInput, Running, StartStage, StopStage
 
 __all__ = [
@@ -16,5 +16,6 @@ __all__ = [
     "export_of",
     "is_final",
     "plan",
+    "training_result_of",
     "verdicts_of",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
@@ -10,8 +10,8 @@ from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.parameters import BaseParameters, TrainParameters
 from multitask_api.stage_io.results import BaseResult, TrainResult
 from multitask_api.stages import Graph, Node, NodeState, groups
+from multitask_operator.planner.results import training_result_of
 
-_TRAINING = ("baseline", "high-resource", "mixture")
 #: Floating-point operations a weight and token: 2 forward, 2 back to the inputs, 2 for the gradient of the weight,
 #: which a frozen weight does not need.
 _FLOPS_FULL, _FLOPS_FROZEN = 6, 4
@@ -45,18 +45,22 @@ class Estimate:
 
 
 def estimate(
-    model: MultiTaskModel, graph: Graph, *, host: str | None = None, otherwise: Speed | None = None
+    model: MultiTaskModel,
+    graph: Graph,
+    *,
+    host: str | None = None,
+    otherwise: Callable[[], Speed | None] = lambda: None,
 ) -> Estimate:
     """What is left of ``graph``, at the median speed that its stages have measured on ``host`` (None: on any).
 
-    ``otherwise``: the speed while none is measured.
+    ``otherwise`` is asked for the speed while none is measured.
     """
     trained = _trained(graph, None)
     batch = model.spec.training.batch_rows
     lengths = [item.tokens / (item.steps * batch) for item in trained if item.steps and item.tokens]
     length = median(lengths) if lengths else model.spec.training.max_length
     steps = sum(_steps(node, model) for node in graph.nodes if node.state in (NodeState.READY, NodeState.WAITING))
-    speed = measured_speed(graph, host) or otherwise
+    speed = measured_speed(graph, host) or otherwise()
     return Estimate(steps, steps * batch, round(steps * batch * length), speed)
 
 
@@ -81,8 +85,8 @@ def _trained(graph: Graph, host: str | None) -> Sequence[TrainResult | BaseResul
     for node in graph.nodes:
         if node.manifest is None or (host is not None and node.manifest.environment.get("host") != host):
             continue
-        if node.kind in _TRAINING:
-            results.append(TrainResult.model_validate(node.manifest.result))
+        if (trained := training_result_of(node)) is not None:
+            results.append(trained)
         elif node.kind == "base":
             results.append(BaseResult.model_validate(node.manifest.result))
     return results

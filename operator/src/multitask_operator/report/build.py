@@ -25,11 +25,9 @@ from multitask_api.stage_io.results import (
 )
 from multitask_api.stages import Graph, Node, NodeState, groups
 from multitask_operator.formatting import counted
-from multitask_operator.planner import export_of, verdicts_of
+from multitask_operator.planner import export_of, training_result_of, verdicts_of
 from multitask_operator.report.origin import base_model, base_parameters, data_folders, machines
 from multitask_operator.report.report_warnings import report_warnings
-
-_TRAINING = ("baseline", "high-resource", "mixture")
 
 
 def build_report(
@@ -79,7 +77,7 @@ def build_report(
 
 
 def _stage(node: Node, stage_seconds: Mapping[str, float]) -> ReportStage:
-    result = _training_result(node)
+    result = training_result_of(node)
     seconds = stage_seconds.get(node.name, node.manifest.seconds if node.manifest else 0.0)
     base = BaseResult.model_validate(node.manifest.result) if node.kind == "base" and node.manifest else None
     state = _stage_state(node, stage_seconds)
@@ -112,12 +110,6 @@ def _stage_state(node: Node, stage_seconds: Mapping[str, float]) -> Literal["ran
     return "ran" if node.name in stage_seconds else "cached"
 
 
-def _training_result(node: Node) -> TrainResult | None:
-    if node.kind in _TRAINING and node.manifest is not None:
-        return TrainResult.model_validate(node.manifest.result)
-    return None
-
-
 def _group_plans(graph: Graph) -> tuple[GroupPlan, ...]:
     manifest = graph["filter"].manifest
     return FilterResult.model_validate(manifest.result).groups if manifest else ()
@@ -125,7 +117,8 @@ def _group_plans(graph: Graph) -> tuple[GroupPlan, ...]:
 
 def _group(plan: GroupPlan, graph: Graph) -> ReportGroup:
     nodes = [graph[f"high-resource/{plan.name}"], graph[f"mixture/{plan.name}"]]
-    stage2, stage3 = (_training_result(node) for node in nodes)
+    results = [training_result_of(node) for node in nodes]
+    stage2, stage3 = results
     given2 = dict(stage2.rows_given) if stage2 else {}
     given3 = dict(stage3.rows_given) if stage3 else {}
     warnings = list(plan.warnings)
@@ -149,7 +142,7 @@ def _group(plan: GroupPlan, graph: Graph) -> ReportGroup:
         stage3_rows=given3,
         stage2_tokens=stage2.tokens_given if stage2 else {},
         stage3_tokens=stage3.tokens_given if stage3 else {},
-        saved_rows=sum(_saved_rows(node, _training_result(node)) or 0 for node in nodes),
+        saved_rows=sum(_saved_rows(node, result) or 0 for node, result in zip(nodes, results, strict=True)),
         warnings=tuple(warnings),
     )
 
@@ -163,7 +156,7 @@ def _task(
     freedom: int,
     served: ServedBy | None,
 ) -> ReportTask:
-    baselines = [result for node in _baselines(graph, task.name) if (result := _training_result(node))]
+    baselines = [result for node in _baselines(graph, task.name) if (result := training_result_of(node))]
     scores = [result.test_score for result in baselines if result.test_score is not None]
     baseline = task.baseline.score if task.baseline else sum(scores) / len(scores) if scores else None
     report = ReportTask(

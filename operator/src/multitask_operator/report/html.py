@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from multitask_api.report import Report, ReportGroup, ReportMachine
 from multitask_operator.formatting import counted, duration, interval, listed, number, size
-from multitask_operator.report.overlap import OVERLAP_LEGEND, overlap_share, ratio_without_overlap
+from multitask_operator.report.overlap import OVERLAP_LEGEND, has_overlap, overlap_share, ratio_without_overlap
 from multitask_operator.report.reasons import shared_reasons
 
 
@@ -33,7 +33,7 @@ def render(report: Report) -> str:
         ledger=_figure(plots.ledger(report.ledger)) if report.ledger else None,
         alternative=_alternative(report),
         machines=[_machine(machine) for machine in report.machines],
-        has_overlap=any(task.ratio_without_overlap is not None for task in report.tasks),
+        has_overlap=has_overlap(report.tasks),
         overlap_legend=OVERLAP_LEGEND,
         reasons=shared_reasons(report.tasks),
         hidden_curves=max(0, len(report.tasks) - plots.MOST_CURVES),

@@ -25,10 +25,8 @@ def base_parameters(graph: Graph) -> int | None:
 
 def data_folders(model: MultiTaskModel) -> list[str]:
     """The folders of all splits of all tasks, each once."""
-    sources = [
-        source for task in model.spec.tasks for source in (task.data.train, task.data.validation, task.data.test)
-    ]
-    return list(dict.fromkeys(_folder(source.uri) for source in sources if source is not None))
+    sources = [source for task in model.spec.tasks for source in task.data.sources.values()]
+    return list(dict.fromkeys(_folder(source.uri) for source in sources))
 
 
 def machines(graph: Graph) -> list[ReportMachine]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from multitask_api.report import ReportTask
 from multitask_operator.formatting import number
 
@@ -9,6 +11,11 @@ OVERLAP_LEGEND = (
     "in train: test rows that are also in a train split, of any task; ratio without: the ratio without them. "
     "With * the verdict is by that ratio"
 )
+
+
+def has_overlap(tasks: Iterable[ReportTask]) -> bool:
+    """Whether a table of these tasks shows them."""
+    return any(task.ratio_without_overlap is not None for task in tasks)
 
 
 def overlap_share(task: ReportTask) -> str:

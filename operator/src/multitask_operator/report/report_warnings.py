@@ -6,10 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from multitask_api.report import ReportTask
 from multitask_api.resource import MultiTaskModel
-from multitask_api.stage_io.results import BaseResult, EvaluateResult, ExportResult, PrepareResult, TrainResult
+from multitask_api.stage_io.results import BaseResult, EvaluateResult, ExportResult, PrepareResult
 from multitask_api.stages import Graph, Node
 from multitask_api.uris import is_builtin
 from multitask_operator.formatting import counted, listed, number
+from multitask_operator.planner import training_result_of
 
 OVERLAP_SHARE = 0.01
 """Of the test rows; fewer that are also in a train split are not worth a warning."""
@@ -45,8 +46,7 @@ def _of_stage(node: Node) -> Iterator[str]:
         yield from ExportResult.model_validate(result).warnings
     elif node.kind == "evaluate":
         yield from _truncated(EvaluateResult.model_validate(result).truncated_rows)
-    elif node.kind in ("baseline", "high-resource", "mixture"):
-        trained = TrainResult.model_validate(result)
+    elif (trained := training_result_of(node)) is not None:
         yield from _truncated(trained.truncated_rows)
         if node.kind == "baseline" and trained.still_improving:
             yield "training was still improving at its last step; raise stages.baseline.maxSteps"

@@ -218,11 +218,10 @@ def _finished(state: ModelState) -> Iterator[Diagnosis]:
         if below:
             report = f"mtm report {state.cluster.name} -n {state.cluster.namespace}"
             yield Diagnosis("TaskBelowBar", "\n".join(below), f"`{report}` shows every task", blocked=False)
-        adopt = (
+        next_step = (
             "" if state.run.is_of_this_release else f"nothing; to train with this release: `{_refresh(state.cluster)}`"
         )
         done = "every stage is done, and every task reaches the threshold"
-        next_step = "" if state.run.is_of_this_release else adopt
         yield Diagnosis("Trained", done, next_step, blocked=False)
     yield Diagnosis("Waiting", "no stage runs, and none can start now", "ask again in a moment", False)
 
