@@ -266,3 +266,19 @@ class Cluster:
     def job_runs(self):
         """Names of all Jobs ever created, in order."""
         return [name for kind, name in self.created if kind == "Job"]
+
+
+def run_until(cluster, kind, limit=40):
+    """Jobs end well until those of ``kind`` stand."""
+    for _ in range(limit):
+        cluster.settle()
+        if cluster.jobs(kind):
+            return
+        cluster.finish(cluster.jobs()[0])
+    raise AssertionError(f"no {kind} after {limit} Jobs")
+
+
+def show(cluster, *pods):
+    """These pods are seen beside those that are there."""
+    for item in pods:
+        cluster.objects["Pod", item["metadata"]["name"]] = item

@@ -15,13 +15,12 @@ from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
-import yaml
 from packaging.requirements import Requirement
 
 import multitask_client
-from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
 from multitask_serving import client as former_name
 from multitask_serving.gateway.server import running_gateway
+from support.unreachable_gateway import write_routes
 
 ROOT = Path(__file__).parents[3]
 PROTO = ROOT / "client/src/multitask_client/proto"
@@ -95,14 +94,7 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def routes(tmp_path: Path) -> Path:
     """The routes of a gateway with one task, whose backend cannot be reached."""
-    backend = Backend(service="127.0.0.1", port=1, weight=100, revision="r")
-    task = RoutedTask(
-        name="urgency", type="Classification", fields=("text",), labels=("a", "b"), served_by="m", backends=(backend,)
-    )
-    table = TaskRoute(metadata=RouteMetadata(name="desk"), spec=TaskRouteSpec(model="desk", tasks=(task,)))
-    path = tmp_path / "routes.yaml"
-    path.write_text(yaml.safe_dump(table.to_json()))
-    return path
+    return write_routes(tmp_path / "routes.yaml")
 
 
 async def test_the_wheel_and_its_libraries_are_enough_to_call_a_gateway(python: Path, routes: Path) -> None:

@@ -344,7 +344,7 @@ def test_the_estimate_bounds_what_is_left_and_takes_the_measured_speed():
     assert (first.steps, first.rows, first.tokens) == (steps, steps * 64, steps * 64 * 1024)
     assert (first.speed, first.seconds) == (None, None)
     half = {key: value for key, value in all_done(DESK, until="filter").items() if "urgency/seed" not in key[0]}
-    result = estimate(DESK, graph_of(DESK, half), otherwise=Speed(1.0, "rough"))
+    result = estimate(DESK, graph_of(DESK, half), otherwise=lambda: Speed(1.0, "rough"))
     # One baseline of 4000 steps, stage 2 of 3000 in two groups, mixtures of 4000 a task; 64 rows of 20 tokens a step.
     steps = 4000 + 2 * 3000 + 4 * 4000
     assert result.speed == Speed(8000.0, "measured")
@@ -357,8 +357,10 @@ def test_the_speed_is_that_of_the_machine_not_of_the_folder():
     half = {key: value for key, value in all_done(DESK, until="filter").items() if "urgency/seed" not in key[0]}
     moved = {key: value.model_copy(update={"environment": {"host": "another"}}) for key, value in half.items()}
     rough = Speed(100.0, "rough")
-    assert estimate(DESK, graph_of(DESK, moved), host="here", otherwise=rough).speed == rough
-    assert estimate(DESK, graph_of(DESK, moved), host="another", otherwise=rough).speed == Speed(8000.0, "measured")
+    assert estimate(DESK, graph_of(DESK, moved), host="here", otherwise=lambda: rough).speed == rough
+    assert estimate(DESK, graph_of(DESK, moved), host="another", otherwise=lambda: rough).speed == Speed(
+        8000.0, "measured"
+    )
 
 
 SPEEDS = [

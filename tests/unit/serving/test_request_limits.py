@@ -7,25 +7,18 @@ from pathlib import Path
 
 import grpc
 import pytest
-import yaml
 
-from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
 from multitask_client import AsyncTaskClient, GatewayError, InvalidRequest, Overloaded, TaskNotFound
 from multitask_client.errors import from_rpc_error
 from multitask_serving.gateway.server import running_gateway
 from multitask_serving.gateway.validation import MAX_REQUEST_BYTES
+from support.unreachable_gateway import write_routes
 
 
 @pytest.fixture
 async def client(tmp_path: Path) -> AsyncIterator[AsyncTaskClient]:
     """A client of a gateway whose only backend is unreachable. Only requests that pass every check would notice."""
-    backend = Backend(service="127.0.0.1", port=1, weight=100, revision="r")
-    task = RoutedTask(
-        name="urgency", type="Classification", fields=("text",), labels=("a", "b"), served_by="m", backends=(backend,)
-    )
-    table = TaskRoute(metadata=RouteMetadata(name="desk"), spec=TaskRouteSpec(model="desk", tasks=(task,)))
-    path = tmp_path / "routes.yaml"
-    path.write_text(yaml.safe_dump(table.to_json()))
+    path = write_routes(tmp_path / "routes.yaml")
     async with (
         running_gateway(path, "127.0.0.1:0") as gateway,
         AsyncTaskClient(f"127.0.0.1:{gateway.port}") as connected,

@@ -15,11 +15,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
-from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
 from multitask_serving.gateway.server import running_gateway
 from multitask_trainer.predict import main, read_rows
+from support.unreachable_gateway import write_routes
 
 TEXTS = ["My card, lost", "Größe über 客"]
 ROWS = [{"text": text, "label": "low"} for text in TEXTS]
@@ -92,14 +91,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 @pytest.fixture
 def routes(tmp_path: Path) -> Path:
     """The routes of a gateway with one task, whose backend cannot be reached."""
-    backend = Backend(service="127.0.0.1", port=1, weight=100, revision="r")
-    task = RoutedTask(
-        name="urgency", type="Classification", fields=("text",), labels=("a", "b"), served_by="m", backends=(backend,)
-    )
-    table = TaskRoute(metadata=RouteMetadata(name="desk"), spec=TaskRouteSpec(model="desk", tasks=(task,)))
-    path = tmp_path / "routes.yaml"
-    path.write_text(yaml.safe_dump(table.to_json()))
-    return path
+    return write_routes(tmp_path / "routes.yaml")
 
 
 @pytest.mark.parametrize("name", FILES)

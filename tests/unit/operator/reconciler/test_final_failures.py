@@ -10,7 +10,7 @@ from multitask_api.cluster import FAILURE_KEY, FINAL_KEY, REFRESH_ANNOTATION
 from multitask_operator.reconciler.state.model_state import ModelState
 from support.graph_builders import task
 from support.pods import pod
-from support.simulation import ENDED, Cluster
+from support.simulation import ENDED, Cluster, run_until
 
 TASKS = (task("urgency"), task("intent"))
 DAY = 86_400.0
@@ -18,12 +18,8 @@ DAY = 86_400.0
 
 def at(kind):
     cluster = Cluster(*TASKS)
-    for _ in range(20):
-        cluster.settle()
-        if cluster.jobs(kind):
-            return cluster, cluster.jobs(kind)[0]
-        cluster.finish(cluster.jobs()[0])
-    raise AssertionError(f"no {kind}")
+    run_until(cluster, kind)
+    return cluster, cluster.jobs(kind)[0]
 
 
 def report(cluster, name, failure_kind, message="row 3 has no label"):

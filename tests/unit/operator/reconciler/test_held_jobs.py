@@ -11,22 +11,13 @@ from multitask_operator.reconciler.actions import Event
 from multitask_operator.reconciler.training.held_jobs import HELD_SECONDS
 from support.graph_builders import task
 from support.pods import held, running
-from support.simulation import Cluster
+from support.simulation import Cluster, run_until, show
 
 
 def at(kind, **spec):
     cluster = Cluster(task("urgency"), **spec)
-    for _ in range(10):
-        cluster.settle()
-        if cluster.jobs(kind):
-            return cluster, cluster.jobs(kind)[0]
-        cluster.finish(cluster.jobs()[0])
-    raise AssertionError(f"no {kind}")
-
-
-def show(cluster, *pods):
-    for item in pods:
-        cluster.objects["Pod", item["metadata"]["name"]] = item
+    run_until(cluster, kind)
+    return cluster, cluster.jobs(kind)[0]
 
 
 def reports(cluster, name):

@@ -7,7 +7,7 @@ import pytest
 from multitask_operator.reconciler.actions import Delete
 from multitask_operator.reconciler.state.model_state import ModelState
 from support.graph_builders import task
-from support.simulation import Cluster
+from support.simulation import Cluster, run_until
 
 TASKS = (task("urgency"), task("intent"))
 
@@ -29,12 +29,8 @@ OWNERS = {"nobody": nobody, "a former model": a_former_model, "no controller": a
 
 def at_the_baselines(**spec):
     cluster = Cluster(*TASKS, **spec)
-    for _ in range(10):
-        cluster.settle()
-        if cluster.jobs("baseline"):
-            return cluster
-        cluster.finish(cluster.jobs()[0])
-    raise AssertionError("no baseline started")
+    run_until(cluster, "baseline")
+    return cluster
 
 
 @pytest.mark.parametrize("kind", ["Job", "ConfigMap", "Service"])

@@ -9,22 +9,13 @@ from multitask_api.stage_io.manifest import StageProgress
 from multitask_operator.reconciler.stalls import NO_PROGRESS_SECONDS, NODE_LOST_SECONDS
 from support.graph_builders import task
 from support.pods import evicted, node_silent, pod, running, terminating
-from support.simulation import Cluster
+from support.simulation import Cluster, run_until, show
 
 
 def at_a_baseline():
     cluster = Cluster(task("urgency"), training={"activeDeadlineSeconds": 7200})
-    for _ in range(10):
-        cluster.settle()
-        if cluster.jobs("baseline"):
-            return cluster, cluster.jobs("baseline")[0]
-        cluster.finish(cluster.jobs()[0])
-    raise AssertionError("no baseline started")
-
-
-def show(cluster, *pods):
-    for item in pods:
-        cluster.objects["Pod", item["metadata"]["name"]] = item
+    run_until(cluster, "baseline")
+    return cluster, cluster.jobs("baseline")[0]
 
 
 def report(cluster, name, updated, step=120):

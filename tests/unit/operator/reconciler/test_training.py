@@ -13,7 +13,7 @@ from multitask_operator.reconciler import reconcile
 from multitask_operator.reconciler.actions import Event, PatchStatus
 from multitask_operator.reconciler.state.accessors import format_time, parse_time
 from support.graph_builders import task
-from support.simulation import BEGAN, ENDED, SETTINGS, Cluster
+from support.simulation import BEGAN, ENDED, SETTINGS, Cluster, run_until
 
 
 def two(**spec):
@@ -373,16 +373,6 @@ def test_a_deleted_service_is_created_again_for_the_pods_that_still_need_it(situ
 def overwrite(data):
     for key in data:
         data[key] = "bm9uc2Vuc2U="
-
-
-def run_until(cluster, kind, limit=40):
-    """Jobs end well until those of ``kind`` stand."""
-    for _ in range(limit):
-        cluster.settle()
-        if cluster.jobs(kind):
-            return
-        cluster.finish(cluster.jobs()[0])
-    raise AssertionError(f"no {kind} after {limit} Jobs")
 
 
 def most_jobs_at_once(cluster, limit=60):

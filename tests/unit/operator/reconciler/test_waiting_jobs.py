@@ -10,7 +10,7 @@ from multitask_api.cluster import ORDERS_KEY, POD_SETTINGS_ANNOTATION
 from multitask_operator.reconciler.blockers import REMEDIATION
 from support.graph_builders import task
 from support.pods import pod, running
-from support.simulation import SETTINGS, Cluster
+from support.simulation import SETTINGS, Cluster, run_until, show
 
 TASKS = (task("urgency"), task("intent"))
 EDITS = {
@@ -29,12 +29,8 @@ EDITS = {
 
 def at_the_baselines(**spec):
     cluster = Cluster(*TASKS, **spec)
-    for _ in range(10):
-        cluster.settle()
-        if cluster.jobs("baseline"):
-            return cluster
-        cluster.finish(cluster.jobs()[0])
-    raise AssertionError("no baseline started")
+    run_until(cluster, "baseline")
+    return cluster
 
 
 def edit(cluster, **spec):
@@ -43,11 +39,6 @@ def edit(cluster, **spec):
     cluster.settle()
     cluster.finish(cluster.jobs("resolve")[0])
     cluster.settle()
-
-
-def show(cluster, *pods):
-    for item in pods:
-        cluster.objects["Pod", item["metadata"]["name"]] = item
 
 
 def uids(cluster):
