@@ -28,6 +28,7 @@ from multitask_operator.reconciler.actions import (
     PatchFinalizers,
     PatchStatus,
 )
+from multitask_operator.reconciler.state.accessors import controller
 from multitask_operator.reconciler.state.cluster_state import ClusterState, RejectedWrite
 
 logger = logging.getLogger(__name__)
@@ -167,11 +168,8 @@ def _labels(obj: JsonObject) -> list[str | None]:
 
 def _controller(obj: JsonObject) -> JsonObject:
     """kind, name and uid of what controls the object; empty if nothing does."""
-    owners = obj["metadata"].get("ownerReferences") or ()
-    for owner in owners:
-        if owner.get("controller"):
-            return {key: owner.get(key) for key in ("kind", "name", "uid")}
-    return {}
+    owner = controller(obj)
+    return {key: owner.get(key) for key in ("kind", "name", "uid")} if owner is not None else {}
 
 
 async def _delete(client: Client, cluster: ClusterState, action: Delete) -> None:

@@ -10,7 +10,8 @@ from multitask_api.cluster import MANAGED_BY, MANAGED_BY_LABEL, MODEL_LABEL
 from multitask_api.resource.model import API_VERSION
 from multitask_api.types import JsonObject
 from multitask_operator.cluster.errors import Forbidden, NotFound, Request
-from multitask_operator.cluster.kinds import RBAC, rbac_resource
+from multitask_operator.cluster.kinds import rbac_resource
+from multitask_operator.cluster.observe import OPERATOR_CHILDREN, VIEWER_CHILDREN
 from multitask_operator.cluster.reflector import Reflector, Source, explained
 from multitask_operator.cluster.store import Store, model_label, no_summary
 from multitask_operator.cluster.streams import StreamClient
@@ -28,15 +29,7 @@ EVENT: Kind = ("v1", "Event")
 METADATA: Kind = ("meta.k8s.io/v1", "PartialObjectMetadata")
 
 #: Watched where they carry our labels.
-CHILDREN: Sequence[Kind] = (
-    JOB,
-    ("v1", "Pod"),
-    CONFIGMAP,
-    ("v1", "Service"),
-    ("v1", "ServiceAccount"),
-    (RBAC, "Role"),
-    (RBAC, "RoleBinding"),
-)
+CHILDREN: Sequence[Kind] = tuple((VIEWER_CHILDREN | OPERATOR_CHILDREN).values())
 
 _MANAGED = f"{MANAGED_BY_LABEL}={MANAGED_BY},{MODEL_LABEL}"
 

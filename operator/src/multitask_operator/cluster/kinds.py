@@ -26,13 +26,6 @@ KINDS: Mapping[tuple[str, str], tuple[str, bool]] = {
 }
 
 
-def collection_path(api_version: str, kind: str, namespace: str | None) -> str:
-    """The path of all objects of a kind, in a namespace or everywhere."""
-    plural, _ = KINDS[api_version, kind]
-    root = f"/apis/{api_version}" if "/" in api_version else f"/api/{api_version}"
-    return f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
-
-
 def rbac_resource(api_version: str, kind: str) -> str:
     """As RBAC names it: ``jobs.batch``."""
     plural, _ = KINDS[api_version, kind]

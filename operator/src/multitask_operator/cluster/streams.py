@@ -12,7 +12,7 @@ from multitask_api.types import JsonObject
 from multitask_operator.cluster.client import METADATA_ONLY, Client
 from multitask_operator.cluster.errors import Request, Unavailable, error_for
 from multitask_operator.cluster.hooks import NO_ANSWER
-from multitask_operator.cluster.kinds import collection_path, rbac_resource
+from multitask_operator.cluster.kinds import rbac_resource
 
 #: Seconds after which the server ends a watch and this client begins the next one.
 WATCH_SECONDS = 300
@@ -44,7 +44,7 @@ class StreamClient(Client):
         query = [("watch", "true"), ("allowWatchBookmarks", "true"), ("timeoutSeconds", str(WATCH_SECONDS))]
         query += [("resourceVersion", version)]
         query += [(name, text) for name, text in (("labelSelector", labels), ("fieldSelector", fields)) if text]
-        path = collection_path(api_version, kind, namespace)
+        path = self._resource(api_version, kind).path(namespace=namespace)
         accept = METADATA_ONLY.format("PartialObjectMetadata") if metadata_only else "application/json"
         async with self.opened(request, path, query, _WATCHING, accept) as answer:
             yield None

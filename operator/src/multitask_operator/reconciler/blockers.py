@@ -9,9 +9,10 @@ from math import ceil
 
 from multitask_api.types import JsonObject
 from multitask_operator.formatting import cut
+from multitask_operator.objects.jobs import QUEUE_LABEL
 from multitask_operator.objects.resources import resources_setting
 from multitask_operator.reconciler.conditions import MESSAGE_BYTES
-from multitask_operator.reconciler.state.accessors import parse_time
+from multitask_operator.reconciler.state.accessors import created_seconds, parse_time
 from multitask_operator.reconciler.state.cluster_state import RejectedWrite
 from multitask_operator.reconciler.state.pods import container_statuses, exit_code, has_running_pod, out_of_memory
 from multitask_operator.reconciler.state.stage_job import StageJob
@@ -118,18 +119,18 @@ def waiting_since(stage_job: StageJob) -> float:
     """Since when the Job's oldest pending pod waits, or the Job itself if it has none; in Unix seconds."""
     pending = [pod for pod in stage_job.pods if pod.get("status", {}).get("phase") == "Pending"]
     if pending:
-        return min(_created(pod) for pod in pending)
+        return min(created_seconds(pod) for pod in pending)
     job = stage_job.job or {}
     suspended = (each for each in job.get("status", {}).get("conditions") or () if each.get("type") == "Suspended")
     times = [parse_time(each["lastTransitionTime"]) for each in suspended if "lastTransitionTime" in each]
-    return max((_created(job), *times))
+    return max((created_seconds(job), *times))
 
 
 def not_admitted(job: JsonObject | None) -> Blocker | None:
     """The Job's queue has not admitted it."""
     if job is None or not job.get("spec", {}).get("suspend"):
         return None
-    queue = job["metadata"].get("labels", {}).get("kueue.x-k8s.io/queue-name", "")
+    queue = job["metadata"].get("labels", {}).get(QUEUE_LABEL, "")
     return Blocker("Queued", f"{_name(job)} waits for admission by queue {queue!r}")
 
 
@@ -201,11 +202,6 @@ def requeue_after(
     # An Event may come at any time, most likely at once: the longer there is none, the longer the interval.
     waits = objects_needing_events(stage_job) and job_blocked(stage_job, gpu_resource, warnings) is None
     return max(EVENT_DELAY, stage_job.age(now)) if waits else None
-
-
-def _created(item: JsonObject) -> float:
-    stamp = item.get("metadata", {}).get("creationTimestamp")
-    return parse_time(stamp) if stamp else 0.0
 
 
 def _warned(stage_job: StageJob, warnings: Mapping[str, str]) -> Blocker | None:

@@ -50,6 +50,12 @@ def created_at(item: JsonObject) -> str:
     return str(item["metadata"].get("creationTimestamp", ""))
 
 
+def created_seconds(item: JsonObject) -> float:
+    """When the object was created, in Unix seconds; 0 if it does not say."""
+    stamp = item.get("metadata", {}).get("creationTimestamp")
+    return parse_time(stamp) if stamp else 0.0
+
+
 def job_of(pod: JsonObject) -> str | None:
     """The name of the Job that a pod belongs to; None for a pod of anything else."""
     name: str | None = (pod["metadata"].get("labels") or {}).get("batch.kubernetes.io/job-name")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE
 from multitask_api.resource import MultiTaskModel
@@ -19,7 +20,7 @@ from multitask_operator.reconciler.state.planner_input import (
     resolution,
 )
 from multitask_operator.reconciler.state.run_record import RunRecord, run_record
-from multitask_operator.reconciler.state.stage_job import NO_STAGES, StageJob, stage_jobs
+from multitask_operator.reconciler.state.stage_job import NO_STAGES, Phase, StageJob, stage_jobs
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,11 @@ class ModelState:
             planner_input=seen,
             plan=plan(model, seen, now),
         )
+
+    @cached_property
+    def running_jobs(self) -> tuple[StageJob, ...]:
+        """Those of stages that are open and not being deleted; their pods may still wait."""
+        return tuple(job for job in self.stage_jobs if job.phase is Phase.RUNNING and not job.is_being_deleted)
 
     @property
     def owner(self) -> Owner:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from multitask_api.types import JsonObject
-from multitask_operator.reconciler.state.accessors import controller, is_being_deleted
+from multitask_operator.reconciler.state.accessors import controller, controller_uid, is_being_deleted
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 
 
@@ -35,5 +35,4 @@ def orphans(cluster: ClusterState) -> Iterator[JsonObject]:
 
 
 def _is_owned(item: JsonObject, cluster: ClusterState) -> bool:
-    owner = controller(item)
-    return owner is not None and owner["uid"] == cluster.model["metadata"]["uid"]
+    return bool(controller_uid(item) == cluster.model["metadata"]["uid"])

@@ -83,7 +83,7 @@ class StageJob:
         except (KeyError, ValidationError):
             return None
 
-    @property
+    @cached_property
     def failure(self) -> tuple[ArtifactKey, StageFailure] | None:
         """The stage that failed in the last attempt, as the trainer reported it."""
         return _reported(self._data.get(FAILURE_KEY))
@@ -97,7 +97,7 @@ class StageJob:
         reported = self.failure
         return reported if reported is not None and reported[1].kind == "UserError" else None
 
-    @property
+    @cached_property
     def recorded_failure(self) -> tuple[ArtifactKey, StageFailure] | None:
         """Why it failed for good, as the operator wrote it into its ConfigMap."""
         recorded = _reported(self._data.get(FINAL_KEY))

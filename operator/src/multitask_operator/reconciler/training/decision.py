@@ -15,7 +15,7 @@ from multitask_operator.reconciler.children import ChildBuilder
 from multitask_operator.reconciler.contribution import Contribution
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import seconds_until_retry
-from multitask_operator.reconciler.state.stage_job import Phase, StageJob
+from multitask_operator.reconciler.state.stage_job import StageJob
 from multitask_operator.reconciler.training.checks import (
     PROGRESS_CHECKS,
     START_CHECKS,
@@ -91,8 +91,7 @@ def _kept_configmaps(state: ModelState, deleted: Collection[str]) -> set[str]:
 
 
 def _kept_running_jobs(state: ModelState, deleted: Collection[str]) -> list[StageJob]:
-    running = [job for job in state.stage_jobs if job.phase is Phase.RUNNING and not job.is_being_deleted]
-    return [job for job in running if job.job is not None and job.job["metadata"]["uid"] not in deleted]
+    return [job for job in state.running_jobs if job.job is not None and job.job["metadata"]["uid"] not in deleted]
 
 
 def _waits(state: ModelState, settings: Settings, blocker: Blocker | None) -> Iterator[float | None]:

@@ -13,7 +13,7 @@ from multitask_operator.planner import Failed, StartStage, export_of, verdicts_o
 from multitask_operator.reconciler.blockers import WAITING_REASONS, Blocker, with_remediation
 from multitask_operator.reconciler.conditions import WARNING, ConditionValue, Outcome, outcome_conditions
 from multitask_operator.reconciler.contribution import StatusPart
-from multitask_operator.reconciler.state.accessors import created_at, format_time, parse_time, started_at
+from multitask_operator.reconciler.state.accessors import created_seconds, started_at
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.stage_job import StageJob
 from multitask_operator.reconciler.training.advice import configuration_warning
@@ -156,7 +156,7 @@ def _outcome_of_blocker(state: ModelState, blocker: Blocker) -> Outcome:
     if blocker.reason == "ResolveFailed":
         return Outcome.FAILED
     # What is applied together with the model, a claim for example, may come a moment later.
-    age = state.now - parse_time(created_at(state.cluster.model) or format_time(0.0))
+    age = state.now - created_seconds(state.cluster.model)
     is_new = age < APPLY_SECONDS
     return Outcome.WORKING if blocker.reason in WAITING_REASONS or is_new else Outcome.STALLED
 

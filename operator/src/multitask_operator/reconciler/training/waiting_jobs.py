@@ -61,9 +61,8 @@ def _waits(job: StageJob) -> bool:
 
 def surplus_jobs(state: ModelState) -> Iterator[StageJob]:
     """Waiting Jobs for which there is no place since ``maxParallelJobs`` was lowered, the newest ones."""
-    running = [job for job in state.stage_jobs if job.phase is Phase.RUNNING and not job.is_being_deleted]
     waiting = sorted(_waiting_stage_jobs(state), key=lambda job: (job.created_at, job.name))
-    places = state.model.spec.training.max_parallel_jobs - (len(running) - len(waiting))
+    places = state.model.spec.training.max_parallel_jobs - (len(state.running_jobs) - len(waiting))
     yield from waiting[max(0, places) :]
 
 
