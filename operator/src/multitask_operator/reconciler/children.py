@@ -23,6 +23,18 @@ from multitask_operator.reconciler.state.stage_job import StageJob
 from multitask_operator.settings import Settings
 
 
+def pod_settings(settings: Settings, image: str) -> PodSettings:
+    """What the installation sets for every pod of a stage, with this trainer image."""
+    return PodSettings(
+        image,
+        settings.image_pull_policy,
+        settings.gpu_resource,
+        settings.fixed_user,
+        settings.gang_scheduling,
+        settings.stage_pods,
+    )
+
+
 @dataclass(frozen=True)
 class ChildBuilder:
     """The children of one generation of one model: each method yields those that are missing or differ."""
@@ -35,15 +47,7 @@ class ChildBuilder:
     @classmethod
     def of(cls, state: ModelState, settings: Settings) -> ChildBuilder:
         """With the run's image: an upgrade of the operator changes no run that has begun."""
-        image = state.run.image or settings.trainer_image
-        pods = PodSettings(
-            image,
-            settings.image_pull_policy,
-            settings.gpu_resource,
-            settings.fixed_user,
-            settings.gang_scheduling,
-            settings.stage_pods,
-        )
+        pods = pod_settings(settings, state.run.image or settings.trainer_image)
         return cls(state.owner, state.cluster.generation, state.model, pods)
 
     def stage_job(self, cluster: ClusterState, stage_job: StageJobSpec) -> Iterator[Action]:

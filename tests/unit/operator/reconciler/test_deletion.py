@@ -12,6 +12,7 @@ from multitask_operator.reconciler import reconcile
 from multitask_operator.reconciler.actions import Create, Event, PatchFinalizers, PatchStatus
 from multitask_operator.reconciler.state.accessors import format_time
 from multitask_operator.reconciler.state.cluster_state import RejectedWrite
+from multitask_operator.settings import PodDefaults
 from support.graph_builders import task
 from support.simulation import ENDED, REMOVED, SETTINGS, STORAGE, Cluster
 
@@ -180,6 +181,18 @@ def test_a_pod_whose_node_is_lost_is_waited_for_ten_minutes():
     cluster.now += 600
     cluster.settle()
     assert cluster.jobs("clean-up")
+
+
+def test_the_clean_up_has_what_the_installation_adds_to_every_stage_pod():
+    additions = PodDefaults(pod_template={"spec": {"priorityClassName": "batch"}})
+    cluster = cluster_with_model(settings=replace(SETTINGS, fixed_user=False, stage_pods=additions))
+    cluster.settle()
+    cluster.delete()
+    cluster.settle()
+    (job,) = (cluster.objects["Job", name] for name in cluster.jobs("clean-up"))
+    pod = job["spec"]["template"]["spec"]
+    assert pod["priorityClassName"] == "batch"
+    assert not {"runAsUser", "runAsGroup", "fsGroup"} & set(pod["securityContext"])
 
 
 @pytest.mark.parametrize("ended", [False, True])

@@ -5,23 +5,24 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
+from itertools import product
 
 from multitask_api.cluster import CLEAN_UP, CLEAN_UP_RESULT_KEY, RUN, SNAPSHOT_KEY, CleanUpResult
 from multitask_api.errors import UserError
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_operator.formatting import cut, size
 from multitask_operator.objects.names import Owner, clean_up_name
-from multitask_operator.objects.pods import PodSettings
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.objects.volumes import uri_problems
 from multitask_operator.reconciler.actions import Action, Event
-from multitask_operator.reconciler.children import ChildBuilder
+from multitask_operator.reconciler.children import ChildBuilder, pod_settings
 from multitask_operator.reconciler.state.accessors import created_at, kind_label, true_condition
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.model_reader import read_model
 from multitask_operator.reconciler.state.pods import out_of_memory
 from multitask_operator.reconciler.state.stage_job import StageJob, stage_jobs
-from multitask_operator.settings import Settings
+from multitask_operator.settings import PodDefaults, Settings
 
 FAILED, CLEANED = "CleanUpFailed", "CleanedUp"
 
@@ -40,9 +41,10 @@ def clean_up_creations(cluster: ClusterState, settings: Settings) -> tuple[Actio
     owner, generation = Owner.of(cluster.model), cluster.generation
     stage_job = StageJobSpec.of_clean_up(owner, generation)
     # The current image, also for runs of older ones: an old image may not know how to clean up.
-    pods = PodSettings(settings.trainer_image, settings.image_pull_policy, settings.gpu_resource)
-    for model in _usable_models(cluster):
-        children = ChildBuilder(owner, generation, model, pods)
+    pods = pod_settings(settings, settings.trainer_image)
+    # A deletion must not wait for an installation whose additions do not fit: then it goes without them.
+    for model, each in product(_usable_models(cluster), (pods, replace(pods, defaults=PodDefaults()))):
+        children = ChildBuilder(owner, generation, model, each)
         with suppress(UserError):
             return (*children.access(cluster, {stage_job.name}), *children.stage_job(cluster, stage_job))
     return None
