@@ -18,6 +18,7 @@ from multitask_trainer.training.checkpoint import CheckpointStore
 from multitask_trainer.training.loop import TrainingLoop
 from multitask_trainer.training.optimizer import TrainingSettings
 from multitask_trainer.training.selection import Selection
+from multitask_trainer.training.stopping import EarlyStopping
 from support.training_fixtures import optimisation, small_decoder
 
 
@@ -57,8 +58,7 @@ def loop(folder, *, scores=None, seen=0, model=None, batches=None, max_steps=100
         store=CheckpointStore(folder),
         reporter=FileProgressReporter("test", None),
         validate=validate if scores is not None else None,
-        selection=Selection(references or {}),
-        smooth=references is not None,
+        stopping=EarlyStopping(Selection(references or {}), settings["patience"], smooth=references is not None),
     )
 
 

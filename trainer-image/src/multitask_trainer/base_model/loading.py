@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import ValidationError
 
 from multitask_api.bundle import ForwardPath, PromptFormat
+from multitask_api.types import Record
 from multitask_trainer.base_model.limits import max_length_problem
 from multitask_trainer.errors import StageError
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+R = TypeVar("R", bound=Record)
 
 FORWARD_PATH = "forward_path.json"
 """Beside the weights: the `ForwardPath` that the stage ``base`` has found. Absent: the default one."""
@@ -43,35 +46,37 @@ def check_max_length(model: PreTrainedModel, max_length: int) -> None:
 
 def read_forward_path(folder: Path) -> ForwardPath:
     """How the base model in ``folder`` is run. Raises `StageError`."""
-    path = folder / FORWARD_PATH
-    if not path.exists():
-        return ForwardPath()
-    try:
-        return ForwardPath.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise StageError(f"{path}: is not of this version ({error}); delete the base to have it made again") from error
+    return _read_record(folder / FORWARD_PATH, ForwardPath)
 
 
 def write_forward_path(path: ForwardPath, folder: Path) -> None:
     """The counterpart of `read_forward_path`. The default leaves no file: it is that of every older base."""
     if path != ForwardPath():
-        (folder / FORWARD_PATH).write_text(json.dumps(path.to_json(), indent=1, sort_keys=True) + "\n", "utf-8")
+        _write_record(path, folder / FORWARD_PATH)
 
 
 def read_prompt_format(folder: Path) -> PromptFormat:
     """How prompts are encoded for the base model in ``folder``. Raises `StageError`."""
-    path = folder / PROMPT_FORMAT
-    if not path.exists():
-        return PromptFormat()
-    try:
-        return PromptFormat.model_validate_json(path.read_bytes())
-    except (OSError, ValidationError) as error:
-        raise StageError(f"{path}: is not of this version ({error}); delete the base to have it made again") from error
+    return _read_record(folder / PROMPT_FORMAT, PromptFormat)
 
 
 def write_prompt_format(prompt_format: PromptFormat, folder: Path) -> None:
     """The counterpart of `read_prompt_format`."""
-    (folder / PROMPT_FORMAT).write_text(json.dumps(prompt_format.to_json(), indent=1, sort_keys=True) + "\n", "utf-8")
+    _write_record(prompt_format, folder / PROMPT_FORMAT)
+
+
+def _read_record(path: Path, record: type[R]) -> R:
+    """The record in a file beside the weights; the default where an older release left no file."""
+    if not path.exists():
+        return record()
+    try:
+        return record.model_validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise StageError(f"{path}: is not of this version ({error}); delete the base to have it made again") from error
+
+
+def _write_record(record: Record, path: Path) -> None:
+    path.write_text(json.dumps(record.to_json(), indent=1, sort_keys=True) + "\n", "utf-8")
 
 
 def load_base(folder: Path) -> PreTrainedModel:

@@ -96,10 +96,11 @@ def _add_divided(
     inspection: TaskInspection, checker: RowValidator, items: Iterable[RawRow | ReadProblem], split: DataSplit
 ) -> None:
     """Divide the train rows. A train row has one target, and a row of the other splits has all its references."""
-    rows = list(_good_rows(inspection, "train", checker, items, ("train", "test")))
-    inputs = [int(value) for value in input_hashes(row for row, _ in rows)]
-    for name, (row, held_out) in zip(assign_splits(inputs, [row.label for row, _ in rows], split), rows, strict=True):
-        inspection.rows[name].append(row if name == "train" else held_out)
+    forms = ("train", "test") if checker.task.type == "Generation" else ("train",)
+    rows = list(_good_rows(inspection, "train", checker, items, forms))
+    inputs = [int(value) for value in input_hashes(row[0] for row in rows)]
+    for name, row in zip(assign_splits(inputs, [row[0].label for row in rows], split), rows, strict=True):
+        inspection.rows[name].append(row[0] if name == "train" else row[-1])
 
 
 def _split_problems(inspection: TaskInspection, split: str, data: TaskData) -> Iterable[str]:

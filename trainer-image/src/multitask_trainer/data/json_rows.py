@@ -7,7 +7,18 @@ from collections.abc import Iterator
 from itertools import chain
 from typing import IO
 
-from multitask_trainer.data.raw_rows import RawRow, ReadProblem, UsedFields, not_utf8, repeated_fields, undecodable
+from multitask_trainer.data.raw_rows import (
+    RawRow,
+    ReadProblem,
+    UsedFields,
+    has_escaped,
+    not_utf8,
+    repeated_fields,
+    undecodable,
+)
+
+_BROKEN = object()
+"""In the place of a value, for a text that is not JSON."""
 
 _KINDS = {list: "a list", str: "a string", type(None): "null"}
 
@@ -30,21 +41,23 @@ def read_json(name: str, content: IO[bytes], fields: UsedFields) -> Iterator[Raw
         line = data.removeprefix(b"\xef\xbb\xbf") if number == 1 else data
         if not line.strip():
             continue
-        if not _may_be_document(line):
+        text = line.decode(errors="surrogateescape")
+        value = _parsed(text)
+        if not _may_be_document(text, value):
             yield from _read_lines(name, chain([(number, line)], numbered), fields)
             return
-        text = b"\n" * (number - 1) + line + content.read()  # the empty lines, so that an error names its line
-        yield from _read_document(name, text, fields)
+        rest = content.read()
+        if value is not _BROKEN and not rest.strip():  # the whole document, on one line
+            yield from _rows_of_document(name, text, value, fields)
+            return
+        yield from _read_document(name, b"\n" * (number - 1) + line + rest, fields)  # so that an error names its line
         return
 
 
-def _may_be_document(line: bytes) -> bool:
+def _may_be_document(line: str, value: object) -> bool:
     """Whether a file with this first line may be one JSON value: a list of objects, or an object on several lines."""
-    start = line.lstrip()[:1]
-    try:
-        value = _parse(line.decode(errors="surrogateescape"))
-    except (ValueError, RecursionError):
-        return start in (b"[", b"{")
+    if value is _BROKEN:
+        return line.lstrip()[:1] in ("[", "{")
     return isinstance(value, list) and (not value or any(isinstance(item, dict) for item in value))
 
 
@@ -78,10 +91,14 @@ def _read_document(name: str, data: bytes, fields: UsedFields) -> Iterator[RawRo
             reason = f"not JSON ({error}); write one list of objects, or one object a line"
             yield ReadProblem(name, line, reason, fatal=True)
         return
+    yield from _rows_of_document(name, text, document, fields)
+
+
+def _rows_of_document(name: str, text: str, document: object, fields: UsedFields) -> Iterator[RawRow | ReadProblem]:
     if not isinstance(document, list):
         yield ReadProblem(name, None, _no_list(document), fatal=True)
         return
-    is_utf8 = text.isascii() or not any("\udc80" <= char <= "\udcff" for char in text)
+    is_utf8 = text.isascii() or not has_escaped(text)
     for number, value in enumerate(document, start=1):
         yield _row(name, number, value, fields, is_utf8=is_utf8)
 
@@ -103,6 +120,14 @@ def _no_list(document: object) -> str:
     lists = [key for key, value in items if isinstance(value, list) and value and isinstance(value[0], dict)]
     inner = f"; the rows seem to be under {lists[0]!r}: keep that list alone" if len(lists) == 1 else ""
     return f"one JSON object, not rows; write a list of objects, or one object a line{inner}"
+
+
+def _parsed(text: str) -> object:
+    """The value, or `_BROKEN`."""
+    try:
+        return _parse(text)
+    except (ValueError, RecursionError):
+        return _BROKEN
 
 
 def _parse(text: str) -> object:

@@ -63,7 +63,8 @@ def _local_files(uri: str, path: Path) -> list[DataFile]:
     if path.is_dir():
         names = [item.relative_to(path).as_posix() for item in _walk(path, (path.resolve(),))]
         files = [name for name in names if (path / name).is_file()]
-        others = [name for name in names if name not in set(files) and not is_companion(name)]
+        known = set(files)
+        others = [name for name in names if name not in known and not is_companion(name)]
         kept = _rows_of_folder(uri, files, [f"{name} is {_not_a_file(path / name)}" for name in others])
         return [_local_file(f"{uri.rstrip('/')}/{name}", path / name) for name in kept]
     if path.is_symlink() and not path.exists():

@@ -47,6 +47,11 @@ def repeated_fields(names: Iterable[str], fields: UsedFields) -> str | None:
     return ", ".join(repr(name) for name in counts if counts[name] > 1 and is_used(name, fields)) or None
 
 
+def has_escaped(text: str) -> bool:
+    """Whether a text that was decoded with ``surrogateescape`` is not all UTF-8."""
+    return _ESCAPED.search(text) is not None
+
+
 def undecodable(values: Mapping[str, object], fields: UsedFields) -> str | None:
     """Why a row that was decoded with ``surrogateescape`` is bad; None if its used fields are UTF-8."""
     for name, value in values.items():

@@ -70,6 +70,8 @@ def evaluate_task(
     whole = _task_statistics(inputs, other_seeds, seed)
     clean = inputs.without_overlap() if overlap.is_notable and overlap.kept_rows else None
     judged = _task_statistics(clean, other_seeds, seed) if clean is not None and overlap.is_left_out else whole
+    is_left_out = judged is not whole
+    ratio_without = judged.ratio if is_left_out else _ratio(clean) if clean is not None else None
     decision = decide_verdict(judged, threshold=threshold, rule=rule, overlap=overlap)
     return TaskVerdict(
         task=inputs.task.name,
@@ -88,9 +90,9 @@ def evaluate_task(
         degrees_of_freedom=judged.seed_variance.degrees_of_freedom,
         test_rows=len(inputs.answers),
         overlap_rows=overlap.rows,
-        ratio_without_overlap=_ratio(clean) if clean is not None else None,
-        interval_without_overlap=judged.interval.ends if judged is not whole and judged.interval else None,
-        judged_without_overlap=judged is not whole,
+        ratio_without_overlap=ratio_without,
+        interval_without_overlap=judged.interval.ends if is_left_out and judged.interval else None,
+        judged_without_overlap=is_left_out,
     )
 
 

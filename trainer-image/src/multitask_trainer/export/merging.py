@@ -38,6 +38,7 @@ def merge_adapter(base: Path, bundle: Path, adapter: Adapter, target: Path, prec
     attach_adapters(model, [weights], active)
     with active.use([1]):
         unmerged = _logits(model)
+    del model  # one copy of the base in memory at a time
     model = load_base(base)
     add_to_weights(model, weights)
     _compare(unmerged, _logits(model), "fp32", "merged")

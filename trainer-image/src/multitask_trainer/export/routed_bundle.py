@@ -12,7 +12,6 @@ from multitask_trainer.base_model.loading import Precision
 from multitask_trainer.evaluation.routing import RoutingDecision
 from multitask_trainer.export.bundle import (
     ServableWeights,
-    bundle_revision,
     place_servables,
     with_forward_path,
     write_bundle,
@@ -61,6 +60,7 @@ def assemble_routed_bundle(
 def merge_only_adapter(bundle: Bundle, folder: Path, base: Path, precision: Precision, target: Path) -> Bundle | None:
     """The bundle with the base's one adapter merged into it, written to ``target``; None if there is not exactly one.
 
+    It has no revision yet.
     The caller has made sure that the adapter answers every task of the base. Raises `MergeChangesModel`.
     """
     model = next((model for model in bundle.models if model.name == BASE_MODEL), None)
@@ -73,7 +73,6 @@ def merge_only_adapter(bundle: Bundle, folder: Path, base: Path, precision: Prec
     model = with_forward_path(model, base)
     tasks = tuple(task.model_copy(update={"model": model.name, "adapter": None}) for task in bundle.tasks)
     merged = Bundle(revision="", models=(model,), tasks=tasks)
-    merged = merged.model_copy(update={"revision": bundle_revision(target, merged.models, merged.tasks)})
     write_bundle(target, merged)
     return merged
 

@@ -33,6 +33,7 @@ def work(stage: StageContext) -> StageOutcome:
     )
     seed_scores = _seed_scores(stage)
     trains = [read_inputs(stage.input(name))["train"] for name in stage.input_names("prepare/")]
+    own = _own_baseline(stage, parameters.group)
     verdicts = []
     truncated: dict[str, int] = {}
     for number, task in enumerate(parameters.tasks):
@@ -41,7 +42,7 @@ def work(stage: StageContext) -> StageOutcome:
         answers = answer_rows(engine, task, rows)
         truncated[task.name] = truncated_rows(engine, task, rows)
         write_scores(stage.artifact_folder / "answers" / f"{task.name}.parquet", answers)
-        verdicts.append(_evaluate(stage, parameters, task, answers, seed_scores, trains))
+        verdicts.append(_evaluate(stage, parameters, task, answers, seed_scores, trains, own))
     rule = {"threshold": parameters.threshold, "rule": parameters.rule}
     write_atomically(stage.artifact_folder / "judging.json", json.dumps(rule))
     result = EvaluateResult(
@@ -61,11 +62,11 @@ def _evaluate(
     answers: list[Answer],
     seed_scores: Mapping[str, list[float]],
     trains: list[Hashes],
+    own: str | None,
 ) -> TaskVerdict:
     prepare = stage.input(f"prepare/{task.name}")
     counts = PrepareResult.model_validate(stage.input_manifest(f"prepare/{task.name}").result).label_counts
     train: list[Row] = read_rows(prepare, "train") if task.type == "Generation" else []
-    own = _own_baseline(stage, parameters.group)
     runs = [own] if own else stage.input_names(f"baseline/{task.name}/")
     baselines = [read_scores(stage.input(name) / "scores.parquet") for name in runs]
     for name, scored in zip(runs, baselines, strict=True):

@@ -57,12 +57,12 @@ def work(stage: StageContext) -> StageOutcome:
         precision=parameters.precision,
         scratch=stage.scratch_folder / "servables",
     )
-    bundle = bundle.model_copy(update={"revision": bundle_revision(folder, bundle.models, bundle.tasks)})
-    write_bundle(folder, bundle)
     _link_answers(stage, routed, parameters.groups)
     warnings: list[str] = []
     if all(verdict.verdict == "Qualified" for verdict in verdicts.values()):
         bundle, warnings = _merge_where_safe(stage, parameters, verdicts, bundle)
+    bundle = bundle.model_copy(update={"revision": bundle_revision(folder, bundle.models, bundle.tasks)})
+    write_bundle(folder, bundle)
     _write_serving_files(stage, parameters.model, bundle, parameters.precision)
     return StageOutcome(_result(bundle, decisions, warnings), {"bundle": bundle.revision})
 

@@ -43,8 +43,8 @@ class Batches(Protocol):
 class TrainingLoop:
     """One run over ``model``, whose parameters that require gradients are trained; by one process or several.
 
-    Without ``validate`` (pre-training) the last weights are the result; with it, the best by ``selection``. ``smooth``
-    is for mixtures, see `stopping`.
+    Without ``validate`` (pre-training) the last weights are the result; with it, the best by the selection of
+    ``stopping``.
     """
 
     def __init__(
@@ -58,8 +58,7 @@ class TrainingLoop:
         reporter: ProgressReporter,
         path: ForwardPath | None = None,
         validate: Validate | None = None,
-        selection: Selection | None = None,
-        smooth: bool = False,
+        stopping: EarlyStopping | None = None,
     ) -> None:
         freeze_outside_decoder(model)
         self._loss = accelerator.prepare(RowMeanLoss(model, path))
@@ -72,8 +71,8 @@ class TrainingLoop:
         self._store = store
         self._reporter = reporter
         self._validate = validate
-        self._selection = selection or Selection({})
-        self._stopping = EarlyStopping(self._selection, settings.optimisation.patience, smooth=smooth)
+        self._stopping = stopping or EarlyStopping(Selection({}), settings.optimisation.patience)
+        self._selection = self._stopping.selection
         self._meter = LossMeter(accelerator)
         self._last_loss: float | None = None
         self.progress = Progress()

@@ -32,15 +32,12 @@ class RowMeanLoss(nn.Module):
 
 
 def freeze_outside_decoder(model: nn.Module) -> None:
-    """Exempt from training what no row of text reaches, such as the vision tower of a multimodal model.
+    """Exempt from training what no row of text reaches (`Backbone.weights_outside`).
 
     `RowMeanLoss` runs decoder and head alone; DistributedDataParallel would wait for the gradients of all else.
     """
-    backbone = Backbone.of(model)
-    reached = {id(value) for part in (backbone.decoder, backbone.head.linear) for value in part.parameters()}
-    for value in model.parameters():
-        if id(value) not in reached:
-            value.requires_grad = False
+    for value in Backbone.of(model).weights_outside(model):
+        value.requires_grad = False
 
 
 def target_logits(backbone: Backbone, batch: MicroBatch) -> Tensor:

@@ -125,6 +125,7 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         processes=accelerator.num_processes,
     )
     selection = Selection(parameters.reference_scores)
+    stopping = EarlyStopping(selection, optimisation.patience, smooth=parameters.kind == "mixture")
     device, mixed = accelerator.device, accelerator.mixed_precision == "bf16"
     loop = TrainingLoop(
         model,
@@ -135,8 +136,7 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         store=CheckpointStore(stage.work_folder / "checkpoint", stage.order.checkpoint),
         reporter=stage.reporter,
         validate=lambda: validate(model, validations, device=device, mixed=mixed),
-        selection=selection,
-        smooth=parameters.kind == "mixture",
+        stopping=stopping,
     )
     progress = loop.run()
     stage.distributed.exit_workers()
@@ -147,7 +147,7 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
     return _result(
         progress,
         model,
-        EarlyStopping(selection, optimisation.patience, smooth=parameters.kind == "mixture"),
+        stopping,
         rows_given=sampler.rows_drawn(progress.step),
         tokens_given=sampler.totals_drawn(progress.step, lengths),
         truncated_rows=truncated,

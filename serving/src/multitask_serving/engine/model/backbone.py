@@ -74,6 +74,11 @@ class Backbone:
         """One forward pass of the decoder with those of ``arguments`` that it takes; what transformers returns."""
         return self.decoder(**{name: value for name, value in arguments.items() if name in self.arguments})
 
+    def weights_outside(self, model: nn.Module) -> list[nn.Parameter]:
+        """What of ``model`` no row of text reaches, such as the vision tower of a multimodal model."""
+        reached = {id(value) for part in (self.decoder, self.head.linear) for value in part.parameters()}
+        return [value for value in model.parameters() if id(value) not in reached]
+
     def check(self, model: nn.Module) -> None:
         """Raise `InvalidBundle` if decoder and head together differ from ``model``."""
         input_ids = torch.arange(4, device=self.device)[None]

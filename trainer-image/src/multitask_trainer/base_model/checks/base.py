@@ -56,9 +56,7 @@ def _unused(model: PreTrainedModel) -> str | None:
     """A note about the parts of a composite model that text never reaches."""
     from multitask_serving.engine.model.backbone import Backbone
 
-    backbone = Backbone.of(model)
-    used = {id(value) for part in (backbone.decoder, backbone.head.linear) for value in part.parameters()}
-    unused = sum(value.numel() for value in model.parameters() if id(value) not in used)
+    unused = sum(value.numel() for value in Backbone.of(model).weights_outside(model))
     if not unused:
         return None
     return f"baseModel: {unused:,} of its weights are outside of the text decoder; they stay as they are"
