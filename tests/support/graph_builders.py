@@ -82,14 +82,14 @@ def finish(resource, manifests, node: Node, **result):
     return {**manifests, (node.name, node.digest): manifest(node, resource, **result)}
 
 
-def all_done(resource, until="", serve=True, **results):
+def all_done(resource, until="", serve=True, versions=VERSIONS, **results):
     """Manifests of everything up to (not with) the first stage whose name begins with ``until``.
 
     ``results``: stage kind → fields of its result to replace.
     """
     manifests = {}
     while True:
-        graph = graph_of(resource, manifests, serve)
+        graph = graph_of(resource, manifests, serve, versions)
         ready = [node for node in graph.nodes if node.state is NodeState.READY]
         ready = [node for node in ready if not (until and node.name.startswith(until))]
         if not ready:

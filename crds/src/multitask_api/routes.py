@@ -1,10 +1,13 @@
-"""``TaskRoute``: which backends answer which task. The gateway reads it from the cluster or from a file."""
+"""``TaskRoute``: which backends answer which task. The gateway reads it from the cluster or from a file.
+
+Gateways of two releases live side by side, so readers ignore fields that they do not know.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import ConfigDict, Field, StringConstraints, model_validator
 
 from multitask_api.resource.tasks import MAX_FIELD_NAME_LENGTH, MAX_PROMPT_FIELDS, Label
 from multitask_api.types import Record
@@ -12,10 +15,20 @@ from multitask_api.types import Record
 FieldName = Annotated[str, StringConstraints(max_length=MAX_FIELD_NAME_LENGTH)]
 
 
-class Backend(Record):
-    """A Triton server that answers a task, and its part of the traffic."""
+class RouteRecord(Record):
+    """A record that a newer release may have extended."""
 
-    service: str = Field(max_length=253, description="Host name or IP address of the server.")
+    model_config = ConfigDict(extra="ignore")
+
+
+class Backend(RouteRecord):
+    """The Triton servers of one revision, and their part of a task's traffic."""
+
+    service: str = Field(
+        max_length=253,
+        description="In a cluster the name of a Service in the namespace of the TaskRoute, whose EndpointSlices give "
+        "the servers. In a file the host name or IP address of the one server.",
+    )
     port: int = Field(ge=1, le=65535, description="gRPC port of the server.")
     weight: int = Field(
         100,
@@ -26,7 +39,7 @@ class Backend(Record):
     revision: str = Field(max_length=64, description="The trained revision that this backend serves.")
 
 
-class RoutedTask(Record):
+class RoutedTask(RouteRecord):
     """A task, what callers may learn about it, and its backends."""
 
     name: str = Field(max_length=63, description="Name of the task, as callers give it.")
@@ -45,6 +58,10 @@ class RoutedTask(Record):
         description="The group whose shared model answers, or baseline for the task's single-task model. Empty: not "
         "stated.",
     )
+    window: Annotated[str, StringConstraints(max_length=64)] | None = Field(
+        None,
+        description="Gateways count the task's requests from 0 when this changes: a new step of a rollout has begun.",
+    )
     backends: tuple[Backend, ...] = Field(
         min_length=1, max_length=8, description="The servers that answer the task, at least one."
     )
@@ -57,7 +74,7 @@ class RoutedTask(Record):
         return self
 
 
-class TaskRouteSpec(Record):
+class TaskRouteSpec(RouteRecord):
     """The routes of one model."""
 
     namespace: str = Field(
@@ -71,15 +88,77 @@ class TaskRouteSpec(Record):
     tasks: tuple[RoutedTask, ...] = Field((), max_length=128, description="The tasks, each with its backends.")
 
 
-class RouteMetadata(Record):
+class RouteMetadata(RouteRecord):
     """The object's name."""
 
     name: str = Field(max_length=253)
     namespace: str | None = None
 
 
-class TaskRoute(Record):
-    """The backends that answer each task of a model. The gateway reads it, for now from a file only."""
+class GatewayAck(RouteRecord):
+    """One gateway says which table it follows. Each gateway applies its own entry."""
+
+    name: str = Field(max_length=253, description="Name of the gateway's pod.")
+    observed_generation: int = Field(description="The metadata.generation of the table that it follows.")
+    time: str = Field(max_length=40, description="When it began to follow that table.")
+
+
+class TaskRollout(RouteRecord):
+    """How one task fares in a rollout."""
+
+    name: str = Field(max_length=63, description="Name of the task.")
+    phase: Literal["Running", "Successful", "Failed", "Error", "Inconclusive", "Excluded"] = Field(
+        description="Running: in the present step. Successful: passed the last step. Failed: worse than before, and "
+        "back on its old revision. Error: could not be analysed. Inconclusive: too little evidence. Excluded: does not "
+        "take part, because another revision answers it better."
+    )
+    passed_on: Literal["traffic", "golden", "cut-over"] | None = Field(
+        None,
+        description="What the last step was passed on: live requests, golden requests because there were too few live "
+        "ones, or cut-over: the task's contract changed, and both revisions cannot answer it.",
+    )
+    message: str = Field("", max_length=512, description="The figures that decided.")
+
+
+class RejectedRevision(RouteRecord):
+    """A revision that is not tried again by itself."""
+
+    revision: str = Field(max_length=64, description="The revision.")
+    task: str = Field("", max_length=63, description="The task that it is rejected for. Empty: for all tasks.")
+    reason: str = Field(max_length=64, description="Why, as one CamelCase word.")
+    message: str = Field("", max_length=512, description="Why, for people.")
+    time: str = Field(max_length=40, description="When.")
+
+
+class RolloutState(RouteRecord):
+    """How far the traffic has moved from one revision to the next."""
+
+    revision: str = Field(max_length=64, description="The revision that takes over.")
+    stable: str = Field("", max_length=64, description="The revision that served before. Empty: none did.")
+    phase: Literal["Verifying", "Progressing", "Paused", "Successful", "Failed", "Aborted"] = Field(
+        description="Verifying: its answers are compared with those of its evaluation, before it gets traffic. "
+        "Progressing: a step is under way. Paused: it waits for a time, or for somebody. Successful, Failed, Aborted: "
+        "over."
+    )
+    step: int = Field(0, ge=0, description="The step under way, counted from 0.")
+    weight: int = Field(0, ge=0, le=100, description="Percentage of the traffic that the new revision gets.")
+    step_started: str | None = Field(None, max_length=40, description="When the step began.")
+    message: str = Field("", max_length=512, description="What it waits for, or why it is over.")
+    tasks: tuple[TaskRollout, ...] = Field((), max_length=128, description="One entry for each task.")
+
+
+class TaskRouteStatus(RouteRecord):
+    """What the gateways follow, and how a rollout goes on."""
+
+    gateways: tuple[GatewayAck, ...] = Field((), max_length=64, description="One entry for each gateway.")
+    rollout: RolloutState | None = Field(None, description="The latest rollout. Absent: there was none.")
+    rejected: tuple[RejectedRevision, ...] = Field(
+        (), max_length=32, description="Revisions that are not tried again, the newest last."
+    )
+
+
+class TaskRoute(RouteRecord):
+    """The backends that answer each task of a model. Gateways read it, from the cluster or from a file."""
 
     api_version: Literal["multitask.dev/v1alpha1"] = Field(
         "multitask.dev/v1alpha1", description="Version of this schema: multitask.dev/v1alpha1."
@@ -87,3 +166,4 @@ class TaskRoute(Record):
     kind: Literal["TaskRoute"] = Field("TaskRoute", description="Kind of this resource: TaskRoute.")
     metadata: RouteMetadata
     spec: TaskRouteSpec = Field(description="The routes of one model.")
+    status: TaskRouteStatus | None = Field(None, description="What gateways and operator say about it.")

@@ -1,4 +1,4 @@
-"""If the generation thread fails, the process ends, so that its supervisor notices."""
+"""If the engine's thread fails, the process ends, so that its supervisor notices."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ time.sleep(60)
 """
 
 
-def test_the_process_ends_with_its_generation_thread() -> None:
+def test_the_process_ends_with_the_engines_thread() -> None:
     done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, text=True, timeout=50, check=False)
     assert done.returncode == 1
-    assert "the generation thread failed; this process ends" in done.stderr
+    assert "the engine's thread failed; this process ends" in done.stderr

@@ -30,6 +30,7 @@ def main(folder: Path) -> None:
         sampler=Sampler({"a": 1.0}, {"a": 40}, batch_rows=8, seed=1),
         datasets=[examples],
         batch_rows=8,
+        token_budget=1024,
         pack=False,
         process=accelerator.process_index,
         processes=accelerator.num_processes,

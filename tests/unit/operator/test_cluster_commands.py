@@ -447,7 +447,7 @@ def test_without_a_pod_the_message_has_what_it_reported():
     stage_job = select_job(raw, job)
     assert newest_pod(stage_job) is None
     text = log_unavailable(raw, stage_job)
-    assert "no pod of baseline/urgency/seed-17 is left" in text
+    assert f"no pod of {stage_job.keys[0][0]} is left" in text
     assert f"ConfigMap {job} has its failure (it broke) and its last progress (baseline/x training 3/9" in text
     assert "has the result of 1 of 1 stages" in log_unavailable(raw, select_job(trained().observe(), "filter"))
 

@@ -30,13 +30,13 @@ def put(workdir, key, entry, files=("a.bin",)):
     (folder / "manifest.json").write_text(entry.model_copy(update={"files": entries}).model_dump_json(by_alias=True))
 
 
-def filled(path, resource=DESK, **results):
+def filled(path, resource=DESK, versions=VERSIONS, **results):
     """A work folder with everything of ``resource`` done; ``results`` as in ``all_done``."""
     workdir = Workdir(path)
-    for key, entry in all_done(resource, **results).items():
+    for key, entry in all_done(resource, versions=versions, **results).items():
         if not workdir.artifact(key).exists():
             put(workdir, key, entry)
-    workdir.save_plan(PlannedModel(model=resource, resolved=resolved(resource)), VERSIONS)
+    workdir.save_plan(PlannedModel(model=resource, resolved=resolved(resource)), versions)
     return workdir
 
 
@@ -213,9 +213,9 @@ def test_a_finished_folder_stays_finished_after_an_upgrade(workdir, raised, kind
     assert "--refresh" in note
 
 
-def test_a_folder_of_a_release_that_recorded_no_versions_stays_finished(workdir, raised):
+def test_a_folder_of_a_release_that_recorded_no_versions_stays_finished(tmp_path):
+    workdir = filled(tmp_path, versions=UNRECORDED_VERSIONS)
     shutil.rmtree(workdir.path / "versions")
-    raised("mixture")
     assert planned(workdir) == UNRECORDED_VERSIONS
 
 
@@ -231,6 +231,20 @@ def test_a_new_release_is_adopted_by_an_edit_and_by_refresh(workdir, raised):
     assert planned(workdir, edited) == versions
     assert planned(workdir, refresh=True) == versions
     assert release.release_notes(versions) == []
+    (note,) = release.adoption_notes(workdir.versions_of("desk"), versions)
+    assert note.startswith("another release began this run: its stages of mixture run again")
+
+
+def test_a_run_of_this_release_has_no_note(workdir):
+    versions = planned(workdir)
+    assert release.release_notes(versions) == []
+    assert release.adoption_notes(workdir.versions_of("desk"), versions) == []
+    assert release.adoption_notes(None, versions) == []
+
+
+def test_a_folder_that_stays_finished_is_not_adopted(workdir, raised):
+    raised("mixture")
+    assert release.adoption_notes(workdir.versions_of("desk"), planned(workdir)) == []
 
 
 def test_an_unfinished_run_goes_on_with_the_new_release_and_keeps_what_has_the_same_version(tmp_path, raised):

@@ -27,6 +27,8 @@ LISTS: Mapping[str, tuple[str, ...]] = {
     "status.conditions": ("type",),
     "status.stages": ("name",),
     "status.tasks": ("name",),
+    "status.gateways": ("name",),
+    "status.rollout.tasks": ("name",),
 }
 COLUMNS = (
     ("Stage", "string", ".status.stage"),
@@ -71,8 +73,15 @@ def definitions() -> dict[str, Schema]:
         TaskRoute,
         names={"kind": "TaskRoute", "plural": "taskroutes", "singular": "taskroute"},
         rules=ROUTE_RULES,
-        columns=(("Model", "string", ".spec.model"), COLUMNS[-1]),
+        columns=(
+            ("Model", "string", ".spec.model"),
+            ("Revision", "string", ".status.rollout.revision"),
+            ("Phase", "string", ".status.rollout.phase"),
+            ("Weight", "integer", ".status.rollout.weight"),
+            COLUMNS[-1],
+        ),
     )
+    _version(route)["subresources"] = {"status": {}}
     return {f"{GROUP}_{crd['spec']['names']['plural']}.yaml": crd for crd in (model, route)}
 
 

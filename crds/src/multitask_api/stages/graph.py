@@ -33,7 +33,7 @@ from multitask_api.stages.group_models import (
 from multitask_api.stages.groups import groups
 from multitask_api.stages.node_table import Manifests, NodeTable
 from multitask_api.stages.nodes import Graph, NodeState, Ref
-from multitask_api.stages.versions import Versions
+from multitask_api.stages.versions import UNRECORDED_VERSIONS, Versions
 from multitask_api.uris import is_folder
 
 SERVING_KINDS = ("verify", "ledger")
@@ -212,8 +212,8 @@ class _Builder:
             )
         name = f"mixture/{group}"
         self._table.add(name, "mixture", parameters, reads=reads + references)
-        if is_own_baseline(self._table, tasks) and self.nodes[name].state is NodeState.READY:
-            # Not if it is done: an older release trained it, and what was made from it stays valid.
+        waits = self.nodes[name].state is NodeState.WAITING
+        if not waits and self._is_later("mixture") and is_own_baseline(self._table, tasks):
             self._table.skip(
                 name,
                 "mixture",
@@ -248,18 +248,13 @@ class _Builder:
             seed=self.spec.training.seed,
         )
         reads = [Ref("bundle", f"group/{group}"), *(Ref(f"prepare/{task}", "test") for task in tasks)]
-        trains = [Ref(f"prepare/{task}", "train") for task in tasks_seen(self._table, self.spec, tasks)]
-        scores = [ref for task in tasks for ref in self._table.baseline_refs(task, "scores")]
-        # Older releases read the train rows and the baselines of every task.
-        formerly = [Ref(f"prepare/{task}", "train") for task in self.tasks]
-        formerly += [Ref(name, "scores") for name in self._table.baseline_names()]
-        self._table.add(
-            f"evaluate/{group}",
-            "evaluate",
-            parameters,
-            reads=[*reads, *trains, *scores],
-            formerly=[*reads, *formerly],
-        )
+        if self._is_later("evaluate"):
+            reads += [Ref(f"prepare/{task}", "train") for task in tasks_seen(self._table, self.spec, tasks)]
+            reads += [ref for task in tasks for ref in self._table.baseline_refs(task, "scores")]
+        else:
+            reads += [Ref(f"prepare/{task}", "train") for task in self.tasks]
+            reads += [Ref(name, "scores") for name in self._table.baseline_names()]
+        self._table.add(f"evaluate/{group}", "evaluate", parameters, reads=reads)
 
     def _export(self) -> None:
         parameters = ExportParameters(
@@ -291,6 +286,10 @@ class _Builder:
         self._table.add("ledger", "ledger", LedgerParameters(), reads=reads)
 
     # -- what several nodes need ---------------------------------------------------------------------------------------
+
+    def _is_later(self, kind: str) -> bool:
+        """Whether the run began with a later release than those that recorded no versions: its graph differs."""
+        return self._table.versions[kind] > UNRECORDED_VERSIONS[kind]
 
     def _optimisation(self, stage: HighResourceStage | MixtureStage) -> Optimisation:
         return Optimisation.of(self.spec.training, seed=stage.seed, min_steps=stage.min_steps)

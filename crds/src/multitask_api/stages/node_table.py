@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 from multitask_api.stage_io.manifest import Manifest
 from multitask_api.stage_io.parameters import StageParameters
@@ -14,16 +13,6 @@ from multitask_api.stages.versions import Versions
 
 Manifests = Mapping[ArtifactKey, Manifest]
 """(stage name, digest) → the manifest that is in storage."""
-
-
-@dataclass(frozen=True)
-class _Inputs:
-    """``known``: read output → its digest, where there is one. ``digest``: None while an input is missing."""
-
-    reads: tuple[Ref, ...]
-    known: Mapping[str, str]
-    digest: str | None
-    manifest: Manifest | None
 
 
 class NodeTable:
@@ -42,36 +31,25 @@ class NodeTable:
         *,
         reads: Sequence[Ref],
         needs: Sequence[str] = (),
-        formerly: Sequence[Ref] = (),
     ) -> None:
         """Add a node; its digest is known once everything it reads has an output digest.
 
-        ``parameters`` is None while they depend on results that are missing. ``formerly`` is what an older release
-        read for it: a result that is in storage under that digest stays valid.
+        ``parameters`` is None while they depend on results that are missing.
         """
-        inputs = self._inputs(name, kind, parameters, reads)
-        if formerly and inputs.manifest is None:
-            before = self._inputs(name, kind, parameters, formerly)
-            inputs = before if before.manifest is not None else inputs
-        reads, own, manifest = inputs.reads, inputs.digest, inputs.manifest
+        reads = tuple(reads)
         stages = tuple(dict.fromkeys([*(ref.stage for ref in reads), *needs]))
-        if own is None:
+        known = {str(ref): value for ref in reads if (value := self.output(ref)) is not None}
+        if parameters is None or len(known) < len(set(reads)):
             missing = tuple(stage for stage in stages if not self._is_settled(stage))
             self.nodes[name] = Node(name, kind, NodeState.WAITING, needs=missing, reads=reads)
             return
         version = self.versions[kind]
+        own = digest({"stage": name, "version": version, "parameters": parameters.identity(), "reads": known})
+        manifest = self._manifests.get((name, own))
         ready = all(self._is_settled(stage) for stage in stages)
         state = NodeState.DONE if manifest else NodeState.READY if ready else NodeState.WAITING
         needed = stages if state is not NodeState.WAITING else tuple(s for s in stages if not self._is_settled(s))
-        self.nodes[name] = Node(name, kind, state, needed, reads, version, parameters, own, inputs.known, manifest)
-
-    def _inputs(self, name: str, kind: str, parameters: StageParameters | None, reads: Sequence[Ref]) -> _Inputs:
-        """What a node reads, its digest with that, and what is in storage under the digest."""
-        known = {str(ref): value for ref in reads if (value := self.output(ref)) is not None}
-        if parameters is None or len(known) < len(set(reads)):
-            return _Inputs(tuple(reads), known, None, None)
-        own = self._digest(name, kind, parameters, known)
-        return _Inputs(tuple(reads), known, own, self._manifests.get((name, own)))
+        self.nodes[name] = Node(name, kind, state, needed, reads, version, parameters, own, known, manifest)
 
     def skip(self, name: str, kind: str, *, needs: tuple[str, ...], reason: str, stand_in: str | None = None) -> None:
         """Add a node that has nothing to do; the outputs of ``stand_in`` take the place of those that it lacks."""
@@ -127,7 +105,3 @@ class NodeTable:
 
     def _is_settled(self, stage: str) -> bool:
         return self.nodes[stage].state in (NodeState.DONE, NodeState.SKIPPED)
-
-    def _digest(self, name: str, kind: str, parameters: StageParameters, known: Mapping[str, str]) -> str:
-        version = self.versions[kind]
-        return digest({"stage": name, "version": version, "parameters": parameters.identity(), "reads": known})

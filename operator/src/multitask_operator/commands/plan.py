@@ -57,7 +57,9 @@ def plan(
     model = load(file)
     folder = Workdir(workdir or default_workdir(file, model))
     resolved = resolve(model, data_root(file), folder)
+    recorded = folder.versions_of(model.metadata.name)
     versions = release.versions_of_run(model, resolved, folder, refresh=refresh)
+    releases = [*release.adoption_notes(recorded, versions), *release.release_notes(versions)]
     graph = build(model.metadata.name, model.spec, resolved, folder.manifests(), versions, serve=serve)
     summary = PlanSummary(
         model=model,
@@ -65,7 +67,7 @@ def plan(
         states={node.name: describe_state(node, graph) for node in graph.nodes},
         probabilities=sampling_probabilities(model, graph),
         ignored=ignored_fields(model),
-        notes=[*model.spec.hints(), *frozen_base_notes(model, graph), *release.release_notes(versions)],
+        notes=[*model.spec.hints(), *frozen_base_notes(model, graph), *releases],
         cost=estimate(model, graph, host=platform.node(), otherwise=lambda: _expected_speed(model, resolved, graph)),
     )
     if as_json:

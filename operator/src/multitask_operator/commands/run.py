@@ -81,7 +81,10 @@ def run(
             view.line(f"killed {orphans} processes that an earlier run left running")
         root = model_file.data_root(file)
         resolved = model_file.resolve(model, root, folder)
+        recorded = folder.versions_of(model.metadata.name)
         versions = release.versions_of_run(model, resolved, folder, refresh=refresh)
+        for note in release.adoption_notes(recorded, versions):
+            view.line(f"note: {note}")
         folder.save_plan(PlannedModel(model=model, resolved=resolved), versions)
         executor = Executor(
             workdir=folder,

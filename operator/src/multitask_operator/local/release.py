@@ -33,8 +33,21 @@ def versions_of_run(model: MultiTaskModel, resolved: Resolved, workdir: Workdir,
 
 def release_notes(versions: Versions) -> list[str]:
     """That the results of a plan are those of another release, and how this one is adopted; empty if they are not."""
-    kinds = sorted(kind for kind, version in VERSIONS.items() if versions.get(kind) != version)
+    kinds = _changed_kinds(versions)
     if not kinds:
         return []
-    made_by = f"a release with other versions of {', '.join(kinds)} made these results, and they stay"
+    made_by = f"a release with other versions of {kinds} made these results, and they stay"
     return [f"{made_by}; an edit of what is trained, or --refresh, runs the stages of this release"]
+
+
+def adoption_notes(recorded: Versions | None, versions: Versions) -> list[str]:
+    """That a plan with ``versions`` runs again what another release has done; ``recorded`` are those of the plan before
+    it, None: there was none. Empty if it does not."""
+    kinds = _changed_kinds(recorded or VERSIONS)
+    if not kinds or _changed_kinds(versions):
+        return []
+    return [f"another release began this run: its stages of {kinds} run again, with this one; mtm gc removes theirs"]
+
+
+def _changed_kinds(versions: Versions) -> str:
+    return ", ".join(sorted(kind for kind, version in VERSIONS.items() if versions.get(kind) != version))

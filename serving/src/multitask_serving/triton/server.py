@@ -25,7 +25,7 @@ import sys
 import sysconfig
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -166,10 +166,12 @@ class TritonServer:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 self._process.wait()
-        for pid in stubs:
-            if self._shared_memory in _command_line(pid):  # else it has ended, and its id may be another process's
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        # Of another command line: it has ended, and its id may be another process's.
+        left = [pid for pid in stubs if self._shared_memory in _command_line(pid)]
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        _wait_for_end(left)
         for region in _SHARED_MEMORY.glob(f"{self._shared_memory}*"):
             region.unlink(missing_ok=True)
 
@@ -264,6 +266,13 @@ def _is_alive(pid: int) -> bool:
     except OSError:
         return False
     return state not in {"Z", "X"}
+
+
+def _wait_for_end(pids: Iterable[int], timeout_s: float = 5.0) -> None:
+    """Wait until killed processes, which are nobody's children here, are gone with what they hold open."""
+    deadline = time.monotonic() + timeout_s
+    while any(_is_alive(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.01)
 
 
 def _command_line(pid: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from multitask_api.cluster import REFRESH_ANNOTATION
-from multitask_api.stages.versions import VERSIONS
+from multitask_api.stages.versions import UNRECORDED_VERSIONS, VERSIONS
 from multitask_operator.reconciler.state import run_record
 from multitask_operator.reconciler.state.model_state import ModelState
 from support.graph_builders import task
@@ -29,23 +29,39 @@ def upgrade(monkeypatch):
     """Begins the next release in ``cluster``: another image, in which the versions of ``kinds`` are raised."""
 
     def begin(cluster, kinds=("baseline", "mixture")):
-        versions = {kind: version + (kind in kinds) for kind, version in VERSIONS.items()}
+        older, versions = run_record.VERSIONS, {kind: version + (kind in kinds) for kind, version in VERSIONS.items()}
         monkeypatch.setattr(run_record, "VERSIONS", versions)
-        cluster.images = {OLD: VERSIONS, NEW: versions}
+        cluster.images = {OLD: older, NEW: versions}
         cluster.settings = replace(SETTINGS, trainer_image=NEW)
 
     return begin
 
 
-def trained(**spec):
+@pytest.fixture(params=[True, False], ids=["of a release with recorded versions", "of one that recorded none"])
+def leave(request, monkeypatch):
+    """Makes a cluster what the release that began the model's run leaves of it."""
+    if request.param:
+        return lambda cluster: cluster
+    monkeypatch.setattr(run_record, "VERSIONS", UNRECORDED_VERSIONS)
+    return as_an_older_release_left_it
+
+
+def began(**spec):
+    """A cluster with the release whose versions `run_record` has."""
     cluster = Cluster(*TASKS, **spec)
+    cluster.images = {OLD: run_record.VERSIONS}
+    return cluster
+
+
+def trained(**spec):
+    cluster = began(**spec)
     cluster.to_the_end()
     assert cluster.condition("Progressing")["reason"] == "Complete"
     return cluster
 
 
 def halfway():
-    cluster = Cluster(*TASKS)
+    cluster = began()
     for _ in range(3):
         cluster.settle()
         cluster.finish(cluster.jobs()[0])
@@ -79,10 +95,9 @@ def images(cluster, since=0):
     }
 
 
-@pytest.mark.parametrize("recorded", [True, False], ids=["with versions", "of a release that recorded none"])
 @pytest.mark.parametrize("kinds", RAISED)
-def test_a_finished_model_stays_as_it_is(upgrade, kinds, recorded):
-    cluster = trained() if recorded else as_an_older_release_left_it(trained())
+def test_a_finished_model_stays_as_it_is(upgrade, kinds, leave):
+    cluster = leave(trained())
     status, before = cluster.model["status"], list(cluster.created)
     upgrade(cluster, kinds)
     cluster.settle()
@@ -91,11 +106,10 @@ def test_a_finished_model_stays_as_it_is(upgrade, kinds, recorded):
     assert exported(cluster)
 
 
-@pytest.mark.parametrize("recorded", [True, False], ids=["with versions", "of a release that recorded none"])
 @pytest.mark.parametrize("kinds", RAISED)
-def test_a_run_goes_on_to_its_end_with_its_image_and_repeats_nothing(upgrade, kinds, recorded):
+def test_a_run_goes_on_to_its_end_with_its_image_and_repeats_nothing(upgrade, kinds, leave):
     expected = trained()
-    cluster = halfway() if recorded else as_an_older_release_left_it(halfway())
+    cluster = leave(halfway())
     upgrade(cluster, kinds)
     cluster.to_the_end()
     assert sorted(cluster.job_runs) == sorted(expected.job_runs)
@@ -141,10 +155,9 @@ ADOPTS = [
 ]
 
 
-@pytest.mark.parametrize("recorded", [True, False], ids=["with versions", "of a release that recorded none"])
 @pytest.mark.parametrize(("ask", "sentence"), ADOPTS, ids=[row[1] for row in ADOPTS])
-def test_a_new_release_is_adopted_by(upgrade, ask, sentence, recorded):
-    cluster = trained() if recorded else as_an_older_release_left_it(trained())
+def test_a_new_release_is_adopted_by(upgrade, ask, sentence, leave):
+    cluster = leave(trained())
     runs, revision = len(cluster.job_runs), exported(cluster)
     upgrade(cluster)
     ask(cluster)
@@ -178,15 +191,14 @@ def test_a_prompt_that_a_configmap_changes_begins_a_run_of_the_new_release(upgra
     assert exported(cluster)
 
 
-def test_an_annotation_from_before_the_upgrade_asks_for_nothing(upgrade):
-    cluster = Cluster(*TASKS)
+def test_an_annotation_from_before_the_upgrade_asks_for_nothing(upgrade, leave):
+    cluster = began()
     cluster.annotate(REFRESH_ANNOTATION, "monday")
     cluster.to_the_end()
-    before = list(cluster.created)
-    for each in (cluster, as_an_older_release_left_it(cluster)):
-        upgrade(each)
-        each.settle()
-        assert each.created == before
+    before = list(leave(cluster).created)
+    upgrade(cluster)
+    cluster.settle()
+    assert cluster.created == before
 
 
 def test_refresh_takes_todays_image_without_another_version(upgrade):

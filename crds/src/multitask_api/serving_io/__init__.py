@@ -1,0 +1,1 @@
+"""What operator, gateway and servers write for each other in a cluster."""
