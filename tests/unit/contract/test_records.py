@@ -11,6 +11,8 @@ from multitask_api.data_check import DataReport
 from multitask_api.report import Report
 from multitask_api.resource import MultiTaskModel
 from multitask_api.routes import TaskRoute
+from multitask_api.serving_io.revision import Revision
+from multitask_api.serving_io.verify import RevisionReport, VerifyOrder
 from multitask_api.stage_io import parameters, results
 from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure, StageProgress
 from multitask_operator.local.workdir import PlannedModel
@@ -54,6 +56,7 @@ RECORDS: dict[str, dict[str, type[BaseModel]]] = {
         "verify": results.VerifyResult,
         "ledger": results.LedgerResult,
     },
+    "serving": {"revision.json": Revision, "verify.json": VerifyOrder, "verified.json": RevisionReport},
     "output": {"mtm validate": DataReport},
 }
 CASES = [(group, name) for group, records in RECORDS.items() for name in records]

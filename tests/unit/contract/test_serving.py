@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import fields
 
+import pytest
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
+from multitask_api.serving_io import names, revision, verify
 from multitask_client.messages import Prediction, Task
 from multitask_client.proto import gateway_pb2
 from multitask_serving.triton import wire
@@ -47,6 +49,25 @@ TRITON = {
     "CANCELLED": "CANCELLED",
     "INTERNAL": "INTERNAL",
 }
+# What operator and servers of different releases agree on.
+IN_THE_CLUSTER = [
+    (names.SERVER_COMMAND, ("python", "-m", "multitask_serving.pod")),
+    (names.FETCH_COMMAND, ("python", "-m", "multitask_trainer.fetch")),
+    (verify.VERIFY_COMMAND, ("python", "-m", "multitask_trainer.verify_revision")),
+    (revision.REVISION_KEY, "revision.json"),
+    (verify.VERIFY_KEY, "verify.json"),
+    (verify.VERIFIED_KEY, "verified.json"),
+    (verify.VERIFY_REVISION, "verify-revision"),
+    (names.REVISION_PATH, "/multitask/revision"),
+    (names.EXPORT_PATH, "/multitask/export"),
+    (names.TRITON_PORT, 8001),
+    (names.PROBE_PORT, 8080),
+]
+
+
+@pytest.mark.parametrize(("name", "value"), IN_THE_CLUSTER)
+def test_name_of_a_revision_in_the_cluster(name: object, value: object):
+    assert name == value
 
 
 def test_methods_and_messages_of_the_gateway():
