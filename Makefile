@@ -18,7 +18,7 @@ export TOKENIZERS_PARALLELISM := false
 
 BIN := .venv/bin
 UV := .make/uv/bin/uv
-PACKAGES := crds client serving trainer-image operator
+PACKAGES := crds client kubernetes-client serving trainer-image operator
 SOURCES := $(PACKAGES:%=%/src)
 CHART := helm/multitask-operator
 # Of an image's lock: requirements.lock says which versions, and why they are there.
@@ -53,9 +53,9 @@ $(UV): tools/get_uv.sh | .make/python
 	@touch $@
 
 lock: | .venv/pyvenv.cfg  ## Resolve the dependencies again and write the locks
-	$(COMPILE) pyproject.toml --extra dev $(UPGRADE) $(call without,api client serving trainer operator) \
+	$(COMPILE) pyproject.toml --extra dev $(UPGRADE) $(call without,api client kubernetes serving trainer operator) \
 	  --output-file requirements.lock > /dev/null
-	$(COMPILE) crds/pyproject.toml operator/pyproject.toml $(call without,api) $(AS_LOCKED) \
+	$(COMPILE) $(addsuffix /pyproject.toml,crds kubernetes-client operator) $(call without,api kubernetes) $(AS_LOCKED) \
 	  --output-file requirements-operator.lock > /dev/null
 	$(COMPILE) $(addsuffix /pyproject.toml,crds client serving trainer-image) $(call without,api client serving) $(AS_LOCKED) \
 	  --output-file requirements-trainer.lock > /dev/null

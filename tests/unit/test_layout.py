@@ -14,7 +14,8 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 TOOLS = ROOT / "tools"
-SOURCES = [ROOT / part for part in ("crds/src", "client/src", "serving/src", "trainer-image/src", "operator/src")]
+DISTRIBUTIONS = ("crds", "client", "kubernetes-client", "serving", "trainer-image", "operator")
+SOURCES = [ROOT / name / "src" for name in DISTRIBUTIONS]
 GENERATED = ("_pb2.py", "_pb2_grpc.py")
 MOST_LINES = 300
 MOST_IN_ROOT, MOST_IN_PACKAGE = 10, 15

@@ -46,7 +46,7 @@ def definitions() -> Mapping[str, ImageDefinition]:
     """Name → definition of every image."""
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     both = (".dockerignore", "LICENSE", "requirements-build.lock", _BASE_FILE)
-    operator = (*both, "requirements-operator.lock", *package("crds", "operator"))
+    operator = (*both, "requirements-operator.lock", *package("crds", "kubernetes-client", "operator"))
     trainer = (*both, "requirements-trainer.lock", *package("crds", "client", "serving", "trainer-image"))
     return {
         "operator": ImageDefinition("operator/Dockerfile", operator, version, _USER, "opt/multitask", base.COMMAND, 4),

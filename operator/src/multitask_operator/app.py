@@ -7,12 +7,12 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 
+from multitask_kubernetes.client import Client
+from multitask_kubernetes.connection import connect
+from multitask_kubernetes.hooks import nothing
+from multitask_kubernetes.streams import StreamClient
 from multitask_operator import health
 from multitask_operator.cluster.cache import Cache
-from multitask_operator.cluster.client import Client
-from multitask_operator.cluster.connection import connect
-from multitask_operator.cluster.hooks import nothing
-from multitask_operator.cluster.streams import StreamClient
 from multitask_operator.controller import Controller, NamespacedName, Reconcile
 from multitask_operator.metrics import Metrics
 from multitask_operator.queue import Queue

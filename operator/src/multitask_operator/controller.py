@@ -14,12 +14,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from multitask_api.resource.model import API_VERSION
+from multitask_kubernetes.client import Client
+from multitask_kubernetes.errors import ClusterError, Forbidden, NotFound, read_refused
+from multitask_kubernetes.reflector import REFUSAL_GRACE_SECONDS
 from multitask_operator.cluster.apply import apply
 from multitask_operator.cluster.cache import Cache
-from multitask_operator.cluster.client import Client
-from multitask_operator.cluster.errors import ClusterError, Forbidden, NotFound, read_refused
 from multitask_operator.cluster.observe import observe
-from multitask_operator.cluster.reflector import REFUSAL_GRACE_SECONDS
 from multitask_operator.cluster.refusals import Refusals
 from multitask_operator.cluster.watched_reader import WatchedReader
 from multitask_operator.reconciler.actions import Event, PatchFinalizers, PatchStatus, Result

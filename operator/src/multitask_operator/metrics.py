@@ -8,8 +8,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 
+from multitask_kubernetes.errors import Request
 from multitask_operator.cluster.cache import JOB, MODEL, Cache
-from multitask_operator.cluster.errors import Request
 from multitask_operator.queue import Schedule
 
 #: Seconds of a reconcile: one without requests takes milliseconds, one that is refused again and again minutes.

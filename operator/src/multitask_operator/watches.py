@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable
 
 from multitask_api.types import JsonObject
+from multitask_kubernetes.store import model_label
 from multitask_operator.cluster.cache import EVENT, METADATA, MODEL, PVC, Cache, Kind
-from multitask_operator.cluster.store import model_label
 from multitask_operator.controller import NamespacedName
 from multitask_operator.reconciler.state.cluster_state import named_pvc_names, referenced_configmap_names
 

@@ -11,8 +11,8 @@ from devcluster.processes import until
 from multitask_api.cluster import KIND_LABEL, MANIFESTS_KEY, MODEL_LABEL, PROGRESS_KEY
 from multitask_api.stage_io.manifest import StageProgress
 from multitask_api.stage_io.packing import pack_manifests
-from multitask_operator.cluster.client import Client
-from multitask_operator.cluster.connection import connect
+from multitask_kubernetes.client import Client
+from multitask_kubernetes.connection import connect
 from multitask_operator.controller import Controller, NamespacedName
 from multitask_operator.reconciler import reconcile
 from multitask_operator.settings import Settings

@@ -15,11 +15,10 @@ from devcluster import objects
 from devcluster.cluster_client import ClusterClient
 from devcluster.control_plane import ControlPlane
 from multitask_api.cluster import FINALIZER
-from multitask_operator.cluster import client as client_module
-from multitask_operator.cluster.apply import Applied, apply
-from multitask_operator.cluster.client import Client
-from multitask_operator.cluster.connection import connect
-from multitask_operator.cluster.errors import (
+from multitask_kubernetes import client as client_module
+from multitask_kubernetes.client import Client
+from multitask_kubernetes.connection import connect
+from multitask_kubernetes.errors import (
     AlreadyExists,
     Conflict,
     ConnectionConfigError,
@@ -28,6 +27,7 @@ from multitask_operator.cluster.errors import (
     RequestRejected,
     Unavailable,
 )
+from multitask_operator.cluster.apply import Applied, apply
 from multitask_operator.cluster.observe import observe
 from multitask_operator.reconciler.actions import Apply, Create, Delete, Event, PatchFinalizers, PatchStatus
 from multitask_operator.reconciler.state.cluster_state import ClusterState

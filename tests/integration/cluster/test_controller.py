@@ -11,8 +11,8 @@ import pytest
 
 from devcluster import objects
 from devcluster.cluster_client import ClusterClient
-from multitask_operator.cluster.client import Client
-from multitask_operator.cluster.connection import connect
+from multitask_kubernetes.client import Client
+from multitask_kubernetes.connection import connect
 from multitask_operator.controller import CONFLICT_REQUEUE_SECONDS, Controller, NamespacedName, Reconcile, WriteRejected
 from multitask_operator.reconciler.actions import Create, PatchStatus, Result
 from multitask_operator.reconciler.state.cluster_state import ClusterState

@@ -17,9 +17,9 @@ import pytest
 from devcluster.cluster_client import ClusterClient
 from multitask_api.cluster import FINAL_KEY, KIND_LABEL, SNAPSHOT_KEY
 from multitask_api.stages.versions import VERSIONS
+from multitask_kubernetes.client import Client
+from multitask_kubernetes.connection import connect
 from multitask_operator.cluster.apply import Applied, apply
-from multitask_operator.cluster.client import Client
-from multitask_operator.cluster.connection import connect
 from multitask_operator.cluster.observe import observe
 from multitask_operator.controller import Controller, NamespacedName
 from multitask_operator.reconciler import reconcile

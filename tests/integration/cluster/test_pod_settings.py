@@ -13,10 +13,10 @@ import pytest
 from devcluster import chart, objects
 from devcluster.cluster_client import ClusterClient
 from devcluster.processes import until
+from multitask_kubernetes.client import Client
+from multitask_kubernetes.connection import connect
+from multitask_kubernetes.errors import RequestRejected
 from multitask_operator.cluster.apply import Applied, apply
-from multitask_operator.cluster.client import Client
-from multitask_operator.cluster.connection import connect
-from multitask_operator.cluster.errors import RequestRejected
 from multitask_operator.cluster.observe import observe
 from multitask_operator.controller import Controller, NamespacedName, WriteRejected
 from multitask_operator.objects.jobs import pod_group, stage_job

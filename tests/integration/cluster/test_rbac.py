@@ -18,8 +18,8 @@ from devcluster import chart, objects
 from devcluster.cluster_client import ClusterClient, Object
 from devcluster.processes import until
 from multitask_api.cluster import MODEL_LABEL
-from multitask_operator.cluster.client import Client
-from multitask_operator.cluster.connection import connect
+from multitask_kubernetes.client import Client
+from multitask_kubernetes.connection import connect
 from multitask_operator.controller import Controller, NamespacedName
 from multitask_operator.reconciler import reconcile
 from multitask_operator.settings import Settings

@@ -10,7 +10,7 @@ import pytest
 from multitask_api import bundle, cluster
 from multitask_api.resource.model import API_VERSION
 from multitask_api.stage_io import manifest, packing
-from multitask_operator.cluster.client import FIELD_MANAGER
+from multitask_kubernetes.client import FIELD_MANAGER
 from multitask_operator.local.processes import MARKER
 from multitask_operator.objects.names import Owner, access_name, clean_up_name, resolve_name, run_name, selector
 from multitask_operator.objects.names import stage_job_name as job_name

@@ -21,12 +21,25 @@ PAGES = sorted(
 PACKAGES = {
     "multitask_api": ROOT / "crds/src",
     "multitask_client": ROOT / "client/src",
+    "multitask_kubernetes": ROOT / "kubernetes-client/src",
     "multitask_serving": ROOT / "serving/src",
     "multitask_trainer": ROOT / "trainer-image/src",
     "multitask_operator": ROOT / "operator/src",
     "devcluster": ROOT / "tools",
 }
-FOLDERS = ("client", "crds", "docs", "examples", "helm", "operator", "serving", "tests", "tools", "trainer-image")
+FOLDERS = (
+    "client",
+    "crds",
+    "docs",
+    "examples",
+    "helm",
+    "kubernetes-client",
+    "operator",
+    "serving",
+    "tests",
+    "tools",
+    "trainer-image",
+)
 GENERATED_BY_A_USER = ("examples/support-desk/data",)
 FENCE = re.compile(r"^( *)```(\w*)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"(?<!!)\[(?:[^\[\]]|\[[^\]]*\])*\]\(([^)\s]+)\)")

@@ -11,8 +11,12 @@ from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[3]
 #: Lock → the distributions of ours that an image installs beside it.
-IMAGES = {"operator": ("crds", "operator"), "trainer": ("crds", "client", "serving", "trainer-image"), "build": ()}
-OURS = ("multitask-api", "multitask-client", "multitask-serving", "multitask-trainer", "multitask-operator")
+IMAGES = {
+    "operator": ("crds", "kubernetes-client", "operator"),
+    "trainer": ("crds", "client", "serving", "trainer-image"),
+    "build": (),
+}
+OURS = tuple(f"multitask-{name}" for name in ("api", "client", "kubernetes", "serving", "trainer", "operator"))
 NO_BUSINESS = {
     "operator": ("torch", "transformers", "grpcio", "pyarrow", "hatchling", "moto", "mypy", "pytest"),
     "trainer": ("kubernetes", "matplotlib", "nvidia-pytriton", "hatchling", "moto", "mypy", "pytest"),
@@ -69,7 +73,7 @@ def test_what_an_image_does_not_run_is_not_there(image):
 def test_what_builds_our_wheels_is_locked():
     backends = {
         Requirement(each).name
-        for distribution in ("crds", "client", "serving", "trainer-image", "operator")
+        for distribution in ("crds", "client", "kubernetes-client", "serving", "trainer-image", "operator")
         for each in tomllib.loads((ROOT / distribution / "pyproject.toml").read_text())["build-system"]["requires"]
     }
     assert backends <= {package for package, _ in locked("build")}

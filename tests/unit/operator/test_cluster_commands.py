@@ -9,8 +9,8 @@ import pytest
 
 from multitask_api.stage_io.manifest import StageProgress
 from multitask_api.stage_io.results import EvaluateResult
+from multitask_kubernetes.logs import user_namespace
 from multitask_operator import cli
-from multitask_operator.cluster.logs import user_namespace
 from multitask_operator.cluster.observe import OPERATOR_CHILDREN
 from multitask_operator.commands.cluster.diagnosis import diagnose
 from multitask_operator.commands.cluster.jobs import job_rows

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multitask_api.errors import RetryableError
-from multitask_operator.cluster.apply import merge_patch
-from multitask_operator.cluster.errors import (
+from multitask_kubernetes.errors import (
     AlreadyExists,
     ClusterError,
     Conflict,
@@ -22,6 +21,7 @@ from multitask_operator.cluster.errors import (
     Unavailable,
     error_for,
 )
+from multitask_operator.cluster.apply import merge_patch
 
 CREATE = Request("create", "jobs.batch", "team-a", "desk-resolve")
 

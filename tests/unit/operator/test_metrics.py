@@ -9,8 +9,8 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from multitask_kubernetes.errors import Request
 from multitask_operator.cluster.cache import Cache
-from multitask_operator.cluster.errors import Request
 from multitask_operator.health import served
 from multitask_operator.metrics import Metrics
 from multitask_operator.queue import Queue, Schedule

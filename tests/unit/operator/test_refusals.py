@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from multitask_operator.cluster.errors import Forbidden, Request
+from multitask_kubernetes.errors import Forbidden, Request
 from multitask_operator.cluster.refusals import FORGOTTEN_SECONDS, Refusals
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from multitask_kubernetes.errors import NotFound
+from multitask_kubernetes.store import Store
 from multitask_operator.cluster.cache import Cache
-from multitask_operator.cluster.errors import NotFound
-from multitask_operator.cluster.store import Store
 from multitask_operator.objects.names import selector
 
 LABELS = {"app.kubernetes.io/managed-by": "multitask-operator", "multitask.dev/model": "desk"}

@@ -14,8 +14,8 @@ from typing import Any
 from multitask_api.cluster import MANAGED_BY_LABEL, MODEL_LABEL
 from multitask_api.resource.model import API_VERSION
 from multitask_api.types import JsonObject
-from multitask_operator.cluster.client import FIELD_MANAGER, Client
-from multitask_operator.cluster.errors import AlreadyExists, ClusterError, Conflict, NotFound, Request, RequestRejected
+from multitask_kubernetes.client import FIELD_MANAGER, Client
+from multitask_kubernetes.errors import AlreadyExists, ClusterError, Conflict, NotFound, Request, RequestRejected
 from multitask_operator.formatting import cut
 from multitask_operator.reconciler.actions import (
     Action,

@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 from multitask_api.cluster import MANAGED_BY, MANAGED_BY_LABEL, MODEL_LABEL
 from multitask_api.resource.model import API_VERSION
 from multitask_api.types import JsonObject
-from multitask_operator.cluster.errors import Forbidden, NotFound, Request
-from multitask_operator.cluster.kinds import rbac_resource
+from multitask_kubernetes.errors import Forbidden, NotFound, Request
+from multitask_kubernetes.kinds import rbac_resource
+from multitask_kubernetes.reflector import Reflector, Source, explained
+from multitask_kubernetes.store import Store, model_label, no_summary
+from multitask_kubernetes.streams import StreamClient
 from multitask_operator.cluster.observe import OPERATOR_CHILDREN, VIEWER_CHILDREN
-from multitask_operator.cluster.reflector import Reflector, Source, explained
-from multitask_operator.cluster.store import Store, model_label, no_summary
-from multitask_operator.cluster.streams import StreamClient
 from multitask_operator.reconciler.state.accessors import kind_label, true_condition
 
 Kind = tuple[str, str]

@@ -10,8 +10,8 @@ from typing import Any, Protocol
 from multitask_api.cluster import RUN
 from multitask_api.resource.model import API_VERSION
 from multitask_api.types import JsonObject
-from multitask_operator.cluster.errors import Forbidden, NotFound
-from multitask_operator.cluster.kinds import RBAC
+from multitask_kubernetes.errors import Forbidden, NotFound
+from multitask_kubernetes.kinds import RBAC
 from multitask_operator.objects.names import selector
 from multitask_operator.reconciler import blockers
 from multitask_operator.reconciler.finalizers import has_finalizer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from multitask_operator.cluster.errors import Forbidden, read_refused
+from multitask_kubernetes.errors import Forbidden, read_refused
 
 #: Seconds after which a refusal that nobody met again is forgotten: nothing needs that read any more.
 FORGOTTEN_SECONDS = 60.0

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from multitask_api.types import JsonObject
+from multitask_kubernetes.client import Client
+from multitask_kubernetes.errors import NotFound, Request
 from multitask_operator.cluster.cache import CONFIGMAP, EVENT, Cache
-from multitask_operator.cluster.client import Client
-from multitask_operator.cluster.errors import NotFound, Request
 
 #: Seconds for which the Events about an object are not read again, if no Warning about it has come since.
 EVENTS_SECONDS = 60.0

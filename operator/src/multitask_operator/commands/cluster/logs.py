@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
-from multitask_operator.cluster.errors import NotFound, RequestRejected
-from multitask_operator.cluster.logs import LogClient
+from multitask_kubernetes.errors import NotFound, RequestRejected
+from multitask_kubernetes.logs import LogClient
 from multitask_operator.commands.cluster.pods import NoLog, log_unavailable, newest_pod, not_started, select_job
 from multitask_operator.commands.cluster.session import ClusterOptions, read_cluster_state, run_with_client
 from multitask_operator.objects.user_pod_template import CONTAINER

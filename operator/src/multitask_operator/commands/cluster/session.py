@@ -13,9 +13,9 @@ from typing import TypeVar
 
 from multitask_api.errors import MultitaskError, UserError
 from multitask_api.resource.model import API_VERSION
-from multitask_operator.cluster.connection import connect
-from multitask_operator.cluster.errors import ConnectionConfigError, Forbidden, NotFound, Unavailable
-from multitask_operator.cluster.logs import LogClient, user_namespace
+from multitask_kubernetes.connection import connect
+from multitask_kubernetes.errors import ConnectionConfigError, Forbidden, NotFound, Unavailable
+from multitask_kubernetes.logs import LogClient, user_namespace
 from multitask_operator.cluster.observe import observe
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 

@@ -1,4 +1,4 @@
-"""Errors between the operator and the API server; whether to try again is in the type.
+"""Errors between our programs and the API server; whether to try again is in the type.
 
 ClusterError
 ├── ConnectionConfigError (UserError)

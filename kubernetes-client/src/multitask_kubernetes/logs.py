@@ -13,10 +13,10 @@ from kubernetes.aio.config import ConfigException
 from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME
 from kubernetes.aio.config.kube_config import KubeConfigLoader, KubeConfigMerger
 
-from multitask_operator.cluster.client import TIMEOUT
-from multitask_operator.cluster.connection import DEFAULT_KUBECONFIG
-from multitask_operator.cluster.errors import ConnectionConfigError, Request
-from multitask_operator.cluster.streams import StreamClient
+from multitask_kubernetes.client import TIMEOUT
+from multitask_kubernetes.connection import DEFAULT_KUBECONFIG
+from multitask_kubernetes.errors import ConnectionConfigError, Request
+from multitask_kubernetes.streams import StreamClient
 
 _POD_NAMESPACE = Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
 

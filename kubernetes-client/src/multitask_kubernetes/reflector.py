@@ -9,9 +9,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from multitask_api.types import JsonObject
-from multitask_operator.cluster.errors import ClusterError, Expired, Forbidden, NotFound, read_refused
-from multitask_operator.cluster.store import Entry, Name, Store
-from multitask_operator.cluster.streams import StreamClient
+from multitask_kubernetes.errors import ClusterError, Expired, Forbidden, NotFound, read_refused
+from multitask_kubernetes.store import Entry, Name, Store
+from multitask_kubernetes.streams import StreamClient
 
 #: Seconds between two attempts: the first wait, doubled after each failure in a row, and the longest.
 FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0

@@ -9,7 +9,7 @@ from typing import Protocol
 import aiohttp
 
 from multitask_api.types import JsonObject
-from multitask_operator.cluster.errors import Request
+from multitask_kubernetes.errors import Request
 
 Count = Callable[[Request, str], None]
 """Called with every request and the HTTP status of its answer, or `NO_ANSWER`."""

@@ -1,4 +1,4 @@
-"""The requests that the operator makes, on the asynchronous dynamic client: plain dicts in and out, a time limit on
+"""Requests to an API server, on the asynchronous dynamic client: plain dicts in and out, a time limit on
 each, and one exception tree."""
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from kubernetes.aio.dynamic.client import DynamicClient
 from kubernetes.aio.dynamic.resource import Resource
 
 from multitask_api.types import JsonObject
-from multitask_operator.cluster.errors import Request, Unavailable, error_for
-from multitask_operator.cluster.hooks import NO_ANSWER, Count, Observer, nothing, noting_the_status, status, uncounted
-from multitask_operator.cluster.kinds import KINDS, rbac_resource
+from multitask_kubernetes.errors import Request, Unavailable, error_for
+from multitask_kubernetes.hooks import NO_ANSWER, Count, Observer, nothing, noting_the_status, status, uncounted
+from multitask_kubernetes.kinds import KINDS, rbac_resource
 
 FIELD_MANAGER = "multitask-operator"
+"""Of the operator, as ``metadata.managedFields`` and audit logs name it."""
 
 #: Of one request, from the wait for a free connection to the last byte of the answer.
 TIMEOUT = aiohttp.ClientTimeout(total=30.0, sock_connect=5.0)
@@ -33,8 +34,9 @@ PAGE = 500
 class Client:
     """One connection pool to one API server; close it, or use it as an asynchronous context.
 
-    Every method raises the errors of `multitask_operator.cluster.errors`. ``after_write`` is called after every request
+    Every method raises the errors of `multitask_kubernetes.errors`. ``after_write`` is called after every request
     that changed something and before its answer is used. ``connections``: requests at the same time; 0: any number.
+    ``field_manager``: the name under which fields are written, and the user agent.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Client:
         observer: Observer | None = None,
         count: Count = uncounted,
         connections: int = 64,
+        field_manager: str = FIELD_MANAGER,
         timeout: aiohttp.ClientTimeout = TIMEOUT,
     ) -> None:
         configuration.connection_pool_maxsize = connections
@@ -52,8 +55,9 @@ class Client:
         configuration.client_session_kwargs = {"trust_env": False}
         configuration.trace_configs = [noting_the_status()]
         self._api = ApiClient(configuration)
-        self._api.user_agent = FIELD_MANAGER
+        self._api.user_agent = field_manager
         self._dynamic = DynamicClient(self._api)
+        self._field_manager = field_manager
         self._after_write = after_write
         self._observer = observer
         self._count = count
@@ -147,7 +151,7 @@ class Client:
         call = self._dynamic.create(
             resource,
             body=dict(body),
-            field_manager=FIELD_MANAGER,
+            field_manager=self._field_manager,
             query_params=_strict(),
             dry_run="All" if dry_run else None,
             **self._call,
@@ -164,7 +168,7 @@ class Client:
             self._dynamic.server_side_apply(
                 resource,
                 body=dict(body),
-                field_manager=FIELD_MANAGER,
+                field_manager=self._field_manager,
                 force_conflicts=True,
                 query_params=_strict(),
                 **self._call,
@@ -209,7 +213,7 @@ class Client:
                 f"{resource.path(name=name, namespace=namespace)}{subresource}",
                 body=dict(body),
                 content_type="application/merge-patch+json",
-                field_manager=FIELD_MANAGER,
+                field_manager=self._field_manager,
                 **self._call,
             ),
         )

@@ -1,4 +1,4 @@
-"""The kinds of objects that the operator reads and writes, as URLs and RBAC name them."""
+"""The kinds of objects that our programs read and write, as URLs and RBAC name them."""
 
 from __future__ import annotations
 
@@ -16,13 +16,18 @@ KINDS: Mapping[tuple[str, str], tuple[str, bool]] = {
     ("v1", "Pod"): ("pods", True),
     ("v1", "Service"): ("services", True),
     ("v1", "ServiceAccount"): ("serviceaccounts", True),
+    ("apps/v1", "Deployment"): ("deployments", True),
     ("batch/v1", "Job"): ("jobs", True),
+    ("discovery.k8s.io/v1", "EndpointSlice"): ("endpointslices", True),
     ("events.k8s.io/v1", "Event"): ("events", True),
+    ("networking.k8s.io/v1", "NetworkPolicy"): ("networkpolicies", True),
+    ("policy/v1", "PodDisruptionBudget"): ("poddisruptionbudgets", True),
     (RBAC, "Role"): ("roles", True),
     (RBAC, "RoleBinding"): ("rolebindings", True),
     ("scheduling.x-k8s.io/v1alpha1", "PodGroup"): ("podgroups", True),
     ("scheduling.volcano.sh/v1beta1", "PodGroup"): ("podgroups", True),
     ("multitask.dev/v1alpha1", "MultiTaskModel"): ("multitaskmodels", True),
+    ("multitask.dev/v1alpha1", "TaskRoute"): ("taskroutes", True),
 }
 
 

@@ -9,10 +9,10 @@ from contextlib import asynccontextmanager
 import aiohttp
 
 from multitask_api.types import JsonObject
-from multitask_operator.cluster.client import METADATA_ONLY, Client
-from multitask_operator.cluster.errors import Request, Unavailable, error_for
-from multitask_operator.cluster.hooks import NO_ANSWER
-from multitask_operator.cluster.kinds import rbac_resource
+from multitask_kubernetes.client import METADATA_ONLY, Client
+from multitask_kubernetes.errors import Request, Unavailable, error_for
+from multitask_kubernetes.hooks import NO_ANSWER
+from multitask_kubernetes.kinds import rbac_resource
 
 #: Seconds after which the server ends a watch and this client begins the next one.
 WATCH_SECONDS = 300

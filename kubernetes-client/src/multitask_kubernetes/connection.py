@@ -11,7 +11,7 @@ from kubernetes.aio import config
 from kubernetes.aio.client import Configuration
 from kubernetes.aio.config.incluster_config import SERVICE_HOST_ENV_NAME, SERVICE_TOKEN_FILENAME
 
-from multitask_operator.cluster.errors import ConnectionConfigError
+from multitask_kubernetes.errors import ConnectionConfigError
 
 DEFAULT_KUBECONFIG = "~/.kube/config"
 
