@@ -57,7 +57,9 @@ lock: | .venv/pyvenv.cfg  ## Resolve the dependencies again and write the locks
 	  --output-file requirements.lock > /dev/null
 	$(COMPILE) $(addsuffix /pyproject.toml,crds kubernetes-client operator) $(call without,api kubernetes) $(AS_LOCKED) \
 	  --output-file requirements-operator.lock > /dev/null
-	$(COMPILE) $(addsuffix /pyproject.toml,crds client serving trainer-image) $(call without,api client serving) $(AS_LOCKED) \
+	$(COMPILE) $(addsuffix /pyproject.toml,crds client kubernetes-client serving) --extra cluster $(call without,api client kubernetes) \
+	  $(AS_LOCKED) --output-file requirements-gateway.lock > /dev/null
+	$(COMPILE) $(addsuffix /pyproject.toml,crds client serving trainer-image) --extra engine $(call without,api client serving) $(AS_LOCKED) \
 	  --output-file requirements-trainer.lock > /dev/null
 	printf '%s\n' hatchling setuptools | $(COMPILE) - $(AS_LOCKED) --output-file requirements-build.lock > /dev/null
 	grep '^nvidia-pytriton==' requirements-triton.lock | sed 's/ .*//' \

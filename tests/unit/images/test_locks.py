@@ -13,12 +13,14 @@ ROOT = Path(__file__).parents[3]
 #: Lock → the distributions of ours that an image installs beside it.
 IMAGES = {
     "operator": ("crds", "kubernetes-client", "operator"),
-    "trainer": ("crds", "client", "serving", "trainer-image"),
+    "gateway": ("crds", "client", "kubernetes-client", "serving[cluster]"),
+    "trainer": ("crds", "client", "serving[engine]", "trainer-image"),
     "build": (),
 }
 OURS = tuple(f"multitask-{name}" for name in ("api", "client", "kubernetes", "serving", "trainer", "operator"))
 NO_BUSINESS = {
     "operator": ("torch", "transformers", "grpcio", "pyarrow", "hatchling", "moto", "mypy", "pytest"),
+    "gateway": ("torch", "transformers", "tokenizers", "pyarrow", "matplotlib", "hatchling", "moto", "mypy", "pytest"),
     "trainer": ("kubernetes", "matplotlib", "nvidia-pytriton", "hatchling", "moto", "mypy", "pytest"),
     "build": ("pip", "torch", "numpy"),
 }
@@ -42,8 +44,11 @@ def locked(name: str) -> dict[tuple[str, str], set[str]]:
 
 
 def needed(distribution: str) -> list[Requirement]:
-    project = tomllib.loads((ROOT / distribution / "pyproject.toml").read_text())["project"]
-    return [Requirement(each) for each in project["dependencies"]]
+    """What a distribution depends on, with one extra if it is written so: ``serving[engine]``."""
+    folder, _, extra = distribution.removesuffix("]").partition("[")
+    project = tomllib.loads((ROOT / folder / "pyproject.toml").read_text())["project"]
+    listed = project["dependencies"] + (project["optional-dependencies"][extra] if extra else [])
+    return [Requirement(each) for each in listed]
 
 
 @pytest.mark.parametrize("image", IMAGES)
