@@ -5,12 +5,15 @@ A distribution of its own, for programs that only ask: it needs gRPC and protobu
 """
 
 from multitask_client.aio import AsyncTaskClient
+from multitask_client.connection import Tls
 from multitask_client.errors import (
     DeadlineExceeded,
     GatewayError,
     InvalidRequest,
     Overloaded,
+    PermissionDenied,
     TaskNotFound,
+    Unauthenticated,
     Unavailable,
 )
 from multitask_client.messages import Prediction, Sampling, Task
@@ -22,10 +25,13 @@ __all__ = [
     "GatewayError",
     "InvalidRequest",
     "Overloaded",
+    "PermissionDenied",
     "Prediction",
     "Sampling",
     "Task",
     "TaskClient",
     "TaskNotFound",
+    "Tls",
+    "Unauthenticated",
     "Unavailable",
 ]

@@ -2,6 +2,8 @@
 
 GatewayError
 ├── TaskNotFound        NOT_FOUND
+├── Unauthenticated     UNAUTHENTICATED
+├── PermissionDenied    PERMISSION_DENIED
 ├── InvalidRequest      INVALID_ARGUMENT
 ├── Overloaded          RESOURCE_EXHAUSTED
 ├── DeadlineExceeded    DEADLINE_EXCEEDED
@@ -58,6 +60,19 @@ class TaskNotFound(GatewayError):
         return tuple(name for name in self.metadata.get("nearest", "").split(",") if name)
 
 
+class Unauthenticated(GatewayError):
+    """The gateway asks who calls, and the client has no API key or certificate that it knows."""
+
+
+class PermissionDenied(GatewayError):
+    """The caller may not call a task of this name, whether there is one or not."""
+
+    @property
+    def nearest(self) -> tuple[str, ...]:
+        """Similar names that the caller may call."""
+        return tuple(name for name in self.metadata.get("nearest", "").split(",") if name)
+
+
 class InvalidRequest(GatewayError):
     """The request does not fit the task; ``violations`` maps each field (``fields.text``) to its problem."""
 
@@ -76,6 +91,8 @@ class Unavailable(GatewayError):
 
 _ERROR_TYPES: Mapping[grpc.StatusCode, type[GatewayError]] = {
     grpc.StatusCode.NOT_FOUND: TaskNotFound,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,

@@ -18,6 +18,8 @@ LONGEST_TIMEOUT_S = 1e8
 _METADATA = re.compile(r"[\x20-\x7e]+")
 """What the value of a header may be."""
 
+ChannelOptions = tuple[tuple[str, str | int], ...]
+
 REVISION_METADATA = "mtm-revision"
 DEFAULT_TIMEOUT_S = 30.0
 
@@ -165,7 +167,7 @@ def task(message: gateway_pb2.Task) -> Task:
     )
 
 
-def channel_options(address: str) -> tuple[tuple[str, int], ...]:
+def channel_options(address: str) -> ChannelOptions:
     """Options for a channel: connections to this machine do not use the environment's proxy."""
     host = address.rpartition(":")[0]
     return (("grpc.enable_http_proxy", 0),) if host in {"127.0.0.1", "localhost", "[::1]"} else ()
@@ -178,6 +180,15 @@ def metadata(revision: str | None) -> tuple[tuple[str, str], ...]:
     if not isinstance(revision, str) or not _METADATA.fullmatch(revision):
         check({"revision": f"is {revision!r}; a revision has letters and digits only"})
     return ((REVISION_METADATA, revision),)
+
+
+def authorization(api_key: str | None) -> tuple[tuple[str, str], ...]:
+    """The request metadata that says who calls. Raises `InvalidRequest`, without the key in it."""
+    if api_key is None:
+        return ()
+    if not isinstance(api_key, str) or not _METADATA.fullmatch(api_key):
+        check({"api_key": "has characters that no header can have, such as a line break; strip it"})
+    return (("authorization", f"Bearer {api_key}"),)
 
 
 def timeout(timeout_s: float) -> float | None:

@@ -8,7 +8,7 @@ from types import TracebackType
 import grpc
 
 from multitask_client import messages
-from multitask_client.connection import Connection
+from multitask_client.connection import Connection, Tls
 from multitask_client.messages import DEFAULT_TIMEOUT_S, Prediction, Sampling, Task
 from multitask_client.proto import gateway_pb2
 
@@ -20,11 +20,26 @@ class TaskClient(Connection):
             client.predict("urgency", text="My card was charged twice").label
 
     Every call raises `GatewayError`. ``timeout_s`` limits a whole call, unless the call has a timeout of its own.
+    ``api_key`` says who calls. ``tls`` encrypts the connection: True with the certificate authorities that gRPC brings
+    along, a `Tls` with others; without it anybody on the way can read the key and the texts.
     """
 
-    def __init__(self, address: str, *, timeout_s: float = DEFAULT_TIMEOUT_S) -> None:
-        self._channel = grpc.insecure_channel(address, options=messages.channel_options(address))
-        super().__init__(address, self._channel, timeout_s)
+    def __init__(
+        self,
+        address: str,
+        *,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        api_key: str | None = None,
+        tls: Tls | bool = False,
+    ) -> None:
+        options = messages.channel_options(address)
+        if tls:
+            tls = Tls() if tls is True else tls
+            options = (*options, *tls.channel_options())
+            self._channel = grpc.secure_channel(address, tls.credentials(), options=options)
+        else:
+            self._channel = grpc.insecure_channel(address, options=options)
+        super().__init__(address, self._channel, timeout_s, api_key)
 
     def predict(
         self,
@@ -41,7 +56,7 @@ class TaskClient(Connection):
         request = messages.predict_request(task, fields, more_fields, sampling)
         with self._errors():
             response = self._stub().Predict(
-                request, timeout=self._timeout(timeout_s), metadata=messages.metadata(revision)
+                request, timeout=self._timeout(timeout_s), metadata=self._metadata(revision)
             )
         return messages.prediction(response)
 
@@ -58,9 +73,7 @@ class TaskClient(Connection):
     ) -> Iterator[str | Prediction]:
         """The text in pieces as it is generated, then the whole `Prediction`. Closing the iterator cancels the call."""
         request = messages.predict_request(task, fields, more_fields, sampling)
-        call = self._stub().PredictStream(
-            request, timeout=self._timeout(timeout_s), metadata=messages.metadata(revision)
-        )
+        call = self._stub().PredictStream(request, timeout=self._timeout(timeout_s), metadata=self._metadata(revision))
         try:
             with self._errors():
                 for message in call:
@@ -72,15 +85,21 @@ class TaskClient(Connection):
             call.cancel()
 
     def tasks(self, *, timeout_s: float | None = None) -> list[Task]:
-        """All tasks that the gateway serves, sorted by name."""
+        """All tasks that the caller may call, sorted by name."""
         with self._errors():
-            response = self._stub().ListTasks(gateway_pb2.ListTasksRequest(), timeout=self._timeout(timeout_s))
+            response = self._stub().ListTasks(
+                gateway_pb2.ListTasksRequest(), timeout=self._timeout(timeout_s), metadata=self._metadata()
+            )
         return [messages.task(message) for message in response.tasks]
 
     def task(self, name: str, *, timeout_s: float | None = None) -> Task:
         """One task."""
         with self._errors():
-            return messages.task(self._stub().GetTask(messages.task_request(name), timeout=self._timeout(timeout_s)))
+            return messages.task(
+                self._stub().GetTask(
+                    messages.task_request(name), timeout=self._timeout(timeout_s), metadata=self._metadata()
+                )
+            )
 
     def close(self) -> None:
         """Close the connection. Later calls raise `Unavailable`."""

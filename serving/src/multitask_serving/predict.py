@@ -18,7 +18,7 @@ from typing import Any
 
 from multitask_api.errors import MultitaskError, UserError
 from multitask_api.template import field_text
-from multitask_client import AsyncTaskClient, GatewayError, Prediction, Sampling
+from multitask_client import AsyncTaskClient, GatewayError, InvalidRequest, Prediction, Sampling, Tls
 from multitask_serving.cli_common import (
     LAST_PORT,
     ArgumentParser,
@@ -165,6 +165,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("task", nargs="?", metavar="TASK", help="the task's name")
     parser.add_argument("fields", nargs="*", metavar="field=value", help="the task's fields")
     parser.add_argument("--address", default="127.0.0.1:8081", help="the gateway (default: %(default)s)")
+    parser.add_argument("--api-key-file", type=Path, help="file with the API key, for a gateway that wants one")
+    parser.add_argument("--ca", type=Path, help="PEM file of the authority of the gateway's certificate; means --tls")
+    parser.add_argument("--cert", type=Path, help="PEM file of the own certificate; means --tls, needs --key")
+    parser.add_argument("--key", type=Path, help="PEM file of the key of --cert")
+    parser.add_argument("--tls", action="store_true", help="encrypt, with the public certificate authorities")
+    parser.add_argument("--server-name", help="the name in the gateway's certificate, if not that of --address")
     parser.add_argument("--file", help=_FILE_HELP)
     parser.add_argument("--output", choices=["text", "json"], default="text", help="default: %(default)s")
     parser.add_argument("--stream", action="store_true", help="print a text as it is generated")
@@ -186,9 +192,26 @@ def _call_options(options: argparse.Namespace) -> dict[str, Any]:
     return {"revision": options.revision, "sampling": sampling}
 
 
+def _client(options: argparse.Namespace) -> AsyncTaskClient:
+    """The connection. Raises `BadArguments` for files that cannot be used."""
+    if (options.cert is None) != (options.key is None):
+        raise BadArguments("--cert and --key belong together")
+    tls: Tls | bool = bool(options.tls or options.ca or options.cert or options.server_name)
+    if tls:
+        tls = Tls(options.ca, options.cert, options.key, options.server_name)
+    try:
+        key = None if options.api_key_file is None else options.api_key_file.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise BadArguments(f"--api-key-file {options.api_key_file} cannot be read: {error}") from error
+    try:
+        return AsyncTaskClient(options.address, timeout_s=options.timeout, api_key=key, tls=tls)
+    except InvalidRequest as error:
+        raise BadArguments(str(error)) from error
+
+
 async def _predict_one(options: argparse.Namespace) -> int:
     fields = parse_fields(options.fields)
-    async with AsyncTaskClient(options.address, timeout_s=options.timeout) as client:
+    async with _client(options) as client:
         if not options.stream:
             _print_prediction(await client.predict(options.task, fields, **_call_options(options)), options.output)
             return 0
@@ -204,7 +227,7 @@ async def _predict_file(options: argparse.Namespace, read_file: RowReader) -> in
     if options.fields:
         raise BadArguments("give fields in the file or on the command line, not both")
     failed = 0
-    async with AsyncTaskClient(options.address, timeout_s=options.timeout) as client:
+    async with _client(options) as client:
         used = await _fields_of(client, options.task)
         rows = list(input_rows(read_file(options.file, used), options.task))
         async for row, answer in predict_all(client, rows, _call_options(options)):
@@ -229,7 +252,7 @@ async def _fields_of(client: AsyncTaskClient, task: str | None) -> tuple[str, ..
 
 
 async def _list_tasks(options: argparse.Namespace) -> int:
-    async with AsyncTaskClient(options.address, timeout_s=options.timeout) as client:
+    async with _client(options) as client:
         for task in await client.tasks():
             if options.output == "json":
                 _write(json.dumps(asdict(task), ensure_ascii=False) + "\n")

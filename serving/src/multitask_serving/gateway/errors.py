@@ -3,6 +3,9 @@
     StatusError
     ├── TaskNotFound        NOT_FOUND
     ├── RevisionNotFound    NOT_FOUND
+    ├── Unauthenticated     UNAUTHENTICATED
+    ├── TaskNotAllowed      PERMISSION_DENIED
+    ├── CallerUnknown       PERMISSION_DENIED
     ├── InvalidRequest      INVALID_ARGUMENT
     ├── Overloaded          RESOURCE_EXHAUSTED
     ├── DeadlineExceeded    DEADLINE_EXCEEDED
@@ -86,6 +89,36 @@ class RevisionNotFound(StatusError):
     def metadata(self) -> Mapping[str, str]:
         """The task, the requested revision, and the existing ones joined by commas."""
         return self._metadata
+
+
+class Unauthenticated(StatusError):
+    """The call has no credentials, or none that are valid."""
+
+    code = grpc.StatusCode.UNAUTHENTICATED
+    reason = "UNAUTHENTICATED"
+
+
+class TaskNotAllowed(StatusError):
+    """The caller may not call a task of this name, whether there is one or not; ``nearest`` are names that it may."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    reason = "TASK_NOT_ALLOWED"
+
+    def __init__(self, task: str, caller: str, nearest: Sequence[str]) -> None:
+        self._metadata = {"task": task, "caller": caller, "nearest": ",".join(nearest)}
+        hint = f"did you mean {' or '.join(nearest)}?" if nearest else "ListTasks lists the tasks that it may call"
+        super().__init__(f"caller {caller!r} may not call task {task!r}, or there is no such task; {hint}")
+
+    def metadata(self) -> Mapping[str, str]:
+        """The requested name, the caller's name, and similar names joined by commas."""
+        return self._metadata
+
+
+class CallerUnknown(StatusError):
+    """The client's certificate is valid, but nobody who may call has it."""
+
+    code = grpc.StatusCode.PERMISSION_DENIED
+    reason = "CALLER_UNKNOWN"
 
 
 class InvalidRequest(StatusError):

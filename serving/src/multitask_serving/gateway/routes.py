@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 
 from multitask_api.routes import Backend, RoutedTask, TaskRoute
@@ -47,21 +47,29 @@ class RouteTable:
             self.routes.append(route)
             self._by_name.update(dict.fromkeys(own_names, route))
 
+    def get(self, name: str) -> Route | None:
+        """The route of the task with this name; None if there is none."""
+        return self._by_name.get(name)
+
     def resolve(self, name: str) -> Route:
         """The route of the task with this name. Raises `TaskNotFound` with similar names."""
-        route = self._by_name.get(name)
+        route = self.get(name)
         if route is None:
-            raise TaskNotFound(name, self._close_matches(name))
+            raise TaskNotFound(name, self.nearest(name))
         return route
 
-    def _close_matches(self, name: str) -> list[str]:
-        """Similar names, the closest first: of the same model if the name has a known model, otherwise of all."""
+    def nearest(self, name: str, allowed: Callable[[Route], bool] = lambda route: True) -> list[str]:
+        """Similar names of ``allowed`` routes, the closest first.
+
+        They are of the same model if the name has a known model, otherwise of all.
+        """
         if len(name) > _MAX_MATCHED_LENGTH:
             return []
+        known = [known for known, route in self._by_name.items() if allowed(route)]
         prefix, _, task = name.rpartition("/")
-        siblings = [known.rpartition("/")[2] for known in self._by_name if known.rpartition("/")[0] == prefix]
+        siblings = [other.rpartition("/")[2] for other in known if other.rpartition("/")[0] == prefix]
         if not siblings:
-            return difflib.get_close_matches(name, self._by_name, n=3, cutoff=0.6)
+            return difflib.get_close_matches(name, known, n=3, cutoff=0.6)
         stem = name[: len(name) - len(task)]
         return [stem + near for near in difflib.get_close_matches(task, siblings, n=3, cutoff=0.6)]
 

@@ -19,6 +19,10 @@ from grpc_reflection.v1alpha import reflection
 from multitask_api.errors import UserError
 from multitask_client.proto import gateway_pb2, gateway_pb2_grpc
 from multitask_serving.cli_common import parse_host_port
+from multitask_serving.gateway.access.access import Access, current_caller
+from multitask_serving.gateway.access.allowed_routes import AllowedRoutes
+from multitask_serving.gateway.access.interceptor import AccessInterceptor
+from multitask_serving.gateway.access.tls import CertificateFolder
 from multitask_serving.gateway.backends import Backends
 from multitask_serving.gateway.interceptor import ErrorInterceptor
 from multitask_serving.gateway.route_file import RouteFile, TableTransform
@@ -74,6 +78,8 @@ class Gateway:
     stats: Stats
     routes: RouteFile
     health: health.aio.HealthServicer  # type: ignore[name-defined]
+    mutual_tls_port: int | None = None
+    """The port for callers with a certificate."""
 
     async def set_serving(self, serving: bool) -> None:
         """Set the status of the health service, of the whole server and of our service."""
@@ -95,27 +101,32 @@ async def running_gateway(
     transform: TableTransform = lambda table: table,
     draw: Callable[[], float] = random.random,
     reload_s: float = 1.0,
+    access: Access | None = None,
+    certificate: CertificateFolder | None = None,
+    mutual_tls_address: str | None = None,
 ) -> AsyncIterator[Gateway]:
     """Serve at ``address`` (host:port; port 0 is any free port) inside the ``async with``, then drain.
 
-    The route file is checked for changes every ``reload_s`` seconds; ``transform`` is applied to its tables. Raises
-    `InvalidRoutes` or `AddressInUse`.
+    The route file is checked for changes every ``reload_s`` seconds; ``transform`` is applied to its tables. Without
+    ``access`` everybody may call everything, without ``certificate`` nothing is encrypted. At ``mutual_tls_address``
+    clients must have a certificate. Raises `InvalidRoutes`, `InvalidCertificate` or `AddressInUse`.
     """
     file, stats, backends = RouteFile(routes, transform), Stats(), Backends()
-    server = grpc.aio.server(interceptors=[ErrorInterceptor(SERVICE)], options=_CHANNEL_OPTIONS)
-    service = TaskGateway(lambda: file.table, backends, stats, draw)
+    interceptors = [*([AccessInterceptor(access)] if access else []), ErrorInterceptor(SERVICE)]
+    server = grpc.aio.server(interceptors=interceptors, options=_CHANNEL_OPTIONS)
+    service = TaskGateway(_routes_of_caller(file, access), backends, stats, draw)
     gateway_pb2_grpc.add_TaskGatewayServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
     reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise AddressInUse(f"cannot listen at {address}; another server may use it. Choose another address") from error
+    port = _listen(server, address, certificate.credentials() if certificate else None)
+    mutual_tls_port = None
+    if certificate and mutual_tls_address:
+        mutual_tls_port = _listen(server, mutual_tls_address, certificate.credentials(require_client_certificate=True))
     await server.start()
-    gateway = Gateway(port, stats, file, healthy)
+    gateway = Gateway(port, stats, file, healthy, mutual_tls_port)
     await gateway.set_serving(True)
-    reload_task = asyncio.create_task(_reload_routes(file, backends, reload_s))
+    reload_task = asyncio.create_task(_reload_files(file, access, backends, reload_s))
     try:
         yield gateway
     finally:
@@ -127,9 +138,25 @@ async def running_gateway(
         await backends.close()
 
 
-async def _reload_routes(file: RouteFile, backends: Backends, interval_s: float) -> None:
+def _routes_of_caller(file: RouteFile, access: Access | None) -> Callable[[], RouteTable | AllowedRoutes]:
+    if access is None:
+        return lambda: file.table
+    return lambda: AllowedRoutes(file.table, current_caller.get())
+
+
+def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
+    """Open a port. Raises `AddressInUse`."""
+    try:
+        return server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise AddressInUse(f"cannot listen at {address}; another server may use it. Choose another address") from error
+
+
+async def _reload_files(file: RouteFile, access: Access | None, backends: Backends, interval_s: float) -> None:
     while True:
         await asyncio.sleep(interval_s)
+        if access is not None:
+            access.refresh()
         if file.refresh():
             routed = [backend for route in file.table.routes for backend in route.task.backends]
             await backends.close_others({f"{backend.service}:{backend.port}" for backend in routed})

@@ -12,6 +12,7 @@ import grpc.aio
 
 from multitask_api.routes import Backend
 from multitask_client.proto import gateway_pb2, gateway_pb2_grpc
+from multitask_serving.gateway.access.allowed_routes import AllowedRoutes
 from multitask_serving.gateway.backends import Backends
 from multitask_serving.gateway.errors import DeadlineExceeded, InternalError, NoBackend, StatusError
 from multitask_serving.gateway.routes import Route, RouteTable, choose_backend
@@ -34,10 +35,18 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
-    """The service. ``routes`` returns the current table, ``draw`` a random number in [0, 1) that chooses a server."""
+    """The service.
+
+    ``routes`` returns the current table, as far as the caller may use it; ``draw`` returns a random number in [0, 1)
+    that chooses a server.
+    """
 
     def __init__(
-        self, routes: Callable[[], RouteTable], backends: Backends, stats: Stats, draw: Callable[[], float]
+        self,
+        routes: Callable[[], RouteTable | AllowedRoutes],
+        backends: Backends,
+        stats: Stats,
+        draw: Callable[[], float],
     ) -> None:
         self._routes = routes
         self._backends = backends
@@ -78,7 +87,7 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
     async def ListTasks(  # noqa: N802 - gRPC's name
         self, request: gateway_pb2.ListTasksRequest, context: Context
     ) -> gateway_pb2.ListTasksResponse:
-        """All tasks, sorted by name."""
+        """All tasks that the caller may call, sorted by name."""
         routes = sorted(self._routes().routes, key=lambda route: route.name)
         return gateway_pb2.ListTasksResponse(tasks=[task_message(route) for route in routes])
 
