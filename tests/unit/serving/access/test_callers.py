@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+import textwrap
 from pathlib import Path
 
 import pytest
@@ -154,3 +156,11 @@ def test_a_mounted_secret_is_replaced_by_its_link(tmp_path: Path) -> None:
 def test_a_file_that_is_not_there_stops_the_start(tmp_path: Path) -> None:
     with pytest.raises(InvalidCallers, match="cannot be read: No such file"):
         CallersFile(tmp_path / "callers.yaml")
+
+
+def test_the_file_in_the_documentation_is_one() -> None:
+    page = (Path(__file__).parents[4] / "docs/how-to/callers.md").read_text("utf-8")
+    (block,) = re.findall(r"^   ```yaml\n(.*?)^   ```", page, re.MULTILINE | re.DOTALL)
+    callers = parse_callers(textwrap.dedent(block), "callers.md")
+    assert [each.name for each in callers.callers] == ["shop", "batch"]
+    assert callers.callers[0].keys == (hash_key("test"),)
