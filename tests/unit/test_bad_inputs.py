@@ -372,6 +372,47 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
         "spec.serving.rollout.steps: must rise and end with 100, got [50, 10, 100]",
     ),
     (
+        "steps that stand still",
+        put("spec.serving", {"rollout": {"steps": [50, 50, 100]}}),
+        "spec.serving.rollout.steps: must rise and end with 100, got [50, 50, 100]",
+    ),
+    (
+        "single steps that end below 100",
+        put("spec.serving", {"rollout": {"steps": [{"setWeight": 20}, {"pause": {}}]}}),
+        "spec.serving.rollout.steps: must rise and end with 100, got [20]",
+    ),
+    (
+        "percentages among single steps",
+        put("spec.serving", {"rollout": {"steps": [10, {"setWeight": 100}]}}),
+        "spec.serving.rollout.steps: gives percentages and single steps; use one of both forms",
+    ),
+    (
+        "a pause before there is traffic",
+        put("spec.serving", {"rollout": {"steps": [{"pause": {}}, {"setWeight": 100}]}}),
+        "spec.serving.rollout.steps: must begin with setWeight: before it no traffic could be analysed",
+    ),
+    (
+        "two things in one step",
+        put("spec.serving", {"rollout": {"steps": [{"setWeight": 10, "pause": {}}, {"setWeight": 100}]}}),
+        "spec.serving.rollout.steps[0]: has to be one of setWeight, pause and analysis",
+    ),
+    (
+        "a step that is a word",
+        put("spec.serving", {"rollout": {"steps": ["half", 100]}}),
+        "spec.serving.rollout.steps[0]: must be a whole number, got 'half'",
+    ),
+    (
+        "a step below 1 %",
+        put("spec.serving", {"rollout": {"steps": [{"setWeight": 0}, {"setWeight": 100}]}}),
+        "spec.serving.rollout.steps[0].setWeight: must be at least 1, got 0",
+    ),
+    (
+        "a duration in words",
+        put("spec.serving", {"rollout": {"steps": [{"setWeight": 100}, {"pause": {"duration": "5 min"}}]}}),
+        "spec.serving.rollout.steps[1].pause.duration: '5 min' is no duration; write seconds, or a text such as 90s, 5m"
+        " or 1h",
+    ),
+    (
         "a language by name",
         put(f"{SECOND}.language", "English"),
         f"{SECOND}.language: 'English' is not a language code: use two or three lower-case letters, as in en or zh",

@@ -34,7 +34,8 @@ class Backend(RouteRecord):
         100,
         ge=0,
         le=100,
-        description="Percentage of the requests that go to this backend. The weights of a task sum to 100.",
+        description="Percentage of the requests that go to this backend. The weights of a task sum to 100, or are all "
+        "0: then only requests that name a revision are answered.",
     )
     revision: str = Field(max_length=64, description="The trained revision that this backend serves.")
 
@@ -69,7 +70,7 @@ class RoutedTask(RouteRecord):
     @model_validator(mode="after")
     def _weights(self) -> RoutedTask:
         total = sum(backend.weight for backend in self.backends)
-        if total != 100:
+        if total not in (0, 100):
             raise ValueError(f"weights of task {self.name!r} sum to {total}, not 100")
         return self
 
@@ -103,6 +104,23 @@ class GatewayAck(RouteRecord):
     time: str = Field(max_length=40, description="When it began to follow that table.")
 
 
+class Measurements(RouteRecord):
+    """How the measurements of a task ended in the present step; at most one in every `interval`."""
+
+    successful: int = Field(0, ge=0, description="No worse than before.")
+    failed: int = Field(0, ge=0, description="Surely worse than before.")
+    inconclusive: int = Field(0, ge=0, description="Worse than before, on too few requests to be sure.")
+    consecutive_errors: int = Field(0, ge=0, description="The latest ones, if no gateway could be asked.")
+
+
+class PreviousFigures(RouteRecord):
+    """What the old revision did, in the latest step in which it had enough requests to compare with."""
+
+    requests: int = Field(ge=0, description="Requests that ended.")
+    errors: int = Field(ge=0, description="Those that ended with an error.")
+    p95_seconds: float | None = Field(None, ge=0, description="95th percentile of their duration.")
+
+
 class TaskRollout(RouteRecord):
     """How one task fares in a rollout."""
 
@@ -116,6 +134,13 @@ class TaskRollout(RouteRecord):
         None,
         description="What the last step was passed on: live requests, golden requests because there were too few live "
         "ones, or cut-over: the task's contract changed, and both revisions cannot answer it.",
+    )
+    step_passed: bool = Field(False, description="Whether it has passed the step under way.")
+    measurements: Measurements | None = Field(
+        None, description="How the measurements of the step ended. Absent: there was none."
+    )
+    previous: PreviousFigures | None = Field(
+        None, description="What it is compared with where the old revision has no traffic any more."
     )
     message: str = Field("", max_length=512, description="The figures that decided.")
 
@@ -144,7 +169,11 @@ class RolloutState(RouteRecord):
     weight: int = Field(0, ge=0, le=100, description="Percentage of the traffic that the new revision gets.")
     step_started: str | None = Field(None, max_length=40, description="When the step began.")
     message: str = Field("", max_length=512, description="What it waits for, or why it is over.")
-    tasks: tuple[TaskRollout, ...] = Field((), max_length=128, description="One entry for each task.")
+    tasks: tuple[TaskRollout, ...] = Field((), max_length=256, description="One entry for each task.")
+    measured: str | None = Field(None, max_length=40, description="When the step's latest measurement was made.")
+    finished: str | None = Field(None, max_length=40, description="When the rollout was over.")
+    order: str = Field("", max_length=256, description="The latest order of an annotation that was carried out.")
+    retry: str = Field("", max_length=256, description="The latest retry of an annotation that was carried out.")
 
 
 class TaskRouteStatus(RouteRecord):
@@ -153,7 +182,7 @@ class TaskRouteStatus(RouteRecord):
     gateways: tuple[GatewayAck, ...] = Field((), max_length=64, description="One entry for each gateway.")
     rollout: RolloutState | None = Field(None, description="The latest rollout. Absent: there was none.")
     rejected: tuple[RejectedRevision, ...] = Field(
-        (), max_length=32, description="Revisions that are not tried again, the newest last."
+        (), max_length=256, description="Revisions that are not tried again, the newest last."
     )
 
 

@@ -49,6 +49,7 @@ _COPIED_KEYWORDS = (
     "maxItems",
     "minimum",
     "maximum",
+    "x-kubernetes-int-or-string",
 )
 
 
@@ -148,6 +149,10 @@ class _Builder:
 
     def build(self, source: Schema, path: str) -> Schema:
         source = self._without_refs(source)
+        if (
+            "anyOf" in source or "oneOf" in source
+        ):  # several types: a structural schema has no words for it, the Python type checks it
+            return {"x-kubernetes-preserve-unknown-fields": True}
         schema: Schema = {key: source[key] for key in _COPIED_KEYWORDS if key in source}
         if "const" in source:
             schema |= {"type": "string", "enum": [source["const"]]}
@@ -176,8 +181,10 @@ class _Builder:
     def _without_refs(self, source: Schema) -> Schema:
         """Without ``$ref`` and "or null"; keywords next to a reference override those of its target."""
         if "anyOf" in source:
-            (choice,) = (item for item in source["anyOf"] if item.get("type") != "null")
-            return self._without_refs(choice) | {key: value for key, value in source.items() if key != "anyOf"}
+            choices = [item for item in source["anyOf"] if item.get("type") != "null"]
+            if len(choices) > 1:
+                return source
+            return self._without_refs(choices[0]) | {key: value for key, value in source.items() if key != "anyOf"}
         if "$ref" in source:
             target = self._definitions[source["$ref"].rsplit("/", 1)[1]]
             return self._without_refs(target) | {key: value for key, value in source.items() if key != "$ref"}

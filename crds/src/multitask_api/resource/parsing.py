@@ -73,7 +73,10 @@ def _validate(document: Mapping[str, Any]) -> MultiTaskModel:
 
 def _root_errors(error: ValidationError) -> list[PydanticError]:
     """The errors, without "too few items" of a list whose items were invalid one by one."""
-    errors: list[PydanticError] = list(error.errors(include_url=False))
+    errors: list[PydanticError] = [
+        item | {"loc": tuple(part for part in item["loc"] if not str(part).startswith("("))}  # tags are no fields
+        for item in error.errors(include_url=False)
+    ]
     locations = [item["loc"] for item in errors]
 
     def is_consequence(item: PydanticError) -> bool:

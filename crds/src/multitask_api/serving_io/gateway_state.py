@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import ConfigDict, Field
 
 from multitask_api.types import Record
 
@@ -13,7 +13,13 @@ LATENCY_BUCKETS_S = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 
 """Upper bounds in seconds of the latency histogram; a last bucket has no bound."""
 
 
-class TableVersion(Record):
+class StateRecord(Record):
+    """A record that a newer release may have extended: operator and gateways are not upgraded at the same moment."""
+
+    model_config = ConfigDict(extra="ignore")
+
+
+class TableVersion(StateRecord):
     """A TaskRoute that the gateway follows."""
 
     namespace: str
@@ -21,8 +27,18 @@ class TableVersion(Record):
     generation: int = Field(description="metadata.generation of the table in use.")
 
 
-class RevisionCounts(Record):
-    """What one task has had from one revision since the task's ``window`` began, or since the gateway started."""
+class LabelCounts(StateRecord):
+    """Answers whose true label was reported later."""
+
+    right: int = 0
+    wrong: int = 0
+
+
+class RevisionCounts(StateRecord):
+    """What one task has had from one revision since the task's ``window`` began, or since the gateway started.
+
+    Requests that name the revision they want are not counted: they are no fair sample of the traffic.
+    """
 
     task: str = Field(description="Full name: NAMESPACE/MODEL/TASK.")
     revision: str
@@ -34,10 +50,15 @@ class RevisionCounts(Record):
     latencies: tuple[int, ...] = Field(
         (), description="Successful requests by duration, one count for each of `LATENCY_BUCKETS_S` and one above."
     )
-    in_flight: int = Field(0, description="Requests that have not ended.")
+    in_flight: int = Field(0, description="Requests that have not ended; they are part of `requests`.")
+    labels: LabelCounts | None = Field(
+        None,
+        description="Labels that came later, for answers given since the part of `window` before the slash changed. "
+        "Absent: none came.",
+    )
 
 
-class GatewayState(Record):
+class GatewayState(StateRecord):
     """One gateway pod."""
 
     gateway: str = Field(description="Name of the pod.")

@@ -1,0 +1,11 @@
+"""How traffic moves from one revision to the next, task by task. Pure: observations in, one decision out.
+
+``advance`` reads what stands in the TaskRoute, what the gateways have counted and what people have ordered, and gives
+the next TaskRoute. Nothing is remembered between two calls but the TaskRoute's own status.
+"""
+
+from multitask_operator.rollout.advance import advance
+from multitask_operator.rollout.decision import GoldenJob, RolloutDecision, RolloutEvent
+from multitask_operator.rollout.inputs import LiveRevision, RolloutInput
+
+__all__ = ["GoldenJob", "LiveRevision", "RolloutDecision", "RolloutEvent", "RolloutInput", "advance"]

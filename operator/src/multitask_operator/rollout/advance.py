@@ -1,0 +1,157 @@
+"""The decision: where the rollout stands, and what it does next."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from multitask_api.routes import RolloutState, TaskRouteSpec
+from multitask_operator.formatting import listed
+from multitask_operator.rollout.candidate import Candidate, choose, is_settled, rejection
+from multitask_operator.rollout.decision import RolloutDecision
+from multitask_operator.rollout.draft import Draft, changed, finish, reject_revision
+from multitask_operator.rollout.inputs import LiveRevision, RolloutInput
+from multitask_operator.rollout.orders import ABORT, PAUSE, PROMOTE, parse_order, retry_of, rollout_order
+from multitask_operator.rollout.progress import progress
+from multitask_operator.rollout.rehoming import room_for
+from multitask_operator.rollout.table import OVER, table
+from multitask_operator.rollout.verification import RECHECK_SECONDS, verify
+
+
+def advance(inp: RolloutInput) -> RolloutDecision:
+    """What the TaskRoute has to be now, and what else is to be done.
+
+    One step at a time: what it decides is written, seen by the gateways, and only then built upon. Deciding again on
+    the same observation gives the same.
+    """
+    draft = _retried(inp, Draft(inp.status.rollout, inp.status.rejected))
+    candidate = choose(inp)
+    state = draft.state
+    if state is not None and state.phase not in OVER:
+        draft = _continued(draft, inp, state, candidate)
+    else:
+        draft = _begun(draft, inp, candidate)
+    spec = table(inp, draft.state, draft.step, draft.moved)
+    return _decision(inp, draft, spec)
+
+
+def _decision(inp: RolloutInput, draft: Draft, spec: TaskRouteSpec | None) -> RolloutDecision:
+    named = {backend.revision for task in (spec.tasks if spec is not None else ()) for backend in task.backends}
+    needed = named | inp.table_revisions
+    state = draft.state
+    if state is not None and state.phase not in OVER:
+        needed = needed | {state.revision}
+    leaving = {item.name for item in inp.revisions if item.has_pods} - needed
+    drained = inp.drained_after()
+    if leaving and drained != 0.0:
+        needed = needed | leaving
+        draft = replace(draft, requeue_after=_earliest(draft.requeue_after, drained or RECHECK_SECONDS))
+    return RolloutDecision(
+        spec=spec,
+        rollout=state,
+        rejected=draft.rejected,
+        live=frozenset(needed),
+        reason=draft.reason,
+        message=draft.message,
+        is_progressing=draft.is_progressing,
+        golden=draft.golden,
+        events=draft.events,
+        requeue_after=draft.requeue_after,
+        approval=draft.approval,
+    )
+
+
+def _earliest(*waits: float | None) -> float | None:
+    return min((wait for wait in waits if wait is not None), default=None)
+
+
+def _retried(inp: RolloutInput, draft: Draft) -> Draft:
+    """A retry is carried out once: the revision is no longer rejected, for no task."""
+    retry, state = retry_of(inp.annotations), draft.state
+    if retry is None or state is None or retry[1] == state.retry:
+        return draft
+    kept = tuple(item for item in draft.rejected if item.revision != retry[0])
+    return replace(draft, state=changed(state, retry=retry[1]), rejected=kept)
+
+
+def _continued(draft: Draft, inp: RolloutInput, state: RolloutState, candidate: Candidate) -> Draft:
+    """A rollout that is under way."""
+    revision = inp.revision(state.revision)
+    if revision is None:
+        return finish(draft, inp, state, "Aborted", f"the record of revision {state.revision} is gone")
+    wanted = candidate.revision
+    if wanted is not None and wanted.name != state.revision:
+        why = "somebody rolls back to it" if candidate.is_rollback else "it is newer"
+        message = f"revision {wanted.name} replaces {state.revision} before it has all traffic: {why}"
+        return finish(draft, inp, state, "Aborted", message)
+    order = rollout_order(inp.annotations)
+    is_new = order is not None and order.revision == state.revision and order.text != state.order
+    if is_new and order is not None:
+        state = changed(state, order=order.text)
+    last = parse_order(state.order)
+    action = last.action if last is not None and last.revision == state.revision else ""
+    if is_new and action == ABORT:
+        message = f"a person aborted the rollout of revision {state.revision}"
+        draft = reject_revision(draft, inp, state.revision, "Aborted", message)
+        return finish(draft, inp, state, "Aborted", message)
+    draft = replace(draft, state=state)
+    if state.step_started is None:
+        draft = verify(draft, inp, state, revision, rollback=candidate.is_rollback, is_paused=action == PAUSE)
+        state = draft.state or state
+        if state.phase in OVER or state.step_started is None:
+            return draft
+    return progress(draft, inp, state, revision, is_new_order=is_new, rollback=candidate.is_rollback)
+
+
+def _begun(draft: Draft, inp: RolloutInput, candidate: Candidate) -> Draft:
+    """No rollout is under way: the next one, if there is something to roll out."""
+    revision = candidate.revision
+    if revision is None:
+        return replace(draft, reason="NoRevision", message=candidate.problem)
+    pending = _pending(draft, inp, candidate, revision)
+    if not pending:
+        return _settled(draft, inp, candidate, revision)
+    order = rollout_order(inp.annotations)
+    forced = candidate.is_rollback or (
+        order is not None and order.action == PROMOTE and order.revision == revision.name
+    )
+    room = room_for(inp, revision.name, forced=forced)
+    if room.moved:
+        draft = draft.event("TasksRehomed", room.message)
+        return replace(draft, moved=room.moved).waiting("Rehoming", room.message, 0.0)
+    if room.message:
+        return draft.waiting("NoRoomForRevision", room.message, RECHECK_SECONDS)
+    message = f"revision {revision.name} starts" + (f"; {room.main} serves until then" if room.main else "")
+    before = draft.state
+    state = RolloutState(
+        revision=revision.name,
+        stable=room.main,
+        phase="Verifying",
+        message=message,
+        order=before.order if before is not None else "",
+        retry=before.retry if before is not None else (retry_of(inp.annotations) or ("", ""))[1],
+    )
+    draft = draft.event("RolloutStarted", message)
+    return replace(draft, state=state).waiting("RolloutStarted", message, 0.0)
+
+
+def _pending(draft: Draft, inp: RolloutInput, candidate: Candidate, revision: LiveRevision) -> list[str]:
+    """The tasks that the revision does not have and may have."""
+    names = [task.name for task in revision.record.tasks if not is_settled(inp, revision.name, task.name)]
+    if candidate.is_rollback:
+        return names
+    return [name for name in names if rejection(draft.rejected, revision.name, name) is None]
+
+
+def _settled(draft: Draft, inp: RolloutInput, candidate: Candidate, revision: LiveRevision) -> Draft:
+    out = [task.name for task in revision.record.tasks if not is_settled(inp, revision.name, task.name)]
+    whole = rejection(draft.rejected, revision.name)
+    if whole is not None and out:
+        message = f"revision {revision.name} was rejected: {whole.message}; next: mtm rollout retry"
+        return replace(draft, reason="RevisionRejected", message=message)
+    message = f"revision {revision.name} has the traffic"
+    if out:
+        why = {item.task: item.message for item in draft.rejected if item.revision == revision.name}
+        message += f", except that of {listed(out)}: {why.get(out[0], 'it was rejected')}"
+    if candidate.is_rollback:
+        message += f"; {inp.newest} is not rolled out while {revision.name} is pinned"
+    return replace(draft, reason="TasksExcluded" if out else "RolledOut", message=message)

@@ -1,0 +1,87 @@
+"""A decision in the making: what each part adds to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from multitask_api.routes import RejectedRevision, RolloutState, TaskRollout
+from multitask_operator.formatting import cut
+from multitask_operator.rollout.candidate import reject
+from multitask_operator.rollout.decision import GoldenJob, RolloutEvent
+from multitask_operator.rollout.inputs import RolloutInput, format_time
+from multitask_operator.rollout.plan import Step
+
+MESSAGE_BYTES = 500
+
+
+@dataclass(frozen=True)
+class Draft:
+    """Frozen; every part returns another one."""
+
+    state: RolloutState | None
+    rejected: tuple[RejectedRevision, ...]
+    step: Step | None = None
+    """The step under way, None before the first one."""
+    moved: Mapping[str, str] = field(default_factory=dict)
+    """Task → the revision that gets all of it at once, outside of the rollout."""
+    reason: str = ""
+    message: str = ""
+    is_progressing: bool = False
+    golden: GoldenJob | None = None
+    events: tuple[RolloutEvent, ...] = ()
+    requeue_after: float | None = None
+    approval: str | None = None
+
+    def waiting(self, reason: str, message: str, requeue_after: float | None = None) -> Draft:
+        """It goes on as soon as that is over."""
+        return replace(self, reason=reason, message=message, is_progressing=True, requeue_after=requeue_after)
+
+    def with_state(self, state: RolloutState, **fields: object) -> Draft:
+        """With that state, and some of its fields changed."""
+        return replace(self, state=changed(state, **fields))
+
+    def event(self, reason: str, message: str, *, warning: bool = False) -> Draft:
+        """With one more Event."""
+        return replace(self, events=(*self.events, RolloutEvent("Warning" if warning else "Normal", reason, message)))
+
+
+def changed(state: RolloutState, **fields: object) -> RolloutState:
+    """The state with other values, checked; a message is cut to what its field takes."""
+    if isinstance(fields.get("message"), str):
+        fields["message"] = cut(str(fields["message"]), MESSAGE_BYTES)
+    return RolloutState.model_validate(state.model_dump() | fields, by_name=True)
+
+
+def finish(draft: Draft, inp: RolloutInput, state: RolloutState, phase: str, message: str) -> Draft:
+    """The rollout is over. What has not failed has the revision, or has its old one back."""
+    rows = [
+        row.model_dump() | {"phase": "Successful"} if phase == "Successful" and row.phase in OPEN else row.model_dump()
+        for row in state.tasks
+    ]
+    weight = 100 if phase == "Successful" else 0
+    over = changed(state, phase=phase, message=message, weight=weight, finished=format_time(inp.now), tasks=rows)
+    done = replace(draft, state=over, step=None, is_progressing=phase == "Successful", requeue_after=0.0)
+    reason = f"Rollout{phase}"
+    return replace(done.event(reason, message, warning=phase != "Successful"), reason=reason, message=message)
+
+
+def reject_revision(
+    draft: Draft, inp: RolloutInput, revision: str, reason: str, message: str, tasks: tuple[str, ...] = ("",)
+) -> Draft:
+    """Neither the tasks nor, without any, the revision as a whole are tried again by themselves."""
+    time = format_time(inp.now)
+    new = [
+        RejectedRevision(revision=revision, task=task, reason=reason, message=cut(message, MESSAGE_BYTES), time=time)
+        for task in tasks
+    ]
+    return replace(draft, rejected=reject(draft.rejected, *new))
+
+
+OPEN = frozenset({"Running", "Inconclusive", "Error"})
+"""Phases of a task that takes part in the step under way."""
+
+
+def open_rows(state: RolloutState) -> list[TaskRollout]:
+    """The tasks that take part in the step under way."""
+    return [row for row in state.tasks if row.phase in OPEN]

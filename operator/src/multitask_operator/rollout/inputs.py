@@ -1,0 +1,141 @@
+"""Everything that a decision about a rollout may use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+
+from multitask_api.resource.serving import Serving
+from multitask_api.routes import Backend, RoutedTask, TaskRoute, TaskRouteStatus
+from multitask_api.serving_io.gateway_state import GatewayState
+from multitask_api.serving_io.revision import Revision, RevisionTask
+from multitask_api.serving_io.verify import RevisionReport
+
+DRAIN_SECONDS = 60.0
+"""Seconds that servers stay after every gateway has left them, for requests that are under way."""
+
+
+@dataclass(frozen=True)
+class LiveRevision:
+    """A revision whose record exists, and the servers that it has now."""
+
+    record: Revision
+    service: str
+    """Name of its Service."""
+    port: int
+    replicas: int = 0
+    """Servers that it is meant to have: 0 without a Deployment."""
+    ready: int = 0
+    """Its endpoints that are ready."""
+    has_pods: bool = False
+    """Whether its Deployment exists."""
+
+    @property
+    def name(self) -> str:
+        """The revision's name."""
+        return self.record.revision
+
+    @property
+    def share(self) -> int:
+        """The most percent of the traffic that its ready servers can take."""
+        return min(100, 100 * self.ready // self.replicas) if self.replicas else 0
+
+    def task(self, name: str) -> RevisionTask | None:
+        """What it says about a task; None: it does not have the task."""
+        return next((task for task in self.record.tasks if task.name == name), None)
+
+
+@dataclass(frozen=True)
+class RolloutInput:
+    """What is known at one moment. All of it may be stale: a decision on it is written with preconditions."""
+
+    namespace: str
+    model: str
+    serving: Serving
+    annotations: Mapping[str, str]
+    """Of the MultiTaskModel."""
+    revisions: tuple[LiveRevision, ...]
+    """All revisions that have a record, the oldest first."""
+    newest: str | None
+    """The revision of the newest training and pod settings; None: nothing is trained yet."""
+    route: TaskRoute | None
+    generation: int | None
+    """``metadata.generation`` of the TaskRoute."""
+    gateways: Mapping[str, GatewayState | None] | None
+    """Gateway pod → its state, None if it did not answer; None instead of the mapping: the pods are not known."""
+    now: float
+    """Unix seconds."""
+    reports: Mapping[str, RevisionReport] = field(default_factory=dict)
+    """`GoldenJob.key` → what the Job reported."""
+    job_failures: Mapping[str, str] = field(default_factory=dict)
+    """`GoldenJob.key` → why the Job failed for good."""
+    drain_seconds: float = DRAIN_SECONDS
+
+    def revision(self, name: str | None) -> LiveRevision | None:
+        """The revision of that name."""
+        return next((item for item in self.revisions if item.name == name), None)
+
+    @property
+    def status(self) -> TaskRouteStatus:
+        """The TaskRoute's status; empty if there is none."""
+        return (self.route.status if self.route is not None else None) or TaskRouteStatus()
+
+    @property
+    def routed(self) -> Mapping[str, RoutedTask]:
+        """Task → its entry in the table."""
+        return {task.name: task for task in self.route.spec.tasks} if self.route is not None else {}
+
+    @property
+    def table_revisions(self) -> frozenset[str]:
+        """The revisions that the table names."""
+        return frozenset(backend.revision for task in self.routed.values() for backend in task.backends)
+
+    def home(self, task: str, revision: str) -> Backend | None:
+        """The backend of the task that is not ``revision``: the one to go back to."""
+        entry = self.routed.get(task)
+        others = [backend for backend in entry.backends if backend.revision != revision] if entry is not None else []
+        return max(others, key=lambda backend: backend.weight, default=None)
+
+    def silent_gateways(self) -> list[str] | None:
+        """The gateways that have not confirmed the table as it is; None: the gateways are not known."""
+        if self.gateways is None:
+            return None
+        if self.generation is None:
+            return []
+        confirmed = {ack.name for ack in self.status.gateways if ack.observed_generation >= self.generation}
+        return sorted(
+            name for name, state in self.gateways.items() if name not in confirmed and not self._polled(state)
+        )
+
+    def _polled(self, state: GatewayState | None) -> bool:
+        own = (self.namespace, self.route.metadata.name if self.route is not None else "")
+        tables = state.tables if state is not None else ()
+        return any(
+            (table.namespace, table.name) == own and table.generation >= (self.generation or 0) for table in tables
+        )
+
+    def drained_after(self) -> float | None:
+        """Seconds until servers that the table does not name have no request left; None: a gateway is in the way."""
+        silent = self.silent_gateways()
+        if silent is None or silent:
+            return None
+        known = self.gateways or {}
+        times = [parse_time(ack.time) for ack in self.status.gateways if ack.name in known]
+        state = self.status.rollout
+        if state is not None and state.finished is not None:
+            times.append(parse_time(state.finished))
+        return max(0.0, max(times, default=self.now - self.drain_seconds) + self.drain_seconds - self.now)
+
+
+def parse_time(stamp: str) -> float:
+    """A timestamp of the API in Unix seconds; one that cannot be read is long ago."""
+    try:
+        return datetime.fromisoformat(stamp).timestamp()
+    except ValueError:
+        return 0.0
+
+
+def format_time(now: float) -> str:
+    """Unix seconds as the API writes times, with milliseconds: steps may last only a few."""
+    return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,223 @@
+"""One step of a rollout: measure, exclude what has failed, go on or wait."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from multitask_api.routes import RolloutState, TaskRollout
+from multitask_operator.formatting import duration, listed
+from multitask_operator.rollout.analysis import judged_by_golden, measured, not_answered, updated
+from multitask_operator.rollout.candidate import same_contract
+from multitask_operator.rollout.counts import Counts, counts_of
+from multitask_operator.rollout.decision import GoldenJob
+from multitask_operator.rollout.draft import Draft, changed, finish, open_rows, reject_revision
+from multitask_operator.rollout.inputs import LiveRevision, RolloutInput, format_time, parse_time
+from multitask_operator.rollout.orders import PAUSE, PROMOTE, RESUME, parse_order
+from multitask_operator.rollout.plan import Step, analysis_settings, steps_of
+from multitask_operator.rollout.table import OUT
+from multitask_operator.rollout.verification import RECHECK_SECONDS, golden_key, silent_message
+
+
+def progress(
+    draft: Draft,
+    inp: RolloutInput,
+    state: RolloutState,
+    revision: LiveRevision,
+    *,
+    is_new_order: bool,
+    rollback: bool,
+) -> Draft:
+    """The draft after one look at the step under way."""
+    order = parse_order(state.order)
+    action = order.action if order is not None and order.revision == state.revision else ""
+    is_compared = any(_is_compared(inp, state, row.name) for row in open_rows(state))
+    hurry = rollback or action == PROMOTE or not is_compared
+    steps = steps_of(inp.serving.rollout)
+    index = len(steps) - 1 if hurry else min(state.step, len(steps) - 1)
+    step = steps[index]
+    if index != state.step:
+        state = changed(state, step=index, step_started=format_time(inp.now), measured=None)
+    resumed = is_new_order and action == RESUME
+    if resumed:
+        state = _reopened(state, inp.now)
+    if not hurry:
+        draft, state = _measure(draft, inp, state, step, index)
+        draft, state = _exclude(draft, inp, state)
+    state = changed(state, weight=min(step.weight, revision.share))
+    draft = replace(draft, state=state, step=step)
+    if not [row for row in state.tasks if row.phase not in OUT]:
+        message = f"no task is left for revision {revision.name}: all of them keep their old revision"
+        draft = reject_revision(draft, inp, revision.name, "AnalysisFailed", message)
+        return finish(draft, inp, state, "Failed", message)
+    if action == PAUSE:
+        return _paused(
+            draft, state, f"paused by a person in step {index + 1} of {len(steps)}; next: mtm rollout resume"
+        )
+    stuck = [row for row in open_rows(state) if row.phase == "Inconclusive"]
+    if stuck and not hurry:
+        names = listed([row.name for row in stuck])
+        return _paused(draft, state, f"the traffic does not tell whether {names} got worse: {stuck[0].message}")
+    if step.pauses and step.pause is None and not resumed and not hurry:
+        return _paused(draft, state, f"pause at step {index + 1} of {len(steps)}; next: mtm rollout resume")
+    state = changed(state, phase="Progressing")
+    draft = replace(draft, state=state)
+    waits = _waits(inp, state, step, revision, hurry=hurry, resumed=resumed)
+    if waits is not None:
+        message, seconds = waits
+        message = f"step {index + 1} of {len(steps)} ({step.weight} %): {message}"
+        return draft.with_state(state, message=message).waiting("RollingOut", message, seconds)
+    return _passed(draft, inp, state, revision, steps, index)
+
+
+def _reopened(state: RolloutState, now: float) -> RolloutState:
+    """Somebody wants the tasks that the traffic said too little about to be measured again."""
+    rows = [
+        updated(row, phase="Running", measurements=None) if row.phase == "Inconclusive" else row for row in state.tasks
+    ]
+    return changed(state, tasks=[row.model_dump() for row in rows], step_started=format_time(now), measured=None)
+
+
+def _measure(
+    draft: Draft, inp: RolloutInput, state: RolloutState, step: Step, index: int
+) -> tuple[Draft, RolloutState]:
+    """At most one measurement of every task in an interval. ``measured`` changes only if a task does."""
+    settings = step.analysis or analysis_settings(inp.serving.rollout)
+    started = parse_time(state.step_started or "")
+    is_late = inp.now >= started + settings.max_step_seconds
+    due = started + settings.initial_delay
+    if state.measured is not None:
+        due = max(due, parse_time(state.measured) + settings.interval)
+    is_answered = any(item is not None for item in (inp.gateways or {}).values())
+    key = golden_key(f"step-{index}", state)
+    report = inp.reports.get(key)
+    rows: list[TaskRollout] = []
+    for row in state.tasks:
+        after = row
+        if row in open_rows(state) and _is_compared(inp, state, row.name) and inp.now >= due:
+            if is_answered:
+                new = _counts(inp, state, step, row.name, state.revision)
+                old = _counts(inp, state, step, row.name, _home(inp, state, row.name))
+                after = measured(row, new, old, settings, is_late=is_late, guard_only=step.analysis is None)
+                too_few = after.measurements == row.measurements and not after.step_passed
+                if step.analysis is not None and is_late and too_few and report is not None:
+                    after = judged_by_golden(after, report.result.tasks.get(row.name))
+            elif inp.gateways is None or inp.gateways:
+                after = not_answered(row, settings)
+        rows.append(after)
+    if tuple(rows) != state.tasks:
+        state = changed(state, tasks=[row.model_dump() for row in rows], measured=format_time(inp.now))
+    silent = [row.name for row in open_rows(state) if not row.step_passed and _is_compared(inp, state, row.name)]
+    asked = tuple(name for name in silent if not _has_measurements(state, name))
+    if step.analysis is not None and is_late and asked and report is None:
+        draft = replace(draft, golden=GoldenJob(state.revision, key, asked, state.stable))
+    return draft, state
+
+
+def _counts(inp: RolloutInput, state: RolloutState, step: Step, task: str, revision: str) -> Counts:
+    states = [item for item in (inp.gateways or {}).values() if item is not None]
+    return counts_of(states, f"{inp.namespace}/{inp.model}/{task}", revision, f"{state.revision}/{step.window}")
+
+
+def _has_measurements(state: RolloutState, name: str) -> bool:
+    row = next(row for row in state.tasks if row.name == name)
+    counts = row.measurements
+    return counts is not None and bool(counts.successful + counts.failed + counts.inconclusive)
+
+
+def _home(inp: RolloutInput, state: RolloutState, name: str) -> str:
+    home = inp.home(name, state.revision)
+    return home.revision if home is not None else ""
+
+
+def _is_compared(inp: RolloutInput, state: RolloutState, name: str) -> bool:
+    """Whether there is an old revision that answers the same contract."""
+    home, revision = inp.home(name, state.revision), inp.revision(state.revision)
+    task = revision.task(name) if revision is not None else None
+    return home is not None and task is not None and same_contract(inp, home, task)
+
+
+def _exclude(draft: Draft, inp: RolloutInput, state: RolloutState) -> tuple[Draft, RolloutState]:
+    known = {item.task for item in draft.rejected if item.revision == state.revision}
+    for row in state.tasks:
+        if row.phase == "Failed" and row.name not in known:
+            draft = reject_revision(draft, inp, state.revision, "AnalysisFailed", row.message, (row.name,))
+            message = f"{row.name} goes back to its old revision: {row.message}"
+            draft = draft.event("TaskRolledBack", message, warning=True)
+    return draft, state
+
+
+def _paused(draft: Draft, state: RolloutState, message: str) -> Draft:
+    if state.phase != "Paused":
+        draft = draft.event("RolloutPaused", message)
+    return draft.with_state(state, phase="Paused", message=message).waiting("RolloutPaused", message, RECHECK_SECONDS)
+
+
+def _waits(
+    inp: RolloutInput, state: RolloutState, step: Step, revision: LiveRevision, *, hurry: bool, resumed: bool
+) -> tuple[str, float] | None:
+    """What the step waits for, and seconds until the next look; None: nothing."""
+    if revision.share < step.weight:
+        return f"{revision.ready} of {revision.replicas} servers are ready", RECHECK_SECONDS
+    silent = silent_message(inp)
+    if silent and not resumed:
+        return silent, RECHECK_SECONDS
+    if not _is_written(inp, state, step):
+        return "the gateways learn of the weights", RECHECK_SECONDS
+    if hurry:
+        return None
+    passed = parse_time(state.step_started or "")
+    if step.pauses and step.pause is not None and not resumed and inp.now < passed + step.pause:
+        return f"pause of {duration(step.pause)}", passed + step.pause - inp.now
+    if step.analysis is not None:
+        missing = [row for row in open_rows(state) if not row.step_passed]
+        if missing:
+            return _evidence(missing), min(step.analysis.interval, RECHECK_SECONDS)
+    return None
+
+
+def _is_written(inp: RolloutInput, state: RolloutState, step: Step) -> bool:
+    """Whether the table in the cluster has the step's window already, so that the gateways' word is about it."""
+    window = f"{state.revision}/{step.window}"
+    entries = [inp.routed.get(row.name) for row in open_rows(state)]
+    return all(entry is not None and entry.window == window for entry in entries)
+
+
+def _evidence(missing: Sequence[TaskRollout]) -> str:
+    errors = [row.name for row in missing if row.phase == "Error"]
+    if errors:
+        return f"no gateway says what it counted for {listed(errors)}"
+    unclear = [row for row in missing if row.measurements is not None and row.measurements.inconclusive]
+    if unclear:
+        return f"{unclear[0].name} needs more requests: {unclear[0].message}"
+    return f"too few requests yet for {listed([row.name for row in missing])}"
+
+
+def _passed(
+    draft: Draft, inp: RolloutInput, state: RolloutState, revision: LiveRevision, steps: Sequence[Step], index: int
+) -> Draft:
+    if index + 1 < len(steps):
+        following = steps[index + 1]
+        rows = [
+            updated(row, step_passed=not _is_compared(inp, state, row.name), measurements=None)
+            if row.phase == "Running"
+            else row
+            for row in state.tasks
+        ]
+        message = f"step {index + 2} of {len(steps)} ({following.weight} %) begins"
+        after = changed(
+            state,
+            step=index + 1,
+            step_started=format_time(inp.now),
+            measured=None,
+            weight=min(following.weight, revision.share),
+            tasks=[row.model_dump() for row in rows],
+            message=message,
+        )
+        draft = draft.event("RolloutStep", f"revision {revision.name}: {message}")
+        return replace(draft, state=after, step=following).waiting("RollingOut", message, 0.0)
+    out = [row.name for row in state.tasks if row.phase in OUT]
+    message = f"revision {revision.name} has the traffic"
+    if out:
+        message += f", except that of {listed(out)}"
+    return finish(draft, inp, state, "Successful", message)

@@ -1,0 +1,158 @@
+"""Before the first step: servers that are ready, golden requests answered as evaluated, approval."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import replace
+
+from multitask_api.routes import RolloutState, TaskRollout
+from multitask_api.serving_io.names import APPROVAL_ANNOTATION
+from multitask_api.serving_io.revision import RevisionTask
+from multitask_api.serving_io.verify import RevisionReport
+from multitask_operator.formatting import listed
+from multitask_operator.rollout.candidate import approval_id, is_settled, rejection, same_contract
+from multitask_operator.rollout.decision import GoldenJob
+from multitask_operator.rollout.draft import Draft, changed, finish, reject_revision
+from multitask_operator.rollout.inputs import LiveRevision, RolloutInput, format_time
+from multitask_operator.rollout.table import OUT
+
+RECHECK_SECONDS = 10.0
+"""Seconds until the next look at what no watch shows."""
+
+
+def verify(
+    draft: Draft, inp: RolloutInput, state: RolloutState, revision: LiveRevision, *, rollback: bool, is_paused: bool
+) -> Draft:
+    """The draft with the first step begun, or with what that waits for. A rollback waits for ready servers only."""
+    if not revision.ready:
+        return draft.waiting("WaitingForServers", _no_servers(revision), RECHECK_SECONDS)
+    if not state.tasks:
+        if rollback:
+            state = changed(state, tasks=[_row(inp, state, task, "").model_dump() for task in revision.record.tasks])
+        else:
+            silent = silent_message(inp)
+            if not _is_announced(inp, revision) or silent:
+                return draft.waiting(
+                    "WaitingForGateways", silent or "the gateways learn of the revision", RECHECK_SECONDS
+                )
+            key = golden_key("verify", state)
+            report = inp.reports.get(key)
+            if report is None or report.revision != revision.name:
+                return _ask(draft, inp, state, revision, key)
+            draft, state = _verified(draft, inp, state, revision, report)
+    if not [row for row in state.tasks if row.phase not in OUT]:
+        message = f"revision {revision.name} answers no task as it was evaluated: {_why(state)}"
+        draft = reject_revision(draft, inp, revision.name, "VerificationFailed", message)
+        return finish(draft, inp, state, "Failed", message)
+    if is_paused:
+        message = f"paused by a person before revision {revision.name} has traffic; next: mtm rollout resume"
+        return draft.with_state(state, phase="Paused", message=message).waiting("RolloutPaused", message)
+    if inp.serving.approval == "Manual" and not rollback:
+        wanted = approval_id(revision.record, inp.serving)
+        if inp.annotations.get(APPROVAL_ANNOTATION) != wanted:
+            return _unapproved(draft, state, wanted)
+    started = changed(
+        state, phase="Progressing", step=0, step_started=format_time(inp.now), measured=None, message="", weight=0
+    )
+    return replace(draft, state=started)
+
+
+def golden_key(name: str, state: RolloutState) -> str:
+    """The key of a Job: one that was tried again is another Job."""
+    return f"{name}-retry-{zlib.crc32(state.retry.encode()):08x}" if state.retry else name
+
+
+def silent_message(inp: RolloutInput) -> str:
+    """Which gateways are in the way; empty: none."""
+    silent = inp.silent_gateways()
+    if silent is None:
+        return "the pods of the gateways could not be listed"
+    return f"{listed(silent, 3)} {'has' if len(silent) == 1 else 'have'} not confirmed the table" if silent else ""
+
+
+def _no_servers(revision: LiveRevision) -> str:
+    if not revision.has_pods or revision.replicas:
+        return f"revision {revision.name}: {revision.ready} of {max(1, revision.replicas)} servers are ready"
+    return f"revision {revision.name} has no servers, because spec.serving.replicas is 0"
+
+
+def _is_announced(inp: RolloutInput, revision: LiveRevision) -> bool:
+    """Whether the table names the revision for every task that it is verified for."""
+    named = {name for name, entry in inp.routed.items() if revision.name in {item.revision for item in entry.backends}}
+    rejected = inp.status.rejected
+    return all(task.name in named or rejection(rejected, revision.name, task.name) for task in revision.record.tasks)
+
+
+def _ask(draft: Draft, inp: RolloutInput, state: RolloutState, revision: LiveRevision, key: str) -> Draft:
+    tasks = tuple(task.name for task in revision.record.tasks)
+    draft = replace(draft, golden=GoldenJob(revision.name, key, tasks, state.stable))
+    failure = inp.job_failures.get(key)
+    if failure is not None:
+        return draft.waiting("VerificationNotPossible", f"revision {revision.name} could not be verified: {failure}")
+    return draft.waiting("Verifying", f"golden requests are sent to revision {revision.name}")
+
+
+def _row(inp: RolloutInput, state: RolloutState, task: RevisionTask, failure: str) -> TaskRollout:
+    """How a task begins."""
+    excluded = rejection(inp.status.rejected, state.revision, task.name)
+    if is_settled(inp, state.revision, task.name):
+        return TaskRollout(name=task.name, phase="Successful", step_passed=True)
+    if excluded is not None and not failure:
+        return TaskRollout(name=task.name, phase="Excluded", message=excluded.message)
+    if failure:
+        return TaskRollout(name=task.name, phase="Failed", message=failure)
+    home = inp.home(task.name, state.revision)
+    if home is None:
+        return TaskRollout(name=task.name, phase="Running", passed_on="golden", step_passed=True)
+    if not same_contract(inp, home, task):
+        message = "its type, fields or labels changed: callers of both contracts cannot be answered; rename it instead"
+        return TaskRollout(name=task.name, phase="Running", passed_on="cut-over", step_passed=True, message=message)
+    return TaskRollout(name=task.name, phase="Running")
+
+
+def _verified(
+    draft: Draft, inp: RolloutInput, state: RolloutState, revision: LiveRevision, report: RevisionReport
+) -> tuple[Draft, RolloutState]:
+    rows = [_row(inp, state, task, _failure(inp, report, task.name)) for task in revision.record.tasks]
+    for row in (row for row in rows if row.phase == "Failed"):
+        draft = reject_revision(draft, inp, revision.name, "VerificationFailed", row.message, (row.name,))
+        draft = draft.event("TaskExcluded", f"{row.name} keeps its old revision: {row.message}", warning=True)
+    state = changed(state, tasks=[row.model_dump() for row in rows])
+    names = [row.name for row in rows if row.phase not in OUT]
+    if names:
+        draft = draft.event("RevisionVerified", f"revision {revision.name} answers {listed(names)} as evaluated")
+    return draft, state
+
+
+def _failure(inp: RolloutInput, report: RevisionReport, task: str) -> str:
+    """Why the task may not have the revision; empty: it may."""
+    agreement = report.result.tasks.get(task)
+    if agreement is None or not agreement.compared:
+        return "none of its golden requests was compared"
+    if agreement.different:
+        return f"{agreement.different} of {agreement.compared} golden requests answered otherwise than when evaluated"
+    most, flips = inp.serving.rollout.max_regressions, report.flips.get(task)
+    if most is None or flips is None or not flips.compared:
+        return ""
+    share = flips.right_to_wrong / flips.compared
+    if share <= most:
+        return ""
+    return (
+        f"{flips.right_to_wrong} of {flips.compared} rows were right and are wrong ({100 * share:.1f} %);"
+        f" maxRegressions allows {100 * most:g} %"
+    )
+
+
+def _why(state: RolloutState) -> str:
+    return "; ".join(f"{row.name}: {row.message}" for row in state.tasks[:3] if row.message)
+
+
+def _unapproved(draft: Draft, state: RolloutState, wanted: str) -> Draft:
+    message = (
+        f"revision {state.revision} is verified and waits for approval: set the annotation {APPROVAL_ANNOTATION} to"
+        f" {wanted}"
+    )
+    if state.phase != "Paused":
+        draft = draft.event("ApprovalNeeded", message)
+    draft = replace(draft.with_state(state, phase="Paused", message=message), approval=wanted)
+    return draft.waiting("ApprovalNeeded", message)
