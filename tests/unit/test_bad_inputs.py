@@ -409,8 +409,10 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
     (
         "a duration in words",
         put("spec.serving", {"rollout": {"steps": [{"setWeight": 100}, {"pause": {"duration": "5 min"}}]}}),
-        "spec.serving.rollout.steps[1].pause.duration: '5 min' is no duration; write seconds, or a text such as 90s, 5m"
-        " or 1h",
+        (
+            "spec.serving.rollout.steps[1].pause.duration: '5 min' is no duration; write seconds, or a text such as"
+            " 90s, 5m or 1h"
+        ),
     ),
     (
         "a language by name",

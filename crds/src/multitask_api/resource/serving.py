@@ -189,7 +189,8 @@ class Serving(Record):
     approval: Literal["Automatic", "Manual"] | None = Field(
         None,
         description="Manual: a new revision gets no traffic before the annotation multitask.dev/approved is the id in "
-        "status.approval. The id changes with the revision, the rollout settings and the test data. Default: Automatic.",
+        "status.approval. The id changes with the revision, the rollout settings and the test data. Default: "
+        "Automatic.",
     )
     pinned_revision: Annotated[str, StringConstraints(max_length=64)] | None = Field(
         None, description="Serve this revision instead of the newest one. Default: the newest."
