@@ -6,7 +6,7 @@ import dataclasses
 import ipaddress
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Literal, cast
 
@@ -20,6 +20,7 @@ GangScheduling = Literal["None", "Coscheduling", "Volcano"]
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
 
 _LABEL = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_PAIR = re.compile(r"[A-Za-z0-9][A-Za-z0-9./_-]*=[A-Za-z0-9._-]*")
 _RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?")
 
 
@@ -80,10 +81,10 @@ def _boolean(text: str) -> bool:
     return text == "true"
 
 
-def _stage_pods(text: str) -> PodDefaults:
+def _pods(text: str, names: Set[str], of: str) -> PodDefaults:
     try:
         given = json.loads(text)
-        if not isinstance(given, dict) or given.keys() - {"podTemplate", "podTemplates"}:
+        if not isinstance(given, dict) or given.keys() - names:
             raise ValueError
         templates = PodTemplates.model_validate(given.get("podTemplates", {}), by_name=False)
         common: JsonDict = given.get("podTemplate", {})
@@ -92,9 +93,30 @@ def _stage_pods(text: str) -> PodDefaults:
                 raise ValueError
     except (ValueError, ValidationError, AttributeError) as error:
         raise ValueError(
-            "is no JSON object with podTemplate and podTemplates as in spec.training, each with metadata and spec"
+            f"is no JSON object with {' and '.join(sorted(names))} as in {of}, each with metadata and spec"
         ) from error
     return PodDefaults(common, templates)
+
+
+def _stage_pods(text: str) -> PodDefaults:
+    return _pods(text, {"podTemplate", "podTemplates"}, "spec.training")
+
+
+def _serving_pods(text: str) -> PodDefaults:
+    return _pods(text, {"podTemplate"}, "spec.serving")
+
+
+def _namespace(text: str) -> str:
+    if not _LABEL.fullmatch(text):
+        raise ValueError("is no namespace")
+    return text
+
+
+def _selector(text: str) -> str:
+    pairs = [part.strip() for part in text.split(",")]
+    if not all(_PAIR.fullmatch(pair) for pair in pairs):
+        raise ValueError("does not select by labels; write name=value, with commas between several")
+    return ",".join(pairs)
 
 
 def _number(least: int, most: int) -> Callable[[str], int]:
@@ -117,12 +139,22 @@ class Settings:
     fixed_user: bool = True
     gang_scheduling: GangScheduling = "None"
     stage_pods: PodDefaults = dataclasses.field(default_factory=PodDefaults)
+    serving_image: str = ""
+    serving_pods: PodDefaults = dataclasses.field(default_factory=PodDefaults)
+    gateway_namespace: str = ""
+    gateway_selector: str = "app.kubernetes.io/component=gateway"
+    max_concurrent_rollouts: int = 3
     workers: int = 8
     resync_seconds: int = 600
     grace_seconds: int = 30
     health_address: str = ""
     health_port: int = 8080
     stale_seconds: int = 300
+
+    @property
+    def gateway_labels(self) -> Mapping[str, str]:
+        """`gateway_selector`, name → value."""
+        return dict(pair.split("=", 1) for pair in self.gateway_selector.split(","))
 
     @property
     def are_known(self) -> bool:
@@ -133,10 +165,10 @@ class Settings:
 #: Field → its parser and its help text.
 _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "trainer_image": (_image, "Image of the stage pods."),
-    "image_pull_policy": (_pull_policy, "Of the stage pods: Always, IfNotPresent or Never."),
+    "image_pull_policy": (_pull_policy, "Of stage and server pods: Always, IfNotPresent or Never."),
     "namespaces": (_namespaces, "Namespaces to watch, with commas; empty: all."),
     "gpu_resource": (_gpu_resource, "What a GPU is called in a pod's resources."),
-    "fixed_user": (_boolean, "Stage pods run as user and group 10001; false: the platform chooses, as on OpenShift."),
+    "fixed_user": (_boolean, "Pods run as user and group 10001; false: the platform chooses, as on OpenShift."),
     "gang_scheduling": (
         _gang_scheduling,
         "What schedules the pods of a Job on several nodes together: None, Coscheduling or Volcano.",
@@ -145,6 +177,11 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
         _stage_pods,
         "JSON object: podTemplate and podTemplates as in spec.training, merged into all stage pods before a model's.",
     ),
+    "serving_image": (_image, "Image of the servers of new revisions; without one no model is served."),
+    "serving_pods": (_serving_pods, "JSON object: podTemplate as in spec.serving, merged into all server pods first."),
+    "gateway_namespace": (_namespace, "Namespace of the gateways; without one none are installed."),
+    "gateway_selector": (_selector, "Labels of the gateways' pods: name=value, with commas between several."),
+    "max_concurrent_rollouts": (_number(1, 1000), "Models that roll out a revision at the same time, at most."),
     "workers": (_number(1, 256), "Resources that are reconciled at the same time."),
     "resync_seconds": (
         _number(10, 86_400),

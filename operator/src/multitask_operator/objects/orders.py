@@ -35,4 +35,9 @@ def stage_order(model: str, spec: MultiTaskModelSpec, graph: Graph, node: Node) 
 
 def artifact_location(spec: MultiTaskModelSpec, key: ArtifactKey) -> str:
     """Where the artifact of a stage is stored, as a pod sees it."""
-    return f"{storage_location(spec)}/stages/{key[0]}/{key[1]}"
+    return f"{storage_location(spec)}/{artifact_path(key)}"
+
+
+def artifact_path(key: ArtifactKey) -> str:
+    """The folder of the artifact of a stage, relative to storage."""
+    return f"stages/{key[0]}/{key[1]}"

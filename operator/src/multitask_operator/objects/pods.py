@@ -32,13 +32,13 @@ GRACE_SECONDS = 120
 USER = 10001
 POD_ANNOTATIONS = {"kubectl.kubernetes.io/default-container": CONTAINER}
 
-_POD_SECURITY: JsonDict = {
+POD_SECURITY: JsonDict = {
     "runAsNonRoot": True,
     "fsGroupChangePolicy": "OnRootMismatch",
     "seccompProfile": {"type": "RuntimeDefault"},
 }
-_FIXED_USER: JsonDict = {"runAsUser": USER, "runAsGroup": USER, "fsGroup": USER}
-_SECURITY: JsonDict = {
+FIXED_USER: JsonDict = {"runAsUser": USER, "runAsGroup": USER, "fsGroup": USER}
+SECURITY: JsonDict = {
     "allowPrivilegeEscalation": False,
     "capabilities": {"drop": ["ALL"]},
     "readOnlyRootFilesystem": True,
@@ -69,7 +69,7 @@ def pod_template(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec
         "serviceAccountName": spec.service_account_name or access_name(owner.name),
         "automountServiceAccountToken": True,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": _POD_SECURITY | (_FIXED_USER if settings.fixed_user else {}),
+        "securityContext": POD_SECURITY | (FIXED_USER if settings.fixed_user else {}),
         "containers": [_container(owner, spec, stage_job, settings)],
         "volumes": [
             {
@@ -141,7 +141,7 @@ def _container(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, 
             {"name": name, "value": value} for name, value in _environment(owner, spec, stage_job, settings).items()
         ],
         "resources": container_resources(spec, kind, settings.gpu_resource),
-        "securityContext": _SECURITY,
+        "securityContext": SECURITY,
         # Without a termination message the last lines of the log say why a program failed.
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [

@@ -113,15 +113,22 @@ def quantity(value: Any, place: str) -> Decimal:
 
 
 def _checked(spec: MultiTaskModelSpec) -> JsonDict:
-    """``spec.training.resources``, with a mapping of quantities in each of limits and requests that it has."""
-    given = spec.training.resources
+    """``spec.training.resources``, checked."""
+    return resource_amounts(spec.training.resources, PLACE)
+
+
+def resource_amounts(given: JsonDict, place: str) -> JsonDict:
+    """``given``, the resources of a container, with a mapping of quantities in each of limits and requests that it has.
+
+    Raises `ResourcesError` naming ``place``.
+    """
     for name, amounts in given.items():
         if name not in ("limits", "requests", "claims"):
-            raise ResourcesError(f"{PLACE}.{name}: not known; use requests, limits or claims")
+            raise ResourcesError(f"{place}.{name}: not known; use requests, limits or claims")
         if name == "claims":
             continue
         if not isinstance(amounts, Mapping):
-            raise ResourcesError(f"{PLACE}.{name}: expected a mapping of resource to quantity, got {amounts!r}")
+            raise ResourcesError(f"{place}.{name}: expected a mapping of resource to quantity, got {amounts!r}")
         for resource, value in amounts.items():
-            quantity(value, f"{PLACE}.{name}.{resource}")
+            quantity(value, f"{place}.{name}.{resource}")
     return given

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from multitask_api.cluster import CONFIGMAP_VARIABLE, GROUP, MANAGED_BY_LABEL, MOUNTS_VARIABLE, ROOT, WORK_PATH
@@ -21,11 +22,27 @@ _POD_FIELDS = {
     "hostname": "remove it; the pods of a stage find each other by their names",
     "subdomain": "remove it; the pods of a stage find each other by their names",
 }
-_CONTAINER_FIELDS = dict.fromkeys(("command", "args"), "remove it; the operator sets what the stage runs")
-_VARIABLES = (CONFIGMAP_VARIABLE, MOUNTS_VARIABLE)
 
 
-def apply_user_template(template: JsonDict, given: JsonObject, place: str) -> JsonDict:
+@dataclass(frozen=True)
+class Protected:
+    """What a template must not change: the operator, or the programs in the pod, rely on it."""
+
+    pod_fields: Mapping[str, str]
+    """Field of the pod's spec → what to do instead."""
+    containers: Sequence[str]
+    """Containers of the operator's own, also init containers."""
+    program: str
+    """What runs in them, for messages."""
+    variables: Sequence[str]
+
+
+OF_STAGES = Protected(_POD_FIELDS, (CONTAINER,), "the stage", (CONFIGMAP_VARIABLE, MOUNTS_VARIABLE))
+
+
+def apply_user_template(
+    template: JsonDict, given: JsonObject, place: str, protected: Protected = OF_STAGES
+) -> JsonDict:
     """``template`` with ``given``, which was written at ``place``, merged in.
 
     Raises `PodTemplateError` if that is no pod template, or changes what may not be changed.
@@ -34,19 +51,22 @@ def apply_user_template(template: JsonDict, given: JsonObject, place: str) -> Js
         if name not in ("metadata", "spec"):
             raise PodTemplateError(f"{place}.{name}: not known; a pod template has metadata and spec")
     merged = merge(template, given, place)
-    for field, advice in _changes(template, merged):
+    for field, advice in _changes(template, merged, protected):
         raise PodTemplateError(f"{place}.{field}: {advice}")
     return merged
 
 
-def _changes(before: JsonDict, after: JsonDict) -> Iterator[tuple[str, str]]:
+def _changes(before: JsonDict, after: JsonDict, protected: Protected) -> Iterator[tuple[str, str]]:
     """(field, what to do) of every change that is not allowed."""
     yield from _metadata(before, after)
     old, new = before["spec"], after.get("spec", {})
-    for name, advice in _POD_FIELDS.items():
+    for name, advice in protected.pod_fields.items():
         if old.get(name) != new.get(name):
             yield f"spec.{name}", advice
-    yield from _container(old, new)
+    for group in ("containers", "initContainers"):
+        for name in _items(old, group, "name"):
+            if name in protected.containers:
+                yield from _container(old, new, group, name, protected)
     yield from _volumes(old, new)
 
 
@@ -59,18 +79,20 @@ def _metadata(before: JsonDict, after: JsonDict) -> Iterator[tuple[str, str]]:
                 yield f"metadata.{part}[{name}]", "remove it; the operator finds its pods by it"
 
 
-def _container(before: JsonDict, after: JsonDict) -> Iterator[tuple[str, str]]:
-    place = f"spec.containers[{CONTAINER}]"
-    old = _items(before, "containers", "name")[CONTAINER]
-    new = _items(after, "containers", "name").get(CONTAINER)
+def _container(
+    before: JsonDict, after: JsonDict, group: str, container: str, protected: Protected
+) -> Iterator[tuple[str, str]]:
+    place = f"spec.{group}[{container}]"
+    old = _items(before, group, "name")[container]
+    new = _items(after, group, "name").get(container)
     if new is None:
-        yield place, "keep it; it runs the stage"
+        yield place, f"keep it; it runs {protected.program}"
         return
-    for name, advice in _CONTAINER_FIELDS.items():
+    for name in ("command", "args"):
         if old.get(name) != new.get(name):
-            yield f"{place}.{name}", advice
+            yield f"{place}.{name}", f"remove it; the operator sets what {protected.program} runs"
     variables, changed = (_items(each, "env", "name") for each in (old, new))
-    for name in _VARIABLES:
+    for name in protected.variables:
         if variables.get(name) != changed.get(name):
             yield f"{place}.env[{name}]", "remove it; the operator sets it"
     mounts, moved = (_items(each, "volumeMounts", "mountPath") for each in (old, new))
@@ -78,7 +100,7 @@ def _container(before: JsonDict, after: JsonDict) -> Iterator[tuple[str, str]]:
         if str(path).startswith(f"{ROOT}/") and path != WORK_PATH and mounts.get(path) != moved.get(path):
             yield f"{place}.volumeMounts[{path}]", f"remove it; what lies below {ROOT} is the operator's"
     if WORK_PATH not in moved:
-        yield f"{place}.volumeMounts[{WORK_PATH}]", "keep it; the stage writes there. It may be another volume"
+        yield f"{place}.volumeMounts[{WORK_PATH}]", f"keep it; {protected.program} writes there. It may be another volume"
 
 
 def _volumes(before: JsonDict, after: JsonDict) -> Iterator[tuple[str, str]]:

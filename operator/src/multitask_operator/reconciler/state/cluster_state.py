@@ -52,6 +52,13 @@ class ClusterState:
     service_accounts: tuple[JsonObject, ...] = ()
     roles: tuple[JsonObject, ...] = ()
     role_bindings: tuple[JsonObject, ...] = ()
+    deployments: tuple[JsonObject, ...] = ()
+    network_policies: tuple[JsonObject, ...] = ()
+    disruption_budgets: tuple[JsonObject, ...] = ()
+    endpoint_slices: tuple[JsonObject, ...] = ()
+    """Of the Services of revisions; they have the labels of their Service."""
+    task_routes: tuple[JsonObject, ...] = ()
+    """The table of the model, and whatever else has its labels."""
     pvcs: Mapping[str, JsonObject | None] = field(default_factory=dict)
     """Each PersistentVolumeClaim that the spec names (`named_pvc_names`); None: there is none of that name."""
     referenced_configmaps: Mapping[str, JsonObject | None] = field(default_factory=dict)
@@ -75,6 +82,11 @@ class ClusterState:
     def annotations(self) -> Mapping[str, str]:
         """``metadata.annotations``."""
         return self.model["metadata"].get("annotations") or {}
+
+    @property
+    def task_route(self) -> JsonObject | None:
+        """The TaskRoute of the model, which has its name."""
+        return next((item for item in self.task_routes if item["metadata"]["name"] == self.name), None)
 
     @property
     def previous_status(self) -> MultiTaskModelStatus | None:

@@ -21,6 +21,7 @@ from multitask_api.cluster import (
     RUN,
     STAGE_ANNOTATION,
 )
+from multitask_api.serving_io.names import SERVING
 from multitask_api.stage_io.manifest import Manifest, StageFailure, StageProgress
 from multitask_api.stage_io.packing import manifest_key, unpack_manifest
 from multitask_api.stages import ArtifactKey
@@ -180,14 +181,14 @@ class StageJob:
 def stage_jobs(
     cluster: ClusterState, kinds: Sequence[str] | None = None, *, without: Sequence[str] = ()
 ) -> tuple[StageJob, ...]:
-    """The model's Jobs, of ``kinds`` only or ``without`` some, sorted by name."""
+    """The model's Jobs, of ``kinds`` only or ``without`` some, sorted by name; what serves it belongs to none."""
     configmaps, jobs = _by_name(cluster.configmaps), _by_name(cluster.jobs)
     selected = []
     for name in sorted(configmaps.keys() | jobs.keys()):
         configmap, job = configmaps.get(name), jobs.get(name)
         item = configmap or job or {}
         kind = kind_label(item)
-        if (kinds is None or kind in kinds) and kind not in without:
+        if kind != SERVING and (kinds is None or kind in kinds) and kind not in without:
             pods = tuple(pod for pod in cluster.pods if job_of(pod) == name)
             selected.append(StageJob(name, kind, tuple(_keys(item)), configmap, job, pods))
     return tuple(selected)

@@ -1,0 +1,242 @@
+"""The pod template of a revision's servers: ``fetch`` copies the exported result, ``server`` answers from the copy.
+
+It is built once, when the revision is made, and kept in its ConfigMap: neither a newer release nor a changed setting of
+the installation restarts servers that run.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from math import ceil
+
+from multitask_api.cluster import MOUNTS_VARIABLE, POD_ENVIRONMENT, WORK_PATH, pvc_path
+from multitask_api.resource import MultiTaskModelSpec
+from multitask_api.serving_io.names import (
+    EXPORT_PATH,
+    FETCH_COMMAND,
+    FETCH_CONTAINER,
+    PROBE_PORT,
+    REVISION_PATH,
+    SERVER_COMMAND,
+    SERVER_CONTAINER,
+    TRITON_PORT,
+)
+from multitask_api.serving_io.revision import REVISION_KEY
+from multitask_api.types import JsonDict, JsonObject
+from multitask_operator.objects.names import Owner
+from multitask_operator.objects.pod_layers import Layer
+from multitask_operator.objects.pods import FIXED_USER, POD_SECURITY, SECURITY
+from multitask_operator.objects.resources import quantity, resource_amounts
+from multitask_operator.objects.serving.names import revision_labels, serving_name
+from multitask_operator.objects.user_pod_template import Protected, apply_user_template
+from multitask_operator.objects.volumes import pvc_of, volume_name
+from multitask_operator.settings import PodDefaults
+
+PLACE = "spec.serving"
+INSTALLATION = "the installation's servingPods"
+
+#: Seconds from SIGTERM to SIGKILL: requests that have begun end, also long texts.
+GRACE_SECONDS = 150
+#: Seconds that a server may take to start besides loading, and bytes of weights that it loads in a second at least.
+START_SECONDS, LOADED_PER_SECOND = 300, 50_000_000
+_PROBE_SECONDS = 10
+#: Where the spec gives none. A process with torch loaded takes 0.7 GiB (measured), Triton and its stub some more.
+_CPU, _MEMORY = "1", 1536 * 1024**2
+_MIB = 1024**2
+
+_PROTECTED = Protected(
+    pod_fields={
+        "restartPolicy": "remove it; servers are always restarted",
+        "serviceAccountName": "remove it; spec.serviceAccountName sets it",
+        "serviceAccount": "remove it; spec.serviceAccountName sets it",
+        "hostname": "remove it; gateways find the servers by their addresses",
+        "subdomain": "remove it; gateways find the servers by their addresses",
+    },
+    containers=(FETCH_CONTAINER, SERVER_CONTAINER),
+    program="the server",
+    variables=(MOUNTS_VARIABLE,),
+)
+
+
+@dataclass(frozen=True)
+class ServerSettings:
+    """What the installation sets for the servers of a new revision."""
+
+    image: str
+    image_pull_policy: str = "IfNotPresent"
+    fixed_user: bool = True
+    """False: the platform gives each pod its user and group, as OpenShift does."""
+    defaults: PodDefaults = field(default_factory=PodDefaults)
+
+
+def server_template(
+    owner: Owner, spec: MultiTaskModelSpec, revision: str, bundle_bytes: int, settings: ServerSettings
+) -> JsonDict:
+    """The pod template of ``revision``, with the `server_layers` merged in.
+
+    ``bundle_bytes``: of weights and adapters. Raises `PodTemplateError` or `ResourcesError` for what the spec cannot
+    ask for.
+    """
+    labels = revision_labels(owner.name, revision)
+    claim = pvc_of(spec.storage.uri) if spec.storage is not None else None
+    pod: JsonDict = {
+        "restartPolicy": "Always",
+        # A server asks nothing of the API server.
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": GRACE_SECONDS,
+        "securityContext": POD_SECURITY | (FIXED_USER if settings.fixed_user else {}),
+        "topologySpreadConstraints": [_spread(key, labels) for key in _TOPOLOGY],
+        "initContainers": [_fetch(spec, claim, settings)],
+        "containers": [_server(spec, bundle_bytes, settings)],
+        "volumes": [
+            {
+                "name": "revision",
+                "configMap": {
+                    "name": serving_name(owner.name, revision),
+                    "items": [{"key": REVISION_KEY, "path": REVISION_KEY}],
+                },
+            },
+            {"name": "export", "emptyDir": {}},
+            {"name": "work", "emptyDir": {}},
+            # Triton passes tensors to its Python backend through shared memory; a container has 64 MiB of it.
+            {"name": "shm", "emptyDir": {"medium": "Memory"}},
+        ],
+    }
+    if claim is not None:
+        pod["volumes"].append({"name": volume_name(claim), "persistentVolumeClaim": {"claimName": claim}})
+    if spec.service_account_name is not None:
+        pod["serviceAccountName"] = spec.service_account_name
+    if spec.image_pull_secrets:
+        pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image_pull_secrets]
+    template: JsonDict = {
+        "metadata": {
+            "labels": labels,
+            "annotations": {"kubectl.kubernetes.io/default-container": SERVER_CONTAINER},
+        },
+        "spec": pod,
+    }
+    for layer in server_layers(spec, settings.defaults):
+        template = apply_user_template(template, layer.given, layer.place, _PROTECTED)
+    return template
+
+
+def server_layers(spec: MultiTaskModelSpec, defaults: PodDefaults) -> tuple[Layer, ...]:
+    """The pod templates that are merged into a server's, the installation's first; those that are not empty."""
+    layers = (
+        Layer(f"{INSTALLATION}.podTemplate", defaults.pod_template),
+        Layer(f"{PLACE}.podTemplate", spec.serving.pod_template),
+    )
+    return tuple(layer for layer in layers if layer.given)
+
+
+def given_for_servers(spec: MultiTaskModelSpec) -> JsonObject:
+    """All that a model says about its server pods: another value of it is another revision."""
+    return {
+        "podTemplate": spec.serving.pod_template,
+        "resources": spec.serving.resources,
+        "credentials": [each.secret_ref.name for each in spec.credentials],
+        "imagePullSecrets": [each.name for each in spec.image_pull_secrets],
+        "serviceAccountName": spec.service_account_name,
+    }
+
+
+def start_seconds(bundle_bytes: int) -> int:
+    """Seconds that a server may take from its start until it answers."""
+    return START_SECONDS + ceil(bundle_bytes / LOADED_PER_SECOND)
+
+
+_TOPOLOGY = ("topology.kubernetes.io/zone", "kubernetes.io/hostname")
+
+
+def _spread(key: str, labels: JsonObject) -> JsonDict:
+    """One node or zone must not take all servers with it; but rather two on a node than one that waits."""
+    return {
+        "topologyKey": key,
+        "maxSkew": 1,
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": dict(labels)},
+    }
+
+
+def _fetch(spec: MultiTaskModelSpec, claim: str | None, settings: ServerSettings) -> JsonDict:
+    container = _container(FETCH_CONTAINER, FETCH_COMMAND, settings)
+    mounts = {} if claim is None else {claim: pvc_path(claim)}
+    container["env"].append({"name": MOUNTS_VARIABLE, "value": json.dumps(mounts, separators=(",", ":"))})
+    container["resources"] = {"requests": {"cpu": "250m", "memory": "512Mi"}}
+    container["volumeMounts"] += [
+        {"name": volume_name(name), "mountPath": path, "readOnly": True} for name, path in mounts.items()
+    ]
+    if spec.credentials:
+        container["envFrom"] = [{"secretRef": {"name": each.secret_ref.name}} for each in spec.credentials]
+    return container
+
+
+def _server(spec: MultiTaskModelSpec, bundle_bytes: int, settings: ServerSettings) -> JsonDict:
+    container = _container(SERVER_CONTAINER, SERVER_COMMAND, settings)
+    resources = server_resources(spec, bundle_bytes)
+    container["env"].append({"name": "OMP_NUM_THREADS", "value": str(_threads(resources))})
+    container["resources"] = resources
+    container["ports"] = [
+        {"name": name, "containerPort": port, "protocol": "TCP"}
+        for name, port in (("grpc", TRITON_PORT), ("probes", PROBE_PORT))
+    ]
+    container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})
+    container |= {
+        "startupProbe": _probe(
+            "/startup",
+            periodSeconds=_PROBE_SECONDS,
+            timeoutSeconds=_PROBE_SECONDS,
+            failureThreshold=ceil(start_seconds(bundle_bytes) / _PROBE_SECONDS),
+        ),
+        "readinessProbe": _probe("/ready", periodSeconds=5, timeoutSeconds=5, failureThreshold=2),
+        # Tolerant: a server that is busy answers late, and to restart it would make its queue longer.
+        "livenessProbe": _probe("/live", periodSeconds=20, timeoutSeconds=60, failureThreshold=3),
+        "lifecycle": {"preStop": _get("/drain")},
+    }
+    return container
+
+
+def server_resources(spec: MultiTaskModelSpec, bundle_bytes: int) -> JsonDict:
+    """``spec.serving.resources``, with requests for what it leaves out: a CPU, and the bundle's bytes in memory."""
+    given = resource_amounts(spec.serving.resources, f"{PLACE}.resources")
+    limits = dict(given.get("limits", {}))
+    memory = f"{ceil((_MEMORY + bundle_bytes) / _MIB)}Mi"
+    own = {name: value for name, value in (("cpu", _CPU), ("memory", memory)) if name not in limits}
+    resources = {"requests": own | given.get("requests", {}), "limits": limits, "claims": given.get("claims")}
+    return {name: amounts for name, amounts in resources.items() if amounts}
+
+
+def _threads(resources: JsonObject) -> int:
+    for part in ("limits", "requests"):
+        amount = resources.get(part, {}).get("cpu")
+        if amount is not None:
+            return max(1, int(quantity(amount, f"{PLACE}.resources.{part}.cpu")))
+    return 1
+
+
+def _container(name: str, command: tuple[str, ...], settings: ServerSettings) -> JsonDict:
+    # A user whom the image's passwd does not have has no name, and libraries ask for one.
+    user = {} if settings.fixed_user else {"USER": "multitask"}
+    return {
+        "name": name,
+        "image": settings.image,
+        "imagePullPolicy": settings.image_pull_policy,
+        "command": list(command),
+        "env": [{"name": key, "value": value} for key, value in (user | POD_ENVIRONMENT).items()],
+        "securityContext": SECURITY,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
+        "volumeMounts": [
+            {"name": "revision", "mountPath": REVISION_PATH, "readOnly": True},
+            {"name": "export", "mountPath": EXPORT_PATH},
+            {"name": "work", "mountPath": WORK_PATH},
+        ],
+    }
+
+
+def _get(path: str) -> JsonDict:
+    return {"httpGet": {"path": path, "port": "probes"}}
+
+
+def _probe(path: str, **numbers: int) -> JsonDict:
+    return _get(path) | numbers

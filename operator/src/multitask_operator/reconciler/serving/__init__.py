@@ -1,0 +1,5 @@
+"""What serving needs next: revisions with their servers, and the table that the gateways follow. Pure."""
+
+from multitask_operator.reconciler.serving.decision import reconcile
+
+__all__ = ["reconcile"]

@@ -1,0 +1,35 @@
+"""How many servers each revision has, and which revisions are kept. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping
+
+from multitask_operator.reconciler.actions import Delete, delete_all
+from multitask_operator.reconciler.state.model_state import ModelState
+from multitask_operator.reconciler.state.revision_state import RevisionState
+
+
+def replicas_of(state: ModelState, revision: RevisionState | None, live: Collection[str], *, is_rolling: bool) -> int:
+    """The servers that a revision is to have: ``spec.serving.replicas`` while it is ``live``, else none.
+
+    During a rollout servers are only added: an autoscaler sees the load of one revision shrink while traffic moves, and
+    what it takes away would be missing at the next step.
+    """
+    wanted = state.model.spec.serving.replicas
+    if revision is None:
+        return wanted
+    if revision.name not in live:
+        return 0
+    return max(wanted, revision.replicas) if is_rolling and wanted > 0 else wanted
+
+
+def obsolete_revisions(
+    state: ModelState, revisions: Mapping[str, RevisionState], live: Collection[str]
+) -> Iterator[Delete]:
+    """The objects of what is neither live nor among the ``spec.serving.keepRevisions`` newest of the others."""
+    others = [revision for revision in revisions.values() if revision.name not in live]
+    recorded = [revision for revision in others if revision.record is not None]
+    kept = {revision.name for revision in recorded[: state.model.spec.serving.keep_revisions]}
+    for revision in others:
+        if revision.name not in kept:
+            yield from delete_all(*revision.objects)
