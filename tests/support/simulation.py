@@ -26,6 +26,7 @@ from multitask_operator.reconciler.actions import (
     Event,
     PatchConfigMap,
     PatchFinalizers,
+    PatchRoute,
     PatchStatus,
 )
 from multitask_operator.reconciler.state.accessors import format_time
@@ -43,6 +44,11 @@ FIELDS = {
     "ServiceAccount": "service_accounts",
     "Role": "roles",
     "RoleBinding": "role_bindings",
+    "Deployment": "deployments",
+    "NetworkPolicy": "network_policies",
+    "PodDisruptionBudget": "disruption_budgets",
+    "EndpointSlice": "endpoint_slices",
+    "TaskRoute": "task_routes",
 }
 BEGAN, ENDED = 1_800_000_000.0, 1_800_003_600.0
 """When the time of the cluster begins, and when every Job ends, in Unix seconds."""
@@ -169,6 +175,17 @@ class Cluster:
             if item is None or item["metadata"]["resourceVersion"] != action.resource_version:
                 return
             item.setdefault("data", {}).update(action.data)
+        elif isinstance(action, PatchRoute):
+            item = self.objects.get(("TaskRoute", action.name))
+            if item is None or item["metadata"]["resourceVersion"] != action.resource_version:
+                return
+            self._uids += 1
+            item["metadata"]["resourceVersion"] = str(self._uids)
+            if action.status is not None:
+                item["status"] = {key: value for key, value in {**item.get("status", {}), **action.status}.items() if value}
+            if action.spec is not None:
+                item["spec"] = copy.deepcopy(dict(action.spec))
+                item["metadata"]["generation"] += 1
         elif isinstance(action, Create | Apply):
             key = (action.obj["kind"], action.obj["metadata"]["name"])
             if key in self.objects and isinstance(action, Create):
@@ -194,11 +211,17 @@ class Cluster:
     def _put(self, key, obj):
         self._uids += 1
         item = copy.deepcopy(dict(obj))
+        before = self.objects.get(key)
         made = {
             "uid": f"u-{self._uids}",
             "resourceVersion": f"{self._uids}",
             "creationTimestamp": format_time(BEGAN + self.written),
+            "generation": 1,
         }
+        if before is not None and before["metadata"].get("ownerReferences") in (None, obj["metadata"]["ownerReferences"]):
+            kept = {name: before["metadata"][name] for name in ("uid", "creationTimestamp", "generation")}
+            made |= kept | {"generation": kept["generation"] + (before.get("spec") != item.get("spec"))}
+            item |= {"status": before["status"]} if "status" in before else {}
         item["metadata"] = {**item["metadata"], **made}
         self.objects[key] = item
 

@@ -44,7 +44,16 @@ OPERATOR_MAY = [
     *rows(("get", "list", "watch", "create", "delete"), "jobs.batch"),
     *rows(("get", "list", "watch", "create", "patch", "delete"), "configmaps"),
     *rows(("list", "watch"), "pods"),
-    *rows(("get", "list", "watch", "create", "delete"), "services"),
+    *rows(
+        ("get", "list", "watch", "create", "patch", "delete"),
+        "services",
+        "deployments.apps",
+        "networkpolicies.networking.k8s.io",
+        "poddisruptionbudgets.policy",
+        ROUTES,
+    ),
+    f"patch {ROUTES}/status",
+    *rows(("list", "watch"), "endpointslices.discovery.k8s.io"),
     *rows(("get", "list", "watch", "create", "patch"), "serviceaccounts", f"roles.{RBAC}", f"rolebindings.{RBAC}"),
     *rows(READ, "persistentvolumeclaims"),
     *rows(("list", "watch"), "events"),
@@ -53,13 +62,15 @@ OPERATOR_MAY = [
 OPERATOR_MAY_NOT = [
     *rows(VERBS, "secrets"),
     *rows(("create", "update", "delete", "deletecollection"), MTM),
-    *rows(VERBS, ROUTES, "deployments.apps", "leases.coordination.k8s.io", "endpoints", "nodes", "persistentvolumes"),
+    *rows(VERBS, "leases.coordination.k8s.io", "endpoints", "nodes", "persistentvolumes"),
+    *rows(("update", "deletecollection"), ROUTES, "deployments.apps", "services"),
+    *rows(("get", "patch", "update"), "deployments.apps/scale", "deployments.apps/status"),
+    *rows(("get", "create", "update", "patch", "delete"), "endpointslices.discovery.k8s.io"),
     *rows(("update", "patch", "deletecollection"), "jobs.batch"),
     *rows(("update", "deletecollection"), "configmaps"),
     *rows(("get", "create", "update", "patch", "delete", "deletecollection"), "pods"),
     *rows(("get", "create"), "pods/exec", "pods/attach", "pods/portforward", "pods/log", "pods/proxy"),
     *rows(("patch", "update"), "pods/ephemeralcontainers", "pods/status", "jobs.batch/status"),
-    *rows(("update", "patch"), "services"),
     *rows(("update", "delete", "impersonate"), "serviceaccounts"),
     "create serviceaccounts/token",
     *rows(("update", "delete", "escalate", "bind"), f"roles.{RBAC}", f"rolebindings.{RBAC}"),
@@ -88,7 +99,8 @@ STAGE_MAY_NOT = [
 ]
 #: ``mtm status``, ``explain``, ``logs``, ``plan`` and ``report`` ask for no more.
 MTM_MAY = [
-    *rows(("get", "list"), MTM, "jobs.batch", "pods", "configmaps"),
+    *rows(("get", "list"), MTM, ROUTES, "jobs.batch", "pods", "configmaps", "deployments.apps"),
+    "list endpointslices.discovery.k8s.io",
     *rows(("get",), "pods/log", "persistentvolumeclaims"),
     "list events",
 ]

@@ -122,7 +122,9 @@ def test_the_operator_gets_the_least_it_needs_and_no_secret(options):
     groups = {group for rule in granted for group in rule["apiGroups"]}
     assert "*" not in named | groups
     assert not named & {"secrets", "escalate", "bind", "impersonate", "pods/exec", "deletecollection"}
-    assert {resource for resource, verb in allowed if verb == "delete"} == {"jobs", "configmaps", "services"}
+    assert {resource for resource, verb in allowed if verb == "delete"} == {
+        *("jobs", "configmaps", "services", "deployments", "networkpolicies", "poddisruptionbudgets", "taskroutes"),
+    }
     assert ("namespaces", "get") in allowed
     models = {(resource, verb) for resource, verb in allowed if resource.startswith("multitaskmodels")}
     assert models == {

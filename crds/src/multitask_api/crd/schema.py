@@ -69,7 +69,12 @@ def definitions() -> dict[str, Schema]:
     # A run on one machine has its work folder; in a cluster storage has to be given.
     model_spec = _version(model)["schema"]["openAPIV3Schema"]["properties"]["spec"]
     model_spec["required"] = sorted({*model_spec["required"], "storage"})
-    _version(model)["subresources"] = {"status": {}}
+    scale = {
+        "specReplicasPath": ".spec.serving.replicas",
+        "statusReplicasPath": ".status.serving.replicas",
+        "labelSelectorPath": ".status.serving.selector",
+    }
+    _version(model)["subresources"] = {"status": {}, "scale": scale}
     route = _definition(
         TaskRoute,
         names={"kind": "TaskRoute", "plural": "taskroutes", "singular": "taskroute"},

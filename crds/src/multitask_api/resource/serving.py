@@ -177,13 +177,18 @@ class Rollout(Record):
 
 
 class Serving(Record):
-    """The servers of the result in a cluster. Accepted but not acted on yet: the operator starts no servers."""
+    """The servers of the result in a cluster."""
 
-    replicas: int = Field(1, ge=0, le=1000, description="Number of server pods. Not acted on yet.")
+    replicas: int = Field(
+        1,
+        ge=0,
+        le=1000,
+        description="Number of server pods of a revision, also through the scale subresource. 0: nobody answers.",
+    )
     resources: FreeForm = Field(
         default_factory=dict,
-        description="Resources of the server container, with requests and limits as in a Pod. Default: none. Not acted "
-        "on yet.",
+        description="Resources of the server container, with requests and limits as in a Pod. A change makes a new "
+        "revision. Default: requests of one CPU, and memory for the models.",
     )
     rollout: Rollout = Field(Rollout(), description="How traffic moves from one revision to the next.")
     approval: Literal["Automatic", "Manual"] | None = Field(
@@ -197,10 +202,10 @@ class Serving(Record):
     )
     allow_downtime: bool = Field(
         False,
-        description="If there is no room for two revisions at once, stop the old one before the new one starts. Not "
-        "acted on yet.",
+        description="If there is no room for two revisions at once, stop the old one before the new one starts.",
     )
     pod_template: FreeForm = Field(
         default_factory=dict,
-        description="Additions to the server pods (metadata and spec). Default: no additions. Not acted on yet.",
+        description="Additions to the server pods (metadata and spec). A change makes a new revision. Default: no "
+        "additions.",
     )

@@ -80,7 +80,11 @@ class Storage(Record):
         "deleted first, unless another MultiTaskModel of the namespace uses this folder, or one above or below it.",
     )
     keep_revisions: int = Field(
-        3, ge=1, le=100, description="Number of trained revisions to keep. Not acted on yet: all are kept."
+        3,
+        ge=1,
+        le=100,
+        description="Number of revisions without traffic that are kept, without servers, so that they can be served "
+        "again. What is stored of them stays.",
     )
 
 

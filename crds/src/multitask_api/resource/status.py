@@ -80,6 +80,21 @@ class StageStatus(Record):
     )
 
 
+class ServingStatus(Record):
+    """The servers of the model; the scale subresource reads it."""
+
+    revision: Short | None = Field(None, description="The revision that answers. Absent: none does yet.")
+    replicas: int = Field(0, description="Server pods of all revisions that there are.")
+    ready_replicas: int = Field(0, description="Number of those that answer.")
+    phase: Short | None = Field(
+        None,
+        description="One word: the phase of the rollout under way or of the last one, or why nothing is served.",
+    )
+    selector: Annotated[str, StringConstraints(max_length=512)] | None = Field(
+        None, description="Selects the server pods, for autoscalers."
+    )
+
+
 class MultiTaskModelStatus(Record):
     """The state of training and its results, written by the operator. `kubectl get mtm` and `mtm status` show it."""
 
@@ -101,6 +116,7 @@ class MultiTaskModelStatus(Record):
         None, description="Qualified tasks of all tasks, for example 14/17. Absent until any task is scored."
     )
     revision: Short | None = Field(None, description="The newest trained revision. Absent until there is one.")
+    serving: ServingStatus | None = Field(None, description="The servers. Absent if the installation serves nothing.")
     stages: Annotated[tuple[StageStatus, ...], Field(max_length=12)] = Field(
         (), description="Counts of the stages, one entry for each kind."
     )

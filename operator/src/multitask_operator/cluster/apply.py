@@ -26,6 +26,7 @@ from multitask_operator.reconciler.actions import (
     Event,
     PatchConfigMap,
     PatchFinalizers,
+    PatchRoute,
     PatchStatus,
 )
 from multitask_operator.reconciler.state.accessors import controller
@@ -79,6 +80,8 @@ def _kind(action: Action) -> str:
             return action.kind
         case PatchConfigMap():
             return "ConfigMap"
+        case PatchRoute():
+            return "TaskRoute"
         case _:
             return "MultiTaskModel"
 
@@ -100,6 +103,8 @@ async def _do(client: Client, cluster: ClusterState, action: Action) -> None:
             await _patch_finalizers(client, cluster, action)
         case PatchConfigMap():
             await _patch_configmap(client, cluster, action)
+        case PatchRoute():
+            await _patch_route(client, cluster, action)
         case Event():
             await _post(client, cluster, action)
 
@@ -210,6 +215,19 @@ async def _patch_configmap(client: Client, cluster: ClusterState, action: PatchC
     body = {"metadata": {"resourceVersion": action.resource_version}, "data": dict(action.data)}
     with contextlib.suppress(NotFound):  # it was deleted by hand: there is nothing left to remember
         await client.patch("v1", "ConfigMap", action.name, cluster.namespace, body)
+
+
+async def _patch_route(client: Client, cluster: ClusterState, action: PatchRoute) -> None:
+    version, names = action.resource_version, (API_VERSION, "TaskRoute", action.name, cluster.namespace)
+    try:
+        if action.status is not None:
+            body = {"metadata": {"resourceVersion": version}, "status": dict(action.status)}
+            written = await client.patch_status(*names, body)
+            version = written["metadata"]["resourceVersion"]
+        if action.spec is not None:
+            await client.patch(*names, {"metadata": {"resourceVersion": version}, "spec": dict(action.spec)})
+    except NotFound as error:
+        raise Conflict(f"TaskRoute {action.name} is gone") from error
 
 
 def merge_patch(before: JsonObject, after: JsonObject) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from multitask_kubernetes.kinds import rbac_resource
 from multitask_kubernetes.reflector import Reflector, Source, explained
 from multitask_kubernetes.store import Store, model_label, no_summary
 from multitask_kubernetes.streams import StreamClient
-from multitask_operator.cluster.observe import OPERATOR_CHILDREN, VIEWER_CHILDREN
+from multitask_operator.cluster.observe import OPERATOR_CHILDREN, SERVING_CHILDREN, VIEWER_CHILDREN
 from multitask_operator.reconciler.state.accessors import kind_label, true_condition
 
 Kind = tuple[str, str]
@@ -29,7 +29,7 @@ EVENT: Kind = ("v1", "Event")
 METADATA: Kind = ("meta.k8s.io/v1", "PartialObjectMetadata")
 
 #: Watched where they carry our labels.
-CHILDREN: Sequence[Kind] = tuple((VIEWER_CHILDREN | OPERATOR_CHILDREN).values())
+CHILDREN: Sequence[Kind] = tuple((VIEWER_CHILDREN | SERVING_CHILDREN | OPERATOR_CHILDREN).values())
 
 _MANAGED = f"{MANAGED_BY_LABEL}={MANAGED_BY},{MODEL_LABEL}"
 
@@ -219,7 +219,9 @@ def _about(item: JsonObject) -> str:
 
 
 #: Values of the column Stage that are no stage but a state of the model.
-_STATES = frozenset({"Pending", "Blocked", "Suspended", "Failed", "Trained", "InvalidSpec", "CleaningUp"})
+_STATES = frozenset(
+    {"Pending", "Blocked", "Suspended", "Failed", "Trained", "Serving", "RollingOut", "InvalidSpec", "CleaningUp"}
+)
 
 
 def _model_state(item: JsonObject) -> tuple[str, ...]:

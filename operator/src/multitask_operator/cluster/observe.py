@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
@@ -15,17 +16,27 @@ from multitask_kubernetes.kinds import RBAC
 from multitask_operator.objects.names import selector
 from multitask_operator.reconciler import blockers
 from multitask_operator.reconciler.finalizers import has_finalizer
+from multitask_operator.reconciler.serving.checks import servers_needing_events
 from multitask_operator.reconciler.state.accessors import is_being_deleted
 from multitask_operator.reconciler.state.cluster_state import ClusterState, named_pvc_names, referenced_configmap_names
+from multitask_operator.reconciler.state.revision_state import revision_states
 from multitask_operator.reconciler.state.stage_job import stage_jobs
 
-#: A model's children that people may read, and those that only the operator may: field of `ClusterState` → kind.
+#: A model's children that people may read, its servers, which older roles do not show them, and those that only the
+#: operator may read: field of `ClusterState` → kind.
 VIEWER_CHILDREN = {"jobs": ("batch/v1", "Job"), "pods": ("v1", "Pod"), "configmaps": ("v1", "ConfigMap")}
+SERVING_CHILDREN = {
+    "deployments": ("apps/v1", "Deployment"),
+    "endpoint_slices": ("discovery.k8s.io/v1", "EndpointSlice"),
+    "task_routes": (API_VERSION, "TaskRoute"),
+}
 OPERATOR_CHILDREN = {
     "services": ("v1", "Service"),
     "service_accounts": ("v1", "ServiceAccount"),
     "roles": (RBAC, "Role"),
     "role_bindings": (RBAC, "RoleBinding"),
+    "network_policies": ("networking.k8s.io/v1", "NetworkPolicy"),
+    "disruption_budgets": ("policy/v1", "PodDisruptionBudget"),
 }
 
 #: Objects whose Events are read, at most: the first that is stuck speaks for the others.
@@ -63,9 +74,14 @@ async def observe(
     model = await _get(client, API_VERSION, "MultiTaskModel", name, namespace)
     if model is None:
         return None
-    kinds = VIEWER_CHILDREN if as_viewer else VIEWER_CHILDREN | OPERATOR_CHILDREN
+    kinds = VIEWER_CHILDREN | SERVING_CHILDREN | ({} if as_viewer else OPERATOR_CHILDREN)
     lists, namespace_object, pvcs, configmaps, siblings = await _together(
-        _together(*(client.list(*kind, namespace, selector(name)) for kind in kinds.values())),
+        _together(
+            *(
+                _children(client, kind, namespace, name, skip_forbidden=as_viewer and field in SERVING_CHILDREN)
+                for field, kind in kinds.items()
+            )
+        ),
         _nothing() if as_viewer else _get(client, "v1", "Namespace", namespace, None),
         _named(client, "PersistentVolumeClaim", named_pvc_names(model), namespace, skip_forbidden=as_viewer),
         _named(client, "ConfigMap", referenced_configmap_names(model), namespace),
@@ -84,10 +100,23 @@ async def observe(
     return replace(cluster, warnings=await _warnings(client, cluster, now, skip_forbidden=as_viewer))
 
 
+async def _children(
+    client: Reader, kind: tuple[str, str], namespace: str, name: str, *, skip_forbidden: bool
+) -> tuple[JsonObject, ...]:
+    try:
+        return await client.list(*kind, namespace, selector(name))
+    except Forbidden:
+        if not skip_forbidden:
+            raise
+        return ()
+
+
 async def _warnings(client: Reader, cluster: ClusterState, now: float, *, skip_forbidden: bool) -> dict[str, str]:
     """`ClusterState.warnings`; empty for a person who may not list Events: the reasons are then less exact."""
     late = [job for job in stage_jobs(cluster, without=(RUN,)) if job.age(now) >= blockers.EVENT_DELAY]
-    objects = [item for job in late for item in blockers.objects_needing_events(job)][:_MAX_OBJECTS]
+    objects = [item for job in late for item in blockers.objects_needing_events(job)]
+    servers = (pod for revision in revision_states(cluster).values() for pod in servers_needing_events(revision, now))
+    objects = [*objects[:_MAX_OBJECTS], *itertools.islice(servers, _MAX_OBJECTS)]
     warnings: dict[str, str] = {}
     try:
         for item in objects:

@@ -100,7 +100,10 @@ def _container(
         if str(path).startswith(f"{ROOT}/") and path != WORK_PATH and mounts.get(path) != moved.get(path):
             yield f"{place}.volumeMounts[{path}]", f"remove it; what lies below {ROOT} is the operator's"
     if WORK_PATH not in moved:
-        yield f"{place}.volumeMounts[{WORK_PATH}]", f"keep it; {protected.program} writes there. It may be another volume"
+        yield (
+            f"{place}.volumeMounts[{WORK_PATH}]",
+            f"keep it; {protected.program} writes there. It may be another volume",
+        )
 
 
 def _volumes(before: JsonDict, after: JsonDict) -> Iterator[tuple[str, str]]:

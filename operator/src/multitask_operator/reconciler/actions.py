@@ -72,6 +72,21 @@ class PatchConfigMap:
 
 
 @dataclass(frozen=True)
+class PatchRoute:
+    """Change a TaskRoute that still has that resource version; else it is a conflict.
+
+    The status is written first: it says where a rollout stands, and the table follows from it.
+    """
+
+    name: str
+    resource_version: str
+    status: JsonObject | None = None
+    """The fields to set; those of the gateways' are not among them."""
+    spec: JsonObject | None = None
+    """The whole table; None: it stays."""
+
+
+@dataclass(frozen=True)
 class Event:
     """An Event about the MultiTaskModel, posted after everything else."""
 
@@ -80,7 +95,7 @@ class Event:
     message: str
 
 
-Action = Create | DryRunCreate | Apply | Delete | PatchStatus | PatchFinalizers | PatchConfigMap | Event
+Action = Create | DryRunCreate | Apply | Delete | PatchStatus | PatchFinalizers | PatchConfigMap | PatchRoute | Event
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ operator or a stale read can at most decide the same thing again, and names that
 from __future__ import annotations
 
 from multitask_api.errors import UserError
-from multitask_operator.reconciler import deletion, training
+from multitask_operator.reconciler import deletion, serving, training
 from multitask_operator.reconciler.actions import Result, delete_all
 from multitask_operator.reconciler.conditions import invalid_spec
 from multitask_operator.reconciler.contribution import combine
@@ -41,10 +41,10 @@ def reconcile(cluster: ClusterState, settings: Settings, now: float) -> Result:
 def reconcile_spec(state: ModelState, settings: Settings) -> Result:
     """What a model needs that is not being deleted; a spec that cannot be carried out gets a status only.
 
-    Serving will contribute beside training; its part of the status comes after training's and decides Ready.
+    Serving's part of the status comes after training's: it decides Ready as soon as there is a revision.
     """
     try:
-        contributions = [training.reconcile(state, settings)]
+        contributions = [training.reconcile(state, settings), serving.reconcile(state, settings)]
     except UserError as error:
         return invalid_spec(state.cluster, error, state.now)
     return combine(state.cluster, contributions, state.now)

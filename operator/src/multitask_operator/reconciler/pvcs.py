@@ -33,6 +33,25 @@ def claims_blocked(spec: MultiTaskModelSpec, pvcs: Pvcs) -> Blocker | None:
     return None
 
 
+def servers_apart(spec: MultiTaskModelSpec, claim: str, pvcs: Pvcs) -> Blocker | None:
+    """Several servers, each of which holds storage's claim for life, and only one node may mount it."""
+    replicas, pvc = spec.serving.replicas, pvcs.get(claim)
+    if replicas <= 1 or pvc is None or _is_shared(pvc) or _is_on_one_node(spec.serving.pod_template):
+        return None
+    return Blocker(
+        "StorageNotShared",
+        f"spec.serving.replicas is {replicas} and claim {claim!r} offers {', '.join(_access_modes(pvc))}: servers on"
+        " several nodes need ReadWriteMany; use such a claim or s3:// storage, set spec.serving.replicas to 1, or keep"
+        " all servers on one node with nodeSelector kubernetes.io/hostname in spec.serving.podTemplate",
+    )
+
+
+def _is_on_one_node(template: JsonObject) -> bool:
+    spec = template.get("spec")
+    selector = spec.get("nodeSelector") if isinstance(spec, Mapping) else None
+    return isinstance(selector, Mapping) and "kubernetes.io/hostname" in selector
+
+
 def claim_unusable(name: str, pvc: JsonObject | None) -> Blocker | None:
     """No pod can mount the claim, now or later."""
     if pvc is None:

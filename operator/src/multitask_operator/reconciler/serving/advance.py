@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from multitask_api.resource.serving import Serving
-from multitask_api.routes import Backend, RejectedRevision, RoutedTask, RolloutState, TaskRoute, TaskRouteSpec
+from multitask_api.routes import Backend, RejectedRevision, RolloutState, RoutedTask, TaskRoute, TaskRouteSpec
 from multitask_api.serving_io.revision import Revision
 
 
@@ -71,7 +71,8 @@ def advance(given: RolloutInput) -> RolloutDecision:
         return RolloutDecision(spec, None, (), frozenset(routed), "NothingToServe", "There is no revision.", False)
     live = frozenset({target.name, *routed})
     if routed == {target.name}:
-        return RolloutDecision(spec, None, (), live, "Successful", f"Revision {target.name} serves.", False)
+        text = f"Revision {target.name} serves."
+        return RolloutDecision(_whole(given, target), None, (), live, "Successful", text, False)
     if target.replicas == 0 or target.ready < target.replicas:
         text = f"{target.ready}/{target.replicas} servers of revision {target.name} are ready."
         return RolloutDecision(spec, None, (), live, "ServersStarting", text, True)

@@ -29,9 +29,7 @@ class NewestRevision:
     """Why it cannot be made."""
 
 
-def newest_revision(
-    state: ModelState, settings: Settings, revisions: Mapping[str, RevisionState]
-) -> NewestRevision:
+def newest_revision(state: ModelState, settings: Settings, revisions: Mapping[str, RevisionState]) -> NewestRevision:
     """The revision of the trained result; while there is none for this generation, the one that served last.
 
     Raises UserError for pods that the spec cannot ask for.

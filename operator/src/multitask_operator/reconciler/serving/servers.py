@@ -26,10 +26,11 @@ def replicas_of(state: ModelState, revision: RevisionState | None, live: Collect
 def obsolete_revisions(
     state: ModelState, revisions: Mapping[str, RevisionState], live: Collection[str]
 ) -> Iterator[Delete]:
-    """The objects of what is neither live nor among the ``spec.serving.keepRevisions`` newest of the others."""
+    """The objects of what is neither live nor among the ``spec.storage.keepRevisions`` newest of the others."""
     others = [revision for revision in revisions.values() if revision.name not in live]
     recorded = [revision for revision in others if revision.record is not None]
-    kept = {revision.name for revision in recorded[: state.model.spec.serving.keep_revisions]}
+    storage = state.model.spec.storage
+    kept = {revision.name for revision in recorded[: storage.keep_revisions if storage is not None else None]}
     for revision in others:
         if revision.name not in kept:
             yield from delete_all(*revision.objects)

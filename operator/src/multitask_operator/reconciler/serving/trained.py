@@ -37,9 +37,9 @@ class TrainedRevision:
     @classmethod
     def of(cls, state: ModelState) -> TrainedRevision | None:
         """None: nothing is trained for this generation yet, or the result was not promoted."""
-        node = state.plan.graph["export"] if "export" in state.plan.graph else None
-        manifest = node.manifest if node is not None else None
-        if not state.is_resolved or node is None or manifest is None or node.digest is None:
+        node = state.plan.graph["export"]
+        manifest = node.manifest
+        if not state.is_resolved or manifest is None or node.digest is None:
             return None
         export = ExportResult.model_validate(manifest.result)
         if not export.promoted:
@@ -80,9 +80,7 @@ class TrainedRevision:
         )
 
 
-def _tasks(
-    spec: MultiTaskModelSpec, export: ExportResult, verdicts: dict[str, TaskVerdict]
-) -> Iterator[RevisionTask]:
+def _tasks(spec: MultiTaskModelSpec, export: ExportResult, verdicts: dict[str, TaskVerdict]) -> Iterator[RevisionTask]:
     """Those that the revision answers."""
     served = {task.task: task for task in export.tasks if task.served_by is not None}
     for task in spec.tasks:

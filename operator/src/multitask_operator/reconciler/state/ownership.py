@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from multitask_api.serving_io.names import SERVING
 from multitask_api.types import JsonObject
@@ -23,7 +24,7 @@ _SERVING = ("deployments", "network_policies", "disruption_budgets", "task_route
 def owned(cluster: ClusterState) -> ClusterState:
     """``cluster`` with the children that the model owns, Jobs that are being deleted (no other one of their name can be
     created), and objects of revisions without an owner."""
-    lists = {
+    lists: dict[str, Any] = {
         name: tuple(item for item in getattr(cluster, name) if _is_child(item, cluster))
         for name in ("jobs", "configmaps", "services", *_SERVING)
     }

@@ -37,6 +37,13 @@ class RevisionState:
     ready_endpoints: int = 0
     """Servers that the gateways may send requests to."""
 
+    @classmethod
+    def from_record(cls, configmap: JsonObject, name: str) -> RevisionState:
+        """A revision that has nothing but its record."""
+        record, template = _read(configmap, name)
+        adopted = (configmap["metadata"].get("annotations") or {}).get(IMAGE_ANNOTATION)
+        return cls(name, record, template, adopted, configmap)
+
     @property
     def age_order(self) -> tuple[int, str, str]:
         """Greater for a later revision."""

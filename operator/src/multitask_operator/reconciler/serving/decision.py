@@ -1,0 +1,146 @@
+"""What serving needs next, put together: revisions, servers, the table, and its part of the status. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+from multitask_api.routes import TaskRoute
+from multitask_api.serving_io.names import TRITON_PORT
+from multitask_api.stages.digests import digest
+from multitask_operator.objects.serving import workload
+from multitask_operator.objects.serving.names import serving_name
+from multitask_operator.objects.serving.pods import ServerSettings, server_template, start_seconds
+from multitask_operator.objects.serving.routes import task_route
+from multitask_operator.reconciler.actions import Action, Create, DryRunCreate, PatchRoute
+from multitask_operator.reconciler.blockers import Blocker
+from multitask_operator.reconciler.contribution import Contribution, StatusPart
+from multitask_operator.reconciler.serving.advance import LiveRevision, RolloutDecision, RolloutInput, advance
+from multitask_operator.reconciler.serving.checks import start_blocked
+from multitask_operator.reconciler.serving.children import RevisionObjects
+from multitask_operator.reconciler.serving.newest import NewestRevision, newest_revision
+from multitask_operator.reconciler.serving.routes import read_route
+from multitask_operator.reconciler.serving.servers import obsolete_revisions, replicas_of
+from multitask_operator.reconciler.serving.status import ServingView, serving_status
+from multitask_operator.reconciler.state.model_state import ModelState
+from multitask_operator.reconciler.state.revision_state import RevisionState, revision_states
+from multitask_operator.settings import Settings
+
+NOTHING = Contribution((), (), StatusPart({}), None)
+
+
+def reconcile(state: ModelState, settings: Settings) -> Contribution:
+    """What to do about the servers of a model that is not being deleted.
+
+    Raises UserError for pods that the spec cannot ask for.
+    """
+    checks = tuple(_template_check(state, settings))
+    revisions = revision_states(state.cluster)
+    newest = newest_revision(state, settings, revisions)
+    if newest.configmap is not None and newest.name is not None:
+        revisions = {newest.name: _to_be_made(newest, revisions), **revisions}
+    if not revisions and state.cluster.task_route is None:
+        return replace(NOTHING, creations=checks)
+    route = read_route(state.cluster.task_route)
+    decision = advance(_rollout_input(state, revisions, newest, route))
+    blocker = newest.blocker or start_blocked(state)
+    creations = (
+        *checks,
+        *([Create(newest.configmap)] if newest.configmap is not None else ()),
+        *_servers(state, settings, revisions, decision, blocker),
+        *_table(state, route, decision),
+    )
+    deletes = tuple(obsolete_revisions(state, revisions, decision.live))
+    view = ServingView(state, settings, revisions, route, decision, blocker)
+    return Contribution(deletes, creations, serving_status(view), decision.requeue_after)
+
+
+def _template_check(state: ModelState, settings: Settings) -> Iterator[Action]:
+    """An error in the servers' pods must not show up after hours of training."""
+    if not settings.are_known or not settings.serving_image:
+        return
+    name = digest("check", 8)
+    servers = ServerSettings(
+        settings.serving_image, settings.image_pull_policy, settings.fixed_user, settings.serving_pods
+    )
+    template = server_template(state.owner, state.model.spec, name, 0, servers)
+    if state.resolve_job is None:
+        yield DryRunCreate(workload.deployment(state.owner, name, template, 0, start_seconds(0)))
+
+
+def _to_be_made(newest: NewestRevision, revisions: Mapping[str, RevisionState]) -> RevisionState:
+    """The revision as it will be once its record is created."""
+    made = RevisionState.from_record(newest.configmap or {}, newest.name or "")
+    known = revisions.get(made.name)
+    return made if known is None else replace(known, record=made.record, template=made.template)
+
+
+def _rollout_input(
+    state: ModelState,
+    revisions: Mapping[str, RevisionState],
+    newest: NewestRevision,
+    route: TaskRoute | None,
+) -> RolloutInput:
+    cluster = state.cluster
+    metadata = cluster.task_route["metadata"] if cluster.task_route is not None else {}
+    return RolloutInput(
+        namespace=cluster.namespace,
+        model=cluster.name,
+        serving=state.model.spec.serving,
+        annotations=cluster.annotations,
+        revisions=tuple(
+            LiveRevision(
+                revision.record,
+                serving_name(cluster.name, revision.name),
+                TRITON_PORT,
+                revision.replicas,
+                revision.ready_endpoints,
+                revision.deployment is not None,
+            )
+            for revision in reversed(list(revisions.values()))
+            if revision.record is not None
+        ),
+        newest=newest.name,
+        route=route,
+        generation=metadata.get("generation"),
+        gateways=None,
+        now=state.now,
+    )
+
+
+def _servers(
+    state: ModelState,
+    settings: Settings,
+    revisions: Mapping[str, RevisionState],
+    decision: RolloutDecision,
+    blocker: Blocker | None,
+) -> Iterator[Action]:
+    objects = RevisionObjects.of(state.owner, settings)
+    for revision in revisions.values():
+        if revision.name not in decision.live:
+            yield from objects.stopped(revision)
+            continue
+        replicas = replicas_of(state, revision, decision.live, is_rolling=decision.is_progressing)
+        if blocker is not None:  # no further pod: it would not start, or keep others from starting
+            replicas = min(replicas, revision.replicas)
+        if blocker is None or revision.deployment is not None:
+            # Only the operator knows where the gateways are.
+            yield from objects.live(revision, replicas) if settings.are_known else ()
+
+
+def _table(state: ModelState, route: TaskRoute | None, decision: RolloutDecision) -> Iterator[Action]:
+    existing = state.cluster.task_route
+    if existing is None:
+        if decision.spec is not None:
+            yield Create(task_route(state.owner, decision.spec))
+        return
+    status = {} if route is None or route.status is None else route.status.to_json()
+    wanted = {
+        "rollout": None if decision.rollout is None else decision.rollout.to_json(),
+        "rejected": [each.to_json() for each in decision.rejected],
+    }
+    changed = {name: value for name, value in wanted.items() if (status.get(name) or None) != (value or None)}
+    is_same = decision.spec is None or (route is not None and route.spec == decision.spec)
+    if changed or not is_same:
+        spec = None if is_same or decision.spec is None else decision.spec.to_json()
+        yield PatchRoute(existing["metadata"]["name"], existing["metadata"]["resourceVersion"], changed or None, spec)

@@ -1,0 +1,134 @@
+"""Serving's part of the status: Ready, what a rollout waits for, and the servers. Output only. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from multitask_api.resource.status import ServingStatus
+from multitask_api.routes import TaskRoute
+from multitask_operator.formatting import counted, listed
+from multitask_operator.objects.serving.names import servers_selector
+from multitask_operator.reconciler.blockers import Blocker
+from multitask_operator.reconciler.conditions import ConditionValue
+from multitask_operator.reconciler.contribution import StatusPart
+from multitask_operator.reconciler.serving.advance import RolloutDecision
+from multitask_operator.reconciler.serving.checks import servers_blocked, with_advice
+from multitask_operator.reconciler.serving.routes import following_gateways, unanswered_tasks
+from multitask_operator.reconciler.state.model_state import ModelState
+from multitask_operator.reconciler.state.revision_state import RevisionState
+from multitask_operator.settings import Settings
+
+SERVING, ROLLING_OUT, TRAINED = "Serving", "RollingOut", "Trained"
+
+
+@dataclass(frozen=True)
+class ServingView:
+    """What the status is made from."""
+
+    state: ModelState
+    settings: Settings
+    revisions: Mapping[str, RevisionState]
+    route: TaskRoute | None
+    decision: RolloutDecision
+    start_blocker: Blocker | None
+    """Why no further server can start."""
+
+    @cached_property
+    def served(self) -> RevisionState | None:
+        """The revision that answers most of the traffic, or has to once it is ready."""
+        weights: dict[str, int] = {}
+        for task in self.route.spec.tasks if self.route is not None else ():
+            for backend in task.backends:
+                weights[backend.revision] = weights.get(backend.revision, 0) + backend.weight
+        names = sorted(weights, key=lambda name: weights[name], reverse=True)
+        return next((self.revisions[name] for name in names if name in self.revisions), None)
+
+    @cached_property
+    def blocker(self) -> Blocker | None:
+        """The one reason why a server that should run does not."""
+        live = [self.revisions[name] for name in sorted(self.decision.live) if name in self.revisions]
+        # The revision that answers comes first: it is the one that callers miss.
+        live.sort(key=lambda revision: self.served is None or revision.name != self.served.name)
+        found = (servers_blocked(self.state, self.settings, each) for each in live if each.deployment is not None)
+        return self.start_blocker or next((blocker for blocker in found if blocker is not None), None)
+
+    @property
+    def is_rolling(self) -> bool:
+        """Whether traffic moves, or waits to be moved."""
+        return self.decision.is_progressing
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether training has nothing left to do: what goes on is serving's then."""
+        return self.state.is_resolved and self.state.plan.graph.finished
+
+
+def serving_status(view: ServingView) -> StatusPart:
+    """Ready once somebody answers or should; Reconciling and Progressing while traffic moves after training."""
+    ready = _ready(view)
+    conditions = {"Ready": ready}
+    fields: dict[str, object] = {"serving": _servers(view)}
+    if view.is_trained:
+        if view.is_rolling:
+            value = ConditionValue("True", view.decision.reason, view.decision.message)
+            conditions |= {"Reconciling": value, "Progressing": value}
+        fields["stage"] = _stage(view, ready)
+    return StatusPart(conditions, fields)
+
+
+def _ready(view: ServingView) -> ConditionValue:
+    """Whether every task that the table has is answered."""
+    if view.state.model.spec.serving.replicas == 0:
+        return ConditionValue(
+            "False", "ScaledToZero", "spec.serving.replicas is 0: nobody answers; set it to 1 or more to serve again."
+        )
+    if view.route is None or view.served is None:
+        return _not_ready(view, view.decision.message)
+    missing = dict(unanswered_tasks(view.route, view.revisions))
+    if missing:
+        servers = listed(sorted(set(missing.values())))
+        return _not_ready(view, f"No ready server for task {listed(sorted(missing))}, of revision {servers}.")
+    gateways = following_gateways(view.route)
+    if gateways == 0:
+        return _no_gateway(view)
+    tasks = len(view.route.spec.tasks)
+    text = f"{counted(tasks, 'task')} answered by revision {view.served.name}"
+    routed = {task.name for task in view.route.spec.tasks}
+    unrouted = [task.name for task in view.state.model.spec.tasks if task.name not in routed]
+    note = f"; not routed: {listed(unrouted)}" if unrouted else ""
+    return ConditionValue("True", SERVING, f"{text}, through {counted(gateways, 'gateway')}{note}.")
+
+
+def _not_ready(view: ServingView, message: str) -> ConditionValue:
+    if view.blocker is not None:
+        return ConditionValue("False", view.blocker.reason, with_advice(view.blocker))
+    return ConditionValue("False", "ServersStarting", message)
+
+
+def _no_gateway(view: ServingView) -> ConditionValue:
+    if view.settings.are_known and not view.settings.gateway_namespace:
+        text = "The servers are ready, but no gateway is installed: enable it in the chart's values."
+        return ConditionValue("False", "NoGateway", text)
+    return ConditionValue("False", "GatewaysBehind", "The servers are ready, but no gateway follows the table yet.")
+
+
+def _servers(view: ServingView) -> ServingStatus:
+    return ServingStatus(
+        revision=view.served.name if view.served is not None else None,
+        replicas=sum(_count(revision, "replicas") for revision in view.revisions.values()),
+        ready_replicas=sum(_count(revision, "readyReplicas") for revision in view.revisions.values()),
+        phase=view.decision.reason,
+        selector=servers_selector(view.state.cluster.name),
+    )
+
+
+def _count(revision: RevisionState, name: str) -> int:
+    return int((revision.deployment or {}).get("status", {}).get(name, 0))
+
+
+def _stage(view: ServingView, ready: ConditionValue) -> str:
+    if ready.status == "True":
+        return ROLLING_OUT if view.is_rolling else SERVING
+    return TRAINED if view.blocker is None else "Blocked"
