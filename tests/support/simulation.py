@@ -182,7 +182,9 @@ class Cluster:
             self._uids += 1
             item["metadata"]["resourceVersion"] = str(self._uids)
             if action.status is not None:
-                item["status"] = {key: value for key, value in {**item.get("status", {}), **action.status}.items() if value}
+                item["status"] = {
+                    key: value for key, value in {**item.get("status", {}), **action.status}.items() if value
+                }
             if action.spec is not None:
                 item["spec"] = copy.deepcopy(dict(action.spec))
                 item["metadata"]["generation"] += 1
@@ -218,7 +220,10 @@ class Cluster:
             "creationTimestamp": format_time(BEGAN + self.written),
             "generation": 1,
         }
-        if before is not None and before["metadata"].get("ownerReferences") in (None, obj["metadata"]["ownerReferences"]):
+        if before is not None and before["metadata"].get("ownerReferences") in (
+            None,
+            obj["metadata"]["ownerReferences"],
+        ):
             kept = {name: before["metadata"][name] for name in ("uid", "creationTimestamp", "generation")}
             made |= kept | {"generation": kept["generation"] + (before.get("spec") != item.get("spec"))}
             item |= {"status": before["status"]} if "status" in before else {}

@@ -155,6 +155,11 @@ def test_columns_and_names_for_kubectl() -> None:
     version = definition["versions"][0]
     columns = [column["name"] for column in version["additionalPrinterColumns"]]
     assert columns == ["Stage", "Progress", "Qualified", "Revision", "Ready", "Age"]
-    assert version["subresources"] == {"status": {}}
+    scale = {
+        "specReplicasPath": ".spec.serving.replicas",
+        "statusReplicasPath": ".status.serving.replicas",
+        "labelSelectorPath": ".status.serving.selector",
+    }
+    assert version["subresources"] == {"status": {}, "scale": scale}
     assert definition["names"]["shortNames"] == ["mtm"]
     assert definition["names"]["categories"] == ["multitask"]

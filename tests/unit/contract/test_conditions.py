@@ -32,12 +32,17 @@ BLOCKERS = {
     *("NotDeleted", "PodNotStarted", "PodRefused", "PodWarning", "Queued", "QuotaExceeded", "ResolveFailed"),
     *("ReadRefused", "Retrying", "SecretMissing", "StorageNotShared", "Unschedulable", "WriteRefused"),
 }
+#: Of Ready, once there is a revision.
+SERVING = {
+    *("Serving", "ServersStarting", "ScaledToZero", "NoGateway", "GatewaysBehind"),
+    *("FetchFailed", "ServerFailed", "ServerOutOfMemory", "ServersNotReady", "ServingImageMissing"),
+}
 DELETION = {"CleaningUp"}
 FOR_PROGRAMS = {"NotPromoted"}
 EVENTS_ALONE = {"PodHeld", "CleanedUp", "CleanUpFailed", "CleanUpSkipped"}
-REASONS = READY | CONSOLIDATED | PROGRESSING | BLOCKERS | DELETION | FOR_PROGRAMS | EVENTS_ALONE | WARNINGS
+REASONS = READY | CONSOLIDATED | PROGRESSING | BLOCKERS | SERVING | DELETION | FOR_PROGRAMS | EVENTS_ALONE | WARNINGS
 #: Values of the Stage column that are neither a stage kind nor a reason.
-STAGES = {"Pending", "Failed"}
+STAGES = {"Pending", "Failed", "RollingOut"}
 
 #: Other words of the API that decisions compare or write.
 KUBERNETES = {
@@ -46,7 +51,7 @@ KUBERNETES = {
     *("Job", "Pod", "Running", "Succeeded", "Lost", "ReadOnlyMany", "ReadWriteMany"),
     *("DisruptionTarget", "OOMKilled", "PodScheduled", "SchedulingGated", "ContainersReady"),
     *("CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff"),
-    *("InvalidImageName", "RunContainerError"),
+    *("InvalidImageName", "RunContainerError", "Available", "ReplicaFailure", "ProgressDeadlineExceeded"),
 }
 OURS = {"None", "MultiTaskModel", "Full", "Qualified", "UserError", "Retryable", "Fault"}
 

@@ -9,10 +9,17 @@ from typing import Any
 import pytest
 
 from multitask_api.cluster import POD_SETTINGS_ANNOTATION, qualified_name
+from multitask_api.routes import Backend, RoutedTask, TaskRouteSpec
+from multitask_api.serving_io.revision import Revision, RevisionTask
 from multitask_api.stages.versions import UNRECORDED_VERSIONS
 from multitask_operator.objects import configmaps, jobs, orders, rbac
 from multitask_operator.objects.names import Owner
 from multitask_operator.objects.pods import PodSettings
+from multitask_operator.objects.serving import workload
+from multitask_operator.objects.serving.pods import ServerSettings, server_template, start_seconds
+from multitask_operator.objects.serving.revisions import adoption, revision_configmap
+from multitask_operator.objects.serving.routes import task_route
+from multitask_operator.objects.serving.workload import Gateways
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from support.contract_fixtures import NAMESPACE, SAMPLES, read_fixture, sample_graph, sample_model
 
@@ -39,6 +46,57 @@ def test_objects_of(sample: str):
     assert sorted(created) == sorted(expected)
     for name, item in created.items():
         assert item == expected[name], name
+
+
+def test_objects_of_a_revision():
+    """An immutable record is never written again: what it has must be read for as long as revisions are kept."""
+    expected = read_fixture("revision-objects")
+    created = {item["kind"]: _parsed(item) for item in _revision_objects()}
+
+    assert sorted(created) == sorted(expected)
+    for kind, item in created.items():
+        assert item == expected[kind], kind
+
+
+def _revision_objects() -> Iterator[Map]:
+    model = sample_model("full")
+    owner = Owner(NAMESPACE, model.metadata.name, UID)
+    name = "0123abcd"
+    task = RevisionTask(
+        name="urgency",
+        type="Classification",
+        fields=("text",),
+        labels=("low", "high"),
+        served_by="classification",
+        metric="Accuracy",
+        score=0.91,
+        baseline=0.9,
+        verdict="Qualified",
+        contract="c0ffee",
+    )
+    record = Revision(
+        revision=name,
+        model=qualified_name(NAMESPACE, owner.name),
+        trained="89abcdef",
+        generation=GENERATION,
+        storage="/multitask/claims/desk/artifacts",
+        artifact="stages/export/4711",
+        bundle_digest="89abcdef",
+        bundle_bytes=1_000_000_000,
+        image="registry.example/triton:1",
+        tasks=(task,),
+        test_data={"urgency": "beef"},
+    )
+    settings = ServerSettings("registry.example/triton:1")
+    template = server_template(owner, model.spec, name, record.bundle_bytes, settings)
+    yield revision_configmap(owner, record, template, "2026-11-27")
+    yield workload.deployment(owner, name, template, 2, start_seconds(record.bundle_bytes), adoption("2026-11-27"))
+    yield workload.service(owner, name)
+    yield workload.network_policy(owner, name, Gateways("gateways", {"app.kubernetes.io/component": "gateway"}))
+    yield workload.disruption_budget(owner, name)
+    backend = Backend(service=f"{owner.name}-serve-{name}", port=8001, revision=name)
+    routed = RoutedTask(name="urgency", type="Generation", fields=("text",), window=f"{name}/0", backends=(backend,))
+    yield task_route(owner, TaskRouteSpec(namespace=NAMESPACE, model=owner.name, tasks=(routed,)))
 
 
 def _objects(sample: str) -> Iterator[Map]:

@@ -54,7 +54,7 @@ class MultiTaskModelSpec(Record):
     training: Training = Field(
         Training(), description="Optimizer settings of every training stage, and the pods it runs in."
     )
-    serving: Serving = Field(Serving(), description="The servers of the result in a cluster. Not acted on yet.")
+    serving: Serving = Field(Serving(), description="The servers of the result in a cluster.")
     suspend: bool = Field(
         False,
         description="Stop the Jobs of this model and start no others. Set back to false, they resume from their "

@@ -338,7 +338,10 @@ def test_a_table_that_is_edited_by_hand_heals():
 
 def test_what_the_server_or_others_add_is_left_alone():
     cluster = served(
-        serving={"resources": {"limits": {"cpu": "0.5", "memory": "2048Mi"}}, "podTemplate": {"spec": {"hostIPC": False}}}
+        serving={
+            "resources": {"limits": {"cpu": "0.5", "memory": "2048Mi"}},
+            "podTemplate": {"spec": {"hostIPC": False}},
+        }
     )
     deployment = cluster.objects["Deployment", f"desk-serve-{revision(cluster).revision}"]
     pod = deployment["spec"]["template"]["spec"]

@@ -2,63 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
-from multitask_api.resource.serving import Serving
-from multitask_api.routes import Backend, RejectedRevision, RolloutState, RoutedTask, TaskRoute, TaskRouteSpec
-from multitask_api.serving_io.revision import Revision
-
-
-@dataclass(frozen=True)
-class LiveRevision:
-    """A revision whose record exists, and the servers that it has now."""
-
-    record: Revision
-    service: str
-    port: int
-    replicas: int = 0
-    ready: int = 0
-    has_pods: bool = False
-
-    @property
-    def name(self) -> str:
-        """The revision's name."""
-        return self.record.revision
-
-
-@dataclass(frozen=True)
-class RolloutInput:
-    """What is known at one moment."""
-
-    namespace: str
-    model: str
-    serving: Serving
-    annotations: Mapping[str, str]
-    revisions: tuple[LiveRevision, ...]
-    newest: str | None
-    route: TaskRoute | None
-    generation: int | None
-    gateways: Mapping[str, object] | None
-    now: float
-    drain_seconds: float = 60.0
-
-
-@dataclass(frozen=True)
-class RolloutDecision:
-    """The TaskRoute as it should be, and what else is to be done."""
-
-    spec: TaskRouteSpec | None
-    rollout: RolloutState | None
-    rejected: tuple[RejectedRevision, ...]
-    live: frozenset[str]
-    reason: str
-    message: str
-    is_progressing: bool
-    golden: None = None
-    events: tuple[()] = ()
-    requeue_after: float | None = None
-    approval: str | None = None
+from multitask_api.routes import Backend, RoutedTask, TaskRouteSpec
+from multitask_operator.rollout import LiveRevision, RolloutDecision, RolloutInput
 
 
 def advance(given: RolloutInput) -> RolloutDecision:
@@ -68,11 +13,11 @@ def advance(given: RolloutInput) -> RolloutDecision:
     spec = given.route.spec if given.route is not None else None
     routed = {backend.revision for task in (spec.tasks if spec is not None else ()) for backend in task.backends}
     if target is None:
-        return RolloutDecision(spec, None, (), frozenset(routed), "NothingToServe", "There is no revision.", False)
+        return RolloutDecision(spec, None, (), frozenset(routed), "ServersStarting", "There is no revision.", False)
     live = frozenset({target.name, *routed})
     if routed == {target.name}:
         text = f"Revision {target.name} serves."
-        return RolloutDecision(_whole(given, target), None, (), live, "Successful", text, False)
+        return RolloutDecision(_whole(given, target), None, (), live, "Serving", text, False)
     if target.replicas == 0 or target.ready < target.replicas:
         text = f"{target.ready}/{target.replicas} servers of revision {target.name} are ready."
         return RolloutDecision(spec, None, (), live, "ServersStarting", text, True)

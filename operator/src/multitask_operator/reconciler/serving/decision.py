@@ -15,7 +15,7 @@ from multitask_operator.objects.serving.routes import task_route
 from multitask_operator.reconciler.actions import Action, Create, DryRunCreate, PatchRoute
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.contribution import Contribution, StatusPart
-from multitask_operator.reconciler.serving.advance import LiveRevision, RolloutDecision, RolloutInput, advance
+from multitask_operator.reconciler.serving.advance import advance
 from multitask_operator.reconciler.serving.checks import start_blocked
 from multitask_operator.reconciler.serving.children import RevisionObjects
 from multitask_operator.reconciler.serving.newest import NewestRevision, newest_revision
@@ -24,6 +24,7 @@ from multitask_operator.reconciler.serving.servers import obsolete_revisions, re
 from multitask_operator.reconciler.serving.status import ServingView, serving_status
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.revision_state import RevisionState, revision_states
+from multitask_operator.rollout import LiveRevision, RolloutDecision, RolloutInput
 from multitask_operator.settings import Settings
 
 NOTHING = Contribution((), (), StatusPart({}), None)

@@ -13,11 +13,11 @@ from multitask_operator.objects.serving.names import servers_selector
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.conditions import ConditionValue
 from multitask_operator.reconciler.contribution import StatusPart
-from multitask_operator.reconciler.serving.advance import RolloutDecision
 from multitask_operator.reconciler.serving.checks import servers_blocked, with_advice
 from multitask_operator.reconciler.serving.routes import following_gateways, unanswered_tasks
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.revision_state import RevisionState
+from multitask_operator.rollout import RolloutDecision
 from multitask_operator.settings import Settings
 
 SERVING, ROLLING_OUT, TRAINED = "Serving", "RollingOut", "Trained"
