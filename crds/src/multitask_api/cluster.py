@@ -75,6 +75,12 @@ FAILURE_KEY = "failure.json"
 FINAL_KEY = "final.json"
 """In ``data``, written by the operator when a Job has failed for good: a `StageFailure`, ``digest`` and ``time``. The
 Job itself is removed after a day."""
+DISRUPTIONS_KEY = "disruptions.json"
+"""In ``data``, written by the operator: which pods of the Job were ended from outside, evicted or preempted or drained:
+``count``, the newest ``uids``, and ``last``, why. Such a pod is removed as soon as it has ended."""
+RESTARTS_KEY = "restarts.json"
+"""In ``data``, written by the operator: the uids of the Jobs of this name that it ended to begin another attempt,
+because a sidecar kept their pods from ending."""
 RESOLVED_KEY = "resolved.json"
 """In ``data``, written by the pod: a `Resolved`."""
 CLEAN_UP_RESULT_KEY = "cleaned.json"

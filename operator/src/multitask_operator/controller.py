@@ -1,8 +1,9 @@
 """Reconciles one key: observe, decide, act.
 
 The first look is at what the watches have shown and costs no request. Most find nothing to do but to write the status,
-which names the resource version that it was decided on. When anything else is to be done, everything is read live and
-decided again: no object is created or deleted because of a watch that lags behind.
+which names the resource version that it was decided on, or which pod was evicted, which is gone a moment later. When
+anything else is to be done, everything is read live and decided again: no object is created or deleted because of a
+watch that lags behind. So it is too while something of the namespace may not be watched: nothing is known of that.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from multitask_api.cluster import DISRUPTIONS_KEY
 from multitask_api.resource.model import API_VERSION
 from multitask_kubernetes.client import Client
 from multitask_kubernetes.errors import ClusterError, Forbidden, NotFound, read_refused
@@ -22,7 +24,14 @@ from multitask_operator.cluster.cache import Cache
 from multitask_operator.cluster.observe import observe
 from multitask_operator.cluster.refusals import Refusals
 from multitask_operator.cluster.watched_reader import WatchedReader
-from multitask_operator.reconciler.actions import Event, PatchFinalizers, PatchStatus, Result
+from multitask_operator.reconciler.actions import (
+    Action,
+    Event,
+    PatchConfigMap,
+    PatchFinalizers,
+    PatchStatus,
+    Result,
+)
 from multitask_operator.reconciler.conditions import read_refused_status
 from multitask_operator.reconciler.state.accessors import is_being_deleted
 from multitask_operator.reconciler.state.cluster_state import ClusterState, RejectedWrite
@@ -108,13 +117,13 @@ class Controller:
 
     async def _look(self, key: NamespacedName) -> tuple[ClusterState, Result] | None:
         """The model's state and what to do about it; None if there is no model."""
-        if self._watched is not None:
+        if self._watched is not None and self._cache is not None and self._cache.sees_all(key.namespace):
             cluster = await observe(self._watched, key.namespace, key.name, self._clock())
             if cluster is None:
                 return None
             if not is_being_deleted(cluster.model):  # what a deletion depends on is not all watched
                 result = self._decide(cluster, self._settings, self._clock())
-                if all(isinstance(action, PatchStatus | Event) for action in result.actions):
+                if all(_is_safe(action) for action in result.actions):
                     return cluster, result
         cluster = await observe(self._client, key.namespace, key.name, self._clock())
         self._refusals.clear(key.namespace)
@@ -141,3 +150,10 @@ class Controller:
         about_the_model = [item for item in result.actions if isinstance(item, PatchStatus | PatchFinalizers | Event)]
         await apply(self._client, cluster, about_the_model)
         raise WriteRejected(f"cannot {rejected.verb} {rejected.kind} {rejected.name}: {rejected.message}")
+
+
+def _is_safe(action: Action) -> bool:
+    """Whether it may be carried out on what the watches have shown: it names a resource version and loses nothing."""
+    if isinstance(action, PatchConfigMap):
+        return action.data.keys() == {DISRUPTIONS_KEY}
+    return isinstance(action, PatchStatus | Event)

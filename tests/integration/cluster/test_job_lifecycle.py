@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from devcluster.cluster_client import ClusterClient
-from multitask_api.cluster import FINAL_KEY, KIND_LABEL, SNAPSHOT_KEY
+from multitask_api.cluster import DISRUPTIONS_KEY, FINAL_KEY, KIND_LABEL, SNAPSHOT_KEY
 from multitask_api.stages.versions import VERSIONS
 from multitask_kubernetes.client import Client
 from multitask_kubernetes.connection import connect
@@ -101,6 +101,12 @@ def waits(kind: str) -> Any:
     )
 
 
+def evictions(state: Any) -> int:
+    """How many the ConfigMap of the baseline's Job remembers."""
+    texts = [(item.get("data") or {}).get(DISRUPTIONS_KEY) for item in state.configmaps]
+    return sum(json.loads(text)["count"] for text in texts if text)
+
+
 def raise_versions(monkeypatch: pytest.MonkeyPatch, *kinds: str) -> None:
     raised = {kind: version + (kind in kinds) for kind, version in VERSIONS.items()}
     monkeypatch.setattr(run_record, "VERSIONS", raised)
@@ -144,6 +150,28 @@ EDITS = {
     "a node selector": {"training": {"podTemplate": {"spec": {"nodeSelector": {"pool": "a100"}}}}},
     "a Secret": {"credentials": [{"secretRef": {"name": "hub"}}]},
 }
+
+
+async def test_drained_pods_are_counted_though_the_api_server_removes_them(desk: Desk) -> None:
+    desk.apply()
+    for number in range(1, 6):
+        await desk.until(waits("baseline"), leave=("baseline",))
+        (pod,) = await asyncio.to_thread(desk.pods.waiting)
+        await asyncio.to_thread(desk.pods.begin_eviction, pod)
+        state = await desk.until(lambda state, number=number: evictions(state) == number, leave=("baseline",))
+        await asyncio.to_thread(desk.pods.end_eviction, pod)
+        gone = pod["metadata"]["uid"]
+        await desk.until(
+            lambda state, gone=gone: gone not in {item["metadata"]["uid"] for item in state.pods}, leave=("baseline",)
+        )
+    state = await desk.until(waits("baseline"), leave=("baseline",))
+    (job,) = [job for job in state.jobs if job["metadata"]["labels"][KIND_LABEL] == "baseline"]
+    assert not job["status"].get("failed"), "an eviction is no failure of a Job"
+    state = await desk.reconcile()
+    (ready,) = [item for item in state.model["status"]["conditions"] if item["type"] == "Ready"]
+    assert ready["reason"] == "Evicted"
+    assert "5 of its pods were ended from outside, the last: Eviction API: evicting" in ready["message"]
+    await desk.until(trained)
 
 
 @pytest.mark.parametrize("sentence", EDITS)

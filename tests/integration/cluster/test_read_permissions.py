@@ -92,6 +92,9 @@ def test_a_missing_permission_is_named_until_it_is_granted(
             ]
 
         running.until("every model says what is missing", lambda: named() == list(names))
+        for name in names:
+            told = {item["reason"] for item in objects.get(rest, f"/api/v1/namespaces/{name}/events")["items"]}
+            assert "ClaimMissing" not in told, "what may not be seen is not called missing"
         answer = running.readyz()
         assert answer.status_code == 503
         assert [sentence for sentence in sentences.values() if sentence not in answer.json()["fault"]] == []

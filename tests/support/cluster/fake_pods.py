@@ -78,6 +78,30 @@ class FakePods:
         answer = self._admin.patch(path, json={"status": status}, headers=objects.MERGE)
         assert answer.is_success or answer.status_code == 404, answer.text  # stopped meanwhile
 
+    def begin_eviction(self, pod) -> None:
+        """The pod runs on a node, which is drained: it has two minutes to end."""
+        path = self._path(pod)
+        target = {"apiVersion": "v1", "kind": "Node", "name": "node-1"}
+        metadata = {"name": pod["metadata"]["name"], "namespace": self.namespace}
+        binding = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": metadata["name"]}, "target": target}
+        objects.post(self._admin, f"{path}/binding", binding)
+        running = {"phase": "Running", "conditions": [{"type": "Ready", "status": "True"}]}
+        self._admin.patch(f"{path}/status", json={"status": running}, headers=objects.MERGE).raise_for_status()
+        grace = {"deleteOptions": {"gracePeriodSeconds": 120}}
+        eviction = {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": metadata, **grace}
+        objects.post(self._admin, f"{path}/eviction", eviction)
+
+    def end_eviction(self, pod) -> None:
+        """Its container has ended, and the kubelet takes it away."""
+        conditions = objects.get(self._admin, self._path(pod))["status"]["conditions"]
+        kept = [item for item in conditions if item["type"] == "DisruptionTarget"]
+        self.finish_pod(pod, "Failed", conditions=kept, exitCode=75)
+        now = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0}
+        self._admin.request("DELETE", self._path(pod), json=now)
+
+    def _path(self, pod) -> str:
+        return f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}"
+
     def patch_configmap(self, unit: str, change) -> None:
         """Merge ``change`` into the unit's ConfigMap with the rights of its pods."""
         answer = self._pod_client().patch(self._configmap(unit), json=change, headers=objects.MERGE)

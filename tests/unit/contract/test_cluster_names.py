@@ -41,6 +41,8 @@ VALUES = {
     "PROGRESS_KEY": "progress.json",
     "FAILURE_KEY": "failure.json",
     "FINAL_KEY": "final.json",
+    "DISRUPTIONS_KEY": "disruptions.json",
+    "RESTARTS_KEY": "restarts.json",
     "RESOLVED_KEY": "resolved.json",
     "CLEAN_UP_RESULT_KEY": "cleaned.json",
     "MANIFESTS_KEY": "manifests.gz",

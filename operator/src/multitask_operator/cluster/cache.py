@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from multitask_api.cluster import MANAGED_BY, MANAGED_BY_LABEL, MODEL_LABEL
 from multitask_api.resource.model import API_VERSION
@@ -71,9 +71,16 @@ class Cache:
         return tuple(dict.fromkeys(faults))
 
     def refusal(self, namespace: str) -> Forbidden | None:
-        """A permission that is missing to see all about the models of a namespace."""
-        reflectors = (each for each in self._reflectors if each.source.namespace in (None, namespace))
-        return next((refusal for each in reflectors if (refusal := each.refusal()) is not None), None)
+        """A permission that is missing to see all about the models of a namespace, and has been for a while."""
+        refusals = (each.refusal() for each in self._reflectors_of(namespace))
+        return next((refusal for refusal in refusals if refusal is not None), None)
+
+    def sees_all(self, namespace: str) -> bool:
+        """Whether nothing about the models of a namespace is refused now: else what exists may seem not to."""
+        return not any(isinstance(each.fault, Forbidden) for each in self._reflectors_of(namespace))
+
+    def _reflectors_of(self, namespace: str) -> Iterator[Reflector]:
+        return (each for each in self._reflectors if each.source.namespace in (None, namespace))
 
     # -- as a client -----------------------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from multitask_api.types import JsonObject
 from multitask_operator.objects.user_pod_template import CONTAINER
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.state.accessors import is_being_deleted, parse_time, true_condition
-from multitask_operator.reconciler.state.pods import disruptions
 from multitask_operator.reconciler.state.stage_job import StageJob
 
 #: Seconds from the end of a pod's grace period, or from the last sign of its node, until the node counts as lost.
@@ -34,14 +33,12 @@ def stalled(job: StageJob, now: float) -> Blocker | None:
 
 def evicted(job: StageJob) -> Blocker | None:
     """The pods of an open Job were ended from outside `MANY_EVICTIONS` times."""
-    ended = disruptions(job.pods)
-    if not job.is_open or len(ended) < MANY_EVICTIONS:
+    disruptions = job.disruptions
+    if not job.is_open or disruptions.count < MANY_EVICTIONS:
         return None
-    condition = true_condition(ended[0], "DisruptionTarget") or {}
-    why = ended[0].get("status", {}).get("message") or condition.get("message") or condition.get("reason") or "evicted"
+    last = disruptions.last.rstrip(".")
     return Blocker(
-        "Evicted",
-        f"Job {job.name}: {len(ended)} of its pods were ended from outside, the last: {str(why).rstrip('.')}",
+        "Evicted", f"Job {job.name}: {disruptions.count} of its pods were ended from outside, the last: {last}"
     )
 
 

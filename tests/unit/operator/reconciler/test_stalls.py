@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 
-from multitask_api.cluster import PROGRESS_KEY
+from multitask_api.cluster import DISRUPTIONS_KEY, PROGRESS_KEY
 from multitask_api.stage_io.manifest import StageProgress
 from multitask_operator.reconciler.stalls import NO_PROGRESS_SECONDS, NODE_LOST_SECONDS
+from multitask_operator.reconciler.state.accessors import format_time
+from multitask_operator.reconciler.state.disruptions import Disruptions
 from support.graph_builders import task
 from support.pods import evicted, node_silent, pod, running, terminating
 from support.simulation import Cluster, run_until, show
@@ -105,6 +109,64 @@ def test_evictions_are_named_from_the_fifth_on(count, is_named, runs):
             in (ready["message"])
         )
     assert cluster.condition("Progressing")["status"] == "True", "its Job goes on"
+
+
+ENDINGS = {
+    "drained": "Eviction API: evicting",
+    "preempted": "default-scheduler: preempting to accommodate a higher priority pod",
+    "of a lost node": "Taint manager: deleting due to NoExecute taint",
+}
+
+
+def drained(job, number, why, at):
+    """Its condition tells why while it ends; the API server removes it then."""
+    disrupted = {"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI", "message": why}
+    item = pod(job, "Running", name=f"d-{number}", conditions=[disrupted])
+    item["metadata"] |= {"creationTimestamp": format_time(at), "deletionTimestamp": format_time(at + 30)}
+    return item
+
+
+@pytest.mark.parametrize("kind", ["resolve", "baseline"])
+@pytest.mark.parametrize("ending", ENDINGS)
+def test_pods_that_are_removed_when_they_have_ended_are_counted(ending, kind):
+    cluster = Cluster(task("urgency"))
+    run_until(cluster, kind)
+    (name,) = cluster.jobs(kind)
+    for number in range(1, 8):
+        cluster.now += 3
+        show(cluster, drained(name, number, ENDINGS[ending], cluster.now))
+        cluster.settle()
+        written = cluster.written
+        cluster.settle()
+        assert cluster.written == written, "each is written down once"
+        cluster.objects.pop(("Pod", f"d-{number}"))
+        cluster.settle()
+        ready = cluster.condition("Ready")
+        assert (ready["reason"] == "Evicted") is (number >= 5)
+        if number >= 5:
+            assert f"{number} of its pods were ended from outside, the last: {ENDINGS[ending]};" in ready["message"]
+    data = cluster.objects["ConfigMap", name]["data"]
+    assert json.loads(data[DISRUPTIONS_KEY])["count"] == 7
+    cluster.to_the_end()
+    assert cluster.model["status"]["stage"] == "Trained"
+
+
+@pytest.mark.parametrize("text", ["{", "[]", "7", '{"uids": 3}', '{"count": "many", "uids": []}'])
+def test_a_count_that_was_edited_by_hand_begins_again(text):
+    cluster, name = at_a_baseline()
+    cluster.objects["ConfigMap", name]["data"][DISRUPTIONS_KEY] = text
+    show(cluster, *(drained(name, number, "drained", cluster.now) for number in range(5)))
+    cluster.settle()
+    assert cluster.condition("Ready")["reason"] == "Evicted"
+
+
+def test_what_is_remembered_is_bounded():
+    known = Disruptions()
+    for number in range(1000):
+        known = known.with_pods([drained("j", number, "x" * 5000, 1_800_000_000 + number)])
+        assert known.with_pods([drained("j", number, "x", 1_800_000_000)]) == known
+    assert (known.count, Disruptions.read(known.to_text())) == (1000, known)
+    assert len(known.to_text().encode()) < 4096
 
 
 def test_a_deadline_is_the_jobs_own():

@@ -43,12 +43,6 @@ def running_containers(pod: JsonObject) -> list[str]:
     return [status["name"] for status in statuses if "running" in status.get("state", {})]
 
 
-def disruptions(pods: Sequence[JsonObject]) -> list[JsonObject]:
-    """Pods that were ended from outside: evicted, preempted, drained, of a lost node; the newest first."""
-    ended = [pod for pod in pods if true_condition(pod, "DisruptionTarget") is not None]
-    return sorted(ended, key=created_at, reverse=True)
-
-
 def exit_code(pods: Sequence[JsonObject]) -> str | None:
     """How the newest failed pod ended, with the last line that it printed; None if none failed or all were evicted."""
     for pod in _failed(pods):

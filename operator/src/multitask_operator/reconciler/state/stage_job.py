@@ -13,11 +13,13 @@ from pydantic import ValidationError
 from multitask_api.cluster import (
     CLEAN_UP,
     DIGEST_ANNOTATION,
+    DISRUPTIONS_KEY,
     FAILURE_KEY,
     FINAL_KEY,
     PROGRESS_KEY,
     RESOLVE,
     RESOLVED_BY_ANNOTATION,
+    RESTARTS_KEY,
     RUN,
     STAGE_ANNOTATION,
 )
@@ -36,6 +38,7 @@ from multitask_operator.reconciler.state.accessors import (
     true_condition,
 )
 from multitask_operator.reconciler.state.cluster_state import ClusterState
+from multitask_operator.reconciler.state.disruptions import Disruptions
 
 NO_STAGES = (RESOLVE, RUN, CLEAN_UP)
 """Kinds of children that run no stage of the graph."""
@@ -103,6 +106,20 @@ class StageJob:
         """Why it failed for good, as the operator wrote it into its ConfigMap."""
         recorded = _reported(self._data.get(FINAL_KEY))
         return recorded if recorded is not None and (not self.keys or recorded[0] in self.keys) else None
+
+    @cached_property
+    def disruptions(self) -> Disruptions:
+        """Its pods that were ended from outside: those that its ConfigMap remembers, and those that are seen now."""
+        return Disruptions.read(self._data.get(DISRUPTIONS_KEY)).with_pods(self.pods)
+
+    @cached_property
+    def restarts(self) -> tuple[str, ...]:
+        """The uids of the Jobs of this name that the operator ended to begin another attempt."""
+        try:
+            uids = json.loads(self._data.get(RESTARTS_KEY, "[]"))
+        except ValueError:
+            return ()
+        return tuple(str(uid) for uid in uids) if isinstance(uids, list) else ()
 
     @property
     def has_failed(self) -> bool:

@@ -22,6 +22,7 @@ from multitask_operator.reconciler.training.checks import (
     first_blocker,
     is_progressing,
 )
+from multitask_operator.reconciler.training.disruptions import disruptions_to_remember
 from multitask_operator.reconciler.training.final_failures import failures_to_remember
 from multitask_operator.reconciler.training.held_jobs import end_held_jobs, held_jobs
 from multitask_operator.reconciler.training.obsolete import obsolete_objects
@@ -52,6 +53,7 @@ def reconcile(state: ModelState, settings: Settings) -> Contribution:
     creations = [
         *(action for action in ending if isinstance(action, PatchConfigMap)),
         *failures_to_remember(state, deleted),
+        *disruptions_to_remember(state, deleted),
         *_creations(state, children, new_jobs, deleted),
     ]
     status = training_status(

@@ -1,0 +1,93 @@
+"""What may not be watched is not decided upon: a cache that lacks it would call it missing."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from multitask_kubernetes.errors import Forbidden, Request
+from multitask_operator.cluster.cache import CONFIGMAP, EVENT, JOB, METADATA, MODEL, PVC, Cache
+from multitask_operator.controller import Controller, NamespacedName
+from multitask_operator.reconciler import reconcile
+from support.graph_builders import task
+from support.simulation import SETTINGS, Cluster
+
+DESK = NamespacedName("ml", "desk")
+KINDS = {"models": MODEL, "claims": PVC, "Jobs": JOB, "ConfigMaps": CONFIGMAP, "names": METADATA, "Events": EVENT}
+
+
+class ApiServer:
+    """Lists and watches what there is, but for one kind that is refused. Nothing may be read live."""
+
+    def __init__(self, items=(), without=None):
+        self.items, self.without = items, without
+        self.live_reads = 0
+
+    async def pages(self, api_version, kind, namespace, *_, metadata_only):
+        if (METADATA if metadata_only else (api_version, kind)) == self.without:
+            raise refused(kind)
+        yield [item for item in self.items if (item["apiVersion"], item["kind"]) == (api_version, kind)], "9"
+
+    async def watch(self, *_, metadata_only):
+        await asyncio.Event().wait()
+        yield None
+
+    async def get(self, api_version, kind, name, namespace=None):
+        return await self.list(api_version, kind, namespace)
+
+    async def list(self, api_version, kind, namespace=None, labels=None, fields=None):
+        self.live_reads += 1
+        raise refused(kind)
+
+
+def refused(kind):
+    return Forbidden(Request("list", kind.lower(), "ml", None), 403, "Forbidden", f"{kind} is forbidden")
+
+
+def trained_model():
+    """What there is in the cluster."""
+    cluster = Cluster(task("urgency"))
+    cluster.to_the_end()
+    items = [cluster.model, *cluster.objects.values(), *map(_claim, cluster.pvcs.values())]
+    for item in items:
+        item["metadata"].setdefault("namespace", "ml")
+    return items
+
+
+def _claim(pvc):
+    metadata = {"namespace": "ml", "uid": "u-claim", "resourceVersion": "1"}
+    return pvc | {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": pvc["metadata"] | metadata}
+
+
+async def decisions(server):
+    """Reconcile from the watches; what was decided, and whether a read was refused."""
+    made = []
+
+    def decide(state, settings, now):
+        made.append(reconcile(state, settings, now))
+        return made[-1]
+
+    cache = Cache(())
+    watching = asyncio.create_task(cache.run(server, lambda *_: None))
+    await cache.settled()
+    try:
+        await Controller(server, SETTINGS, decide, cache, clock=lambda: 2_000_000_000.0).reconcile(DESK)
+    except Forbidden:
+        return made, True
+    finally:
+        watching.cancel()
+    return made, False
+
+
+@pytest.mark.parametrize("sentence", KINDS)
+async def test_nothing_is_decided_while_the_operator_may_not_see(sentence):
+    server = ApiServer(trained_model(), without=KINDS[sentence])
+    assert await decisions(server) == ([], True)
+    assert server.live_reads > 0
+
+
+async def test_what_the_watches_show_costs_no_read():
+    server = ApiServer(trained_model())
+    (result,), was_refused = await decisions(server)
+    assert (result.actions, was_refused, server.live_reads) == ((), False, 0)
