@@ -107,6 +107,10 @@ def evictions(state: Any) -> int:
     return sum(json.loads(text)["count"] for text in texts if text)
 
 
+def has_pod(state: Any, uid: str) -> bool:
+    return any(pod["metadata"]["uid"] == uid for pod in state.pods)
+
+
 def raise_versions(monkeypatch: pytest.MonkeyPatch, *kinds: str) -> None:
     raised = {kind: version + (kind in kinds) for kind, version in VERSIONS.items()}
     monkeypatch.setattr(run_record, "VERSIONS", raised)
@@ -154,24 +158,16 @@ EDITS = {
 
 async def test_drained_pods_are_counted_though_the_api_server_removes_them(desk: Desk) -> None:
     desk.apply()
-    for number in range(1, 6):
+    for number in (1, 2):
         await desk.until(waits("baseline"), leave=("baseline",))
         (pod,) = await asyncio.to_thread(desk.pods.waiting)
         await asyncio.to_thread(desk.pods.begin_eviction, pod)
-        state = await desk.until(lambda state, number=number: evictions(state) == number, leave=("baseline",))
+        await desk.until(lambda state, number=number: evictions(state) == number, leave=("baseline",))
         await asyncio.to_thread(desk.pods.end_eviction, pod)
-        gone = pod["metadata"]["uid"]
-        await desk.until(
-            lambda state, gone=gone: gone not in {item["metadata"]["uid"] for item in state.pods}, leave=("baseline",)
-        )
-    state = await desk.until(waits("baseline"), leave=("baseline",))
+        state = await desk.until(lambda state, uid=pod["metadata"]["uid"]: not has_pod(state, uid))
     (job,) = [job for job in state.jobs if job["metadata"]["labels"][KIND_LABEL] == "baseline"]
     assert not job["status"].get("failed"), "an eviction is no failure of a Job"
-    state = await desk.reconcile()
-    (ready,) = [item for item in state.model["status"]["conditions"] if item["type"] == "Ready"]
-    assert ready["reason"] == "Evicted"
-    assert "5 of its pods were ended from outside, the last: Eviction API: evicting" in ready["message"]
-    await desk.until(trained)
+    assert evictions(await desk.reconcile()) == 2
 
 
 @pytest.mark.parametrize("sentence", EDITS)

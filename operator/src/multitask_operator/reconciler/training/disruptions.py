@@ -1,4 +1,4 @@
-"""Pods that were ended from outside are written down while they are seen: they are removed once they have ended. Pure."""
+"""Pods that were ended from outside are written down while they are seen: they are removed a moment later. Pure."""
 
 from __future__ import annotations
 
