@@ -1,4 +1,4 @@
-"""Work folders that an older ``mtm`` left: an interrupted one is resumed and finished, a finished one is used.
+"""Work folders that an older ``mtm`` left: an interrupted one is run with the present stages, a finished one is used.
 
 Everything goes through ``mtm``. ``finished`` is what the older one made of a copy of ``interrupted``.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -18,14 +17,12 @@ from typing import Any
 
 import pytest
 
+from multitask_api.stages.versions import VERSIONS
 from support.frozen import unpack_workdir
 
 MTM = Path(sys.executable).with_name("mtm")
 ENVIRONMENT = {**os.environ, "COLUMNS": "200", "NO_COLOR": "1"}
 SECONDS = 1500
-KILLED = "baseline/urgency/seed-17"
-#: Stages that read nothing which the resumed run trains: their digests are the older ones on every processor.
-EXACT = re.compile(r"(prepare|baseline)/.*|base")
 #: Of these `mtm run --no-serve` runs none.
 SERVERS = {"verify", "ledger"}
 #: Task, text, answer.
@@ -59,10 +56,15 @@ class Workdir:
     def run(self, *options: str) -> None:
         self.mtm("run", "model.yaml", "--workdir", self.path.name, *options)
 
-    def plan(self, *options: str) -> dict[str, str]:
+    def plan(self, *options: str) -> dict[str, Any]:
+        shown: dict[str, Any] = json.loads(
+            self.mtm("plan", "model.yaml", "--workdir", self.path.name, "--output", "json", *options)
+        )
+        return shown
+
+    def states(self) -> dict[str, str]:
         """Stage → what a run would do with it."""
-        shown = self.mtm("plan", "model.yaml", "--workdir", self.path.name, "--output", "json", *options)
-        return {stage["name"]: stage["shown"] for stage in json.loads(shown)["stages"]}
+        return {stage["name"]: stage["shown"] for stage in self.plan()["stages"]}
 
     def results(self) -> dict[str, tuple[bytes, int, int]]:
         """Every manifest, with what changes when it is made again."""
@@ -75,22 +77,18 @@ class Workdir:
         assert len({manifest["stage"] for manifest in all_manifests}) == len(all_manifests)
         return {manifest["stage"]: manifest for manifest in all_manifests}
 
-    def log(self, stage: str) -> str:
-        return (self.path / "logs" / f"{stage}.log").read_text()
-
     def report(self) -> dict[str, Any]:
         return json.loads((self.path / "report.json").read_text())
 
 
 @dataclass(frozen=True)
-class Resumed:
+class Adopted:
     """The interrupted run as it was, and what the present ``mtm`` made of it; ``older`` is how the older one ended."""
 
     workdir: Workdir
     older: Workdir
-    planned: dict[str, str]
+    plan: dict[str, Any]
     results: dict[str, tuple[bytes, int, int]]
-    log: str
 
 
 @pytest.fixture(scope="module")
@@ -99,11 +97,11 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def resumed(samples: Path) -> Resumed:
+def adopted(samples: Path) -> Adopted:
     workdir, older = Workdir(samples / "interrupted"), Workdir(samples / "finished")
-    planned, results, log = workdir.plan("--no-serve"), workdir.results(), workdir.log(KILLED)
+    plan, results = workdir.plan("--no-serve"), workdir.results()
     workdir.run("--no-serve")
-    return Resumed(workdir, older, planned, results, log)
+    return Adopted(workdir, older, plan, results)
 
 
 @pytest.fixture
@@ -115,43 +113,24 @@ def finished(samples: Path, tmp_path: Path) -> Workdir:
     return Workdir(tmp_path / "finished")
 
 
-def test_what_the_interrupted_run_had_done_is_planned_as_cached_and_not_done_again(resumed):
-    done = {json.loads(content)["stage"] for content, *_ in resumed.results.values()}
-    assert {stage for stage, shown in resumed.planned.items() if shown == "cached"} == done
-    assert resumed.planned[KILLED] == "will run"
-    assert resumed.results.items() <= resumed.workdir.results().items()
-    assert {stage["name"] for stage in resumed.workdir.report()["stages"] if stage["cached"]} == done
+def test_an_unfinished_run_of_an_older_release_begins_anew_and_says_so(adopted):
+    assert "cached" not in {stage["shown"] for stage in adopted.plan["stages"]}
+    (note,) = [note for note in adopted.plan["notes"] if "another release began this run" in note]
+    assert "baseline" in note
+    assert adopted.results.items() <= adopted.workdir.results().items(), "nothing is lost"
 
 
-def test_the_killed_training_goes_on_from_its_checkpoint(resumed):
-    step = steps(resumed.log)[-1]
-    assert min(steps(resumed.workdir.log(KILLED).removeprefix(resumed.log))) > step, "it does not begin anew"
-    newer, older = (each.manifests()[KILLED]["result"]["curve"] for each in (resumed.workdir, resumed.older))
-    assert [point["step"] for point in newer] == [point["step"] for point in older]
-    before = [point for point in older if point["step"] <= step]
-    assert newer[: len(before)] == before != [], "what the checkpoint says of the steps before it"
-    for one, other in zip(newer, older, strict=True):
-        assert one["trainLoss"] == pytest.approx(other["trainLoss"], rel=0.05)
-
-
-def steps(log: str) -> list[int]:
-    """The steps after which a training was validated."""
-    return [int(step) for step in re.findall(r"^step (\d+)/", log, re.MULTILINE)]
-
-
-def test_the_resumed_run_ends_with_the_stages_of_the_older_one(resumed):
+def test_it_ends_with_the_stages_of_the_older_one_in_the_present_versions(adopted):
     """All but the mixtures of groups with one task: their baselines stand in for them now."""
-    newer, older = resumed.workdir.manifests(), resumed.older.manifests()
-    skipped = {stage for stage, shown in resumed.workdir.plan("--no-serve").items() if shown.startswith("skipped")}
-    assert set(newer) == set(older) - SERVERS - skipped
-    exact = {stage for stage in newer if EXACT.fullmatch(stage)}
-    assert len(exact) == 7
-    for stage in exact:
-        manifest, same = newer[stage], older[stage]
-        assert (manifest["version"], manifest["digest"]) == (same["version"], same["digest"]), stage
-        assert set(manifest["outputs"]) >= set(same["outputs"]), stage
-        assert set(manifest["readOutputs"]) == set(same["readOutputs"]), stage
-    assert list((resumed.workdir.path / "work").iterdir()) == []
+    older, states = adopted.older.manifests(), adopted.workdir.states()
+    skipped = {stage for stage, shown in states.items() if shown.startswith("skipped")}
+    assert {stage for stage, shown in states.items() if shown == "cached"} == set(older) - SERVERS - skipped
+    made = [
+        json.loads(content) for name, (content, *_) in adopted.workdir.results().items() if name not in adopted.results
+    ]
+    assert {manifest["stage"]: manifest["version"] for manifest in made} == {
+        manifest["stage"]: VERSIONS[manifest["kind"]] for manifest in made
+    }
 
 
 def of_older_keys(newer: list[dict[str, Any]], older: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -159,8 +138,8 @@ def of_older_keys(newer: list[dict[str, Any]], older: list[dict[str, Any]]) -> l
     return [{key: one[key] for key in other} for one, other in zip(newer, older, strict=True)]
 
 
-def test_the_report_of_the_resumed_run_is_complete(resumed):
-    newer, older = resumed.workdir.report(), resumed.older.report()
+def test_its_report_is_complete(adopted):
+    newer, older = adopted.workdir.report(), adopted.older.report()
     assert set(newer) >= set(older)
     assert newer["qualified"] == older["qualified"] == newer["total"] == 3
     plain = ("name", "group", "type", "metric", "rows", "baseline", "score", "ratio", "verdict", "servedBy", "floor")
@@ -170,14 +149,22 @@ def test_the_report_of_the_resumed_run_is_complete(resumed):
     expected = [stage for stage in older["stages"] if stage["name"] not in SERVERS]
     assert [stage["name"] for stage in newer["stages"]] == [stage["name"] for stage in expected]
     assert all(set(stage) >= set(same) for stage, same in zip(newer["stages"], expected, strict=True))
-    assert (resumed.workdir.path / "report.html").stat().st_size > 10_000
-    assert (resumed.workdir.path / "current").readlink().is_relative_to("stages/export")
+    assert (adopted.workdir.path / "report.html").stat().st_size > 10_000
+    assert (adopted.workdir.path / "current").readlink().is_relative_to("stages/export")
+
+
+def test_gc_then_removes_what_the_older_release_left(adopted):
+    states = adopted.workdir.states()
+    adopted.workdir.mtm("gc", adopted.workdir.path.name)
+    assert adopted.workdir.results().keys().isdisjoint(adopted.results)
+    assert list((adopted.workdir.path / "work").iterdir()) == []
+    assert adopted.workdir.states() == states
 
 
 def test_a_finished_work_folder_has_nothing_to_run_and_nothing_to_remove(finished):
     before, report = finished.results(), finished.report()
     links = [(finished.path / name).readlink() for name in ("current", "verified")]
-    assert {shown for shown in finished.plan().values() if not shown.startswith("skipped")} == {"cached"}
+    assert {shown for shown in finished.states().values() if not shown.startswith("skipped")} == {"cached"}
     finished.run()
     now = finished.report()
     assert [stage["name"] for stage in now["stages"] if not stage["cached"] and not stage["skipped"]] == []

@@ -177,7 +177,7 @@ def test_killed_after_every_write_a_deletion_comes_to_its_end(cluster, ready, tm
                     lambda running=running: gone(cluster, ready, pods) or running.process.poll() is not None,
                 )
                 kills += running.process.poll() is not None
-    assert 3 < kills < 20  # the stage's Job, the Role, and the clean-up's ConfigMap and Job
+    assert 3 <= kills < 20  # at least of the stage's Job, and the clean-up's ConfigMap and Job
     assert len(pods.cleaned) == 1
     assert set(job_names(cluster, mark).values()) == {1}
     until("nothing of it is left", lambda: owned(cluster, ready) == [], 60)

@@ -139,7 +139,8 @@ def test_a_run_that_an_older_operator_began_goes_on_and_nothing_runs_twice(acces
     for name, configmap in by_name(listed(access, "configmaps"), "ConfigMap").items():
         same = by_name(ended, "ConfigMap")[name] if "resolve" not in name else by_name(older, "ConfigMap")[name]
         assert configmap.get("binaryData") == same.get("binaryData")
-        assert configmap["metadata"].get("annotations") == same["metadata"].get("annotations")
+        annotations = configmap["metadata"].get("annotations") or {}
+        assert annotations.items() >= (same["metadata"].get("annotations") or {}).items()
 
 
 def test_a_clean_up_that_an_older_operator_began_ends_and_the_model_goes(access, tmp_path):
