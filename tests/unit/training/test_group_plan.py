@@ -35,10 +35,10 @@ def test_auto_takes_the_late_tasks_that_the_mixture_starves():
 
 CHOICES = [
     ("the late ones get enough", {"big": 80, "middle": 5, "small": 1}, {}, (), "gives what they need"),
-    ("a late one that lacks rows", {"big": 90, "middle": 10, "small": 2}, {}, ("big",), "big: saturate late"),
+    ("a late one that lacks rows", {"big": 120, "middle": 10, "small": 2}, {}, ("big",), "big: saturate late"),
     ("equal needs: nobody is late", {"big": 90, "middle": 90, "small": 90}, {}, (), "later than the others"),
     ("the chosen checkpoint does not count", {"big": (10, 900), "middle": 5, "small": 1}, {}, (), "what they need"),
-    ("an unknown task is never high-resource", {"big": 90, "middle": 20}, {}, ("big",), "big:"),
+    ("an unknown task is never high-resource", {"big": 120, "middle": 20}, {}, ("big",), "big:"),
     ("one known task is not later than others", {"big": 900}, {}, (), "later than the others"),
     ("nothing known", {}, {}, (), "no task's saturation is known"),
     ("switched off", {"big": 90}, {"enabled": False}, (), "switched off"),
@@ -119,9 +119,9 @@ SUITES = [
     pytest.param(
         {"x": 90_000, "y": 90_000, "z": 900},
         AT_THE_LIMIT | {"z": 100},
-        LIMITED,
+        {"max_steps": 6000, **LIMITED},
         ("x", "y"),
-        id="two of three at the limit",
+        id="two of three at the limit, and a mixture that gives them three quarters",
     ),
     pytest.param({"only": 9000}, {"only": 4000}, {}, (), id="one task"),
     pytest.param(PAPER, {"a": 3000, "d": 200}, LIMITED, ("a",), id="declared baselines, two of four"),
@@ -151,6 +151,28 @@ def test_stage_2_lasts_as_long_as_the_shortfall_and_takes_no_task_beyond_twice_i
         assert given <= 1.125 + 64 / min(shortfall.values())
         fullest = max(plan.expected_rows[task] / plan.need_rows[task] for task in high)
         assert given >= 1 or fullest == pytest.approx(2, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("steps", "budget"),
+    [
+        pytest.param({"x": 710, "y": 700, "z": 700}, 1900, id="needs that differ by less than a validation"),
+        pytest.param({"x": 1000, "y": 500, "z": 500}, 2850, id="a shortfall of less than a tenth"),
+    ],
+)
+def test_near_equal_tasks_get_no_stage_2_of_a_few_steps(steps, budget):
+    plan = plan_group(
+        group(dict.fromkeys("xyz", 9000), 64, **steps), HighResourceStage(), MixtureStage(max_steps=budget)
+    )
+    assert plan.high_resource == ()
+
+
+def test_a_task_that_repeats_its_rows_for_nothing_is_warned_about():
+    rows = {"big": 200_000, "small": 500}
+    stage3 = MixtureStage(temperature=5.0, size_limit=1000)
+    plan = plan_group(group(rows, 64, big=4000, small=(60, 460)), HighResourceStage(), stage3)
+    (text,) = [text for text in plan.warnings if text.startswith("small ")]
+    assert "times each of its rows; a lower mixture.temperature" in text
 
 
 def test_the_small_task_of_a_lopsided_group_is_not_trained_for_hundreds_of_epochs():

@@ -8,7 +8,7 @@ import pytest
 
 from multitask_api.stage_io.results import CurvePoint, TaskPoint
 from multitask_trainer.training.selection import Selection
-from multitask_trainer.training.stopping import EarlyStopping, evals_since_rise, smoothed
+from multitask_trainer.training.stopping import EarlyStopping, evals_since_fall, evals_since_rise, smoothed
 
 BASELINES = {"a": 0.8, "b": 0.5}
 
@@ -99,12 +99,43 @@ def test_a_baseline_has_patience_with_its_best_validation(stale, reason):
         pytest.param([0.5], 0, id="the first is a rise"),
         pytest.param([0.5, 0.6, 0.7], 0, id="rising"),
         pytest.param([0.5, 0.5, 0.5], 2, id="flat"),
-        pytest.param([0.5, 0.501, 0.502, 0.503], 3, id="a rise below the least counts as none"),
+        pytest.param([0.5, 0.501, 0.501, 0.501], 3, id="a rise below the least counts as none"),
+        pytest.param([0.5, 0.502, 0.504, 0.506], 0, id="small rises add up"),
         pytest.param([0.5, 0.9, 0.5, 0.5, 0.5], 3, id="one high validation lifts the mean once"),
     ],
 )
 def test_validations_since_the_smoothed_value_rose(values, since):
-    assert evals_since_rise(values) == since
+    assert evals_since_rise(values, 0.002) == since
+
+
+def test_validations_since_the_smoothed_loss_fell():
+    assert evals_since_fall([2.0, 1.9, 1.8], 0.02) == 0
+    assert evals_since_fall([2.0, 1.99, 1.98, 1.97], 0.02) == 3
+    assert evals_since_fall([2.0, 1.0, 1.0, 1.0, 1.0, 1.0], 0.02) == 2
+
+
+def sixteen_at_their_baselines(scores: list[float], losses: list[float]) -> list[CurvePoint]:
+    """A mixture of 17 tasks; ``scores`` and ``losses`` are those of the last one, ``t16``."""
+    done = {f"t{number}": TaskPoint(loss=0.5, score=0.8) for number in range(16)}
+    return [
+        CurvePoint(step=50 * number, phase="constant", tasks=done | {"t16": TaskPoint(loss=loss, score=score)})
+        for number, (score, loss) in enumerate(zip(scores, losses, strict=True), start=1)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("scores", "losses", "ends_at"),
+    [
+        pytest.param([0.3 + 0.03 * number for number in range(18)], [1.0] * 18, None, id="its score rises"),
+        pytest.param([0.0] * 18, [2.0 * 0.97**number for number in range(18)], None, id="its loss falls"),
+        pytest.param([0.3] * 18, [1.0] * 18, 6, id="it stands still"),
+        pytest.param([0.3] * 18, [1.0 + 0.05 * number for number in range(18)], 6, id="its loss rises"),
+    ],
+)
+def test_one_of_many_tasks_that_still_learns_is_waited_for(scores, losses, ends_at):
+    points = sixteen_at_their_baselines(scores, losses)
+    ended = first_reason(points, {f"t{number}": 0.8 for number in range(17)})
+    assert (ended and ended[0]) == ends_at
 
 
 def test_smoothed_values_are_means_of_at_most_three():

@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from shlex import quote
 from types import FrameType
@@ -22,7 +22,7 @@ from multitask_operator.commands.plan import default_workdir
 from multitask_operator.commands.progress import LineView, view_for_terminal
 from multitask_operator.commands.report import write_report
 from multitask_operator.formatting import counted
-from multitask_operator.local import capacity, model_file, processes, release
+from multitask_operator.local import capacity, fork_launcher, model_file, processes, release
 from multitask_operator.local.executor import Executor, RunResult
 from multitask_operator.local.promotion import UNVERIFIED, promoted_export
 from multitask_operator.local.speed import remember_speed
@@ -75,7 +75,7 @@ def run(
     folder = Workdir(workdir or default_workdir(file, model))
     view = view_for_terminal()
     interrupt = Interrupt()
-    with folder.locked():
+    with folder.locked(), ExitStack() as stack:
         orphans = processes.kill_orphans(folder.path)
         if orphans:
             view.line(f"killed {orphans} processes that an earlier run left running")
@@ -94,7 +94,7 @@ def run(
             data_root=root,
             capacity=capacity.capacity(model_file.processes_allowed(model)),
             view=view,
-            launcher=launcher or processes.ModuleLauncher(),
+            launcher=launcher or stack.enter_context(fork_launcher.stage_launcher(has_gpu=capacity.has_gpu())),
             serve=serve,
             interrupted=interrupt,
             device=model_file.device(model, device),

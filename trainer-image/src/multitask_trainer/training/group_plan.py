@@ -3,12 +3,14 @@
 A task *needs* as many rows as its single-task run had been given when it saturated: need_i = saturation_i · batchRows.
 Without ``minSaturationSteps`` (Auto) a task is high-resource if both hold:
 
-- it saturates late: need_i is above the geometric mean of the group's needs (needs differ by orders of magnitude);
-- stage 3 alone gives it fewer rows than it needs: p_i · mixture steps · batchRows < need_i.
+- it saturates late: need_i is above `LATE` times the geometric mean of the group's needs (needs differ by orders of
+  magnitude);
+- stage 3 alone gives it clearly fewer rows than it needs: p_i · mixture steps · batchRows < `ENOUGH` · need_i.
 
-The second alone would choose small tasks that saturate early but are rarely drawn. Stage 2 of these tasks lasts as long
-as the largest shortfall, and takes none of them beyond `MOST_NEEDS` times its need. With ``minSaturationSteps`` a task
-is high-resource if it saturated at that step or later, and stage 2 has ``maxSteps``.
+The second alone would choose small tasks that saturate early but are rarely drawn. Both leave room for what a
+saturation is known to, one validation: without it near-equal tasks get a stage 2 of a few steps. Stage 2 of these tasks
+lasts as long as the largest shortfall, and takes none of them beyond `MOST_NEEDS` times its need. With
+``minSaturationSteps`` a task is high-resource if it saturated at that step or later, and stage 2 has ``maxSteps``.
 """
 
 from __future__ import annotations
@@ -23,6 +25,12 @@ from multitask_api.stages.sampling import instance_balanced, mixture
 
 MOST_NEEDS = 2.0
 """Auto: stages 2 and 3 together give a high-resource task at most this many times the rows that it needs."""
+LATE = 1.25
+"""Auto: a task that needs this many times the geometric mean saturates late."""
+ENOUGH = 0.9
+"""Auto: a task that stage 3 gives this share of its need lacks nothing."""
+WARNED_NEEDS = 5.0
+"""A task that is given more than this many times the rows that it needs repeats them for nothing."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,13 @@ def plan_group(inputs: GroupInputs, high_resource: HighResourceStage, stage3: Mi
         f"{task} needs {need[task]} rows by its single-task run; stages 2 and 3 together give it about {rows}"
         for task, rows in expected.items()
         if rows < need.get(task, 0)
+    ]
+    warnings += [
+        f"{task} needs {need[task]} rows by its single-task run; stages 2 and 3 together give it about {rows}, "
+        f"{rows / inputs.rows[task]:.0f} times each of its rows; a lower mixture.temperature or a higher sizeLimit "
+        "gives it fewer"
+        for task, rows in expected.items()
+        if rows > WARNED_NEEDS * need.get(task, math.inf)
     ]
     return GroupPlan(
         name=inputs.name,
@@ -148,10 +163,10 @@ def _stage_2(inputs: GroupInputs, settings: HighResourceStage, rows3: Mapping[st
 def _auto(inputs: GroupInputs, settings: HighResourceStage, rows3: Mapping[str, float]) -> _Stage2:
     need = inputs.need
     mean = math.exp(sum(math.log(max(1, rows)) for rows in need.values()) / len(need))
-    late = [task for task, rows in need.items() if rows > mean * (1 + 1e-9)]  # equal needs: nobody is late
+    late = [task for task, rows in need.items() if rows >= LATE * mean]
     if not late:
         return _Stage2((), "stage 2 is skipped: no task saturates later than the others of its group")
-    chosen = tuple(task for task in late if rows3[task] < need[task])
+    chosen = tuple(task for task in late if rows3[task] < ENOUGH * need[task])
     if not chosen:
         return _Stage2(
             (), f"stage 2 is skipped: stage 3 gives what they need to the tasks that saturate late ({', '.join(late)})"
