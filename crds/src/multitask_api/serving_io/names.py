@@ -37,7 +37,14 @@ PROBE_PORT = 8080
 REVISION_PATH = "/multitask/revision"
 """Where the ConfigMap of the revision is mounted."""
 EXPORT_PATH = "/multitask/export"
-"""An emptyDir with the copy of the exported result."""
+"""An emptyDir with the copy of the exported result: ``bundle/`` and ``golden.jsonl``."""
+NODE_CACHE_VARIABLE = "MULTITASK_NODE_CACHE"
+"""A folder of the node (a mounted hostPath or local volume) in which fetched bundles stay; unset: none.
+
+Both containers mount it at the same path: the files in `EXPORT_PATH` are then links into it.
+"""
+CACHE_LOCK = ".in-use"
+"""A file in each copy of the node's cache, on which its servers hold a shared lock."""
 
 FETCH_COMMAND = ("python", "-m", "multitask_trainer.fetch")
 """The init container of servers, in the serving image."""

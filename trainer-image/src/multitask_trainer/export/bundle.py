@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 from multitask_api.bundle import BASE_MODEL, Adapter, Bundle, PromptFormat, ServedModel, ServedTask
 from multitask_api.stage_io.parameters import TaskDefinition
-from multitask_api.stages.digests import digest
 from multitask_serving.engine.model.backbone import MASKED
 from multitask_serving.engine.prompt.compiling import compile_prompt
 from multitask_serving.engine.prompt.encoding import compile_labels
 from multitask_trainer.base_model.loading import Precision, load_tokenizer, read_forward_path, read_prompt_format
 from multitask_trainer.errors import StageError
 from multitask_trainer.export.weights import DTYPE_NAMES, cast_model, link_file, link_tree, weight_bytes
-from multitask_trainer.storage.files import content_digest, write_atomically
+from multitask_trainer.storage.bundle_digest import bundle_digest
+from multitask_trainer.storage.files import file_entries, write_atomically
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -136,8 +136,8 @@ def with_forward_path(model: ServedModel, base: Path) -> ServedModel:
 
 def bundle_revision(folder: Path, models: Sequence[ServedModel], tasks: Sequence[ServedTask]) -> str:
     """The digest of everything that decides the answers: the files below ``folder`` and the tasks' descriptions."""
-    described = [item.to_json() for item in (*models, *tasks)]
-    return digest({"files": content_digest(folder, ["models", "adapters"]), "bundle": described})
+    files = {name: entry.sha256 for name, entry in file_entries(folder).items()}
+    return bundle_digest(files, [model.to_json() for model in models], [task.to_json() for task in tasks])
 
 
 def write_bundle(folder: Path, bundle: Bundle) -> None:

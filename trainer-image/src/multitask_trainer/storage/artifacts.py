@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import shutil
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fcntl import LOCK_EX, flock
 from pathlib import Path
@@ -26,6 +27,8 @@ from multitask_trainer.storage.files import (
 from multitask_trainer.storage.uris import file_sizes, local_path, remove_tree, storage_errors, upload_file
 
 _RENAME_ATTEMPTS = 5
+_PARALLEL_COPIES = 4
+"""A stream of an object store rarely fills the network; a disk gains nothing from more."""
 
 
 def read_manifest(uri: str) -> Manifest | None:
@@ -50,7 +53,7 @@ def find_result(uri: str) -> Manifest | None:
     manifest = read_manifest(uri)
     if manifest is None:
         return None
-    sizes = file_sizes(_content_uri(uri, manifest))
+    sizes = file_sizes(content_uri(uri, manifest))
     is_complete = all(sizes.get(name) == entry.bytes for name, entry in manifest.files.items())
     return manifest if is_complete else None
 
@@ -63,18 +66,51 @@ def fetch_artifact(uri: str, cache: Path) -> Path:
     manifest = read_manifest(uri)
     if manifest is None:
         raise ArtifactError(f"{uri}: no {MANIFEST}; the stage that makes it has not finished")
-    content = _content_uri(uri, manifest)
+    content = content_uri(uri, manifest)
     folder = local_path(content)
     if folder is None:
         folder = cache / manifest.stage / manifest.digest
-        with _locked(folder):  # the processes of one launch share the copy
-            _download(content, folder, manifest.files)
-    for name, expected in manifest.files.items():
+        with locked(folder):  # the processes of one launch share the copy
+            copy_files(content, folder, manifest.files)
+    check_files(uri, folder, manifest, manifest.files)
+    return folder
+
+
+def copy_files(uri: str, folder: Path, files: Mapping[str, FileEntry]) -> None:
+    """Copy the files that are missing in ``folder``; a complete file of an earlier attempt is kept.
+
+    What has arrived is for `check_files` to say: a file that is gone is left out. Raises as `storage_errors`.
+    """
+    fs, path = fsspec.url_to_fs(uri)
+
+    def copy(name: str) -> None:
+        file = folder / name
+        if file.is_file() and file_entry(file) == files[name]:
+            return
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with storage_errors(uri):
+                fs.get_file(f"{path}/{name}", str(file))
+        except FileNotFoundError:
+            file.unlink(missing_ok=True)
+
+    with ThreadPoolExecutor(_PARALLEL_COPIES) as pool:
+        for _ in pool.map(copy, files):
+            pass
+
+
+def check_files(uri: str, folder: Path, manifest: Manifest, files: Mapping[str, FileEntry]) -> None:
+    """Raise `ArtifactError` for the first of the ``files`` that is not in ``folder`` as the manifest has it."""
+    for name, expected in files.items():
         actual = file_entry(folder / name) if (folder / name).is_file() else None
         if actual != expected:
             problem = "is gone" if actual is None else _difference(actual, expected)
             raise ArtifactError(f"{uri}/{name} {problem}; delete the folder {uri} to have {manifest.stage} redone")
-    return folder
+
+
+def content_uri(uri: str, manifest: Manifest) -> str:
+    """Where the files of an artifact are."""
+    return f"{uri}/{manifest.folder}" if manifest.folder else uri
 
 
 def publish(folder: Path, uri: str, manifest: Manifest) -> Manifest:
@@ -121,7 +157,7 @@ def _publish_local(folder: Path, uri: str, local: Path, manifest: Manifest) -> M
 def _publish_remote(folder: Path, uri: str, manifest: Manifest) -> Manifest:
     """Object stores cannot rename: each writer's files get a folder of their own, and the one manifest names it."""
     manifest = manifest.model_copy(update={"folder": f"{upload_prefix(manifest.model)}{unique_name()}"})
-    content = _content_uri(uri, manifest)
+    content = content_uri(uri, manifest)
     for name in manifest.files:
         upload_file(folder / name, f"{content}/{name}")
     existing = find_result(uri)
@@ -134,28 +170,9 @@ def _publish_remote(folder: Path, uri: str, manifest: Manifest) -> Manifest:
     return read_manifest(uri) or manifest
 
 
-def _content_uri(uri: str, manifest: Manifest) -> str:
-    """Where the files of an artifact are."""
-    return f"{uri}/{manifest.folder}" if manifest.folder else uri
-
-
-def _download(uri: str, folder: Path, files: Mapping[str, FileEntry]) -> None:
-    """Copy the files that are missing; a complete file of an earlier attempt is kept."""
-    fs, path = fsspec.url_to_fs(uri)
-    for name, entry in files.items():
-        file = folder / name
-        if file.is_file() and file_entry(file) == entry:
-            continue
-        file.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with storage_errors(uri):
-                fs.get_file(f"{path}/{name}", str(file))
-        except FileNotFoundError:
-            file.unlink(missing_ok=True)
-
-
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path) -> Iterator[None]:
+    """Let one process of this machine at a time fill ``folder``."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f".{folder.name}.lock").open("w") as lock:
         flock(lock, LOCK_EX)
