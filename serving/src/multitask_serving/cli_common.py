@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import os
+import signal
 import sys
+from collections.abc import Iterator
 from typing import NoReturn
 
 LAST_PORT = 65535
@@ -39,3 +42,13 @@ def parse_host_port(address: str, *, first_port: int = 1) -> tuple[str, int] | N
     if not host or not port.isdecimal() or not first_port <= int(port) <= LAST_PORT:
         return None
     return host, int(port)
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Treat SIGTERM like Ctrl-C, so that a server that is still loading its model is also stopped."""
+    previous = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

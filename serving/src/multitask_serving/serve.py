@@ -11,20 +11,26 @@ import argparse
 import asyncio
 import contextlib
 import logging
-import re
 import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from multitask_api.errors import MultitaskError, UserError
 from multitask_api.routes import TaskRoute
-from multitask_serving.cli_common import LAST_PORT, ArgumentParser, program_name, replace_unencodable_characters
+from multitask_serving.cli_common import (
+    LAST_PORT,
+    ArgumentParser,
+    interruptible,
+    program_name,
+    replace_unencodable_characters,
+)
 from multitask_serving.gateway.server import Gateway, check_address, running_gateway
 from multitask_serving.triton.client import TritonClient
+from multitask_serving.triton.devices import check_device, default_device
 from multitask_serving.triton.probe import load_golden, ping, replay, sample_per_task
 from multitask_serving.triton.repository import ModelSettings, write_repository
 from multitask_serving.triton.server import TritonServer
@@ -43,10 +49,6 @@ _SILENCE_S = 5.0
 
 class NotServable(UserError):
     """The folder lacks something that serving needs."""
-
-
-class NoSuchDevice(UserError):
-    """The machine does not have the device."""
 
 
 class WrongAnswers(MultitaskError):
@@ -75,23 +77,6 @@ def check_folder(folder: Path) -> None:
         raise NotServable(
             f"{folder} cannot be served: it lacks {', '.join(missing)}. Name a folder that a run exported"
         )
-
-
-def default_device() -> str:
-    """``cuda`` if the machine has an NVIDIA GPU, else ``cpu``. Does not import torch."""
-    return "cuda" if _has_gpu() else "cpu"
-
-
-def check_device(device: str) -> None:
-    """Raise `NoSuchDevice` for a name that torch does not know, or a GPU on a machine without one."""
-    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
-        raise NoSuchDevice(f"--device {device}: there is no such device; use cpu, cuda or cuda:N")
-    if device != "cpu" and not _has_gpu():
-        raise NoSuchDevice(f"--device {device}: this machine has no NVIDIA GPU that this process can use; use cpu")
-
-
-def _has_gpu() -> bool:
-    return any(Path("/dev").glob("nvidia[0-9]*"))
 
 
 async def serve(folder: Path, address: str, triton: TritonServer, *, announce: Callable[[str], None]) -> None:
@@ -123,7 +108,7 @@ async def serve(folder: Path, address: str, triton: TritonServer, *, announce: C
             while not stop.is_set():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(stop.wait(), _POLL_S)
-                _check_running(triton)
+                triton.check_running()
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -155,24 +140,6 @@ async def _unless_stopped(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> 
         await asyncio.gather(running, stopping, return_exceptions=True)
 
 
-def _check_running(triton: TritonServer) -> None:
-    status = triton.exit_status()
-    if status is not None:
-        raise triton.failure(f"Triton ended with status {status}")
-    if triton.lost_stubs():
-        raise triton.failure("Triton's model process died")
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Treat SIGTERM like Ctrl-C, so that a server that is still loading its model is also stopped."""
-    previous = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the program. Exit status 0: ended by SIGTERM or Ctrl-C; 1: failure; 2: wrong arguments or folder."""
     replace_unencodable_characters()
@@ -194,7 +161,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, work: Path) -> int:
     try:
-        with _interruptible():
+        with interruptible():
             check_folder(options.folder)
             check_address(options.address)
             check_device(options.device)

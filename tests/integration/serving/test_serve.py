@@ -19,7 +19,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from multitask_client import TaskClient, Unavailable
-from multitask_serving.serve import default_device
+from multitask_serving.triton.devices import default_device
 
 
 @contextmanager

@@ -48,6 +48,7 @@ TRITON = {
     "OVERLOADED": "OVERLOADED",
     "CANCELLED": "CANCELLED",
     "INTERNAL": "INTERNAL",
+    "SHUTTING_DOWN": "SHUTTING_DOWN",
 }
 # What operator and servers of different releases agree on.
 IN_THE_CLUSTER = [
@@ -62,6 +63,8 @@ IN_THE_CLUSTER = [
     (names.EXPORT_PATH, "/multitask/export"),
     (names.TRITON_PORT, 8001),
     (names.PROBE_PORT, 8080),
+    (names.NODE_CACHE_VARIABLE, "MULTITASK_NODE_CACHE"),
+    (names.CACHE_LOCK, ".in-use"),
 ]
 
 

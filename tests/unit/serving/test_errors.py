@@ -115,6 +115,8 @@ TRITON: list[tuple[Callable[[], triton.BackendError], type[errors.StatusError]]]
     ),
     (lambda: status_of(grpc.StatusCode.INTERNAL, "Stub process 'multitask_0_0' is not healthy."), errors.NoBackend),
     (lambda: status_of(grpc.StatusCode.NOT_FOUND, ours(wire.UNKNOWN_TASK)), errors.NoBackend),
+    (lambda: status_of(grpc.StatusCode.UNAVAILABLE, ours(wire.SHUTTING_DOWN)), errors.NoBackend),
+    (lambda: triton._error_from_text(ours(wire.SHUTTING_DOWN)), errors.NoBackend),
     (lambda: status_of(grpc.StatusCode.INVALID_ARGUMENT, ours(wire.MISSING_FIELD, "fields.x")), errors.InvalidRequest),
     (lambda: status_of(grpc.StatusCode.INVALID_ARGUMENT, ours(wire.INVALID_REQUEST)), errors.InvalidRequest),
     (lambda: status_of(grpc.StatusCode.INTERNAL, ours(wire.INTERNAL)), errors.InternalError),

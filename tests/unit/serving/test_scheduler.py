@@ -184,6 +184,21 @@ def test_submitting_returns_at_once_and_what_arrives_meanwhile_forms_batches(bus
     assert model.batches == [1, 4, 2]
 
 
+def test_what_has_not_ended_is_in_flight_and_the_engine_says_when_it_last_advanced(busy: Busy) -> None:
+    model, scheduler, running = busy
+    senders = [RecordingSender() for _ in range(3)]
+    scheduler.submit([request(task, sender) for task, sender in zip(("urgency", "reply", "no"), senders, strict=True)])
+    assert senders[2].done.wait(WAIT_S)  # no such task: it has its error
+    assert (scheduler.in_flight(), scheduler.idle_s()) == (3, None)
+    model.free.set()
+    for sender in (running, *senders):
+        assert sender.done.wait(WAIT_S)
+    assert scheduler.in_flight() == 0
+    idle = scheduler.idle_s()
+    assert idle is not None
+    assert 0 <= idle < WAIT_S
+
+
 def test_too_many_waiting_requests_are_an_error(busy: Busy) -> None:
     model, scheduler, _ = busy
     senders = [RecordingSender() for _ in range(14)]
@@ -229,7 +244,7 @@ def test_closing_fails_what_waits(busy: Busy, task: str) -> None:
         closing.join(0.01)
     model.free.set()
     closing.join(WAIT_S)
-    assert sender.error == wire.WireError(wire.INTERNAL, "the server is shutting down; try again in a moment")
+    assert sender.error == wire.WireError(wire.SHUTTING_DOWN, "the server is shutting down; try again in a moment")
 
 
 def test_closing_fails_running_generations(engine: Engine) -> None:
@@ -237,7 +252,7 @@ def test_closing_fails_running_generations(engine: Engine) -> None:
     scheduler.submit([request("essay", sender, stream=True)])
     assert sender.first.wait(WAIT_S)
     scheduler.close()
-    assert sender.error == wire.WireError(wire.INTERNAL, "the server is shutting down; try again in a moment")
+    assert sender.error == wire.WireError(wire.SHUTTING_DOWN, "the server is shutting down; try again in a moment")
     assert sender.final_responses == 1
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_serving.triton.wire import MalformedRequest, Options, WireError, parse_inputs
+from multitask_serving.triton.wire import MalformedRequest, Options, ServerStatus, WireError, parse_inputs
 
 
 def test_a_request_comes_out_as_it_went_in() -> None:
@@ -21,9 +21,10 @@ def test_a_request_comes_out_as_it_went_in() -> None:
         (b"t", b"[]", None, "input 'fields' is list. Send a JSON object"),
         (b"t", b'{"text": 3}', None, "input 'fields': 'text' is int. Send text"),
         (b"t", b"{}", b"x", "input 'options' is not JSON"),
-        (b"t", b"{}", b'{"steam": true}', "unknown key 'steam'. Keys: stream, sampling, cancel"),
+        (b"t", b"{}", b'{"steam": true}', "unknown key 'steam'. Keys: stream, sampling, cancel, status"),
         (b"t", b"{}", b'{"cancel": 1}', "'cancel' a string"),
         (b"t", b"{}", b'{"stream": 1}', "'stream' must be a boolean"),
+        (b"t", b"{}", b'{"status": "yes"}', "'status' must be a boolean"),
         (b"t", b"{}", b'{"sampling": []}', "'sampling' an object"),
         (b"t", b"{}", b'{"sampling": {"heat": 1}}', "sampling.heat is not a setting. Settings: temperature"),
         (b"t", b"{}", b'{"sampling": {"seed": 1.5}}', "sampling.seed is 1.5. Send a whole number"),
@@ -49,3 +50,14 @@ def test_an_error_is_decoded_from_inside_tritons_text(before: str, after: str) -
 )
 def test_other_texts_are_not_decoded(text: str) -> None:
     assert WireError.decode(text) is None
+
+
+@pytest.mark.parametrize("status", [ServerStatus(0, None, "cpu"), ServerStatus(3, 0.25, "NVIDIA H100 80GB HBM3")])
+def test_a_status_comes_out_as_it_went_in(status: ServerStatus) -> None:
+    assert ServerStatus.decode(status.encode()) == status
+
+
+@pytest.mark.parametrize("text", ["", "low", "[]", "{}", '{"in_flight": 1}', '{"in_flight": null, "idle_s": 1}'])
+def test_another_answer_is_no_status(text: str) -> None:
+    with pytest.raises(ValueError):
+        ServerStatus.decode(text)

@@ -15,8 +15,9 @@ import numpy as np
 import triton_python_backend_utils as pb
 
 from multitask_serving.engine.engine import Engine
+from multitask_serving.engine.model.loading import device_name
 from multitask_serving.triton import wire
-from multitask_serving.triton.requests import ResponseChunk, TaskRequest, send_error
+from multitask_serving.triton.requests import PendingRequest, ResponseChunk, TaskRequest, send_error
 from multitask_serving.triton.scheduler import RequestScheduler, to_wire_error
 
 # By name: Triton puts the class TritonError into its module only after this one is imported.
@@ -27,6 +28,7 @@ _TRITON_CODES = {
     wire.OVERLOADED: "UNAVAILABLE",
     wire.CANCELLED: "CANCELLED",
     wire.TIMEOUT: "UNAVAILABLE",
+    wire.SHUTTING_DOWN: "UNAVAILABLE",
 }
 
 
@@ -46,6 +48,7 @@ class TritonPythonModel:
         threads = int(parameters["threads"]) if "threads" in parameters else None
         engine = Engine.load(bundle, device=parameters["device"], threads=threads)
         self._revision = engine.bundle.revision
+        self._device = device_name(parameters["device"])
         # The senders of unfinished requests, by request id. Weak: an entry goes when its request has finished.
         self._senders: WeakValueDictionary[str | int, _TritonResponseSender] = WeakValueDictionary()
         self._queue_timeout_s = float(parameters.get("queue_timeout_s", _QUEUE_TIMEOUT_S))
@@ -70,10 +73,15 @@ class TritonPythonModel:
             else:
                 timeout_s = request.timeout() / 1e6 or self._queue_timeout_s  # 0: the caller set none
                 parsed.append(TaskRequest(inputs, sender, time.monotonic() + timeout_s))
+        waiting = []
         for task_request in parsed:
             if task_request.inputs.options.cancel:
                 self._cancel(task_request)
-        self._scheduler.submit([task_request for task_request in parsed if not task_request.inputs.options.cancel])
+            elif task_request.inputs.options.status:
+                self._send_status(task_request)
+            else:
+                waiting.append(task_request)
+        self._scheduler.submit(waiting)
 
     def _cancel(self, request: TaskRequest) -> None:
         target = self._senders.get(request.inputs.options.cancel)
@@ -81,6 +89,10 @@ class TritonPythonModel:
             target.cancel()
         message = "the other request is cancelled" if target else "the other request has already ended"
         send_error(request.sender, wire.WireError(wire.CANCELLED, message))
+
+    def _send_status(self, request: TaskRequest) -> None:
+        status = wire.ServerStatus(self._scheduler.in_flight(), self._scheduler.idle_s(), self._device)
+        PendingRequest(request).send(ResponseChunk(status.encode(), {}), final=True)
 
     def finalize(self) -> None:
         """Fail the requests that have not finished, and stop."""

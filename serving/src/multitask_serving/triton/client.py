@@ -218,7 +218,11 @@ def _error_from_text(message: str) -> BackendError:
     """The error for a Triton message. Triton has no codes for these, so its text decides."""
     ours = wire.WireError.decode(message)
     if ours is not None:
-        kinds = {wire.OVERLOADED: BackendOverloaded, wire.TIMEOUT: BackendTimeout}
+        kinds: dict[str, type[BackendError]] = {
+            wire.OVERLOADED: BackendOverloaded,
+            wire.TIMEOUT: BackendTimeout,
+            wire.SHUTTING_DOWN: BackendUnavailable,
+        }
         return kinds[ours.code](ours.message) if ours.code in kinds else BackendRejected(ours)
     if "maximum queue size" in message:
         return BackendOverloaded(message)

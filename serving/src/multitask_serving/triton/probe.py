@@ -16,7 +16,7 @@ from pathlib import Path
 
 from multitask_api.errors import UserError
 from multitask_serving.triton.client import BackendError, BackendRejected, TritonClient
-from multitask_serving.triton.wire import Options
+from multitask_serving.triton.wire import Options, ServerStatus
 
 
 class InvalidGolden(UserError):
@@ -25,27 +25,32 @@ class InvalidGolden(UserError):
 
 @dataclass(frozen=True, slots=True)
 class GoldenRequest:
-    """A request and the engine's answer during evaluation. With ``near_tie``, a correct server may differ."""
+    """A request and the engine's answer during evaluation. With ``near_tie``, a correct server may differ.
+
+    ``device`` gave the answer, see `wire.ServerStatus`; None: not recorded.
+    """
 
     task: str
     fields: dict[str, str]
     answer: str
     near_tie: bool = False
+    device: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Mismatch:
-    """A golden request with a different answer. ``actual`` is the answer, or the error if there was none."""
+    """A golden request with a different answer. ``actual`` is the answer, or the error if it is not ``answered``."""
 
     golden: GoldenRequest
     actual: str
+    answered: bool = True
 
     def __str__(self) -> str:
         return f"task {self.golden.task!r}: expected {self.golden.answer!r}, got {self.actual!r}"
 
 
 def load_golden(path: Path) -> list[GoldenRequest]:
-    """Read JSON lines ``{"task", "fields", "label" or "text", "nearTie"?}``. Raises `InvalidGolden`."""
+    """Read JSON lines ``{"task", "fields", "label" or "text", "nearTie"?, "device"?}``. Raises `InvalidGolden`."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
@@ -55,7 +60,8 @@ def load_golden(path: Path) -> list[GoldenRequest]:
         try:
             row = json.loads(line)
             answer = row["label"] if "label" in row else row["text"]
-            golden.append(GoldenRequest(row["task"], dict(row["fields"]), str(answer), row.get("nearTie") is True))
+            near_tie, device = row.get("nearTie") is True, row.get("device")
+            golden.append(GoldenRequest(row["task"], dict(row["fields"]), str(answer), near_tie, device))
         except (ValueError, KeyError, TypeError) as error:
             raise InvalidGolden(
                 f"{path}:{number} is not a golden request ({error!r}); export the model again"
@@ -91,11 +97,25 @@ async def replay(
 async def is_alive(address: str, golden: GoldenRequest, *, timeout_s: float = 30.0) -> bool:
     """Whether the server gives any well-formed answer. ``timeout_s`` should exceed the longest wait in its queue."""
     async with TritonClient(address) as client:
-        try:
-            await _infer_text(client, golden, timeout_s)
-        except BackendError:
-            return False
+        return await answers(client, golden, timeout_s=timeout_s)
+
+
+async def answers(client: TritonClient, golden: GoldenRequest, *, timeout_s: float) -> bool:
+    """See `is_alive`."""
+    try:
+        await _infer_text(client, golden, timeout_s)
+    except BackendError:
+        return False
     return True
+
+
+async def read_status(client: TritonClient, *, timeout_s: float) -> ServerStatus | None:
+    """What the model process says of itself, which does not wait in its queue; None: no answer within ``timeout_s``."""
+    try:
+        responses = client.infer("", {}, Options(status=True), timeout_s=timeout_s)
+        return ServerStatus.decode("".join([response.text async for response in responses]))
+    except (BackendError, ValueError):
+        return None
 
 
 async def ping(client: TritonClient, *, timeout_s: float = 3600.0) -> bool:
@@ -122,7 +142,7 @@ async def _compare(client: TritonClient, golden: GoldenRequest, timeout_s: float
     try:
         actual = await _infer_text(client, golden, timeout_s)
     except BackendError as error:
-        return Mismatch(golden, f"{type(error).__name__}: {error}")
+        return Mismatch(golden, f"{type(error).__name__}: {error}", answered=False)
     return None if actual == golden.answer or golden.near_tie else Mismatch(golden, actual)
 
 

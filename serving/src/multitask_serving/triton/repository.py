@@ -16,6 +16,12 @@ from multitask_serving.triton import wire
 
 _MODEL_PY = '''"""Triton loads this file; the model itself is installed beside it."""
 
+import os
+import sys
+
+# Triton's interpreter ignores the environment.
+sys.path[:0] = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+
 from multitask_serving.triton.backend import TritonPythonModel
 
 __all__ = ["TritonPythonModel"]

@@ -66,6 +66,11 @@ class PendingRequest:
         self._sender = request.sender
         self._finished = False
 
+    @property
+    def finished(self) -> bool:
+        """Whether the final response has been sent."""
+        return self._finished
+
     def send(self, chunk: ResponseChunk, *, final: bool) -> None:
         """Send a chunk, unless the request has finished."""
         if self._finished:

@@ -17,8 +17,10 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from weakref import WeakSet
 
 from multitask_api.errors import UserError
 from multitask_serving.engine.engine import Engine
@@ -34,7 +36,7 @@ log = logging.getLogger(__name__)
 _MAX_BATCHES = 4
 """Batches of generations that run side by side. Later requests wait, and then form one batch."""
 
-_SHUTTING_DOWN = wire.WireError(wire.INTERNAL, "the server is shutting down; try again in a moment")
+_SHUTTING_DOWN = wire.WireError(wire.SHUTTING_DOWN, "the server is shutting down; try again in a moment")
 
 
 class RequestScheduler:
@@ -60,6 +62,8 @@ class RequestScheduler:
         self._labels: deque[PendingRequest] = deque()
         self._texts: deque[tuple[PendingRequest, Sampling]] = deque()
         self._closing = False
+        self._advanced: float | None = None
+        self._pending: WeakSet[PendingRequest] = WeakSet()
         self._thread = threading.Thread(target=self._run_engine_thread, name="engine", daemon=True)
         self._thread.start()
 
@@ -69,6 +73,7 @@ class RequestScheduler:
         Never raises for an invalid request: every request gets its response or error through its sender.
         """
         for request in map(PendingRequest, requests):
+            self._pending.add(request)
             try:
                 queued = self._enqueue(request)
             except UserError as error:
@@ -77,6 +82,14 @@ class RequestScheduler:
             if not queued:
                 message = f"{self._max_waiting} requests are waiting already; try again in a moment"
                 request.fail(wire.WireError(wire.OVERLOADED, message))
+
+    def in_flight(self) -> int:
+        """Requests that have not ended, those that wait included."""
+        return sum(not request.finished for request in list(self._pending))
+
+    def idle_s(self) -> float | None:
+        """Seconds since the engine last advanced an answer; None: it has not yet."""
+        return None if self._advanced is None else time.monotonic() - self._advanced
 
     def close(self) -> None:
         """Fail the requests that have not finished, and end the engine's thread."""
@@ -117,10 +130,12 @@ class RequestScheduler:
                 break
             if labels:
                 self._classify(labels)
+                self._advanced = time.monotonic()
             if texts:
                 batches.append(_GenerationBatch(self._engine, texts))
             if batches:
                 batches[0].advance()
+                self._advanced = time.monotonic()
                 batches.rotate(-1)
                 if batches[-1].finished:
                     batches.pop()

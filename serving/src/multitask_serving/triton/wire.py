@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 from multitask_api.errors import UserError
@@ -44,6 +44,8 @@ OVERLOADED: Final = "OVERLOADED"
 CANCELLED: Final = "CANCELLED"
 TIMEOUT: Final = "TIMEOUT"
 INTERNAL: Final = "INTERNAL"
+SHUTTING_DOWN: Final = "SHUTTING_DOWN"
+"""The server ends; another one may answer."""
 
 
 SamplingValue = float | int | tuple[str, ...]
@@ -96,16 +98,50 @@ class Options:
 
     ``cancel`` is the id of another request, which is then stopped. This request, whatever its task, then gets the error
     CANCELLED. Ids are random, so the requests of other callers cannot be guessed.
+
+    With ``status`` the text of the answer is a `ServerStatus`, whatever the task; it does not wait for the engine.
     """
 
     stream: bool = False
     sampling: Mapping[str, SamplingValue] = field(default_factory=dict)
     cancel: str = ""
+    status: bool = False
 
     def encode(self) -> str:
         """The options as JSON."""
         content: dict[str, object] = {"stream": self.stream, "sampling": dict(self.sampling)}
-        return json.dumps({**content, "cancel": self.cancel} if self.cancel else content)
+        if self.cancel:
+            content["cancel"] = self.cancel
+        if self.status:
+            content["status"] = True
+        return json.dumps(content)
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """What a server says of itself: ``in_flight`` requests that have not ended, and what computes their answers.
+
+    ``device`` is ``cpu`` or the name of the GPU. ``idle_s``: seconds since the engine last advanced an answer; None: it
+    has not yet.
+    """
+
+    in_flight: int
+    idle_s: float | None
+    device: str
+
+    def encode(self) -> str:
+        """The status as JSON."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def decode(cls, text: str) -> ServerStatus:
+        """The status in an answer. Raises ValueError if it is none."""
+        content = json.loads(text)
+        try:
+            idle = content["idle_s"]
+            return cls(int(content["in_flight"]), None if idle is None else float(idle), str(content["device"]))
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{text!r} is no status") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,15 +166,17 @@ def _parse_options(raw: bytes | None) -> Options:
     if not raw:
         return Options()
     content = _json_object(OPTIONS, raw)
-    unknown = sorted(set(content) - {"stream", "sampling", "cancel"})
+    unknown = sorted(set(content) - {"stream", "sampling", "cancel", "status"})
     if unknown:
-        raise MalformedRequest(f"input 'options': unknown key {unknown[0]!r}. Keys: stream, sampling, cancel")
+        raise MalformedRequest(f"input 'options': unknown key {unknown[0]!r}. Keys: stream, sampling, cancel, status")
     stream, sampling = content.get("stream", False), content.get("sampling", {})
-    cancel = content.get("cancel", "")
+    cancel, status = content.get("cancel", ""), content.get("status", False)
     if not isinstance(stream, bool) or not isinstance(sampling, dict) or not isinstance(cancel, str):
         raise MalformedRequest("input 'options': 'stream' must be a boolean, 'sampling' an object, 'cancel' a string")
+    if not isinstance(status, bool):
+        raise MalformedRequest("input 'options': 'status' must be a boolean")
     settings = {name: _parse_sampling_value(name, value) for name, value in sampling.items()}
-    return Options(stream=stream, sampling=settings, cancel=cancel)
+    return Options(stream=stream, sampling=settings, cancel=cancel, status=status)
 
 
 def _parse_sampling_value(name: str, value: Any) -> SamplingValue:

@@ -20,7 +20,7 @@ _YOUNG_S = 3600.0
 
 
 def make_room(cache: Path, keep: Path) -> None:
-    """Make the folder ``keep``, mark it as used now, and delete what no server uses but for the newest `KEPT` copies."""
+    """Make the folder ``keep``, mark it as used now, and delete copies without a server but for the newest `KEPT`."""
     keep.mkdir(parents=True, exist_ok=True)
     (keep / CACHE_LOCK).touch()
     others = [folder for folder in cache.iterdir() if (folder / CACHE_LOCK).exists() and folder != keep]

@@ -25,6 +25,14 @@ if TYPE_CHECKING:
 ADAPTER_FILE = "adapter.safetensors"
 
 
+def device_name(device: str) -> str:
+    """What computes on ``device`` (torch's name): ``cpu``, or the name of the GPU, such as ``NVIDIA H100 80GB HBM3``.
+
+    Two devices of one name give the same answers to the last bits that near ties allow for.
+    """
+    return "cpu" if torch.device(device).type == "cpu" else torch.cuda.get_device_name(device)
+
+
 @dataclass(frozen=True)
 class LoadedModel:
     """A model ready for inference. ``adapter_numbers`` maps adapter names to numbers; None (no adapter) is 0."""

@@ -1,0 +1,44 @@
+"""The device of a server, found without importing torch."""
+
+from __future__ import annotations
+
+import math
+import re
+from pathlib import Path
+
+from multitask_api.errors import UserError
+
+_CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+
+
+class NoSuchDevice(UserError):
+    """The machine does not have the device."""
+
+
+def default_device() -> str:
+    """``cuda`` if the machine has an NVIDIA GPU, else ``cpu``. Does not import torch."""
+    return "cuda" if _has_gpu() else "cpu"
+
+
+def check_device(device: str) -> None:
+    """Raise `NoSuchDevice` for a name that torch does not know, or a GPU on a machine without one."""
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
+        raise NoSuchDevice(f"--device {device}: there is no such device; use cpu, cuda or cuda:N")
+    if device != "cpu" and not _has_gpu():
+        raise NoSuchDevice(f"--device {device}: this machine has no NVIDIA GPU that this process can use; use cpu")
+
+
+def _has_gpu() -> bool:
+    return any(Path("/dev").glob("nvidia[0-9]*"))
+
+
+def container_cpus(limit: Path = _CPU_LIMIT) -> int | None:
+    """The CPUs that the container may use, rounded up; None: no limit.
+
+    torch starts a thread for each CPU of the node, and with a limit most of them would only wait.
+    """
+    try:
+        quota, period = limit.read_text().split()
+        return None if quota == "max" else math.ceil(int(quota) / int(period))
+    except (OSError, ValueError):
+        return None
