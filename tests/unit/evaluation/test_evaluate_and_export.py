@@ -12,6 +12,7 @@ import yaml
 
 from multitask_api.bundle import ServedTask
 from multitask_api.routes import TaskRoute
+from multitask_api.stage_io.manifest import MANIFEST
 from multitask_api.stage_io.parameters import EvaluateParameters
 from multitask_api.stage_io.results import EvaluateResult
 from multitask_serving.engine.engine import Engine
@@ -140,6 +141,28 @@ def test_export_writes_what_servers_read(full):
     }
 
 
+@pytest.mark.parametrize(
+    ("environment", "device"),
+    [
+        ({"device": "auto", "accelerator": "NVIDIA L4"}, "NVIDIA L4"),
+        ({"device": "cpu"}, "cpu"),  # of a release that recorded the order's device only
+        ({"device": "auto"}, None),
+    ],
+)
+def test_golden_requests_say_which_device_answered_them(full, environment, device):
+    suite, _ = full
+    source = Path(suite.addresses["baseline/urgency/seed-1"]) / MANIFEST
+    before = source.read_text()
+    source.write_text(json.dumps(json.loads(before) | {"environment": environment}))
+    try:
+        folder, _ = run_export(suite)
+    finally:
+        source.write_text(before)
+    golden = [json.loads(line) for line in (folder / "golden.jsonl").read_text().splitlines()]
+    assert {row.get("device") for row in golden if row["task"] == "urgency"} == {device}
+    assert {row.get("device") for row in golden if row["task"] == "intent"} == {None}
+
+
 def test_weights_are_linked_not_copied(full):
     suite, _ = full
     folder, _ = run_export(suite)
@@ -198,6 +221,8 @@ def test_one_adapter_that_everything_qualified_on_is_merged(tmp_path):
     assert set(result.models) == {"classification"}
     assert result.tasks[0].adapter is None
     assert not (folder / "bundle" / "adapters").exists()
+    golden = [json.loads(line) for line in (folder / "golden.jsonl").read_text().splitlines()]
+    assert {"device" in row for row in golden} == {True}, "the merged weights were measured here"
     merged, unmerged = Engine.load(folder / "bundle"), Engine.load(Path(suite.addresses["bundle"]) / "bundle")
     for row, other in zip(
         *(answer_rows(engine, INTENT, suite.rows["intent"]) for engine in (merged, unmerged)), strict=True

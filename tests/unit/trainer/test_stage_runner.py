@@ -50,6 +50,22 @@ def nothing_measured(stage: StageContext) -> StageOutcome:
     return StageOutcome(Reduction.model_validate({"bytes": "not measured", "replicas": 0.5}), {})
 
 
+def computes(stage: StageContext) -> StageOutcome:
+    import torch  # a stage that computes has loaded it
+
+    del torch
+    return works(stage)
+
+
+def test_a_manifest_says_what_computed_the_result(tmp_path: Path) -> None:
+    arguments = order(tmp_path)
+    path = tmp_path / "order.json"
+    path.write_text(path.read_text().replace('"device":"auto"', '"device":"cpu"'))
+    assert main(computes, arguments) == 0
+    manifest = Manifest.model_validate_json((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest.environment["accelerator"] == "cpu"
+
+
 FAILURES = [
     # work, exit status, kind of failure, what it says
     (wrong_parameters, 2, "UserError", "the parameters are not valid PrepareParameters of this version"),

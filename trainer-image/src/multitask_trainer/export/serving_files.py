@@ -36,10 +36,13 @@ def routes_yaml(bundle: Bundle, model: str) -> str:
     return yaml.safe_dump(route.to_json(), sort_keys=False, allow_unicode=True)
 
 
-def golden_lines(task: ServedTask, rows: Sequence[Row], answers: Sequence[Answer], near_tie: float) -> list[str]:
+def golden_lines(
+    task: ServedTask, rows: Sequence[Row], answers: Sequence[Answer], near_tie: float, device: str | None = None
+) -> list[str]:
     """Up to 200 requests of a task with the answers they had, evenly spread over the test rows; JSON lines.
 
     Where the answer led by less than ``near_tie`` nats, the line has ``"nearTie": true``: a correct server may differ.
+    ``device`` computed the answers; None: it is not known.
     """
     step = max(1, -(-len(rows) // GOLDEN_ROWS))
     key = "label" if task.type == "Classification" else "text"
@@ -51,6 +54,7 @@ def golden_lines(task: ServedTask, rows: Sequence[Row], answers: Sequence[Answer
                 "fields": dict(row.fields),
                 key: answer.prediction,
                 "nearTie": answer.margin < near_tie,
+                **({} if device is None else {"device": device}),
             }
         )
         + "\n"

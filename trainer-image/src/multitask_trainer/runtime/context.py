@@ -19,6 +19,9 @@ from multitask_trainer.storage.files import unique_name
 
 P = TypeVar("P", bound=Record)
 
+ACCELERATOR = "accelerator"
+"""Key of a manifest's ``environment``: what computed, see `device_name`."""
+
 
 @dataclass(frozen=True)
 class StageOutcome:
@@ -53,6 +56,13 @@ class StageContext:
         import torch
 
         return "cuda" if torch.cuda.is_available() else "cpu"
+
+    @property
+    def accelerator(self) -> str:
+        """What computes: ``cpu``, or the name of the GPU."""
+        from multitask_serving.engine.model.loading import device_name
+
+        return device_name(self.device)
 
     @property
     def work_folder(self) -> Path:

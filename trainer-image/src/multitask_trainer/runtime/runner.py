@@ -26,7 +26,7 @@ from multitask_api.cluster import EXIT_DONE, EXIT_RETRYABLE, TRAINING_KINDS
 from multitask_api.errors import MultitaskError
 from multitask_api.stage_io.manifest import Manifest, StageFailure, StageOrder
 from multitask_trainer.errors import LostProcess, Unreported
-from multitask_trainer.runtime.context import StageContext, StageOutcome
+from multitask_trainer.runtime.context import ACCELERATOR, StageContext, StageOutcome
 from multitask_trainer.runtime.distributed import SHUTDOWN_TIMEOUT, DistributedContext, WorkerExit
 from multitask_trainer.runtime.failures import EXIT_STATUS, failure_of_stage
 from multitask_trainer.runtime.progress import FileProgressReporter
@@ -126,11 +126,12 @@ def _produce(work: Work, context: StageContext) -> Manifest:
     context.artifact_folder.mkdir(parents=True)
     begun = time.monotonic()
     outcome = work(context)
-    manifest = _manifest(context.order, outcome, context.artifact_folder, time.monotonic() - begun)
+    manifest = _manifest(context, outcome, time.monotonic() - begun)
     return publish(context.artifact_folder, context.order.output, manifest)
 
 
-def _manifest(order: StageOrder, outcome: StageOutcome, folder: Path, seconds: float) -> Manifest:
+def _manifest(context: StageContext, outcome: StageOutcome, seconds: float) -> Manifest:
+    order = context.order
     return Manifest(
         model=order.model,
         stage=order.stage,
@@ -139,7 +140,7 @@ def _manifest(order: StageOrder, outcome: StageOutcome, folder: Path, seconds: f
         version=order.version,
         read_outputs=order.read_outputs,
         outputs=dict(outcome.outputs),
-        files=file_entries(folder),
+        files=file_entries(context.artifact_folder),
         result=outcome.result.to_json(),
         seconds=round(seconds, 3),
         environment={name: version(name) for name in _LIBRARIES}
@@ -149,6 +150,7 @@ def _manifest(order: StageOrder, outcome: StageOutcome, folder: Path, seconds: f
             "cpus": str(os.cpu_count()),
             "threads": str(order.threads),
             "device": order.device,
+            **({ACCELERATOR: context.accelerator} if "torch" in sys.modules else {}),  # else nothing was computed
         },
     )
 

@@ -31,7 +31,7 @@ from multitask_trainer.export.bundle import bundle_revision, write_bundle
 from multitask_trainer.export.routed_bundle import assemble_routed_bundle, merge_only_adapter
 from multitask_trainer.export.serving_files import golden_lines, routes_yaml
 from multitask_trainer.export.weights import link_file
-from multitask_trainer.runtime.context import StageContext, StageOutcome
+from multitask_trainer.runtime.context import ACCELERATOR, StageContext, StageOutcome
 from multitask_trainer.runtime.runner import main
 from multitask_trainer.storage.files import write_atomically
 
@@ -58,12 +58,16 @@ def work(stage: StageContext) -> StageOutcome:
         scratch=stage.scratch_folder / "servables",
     )
     _link_answers(stage, routed, parameters.groups)
+    devices = {decision.task: _device(stage, _answering_stage(decision, parameters.groups)) for decision in routed}
     warnings: list[str] = []
+    merged = False
     if all(verdict.verdict == "Qualified" for verdict in verdicts.values()):
-        bundle, warnings = _merge_where_safe(stage, parameters, verdicts, bundle)
+        bundle, warnings, merged = _merge_where_safe(stage, parameters, verdicts, bundle)
     bundle = bundle.model_copy(update={"revision": bundle_revision(folder, bundle.models, bundle.tasks)})
     write_bundle(folder, bundle)
-    _write_serving_files(stage, parameters.model, bundle, parameters.precision)
+    if merged:
+        devices = dict.fromkeys(devices, stage.accelerator)
+    _write_serving_files(stage, parameters.model, bundle, parameters.precision, devices)
     return StageOutcome(_result(bundle, decisions, warnings), {"bundle": bundle.revision})
 
 
@@ -98,19 +102,31 @@ def _not_promoted(decisions: Sequence[RoutingDecision], reason: str) -> StageOut
 
 def _link_answers(stage: StageContext, routed: Sequence[RoutingDecision], groups: Mapping[str, Sequence[str]]) -> None:
     """Beside the bundle, for golden requests and for comparing what is served with what was measured."""
-    group_of = {task: group for group, tasks in groups.items() for task in tasks}
     for decision in routed:
-        if decision.stage is not None:
-            source = stage.input(decision.stage) / "scores.parquet"
-        else:
-            source = stage.input(f"evaluate/{group_of[decision.task]}") / "answers" / f"{decision.task}.parquet"
+        folder = stage.input(_answering_stage(decision, groups))
+        source = folder / ("scores.parquet" if decision.stage is not None else f"answers/{decision.task}.parquet")
         link_file(source, _answers_file(stage, decision.task))
+
+
+def _answering_stage(decision: RoutingDecision, groups: Mapping[str, Sequence[str]]) -> str:
+    """The stage that has the answers of the task: that of its baseline, or the evaluation of its group."""
+    if decision.stage is not None:
+        return decision.stage
+    return next(f"evaluate/{group}" for group, tasks in groups.items() if decision.task in tasks)
+
+
+def _device(stage: StageContext, source: str) -> str | None:
+    """What computed the answers of a stage; None: an older release did not record it."""
+    environment = stage.input_manifest(source).environment
+    return environment.get(ACCELERATOR) or ("cpu" if environment.get("device") == "cpu" else None)
 
 
 def _merge_where_safe(
     stage: StageContext, parameters: ExportParameters, verdicts: Mapping[str, TaskVerdict], bundle: Bundle
-) -> tuple[Bundle, list[str]]:
+) -> tuple[Bundle, list[str], bool]:
     """The bundle with its only adapter merged; or, where that would change an answer too much, as it is and why.
+
+    The last value is whether it is merged.
 
     Merging changes the weights by rounding, so every task answers its test rows once more.
     """
@@ -119,7 +135,7 @@ def _merge_where_safe(
     try:
         merged = merge_only_adapter(bundle, folder, stage.input("base") / "model", parameters.precision, target)
         if merged is None:
-            return bundle, []
+            return bundle, [], False
         engine = Engine.load(target, device=stage.device, threads=stage.order.threads)
         group_of = {task: group for group, tasks in parameters.groups.items() for task in tasks}
         for task in parameters.tasks:
@@ -129,14 +145,14 @@ def _merge_where_safe(
             _check_verdict(task, verdicts[task.name], score_answers(task, answers[task.name]), settings)
     except MergeChangesModel as error:
         sys.stderr.write(f"{stage.order.stage}: {error}\n")
-        return bundle, [str(error)]
+        return bundle, [str(error)], False
     shutil.rmtree(folder)
     shutil.move(target, folder)
     for name, scored in answers.items():
         path = _answers_file(stage, name)
         path.unlink()  # a link to the evaluation's own file
         write_scores(path, scored)
-    return merged, []
+    return merged, [], True
 
 
 def _check_verdict(task: TaskDefinition, verdict: TaskVerdict, score: float, settings: JsonObject) -> None:
@@ -152,12 +168,15 @@ def _check_verdict(task: TaskDefinition, verdict: TaskVerdict, score: float, set
         )
 
 
-def _write_serving_files(stage: StageContext, model: str, bundle: Bundle, precision: Precision) -> None:
+def _write_serving_files(
+    stage: StageContext, model: str, bundle: Bundle, precision: Precision, devices: Mapping[str, str | None]
+) -> None:
     write_atomically(stage.artifact_folder / "routes.yaml", routes_yaml(bundle, model))
     lines = []
     for task in bundle.tasks:
         rows = read_rows(stage.input(f"prepare/{task.name}"), "test")
-        lines += golden_lines(task, rows, read_scores(_answers_file(stage, task.name)), NEAR_TIES[precision])
+        answers = read_scores(_answers_file(stage, task.name))
+        lines += golden_lines(task, rows, answers, NEAR_TIES[precision], devices[task.name])
     write_atomically(stage.artifact_folder / "golden.jsonl", "".join(lines))
     settings = ModelSettings(device=stage.device)
     # Relative to triton/multitask, so that the exported folder can be moved.
