@@ -55,10 +55,8 @@ def changed(state: RolloutState, **fields: object) -> RolloutState:
 
 def finish(draft: Draft, inp: RolloutInput, state: RolloutState, phase: str, message: str) -> Draft:
     """The rollout is over. What has not failed has the revision, or has its old one back."""
-    rows = [
-        row.model_dump() | {"phase": "Successful"} if phase == "Successful" and row.phase in OPEN else row.model_dump()
-        for row in state.tasks
-    ]
+    ended = "Successful" if phase == "Successful" else "Excluded"
+    rows = [row.model_dump() | ({"phase": ended} if row.phase in OPEN else {}) for row in state.tasks]
     weight = 100 if phase == "Successful" else 0
     over = changed(state, phase=phase, message=message, weight=weight, finished=format_time(inp.now), tasks=rows)
     done = replace(draft, state=over, step=None, is_progressing=phase == "Successful", requeue_after=0.0)

@@ -13,7 +13,7 @@ import math
 
 #: Probability of ever calling a revision worse that is within the allowed drop.
 ALPHA = 0.05
-_HALVINGS = 60
+_THIRDS = 60
 _PRIOR = 0.5
 
 
@@ -24,24 +24,24 @@ def surely_worse(new: tuple[int, int], old: tuple[int, int], drop: float, alpha:
     """
     if not sum(new) or not sum(old) or new[0] / sum(new) >= old[0] / sum(old) - drop:
         return False
-    return _least_evidence(new, old, drop) >= -math.log(alpha)
+    return _is_evident(new, old, drop, -math.log(alpha))
 
 
-def _least_evidence(new: tuple[int, int], old: tuple[int, int], drop: float) -> float:
-    """The smallest logarithm of the product of both ratios under any pair of accuracies that is allowed.
+def _is_evident(new: tuple[int, int], old: tuple[int, int], drop: float, enough: float) -> bool:
+    """Whether the logarithm of the product of both ratios is ``enough`` under every pair of accuracies that is allowed.
 
     Both ratios are convex in their accuracy and smallest at the observed one, and the observed pair is not allowed: so
     the minimum lies where the new accuracy is exactly ``drop`` below the old one. Found by thirds.
     """
     low, high = 0.0, 1.0 - drop
-    for _ in range(_HALVINGS):
+    for _ in range(_THIRDS):
         left, right = low + (high - low) / 3, high - (high - low) / 3
-        if _evidence(new, left) + _evidence(old, left + drop) <= _evidence(new, right) + _evidence(old, right + drop):
-            high = right
-        else:
-            low = left
-    accuracy = (low + high) / 2
-    return _evidence(new, accuracy) + _evidence(old, accuracy + drop)
+        at_left = _evidence(new, left) + _evidence(old, left + drop)
+        at_right = _evidence(new, right) + _evidence(old, right + drop)
+        if min(at_left, at_right) < enough:
+            return False
+        low, high = (low, right) if at_left <= at_right else (left, high)
+    return True
 
 
 def _evidence(labels: tuple[int, int], accuracy: float) -> float:

@@ -74,11 +74,14 @@ def _weight(
     row: TaskRollout | None,
 ) -> int | None:
     """The new revision's percentage of the task; None: it does not stand in the task's entry."""
-    if revision is None or task is None or (row is not None and row.phase in OUT):
+    if revision is None or task is None:
         return None
-    if is_settled(inp, revision.name, name):
+    settled = is_settled(inp, revision.name, name)
+    if state.phase in ("Failed", "Aborted"):  # what it had before stays, what it was given goes
+        return 100 if settled and (row is None or row.phase == "Successful") else None
+    if settled:
         return 100
-    if state.phase in ("Failed", "Aborted"):
+    if row is not None and row.phase in OUT:
         return None
     if state.phase == "Successful":
         return 100 if row is not None and row.phase == "Successful" else None

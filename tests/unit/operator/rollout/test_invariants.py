@@ -1,0 +1,159 @@
+"""Whatever happens in whatever order: what must always hold, and that everything settles."""
+
+from __future__ import annotations
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from multitask_api.bundle import BASELINE
+from multitask_api.resource.serving import Serving
+from multitask_operator.rollout import advance
+from multitask_operator.rollout.orders import rollback_to
+from support.rollout_world import World, agreement, task
+
+TASKS = ("urgency", "stance")
+NAMES = ("one", "two", "three", "four")
+
+#: What may happen, each with what it is about.
+happenings = st.one_of(
+    st.tuples(st.just("train"), st.sampled_from(["same", "added", "removed", "changed", "baseline"])),
+    st.tuples(st.just("good"), st.integers(1, 200)),
+    st.tuples(st.just("bad"), st.sampled_from(TASKS)),
+    st.tuples(st.just("ready"), st.sampled_from(NAMES), st.integers(0, 2)),
+    st.tuples(st.just("wait"), st.sampled_from([1, 30, 61, 600, 3600])),
+    st.tuples(st.just("order"), st.sampled_from(["pause", "resume", "promote", "abort", "retry"])),
+    st.tuples(st.just("rollback"), st.sampled_from([*NAMES, ""])),
+    st.tuples(st.just("gateway"), st.sampled_from(["dead", "alive", "restart", "new"])),
+    st.tuples(st.just("golden"), st.sampled_from([*TASKS, ""])),
+    st.tuples(st.just("delete"), st.sampled_from(NAMES)),
+    st.tuples(st.just("wipe status"), st.just("")),
+)
+
+
+class Checked(World):
+    """A world that looks at every single write."""
+
+    def step(self) -> bool:
+        seen = self.observe()
+        assert advance(seen) == advance(seen)
+        before = self.weights if self.route is not None else {}
+        changed = super().step()
+        if self.route is not None:
+            self._check(seen, before)
+        return changed
+
+    def _check(self, seen, before) -> None:
+        rejected = {(item.revision, item.task) for item in self.status.rejected}
+        rolled_back = rollback_to(self.annotations)
+        shares = {item.name: item.share for item in seen.revisions}
+        for entry in self.spec.tasks:
+            total = sum(item.weight for item in entry.backends)
+            assert total in (0, 100), entry
+            answering = [item for item in entry.backends if item.weight]
+            assert len({item.revision for item in entry.backends}) <= 2, entry
+            for backend in answering:
+                was = before.get(entry.name, {}).get(backend.revision, 0)
+                if backend.revision not in self.revisions or backend.weight <= was:
+                    continue
+                own = self.revisions[backend.revision].task(entry.name)
+                assert own is not None, "a revision answers only the tasks that it has"
+                key = (backend.revision, entry.name)
+                if backend.revision != rolled_back and was == 0 and before.get(entry.name):
+                    new = self.status.rollout is not None and self.status.rollout.revision == backend.revision
+                    assert not new or key not in rejected, f"rejected, and routed: {key}"
+                if len(answering) == 2 and self.status.rollout.revision == backend.revision:
+                    assert backend.weight <= shares[backend.revision], "more than its servers can take"
+        kept = {name for name in TASKS if before.get(name) and all(item.task(name) for item in self.revisions.values())}
+        for name in kept:
+            assert sum(self.weights.get(name, {}).values()) == 100, f"{name} is not answered any more"
+        for _, spec in self.tables.values():
+            used = {item.revision for entry in spec.tasks for item in entry.backends if item.weight}
+            assert used & self.revisions.keys() <= self.live, "a gateway sends requests to servers that are gone"
+        assert len(self.live) <= 2
+
+
+def happen(world: World, what: tuple) -> None:
+    match what:
+        case ("train", kind):
+            number = len(world.revisions)
+            if number < len(NAMES) and NAMES[number] not in world.revisions:
+                urgency = task(
+                    "urgency",
+                    labels=("low", "high") if kind == "changed" else ("no", "yes"),
+                    served_by=BASELINE if kind == "baseline" else "classification",
+                )
+                tasks = {"added": [*TASKS, f"new-{number}"], "removed": ["stance"]}.get(kind, [urgency, "stance"])
+                world.trained(NAMES[number], tasks)
+        case ("good", requests) if world.route is not None:
+            for name, weights in world.weights.items():
+                for revision in weights:
+                    world.send(name, revision, requests)
+        case ("bad", name) if world.route is not None and world.status.rollout is not None:
+            revision = world.status.rollout.revision
+            if revision in world.weights.get(name, {}):
+                world.send(name, revision, 80, errors=60)
+        case ("ready", name, ready) if name in world.revisions and world.revisions[name].has_pods:
+            world.ready(name, ready)
+        case ("wait", seconds):
+            world.now += seconds
+        case ("order", action) if world.route is not None:
+            world.order(action)
+        case ("rollback", name):
+            world.annotations.pop("multitask.dev/rollback", None)
+            if name:
+                world.order("rollback", name)
+        case ("gateway", "dead"):
+            world.dead = {world.gateways[0]}
+        case ("gateway", "alive"):
+            world.dead = set()
+        case ("gateway", "restart"):
+            world.restart(world.gateways[-1])
+        case ("gateway", "new") if len(world.gateways) < 4:
+            world.gateways = (*world.gateways, f"gateway-{len(world.gateways)}")
+        case ("golden", name):
+            world.golden = {name: agreement(20, 2)} if name else {}
+            world.reports.clear()
+        case ("delete", name) if name in world.revisions and name not in world.live:
+            del world.revisions[name]
+            if world.newest == name:
+                world.newest = next(reversed(world.revisions), None)
+        case ("wipe status", _) if world.route is not None:
+            world.route = world.route.model_copy(update={"status": None})
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(happenings, max_size=14), st.sampled_from([(10, 50, 100), (100,), (1, 99, 100)]))
+def test_whatever_happens_the_rules_hold_and_everything_settles(what, steps):
+    world = Checked(serving=Serving.model_validate({"rollout": {"steps": list(steps)}}, by_alias=True))
+    world.trained("one", TASKS).settle()
+    for item in what:
+        happen(world, item)
+        world.settle()
+    writes = world.writes
+    world.settle()
+    assert world.writes == writes
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(happenings, max_size=8))
+def test_when_the_trouble_is_over_the_newest_revision_has_the_traffic_or_is_rejected_or_held(what):
+    world = Checked()
+    world.trained("one", TASKS).settle()
+    for item in what:
+        happen(world, item)
+        world.settle()
+    world.dead, world.golden, world.annotations = set(), {}, {}
+    for _ in range(40):
+        for name in list(world.revisions):
+            if world.revisions[name].has_pods:
+                world.ready(name, world.revisions[name].replicas)
+        world.after(601)
+    assert world.decision is not None
+    decision = world.decision
+    assert decision.reason in {
+        "RolledOut",
+        "TasksExcluded",
+        "RevisionRejected",
+        "NoRoomForRevision",
+        "RolloutPaused",
+    }, decision.message
