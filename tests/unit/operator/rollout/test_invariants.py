@@ -61,7 +61,10 @@ class Checked(World):
                 if backend.revision != rolled_back and was == 0 and before.get(entry.name):
                     new = self.status.rollout is not None and self.status.rollout.revision == backend.revision
                     assert not new or key not in rejected, f"rejected, and routed: {key}"
-                if len(answering) == 2 and self.status.rollout.revision == backend.revision:
+                homes = [item.revision for item in entry.backends if item.revision != backend.revision]
+                home = self.revisions[homes[0]].task(entry.name) if homes and homes[0] in self.revisions else None
+                may_wait = home is not None and home.contract == own.contract
+                if may_wait and self.status.rollout.revision == backend.revision:
                     assert backend.weight <= shares[backend.revision], "more than its servers can take"
         kept = {name for name in TASKS if before.get(name) and all(item.task(name) for item in self.revisions.values())}
         for name in kept:
@@ -121,11 +124,14 @@ def happen(world: World, what: tuple) -> None:
             world.route = world.route.model_copy(update={"status": None})
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(happenings, max_size=14), st.sampled_from([(10, 50, 100), (100,), (1, 99, 100)]))
-def test_whatever_happens_the_rules_hold_and_everything_settles(what, steps):
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.lists(happenings, max_size=12), st.sampled_from([(10, 50, 100), (100,), (1, 99, 100)]), st.sampled_from([1, 2])
+)
+def test_whatever_happens_the_rules_hold_and_everything_settles(what, steps, revisions):
     world = Checked(serving=Serving.model_validate({"rollout": {"steps": list(steps)}}, by_alias=True))
-    world.trained("one", TASKS).settle()
+    for name in NAMES[:revisions]:
+        world.trained(name, TASKS).settle()
     for item in what:
         happen(world, item)
         world.settle()
