@@ -137,9 +137,8 @@ def _begun(draft: Draft, inp: RolloutInput, candidate: Candidate) -> Draft:
 def _pending(draft: Draft, inp: RolloutInput, candidate: Candidate, revision: LiveRevision) -> list[str]:
     """The tasks that the revision does not have and may have."""
     names = [task.name for task in revision.record.tasks if not is_settled(inp, revision.name, task.name)]
-    if candidate.is_rollback:
-        return names
-    return [name for name in names if rejection(draft.rejected, revision.name, name) is None]
+    rollback = candidate.is_rollback
+    return [name for name in names if rejection(draft.rejected, revision.name, name, rollback=rollback) is None]
 
 
 def _settled(draft: Draft, inp: RolloutInput, candidate: Candidate, revision: LiveRevision) -> Draft:

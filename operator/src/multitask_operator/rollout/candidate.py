@@ -22,7 +22,7 @@ class Candidate(NamedTuple):
 
     revision: LiveRevision | None
     is_rollback: bool = False
-    """A person wants a revision that is not the newest: no time is lost on steps, and no rejection holds it back."""
+    """A person wants a revision that is not the newest: no time is lost on steps."""
     problem: str = ""
 
 
@@ -41,9 +41,15 @@ def choose(inp: RolloutInput) -> Candidate:
     return Candidate(revision, is_rollback=revision.name != inp.newest)
 
 
-def rejection(rejected: Iterable[RejectedRevision], revision: str, task: str = "") -> RejectedRevision | None:
-    """Why a revision is not tried again, as a whole or for a task."""
-    return next((item for item in rejected if item.revision == revision and item.task in ("", task)), None)
+def rejection(
+    rejected: Iterable[RejectedRevision], revision: str, task: str = "", *, rollback: bool = False
+) -> RejectedRevision | None:
+    """Why a revision is not tried again, as a whole or for a task.
+
+    A rollback is a person's wish for the revision as a whole; a task that was excluded from it stays excluded.
+    """
+    names = (task,) if rollback and task else ("", task)
+    return next((item for item in rejected if item.revision == revision and item.task in names), None)
 
 
 def reject(rejected: tuple[RejectedRevision, ...], *new: RejectedRevision) -> tuple[RejectedRevision, ...]:

@@ -28,7 +28,9 @@ def verify(
         return draft.waiting("WaitingForServers", _no_servers(revision), RECHECK_SECONDS)
     if not state.tasks:
         if rollback:
-            state = changed(state, tasks=[_row(inp, state, task, "").model_dump() for task in revision.record.tasks])
+            state = changed(
+                state, tasks=[_row(inp, state, task, "", rollback=True).model_dump() for task in revision.record.tasks]
+            )
         else:
             silent = silent_message(inp)
             if not _is_announced(inp, revision) or silent:
@@ -92,9 +94,11 @@ def _ask(draft: Draft, inp: RolloutInput, state: RolloutState, revision: LiveRev
     return draft.waiting("Verifying", f"golden requests are sent to revision {revision.name}")
 
 
-def _row(inp: RolloutInput, state: RolloutState, task: RevisionTask, failure: str) -> TaskRollout:
+def _row(
+    inp: RolloutInput, state: RolloutState, task: RevisionTask, failure: str, *, rollback: bool = False
+) -> TaskRollout:
     """How a task begins."""
-    excluded = rejection(inp.status.rejected, state.revision, task.name)
+    excluded = rejection(inp.status.rejected, state.revision, task.name, rollback=rollback)
     if is_settled(inp, state.revision, task.name):
         return TaskRollout(name=task.name, phase="Successful", step_passed=True)
     if excluded is not None and not failure:
