@@ -42,19 +42,24 @@ def rendered(*options: str, release: str = "mtm", namespace: str = "operators") 
 
 @contextmanager
 def installed_rbac(client: ClusterClient, *options: str, release: str, namespace: str) -> Iterator[str]:
-    """Install a release's service account, roles and bindings while the context lasts; gives the account's name."""
+    """Install a release's accounts, roles and bindings while the context lasts; gives the operator's account."""
     objects = [item for item in rendered(*options, release=release, namespace=namespace) if item["kind"] in RBAC_KINDS]
-    (account,) = (item["metadata"]["name"] for item in objects if item["kind"] == "ServiceAccount")
+    (account,) = (item["metadata"]["name"] for item in objects if _is_operators(item, "ServiceAccount"))
     user = f"system:serviceaccount:{namespace}:{account}"
     client.kubectl("apply", "--server-side", "--filename", "-", stdin=objects)
     try:
-        for served in {item["metadata"]["namespace"] for item in objects if item["kind"] == "Role"} or {namespace}:
+        roles = [item["metadata"] for item in objects if _is_operators(item, "Role")]
+        for served in {role["namespace"] for role in roles if role["name"] == account} or {namespace}:
             until(
                 f"{account} is allowed to work in {served}", lambda served=served: _is_allowed(client, user, served), 30
             )
         yield account
     finally:
         client.kubectl("delete", "--filename", "-", "--ignore-not-found", "--wait=false", stdin=objects)
+
+
+def _is_operators(item: Object, kind: str) -> bool:
+    return item["kind"] == kind and item["metadata"]["labels"]["app.kubernetes.io/name"] == CHART.name
 
 
 def _is_allowed(client: ClusterClient, user: str, namespace: str) -> bool:

@@ -15,13 +15,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- end }}
 
-{{- /* Reference of an image. Takes (dict "image" IMAGE "version" VERSION): IMAGE as in the values, VERSION the default tag. */ -}}
+{{- /* Reference of an image. Takes (dict "image" IMAGE "root" $): IMAGE as in the values. */ -}}
 {{- define "operator.image" -}}
 {{- $image := .image -}}
+{{- with .root.Values.imageRegistry }}{{ . }}/{{ end -}}
 {{- if $image.digest -}}
 {{ $image.repository }}@{{ $image.digest }}
 {{- else -}}
-{{ $image.repository }}:{{ $image.tag | default .version }}
+{{ $image.repository }}:{{ $image.tag | default .root.Chart.AppVersion }}
 {{- end -}}
 {{- end }}
 

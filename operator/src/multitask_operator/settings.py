@@ -112,6 +112,13 @@ def _namespace(text: str) -> str:
     return text
 
 
+def _host_port(text: str) -> str:
+    host, _, port = text.rpartition(":")
+    if not host or not port.isdecimal() or not 0 < int(port) < 65_536:
+        raise ValueError("is not host:port")
+    return text
+
+
 def _selector(text: str) -> str:
     pairs = [part.strip() for part in text.split(",")]
     if not all(_PAIR.fullmatch(pair) for pair in pairs):
@@ -143,6 +150,8 @@ class Settings:
     serving_pods: PodDefaults = dataclasses.field(default_factory=PodDefaults)
     gateway_namespace: str = ""
     gateway_selector: str = "app.kubernetes.io/component=gateway"
+    gateway_address: str = ""
+    gateway_ca_file: str = ""
     max_concurrent_rollouts: int = 3
     workers: int = 8
     resync_seconds: int = 600
@@ -181,6 +190,11 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "serving_pods": (_serving_pods, "JSON object: podTemplate as in spec.serving, merged into all server pods first."),
     "gateway_namespace": (_namespace, "Namespace of the gateways; without one none are installed."),
     "gateway_selector": (_selector, "Labels of the gateways' pods: name=value, with commas between several."),
+    "gateway_address": (
+        _host_port,
+        "host:port of the gateways' Service, which verifies revisions.",
+    ),
+    "gateway_ca_file": (str, "PEM file of the authority of the gateways' certificate; none: they have no TLS."),
     "max_concurrent_rollouts": (_number(1, 1000), "Models that roll out a revision at the same time, at most."),
     "workers": (_number(1, 256), "Resources that are reconciled at the same time."),
     "resync_seconds": (

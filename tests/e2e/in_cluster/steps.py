@@ -36,7 +36,8 @@ STAGES_OF_A_NEW_TASK = {
 
 def install(client: ClusterClient, operator: str, trainer: str) -> None:
     """``helm install``, and wait until the operator is ready; images as REPOSITORY:TAG."""
-    values = []
+    # What it serves is not part of this run.
+    values = ["--set", "serving.enabled=false,gateway.enabled=false"]
     for name, image in (("image", operator), ("trainerImage", trainer)):
         repository, _, tag = image.rpartition(":")
         values += ["--set-string", f"{name}.repository={repository},{name}.tag={tag},{name}.pullPolicy=Never"]

@@ -23,6 +23,7 @@ from multitask_kubernetes.connection import connect
 from multitask_operator.controller import Controller, NamespacedName
 from multitask_operator.reconciler import reconcile
 from multitask_operator.settings import Settings
+from multitask_serving.gateway.access.reviews import AUDIENCE, TokenReviews, reviewed_account, token_review
 from support.cluster import resources
 from support.cluster.access_reviews import Subject, account, bind
 
@@ -78,6 +79,21 @@ OPERATOR_MAY_NOT = [
     *rows(("list", "watch"), "namespaces", "events.events.k8s.io"),
     *rows(("get", "patch", "delete"), "events", "events.events.k8s.io"),
 ]
+#: In every namespace that it serves; it may also create TokenReviews, which are in none.
+GATEWAY_MAY = [
+    *rows(READ, ROUTES, "endpointslices.discovery.k8s.io"),
+    f"patch {ROUTES}/status",  # its own entry
+]
+GATEWAY_MAY_NOT = [
+    *rows(VERBS, "secrets", "configmaps", "pods", "services", "jobs.batch", "deployments.apps", MTM, f"{MTM}/status"),
+    *rows(("create", "update", "patch", "delete", "deletecollection"), ROUTES, "endpointslices.discovery.k8s.io"),
+    *rows(("update",), f"{ROUTES}/status"),
+    *rows(("get", "create"), "pods/exec", "pods/log", "pods/proxy"),
+    *rows((*VERBS, "escalate", "bind"), f"roles.{RBAC}", f"rolebindings.{RBAC}"),
+    *rows(("create", "impersonate"), "serviceaccounts", "serviceaccounts/token"),
+    *rows(("get", "list", "watch"), "namespaces", "events", "nodes", "endpoints"),
+]
+TOKEN_REVIEWS = "create tokenreviews.authentication.k8s.io"
 #: Of the cluster: nothing here lies in a namespace.
 NOBODY_MAY = [
     *rows((*VERBS, "escalate", "bind"), f"clusterroles.{RBAC}", f"clusterrolebindings.{RBAC}"),
@@ -110,15 +126,19 @@ USERS = [
     ("view", rows(READ, MTM, ROUTES), rows(WRITE, MTM, ROUTES, f"{MTM}/status") + rows(VERBS, "secrets")),
     (
         "edit",
-        rows(READ, MTM, ROUTES) + rows(("create", "update", "patch", "delete", "deletecollection"), MTM),
+        rows(READ, MTM, ROUTES)
+        + rows(("create", "update", "patch", "delete", "deletecollection"), MTM)
+        + rows(("get", "update", "patch"), f"{MTM}/scale"),
         rows(WRITE, ROUTES, f"{MTM}/status", f"{ROUTES}/status"),
     ),
     (
         "admin",
-        rows(READ, MTM, ROUTES) + rows(("create", "update", "patch", "delete", "deletecollection"), MTM),
+        rows(READ, MTM, ROUTES)
+        + rows(("create", "update", "patch", "delete", "deletecollection"), MTM)
+        + rows(("get", "update", "patch"), f"{MTM}/scale"),
         rows(WRITE, ROUTES, f"{MTM}/status", f"{ROUTES}/status"),
     ),
-    ("mtm", MTM_MAY, rows(WRITE, MTM, "jobs.batch", "pods", "configmaps") + rows(VERBS, ROUTES, "secrets", "services")),
+    ("mtm", MTM_MAY, rows(WRITE, MTM, ROUTES, "jobs.batch", "pods", "configmaps") + rows(VERBS, "secrets", "services")),
 ]
 
 
@@ -179,10 +199,52 @@ def test_kubectl_says_the_same_of_the_operator(operator: Subject) -> None:
 
 def test_it_acts_where_it_is_installed_for(operator: Subject, installed: Installation, rest: httpx.Client) -> None:
     expected = OPERATOR_MAY if is_for_all(installed, rest) else []
+    gateways = ["list pods", "watch pods"]  # beside it, to ask them what they have counted
     for namespace in (installed.elsewhere, installed.own, ""):  # "": in all at once
         elsewhere = dataclasses.replace(operator, namespace=namespace)
-        assert elsewhere.may(*OPERATOR_MAY) == expected
+        assert elsewhere.may(*OPERATOR_MAY) == (expected or (gateways if namespace == installed.own else []))
         assert elsewhere.may(*OPERATOR_MAY_NOT) == []
+
+
+@pytest.fixture
+def gateway(cluster: ClusterClient, rest: httpx.Client, installed: Installation) -> Subject:
+    """The gateway where it serves."""
+    return Subject(cluster, rest, account(installed.own, f"{installed.release}-gateway"), installed.served)
+
+
+def test_a_gateway_may_follow_routes_and_nothing_else(
+    gateway: Subject, installed: Installation, rest: httpx.Client
+) -> None:
+    until("the Role is known", lambda: gateway.may(*GATEWAY_MAY) == GATEWAY_MAY, 30)
+    assert gateway.may(*GATEWAY_MAY_NOT, *NOBODY_MAY) == []
+    everybody = dataclasses.replace(gateway, user=account(gateway.namespace, "nobody")).everything()
+    rights = {f"{verb} {what}" for (what, _), verbs in gateway.everything().items() for verb in verbs}
+    rights -= {f"{verb} {what}" for (what, _), verbs in everybody.items() for verb in verbs}
+    assert rights == {*GATEWAY_MAY, TOKEN_REVIEWS}
+    elsewhere = dataclasses.replace(gateway, namespace=installed.elsewhere)
+    assert elsewhere.may(*GATEWAY_MAY) == (GATEWAY_MAY if is_for_all(installed, rest) else [])
+
+
+def test_a_token_for_the_gateway_is_reviewed_and_one_for_the_api_server_is_not(
+    cluster: ClusterClient, installed: Installation, rest: httpx.Client
+) -> None:
+    """By the gateway's own account: whose token it is, as the gateway reads the answer."""
+    path = f"/api/v1/namespaces/{installed.served}/serviceaccounts/default/token"
+    with cluster.rest(cluster.service_account(installed.own, f"{installed.release}-gateway")) as client:
+
+        async def review(body: Object) -> Object:
+            answer = client.post("/apis/authentication.k8s.io/v1/tokenreviews", json=body)
+            assert answer.status_code == 201, answer.text
+            result: Object = answer.json()
+            return result
+
+        for audiences, expected in (([AUDIENCE], f"{installed.served}/default"), (None, None)):
+            until("the account is there", lambda: rest.get(path.removesuffix("/token")).is_success, 30)
+            made = rest.post(path, json={"spec": {"audiences": audiences}})
+            token = made.raise_for_status().json()["status"]["token"]
+            assert asyncio.run(TokenReviews(review).service_account(token)) == expected
+            # The API server says the same, should a token be a lie about itself.
+            assert reviewed_account(asyncio.run(review(token_review(token)))) == expected
 
 
 # what it tries to give to somebody, by whom that is refused

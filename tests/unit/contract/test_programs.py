@@ -39,6 +39,8 @@ SETTINGS = {
     "serving_pods": ("MULTITASK_SERVING_PODS", "--serving-pods"),
     "gateway_namespace": ("MULTITASK_GATEWAY_NAMESPACE", "--gateway-namespace"),
     "gateway_selector": ("MULTITASK_GATEWAY_SELECTOR", "--gateway-selector"),
+    "gateway_address": ("MULTITASK_GATEWAY_ADDRESS", "--gateway-address"),
+    "gateway_ca_file": ("MULTITASK_GATEWAY_CA_FILE", "--gateway-ca-file"),
     "max_concurrent_rollouts": ("MULTITASK_MAX_CONCURRENT_ROLLOUTS", "--max-concurrent-rollouts"),
     "workers": ("MULTITASK_WORKERS", "--workers"),
     "resync_seconds": ("MULTITASK_RESYNC_SECONDS", "--resync-seconds"),

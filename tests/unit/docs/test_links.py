@@ -198,11 +198,12 @@ def test_the_table_of_reasons_names_those_of_the_operator_and_no_others():
     assert blocking - named == set()
 
 
-def test_the_table_of_rights_is_the_role_of_the_chart():
-    template = (ROOT / "helm/multitask-operator/templates/_helpers.tpl").read_text("utf-8")
-    rules = yaml.safe_load(template.partition('define "operator.rules" -}}')[2].partition("{{- end }}")[0])
+@pytest.mark.parametrize(("who", "file"), [("operator", "_helpers.tpl"), ("gateway", "_gateway.tpl")])
+def test_the_table_of_rights_is_the_role_of_the_chart(who, file):
+    template = (ROOT / "helm/multitask-operator/templates" / file).read_text("utf-8")
+    rules = yaml.safe_load(template.partition(f'define "{who}.rules" -}}}}')[2].partition("{{- end }}")[0])
     granted = {(resource, *rule["verbs"]) for rule in rules for resource in rule["resources"]}
-    section = text_of("SECURITY.md").partition("## What the operator may do")[2].partition("\n## ")[0]
+    section = text_of("SECURITY.md").partition(f"## What the {who} may do")[2].partition("\n## ")[0]
     rows = re.findall(r"^\| (`.+?) \| ([a-z, ]+) \| .* \|$", section, re.MULTILINE)
     # of `events` (`events.k8s.io`) the second name is the group
     names = [re.findall(r"`([\w/]+)`", row.partition(" (")[0]) for row, _ in rows]

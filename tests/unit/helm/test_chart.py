@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,38 +13,11 @@ import yaml
 from devcluster import chart
 from devcluster.chart import CHART
 from multitask_operator.settings import Settings, read_settings, variable
+from support.rendered_chart import GATEWAY, OPERATOR, container, deployment, pod, rendered, rules
 
 ROOT = Path(__file__).parents[3]
 CRDS = ("multitaskmodels.multitask.dev", "taskroutes.multitask.dev")
 VARIABLES = {variable(name) for name in Settings.__dataclass_fields__}
-
-
-@pytest.fixture(scope="session", autouse=True)
-def helm() -> str:
-    program = chart.helm()
-    if program is None:
-        pytest.skip("needs helm: `make kubernetes` builds it")
-    return program
-
-
-def rendered(*options):
-    """(kind, namespace, name) → object."""
-    objects = {}
-    for item in chart.rendered(*options):
-        key = (item["kind"], item["metadata"].get("namespace"), item["metadata"]["name"])
-        assert key not in objects
-        objects[key] = item
-    return objects
-
-
-def container(objects):
-    (deployment,) = [item for (kind, *_), item in objects.items() if kind == "Deployment"]
-    (operator,) = deployment["spec"]["template"]["spec"]["containers"]
-    return operator
-
-
-def rules(objects, kind):
-    return [rule for (each, *_), item in objects.items() if each == kind for rule in item["rules"]]
 
 
 def test_its_crds_are_the_generated_ones():
@@ -55,12 +29,25 @@ def test_its_crds_are_the_generated_ones():
 def test_every_value_is_in_the_schema_and_the_other_way_round():
     values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
     schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
-    assert set(schema["properties"]) - {"global"} == set(values)
+
+    def check(path, value, part):
+        part = schema["definitions"][part["$ref"].rpartition("/")[2]] if "$ref" in part else part
+        if part.get("additionalProperties") is not False:
+            return  # an object of Kubernetes, or a map of the user's
+        known = set(part["properties"]) - {"global"}
+        assert set(value) == known or not value, path
+        for name in value:
+            check(f"{path}.{name}", value[name], part["properties"][name])
+
+    check("", values, schema)
 
 
 def test_it_lints(helm):
     done = subprocess.run([helm, "lint", "--strict", str(CHART)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+OF_GATEWAY = ("Service", "PodDisruptionBudget", "ServiceAccount", "Deployment", "NetworkPolicy")
 
 
 def test_the_objects_of_an_installation():
@@ -74,12 +61,21 @@ def test_the_objects_of_an_installation():
         ("ClusterRole", None, f"{name}-mtm"),
         ("ClusterRole", None, f"{name}-edit"),
         ("Deployment", "operators", name),
+        *((kind, "operators", "mtm-gateway") for kind in OF_GATEWAY),
+        *(("Secret", "operators", f"mtm-gateway-{what}") for what in ("key", "callers", "tls")),
+        *(
+            (f"ClusterRole{what}", None, f"mtm-gateway{of}")
+            for what in ("", "Binding")
+            for of in ("", "-token-reviews")
+        ),
+        ("Pod", "operators", "mtm-gateway-test"),
     }
 
 
-def test_with_namespaces_nothing_is_granted_in_the_whole_cluster():
-    objects = rendered("--set", "namespaces={a,b},aggregatedRoles=false,crds.enabled=false")
+def test_without_serving_there_is_what_training_needs():
     name = "mtm-multitask-operator"
+    options = "namespaces={a,b},aggregatedRoles=false,crds.enabled=false,serving.enabled=false,gateway.enabled=false"
+    objects = rendered("--set", options)
     assert set(objects) == {
         ("ServiceAccount", "operators", name),
         *((kind, namespace, name) for kind in ("Role", "RoleBinding") for namespace in "ab"),
@@ -89,6 +85,17 @@ def test_with_namespaces_nothing_is_granted_in_the_whole_cluster():
     assert subjects == [{"kind": "ServiceAccount", "name": name, "namespace": "operators"}]
     environment = {each["name"]: each["value"] for each in container(objects)["env"]}
     assert environment["MULTITASK_NAMESPACES"] == "a,b"
+    assert not [each for each in environment if "SERVING" in each or "GATEWAY" in each]
+
+
+def test_with_namespaces_only_token_reviews_are_granted_in_the_whole_cluster():
+    objects = rendered("--set", "namespaces={a,b},aggregatedRoles=false,crds.enabled=false")
+    granted = [rule for (kind, *_), item in objects.items() if kind == "ClusterRole" for rule in item["rules"]]
+    assert granted == [{"apiGroups": ["authentication.k8s.io"], "resources": ["tokenreviews"], "verbs": ["create"]}]
+    open_to_all = rendered(
+        "--set", "namespaces={a,b},aggregatedRoles=false,crds.enabled=false,gateway.callers.enabled=false"
+    )
+    assert not [key for key in open_to_all if key[0].startswith("ClusterRole")]
 
 
 def test_a_pod_monitor_scrapes_the_port_of_the_probes():
@@ -97,8 +104,7 @@ def test_a_pod_monitor_scrapes_the_port_of_the_probes():
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint["port"] in [port["name"] for port in container(objects)["ports"]]
-    deployment = objects["Deployment", "operators", "mtm-multitask-operator"]
-    assert monitor["spec"]["selector"] == deployment["spec"]["selector"]
+    assert monitor["spec"]["selector"] == deployment(objects)["spec"]["selector"]
 
 
 @pytest.mark.parametrize("keep", ["true", "false"])
@@ -115,7 +121,7 @@ def test_crds_are_kept_if_configured(keep):
 
 @pytest.mark.parametrize("options", [(), ("--set", "namespaces={a}")])
 def test_the_operator_gets_the_least_it_needs_and_no_secret(options):
-    objects = rendered("--set", "aggregatedRoles=false", *options)
+    objects = rendered("--set", "aggregatedRoles=false,gateway.enabled=false", *options)
     granted = rules(objects, "Role" if options else "ClusterRole")
     allowed = {(resource, verb) for rule in granted for resource in rule["resources"] for verb in rule["verbs"]}
     named = {resource for resource, _ in allowed} | {verb for _, verb in allowed}
@@ -136,25 +142,58 @@ def test_the_operator_gets_the_least_it_needs_and_no_secret(options):
 
 
 def test_the_operators_pod_has_few_rights():
+    spec = deployment(rendered())["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+
+
+@pytest.mark.parametrize("name", [OPERATOR, GATEWAY, "the test"])
+def test_every_pod_has_few_rights(name):
     objects = rendered()
-    (deployment,) = [item for (kind, *_), item in objects.items() if kind == "Deployment"]
-    assert (deployment["spec"]["replicas"], deployment["spec"]["strategy"]) == (1, {"type": "Recreate"})
-    pod = deployment["spec"]["template"]["spec"]
-    assert pod["securityContext"]["runAsNonRoot"] is True
-    assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
-    assert container(objects)["securityContext"] == {
+    spec = objects["Pod", "operators", "mtm-gateway-test"]["spec"] if name == "the test" else pod(objects, name)
+    assert spec["securityContext"]["runAsNonRoot"] is True
+    assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
+    (only,) = spec["containers"]
+    assert only["securityContext"] == {
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+    secrets = [volume["secret"] for volume in spec["volumes"] if "secret" in volume]
+    keys = {item["key"] for each in secrets for item in each.get("items", [{"key": "all"}])}
+    # Only the gateway has the key of its certificate, and the operator no key of a caller.
+    assert keys == {OPERATOR: {"ca.crt"}, GATEWAY: {"all", "callers.yaml"}, "the test": {"ca.crt", "api-key"}}[name]
 
+
+AS_IT_IS = Settings(
+    trainer_image="multitask-trainer:0.1.0",
+    serving_image="multitask-triton:0.1.0",
+    gateway_namespace="operators",
+    gateway_selector="app.kubernetes.io/name=multitask-gateway,app.kubernetes.io/instance=mtm,app.kubernetes.io/component=gateway",
+    gateway_address="mtm-gateway.operators.svc:8081",
+    gateway_ca_file="/etc/multitask/gateway-ca/ca.crt",
+)
 
 # options, the settings of the operator
 SETTINGS = [
-    ((), Settings(trainer_image="multitask-trainer:0.1.0")),
+    ((), AS_IT_IS),
+    (("--set", "gateway.tls.mode=None"), replace(AS_IT_IS, gateway_ca_file="")),
+    (
+        ("--set", "gateway.enabled=false,serving.enabled=false"),
+        Settings(trainer_image="multitask-trainer:0.1.0"),
+    ),
+    (
+        ("--set", "serving.maxConcurrentRollouts=7,servingImage.tag=v7,gateway.service.port=443"),
+        replace(
+            AS_IT_IS,
+            max_concurrent_rollouts=7,
+            serving_image="multitask-triton:v7",
+            gateway_address="mtm-gateway.operators.svc:443",
+        ),
+    ),
     (
         ("--set", "trainerImage.tag=v7,trainerImage.pullPolicy=Never,namespaces={b,a},workers=2,resyncSeconds=60"),
-        Settings(
+        replace(
+            AS_IT_IS,
             trainer_image="multitask-trainer:v7",
             image_pull_policy="Never",
             namespaces=("a", "b"),
@@ -164,7 +203,7 @@ SETTINGS = [
     ),
     (
         ("--set", f"trainerImage.digest=sha256:{'0' * 64},gpuResource=amd.com/gpu"),
-        Settings(trainer_image=f"multitask-trainer@sha256:{'0' * 64}", gpu_resource="amd.com/gpu"),
+        replace(AS_IT_IS, trainer_image=f"multitask-trainer@sha256:{'0' * 64}", gpu_resource="amd.com/gpu"),
     ),
 ]
 
@@ -180,11 +219,6 @@ STAGE_PODS = {
     "podTemplate": {"metadata": {"labels": {"cost-center": "ml"}}, "spec": {"priorityClassName": "batch"}},
     "podTemplates": {"gpu": {"spec": {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]}}},
 }
-
-
-def pod(objects):
-    (deployment,) = [item for (kind, *_), item in objects.items() if kind == "Deployment"]
-    return deployment["spec"]["template"]["spec"]
 
 
 def settings_of(*options):
@@ -225,21 +259,20 @@ def test_priority_and_environment_of_the_operator():
 
 
 def test_a_network_policy_lets_the_operator_reach_the_api_server_and_be_probed():
-    assert not [key for key in rendered() if key[0] == "NetworkPolicy"]
+    assert ("NetworkPolicy", "operators", "mtm-multitask-operator") not in rendered()
     objects = rendered("--set", "networkPolicy.enabled=true,networkPolicy.apiServerPorts={8443}")
     policy = objects["NetworkPolicy", "operators", "mtm-multitask-operator"]["spec"]
-    (deployment,) = [item for (kind, *_), item in objects.items() if kind == "Deployment"]
-    labels = deployment["spec"]["template"]["metadata"]["labels"]
+    labels = deployment(objects)["spec"]["template"]["metadata"]["labels"]
     assert policy["podSelector"]["matchLabels"].items() <= labels.items()
     assert policy["ingress"] == [{"ports": [{"protocol": "TCP", "port": "health"}]}]
-    assert {each["port"] for rule in policy["egress"] for each in rule["ports"]} == {53, 8443}
+    assert {each["port"] for rule in policy["egress"] for each in rule["ports"]} == {53, 8443, 9090}
 
 
 @pytest.mark.parametrize(
     ("value", "group"), [("Coscheduling", "scheduling.x-k8s.io"), ("Volcano", "scheduling.volcano.sh"), ("None", None)]
 )
 def test_the_operator_may_make_pod_groups_of_the_scheduler_that_is_named(value, group):
-    options = ("--set", f"gangScheduling={value},aggregatedRoles=false")
+    options = ("--set", f"gangScheduling={value},aggregatedRoles=false,gateway.enabled=false")
     granted = [rule for rule in rules(rendered(*options), "ClusterRole") if "podgroups" in rule["resources"]]
     assert [rule["apiGroups"] for rule in granted] == ([[group]] if group else [])
     assert settings_of(*options).gang_scheduling == value
@@ -264,6 +297,28 @@ INVALID = [
     ("stagePods.podTemplates.gpus.spec.hostname=x", "gpus"),
     ("networkPolicy.apiServerPorts={70000}", "apiServerPorts"),
     ("extraEnv[0].nam=x", "extraEnv"),
+    ("gateway.tls.mode=Off", "mode"),
+    ("gateway.replicas=0", "replicas"),
+    ("gateway.callers.entries[0].name=x", "allow"),
+    ("gateway.callers.entries[0].name=x,gateway.callers.entries[0].allow={a/b/c/d}", "allow"),
+    ("gateway.callers.entries[0].name=generated-key,gateway.callers.entries[0].allow={a}", "name"),
+    ("gateway.service.type=ExternalName", "type"),
+    ("proxy.https=proxy:3128", "https"),
+    ("imageRegistry=registry.example/", "imageRegistry"),
+    # what does not go together
+    ("gateway.tls.mode=Secret", "gateway.tls.secretName"),
+    ("gateway.tls.mode=CertManager", "issuerRef.name"),
+    ("gateway.tls.mode=None,gateway.mutualTLS.enabled=true", "gateway.mutualTLS needs TLS"),
+    ("gateway.mutualTLS.enabled=true", "no caller could get a certificate"),
+    (
+        "gateway.tls.mode=Secret,gateway.tls.secretName=s,gateway.mutualTLS.enabled=true,gateway.callers.enabled=false",
+        "would let every certificate call everything",
+    ),
+    ("gateway.callers.generateKey=false", "lets nobody call"),
+    ("gateway.callers.existingSecret=s,gateway.callers.entries[0].name=x,gateway.callers.entries[0].allow={a}", "both"),
+    ("gateway.autoscaling.enabled=true,gateway.autoscaling.maxReplicas=1", "maxReplicas is less"),
+    ("gateway.grpcRoute.enabled=true", "needs parentRefs"),
+    ("gateway.tokenReviews=false", "the Job that verifies a revision could not call"),
 ]
 
 

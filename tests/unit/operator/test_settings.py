@@ -90,6 +90,12 @@ def test_read(arguments: dict[str, str | None], environ: dict[str, str], expecte
             id="address",
         ),
         pytest.param(
+            {"gateway_address": "gateway.example"},
+            {},
+            "--gateway-address: 'gateway.example' is not host:port",
+            id="no port",
+        ),
+        pytest.param(
             {"workers": "x"},
             {"MULTITASK_RESYNC_SECONDS": "1"},
             "--workers: 'x' is not a whole number from 1 to 256\n"
