@@ -175,6 +175,26 @@ class Client:
             ),
         )
 
+    async def apply_status(self, body: JsonObject) -> JsonObject:
+        """As `apply`, for ``body.status`` alone; of ``metadata`` only what names the object.
+
+        NotFound if there is none; Conflict if ``metadata.uid`` is given and is another one.
+        """
+        resource = self._resource(body["apiVersion"], body["kind"])
+        name, namespace = body["metadata"]["name"], body["metadata"].get("namespace")
+        return await self._write(
+            Request("patch", f"{_rbac(resource)}/status", namespace, name),
+            self._dynamic.request(
+                "patch",
+                f"{resource.path(name=name, namespace=namespace)}/status",
+                body=dict(body),
+                content_type="application/apply-patch+yaml",
+                field_manager=self._field_manager,
+                force_conflicts=True,
+                **self._call,
+            ),
+        )
+
     async def delete(
         self, api_version: str, kind: str, name: str, namespace: str, *, uid: str, propagation: str = "Background"
     ) -> None:

@@ -17,6 +17,7 @@ KINDS: Mapping[tuple[str, str], tuple[str, bool]] = {
     ("v1", "Service"): ("services", True),
     ("v1", "ServiceAccount"): ("serviceaccounts", True),
     ("apps/v1", "Deployment"): ("deployments", True),
+    ("authentication.k8s.io/v1", "TokenReview"): ("tokenreviews", False),
     ("batch/v1", "Job"): ("jobs", True),
     ("discovery.k8s.io/v1", "EndpointSlice"): ("endpointslices", True),
     ("events.k8s.io/v1", "Event"): ("events", True),

@@ -221,8 +221,11 @@ async def test_a_dead_backend_is_skipped(tmp_path: Path, triton: TritonServer) -
 async def test_metadata_pins_a_revision_whatever_its_weight(tmp_path: Path, triton: TritonServer) -> None:
     backends = backend(triton.port, revision="now"), backend(free_port(), weight=0, revision="next")
     async with gateway_over(write_table(tmp_path / "routes.yaml", table(*backends)), draw=0.99) as (_, client):
-        for pinned in (None, "now"):  # the answer has the revision that the server reports
-            assert (await client.predict("urgency", text="x", revision=pinned)).revision == "test"
+        for pinned in (None, "now"):  # as the routes name it, whatever the server calls itself
+            assert (await client.predict("urgency", text="x", revision=pinned)).revision == "now"
+            assert [part async for part in client.predict_stream("reply", text="x", revision=pinned)][
+                -1
+            ].revision == "now"
         with pytest.raises(Unavailable):
             await client.predict("urgency", text="x", revision="next")
         with pytest.raises(TaskNotFound) as caught:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import Counter
 from pathlib import Path
 
 import pytest
 import yaml
 
 from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
-from multitask_serving.gateway.errors import NoBackend, RevisionNotFound, TaskNotFound
+from multitask_serving.gateway.errors import TaskNotFound
 from multitask_serving.gateway.route_file import InvalidRoutes, RouteFile, parse_routes
-from multitask_serving.gateway.routes import RouteTable, choose_backend
+from multitask_serving.gateway.routes import RouteTable
 from multitask_serving.serve import local_backends
 
 
@@ -69,41 +68,6 @@ def test_an_unknown_name_gets_similar_ones(name: str, nearest: list[str]) -> Non
         DESKS.resolve(name)
     assert list(caught.value.nearest)[:1] == nearest
     assert f"no task {name!r} is served here" in str(caught.value)
-
-
-def chosen(*backends: tuple[str, int], draw: float = 0.0, **how: object) -> str:
-    route = RouteTable(
-        [TaskRoute(metadata=RouteMetadata(name="m"), spec=TaskRouteSpec(model="m", tasks=(task("t", *backends),)))]
-    )
-    return choose_backend(route.resolve("t"), draw, **how).revision  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(("draw", "revision"), [(0.0, "old"), (0.2999, "old"), (0.3, "new"), (0.9999999, "new")])
-def test_weights_share_the_unit_interval(draw: float, revision: str) -> None:
-    assert chosen(("old", 30), ("new", 70), ("next", 0), draw=draw) == revision
-
-
-def test_shares_are_the_weights() -> None:
-    counts = Counter(chosen(("a", 10), ("b", 65), ("c", 25), draw=(n + 0.5) / 1000) for n in range(1000))
-    assert counts == {"a": 100, "b": 650, "c": 250}
-
-
-def test_a_pinned_revision_is_chosen_even_at_weight_0() -> None:
-    assert chosen(("old", 100), ("next", 0), draw=0.99, revision="next") == "next"
-
-
-def test_an_unknown_revision_is_an_error_that_names_the_known_ones() -> None:
-    with pytest.raises(RevisionNotFound, match="revision 'gone' does not serve task 't'; revisions that do: new, old"):
-        chosen(("old", 50), ("new", 50), revision="gone")
-
-
-def test_neither_a_tried_backend_nor_one_that_is_not_rolled_out_is_chosen() -> None:
-    old, new, later = task("t", ("old", 50), ("new", 50), ("next", 0)).backends
-    assert chosen(("old", 50), ("new", 50), ("next", 0), draw=0.99, tried=[new]) == "old"
-    with pytest.raises(NoBackend):
-        chosen(("old", 50), ("new", 50), ("next", 0), tried=[old, new])
-    with pytest.raises(NoBackend):
-        chosen(("old", 50), ("new", 50), ("next", 0), tried=[later], revision="next")
 
 
 def written(*tables: TaskRoute) -> str:

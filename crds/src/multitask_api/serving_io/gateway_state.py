@@ -24,7 +24,8 @@ class TableVersion(StateRecord):
 
     namespace: str
     name: str
-    generation: int = Field(description="metadata.generation of the table in use.")
+    generation: int = Field(description="metadata.generation of the table in use. 0: none has been valid yet.")
+    fault: str = Field("", description="Why the newest generation is not followed. Empty: it is.")
 
 
 class LabelCounts(StateRecord):
@@ -51,6 +52,10 @@ class RevisionCounts(StateRecord):
         (), description="Successful requests by duration, one count for each of `LATENCY_BUCKETS_S` and one above."
     )
     in_flight: int = Field(0, description="Requests that have not ended; they are part of `requests`.")
+    running: int = Field(
+        0,
+        description="All requests that have not ended: also those of earlier windows, and those that name a revision.",
+    )
     labels: LabelCounts | None = Field(
         None,
         description="Labels that came later, for answers given since the part of `window` before the slash changed. "

@@ -1,5 +1,6 @@
 """The gRPC gateway keyed by task: ``multitask.v1.TaskGateway``.
 
-Layers, lowest first: ``errors`` → ``routes`` · ``validation`` (both pure) · ``route_file`` · ``stats`` → ``access`` ·
-``backends`` → ``service`` · ``interceptor`` → ``server``.
+Layers, lowest first: ``errors`` → ``routes`` · ``validation`` · ``retry_budget`` → ``choice`` (all pure) · ``stats`` ·
+``endpoints`` · ``route_file`` → ``access`` · ``backends`` → ``dispatch`` → ``service`` · ``interceptor`` → ``server`` →
+``cluster``, the program that follows the TaskRoutes of a cluster.
 """

@@ -1,13 +1,15 @@
-"""The gateway's connections to Triton servers: one for each server, kept as long as a route names it."""
+"""The gateway's connections to Triton servers: one for each server, kept as long as a route leads to it."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Collection, Mapping
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 
 from multitask_api.errors import Problem
-from multitask_api.routes import Backend
+from multitask_serving.gateway.choice import Server
 from multitask_serving.gateway.errors import (
     DeadlineExceeded,
     InternalError,
@@ -27,56 +29,87 @@ from multitask_serving.triton.client import (
     TritonClient,
 )
 
+FIRST_SUSPICION_S, LONGEST_SUSPICION_S = 0.5, 10.0
+"""For how long a server that was unavailable is asked only if there is no other; doubled after each failure in a row.
+Without this, a server that fails at once would look like the least busy one."""
+
 
 @dataclass(slots=True)
 class _Connection:
     client: TritonClient
-    active: int = 0
+    in_flight: int = 0
     retired: bool = False
-
-    async def close_if_idle(self) -> None:
-        if self.retired and not self.active:
-            await self.client.close()
+    failures: int = 0
+    suspect_until: float = 0.0
 
 
 class Backends:
-    """The connections to all Triton servers, each made on first use."""
+    """The connections to all Triton servers, each made on first use. ``clock`` gives seconds and is monotonic."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._connections: dict[str, _Connection] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    def servers(self, addresses: Sequence[str]) -> list[Server]:
+        """What is known of the servers at these addresses."""
+        now, servers = self._clock(), []
+        for address in addresses:
+            known = self._connections.get(address)
+            if known is None:
+                servers.append(Server(address))
+            else:
+                servers.append(Server(address, known.in_flight, now < known.suspect_until))
+        return servers
 
     async def infer(
-        self, backend: Backend, task: str, fields: Mapping[str, str], options: wire.Options, *, timeout_s: float
+        self, address: str, task: str, fields: Mapping[str, str], options: wire.Options, *, timeout_s: float
     ) -> AsyncGenerator[InferResponse, None]:
         """The responses of one Triton server. Raises `StatusError`; after `NoBackend`, another server may succeed."""
-        connection = self._connect(f"{backend.service}:{backend.port}")
-        connection.active += 1
+        connection = self._connect(address)
+        connection.in_flight += 1
         try:
             async with aclosing(connection.client.infer(task, fields, options, timeout_s=timeout_s)) as responses:
                 async for response in responses:
+                    connection.failures, connection.suspect_until = 0, 0.0
                     yield response
         except BackendError as error:
+            if isinstance(error, BackendUnavailable):
+                self._suspect(connection)
             raise to_status_error(error) from error
         finally:
-            connection.active -= 1
-            await connection.close_if_idle()
+            connection.in_flight -= 1
+            self._close_if_idle(connection)
 
-    async def close_others(self, addresses: Collection[str]) -> None:
-        """Close the connections to all but ``addresses`` (host:port), each after its last call has ended."""
+    def keep(self, addresses: Collection[str]) -> None:
+        """Close the connections to all but ``addresses``, each after its last call has ended."""
         for address in [address for address in self._connections if address not in addresses]:
             connection = self._connections.pop(address)
             connection.retired = True
-            await connection.close_if_idle()
+            self._close_if_idle(connection)
 
     async def close(self) -> None:
         """Close all connections."""
-        await self.close_others(())
+        self.keep(())
+        while self._closing:
+            await asyncio.wait(self._closing)
+
+    def _suspect(self, connection: _Connection) -> None:
+        seconds = min(LONGEST_SUSPICION_S, FIRST_SUSPICION_S * 2.0 ** min(connection.failures, 10))
+        connection.failures += 1
+        connection.suspect_until = self._clock() + seconds
 
     def _connect(self, address: str) -> _Connection:
         connection = self._connections.get(address)
         if connection is None:
             connection = self._connections[address] = _Connection(TritonClient(address))
         return connection
+
+    def _close_if_idle(self, connection: _Connection) -> None:
+        if connection.retired and not connection.in_flight:
+            task = asyncio.create_task(connection.client.close())
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
 
 def to_status_error(error: BackendError) -> StatusError:

@@ -1,13 +1,14 @@
-"""The route table: maps a task's name to the Triton servers that answer it (its `Backend` entries). Pure."""
+"""The route table: maps a task's name to its entry. Pure, and never changed: another one replaces it."""
 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from multitask_api.routes import Backend, RoutedTask, TaskRoute
-from multitask_serving.gateway.errors import NoBackend, RevisionNotFound, TaskNotFound
+from multitask_api.serving_io.task_names import NameClaim, TaskNames, any_namespace, assign_names
+from multitask_serving.gateway.errors import TaskNotFound
 
 _MAX_MATCHED_LENGTH = 256
 """Longer names get no suggestions: comparing takes time that grows with their length, and blocks all other calls."""
@@ -21,31 +22,40 @@ class Route:
     name: str
     task: RoutedTask
 
+    @property
+    def namespace(self) -> str:
+        """The namespace of the model, and of its backends' Services."""
+        return self.full_name.split("/", 1)[0]
+
+    @property
+    def model(self) -> str:
+        """The model's name with its namespace: ``namespace/model``."""
+        return self.full_name.rpartition("/")[0]
+
 
 class RouteTable:
-    """All tasks by their names.
+    """All tasks by their names; see `assign_names` for which task has which.
 
-    A task always has the name ``namespace/model/task``, and also ``model/task`` and ``task`` unless an earlier task of
-    the table has that name.
+    ``tables`` are given oldest first. ``may_be_short``: whether the tasks of a namespace may have short names.
     """
 
-    def __init__(self, tables: Iterable[TaskRoute] = ()) -> None:
+    def __init__(self, tables: Iterable[TaskRoute] = (), may_be_short: Callable[[str], bool] = any_namespace) -> None:
         self._by_name: dict[str, Route] = {}
         self.routes: list[Route] = []
-        owners: dict[str, str] = {}
-        tasks = []
-        for table in tables:
-            spec = table.spec
-            for task in spec.tasks:
-                names = (f"{spec.namespace}/{spec.model}/{task.name}", f"{spec.model}/{task.name}", task.name)
-                tasks.append((names, task))
-                for name in names:
-                    owners.setdefault(name, names[0])
-        for names, task in tasks:
-            own_names = [name for name in names if owners[name] == names[0]]
-            route = Route(full_name=names[0], name=own_names[-1], task=task)
+        self.names: tuple[TaskNames, ...] = ()
+        tables = list(tables)
+        claims = [
+            NameClaim(table.spec.namespace, table.spec.model, tuple(task.name for task in table.spec.tasks))
+            for table in tables
+        ]
+        entries = [task for table in tables for task in table.spec.tasks]
+        self.names = assign_names(claims, may_be_short)
+        for assigned, task in zip(self.names, entries, strict=True):
+            if not assigned.names:
+                continue
+            route = Route(full_name=assigned.names[0], name=assigned.names[-1], task=task)
             self.routes.append(route)
-            self._by_name.update(dict.fromkeys(own_names, route))
+            self._by_name.update(dict.fromkeys(assigned.names, route))
 
     def get(self, name: str) -> Route | None:
         """The route of the task with this name; None if there is none."""
@@ -57,6 +67,10 @@ class RouteTable:
         if route is None:
             raise TaskNotFound(name, self.nearest(name))
         return route
+
+    def backends(self) -> Iterator[tuple[Route, Backend]]:
+        """Every backend with its task."""
+        return ((route, backend) for route in self.routes for backend in route.task.backends)
 
     def nearest(self, name: str, allowed: Callable[[Route], bool] = lambda route: True) -> list[str]:
         """Similar names of ``allowed`` routes, the closest first.
@@ -72,29 +86,3 @@ class RouteTable:
             return difflib.get_close_matches(name, known, n=3, cutoff=0.6)
         stem = name[: len(name) - len(task)]
         return [stem + near for near in difflib.get_close_matches(task, siblings, n=3, cutoff=0.6)]
-
-
-def choose_backend(route: Route, draw: float, *, revision: str = "", tried: Sequence[Backend] = ()) -> Backend:
-    """Choose a Triton server by weight, with a random number ``draw`` in [0, 1), among those not yet ``tried``.
-
-    With a ``revision``, only its servers are candidates, whatever their weight. Without one, servers of weight 0, which
-    are not rolled out, are no candidates. Raises `RevisionNotFound` or `NoBackend`.
-    """
-    backends: Sequence[Backend] = route.task.backends
-    if revision:
-        backends = [backend for backend in backends if backend.revision == revision]
-        if not backends:
-            known = sorted({backend.revision for backend in route.task.backends})
-            raise RevisionNotFound(route.name, revision, known)
-    candidates = [backend for backend in backends if backend not in tried and (revision or backend.weight > 0)]
-    if not candidates:
-        raise NoBackend(f"no Triton server of task {route.name!r} is available; try again in a moment")
-    total = sum(backend.weight for backend in candidates)
-    if total == 0:
-        return candidates[int(draw * len(candidates))]
-    remaining = draw * total
-    for backend in candidates:
-        remaining -= backend.weight
-        if remaining < 0:
-            return backend
-    return candidates[-1]

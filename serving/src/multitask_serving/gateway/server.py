@@ -1,4 +1,4 @@
-"""Runs the gateway: the service, health, reflection, and reloading of the route file."""
+"""Runs the gateway: the service, health, reflection; on a route file, which is read again when it changes."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import contextlib
 import logging
 import random
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
 import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -23,7 +24,9 @@ from multitask_serving.gateway.access.access import Access, current_caller
 from multitask_serving.gateway.access.allowed_routes import AllowedRoutes
 from multitask_serving.gateway.access.interceptor import AccessInterceptor
 from multitask_serving.gateway.access.tls import CertificateFolder
-from multitask_serving.gateway.backends import Backends
+from multitask_serving.gateway.connections import count_connections
+from multitask_serving.gateway.dispatch import Dispatcher
+from multitask_serving.gateway.endpoints import Endpoints, FixedEndpoints
 from multitask_serving.gateway.interceptor import ErrorInterceptor
 from multitask_serving.gateway.route_file import RouteFile, TableTransform
 from multitask_serving.gateway.routes import RouteTable
@@ -49,6 +52,10 @@ _CHANNEL_OPTIONS = (
     ("grpc.server_handshake_timeout_ms", 10_000),
 )
 
+_AGE_JITTER = 1.1
+"""gRPC ends connections at up to a tenth above their age."""
+_POLL_S = 0.1
+
 DRAIN_TIMEOUT_S = 5.0
 """How long running calls may continue when the server stops."""
 
@@ -71,15 +78,66 @@ def check_address(address: str) -> None:
 
 
 @dataclass(frozen=True, slots=True)
+class ServerOptions:
+    """How a gateway serves.
+
+    Without ``access`` everybody may call everything, without ``certificate`` nothing is encrypted. At
+    ``mutual_tls_address`` clients must have a certificate. ``max_connection_age_s``: after so long, give or take a
+    tenth, a connection is asked to end when its calls have ended: its client connects again, perhaps to a newer
+    gateway. ``drain_s``: how long running calls may continue when the server stops.
+    """
+
+    access: Access | None = None
+    certificate: CertificateFolder | None = None
+    mutual_tls_address: str | None = None
+    max_connection_age_s: float | None = None
+    drain_s: float = DRAIN_TIMEOUT_S
+
+    def channel_options(self) -> Sequence[tuple[str, int]]:
+        """As gRPC takes them."""
+        if self.max_connection_age_s is None:
+            return _CHANNEL_OPTIONS
+        return (*_CHANNEL_OPTIONS, ("grpc.max_connection_age_ms", round(self.max_connection_age_s * 1000)))
+
+
+@dataclass(frozen=True, slots=True)
 class Gateway:
     """A running gateway."""
 
     port: int
-    stats: Stats
-    routes: RouteFile
+    dispatcher: Dispatcher
+    current_table: Callable[[], RouteTable]
     health: health.aio.HealthServicer  # type: ignore[name-defined]
+    server: grpc.aio.Server
+    options: ServerOptions
     mutual_tls_port: int | None = None
     """The port for callers with a certificate."""
+
+    async def start(self) -> None:
+        """Accept calls, with the current table."""
+        self.follow()
+        await self.set_serving(True)
+        await self.server.start()
+
+    async def drain(self) -> None:
+        """Stop without a call that fails, as far as that can be done: new connections have to go elsewhere by now.
+
+        `grpc.aio.Server.stop` cancels the calls that come while it tells the clients so. The end of a connection by
+        its age does not: the client is told (GOAWAY), and what it sends until it has heard is answered. So this waits
+        until every connection has ended by its age and with its last call, and stops the server then.
+        """
+        await self.health.enter_graceful_shutdown()
+        age = self.options.max_connection_age_s
+        if age is not None:
+            await self._until_nobody_is_connected(age * _AGE_JITTER + self.options.drain_s)
+        await self.server.stop(self.options.drain_s)
+
+    async def _until_nobody_is_connected(self, limit_s: float) -> None:
+        ports = {self.port, self.mutual_tls_port or self.port}
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(limit_s):
+                while count_connections(ports) != 0:  # noqa: ASYNC110 - the kernel knows, and gives no event
+                    await asyncio.sleep(_POLL_S)
 
     async def set_serving(self, serving: bool) -> None:
         """Set the status of the health service, of the whole server and of our service."""
@@ -87,10 +145,55 @@ class Gateway:
         for name in ("", SERVICE):
             await self.health.set(name, statuses.SERVING if serving else statuses.NOT_SERVING)
 
+    def follow(self) -> None:
+        """The table or the endpoints have changed."""
+        self.dispatcher.follow(self.table)
+
     @property
     def table(self) -> RouteTable:
         """The current route table."""
-        return self.routes.table
+        return self.current_table()
+
+    @property
+    def stats(self) -> Stats:
+        """What it has counted."""
+        return self.dispatcher.stats
+
+
+@asynccontextmanager
+async def serving_gateway(
+    table: Callable[[], RouteTable],
+    endpoints: Endpoints,
+    address: str,
+    *,
+    options: ServerOptions | None = None,
+    draw: Callable[[], float] = random.random,
+) -> AsyncIterator[Gateway]:
+    """A gateway at ``address`` (host:port; port 0 is any free port) that drains at the end of the ``async with``.
+
+    Until `Gateway.start`, clients that connect wait. Raises `InvalidCertificate` or `AddressInUse`.
+    """
+    options = options or ServerOptions()
+    access, certificate = options.access, options.certificate
+    interceptors = [*([AccessInterceptor(access)] if access else []), ErrorInterceptor(SERVICE)]
+    server = grpc.aio.server(interceptors=interceptors, options=options.channel_options())
+    dispatcher = Dispatcher(endpoints, Stats(), draw)
+    service = TaskGateway(_routes_of_caller(table, access), dispatcher)
+    gateway_pb2_grpc.add_TaskGatewayServicer_to_server(service, server)  # type: ignore[no-untyped-call]
+    healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]
+    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
+    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    port = _listen(server, address, certificate.credentials() if certificate else None)
+    mutual_tls_port = None
+    if certificate and options.mutual_tls_address:
+        credentials = certificate.credentials(require_client_certificate=True)
+        mutual_tls_port = _listen(server, options.mutual_tls_address, credentials)
+    gateway = Gateway(port, dispatcher, table, healthy, server, options, mutual_tls_port)
+    try:
+        yield gateway
+    finally:
+        await gateway.drain()
+        await dispatcher.backends.close()
 
 
 @asynccontextmanager
@@ -105,43 +208,30 @@ async def running_gateway(
     certificate: CertificateFolder | None = None,
     mutual_tls_address: str | None = None,
 ) -> AsyncIterator[Gateway]:
-    """Serve at ``address`` (host:port; port 0 is any free port) inside the ``async with``, then drain.
+    """Serve the tasks of a route file, at once: see `serving_gateway` and `ServerOptions`.
 
-    The route file is checked for changes every ``reload_s`` seconds; ``transform`` is applied to its tables. Without
-    ``access`` everybody may call everything, without ``certificate`` nothing is encrypted. At ``mutual_tls_address``
-    clients must have a certificate. Raises `InvalidRoutes`, `InvalidCertificate` or `AddressInUse`.
+    The file is checked for changes every ``reload_s`` seconds; ``transform`` is applied to its tables. Raises
+    `InvalidRoutes`, `InvalidCertificate` or `AddressInUse`.
     """
-    file, stats, backends = RouteFile(routes, transform), Stats(), Backends()
-    interceptors = [*([AccessInterceptor(access)] if access else []), ErrorInterceptor(SERVICE)]
-    server = grpc.aio.server(interceptors=interceptors, options=_CHANNEL_OPTIONS)
-    service = TaskGateway(_routes_of_caller(file, access), backends, stats, draw)
-    gateway_pb2_grpc.add_TaskGatewayServicer_to_server(service, server)  # type: ignore[no-untyped-call]
-    healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]
-    health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
-    reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
-    port = _listen(server, address, certificate.credentials() if certificate else None)
-    mutual_tls_port = None
-    if certificate and mutual_tls_address:
-        mutual_tls_port = _listen(server, mutual_tls_address, certificate.credentials(require_client_certificate=True))
-    await server.start()
-    gateway = Gateway(port, stats, file, healthy, mutual_tls_port)
-    await gateway.set_serving(True)
-    reload_task = asyncio.create_task(_reload_files(file, access, backends, reload_s))
-    try:
-        yield gateway
-    finally:
-        await healthy.enter_graceful_shutdown()
-        reload_task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await reload_task
-        await server.stop(DRAIN_TIMEOUT_S)
-        await backends.close()
+    file = RouteFile(routes, transform)
+    options = ServerOptions(access, certificate, mutual_tls_address)
+    async with serving_gateway(lambda: file.table, FixedEndpoints(), address, options=options, draw=draw) as gateway:
+        await gateway.start()
+        reload_task = asyncio.create_task(_reload_files(file, access, gateway, reload_s))
+        try:
+            yield gateway
+        finally:
+            reload_task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reload_task
 
 
-def _routes_of_caller(file: RouteFile, access: Access | None) -> Callable[[], RouteTable | AllowedRoutes]:
+def _routes_of_caller(
+    table: Callable[[], RouteTable], access: Access | None
+) -> Callable[[], RouteTable | AllowedRoutes]:
     if access is None:
-        return lambda: file.table
-    return lambda: AllowedRoutes(file.table, current_caller.get())
+        return table
+    return lambda: AllowedRoutes(table(), current_caller.get())
 
 
 def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials | None) -> int:
@@ -152,11 +242,10 @@ def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCrede
         raise AddressInUse(f"cannot listen at {address}; another server may use it. Choose another address") from error
 
 
-async def _reload_files(file: RouteFile, access: Access | None, backends: Backends, interval_s: float) -> None:
+async def _reload_files(file: RouteFile, access: Access | None, gateway: Gateway, interval_s: float) -> None:
     while True:
         await asyncio.sleep(interval_s)
         if access is not None:
             access.refresh()
         if file.refresh():
-            routed = [backend for route in file.table.routes for backend in route.task.backends]
-            await backends.close_others({f"{backend.service}:{backend.port}" for backend in routed})
+            gateway.follow()

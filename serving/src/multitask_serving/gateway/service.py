@@ -1,8 +1,7 @@
-"""``TaskGateway``: finds the task, checks the request, calls a Triton server; if that is unavailable, a second one."""
+"""``TaskGateway``: finds the task, checks the request, and passes on what a Triton server answers."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from typing import Any
@@ -10,22 +9,21 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from multitask_api.routes import Backend
 from multitask_client.proto import gateway_pb2, gateway_pb2_grpc
 from multitask_serving.gateway.access.allowed_routes import AllowedRoutes
-from multitask_serving.gateway.backends import Backends
-from multitask_serving.gateway.errors import DeadlineExceeded, InternalError, NoBackend, StatusError
-from multitask_serving.gateway.routes import Route, RouteTable, choose_backend
-from multitask_serving.gateway.stats import Stats
+from multitask_serving.gateway.choice import Preference
+from multitask_serving.gateway.dispatch import Answer, Dispatcher
+from multitask_serving.gateway.errors import InternalError
+from multitask_serving.gateway.routes import Route, RouteTable
 from multitask_serving.gateway.validation import check_fields, check_size, wire_options
 from multitask_serving.triton.client import InferResponse
-from multitask_serving.triton.wire import Options
 
 REVISION_METADATA = "mtm-revision"
+KEY_METADATA = "mtm-key"
+"""Requests of one key get one revision: a caller of a conversation, for example, names it."""
 DEFAULT_TIMEOUT_S = 60.0
 """For callers that set no deadline, so that no call waits for ever."""
 
-_ATTEMPTS = 2
 _TYPES = {
     "Classification": gateway_pb2.TASK_TYPE_CLASSIFICATION,
     "Generation": gateway_pb2.TASK_TYPE_GENERATION,
@@ -35,23 +33,11 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
-    """The service.
+    """The service. ``routes`` returns the current table, as far as the caller may use it."""
 
-    ``routes`` returns the current table, as far as the caller may use it; ``draw`` returns a random number in [0, 1)
-    that chooses a server.
-    """
-
-    def __init__(
-        self,
-        routes: Callable[[], RouteTable | AllowedRoutes],
-        backends: Backends,
-        stats: Stats,
-        draw: Callable[[], float],
-    ) -> None:
+    def __init__(self, routes: Callable[[], RouteTable | AllowedRoutes], dispatcher: Dispatcher) -> None:
         self._routes = routes
-        self._backends = backends
-        self._stats = stats
-        self._draw = draw
+        self._dispatcher = dispatcher
 
     async def Predict(  # noqa: N802 - gRPC's name
         self, request: gateway_pb2.PredictRequest, context: Context
@@ -60,10 +46,10 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
         check_size(request)
         route = self._routes().resolve(request.task)
         message = None
-        responses = self._infer_with_retry(route, request, context, stream=False)
+        responses = self._answers(route, request, context, stream=False)
         async with aclosing(responses):
-            async for response in responses:
-                message = predict_response(route, response, response.text)
+            async for response, revision in responses:
+                message = predict_response(route, response, response.text, revision)
         if message is None:
             raise InternalError("the task's server sent no response")
         return message
@@ -75,13 +61,13 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
         check_size(request)
         route = self._routes().resolve(request.task)
         text = ""
-        responses = self._infer_with_retry(route, request, context, stream=True)
+        responses = self._answers(route, request, context, stream=True)
         async with aclosing(responses):
-            async for response in responses:
+            async for response, revision in responses:
                 text += response.text
                 message = gateway_pb2.PredictStreamResponse(delta=response.text)
                 if response.labels or response.finish_reason:
-                    message.final.CopyFrom(predict_response(route, response, text))
+                    message.final.CopyFrom(predict_response(route, response, text, revision))
                 yield message
 
     async def ListTasks(  # noqa: N802 - gRPC's name
@@ -95,74 +81,27 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
         """One task."""
         return task_message(self._routes().resolve(request.task))
 
-    async def _infer_with_retry(
+    def _answers(
         self, route: Route, request: gateway_pb2.PredictRequest, context: Context, *, stream: bool
-    ) -> AsyncGenerator[InferResponse, None]:
-        """One Triton server's responses. If it is unavailable before its first response, another server is tried."""
+    ) -> AsyncGenerator[Answer, None]:
+        """The responses of a server, after the request was checked."""
         check_fields(route.task, request.fields)
         options = wire_options(route.task, request, stream=stream)
-        deadline = time.monotonic() + _timeout(context)
-        revision = _pinned_revision(context)
-        tried: list[Backend] = []
-        last: NoBackend | None = None
-        while len(tried) < _ATTEMPTS:
-            try:
-                backend = choose_backend(route, self._draw(), revision=revision, tried=tried)
-            except NoBackend as none_left:
-                raise last or none_left from None
-            tried.append(backend)
-            started = False
-            try:
-                async with aclosing(self._infer(route, backend, request, options, deadline)) as responses:
-                    async for response in responses:
-                        started = True
-                        yield response
-                return
-            except NoBackend as error:
-                if started:
-                    raise
-                last = error
-        if last is not None:
-            raise last
-
-    async def _infer(
-        self,
-        route: Route,
-        backend: Backend,
-        request: gateway_pb2.PredictRequest,
-        options: Options,
-        deadline: float,
-    ) -> AsyncGenerator[InferResponse, None]:
-        """One Triton server's responses; the request is counted in the statistics."""
-        started = time.monotonic()
-        status = "CANCELLED"
-        if started >= deadline:
-            raise DeadlineExceeded("the deadline passed before the request was sent to a server; allow more time")
-        timeout_s = deadline - started
-        inference = self._backends.infer(backend, route.task.name, request.fields, options, timeout_s=timeout_s)
-        try:
-            async with aclosing(inference) as responses:
-                async for response in responses:
-                    if not options.stream or response.labels or response.finish_reason:
-                        status = ""
-                    yield response
-        except StatusError as error:
-            status = error.code.name
-            raise
-        finally:
-            now = time.monotonic()
-            if status == "CANCELLED" and now >= deadline:  # at the deadline gRPC cancels before Triton reports
-                status = "DEADLINE_EXCEEDED"
-            self._stats.count(route.full_name, backend.revision, seconds=now - started, error=status or None)
+        return self._dispatcher.answers(
+            route, request.fields, options, _preference(context), timeout_s=_timeout(context)
+        )
 
 
-def predict_response(route: Route, last: InferResponse, text: str) -> gateway_pb2.PredictResponse:
-    """The complete answer ``text`` as a message. ``last`` is the server's last response; the revision comes from it."""
+def predict_response(route: Route, last: InferResponse, text: str, revision: str) -> gateway_pb2.PredictResponse:
+    """The complete answer ``text`` as a message. ``last`` is the server's last response.
+
+    ``revision`` is the one that the routes name: callers can pin it, and compare it with those of `GetTask`.
+    """
     response = gateway_pb2.PredictResponse(
         task=route.full_name,
         finish_reason=last.finish_reason,
         served_by=route.task.served_by,
-        revision=last.revision,
+        revision=revision,
     )
     if route.task.type == "Classification":
         response.label = text
@@ -192,8 +131,11 @@ def _timeout(context: Context) -> float:
     return DEFAULT_TIMEOUT_S if remaining is None else float(remaining)
 
 
-def _pinned_revision(context: Context) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == REVISION_METADATA:
-            return value if isinstance(value, str) else value.decode()
-    return ""
+def _preference(context: Context) -> Preference:
+    metadata = dict(context.invocation_metadata() or ())
+    revision, key = metadata.get(REVISION_METADATA, ""), metadata.get(KEY_METADATA, "")
+    return Preference(_text(revision), _text(key))
+
+
+def _text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode(errors="replace")

@@ -1,40 +1,128 @@
-"""Counts of requests and errors, per task and revision."""
+"""Counts of requests, per task and revision: since the gateway started, and since the task's window began.
+
+A *window* is a step of a rollout: the operator gives each a name of its own in the route table, and compares revisions
+by what was counted in it.
+"""
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+
+from multitask_api.serving_io.gateway_state import LATENCY_BUCKETS_S, RevisionCounts
+from multitask_serving.gateway.routes import RouteTable
+
+TaskRevision = tuple[str, str]
+"""Full name of a task, and a revision."""
 
 
 @dataclass(slots=True)
 class TaskCounts:
-    """The counts of one task on one revision since the gateway started."""
+    """What one task has had from one revision."""
 
     requests: int = 0
+    """Sent to the revision: also those that failed, and those that have not ended."""
+    in_flight: int = 0
+    """Those that have not ended."""
     seconds: float = 0.0
     """Total time of the successful requests."""
     errors: Counter[str] = field(default_factory=Counter)
     """By gRPC status name."""
+    latencies: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS_S) + 1))
+    """Successful requests by duration: one count for each of `LATENCY_BUCKETS_S`, and one above."""
+
+    @property
+    def successes(self) -> int:
+        """The requests that were answered."""
+        return self.requests - self.in_flight - self.errors.total()
+
+    def begin(self) -> None:
+        """One more request."""
+        self.requests += 1
+        self.in_flight += 1
+
+    def end(self, seconds: float, error: str | None) -> None:
+        """One of them took so long, and ended with a gRPC status or successfully."""
+        self.in_flight -= 1
+        if error is None:
+            self.seconds += seconds
+            self.latencies[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
+        else:
+            self.errors[error] += 1
+
+    def copy(self) -> TaskCounts:
+        """Counts that do not change with these."""
+        return replace(self, errors=self.errors.copy(), latencies=list(self.latencies))
+
+
+class CountedRequest:
+    """A request that was sent to a revision; it counts in the window in which it began."""
+
+    def __init__(self, *counts: TaskCounts) -> None:
+        self._counts = counts
+        for each in counts:
+            each.begin()
+
+    def end(self, *, seconds: float = 0.0, error: str | None = None) -> None:
+        """It was answered in ``seconds``, or ended with the gRPC status ``error``."""
+        for each in self._counts:
+            each.end(seconds, error)
 
 
 class Stats:
     """Counts by (full task name, revision). Used from one event loop."""
 
     def __init__(self) -> None:
-        self._counts: dict[tuple[str, str], TaskCounts] = {}
+        self._total: dict[TaskRevision, TaskCounts] = {}
+        self._in_window: dict[TaskRevision, TaskCounts] = {}
+        self._windows: dict[str, str] = {}
 
-    def count(self, task: str, revision: str, *, seconds: float = 0.0, error: str | None = None) -> None:
-        """Count a request: answered in ``seconds``, or ended with the gRPC status ``error``."""
-        counts = self._counts.setdefault((task, revision), TaskCounts())
-        counts.requests += 1
-        if error is None:
-            counts.seconds += seconds
-        else:
-            counts.errors[error] += 1
-
-    def snapshot(self) -> dict[tuple[str, str], TaskCounts]:
-        """A copy of all counts."""
-        return {
-            key: TaskCounts(counts.requests, counts.seconds, counts.errors.copy())
-            for key, counts in self._counts.items()
+    def follow(self, table: RouteTable) -> None:
+        """Another table counts from now on: a task whose window is another one begins at 0, and what is not routed any
+        more is forgotten once its last request has ended."""
+        windows = {route.full_name: route.task.window or "" for route in table.routes}
+        routed = {(route.full_name, backend.revision) for route, backend in table.backends()}
+        self._in_window = {
+            key: counts
+            for key, counts in self._in_window.items()
+            if key[0] in windows and windows[key[0]] == self._windows.get(key[0])
         }
+        for key in routed:
+            self._in_window.setdefault(key, TaskCounts())
+        self._total = {key: counts for key, counts in self._total.items() if key in routed or counts.in_flight}
+        self._windows = windows
+
+    def begin(self, task: str, revision: str, *, pinned: bool = False) -> CountedRequest:
+        """A request is sent to the revision. ``pinned``: the caller asked for it, so it is no sample of the traffic,
+        and counts in no window."""
+        total = self._total.setdefault((task, revision), TaskCounts())
+        if pinned:
+            return CountedRequest(total)
+        return CountedRequest(total, self._in_window.setdefault((task, revision), TaskCounts()))
+
+    def snapshot(self) -> dict[TaskRevision, TaskCounts]:
+        """A copy of all counts since the start."""
+        return {key: counts.copy() for key, counts in self._total.items()}
+
+    def window_counts(self) -> tuple[RevisionCounts, ...]:
+        """What was counted in the windows of now, sorted by task and revision; also of revisions that only have
+        requests which have not ended."""
+        running = {key: counts.in_flight for key, counts in self._total.items() if counts.in_flight}
+        return tuple(
+            RevisionCounts(
+                task=key[0],
+                revision=key[1],
+                window=self._windows.get(key[0], ""),
+                requests=counts.requests,
+                errors=dict(sorted(counts.errors.items())),
+                latencies=tuple(counts.latencies),
+                in_flight=counts.in_flight,
+                running=running.get(key, 0),
+            )
+            for key in sorted(self._in_window.keys() | running.keys())
+            for counts in (self._in_window.get(key, _NOTHING),)
+        )
+
+
+_NOTHING = TaskCounts()
