@@ -13,6 +13,7 @@ from multitask_kubernetes.hooks import nothing
 from multitask_kubernetes.streams import StreamClient
 from multitask_operator import health
 from multitask_operator.cluster.cache import Cache
+from multitask_operator.cluster.gateways import Gateways
 from multitask_operator.controller import Controller, NamespacedName, Reconcile
 from multitask_operator.metrics import Metrics
 from multitask_operator.queue import Queue
@@ -56,10 +57,14 @@ class Operator:
         settings, cache = self._settings, Cache(self._settings.namespaces)
         configuration = await connect(self._kubeconfig, self._context)
         metrics = Metrics(cache)
-        async with Client(
-            configuration, after_write=self._after_write, observer=cache, count=metrics.requested
-        ) as client:
-            controller = Controller(client, settings, self._reconcile, cache)
+        lists = await connect(self._kubeconfig, self._context)
+        async with (
+            Client(configuration, after_write=self._after_write, observer=cache, count=metrics.requested) as client,
+            # its lists are of pods that the cache does not keep
+            Client(lists, count=metrics.requested, connections=2) as lister,
+            Gateways(lister, settings.gateway_namespace, settings.gateway_selector) as gateways,
+        ):
+            controller = Controller(client, settings, self._reconcile, cache, gateways)
             queue: Queue[NamespacedName] = Queue(
                 controller.reconcile,
                 workers=settings.workers,

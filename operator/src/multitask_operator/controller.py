@@ -21,6 +21,7 @@ from multitask_kubernetes.errors import ClusterError, Forbidden, NotFound, read_
 from multitask_kubernetes.reflector import REFUSAL_GRACE_SECONDS
 from multitask_operator.cluster.apply import apply
 from multitask_operator.cluster.cache import Cache
+from multitask_operator.cluster.gateways import Gateways, needs_gateways
 from multitask_operator.cluster.observe import observe
 from multitask_operator.cluster.refusals import Refusals
 from multitask_operator.cluster.watched_reader import WatchedReader
@@ -63,8 +64,9 @@ class NamespacedName:
 
 
 class Controller:
-    """``reconcile`` decides, purely; ``cache`` is what the watches have shown, None: everything is read live. ``clock``
-    gives Unix seconds; ``rng`` spreads the periodic reconciles."""
+    """``reconcile`` decides, purely; ``cache`` is what the watches have shown, None: everything is read live;
+    ``gateways`` are asked what they have counted. ``clock`` gives Unix seconds; ``rng`` spreads the periodic
+    reconciles."""
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class Controller:
         settings: Settings,
         reconcile: Reconcile,
         cache: Cache | None = None,
+        gateways: Gateways | None = None,
         *,
         clock: Callable[[], float] = time.time,
         rng: random.Random | None = None,
@@ -80,6 +83,7 @@ class Controller:
         self._settings = settings
         self._decide = reconcile
         self._cache = cache
+        self._gateways = gateways
         self._watched = WatchedReader(cache, client) if cache is not None else None
         self._clock = clock
         self._rng = rng or random.Random()
@@ -121,6 +125,7 @@ class Controller:
             cluster = await observe(self._watched, key.namespace, key.name, self._clock())
             if cluster is None:
                 return None
+            cluster = await self._with_gateways(cluster)
             if not is_being_deleted(cluster.model):  # what a deletion depends on is not all watched
                 result = self._decide(cluster, self._settings, self._clock())
                 if all(_is_safe(action) for action in result.actions):
@@ -129,7 +134,13 @@ class Controller:
         self._refusals.clear(key.namespace)
         if cluster is None:
             return None
+        cluster = await self._with_gateways(cluster)
         return cluster, self._decide(cluster, self._settings, self._clock())
+
+    async def _with_gateways(self, cluster: ClusterState) -> ClusterState:
+        if self._gateways is None or not needs_gateways(cluster):
+            return cluster
+        return dataclasses.replace(cluster, gateway_states=await self._gateways.states())
 
     async def _report_refusal(self, key: NamespacedName, refusal: Forbidden) -> float | None:
         """Write into the model's status what may not be read about it."""

@@ -19,7 +19,7 @@ from multitask_operator.reconciler.serving.advance import advance
 from multitask_operator.reconciler.serving.checks import start_blocked
 from multitask_operator.reconciler.serving.children import RevisionObjects
 from multitask_operator.reconciler.serving.newest import NewestRevision, newest_revision
-from multitask_operator.reconciler.serving.routes import read_route
+from multitask_operator.reconciler.serving.routes import merge_patch, read_route
 from multitask_operator.reconciler.serving.servers import obsolete_revisions, replicas_of
 from multitask_operator.reconciler.serving.status import ServingView, serving_status
 from multitask_operator.reconciler.state.model_state import ModelState
@@ -104,7 +104,7 @@ def _rollout_input(
         newest=newest.name,
         route=route,
         generation=metadata.get("generation"),
-        gateways=None,
+        gateways=cluster.gateway_states,
         now=state.now,
     )
 
@@ -140,7 +140,11 @@ def _table(state: ModelState, route: TaskRoute | None, decision: RolloutDecision
         "rollout": None if decision.rollout is None else decision.rollout.to_json(),
         "rejected": [each.to_json() for each in decision.rejected],
     }
-    changed = {name: value for name, value in wanted.items() if (status.get(name) or None) != (value or None)}
+    changed = {
+        name: merge_patch(status.get(name), value)
+        for name, value in wanted.items()
+        if (status.get(name) or None) != (value or None)
+    }
     is_same = decision.spec is None or (route is not None and route.spec == decision.spec)
     if changed or not is_same:
         spec = None if is_same or decision.spec is None else decision.spec.to_json()

@@ -41,3 +41,11 @@ def unanswered_tasks(route: TaskRoute, revisions: Mapping[str, RevisionState]) -
         used = [backend.revision for backend in task.backends if backend.weight > 0]
         if not any(name in revisions and revisions[name].ready_endpoints for name in used):
             yield task.name, used[0] if used else ""
+
+
+def merge_patch(before: object, after: object) -> object:
+    """What makes ``before`` be ``after`` as a merge patch (RFC 7396): of an object, fields that ``after`` does not have
+    are removed by name. Objects inside lists need nothing: lists are replaced as a whole."""
+    if not isinstance(before, dict) or not isinstance(after, dict):
+        return after
+    return {name: None for name in before if name not in after} | after

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from multitask_api.resource.status import MultiTaskModelStatus
+from multitask_api.serving_io.gateway_state import GatewayState
 from multitask_api.types import JsonObject
 from multitask_api.uris import STORAGE_SCHEMES, scheme_of
 
@@ -67,6 +68,8 @@ class ClusterState:
     warnings: Mapping[str, str] = field(default_factory=dict)
     """uid of a Job or pod that should run and does not (`blockers.objects_needing_events`) → the message of the newest
     Event about it, if that is a Warning."""
+    gateway_states: Mapping[str, GatewayState | None] | None = None
+    """Pod of a gateway → what it has counted, None if it does not answer; None instead of the mapping: not known."""
     sibling_models: tuple[JsonObject, ...] = ()
     """The other MultiTaskModels of the namespace; read only while this one waits for its clean-up."""
     rejected_writes: tuple[RejectedWrite, ...] = ()
