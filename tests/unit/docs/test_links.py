@@ -198,6 +198,19 @@ def test_the_table_of_reasons_names_those_of_the_operator_and_no_others():
     assert blocking - named == set()
 
 
+def test_the_page_about_operating_names_every_reason_of_a_rollout_and_no_others():
+    folder = PACKAGES["multitask_operator"] / "multitask_operator" / "rollout"
+    sources = "\n".join(path.read_text("utf-8") for path in sorted(folder.glob("*.py")))
+    reasons = set(re.findall(r'\.waiting\(\s*"(\w+)"', sources))
+    reasons |= {name for text in re.findall(r"reason=(.*?), message", sources) for name in re.findall(r'"(\w+)"', text)}
+    events = set(re.findall(r'\.event\(\s*"(\w+)"', sources))
+    events |= set(re.findall(r'reject_revision\(.*?, "(\w+)",', sources))
+    page = text_of("docs/how-to/operate.md").partition("## A rollout")[2].partition("\n## ")[0]
+    rows = [set(re.findall(r"`(\w+)`", row)) for row in re.findall(r"^\| (`[A-Z].*?) \|", page, re.MULTILINE)]
+    assert len(reasons) > 10
+    assert set().union(*rows) == reasons | events
+
+
 @pytest.mark.parametrize(("who", "file"), [("operator", "_helpers.tpl"), ("gateway", "_gateway.tpl")])
 def test_the_table_of_rights_is_the_role_of_the_chart(who, file):
     template = (ROOT / "helm/multitask-operator/templates" / file).read_text("utf-8")
