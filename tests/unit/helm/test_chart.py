@@ -170,13 +170,12 @@ AS_IT_IS = Settings(
     gateway_namespace="operators",
     gateway_selector="app.kubernetes.io/name=multitask-gateway,app.kubernetes.io/instance=mtm,app.kubernetes.io/component=gateway",
     gateway_address="mtm-gateway.operators.svc:8081",
-    gateway_ca_file="/etc/multitask/gateway-ca/ca.crt",
 )
 
 # options, the settings of the operator
 SETTINGS = [
     ((), AS_IT_IS),
-    (("--set", "gateway.tls.mode=None"), replace(AS_IT_IS, gateway_ca_file="")),
+    (("--set", "gateway.tls.mode=None"), AS_IT_IS),
     (
         ("--set", "gateway.enabled=false,serving.enabled=false"),
         Settings(trainer_image="multitask-trainer:0.1.0"),
@@ -212,17 +211,29 @@ SETTINGS = [
 def test_values_reach_the_operator(options, expected):
     environment = {each["name"]: each["value"] for each in container(rendered(*options))["env"]}
     assert {name for name in environment if name.startswith("MULTITASK_")} <= VARIABLES
-    assert read_settings({}, environment) == expected
+    assert settings_of(*options) == expected
+
+
+def settings_of(*options):
+    """Without the file, which is there in a pod only."""
+    environment = {each["name"]: each["value"] for each in container(rendered(*options))["env"]}
+    environment.pop("MULTITASK_GATEWAY_CA_FILE", None)
+    return read_settings({}, environment)
+
+
+def test_the_operator_has_the_authority_of_the_gateway():
+    objects = rendered()
+    environment = {each["name"]: each["value"] for each in container(objects)["env"]}
+    (mount,) = [mount for mount in container(objects)["volumeMounts"] if mount["name"] == "gateway-ca"]
+    (volume,) = [volume for volume in pod(objects)["volumes"] if volume["name"] == "gateway-ca"]
+    assert environment["MULTITASK_GATEWAY_CA_FILE"] == f"{mount['mountPath']}/ca.crt"
+    assert volume["secret"] == {"secretName": "mtm-gateway-tls", "items": [{"key": "ca.crt", "path": "ca.crt"}]}
 
 
 STAGE_PODS = {
     "podTemplate": {"metadata": {"labels": {"cost-center": "ml"}}, "spec": {"priorityClassName": "batch"}},
     "podTemplates": {"gpu": {"spec": {"tolerations": [{"key": "nvidia.com/gpu", "operator": "Exists"}]}}},
 }
-
-
-def settings_of(*options):
-    return read_settings({}, {each["name"]: each["value"] for each in container(rendered(*options))["env"]})
 
 
 def test_additions_to_stage_pods_reach_the_operator():
