@@ -12,6 +12,13 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
+
+from devcluster import chart, objects
+from devcluster.cluster_client import ClusterClient, Object
+from multitask_client import AsyncTaskClient, GatewayError, Tls
+from multitask_serving.gateway.access.callers import hash_key
+from multitask_serving.gateway.access.reviews import AUDIENCE
+from multitask_serving.gateway.smoke_test import main as smoke_test
 from support.cluster.gateway_process import (
     GatewayProcess,
     acknowledged,
@@ -23,13 +30,6 @@ from support.cluster.gateway_process import (
     task,
 )
 from support.fake_triton import FakeTriton, running
-
-from devcluster import chart, objects
-from devcluster.cluster_client import ClusterClient, Object
-from multitask_client import AsyncTaskClient, GatewayError, Tls
-from multitask_serving.gateway.access.callers import hash_key
-from multitask_serving.gateway.access.reviews import AUDIENCE
-from multitask_serving.gateway.smoke_test import main as smoke_test
 
 pytestmark = pytest.mark.integration
 OK, UNKNOWN, DENIED = "OK", "UNAUTHENTICATED", "PERMISSION_DENIED"

@@ -9,7 +9,7 @@ from pathlib import Path
 from support.rendered_chart import OPERATOR, rendered
 
 ROOT = Path(__file__).parents[3]
-METRIC = re.compile(r"\bmultitask_\w+")
+METRIC = re.compile(r"\bmultitask_(?:gateway_|operator_|models|jobs)\w*")
 #: What Prometheus' client adds to the names in the source.
 ADDED = re.compile(r"(_total|_bucket)$")
 
@@ -30,7 +30,7 @@ def test_every_metric_in_it_and_on_the_pages_is_one_that_is_exported() -> None:
     expressions = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
     expressions += [each["query"] for each in dashboard["templating"]["list"]]
     shown = {ADDED.sub("", name) for text in expressions for name in METRIC.findall(text)}
-    for page in ("docs/how-to/monitor.md", "docs/how-to/autoscale.md"):
+    for page in ("docs/how-to/monitor.md", "docs/how-to/autoscale.md", "docs/how-to/gateway.md"):
         shown |= {ADDED.sub("", name) for name in METRIC.findall((ROOT / page).read_text("utf-8"))}
     assert len(shown) > 10
     assert shown - exported() == set()
@@ -41,5 +41,5 @@ def exported() -> set[str]:
     operator = (ROOT / "operator/src/multitask_operator/metrics.py").read_text("utf-8")
     gateway = (ROOT / "serving/src/multitask_serving/gateway/cluster/metrics.py").read_text("utf-8")
     names = {f"multitask_gateway{name}" for name in re.findall(r'f"\{PREFIX\}(_\w+)"', gateway)}
-    names |= {f"multitask_gateway_{name}" for name in re.findall(r'\("(retries\w*)",', gateway)}
+    names |= {f"multitask_gateway_{name}" for name in re.findall(r'\(\s*"(retries\w*)",', gateway)}
     return {ADDED.sub("", name) for name in names | set(METRIC.findall(operator))}

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 from cryptography import x509
-from multitask_serving.gateway.cluster.settings import OPTIONS, read_settings
 
 from devcluster import chart
 from multitask_serving.gateway.access.callers import CallersFile, hash_key
 from multitask_serving.gateway.access.tls import CertificateFolder
+from multitask_serving.gateway.cluster.settings import OPTIONS, read_settings
 from multitask_serving.gateway.smoke_test import _parser as smoke_test_parser
 from support.rendered_chart import GATEWAY, OPERATOR, Map, Objects, container, deployment, pod, rendered
 
@@ -52,9 +52,10 @@ def test_its_settings_are_those_of_the_program() -> None:
 
 
 def test_a_gateway_ends_after_its_calls() -> None:
-    objects = rendered("--set", "gateway.drainSeconds=100")
+    objects = rendered("--set", "gateway.drainSeconds=100,gateway.maxConnectionAgeSeconds=300")
     settings = read_settings([], environment(objects))
-    assert pod(objects, GATEWAY)["terminationGracePeriodSeconds"] > settings.drain_delay_s + settings.drain_s
+    longest = settings.drain_delay_s + 1.1 * settings.max_connection_age_s + settings.drain_s
+    assert longest < pod(objects, GATEWAY)["terminationGracePeriodSeconds"] < longest + 30
     assert deployment(objects, GATEWAY)["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"] == 0
     assert container(objects, GATEWAY)["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "state"}
 
