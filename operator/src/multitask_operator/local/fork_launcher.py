@@ -146,6 +146,8 @@ class _Server:
 
     def _read(self, timeout: float | None) -> bool:
         """Take in what the server has answered, waiting ``timeout`` seconds for it; whether there was anything."""
+        if self._answers.closed:
+            return False
         readable, _, _ = select.select([self._answers], [], [], timeout)
         piece = os.read(self._answers.fileno(), 1 << 16) if readable else b""
         for message in self._messages(piece):
