@@ -51,7 +51,10 @@ class ForkLauncher:
         """See `Launcher.start`."""
         if kind in _LIGHT:
             return self._plain.start(kind, order, log, environment)
-        if self._server is None or not self._server.is_alive:
+        if self._server is not None and not self._server.is_alive:
+            self._server.stop()
+            self._server = None
+        if self._server is None:
             self._server = _Server(self._module, log, environment)
         request = {
             "module": f"{self._prefix}.{kind.replace('-', '_')}",
@@ -100,6 +103,7 @@ class _Server:
                 stdout=subprocess.PIPE,
                 stderr=output,
                 env=dict(environment),
+                bufsize=0,
                 start_new_session=True,
             )
         assert self._process.stdin is not None
@@ -117,7 +121,6 @@ class _Server:
         """Start a program; its process id. Raises `ServerEnded`."""
         try:
             self._requests.write(json.dumps(request).encode() + b"\n")
-            self._requests.flush()
         except BrokenPipeError as error:
             raise ServerEnded(str(error)) from error
         while not self._started:
@@ -135,8 +138,7 @@ class _Server:
 
     def stop(self) -> None:
         """End the server; it ends by itself when its input does."""
-        with contextlib.suppress(BrokenPipeError):
-            self._requests.close()
+        self._requests.close()
         try:
             self._process.wait(5)
         except subprocess.TimeoutExpired:
