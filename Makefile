@@ -61,6 +61,8 @@ lock: | .venv/pyvenv.cfg  ## Resolve the dependencies again and write the locks
 	  $(AS_LOCKED) --output-file requirements-gateway.lock > /dev/null
 	$(COMPILE) $(addsuffix /pyproject.toml,crds client serving trainer-image) --extra engine $(call without,api client serving) $(AS_LOCKED) \
 	  --output-file requirements-trainer.lock > /dev/null
+	printf '%s\n' fsspec s3fs | $(COMPILE) - $(addsuffix /pyproject.toml,crds client serving) --extra engine $(call without,api client) \
+	  $(AS_LOCKED) --output-file requirements-serving.lock > /dev/null
 	printf '%s\n' hatchling setuptools | $(COMPILE) - $(AS_LOCKED) --output-file requirements-build.lock > /dev/null
 	grep '^nvidia-pytriton==' requirements-triton.lock | sed 's/ .*//' \
 	  | $(COMPILE) - --no-deps --no-annotate --output-file requirements-triton.lock > /dev/null
@@ -106,8 +108,8 @@ e2e: .make/setup  ## Test the product in a real cluster of one node: the support
 kubernetes: .make/setup  ## Build the Kubernetes programs that tests start; once a machine, about 12 minutes
 	$(BIN)/python tools/devcluster/binaries.py --one-node
 
-images: .make/setup  ## Build both container images without registry or daemon; about 12 minutes after each change of the sources
-	$(BIN)/python tools/devcluster/images.py operator trainer
+images: .make/setup  ## Build the container images without registry or daemon; about 25 minutes after each change of the sources
+	$(BIN)/python tools/devcluster/images.py operator trainer triton gateway
 
 grpcurl: $(GRPCURL)  ## Build the grpcurl that tests call
 

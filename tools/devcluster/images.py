@@ -13,10 +13,11 @@ import subprocess
 import sys
 import time
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -32,6 +33,12 @@ _DOCKERFILES = "tools/devcluster/dockerfiles"
 _BASE = "localhost/multitask-base:1"
 _BASE_FILE = f"{_DOCKERFILES}/base.Dockerfile"
 _USER = "10001:10001"
+_PRODUCT = ("operator", "trainer", "triton", "gateway")
+_ENVIRONMENTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "environment": lambda: environment.pod_template(environment.build()),
+    "server-environment": lambda: environment.server_pod_template(environment.build(with_triton=True)),
+}
+"""What prints a podTemplate for pods of the image ``thin``."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +55,21 @@ def definitions() -> Mapping[str, ImageDefinition]:
     both = (".dockerignore", "LICENSE", "requirements-build.lock", _BASE_FILE)
     operator = (*both, "requirements-operator.lock", *package("crds", "kubernetes-client", "operator"))
     trainer = (*both, "requirements-trainer.lock", *package("crds", "client", "serving", "trainer-image"))
+    triton = (
+        *(*both, "requirements-serving.lock", "requirements-triton.lock"),
+        *package("crds", "client", "serving", "trainer-image"),
+    )
+    gateway = (*both, "requirements-gateway.lock", *package("crds", "client", "kubernetes-client", "serving"))
     return {
         "operator": ImageDefinition("operator/Dockerfile", operator, version, _USER, "opt/multitask", base.COMMAND, 4),
         "trainer": ImageDefinition(
             "trainer-image/Dockerfile", trainer, version, _USER, "opt/multitask", base.COMMAND, 40
+        ),
+        "triton": ImageDefinition(
+            "serving/triton.Dockerfile", triton, version, _USER, "opt/multitask", base.COMMAND, 40
+        ),
+        "gateway": ImageDefinition(
+            "serving/gateway.Dockerfile", gateway, version, _USER, "opt/multitask", base.COMMAND, 4
         ),
         "thin": ImageDefinition(f"{_DOCKERFILES}/thin.Dockerfile", (_BASE_FILE,), "1", _USER, base=base.COMMAND),
         "pause": ImageDefinition(f"{_DOCKERFILES}/pause.Dockerfile", (f"{_DOCKERFILES}/pause.c",), "1", "65535:65535"),
@@ -154,9 +172,9 @@ def _list() -> None:
 def main(argv: Sequence[str] | None = None) -> int:
     """Build the named images."""
     parser = argparse.ArgumentParser(description="Build container images without registry or daemon.")
-    names = (*definitions(), "environment")
+    names = (*definitions(), *_ENVIRONMENTS)
     parser.add_argument(
-        "images", nargs="*", metavar="IMAGE", help=f"one of {', '.join(names)} (default: operator, trainer)"
+        "images", nargs="*", metavar="IMAGE", help=f"one of {', '.join(names)} (default: {', '.join(_PRODUCT)})"
     )
     parser.add_argument("--list", action="store_true", help="list the archives, and build none")
     arguments = parser.parse_args(argv)
@@ -166,9 +184,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _list()
         return 0
     try:
-        for name in arguments.images or ("operator", "trainer"):
-            if name == "environment":
-                print(yaml.safe_dump({"podTemplate": environment.pod_template(environment.build())}, sort_keys=False))
+        for name in arguments.images or _PRODUCT:
+            if name in _ENVIRONMENTS:
+                print(yaml.safe_dump({"podTemplate": _ENVIRONMENTS[name]()}, sort_keys=False))
                 continue
             image = archive(name)
             print(f"{image.reference}\t{image.path}\t{image.path.stat().st_size / 1e6:.0f} MB", flush=True)

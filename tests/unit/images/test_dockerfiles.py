@@ -13,10 +13,12 @@ import yaml
 
 from devcluster import images
 from multitask_api.cluster import command
+from multitask_api.serving_io.names import FETCH_COMMAND, GATEWAY_COMMAND, SERVER_COMMAND
 from multitask_operator.objects.pods import USER
+from multitask_serving.triton.installation import IMAGE
 
 ROOT = Path(__file__).parents[3]
-NAMES = ("operator", "trainer")
+NAMES = ("operator", "trainer", "triton", "gateway")
 
 
 def instructions(name: str) -> list[tuple[str, str]]:
@@ -137,3 +139,22 @@ def test_the_trainer_has_the_program_that_the_operator_runs():
     assert "ENTRYPOINT" not in dict(final("trainer"))
     (default,) = [json.loads(rest) for first, rest in final("trainer") if first == "CMD"]
     assert default[: len(command("unit"))] == command("unit")
+
+
+@pytest.mark.parametrize(("name", "program"), [("triton", SERVER_COMMAND), ("gateway", GATEWAY_COMMAND)])
+def test_servers_and_gateways_have_the_program_that_is_run(name, program):
+    assert "ENTRYPOINT" not in dict(final(name))
+    assert [json.loads(rest) for first, rest in final(name) if first == "CMD"] == [list(program)]
+
+
+def test_servers_can_fetch_a_bundle_without_the_libraries_of_training():
+    (ours,) = [rest for first, rest in instructions("triton") if first == "RUN" and "./crds" in rest]
+    assert "./trainer-image" in ours
+    assert "--no-deps" in ours
+    assert (ROOT / "trainer-image/src" / f"{FETCH_COMMAND[-1].replace('.', '/')}.py").exists()
+
+
+def test_triton_of_the_base_is_taken_where_it_has_one():
+    (run,) = [rest for first, rest in instructions("triton") if first == "RUN" and "requirements-serving.lock" in rest]
+    assert f"[ -x {IMAGE}/bin/tritonserver ] ||" in run
+    assert "requirements-triton.lock" in run

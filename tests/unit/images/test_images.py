@@ -15,6 +15,9 @@ from devcluster import images
 from devcluster.image_build import environment, pip_config
 from devcluster.image_build.environment import Environment
 from devcluster.image_build.image_definition import ImageDefinition
+from multitask_operator.objects.serving.pods import ServerSettings, server_template
+from support import object_samples
+from support.graph_builders import task
 from unit.operator.objects import test_pods
 
 ROOT = Path(__file__).parents[3]
@@ -79,8 +82,11 @@ def test_without_room_no_build_begins(tmp_path, monkeypatch, capsys):
 
 def test_an_unknown_image_is_an_error_that_lists_the_known_ones(capsys):
     with pytest.raises(SystemExit):
-        images.main(["gateway"])
-    assert "no such image: gateway; there are operator, trainer, thin, pause, environment" in capsys.readouterr().err
+        images.main(["proxy"])
+    assert (
+        "no such image: proxy; there are operator, trainer, triton, gateway, thin, pause, environment"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.mark.parametrize("name", images.definitions())
@@ -124,6 +130,23 @@ def test_a_pod_of_the_operator_takes_the_environment_and_keeps_its_command():
     mounted = {each["name"]: each["mountPath"] for each in test_pods.trainer(pod)["volumeMounts"]}
     paths = {each["hostPath"]["path"]: mounted[each["name"]] for each in pod["spec"]["volumes"] if "hostPath" in each}
     assert paths == {"/cache/packages": "/environment/packages", "/cache/libraries": "/environment/libraries"}
+
+
+def test_a_server_takes_the_environment_with_triton_in_both_of_its_containers():
+    folders = Environment(Path("/cache/packages"), Path("/cache/libraries"), Path("/cache/triton"))
+    model = object_samples.resource(task("topic"), serving={"podTemplate": environment.server_pod_template(folders)})
+    settings = ServerSettings("localhost/multitask-thin:1")
+    pod = server_template(object_samples.OWNER, model.spec, "5e71a1ce", 1000, settings)["spec"]
+    for container in (*pod["initContainers"], *pod["containers"]):
+        (path,) = [each["value"] for each in container["env"] if each["name"] == "PYTHONPATH"]
+        mounted = {each["mountPath"]: each["name"] for each in container["volumeMounts"]}
+        found = {each["name"]: each["hostPath"]["path"] for each in pod["volumes"] if "hostPath" in each}
+        assert [found[mounted[folder]] for folder in path.split(":")] == [
+            "/cache/packages",
+            "/cache/libraries",
+            "/cache/triton",
+        ]
+    assert [each["name"] for each in pod["containers"]] == ["server"]
 
 
 def test_where_programs_cannot_be_installed_the_missing_ones_are_named(tmp_path):

@@ -15,6 +15,7 @@ IMAGES = {
     "operator": ("crds", "kubernetes-client", "operator"),
     "gateway": ("crds", "client", "kubernetes-client", "serving[cluster]"),
     "trainer": ("crds", "client", "serving[engine]", "trainer-image"),
+    "serving": ("crds", "client", "serving[engine]"),
     "build": (),
 }
 OURS = tuple(f"multitask-{name}" for name in ("api", "client", "kubernetes", "serving", "trainer", "operator"))
@@ -22,6 +23,7 @@ NO_BUSINESS = {
     "operator": ("torch", "transformers", "grpcio", "pyarrow", "hatchling", "moto", "mypy", "pytest"),
     "gateway": ("torch", "transformers", "tokenizers", "pyarrow", "matplotlib", "hatchling", "moto", "mypy", "pytest"),
     "trainer": ("kubernetes", "matplotlib", "nvidia-pytriton", "hatchling", "moto", "mypy", "pytest"),
+    "serving": ("kubernetes", "peft", "datasets", "pyarrow", "scipy", "scikit-learn", "hatchling", "moto", "pytest"),
     "build": ("pip", "torch", "numpy"),
 }
 
@@ -87,3 +89,9 @@ def test_what_builds_our_wheels_is_locked():
 @pytest.mark.parametrize("image", ["", *IMAGES, "triton"])
 def test_no_lock_names_an_index(image):
     assert not re.search(r"://|^-i|index-url", text(image), re.MULTILINE)
+
+
+def test_servers_have_what_reads_storage():
+    fetching = {"fsspec", "s3fs"}
+    assert fetching <= {package for package, _ in locked("serving")}
+    assert fetching <= {each.name for each in needed("trainer-image")}

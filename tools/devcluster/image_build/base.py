@@ -10,7 +10,7 @@ from devcluster import cache
 from devcluster.image_build import buildah
 
 SUITE = "bookworm"
-PACKAGES = ("python3.11", "python3.11-venv", "ca-certificates")
+PACKAGES = ("python3.11", "python3.11-venv", "libpython3.11", "ca-certificates")
 #: No manuals and translations; licences stay.
 _OPTIONS = (
     "--dpkgopt=path-exclude=/usr/share/man/*",

@@ -1,7 +1,8 @@
-"""The content of the trainer image as two folders for pods of the image ``thin``: quick to rebuild after an edit.
+"""What the images trainer and triton have, as folders for pods of the image ``thin``: quick to rebuild after an edit.
 
-The libraries change with the lock and are hard links into uv's cache; our packages change with their sources. Pods
-mount both read-only by hostPath volumes (`pod_template`).
+The libraries change with the locks and are hard links into uv's cache; our packages change with their sources. Pods
+mount them read-only by hostPath volumes (`pod_template`, `server_pod_template`). Servers have the trainer's libraries,
+which are more than their own, and Triton.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from devcluster.image_build.image_definition import copy, digest, files, package
 
 ROOT = Path(__file__).parents[3]
 #: Folders of each kind that are kept: pods of other checkouts may use older ones.
-KEPT = {"packages": 20, "libraries": 2}
+KEPT = {"packages": 20, "libraries": 2, "triton": 2}
 _LOCK = "requirements-trainer.lock"
+_TRITON_LOCK = "requirements-triton.lock"
 _PACKAGES = ("crds", "client", "serving", "trainer-image")
 #: The Python of the image, whichever runs this module.
 _PYTHON = "3.11"
@@ -30,10 +32,11 @@ _MOUNTED = "/environment"
 
 @dataclass(frozen=True)
 class Environment:
-    """Two folders for PYTHONPATH, in this order."""
+    """Folders for PYTHONPATH, in this order; servers need ``triton`` too."""
 
     packages: Path
     libraries: Path
+    triton: Path | None = None
 
 
 def folder() -> Path:
@@ -41,23 +44,39 @@ def folder() -> Path:
     return cache.root() / "environments"
 
 
-def build() -> Environment:
+def build(*, with_triton: bool = False) -> Environment:
     """The environment of this checkout, built if it is missing. Raises ImageFailed."""
     sources = files(ROOT, package(*_PACKAGES))
     packages = _cached("packages", digest(ROOT, sources, _PYTHON), _install_packages)
-    libraries = _cached("libraries", digest(ROOT, [ROOT / _LOCK], _PYTHON), _install_libraries)
-    return Environment(packages, libraries)
+    libraries = _cached("libraries", digest(ROOT, [ROOT / _LOCK], _PYTHON), _install_lock(_LOCK))
+    if not with_triton:
+        return Environment(packages, libraries)
+    triton = _cached("triton", digest(ROOT, [ROOT / _TRITON_LOCK], _PYTHON), _install_lock(_TRITON_LOCK))
+    return Environment(packages, libraries, triton)
 
 
-def pod_template(environment: Environment, container: str = "trainer") -> dict[str, Any]:
-    """A podTemplate that mounts ``environment`` in a container whose image has only Python."""
-    mounts = {"packages": environment.packages, "libraries": environment.libraries}
+def pod_template(environment: Environment, container: str = "trainer", *, init_container: str = "") -> dict[str, Any]:
+    """A podTemplate that mounts ``environment`` in a container, or two, whose image has only Python."""
+    folders = {"packages": environment.packages, "libraries": environment.libraries, "triton": environment.triton}
+    mounts = {name: path for name, path in folders.items() if path is not None}
     volumes = [
         {"name": name, "hostPath": {"path": str(path), "type": "Directory"}} for name, path in sorted(mounts.items())
     ]
-    mounted = [{"name": name, "mountPath": f"{_MOUNTED}/{name}", "readOnly": True} for name in sorted(mounts)]
-    path = {"name": "PYTHONPATH", "value": f"{_MOUNTED}/packages:{_MOUNTED}/libraries"}
-    return {"spec": {"volumes": volumes, "containers": [{"name": container, "env": [path], "volumeMounts": mounted}]}}
+    path = {"name": "PYTHONPATH", "value": ":".join(f"{_MOUNTED}/{name}" for name in mounts)}
+
+    def mounting(name: str) -> dict[str, Any]:
+        mounted = [{"name": each, "mountPath": f"{_MOUNTED}/{each}", "readOnly": True} for each in sorted(mounts)]
+        return {"name": name, "env": [path], "volumeMounts": mounted}
+
+    pod: dict[str, Any] = {"volumes": volumes, "containers": [mounting(container)]}
+    if init_container:
+        pod["initContainers"] = [mounting(init_container)]
+    return {"spec": pod}
+
+
+def server_pod_template(environment: Environment) -> dict[str, Any]:
+    """A podTemplate for the servers of a revision, of an environment with Triton."""
+    return pod_template(environment, "server", init_container="fetch")
 
 
 def _cached(kind: str, digest: str, install: Callable[[Path, Path], None]) -> Path:
@@ -79,8 +98,11 @@ def _cached(kind: str, digest: str, install: Callable[[Path, Path], None]) -> Pa
     return folder_path
 
 
-def _install_libraries(target: Path, scratch: Path) -> None:
-    _install(target, "--require-hashes", "-r", str(ROOT / _LOCK))
+def _install_lock(lock: str) -> Callable[[Path, Path], None]:
+    def install(target: Path, scratch: Path) -> None:
+        _install(target, "--require-hashes", "-r", str(ROOT / lock))
+
+    return install
 
 
 def _install_packages(target: Path, scratch: Path) -> None:
