@@ -1,8 +1,8 @@
-"""Runs the unit of a stage pod: its orders one after the other, or ``resolve``, or ``clean-up``.
+"""Runs the unit of a stage pod: its orders one after the other, or ``resolve``, ``clean-up`` or ``verify-revision``.
 
-The program reads ``orders.json``, ``resolve.json`` or ``clean-up.json`` below ``/multitask/orders`` and reports to the
-ConfigMap that ``MULTITASK_CONFIGMAP`` names. It ends with 0 when everything is done and reported, with 2 when trying
-again cannot help, with 75 when it can, and with 1 for a fault of the program.
+The program reads ``orders.json``, ``resolve.json``, ``clean-up.json`` or ``verify.json`` below ``/multitask/orders``,
+and reports to the ConfigMap that ``MULTITASK_CONFIGMAP`` names. It ends with 0 when everything is done and reported,
+with 2 when trying again cannot help, with 75 when it can, and with 1 for a fault of the program.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from multitask_api.cluster import (
     ResolveOrder,
 )
 from multitask_api.errors import RetryableError
+from multitask_api.serving_io.verify import VERIFY_KEY, VERIFY_REVISION, VerifyOrder
 from multitask_api.stage_io.manifest import Manifest, StageFailure, StageOrder
 from multitask_api.stages.versions import VERSIONS
 from multitask_api.types import Record
@@ -50,7 +51,7 @@ from multitask_trainer.runtime.runner import Work, run_stage
 
 R = TypeVar("R", bound=Record)
 
-_STAGE_OF_KEY = {RESOLVE_KEY: RESOLVE, CLEAN_UP_KEY: CLEAN_UP}
+_STAGE_OF_KEY = {RESOLVE_KEY: RESOLVE, CLEAN_UP_KEY: CLEAN_UP, VERIFY_KEY: VERIFY_REVISION}
 """Key of the ConfigMap → the program of a unit that has no stage orders."""
 
 
@@ -91,6 +92,12 @@ def run_unit(folder: Path, configmap: ConfigMap, distributed: DistributedContext
 
             progress = ConfigMapProgressReporter(CLEAN_UP, configmap)
             configmap.patch(clean_up.report(_read(folder / orders_key, CleanUpOrder), progress))
+            return EXIT_DONE
+        if orders_key == VERIFY_KEY:
+            from multitask_trainer.stages import verify_revision
+
+            progress = ConfigMapProgressReporter(VERIFY_REVISION, configmap)
+            configmap.patch(verify_revision.report(_read(folder / orders_key, VerifyOrder), progress))
             return EXIT_DONE
         orders = _read(folder / ORDERS_KEY, Orders).orders
     except Unreported:
