@@ -77,6 +77,11 @@ KINDS = {name: kind for kind, names in GROUPS.items() for name in names} | {
     "jamba": "state space hybrid, MoE",
     **dict.fromkeys(["falcon_h1", "bamba", "nemotron_h", "zamba2"], "state space hybrid"),
     "gemma3": "multimodal text, sliding window",
+    **dict.fromkeys(["deepseek_v32", "glm_moe_dsa"], "MoE, sparse latent attention"),
+    **dict.fromkeys(["bert_decoder", "openai-gpt"], "dense"),
+    "modernbert-decoder": "sliding window",
+    "rwkv": "linear attention",
+    "xlstm": "recurrent, scaled logits",
 }
 
 

@@ -106,9 +106,10 @@ SCALED: Mapping[str, Settings] = {
     "cohere": {"logit_scale": 0.25},
     "gemma2": {**_HEAD_DIM, "final_logit_softcapping": 3.0, "attn_logit_softcapping": 20.0, "layer_types": _WINDOWED},
     "nanochat": {"final_logit_softcapping": 3.0},
-    "minicpm3": {**_MLA, "dim_model_base": 16},
+    "minicpm3": {**_MLA, "dim_model_base": 10},
+    "hyperclovax": {"logits_scaling": 0.125},
 }
-"""Logits are scaled or capped after the head."""
+"""Logits are scaled or capped after the head. MiniCPM3's divisor, 6.4, is not a power of two: it costs a rounding."""
 
 WINDOWED: Mapping[str, Settings] = {
     "mistral_window": {"model_type": "mistral", "sliding_window": 8},
@@ -140,6 +141,8 @@ EXPERTS: Mapping[str, Settings] = {
     "granitemoe": _EXPERTS,
     "deepseek_v2": {**_MLA, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "topk_method": "greedy"},
     "deepseek_v3": {**_MLA, "num_experts_per_tok": 2, "moe_intermediate_size": 48, "head_dim": 8},
+    "deepseek_v32": {**_MLA, "num_experts_per_tok": 2, "moe_intermediate_size": 48},
+    "glm_moe_dsa": {**_MLA, "num_experts_per_tok": 2, "moe_intermediate_size": 48},
 }
 
 HYBRID: Mapping[str, Settings] = {
@@ -266,8 +269,17 @@ WRAPPED: Mapping[str, Settings] = {
 }
 """A text decoder inside a multimodal model."""
 
-UNFIT: Mapping[str, Settings] = {"bert": {"is_decoder": True}}
-"""What cannot be used: its head is more than a linear layer."""
+UNFIT: Mapping[str, Settings] = {
+    "bert": {"pad_token_id": 0},
+    "bert_decoder": {"model_type": "bert", "is_decoder": True, "pad_token_id": 0},
+    "roberta": {"pad_token_id": 0},
+    "electra": {"pad_token_id": 0},
+    "modernbert-decoder": {"pad_token_id": 0, "local_attention": 8, "layer_types": _WINDOWED},
+    "openai-gpt": {},
+    "rwkv": {"attention_hidden_size": WIDTH},
+    "xlstm": {"num_blocks": 2, "num_heads": HEADS},
+}
+"""What cannot be used: encoders, a head that is more than a linear layer, no cache or one that cannot be copied."""
 
 FAMILIES: Mapping[str, Settings] = {
     **PLAIN,

@@ -108,6 +108,10 @@ class ForwardPath(Record):
     partial_gradients: bool = Field(
         False, description="Whether some weights of the decoder get no gradient from some batches."
     )
+    logits_scaling: Literal["Multiplies"] | None = Field(
+        None,
+        description="What logits_scaling of the family's configuration does to its logits; absent: it divides them.",
+    )
 
 
 class ServedModel(Record):

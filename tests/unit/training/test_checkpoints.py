@@ -10,11 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from tokenizers import normalizers
-from transformers import AutoConfig, AutoModelForCausalLM
+from tokenizers import AddedToken, normalizers
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerFast
 
+from multitask_api.bundle import ForwardPath, PromptFormat
+from multitask_serving.engine.prompt.compiling import compile_prompt
+from multitask_trainer.base_model.checks import base as checks
 from multitask_trainer.base_model.checks.base import check_base
+from multitask_trainer.base_model.checks.bf16 import bf16_problem
 from multitask_trainer.base_model.checks.choice import choose_path
+from multitask_trainer.base_model.checks.tokens import check_prompt
 from multitask_trainer.base_model.sources import BaseModelSource, make_base
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.errors import StageError
@@ -24,6 +29,8 @@ from multitask_trainer.training.loss import freeze_outside_decoder
 from support.engine_builders import tokenizer
 from support.tiny_families import tiny_model, write_tiny_base
 
+TOKENS = 420
+"""The ids of ``tokenizer()``."""
 Change = Callable[[Path], None]
 
 
@@ -125,7 +132,7 @@ def test_files_of_an_older_tokenizer_are_converted(tmp_path):
 def test_code_beside_a_known_architecture_is_not_needed(tmp_path):
     base = write_tiny_base("phi3", tmp_path / "hub", tokenizer())
     config(auto_map={"AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM"})(base)
-    check_base(made(tmp_path, base))
+    check_base(made(tmp_path, base), "bf16")
 
 
 @pytest.mark.parametrize("window", [0, None])
@@ -146,29 +153,129 @@ def test_a_window_of_0_or_null_is_none(family, window, tmp_path):
 
 
 UNFIT: dict[str, str] = {
-    "recurrent_gemma": "cannot be used: .*with the family's own cache the next tokens differ",
-    "bert": "changes its logits after the output head",
+    "recurrent_gemma": "cannot be used: windows are fixed to columns .* with the family's own cache the next tokens "
+    "cannot be computed .InvalidBundle: RecurrentGemmaModel keeps no cache",
+    "openai-gpt": "two rows in one sequence fail .RuntimeError: .*OpenAIGPTModel keeps no cache of the tokens",
+    "rwkv": "two rows in one sequence change each other, and .*RwkvModel keeps no cache of the tokens",
+    "xlstm": "with the family's own cache the next tokens cannot be computed .ValueError: matC_old has wrong shape",
+    "bert": "BertLMHeadModel is an encoder: the logits at a token change with the tokens behind it",
+    "roberta": "RobertaForCausalLM is an encoder",
+    "electra": "ElectraForCausalLM is an encoder",
+    "bert_decoder": "BertLMHeadModel changes its logits after the output head",
+    "modernbert-decoder": "ModernBertDecoderForCausalLM changes its logits after the output head",
 }
 
 
 @pytest.mark.parametrize("family", UNFIT)
 def test_a_base_that_fits_no_way_of_running_it_is_refused_with_the_reason(family, tmp_path):
     with pytest.raises(StageError, match=UNFIT[family]):
-        check_base(write_tiny_base(family, tmp_path / "base", tokenizer()))
+        check_base(write_tiny_base(family, tmp_path / "base", tokenizer()), "bf16")
 
 
-def test_a_tokenizer_of_a_larger_model_is_refused(tmp_path):
-    tiny_model("llama", vocabulary=64).save_pretrained(tmp_path)
-    tokenizer().save_pretrained(tmp_path)
-    with pytest.raises(StageError, match="embeddings for 64 tokens: tokenizer and weights are of different models"):
-        check_base(tmp_path)
+def breaks(message: str, dtype: torch.dtype) -> PreTrainedModel:
+    """A Llama that raises an error in every forward pass in ``dtype``."""
+    model = tiny_model("llama", vocabulary=TOKENS)
+
+    def fail(module: torch.nn.Module, *_: Any) -> None:
+        if module.get_parameter("lm_head.weight").dtype == dtype:
+            raise RuntimeError(message)
+
+    model.register_forward_pre_hook(fail)
+    return model
+
+
+def test_a_model_that_fails_on_a_plain_row_is_refused_with_what_it_raised():
+    with pytest.raises(StageError, match=r"LlamaForCausalLM fails on a plain row of text .RuntimeError: no kernel"):
+        choose_path(breaks("no kernel.", torch.float32), range(5, 25))
+
+
+def test_a_model_that_gives_no_numbers_is_refused():
+    model = tiny_model("llama")
+    model.lm_head.weight.data[3] = float("nan")
+    with pytest.raises(StageError, match="logits that are not numbers for a plain row"):
+        choose_path(model, range(5, 25))
+
+
+@pytest.mark.parametrize("family", ["llama", "mamba", "mamba2", "falcon_mamba", "nemotron_h", "minicpm3", "bloom"])
+def test_a_base_that_is_used_runs_in_bf16_too(family):
+    model = tiny_model(family)
+    assert bf16_problem(model, choose_path(model, range(5, 25)).path, range(5, 25)) is None
+
+
+def test_a_base_that_fails_in_bf16_is_refused_for_bf16_alone(tmp_path, monkeypatch):
+    base = write_tiny_base("llama", tmp_path, tokenizer())
+    monkeypatch.setattr(checks, "read_model", lambda *_, **__: breaks("not in half", torch.bfloat16))
+    warnings = check_base(base, "fp32").warnings
+    assert [text for text in warnings if "with training.precision bf16 this base could not be used" in text]
+    with pytest.raises(
+        StageError,
+        match=r"fails in bf16 on a plain row of text .RuntimeError: not in half.*Set training.precision to fp32",
+    ):
+        check_base(base, "bf16")
+
+
+@pytest.mark.parametrize("path", [ForwardPath(), ForwardPath(isolation="Rows", labels="PromptState")])
+def test_a_path_whose_answers_are_no_rounding_of_the_right_ones_is_a_problem_in_bf16(path):
+    model = tiny_model("llama")
+    model.model.layers[1].register_forward_hook(
+        lambda _, args, out: out * (1 if args[0].dtype == torch.float32 or len(out) == 1 else -1)
+    )
+    problem = bf16_problem(model, path, range(5, 25))
+    assert problem is not None
+    assert "gives other scores of labels in bf16 than in plain forward passes" in problem
+
+
+def with_tokens(*tokens: str | AddedToken) -> PreTrainedTokenizerFast:
+    changed = copy.deepcopy(tokenizer())
+    changed.add_tokens(list(tokens))
+    return changed
+
+
+BEYOND: dict[str, tuple[int, PreTrainedTokenizerFast, str]] = {
+    "a tokenizer of a larger model": (
+        64,
+        tokenizer(),
+        "gives 356 ids from 64 on, .* embeddings for 64 tokens: .*models",
+    ),
+    "added words": (TOKENS, with_tokens("plum", "fig"), "gives 2 ids from 420 on, for example for 'plum'"),
+    "an added end of answers": (
+        TOKENS,
+        with_tokens(AddedToken("<end>", special=True)),
+        "gives 1 ids from 420 on, for example for '<end>'.*resize_token_embeddings",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BEYOND)
+def test_ids_without_embeddings_are_refused(name, tmp_path):
+    rows, changed, message = BEYOND[name]
+    if "<end>" in changed.get_vocab():
+        changed.eos_token = "<end>"
+    tiny_model("llama", vocabulary=rows).save_pretrained(tmp_path)
+    changed.save_pretrained(tmp_path)
+    with pytest.raises(StageError, match=message):
+        check_base(tmp_path, "bf16")
+
+
+def test_a_special_token_without_an_embedding_is_refused_only_where_a_prompt_has_it(tmp_path):
+    """Gemma 3's smallest model has one, for images. In a text, its characters stand for it."""
+    changed = with_tokens(AddedToken("<image>", special=True))
+    model = tiny_model("llama", vocabulary=TOKENS)
+    model.save_pretrained(tmp_path)
+    changed.save_pretrained(tmp_path)
+    check_base(tmp_path, "bf16")
+    prompt_format = PromptFormat()
+    for prompt in ("{text}\nKind:", "see <imag> {text}"):
+        check_prompt(model, changed, "kind", *compile_prompt(prompt, changed, prompt_format, chat=False))
+    with pytest.raises(StageError, match=r"task kind: its prompt has the token '<image>' with the id 420.*420 tokens"):
+        check_prompt(model, changed, "kind", *compile_prompt("<image>{text}", changed, prompt_format, chat=False))
 
 
 def test_a_plain_decoder_leaves_no_file_and_its_bundle_no_field(tmp_path):
     """So its digests are those of earlier releases, and earlier releases read its bundle."""
     base = write_tiny_base("llama", tmp_path / "base" / "model", tokenizer())
     before = content_digest(tmp_path, ["base"])
-    check_base(base)
+    check_base(base, "bf16")
     (base / "checks.json").unlink()
     assert content_digest(tmp_path, ["base"]) == before
     placed = place_servables(tmp_path / "bundle", base, [ServableWeights("m", base.parent)], "fp32")
@@ -177,16 +284,16 @@ def test_a_plain_decoder_leaves_no_file_and_its_bundle_no_field(tmp_path):
 
 def test_what_was_found_is_read_again_where_a_stage_is_restarted(tmp_path):
     base = write_tiny_base("lfm2", tmp_path, tokenizer())
-    first = check_base(base)
+    first = check_base(base, "bf16")
     (base / "model.safetensors").unlink()
-    assert check_base(base) == first
+    assert check_base(base, "bf16") == first
 
 
 def test_a_text_that_changes_on_its_way_through_the_tokenizer_is_a_warning(tmp_path):
     lowercasing = copy.deepcopy(tokenizer())
     lowercasing.backend_tokenizer.normalizer = normalizers.Lowercase()
-    assert check_base(write_tiny_base("llama", tmp_path / "a", tokenizer())).warnings == ()
-    (warning,) = check_base(write_tiny_base("llama", tmp_path / "b", lowercasing)).warnings
+    assert check_base(write_tiny_base("llama", tmp_path / "a", tokenizer()), "bf16").warnings == ()
+    (warning,) = check_base(write_tiny_base("llama", tmp_path / "b", lowercasing), "bf16").warnings
     assert "does not keep text as it is" in warning
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 
@@ -14,11 +15,12 @@ from multitask_api.bundle import Adapter
 from multitask_api.resource.training import Tuning
 from multitask_serving.engine.model.adapters import add_to_weights, attach_adapters
 from multitask_serving.engine.model.loading import read_adapter
-from multitask_serving.engine.model.lora import ActiveAdapters
+from multitask_serving.engine.model.lora import ActiveAdapters, RowLoraLinear
 from multitask_trainer.errors import StageError
 from multitask_trainer.tuning import tuning_method
 from multitask_trainer.tuning.targets import find_targets
 from support.base_families import CONFIGS, family
+from support.tiny_families import tiny_model
 
 ATTENTION = {"q_proj", "k_proj", "v_proj", "o_proj"}
 MLP = {"gate_proj", "up_proj", "down_proj"}
@@ -123,7 +125,7 @@ def test_rows_of_mixed_adapters_and_merged_weights_are_what_was_trained(name, tm
 )  # fmt: skip
 def test_a_name_that_cannot_be_adapted_says_why(name, module, message):
     with pytest.raises(StageError, match=message):
-        lora(targetModules=["q_proj" if name != "gpt2" else "c_attn", module]).check(family(name))
+        lora(targetModules=["q_proj" if name != "gpt2" else "c_attn", module]).check(lambda: family(name), "fp32")
 
 
 @pytest.mark.parametrize("module", ["experts", "gate_up_proj"])
@@ -131,15 +133,15 @@ def test_stacked_weights_can_be_named(module):
     named = find_targets(family("mixtral")).named([module])
     assert not named.linear
     assert len(named.experts) == (4 if module == "experts" else 2)
-    assert lora(targetModules=[module]).check(family("mixtral")) == []
+    assert lora(targetModules=[module]).check(lambda: family("mixtral"), "fp32") == []
 
 
 def test_with_dropout_stacked_weights_stay_as_they_are_and_the_base_says_so():
-    (notice,) = lora(dropout=0.1).check(family("mixtral"))
+    (notice,) = lora(dropout=0.1).check(lambda: family("mixtral"), "fp32")
     assert notice.startswith("LoRA does not adapt model.layers.*.mlp.experts.down_proj, ")
     assert "with tuning.dropout 0 they are adapted too" in notice
     with pytest.raises(StageError, match="targetModules: experts: stacked expert weights cannot have dropout"):
-        lora(dropout=0.1, targetModules=["experts"]).check(family("mixtral"))
+        lora(dropout=0.1, targetModules=["experts"]).check(lambda: family("mixtral"), "fp32")
 
 
 class Chosen(nn.Module):
@@ -200,7 +202,7 @@ def test_a_base_with_nothing_to_adapt_is_refused_with_the_kinds_of_its_layers():
             layer.self_attn.get_submodule(name).requires_grad_(requires_grad=False)
             setattr(layer.self_attn, name, Wrapped(layer.self_attn.get_submodule(name).weight))
     with pytest.raises(StageError, match=r"LoRA has nothing to adapt.*\(Stacked\).*\(Wrapped\).*use method Full"):
-        lora().check(model)
+        lora().check(lambda: model, "fp32")
 
 
 class Wrapped(nn.Module):
@@ -212,3 +214,48 @@ class Wrapped(nn.Module):
 
     def forward(self, hidden: torch.Tensor) -> torch.Tensor:
         return nn.functional.linear(hidden, self.weight)
+
+
+@pytest.mark.parametrize("name", ["deepseek_v32", "glm_moe_dsa"])
+def test_a_family_that_looks_at_the_weights_of_its_layers_can_be_served(name):
+    """Their indexers cast to the dtype of a layer before they call it."""
+    assert lora().check(lambda: tiny_model(name), "bf16") == []
+
+
+def ignores_rows(self: RowLoraLinear, x: torch.Tensor) -> torch.Tensor:
+    """Every row gets the first adapter."""
+    added = nn.functional.linear(nn.functional.linear(x, self.A[1]), self.B[1])
+    return self.base(x) + (0 if self.active.shared == 0 else added)
+
+
+def fails_in_half(self: RowLoraLinear, x: torch.Tensor) -> torch.Tensor:
+    return right(self, x.float() if x.dtype == torch.bfloat16 else x)
+
+
+right = RowLoraLinear.forward
+
+
+@pytest.mark.parametrize(
+    ("forward", "message"),
+    [
+        (lambda self, x: self.base(x), r"would not be served as they are trained \(by [0-9.]+ standard deviations"),
+        (ignores_rows, r"would not be served as they are trained \(by [0-9.]+ standard deviations"),
+        (lambda self, x: self.gone, "cannot be served .AttributeError: 'RowLoraLinear' object has no attribute 'gone'"),
+        (fails_in_half, "cannot be served in bf16 .RuntimeError"),
+    ],
+    ids=["no adapter", "the same adapter for all", "an error", "an error in bf16"],
+)
+@pytest.mark.parametrize("name", ["llama", "mixtral"])
+def test_adapters_that_would_be_served_other_than_trained_are_refused_in_base(name, forward, message, monkeypatch):
+    monkeypatch.setattr(RowLoraLinear, "forward", forward)
+    with pytest.raises(StageError, match=f"tuning.method: LoRA: adapters of .*{message}.*Use method Full"):
+        lora().check(lambda: family(name), "bf16")
+
+
+def test_the_check_leaves_the_order_of_random_numbers_as_it_is():
+    base = family("llama")
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    lora().check(lambda: copy.deepcopy(base), "fp32")
+    assert torch.equal(torch.rand(1), expected)

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 from multitask_api.bundle import PromptFormat
 from multitask_api.stage_io.parameters import BaseParameters
 from multitask_api.stage_io.results import BaseResult
-from multitask_serving.engine.prompt.compiling import prompt_format_of
+from multitask_serving.engine.prompt.compiling import compile_prompt, prompt_format_of
 from multitask_trainer.base_model.checks.base import check_base
+from multitask_trainer.base_model.checks.tokens import check_prompt
 from multitask_trainer.base_model.loading import (
     check_max_length,
     load_base,
@@ -44,12 +45,13 @@ def work(stage: StageContext) -> StageOutcome:
     parameters = stage.parameters(BaseParameters)
     locations = DataLocations.of(stage.order.data_root, os.environ)
     rows = {task.name: read_rows(stage.input(f"prepare/{task.name}"), "train") for task in parameters.tasks}
-    start = _starting_base(stage, parameters, rows, locations)
+    start, notices = _starting_base(stage, parameters, rows, locations)
+    checks, path = check_base(start, parameters.optimisation.precision), read_forward_path(start)
     model, tokenizer = load_base(start), load_tokenizer(start)
     check_max_length(model, parameters.optimisation.max_length)
-    notices = tuning_method(parameters.tuning).check(model) if parameters.tuning is not None else []
-    checks, path = check_base(start), read_forward_path(start)
     prompt_format = prompt_format_of(tokenizer)
+    for task in parameters.tasks:
+        check_prompt(model, tokenizer, task.name, *compile_prompt(task.prompt, tokenizer, prompt_format, chat=False))
     progress, warnings = Progress(), list(checks.warnings)
     if parameters.pretraining is not None:
         datasets = (
@@ -100,15 +102,22 @@ def work(stage: StageContext) -> StageOutcome:
 
 def _starting_base(
     stage: StageContext, parameters: BaseParameters, rows: dict[str, list[Row]], locations: DataLocations
-) -> Path:
-    """The base before pre-training, made and tested once: a restarted stage finds it in its work folder."""
+) -> tuple[Path, list[str]]:
+    """The base before pre-training, made and tested once: a restarted stage finds it in its work folder.
+
+    And what the tuning method says about it, in the process that tested it.
+    """
     folder = stage.work_folder / "start"
+    notices: list[str] = []
 
     def make() -> None:
         if not folder.exists():
             fetch()
         stage.reporter.report("testing the base")
-        check_base(folder)
+        precision = parameters.optimisation.precision
+        check_base(folder, precision)
+        if parameters.tuning is not None:
+            notices.extend(tuning_method(parameters.tuning).check(lambda: load_base(folder), precision))
 
     def fetch() -> None:
         stage.reporter.report("making the base")
@@ -122,7 +131,7 @@ def _starting_base(
                 raise
 
     stage.run_once("start", make)
-    return folder
+    return folder, notices
 
 
 def _encode_tasks(

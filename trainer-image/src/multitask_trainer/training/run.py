@@ -13,6 +13,7 @@ from torch import nn
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import TrainResult
 from multitask_api.stages.digests import digest
+from multitask_trainer.base_model.checks.tokens import check_prompt
 from multitask_trainer.base_model.loading import (
     check_max_length,
     load_base,
@@ -111,6 +112,8 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
     torch.manual_seed(optimisation.seed)  # new adapter weights are drawn from it
     loaded = load_base(base)
     check_max_length(loaded, optimisation.max_length)  # the base may have been made for a shorter one
+    for name, encoder in encoders.items():  # and before this task
+        check_prompt(loaded, encoder.tokenizer, name, encoder.pieces, encoder.bos)
     model = method.prepare(loaded)
     if start is not None:
         method.load(model, start)

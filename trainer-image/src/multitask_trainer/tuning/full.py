@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,9 +23,9 @@ WEIGHTS = "model.safetensors"
 class Full:
     """See `TuningMethod`."""
 
-    def check(self, model: PreTrainedModel) -> list[str]:
+    def check(self, load: Callable[[], PreTrainedModel], precision: Precision) -> list[str]:
         """Every weight can be trained."""
-        del model
+        del load, precision
         return []
 
     def prepare(self, model: PreTrainedModel) -> nn.Module:

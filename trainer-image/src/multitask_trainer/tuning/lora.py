@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,9 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from multitask_api.resource.training import Tuning
+from multitask_serving.engine.model.adapters import LoraWeights
 from multitask_trainer.base_model.loading import Precision, torch_dtype
 from multitask_trainer.errors import StageError
 from multitask_trainer.storage.files import drop_library_versions
+from multitask_trainer.tuning.served_form import check_served_form
 from multitask_trainer.tuning.targets import LoraTargets, find_targets
 
 if TYPE_CHECKING:
@@ -40,9 +42,10 @@ class Lora:
     def __init__(self, tuning: Tuning) -> None:
         self._tuning = tuning
 
-    def check(self, model: PreTrainedModel) -> list[str]:
+    def check(self, load: Callable[[], PreTrainedModel], precision: Precision) -> list[str]:
         """The kinds of projections that cannot be adapted; none if ``targetModules`` chooses."""
-        targets = lora_targets(model, self._tuning)
+        targets = lora_targets(load(), self._tuning)
+        check_served_form(load, self.prepare, self._served_weights, precision)
         return [] if self._tuning.target_modules else targets.notices()
 
     def prepare(self, model: PreTrainedModel) -> nn.Module:
@@ -106,6 +109,16 @@ class Lora:
         settings = {"rank": self._tuning.rank, "scaling": self._tuning.alpha / self._tuning.rank}
         (folder / "adapter.json").write_text(json.dumps(settings), "utf-8")
 
+    def _served_weights(self, model: nn.Module) -> LoraWeights:
+        """The adapter of a PEFT model as the engine reads it from what `write_servable` writes."""
+        from peft import get_peft_model_state_dict
+
+        stacks = _stacks(model)
+        tensors = dict(_served(name, value, stacks) for name, value in get_peft_model_state_dict(model).items())
+        scaling = self._tuning.alpha / self._tuning.rank
+        layers = {name.rpartition(".")[0] for name in tensors}
+        return {layer: (tensors[f"{layer}.A"], tensors[f"{layer}.B"] * scaling) for layer in sorted(layers)}
+
     def servable_key(self, task: str) -> str:
         """One adapter for all tasks."""
         del task
@@ -158,14 +171,14 @@ def _is_transposed(model: PreTrainedModel, targets: LoraTargets) -> bool:
     return bool(layers) and not any(isinstance(layer, nn.Linear) for layer in layers) and not targets.experts
 
 
-def _stacks(model: nn.Module) -> dict[str, list[object]]:
+def _stacks(model: nn.Module) -> dict[str, tuple[str, int]]:
     from peft.tuners.lora.layer import ParamWrapper
 
     return {
-        name.removeprefix(_PREFIX): [
+        name.removeprefix(_PREFIX): (
             f"{name.removeprefix(_PREFIX).replace('.base_layer', '')}.{module.parameter_name}",
             module.num_experts,
-        ]
+        )
         for name, module in model.named_modules()
         if isinstance(module, ParamWrapper)
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -17,10 +18,11 @@ if TYPE_CHECKING:
 class TuningMethod(Protocol):
     """How a base model becomes trainable, and how the trained weights are saved and served."""
 
-    def check(self, model: PreTrainedModel) -> list[str]:
+    def check(self, load: Callable[[], PreTrainedModel], precision: Precision) -> list[str]:
         """What of a base model will not be trained though one might expect it, a sentence each.
 
-        Raises `StageError` if the method does not fit the base model.
+        ``load`` gives the base anew each time; ``precision`` is that of the served weights. Raises `StageError` if the
+        method does not fit the base model.
         """
 
     def prepare(self, model: PreTrainedModel) -> nn.Module:

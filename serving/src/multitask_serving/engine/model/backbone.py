@@ -19,6 +19,9 @@ from multitask_serving.engine.errors import InvalidBundle
 from multitask_serving.engine.model.head import OutputHead
 from multitask_serving.engine.model.masks import LayerMasks
 
+_TOLERANCES = {torch.float32: 1e-3, torch.bfloat16: 0.03}
+"""Largest difference of decoder and head from the model, by dtype of the weights, as a part of the largest logit. A
+family may scale before the head what is scaled behind it here: two more roundings, each of 2⁻⁸ in bf16."""
 MASKED = ForwardPath()
 """The path of a decoder whose layers all obey an attention mask."""
 
@@ -48,7 +51,7 @@ class Backbone:
         config = causal.config.get_text_config()
         return cls(
             decoder,
-            OutputHead.of(head, config),
+            OutputHead.of(head, config, (path or MASKED).logits_scaling),
             path or MASKED,
             LayerMasks.of(config),
             frozenset(inspect.signature(decoder.forward).parameters),
@@ -83,9 +86,10 @@ class Backbone:
         """Raise `InvalidBundle` if decoder and head together differ from ``model``."""
         input_ids = torch.arange(4, device=self.device)[None]
         with torch.inference_mode():
-            expected = model(input_ids=input_ids, use_cache=False).logits
-            actual = self.head(self.run(input_ids=input_ids, use_cache=False).last_hidden_state)
-        if expected.shape != actual.shape or not torch.allclose(expected, actual, rtol=1e-3, atol=1e-3):
+            expected = model(input_ids=input_ids, use_cache=False).logits.float()
+            actual = self.head(self.run(input_ids=input_ids, use_cache=False).last_hidden_state).float()
+        tolerance = _TOLERANCES[next(self.decoder.parameters()).dtype] * expected.abs().max()
+        if expected.shape != actual.shape or not (expected - actual).abs().max() <= tolerance:  # also if it is NaN
             raise InvalidBundle(
                 f"{type(model).__name__} changes its logits after the output head in a way that is not known here. "
                 "Use another base model"
@@ -93,13 +97,17 @@ class Backbone:
 
 
 def _decoder(causal: Any) -> nn.Module | None:
-    """The decoder of a causal language model. Some models give themselves; then it is their attribute ``model``."""
-    decoder: nn.Module = causal.get_decoder()
-    # Through PEFT, the answer is the wrapped model and not ``causal`` itself.
-    if decoder.get_output_embeddings() is None:  # type: ignore[operator]
-        return decoder
-    inner: nn.Module | None = getattr(decoder, "model", None)
-    return inner
+    """The decoder of a causal language model, wrapped by PEFT or not; None if it has none of its own."""
+    decoder: Any = causal.get_decoder()
+    if not hasattr(decoder, "get_output_embeddings"):
+        # What ModernBERT calls its decoder is the output layer.
+        model = causal.get_base_model() if hasattr(causal, "get_base_model") else causal
+        decoder = model.base_model
+    # Some models give themselves; then it is their attribute ``model``. Through PEFT, the answer is the wrapped model
+    # and not ``causal`` itself.
+    if hasattr(decoder, "get_output_embeddings") and decoder.get_output_embeddings() is not None:
+        decoder = getattr(decoder, "model", None)
+    return decoder if isinstance(decoder, nn.Module) else None
 
 
 @contextmanager

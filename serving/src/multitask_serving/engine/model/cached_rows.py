@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multitask_serving.engine.errors import InvalidBundle
 from multitask_serving.engine.model.backbone import Backbone
 
 _CACHE_ARGUMENTS = ("past_key_values", "cache_params")
@@ -76,7 +77,11 @@ class CachedRows:
             use_cache=True,
             **dict.fromkeys(_CACHE_ARGUMENTS, self._cache),
         )
-        self._cache = next(output[name] for name in _CACHE_ARGUMENTS if output.get(name) is not None)
+        self._cache = next((output[name] for name in _CACHE_ARGUMENTS if output.get(name) is not None), None)
+        if self._cache is None:
+            raise InvalidBundle(
+                f"{type(self._backbone.decoder).__name__} keeps no cache of the tokens that it has read"
+            )
         self._columns += input_ids.shape[1]
         hidden: Tensor = output.last_hidden_state[:, -1]
         return hidden

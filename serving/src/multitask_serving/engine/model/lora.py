@@ -55,6 +55,18 @@ class RowLoraLinear(nn.Module):
         self.register_buffer("A", a, persistent=False)
         self.register_buffer("B", b, persistent=False)
 
+    @property
+    def weight(self) -> Tensor:
+        """That of the layer itself: some families look at its dtype before they call the layer."""
+        weight: Tensor = self.base.weight  # type: ignore[assignment]
+        return weight
+
+    @property
+    def bias(self) -> Tensor | None:
+        """That of the layer itself."""
+        bias: Tensor | None = self.base.bias  # type: ignore[assignment]
+        return bias
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, …, in) → (B, …, out), or (B·S, in) → (B·S, out) where a model joins rows; a row's tokens are together."""
         y: Tensor = self.base(x)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from multitask_api.bundle import PromptPiece
+from multitask_serving.engine.prompt.compiling import prefix_ids
 from multitask_trainer.base_model.checks.rows import TOKENS
 from multitask_trainer.errors import StageError
 
@@ -12,22 +15,52 @@ if TYPE_CHECKING:
 
 SAMPLE = "Please refund order 4821: the blue lamp arrived broken, and nobody answered my two e-mails last week."
 _ROUND_TRIP = 'Où est ma commande n° 12 ?\n  退款 – it\'s "late".'
+_RESIZE = "save the model after model.resize_token_embeddings(len(tokenizer))"
 
 
-def sample_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> list[int]:
-    """`TOKENS` ids of an English sentence, which the model must have. Raises `StageError`."""
-    embeddings: Any = model.get_input_embeddings()
-    rows = embeddings.weight.shape[0]
-    backend = tokenizer.backend_tokenizer
-    ids = backend.encode(SAMPLE, add_special_tokens=False).ids
-    largest = max([*ids, tokenizer.eos_token_id, *([] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id])])
+def check_vocabulary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Raise `StageError` if a text can become an id for which the model has no embedding.
+
+    Special tokens may lie beyond: a text in which one is spelled out gets the ids of its characters. Those around every
+    text, and the end of an answer, may not.
+    """
+    special = {i for i, token in tokenizer.backend_tokenizer.get_added_tokens_decoder().items() if token.special}
+    used = {int(i) for i in tokenizer.get_vocab().values()} - special
+    used.update(prefix_ids(tokenizer), [int(tokenizer.eos_token_id)])
+    rows = _embeddings(model)
+    beyond = sorted(i for i in used if i >= rows)
+    if beyond:
+        raise StageError(
+            f"baseModel: its tokenizer gives {len(beyond)} ids from {beyond[0]} on, for example for "
+            f"{tokenizer.convert_ids_to_tokens(beyond[0])!r}, and the model has embeddings for {rows} tokens: "
+            "tokenizer and weights are of different models, or tokens were added. Give a folder that holds both of one "
+            f"model, or {_RESIZE}"
+        )
+
+
+def check_prompt(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerFast,
+    task: str,
+    pieces: Sequence[PromptPiece],
+    prefix: Sequence[int],
+) -> None:
+    """Raise `StageError` if the compiled prompt of ``task`` has a special token without an embedding."""
+    rows = _embeddings(model)
+    beyond = next((i for i in [*prefix, *(i for piece in pieces for i in piece.ids or ())] if i >= rows), None)
+    if beyond is not None:
+        raise StageError(
+            f"task {task}: its prompt has the token {tokenizer.convert_ids_to_tokens(beyond)!r} with the id {beyond}, "
+            f"and the base model has embeddings for {rows} tokens. Take it out of the prompt or the chat template, or "
+            f"{_RESIZE}"
+        )
+
+
+def sample_tokens(tokenizer: PreTrainedTokenizerFast) -> list[int]:
+    """`TOKENS` ids of an English sentence. Raises `StageError` if there are none."""
+    ids = tokenizer.backend_tokenizer.encode(SAMPLE, add_special_tokens=False).ids
     if not ids:
         raise StageError("baseModel: its tokenizer gives no tokens for an English sentence; use another base model")
-    if largest >= rows:
-        raise StageError(
-            f"baseModel: its tokenizer gives the id {largest}, and the model has embeddings for {rows} tokens: "
-            "tokenizer and weights are of different models. Give a folder that holds both of one model"
-        )
     return (ids * -(-TOKENS // len(ids)))[:TOKENS]
 
 
@@ -38,3 +71,8 @@ def round_trip_warning(tokenizer: PreTrainedTokenizerFast) -> str | None:
     if text.strip() == _ROUND_TRIP:
         return None
     return f"baseModel: its tokenizer does not keep text as it is: {_ROUND_TRIP!r} comes back as {text!r}"
+
+
+def _embeddings(model: PreTrainedModel) -> int:
+    embeddings: Any = model.get_input_embeddings()
+    return int(embeddings.weight.shape[0])
