@@ -50,14 +50,18 @@ class AsyncTaskClient(Connection):
         *,
         sampling: Sampling | None = None,
         revision: str | None = None,
+        routing_key: str | None = None,
         timeout_s: float | None = None,
         **more_fields: str,
     ) -> Prediction:
-        """One answer. Fields are keyword arguments; the mapping ``fields`` takes those with the name of a parameter."""
+        """One answer. Fields are keyword arguments; the mapping ``fields`` takes those with the name of a parameter.
+
+        ``revision``: this one answers. ``routing_key``: one revision answers all requests of a key, also in a rollout.
+        """
         request = messages.predict_request(task, fields, more_fields, sampling)
         with self._errors():
             response = await self._stub().Predict(
-                request, timeout=self._timeout(timeout_s), metadata=self._metadata(revision)
+                request, timeout=self._timeout(timeout_s), metadata=self._metadata(revision, routing_key)
             )
         return messages.prediction(response)
 
@@ -69,12 +73,14 @@ class AsyncTaskClient(Connection):
         *,
         sampling: Sampling | None = None,
         revision: str | None = None,
+        routing_key: str | None = None,
         timeout_s: float | None = None,
         **more_fields: str,
     ) -> AsyncIterator[str | Prediction]:
         """The text in pieces as it is generated, then the whole `Prediction`. Closing the iterator cancels the call."""
         request = messages.predict_request(task, fields, more_fields, sampling)
-        call = self._stub().PredictStream(request, timeout=self._timeout(timeout_s), metadata=self._metadata(revision))
+        metadata = self._metadata(revision, routing_key)
+        call = self._stub().PredictStream(request, timeout=self._timeout(timeout_s), metadata=metadata)
         try:
             with self._errors():
                 async for message in call:

@@ -71,8 +71,8 @@ class Connection:
     def _timeout(self, timeout_s: float | None) -> float | None:
         return messages.timeout(self._timeout_s if timeout_s is None else timeout_s)
 
-    def _metadata(self, revision: str | None = None) -> tuple[tuple[str, str], ...]:
-        return (*self._authorization, *messages.metadata(revision))
+    def _metadata(self, revision: str | None = None, routing_key: str | None = None) -> tuple[tuple[str, str], ...]:
+        return (*self._authorization, *messages.metadata(revision, routing_key))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -21,6 +21,7 @@ _METADATA = re.compile(r"[\x20-\x7e]+")
 ChannelOptions = tuple[tuple[str, str | int], ...]
 
 REVISION_METADATA = "mtm-revision"
+KEY_METADATA = "mtm-key"
 DEFAULT_TIMEOUT_S = 30.0
 
 _SETTINGS = {
@@ -173,13 +174,16 @@ def channel_options(address: str) -> ChannelOptions:
     return (("grpc.enable_http_proxy", 0),) if host in {"127.0.0.1", "localhost", "[::1]"} else ()
 
 
-def metadata(revision: str | None) -> tuple[tuple[str, str], ...]:
-    """The request metadata that pins a revision. Raises `InvalidRequest`."""
-    if not revision:
-        return ()
-    if not isinstance(revision, str) or not _METADATA.fullmatch(revision):
-        check({"revision": f"is {revision!r}; a revision has letters and digits only"})
-    return ((REVISION_METADATA, revision),)
+def metadata(revision: str | None, routing_key: str | None = None) -> tuple[tuple[str, str], ...]:
+    """The request metadata that pins a revision, or keeps one for all requests of a key. Raises `InvalidRequest`."""
+    values = []
+    for name, key, value in (("revision", REVISION_METADATA, revision), ("routing_key", KEY_METADATA, routing_key)):
+        if not value:
+            continue
+        if not isinstance(value, str) or not _METADATA.fullmatch(value):
+            check({name: f"is {value!r}; use printable ASCII characters"})
+        values.append((key, value))
+    return tuple(values)
 
 
 def authorization(api_key: str | None) -> tuple[tuple[str, str], ...]:

@@ -46,14 +46,22 @@ class Dispatcher:
         self._budgets: dict[str, RetryBudget] = {}
 
     def follow(self, table: RouteTable) -> None:
-        """Forget what is not routed any more, and begin the windows of ``table``. Also when only endpoints change."""
+        """Forget what is not routed any more, and begin the windows of ``table``."""
         self.stats.follow(table)
-        addresses = self._endpoints.addresses
-        self.backends.keep(
-            {each for route, backend in table.backends() for each in addresses(route.namespace, backend)}
-        )
+        self.follow_endpoints(table)
         models = {route.model for route in table.routes}
         self._budgets = {model: budget for model, budget in self._budgets.items() if model in models}
+
+    def follow_endpoints(self, table: RouteTable) -> None:
+        """Close the connections to servers that are gone."""
+        addresses = self._endpoints.addresses
+        self.backends.keep(
+            {
+                address
+                for (namespace, *_), backend in table.services().items()
+                for address in addresses(namespace, backend)
+            }
+        )
 
     async def answers(
         self, route: Route, fields: Mapping[str, str], options: Options, preference: Preference, *, timeout_s: float

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from multitask_api.routes import Backend, RoutedTask, TaskRoute
@@ -41,6 +41,7 @@ class RouteTable:
 
     def __init__(self, tables: Iterable[TaskRoute] = (), may_be_short: Callable[[str], bool] = any_namespace) -> None:
         self._by_name: dict[str, Route] = {}
+        self._services: Mapping[tuple[str, str, int], Backend] | None = None
         self.routes: list[Route] = []
         self.names: tuple[TaskNames, ...] = ()
         tables = list(tables)
@@ -67,6 +68,14 @@ class RouteTable:
         if route is None:
             raise TaskNotFound(name, self.nearest(name))
         return route
+
+    def services(self) -> Mapping[tuple[str, str, int], Backend]:
+        """Namespace, Service and port of all backends, each with one that has them: tasks share their backends."""
+        if self._services is None:
+            self._services = {
+                (route.namespace, backend.service, backend.port): backend for route, backend in self.backends()
+            }
+        return self._services
 
     def backends(self) -> Iterator[tuple[Route, Backend]]:
         """Every backend with its task."""

@@ -146,8 +146,12 @@ class Gateway:
             await self.health.set(name, statuses.SERVING if serving else statuses.NOT_SERVING)
 
     def follow(self) -> None:
-        """The table or the endpoints have changed."""
+        """The table has changed."""
         self.dispatcher.follow(self.table)
+
+    def follow_endpoints(self) -> None:
+        """The endpoints have changed, the table has not."""
+        self.dispatcher.follow_endpoints(self.table)
 
     @property
     def table(self) -> RouteTable:

@@ -39,6 +39,10 @@ _CHANNEL_OPTIONS = [
     ("grpc.lb_policy_name", "round_robin"),  # one name may resolve to several pods
     ("grpc.enable_http_proxy", 0),  # the environment's proxy is for outside addresses, not for our own servers
     ("grpc.max_reconnect_backoff_ms", 2_000),  # by default, reconnecting after a restart may take two minutes
+    # A node that is gone says nothing: an attempt to connect would take 20 s, and a call would last until its deadline.
+    ("grpc.min_reconnect_backoff_ms", 2_000),
+    ("grpc.keepalive_time_ms", wire.KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", 5_000),
 ]
 
 

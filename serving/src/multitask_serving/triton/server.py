@@ -196,6 +196,8 @@ def _server_arguments(
     yield f"--cache-directory={caches}"
     yield from ("--model-control-mode=none", "--disable-auto-complete-config", "--exit-timeout-secs=10")
     yield from (f"--grpc-address={host}", f"--grpc-port={port}", "--allow-http=false", "--allow-metrics=false")
+    # Clients ask whether the connection lives while a long request runs; by default Triton ends it for the third time.
+    yield f"--grpc-http2-min-recv-ping-interval-without-data={wire.KEEPALIVE_MS // 2}"
     yield f"--backend-config=python,shm-region-prefix-name={shared_memory}"
 
 

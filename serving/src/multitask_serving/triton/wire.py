@@ -34,6 +34,9 @@ SCORES: Final = "scores"
 FINISH_REASON: Final = "finish_reason"
 REVISION: Final = "revision"
 
+KEEPALIVE_MS: Final = 10_000
+"""How often a connection with calls is asked whether it lives. Servers have to allow it: by default they do not."""
+
 _ERROR_PREFIX = "mtm-error "
 """Triton passes on only an error's text, sometimes inside a text of its own; this prefix marks ours."""
 

@@ -38,13 +38,14 @@ log = logging.getLogger(__name__)
 class ClusterRoutes:
     """The routes of ``namespaces`` or, if there are none, of all; ``gateway`` is this one's name.
 
-    ``changed`` is called after ``table`` or an answer of `addresses` has become another one. ``short_names``: the
+    ``changed`` is called after ``table`` or an answer of `addresses` has become another one; with whether the table
+    has. ``short_names``: the
     namespaces whose tasks may have short names; none: all.
     """
 
     def __init__(self, namespaces: Sequence[str], gateway: str, short_names: Collection[str] = ()) -> None:
         self.table = RouteTable()
-        self.changed: Callable[[], None] = lambda: None
+        self.changed: Callable[[bool], None] = lambda _: None
         self.listed = asyncio.Event()
         """Set once everything was listed for the first time."""
         self._gateway = gateway
@@ -136,7 +137,7 @@ class ClusterRoutes:
             self.table = RouteTable(tables.by_age(self._followed), self._may_be_short)
         if any(changes) or self._are_endpoints_changed:
             self._are_endpoints_changed = False
-            self.changed()
+            self.changed(any(changes))
 
     def _follow(self, key: Key) -> bool:
         """Take in a TaskRoute; whether the routes are others now."""

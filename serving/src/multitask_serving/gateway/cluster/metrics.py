@@ -88,13 +88,10 @@ class GatewayMetrics:
         servers = GaugeMetricFamily(
             f"{PREFIX}_servers", "Servers that get requests.", labels=["namespace", "service", "revision"]
         )
-        backends = {(route.namespace, backend) for route, backend in self._gateway.table.backends()}
-        known: dict[tuple[str, str, str], int] = {}
-        for namespace, backend in backends:
+        services = self._gateway.table.services()
+        for (namespace, service, _), backend in sorted(services.items(), key=lambda item: item[0]):
             count = len(self._routes.addresses(namespace, backend))
-            known[namespace, backend.service, backend.revision] = count
-        for labels, count in sorted(known.items()):
-            servers.add_metric(labels, count)
+            servers.add_metric([namespace, service, backend.revision], count)
         yield servers
 
 

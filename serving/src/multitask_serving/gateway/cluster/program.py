@@ -80,7 +80,10 @@ class GatewayProgram:
         return serving_gateway(lambda: routes.table, routes, settings.listen, options=options)
 
     async def _work(self, client: StreamClient, gateway: Gateway, access: Access | None) -> None:
-        def changed() -> None:
+        def changed(is_table_changed: bool) -> None:
+            if not is_table_changed:
+                gateway.follow_endpoints()
+                return
             gateway.follow()
             self._acknowledger.changed()
 
