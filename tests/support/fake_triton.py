@@ -18,6 +18,9 @@ NO_VERSIONS = "Request for unknown model: 'multitask' has no available versions"
 """Triton's answer after SIGTERM, on connections that are still open."""
 
 
+_OPTIONS = [("grpc.so_reuseport", 0), ("grpc.http2.min_ping_interval_without_data_ms", 500)]
+
+
 class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Answers the label ``low``, or ``pieces`` texts if the request streams. A test changes what it does.
 
@@ -34,7 +37,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self._server: grpc.aio.Server | None = None
 
     async def start(self, port: int = 0) -> None:
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.aio.server(options=_OPTIONS)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(f"{self.host}:{port}")
         await self._server.start()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -15,26 +14,36 @@ class ServiceProxy:
     def __init__(self, ready: Sequence[int]) -> None:
         self.ready = list(ready)
         self.port = 0
+        self.flows = asyncio.Event()
+        """Cleared, nothing goes through any more, and nobody is told: as if the node were gone."""
+        self.flows.set()
+        self.running: set[asyncio.Task[None]] = set()
         self._turn = itertools.count()
 
-    async def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    def connected(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._connect(reader, writer))
+        self.running.add(task)
+        task.add_done_callback(self.running.discard)
+
+    async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         port = self.ready[next(self._turn) % len(self.ready)]
         try:
             there, here = await asyncio.open_connection("127.0.0.1", port)
         except OSError:
             writer.close()
             return
-        await asyncio.gather(_copy(reader, here), _copy(there, writer))
+        await asyncio.gather(self._copy(reader, here), self._copy(there, writer))
 
-
-async def _copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-    with contextlib.suppress(OSError):
-        while data := await source.read(65536):
-            target.write(data)
-            await target.drain()
-    with contextlib.suppress(OSError):
-        target.close()
-        await target.wait_closed()
+    async def _copy(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+        try:
+            while data := await source.read(65536):
+                await self.flows.wait()
+                target.write(data)
+                await target.drain()
+        except OSError:
+            pass
+        finally:
+            target.close()
 
 
 @asynccontextmanager
@@ -47,3 +56,6 @@ async def proxied(*ready: int) -> AsyncIterator[ServiceProxy]:
         yield proxy
     finally:
         server.close()
+        for task in proxy.running:
+            task.cancel()
+        await asyncio.gather(*proxy.running, return_exceptions=True)

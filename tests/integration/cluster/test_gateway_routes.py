@@ -5,9 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -19,20 +18,20 @@ from devcluster.cluster_client import ClusterClient
 from devcluster.control_plane import ControlPlane
 from multitask_client import AsyncTaskClient, GatewayError
 from support.cluster.gateway_process import (
+    HOST,
     GatewayProcess,
     acknowledged,
     delete_route,
-    host,
     put_pods,
     put_route,
     route,
     run_gateway,
+    soon,
     task,
 )
 from support.fake_triton import FakeTriton, running
 
 pytestmark = pytest.mark.integration
-HOST = host()
 
 
 @pytest.fixture
@@ -45,15 +44,6 @@ async def pods() -> AsyncIterator[tuple[FakeTriton, ...]]:
 async def revisions(client: AsyncTaskClient, name: str = "urgency", asked: int = 40, **how: str) -> dict[str, int]:
     answers = await asyncio.gather(*(client.predict(name, text="x", **how) for _ in range(asked)))
     return dict(Counter(answer.revision for answer in answers))
-
-
-async def soon(what: str, probe: Callable[[], bool], seconds: float = 30.0) -> float:
-    """Wait without holding up the servers of this process; gives the seconds that it took."""
-    began = time.monotonic()
-    while not await asyncio.to_thread(probe):
-        assert time.monotonic() - began < seconds, f"not within {seconds} s: {what}"
-        await asyncio.sleep(0.02)
-    return time.monotonic() - began
 
 
 @asynccontextmanager
@@ -317,13 +307,3 @@ async def test_calls_end_before_the_program_does(
             assert (await asked).revision == "old"
         assert await asyncio.to_thread(gateway.process.wait, 60) == 0
     assert "Traceback" not in gateway.log_text()
-
-
-def test_without_the_permission_to_list_it_is_not_ready_and_says_why(
-    cluster: ClusterClient, rest: httpx.Client, namespace: str, tmp_path: Path
-) -> None:
-    config = cluster.service_account(namespace, "default")
-    with run_gateway(config, tmp_path, namespace, wait=False) as gateway:
-        gateway.until("it listens", lambda: "state on port" in gateway.log_text())
-        gateway.until("it says why", lambda: "taskroutes" in (gateway.get("readyz").json()["fault"] or ""))
-        assert gateway.get("healthz").status_code == 200

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,11 +29,23 @@ ROUTES = "/apis/multitask.dev/v1alpha1/namespaces/{}/taskroutes"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/{}/endpointslices"
 
 
-def host() -> str:
-    """This machine's address: the API server takes no loopback addresses for endpoints."""
+def _host() -> str:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect(("192.0.2.1", 9))  # sends nothing
         return str(probe.getsockname()[0])
+
+
+HOST = _host()
+"""This machine's address: the API server takes no loopback addresses for endpoints."""
+
+
+async def soon(what: str, probe: Callable[[], bool], seconds: float = 30.0) -> float:
+    """Wait without holding up the servers of this process; gives the seconds that it took."""
+    began = time.monotonic()
+    while not await asyncio.to_thread(probe):
+        assert time.monotonic() - began < seconds, f"not within {seconds} s: {what}"
+        await asyncio.sleep(0.02)
+    return time.monotonic() - began
 
 
 class GatewayProcess:

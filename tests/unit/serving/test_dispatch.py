@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -14,8 +15,9 @@ from multitask_client import AsyncTaskClient, GatewayError, Unavailable
 from multitask_serving.gateway import dispatch, retry_budget
 from multitask_serving.gateway.routes import RouteTable
 from multitask_serving.gateway.server import Gateway, ServerOptions, serving_gateway
+from multitask_serving.triton import client as triton
 from support.fake_triton import FakeTriton, running
-from support.service_proxy import proxied
+from support.service_proxy import ServiceProxy, proxied
 
 HOST = "127.0.0.1"
 
@@ -33,7 +35,7 @@ def table(**weights: int) -> RouteTable:
 class KnownServers:
     """Service → its servers; a test changes it."""
 
-    def __init__(self, **servers: Sequence[FakeTriton]) -> None:
+    def __init__(self, **servers: Sequence[FakeTriton | ServiceProxy]) -> None:
         self.servers = dict(servers)
 
     def addresses(self, namespace: str, backend: Backend) -> Sequence[str]:
@@ -43,7 +45,7 @@ class KnownServers:
 
 @asynccontextmanager
 async def gateway_over(
-    routes: RouteTable, **servers: Sequence[FakeTriton]
+    routes: RouteTable, **servers: Sequence[FakeTriton | ServiceProxy]
 ) -> AsyncIterator[tuple[Gateway, AsyncTaskClient, KnownServers]]:
     known = KnownServers(**servers)
     async with (
@@ -94,6 +96,56 @@ async def test_a_request_to_a_server_that_goes_is_answered_by_another(way: str) 
         # the one that failed is not asked again and again because it looks idle
         assert gateway.stats.snapshot()["team/desk/urgency", "r1"].errors["UNAVAILABLE"] <= 20
         assert gateway.dispatcher.retries["team/desk"] >= 1
+
+
+def quick(options: Sequence[tuple[str, object]]) -> list[tuple[str, object]]:
+    """The same, but a connection is asked after a second whether it lives, and has a second to answer."""
+    return [(name, 1_000 if "keepalive" in name or "ping_timeout" in name else value) for name, value in options]
+
+
+async def test_a_node_that_is_gone_without_a_word_is_noticed_while_calls_wait_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(triton, "_CHANNEL_OPTIONS", quick(triton._CHANNEL_OPTIONS))
+    async with (
+        running(FakeTriton(HOST), FakeTriton(HOST)) as (behind, staying),
+        proxied(behind.port) as node,
+        gateway_over(table(r1=100), r1=[node]) as (_, client, known),
+    ):
+        assert await label(client) == "r1"  # connected
+        node.flows.clear()
+        asked = asyncio.create_task(client.predict("urgency", text="x", timeout_s=50))
+        await asyncio.sleep(0.1)
+        known.servers["r1"] = [node, staying]
+        async with asyncio.timeout(15):
+            assert (await asked).label == "low"
+        node.flows.set()
+
+
+async def test_a_node_that_does_not_let_anybody_connect_costs_seconds_not_the_deadline() -> None:
+    with socket.create_server((HOST, 0)) as silent:  # the kernel accepts, nobody answers
+        silent.listen(1)
+        async with running(FakeTriton(HOST)) as (staying,):
+            gone = FakeTriton(HOST)
+            gone.port = silent.getsockname()[1]
+            async with gateway_over(table(r1=100), r1=[gone]) as (_, client, known):
+                asked = asyncio.create_task(client.predict("urgency", text="x", timeout_s=50))
+                await asyncio.sleep(0.1)
+                known.servers["r1"] = [gone, staying]
+                async with asyncio.timeout(12):
+                    assert (await asked).label == "low"
+
+
+async def test_one_revision_answers_all_requests_of_a_key() -> None:
+    async with (
+        running(FakeTriton(HOST), FakeTriton(HOST)) as (one, two),
+        gateway_over(table(old=50, new=50), old=[one], new=[two]) as (_, client, _),
+    ):
+        by_key = {
+            key: {await label(client, routing_key=key) for _ in range(5)} for key in (f"user-{n}" for n in range(20))
+        }
+    assert all(len(revisions) == 1 for revisions in by_key.values())
+    assert {revision for revisions in by_key.values() for revision in revisions} == {"old", "new"}
 
 
 async def test_a_stream_that_has_begun_is_not_sent_again() -> None:
