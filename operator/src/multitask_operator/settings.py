@@ -8,7 +8,8 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
-from typing import Any, Literal, cast
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
 
 from pydantic import ValidationError
 
@@ -26,6 +27,13 @@ _RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_
 
 class InvalidSetting(UserError):
     """One or more settings cannot be used; the message has a line for each and names its variable or argument."""
+
+
+class TextFile(NamedTuple):
+    """A file, as it was when the settings were read."""
+
+    path: str
+    text: str
 
 
 @dataclass(frozen=True)
@@ -126,6 +134,13 @@ def _selector(text: str) -> str:
     return ",".join(pairs)
 
 
+def _text_file(path: str) -> TextFile:
+    try:
+        return TextFile(path, Path(path).read_text("utf-8"))
+    except (OSError, UnicodeError) as error:
+        raise ValueError(f"cannot be read: {error}") from error
+
+
 def _number(least: int, most: int) -> Callable[[str], int]:
     def parse(text: str) -> int:
         if not re.fullmatch(r"\d{1,9}", text) or not least <= int(text) <= most:
@@ -151,7 +166,7 @@ class Settings:
     gateway_namespace: str = ""
     gateway_selector: str = "app.kubernetes.io/component=gateway"
     gateway_address: str = ""
-    gateway_ca_file: str = ""
+    gateway_ca_file: TextFile | None = None
     max_concurrent_rollouts: int = 3
     workers: int = 8
     resync_seconds: int = 600
@@ -190,11 +205,11 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "serving_pods": (_serving_pods, "JSON object: podTemplate as in spec.serving, merged into all server pods first."),
     "gateway_namespace": (_namespace, "Namespace of the gateways; without one none are installed."),
     "gateway_selector": (_selector, "Labels of the gateways' pods: name=value, with commas between several."),
-    "gateway_address": (
-        _host_port,
-        "host:port of the gateways' Service, which verifies revisions.",
+    "gateway_address": (_host_port, "HOST:PORT at which pods reach the gateways; needed to verify revisions."),
+    "gateway_ca_file": (
+        _text_file,
+        "File of the certificates that the gateways' is checked against; without: no TLS.",
     ),
-    "gateway_ca_file": (str, "PEM file of the authority of the gateways' certificate; none: they have no TLS."),
     "max_concurrent_rollouts": (_number(1, 1000), "Models that roll out a revision at the same time, at most."),
     "workers": (_number(1, 256), "Resources that are reconciled at the same time."),
     "resync_seconds": (
@@ -249,7 +264,7 @@ def described() -> Iterable[tuple[str, str]]:
     for each in dataclasses.fields(Settings):
         given = ", ".join(each.default) if isinstance(each.default, tuple) else each.default
         given = str(given).lower() if isinstance(given, bool) else given
-        default = "" if given in (dataclasses.MISSING, "") else f" Default: {given}."
+        default = "" if given in (dataclasses.MISSING, "", None) else f" Default: {given}."
         yield each.name, f"{_PARSERS[each.name][1]}{default} [{variable(each.name)}]"
 
 

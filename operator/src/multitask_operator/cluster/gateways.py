@@ -126,7 +126,12 @@ def needs_gateways(cluster: ClusterState) -> bool:
     if route is None:
         return False
     phase = ((route.get("status") or {}).get("rollout") or {}).get("phase")
-    return phase in ("Verifying", "Progressing", "Paused") or len(cluster.deployments) > 1
+    return phase in ("Verifying", "Progressing", "Paused") or len(_with_servers(cluster)) > 1
+
+
+def _with_servers(cluster: ClusterState) -> list[JsonObject]:
+    """Revisions without traffic keep a Deployment without pods."""
+    return [item for item in cluster.deployments if item.get("spec", {}).get("replicas") != 0]
 
 
 def _is_running(pod: JsonObject, now: float) -> bool:

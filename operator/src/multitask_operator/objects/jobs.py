@@ -13,6 +13,7 @@ from multitask_api.cluster import (
     RESOLVE,
 )
 from multitask_api.resource import MultiTaskModelSpec
+from multitask_api.serving_io.verify import VERIFY_REVISION
 from multitask_api.stages.digests import digest
 from multitask_api.types import JsonDict
 from multitask_operator.objects.names import Owner, object_metadata
@@ -29,6 +30,9 @@ CLEAN_UP_ATTEMPTS = 3
 CLEAN_UP_SECONDS = 6 * 3600
 #: The report of a Job is in its ConfigMap; the Job is kept a day for its log.
 KEPT_SECONDS = 24 * 3600
+
+#: A deletion waits for the one, and traffic for the other: they wait for no queue.
+_WITHOUT_QUEUE = (CLEAN_UP, VERIFY_REVISION)
 
 _FAILURE_POLICY: JsonDict = {
     "rules": [
@@ -71,14 +75,14 @@ def stage_job(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, s
     if pods > 1:
         job["spec"] |= {"completionMode": "Indexed", "completions": pods, "parallelism": pods}
         job["spec"]["podFailurePolicy"] = {"rules": [*_FAILURE_POLICY["rules"], _ALONE]}
-    if kind == CLEAN_UP:
-        # A deletion waits for it: it waits for no queue.
+    if kind in _WITHOUT_QUEUE:
         for metadata in (job["metadata"], template["metadata"]):
             metadata["labels"].pop(QUEUE_LABEL, None)
+    if kind == CLEAN_UP:
         job["spec"] |= {"backoffLimit": CLEAN_UP_ATTEMPTS - 1, "activeDeadlineSeconds": CLEAN_UP_SECONDS}
-    elif kind != RESOLVE and spec.training.active_deadline_seconds is not None:
+    elif kind not in (RESOLVE, VERIFY_REVISION) and spec.training.active_deadline_seconds is not None:
         job["spec"]["activeDeadlineSeconds"] = spec.training.active_deadline_seconds
-    if kind != CLEAN_UP and spec.training.queue_name is not None:
+    if kind not in _WITHOUT_QUEUE and spec.training.queue_name is not None:
         job["metadata"]["labels"][QUEUE_LABEL] = spec.training.queue_name
     if QUEUE_LABEL in job["metadata"]["labels"]:
         job["spec"]["suspend"] = True

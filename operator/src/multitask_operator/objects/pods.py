@@ -18,6 +18,7 @@ from multitask_api.cluster import (
     command,
 )
 from multitask_api.resource import MultiTaskModelSpec
+from multitask_api.serving_io.verify import VERIFY_COMMAND, VERIFY_KEY, VERIFY_REVISION
 from multitask_api.types import JsonDict
 from multitask_operator.objects.names import Owner, access_name, labels
 from multitask_operator.objects.pod_layers import pod_layers, threads
@@ -136,7 +137,7 @@ def _container(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, 
         "name": CONTAINER,
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
-        "command": command(stage_job.name, nodes=pods_per_job(spec, kind), processes=max(1, gpus(spec, kind))),
+        "command": _command(spec, stage_job),
         "env": [
             {"name": name, "value": value} for name, value in _environment(owner, spec, stage_job, settings).items()
         ],
@@ -156,6 +157,13 @@ def _container(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, 
     return container
 
 
+def _command(spec: MultiTaskModelSpec, stage_job: StageJobSpec) -> list[str]:
+    kind = stage_job.kind
+    if kind == VERIFY_REVISION:
+        return list(VERIFY_COMMAND)
+    return command(stage_job.name, nodes=pods_per_job(spec, kind), processes=max(1, gpus(spec, kind)))
+
+
 def _environment(
     owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, settings: PodSettings
 ) -> dict[str, str]:
@@ -171,4 +179,5 @@ def _environment(
 
 def _order_key(stage_job: StageJobSpec) -> str:
     """The one key of the Job's ConfigMap that its pods mount: they write to others, and do not read those."""
-    return {RESOLVE: RESOLVE_KEY, CLEAN_UP: CLEAN_UP_KEY}.get(stage_job.kind, ORDERS_KEY)
+    keys = {RESOLVE: RESOLVE_KEY, CLEAN_UP: CLEAN_UP_KEY, VERIFY_REVISION: VERIFY_KEY}
+    return keys.get(stage_job.kind, ORDERS_KEY)

@@ -19,21 +19,23 @@ def service_account(owner: Owner, spec: MultiTaskModelSpec) -> JsonDict | None:
     return object_metadata(owner, "v1", "ServiceAccount", access_name(owner.name), of=_OF)
 
 
-def role(owner: Owner, configmaps: Iterable[str]) -> JsonDict:
-    """The Role for ConfigMaps of those names. Without names it has no rules: a rule without names would mean all."""
+def role(owner: Owner, configmaps: Iterable[str], name: str | None = None) -> JsonDict:
+    """The Role for ConfigMaps of those names, by default the one of the stages. Without names it has no rules: a rule
+    without names would mean all."""
     names = sorted(set(configmaps))
-    role = object_metadata(owner, f"{_RBAC}/v1", "Role", access_name(owner.name), of=_OF)
+    role = object_metadata(owner, f"{_RBAC}/v1", "Role", name or access_name(owner.name), of=_OF)
     rule = {"apiGroups": [""], "resources": ["configmaps"], "resourceNames": names, "verbs": ["get", "patch"]}
     role["rules"] = [rule] if names else []
     return role
 
 
-def role_binding(owner: Owner, spec: MultiTaskModelSpec) -> JsonDict:
-    """Gives the Role to the account that the model's pods run as."""
-    name = access_name(owner.name)
+def role_binding(owner: Owner, spec: MultiTaskModelSpec, name: str | None = None) -> JsonDict:
+    """Gives the Role of that name, by default the one of the stages, to the account that the model's pods run as."""
+    account = access_name(owner.name)
+    name = name or account
     binding = object_metadata(owner, f"{_RBAC}/v1", "RoleBinding", name, of=_OF)
     binding["roleRef"] = {"apiGroup": _RBAC, "kind": "Role", "name": name}
     binding["subjects"] = [
-        {"kind": "ServiceAccount", "name": spec.service_account_name or name, "namespace": owner.namespace}
+        {"kind": "ServiceAccount", "name": spec.service_account_name or account, "namespace": owner.namespace}
     ]
     return binding

@@ -115,9 +115,9 @@ class ChildBuilder:
         """ServiceAccount, Role and RoleBinding, each only if it is missing or differs."""
         account = rbac.service_account(self.owner, self.model.spec)
         if account is not None:
-            yield from _differing(cluster.service_accounts, account, ())
-        yield from _differing(cluster.roles, rbac.role(self.owner, configmaps), ("rules",))
-        yield from _differing(cluster.role_bindings, rbac.role_binding(self.owner, self.model.spec), ("subjects",))
+            yield from differing(cluster.service_accounts, account, ())
+        yield from differing(cluster.roles, rbac.role(self.owner, configmaps), ("rules",))
+        yield from differing(cluster.role_bindings, rbac.role_binding(self.owner, self.model.spec), ("subjects",))
 
 
 def find_existing(existing: Sequence[JsonObject], wanted: JsonObject) -> JsonObject | None:
@@ -125,7 +125,8 @@ def find_existing(existing: Sequence[JsonObject], wanted: JsonObject) -> JsonObj
     return next((item for item in existing if item["metadata"]["name"] == wanted["metadata"]["name"]), None)
 
 
-def _differing(existing: Sequence[JsonObject], wanted: JsonObject, fields: Sequence[str]) -> Iterator[Action]:
+def differing(existing: Sequence[JsonObject], wanted: JsonObject, fields: Sequence[str]) -> Iterator[Action]:
+    """Apply ``wanted`` if there is no such object, another owner has it, or one of its ``fields`` is another."""
     current = find_existing(existing, wanted)
     if (
         current is None

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from multitask_api.routes import TaskRoute
+from multitask_api.serving_io.gateway_state import GatewayState
 from multitask_api.serving_io.names import TRITON_PORT
 from multitask_api.stages.digests import digest
 from multitask_operator.objects.serving import workload
 from multitask_operator.objects.serving.names import serving_name
 from multitask_operator.objects.serving.pods import ServerSettings, server_template, start_seconds
 from multitask_operator.objects.serving.routes import task_route
-from multitask_operator.reconciler.actions import Action, Create, DryRunCreate, PatchRoute
+from multitask_operator.reconciler.actions import Action, Create, DryRunCreate, Event, PatchRoute, delete_all, earliest
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.contribution import Contribution, StatusPart
-from multitask_operator.reconciler.serving.advance import advance
+from multitask_operator.reconciler.serving import verification
 from multitask_operator.reconciler.serving.checks import start_blocked
 from multitask_operator.reconciler.serving.children import RevisionObjects
 from multitask_operator.reconciler.serving.newest import NewestRevision, newest_revision
 from multitask_operator.reconciler.serving.routes import merge_patch, read_route
 from multitask_operator.reconciler.serving.servers import obsolete_revisions, replicas_of
 from multitask_operator.reconciler.serving.status import ServingView, serving_status
+from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.revision_state import RevisionState, revision_states
-from multitask_operator.rollout import LiveRevision, RolloutDecision, RolloutInput
+from multitask_operator.rollout import LiveRevision, RolloutDecision, RolloutInput, advance
 from multitask_operator.settings import Settings
 
 NOTHING = Contribution((), (), StatusPart({}), None)
@@ -45,15 +47,28 @@ def reconcile(state: ModelState, settings: Settings) -> Contribution:
     route = read_route(state.cluster.task_route)
     decision = advance(_rollout_input(state, revisions, newest, route))
     blocker = newest.blocker or start_blocked(state)
+    gone = obsolete_revisions(state, revisions, decision.live)
     creations = (
         *checks,
         *([Create(newest.configmap)] if newest.configmap is not None else ()),
-        *_servers(state, settings, revisions, decision, blocker),
+        *_servers(state, settings, [each for name, each in revisions.items() if name not in gone], decision, blocker),
         *_table(state, route, decision),
+        *verification.missing_objects(state, settings, revisions, decision.golden),
     )
-    deletes = tuple(obsolete_revisions(state, revisions, decision.live))
+    deletes = (
+        *(delete for name in gone for delete in delete_all(*revisions[name].objects)),
+        *verification.obsolete_verifications(state, revisions.keys() - gone),
+    )
     view = ServingView(state, settings, revisions, route, decision, blocker)
-    return Contribution(deletes, creations, serving_status(view), decision.requeue_after)
+    waits = (decision.requeue_after, *verification.waits(state))
+    return Contribution(deletes, creations, serving_status(view), earliest(*waits), _events(state, decision))
+
+
+def _events(state: ModelState, decision: RolloutDecision) -> tuple[Event, ...]:
+    """Those of a decision that is written; until the table exists nothing of it can be."""
+    if state.cluster.task_route is None:
+        return ()
+    return tuple(Event(event.type, event.reason, event.message) for event in decision.events)
 
 
 def _template_check(state: ModelState, settings: Settings) -> Iterator[Action]:
@@ -84,6 +99,8 @@ def _rollout_input(
 ) -> RolloutInput:
     cluster = state.cluster
     metadata = cluster.task_route["metadata"] if cluster.task_route is not None else {}
+    rollout = route.status.rollout if route is not None and route.status is not None else None
+    revision = rollout.revision if rollout is not None else newest.name
     return RolloutInput(
         namespace=cluster.namespace,
         model=cluster.name,
@@ -96,7 +113,7 @@ def _rollout_input(
                 TRITON_PORT,
                 revision.replicas,
                 revision.ready_endpoints,
-                revision.deployment is not None,
+                revision.replicas > 0 or bool(revision.pods),
             )
             for revision in reversed(list(revisions.values()))
             if revision.record is not None
@@ -106,18 +123,20 @@ def _rollout_input(
         generation=metadata.get("generation"),
         gateways=cluster.gateway_states,
         now=state.now,
+        reports=verification.reports_of(state, revision),
+        job_failures=verification.failures_of(state, revision),
     )
 
 
 def _servers(
     state: ModelState,
     settings: Settings,
-    revisions: Mapping[str, RevisionState],
+    revisions: Sequence[RevisionState],
     decision: RolloutDecision,
     blocker: Blocker | None,
 ) -> Iterator[Action]:
     objects = RevisionObjects.of(state.owner, settings)
-    for revision in revisions.values():
+    for revision in revisions:
         if revision.name not in decision.live:
             yield from objects.stopped(revision)
             continue

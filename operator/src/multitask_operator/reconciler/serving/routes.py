@@ -36,11 +36,11 @@ def following_gateways(route: TaskRoute) -> int:
 
 
 def unanswered_tasks(route: TaskRoute, revisions: Mapping[str, RevisionState]) -> Iterator[tuple[str, str]]:
-    """(task, revision) of each task none of whose backends has a ready server."""
+    """(task, revision) of each task with traffic and without a ready server to answer it."""
     for task in route.spec.tasks:
         used = [backend.revision for backend in task.backends if backend.weight > 0]
-        if not any(name in revisions and revisions[name].ready_endpoints for name in used):
-            yield task.name, used[0] if used else ""
+        if used and not any(name in revisions and revisions[name].ready_endpoints for name in used):
+            yield task.name, used[0]
 
 
 def merge_patch(before: object, after: object) -> object:

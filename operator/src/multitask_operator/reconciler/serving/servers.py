@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 
-from multitask_operator.reconciler.actions import Delete, delete_all
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.revision_state import RevisionState
 
@@ -25,12 +24,10 @@ def replicas_of(state: ModelState, revision: RevisionState | None, live: Collect
 
 def obsolete_revisions(
     state: ModelState, revisions: Mapping[str, RevisionState], live: Collection[str]
-) -> Iterator[Delete]:
-    """The objects of what is neither live nor among the ``spec.storage.keepRevisions`` newest of the others."""
+) -> frozenset[str]:
+    """What is neither live nor among the ``spec.storage.keepRevisions`` newest of the others."""
     others = [revision for revision in revisions.values() if revision.name not in live]
     recorded = [revision for revision in others if revision.record is not None]
     storage = state.model.spec.storage
     kept = {revision.name for revision in recorded[: storage.keep_revisions if storage is not None else None]}
-    for revision in others:
-        if revision.name not in kept:
-            yield from delete_all(*revision.objects)
+    return frozenset(revision.name for revision in others if revision.name not in kept)

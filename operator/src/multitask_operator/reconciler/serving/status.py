@@ -15,6 +15,7 @@ from multitask_operator.reconciler.conditions import ConditionValue
 from multitask_operator.reconciler.contribution import StatusPart
 from multitask_operator.reconciler.serving.checks import servers_blocked, with_advice
 from multitask_operator.reconciler.serving.routes import following_gateways, unanswered_tasks
+from multitask_operator.reconciler.serving.verification import verification_blocked
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.revision_state import RevisionState
 from multitask_operator.rollout import RolloutDecision
@@ -37,12 +38,12 @@ class ServingView:
 
     @cached_property
     def served(self) -> RevisionState | None:
-        """The revision that answers most of the traffic, or has to once it is ready."""
+        """The revision that answers most of the traffic; None if there is none yet."""
         weights: dict[str, int] = {}
         for task in self.route.spec.tasks if self.route is not None else ():
             for backend in task.backends:
                 weights[backend.revision] = weights.get(backend.revision, 0) + backend.weight
-        names = sorted(weights, key=lambda name: weights[name], reverse=True)
+        names = sorted((name for name in weights if weights[name]), key=lambda name: weights[name], reverse=True)
         return next((self.revisions[name] for name in names if name in self.revisions), None)
 
     @cached_property
@@ -52,7 +53,8 @@ class ServingView:
         # The revision that answers comes first: it is the one that callers miss.
         live.sort(key=lambda revision: self.served is None or revision.name != self.served.name)
         found = (servers_blocked(self.state, self.settings, each) for each in live if each.deployment is not None)
-        return self.start_blocker or next((blocker for blocker in found if blocker is not None), None)
+        stuck = self.start_blocker or next((blocker for blocker in found if blocker is not None), None)
+        return stuck or verification_blocked(self.state, self.settings)
 
     @property
     def is_rolling(self) -> bool:
@@ -85,14 +87,14 @@ def _ready(view: ServingView) -> ConditionValue:
             "False", "ScaledToZero", "spec.serving.replicas is 0: nobody answers; set it to 1 or more to serve again."
         )
     if view.route is None or view.served is None:
-        return _not_ready(view, view.decision.message)
+        return _not_ready(view, view.decision.reason, view.decision.message)
     missing = dict(unanswered_tasks(view.route, view.revisions))
     if missing:
-        servers = listed(sorted(set(missing.values())))
-        return _not_ready(view, f"No ready server for task {listed(sorted(missing))}, of revision {servers}.")
+        text = f"No ready server for {listed(sorted(missing))}, of revision {listed(sorted(set(missing.values())))}."
+        return _not_ready(view, "ServersStarting", text)
     gateways = following_gateways(view.route)
     if gateways == 0:
-        return _no_gateway(view)
+        return _not_ready(view, "GatewaysBehind", "The servers are ready, but no gateway follows the table yet.")
     tasks = len(view.route.spec.tasks)
     text = f"{counted(tasks, 'task')} answered by revision {view.served.name}"
     routed = {task.name for task in view.route.spec.tasks}
@@ -101,17 +103,13 @@ def _ready(view: ServingView) -> ConditionValue:
     return ConditionValue("True", SERVING, f"{text}, through {counted(gateways, 'gateway')}{note}.")
 
 
-def _not_ready(view: ServingView, message: str) -> ConditionValue:
+def _not_ready(view: ServingView, reason: str, message: str) -> ConditionValue:
     if view.blocker is not None:
         return ConditionValue("False", view.blocker.reason, with_advice(view.blocker))
-    return ConditionValue("False", "ServersStarting", message)
-
-
-def _no_gateway(view: ServingView) -> ConditionValue:
-    if view.settings.are_known and not view.settings.gateway_namespace:
-        text = "The servers are ready, but no gateway is installed: enable it in the chart's values."
+    if view.settings.are_known and not view.settings.gateway_address:
+        text = "No gateway is installed, so that nobody can ask the servers: enable it in the chart's values."
         return ConditionValue("False", "NoGateway", text)
-    return ConditionValue("False", "GatewaysBehind", "The servers are ready, but no gateway follows the table yet.")
+    return ConditionValue("False", reason, message)
 
 
 def _servers(view: ServingView) -> ServingStatus:

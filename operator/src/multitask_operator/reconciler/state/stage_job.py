@@ -24,6 +24,7 @@ from multitask_api.cluster import (
     STAGE_ANNOTATION,
 )
 from multitask_api.serving_io.names import SERVING
+from multitask_api.serving_io.verify import VERIFY_REVISION
 from multitask_api.stage_io.manifest import Manifest, StageFailure, StageProgress
 from multitask_api.stage_io.packing import manifest_key, unpack_manifest
 from multitask_api.stages import ArtifactKey
@@ -40,7 +41,7 @@ from multitask_operator.reconciler.state.accessors import (
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.disruptions import Disruptions
 
-NO_STAGES = (RESOLVE, RUN, CLEAN_UP)
+NO_STAGES = (RESOLVE, RUN, CLEAN_UP, VERIFY_REVISION)
 """Kinds of children that run no stage of the graph."""
 
 
@@ -154,7 +155,7 @@ class StageJob:
         """Whether its Job exists, is not finished and has not reported everything yet."""
         if self.job is None or self.is_finished:
             return False
-        return self.kind in (RESOLVE, CLEAN_UP) or not self.has_reported
+        return self.kind in (RESOLVE, CLEAN_UP, VERIFY_REVISION) or not self.has_reported
 
     @property
     def has_all_pods_running(self) -> bool:

@@ -1,0 +1,106 @@
+"""The Job that sends golden requests to a revision through the gateways, with its ConfigMap and its rights."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from multitask_api.cluster import ROOT
+from multitask_api.resource import MultiTaskModelSpec
+from multitask_api.serving_io.names import REVISION_LABEL
+from multitask_api.serving_io.verify import VERIFY_KEY, VERIFY_REVISION, VerifyOrder
+from multitask_api.stages.digests import digest
+from multitask_api.types import JsonDict
+from multitask_operator.objects import jobs, rbac
+from multitask_operator.objects.names import Owner, object_metadata, short
+from multitask_operator.objects.pods import PodSettings
+from multitask_operator.objects.stage_jobs import StageJobSpec
+from multitask_operator.objects.user_pod_template import CONTAINER
+
+GOLDEN_ANNOTATION = "multitask.dev/golden"
+"""On Job and ConfigMap: which golden requests of the revision they are, see `multitask_operator.rollout.GoldenJob`."""
+AUDIENCE = "multitask-gateway"
+"""Of the token that the pod shows to the gateways."""
+ACCESS_PATH = f"{ROOT}/gateway"
+TOKEN_FILE, CA_FILE = f"{ACCESS_PATH}/token", f"{ACCESS_PATH}/ca.crt"
+_CA_KEY = "ca.crt"
+_MODEL = 30
+
+
+@dataclass(frozen=True)
+class GatewayAccess:
+    """How a pod calls the gateways."""
+
+    address: str
+    ca: str = ""
+    """Certificates in PEM; empty: the gateways have no TLS."""
+
+
+def verify_name(model: str, revision: str, key: str) -> str:
+    """The name of Job and ConfigMap."""
+    return f"{short(model, _MODEL)}-verify-{digest([revision, key], 8)}"
+
+
+def verify_configmap(owner: Owner, order: VerifyOrder, key: str, access: GatewayAccess) -> JsonDict:
+    """The order; the pod reports into the same ConfigMap."""
+    item = _object(owner, "v1", "ConfigMap", order.revision, key)
+    item["data"] = {VERIFY_KEY: json.dumps(order.to_json(), ensure_ascii=False, separators=(",", ":"))}
+    if access.ca:
+        item["data"][_CA_KEY] = access.ca
+    return item
+
+
+def verify_job(
+    owner: Owner,
+    spec: MultiTaskModelSpec,
+    revision: str,
+    key: str,
+    generation: int,
+    settings: PodSettings,
+    *,
+    tls: bool,
+) -> JsonDict:
+    """A Job of one CPU pod. Raises `PodTemplateError` or `ResourcesError` for what the spec cannot ask for."""
+    name = verify_name(owner.name, revision, key)
+    job = jobs.stage_job(owner, spec, StageJobSpec(name, VERIFY_REVISION, generation), settings)
+    item = _object(owner, "batch/v1", "Job", revision, key)
+    job["metadata"]["labels"] |= item["metadata"]["labels"]
+    job["metadata"]["annotations"] |= item["metadata"]["annotations"]
+    template = job["spec"]["template"]
+    template["metadata"]["labels"][REVISION_LABEL] = revision
+    sources: list[JsonDict] = [
+        {"serviceAccountToken": {"audience": AUDIENCE, "path": "token", "expirationSeconds": 3600}}
+    ]
+    if tls:
+        sources.append({"configMap": {"name": name, "items": [{"key": _CA_KEY, "path": "ca.crt"}]}})
+    template["spec"]["volumes"].append({"name": "gateway-access", "projected": {"sources": sources}})
+    for container in template["spec"]["containers"]:
+        if container["name"] == CONTAINER:
+            container["volumeMounts"].append({"name": "gateway-access", "mountPath": ACCESS_PATH, "readOnly": True})
+    return job
+
+
+def verify_role(owner: Owner, configmaps: Iterable[str]) -> JsonDict:
+    """The account of the stages may report into these ConfigMaps, too."""
+    return rbac.role(owner, configmaps, _role_name(owner))
+
+
+def verify_role_binding(owner: Owner, spec: MultiTaskModelSpec) -> JsonDict:
+    """Of `verify_role`."""
+    return rbac.role_binding(owner, spec, _role_name(owner))
+
+
+def _role_name(owner: Owner) -> str:
+    return f"{short(owner.name, _MODEL)}-verify"
+
+
+def _object(owner: Owner, api_version: str, kind: str, revision: str, key: str) -> JsonDict:
+    name, annotations = verify_name(owner.name, revision, key), _annotations(key)
+    item = object_metadata(owner, api_version, kind, name, of=VERIFY_REVISION, annotations=annotations)
+    item["metadata"]["labels"][REVISION_LABEL] = revision
+    return item
+
+
+def _annotations(key: str) -> Mapping[str, str]:
+    return {GOLDEN_ANNOTATION: key}
