@@ -6,7 +6,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from multitask_api.routes import TaskRoute
-from multitask_api.serving_io.gateway_state import GatewayState
 from multitask_api.serving_io.names import TRITON_PORT
 from multitask_api.stages.digests import digest
 from multitask_operator.objects.serving import workload
@@ -23,7 +22,6 @@ from multitask_operator.reconciler.serving.newest import NewestRevision, newest_
 from multitask_operator.reconciler.serving.routes import merge_patch, read_route
 from multitask_operator.reconciler.serving.servers import obsolete_revisions, replicas_of
 from multitask_operator.reconciler.serving.status import ServingView, serving_status
-from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.revision_state import RevisionState, revision_states
 from multitask_operator.rollout import LiveRevision, RolloutDecision, RolloutInput, advance
