@@ -8,7 +8,7 @@ from types import TracebackType
 import grpc.aio
 
 from multitask_client import messages
-from multitask_client.connection import Connection, Tls
+from multitask_client.connection import ApiKey, Connection, Tls
 from multitask_client.messages import DEFAULT_TIMEOUT_S, Prediction, Sampling, Task
 from multitask_client.proto import gateway_pb2
 
@@ -20,8 +20,9 @@ class AsyncTaskClient(Connection):
             (await client.predict("urgency", text="My card was charged twice")).label
 
     Every call raises `GatewayError`. ``timeout_s`` limits a whole call, unless the call has a timeout of its own.
-    ``api_key`` says who calls. ``tls`` encrypts the connection: True with the certificate authorities that gRPC brings
-    along, a `Tls` with others; without it anybody on the way can read the key and the texts.
+    ``api_key`` says who calls; for one that changes, such as a token in a file, a function that gives the present one.
+    ``tls`` encrypts the connection: True with the certificate authorities that gRPC brings along, a `Tls` with others;
+    without it anybody on the way can read the key and the texts.
     """
 
     def __init__(
@@ -29,7 +30,7 @@ class AsyncTaskClient(Connection):
         address: str,
         *,
         timeout_s: float = DEFAULT_TIMEOUT_S,
-        api_key: str | None = None,
+        api_key: ApiKey | None = None,
         tls: Tls | bool = False,
     ) -> None:
         options = messages.channel_options(address)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
@@ -14,6 +14,9 @@ import grpc.aio
 from multitask_client import messages
 from multitask_client.errors import Unavailable, from_rpc_error
 from multitask_client.proto import gateway_pb2_grpc
+
+ApiKey = str | Callable[[], str]
+"""A key, or what gives the present one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +58,13 @@ class Connection:
     """A channel to the gateway at ``address``, until it is closed; ``timeout_s`` is that of calls without their own."""
 
     def __init__(
-        self, address: str, channel: grpc.Channel | grpc.aio.Channel, timeout_s: float, api_key: str | None
+        self, address: str, channel: grpc.Channel | grpc.aio.Channel, timeout_s: float, api_key: ApiKey | None
     ) -> None:
         self.address = address
         self._timeout_s = timeout_s
-        self._authorization = messages.authorization(api_key)
+        self._api_key = api_key
+        if not callable(api_key):
+            messages.authorization(api_key)
         self._open_stub = gateway_pb2_grpc.TaskGatewayStub(channel)  # type: ignore[no-untyped-call]
         self._closed = False
 
@@ -72,7 +77,8 @@ class Connection:
         return messages.timeout(self._timeout_s if timeout_s is None else timeout_s)
 
     def _metadata(self, revision: str | None = None, routing_key: str | None = None) -> tuple[tuple[str, str], ...]:
-        return (*self._authorization, *messages.metadata(revision, routing_key))
+        api_key = self._api_key() if callable(self._api_key) else self._api_key
+        return (*messages.authorization(api_key), *messages.metadata(revision, routing_key))
 
     @contextmanager
     def _errors(self) -> Iterator[None]:

@@ -89,12 +89,16 @@ class Helm:
         self._client = client
 
     def __call__(self, *arguments: str) -> str:
+        done = self.run(*arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """What comes of a command."""
         program = chart.helm()
         assert program is not None
         argv = [program, *arguments, "--namespace", NAMESPACE, "--kubeconfig", str(self._client.admin)]
-        done = subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=120)
 
 
 @pytest.fixture
@@ -174,11 +178,16 @@ def labelled(client: ClusterClient) -> set[str]:
 def test_certificate_and_key_are_made_again_when_they_are_deleted(fresh: tuple[ClusterClient, Helm]) -> None:
     client, helm = fresh
     helm("install", RELEASE, str(CHART), "--create-namespace")
+    other_names = ("upgrade", RELEASE, str(CHART), "--set", "gateway.tls.dnsNames={gateway.example.com}")
+    refused = helm.run(*other_names)
+    assert refused.returncode != 0
+    assert f"gateway.tls.dnsNames has changed, and the generated certificate is for {GATEWAY}," in refused.stderr
+    assert f"delete the Secret {GATEWAY}-tls" in refused.stderr
     with client.rest() as rest:
         before = secrets_of(rest)
         for name in before:
             rest.delete(f"/api/v1/namespaces/{NAMESPACE}/secrets/{name}")
-        helm("upgrade", RELEASE, str(CHART))
+        helm(*other_names)
         after = secrets_of(rest)
     assert after.keys() == before.keys()
     assert not [name for name in before if after[name] == before[name]]

@@ -15,9 +15,9 @@ import yaml
 
 from devcluster import chart, objects
 from devcluster.cluster_client import ClusterClient, Object
+from multitask_api.serving_io.names import GATEWAY_AUDIENCE as AUDIENCE
 from multitask_client import AsyncTaskClient, GatewayError, Tls
 from multitask_serving.gateway.access.callers import hash_key
-from multitask_serving.gateway.access.reviews import AUDIENCE
 from multitask_serving.gateway.smoke_test import main as smoke_test
 from support.cluster.gateway_process import (
     GatewayProcess,

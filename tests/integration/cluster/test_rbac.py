@@ -18,12 +18,13 @@ from devcluster import chart, objects
 from devcluster.cluster_client import ClusterClient, Object
 from devcluster.processes import until
 from multitask_api.cluster import MODEL_LABEL
+from multitask_api.serving_io.names import GATEWAY_AUDIENCE as AUDIENCE
 from multitask_kubernetes.client import Client
 from multitask_kubernetes.connection import connect
 from multitask_operator.controller import Controller, NamespacedName
 from multitask_operator.reconciler import reconcile
 from multitask_operator.settings import Settings
-from multitask_serving.gateway.access.reviews import AUDIENCE, TokenReviews, reviewed_account, token_review
+from multitask_serving.gateway.access.reviews import TokenReviews, reviewed_account, token_review
 from support.cluster import resources
 from support.cluster.access_reviews import Subject, account, bind
 

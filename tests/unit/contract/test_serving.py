@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import fields
 
 import pytest
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 
 from multitask_api.serving_io import names, revision, verify
+from multitask_client import messages
 from multitask_client.messages import Prediction, Task
 from multitask_client.proto import gateway_pb2
+from multitask_serving.gateway.access.callers import parse_callers
 from multitask_serving.triton import wire
 
 METHODS = {
@@ -63,6 +66,8 @@ IN_THE_CLUSTER = [
     (names.EXPORT_PATH, "/multitask/export"),
     (names.TRITON_PORT, 8001),
     (names.PROBE_PORT, 8080),
+    (names.GATEWAY_PORT, 8081),
+    (names.GATEWAY_AUDIENCE, "multitask-gateway"),
     (names.NODE_CACHE_VARIABLE, "MULTITASK_NODE_CACHE"),
     (names.CACHE_LOCK, ".in-use"),
 ]
@@ -89,6 +94,24 @@ def test_methods_and_messages_of_the_gateway():
         "TASK_TYPE_CLASSIFICATION": 1,
         "TASK_TYPE_GENERATION": 2,
     }
+
+
+def test_the_file_of_callers():
+    """Users keep it in Secrets, and hash keys with `sha256sum`."""
+    key = "sha256:" + hashlib.sha256(b"k" * 32).hexdigest()
+    text = f"""
+    callers:
+      - name: all fields
+        keys: ["{key}"]
+        certificates: ["spiffe://a/b", "*.example"]
+        serviceAccounts: [team-a/robot]
+        allow: [team-a, team-a/desk, "*/*/urgency", "*"]
+    """
+    found = parse_callers(text, "f").with_key("k" * 32)
+    assert found is not None
+    assert found.name == "all fields"
+    assert found.allow == ("team-a", "team-a/desk", "*/*/urgency", "*")
+    assert messages.authorization("key") == (("authorization", "Bearer key"),)
 
 
 def test_tensors_and_codes_of_triton():

@@ -104,6 +104,7 @@ def test_a_pod_monitor_scrapes_the_port_of_the_probes():
     assert monitor["metadata"]["labels"]["release"] == "prometheus"
     (endpoint,) = monitor["spec"]["podMetricsEndpoints"]
     assert endpoint["port"] in [port["name"] for port in container(objects)["ports"]]
+    assert endpoint["honorLabels"] is True, "else Prometheus puts the pod's namespace in the place of the model's"
     assert monitor["spec"]["selector"] == deployment(objects)["spec"]["selector"]
 
 

@@ -258,6 +258,7 @@ def test_switches() -> None:
     monitor = objects["PodMonitor", "operators", GATEWAY]["spec"]
     (endpoint,) = monitor["podMetricsEndpoints"]
     assert endpoint["port"] in [port["name"] for port in container(objects, GATEWAY)["ports"]]
+    assert endpoint["honorLabels"] is True
     assert monitor["selector"] == deployment(objects, GATEWAY)["spec"]["selector"]
     route = objects["GRPCRoute", "operators", GATEWAY]["spec"]
     assert (route["parentRefs"], route["hostnames"]) == ([{"name": "public"}], ["a.example"])

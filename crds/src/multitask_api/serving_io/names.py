@@ -59,3 +59,5 @@ GATEWAY_COMMAND = ("python", "-m", "multitask_serving.gateway")
 
 GATEWAY_PORT = 8081
 """gRPC for callers."""
+GATEWAY_AUDIENCE = "multitask-gateway"
+"""Of the ServiceAccount tokens that pods show to the gateway."""

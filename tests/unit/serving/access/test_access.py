@@ -229,6 +229,18 @@ async def test_a_key_that_is_taken_out_of_the_file_counts_no_longer(routes: Path
     assert caught.value.reason == "UNAUTHENTICATED"
 
 
+async def test_a_client_asks_for_its_key_at_each_call(routes: Path, callers: Path) -> None:
+    """A token in a file changes before it ends."""
+    keys = iter([SHOP_KEY, GUEST_KEY, "x" * 40])
+    async with (
+        gateway(routes, callers) as running,
+        AsyncTaskClient(f"127.0.0.1:{running.port}", api_key=lambda: next(keys)) as client,
+    ):
+        assert [len(await client.tasks()), len(await client.tasks())] == [2, 1]
+        with pytest.raises(Unauthenticated):
+            await client.tasks()
+
+
 async def test_an_api_server_that_is_away_is_not_the_callers_mistake(routes: Path, callers: Path) -> None:
     async def away(body: dict[str, Any]) -> dict[str, Any]:
         raise OSError(f"away {body}")

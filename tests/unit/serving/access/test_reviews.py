@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from multitask_serving.gateway.access.reviews import AUDIENCE, TokenReviews, is_for_gateway, reviewed_account
+from multitask_api.serving_io.names import GATEWAY_AUDIENCE as AUDIENCE
+from multitask_serving.gateway.access.reviews import TokenReviews, is_for_gateway, reviewed_account
 
 
 def token(claims: object = None, *, signature: str = "s") -> str:

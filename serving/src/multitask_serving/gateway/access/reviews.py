@@ -15,9 +15,9 @@ import time
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
+from multitask_api.serving_io.names import GATEWAY_AUDIENCE
 from multitask_api.types import JsonDict, JsonObject
 
-AUDIENCE = "multitask-gateway"
 _USER = "system:serviceaccount:"
 _KNOWN_S, _REFUSED_S = 60.0, 10.0
 """How long an answer counts: a deleted ServiceAccount may call so much longer; a wrong token is not asked for again."""
@@ -70,7 +70,7 @@ def token_review(token: str) -> JsonDict:
     return {
         "apiVersion": "authentication.k8s.io/v1",
         "kind": "TokenReview",
-        "spec": {"token": token, "audiences": [AUDIENCE]},
+        "spec": {"token": token, "audiences": [GATEWAY_AUDIENCE]},
     }
 
 
@@ -79,7 +79,7 @@ def reviewed_account(review: JsonObject) -> str | None:
     status = review.get("status") or {}
     user = (status.get("user") or {}).get("username") or ""
     namespace, _, name = user.removeprefix(_USER).partition(":")
-    known = status.get("authenticated") is True and AUDIENCE in (status.get("audiences") or ())
+    known = status.get("authenticated") is True and GATEWAY_AUDIENCE in (status.get("audiences") or ())
     return f"{namespace}/{name}" if known and user.startswith(_USER) and namespace and name else None
 
 
@@ -93,4 +93,4 @@ def is_for_gateway(token: str) -> bool:
     except (binascii.Error, ValueError):
         return False
     audience = claims.get("aud") if isinstance(claims, dict) else None
-    return audience == AUDIENCE or (isinstance(audience, list) and AUDIENCE in audience)
+    return audience == GATEWAY_AUDIENCE or (isinstance(audience, list) and GATEWAY_AUDIENCE in audience)
