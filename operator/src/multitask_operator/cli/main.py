@@ -26,6 +26,7 @@ from multitask_operator.cli.options import (
     refuse_options,
     repeated,
 )
+from multitask_operator.cli.rollout import rollback, rollout
 
 if TYPE_CHECKING:
     from multitask_operator.commands.cluster.session import ClusterOptions
@@ -39,8 +40,8 @@ _PASS_THROUGH = {"ignore_unknown_options": True, "help_option_names": []}
 def cli() -> None:
     """Train, evaluate and serve one model for many text tasks, on each as good as a model of its own.
 
-    status, explain, logs, plan NAME and report NAME read a cluster, through your kubeconfig. They also run as `kubectl
-    mtm …`.
+    status, explain, logs, plan NAME, report NAME, rollout and rollback work on a cluster, through your kubeconfig. They
+    also run as `kubectl mtm …`.
 
     Exit status: 0 done, 1 a stage failed, 2 wrong input, 130 interrupted.
     """
@@ -235,6 +236,10 @@ def gc(folder: Path, *, dry_run: bool, forget: str | None, output: str) -> int:
     from multitask_operator.commands import gc as command
 
     return command.gc(folder, dry_run=dry_run, forget=forget, as_json=output == "json")
+
+
+cli.add_command(rollout)
+cli.add_command(rollback)
 
 
 @cli.command(name="version")

@@ -80,7 +80,7 @@ def _errors(new: Counts, old: Counts, previous: PreviousFigures | None, settings
     if new.error_rate <= before + allowed:
         return Measurement(Outcome.SUCCESSFUL, message)
     is_sure = surely_above(new.errors, new.requests, min(1.0, max(before, assumed) + allowed))
-    message += f"; {100 * allowed:g} points more are allowed"
+    message += f"; {100 * allowed:g} {'point more is' if allowed == 0.01 else 'points more are'} allowed"
     return Measurement(Outcome.FAILED if is_sure else Outcome.INCONCLUSIVE, message)
 
 

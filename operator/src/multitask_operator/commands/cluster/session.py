@@ -67,7 +67,7 @@ async def _run(options: ClusterOptions, work: Callable[[LogClient, str], Awaitab
     try:
         configuration = await connect(options.kubeconfig, options.context)
         namespace = options.namespace or user_namespace(options.kubeconfig, options.context)
-        async with LogClient(configuration) as client:
+        async with LogClient(configuration, field_manager="mtm") as client:
             return await work(client, namespace)
     except Forbidden as error:
         raise PermissionDenied(
