@@ -21,11 +21,17 @@ COMMANDS = {
     "plan": ["--claim", "--no-serve", "--output", "--refresh", "--workdir", *CLUSTER, "FILE|NAME"],
     "predict": ["[ARGUMENTS]..."],
     "report": ["--output", "--to", *CLUSTER, "DIR|NAME"],
+    "rollback": ["--output", "--undo", *CLUSTER, "NAME", "[REVISION]"],
+    "rollout": [],
     "run": ["--claim", "--device", "--no-serve", "--output", "--refresh", "--workdir", "FILE"],
     "serve": ["--address", "--device", "--threads", "--triton-port", "--work", "DIR"],
     "status": ["--output", *CLUSTER, "NAME"],
     "validate": ["--claim", "--output", "FILE"],
     "version": [],
+}
+ROLLOUT = {
+    **dict.fromkeys(("abort", "pause", "resume", "status"), ["--output", *CLUSTER, "NAME"]),
+    **dict.fromkeys(("promote", "retry"), ["--output", "--revision", *CLUSTER, "NAME"]),
 }
 SETTINGS = {
     "trainer_image": ("MULTITASK_TRAINER_IMAGE", "--trainer-image"),
@@ -70,6 +76,14 @@ def test_arguments_and_options_of_mtm(name: str):
 
 def test_there_are_no_other_commands():
     assert sorted(cli.commands) == sorted(COMMANDS)
+
+
+def test_orders_for_a_rollout():
+    group = cli.commands["rollout"]
+    assert isinstance(group, click.Group)
+    assert {name: sorted(_parameters(command)) for name, command in group.commands.items()} == {
+        name: sorted(parameters) for name, parameters in ROLLOUT.items()
+    }
 
 
 def test_settings_of_the_operator():
