@@ -30,8 +30,8 @@ COMMANDS = {
     "version": [],
 }
 ROLLOUT = {
-    **dict.fromkeys(("abort", "pause", "resume", "status"), ["--output", *CLUSTER, "NAME"]),
-    **dict.fromkeys(("promote", "retry"), ["--output", "--revision", *CLUSTER, "NAME"]),
+    **{key: ["--output", *CLUSTER, "NAME"] for key in ("abort", "pause", "resume", "status")},
+    **{key: ["--output", "--revision", *CLUSTER, "NAME"] for key in ("promote", "retry")},
 }
 SETTINGS = {
     "trainer_image": ("MULTITASK_TRAINER_IMAGE", "--trainer-image"),
