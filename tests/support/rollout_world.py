@@ -99,6 +99,8 @@ class World:
     flips: dict[str, TaskFlips] = field(default_factory=dict)
     job_failures: dict[str, str] = field(default_factory=dict)
     jobs_run: bool = True
+    torn: bool = False
+    """The operator is killed between the two writes of every decision: the status is written, the spec is not."""
     servers_start: bool = True
     now: float = START
     events: list[RolloutEvent] = field(default_factory=list)
@@ -207,14 +209,20 @@ class World:
             return False
         status = (before.status if before is not None else None) or TaskRouteStatus()
         status = status.model_copy(update={"rollout": decision.rollout, "rejected": decision.rejected})
-        if before is None or before.spec != decision.spec:
-            self.generation += 1
         TaskRouteSpec.model_validate(decision.spec.model_dump())
-        self.route = TaskRoute(metadata=RouteMetadata(name=MODEL), spec=decision.spec, status=status)
+        spec = decision.spec
+        if self.torn and before is not None and status != before.status:
+            spec = before.spec
+        if before is None:  # an object is created without its status
+            status = TaskRouteStatus()
+        if before is None or before.spec != spec:
+            self.generation += 1
+        self.route = TaskRoute(metadata=RouteMetadata(name=MODEL), spec=spec, status=status)
         if self.route == before:
             assert not decision.events, f"an Event without a change: {decision.events}"
             return False
-        self.events += decision.events
+        if before is not None:  # nothing is posted about a table that does not exist yet
+            self.events += decision.events
         self.writes += 1
         return True
 

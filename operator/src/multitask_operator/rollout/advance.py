@@ -28,6 +28,9 @@ def advance(inp: RolloutInput) -> RolloutDecision:
     state = draft.state
     if state is not None and state.phase not in OVER:
         draft = _continued(draft, inp, state, candidate)
+    elif inp.route is not None and table(inp, state, None, {}) != inp.route.spec:
+        # State and table are two writes: the operator may have been stopped between them.
+        draft = draft.waiting("WritingTable", "the table of the latest rollout is written", 0.0)
     else:
         draft = _begun(draft, inp, candidate)
     spec = table(inp, draft.state, draft.step, draft.moved)

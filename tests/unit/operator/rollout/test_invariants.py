@@ -124,16 +124,19 @@ def happen(world: World, what: tuple) -> None:
             world.route = world.route.model_copy(update={"status": None})
 
 
-@example([("gateway", "dead"), ("order", "abort"), ("wait", 61)], (10, 50, 100), 2)
-@example([("ready", "two", 1)], (100,), 2)
-@example([("bad", "urgency"), ("bad", "stance"), ("train", "same"), ("wait", 61), ("order", "retry")], (100,), 2)
-@example([("rollback", "one"), ("train", "baseline"), ("rollback", ""), ("wait", 600)], (1, 99, 100), 2)
+@example([("gateway", "dead"), ("order", "abort"), ("wait", 61)], (10, 50, 100), 2, False)
+@example([("ready", "two", 1)], (100,), 2, False)
+@example([("bad", "urgency"), ("bad", "stance"), ("train", "same"), ("wait", 61), ("order", "retry")], (100,), 2, False)
+@example([("rollback", "one"), ("train", "baseline"), ("rollback", ""), ("wait", 600)], (1, 99, 100), 2, False)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
-    st.lists(happenings, max_size=12), st.sampled_from([(10, 50, 100), (100,), (1, 99, 100)]), st.sampled_from([1, 2])
+    st.lists(happenings, max_size=12),
+    st.sampled_from([(10, 50, 100), (100,), (1, 99, 100)]),
+    st.sampled_from([1, 2]),
+    st.booleans(),
 )
-def test_whatever_happens_the_rules_hold_and_everything_settles(what, steps, revisions):
-    world = Checked(serving=Serving.model_validate({"rollout": {"steps": list(steps)}}, by_alias=True))
+def test_whatever_happens_the_rules_hold_and_everything_settles(what, steps, revisions, torn):
+    world = Checked(serving=Serving.model_validate({"rollout": {"steps": list(steps)}}, by_alias=True), torn=torn)
     for name in NAMES[:revisions]:
         world.trained(name, TASKS).settle()
     for item in what:

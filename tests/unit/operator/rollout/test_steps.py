@@ -44,8 +44,10 @@ def test_without_a_server_nothing_is_verified():
     assert (world.decision.golden, world.decision.message) == (None, "revision one: 0 of 2 servers are ready")
 
 
-def test_a_second_revision_takes_over_step_by_step_on_traffic():
-    world = serving_one().trained("two", TASKS).settle()
+@pytest.mark.parametrize("torn", [False, True])
+def test_a_second_revision_takes_over_step_by_step_on_traffic(torn: bool):
+    """Also if the operator is killed after each write of the status."""
+    world = World(torn=torn).trained("one", TASKS).settle().trained("two", TASKS).settle()
     for weight in (10, 50, 100):
         assert world.weights == split(weight) if weight < 100 else ALL_TWO
         assert world.phase == "Progressing"
@@ -57,6 +59,7 @@ def test_a_second_revision_takes_over_step_by_step_on_traffic():
     world.after(DRAIN + 1)
     assert world.live == {"two"}
     assert world.most_live == 2
+    assert world.reasons.count("RolloutStarted") == 2
 
 
 def test_every_step_counts_from_zero():
@@ -193,3 +196,21 @@ def test_every_change_is_made_once():
     writes = world.writes
     world.settle()
     assert world.writes == writes
+
+
+@pytest.mark.parametrize("weights", [((100, "one"),), ((50, "one"), (50, "two")), ((0, "one"), (100, "two"))])
+def test_a_table_that_was_edited_or_not_written_is_made_what_the_state_says(weights):
+    world = serving_one().trained("two", TASKS).settle()
+    for _ in range(3):
+        traffic(world)
+        world.settle()
+    assert world.route is not None
+    urgency, stance = world.spec.tasks
+    backend = urgency.backends[0]
+    backends = tuple(backend.model_copy(update={"weight": weight, "revision": name}) for weight, name in weights)
+    tasks = (urgency.model_copy(update={"backends": backends}), stance)
+    started = world.reasons.count("RolloutStarted")
+    world.route = world.route.model_copy(update={"spec": world.spec.model_copy(update={"tasks": tasks})})
+    world.settle()
+    assert world.weights == ALL_TWO
+    assert world.reasons.count("RolloutStarted") == started
