@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import date
+from datetime import date, datetime
 
 import pytest
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
@@ -27,6 +27,12 @@ DEFAULTED = (
 )
 WEEKDAY = "{{ strftime_now('%A') }}{% for m in messages %}{{ m.content }}{% endfor %}"
 PADDED = "{% macro day() %}{{ strftime_now('%-d/%-m/%Y') }}{% endmacro %}{{ day() }}{{ messages[0].content }}"
+CLOCK = "{{ strftime_now('%H:%M') }} {{ messages[0].content }}"
+SECONDS = "{{ strftime_now('%s') }} {{ messages[0].content }}"
+FRACTIONS = "{{ strftime_now('%Y-%m-%dT%H:%M:%S.%f') }} {{ messages[0].content }}"
+PERCENT = "{{ strftime_now('100%% %d, %%d') }} {{ messages[0].content }}"
+COMPARED = "{{ 'new' if strftime_now('%Y')|int >= 2027 else 'old' }} {{ messages[0].content }}"
+LONG_TALKS = "{% if messages|length > 5 %}{{ strftime_now('%Y') }}{% endif %}{{ messages[0].content }}"
 UNDATED = "{% for m in messages %}<u>{{ m.content }}</u>{% endfor %}"
 FAILING = "{{ raise_exception('only with a system message') }}"
 
@@ -42,6 +48,12 @@ def with_template(template: str | None) -> PreTrainedTokenizerFast:
         (DEFAULTED, "2026-11-27"),
         (WEEKDAY, "2026-11-27"),
         (PADDED, "2026-11-27"),
+        (CLOCK, "2026-11-27"),
+        (SECONDS, "2026-11-27"),
+        (FRACTIONS, "2026-11-27"),
+        (PERCENT, "2026-11-27"),
+        (COMPARED, "2026-11-27"),
+        (LONG_TALKS, None),
         (UNDATED, None),
         (FAILING, None),
         (None, None),
@@ -53,17 +65,27 @@ def test_the_date_is_frozen_for_a_template_that_asks_for_it(template: str | None
 
 @pytest.mark.parametrize(
     ("template", "text"),
-    [(DATED, "27 Nov 2026"), (DEFAULTED, "27 Nov 2026"), (WEEKDAY, "Friday"), (PADDED, "27/11/2026")],
+    [
+        (DATED, "27 Nov 2026"),
+        (DEFAULTED, "27 Nov 2026"),
+        (WEEKDAY, "Friday"),
+        (PADDED, "27/11/2026"),
+        (CLOCK, "00:00 How"),
+        (SECONDS, "1795737600 How"),
+        (FRACTIONS, "2026-11-27T00:00:00.000000 How"),
+        (PERCENT, "100% 27, %d How"),
+        (COMPARED, "old How"),
+    ],
 )
 def test_a_frozen_date_gives_the_same_ids_on_every_day(template: str, text: str, monkeypatch) -> None:
     chat = with_template(template)
     fixed = prompt_format_of(chat, today=date(2026, 11, 27))
     pieces = {}
-    for today in (date(2027, 3, 13), date(2030, 1, 1)):
+    for today in (datetime(2027, 3, 13, 9, 41, 7, 125), datetime(2030, 1, 1, 23, 5)):
 
         class Clock:
             @staticmethod
-            def now(_tz: object = None, today: date = today) -> date:
+            def now(_tz: object = None, today: datetime = today) -> datetime:
                 return today
 
         monkeypatch.setattr("transformers.utils.chat_template_utils.datetime", Clock)

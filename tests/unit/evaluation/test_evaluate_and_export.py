@@ -17,7 +17,7 @@ from multitask_api.stage_io.parameters import EvaluateParameters
 from multitask_api.stage_io.results import EvaluateResult
 from multitask_serving.engine.engine import Engine
 from multitask_trainer.data.rows import Row
-from multitask_trainer.errors import MergeChangesModel
+from multitask_trainer.errors import Interrupted, MergeChangesModel
 from multitask_trainer.evaluation.scoring import answer_rows, read_scores
 from multitask_trainer.stages import evaluate
 from support.evaluation_fixtures import (
@@ -244,9 +244,31 @@ def nothing_alike(suite, tmp_path):
     return compare
 
 
+def unreadable(suite, tmp_path):
+    """A merge that writes files which no model is read from."""
+    other = make_servable(tmp_path / "other", Path(suite.addresses["base"]) / "model", seed=2) / "model"
+
+    def write(base, source, adapter, target, precision):
+        shutil.copytree(other, target)
+        (target / "model.safetensors").write_bytes(b"{}")
+
+    return write
+
+
+def of_another_kind(suite, tmp_path):
+    """A merge that fails in the library."""
+
+    def fail(base, source, adapter, target, precision):
+        raise KeyError("lm_head.weight")
+
+    return fail
+
+
 @pytest.mark.parametrize(
     ("merge", "reason"),
     [
+        (unreadable, r"the merged model cannot be used \(InvalidBundle: .*the model cannot be read.*unmerged"),
+        (of_another_kind, r"the merged model cannot be used \(KeyError: 'lm_head.weight'\); the adapter is served unm"),
         (other_weights, r"task intent: with its adapter merged it scores 0\.\d+ instead of .* is served unmerged"),
         (nothing_alike, "the adapter, merged, changes logits by 0.5"),
     ],
@@ -266,6 +288,17 @@ def test_a_merge_that_would_change_answers_leaves_the_adapter_as_it_is(tmp_path,
     rows = suite.rows["intent"]
     assert answer_rows(served, INTENT, rows) == answer_rows(measured, INTENT, rows)
     assert served.bundle.revision == result.revision
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Interrupted("stopped")])
+def test_a_merge_that_the_machine_ends_ends_the_stage(tmp_path, monkeypatch, error):
+    def fail(base, source, adapter, target, precision):
+        raise error
+
+    suite = alone(tmp_path)
+    monkeypatch.setattr("multitask_trainer.export.routed_bundle.merge_adapter", fail)
+    with pytest.raises(type(error), match=str(error).replace("[", ".").replace("]", ".")):
+        run_export(suite, groups={"classification": (INTENT,)})
 
 
 @pytest.mark.parametrize("rule", ["Point", "LowerBound"])

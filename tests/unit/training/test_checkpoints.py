@@ -19,6 +19,7 @@ from multitask_trainer.base_model.checks import base as checks
 from multitask_trainer.base_model.checks.base import check_base
 from multitask_trainer.base_model.checks.bf16 import bf16_problem
 from multitask_trainer.base_model.checks.choice import choose_path
+from multitask_trainer.base_model.checks.gradients import has_partial_gradients
 from multitask_trainer.base_model.checks.tokens import check_prompt
 from multitask_trainer.base_model.sources import BaseModelSource, make_base
 from multitask_trainer.data.locations import DataLocations
@@ -135,9 +136,9 @@ def test_code_beside_a_known_architecture_is_not_needed(tmp_path):
     check_base(made(tmp_path, base), "bf16")
 
 
-@pytest.mark.parametrize("window", [0, None])
+@pytest.mark.parametrize("window", [0, -1, None])
 @pytest.mark.parametrize("family", ["mistral_window", "gemma3_text", "gemma3"])
-def test_a_window_of_0_or_null_is_none(family, window, tmp_path):
+def test_a_window_of_0_or_less_or_null_is_none(family, window, tmp_path):
     base = write_tiny_base(family, tmp_path / "hub", tokenizer())
     off = {"sliding_window": window}
     config(**({"text_config": off} if family == "gemma3" else off))(base)
@@ -302,6 +303,33 @@ def test_weights_that_a_row_may_not_reach_are_noted_for_several_processes():
     assert choose_path(model, range(5, 25)).path.partial_gradients is False
     model.model.layers[0].spare = torch.nn.Linear(4, 4)
     assert choose_path(model, range(5, 25)).path.partial_gradients is True
+
+
+@pytest.mark.parametrize(("chosen", "partial"), [(1, True), (3, False)])
+def test_experts_that_a_text_reaches_by_chance_are_not_taken_for_weights_that_each_row_reaches(chosen, partial):
+    """Three experts as modules of their own, and a router that sends neighbouring tokens to different ones."""
+    model = tiny_model("llama")
+    for layer in model.model.layers:
+        layer.mlp = Experts(layer.mlp, chosen)
+    tokens = list(range(5, 25))
+    assert has_partial_gradients(model, tokens) is partial
+
+
+class Experts(torch.nn.Module):
+    """Token i goes to ``chosen`` of the three, from number i on."""
+
+    def __init__(self, like: torch.nn.Module, chosen: int) -> None:
+        super().__init__()
+        self.experts = torch.nn.ModuleList([copy.deepcopy(like) for _ in range(3)])
+        self.chosen = chosen
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        out = torch.zeros_like(hidden)
+        for number, expert in enumerate(self.experts):
+            tokens = [i for i in range(hidden.shape[1]) if (number - i) % 3 < self.chosen]
+            if tokens:
+                out[:, tokens] = out[:, tokens] + expert(hidden[:, tokens])
+        return out
 
 
 def test_a_vision_tower_is_not_trained():

@@ -184,7 +184,10 @@ def changed(make) -> LlamaForCausalLM:
 @pytest.mark.parametrize(
     ("make", "notice"),
     [
-        (lambda mlp: Chosen(mlp, 32), r"model\.layers\.\*\.mlp\.experts\.\*.* only the tokens that a router chose"),
+        (
+            lambda mlp: Chosen(mlp, 32),
+            r"model\.layers\.\*\.mlp\.experts\.\*.* only some tokens, such as a router",
+        ),
         (lambda mlp: Stacked(32), r"model\.layers\.\*\.mlp\.weights \(Stacked\): its stacked weights are not applied"),
     ],
 )

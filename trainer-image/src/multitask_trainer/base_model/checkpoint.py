@@ -90,13 +90,13 @@ def _refuse_quantised(config: PreTrainedConfig, uri: str) -> None:
 
 
 def _drop_empty_windows(config: PreTrainedConfig) -> None:
-    """A window of 0 means "off" to those who write it; transformers would let a token attend to nothing.
+    """A window of 0 or -1 means "off" to those who write it; transformers would let a token attend to nothing else.
 
     Layers that are called windowed keep their kind, because other settings go by it: their window becomes as wide as
     the model.
     """
     for part in (config, config.get_text_config()):
-        if hasattr(part, "sliding_window") and not part.sliding_window:
+        if hasattr(part, "sliding_window") and (part.sliding_window is None or part.sliding_window <= 0):
             windowed = "sliding_attention" in (getattr(part, "layer_types", None) or ())
             part.sliding_window = part.max_position_embeddings if windowed else None
 

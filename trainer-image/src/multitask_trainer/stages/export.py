@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from multitask_api.bundle import Bundle
+from multitask_api.errors import RetryableError
 from multitask_api.stage_io.parameters import ExportParameters, TaskDefinition
 from multitask_api.stage_io.results import EvaluateResult, ExportResult, ServedBy, TaskVerdict, TrainResult
 from multitask_api.stages.digests import digest
@@ -124,7 +125,7 @@ def _device(stage: StageContext, source: str) -> str | None:
 def _merge_where_safe(
     stage: StageContext, parameters: ExportParameters, verdicts: Mapping[str, TaskVerdict], bundle: Bundle
 ) -> tuple[Bundle, list[str], bool]:
-    """The bundle with its only adapter merged; or, where that would change an answer too much, as it is and why.
+    """The bundle with its only adapter merged; or, where that fails or changes an answer too much, as it is and why.
 
     The last value is whether it is merged.
 
@@ -143,9 +144,16 @@ def _merge_where_safe(
             answers[task.name] = answer_rows(engine, task, read_rows(stage.input(f"prepare/{task.name}"), "test"))
             settings = json.loads((stage.input(f"evaluate/{group_of[task.name]}") / "judging.json").read_text("utf-8"))
             _check_verdict(task, verdicts[task.name], score_answers(task, answers[task.name]), settings)
-    except MergeChangesModel as error:
-        sys.stderr.write(f"{stage.order.stage}: {error}\n")
-        return bundle, [str(error)], False
+    except (RetryableError, OSError):
+        raise  # of the machine, not of the merged model
+    except Exception as error:  # noqa: BLE001  whatever the merged files raise: what qualified is base and adapter
+        problem = str(error)
+        if not isinstance(error, MergeChangesModel):
+            problem = (
+                f"the merged model cannot be used ({type(error).__name__}: {error}); the adapter is served unmerged"
+            )
+        sys.stderr.write(f"{stage.order.stage}: {problem}\n")
+        return bundle, [problem], False
     shutil.rmtree(folder)
     shutil.move(target, folder)
     for name, scored in answers.items():

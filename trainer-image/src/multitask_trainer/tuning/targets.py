@@ -158,7 +158,13 @@ def _candidates(path: str, module: nn.Module, calls: Sequence[_Call]) -> Iterato
 
 
 _UNUSED = "no forward pass of text runs it"
-_PARTIAL = "it is given only the tokens that a router chose, and the engine cannot tell of which rows they are"
+_PARTIAL = (
+    "it is given only some tokens, such as a router chooses, or in another shape, and the engine cannot tell of which "
+    "rows they are"
+)
+_OTHER_STACK = (
+    "its stacked weights are not applied as those of experts are, to all tokens with the experts chosen for each"
+)
 _QUANTISED = "its weights are quantised; use the base model in bf16, fp16 or fp32"
 
 
@@ -202,7 +208,7 @@ def _stack_problem(item: str, module: nn.Module, calls: Sequence[_Call], no: Any
     elif tensor.ndim == 2 or not isinstance(tensor, nn.Parameter):
         problem = no("layers of this class cannot be adapted")
     elif not all(_is_call_of_experts(call) for call in calls):
-        problem = no("its stacked weights are not applied to all tokens with the experts chosen for each")
+        problem = no(_OTHER_STACK)
     elif dropout:
         problem = no("stacked expert weights cannot have dropout; with tuning.dropout 0 they are adapted too")
     else:

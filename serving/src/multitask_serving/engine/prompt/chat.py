@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from datetime import date
+from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 from jinja2 import TemplateError as JinjaError
@@ -18,8 +18,11 @@ if TYPE_CHECKING:
 
 # Private-use characters: chat templates do not write them, and trimming white space does not remove them.
 _OPEN, _CLOSE = "\ue0f0", "\ue0f1"
-_DATE_CODES = "aAbBcdDeFgGhHIjkmMnpPrRSTuUVwWxXyYZ"
+_DATE_CODES = "aAbBcdDefFgGhHIjkmMnpPrRSTuUVwWxXyYZ"
 """What may stand behind ``%`` in a format of a date or a time of day."""
+_PERCENT = "\ue0f2"
+"""Stands for ``%%`` while the codes are replaced."""
+_ASKED = "the template asks for the time"
 _PLACEHOLDER = re.compile(f"{_OPEN}(\\d+){_CLOSE}")
 
 
@@ -56,29 +59,43 @@ def compile_chat_pieces(
     )
 
 
+def asks_for_time(tokenizer: PreTrainedTokenizerFast) -> bool:
+    """Whether the chat template calls the function for date and time, whatever it does with the answer."""
+    try:
+        _render("a", tokenizer, "{% macro strftime_now(format) %}{{ raise_exception('" + _ASKED + "') }}{% endmacro %}")
+    except JinjaError as error:
+        return _ASKED in str(error)
+    return False
+
+
 def render_message(message: str, tokenizer: PreTrainedTokenizerFast, *, today: date | None = None) -> str:
     """The chat template around one user message. Raises `TemplateError`."""
     if not tokenizer.chat_template:
         raise TemplateError("the base model's tokenizer has no chat template. Use an instruct model, or a plain prompt")
-    template = tokenizer.get_chat_template()
     try:
-        rendered = tokenizer.apply_chat_template(
-            [{"role": "user", "content": message}],
-            tokenize=False,
-            add_generation_prompt=True,
-            enable_thinking=False,
-            chat_template=template if today is None else _clock(today) + template,
-        )
+        return _render(message, tokenizer, "" if today is None else _clock(today))
     except JinjaError as error:
         raise TemplateError(f"the base model's chat template failed: {error}. Use a plain prompt") from error
+
+
+def _render(message: str, tokenizer: PreTrainedTokenizerFast, macros: str) -> str:
+    rendered = tokenizer.apply_chat_template(
+        [{"role": "user", "content": message}],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=False,
+        chat_template=macros + tokenizer.get_chat_template(),
+    )
     return str(rendered)
 
 
 def _clock(today: date) -> str:
-    """A macro in place of the function that tells a template the date; it prints nothing itself.
+    """A macro in place of the function that tells a template the time: the midnight that ``today`` begins with.
 
     transformers passes no functions to templates, and offers no other way to set the clock.
     """
-    codes = [f"%{flag}{letter}" for flag in ("", "-") for letter in _DATE_CODES]
-    values = "".join(f"|replace({json.dumps(code)}, {json.dumps(today.strftime(code))})" for code in codes)
-    return "{% macro strftime_now(format) %}{{ format" + values + " }}{% endmacro %}"
+    values = {f"%{flag}{letter}": today.strftime(f"%{flag}{letter}") for flag in ("", "-") for letter in _DATE_CODES}
+    values["%s"] = str(int(datetime(today.year, today.month, today.day, tzinfo=UTC).timestamp()))
+    steps = {"%%": _PERCENT, **values, _PERCENT: "%"}
+    filters = "".join(f"|replace({json.dumps(code)}, {json.dumps(value)})" for code, value in steps.items())
+    return "{% macro strftime_now(format) %}{{ format" + filters + " }}{% endmacro %}"

@@ -7,8 +7,7 @@ from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING
 
 from multitask_api.bundle import PromptFormat, PromptPiece
-from multitask_serving.engine.errors import TemplateError
-from multitask_serving.engine.prompt.chat import compile_chat_pieces, render_message
+from multitask_serving.engine.prompt.chat import asks_for_time, compile_chat_pieces
 from multitask_serving.engine.prompt.encoding import bos_ids, compile_pieces, encode_literals
 
 if TYPE_CHECKING:
@@ -20,13 +19,11 @@ _SAMPLES = (
     "_a",
 )  # fmt: skip
 """Beginnings of fields: what a tokenizer may join with the space before it in different ways."""
-_DATES = (date(2024, 2, 29), date(2031, 11, 3))
-"""Two days that differ in year, month, day and day of the week."""
 
 
 def prompt_format_of(tokenizer: PreTrainedTokenizerFast, *, today: date | None = None) -> PromptFormat:
-    """The format for a new base model; ``today`` (UTC now) is frozen if the chat template asks for the date."""
-    asks = bool(tokenizer.chat_template) and len({_rendered(tokenizer, day) for day in _DATES}) > 1
+    """The format for a new base model; ``today`` (UTC now) is frozen if the chat template asks for date or time."""
+    asks = bool(tokenizer.chat_template) and asks_for_time(tokenizer)
     day = today or datetime.now(UTC).date()
     return PromptFormat(chat_date=day.isoformat() if asks else None, prefix=prefix_ids(tokenizer), seams="Joined")
 
@@ -94,10 +91,3 @@ def _lead(literal: str, tokenizer: PreTrainedTokenizerFast) -> str | None:
 
 def _literal(text: str, tokenizer: PreTrainedTokenizerFast) -> PromptPiece:
     return PromptPiece(literal=text, ids=tuple(encode_literals(tokenizer, [text])[0]))
-
-
-def _rendered(tokenizer: PreTrainedTokenizerFast, day: date) -> str:
-    try:
-        return render_message("a", tokenizer, today=day)
-    except TemplateError:
-        return ""  # whoever uses the template is told

@@ -14,9 +14,10 @@ if TYPE_CHECKING:
 
 
 def has_partial_gradients(model: PreTrainedModel, tokens: Sequence[int]) -> bool:
-    """Whether some weights of the decoder get no gradient from a row, such as those of experts that no token chose.
+    """Whether some weights of the decoder get no gradient from some row, such as those of experts that no token chose.
 
-    One forward pass; the graph of autograd is read, no gradient is computed.
+    A row of text might choose all experts by chance; of several experts, a single token chooses a part. Two forward
+    passes; the graph of autograd is read, no gradient is computed.
     """
     backbone = Backbone.of(model)
     parameters = list(backbone.decoder.parameters())
@@ -24,14 +25,18 @@ def has_partial_gradients(model: PreTrainedModel, tokens: Sequence[int]) -> bool
     try:
         for value in parameters:
             value.requires_grad = True
-        with torch.enable_grad():
-            positions = torch.arange(len(tokens))[None]
-            hidden = backbone.hidden_states(torch.tensor([list(tokens)]), positions)
-        reached = _leaves(hidden.grad_fn)
+        reached = [_reached(backbone, row) for row in (tokens, tokens[:1])]
     finally:
         for value, needed in zip(parameters, before, strict=True):
             value.requires_grad = needed
-    return any(id(value) not in reached for value in parameters)
+    return any(id(value) not in each for value in parameters for each in reached)
+
+
+def _reached(backbone: Backbone, row: Sequence[int]) -> set[int]:
+    """The ids of the weights that the hidden states of one row depend on."""
+    with torch.enable_grad():
+        hidden = backbone.hidden_states(torch.tensor([list(row)]), torch.arange(len(row))[None])
+    return _leaves(hidden.grad_fn)
 
 
 def _leaves(node: Any) -> set[int]:
