@@ -238,6 +238,57 @@ async def test_an_api_server_that_goes_away_and_forgets_its_history_costs_nothin
         assert gateway.is_ready()
 
 
+async def test_a_watch_that_has_expired_begins_anew_and_nothing_is_missed(
+    own_cluster: ControlPlane, tmp_path: Path, pods: tuple[FakeTriton, ...]
+) -> None:
+    cluster = own_cluster.client
+    with cluster.rest() as rest:
+        objects.namespace(rest, "team")
+        put_pods(rest, "team", "old", pods[:2])
+        put_route(rest, "team", route("team", task("urgency", {"old": 100})))
+        put_route(rest, "team", route("team", task("intent", {"old": 100}), name="shop", model="shop"))
+        with run_gateway(cluster.admin, tmp_path) as gateway:
+            gateway.process.send_signal(signal.SIGSTOP)
+            # what happens after its watches have ended, and before the API server has begun anew, is no history to it
+            await asyncio.to_thread(own_cluster.restart_api_server, signal.SIGKILL)
+            put_pods(rest, "team", "new", pods[2:])
+            latest = put_route(rest, "team", route("team", task("urgency", {"new": 100})))
+            delete_route(rest, "team", "shop")
+            await asyncio.to_thread(own_cluster.restart_api_server, signal.SIGKILL)
+            gateway.process.send_signal(signal.SIGCONT)
+            async with AsyncTaskClient(gateway.address) as client:
+                assert set(await revisions(client, "team/desk/urgency", asked=5)) <= {"old", "new"}
+                await soon("it follows", lambda: gateway.follows("team") == latest, seconds=60)
+                await soon("what is deleted is gone", lambda: len(gateway.state().tables) == 1)
+                assert await revisions(client, "team/desk/urgency", asked=5) == {"new": 5}
+            assert "listing again" in gateway.log_text()
+
+
+async def test_routes_wait_for_the_servers_that_they_name(
+    cluster: ClusterClient, rest: httpx.Client, namespace: str, tmp_path: Path, pods: tuple[FakeTriton, ...]
+) -> None:
+    full = f"{namespace}/desk/urgency"
+    put_pods(rest, namespace, "old", pods[:1])
+    put_route(rest, namespace, route(namespace, task("urgency", {"old": 100})))
+
+    def fault(gateway: GatewayProcess) -> str:
+        return next(each.fault for each in gateway.state().tables)
+
+    with run_gateway(cluster.admin, tmp_path, namespace) as gateway:
+        async with constant_load(gateway, full, clients=2) as ended, AsyncTaskClient(gateway.address) as client:
+            second = put_route(rest, namespace, route(namespace, task("urgency", {"new": 100})))
+            await soon("it waits", lambda: f"generation {second} waits" in fault(gateway))
+            assert await revisions(client, full, asked=5) == {"old": 5}
+            put_pods(rest, namespace, "new", pods[1:2])
+            await soon("the server is known", lambda: gateway.follows(namespace) == second)
+            assert fault(gateway) == ""
+            assert await revisions(client, full, asked=5) == {"new": 5}
+        assert errors(ended) == {}
+        third = put_route(rest, namespace, route(namespace, task("urgency", {"never": 100})))
+        waited = await soon("there is none", lambda: gateway.follows(namespace) == third)
+        assert 3 < waited < 12
+
+
 async def test_counts_begin_at_0_with_every_window_and_say_who_answered(
     cluster: ClusterClient, rest: httpx.Client, namespace: str, tmp_path: Path, pods: tuple[FakeTriton, ...]
 ) -> None:
