@@ -110,6 +110,25 @@ async def test_a_table_and_its_servers_are_followed_within_a_second_and_acknowle
                 await client.predict(full, text="x")
 
 
+async def test_each_gateway_says_for_itself_what_it_follows_and_says_it_once(
+    cluster: ClusterClient, rest: httpx.Client, namespace: str, tmp_path: Path
+) -> None:
+    first = put_route(rest, namespace, route(namespace, task("urgency", {"old": 100})))
+    with run_gateway(cluster.admin, tmp_path, namespace, name="gateway-a"):
+        await soon("the first says it", lambda: acknowledged(rest, namespace) == {"gateway-a": first})
+        with run_gateway(cluster.admin, tmp_path, namespace, name="gateway-b"):
+            both = {"gateway-a": first, "gateway-b": first}
+            await soon("the second says it too", lambda: acknowledged(rest, namespace) == both)
+    # the container is started again, in the same pod
+    mark = cluster.audit_mark()
+    with run_gateway(cluster.admin, tmp_path, namespace, name="gateway-a"):
+        put_route(rest, namespace, route(namespace, task("intent", {"old": 100}), name="shop", model="shop"))
+        await soon("it is at work", lambda: acknowledged(rest, namespace, "shop") == {"gateway-a": 1})
+    written = [line for line in cluster.writes(mark) if f"taskroutes/status {namespace}/" in line]
+    assert written == [f"patch taskroutes/status {namespace}/shop"]
+    assert acknowledged(rest, namespace) == both  # the operator removes those of gateways that are gone
+
+
 async def test_no_request_fails_while_servers_come_and_go_under_constant_load(
     cluster: ClusterClient, rest: httpx.Client, namespace: str, tmp_path: Path, pods: tuple[FakeTriton, ...]
 ) -> None:
@@ -339,6 +358,9 @@ async def test_a_short_name_is_the_older_models_and_a_table_cannot_take_another_
             assert names == {f"{namespace}/desk/urgency": "urgency", f"{other}/desk/urgency": f"{other}/desk/urgency"}
             assert await revisions(client, "desk/urgency", asked=3) == {"old": 3}
             assert await revisions(client, f"{other}/desk/urgency", asked=3) == {"new": 3}
+        taken = {(each.task, each.name): each.owner for each in gateway.state().names_taken}
+        first, second = f"{namespace}/desk/urgency", f"{other}/desk/urgency"
+        assert taken == {(second, "desk/urgency"): first, (second, "urgency"): first}
         [fault] = [each.fault for each in gateway.state().tables if each.name == "thief"]
         assert fault == f"generation 1 has spec.namespace {namespace!r}, and is in {other!r}"
 

@@ -28,6 +28,14 @@ class TableVersion(StateRecord):
     fault: str = Field("", description="Why the newest generation is not followed. Empty: it is.")
 
 
+class TakenName(StateRecord):
+    """A short name that a task does not get."""
+
+    task: str = Field(description="Full name of the task: NAMESPACE/MODEL/TASK.")
+    name: str = Field(description="MODEL/TASK or TASK; the full name itself if a second TaskRoute claims it.")
+    owner: str = Field("", description="Full name of the task that has it. Empty: the namespace has no short names.")
+
+
 class LabelCounts(StateRecord):
     """Answers whose true label was reported later."""
 
@@ -70,3 +78,4 @@ class GatewayState(StateRecord):
     started: float = Field(description="When the process started, in Unix seconds: counts begin at 0 then.")
     tables: tuple[TableVersion, ...] = ()
     counts: tuple[RevisionCounts, ...] = ()
+    names_taken: tuple[TakenName, ...] = ()

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from multitask_api.routes import Backend, RoutedTask, TaskRoute
-from multitask_api.serving_io.task_names import NameClaim, TaskNames, any_namespace, assign_names
+from multitask_api.serving_io.task_names import NameClaim, NameTaken, TaskNames, any_namespace, assign_names
 from multitask_serving.gateway.errors import TaskNotFound
 
 _MAX_MATCHED_LENGTH = 256
@@ -68,6 +68,12 @@ class RouteTable:
         if route is None:
             raise TaskNotFound(name, self.nearest(name))
         return route
+
+    def taken(self) -> Iterator[tuple[str, NameTaken]]:
+        """Full names of tasks, each with a name that it does not get."""
+        for assigned in self.names:
+            full = f"{assigned.claim.namespace}/{assigned.claim.model}/{assigned.task}"
+            yield from ((full, name) for name in assigned.taken)
 
     def services(self) -> Mapping[tuple[str, str, int], Backend]:
         """Namespace, Service and port of all backends, each with one that has them: tasks share their backends."""

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 
 from multitask_api.errors import UserError
-from multitask_api.serving_io.gateway_state import GatewayState
+from multitask_api.serving_io.gateway_state import GatewayState, TakenName
 from multitask_api.types import JsonDict, JsonObject
 from multitask_kubernetes.client import Client
 from multitask_kubernetes.connection import connect
@@ -130,6 +130,9 @@ class GatewayProgram:
             started=self._started,
             tables=self._routes.versions(),
             counts=gateway.stats.window_counts(),
+            names_taken=tuple(
+                TakenName(task=task, name=taken.name, owner=taken.owner) for task, taken in gateway.table.taken()
+            ),
         )
 
 
