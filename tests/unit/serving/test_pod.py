@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 
 from multitask_api.serving_io.names import LIVENESS_SECONDS
+from multitask_serving.pod import program
 from multitask_serving.pod.golden import GoldenCheck, WrongAnswers, judge
 from multitask_serving.pod.health import Health
 from multitask_serving.pod.probes import probe_server
-from multitask_serving.triton.devices import container_cpus
+from multitask_serving.triton.devices import container_cpus, out_of_memory_kills
 from multitask_serving.triton.installation import find_installation
 from multitask_serving.triton.probe import GoldenRequest, Mismatch, load_golden
+from multitask_serving.triton.server import TritonFailed
 
 GPU, OTHER_GPU = "NVIDIA H100 80GB HBM3", "NVIDIA L4"
 CHECK = GoldenCheck(8, 0, "cpu", ("cpu",), "all equal")
@@ -173,8 +175,17 @@ def test_a_drain_answers_when_nothing_is_in_flight_and_probes_are_answered_meanw
 
 
 def test_a_drain_that_takes_too_long_says_so() -> None:
-    with probe_server(Health(), 0, drain_timeout_s=0.01) as port:
+    health = Health()
+    health.started(CHECK)
+    with probe_server(health, 0, drain_timeout_s=0.01) as port:
         assert get(port, "/drain")[0] == 503
+
+
+def test_a_pod_that_has_never_been_ready_is_drained_at_once() -> None:
+    health = Health()
+    with probe_server(health, 0, drain_timeout_s=3600) as port:
+        assert get(port, "/drain")[0] == 200
+        assert get(port, "/ready")[0] == 503
 
 
 # -- the machine -------------------------------------------------------------------------------------------------------
@@ -195,6 +206,32 @@ def test_torch_gets_the_cpus_of_the_container(tmp_path: Path, content: str | Non
     if content is not None:
         (tmp_path / "cpu.max").write_text(content)
     assert container_cpus(tmp_path / "cpu.max") == cpus
+
+
+@pytest.mark.parametrize(
+    ("content", "kills"), [("low 0\noom 3\noom_kill 2\n", 2), ("low 0\n", 0), ("oom_kill\n", 0), (None, 0)]
+)
+def test_kills_for_want_of_memory_are_counted(tmp_path: Path, content: str | None, kills: int) -> None:
+    if content is not None:
+        (tmp_path / "memory.events").write_text(content)
+    assert out_of_memory_kills(tmp_path / "memory.events") == kills
+
+
+def test_a_server_that_died_for_want_of_memory_says_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    kills = iter((1, 2))
+
+    def die(*_: object) -> None:
+        raise TritonFailed("Triton's model process died")
+
+    monkeypatch.setattr(program, "out_of_memory_kills", lambda: next(kills))
+    monkeypatch.setattr(program, "run", die)
+    assert program.main(["--device=cpu", f"--export={tmp_path}"]) == 1
+    assert capsys.readouterr().err.splitlines() == [
+        "error: Triton's model process died",
+        "error: the container had no memory left; raise its memory in spec.serving.resources",
+    ]
 
 
 def test_triton_of_the_image_comes_before_that_of_the_environment(tmp_path: Path) -> None:

@@ -36,8 +36,6 @@ PROBE_PORT = 8080
 """HTTP, named ``probes``: ``/startup``, ``/ready``, ``/live``, and ``/drain`` for preStop."""
 DRAIN_SECONDS = 60
 """``/drain`` answers after so many seconds at most: gateways have then chosen other pods, and answers are complete."""
-TERMINATION_SECONDS = 90
-"""``terminationGracePeriodSeconds`` of the pods: the drain, and what Triton needs to end."""
 LIVENESS_SECONDS = 120
 """A server without any sign of life for so long fails ``/live``; the probe itself answers at once."""
 REVISION_PATH = "/multitask/revision"

@@ -87,9 +87,12 @@ class Health:
             return self._answer(passes=self._state == "Loading" or silent < LIVENESS_SECONDS)
 
     def drain(self, timeout_s: float) -> Answer:
-        """Be no longer ready, and wait until nothing is in flight, for at most ``timeout_s`` seconds."""
+        """Be no longer ready, and wait until nothing is in flight, for at most ``timeout_s`` seconds.
+
+        A pod that has never been ready has nothing in flight.
+        """
         self.want_drain()
-        done = self._drained.wait(timeout_s)
+        done = not self.startup().passes or self._drained.wait(timeout_s)
         with self._lock:
             return self._answer(passes=done)
 

@@ -27,7 +27,7 @@ from multitask_serving.cli_common import ArgumentParser, interruptible
 from multitask_serving.pod.health import Health
 from multitask_serving.pod.monitor import Timing, check_golden, drain, watch_answers, watch_processes
 from multitask_serving.pod.probes import probe_server
-from multitask_serving.triton.devices import check_device, container_cpus, default_device
+from multitask_serving.triton.devices import check_device, container_cpus, default_device, out_of_memory_kills
 from multitask_serving.triton.probe import GoldenRequest, load_golden
 from multitask_serving.triton.repository import ModelSettings, write_repository
 from multitask_serving.triton.server import TritonServer
@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None, timing: Timing | None = None) -> int
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(name)s: %(message)s")
     make_folders(dict(os.environ))
+    kills = out_of_memory_kills()
     try:
         with interruptible():
             run(options, timing or Timing())
@@ -58,6 +59,8 @@ def main(argv: Sequence[str] | None = None, timing: Timing | None = None) -> int
         return 0
     except (MultitaskError, OSError) as error:  # OSError: a port is taken, or a volume is full
         sys.stderr.write(f"error: {error}\n")
+        if out_of_memory_kills() > kills:
+            sys.stderr.write("error: the container had no memory left; raise its memory in spec.serving.resources\n")
         return 2 if isinstance(error, UserError) else 1
     return 0
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from multitask_api.errors import UserError
 
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
+_MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
 
 
 class NoSuchDevice(UserError):
@@ -42,3 +43,12 @@ def container_cpus(limit: Path = _CPU_LIMIT) -> int | None:
         return None if quota == "max" else math.ceil(int(quota) / int(period))
     except (OSError, ValueError):
         return None
+
+
+def out_of_memory_kills(events: Path = _MEMORY_EVENTS) -> int:
+    """How many processes of the container were killed because it had no memory left; 0 where that is not counted."""
+    try:
+        counts = dict(line.split() for line in events.read_text().splitlines())
+        return int(counts.get("oom_kill", 0))
+    except (OSError, ValueError):
+        return 0
