@@ -14,8 +14,9 @@ import s3fs
 import torch
 from moto.server import ThreadedMotoServer
 
-from multitask_api.cluster import CleanUpResult
+from multitask_api.cluster import EXIT_DONE, EXIT_RETRYABLE, CleanUpResult
 from multitask_api.stage_io.manifest import Manifest
+from multitask_trainer import fetch
 from multitask_trainer.errors import ArtifactError, StageError
 from multitask_trainer.runtime.progress import FileProgressReporter
 from multitask_trainer.stages.clean_up import clean_up
@@ -24,6 +25,7 @@ from multitask_trainer.storage.files import file_entries
 from multitask_trainer.storage.result_index import stored_results
 from multitask_trainer.storage.uris import remove_tree
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
+from support.exported_revision import ARTIFACT, export_small_bundle, mounted, revision_of
 
 pytestmark = pytest.mark.integration
 
@@ -90,6 +92,21 @@ def test_what_is_published_is_found_listed_and_fetched(bucket, tmp_path):
     assert content(fetch_artifact(address, tmp_path / "cache")) == {b"one"}
     remove_tree(address)
     assert find_result(address) is None
+
+
+def test_servers_fetch_a_bundle_from_a_bucket_and_a_damaged_object_is_refused(bucket, tmp_path, capsys):
+    storage = f"{bucket}/desk"
+    revision = revision_of(storage, export_small_bundle(tmp_path / "made", storage))
+    arguments = [f"--revision={mounted(tmp_path / 'revision', revision)}", f"--target={tmp_path / 'export'}"]
+    assert fetch.main(arguments) == EXIT_DONE
+    weights = tmp_path / "export/bundle/models/base/model.safetensors"
+    assert weights.read_bytes() == b"weights"
+    fs = fsspec.filesystem("s3")
+    (stored,) = [path for path in fs.find(f"{storage}/{ARTIFACT}") if path.endswith("model.safetensors")]
+    fs.pipe_file(stored, b"damaged")
+    weights.unlink()
+    assert fetch.main(arguments) == EXIT_RETRYABLE
+    assert "model.safetensors has other bytes than its manifest says" in capsys.readouterr().err
 
 
 def test_of_two_pods_at_one_order_one_wins_whole(bucket, tmp_path):
