@@ -20,9 +20,9 @@ from multitask_client import AsyncTaskClient, GatewayError, Tls
 from multitask_serving.gateway.access.callers import hash_key
 from multitask_serving.gateway.smoke_test import main as smoke_test
 from support.cluster.gateway_process import (
+    HOST,
     GatewayProcess,
     acknowledged,
-    host,
     put_pods,
     put_route,
     route,
@@ -97,7 +97,7 @@ def variables(deployment: Object, folder: Path) -> dict[str, str]:
 
 @pytest.fixture
 async def server() -> AsyncIterator[FakeTriton]:
-    async with running(FakeTriton(host())) as (only,):
+    async with running(FakeTriton(HOST)) as (only,):
         yield only
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from multitask_api.cluster import ROOT
 from multitask_api.resource import MultiTaskModelSpec
-from multitask_api.serving_io.names import REVISION_LABEL
+from multitask_api.serving_io.names import GATEWAY_AUDIENCE, REVISION_LABEL
 from multitask_api.serving_io.verify import VERIFY_KEY, VERIFY_REVISION, VerifyOrder
 from multitask_api.stages.digests import digest
 from multitask_api.types import JsonDict
@@ -20,8 +20,6 @@ from multitask_operator.objects.user_pod_template import CONTAINER
 
 GOLDEN_ANNOTATION = "multitask.dev/golden"
 """On Job and ConfigMap: which golden requests of the revision they are, see `multitask_operator.rollout.GoldenJob`."""
-AUDIENCE = "multitask-gateway"
-"""Of the token that the pod shows to the gateways."""
 ACCESS_PATH = f"{ROOT}/gateway"
 TOKEN_FILE, CA_FILE = f"{ACCESS_PATH}/token", f"{ACCESS_PATH}/ca.crt"
 _CA_KEY = "ca.crt"
@@ -70,7 +68,7 @@ def verify_job(
     template = job["spec"]["template"]
     template["metadata"]["labels"][REVISION_LABEL] = revision
     sources: list[JsonDict] = [
-        {"serviceAccountToken": {"audience": AUDIENCE, "path": "token", "expirationSeconds": 3600}}
+        {"serviceAccountToken": {"audience": GATEWAY_AUDIENCE, "path": "token", "expirationSeconds": 3600}}
     ]
     if tls:
         sources.append({"configMap": {"name": name, "items": [{"key": _CA_KEY, "path": "ca.crt"}]}})
