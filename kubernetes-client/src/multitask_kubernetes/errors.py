@@ -75,14 +75,14 @@ class Request:
         return f"{self.verb} {self.resource}{named}{where}"
 
 
-def read_refused(error: Forbidden) -> str:
-    """What the operator may not read, in one sentence, and what to do."""
+def read_refused(error: Forbidden, program: str = "the operator") -> str:
+    """What ``program`` may not read, in one sentence, and what to do."""
     request = error.request
     where = f'in namespace "{request.namespace}"' if request.namespace else "in all namespaces"
     if request.name and not request.namespace:
         where = f'"{request.name}"'
     return (
-        f"the operator cannot {request.verb} {request.resource} {where}: {error.message.rstrip('.')}; grant its role"
+        f"{program} cannot {request.verb} {request.resource} {where}: {error.message.rstrip('.')}; grant its role"
         f" the verb {request.verb} on {request.resource} (this release's chart does): it goes on by itself"
     )
 

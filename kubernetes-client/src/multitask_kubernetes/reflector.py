@@ -38,15 +38,16 @@ Changed = Callable[[Source, JsonObject], None]
 
 
 class Reflector:
-    """Fills ``store`` from ``source``."""
+    """Fills ``store`` from ``source``; ``program`` is who does, in messages."""
 
-    def __init__(self, source: Source, store: Store) -> None:
+    def __init__(self, source: Source, store: Store, program: str = "the operator") -> None:
         self.source = source
         self.settled = asyncio.Event()
         """Set once everything has been listed, or that was refused."""
         self.fault: ClusterError | None = None
         """Why the store is not kept current; None while it is."""
         self._store = store
+        self._program = program
         self._version: str | None = None
         self._failures = 0
         self._refused_at: float | None = None
@@ -124,7 +125,7 @@ class Reflector:
         if isinstance(error, NotFound):  # the kind itself: its objects are gone with it
             self._version = None
         if str(self.fault) != str(error):
-            logger.error("%s does not go on: %s", self._name(), explained(error, self.source))
+            logger.error("%s does not go on: %s", self._name(), explained(error, self.source, self._program))
         self.fault = error
         self._failures += 1
 
@@ -132,8 +133,8 @@ class Reflector:
         return f"the watch of {self.source.kind[1]}s in {self.source.namespace or 'all namespaces'}"
 
 
-def explained(error: ClusterError, source: Source) -> str:
+def explained(error: ClusterError, source: Source, program: str = "the operator") -> str:
     """Why ``source`` is not kept current, and what helps."""
     if isinstance(error, NotFound):
         return f"the cluster does not know the kind {source.kind[1]}: install the CRDs"
-    return read_refused(error) if isinstance(error, Forbidden) else str(error)
+    return read_refused(error, program) if isinstance(error, Forbidden) else str(error)

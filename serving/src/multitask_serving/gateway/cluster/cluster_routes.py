@@ -32,6 +32,8 @@ WAIT_FOR_SERVERS_SECONDS = 5.0
 #: Slices have the labels of their Service; there are too many others to watch them all.
 _SERVING = f"{KIND_LABEL}={SERVING}"
 
+_PROGRAM = "the gateway"
+
 log = logging.getLogger(__name__)
 
 
@@ -58,8 +60,8 @@ class ClusterRoutes:
             routes, endpoints = Store(), Store(slices.without_details, slices.service_of)
             self._stores |= {(TASK_ROUTE, namespace): routes, (ENDPOINT_SLICE, namespace): endpoints}
             self._reflectors += [
-                Reflector(Source(TASK_ROUTE, namespace), routes),
-                Reflector(Source(ENDPOINT_SLICE, namespace, labels=_SERVING), endpoints),
+                Reflector(Source(TASK_ROUTE, namespace), routes, _PROGRAM),
+                Reflector(Source(ENDPOINT_SLICE, namespace, labels=_SERVING), endpoints, _PROGRAM),
             ]
         self._changed_routes: set[Key] = set()
         self._waiting: dict[Key, float] = {}
@@ -76,7 +78,7 @@ class ClusterRoutes:
 
     def faults(self) -> tuple[str, ...]:
         """Why something is not kept current, each reason once."""
-        faults = (explained(each.fault, each.source) for each in self._reflectors if each.fault is not None)
+        faults = (explained(each.fault, each.source, _PROGRAM) for each in self._reflectors if each.fault is not None)
         return tuple(dict.fromkeys(faults))
 
     def followed(self) -> tables.Tables:
