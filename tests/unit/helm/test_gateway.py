@@ -12,6 +12,8 @@ import yaml
 from cryptography import x509
 
 from devcluster import chart
+from multitask_api.cluster import KIND_LABEL, MANAGED_BY, MANAGED_BY_LABEL
+from multitask_api.serving_io.verify import VERIFY_REVISION
 from multitask_serving.gateway.access.callers import CallersFile, hash_key
 from multitask_serving.gateway.access.tls import CertificateFolder
 from multitask_serving.gateway.cluster.settings import OPTIONS, read_settings
@@ -243,7 +245,13 @@ def test_state_and_metrics_are_for_the_operator_and_prometheus() -> None:
         *set_json("gateway.networkPolicy.from", [{"podSelector": {}}]),
     )
     calls, state = closed["NetworkPolicy", "operators", GATEWAY]["spec"]["ingress"]
-    assert (calls["from"], state["from"]) == ([{"podSelector": {}}], [operator])
+    assert state["from"] == [operator]
+    verification, test, *given = calls["from"]
+    assert given == [{"podSelector": {}}]
+    labels = {MANAGED_BY_LABEL: MANAGED_BY, KIND_LABEL: VERIFY_REVISION}
+    assert verification == {"namespaceSelector": {}, "podSelector": {"matchLabels": labels}}
+    of_test = objects["Pod", "operators", "mtm-gateway-test"]["metadata"]["labels"]
+    assert test["podSelector"]["matchLabels"].items() <= of_test.items()
 
 
 def test_switches() -> None:
