@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2  # type: ignore[import-untyped]
 
 M = TypeVar("M")
@@ -141,11 +142,14 @@ class _Details:
 
 def _details(error: grpc.RpcError) -> _Details:
     metadata: Iterable[tuple[str, bytes]] = error.trailing_metadata() or ()  # type: ignore[assignment]
+    messages = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
     for key, value in metadata:
         if key == _DETAILS:
-            status = status_pb2.Status.FromString(value)
-            messages = (error_details_pb2.ErrorInfo, error_details_pb2.BadRequest, error_details_pb2.RetryInfo)
-            return _Details(*(_unpack(status, message()) for message in messages))
+            try:
+                status = status_pb2.Status.FromString(value)
+                return _Details(*(_unpack(status, message()) for message in messages))
+            except (DecodeError, TypeError):  # of a proxy, perhaps: the status itself says enough
+                return _Details()
     return _Details()
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 import grpc
@@ -43,14 +43,15 @@ _TYPES = {
 class Sampling:
     """How a text is generated. None leaves a setting to the task; ``temperature`` 0 is greedy decoding.
 
-    ``max_new_tokens`` and ``stop`` apply in addition to the task's own limits. The same ``seed`` gives the same text.
+    ``max_new_tokens`` and ``stop`` apply in addition to the task's own limits; ``stop`` is one text or several. The
+    same ``seed`` gives the same text.
     """
 
     max_new_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
     seed: int | None = None
-    stop: tuple[str, ...] = ()
+    stop: str | Collection[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,7 @@ def predict_request(
     task: str, fields: Mapping[str, str] | None, more_fields: Mapping[str, str], sampling: Sampling | None
 ) -> gateway_pb2.PredictRequest:
     """The request for a task. Raises `InvalidRequest` that names everything that cannot be sent."""
+    _check_kinds(fields, sampling)
     problems = {"task": _text_problem(task)}
     merged = {**(fields or {}), **more_fields}
     for name, value in merged.items():
@@ -119,6 +121,14 @@ def check(problems: Mapping[str, str | None]) -> None:
         )
 
 
+def _check_kinds(fields: object, sampling: object) -> None:
+    if fields is not None and not isinstance(fields, Mapping):
+        problem = f"is {type(fields).__name__}, not a mapping of fields to texts; name the field, as in text=…"
+        check({"fields": problem})
+    if sampling is not None and not isinstance(sampling, Sampling):
+        check({"sampling": f"is {type(sampling).__name__}, not Sampling; write Sampling(seed=1)"})
+
+
 def _text_problem(value: object) -> str | None:
     """Why gRPC cannot send ``value`` as a text; None if it can."""
     if not isinstance(value, str):
@@ -133,13 +143,24 @@ def _text_problem(value: object) -> str | None:
 def _set(sampling: gateway_pb2.SamplingOptions, name: str, value: object) -> str | None:
     """Set one setting; the problem, if the message cannot hold the value."""
     try:
-        if isinstance(value, tuple | list):
-            sampling.stop.extend(value)
+        if name == "stop":
+            sampling.stop.extend(_stop_texts(value))
         elif value is not None:
             setattr(sampling, name, value)
-    except (TypeError, ValueError):
+    except (AttributeError, TypeError, ValueError):  # protobuf names a wrong type in each of these ways
         return f"is {value!r}; {_SETTINGS[name]}"
     return None
+
+
+def _stop_texts(value: object) -> list[str]:
+    """Raises TypeError for what is no text and holds none. An iterator would be empty after the first call."""
+    if value is None:
+        return []
+    if isinstance(value, str):
+        return [value]
+    if not isinstance(value, Collection) or isinstance(value, Mapping):
+        raise TypeError("no texts")
+    return list(value)
 
 
 def prediction(response: gateway_pb2.PredictResponse) -> Prediction:
@@ -197,6 +218,6 @@ def authorization(api_key: str | None) -> tuple[tuple[str, str], ...]:
 
 def timeout(timeout_s: float) -> float | None:
     """The time-out of a call in gRPC's terms, where None is no limit. Raises `InvalidRequest`."""
-    if not isinstance(timeout_s, int | float) or math.isnan(timeout_s):
+    if not isinstance(timeout_s, int | float) or (isinstance(timeout_s, float) and math.isnan(timeout_s)):
         check({"timeout_s": f"is {timeout_s!r}; it must be a number of seconds, or math.inf for no limit"})
-    return None if timeout_s > LONGEST_TIMEOUT_S else timeout_s
+    return None if timeout_s > LONGEST_TIMEOUT_S else max(timeout_s, -1.0)  # passed is passed

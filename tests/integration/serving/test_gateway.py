@@ -139,6 +139,29 @@ async def test_bytes_that_are_no_request_are_the_callers_mistake(
     assert not caplog.records
 
 
+@pytest.mark.parametrize("well_formed", [0, 2], ids=["at once", "after two requests"])
+@pytest.mark.parametrize(("sentence", "data"), NO_REQUESTS, ids=[row[0] for row in NO_REQUESTS])
+async def test_bytes_among_many_requests_too(
+    routes: Path, caplog: pytest.LogCaptureFixture, sentence: str, data: bytes, well_formed: int
+) -> None:
+    listing = reflection_pb2.ServerReflectionRequest(list_services="").SerializeToString()
+    async with (
+        gateway_over(routes) as (gateway, _),
+        grpc.aio.insecure_channel(f"127.0.0.1:{gateway.port}") as channel,
+    ):
+        call = channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")()
+        for _ in range(well_formed):
+            await call.write(listing)
+            answer = reflection_pb2.ServerReflectionResponse.FromString(await call.read())
+            assert SERVICE in [item.name for item in answer.list_services_response.service]
+        await call.write(data)
+        with pytest.raises(grpc.aio.AioRpcError) as error:
+            await call.read()
+    assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.value.details().startswith("the bytes are not this method's message; ")
+    assert not caplog.records
+
+
 async def test_a_client_may_ask_every_second_whether_the_connection_lives(routes: Path) -> None:
     pings = [("grpc.keepalive_time_ms", 1_000), ("grpc.keepalive_permit_without_calls", 1)]
     pings += [("grpc.http2.max_pings_without_data", 0)]

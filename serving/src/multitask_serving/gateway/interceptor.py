@@ -21,7 +21,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
     """Ends a call of ``service`` with the status of its `StatusError`, or with INTERNAL for any other exception.
 
-    Requests are parsed here, those of the health service too: bytes that are not the method's message end with
+    Requests are parsed here, those of health and reflection too: bytes that are not the method's message end with
     INVALID_ARGUMENT. gRPC would say UNKNOWN, with the name of a Python class, and log a traceback.
     """
 
@@ -29,10 +29,13 @@ class ErrorInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]
         self._prefix = f"/{service}/"
 
     async def intercept_service(self, continuation: Callable[[Any], Awaitable[Any]], details: Any) -> Any:
-        """Wrap the handlers of one request; a handler of many (reflection) stays as it is."""
+        """Wrap the handler of a call."""
         handler = await continuation(details)
-        if handler is None or handler.request_streaming:
-            return handler
+        if handler is None or (handler.request_streaming and not handler.response_streaming):
+            return handler  # there is no method with many requests and one response
+        if handler.request_streaming:
+            many = _many(handler.stream_stream, handler.request_deserializer)
+            return grpc.stream_stream_rpc_method_handler(many, None, handler.response_serializer)
         make = (
             grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
         )
@@ -80,6 +83,21 @@ def _other_service(
         except InvalidRequest as error:
             await _abort(context, error)
         return await inner(request, context)
+
+    return handle
+
+
+def _many(
+    inner: Callable[[AsyncIterator[Any], Context], AsyncIterator[Any]], parse: Callable[[bytes], Any]
+) -> Callable[[AsyncIterator[bytes], Context], AsyncIterator[Any]]:
+    """A service of many requests and responses that sets its statuses itself: reflection."""
+
+    async def handle(requests: AsyncIterator[bytes], context: Context) -> AsyncIterator[Any]:
+        try:
+            async for message in inner((_parsed(data, parse) async for data in requests), context):
+                yield message
+        except InvalidRequest as error:
+            await _abort(context, error)
 
     return handle
 
