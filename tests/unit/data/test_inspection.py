@@ -12,7 +12,7 @@ from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.row_validation import BadRow, RowValidator
 from multitask_trainer.data.rows import Row
 from multitask_trainer.errors import DataError
-from support.data_builders import GOOD, data, generation, task
+from support.data_builders import GOOD, data, generation, task, write
 
 
 def inspected(folder: Path, definition: Any = None, **splits: Any) -> TaskInspection:
@@ -122,6 +122,14 @@ def test_references_that_cannot_be_used(tmp_path: Path, values: Any, message: st
         (generation(), {"text": "a", "reply": "b"}, "if 'reply' holds the answer, set data.targetField: reply"),
         (generation(), {"text": "a", "x": 1, "y": 2}, "if the answer has another name, set data.targetField to it"),
         (task(), {"Text": "a", "label": "low", "n": 1}, "did you mean {Text} in the prompt?"),
+        (
+            task(),
+            {"satz klasse": "a low"},
+            "if 'satz klasse' are the names of several columns, separate the cells by commas and not by spaces",
+        ),
+        (task(), {"satz^klasse": "a^low"}, "separate the cells by commas and not by '^'"),
+        (task(prompt="{satz}"), {"satz": "a"}, "if the answer has another name, set data.labelField to it"),
+        (task(), {"gold text": "a", "label": "low"}, "the prompt needs it; this one has the fields gold text, label"),
         (task(), {"body": "a", "label": "low"}, "did you mean {body} in the prompt?"),
         (task(), {"x": "a", "y": "b", "label": "low"}, "the prompt needs it; this one has the fields label, x, y"),
     ],
@@ -130,6 +138,34 @@ def test_a_missing_field_names_the_cure(tmp_path: Path, definition: Any, values:
     with pytest.raises(BadRow) as caught:
         RowValidator.of(definition, data(tmp_path)).validate(values, "train")
     assert str(caught.value).endswith(message)
+
+
+@pytest.mark.parametrize("delimiter", [";", "|", "\t"])
+def test_a_delimiter_is_found_without_any_field_that_the_task_names(tmp_path: Path, delimiter: str) -> None:
+    name = write(tmp_path, "rows.csv", f"satz{delimiter}klasse\na{delimiter}low\n".encode())
+    (problem, *_) = inspected(tmp_path, train=name).problems["train"]
+    assert "this one has the fields klasse, satz" in problem
+    assert f"satz{delimiter}klasse" not in problem
+
+
+@pytest.mark.parametrize(
+    ("label", "hint"),
+    [
+        (1.0, "did you mean '1'? pandas writes whole numbers so in a column with an empty cell; write 1"),
+        ("0.0", "did you mean '0'? pandas"),
+        (2.0, "they are '0', '1'"),
+    ],
+)
+def test_a_whole_number_of_pandas_is_recognised(tmp_path: Path, label: Any, hint: str) -> None:
+    with pytest.raises(BadRow) as caught:
+        RowValidator.of(task(labels=("0", "1")), data(tmp_path)).validate({"text": "a", "label": label}, "train")
+    assert hint in str(caught.value)
+
+
+def test_an_object_with_a_repeated_key_is_an_object(tmp_path: Path) -> None:
+    content = b'{"text": {"a": 1, "a": 2}, "label": "low"}\n'
+    (problem, *_) = inspected(tmp_path, train=write(tmp_path, "rows.jsonl", content)).problems["train"]
+    assert "text: an object; write a string or a number" in problem
 
 
 def test_the_fields_of_a_parquet_file_are_named_though_they_are_not_read(tmp_path: Path) -> None:

@@ -53,6 +53,14 @@ def companions() -> dict[str, bytes]:
         "_SUCCESS",
         ".part-0.jsonl.crc",
         "_logs/part-9.jsonl",
+        "_metadata",
+        "_common_metadata",
+        "_delta_log/00000000000000000000.json",
+        "_committed_1234",
+        "_started_1234",
+        "_temporary/0/part-9.jsonl",
+        "__MACOSX/part-9.jsonl",
+        "sub/_SUCCESS",
         "load.py",
     )
     return dict.fromkeys(names, b"x")
@@ -74,6 +82,12 @@ def test_shards_of_all_formats_are_read(tmp_path: Path, store: str) -> None:
 
 
 @pytest.mark.parametrize("store", ["local", "remote"])
+def test_an_underscore_alone_hides_no_rows(tmp_path: Path, store: str) -> None:
+    files = {"_half/part-0.jsonl": lines(ROWS[:3]), "_part-1.jsonl": lines(ROWS[3:5]), "part-2.jsonl": lines(ROWS[5:])}
+    assert rows_of(put(store, tmp_path, files), tmp_path) == ROWS
+
+
+@pytest.mark.parametrize("store", ["local", "remote"])
 @pytest.mark.parametrize(
     ("name", "what"),
     [
@@ -82,6 +96,8 @@ def test_shards_of_all_formats_are_read(tmp_path: Path, store: str) -> None:
         ("part-9.jsonl.tmp", "part-9.jsonl.tmp is not a data file by its name; rename or convert it to .jsonl"),
         ("part-9.txt", "part-9.txt is not a data file by its name"),
         ("part-9", "part-9 is not a data file by its name"),
+        ("_part-9", "_part-9 is not a data file by its name"),
+        ("_half/part-9.txt", "_half/part-9.txt is not a data file by its name"),
         ("part-9.jsonl.lz4", "part-9.jsonl.lz4 is not a data file by its name"),
         ("part-9.parquet.gz", "part-9.parquet.gz is a compressed parquet file; uncompress it"),
     ],

@@ -68,6 +68,9 @@ CSV = b'text,label\nbroken again,high\n"thank you",low\n'
         ("semicolons.csv", CSV.replace(b",", b";")),
         ("tabs.csv", CSV.replace(b",", b"\t")),
         ("bars.csv", CSV.replace(b",", b"|")),
+        ("old-mac.csv", CSV.replace(b"\n", b"\r")),
+        ("old-mac.tsv.gz", CSV.replace(b",", b"\t").replace(b"\n", b"\r")),
+        ("all-three.csv", CSV.replace(b"\n", b"\r", 1)),
         ("excel.csv", b"sep=;\r\n" + CSV.replace(b",", b";").replace(b"\n", b"\r\n")),
     ],
 )
@@ -90,7 +93,7 @@ def test_addresses_of_a_local_file(tmp_path: Path, spelling: str) -> None:
 def test_a_folder_is_its_data_files_by_name_without_hidden_ones(tmp_path: Path) -> None:
     write(tmp_path, "split/b.jsonl", [{"n": 3}])
     write(tmp_path, "split/a/1.jsonl.gz", [{"n": 1}, {"n": 2}])
-    for other in ("README.md", "_SUCCESS", ".rows.jsonl", "_tmp/rows.jsonl"):
+    for other in ("README.md", "_SUCCESS", ".rows.jsonl", "_temporary/rows.jsonl"):
         write(tmp_path, f"split/{other}", b'{"n": 9}')
     assert values("split", tmp_path) == [{"n": 1}, {"n": 2}, {"n": 3}]
 
@@ -118,6 +121,22 @@ def test_csv_rows_name_the_line_they_begin_on(tmp_path: Path) -> None:
     ]
 
 
+def test_a_carriage_return_in_quotes_is_part_of_the_cell(tmp_path: Path) -> None:
+    write(tmp_path, "rows.csv", b'text,label\n"two\rlines",low\nnext,high\n')
+    assert values("rows.csv", tmp_path) == [
+        {"text": "two\rlines", "label": "low"},
+        {"text": "next", "label": "high"},
+    ]
+
+
+def test_objects_with_lists_in_them_are_rows_where_there_are_several(tmp_path: Path) -> None:
+    rows = [{"turns": [{"a": 1}]}, {"turns": [{"a": 2}]}]
+    assert values(write(tmp_path, "rows.jsonl", rows), tmp_path) == rows
+    name = write(tmp_path, "one.jsonl", rows[:1])
+    used = [item for item in read(name, DataLocations(tmp_path), ("turns",)) if isinstance(item, RawRow)]
+    assert [dict(item.values) for item in used] == rows[:1], "a list that the task reads is no list of rows"
+
+
 @pytest.mark.parametrize(
     ("name", "content", "line", "reason"),
     [
@@ -133,6 +152,10 @@ def test_csv_rows_name_the_line_they_begin_on(tmp_path: Path) -> None:
             None,
             "the rows seem to be under 'data'",
         ),
+        ("rows.json", b'{"data": [{"a": 1}]}', None, "the rows seem to be under 'data': keep that list alone"),
+        ("rows.jsonl", b'\n{"version": 1, "rows": [{"a": 1}, {"a": 2}]}\n\n', None, "the rows seem to be under 'rows'"),
+        ("bare.csv", "text,label\nabc,low\n".encode("utf-16-le"), None, "no UTF-8 text (it has NUL bytes)"),
+        ("bare.jsonl", '{"a": 1}'.encode("utf-16-be"), None, "no UTF-8 text (it has NUL bytes)"),
         ("rows.jsonl", b"[1, 2]", 1, "a list, not a JSON object"),
         ("broken-first.jsonl", b'{"a": \n{"a": 1}\n', 1, "not JSON ("),
         ("twice.jsonl", b'{"a": 1, "b": 2, "a": 3}\n', 1, "names 'a' more than once"),

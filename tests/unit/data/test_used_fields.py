@@ -76,6 +76,55 @@ def test_a_value_that_cannot_be_converted_is_a_bad_row(
     assert [(item.file, item.line, item.fatal) for item in bad] == [(name, row, False) for row in rows]
 
 
+@pytest.mark.parametrize("file", ["parquet", "arrow"])
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("text", pa.DictionaryArray.from_arrays(pa.array([0, 1, 2], pa.int32()), NOT_UTF8)),
+        ("label", pa.DictionaryArray.from_arrays(pa.array([0, 1, 0], pa.int32()), NOT_UTF8)),
+        ("targets", pa.ListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int32()), NOT_UTF8)),
+        ("targets", pa.LargeListArray.from_arrays(pa.array([0, 1, 2, 3], pa.int64()), NOT_UTF8)),
+    ],
+    ids=["dictionary", "labels", "list", "large list"],
+)
+def test_bytes_in_a_dictionary_or_a_list_cost_one_row(tmp_path: Path, column: str, values: Any, file: str) -> None:
+    columns = {"text": pa.array(TEXTS), "label": pa.array(["ok"] * 3), "targets": pa.array([["ok"]] * 3)}
+    table = pa.table(columns | {column: values})
+    name = f"rows.{file}"
+    if file == "arrow":
+        with pa.ipc.new_stream(tmp_path / name, table.schema) as written:
+            written.write_table(table)
+    else:
+        pq.write_table(table, tmp_path / name)
+    definition = generation() if column == "targets" else task(labels=("ok", "other"))
+    inspection = inspect_task(
+        definition, data(tmp_path, validation=name, test=name, train=name), DataLocations(tmp_path)
+    )
+    bad = [item for item in inspection.bad if item.split == "validation"]
+    assert [(item.file, item.line, item.fatal) for item in bad] == [(name, 2, False)]
+    assert "not UTF-8 (byte 0xff)" in bad[0].reason
+    assert len(inspection.rows["validation"]) == 2
+
+
+@pytest.mark.parametrize("file", ["parquet", "arrow"])
+def test_bytes_in_a_categorical_of_pandas_name_the_column_at_least(tmp_path: Path, file: str) -> None:
+    """Its index is small, and pyarrow decodes such a column of parquet as a whole."""
+    categories = pa.DictionaryArray.from_arrays(pa.array([0, 1, 2], pa.int8()), NOT_UTF8)
+    table = pa.table({"text": pa.array(TEXTS), "label": categories})
+    name = f"rows.{file}"
+    if file == "arrow":
+        with pa.ipc.new_stream(tmp_path / name, table.schema) as written:
+            written.write_table(table)
+    else:
+        pq.write_table(table, tmp_path / name)
+    (bad,) = [item for item in inspected(tmp_path, name, task(labels=("ok", "x"))).bad if item.file == name]
+    expected = {
+        "parquet": (None, True, "label: a category is not UTF-8; save the column as text in UTF-8"),
+        "arrow": (2, False, "label: not UTF-8 (byte 0xff); save the file as UTF-8"),
+    }
+    assert (bad.line, bad.fatal, bad.reason) == expected[file]
+
+
 @pytest.mark.parametrize(
     ("name", "content"),
     [

@@ -15,6 +15,12 @@ BATCH = 4096
 _CONVERSION_ERRORS = (ValueError, ArithmeticError, LookupError, TypeError, pa.ArrowException)
 """What pyarrow raises for one value: bytes that are no UTF-8, a date after the year 9999, an unknown time zone."""
 
+_TEXT_KINDS = (
+    (pa.types.is_string, pa.binary()),
+    (pa.types.is_large_string, pa.large_binary()),
+    (pa.types.is_string_view, pa.binary_view()),
+)
+
 
 @dataclass(frozen=True)
 class _Unreadable:
@@ -25,8 +31,17 @@ def read_parquet(name: str, content: IO[bytes], fields: UsedFields) -> Iterator[
     """The rows of a parquet file. Columns that are not used are not read from it at all."""
     with pq.ParquetFile(content) as file:
         names = file.schema_arrow.names
-        batches = file.iter_batches(batch_size=BATCH, columns=_used(names, fields))
-        yield from _rows(name, names, batches, fields)
+        used = _used(names, fields)
+        batches = file.iter_batches(batch_size=BATCH, columns=used)
+        try:
+            yield from _rows(name, names, batches, fields)
+        except pa.ArrowInvalid as error:
+            # pyarrow decodes categories with a small index itself, and does not say in which row it could not.
+            categories = [column for column in used if pa.types.is_dictionary(file.schema_arrow.field(column).type)]
+            if not categories or "UTF8" not in str(error):
+                raise
+            reason = f"{' or '.join(categories)}: a category is not UTF-8; save the column as text in UTF-8"
+            yield ReadProblem(name, None, reason, fatal=True)
 
 
 def read_arrow(name: str, content: IO[bytes], fields: UsedFields) -> Iterator[RawRow | ReadProblem]:
@@ -78,10 +93,26 @@ def _values(column: Any) -> list[object]:
 
 
 def _as_bytes(column: Any) -> Any:
-    """A column of strings as bytes: whether they are UTF-8 is asked of each value."""
-    if pa.types.is_string(column.type):
-        return column.view(pa.binary())
-    return column.view(pa.large_binary()) if pa.types.is_large_string(column.type) else column
+    """A column with bytes for strings, in lists and dictionaries too: whether they are UTF-8 is asked of each value."""
+    kind = _bytes_for_strings(column.type)
+    return column if kind == column.type else column.view(kind)
+
+
+def _bytes_for_strings(kind: Any) -> Any:
+    for is_text, plain in _TEXT_KINDS:
+        if is_text(kind):
+            return plain
+    if pa.types.is_dictionary(kind):
+        return pa.dictionary(kind.index_type, _bytes_for_strings(kind.value_type), ordered=kind.ordered)
+    if pa.types.is_struct(kind):
+        return pa.struct([field.with_type(_bytes_for_strings(field.type)) for field in kind])
+    if pa.types.is_list(kind):
+        return pa.list_(kind.value_field.with_type(_bytes_for_strings(kind.value_type)))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(kind.value_field.with_type(_bytes_for_strings(kind.value_type)))
+    if pa.types.is_fixed_size_list(kind):
+        return pa.list_(kind.value_field.with_type(_bytes_for_strings(kind.value_type)), kind.list_size)
+    return kind
 
 
 def _value(scalar: Any) -> object:

@@ -11,6 +11,8 @@ from typing import IO
 from multitask_trainer.data.raw_rows import RawRow, ReadProblem, UsedFields, repeated_fields, undecodable
 
 DELIMITERS = (",", ";", "\t", "|")
+_CR_ALONE = re.compile(rb"(?<=\r)(?![\r\n]|\Z)")
+"""After a CR that ends a line by itself."""
 MAX_CELL = 1 << 30
 """Characters of a cell. Python's own limit is 131,072, and a document in a cell is longer."""
 
@@ -26,18 +28,22 @@ def read_tsv(name: str, content: IO[bytes], fields: UsedFields) -> Iterator[RawR
 
 
 def delimiter_of(header: str, fields: UsedFields) -> str:
-    """The delimiter of a CSV file with this first line: a comma, unless another one gives more of the used fields."""
+    """The delimiter of a CSV file with this first line: the one that gives the most of the used fields.
 
-    def found(delimiter: str) -> int:
-        cells = next(csv.reader([header], delimiter=delimiter), [])
-        return len(cells) if fields is None else len(set(cells) & set(fields))
+    Where none gives any, a comma, unless the line has none and another delimiter.
+    """
 
-    try:
-        best = max(DELIMITERS, key=found)  # the first of equals
-    except csv.Error:
-        return ","
-    is_plain = fields is None and found(",") > 1
-    return "," if is_plain or not found(best) else best
+    def cells(delimiter: str) -> list[str]:
+        try:
+            return next(csv.reader([header], delimiter=delimiter), [])
+        except csv.Error:
+            return []
+
+    counts = {delimiter: len(set(cells(delimiter)) & set(fields or ())) for delimiter in DELIMITERS}
+    best = max(DELIMITERS, key=counts.__getitem__)  # the first of equals
+    if counts[best]:
+        return best
+    return "," if len(cells(",")) > 1 else max(DELIMITERS, key=lambda delimiter: len(cells(delimiter)))
 
 
 def _read(name: str, content: IO[bytes], fields: UsedFields, delimiter: str | None) -> Iterator[RawRow | ReadProblem]:
@@ -80,4 +86,5 @@ def _row(name: str, line: int, header: list[str], cells: list[str], fields: Used
 def _decoded(content: IO[bytes]) -> Iterator[str]:
     for number, line in enumerate(content):
         data = line.removeprefix(b"\xef\xbb\xbf") if number == 0 else line
-        yield data.decode(errors="surrogateescape")
+        for part in _CR_ALONE.split(data):  # some programs end lines with CR alone
+            yield part.decode(errors="surrogateescape")

@@ -21,6 +21,16 @@ _NEVER_COMPRESSED = ("parquet", "arrow")
 _OTHER_KINDS: Mapping[str, str] = dict.fromkeys(
     ("xlsx", "xls", "xlsm", "ods"), "a workbook; save it as CSV in UTF-8"
 ) | (dict.fromkeys(("zip", "tar", "tgz", "7z", "rar"), "an archive; unpack it"))
+_MARKERS = frozenset(
+    {
+        # what Hadoop and Spark write beside the parts, and the attempts that they have not finished
+        *("_SUCCESS", "_metadata", "_common_metadata", "_temporary", "_spark_metadata", "_logs"),
+        # the log, the index and the change feed of a Delta table; the manifests of one for other readers
+        *("_delta_log", "_delta_index", "_change_data", "_symlink_format_manifest"),
+        *("__MACOSX", "__pycache__"),
+    }
+)
+_MARKER_PREFIXES = ("_committed_", "_started_", "_SUCCESS.")
 _COMPANION_STEMS = ("readme", "license", "licence", "copying", "notice", "changelog", "citation", "manifest")
 _COMPANION_SUFFIXES = ("md", "rst", "pdf", "py", "ipynb", "yaml", "yml", "md5", "sha1", "sha256", "crc", "lock")
 _COMPANION_NAMES = ("dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json")
@@ -37,8 +47,11 @@ def format_of(name: str) -> tuple[str, str | None] | None:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a path below a folder is passed over: hidden files, and markers and folders such as ``_SUCCESS``."""
-    return any(part[0] in "._" for part in name.split("/") if part)
+    """Whether a path below a folder is passed over: hidden files and folders, and the markers of known programs.
+
+    Anything else that begins with ``_`` is what its name says: half of the rows may be in it.
+    """
+    return any(part.startswith((".", *_MARKER_PREFIXES)) or part in _MARKERS for part in name.split("/"))
 
 
 def is_companion(name: str) -> bool:

@@ -26,10 +26,17 @@ class HashCache:
 
     A file that changed a moment ago is hashed the next time again, because another change may get the same times: a
     clock of a file system ticks a hundred times a second, or every two seconds. So is one whose token is None.
-    Without a path the cache is empty, and is not saved. ``now`` gives the time in seconds since the epoch.
+    Without a path the cache is empty, and is not saved. ``now`` gives the time in seconds since the epoch; ``on_bytes``
+    is called with the number of bytes that were hashed since the last call.
     """
 
-    def __init__(self, path: Path | None = None, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self,
+        path: Path | None = None,
+        now: Callable[[], float] = time.time,
+        on_bytes: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._on_bytes = on_bytes
         self._path = path
         self._now = now
         self._known: dict[str, str] = _read_cache(path) if path else {}
@@ -44,7 +51,7 @@ class HashCache:
             self._used[key] = known
             return known
         begun = self._now()
-        computed = _hash(file)
+        computed = _hash(file, self._on_bytes)
         if file.version_token is not None and (file.changed_at is None or file.changed_at < begun - RECENT_SECONDS):
             self._used[key] = computed
         return computed
@@ -95,11 +102,12 @@ def _resolve_hub(uri: str) -> ResolvedData:
     return ResolvedData(fingerprint=digest([data.dataset, commit, data.rest], FINGERPRINT), files=1)
 
 
-def _hash(file: DataFile) -> str:
+def _hash(file: DataFile, on_bytes: Callable[[int], None]) -> str:
     sha = hashlib.sha256()
     with file.open_raw() as content:
         while block := content.read(1 << 20):
             sha.update(block)
+            on_bytes(len(block))
     return sha.hexdigest()
 
 

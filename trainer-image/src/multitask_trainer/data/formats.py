@@ -29,6 +29,7 @@ READERS: Mapping[str, Callable[[str, IO[bytes], UsedFields], Iterator[RawRow | R
     "arrow": read_arrow,
 }
 _COMPRESSION_NAMES = {"gz": "gzip", "bz2": "bzip2", "xz": "xz", "zst": "zstd"}
+_TEXT_FORMATS = frozenset({"jsonl", "csv", "tsv"})
 _HEAD_BYTES = 64
 _SIGNATURES: tuple[tuple[bytes, str | None, str], ...] = (
     # first bytes, the format or compression that has them, what the file is and what to do
@@ -78,7 +79,8 @@ def _by_content(file: DataFile, raw: IO[bytes]) -> str | None:
     for start, kind, what in _SIGNATURES:
         if head.startswith(start):
             return what if kind is None or kind not in (file.format, file.compression) else None
-    return None
+    is_text = file.compression is None and file.format in _TEXT_FORMATS
+    return "no UTF-8 text (it has NUL bytes); perhaps it is UTF-16; save it as UTF-8" if is_text and 0 in head else None
 
 
 @contextmanager

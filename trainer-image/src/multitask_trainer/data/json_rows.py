@@ -12,6 +12,7 @@ from multitask_trainer.data.raw_rows import (
     ReadProblem,
     UsedFields,
     has_escaped,
+    is_used,
     not_utf8,
     repeated_fields,
     undecodable,
@@ -36,13 +37,19 @@ def read_json(name: str, content: IO[bytes], fields: UsedFields) -> Iterator[Raw
 
     A file that begins with a list of objects, or with no whole JSON value in its first line, is read as one document.
     """
-    numbered = enumerate(content, start=1)
+    numbered: Iterator[tuple[int, bytes]] = enumerate(content, start=1)
     for number, data in numbered:
         line = data.removeprefix(b"\xef\xbb\xbf") if number == 1 else data
         if not line.strip():
             continue
         text = line.decode(errors="surrogateescape")
         value = _parsed(text)
+        if _holds_rows(value, fields):
+            following = next(((at, more) for at, more in numbered if more.strip()), None)
+            if following is None:  # one object is the whole file
+                yield ReadProblem(name, None, _no_list(value), fatal=True)
+                return
+            numbered = chain([following], numbered)
         if not _may_be_document(text, value):
             yield from _read_lines(name, chain([(number, line)], numbered), fields)
             return
@@ -59,6 +66,13 @@ def _may_be_document(line: str, value: object) -> bool:
     if value is _BROKEN:
         return line.lstrip()[:1] in ("[", "{")
     return isinstance(value, list) and (not value or any(isinstance(item, dict) for item in value))
+
+
+def _holds_rows(value: object, fields: UsedFields) -> bool:
+    """Whether an object is no row, but has a list of rows in it."""
+    if not isinstance(value, dict) or any(is_used(key, fields) for key in value if fields is not None):
+        return False
+    return any(isinstance(item, list) and item and isinstance(item[0], dict) for item in value.values())
 
 
 def _read_lines(name: str, numbered: Iterator[tuple[int, bytes]], fields: UsedFields) -> Iterator[RawRow | ReadProblem]:

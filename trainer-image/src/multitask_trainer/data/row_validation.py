@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,8 +71,8 @@ class RowValidator:
         given = ", ".join(sorted(columns)[:8]) or "none"
         others = [column for column in columns if column not in self.used_fields]
         if name in self.fields:
-            guess = _nearest(name, others)
-            cure = f"; did you mean {{{guess}}} in the prompt?" if guess else ""
+            guess = _nearest(name, [column for column in others if re.fullmatch(FIELD_NAME, column)])
+            cure = f"; did you mean {{{guess}}} in the prompt?" if guess else _several_columns(columns)
             return BadRow(name, f"missing; the prompt needs it; this one has the fields {given}{cure}")
         if self.task.type == "Classification":
             setting, need = "labelField", "missing; every row needs its label"
@@ -80,7 +81,8 @@ class RowValidator:
         else:
             setting, need = "targetField", "missing (or 'targets'); every row needs its reference"
             guess = _nearest(name, others)
-        return BadRow(name, f"{need}; this one has the fields {given}{_answer_cure(name, setting, guess)}")
+        cure = _several_columns(columns) or _answer_cure(name, setting, guess)
+        return BadRow(name, f"{need}; this one has the fields {given}{cure}")
 
     def _label(self, values: Mapping[str, object]) -> str:
         name = self.data.label_field
@@ -123,6 +125,16 @@ def _nearest(name: str, others: Sequence[str]) -> str | None:
     return others[0] if len(others) == 1 else None
 
 
+def _several_columns(columns: Sequence[str]) -> str:
+    """What to do where the only column looks like several, because a CSV file has a delimiter that nobody expects."""
+    separators = Counter(re.findall(r"[^\w\"'.-]", columns[0])) if len(columns) == 1 else Counter()
+    if not separators:
+        return ""
+    (separator, _), *_ = separators.most_common(1)
+    words = {" ": "spaces", "\xa0": "spaces"}.get(separator, repr(separator))
+    return f"; if {columns[0]!r} are the names of several columns, separate the cells by commas and not by {words}"
+
+
 def _answer_cure(name: str, setting: str, guess: str | None) -> str:
     if guess is None:
         return f"; if the answer has another name, set data.{setting} to it"
@@ -146,12 +158,14 @@ def _has_lone_surrogate(text: str) -> bool:
 
 
 def _kind(value: object) -> str:
-    return {type(None): "null", dict: "an object", list: "a list", float: "not a finite number"}.get(
-        type(value), type(value).__name__
-    )
+    kinds = ((type(None), "null"), (dict, "an object"), (list, "a list"), (float, "not a finite number"))
+    return next((words for kind, words in kinds if isinstance(value, kind)), type(value).__name__)
 
 
 def _hint(label: str, labels: tuple[str, ...]) -> str:
+    whole = label.removesuffix(".0")
+    if whole != label and whole in labels:
+        return f"did you mean {whole!r}? pandas writes whole numbers so in a column with an empty cell; write {whole}"
     folded = {comparable_label(known).casefold(): known for known in labels}
     nearest = difflib.get_close_matches(comparable_label(label).casefold(), folded, n=1)
     if nearest:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,13 +70,19 @@ def rows_digest(rows: Iterable[Row]) -> str:
 
 
 def input_hash(fields: Mapping[str, str]) -> int:
-    """64 bits of the normalised prompt fields (casefolded, white space collapsed): the same for the same input.
+    """64 bits of the normalised prompt fields (NFC, casefolded, white space collapsed): the same for the same input.
 
     The field *values* are hashed, sorted, without the names: two tasks about the same texts are recognised to
     overlap whatever they call them. A pair the other way round counts as the same input.
     """
-    normalised = "\x1f".join(sorted(" ".join(text.casefold().split()) for text in fields.values()))
+    normalised = "\x1f".join(sorted(_comparable_text(text) for text in fields.values()))
     return int.from_bytes(hashlib.blake2b(normalised.encode(), digest_size=8).digest(), "little")
+
+
+def _comparable_text(text: str) -> str:
+    # Unicode 3.13, canonical caseless matching: folding the case of a composed letter may give a decomposed one
+    folded = unicodedata.normalize("NFC", unicodedata.normalize("NFC", text).casefold())
+    return " ".join(folded.split())
 
 
 def input_hashes(rows: Iterable[Row]) -> npt.NDArray[np.uint64]:
