@@ -22,6 +22,21 @@ def test_overlap_is_with_any_tasks_train_whatever_case_space_and_field_name():
 
 
 @pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("Die Bestellung ist überfällig", "die bestellung ist u\u0308berfa\u0308llig"),
+        ("café", "CAFE\u0301"),
+        ("가방", "\u1100\u1161\u1107\u1161\u11bc"),
+        ("ΐ", "\u0399\u0308\u0301"),  # its case folds into three characters
+    ],
+)
+def test_composed_and_decomposed_letters_are_the_same_input(train, test):
+    assert overlapping_rows(hashes(test), [hashes(train)]).all()
+    (one, other) = (int(hashes(text)[0]) for text in (train, test))
+    assert one == other, "so that a split puts both forms on one side"
+
+
+@pytest.mark.parametrize(
     ("hits", "rows", "notable", "left_out"),
     [
         (0, 100, False, False),

@@ -116,14 +116,26 @@ def test_leaked_rows_that_made_a_task_qualify_do_not():
     assert (with_rows.verdict, with_rows.judged_without_overlap) == ("NotQualified", True)
 
 
-@pytest.mark.parametrize(("rows", "ratio_known"), [(351, True), (400, False)])
-def test_with_too_few_others_the_verdict_is_by_all_rows_and_says_so(rows, ratio_known):
+@pytest.mark.parametrize("rows", [351, 399])
+def test_with_too_few_others_the_verdict_is_by_all_rows_and_says_so(rows):
     found = leak(rows, 0.9)
     assert not found.judged_without_overlap
-    assert (found.ratio_without_overlap is not None) is ratio_known
+    assert found.ratio_without_overlap is not None
     assert found.interval_without_overlap is None
     assert not found.confirmed
     assert "are too few to judge by" in found.reason
+
+
+@pytest.mark.parametrize("share", [0.95, 0.5])
+def test_without_any_other_row_nothing_is_known_and_the_baseline_answers(share):
+    """Even where the shared model knows the leaked rows better by heart."""
+    leaked = np.ones(ROWS, dtype=bool)
+    found = evaluated(answers(0.95), answers(share), overlap=leaked)
+    assert (found.verdict, found.cause, found.confirmed) == ("Inconclusive", "LeakedTestRows", False)
+    assert "all 400 test rows are also in a train split" in found.reason
+    assert (found.ratio_without_overlap, found.judged_without_overlap) == (None, False)
+    decision = route(found, "classification", RUNS)
+    assert (decision.served_by, decision.cause) == ("baseline", "LeakedTestRows")
 
 
 @pytest.mark.parametrize("rows", [0, 4])

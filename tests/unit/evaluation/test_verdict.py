@@ -193,7 +193,6 @@ OVERLAPS = [
     ("one in a hundred", Overlap(1, 100), True, ""),
     ("left out", Overlap(85, 160), True, "; judged by the other 75: 85 of 160 test rows are also in a train split"),
     ("too many", Overlap(120, 160), False, "the other 40 are too few to judge by (fewer than 50); not confirmed"),
-    ("all", Overlap(160, 160), False, "the other 0 are too few"),
 ]
 
 
@@ -203,6 +202,12 @@ def test_leaked_rows_stand_in_the_reason_and_confirm_nothing(sentence, overlap, 
     assert decision.verdict == "Qualified"
     assert decision.confirmed is confirmed
     assert reason in decision.reason
+
+
+@pytest.mark.parametrize("changes", [{}, {"still_improving": True}, {"interval": Interval(0.8, 1.2)}])
+def test_with_every_row_leaked_the_verdict_is_open_for_that_reason(changes):
+    decision = decide_verdict(replace(GOOD, **changes), threshold=0.99, rule="Point", overlap=Overlap(160, 160))
+    assert (decision.verdict, decision.cause, decision.confirmed) == ("Inconclusive", "LeakedTestRows", False)
 
 
 @pytest.mark.parametrize(("threshold", "verdict"), [(1.0, "NotQualified"), (0.95, "Qualified"), (0.97, "Qualified")])

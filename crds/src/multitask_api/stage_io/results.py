@@ -142,6 +142,12 @@ class BundleResult(Record):
     models: dict[str, int] = Field(description="Model → bytes of its weights and adapters.")
 
 
+NOTABLE_OVERLAP = 0.01
+"""Up to this share of test rows in a train split a verdict is the same, and nobody is warned."""
+LEAKED_TEST_ROWS = "LeakedTestRows"
+"""The cause of a verdict that is open because all test rows are in a train split."""
+
+
 class TaskVerdict(Record):
     """The scores and the verdict of one task."""
 
@@ -189,8 +195,11 @@ class TaskVerdict(Record):
 
     @property
     def is_surely_better(self) -> bool:
-        """The verdict is open, but the shared model is surely at least as good as all else that could answer."""
-        if self.verdict != "Inconclusive":
+        """The verdict is open, but the shared model is surely at least as good as all else that could answer.
+
+        Nothing is sure by test rows of which every one is in a train split.
+        """
+        if self.verdict != "Inconclusive" or self.cause == LEAKED_TEST_ROWS:
             return False
         if self.advantage is not None:
             return self.advantage[0] >= 0

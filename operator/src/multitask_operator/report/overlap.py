@@ -15,7 +15,7 @@ OVERLAP_LEGEND = (
 
 def has_overlap(tasks: Iterable[ReportTask]) -> bool:
     """Whether a table of these tasks shows them."""
-    return any(task.ratio_without_overlap is not None for task in tasks)
+    return any(task.overlap_rows for task in tasks)
 
 
 def overlap_share(task: ReportTask) -> str:

@@ -6,14 +6,11 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from multitask_api.report import ReportTask
 from multitask_api.resource import MultiTaskModel
-from multitask_api.stage_io.results import BaseResult, EvaluateResult, ExportResult, PrepareResult
+from multitask_api.stage_io.results import NOTABLE_OVERLAP, BaseResult, EvaluateResult, ExportResult, PrepareResult
 from multitask_api.stages import Graph, Node
 from multitask_api.uris import is_builtin
 from multitask_operator.formatting import counted, listed, number
 from multitask_operator.planner import training_result_of
-
-OVERLAP_SHARE = 0.01
-"""Of the test rows; fewer that are also in a train split are not worth a warning."""
 
 
 def report_warnings(model: MultiTaskModel, graph: Graph, tasks: Iterable[ReportTask]) -> list[str]:
@@ -53,7 +50,7 @@ def _of_stage(node: Node) -> Iterator[str]:
 
 
 def _of_task(task: ReportTask) -> Iterator[str]:
-    if task.overlap_rows <= OVERLAP_SHARE * task.rows.test:
+    if task.overlap_rows <= NOTABLE_OVERLAP * task.rows.test:
         return
     text = f"{task.overlap_rows:,} of {counted(task.rows.test, 'test row')} also in a train split"
     if task.judged_without_overlap:

@@ -8,14 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from multitask_api.stage_io.results import NOTABLE_OVERLAP
+
 Hashes = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]
 
-NOTABLE_SHARE = 0.01
-"""Above this share of test rows the ratio is also given without them, and the verdict is taken without them."""
 ENOUGH_ROWS = 50
-"""As many other rows have to be left for that: from 50 rows and an accuracy of 0.9 a ratio is known to about ±0.09,
-which is just enough for a verdict."""
+"""As many other rows have to be left for a verdict without those in a train split: from 50 rows and an accuracy of 0.9
+a ratio is known to about ±0.09, which is just enough for a verdict."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,12 @@ class Overlap:
     @property
     def is_notable(self) -> bool:
         """More than 1 % of the rows overlap."""
-        return self.rows > NOTABLE_SHARE * self.test_rows
+        return self.rows > NOTABLE_OVERLAP * self.test_rows
+
+    @property
+    def is_total(self) -> bool:
+        """No row is left that is in no train split."""
+        return self.rows > 0 and self.kept_rows == 0
 
     @property
     def is_left_out(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from multitask_api.stage_io.results import Verdict
+from multitask_api.stage_io.results import LEAKED_TEST_ROWS, Verdict
 from multitask_trainer.evaluation.interval import Interval
 from multitask_trainer.evaluation.overlap import ENOUGH_ROWS, Overlap
 from multitask_trainer.evaluation.seed_variance import UNKNOWN, SeedVariance
@@ -71,10 +71,16 @@ def decide_verdict(
             reason="no baseline was trained or declared to compare with",
             cause="NoBaseline",
         )
+    if overlap.is_total:
+        reason = (
+            f"all {overlap.test_rows:,} test rows are also in a train split: none is left to judge by; "
+            "take test rows that no task is trained on"
+        )
+        return VerdictDecision("Inconclusive", confirmed=False, reason=reason, cause=LEAKED_TEST_ROWS)
     inconclusive = _inconclusive(task, task.baseline, threshold, rule)
     if inconclusive is not None:
         cause, reason = inconclusive
-        reason += _overlap_note(overlap)
+        reason += overlap_note(overlap)
         return VerdictDecision("Inconclusive", confirmed=False, reason=reason, cause=cause)
     ratio, interval = task.ratio, task.interval
     if ratio is None or interval is None:  # a score that is not positive, and a baseline above the constant answer
@@ -84,7 +90,7 @@ def decide_verdict(
     qualified = measured >= threshold
     doubts = _doubts(task, overlap)
     on_one_side = interval.low >= threshold if qualified else interval.high < threshold
-    reason = _verdict_reason(task, ratio, interval, threshold, rule, qualified=qualified) + _overlap_note(overlap)
+    reason = _verdict_reason(task, ratio, interval, threshold, rule, qualified=qualified) + overlap_note(overlap)
     return VerdictDecision(
         "Qualified" if qualified else "NotQualified",
         confirmed=on_one_side and not doubts,
@@ -132,7 +138,8 @@ def _doubts(task: TaskStatistics, overlap: Overlap) -> list[str]:
     return doubts
 
 
-def _overlap_note(overlap: Overlap) -> str:
+def overlap_note(overlap: Overlap) -> str:
+    """What to add to a reason, if more than a few test rows are in a train split."""
     if not overlap.is_notable:
         return ""
     text = f"{overlap.rows:,} of {overlap.test_rows:,} test rows are also in a train split"

@@ -13,9 +13,10 @@ from multitask_serving.engine.engine import Engine
 from multitask_trainer.data.rows import Row, read_inputs, read_rows
 from multitask_trainer.errors import StageError
 from multitask_trainer.evaluation.answers import Answer
-from multitask_trainer.evaluation.overlap import Hashes, overlapping_rows
+from multitask_trainer.evaluation.overlap import Hashes, Overlap, overlapping_rows
 from multitask_trainer.evaluation.qualification import EvaluationInputs, constant_answer, evaluate_task
 from multitask_trainer.evaluation.scoring import answer_rows, read_scores, truncated_rows, write_scores
+from multitask_trainer.evaluation.verdict import overlap_note
 from multitask_trainer.runtime.context import StageContext, StageOutcome
 from multitask_trainer.runtime.runner import main
 from multitask_trainer.storage.files import content_digest, write_atomically
@@ -36,10 +37,9 @@ def work(stage: StageContext) -> StageOutcome:
     own = _own_baseline(stage, parameters.group)
     verdicts = []
     truncated: dict[str, int] = {}
-    for number, task in enumerate(parameters.tasks):
-        stage.reporter.report(f"answering {task.name}", step=number, total=len(names))
+    for task in parameters.tasks:
         rows = read_rows(stage.input(f"prepare/{task.name}"), "test")
-        answers = answer_rows(engine, task, rows)
+        answers = answer_rows(engine, task, rows, stage.reporter)
         truncated[task.name] = truncated_rows(engine, task, rows)
         write_scores(stage.artifact_folder / "answers" / f"{task.name}.parquet", answers)
         verdicts.append(_evaluate(stage, parameters, task, answers, seed_scores, trains, own))
@@ -90,7 +90,8 @@ def _evaluate(
         seed=parameters.seed,
     )
     if own and verdict.verdict == "Qualified":
-        return verdict.model_copy(update={"reason": f"{task.name} is alone in its group: {OWN_BASELINE}"})
+        reason = f"{task.name} is alone in its group: {OWN_BASELINE}{overlap_note(Overlap.of(inputs.overlap))}"
+        return verdict.model_copy(update={"reason": reason})
     return verdict
 
 
