@@ -36,6 +36,13 @@ def program_name(module: str) -> str:
     return os.environ.get(PROGRAM, f"python -m {module}")
 
 
+def thread_count(text: str) -> int:
+    """The value of ``--threads``. Raises ArgumentTypeError."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of threads; it is 1 or more")
+    return int(text)
+
+
 def parse_host_port(address: str, *, first_port: int = 1) -> tuple[str, int] | None:
     """The parts of ``host:port``, or None if the address has another form or the port is out of range."""
     host, _, port = address.rpartition(":")

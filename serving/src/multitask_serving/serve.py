@@ -27,6 +27,7 @@ from multitask_serving.cli_common import (
     interruptible,
     program_name,
     replace_unencodable_characters,
+    thread_count,
 )
 from multitask_serving.gateway.server import Gateway, check_address, running_gateway
 from multitask_serving.triton.client import TritonClient
@@ -148,7 +149,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--address", default="127.0.0.1:8081", help="where the gateway listens (default: %(default)s)")
     parser.add_argument("--triton-port", type=_port, help="where Triton listens on 127.0.0.1 (default: any free port)")
     parser.add_argument("--device", default=default_device(), help="torch's device (default here: %(default)s)")
-    parser.add_argument("--threads", type=int, help="torch's number of threads (default: torch's own)")
+    parser.add_argument("--threads", type=thread_count, help="torch's number of threads (default: torch's own)")
     parser.add_argument("--work", type=Path, help="folder for Triton's log and files (default: a temporary one)")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")

@@ -12,7 +12,8 @@ from devcluster.cluster_client import Object
 from devcluster.processes import until
 from multitask_api.cluster import DIGEST_ANNOTATION, KIND_LABEL, STAGE_ANNOTATION
 from multitask_operator.commands.cluster.diagnosis import diagnose
-from multitask_operator.commands.cluster.session import ClusterOptions, read_cluster_state, run_with_client
+from multitask_operator.commands.cluster.options import ClusterOptions
+from multitask_operator.commands.cluster.session import read_cluster_state, run_with_client
 from multitask_operator.objects.user_pod_template import CONTAINER
 from support.cluster.fake_pods import FakePods
 from support.cluster.model_factory import make_model

@@ -104,6 +104,30 @@ def test_work_follows_what_is_read(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(tokenised) <= (64 + 1 + MARGIN) * longest_token(made)
 
 
+@pytest.mark.parametrize(
+    ("start", "share"),
+    [(" " * 40_000, 0.05), ("ÿ" * 40_000 + " ", 0.2), ("", 0.01)],
+    ids=["dropped characters", "an unknown word that is one token", "nothing"],
+)
+def test_a_text_that_collapses_is_read_as_far_as_it_has_to_be(
+    monkeypatch: pytest.MonkeyPatch, start: str, share: float
+) -> None:
+    tokenised: list[int] = []
+    real = encoding._encode
+
+    def recording(made: PreTrainedTokenizerFast, texts: list[str], *, plain: bool) -> list[list[int]]:
+        tokenised.extend(map(len, texts))
+        return real(made, texts, plain=plain)
+
+    made = TOKENIZERS["unigram"]
+    text = start + "the printer is on fire " * 100_000
+    whole = ids("unigram", text[:300_000])[:64]
+    pieces = compile_pieces("{text}", made)
+    monkeypatch.setattr(encoding, "_encode", recording)
+    assert encode_prompt(pieces, {"text": text}, made, max_tokens=64).ids == whole
+    assert sum(tokenised) < share * len(text)
+
+
 def test_a_cut_is_at_white_space_where_there_is_some() -> None:
     assert shorten("word " * 1000, 4, 5) == ("word " * 1000)[: (4 + MARGIN) * 5 - 1]
     assert len(shorten("w" * 1000, 4, 5)) == (4 + MARGIN) * 5

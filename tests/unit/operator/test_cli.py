@@ -65,7 +65,7 @@ def test_wrong_arguments_get_one_line(tmp_path, capsys, arguments, status, messa
 
 
 def test_a_gpu_that_the_machine_lacks_is_one_line(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("multitask_operator.local.capacity.has_gpu", lambda: False)
+    monkeypatch.setattr("multitask_operator.commands.run.gpu_count", lambda: 0)
     assert cli.invoke(["run", resource(tmp_path), "--device", "cuda"]) == 2
     assert capsys.readouterr().err.startswith("error: --device cuda: this machine has no NVIDIA GPU")
 

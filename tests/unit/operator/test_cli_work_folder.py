@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -39,6 +41,19 @@ def test_the_work_folder_is_beside_the_file(project, tmp_path, monkeypatch, caps
     assert f"; work folder {project / '.mtm/desk'}\n" in capsys.readouterr().out
 
 
+def test_of_a_link_it_is_beside_the_file_itself_as_the_data_is(project, tmp_path, capsys):
+    (tmp_path / "current").mkdir()
+    link = tmp_path / "current/model.yaml"
+    link.symlink_to(project / "model.yaml")
+    assert cli.invoke(["plan", str(link)]) == 0
+    assert f"; work folder {project / '.mtm/desk'}\n" in capsys.readouterr().out
+    (tmp_path / "current/.mtm/desk").mkdir(parents=True)
+    assert cli.invoke(["plan", str(link)]) == 2
+    assert "is beside the link; add --workdir" in capsys.readouterr().err
+    (project / ".mtm/desk").mkdir(parents=True)
+    assert cli.invoke(["plan", str(link)]) == 0
+
+
 @pytest.mark.parametrize("command", ["plan", "run"])
 def test_a_work_folder_of_the_old_rule_is_not_trained_again(project, tmp_path, monkeypatch, capsys, command):
     monkeypatch.chdir(tmp_path)
@@ -47,6 +62,20 @@ def test_a_work_folder_of_the_old_rule_is_not_trained_again(project, tmp_path, m
     message = capsys.readouterr().err
     assert "--workdir .mtm/desk to go on with it, or --workdir project/.mtm/desk to begin anew" in message
     assert cli.invoke(["plan", "project/model.yaml", "--workdir", ".mtm/desk"]) == 0
+
+
+LOCAL = """
+import sys
+from multitask_operator import cli
+assert cli.invoke(["plan", sys.argv[1]]) == 0
+print([name for name in sys.modules if name.partition(".")[0] in ("kubernetes", "multitask_kubernetes")])
+"""
+
+
+def test_a_plan_of_a_file_loads_no_kubernetes_client(project):
+    command = [sys.executable, "-c", LOCAL, str(project / "model.yaml")]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert output.splitlines()[-1] == "[]"
 
 
 HINTS = [

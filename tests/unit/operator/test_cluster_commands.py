@@ -12,12 +12,13 @@ from multitask_api.stage_io.results import EvaluateResult
 from multitask_kubernetes.logs import user_namespace
 from multitask_operator import cli
 from multitask_operator.cluster.observe import OPERATOR_CHILDREN
+from multitask_operator.commands.cluster import report as report_command
 from multitask_operator.commands.cluster.diagnosis import diagnose
 from multitask_operator.commands.cluster.jobs import job_rows
 from multitask_operator.commands.cluster.model_view import seconds_of_stages
+from multitask_operator.commands.cluster.options import ClusterOptions
 from multitask_operator.commands.cluster.plan import summarize
 from multitask_operator.commands.cluster.pods import NoSuchStage, log_unavailable, newest_pod, not_started, select_job
-from multitask_operator.commands.cluster.session import ClusterOptions
 from multitask_operator.reconciler.state.accessors import format_time
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.report.build import build_report
@@ -436,6 +437,19 @@ def test_the_newest_pod_of_the_first_node_is_selected():
         cluster.pod(job, number)
     cluster.objects["Pod", f"{job}-2"]["metadata"]["annotations"] = {"batch.kubernetes.io/job-completion-index": "1"}
     assert newest_pod(select_job(cluster.observe(), "resolve"))["metadata"]["name"] == f"{job}-1"
+
+
+def test_the_report_of_a_cluster_prints_its_warnings(monkeypatch, tmp_path, capsys):
+    cluster = Cluster(task("urgency"))
+    cluster.to_the_end()
+
+    def with_a_warning(*arguments):
+        return build_report(*arguments).model_copy(update={"warnings": ("urgency: 85 of 160 rows leaked",)})
+
+    monkeypatch.setattr(report_command, "read_model", lambda *_: cluster.observe())
+    monkeypatch.setattr(report_command, "build_report", with_a_warning)
+    assert report_command.report("desk", ClusterOptions(), tmp_path, as_json=False) == 0
+    assert "warning: urgency: 85 of 160 rows leaked\n" in capsys.readouterr().out
 
 
 def test_without_a_pod_the_message_has_what_it_reported():

@@ -29,7 +29,7 @@ from multitask_operator.cli.options import (
 from multitask_operator.cli.rollout import rollback, rollout
 
 if TYPE_CHECKING:
-    from multitask_operator.commands.cluster.session import ClusterOptions
+    from multitask_operator.commands.cluster.options import ClusterOptions
 
 #: For a command whose options another program reads, --help among them.
 _PASS_THROUGH = {"ignore_unknown_options": True, "help_option_names": []}

@@ -37,7 +37,7 @@ def cluster_options(command: Callable[..., int]) -> Callable[..., int]:
 
     @functools.wraps(command)
     def wrapped(*, namespace: str | None, context: str | None, kubeconfig: Path | None, **others: object) -> int:
-        from multitask_operator.commands.cluster.session import ClusterOptions
+        from multitask_operator.commands.cluster.options import ClusterOptions
 
         return command(cluster=ClusterOptions(namespace, context, kubeconfig), **others)
 
@@ -55,7 +55,10 @@ def cluster_options(command: Callable[..., int]) -> Callable[..., int]:
 
 
 def mount_claims(claims: Sequence[str]) -> None:
-    """Tell the programs that this process starts where claims are, as pods are told. Raises UsageError."""
+    """Set the variable that pods have for their claims, for the programs that this process starts.
+
+    Raises UsageError.
+    """
     from multitask_api.cluster import MOUNTS_VARIABLE
 
     mounts = {}

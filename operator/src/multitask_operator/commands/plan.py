@@ -78,19 +78,21 @@ def plan(
 
 
 def default_workdir(file: Path, model: MultiTaskModel) -> Path:
-    """The default of --workdir: ``.mtm/<name>`` beside the file, wherever the command is called from.
+    """The default of --workdir: ``.mtm/<name>`` beside the file, wherever the command is called from. Of a link to a
+    file it is beside the file itself, where its data is.
 
-    Raises UserError if only the current folder has one, as releases before this rule made it: to begin anew beside the
-    file would train again what is there.
+    Raises UserError if only the current folder, or that of the link, has one, as releases before this rule made it: to
+    begin anew beside the file would train again what is there.
     """
-    folder = Path(os.path.relpath(file.parent / WORKDIRS / model.metadata.name))
-    in_current_folder = Path(WORKDIRS) / model.metadata.name
-    if in_current_folder.is_dir() and not folder.is_dir():
-        raise UserError(
-            f"the work folder stands beside the file now, but {in_current_folder} is in the current folder; add"
-            f" --workdir {quote(str(in_current_folder))} to go on with it, or --workdir {quote(str(folder))} to begin"
-            " anew"
-        )
+    folder = Path(os.path.relpath(data_root(file) / WORKDIRS / model.metadata.name))
+    former = {"in the current folder": Path(), "beside the link": file.parent}
+    for where, parent in former.items():
+        other = Path(os.path.relpath(parent / WORKDIRS / model.metadata.name))
+        if other.is_dir() and not folder.is_dir():
+            raise UserError(
+                f"the work folder stands beside the file now, but {other} is {where}; add"
+                f" --workdir {quote(str(other))} to go on with it, or --workdir {quote(str(folder))} to begin anew"
+            )
     return folder
 
 

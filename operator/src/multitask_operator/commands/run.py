@@ -13,6 +13,7 @@ from shlex import quote
 from types import FrameType
 
 from multitask_api.errors import UserError
+from multitask_api.gpus import gpu_count
 from multitask_api.report import Report
 from multitask_api.stages import NodeState
 from multitask_api.stages.versions import Versions
@@ -69,7 +70,7 @@ def run(
     launcher: processes.Launcher | None = None,
 ) -> int:
     """Run the stages of ``file`` that are missing; see ``mtm run --help`` for the exit statuses."""
-    if device == "cuda" and not capacity.has_gpu():
+    if device == "cuda" and not gpu_count():
         raise UserError("--device cuda: this machine has no NVIDIA GPU that this process can use; use cpu or auto")
     model = model_file.load(file)
     folder = Workdir(workdir or default_workdir(file, model))

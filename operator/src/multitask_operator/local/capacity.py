@@ -7,6 +7,7 @@ from pathlib import Path
 
 import psutil
 
+from multitask_api.gpus import gpu_count
 from multitask_operator.planner import Capacity
 
 _CGROUP = Path("/sys/fs/cgroup")
@@ -21,13 +22,8 @@ def capacity(processes: int | None = None) -> Capacity:
     if quota is not None:
         cores = min(cores, max(1, int(quota)))
     if processes is None:
-        processes = _SHARED_GPU_PROCESSES if has_gpu() else cores
+        processes = _SHARED_GPU_PROCESSES if gpu_count() else cores
     return Capacity(cores=cores, memory=_free_memory(), processes=max(1, processes))
-
-
-def has_gpu() -> bool:
-    """Whether this process can reach an NVIDIA GPU."""
-    return Path("/dev/nvidiactl").exists()
 
 
 def _cpu_quota() -> float | None:

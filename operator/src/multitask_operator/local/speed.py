@@ -7,8 +7,8 @@ import os
 import time
 from pathlib import Path
 
+from multitask_api.gpus import gpu_count
 from multitask_api.resource import MultiTaskModel
-from multitask_operator.local.capacity import has_gpu
 from multitask_operator.local.workdir import write_atomically
 from multitask_operator.planner.estimate import Speed, speed_from_flops
 
@@ -24,7 +24,7 @@ def expected_speed(model: MultiTaskModel, device: str, parameters: int | None) -
     measured = _read().get(_key(model, device))
     if measured:
         return Speed(measured, "measured in an earlier run on this machine")
-    on_cpu = device == "cpu" or (device == "auto" and not has_gpu())
+    on_cpu = device == "cpu" or (device == "auto" and not gpu_count())
     return speed_from_flops(model, parameters, _flops_per_second()) if on_cpu else None
 
 

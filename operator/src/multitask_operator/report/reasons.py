@@ -1,4 +1,4 @@
-"""The reasons of the routes, with what several of them say alike said once. Pure."""
+"""The reasons of the routes; one that several routes have is given once. Pure."""
 
 from __future__ import annotations
 

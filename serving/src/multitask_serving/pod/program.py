@@ -23,7 +23,7 @@ from typing import IO, Any
 from multitask_api.cluster import POD_ENVIRONMENT, ROOT, WORK_PATH
 from multitask_api.errors import MultitaskError, UserError
 from multitask_api.serving_io.names import CACHE_LOCK, DRAIN_SECONDS, EXPORT_PATH, PROBE_PORT, TRITON_PORT
-from multitask_serving.cli_common import ArgumentParser, interruptible
+from multitask_serving.cli_common import ArgumentParser, interruptible, thread_count
 from multitask_serving.pod.health import Health
 from multitask_serving.pod.monitor import Timing, check_golden, drain, watch_answers, watch_processes
 from multitask_serving.pod.probes import probe_server
@@ -47,7 +47,9 @@ def main(argv: Sequence[str] | None = None, timing: Timing | None = None) -> int
     parser.add_argument("--probe-port", type=int, default=PROBE_PORT, help="HTTP port of the probes")
     parser.add_argument("--drain-seconds", type=float, default=DRAIN_SECONDS, help="the longest drain")
     parser.add_argument("--device", default=default_device(), help="torch's device (default here: %(default)s)")
-    parser.add_argument("--threads", type=int, help="torch's number of threads (default: the container's CPU limit)")
+    parser.add_argument(
+        "--threads", type=thread_count, help="torch's number of threads (default: the container's CPU limit)"
+    )
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(levelname)s %(name)s: %(message)s")
     make_folders(dict(os.environ))

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from multitask_api.errors import UserError
+from multitask_api.gpus import gpu_count
 
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 _MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")
@@ -18,19 +19,21 @@ class NoSuchDevice(UserError):
 
 def default_device() -> str:
     """``cuda`` if the machine has an NVIDIA GPU, else ``cpu``. Does not import torch."""
-    return "cuda" if _has_gpu() else "cpu"
+    return "cuda" if gpu_count() else "cpu"
 
 
 def check_device(device: str) -> None:
     """Raise `NoSuchDevice` for a name that torch does not know, or a GPU on a machine without one."""
     if not re.fullmatch(r"cpu|cuda(:\d+)?", device):
         raise NoSuchDevice(f"--device {device}: there is no such device; use cpu, cuda or cuda:N")
-    if device != "cpu" and not _has_gpu():
+    if device == "cpu":
+        return
+    count, number = gpu_count(), int(device.partition(":")[2] or 0)
+    if count == 0:
         raise NoSuchDevice(f"--device {device}: this machine has no NVIDIA GPU that this process can use; use cpu")
-
-
-def _has_gpu() -> bool:
-    return any(Path("/dev").glob("nvidia[0-9]*"))
+    if number >= count:
+        usable = "cuda:0" if count == 1 else f"cuda:0 to cuda:{count - 1}"
+        raise NoSuchDevice(f"--device {device}: there is no such GPU; this process can use {usable}")
 
 
 def container_cpus(limit: Path = _CPU_LIMIT) -> int | None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 
 from multitask_operator.commands.cluster.diagnosis import Diagnosis, diagnose
-from multitask_operator.commands.cluster.session import ClusterOptions, read_model
+from multitask_operator.commands.cluster.options import ClusterOptions
+from multitask_operator.commands.cluster.session import read_model
 from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 

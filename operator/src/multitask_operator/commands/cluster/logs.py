@@ -7,8 +7,9 @@ import time
 
 from multitask_kubernetes.errors import NotFound, RequestRejected
 from multitask_kubernetes.logs import LogClient
+from multitask_operator.commands.cluster.options import ClusterOptions
 from multitask_operator.commands.cluster.pods import NoLog, log_unavailable, newest_pod, not_started, select_job
-from multitask_operator.commands.cluster.session import ClusterOptions, read_cluster_state, run_with_client
+from multitask_operator.commands.cluster.session import read_cluster_state, run_with_client
 from multitask_operator.objects.user_pod_template import CONTAINER
 
 

@@ -7,7 +7,8 @@ import time
 from multitask_api.cluster import REFRESH_ANNOTATION
 from multitask_operator.commands import plan as local
 from multitask_operator.commands.cluster.jobs import first_line
-from multitask_operator.commands.cluster.session import ClusterOptions, read_model
+from multitask_operator.commands.cluster.options import ClusterOptions
+from multitask_operator.commands.cluster.session import read_model
 from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.planner.estimate import estimate
 from multitask_operator.reconciler.state.model_state import ModelState

@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 from multitask_operator.commands.cluster.model_view import seconds_of_stages
-from multitask_operator.commands.cluster.session import ClusterOptions, read_model
-from multitask_operator.commands.console import print_json, print_line, qualification
+from multitask_operator.commands.cluster.options import ClusterOptions
+from multitask_operator.commands.cluster.session import read_model
+from multitask_operator.commands.console import print_json, print_line, qualification, warnings
 from multitask_operator.commands.plan import count_done
 from multitask_operator.commands.report import write_report
 from multitask_operator.local.workdir import Workdir
@@ -30,6 +31,7 @@ def report(name: str, options: ClusterOptions, to: Path | None, *, as_json: bool
         return 0
     if any(task.verdict for task in data.tasks):
         qualification(data)
+    warnings(data)
     if graph.finished:
         print_line(f"report: {folder.report_page}")
     else:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import re
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from difflib import get_close_matches
-from pathlib import Path
 from typing import TypeVar
 
 from multitask_api.errors import MultitaskError, UserError
@@ -17,11 +14,10 @@ from multitask_kubernetes.connection import connect
 from multitask_kubernetes.errors import ConnectionConfigError, Forbidden, NotFound, Unavailable
 from multitask_kubernetes.logs import LogClient, user_namespace
 from multitask_operator.cluster.observe import observe
+from multitask_operator.commands.cluster.options import ClusterOptions
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 
 _KIND = "MultiTaskModel"
-#: A valid name of a resource.
-_NAME = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 
 T = TypeVar("T")
 
@@ -32,27 +28,6 @@ class PermissionDenied(UserError):
 
 class ClusterUnavailable(MultitaskError):
     """The API server cannot be reached, or does not accept the user's credentials."""
-
-
-@dataclass(frozen=True)
-class ClusterOptions:
-    """The options that choose a cluster and a namespace; None: what the kubeconfig has."""
-
-    namespace: str | None = None
-    context: str | None = None
-    kubeconfig: Path | None = None
-
-    @property
-    def given(self) -> bool:
-        """Whether one of them was given."""
-        return (self.namespace, self.context, self.kubeconfig) != (None, None, None)
-
-    def refers_to(self, name: str) -> bool:
-        """Whether ``name`` means a resource in a cluster, and not a file or folder.
-
-        It does if one of the options is given, or if it is a valid name and no file or folder is called so.
-        """
-        return self.given or (_NAME.fullmatch(name) is not None and not Path(name).exists())
 
 
 def run_with_client(options: ClusterOptions, work: Callable[[LogClient, str], Awaitable[T]]) -> T:

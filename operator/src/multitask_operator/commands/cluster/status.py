@@ -6,7 +6,8 @@ import time
 
 from multitask_api.resource.status import Condition, MultiTaskModelStatus, StageStatus
 from multitask_operator.commands.cluster.jobs import JobRow, job_rows, join_names
-from multitask_operator.commands.cluster.session import ClusterOptions, read_model
+from multitask_operator.commands.cluster.options import ClusterOptions
+from multitask_operator.commands.cluster.session import read_model
 from multitask_operator.commands.console import print_json, print_line, table
 from multitask_operator.formatting import duration, number
 from multitask_operator.reconciler.state.accessors import parse_time

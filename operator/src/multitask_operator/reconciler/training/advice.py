@@ -1,4 +1,4 @@
-"""What works, and is likely to disappoint: told in the condition ConfigurationWarning. Pure."""
+"""What works, and is likely to disappoint: the condition ConfigurationWarning. Pure."""
 
 from __future__ import annotations
 

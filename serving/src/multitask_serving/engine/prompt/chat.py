@@ -33,8 +33,8 @@ def compile_chat_pieces(
 
     The chat template is rendered once, with a placeholder for each field, and split at the placeholders. The text
     between them becomes literal pieces; it includes BOS and turn markers, so such a prompt has no ``bos`` of its own.
-    Thinking is disabled (``enable_thinking=False``): the answer follows at once. A template that asks for the date is
-    told ``today``; None: the day on which this runs. Raises `TemplateError`.
+    Thinking is disabled (``enable_thinking=False``): the answer follows at once. A template that asks for the date
+    gets ``today``; None: the day on which this runs. Raises `TemplateError`.
     """
     if _OPEN in prompt or _CLOSE in prompt:
         raise TemplateError("the prompt contains the private-use characters U+E0F0 or U+E0F1. Remove them")

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from multitask_api.bundle import LabelIds, PromptPiece
 from multitask_serving.engine.errors import EmptyPrompt, InvalidField, LabelError, MissingField, PromptTooLong
-from multitask_serving.engine.prompt.shortening import longest_token, shorten
+from multitask_serving.engine.prompt.shortening import GROWTH, longest_token, shorten
 from multitask_serving.engine.prompt.template import Field, answer_separator, fields_of_pieces, parse_template
 
 if TYPE_CHECKING:
@@ -209,9 +209,12 @@ def _encode_beginnings(
     longest = longest_token(tokenizer)
     beginnings = [shorten(text, limit, longest) for text, limit in zip(texts, limits, strict=True)]
     encoded = _encode(tokenizer, beginnings, plain=True)
-    for row, (text, beginning) in enumerate(zip(texts, beginnings, strict=True)):
-        if len(beginning) < len(text) and len(encoded[row]) < limits[row]:
-            [encoded[row]] = _encode(tokenizer, [text], plain=True)
+    for row, text in enumerate(texts):
+        tokens = limits[row]
+        while len(beginnings[row]) < len(text) and len(encoded[row]) < limits[row]:
+            tokens *= GROWTH
+            beginnings[row] = shorten(text, tokens, longest)
+            [encoded[row]] = _encode(tokenizer, [beginnings[row]], plain=True)
     return encoded
 
 

@@ -8,6 +8,8 @@ from weakref import WeakKeyDictionary
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
+GROWTH = 4
+"""A beginning that gave too few tokens is made longer by this factor, until it gives enough or is the whole text."""
 MARGIN = 64
 """Tokens that are tokenised beyond those that are read. The ids near the cut may be others than in the whole text."""
 
@@ -31,7 +33,7 @@ def shorten(text: str, tokens: int, longest: int) -> str:
 
     ``tokens`` tokens stand for at most ``tokens * longest`` characters. The cut is at white space where there is some
     near, so that no word is halved. A tokenizer may drop characters, or make one token of an unknown word: if the
-    beginning has fewer ids than ``tokens``, tokenise the whole text.
+    beginning has fewer ids than ``tokens``, tokenise a longer one.
     """
     limit = (tokens + MARGIN) * longest
     if len(text) <= limit:
