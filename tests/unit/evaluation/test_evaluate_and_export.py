@@ -15,6 +15,7 @@ from multitask_api.routes import TaskRoute
 from multitask_api.stage_io.manifest import MANIFEST
 from multitask_api.stage_io.parameters import EvaluateParameters
 from multitask_api.stage_io.results import EvaluateResult
+from multitask_serving.engine.classification import scoring
 from multitask_serving.engine.engine import Engine
 from multitask_trainer.data.rows import Row
 from multitask_trainer.errors import Interrupted, MergeChangesModel
@@ -60,6 +61,28 @@ def test_verdicts(full):
     assert urgency.score < 0.9 * urgency.baseline
     assert (reply.verdict, reply.baseline, reply.ratio) == ("NoBaseline", None, None)
     assert reply.score == pytest.approx(1.0, abs=0.1)
+
+
+@pytest.mark.parametrize("task", ["intent", "reply"])
+def test_every_pass_of_the_model_is_reported(full, monkeypatch, task):
+    """Of a label task as of a generated text, and not only where it begins."""
+    suite, _ = full
+    monkeypatch.setitem(scoring.TOKEN_BUDGETS, "cpu", 64)  # several passes for a few rows
+    definition = next(item for item in suite.tasks if item.name == task)
+    rows = suite.rows[task]
+    reports = []
+
+    class Reporter:
+        def report(self, phase, **position):
+            reports.append((phase, position["step"], position["total"]))
+
+    engine = Engine.load(Path(suite.addresses["bundle"]) / "bundle", threads=1, tasks=[task])
+    answers = answer_rows(engine, definition, rows, Reporter())
+    steps = [step for _, step, _ in reports]
+    assert (steps[0], steps[-1], len(answers)) == (0, len(rows), len(rows))
+    assert steps == sorted(steps)
+    assert len(set(steps)) > 2
+    assert {(phase, total) for phase, _, total in reports} == {(f"answering {task}", len(rows))}
 
 
 def test_overlap_is_counted_over_all_tasks_and_the_ratio_given_without(full):

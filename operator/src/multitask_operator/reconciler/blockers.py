@@ -51,7 +51,10 @@ _RESOURCES = re.compile(
     r"|must be less than or equal to \S+ limit"
 )
 #: These end by themselves, though it may take long: somebody else's work ends, a node is added, the queue admits.
-WAITING_REASONS = frozenset({"Gated", "NoGPUFree", "Queued", "QuotaExceeded", "Retrying", "Unschedulable"})
+#: A stage that reports nothing may be at work for all that: nobody has to change anything before it goes on.
+WAITING_REASONS = frozenset(
+    {"NoProgress", "Gated", "NoGPUFree", "Queued", "QuotaExceeded", "Retrying", "Unschedulable"}
+)
 
 _FORBIDDEN, _CONFLICT = 403, 409
 _PULL = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})

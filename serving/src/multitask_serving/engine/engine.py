@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -122,8 +122,13 @@ class Engine:
                 truncated[row] = prompt.truncated
         return truncated
 
-    def classify(self, requests: Sequence[Request]) -> list[Classification]:
-        """Each request's label, with the scores of all labels. Raises `UserError` if any request is invalid."""
+    def classify(
+        self, requests: Sequence[Request], *, on_batch: Callable[[int], None] | None = None
+    ) -> list[Classification]:
+        """Each request's label, with the scores of all labels. Raises `UserError` if any request is invalid.
+
+        ``on_batch`` is called after each pass with the number of requests that it answered.
+        """
         tasks = [self._get_task(request.task) for request in requests]
         tries = [_label_trie(task) for task in tasks]
         results: list[Classification | None] = [None] * len(requests)
@@ -136,6 +141,7 @@ class Engine:
                 [tries[row] for row in rows],
                 path=loaded.path,
                 adapter_context=_adapter_context(loaded, [tasks[row] for row in rows]),
+                on_batch=on_batch,
             )
             for row, prompt, log_probs in zip(rows, prompts, label_scores, strict=True):
                 results[row] = _classification(tries[row].labels, log_probs, truncated=prompt.truncated)

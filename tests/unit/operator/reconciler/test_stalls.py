@@ -58,6 +58,23 @@ def test_the_reason_comes_after_its_limit_and_not_before(sentence, sight, limit,
     assert cluster.condition("Ready")["reason"] == "NotTrained"
 
 
+@pytest.mark.parametrize(
+    ("sight", "limit", "is_stalled"), [(node_silent, NODE_LOST_SECONDS, True), (running, NO_PROGRESS_SECONDS, False)]
+)
+def test_a_program_that_says_nothing_may_be_at_work_and_is_not_stalled_for_gitops(sight, limit, is_stalled):
+    """Flux gives up at once on what is Stalled."""
+    cluster, name = at_a_baseline()
+    show(cluster, sight(name, cluster.now))
+    cluster.now += limit + 1
+    cluster.settle()
+    (condition,) = [
+        item for item in cluster.model["status"]["conditions"] if item["type"] in ("Stalled", "Reconciling")
+    ]
+    assert condition["type"] == ("Stalled" if is_stalled else "Reconciling")
+    assert condition["status"] == "True"
+    assert condition["reason"] == cluster.condition("Ready")["reason"]
+
+
 def test_the_message_names_the_node_and_the_step():
     cluster, name = at_a_baseline()
     show(cluster, node_silent(name, cluster.now, node="gpu-7"))

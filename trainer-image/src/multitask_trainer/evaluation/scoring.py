@@ -12,20 +12,36 @@ from multitask_serving.engine.types import Request
 from multitask_trainer.data.rows import Row
 from multitask_trainer.evaluation.answers import Answer, read_scores, write_scores
 from multitask_trainer.evaluation.metrics import row_scores, score
+from multitask_trainer.runtime.progress import ProgressReporter
 
 __all__ = ["Answer", "answer_rows", "read_scores", "score_answers", "truncated_rows", "write_scores"]
 
 
-def answer_rows(engine: Engine, task: TaskDefinition, rows: Sequence[Row]) -> list[Answer]:
-    """The engine's answer to every row, in the rows' order; texts are decoded greedily."""
+def answer_rows(
+    engine: Engine, task: TaskDefinition, rows: Sequence[Row], reporter: ProgressReporter | None = None
+) -> list[Answer]:
+    """The engine's answer to every row, in the rows' order; texts are decoded greedily.
+
+    ``reporter`` is told after every pass of the model how many rows are answered.
+    """
     requests = [Request(task.name, row.fields) for row in rows]
+    answered = 0
+
+    def report(more: int) -> None:
+        nonlocal answered
+        answered += more
+        if reporter is not None:
+            reporter.report(f"answering {task.name}", step=answered, total=len(rows))
+
+    report(0)
     if task.type == "Classification":
-        classified = engine.classify(requests)
+        classified = engine.classify(requests, on_batch=report)
         drafts = [Answer(item.label, 0.0, item.margin, gold(row)) for item, row in zip(classified, rows, strict=True)]
     else:
         steps: list[list[Step]] = [[] for _ in rows]
         for step in engine.generate(requests):
             steps[step.row].append(step)
+            report(int(step.finished))  # a step without an end is a sign of life too
         drafts = [_text_answer(own, row) for own, row in zip(steps, rows, strict=True)]
     scores = row_scores(
         task.metric,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,9 +33,23 @@ class ConfigMapProgressReporter:
         self._configmap = configmap
         self._clock = clock
         self._rate_limit = RateLimit(15.0, seconds_at_phase_change=2.0)
+        self._newest: tuple[str, Position] = ("starting", {})
+        self._writing = threading.Lock()
 
     def report(self, phase: str, **position: Unpack[Position]) -> None:
         """See ProgressReporter.report."""
+        self._newest = (phase, position)
+        self.repeat()
+
+    def repeat(self) -> None:
+        """Report again what was reported last: the stage is still there. From any thread."""
+        if self._writing.acquire(blocking=False):  # else the other thread reports, and the stage does not wait for it
+            try:
+                self._write(*self._newest)
+            finally:
+                self._writing.release()
+
+    def _write(self, phase: str, position: Position) -> None:
         now = self._clock()
         if not self._rate_limit.is_due(phase, now):
             return

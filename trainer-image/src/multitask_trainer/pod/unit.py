@@ -30,6 +30,7 @@ from multitask_api.cluster import (
     ORDERS_PATH,
     RESOLVE,
     RESOLVE_KEY,
+    TRAINING_KINDS,
     CleanUpOrder,
     Orders,
     ResolveOrder,
@@ -42,6 +43,7 @@ from multitask_api.types import Record
 from multitask_trainer.errors import Interrupted, StageError, Unreported
 from multitask_trainer.launch import make_pod_folders
 from multitask_trainer.pod.configmap import SERVICE_ACCOUNT, ConfigMap, connect
+from multitask_trainer.pod.heartbeat import Heartbeat, moved, moved_or_computed
 from multitask_trainer.pod.reporters import ConfigMapProgressReporter, ConfigMapResultReporter
 from multitask_trainer.runtime.context import StageContext, StageOutcome
 from multitask_trainer.runtime.distributed import DistributedContext
@@ -85,7 +87,9 @@ def run_unit(folder: Path, configmap: ConfigMap, distributed: DistributedContext
         if orders_key == RESOLVE_KEY:
             from multitask_trainer.stages import resolve  # as every stage, loaded only by the pod that runs it
 
-            configmap.patch(resolve.report(_read(folder / orders_key, ResolveOrder), os.environ))
+            progress = ConfigMapProgressReporter(RESOLVE, configmap)
+            with Heartbeat(progress, moved_or_computed):
+                configmap.patch(resolve.report(_read(folder / orders_key, ResolveOrder), os.environ, progress))
             return EXIT_DONE
         if orders_key == CLEAN_UP_KEY:
             from multitask_trainer.stages import clean_up
@@ -122,16 +126,22 @@ def _run_orders(
     """
     first_error = EXIT_DONE
     for order in orders:
-        progress = (
-            ConfigMapProgressReporter(order.stage, configmap)
-            if distributed.is_main_process
-            else FileProgressReporter(order.stage, None)
-        )
-        status = run_stage(_work, StageContext(order, progress, distributed.scoped(order.digest)), results)
+        status = _run_order(order, configmap, results, distributed)
         first_error = first_error or status
         if status not in (EXIT_DONE, EXIT_USER_ERROR):
             break
     return first_error
+
+
+def _run_order(
+    order: StageOrder, configmap: ConfigMap, results: ConfigMapResultReporter, distributed: DistributedContext
+) -> int:
+    scoped = distributed.scoped(order.digest)
+    if not distributed.is_main_process:
+        return run_stage(_work, StageContext(order, FileProgressReporter(order.stage, None), scoped), results)
+    progress = ConfigMapProgressReporter(order.stage, configmap)
+    with Heartbeat(progress, moved if order.kind in TRAINING_KINDS else moved_or_computed):
+        return run_stage(_work, StageContext(order, progress, scoped), results)
 
 
 def _work(stage: StageContext) -> StageOutcome:

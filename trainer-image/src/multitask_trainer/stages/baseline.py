@@ -28,7 +28,6 @@ def work(stage: StageContext) -> StageOutcome:
     """Train, write servable weights, and answer the test rows with the engine that serves."""
     parameters = stage.parameters(TrainParameters)
     result = train(stage, parameters)
-    stage.reporter.report("answering the test rows", step=result.steps, total=result.steps)
     answers = _answer_test_rows(stage, parameters)
     if parameters.tuning.method == "Full":
         shutil.rmtree(stage.artifact_folder / "weights")
@@ -41,6 +40,7 @@ def _answer_test_rows(stage: StageContext, parameters: TrainParameters) -> list[
     (task,) = parameters.tasks
     optimisation = parameters.optimisation
     base, served = stage.input("base") / "model", stage.artifact_folder / "served"
+    stage.reporter.report("writing servable weights")
     tuning_method(parameters.tuning).write_servable(
         base, stage.artifact_folder / "weights", task.name, served, optimisation.precision
     )
@@ -56,7 +56,7 @@ def _answer_test_rows(stage: StageContext, parameters: TrainParameters) -> list[
         revision=stage.order.digest,
     )
     engine = Engine.load(bundle, device=stage.device, threads=stage.order.threads)
-    return answer_rows(engine, task, read_rows(stage.input(f"prepare/{task.name}"), "test"))
+    return answer_rows(engine, task, read_rows(stage.input(f"prepare/{task.name}"), "test"), stage.reporter)
 
 
 def _outputs(stage: StageContext, result: TrainResult) -> dict[str, str]:

@@ -140,8 +140,8 @@ def _merge_where_safe(
         engine = Engine.load(target, device=stage.device, threads=stage.order.threads)
         group_of = {task: group for group, tasks in parameters.groups.items() for task in tasks}
         for task in parameters.tasks:
-            stage.reporter.report(f"scoring {task.name} with merged weights")
-            answers[task.name] = answer_rows(engine, task, read_rows(stage.input(f"prepare/{task.name}"), "test"))
+            rows = read_rows(stage.input(f"prepare/{task.name}"), "test")
+            answers[task.name] = answer_rows(engine, task, rows, stage.reporter)
             settings = json.loads((stage.input(f"evaluate/{group_of[task.name]}") / "judging.json").read_text("utf-8"))
             _check_verdict(task, verdicts[task.name], score_answers(task, answers[task.name]), settings)
     except (RetryableError, OSError):

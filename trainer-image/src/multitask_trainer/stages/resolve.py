@@ -22,6 +22,7 @@ from multitask_trainer.base_model.parameter_count import parameter_count
 from multitask_trainer.data.fingerprints import HashCache, resolve_data, resolve_folder
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.errors import DataError, StageError
+from multitask_trainer.runtime.progress import ProgressReporter
 from multitask_trainer.storage.files import write_atomically
 from multitask_trainer.storage.result_index import stored_results
 from multitask_trainer.storage.uris import local_path, storage_errors
@@ -52,10 +53,20 @@ def resolve(spec: MultiTaskModelSpec, locations: DataLocations, cache: HashCache
     return Resolved(revision=revision, data=data, problems=tuple(problems), base_parameters=parameters)
 
 
-def report(order: ResolveOrder, environment: Mapping[str, str]) -> dict[str, object]:
-    """Resolve; the change to the ConfigMap that reports it, with the newest results in storage."""
+def report(order: ResolveOrder, environment: Mapping[str, str], reporter: ProgressReporter) -> dict[str, object]:
+    """Resolve; the change to the ConfigMap that reports it, with the newest results in storage.
+
+    ``reporter`` is told how many MiB have been read to find out what the data is.
+    """
     local = local_path(order.storage)
-    cache = HashCache(local / "resolve-cache.json" if local else None)
+    hashed = 0
+
+    def on_bytes(count: int) -> None:
+        nonlocal hashed
+        hashed += count
+        reporter.report("looking at the data", step=hashed >> 20)
+
+    cache = HashCache(local / "resolve-cache.json" if local else None, on_bytes=on_bytes)
     resolved = _shortened(resolve(order.model.spec, DataLocations.of(".", environment), cache))
     with storage_errors(order.storage):
         cache.save()

@@ -89,9 +89,11 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         precision=optimisation.precision,
         partial_gradients=path.partial_gradients,
     )
-    stage.reporter.report("reading")
     encoders = _encoders(parameters, base)
-    datasets = {name: encoder.encode(_rows(stage, name, "train")) for name, encoder in encoders.items()}
+    datasets = {}
+    for number, (name, encoder) in enumerate(encoders.items()):
+        stage.reporter.report("reading", step=number, total=len(encoders))
+        datasets[name] = encoder.encode(_rows(stage, name, "train"))
     validations = {
         name: TaskValidation.of(encoder, _rows(stage, name, "validation"), path) for name, encoder in encoders.items()
     }

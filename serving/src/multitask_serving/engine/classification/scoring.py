@@ -11,7 +11,7 @@ Models with layers that do not obey masks are run in another way, see ``label_ro
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -42,13 +42,14 @@ def label_log_probs(
     path: ForwardPath | None = None,
     adapter_context: AdapterContext | None = None,
     token_budget: int | None = None,
+    on_batch: Callable[[int], None] | None = None,
 ) -> list[LogProbs]:
     """Per row, the log probability of each label of its trie: (L,) in nats, in the labels' order.
 
     ``model`` is any Hugging Face causal language model, on any device, run as ``path`` says (None: `MASKED`); dropout
     and autograd are off while it runs, and its training mode is restored afterwards. ``prompts`` are token ids. There
     may be thousands of rows: they are sorted by length and run in passes of at most ``token_budget`` padded tokens
-    (default: `TOKEN_BUDGETS`).
+    (default: `TOKEN_BUDGETS`). ``on_batch`` is called after each pass with the number of its rows.
     """
     backbone = Backbone.of(model, path)
     results: list[LogProbs] = [np.empty(0)] * len(prompts)
@@ -59,6 +60,8 @@ def label_log_probs(
             hidden = _hidden_states(backbone, *batch, rows, adapter_context, budget)
             for row, log_probs in zip(rows, _from_hidden(backbone, hidden, batch[1]), strict=True):
                 results[row] = log_probs
+            if on_batch is not None:
+                on_batch(len(rows))
     return results
 
 
