@@ -45,7 +45,7 @@ class DataSource(Record):
     uri: DataUri = Field(
         description="URI of a file or folder: pvc://CLAIM/PATH, s3://, gs://, hf:// or file://. On one machine also a "
         "path, relative to the resource file. All files of a folder are read, in all folders below it; one that cannot "
-        "be read is an error, unless its name begins with . or _."
+        "be read is an error, unless its name begins with a dot or it is a marker such as _SUCCESS."
     )
 
 
