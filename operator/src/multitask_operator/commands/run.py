@@ -95,7 +95,7 @@ def run(
             data_root=root,
             capacity=capacity.capacity(model_file.processes_allowed(model)),
             view=view,
-            launcher=launcher or stack.enter_context(fork_launcher.stage_launcher(has_gpu=capacity.has_gpu())),
+            launcher=launcher or stack.enter_context(fork_launcher.stage_launcher(has_gpu=gpu_count() > 0)),
             serve=serve,
             interrupted=interrupt,
             device=model_file.device(model, device),
