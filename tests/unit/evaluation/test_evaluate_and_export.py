@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -340,3 +341,31 @@ def test_a_task_whose_baseline_is_the_group_s_model_is_compared_with_that_very_m
     assert (verdict.verdict, verdict.ratio, verdict.interval) == ("Qualified", 1.0, (1.0, 1.0))
     assert len(verdict.baseline_scores) == 1
     assert verdict.reason == "intent is alone in its group: its baseline is the group's model"
+
+
+@pytest.mark.parametrize(
+    ("others", "verdict", "reason"),
+    [
+        (60, "Qualified", "its baseline is the group's model; judged by the other 60: {leaked} of {rows} test rows"),
+        (
+            3,
+            "Qualified",
+            "its baseline is the group's model; {leaked} of {rows} test rows are also in a train split, and",
+        ),
+        (0, "Inconclusive", "all {rows} test rows are also in a train split: none is left to judge by"),
+    ],
+)
+def test_leaked_rows_stand_in_the_reason_of_a_task_that_is_alone_too(tmp_path, monkeypatch, others, verdict, reason):
+    suite = alone(tmp_path)
+    rows = len(suite.rows["intent"])
+    assert rows > others
+    monkeypatch.setattr(evaluate, "overlapping_rows", lambda test, _: np.arange(len(test)) >= others)
+    suite.bundle(
+        {"classification": (suite.scratch("form"), [INTENT])},
+        reads={"mixture/classification#model": "baseline/intent/seed-1"},
+    )
+    parameters = EvaluateParameters(group="classification", tasks=(INTENT,), threshold=0.99, rule="Point", seed=1)
+    (found,) = evaluate.work(suite.stage("evaluate/classification", "evaluate", parameters)).result.tasks
+    assert found.verdict == verdict
+    assert reason.format(leaked=rows - others, rows=rows) in found.reason
+    assert found.overlap_rows == rows - others
