@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from multitask_api.gpus import gpu_count
+from multitask_api.machine.gpus import gpu_count
 
 DRIVER = ("nvidiactl", "nvidia-uvm", "nvidia-modeset")
 CASES = [

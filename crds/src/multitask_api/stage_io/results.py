@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from multitask_api.bundle import ForwardPath, PromptFormat
+from multitask_api.stage_io.overlap import LEAKED_TEST_ROWS
 from multitask_api.types import Record
 
 Verdict = Literal["Qualified", "NotQualified", "Inconclusive", "NoBaseline"]
@@ -140,12 +141,6 @@ class BundleResult(Record):
     """The sizes of the models of the bundle."""
 
     models: dict[str, int] = Field(description="Model → bytes of its weights and adapters.")
-
-
-NOTABLE_OVERLAP = 0.01
-"""Up to this share of test rows in a train split a verdict is the same, and nobody is warned."""
-LEAKED_TEST_ROWS = "LeakedTestRows"
-"""The cause of a verdict that is open because all test rows are in a train split."""
 
 
 class TaskVerdict(Record):

@@ -13,7 +13,7 @@ from shlex import quote
 from types import FrameType
 
 from multitask_api.errors import UserError
-from multitask_api.gpus import gpu_count
+from multitask_api.machine.gpus import gpu_count
 from multitask_api.report import Report
 from multitask_api.stages import NodeState
 from multitask_api.stages.versions import Versions

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 
-from multitask_api.gpus import gpu_count
+from multitask_api.machine.gpus import gpu_count
 from multitask_operator.planner import Capacity
 
 _CGROUP = Path("/sys/fs/cgroup")

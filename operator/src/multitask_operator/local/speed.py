@@ -7,7 +7,7 @@ import os
 import time
 from pathlib import Path
 
-from multitask_api.gpus import gpu_count
+from multitask_api.machine.gpus import gpu_count
 from multitask_api.resource import MultiTaskModel
 from multitask_operator.local.workdir import write_atomically
 from multitask_operator.planner.estimate import Speed, speed_from_flops

@@ -6,7 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from multitask_api.report import ReportTask
 from multitask_api.resource import MultiTaskModel
-from multitask_api.stage_io.results import NOTABLE_OVERLAP, BaseResult, EvaluateResult, ExportResult, PrepareResult
+from multitask_api.stage_io.overlap import NOTABLE_OVERLAP
+from multitask_api.stage_io.results import BaseResult, EvaluateResult, ExportResult, PrepareResult
 from multitask_api.stages import Graph, Node
 from multitask_api.uris import is_builtin
 from multitask_operator.formatting import counted, listed, number

@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from multitask_api.errors import UserError
-from multitask_api.gpus import gpu_count
+from multitask_api.machine.gpus import gpu_count
 
 _CPU_LIMIT = Path("/sys/fs/cgroup/cpu.max")
 _MEMORY_EVENTS = Path("/sys/fs/cgroup/memory.events")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from multitask_api.stage_io.results import NOTABLE_OVERLAP
+from multitask_api.stage_io.overlap import NOTABLE_OVERLAP
 
 Hashes = npt.NDArray[np.uint64]
 Mask = npt.NDArray[np.bool_]

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from multitask_api.stage_io.results import LEAKED_TEST_ROWS, Verdict
+from multitask_api.stage_io.overlap import LEAKED_TEST_ROWS
+from multitask_api.stage_io.results import Verdict
 from multitask_trainer.evaluation.interval import Interval
 from multitask_trainer.evaluation.overlap import ENOUGH_ROWS, Overlap
 from multitask_trainer.evaluation.seed_variance import UNKNOWN, SeedVariance
