@@ -9,7 +9,7 @@ import click
 from multitask_operator.cli.options import NAME, OUTPUT, cluster_options
 
 if TYPE_CHECKING:
-    from multitask_operator.commands.cluster.session import ClusterOptions
+    from multitask_operator.commands.cluster.options import ClusterOptions
 
 REVISION = click.option("--revision", metavar="REVISION", help="The revision that is meant.  [default: see above]")
 

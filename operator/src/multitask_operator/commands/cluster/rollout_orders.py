@@ -16,12 +16,8 @@ from multitask_api.routes import RolloutState, TaskRouteStatus
 from multitask_api.serving_io.names import RETRY_ANNOTATION, ROLLBACK_ANNOTATION, ROLLOUT_ANNOTATION
 from multitask_kubernetes.errors import Forbidden
 from multitask_kubernetes.logs import LogClient
-from multitask_operator.commands.cluster.session import (
-    ClusterOptions,
-    PermissionDenied,
-    read_cluster_state,
-    run_with_client,
-)
+from multitask_operator.commands.cluster.options import ClusterOptions
+from multitask_operator.commands.cluster.session import PermissionDenied, read_cluster_state, run_with_client
 from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.formatting import listed
 from multitask_operator.reconciler.serving.routes import read_route

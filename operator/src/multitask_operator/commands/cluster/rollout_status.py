@@ -6,8 +6,9 @@ import time
 
 from multitask_api.routes import RolloutState, RoutedTask, TaskRollout, TaskRoute, TaskRouteStatus
 from multitask_api.serving_io.names import ROLLBACK_ANNOTATION
+from multitask_operator.commands.cluster.options import ClusterOptions
 from multitask_operator.commands.cluster.rollout_orders import OVER
-from multitask_operator.commands.cluster.session import ClusterOptions, read_model
+from multitask_operator.commands.cluster.session import read_model
 from multitask_operator.commands.console import print_json, print_line, table
 from multitask_operator.reconciler.serving.routes import read_route
 from multitask_operator.reconciler.state.cluster_state import ClusterState
