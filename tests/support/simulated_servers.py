@@ -30,6 +30,7 @@ class ServedCluster(Cluster):
         self.gateways = gateways
         self.starts = lambda revision: True
         self.gateway_states = True
+        self.rolling_models = ()
         super().__init__(*tasks, settings=settings, **spec)
 
     def serve(self, limit=300, look=None):
@@ -47,7 +48,7 @@ class ServedCluster(Cluster):
             elif not self.run_servers() and self.written == before:
                 wait = self.reconcile().requeue_after
                 waits += 1
-                if wait is None or waits > 40:
+                if wait is None or waits > 90:
                     return
                 self.now += wait
                 continue
@@ -62,10 +63,7 @@ class ServedCluster(Cluster):
             return
         data = self.objects["ConfigMap", name]["data"]
         order = VerifyOrder.model_validate_json(data[VERIFY_KEY])
-        agreement = {"compared": 9, "equal": 9, "near_ties": 0, "different": 0}
-        tasks = {task.name: agreement for task in order.tasks}
-        report = RevisionReport(revision=order.revision, result=VerifyResult(**agreement, tasks=tasks))
-        data[VERIFIED_KEY] = report.model_dump_json(by_alias=True)
+        data[VERIFIED_KEY] = verified(order)
         self.end(name, "Complete")
 
     def observe(self):
@@ -76,6 +74,7 @@ class ServedCluster(Cluster):
         if route is not None:
             table = {"namespace": "ml", "name": "desk", "generation": route["metadata"]["generation"]}
             tables = (TableVersion(**table),)
+        state = dataclasses.replace(state, rolling_models=frozenset(self.rolling_models))
         states = {name: GatewayState(gateway=name, started=BEGAN, tables=tables) for name in self.gateways}
         return dataclasses.replace(state, gateway_states=states)
 
@@ -153,6 +152,14 @@ class ServedCluster(Cluster):
             "conditions": [{"type": "Available", "status": "True" if ready else "False"}],
         }
         self.objects["EndpointSlice", metadata["name"]] = _slice(metadata, names[:ready])
+
+
+def verified(order: VerifyOrder) -> str:
+    """The report of a revision that answers as it was evaluated."""
+    agreement = {"compared": 9, "equal": 9, "near_ties": 0, "different": 0}
+    tasks = {task.name: agreement for task in order.tasks}
+    report = RevisionReport(revision=order.revision, result=VerifyResult(**agreement, tasks=tasks))
+    return report.model_dump_json(by_alias=True)
 
 
 def _pod(name, metadata, *, is_ready, at):

@@ -138,6 +138,10 @@ class Controller:
         return cluster, self._decide(cluster, self._settings, self._clock())
 
     async def _with_gateways(self, cluster: ClusterState) -> ClusterState:
+        """The state with what concerns more than one model: the gateways, and the rollouts of the others."""
+        if self._cache is not None:
+            others = self._cache.rolling_models() - {f"{cluster.namespace}/{cluster.name}"}
+            cluster = dataclasses.replace(cluster, rolling_models=others)
         if self._gateways is None or not needs_gateways(cluster):
             return cluster
         return dataclasses.replace(cluster, gateway_states=await self._gateways.states())

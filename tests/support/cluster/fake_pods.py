@@ -21,10 +21,13 @@ from multitask_api.cluster import (
     RESOLVED_KEY,
     CleanUpResult,
 )
+from multitask_api.serving_io.names import SERVING
+from multitask_api.serving_io.verify import VERIFIED_KEY, VERIFY_KEY, VerifyOrder
 from multitask_api.stage_io.packing import manifest_key, pack_manifest
 from multitask_operator.objects.names import access_name
 from multitask_operator.objects.user_pod_template import CONTAINER
 from support.graph_builders import graph_of, manifest, resolved
+from support.simulated_servers import verified
 
 
 class FakePods:
@@ -65,6 +68,7 @@ class FakePods:
         """The pods that wait for their kubelet."""
         name = self.resource.metadata.name
         pods = [pod for pod in self._listed() if pod["metadata"].get("labels", {}).get(MODEL_LABEL) == name]
+        pods = [pod for pod in pods if pod["metadata"]["labels"][KIND_LABEL] != SERVING]
         return [pod for pod in pods if pod["status"].get("phase") == "Pending" and not _is_being_deleted(pod)]
 
     def finish_pod(self, pod, phase, *, conditions=(), **terminated) -> None:
@@ -138,6 +142,8 @@ class FakePods:
                 }
             }
             self.renew_token()  # the account may have been made anew since
+        elif VERIFY_KEY in data:
+            change = {"data": {VERIFIED_KEY: verified(VerifyOrder.model_validate_json(data[VERIFY_KEY]))}}
         else:
             orders = json.loads(data[ORDERS_KEY])["orders"]
             graph = graph_of(self.resource, self._manifests, serve=False)

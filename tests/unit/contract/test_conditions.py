@@ -36,6 +36,7 @@ BLOCKERS = {
 SERVING = {
     *("Serving", "ServersStarting", "ScaledToZero", "NoGateway", "GatewaysBehind"),
     *("FetchFailed", "ServerFailed", "ServerOutOfMemory", "ServersNotReady", "ServingImageMissing"),
+    *("VerificationNotPossible", "WaitingForOtherModels"),
 }
 DELETION = {"CleaningUp"}
 FOR_PROGRAMS = {"NotPromoted"}
@@ -48,12 +49,12 @@ STAGES = {"Pending", "Failed", "RollingOut"}
 KUBERNETES = {
     *("True", "False", "Unknown", "Normal", "Warning"),
     *("Background", "Foreground", "Orphan"),  # propagation policies of a deletion
-    *("Job", "Pod", "Running", "Succeeded", "Lost", "ReadOnlyMany", "ReadWriteMany"),
+    *("Job", "Pod", "Deployment", "Running", "Succeeded", "Lost", "ReadOnlyMany", "ReadWriteMany"),
     *("DisruptionTarget", "OOMKilled", "PodScheduled", "SchedulingGated", "ContainersReady"),
     *("CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff"),
     *("InvalidImageName", "RunContainerError", "Available", "ReplicaFailure", "ProgressDeadlineExceeded"),
 }
-OURS = {"None", "MultiTaskModel", "Full", "Qualified", "UserError", "Retryable", "Fault"}
+OURS = {"Successful", "Aborted", "None", "MultiTaskModel", "Full", "Qualified", "UserError", "Retryable", "Fault"}
 
 
 def test_no_type_or_reason_is_renamed_and_none_is_added_unseen():

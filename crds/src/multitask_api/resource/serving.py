@@ -202,7 +202,8 @@ class Serving(Record):
     )
     allow_downtime: bool = Field(
         False,
-        description="If there is no room for two revisions at once, stop the old one before the new one starts.",
+        description="If there is no room for two revisions at once, stop the old one before the new one starts. "
+        "Not acted on yet.",
     )
     pod_template: FreeForm = Field(
         default_factory=dict,

@@ -116,6 +116,11 @@ class MultiTaskModelStatus(Record):
         None, description="Qualified tasks of all tasks, for example 14/17. Absent until any task is scored."
     )
     revision: Short | None = Field(None, description="The newest trained revision. Absent until there is one.")
+    approval: Short | None = Field(
+        None,
+        description="With serving.approval Manual: what the annotation multitask.dev/approved has to be for the new "
+        "revision to get traffic. Absent: nothing waits for approval.",
+    )
     serving: ServingStatus | None = Field(None, description="The servers. Absent if the installation serves nothing.")
     stages: Annotated[tuple[StageStatus, ...], Field(max_length=12)] = Field(
         (), description="Counts of the stages, one entry for each kind."

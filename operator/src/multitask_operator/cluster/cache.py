@@ -24,6 +24,7 @@ JOB: Kind = ("batch/v1", "Job")
 CONFIGMAP: Kind = ("v1", "ConfigMap")
 PVC: Kind = ("v1", "PersistentVolumeClaim")
 EVENT: Kind = ("v1", "Event")
+TASK_ROUTE: Kind = (API_VERSION, "TaskRoute")
 
 #: The ConfigMaps of everybody, without their content: a model may take prompts and labels from any of its namespace.
 METADATA: Kind = ("meta.k8s.io/v1", "PartialObjectMetadata")
@@ -123,6 +124,11 @@ class Cache:
         """Of models (namespace, state), of Jobs (namespace, kind of stage, state) → how many there are."""
         stores = (self._stores[kind, scope] for scope in self._scopes)
         return sum((store.summaries() for store in stores), Counter())
+
+    def rolling_models(self) -> frozenset[str]:
+        """The models, NAMESPACE/NAME, that have a rollout under way; one that somebody paused does not count."""
+        counts = self.counts(TASK_ROUTE)
+        return frozenset(f"{space}/{name}" for space, name, phase in counts if phase in ("Verifying", "Progressing"))
 
     def newest_warning(self, namespace: str, uid: str) -> int | None:
         """The resource version of the newest Warning Event about an object; None: there is none."""
@@ -248,4 +254,9 @@ def _job_state(item: JsonObject) -> tuple[str, ...]:
     return (kind_label(item), state)
 
 
-_SUMMARIES = {MODEL: _model_state, JOB: _job_state}
+def _rollout(item: JsonObject) -> tuple[str, ...]:
+    rollout = (item.get("status") or {}).get("rollout") or {}
+    return (item["metadata"]["name"], str(rollout.get("phase", "")))
+
+
+_SUMMARIES = {MODEL: _model_state, JOB: _job_state, TASK_ROUTE: _rollout}

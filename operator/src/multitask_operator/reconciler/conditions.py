@@ -23,10 +23,20 @@ PROGRESS_SECONDS = 15.0
 
 #: The condition of what is likely to disappoint. It is there only while it is True.
 WARNING = "ConfigurationWarning"
-_WITHOUT_EVENT = frozenset({"NotTrained", "StagesRunning"})
+_WITHOUT_EVENT = frozenset({"NotTrained", "StagesRunning", "ServersStarting", "GatewaysBehind"})
 #: A False condition posts a Warning Event, except for these reasons: they need nobody's attention.
 _NORMAL_EVENT_REASONS = frozenset(
-    {"Complete", "Trained", "Suspended", "TasksOutsideMixture", "NotJudged", "Queued", "Gated", "CleaningUp"}
+    {
+        "Complete",
+        "Trained",
+        "Suspended",
+        "TasksOutsideMixture",
+        "NotJudged",
+        "Queued",
+        "Gated",
+        "CleaningUp",
+        "ScaledToZero",
+    }
 )
 
 

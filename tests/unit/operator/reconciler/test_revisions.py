@@ -80,7 +80,7 @@ def test_traffic_comes_after_the_servers_are_ready():
     cluster.serve()
     assert cluster.replicas
     assert cluster.weights == {"urgency": {}}
-    assert ready(cluster) == ("False", "WaitingForServers")
+    assert ready(cluster) == ("False", "ServersStarting")
 
     cluster.starts = lambda revision: True
     cluster.serve()
@@ -269,6 +269,97 @@ def test_only_so_many_revisions_are_kept(kept):
     assert cluster.replicas == {**dict.fromkeys(names[-1 - kept : -1], 0), names[-1]: 1}
     for name in names[: -1 - kept]:
         assert not objects_of(cluster, name)
+
+
+def test_only_so_many_models_roll_out_at_once():
+    cluster = served()
+    before = revision(cluster)
+    cluster.rolling_models = ("ml/a", "ml/b", "other/c")
+    cluster.edit(URGENCY, INTENT, serving={"resources": {"limits": {"cpu": "4"}}})
+    cluster.serve()
+    assert revision(cluster) == before
+    assert cluster.recorded == {before.revision}
+    reconciling = cluster.condition("Reconciling")
+    assert (reconciling["reason"], ready(cluster)) == ("WaitingForOtherModels", ("True", "Serving"))
+    assert "ml/a, ml/b and other/c" in reconciling["message"]
+
+    cluster.rolling_models = ("ml/a", "ml/b")
+    cluster.serve()
+    assert revision(cluster) != before
+
+
+def test_a_first_revision_does_not_wait_for_other_models():
+    cluster = ServedCluster(URGENCY)
+    cluster.rolling_models = ("ml/a", "ml/b", "other/c")
+    cluster.serve()
+    assert ready(cluster) == ("True", "Serving")
+
+
+def test_servers_that_could_not_share_storage_do_not_start():
+    cluster = ServedCluster(URGENCY, access="ReadWriteOnce", serving={"replicas": 2})
+    cluster.serve()
+    assert ready(cluster) == ("False", "StorageNotShared")
+    assert not cluster.replicas
+
+    cluster.edit(URGENCY, serving={"replicas": 1})
+    cluster.serve()
+    assert (list(cluster.replicas.values()), ready(cluster)) == ([1], ("True", "Serving"))
+
+    cluster.edit(URGENCY, serving={"replicas": 3})
+    cluster.serve()
+    assert (list(cluster.replicas.values()), ready(cluster)) == ([1], ("True", "Serving"))
+
+
+# -- why nobody answers ------------------------------------------------------------------------------------------------
+
+
+def _waiting(reason, message=""):
+    return {
+        "containerStatuses": [
+            {"name": "server", "image": "i", "state": {"waiting": {"reason": reason, "message": message}}}
+        ]
+    }
+
+
+def _ended(container, group, code, message="", reason="Error"):
+    ended = {"exitCode": code, "message": message, "reason": reason}
+    waiting = {"waiting": {"reason": "CrashLoopBackOff"}}
+    return {group: [{"name": container, "state": waiting, "lastState": {"terminated": ended}}]}
+
+
+def _unscheduled(message):
+    return {"conditions": [{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": message}]}
+
+
+STUCK = [
+    (_waiting("ImagePullBackOff", "not found"), "ImageNotPulled", "adopt-serving-image"),
+    (_waiting("CreateContainerConfigError", 'secret "hub" not found'), "SecretMissing", "'hub'"),
+    (_unscheduled("0/3 nodes: 3 Insufficient nvidia.com/gpu"), "NoGPUFree", "spec.serving.replicas"),
+    (_unscheduled("0/3 nodes: 3 Insufficient memory"), "Unschedulable", "spec.serving.resources"),
+    (_ended("fetch", "initContainerStatuses", 2, "a\ndigest differs"), "FetchFailed", "digest differs"),
+    (_ended("server", "containerStatuses", 1, "no stub"), "ServerFailed", "no stub"),
+    (_ended("server", "containerStatuses", 137, reason="OOMKilled"), "ServerOutOfMemory", "limits.memory"),
+]
+
+
+@pytest.mark.parametrize(("status", "reason", "words"), STUCK, ids=[row[1] for row in STUCK])
+def test_the_one_reason_why_a_server_does_not_start(status, reason, words):
+    cluster = ServedCluster(URGENCY)
+    cluster.starts = lambda name: False
+    cluster.serve()
+    for (kind, _), item in cluster.objects.items():
+        if kind == "Pod":
+            item["status"] = {"phase": "Pending", **status}
+            item["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
+    cluster.settle()
+    assert ready(cluster) == ("False", reason)
+    assert words in cluster.condition("Ready")["message"]
+
+
+def test_servers_without_a_gateway_say_so():
+    cluster = ServedCluster(URGENCY, settings=dataclasses.replace(SERVING_SETTINGS, gateway_address=""), gateways=())
+    cluster.serve()
+    assert ready(cluster) == ("False", "NoGateway")
 
 
 # -- healing -----------------------------------------------------------------------------------------------------------

@@ -113,11 +113,13 @@ def _stop(
     *,
     keeps_artifacts: bool = False,
 ) -> Result:
-    """Deletes the Jobs among ``writers`` and waits; a clean-up that ran beside a writer has to run again after it."""
-    jobs = [item for item in writers if item["kind"] == "Job"]
+    """Deletes the Jobs and Deployments among ``writers`` and waits; a clean-up that ran beside a writer has to run
+    again after it."""
+    jobs = [item for item in writers if item["kind"] in ("Job", "Deployment")]
     repeated = (clean_up.job, clean_up.configmap) if clean_up is not None else ()
     names = ", ".join(item["metadata"]["name"] for item in writers[:3])
-    message = f"Waiting for {len(writers)} Jobs and pods to end: {names}."
+    kinds = "Deployments, Jobs and pods" if cluster.deployments else "Jobs and pods"
+    message = f"Waiting for {len(writers)} {kinds} to end: {names}."
     deleted = [job for job in stage_jobs(cluster, without=(RUN,)) if job.is_being_deleted]
     stuck = next((blocker for job in deleted if (blocker := blockers.deletion_stuck(job, now)) is not None), None)
     blocker = _write_rejected(cluster) or stuck

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multitask_api.cluster import CLEAN_UP
+from multitask_api.serving_io.names import SERVING
 from multitask_api.types import JsonObject
 from multitask_operator.reconciler.state.accessors import (
     created_at,
@@ -22,13 +23,20 @@ NODE_LOST_SECONDS = 600.0
 
 
 def active_jobs_and_pods(cluster: ClusterState, clean_up: StageJob | None, now: float) -> list[JsonObject]:
-    """Jobs and pods of stages that have not ended, and Jobs that a stale decision created after ``clean_up`` was."""
+    """Jobs and pods of stages that have not ended, and Jobs that a stale decision created after ``clean_up`` was; and
+    the servers: they read what is about to be removed."""
     jobs = [
         job
         for job in _of_stages(cluster.jobs)
         if not is_finished(job) or (clean_up is not None and created_at(job) >= clean_up.created_at)
     ]
-    return [*jobs, *(pod for pod in _of_stages(cluster.pods) if job_of(pod) is not None and is_active(pod, now))]
+    pods = [pod for pod in _of_stages(cluster.pods) if _is_ours(pod) and is_active(pod, now)]
+    return [*cluster.deployments, *jobs, *pods]
+
+
+def _is_ours(pod: JsonObject) -> bool:
+    """Whether a pod belongs to a Job or a Deployment of the model, and not to anybody who copied the labels."""
+    return job_of(pod) is not None or kind_label(pod) == SERVING
 
 
 def is_active(pod: JsonObject, now: float) -> bool:

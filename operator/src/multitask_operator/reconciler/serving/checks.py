@@ -22,8 +22,7 @@ REMEDIATION: Mapping[str, str] = {
     "PodRefused": "change what the message names; the server then starts by itself",
     "PodNotStarted": "change what the message names; the server then starts by itself",
     "PodWarning": "change what the message names; the server then starts by itself",
-    "NoGPUFree": f"wait, free a GPU, or lower {PLACE}.replicas; {PLACE}.allowDowntime: true stops the old revision"
-    " before the new one starts",
+    "NoGPUFree": f"wait, free a GPU, or lower {PLACE}.replicas",
     "Unschedulable": f"change {PLACE}.resources or {PLACE}.podTemplate, or give the cluster such a node",
     "ImageNotPulled": "name the registry's Secret in spec.imagePullSecrets, or correct the image in the operator's"
     " installation and set another value of the annotation multitask.dev/adopt-serving-image",

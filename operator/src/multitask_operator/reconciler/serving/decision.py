@@ -12,6 +12,7 @@ from multitask_operator.objects.serving import workload
 from multitask_operator.objects.serving.names import serving_name
 from multitask_operator.objects.serving.pods import ServerSettings, server_template, start_seconds
 from multitask_operator.objects.serving.routes import task_route
+from multitask_operator.reconciler import blockers
 from multitask_operator.reconciler.actions import Action, Create, DryRunCreate, Event, PatchRoute, delete_all, earliest
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.contribution import Contribution, StatusPart
@@ -19,6 +20,7 @@ from multitask_operator.reconciler.serving import verification
 from multitask_operator.reconciler.serving.checks import start_blocked
 from multitask_operator.reconciler.serving.children import RevisionObjects
 from multitask_operator.reconciler.serving.newest import NewestRevision, newest_revision
+from multitask_operator.reconciler.serving.queueing import waits_for_others
 from multitask_operator.reconciler.serving.routes import merge_patch, read_route
 from multitask_operator.reconciler.serving.servers import obsolete_revisions, replicas_of
 from multitask_operator.reconciler.serving.status import ServingView, serving_status
@@ -43,8 +45,15 @@ def reconcile(state: ModelState, settings: Settings) -> Contribution:
     if not revisions and state.cluster.task_route is None:
         return replace(NOTHING, creations=checks)
     route = read_route(state.cluster.task_route)
+    waiting = waits_for_others(state, settings, newest, route)
+    if waiting is not None:
+        newest = replace(newest, name=waiting.served, configmap=None)
+        revisions = revision_states(state.cluster)
     decision = advance(_rollout_input(state, revisions, newest, route))
-    blocker = newest.blocker or start_blocked(state)
+    if waiting is not None:
+        decision = replace(decision, **waiting.shown)
+    rejected = next((blockers.write_rejected(each) for each in state.cluster.rejected_writes), None)
+    blocker = rejected or newest.blocker or start_blocked(state)
     gone = obsolete_revisions(state, revisions, decision.live)
     creations = (
         *checks,

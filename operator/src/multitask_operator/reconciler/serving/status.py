@@ -71,7 +71,7 @@ def serving_status(view: ServingView) -> StatusPart:
     """Ready once somebody answers or should; Reconciling and Progressing while traffic moves after training."""
     ready = _ready(view)
     conditions = {"Ready": ready}
-    fields: dict[str, object] = {"serving": _servers(view)}
+    fields: dict[str, object] = {"serving": _servers(view), "approval": view.decision.approval}
     if view.is_trained:
         if view.is_rolling:
             value = ConditionValue("True", view.decision.reason, view.decision.message)
@@ -87,7 +87,9 @@ def _ready(view: ServingView) -> ConditionValue:
             "False", "ScaledToZero", "spec.serving.replicas is 0: nobody answers; set it to 1 or more to serve again."
         )
     if view.route is None or view.served is None:
-        return _not_ready(view, view.decision.reason, view.decision.message)
+        # A rollout has Events of its own: that it goes on is no warning.
+        is_stuck = not view.decision.is_progressing or view.decision.reason == "VerificationNotPossible"
+        return _not_ready(view, view.decision.reason if is_stuck else "ServersStarting", view.decision.message)
     missing = dict(unanswered_tasks(view.route, view.revisions))
     if missing:
         text = f"No ready server for {listed(sorted(missing))}, of revision {listed(sorted(set(missing.values())))}."

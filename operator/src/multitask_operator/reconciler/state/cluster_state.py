@@ -70,6 +70,8 @@ class ClusterState:
     Event about it, if that is a Warning."""
     gateway_states: Mapping[str, GatewayState | None] | None = None
     """Pod of a gateway → what it has counted, None if it does not answer; None instead of the mapping: not known."""
+    rolling_models: frozenset[str] = frozenset()
+    """The other models of the installation, NAMESPACE/NAME, that have a rollout under way."""
     sibling_models: tuple[JsonObject, ...] = ()
     """The other MultiTaskModels of the namespace; read only while this one waits for its clean-up."""
     rejected_writes: tuple[RejectedWrite, ...] = ()
