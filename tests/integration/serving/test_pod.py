@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -152,7 +153,8 @@ def test_a_pod_starts_serves_drains_and_ends(export: Path, engine: Engine, tmp_p
         }
         assert [server.get(path)[0] for path in ("/ready", "/live")] == [200, 200]
         [expected] = engine.classify([Request("urgency", {"text": "x"})])
-        assert asyncio.run(infer(server.address)) == expected.label
+        addresses = [server.address, *([f"[::1]:{server.port}"] if socket.has_dualstack_ipv6() else [])]
+        assert [asyncio.run(infer(address)) for address in addresses] == [expected.label] * len(addresses)
 
         texts: list[str] = []
         essay = threading.Thread(target=lambda: texts.append(asyncio.run(infer(server.address, "essay", "x", LONG))))

@@ -14,6 +14,7 @@ import logging
 import math
 import os
 import signal
+import socket
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -32,6 +33,9 @@ from multitask_serving.triton.probe import GoldenRequest, load_golden
 from multitask_serving.triton.repository import ModelSettings, write_repository
 from multitask_serving.triton.server import TritonServer
 
+ALL_ADDRESSES = "[::]" if socket.has_dualstack_ipv6() else "0.0.0.0"
+"""A pod has addresses of IPv4, IPv6 or both; a socket of the first kind takes all of them."""
+
 
 class NoBundle(UserError):
     """The init container has not copied a bundle."""
@@ -42,7 +46,7 @@ def main(argv: Sequence[str] | None = None, timing: Timing | None = None) -> int
     parser = ArgumentParser(prog="python -m multitask_serving.pod", description=__doc__)
     parser.add_argument("--export", type=Path, default=Path(EXPORT_PATH), help="folder with bundle/ and golden.jsonl")
     parser.add_argument("--work", type=Path, default=Path(WORK_PATH), help="folder for Triton's files and log")
-    parser.add_argument("--host", default="0.0.0.0", help="where Triton listens (default: on all IPv4 addresses)")
+    parser.add_argument("--host", default=ALL_ADDRESSES, help="where Triton listens (default here: %(default)s)")
     parser.add_argument("--port", type=int, default=TRITON_PORT, help="Triton's gRPC port")
     parser.add_argument("--probe-port", type=int, default=PROBE_PORT, help="HTTP port of the probes")
     parser.add_argument("--drain-seconds", type=float, default=DRAIN_SECONDS, help="the longest drain")
