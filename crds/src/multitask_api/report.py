@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from multitask_api.serving_io.verify import TaskFlips
 from multitask_api.stage_io.results import Agreement, CurvePoint, LedgerResult, SplitRows, Verdict
 from multitask_api.types import Record
 
@@ -96,6 +97,15 @@ class ReportMachine(Record):
     device: str
 
 
+class ReportChanges(Record):
+    """Which answers a new revision changes, as they were compared before it had traffic."""
+
+    revision: str
+    previous: str = Field(description="The revision that was served then.")
+    tasks: dict[str, TaskFlips] = Field(description="Task → how its answers change.")
+    not_compared: dict[str, str] = Field(default_factory=dict, description="Task → why it was not compared.")
+
+
 class Report(Record):
     """The whole run."""
 
@@ -116,4 +126,7 @@ class Report(Record):
     tasks: tuple[ReportTask, ...]
     serving: Agreement | None = None
     ledger: LedgerResult | None = None
+    changes: ReportChanges | None = Field(
+        None, description="The newest revision against the one before it. Absent: there is nothing to compare."
+    )
     warnings: tuple[str, ...] = ()

@@ -121,6 +121,15 @@ class PreviousFigures(RouteRecord):
     p95_seconds: float | None = Field(None, ge=0, description="95th percentile of their duration.")
 
 
+class ChangedAnswers(RouteRecord):
+    """How many of a task's rows the new revision answers otherwise than the old one, before it has traffic."""
+
+    compared: int = Field(ge=0, description="Rows that both revisions were asked.")
+    right_to_wrong: int = Field(0, ge=0, description="Rows that only the old revision answers right.")
+    wrong_to_right: int = Field(0, ge=0, description="Rows that only the new revision answers right.")
+    wrong_to_wrong: int = Field(0, ge=0, description="Rows that both answer wrong, each in its own way.")
+
+
 class TaskRollout(RouteRecord):
     """How one task fares in a rollout."""
 
@@ -141,6 +150,9 @@ class TaskRollout(RouteRecord):
     )
     previous: PreviousFigures | None = Field(
         None, description="What it is compared with where the old revision has no traffic any more."
+    )
+    changed_answers: ChangedAnswers | None = Field(
+        None, description="How its answers change. Absent: it was not compared with the old revision."
     )
     message: str = Field("", max_length=512, description="The figures that decided.")
 

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from multitask_api.report import Report, ReportMachine
+from multitask_api.report import Report, ReportChanges, ReportMachine
+from multitask_api.serving_io.verify import Flip, TaskFlips
 from multitask_api.stage_io.results import (
     GroupPlan,
     LedgerResult,
@@ -451,3 +452,35 @@ def test_the_json_keeps_the_keys_that_other_programs_read():
     assert {"compared", "equal", "nearTies", "different"} == set(data["serving"])
     assert {"models", "bytes", "requestsPerSecond", "trainingSeconds"} <= set(data["ledger"]["singleTask"])
     assert Report.model_validate(data) == report()
+
+
+CHANGES = ReportChanges(
+    revision="0000000b",
+    previous="0000000a",
+    tasks={
+        "urgency": TaskFlips(
+            compared=1250,
+            right_to_wrong=25,
+            wrong_to_right=61,
+            wrong_to_wrong=4,
+            basis="TestRows",
+            nearest=(Flip(row=7, change="RightToWrong", margin=0.012, before="high", after="<low>"),),
+        ),
+        "reply": TaskFlips(compared=200, right_to_wrong=0, wrong_to_right=3, basis="GoldenRows"),
+    },
+    not_compared={"topic": "the previous revision does not have it"},
+)
+
+
+def test_the_page_shows_which_answers_a_revision_changes():
+    text = re.sub(r"\s+", " ", re.sub(r"<[^>]*>", " ", render(report().model_copy(update={"changes": CHANGES}))))
+    assert "Revision 0000000b against 0000000a , which was served before it" in text
+    assert "urgency 1,250 25 (2.0 %) 61 4 all test rows" in text
+    assert "reply 200 0 3 0 golden requests" in text
+    assert "urgency: the 1 nearest row" in text
+    assert "7 right → wrong high &lt;low&gt; 0.012" in text
+    assert "topic was not compared: the previous revision does not have it." in text
+
+
+def test_without_another_revision_the_page_has_no_such_section():
+    assert "Changed answers" not in render(report())

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from multitask_api.serving_io.names import RETRY_ANNOTATION, ROLLBACK_ANNOTATION, ROLLOUT_ANNOTATION
+from multitask_api.serving_io.verify import TaskFlips
 from multitask_operator import cli
 from multitask_operator.commands.cluster import rollout_status
 from multitask_operator.commands.cluster.rollout_orders import NothingToOrder, change_for
@@ -127,7 +128,9 @@ def test_a_model_without_a_table_has_no_rollout():
 
 
 def test_the_status_shows_who_answers_what_and_what_is_waited_for():
-    made = world()
+    made = world(second=False)
+    made.flips = {"urgency": TaskFlips(compared=500, right_to_wrong=10, wrong_to_right=60, basis="TestRows")}
+    made.trained(TWO, TASKS).settle()
     made.send("urgency", ONE, 500)
     made.send("urgency", TWO, 60, errors=30)
     made.settle()
@@ -148,6 +151,7 @@ def test_the_status_shows_who_answers_what_and_what_is_waited_for():
         f"{ONE} 100 %",
         "Failed",
         "–",
+        "+60 −10 of 500",
         "50.0 % of 60 requests failed, 0.0 % before; 1 point more is allowed",
     )
 

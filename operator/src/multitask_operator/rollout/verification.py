@@ -5,11 +5,12 @@ from __future__ import annotations
 import zlib
 from dataclasses import replace
 
-from multitask_api.routes import RolloutState, TaskRollout
+from multitask_api.routes import ChangedAnswers, RolloutState, TaskRollout
 from multitask_api.serving_io.names import APPROVAL_ANNOTATION
 from multitask_api.serving_io.revision import RevisionTask
 from multitask_api.serving_io.verify import RevisionReport
 from multitask_operator.formatting import listed
+from multitask_operator.rollout.analysis import updated
 from multitask_operator.rollout.candidate import approval_id, is_settled, rejection, same_contract
 from multitask_operator.rollout.decision import GoldenJob
 from multitask_operator.rollout.draft import Draft, changed, finish, reject_revision
@@ -117,7 +118,10 @@ def _row(
 def _verified(
     draft: Draft, inp: RolloutInput, state: RolloutState, revision: LiveRevision, report: RevisionReport
 ) -> tuple[Draft, RolloutState]:
-    rows = [_row(inp, state, task, _failure(inp, report, task.name)) for task in revision.record.tasks]
+    rows = [
+        updated(_row(inp, state, task, _failure(inp, report, task.name)), changed_answers=_changed(report, task.name))
+        for task in revision.record.tasks
+    ]
     for row in (row for row in rows if row.phase == "Failed"):
         draft = reject_revision(draft, inp, revision.name, "VerificationFailed", row.message, (row.name,))
         draft = draft.event("TaskExcluded", f"{row.name} keeps its old revision: {row.message}", warning=True)
@@ -145,6 +149,14 @@ def _failure(inp: RolloutInput, report: RevisionReport, task: str) -> str:
         f"{flips.right_to_wrong} of {flips.compared} rows were right and are wrong ({100 * share:.1f} %);"
         f" maxRegressions allows {100 * most:g} %"
     )
+
+
+def _changed(report: RevisionReport, task: str) -> ChangedAnswers | None:
+    flips = report.flips.get(task)
+    if flips is None:
+        return None
+    counts = {name: getattr(flips, name) for name in ChangedAnswers.model_fields}
+    return ChangedAnswers.model_validate(counts, by_name=True)
 
 
 def _why(state: RolloutState) -> str:

@@ -251,6 +251,9 @@ def test_too_many_answers_that_were_right_may_hold_a_task_back(most: float | Non
     world.trained("two", TASKS).settle()
     assert world.weights["urgency"].get("two") == weight
     assert world.weights["stance"]["two"] == 10
+    changed = world.row("urgency").changed_answers
+    assert (changed.compared, changed.right_to_wrong, changed.wrong_to_right) == (500, 10, 60)
+    assert world.row("stance").changed_answers is None
 
 
 def test_a_verification_that_cannot_run_decides_nothing():

@@ -58,7 +58,7 @@ def headline(state: RolloutState | None) -> str:
 
 
 def task_rows(route: TaskRoute) -> list[tuple[str, ...]]:
-    """Task, weights, phase, what it passed on, and the figures."""
+    """Task, weights, phase, what it passed on, how its test rows changed, and the figures."""
     state = route.status.rollout if route.status is not None else None
     rows = {row.name: row for row in (state.tasks if state is not None else ())}
     entries = [_row(task, rows.get(task.name)) for task in route.spec.tasks]
@@ -70,8 +70,14 @@ def _row(task: RoutedTask | None, row: TaskRollout | None) -> tuple[str, ...]:
     weights = " · ".join(f"{item.revision} {item.weight} %" for item in (task.backends if task is not None else ()))
     name = task.name if task is not None else row.name if row is not None else ""
     if row is None:
-        return (name, weights or "not routed", "–", "–", "")
-    return (name, weights or "not routed", row.phase, row.passed_on or "–", row.message)
+        return (name, weights or "not routed", "–", "–", "–", "")
+    return (name, weights or "not routed", row.phase, row.passed_on or "–", _changed(row), row.message)
+
+
+def _changed(row: TaskRollout) -> str:
+    """Rows that turned right and rows that turned wrong, before the revision had traffic."""
+    counts = row.changed_answers
+    return "–" if counts is None else f"+{counts.wrong_to_right} −{counts.right_to_wrong} of {counts.compared:,}"
 
 
 def _print(cluster: ClusterState, route: TaskRoute | None, revisions: dict[str, RevisionState]) -> None:
@@ -81,7 +87,7 @@ def _print(cluster: ClusterState, route: TaskRoute | None, revisions: dict[str, 
     if rollback:
         print_line(f"rolled back to revision {rollback} until mtm rollback {cluster.name} --undo")
     if route is not None and route.spec.tasks:
-        table("", ("task", "traffic", "phase", "passed on", "figures"), task_rows(route))
+        table("", ("task", "traffic", "phase", "passed on", "test rows", "figures"), task_rows(route))
     if revisions:
         rows = [(item.name, f"{item.ready_endpoints}/{item.replicas}") for item in revisions.values()]
         table("", ("revision", "servers ready"), rows, right=("servers ready",))
