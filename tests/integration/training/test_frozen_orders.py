@@ -1,6 +1,7 @@
 """The present stage pod, with the orders that an older operator wrote into the ConfigMaps of its units.
 
-Addresses are those of the test's folder, and training is short; all else is as it was.
+Addresses are those of the test's folder, and training is short. Stages have the versions of the present image, because
+it carries out no others; all else is as it was.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from multitask_api.stages.versions import VERSIONS
 from support.fake_api_server import NAME, ApiServer, running
 from support.frozen import by_name, frozen_objects, recorded_manifests
 
@@ -52,7 +54,7 @@ def here(text: str, root: Path) -> str:
     return text.replace("s3://bucket/", f"{root}/bucket/").replace("/multitask/", f"{root}/")
 
 
-def carried_out(root: Path, objects, kind: str, change=str) -> ApiServer:
+def carried_out(root: Path, objects, kind: str, change=str, *, status: int = 0) -> ApiServer:
     """Run what the container of the first Job of ``kind`` runs, with its environment; what it has reported."""
     name, configmap = units(objects, kind)[0]
     folder = root / "orders" / name
@@ -72,13 +74,19 @@ def carried_out(root: Path, objects, kind: str, change=str) -> ApiServer:
             timeout=SECONDS,
             check=False,
         )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == status, done.stdout + done.stderr
     return server
 
 
+def today(text: str) -> str:
+    """Orders with the stage versions of the present image."""
+    orders = json.loads(text)["orders"]
+    return json.dumps({"orders": [order | {"version": VERSIONS[order["kind"]]} for order in orders]})
+
+
 def short(text: str) -> str:
-    """A few steps on the CPU."""
-    (order,) = json.loads(text)["orders"]
+    """The same, with a few steps on the CPU."""
+    (order,) = json.loads(today(text))["orders"]
     for part in (order["parameters"], order["parameters"]["optimisation"]):
         part |= {key: value for key, value in SHORT.items() if key in part}
     return json.dumps({"orders": [order | {"device": "cpu"}]})
@@ -102,7 +110,7 @@ def test_resolve_prepare_base_baseline_and_clean_up_are_carried_out(root):
         json.dumps({address: item["fingerprint"] for address, item in there.items()})
     )
 
-    for kind, change in (("prepare", str), ("base", short), ("baseline", short)):
+    for kind, change in (("prepare", today), ("base", short), ("baseline", short)):
         server = carried_out(root, TRAINED, kind, change)
         annotations = units(TRAINED, kind)[0][1]["metadata"]["annotations"]
         digests, stages = (annotations[f"multitask.dev/{name}"].split(",") for name in ("digest", "stage"))
@@ -114,6 +122,11 @@ def test_resolve_prepare_base_baseline_and_clean_up_are_carried_out(root):
     cleaned = json.loads(carried_out(root, DELETING, "clean-up").data["cleaned.json"])
     assert (cleaned["results"], cleaned["left"]) == (4, 0), "two prepared tasks, the base, a baseline"
     assert not any((root / "claims/models/desk/stages").rglob("*.json"))
+
+
+def test_an_order_of_another_release_is_not_carried_out(root):
+    failure = json.loads(carried_out(root, TRAINED, "prepare", status=2).data["failure.json"])
+    assert "use operator and trainer images of one release" in failure["message"]
 
 
 def test_a_result_that_an_older_pod_left_is_reported_and_not_made_again(root):
