@@ -143,13 +143,18 @@ def with_conditions(
     )
 
 
-def invalid_spec(cluster: ClusterState, error: UserError, now: float) -> Result:
-    """For a spec that cannot be carried out: the status keeps what it showed, and its conditions give the ``error``."""
+def invalid_spec(cluster: ClusterState, error: UserError, now: float, ready: ConditionValue | None = None) -> Result:
+    """For a spec that cannot be carried out: the status keeps what it showed, and its conditions give the ``error``.
+
+    ``ready``: what is true in spite of it, because servers answer.
+    """
     value = ConditionValue("False", "InvalidSpec", str(error))
     # A ConfigMap may come after the resource that refers to it: that is no failure yet.
     may_come = any(item is None for item in cluster.referenced_configmaps.values())
     outcome = outcome_conditions(Outcome.STALLED if may_come else Outcome.FAILED, value)
-    update = status_update(cluster, with_conditions(cluster, value, value, "InvalidSpec", None, now, outcome), now)
+    update = status_update(
+        cluster, with_conditions(cluster, ready or value, value, "InvalidSpec", None, now, outcome), now
+    )
     return Result(update.actions, RECHECK_SECONDS if cluster.referenced_configmaps else None)
 
 

@@ -34,7 +34,7 @@ def reconcile(cluster: ClusterState, settings: Settings, now: float) -> Result:
     try:
         state = ModelState.of(cluster, now)
     except UserError as error:
-        return invalid_spec(cluster, error, now)
+        return invalid_spec(cluster, error, now, serving.answers(cluster))
     return reconcile_spec(state, settings)
 
 
@@ -46,5 +46,5 @@ def reconcile_spec(state: ModelState, settings: Settings) -> Result:
     try:
         contributions = [training.reconcile(state, settings), serving.reconcile(state, settings)]
     except UserError as error:
-        return invalid_spec(state.cluster, error, state.now)
+        return invalid_spec(state.cluster, error, state.now, serving.answers(state.cluster))
     return combine(state.cluster, contributions, state.now)

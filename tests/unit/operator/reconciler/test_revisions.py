@@ -310,6 +310,17 @@ def test_servers_that_could_not_share_storage_do_not_start():
     assert (list(cluster.replicas.values()), ready(cluster)) == ([1], ("True", "Serving"))
 
 
+@pytest.mark.parametrize("serving", [{"podTemplate": {"spec": {"hostname": "x"}}}, {"resources": {"cpu": "1"}}])
+def test_an_edit_that_cannot_be_carried_out_stops_nobody(serving):
+    cluster = served()
+    before = revision(cluster)
+    cluster.edit(URGENCY, INTENT, serving=serving)
+    cluster.serve()
+    assert revision(cluster) == before
+    assert ready(cluster) == ("True", "Serving")
+    assert cluster.condition("Progressing")["reason"] == "InvalidSpec"
+
+
 # -- why nobody answers ------------------------------------------------------------------------------------------------
 
 

@@ -14,10 +14,11 @@ from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.conditions import ConditionValue
 from multitask_operator.reconciler.contribution import StatusPart
 from multitask_operator.reconciler.serving.checks import servers_blocked, with_advice
-from multitask_operator.reconciler.serving.routes import following_gateways, unanswered_tasks
+from multitask_operator.reconciler.serving.routes import following_gateways, read_route, unanswered_tasks
 from multitask_operator.reconciler.serving.verification import verification_blocked
+from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.model_state import ModelState
-from multitask_operator.reconciler.state.revision_state import RevisionState
+from multitask_operator.reconciler.state.revision_state import RevisionState, revision_states
 from multitask_operator.rollout import RolloutDecision
 from multitask_operator.settings import Settings
 
@@ -65,6 +66,19 @@ class ServingView:
     def is_trained(self) -> bool:
         """Whether training has nothing left to do: what goes on is serving's then."""
         return self.state.is_resolved and self.state.plan.graph.finished
+
+
+def answers(cluster: ClusterState) -> ConditionValue | None:
+    """That every task of the table is answered, whatever has become of the spec since; None: one is not."""
+    route = read_route(cluster.task_route)
+    used = {each.revision for task in (route.spec.tasks if route is not None else ()) for each in task.backends}
+    if route is None or not used or not following_gateways(route):
+        return None
+    if any(True for _ in unanswered_tasks(route, revision_states(cluster))):
+        return None
+    return ConditionValue(
+        "True", SERVING, f"{counted(len(route.spec.tasks), 'task')} answered by {listed(sorted(used))}."
+    )
 
 
 def serving_status(view: ServingView) -> StatusPart:
