@@ -224,7 +224,8 @@ class Cluster:
             None,
             obj["metadata"]["ownerReferences"],
         ):
-            kept = {name: before["metadata"][name] for name in ("uid", "creationTimestamp", "generation")}
+            kept = {"generation": 1} | {name: before["metadata"][name] for name in made if name in before["metadata"]}
+            kept["resourceVersion"] = made["resourceVersion"]
             made |= kept | {"generation": kept["generation"] + (before.get("spec") != item.get("spec"))}
             item |= {"status": before["status"]} if "status" in before else {}
         item["metadata"] = {**item["metadata"], **made}

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multitask_api.cluster import CLEAN_UP
-from multitask_api.serving_io.names import SERVING
 from multitask_api.types import JsonObject
 from multitask_operator.reconciler.state.accessors import (
     created_at,
@@ -16,6 +15,7 @@ from multitask_operator.reconciler.state.accessors import (
     parse_time,
 )
 from multitask_operator.reconciler.state.cluster_state import ClusterState
+from multitask_operator.reconciler.state.revision_state import revision_label
 from multitask_operator.reconciler.state.stage_job import StageJob
 
 #: Seconds after which a terminating pod is given up: its node does not answer, so that nobody can say that it ended.
@@ -36,7 +36,7 @@ def active_jobs_and_pods(cluster: ClusterState, clean_up: StageJob | None, now: 
 
 def _is_ours(pod: JsonObject) -> bool:
     """Whether a pod belongs to a Job or a Deployment of the model, and not to anybody who copied the labels."""
-    return job_of(pod) is not None or kind_label(pod) == SERVING
+    return job_of(pod) is not None or bool(revision_label(pod))
 
 
 def is_active(pod: JsonObject, now: float) -> bool:

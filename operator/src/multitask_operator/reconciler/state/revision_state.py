@@ -93,7 +93,7 @@ def revision_states(cluster: ClusterState) -> dict[str, RevisionState]:
         cluster.network_policies,
         cluster.disruption_budgets,
     )
-    names = {name for items in lists for item in items if (name := _revision_of(item))}
+    names = {name for items in lists for item in items if (name := revision_label(item))}
     states = [_revision_state(cluster, name) for name in names]
     return {state.name: state for state in sorted(states, key=lambda state: state.age_order, reverse=True)}
 
@@ -114,17 +114,18 @@ def _revision_state(cluster: ClusterState, name: str) -> RevisionState:
         service=_find(cluster.services, cluster, name),
         network_policy=_find(cluster.network_policies, cluster, name),
         disruption_budget=_find(cluster.disruption_budgets, cluster, name),
-        pods=tuple(pod for pod in cluster.pods if _revision_of(pod) == name and not is_being_deleted(pod)),
+        pods=tuple(pod for pod in cluster.pods if revision_label(pod) == name and not is_being_deleted(pod)),
         ready_endpoints=len(_ready_endpoints(cluster.endpoint_slices, serving_name(cluster.name, name))),
     )
 
 
 def _find(items: Sequence[JsonObject], cluster: ClusterState, revision: str) -> JsonObject | None:
     name = serving_name(cluster.name, revision)
-    return next((item for item in items if item["metadata"]["name"] == name and _revision_of(item) == revision), None)
+    return next((item for item in items if item["metadata"]["name"] == name and revision_label(item) == revision), None)
 
 
-def _revision_of(item: JsonObject) -> str:
+def revision_label(item: JsonObject) -> str:
+    """The revision that an object belongs to; empty for one that serves nothing."""
     labels = item["metadata"].get("labels") or {}
     return str(labels.get(REVISION_LABEL, "")) if kind_label(item) == SERVING else ""
 
