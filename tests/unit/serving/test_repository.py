@@ -51,10 +51,12 @@ def test_writing_again_replaces_the_old_settings(tmp_path: Path) -> None:
     assert "threads" not in config.parameters
 
 
-def test_model_py_imports_the_backend_and_nothing_else(tmp_path: Path) -> None:
+def test_model_py_imports_the_backend_and_nothing_else_of_ours(tmp_path: Path) -> None:
     text = (write_repository("/a", tmp_path) / "multitask" / "1" / "model.py").read_text()
-    assert [line for line in text.splitlines() if "import" in line] == [
-        "from multitask_serving.triton.backend import TritonPythonModel"
+    assert [line for line in text.splitlines() if line.startswith(("import", "from"))] == [
+        "import os",
+        "import sys",
+        "from multitask_serving.triton.backend import TritonPythonModel",
     ]
 
 
