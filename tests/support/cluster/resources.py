@@ -106,7 +106,26 @@ def full_model() -> Object:
         "serving": {
             "replicas": 2,
             "resources": {"limits": {"memory": "4Gi"}},
-            "rollout": {"steps": [5, 100], "minRequests": 10, "maxStepSeconds": 60},
+            "rollout": {
+                "steps": [5, 100],
+                "minRequests": 10,
+                "maxStepSeconds": 60,
+                "maxRegressions": 0.02,
+                "analysis": {
+                    "interval": 10,
+                    "initialDelay": 5,
+                    "count": 2,
+                    "minRequests": 20,
+                    "maxStepSeconds": 90,
+                    "failureLimit": 1,
+                    "inconclusiveLimit": 5,
+                    "consecutiveErrorLimit": 3,
+                    "maxErrorRateIncrease": 0.02,
+                    "maxLatencyRatio": 1.6,
+                    "maxAccuracyDrop": 0.01,
+                },
+            },
+            "approval": "Manual",
             "pinnedRevision": "0123abcd",
             "allowDowntime": True,
             "podTemplate": {"metadata": {"labels": {"team": "a"}}},
@@ -135,6 +154,14 @@ def full_status() -> Object:
         "progressTime": "2026-01-02T03:04:05Z",
         "qualified": "1/2",
         "revision": "0123abcd",
+        "approval": "0123abcd-4567",
+        "serving": {
+            "revision": "0123abcd",
+            "replicas": 2,
+            "readyReplicas": 1,
+            "phase": "Progressing",
+            "selector": "multitask.dev/model=full",
+        },
         "stages": [
             {"name": "baseline", "total": 9, "done": 3, "running": 2, "failed": 0, "progress": "41 %"},
             {"name": "mixture", "total": 2, "done": 1, "skipped": 1, "skipReason": "urgent is alone in its group"},
@@ -163,6 +190,7 @@ def route(name: str = "desk", **spec: Any) -> Object:
         "fields": ["text"],
         "labels": ["yes", "no"],
         "servedBy": "first",
+        "window": "0123abcd/step-0",
         "backends": [backend],
     }
     return {
@@ -171,3 +199,35 @@ def route(name: str = "desk", **spec: Any) -> Object:
         "metadata": {"name": name},
         "spec": {"namespace": "default", "model": name, "tasks": [routed]} | spec,
     }
+
+
+def route_status() -> Object:
+    """The status of a TaskRoute with all its fields."""
+    now = "2026-01-02T03:04:05Z"
+    row = {
+        "name": "urgent",
+        "phase": "Running",
+        "passedOn": "traffic",
+        "stepPassed": True,
+        "measurements": {"successful": 1, "failed": 0, "inconclusive": 1, "consecutiveErrors": 0},
+        "previous": {"requests": 100, "errors": 1, "p95Seconds": 0.2},
+        "changedAnswers": {"compared": 200, "rightToWrong": 1, "wrongToRight": 2, "wrongToWrong": 0},
+        "message": "20 requests",
+    }
+    rollout = {
+        "revision": "4567cdef",
+        "stable": "0123abcd",
+        "phase": "Progressing",
+        "step": 1,
+        "weight": 50,
+        "stepStarted": now,
+        "message": "step 2 of 3",
+        "tasks": [row],
+        "measured": now,
+        "finished": now,
+        "order": "pause 4567cdef now",
+        "retry": "89abcdef now",
+    }
+    rejected = {"revision": "89abcdef", "task": "urgent", "reason": "AnalysisFailed", "message": "slower", "time": now}
+    gateway = {"name": "gateway-0", "observedGeneration": 3, "time": now}
+    return {"gateways": [gateway], "rollout": rollout, "rejected": [rejected]}
