@@ -97,7 +97,9 @@ def test_two_processes_leave_what_one_leaves(suite, server):
     )
     losses = [[point.train_loss for point in result.curve] for result in (first, second)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
-    weights = [load_file(suite.artifact(f"baseline/{name}") / "served/model.safetensors") for name in ("one", "two")]
+    weights = [
+        load_file(suite.artifact(f"baseline/{name}") / "served/model/model.safetensors") for name in ("one", "two")
+    ]
     # Adam turns a gradient's rounding into a step of its own size where the gradient is nearly nothing.
     far = [(weights[0][name] - value).abs().gt(1e-4).float().mean() for name, value in weights[1].items()]
     assert max(far) < 0.01
