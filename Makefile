@@ -102,7 +102,7 @@ demo: .make/setup  ## Train, qualify and serve the support-desk example; about 6
 open-suite: .make/setup  ## Run the benchmark on public tasks; about an hour on two quiet cores: make open-suite DATA=folder
 	$(BIN)/python tests/benchmarks/open_suite.py --data "$(DATA)" $(OPEN_SUITE_ARGS)
 
-e2e: .make/setup  ## Test the product in a real cluster of one node: the support-desk example and a small suite; needs root
+e2e: .make/setup $(GRPCURL)  ## Test the product in a real cluster of one node: the support-desk example and a small suite; needs root
 	$(BIN)/python tests/e2e/in_cluster/run.py $(E2E_ARGS)
 
 kubernetes: .make/setup  ## Build the Kubernetes programs that tests start; once a machine, about 12 minutes

@@ -28,11 +28,16 @@ def die_with_parent(argv: Sequence[str], death_signal: signal.Signals = signal.S
 def main() -> None:
     """Ask for the signal, then become the program; exit with 1 if the parent has ended already."""
     death_signal, parent, program = int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:]
+    follow_parent(death_signal, parent)
+    os.execv(program[0], program)
+
+
+def follow_parent(death_signal: int, parent: int) -> None:
+    """Ask for the signal in this process; it exits with 1 if ``parent``, a process id, is not its parent any more."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, death_signal, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
     if os.getppid() != parent:  # it ended before the line above
         sys.exit(1)
-    os.execv(program[0], program)
 
 
 if __name__ == "__main__":

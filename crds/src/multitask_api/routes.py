@@ -88,6 +88,11 @@ class TaskRouteSpec(RouteRecord):
     )
     tasks: tuple[RoutedTask, ...] = Field((), max_length=128, description="The tasks, each with its backends.")
 
+    @property
+    def revisions(self) -> frozenset[str]:
+        """The revisions that the table names, whatever their weights."""
+        return frozenset(backend.revision for task in self.tasks for backend in task.backends)
+
 
 class RouteMetadata(RouteRecord):
     """The object's name."""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, Literal, cast
 
 from pydantic import ValidationError
 
@@ -27,13 +27,6 @@ _RESOURCE = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_
 
 class InvalidSetting(UserError):
     """One or more settings cannot be used; the message has a line for each and names its variable or argument."""
-
-
-class TextFile(NamedTuple):
-    """A file, as it was when the settings were read."""
-
-    path: str
-    text: str
 
 
 @dataclass(frozen=True)
@@ -134,9 +127,9 @@ def _selector(text: str) -> str:
     return ",".join(pairs)
 
 
-def _text_file(path: str) -> TextFile:
+def _file_content(path: str) -> str:
     try:
-        return TextFile(path, Path(path).read_text("utf-8"))
+        return Path(path).read_text("utf-8")
     except (OSError, UnicodeError) as error:
         raise ValueError(f"cannot be read: {error}") from error
 
@@ -166,7 +159,8 @@ class Settings:
     gateway_namespace: str = ""
     gateway_selector: str = "app.kubernetes.io/component=gateway"
     gateway_address: str = ""
-    gateway_ca_file: TextFile | None = None
+    gateway_ca_file: str = ""
+    """What is in the file, as it was when the settings were read."""
     max_concurrent_rollouts: int = 3
     workers: int = 8
     resync_seconds: int = 600
@@ -207,7 +201,7 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "gateway_selector": (_selector, "Labels of the gateways' pods: name=value, with commas between several."),
     "gateway_address": (_host_port, "HOST:PORT at which pods reach the gateways; needed to verify revisions."),
     "gateway_ca_file": (
-        _text_file,
+        _file_content,
         "File of the certificates that the gateways' is checked against; without: no TLS.",
     ),
     "max_concurrent_rollouts": (_number(1, 1000), "Models that roll out a revision at the same time, at most."),

@@ -32,7 +32,7 @@ from multitask_serving.cli_common import (
 from multitask_serving.gateway.server import Gateway, check_address, running_gateway
 from multitask_serving.triton.client import TritonClient
 from multitask_serving.triton.devices import check_device, default_device
-from multitask_serving.triton.probe import load_golden, ping, replay, sample_per_task
+from multitask_serving.triton.probe import load_golden, read_status, replay, sample_per_task
 from multitask_serving.triton.repository import ModelSettings, write_repository
 from multitask_serving.triton.server import TritonServer
 
@@ -45,7 +45,9 @@ _POLL_S = 0.5
 _PING_S = 2.0
 """Between two questions whether the model process answers."""
 _SILENCE_S = 5.0
-"""A model process that does not answer for so long is no longer healthy, however many requests it has: see `ping`."""
+"""A model process that does not answer for so long is no longer healthy: its status does not wait in its queue."""
+_PATIENCE_S = 3600.0
+"""One that is not healthy is waited for."""
 
 
 class NotServable(UserError):
@@ -119,13 +121,13 @@ async def _watch_model(triton: TritonServer, gateway: Gateway) -> None:
     """Tell the health service whether the model process answers: one that is stopped looks alive to Triton."""
     async with TritonClient(triton.address) as client:
         while True:
-            answer = asyncio.ensure_future(ping(client))
+            answer = asyncio.ensure_future(read_status(client, timeout_s=_PATIENCE_S))
             answered, _ = await asyncio.wait({answer}, timeout=_SILENCE_S)
             if not answered:
                 log.error("the model process has not answered for %g s", _SILENCE_S)
                 await gateway.set_serving(False)
                 await asyncio.wait({answer})
-            await gateway.set_serving(answer.result())
+            await gateway.set_serving(answer.result() is not None)
             await asyncio.sleep(_PING_S)
 
 

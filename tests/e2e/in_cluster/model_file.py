@@ -12,14 +12,20 @@ Map = dict[str, Any]
 PVC = "desk"
 
 
-def document(pod_template: Mapping[str, Any]) -> Map:
-    """The suite's resource, its artifacts kept after deletion."""
+def document(pod_template: Mapping[str, Any], server_pod_template: Mapping[str, Any]) -> Map:
+    """The suite's resource, its artifacts kept after deletion, served by two pods."""
     model = small_suite.document()
     model["spec"]["storage"] = {"uri": f"pvc://{PVC}/artifacts"}
     model["spec"]["tasks"] = [_with_data_in_pvc(each) for each in model["spec"]["tasks"]]
-    # Two stages fit a node of two cores, beside the operator.
-    half = {"requests": {"cpu": "900m", "memory": "1Gi"}}
+    # Two stages fit a node of two cores, beside operator, gateways and the servers of two revisions.
+    half = {"requests": {"cpu": "600m", "memory": "1Gi"}}
     model["spec"]["training"] |= {"podTemplate": dict(pod_template), "maxParallelJobs": 2, "resources": half}
+    model["spec"]["serving"] = {
+        "replicas": 2,
+        "resources": {"requests": {"cpu": "50m", "memory": "1Gi"}},
+        "podTemplate": dict(server_pod_template),
+        "rollout": {"steps": [25, 100], "minRequests": 10, "maxStepSeconds": 60, "analysis": {"interval": 10}},
+    }
     return model
 
 
@@ -47,6 +53,7 @@ def on_two_nodes(model: Map) -> Map:
                 "mixture": {"maxSteps": 60, "minSteps": 60},
             },
             "training": {**spec["training"], "minSteps": 40, "nodes": 2, "maxParallelJobs": 1},
+            "serving": {**spec["serving"], "replicas": 0},
         },
     }
 

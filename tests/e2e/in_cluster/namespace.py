@@ -43,21 +43,25 @@ class Namespace:
     def wait_until_trained(self, name: str, report: Callable[[str], None], seconds: float) -> None:
         """Wait until the model is trained for its current spec; ``report`` gets every new stage and progress.
 
-        AssertionError, with the output of `mtm explain`, if a stage fails; TimeoutError.
+        AssertionError, with the output of `mtm explain`, if the training fails; TimeoutError.
         """
         reported: set[str] = set()
 
         def trained() -> bool:
             model = self.model(name)
             status = model.get("status", {})
-            ready = next((each for each in status.get("conditions", ()) if each["type"] == "Ready"), {})
+            generation = model["metadata"]["generation"]
+            current = {
+                each["type"]: each["status"] == "True"
+                for each in status.get("conditions", ())
+                if each.get("observedGeneration") == generation
+            }
             line = f"{status.get('stage', '')} {status.get('progress', '')}".strip()
             if line and line not in reported:
                 reported.add(line)
                 report(line)
-            current = ready.get("observedGeneration") == model["metadata"]["generation"]
-            assert not (current and ready.get("reason") == "StageFailed"), self.mtm("explain", name)
-            return current and ready.get("reason") == "Trained"
+            assert not current.get("Failed"), self.mtm("explain", name)
+            return current.get("Trained", False)
 
         until(f"{name} is trained", trained, seconds)
 

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 from devcluster import binaries, images, namespaces, objects
 from devcluster.image_build import environment
 from devcluster.one_node import OneNode, missing_requirements, remove_stale_cgroups
-from e2e.in_cluster import model_file, preflight, steps, upgrade, volumes
+from e2e.in_cluster import model_file, preflight, serving, steps, upgrade, volumes
 from e2e.in_cluster.namespace import Namespace
 from support import small_suite as suite
 
@@ -38,6 +38,9 @@ SMALL_SECONDS, LARGE_SECONDS = 900, 3600
 #: So long nothing may happen after an upgrade: the operator looks at every model as soon as it is ready.
 _QUIET_SECONDS = 30
 _STORE = "one-node"
+#: Requests a second: enough for a step of a rollout, and one task that is seldom called.
+UNARY, STREAMS = {"team/desk/urgency": 3.0, "team/desk/topic": 0.1}, {"team/desk/reply": 1.0}
+SERVERS = 2
 
 
 @contextmanager
@@ -101,13 +104,16 @@ def find_problems() -> list[str]:
 def build(*, reduced: bool) -> Map:
     """Programs and images; a reduced run takes the trainer's environment from a folder of this machine."""
     binaries.build(binaries.ONE_NODE)
-    trainer = "thin" if reduced else "trainer"
-    archives = {name: images.archive(name) for name in ("pause", "operator", trainer)}
+    trainer, server = ("thin", "thin") if reduced else ("trainer", "triton")
+    archives = {name: images.archive(name) for name in dict.fromkeys(("pause", "operator", "gateway", trainer, server))}
+    chart = {"image": "operator", "trainerImage": trainer, "servingImage": server, "gatewayImage": "gateway"}
+    folders = environment.build(with_triton=True) if reduced else None
     return {
         "images": {image.reference: str(image.path) for image in archives.values()},
-        **{name: archives[name].reference for name in ("pause", "operator")},
-        "trainer": archives[trainer].reference,
-        "podTemplate": environment.pod_template(environment.build()) if reduced else {},
+        "pause": archives["pause"].reference,
+        "chart": {value: archives[name].reference for value, name in chart.items()},
+        "podTemplate": environment.pod_template(folders) if folders else {},
+        "serverPodTemplate": environment.server_pod_template(folders) if folders else {},
         "example": not reduced,
     }
 
@@ -117,7 +123,7 @@ def run_locally(folder: Path, plan: Mapping[str, Any]) -> None:
     with step("mtm run of the small suite on this machine"):
         small = folder / "desk"
         suite.make_small_suite(small)
-        (small / "model.yaml").write_text(yaml.safe_dump(model_file.document(plan["podTemplate"])))
+        (small / "model.yaml").write_text(yaml.safe_dump(small_document(plan)))
         _mtm_run(small / "model.yaml", model_file.PVC, small, folder / "here" / "desk")
     if plan["example"]:
         with step("mtm run of examples/support-desk on this machine"):
@@ -126,6 +132,11 @@ def run_locally(folder: Path, plan: Mapping[str, Any]) -> None:
             subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
             _mtm_run(EXAMPLE / "model.yaml", "support-desk", large, folder / "here" / "support-desk")
     subprocess.run(["chmod", "-R", "a+rX", str(folder)], check=True)
+
+
+def small_document(plan: Mapping[str, Any]) -> Map:
+    """The small suite's resource."""
+    return model_file.document(plan["podTemplate"], plan["serverPodTemplate"])
 
 
 def _mtm_run(file: Path, pvc: str, folder: Path, workdir: Path) -> None:
@@ -152,12 +163,12 @@ def run_in_cluster(plan: Mapping[str, Any]) -> int:
         print_line(f"{node.seconds:.1f} s: the node is ready")
         namespace = Namespace(node.client, rest, "team")
         try:
-            with step("helm install: the operator is ready"):
-                steps.install(node.client, plan["operator"], plan["trainer"])
+            with step("helm install: operator and gateways are ready"):
+                steps.install(node.client, plan["chart"])
                 objects.namespace(rest, namespace.name)
             if plan["example"]:
                 support_desk(namespace, folder)
-            small_suite(node, namespace, folder, plan["podTemplate"])
+            small_suite(node, namespace, folder, plan)
         except BaseException:
             print(steps.describe_state(node.client, namespace), file=sys.stderr)
             raise
@@ -182,9 +193,9 @@ def support_desk(namespace: Namespace, folder: Path) -> None:
         assert list((folder / name / "artifacts" / "stages").iterdir())
 
 
-def small_suite(node: OneNode, namespace: Namespace, folder: Path, pod_template: Mapping[str, Any]) -> None:
-    """A small suite: trained through an upgrade, a task added, a pod killed, a stage on two nodes, deletion."""
-    pvc_folder, document = _let_pods_write(folder / "desk"), model_file.document(pod_template)
+def small_suite(node: OneNode, namespace: Namespace, folder: Path, plan: Mapping[str, Any]) -> None:
+    """A small suite: trained through an upgrade and served; a task added under load; faults; two nodes; deletion."""
+    pvc_folder, document = _let_pods_write(folder / "desk"), small_document(plan)
     pvc = volumes.persistent_volume_claim(namespace.name, model_file.PVC)
     namespace.apply(stdin=[volumes.persistent_volume(namespace.name, model_file.PVC, pvc_folder), pvc])
     with step("kubectl apply of the small suite, and a newer operator in the middle of the run: Trained"):
@@ -198,6 +209,14 @@ def small_suite(node: OneNode, namespace: Namespace, folder: Path, pod_template:
         results.append(steps.assert_same_figures(folder / "here" / "desk" / "report.json", report))
     with step("every stage ran once") as results:
         results.append(f"{steps.assert_each_stage_ran_once(namespace, 'desk')} stages")
+
+    with step("the servers answer") as results:
+        results.append(serving.wait_until_served(namespace, "desk", print_line, SMALL_SECONDS))
+    with step("helm test") as results:
+        results.append(serving.helm_test(node.client))
+    with step("grpcurl through the gateway's Service") as results:
+        results.append(serving.ask_with_grpcurl(namespace, folder, "team/desk/urgency"))
+    serving.start_load(namespace, plan["chart"]["gatewayImage"], UNARY, STREAMS)
 
     with step("a newer operator after the run: nothing is trained again") as results:
         upgrade.install_release(node.client, newer_by=2)
@@ -217,6 +236,13 @@ def small_suite(node: OneNode, namespace: Namespace, folder: Path, pod_template:
         results.append(steps.assert_only_changes_ran(namespace, "desk", before))
     with step("the killed stage has resumed") as results:
         results.append(steps.assert_resumed(namespace, "desk", "mixture/classification"))
+    with step("the revision with the new task is rolled out, while requests come") as results:
+        results.append(serving.wait_until_served(namespace, "desk", print_line, SMALL_SECONDS))
+    with step("the new task answers") as results:
+        results.append(serving.ask_with_grpcurl(namespace, folder, "team/desk/temper"))
+        serving.wait_until_old_servers_are_gone(namespace, "desk", SERVERS, SMALL_SECONDS)
+    survive_faults(node, namespace)
+
     with step("a model with training.nodes: 2: Trained") as results:
         namespace.apply(stdin=model_file.on_two_nodes(document))
         namespace.wait_until_trained("pair", print_line, SMALL_SECONDS)
@@ -229,6 +255,22 @@ def small_suite(node: OneNode, namespace: Namespace, folder: Path, pod_template:
         steps.delete(namespace, "pair", SMALL_SECONDS)
         left = [path for path in (pvc_folder / "pair").rglob("*") if path.is_file()]
         assert not left, left
+
+
+def survive_faults(node: OneNode, namespace: Namespace) -> None:
+    """What may happen to servers and gateways: no request fails, from before the rollout to the last fault."""
+    with step("no request has failed through upgrade and rollout") as results:
+        results.append(serving.assert_nothing_failed(namespace))
+    with step("all gateways are replaced") as results:
+        serving.restart_gateways(node.client)
+        results.append(serving.assert_nothing_failed(namespace))
+    with step("a server is killed") as results:
+        serving.kill_server(node, namespace, "desk", SMALL_SECONDS)
+        results.append(serving.assert_nothing_failed(namespace))
+    with step("a server is evicted") as results:
+        serving.evict_server(namespace, "desk", SMALL_SECONDS)
+        results.append(serving.assert_nothing_failed(namespace))
+    print_line(json.dumps(serving.stop_load(namespace)["answers"]))
 
 
 def _show(namespace: Namespace, model: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +34,15 @@ STAGES_OF_A_NEW_TASK = {
 }
 
 
-def install(client: ClusterClient, operator: str, trainer: str) -> None:
-    """``helm install``, and wait until the operator is ready; images as REPOSITORY:TAG."""
-    # What it serves is not part of this run.
-    values = ["--set", "serving.enabled=false,gateway.enabled=false"]
-    for name, image in (("image", operator), ("trainerImage", trainer)):
+def install(client: ClusterClient, images: Mapping[str, str]) -> None:
+    """``helm install``, and wait until operator and gateways are ready; value of the chart → REPOSITORY:TAG."""
+    # The node has two cores.
+    values = ["--set", "gateway.resources.requests.cpu=50m"]
+    for name, image in images.items():
         repository, _, tag = image.rpartition(":")
-        values += ["--set-string", f"{name}.repository={repository},{name}.tag={tag},{name}.pullPolicy=Never"]
+        values += ["--set-string", f"{name}.repository={repository},{name}.tag={tag}"]
+        if name != "servingImage":  # pulled like the trainer's
+            values += ["--set", f"{name}.pullPolicy=Never"]
     argv = [str(binaries.path("helm")), "--kubeconfig", str(client.admin), "install", "multitask", str(CHART)]
     argv += ["--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--wait", "--timeout", "5m"]
     done = subprocess.run([*argv, *values], capture_output=True, text=True, check=False)
@@ -147,11 +149,14 @@ def describe_state(client: ClusterClient, namespace: Namespace) -> str:
     parts = []
     for arguments in (
         ("get", "mtm", "--all-namespaces"),
-        ("get", "jobs,pods,pvc", "--namespace", namespace.name, "--output", "wide"),
+        ("get", "jobs,deployments,pods,pvc", "--namespace", namespace.name, "--output", "wide"),
+        ("get", "taskroutes", "--namespace", namespace.name, "--output", "yaml"),
+        ("logs", "--namespace", namespace.name, "--selector", "multitask.dev/kind=serving", "--tail", "40"),
         ("get", "events", "--namespace", namespace.name, "--sort-by", ".lastTimestamp"),
         ("describe", "mtm", "--namespace", namespace.name),
         ("get", "pods", "--namespace", OPERATOR_NAMESPACE, "--output", "wide"),
         ("logs", "--namespace", OPERATOR_NAMESPACE, "deployment/multitask-multitask-operator", "--tail", "40"),
+        ("logs", "--namespace", OPERATOR_NAMESPACE, "--selector", "app.kubernetes.io/name=multitask-gateway"),
     ):
         done = client.kubectl(*arguments, check=False)
         parts.append(f"$ kubectl {' '.join(arguments)}\n{(done.stdout + done.stderr)[-6000:]}")

@@ -106,13 +106,20 @@ class Scenario:
                 path = f"/api/v1/namespaces/{self.namespace}/pods/{pod['metadata']['name']}"
                 # The EndpointSlice controller leaves out a pod whose node it does not know.
                 target = {"apiVersion": "v1", "kind": "Node", "name": NODE}
-                if "nodeName" not in pod["spec"]:
-                    binding = {"metadata": {"name": pod["metadata"]["name"]}, "target": target}
-                    objects.post(self.rest, f"{path}/binding", binding)
+                binding = {"metadata": {"name": pod["metadata"]["name"]}, "target": target}
                 ready = [{"type": name, "status": "True"} for name in ("Ready", "ContainersReady", "PodScheduled")]
                 address = f"10.9.0.{index + 1}"
                 status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": ready}
-                objects.patch_status(self.rest, path, status)
+                is_bound = "nodeName" in pod["spec"]
+                if is_bound or self._write_pod(self.rest.post(f"{path}/binding", json=binding)):
+                    body = {"status": status}
+                    self._write_pod(self.rest.patch(f"{path}/status", json=body, headers=objects.MERGE))
+
+    @staticmethod
+    def _write_pod(answer: httpx.Response) -> bool:
+        """Whether the pod is still there: a controller may have deleted it since it was listed."""
+        assert answer.is_success or answer.status_code in (404, 409), answer.text
+        return answer.is_success
 
     def _acknowledge(self) -> None:
         for route in self.get("taskroutes"):

@@ -11,7 +11,7 @@ import yaml
 
 from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
 from multitask_serving.gateway.errors import TaskNotFound
-from multitask_serving.gateway.route_file import InvalidRoutes, RouteFile, parse_routes
+from multitask_serving.gateway.files.route_file import InvalidRoutes, RouteFile, parse_routes
 from multitask_serving.gateway.routes import RouteTable
 from multitask_serving.serve import local_backends
 

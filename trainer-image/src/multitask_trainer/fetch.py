@@ -32,7 +32,7 @@ from multitask_trainer.errors import ArtifactError, StageError
 from multitask_trainer.storage.artifacts import check_files, content_uri, copy_files, locked, read_manifest
 from multitask_trainer.storage.bundle_digest import bundle_digest
 from multitask_trainer.storage.disk_space import full_disk_message
-from multitask_trainer.storage.files import file_entry
+from multitask_trainer.storage.files import matches_entry
 from multitask_trainer.storage.node_cache import make_room
 
 BUNDLE, GOLDEN = "bundle", "golden.jsonl"
@@ -108,7 +108,7 @@ def _storage(uri: str, environment: Mapping[str, str]) -> str:
 def _copy(uri: str, revision: Revision, target: Path) -> None:
     manifest = _manifest(uri, revision)
     files = {name: entry for name, entry in manifest.files.items() if name == GOLDEN or name.startswith(f"{BUNDLE}/")}
-    missing = {name: entry for name, entry in files.items() if not _is_complete(target / name, entry)}
+    missing = {name: entry for name, entry in files.items() if not matches_entry(target / name, entry)}
     size = sum(entry.bytes for entry in missing.values())
     target.mkdir(parents=True, exist_ok=True)
     if missing:
@@ -163,10 +163,6 @@ def _check_space(folder: Path, size: int) -> None:
             f"the bundle needs {_gigabytes(size)} more in {folder}, and {_gigabytes(free)} are free there: use nodes "
             "with more ephemeral storage, or give the pods a larger volume there"
         )
-
-
-def _is_complete(file: Path, entry: FileEntry) -> bool:
-    return file.is_file() and file.stat().st_size == entry.bytes and file_entry(file) == entry
 
 
 def _gigabytes(size: int) -> str:

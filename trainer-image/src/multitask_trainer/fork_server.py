@@ -13,7 +13,6 @@ here may touch a GPU: a process that has used one cannot be forked.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
@@ -25,6 +24,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from multitask_api.pdeathsig import follow_parent
+
 PRELOADED = (
     "accelerate",
     "multitask_serving.engine.engine",
@@ -35,7 +36,6 @@ PRELOADED = (
     "transformers.models.auto.tokenization_auto",
     "transformers.models.llama.modeling_llama",
 )
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -114,10 +114,7 @@ def _become(program: Program, server: int) -> None:
     signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG)")
-    if os.getppid() != server:  # it ended before the line above
-        sys.exit(1)
+    follow_parent(signal.SIGKILL, server)
     _answer({"started": os.getpid()})
     with Path(os.devnull).open("rb") as nothing, Path(program.log).open("ab") as log:
         os.dup2(nothing.fileno(), 0)

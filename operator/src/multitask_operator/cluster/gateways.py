@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from datetime import datetime
 from typing import Self
 
 import aiohttp
@@ -16,6 +15,7 @@ from multitask_api.serving_io.gateway_state import STATE_PORT, GatewayState
 from multitask_api.types import JsonObject
 from multitask_kubernetes.errors import ClusterError
 from multitask_operator.cluster.observe import Reader
+from multitask_operator.reconciler.state.accessors import parse_time, true_condition
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 
 #: Of one gateway, from the connection to the last byte. One that hangs must not hold up the others, nor a reconcile.
@@ -138,12 +138,11 @@ def _is_running(pod: JsonObject, now: float) -> bool:
     """Whether a pod may still send requests to servers: one that should have ended by now does not count, its node is
     lost."""
     status, ends = pod.get("status", {}), pod["metadata"].get("deletionTimestamp")
-    if ends is not None and datetime.fromisoformat(ends).timestamp() <= now:
+    if ends is not None and parse_time(ends) <= now:
         return False
     return status.get("phase") == "Running" and bool(status.get("podIP"))
 
 
 def _is_ready(pod: JsonObject) -> bool:
     """Whether it gets requests. One that is not ready and does not answer either has none, and is in nobody's way."""
-    conditions = pod.get("status", {}).get("conditions") or ()
-    return any(item.get("type") == "Ready" and item.get("status") == "True" for item in conditions)
+    return true_condition(pod, "Ready") is not None

@@ -59,6 +59,28 @@ class PodSettings:
     defaults: PodDefaults = field(default_factory=PodDefaults)
 
 
+def pod_security(fixed_user: bool) -> JsonDict:
+    """The security context of a pod; without ``fixed_user`` the platform gives it user and group."""
+    return POD_SECURITY | (FIXED_USER if fixed_user else {})
+
+
+def user_variable(fixed_user: bool) -> dict[str, str]:
+    """A user whom the image's passwd does not have has no name, and libraries ask for one."""
+    return {} if fixed_user else {"USER": "multitask"}
+
+
+def pull_secrets(spec: MultiTaskModelSpec) -> JsonDict:
+    """The field of a pod for its registries, if there is something to say."""
+    secrets = [{"name": each.name} for each in spec.image_pull_secrets]
+    return {"imagePullSecrets": secrets} if secrets else {}
+
+
+def credentials(spec: MultiTaskModelSpec) -> JsonDict:
+    """The field of a container that reads storage or data, if there is something to say."""
+    secrets = [{"secretRef": {"name": each.secret_ref.name}} for each in spec.credentials]
+    return {"envFrom": secrets} if secrets else {}
+
+
 def pod_template(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, settings: PodSettings) -> JsonDict:
     """The template of the pods of ``stage_job``, with the `pod_layers` merged in.
 
@@ -70,7 +92,7 @@ def pod_template(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec
         "serviceAccountName": spec.service_account_name or access_name(owner.name),
         "automountServiceAccountToken": True,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": POD_SECURITY | (FIXED_USER if settings.fixed_user else {}),
+        "securityContext": pod_security(settings.fixed_user),
         "containers": [_container(owner, spec, stage_job, settings)],
         "volumes": [
             {
@@ -83,8 +105,7 @@ def pod_template(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec
             *pod_volumes(spec, stage_job.kind),
         ],
     }
-    if spec.image_pull_secrets:
-        pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image_pull_secrets]
+    pod |= pull_secrets(spec)
     if pods_per_job(spec, stage_job.kind) > 1:
         pod["subdomain"] = stage_job.name
     metadata = {
@@ -152,9 +173,7 @@ def _container(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, 
             *volume_mounts(spec, kind),
         ],
     }
-    if spec.credentials:
-        container["envFrom"] = [{"secretRef": {"name": each.secret_ref.name}} for each in spec.credentials]
-    return container
+    return container | credentials(spec)
 
 
 def _command(spec: MultiTaskModelSpec, stage_job: StageJobSpec) -> list[str]:
@@ -167,9 +186,7 @@ def _command(spec: MultiTaskModelSpec, stage_job: StageJobSpec) -> list[str]:
 def _environment(
     owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, settings: PodSettings
 ) -> dict[str, str]:
-    # A user whom the image's passwd does not have has no name, and libraries ask for one.
-    user = {} if settings.fixed_user else {"USER": "multitask"}
-    return user | {
+    return user_variable(settings.fixed_user) | {
         CONFIGMAP_VARIABLE: f"{owner.namespace}/{stage_job.name}",
         MOUNTS_VARIABLE: mounts_variable(spec, stage_job.kind),
         "OMP_NUM_THREADS": str(threads(spec, stage_job.kind)),

@@ -7,5 +7,6 @@ the next TaskRoute. Nothing is remembered between two calls but the TaskRoute's 
 from multitask_operator.rollout.advance import advance
 from multitask_operator.rollout.decision import GoldenJob, RolloutDecision, RolloutEvent
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput
+from multitask_operator.rollout.table import OVER
 
-__all__ = ["GoldenJob", "LiveRevision", "RolloutDecision", "RolloutEvent", "RolloutInput", "advance"]
+__all__ = ["OVER", "GoldenJob", "LiveRevision", "RolloutDecision", "RolloutEvent", "RolloutInput", "advance"]

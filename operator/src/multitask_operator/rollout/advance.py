@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from multitask_api.routes import RolloutState, TaskRouteSpec
@@ -38,8 +39,7 @@ def advance(inp: RolloutInput) -> RolloutDecision:
 
 
 def _decision(inp: RolloutInput, draft: Draft, spec: TaskRouteSpec | None) -> RolloutDecision:
-    named = {backend.revision for task in (spec.tasks if spec is not None else ()) for backend in task.backends}
-    needed = named | inp.table_revisions
+    needed = inp.table_revisions | (spec.revisions if spec is not None else frozenset())
     state = draft.state
     if state is not None and state.phase not in OVER:
         needed = needed | {state.revision}
@@ -102,7 +102,7 @@ def _continued(draft: Draft, inp: RolloutInput, state: RolloutState, candidate: 
         state = draft.state or state
         if state.phase in OVER or state.step_started is None:
             return draft
-    return progress(draft, inp, state, revision, is_new_order=is_new, rollback=candidate.is_rollback)
+    return progress(draft, inp, state, revision, action=action, is_new_order=is_new, rollback=candidate.is_rollback)
 
 
 def _begun(draft: Draft, inp: RolloutInput, candidate: Candidate) -> Draft:
@@ -110,9 +110,10 @@ def _begun(draft: Draft, inp: RolloutInput, candidate: Candidate) -> Draft:
     revision = candidate.revision
     if revision is None:
         return replace(draft, reason="NoRevision", message=candidate.problem)
-    pending = _pending(draft, inp, candidate, revision)
-    if not pending:
-        return _settled(draft, inp, candidate, revision)
+    missing = [task.name for task in revision.record.tasks if not is_settled(inp, revision.name, task.name)]
+    rejections = (rejection(draft.rejected, revision.name, name, rollback=candidate.is_rollback) for name in missing)
+    if all(each is not None for each in rejections):
+        return _settled(draft, inp, candidate, revision, missing)
     order = rollout_order(inp.annotations)
     forced = candidate.is_rollback or (
         order is not None and order.action == PROMOTE and order.revision == revision.name
@@ -137,15 +138,10 @@ def _begun(draft: Draft, inp: RolloutInput, candidate: Candidate) -> Draft:
     return replace(draft, state=state).waiting("RolloutStarted", message, 0.0)
 
 
-def _pending(draft: Draft, inp: RolloutInput, candidate: Candidate, revision: LiveRevision) -> list[str]:
-    """The tasks that the revision does not have and may have."""
-    names = [task.name for task in revision.record.tasks if not is_settled(inp, revision.name, task.name)]
-    rollback = candidate.is_rollback
-    return [name for name in names if rejection(draft.rejected, revision.name, name, rollback=rollback) is None]
-
-
-def _settled(draft: Draft, inp: RolloutInput, candidate: Candidate, revision: LiveRevision) -> Draft:
-    out = [task.name for task in revision.record.tasks if not is_settled(inp, revision.name, task.name)]
+def _settled(
+    draft: Draft, inp: RolloutInput, candidate: Candidate, revision: LiveRevision, out: Sequence[str]
+) -> Draft:
+    """Every task has the revision, except those that are ``out``: it was rejected for them."""
     whole = rejection(draft.rejected, revision.name)
     if whole is not None and out:
         message = f"revision {revision.name} was rejected: {whole.message}; next: mtm rollout retry"

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from multitask_api.routes import Measurements, TaskRollout
 from multitask_api.stage_io.results import Agreement
-from multitask_operator.formatting import counted, cut
+from multitask_operator.formatting import counted
 from multitask_operator.rollout.counts import Counts
+from multitask_operator.rollout.draft import changed
 from multitask_operator.rollout.metrics import Outcome, figures, measure
 from multitask_operator.rollout.plan import AnalysisSettings
-
-MESSAGE_BYTES = 500
 
 
 def not_answered(row: TaskRollout, settings: AnalysisSettings) -> TaskRollout:
@@ -18,8 +17,8 @@ def not_answered(row: TaskRollout, settings: AnalysisSettings) -> TaskRollout:
     after = before.model_copy(update={"consecutive_errors": before.consecutive_errors + 1})
     if after.consecutive_errors > settings.consecutive_error_limit:
         message = f"no gateway answered {counted(after.consecutive_errors, 'time')} in a row"
-        return updated(row, phase="Error", measurements=after, step_passed=False, message=message)
-    return updated(row, measurements=after)
+        return changed(row, phase="Error", measurements=after, step_passed=False, message=message)
+    return changed(row, measurements=after)
 
 
 def measured(
@@ -39,21 +38,21 @@ def measured(
             return row
     previous = figures(old, row.previous, settings)
     before = row.measurements or Measurements()
-    message = cut(result.message, MESSAGE_BYTES)
+    message = result.message
     if result.outcome is Outcome.FAILED:
         after = before.model_copy(update={"failed": before.failed + 1})
         if after.failed > settings.failure_limit:
-            return updated(row, phase="Failed", step_passed=False, measurements=after, message=message)
-        return updated(row, step_passed=False, measurements=after, message=message)
+            return changed(row, phase="Failed", step_passed=False, measurements=after, message=message)
+        return changed(row, step_passed=False, measurements=after, message=message)
     if guard_only:
-        return updated(row, previous=previous)
+        return changed(row, previous=previous)
     if result.outcome is Outcome.INCONCLUSIVE:
         after = before.model_copy(update={"inconclusive": before.inconclusive + 1})
         phase = "Inconclusive" if after.inconclusive > settings.inconclusive_limit else row.phase
-        return updated(row, phase=phase, step_passed=False, measurements=after, message=message, previous=previous)
+        return changed(row, phase=phase, step_passed=False, measurements=after, message=message, previous=previous)
     after = before.model_copy(update={"successful": before.successful + 1})
     passed = after.successful >= settings.count
-    return updated(
+    return changed(
         row,
         phase="Running",
         step_passed=passed,
@@ -67,12 +66,12 @@ def measured(
 def judged_by_golden(row: TaskRollout, agreement: Agreement | None) -> TaskRollout:
     """The task after golden requests were sent in its step, because too few callers had a request."""
     if agreement is None or not agreement.compared:
-        return updated(row, message="there are no golden requests for it: only traffic can decide")
+        return changed(row, message="there are no golden requests for it: only traffic can decide")
     rows = counted(agreement.compared, "golden request")
     if agreement.different:
         message = f"{agreement.different} of {rows} answered otherwise than when the revision was evaluated"
-        return updated(row, phase="Failed", step_passed=False, message=message)
-    return updated(row, phase="Running", step_passed=True, passed_on="golden", message=f"{rows} answered as evaluated")
+        return changed(row, phase="Failed", step_passed=False, message=message)
+    return changed(row, phase="Running", step_passed=True, passed_on="golden", message=f"{rows} answered as evaluated")
 
 
 def _answered(row: TaskRollout) -> TaskRollout:
@@ -80,9 +79,4 @@ def _answered(row: TaskRollout) -> TaskRollout:
     if before is None or not before.consecutive_errors:
         return row
     after = before.model_copy(update={"consecutive_errors": 0})
-    return updated(row, phase="Running" if row.phase == "Error" else row.phase, measurements=after)
-
-
-def updated(row: TaskRollout, **fields: object) -> TaskRollout:
-    """The row with other values, checked."""
-    return TaskRollout.model_validate(row.model_dump() | fields, by_name=True)
+    return changed(row, phase="Running" if row.phase == "Error" else row.phase, measurements=after)

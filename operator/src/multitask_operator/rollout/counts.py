@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from multitask_api.serving_io.gateway_state import LATENCY_BUCKETS_S, GatewayState
+from multitask_api.serving_io.gateway_state import LATENCY_BUCKETS_S, RevisionCounts
 
 #: Errors that say nothing about the server: the caller was not allowed to ask.
 NOT_THE_SERVERS = frozenset({"UNAUTHENTICATED", "PERMISSION_DENIED"})
@@ -44,14 +44,9 @@ class Counts:
         return float(LATENCY_BUCKETS_S[-1])
 
 
-def counts_of(states: Iterable[GatewayState], task: str, revision: str, window: str) -> Counts:
+def counts_of(counts: Iterable[RevisionCounts], task: str, revision: str, window: str) -> Counts:
     """The sum over all gateways. ``task``: its full name; counts of another window are of another step."""
-    rows = [
-        row
-        for state in states
-        for row in state.counts
-        if (row.task, row.revision, row.window) == (task, revision, window)
-    ]
+    rows = [row for row in counts if (row.task, row.revision, row.window) == (task, revision, window)]
     latencies = [0] * (len(LATENCY_BUCKETS_S) + 1)
     for row in rows:
         for index, count in enumerate(row.latencies[: len(latencies)]):

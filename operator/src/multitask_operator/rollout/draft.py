@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from multitask_api.routes import RejectedRevision, RolloutState, TaskRollout
 from multitask_operator.formatting import cut
@@ -11,6 +12,8 @@ from multitask_operator.rollout.candidate import reject
 from multitask_operator.rollout.decision import GoldenJob, RolloutEvent
 from multitask_operator.rollout.inputs import RolloutInput, format_time
 from multitask_operator.rollout.plan import Step
+
+R = TypeVar("R", RolloutState, TaskRollout)
 
 MESSAGE_BYTES = 500
 
@@ -46,17 +49,17 @@ class Draft:
         return replace(self, events=(*self.events, RolloutEvent("Warning" if warning else "Normal", reason, message)))
 
 
-def changed(state: RolloutState, **fields: object) -> RolloutState:
-    """The state with other values, checked; a message is cut to what its field takes."""
+def changed(record: R, **fields: object) -> R:
+    """The state, or a task's row in it, with other values, checked; a message is cut to what its field takes."""
     if isinstance(fields.get("message"), str):
         fields["message"] = cut(str(fields["message"]), MESSAGE_BYTES)
-    return RolloutState.model_validate(state.model_dump() | fields, by_name=True)
+    return type(record).model_validate(record.model_dump() | fields, by_name=True)
 
 
 def finish(draft: Draft, inp: RolloutInput, state: RolloutState, phase: str, message: str) -> Draft:
     """The rollout is over. What has not failed has the revision, or has its old one back."""
     ended = "Successful" if phase == "Successful" else "Excluded"
-    rows = [row.model_dump() | ({"phase": ended} if row.phase in OPEN else {}) for row in state.tasks]
+    rows = [changed(row, phase=ended) if row.phase in OPEN else row for row in state.tasks]
     weight = 100 if phase == "Successful" else 0
     over = changed(state, phase=phase, message=message, weight=weight, finished=format_time(inp.now), tasks=rows)
     done = replace(draft, state=over, step=None, is_progressing=phase == "Successful", requeue_after=0.0)

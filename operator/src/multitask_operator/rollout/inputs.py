@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cached_property
 
 from multitask_api.resource.serving import Serving
 from multitask_api.routes import Backend, RoutedTask, TaskRoute, TaskRouteStatus
-from multitask_api.serving_io.gateway_state import GatewayState
+from multitask_api.serving_io.gateway_state import GatewayState, RevisionCounts
 from multitask_api.serving_io.revision import Revision, RevisionTask
 from multitask_api.serving_io.verify import RevisionReport
 
@@ -43,7 +44,11 @@ class LiveRevision:
 
     def task(self, name: str) -> RevisionTask | None:
         """What it says about a task; None: it does not have the task."""
-        return next((task for task in self.record.tasks if task.name == name), None)
+        return self._tasks.get(name)
+
+    @cached_property
+    def _tasks(self) -> Mapping[str, RevisionTask]:
+        return {task.name: task for task in self.record.tasks}
 
 
 @dataclass(frozen=True)
@@ -76,20 +81,27 @@ class RolloutInput:
         """The revision of that name."""
         return next((item for item in self.revisions if item.name == name), None)
 
-    @property
+    @cached_property
     def status(self) -> TaskRouteStatus:
         """The TaskRoute's status; empty if there is none."""
         return (self.route.status if self.route is not None else None) or TaskRouteStatus()
 
-    @property
+    @cached_property
     def routed(self) -> Mapping[str, RoutedTask]:
         """Task → its entry in the table."""
         return {task.name: task for task in self.route.spec.tasks} if self.route is not None else {}
 
-    @property
+    @cached_property
     def table_revisions(self) -> frozenset[str]:
         """The revisions that the table names."""
-        return frozenset(backend.revision for task in self.routed.values() for backend in task.backends)
+        return self.route.spec.revisions if self.route is not None else frozenset()
+
+    @cached_property
+    def counts(self) -> tuple[RevisionCounts, ...]:
+        """What the gateways have counted for this model; they count for every model of the installation."""
+        own = f"{self.namespace}/{self.model}/"
+        states = (state for state in (self.gateways or {}).values() if state is not None)
+        return tuple(row for state in states for row in state.counts if row.task.startswith(own))
 
     def home(self, task: str, revision: str) -> Backend | None:
         """The backend of the task that is not ``revision``: the one to go back to."""

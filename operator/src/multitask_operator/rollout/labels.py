@@ -17,14 +17,14 @@ _THIRDS = 60
 _PRIOR = 0.5
 
 
-def surely_worse(new: tuple[int, int], old: tuple[int, int], drop: float, alpha: float = ALPHA) -> bool:
+def surely_worse(new: tuple[int, int], old: tuple[int, int], drop: float) -> bool:
     """Whether the new accuracy is surely more than ``drop`` below the old one.
 
     ``new``, ``old``: answers of the revision that were right and that were wrong, all since the rollout began.
     """
     if not sum(new) or not sum(old) or new[0] / sum(new) >= old[0] / sum(old) - drop:
         return False
-    return _is_evident(new, old, drop, -math.log(alpha))
+    return _is_evident(new, old, drop, -math.log(ALPHA))
 
 
 def _is_evident(new: tuple[int, int], old: tuple[int, int], drop: float, enough: float) -> bool:

@@ -7,13 +7,13 @@ from dataclasses import replace
 
 from multitask_api.routes import RolloutState, TaskRollout
 from multitask_operator.formatting import duration, listed
-from multitask_operator.rollout.analysis import judged_by_golden, measured, not_answered, updated
+from multitask_operator.rollout.analysis import judged_by_golden, measured, not_answered
 from multitask_operator.rollout.candidate import same_contract
 from multitask_operator.rollout.counts import Counts, counts_of
 from multitask_operator.rollout.decision import GoldenJob
-from multitask_operator.rollout.draft import Draft, changed, finish, open_rows, reject_revision
+from multitask_operator.rollout.draft import OPEN, Draft, changed, finish, open_rows, reject_revision
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput, format_time, parse_time
-from multitask_operator.rollout.orders import PAUSE, PROMOTE, RESUME, parse_order
+from multitask_operator.rollout.orders import PAUSE, PROMOTE, RESUME
 from multitask_operator.rollout.plan import Step, analysis_settings, steps_of
 from multitask_operator.rollout.table import OUT
 from multitask_operator.rollout.verification import RECHECK_SECONDS, golden_key, silent_message
@@ -25,12 +25,11 @@ def progress(
     state: RolloutState,
     revision: LiveRevision,
     *,
+    action: str,
     is_new_order: bool,
     rollback: bool,
 ) -> Draft:
-    """The draft after one look at the step under way."""
-    order = parse_order(state.order)
-    action = order.action if order is not None and order.revision == state.revision else ""
+    """The draft after one look at the step under way. ``action``: the standing order for this rollout; empty: none."""
     is_compared = any(_is_compared(inp, state, row.name) for row in open_rows(state))
     hurry = rollback or action == PROMOTE or not is_compared
     steps = steps_of(inp.serving.rollout)
@@ -73,9 +72,9 @@ def progress(
 def _reopened(state: RolloutState, now: float) -> RolloutState:
     """Somebody wants the tasks that the traffic said too little about to be measured again."""
     rows = [
-        updated(row, phase="Running", measurements=None) if row.phase == "Inconclusive" else row for row in state.tasks
+        changed(row, phase="Running", measurements=None) if row.phase == "Inconclusive" else row for row in state.tasks
     ]
-    return changed(state, tasks=[row.model_dump() for row in rows], step_started=format_time(now), measured=None)
+    return changed(state, tasks=rows, step_started=format_time(now), measured=None)
 
 
 def _measure(
@@ -94,7 +93,7 @@ def _measure(
     rows: list[TaskRollout] = []
     for row in state.tasks:
         after = row
-        if row in open_rows(state) and _is_compared(inp, state, row.name) and inp.now >= due:
+        if row.phase in OPEN and _is_compared(inp, state, row.name) and inp.now >= due:
             if is_answered:
                 new = _counts(inp, state, step, row.name, state.revision)
                 old = _counts(inp, state, step, row.name, _home(inp, state, row.name))
@@ -106,7 +105,7 @@ def _measure(
                 after = not_answered(row, settings)
         rows.append(after)
     if tuple(rows) != state.tasks:
-        state = changed(state, tasks=[row.model_dump() for row in rows], measured=format_time(inp.now))
+        state = changed(state, tasks=rows, measured=format_time(inp.now))
     silent = [row.name for row in open_rows(state) if not row.step_passed and _is_compared(inp, state, row.name)]
     asked = tuple(name for name in silent if not _has_measurements(state, name))
     if step.analysis is not None and is_late and asked and report is None:
@@ -115,8 +114,7 @@ def _measure(
 
 
 def _counts(inp: RolloutInput, state: RolloutState, step: Step, task: str, revision: str) -> Counts:
-    states = [item for item in (inp.gateways or {}).values() if item is not None]
-    return counts_of(states, f"{inp.namespace}/{inp.model}/{task}", revision, f"{state.revision}/{step.window}")
+    return counts_of(inp.counts, f"{inp.namespace}/{inp.model}/{task}", revision, f"{state.revision}/{step.window}")
 
 
 def _has_measurements(state: RolloutState, name: str) -> bool:
@@ -199,7 +197,7 @@ def _passed(
     if index + 1 < len(steps):
         following = steps[index + 1]
         rows = [
-            updated(row, step_passed=not _is_compared(inp, state, row.name), measurements=None)
+            changed(row, step_passed=not _is_compared(inp, state, row.name), measurements=None)
             if row.phase == "Running"
             else row
             for row in state.tasks
@@ -211,7 +209,7 @@ def _passed(
             step_started=format_time(inp.now),
             measured=None,
             weight=min(following.weight, revision.share),
-            tasks=[row.model_dump() for row in rows],
+            tasks=rows,
             message=message,
         )
         draft = draft.event("RolloutStep", f"revision {revision.name}: {message}")

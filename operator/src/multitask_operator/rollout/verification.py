@@ -10,7 +10,6 @@ from multitask_api.serving_io.names import APPROVAL_ANNOTATION
 from multitask_api.serving_io.revision import RevisionTask
 from multitask_api.serving_io.verify import RevisionReport
 from multitask_operator.formatting import listed
-from multitask_operator.rollout.analysis import updated
 from multitask_operator.rollout.candidate import approval_id, is_settled, rejection, same_contract
 from multitask_operator.rollout.decision import GoldenJob
 from multitask_operator.rollout.draft import Draft, changed, finish, reject_revision
@@ -29,9 +28,7 @@ def verify(
         return draft.waiting("WaitingForServers", _no_servers(revision), RECHECK_SECONDS)
     if not state.tasks:
         if rollback:
-            state = changed(
-                state, tasks=[_row(inp, state, task, "", rollback=True).model_dump() for task in revision.record.tasks]
-            )
+            state = changed(state, tasks=[_row(inp, state, task, "", rollback=True) for task in revision.record.tasks])
         else:
             silent = silent_message(inp)
             if not _is_announced(inp, revision) or silent:
@@ -119,13 +116,13 @@ def _verified(
     draft: Draft, inp: RolloutInput, state: RolloutState, revision: LiveRevision, report: RevisionReport
 ) -> tuple[Draft, RolloutState]:
     rows = [
-        updated(_row(inp, state, task, _failure(inp, report, task.name)), changed_answers=_changed(report, task.name))
+        changed(_row(inp, state, task, _failure(inp, report, task.name)), changed_answers=_changed(report, task.name))
         for task in revision.record.tasks
     ]
     for row in (row for row in rows if row.phase == "Failed"):
         draft = reject_revision(draft, inp, revision.name, "VerificationFailed", row.message, (row.name,))
         draft = draft.event("TaskExcluded", f"{row.name} keeps its old revision: {row.message}", warning=True)
-    state = changed(state, tasks=[row.model_dump() for row in rows])
+    state = changed(state, tasks=rows)
     names = [row.name for row in rows if row.phase not in OUT]
     if names:
         draft = draft.event("RevisionVerified", f"revision {revision.name} answers {listed(names)} as evaluated")

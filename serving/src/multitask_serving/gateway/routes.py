@@ -94,7 +94,8 @@ class RouteTable:
         """
         if len(name) > _MAX_MATCHED_LENGTH:
             return []
-        known = [known for known, route in self._by_name.items() if allowed(route)]
+        may_call = {route.full_name for route in self.routes if allowed(route)}
+        known = [known for known, route in self._by_name.items() if route.full_name in may_call]
         prefix, _, task = name.rpartition("/")
         siblings = [other.rpartition("/")[2] for other in known if other.rpartition("/")[0] == prefix]
         if not siblings:

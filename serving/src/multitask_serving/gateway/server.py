@@ -27,8 +27,8 @@ from multitask_serving.gateway.access.tls import CertificateFolder
 from multitask_serving.gateway.connections import count_connections
 from multitask_serving.gateway.dispatch import Dispatcher
 from multitask_serving.gateway.endpoints import Endpoints, FixedEndpoints
+from multitask_serving.gateway.files.route_file import RouteFile, TableTransform
 from multitask_serving.gateway.interceptor import ErrorInterceptor
-from multitask_serving.gateway.route_file import RouteFile, TableTransform
 from multitask_serving.gateway.routes import RouteTable
 from multitask_serving.gateway.service import TaskGateway
 from multitask_serving.gateway.stats import Stats

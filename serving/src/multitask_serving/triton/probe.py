@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multitask_api.errors import UserError
-from multitask_serving.triton.client import BackendError, BackendRejected, TritonClient
+from multitask_serving.triton.client import BackendError, TritonClient
 from multitask_serving.triton.wire import Options, ServerStatus
 
 
@@ -116,21 +116,6 @@ async def read_status(client: TritonClient, *, timeout_s: float) -> ServerStatus
         return ServerStatus.decode("".join([response.text async for response in responses]))
     except (BackendError, ValueError):
         return None
-
-
-async def ping(client: TritonClient, *, timeout_s: float = 3600.0) -> bool:
-    """Whether the model process answers, however long its queue is; waits for it for at most ``timeout_s``.
-
-    It asks for the end of a request that does not exist, which the process answers without the engine.
-    """
-    try:
-        async for _ in client.infer("", {}, Options(cancel="ping"), timeout_s=timeout_s):
-            pass
-    except BackendRejected:
-        return True
-    except BackendError:
-        return False
-    return True
 
 
 async def _infer_text(client: TritonClient, golden: GoldenRequest, timeout_s: float) -> str:

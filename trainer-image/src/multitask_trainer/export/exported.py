@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from multitask_api.bundle import Bundle
+from multitask_api.types import JsonObject
 from multitask_trainer.data.rows import Row
 from multitask_trainer.errors import ArtifactError, StageError
 from multitask_trainer.evaluation.agreement import NEAR_TIES
@@ -58,8 +60,7 @@ class ExportedResult:
     def golden(self, task: str, most: int) -> list[GoldenRow]:
         """At most ``most`` golden requests of a task, evenly spread. Raises `StageError` or `ArtifactError`."""
         answers = self.answers(task)
-        lines = map(json.loads, (self.folder / _GOLDEN).read_text("utf-8").splitlines())
-        own = [line for line in lines if line["task"] == task]
+        own = self._golden_lines.get(task, [])
         # As `golden_lines` chose them: every so many rows.
         numbers = range(0, len(answers), -(-len(answers) // max(1, len(own))) or 1)
         rows = [
@@ -72,6 +73,13 @@ class ExportedResult:
                 "to have it made again"
             )
         return rows[:: max(1, -(-len(rows) // most))]
+
+    @cached_property
+    def _golden_lines(self) -> dict[str, list[JsonObject]]:
+        lines: dict[str, list[JsonObject]] = {}
+        for line in map(json.loads, (self.folder / _GOLDEN).read_text("utf-8").splitlines()):
+            lines.setdefault(line["task"], []).append(line)
+        return lines
 
     def near_tie(self, task: str) -> float:
         """Nats below which another answer of the task is no fault."""

@@ -9,14 +9,13 @@ import yaml
 
 from multitask_api.bundle import Bundle, ServedTask
 from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
+from multitask_api.serving_io.revision import MAX_GOLDEN_PER_TASK
 from multitask_serving.engine.prompt.template import fields_of_pieces
 from multitask_trainer.data.rows import Row
 from multitask_trainer.evaluation.answers import Answer
 
 SERVICE, PORT = "127.0.0.1", 8001
 """Triton's address in the routes; a program that starts Triton elsewhere rewrites it."""
-
-GOLDEN_ROWS = 200
 
 
 def routes_yaml(bundle: Bundle, model: str) -> str:
@@ -44,7 +43,7 @@ def golden_lines(
     Where the answer led by less than ``near_tie`` nats, the line has ``"nearTie": true``: a correct server may differ.
     ``device`` computed the answers; None: it is not known.
     """
-    step = max(1, -(-len(rows) // GOLDEN_ROWS))
+    step = max(1, -(-len(rows) // MAX_GOLDEN_PER_TASK))
     key = "label" if task.type == "Classification" else "text"
     # ASCII: some readers take characters that JSON allows in a string, such as U+2028, for the end of a line.
     return [

@@ -18,6 +18,7 @@ from multitask_api.stage_io.manifest import MANIFEST, FileEntry, Manifest
 from multitask_trainer.errors import ArtifactError
 from multitask_trainer.storage.files import (
     file_entry,
+    matches_entry,
     sync_path,
     sync_tree,
     temporary_sibling,
@@ -85,7 +86,7 @@ def copy_files(uri: str, folder: Path, files: Mapping[str, FileEntry]) -> None:
 
     def copy(name: str) -> None:
         file = folder / name
-        if file.is_file() and file_entry(file) == files[name]:
+        if matches_entry(file, files[name]):
             return
         file.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -62,6 +62,11 @@ def file_entry(path: Path) -> FileEntry:
     return FileEntry(sha256=sha.hexdigest(), bytes=path.stat().st_size)
 
 
+def matches_entry(path: Path, entry: FileEntry) -> bool:
+    """Whether there is the file of ``entry``; the size says it of most that are not, without reading them."""
+    return path.is_file() and path.stat().st_size == entry.bytes and file_entry(path) == entry
+
+
 def file_entries(folder: Path) -> dict[str, FileEntry]:
     """All files below ``folder`` by relative path."""
     files = sorted(path for path in folder.rglob("*") if path.is_file())

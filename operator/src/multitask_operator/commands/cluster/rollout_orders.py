@@ -8,7 +8,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from multitask_api.errors import UserError
 from multitask_api.resource.model import API_VERSION
@@ -20,11 +19,12 @@ from multitask_operator.commands.cluster.options import ClusterOptions
 from multitask_operator.commands.cluster.session import PermissionDenied, read_cluster_state, run_with_client
 from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.formatting import listed
-from multitask_operator.reconciler.serving.routes import read_route
+from multitask_operator.reconciler.serving.routes import read_route, status_of
+from multitask_operator.reconciler.state.accessors import format_time
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.revision_state import revision_states
+from multitask_operator.rollout import OVER
 
-OVER = ("Successful", "Failed", "Aborted")
 RETRY, ROLLBACK, UNDO = "retry", "rollback", "undo"
 
 
@@ -79,8 +79,7 @@ def order(name: str, options: ClusterOptions, action: str, revision: str | None,
 
 def change_for(cluster: ClusterState, action: str, revision: str | None, now: float) -> OrderedChange:
     """The annotation for an order, ``now`` in Unix seconds. Raises NothingToOrder with what there is instead. Pure."""
-    status = _status(cluster)
-    stamp = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    status, stamp = status_of(read_route(cluster.task_route)), format_time(now)
     if action == UNDO:
         ordered = cluster.annotations.get(ROLLBACK_ANNOTATION)
         if ordered is None:
@@ -106,11 +105,6 @@ def change_for(cluster: ClusterState, action: str, revision: str | None, now: fl
         "abort": f"the rollout of revision {state} is aborted: all tasks go back to their old revision",
     }
     return OrderedChange(state, ROLLOUT_ANNOTATION, f"{action} {state} {stamp}", texts[action])
-
-
-def _status(cluster: ClusterState) -> TaskRouteStatus:
-    route = read_route(cluster.task_route)
-    return (route.status if route is not None else None) or TaskRouteStatus()
 
 
 def _active(cluster: ClusterState, state: RolloutState | None, action: str, revision: str | None) -> str:

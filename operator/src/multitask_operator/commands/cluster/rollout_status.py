@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import time
 
-from multitask_api.routes import RolloutState, RoutedTask, TaskRollout, TaskRoute, TaskRouteStatus
+from multitask_api.routes import RolloutState, RoutedTask, TaskRollout, TaskRoute
 from multitask_api.serving_io.names import ROLLBACK_ANNOTATION
 from multitask_operator.commands.cluster.options import ClusterOptions
-from multitask_operator.commands.cluster.rollout_orders import OVER
 from multitask_operator.commands.cluster.session import read_model
 from multitask_operator.commands.console import print_json, print_line, table
-from multitask_operator.reconciler.serving.routes import read_route
+from multitask_operator.reconciler.serving.routes import read_route, status_of
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.revision_state import RevisionState, revision_states
+from multitask_operator.rollout import OVER
 
 
 def status(name: str, options: ClusterOptions, *, as_json: bool) -> int:
@@ -29,7 +29,7 @@ def status(name: str, options: ClusterOptions, *, as_json: bool) -> int:
 
 def as_data(cluster: ClusterState, route: TaskRoute | None, revisions: dict[str, RevisionState]) -> dict[str, object]:
     """What ``--output json`` prints."""
-    status = (route.status if route is not None else None) or TaskRouteStatus()
+    status = status_of(route)
     return {
         "namespace": cluster.namespace,
         "name": cluster.name,
@@ -59,7 +59,7 @@ def headline(state: RolloutState | None) -> str:
 
 def task_rows(route: TaskRoute) -> list[tuple[str, ...]]:
     """Task, weights, phase, what it passed on, how its test rows changed, and the figures."""
-    state = route.status.rollout if route.status is not None else None
+    state = status_of(route).rollout
     rows = {row.name: row for row in (state.tasks if state is not None else ())}
     entries = [_row(task, rows.get(task.name)) for task in route.spec.tasks]
     routed = {task.name for task in route.spec.tasks}
@@ -81,7 +81,7 @@ def _changed(row: TaskRollout) -> str:
 
 
 def _print(cluster: ClusterState, route: TaskRoute | None, revisions: dict[str, RevisionState]) -> None:
-    status = (route.status if route is not None else None) or TaskRouteStatus()
+    status = status_of(route)
     print_line(f"{cluster.namespace}/{cluster.name}: {headline(status.rollout)}")
     rollback = cluster.annotations.get(ROLLBACK_ANNOTATION)
     if rollback:

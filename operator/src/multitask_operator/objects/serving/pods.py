@@ -6,11 +6,10 @@ the installation restarts servers that run.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from math import ceil
 
-from multitask_api.cluster import MOUNTS_VARIABLE, POD_ENVIRONMENT, WORK_PATH, pvc_path
+from multitask_api.cluster import MOUNTS_VARIABLE, POD_ENVIRONMENT, WORK_PATH
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.serving_io.names import (
     EXPORT_PATH,
@@ -20,17 +19,18 @@ from multitask_api.serving_io.names import (
     REVISION_PATH,
     SERVER_COMMAND,
     SERVER_CONTAINER,
+    SERVING,
     TRITON_PORT,
 )
 from multitask_api.serving_io.revision import REVISION_KEY
 from multitask_api.types import JsonDict, JsonObject
 from multitask_operator.objects.names import Owner
 from multitask_operator.objects.pod_layers import Layer
-from multitask_operator.objects.pods import FIXED_USER, POD_SECURITY, SECURITY
+from multitask_operator.objects.pods import SECURITY, credentials, pod_security, pull_secrets, user_variable
 from multitask_operator.objects.resources import quantity, resource_amounts
 from multitask_operator.objects.serving.names import revision_labels, serving_name
 from multitask_operator.objects.user_pod_template import Protected, apply_user_template
-from multitask_operator.objects.volumes import pvc_of, volume_name
+from multitask_operator.objects.volumes import mounts_variable, pod_volumes, volume_mounts
 from multitask_operator.settings import PodDefaults
 
 PLACE = "spec.serving"
@@ -79,15 +79,14 @@ def server_template(
     ask for.
     """
     labels = revision_labels(owner.name, revision)
-    claim = pvc_of(spec.storage.uri) if spec.storage is not None else None
     pod: JsonDict = {
         "restartPolicy": "Always",
         # A server asks nothing of the API server.
         "automountServiceAccountToken": False,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
-        "securityContext": POD_SECURITY | (FIXED_USER if settings.fixed_user else {}),
+        "securityContext": pod_security(settings.fixed_user),
         "topologySpreadConstraints": [_spread(key, labels) for key in _TOPOLOGY],
-        "initContainers": [_fetch(spec, claim, settings)],
+        "initContainers": [_fetch(spec, settings)],
         "containers": [_server(spec, bundle_bytes, settings)],
         "volumes": [
             {
@@ -101,14 +100,12 @@ def server_template(
             {"name": "work", "emptyDir": {}},
             # Triton passes tensors to its Python backend through shared memory; a container has 64 MiB of it.
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            *pod_volumes(spec, SERVING),
         ],
     }
-    if claim is not None:
-        pod["volumes"].append({"name": volume_name(claim), "persistentVolumeClaim": {"claimName": claim}})
     if spec.service_account_name is not None:
         pod["serviceAccountName"] = spec.service_account_name
-    if spec.image_pull_secrets:
-        pod["imagePullSecrets"] = [{"name": secret.name} for secret in spec.image_pull_secrets]
+    pod |= pull_secrets(spec)
     template: JsonDict = {
         "metadata": {
             "labels": labels,
@@ -159,17 +156,12 @@ def _spread(key: str, labels: JsonObject) -> JsonDict:
     }
 
 
-def _fetch(spec: MultiTaskModelSpec, claim: str | None, settings: ServerSettings) -> JsonDict:
+def _fetch(spec: MultiTaskModelSpec, settings: ServerSettings) -> JsonDict:
     container = _container(FETCH_CONTAINER, FETCH_COMMAND, settings)
-    mounts = {} if claim is None else {claim: pvc_path(claim)}
-    container["env"].append({"name": MOUNTS_VARIABLE, "value": json.dumps(mounts, separators=(",", ":"))})
+    container["env"].append({"name": MOUNTS_VARIABLE, "value": mounts_variable(spec, SERVING)})
     container["resources"] = {"requests": {"cpu": "250m", "memory": "512Mi"}}
-    container["volumeMounts"] += [
-        {"name": volume_name(name), "mountPath": path, "readOnly": True} for name, path in mounts.items()
-    ]
-    if spec.credentials:
-        container["envFrom"] = [{"secretRef": {"name": each.secret_ref.name}} for each in spec.credentials]
-    return container
+    container["volumeMounts"] += [mount | {"readOnly": True} for mount in volume_mounts(spec, SERVING)]
+    return container | credentials(spec)
 
 
 def _server(spec: MultiTaskModelSpec, bundle_bytes: int, settings: ServerSettings) -> JsonDict:
@@ -216,14 +208,13 @@ def _threads(resources: JsonObject) -> int:
 
 
 def _container(name: str, command: tuple[str, ...], settings: ServerSettings) -> JsonDict:
-    # A user whom the image's passwd does not have has no name, and libraries ask for one.
-    user = {} if settings.fixed_user else {"USER": "multitask"}
+    environment = user_variable(settings.fixed_user) | POD_ENVIRONMENT
     return {
         "name": name,
         "image": settings.image,
         "imagePullPolicy": settings.image_pull_policy,
         "command": list(command),
-        "env": [{"name": key, "value": value} for key, value in (user | POD_ENVIRONMENT).items()],
+        "env": [{"name": key, "value": value} for key, value in environment.items()],
         "securityContext": SECURITY,
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [

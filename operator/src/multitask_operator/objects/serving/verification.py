@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from multitask_api.cluster import ROOT
@@ -42,7 +42,9 @@ def verify_name(model: str, revision: str, key: str) -> str:
 
 def verify_configmap(owner: Owner, order: VerifyOrder, key: str, access: GatewayAccess) -> JsonDict:
     """The order; the pod reports into the same ConfigMap."""
-    item = _object(owner, "v1", "ConfigMap", order.revision, key)
+    name, annotations = verify_name(owner.name, order.revision, key), {GOLDEN_ANNOTATION: key}
+    item = object_metadata(owner, "v1", "ConfigMap", name, of=VERIFY_REVISION, annotations=annotations)
+    item["metadata"]["labels"][REVISION_LABEL] = order.revision
     item["data"] = {VERIFY_KEY: json.dumps(order.to_json(), ensure_ascii=False, separators=(",", ":"))}
     if access.ca:
         item["data"][_CA_KEY] = access.ca
@@ -62,9 +64,8 @@ def verify_job(
     """A Job of one CPU pod. Raises `PodTemplateError` or `ResourcesError` for what the spec cannot ask for."""
     name = verify_name(owner.name, revision, key)
     job = jobs.stage_job(owner, spec, StageJobSpec(name, VERIFY_REVISION, generation), settings)
-    item = _object(owner, "batch/v1", "Job", revision, key)
-    job["metadata"]["labels"] |= item["metadata"]["labels"]
-    job["metadata"]["annotations"] |= item["metadata"]["annotations"]
+    job["metadata"]["labels"][REVISION_LABEL] = revision
+    job["metadata"]["annotations"][GOLDEN_ANNOTATION] = key
     template = job["spec"]["template"]
     template["metadata"]["labels"][REVISION_LABEL] = revision
     sources: list[JsonDict] = [
@@ -91,14 +92,3 @@ def verify_role_binding(owner: Owner, spec: MultiTaskModelSpec) -> JsonDict:
 
 def _role_name(owner: Owner) -> str:
     return f"{short(owner.name, _MODEL)}-verify"
-
-
-def _object(owner: Owner, api_version: str, kind: str, revision: str, key: str) -> JsonDict:
-    name, annotations = verify_name(owner.name, revision, key), _annotations(key)
-    item = object_metadata(owner, api_version, kind, name, of=VERIFY_REVISION, annotations=annotations)
-    item["metadata"]["labels"][REVISION_LABEL] = revision
-    return item
-
-
-def _annotations(key: str) -> Mapping[str, str]:
-    return {GOLDEN_ANNOTATION: key}

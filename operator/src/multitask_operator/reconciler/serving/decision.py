@@ -10,7 +10,7 @@ from multitask_api.serving_io.names import TRITON_PORT
 from multitask_api.stages.digests import digest
 from multitask_operator.objects.serving import workload
 from multitask_operator.objects.serving.names import serving_name
-from multitask_operator.objects.serving.pods import ServerSettings, server_template, start_seconds
+from multitask_operator.objects.serving.pods import server_template, start_seconds
 from multitask_operator.objects.serving.routes import task_route
 from multitask_operator.reconciler import blockers
 from multitask_operator.reconciler.actions import Action, Create, DryRunCreate, Event, PatchRoute, delete_all, earliest
@@ -19,9 +19,9 @@ from multitask_operator.reconciler.contribution import Contribution, StatusPart
 from multitask_operator.reconciler.serving import verification
 from multitask_operator.reconciler.serving.checks import start_blocked
 from multitask_operator.reconciler.serving.children import RevisionObjects
-from multitask_operator.reconciler.serving.newest import NewestRevision, newest_revision
+from multitask_operator.reconciler.serving.newest import NewestRevision, newest_revision, server_settings
 from multitask_operator.reconciler.serving.queueing import waits_for_others
-from multitask_operator.reconciler.serving.routes import merge_patch, read_route
+from multitask_operator.reconciler.serving.routes import merge_patch, read_route, status_of
 from multitask_operator.reconciler.serving.servers import obsolete_revisions, replicas_of
 from multitask_operator.reconciler.serving.status import ServingView, serving_status
 from multitask_operator.reconciler.state.model_state import ModelState
@@ -38,17 +38,16 @@ def reconcile(state: ModelState, settings: Settings) -> Contribution:
     Raises UserError for pods that the spec cannot ask for.
     """
     checks = tuple(_template_check(state, settings))
-    revisions = revision_states(state.cluster)
-    newest = newest_revision(state, settings, revisions)
+    known = revisions = revision_states(state.cluster)
+    route = read_route(state.cluster.task_route)
+    newest = newest_revision(state, settings, revisions, route)
     if newest.configmap is not None and newest.name is not None:
         revisions = {newest.name: _to_be_made(newest, revisions), **revisions}
     if not revisions and state.cluster.task_route is None:
         return replace(NOTHING, creations=checks)
-    route = read_route(state.cluster.task_route)
     waiting = waits_for_others(state, settings, newest, route)
     if waiting is not None:
-        newest = replace(newest, name=waiting.served, configmap=None)
-        revisions = revision_states(state.cluster)
+        newest, revisions = replace(newest, name=waiting.served, configmap=None), known
     decision = advance(_rollout_input(state, revisions, newest, route))
     if waiting is not None:
         decision = replace(decision, **waiting.shown)
@@ -83,9 +82,7 @@ def _template_check(state: ModelState, settings: Settings) -> Iterator[Action]:
     if not settings.are_known or not settings.serving_image:
         return
     name = digest("check", 8)
-    servers = ServerSettings(
-        settings.serving_image, settings.image_pull_policy, settings.fixed_user, settings.serving_pods
-    )
+    servers = server_settings(settings, settings.serving_image)
     template = server_template(state.owner, state.model.spec, name, 0, servers)
     if state.resolve_job is None:
         yield DryRunCreate(workload.deployment(state.owner, name, template, 0, start_seconds(0)))
@@ -106,7 +103,7 @@ def _rollout_input(
 ) -> RolloutInput:
     cluster = state.cluster
     metadata = cluster.task_route["metadata"] if cluster.task_route is not None else {}
-    rollout = route.status.rollout if route is not None and route.status is not None else None
+    rollout = status_of(route).rollout
     revision = rollout.revision if rollout is not None else newest.name
     return RolloutInput(
         namespace=cluster.namespace,
@@ -147,7 +144,7 @@ def _servers(
         if revision.name not in decision.live:
             yield from objects.stopped(revision)
             continue
-        replicas = replicas_of(state, revision, decision.live, is_rolling=decision.is_progressing)
+        replicas = replicas_of(state, revision, is_rolling=decision.is_progressing)
         if blocker is not None:  # no further pod: it would not start, or keep others from starting
             replicas = min(replicas, revision.replicas)
         if blocker is None or revision.deployment is not None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from multitask_api.routes import TaskRoute
 from multitask_api.serving_io.names import IMAGE_ANNOTATION
 from multitask_api.types import JsonDict
 from multitask_operator.objects.serving.pods import ServerSettings, server_template
 from multitask_operator.objects.serving.revisions import revision_configmap
 from multitask_operator.reconciler.blockers import Blocker
-from multitask_operator.reconciler.serving.routes import read_route
+from multitask_operator.reconciler.serving.routes import status_of
 from multitask_operator.reconciler.serving.trained import TrainedRevision
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.revision_state import RevisionState
@@ -29,12 +30,14 @@ class NewestRevision:
     """Why it cannot be made."""
 
 
-def newest_revision(state: ModelState, settings: Settings, revisions: Mapping[str, RevisionState]) -> NewestRevision:
+def newest_revision(
+    state: ModelState, settings: Settings, revisions: Mapping[str, RevisionState], route: TaskRoute | None
+) -> NewestRevision:
     """The revision of the trained result; while there is none for this generation, the one that served last.
 
     Raises UserError for pods that the spec cannot ask for.
     """
-    last = _last(state, revisions)
+    last = _last(revisions, route)
     trained = TrainedRevision.of(state)
     if trained is None:
         return NewestRevision(last.name if last is not None else None)
@@ -50,10 +53,14 @@ def newest_revision(state: ModelState, settings: Settings, revisions: Mapping[st
     return _new(state, settings, trained, name, adopted, known)
 
 
-def _last(state: ModelState, revisions: Mapping[str, RevisionState]) -> RevisionState | None:
+def server_settings(settings: Settings, image: str) -> ServerSettings:
+    """What the installation sets for servers of ``image``."""
+    return ServerSettings(image, settings.image_pull_policy, settings.fixed_user, settings.serving_pods)
+
+
+def _last(revisions: Mapping[str, RevisionState], route: TaskRoute | None) -> RevisionState | None:
     """What the latest rollout led to, else the last one that was made."""
-    route = read_route(state.cluster.task_route)
-    rollout = route.status.rollout if route is not None and route.status is not None else None
+    rollout = status_of(route).rollout
     recorded = {name: revision for name, revision in revisions.items() if revision.record is not None}
     if rollout is not None and rollout.revision in recorded:
         return recorded[rollout.revision]
@@ -75,7 +82,7 @@ def _new(
         return NewestRevision(None, blocker=Blocker("ServingImageMissing", text))
     template = known.template if known is not None else None
     if template is None:
-        servers = ServerSettings(image, settings.image_pull_policy, settings.fixed_user, settings.serving_pods)
+        servers = server_settings(settings, image)
         template = server_template(state.owner, state.model.spec, name, trained.bundle_bytes, servers)
     record = trained.record(state, name, image)
     return NewestRevision(name, revision_configmap(state.owner, record, template, adopted))

@@ -8,8 +8,9 @@ from typing import Any
 from multitask_api.routes import TaskRoute
 from multitask_operator.formatting import listed
 from multitask_operator.reconciler.serving.newest import NewestRevision
-from multitask_operator.reconciler.serving.routes import routed_revisions
+from multitask_operator.reconciler.serving.routes import status_of
 from multitask_operator.reconciler.state.model_state import ModelState
+from multitask_operator.rollout import OVER
 from multitask_operator.settings import Settings
 
 #: Seconds until the next look at the others.
@@ -33,10 +34,10 @@ def waits_for_others(
 
     A first revision does not wait: nobody answers without it. One that is on its way goes on.
     """
-    others, routed = state.cluster.rolling_models, routed_revisions(route)
-    rollout = route.status.rollout if route is not None and route.status is not None else None
+    others, rollout = state.cluster.rolling_models, status_of(route).rollout
+    routed = route.spec.revisions if route is not None else frozenset()
     is_new = newest.name is not None and newest.name not in routed
-    if not is_new or rollout is None or rollout.phase not in ("Successful", "Failed", "Aborted"):
+    if not is_new or rollout is None or rollout.phase not in OVER:
         return None
     if len(others) < settings.max_concurrent_rollouts or rollout.revision == newest.name or not routed:
         return None

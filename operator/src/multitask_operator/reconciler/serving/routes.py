@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import ValidationError
 
-from multitask_api.routes import TaskRoute
+from multitask_api.routes import TaskRoute, TaskRouteStatus
 from multitask_api.types import JsonObject
 from multitask_operator.reconciler.state.revision_state import RevisionState
 
@@ -23,16 +23,15 @@ def read_route(item: JsonObject | None) -> TaskRoute | None:
     return None
 
 
-def routed_revisions(route: TaskRoute | None) -> frozenset[str]:
-    """The revisions that a table sends requests to."""
-    tasks = route.spec.tasks if route is not None else ()
-    return frozenset(backend.revision for task in tasks for backend in task.backends)
+def status_of(route: TaskRoute | None) -> TaskRouteStatus:
+    """Its status; empty if it has none."""
+    return (route.status if route is not None else None) or TaskRouteStatus()
 
 
 def following_gateways(route: TaskRoute) -> int:
     """The gateways that follow the table. One that has an earlier step of a rollout answers too: the servers of that
     step stay until it has caught up."""
-    return len(route.status.gateways) if route.status is not None else 0
+    return len(status_of(route).gateways)
 
 
 def unanswered_tasks(route: TaskRoute, revisions: Mapping[str, RevisionState]) -> Iterator[tuple[str, str]]:

@@ -8,17 +8,13 @@ from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.revision_state import RevisionState
 
 
-def replicas_of(state: ModelState, revision: RevisionState | None, live: Collection[str], *, is_rolling: bool) -> int:
-    """The servers that a revision is to have: ``spec.serving.replicas`` while it is ``live``, else none.
+def replicas_of(state: ModelState, revision: RevisionState, *, is_rolling: bool) -> int:
+    """The servers that a live revision is to have: ``spec.serving.replicas``.
 
     During a rollout servers are only added: an autoscaler sees the load of one revision shrink while traffic moves, and
     what it takes away would be missing at the next step.
     """
     wanted = state.model.spec.serving.replicas
-    if revision is None:
-        return wanted
-    if revision.name not in live:
-        return 0
     return max(wanted, revision.replicas) if is_rolling and wanted > 0 else wanted
 
 

@@ -71,13 +71,12 @@ class ServingView:
 def answers(cluster: ClusterState) -> ConditionValue | None:
     """That every task of the table is answered, whatever has become of the spec since; None: one is not."""
     route = read_route(cluster.task_route)
-    used = {each.revision for task in (route.spec.tasks if route is not None else ()) for each in task.backends}
-    if route is None or not used or not following_gateways(route):
+    if route is None or not route.spec.revisions or not following_gateways(route):
         return None
     if any(True for _ in unanswered_tasks(route, revision_states(cluster))):
         return None
     return ConditionValue(
-        "True", SERVING, f"{counted(len(route.spec.tasks), 'task')} answered by {listed(sorted(used))}."
+        "True", SERVING, f"{counted(len(route.spec.tasks), 'task')} answered by {listed(sorted(route.spec.revisions))}."
     )
 
 

@@ -10,7 +10,6 @@ from multitask_api.serving_io.names import REVISION_LABEL
 from multitask_api.serving_io.revision import Revision
 from multitask_api.serving_io.verify import (
     VERIFIED_KEY,
-    VERIFY_REVISION,
     PreviousRevision,
     RevisionReport,
     VerifiedTask,
@@ -26,7 +25,7 @@ from multitask_operator.reconciler.state.accessors import parse_time, true_condi
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import failure_of
 from multitask_operator.reconciler.state.revision_state import RevisionState
-from multitask_operator.reconciler.state.stage_job import StageJob, stage_jobs
+from multitask_operator.reconciler.state.stage_job import StageJob
 from multitask_operator.rollout import GoldenJob
 from multitask_operator.settings import Settings
 
@@ -34,14 +33,9 @@ from multitask_operator.settings import Settings
 RETRY_SECONDS = 300.0
 
 
-def verify_jobs(state: ModelState) -> tuple[StageJob, ...]:
-    """All of the model."""
-    return stage_jobs(state.cluster, (VERIFY_REVISION,))
-
-
 def reports_of(state: ModelState, revision: str | None) -> dict[str, RevisionReport]:
     """Key → what the Job of that key reported about ``revision``."""
-    found = ((key_of(job), _report(job)) for job in verify_jobs(state) if revision_of(job) == revision)
+    found = ((key_of(job), _report(job)) for job in state.verify_jobs if revision_of(job) == revision)
     return {key: report for key, report in found if report is not None}
 
 
@@ -49,8 +43,8 @@ def failures_of(state: ModelState, revision: str | None) -> dict[str, str]:
     """Key → why the Job of that key failed for good."""
     return {
         key_of(job): failure_of(job).failure.message
-        for job in verify_jobs(state)
-        if revision_of(job) == revision and job.has_failed and _report(job) is None
+        for job in state.verify_jobs
+        if revision_of(job) == revision and _failed(job)
     }
 
 
@@ -61,9 +55,7 @@ def missing_objects(
     revision = revisions.get(golden.revision) if golden is not None else None
     if golden is None or revision is None or revision.record is None or not settings.gateway_address:
         return
-    access = GatewayAccess(
-        settings.gateway_address, settings.gateway_ca_file.text if settings.gateway_ca_file is not None else ""
-    )
+    access = GatewayAccess(settings.gateway_address, settings.gateway_ca_file)
     record, owner, spec, cluster = revision.record, state.owner, state.model.spec, state.cluster
     known = revisions.get(golden.previous)
     order = _order(state, record, known.record if known is not None else None, golden, access)
@@ -77,7 +69,7 @@ def missing_objects(
         pod_settings(settings, settings.trainer_image),
         tls=bool(access.ca),
     )
-    names = {item.name for item in verify_jobs(state)} | {configmap["metadata"]["name"]}
+    names = {item.name for item in state.verify_jobs} | {configmap["metadata"]["name"]}
     yield from differing(cluster.roles, objects.verify_role(owner, names), ("rules",))
     yield from differing(cluster.role_bindings, objects.verify_role_binding(owner, spec), ("subjects",))
     for existing, wanted in ((cluster.configmaps, configmap), (cluster.jobs, job)):
@@ -87,8 +79,8 @@ def missing_objects(
 
 def obsolete_verifications(state: ModelState, kept: Collection[str]) -> Iterator[Delete]:
     """Of revisions that are gone; and those that failed some time ago, which are tried again."""
-    for job in verify_jobs(state):
-        is_retried = job.has_failed and _report(job) is None and seconds_until_retry(job, state.now) <= 0
+    for job in state.verify_jobs:
+        is_retried = _failed(job) and seconds_until_retry(job, state.now) <= 0
         has_lost = job.configmap is None or (job.is_finished and not job.has_failed and _report(job) is None)
         if revision_of(job) not in kept or is_retried or has_lost:
             yield from delete_all(job.job, job.configmap)
@@ -96,8 +88,8 @@ def obsolete_verifications(state: ModelState, kept: Collection[str]) -> Iterator
 
 def waits(state: ModelState) -> Iterator[float]:
     """Seconds until time alone changes something."""
-    for job in verify_jobs(state):
-        if job.has_failed and _report(job) is None:
+    for job in state.verify_jobs:
+        if _failed(job):
             yield max(1.0, seconds_until_retry(job, state.now))
 
 
@@ -110,7 +102,7 @@ def seconds_until_retry(job: StageJob, now: float) -> float:
 
 def verification_blocked(state: ModelState, settings: Settings) -> Blocker | None:
     """Why the pod of a verification does not run."""
-    for job in verify_jobs(state):
+    for job in state.verify_jobs:
         blocker = blockers.job_stuck(
             job, settings.gpu_resource, state.cluster.warnings, state.now, settings.grace_seconds
         ) or blockers.retrying(job)
@@ -129,6 +121,11 @@ def key_of(job: StageJob) -> str:
     """See `GoldenJob.key`."""
     item = job.configmap or job.job or {"metadata": {}}
     return str((item["metadata"].get("annotations") or {}).get(GOLDEN_ANNOTATION, ""))
+
+
+def _failed(job: StageJob) -> bool:
+    """Whether it failed for good, and has no report."""
+    return job.has_failed and _report(job) is None
 
 
 def _report(job: StageJob) -> RevisionReport | None:

@@ -7,6 +7,7 @@ from functools import cached_property
 
 from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE
 from multitask_api.resource import MultiTaskModel
+from multitask_api.serving_io.verify import VERIFY_REVISION
 from multitask_operator.objects.names import Owner
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.planner import Plan, PlannerInput, plan
@@ -77,6 +78,11 @@ class ModelState:
     def running_jobs(self) -> tuple[StageJob, ...]:
         """Those of stages that are open and not being deleted; their pods may still wait."""
         return tuple(job for job in self.stage_jobs if job.phase is Phase.RUNNING and not job.is_being_deleted)
+
+    @cached_property
+    def verify_jobs(self) -> tuple[StageJob, ...]:
+        """Those that verify revisions."""
+        return stage_jobs(self.cluster, (VERIFY_REVISION,))
 
     @property
     def owner(self) -> Owner:

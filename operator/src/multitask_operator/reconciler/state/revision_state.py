@@ -11,7 +11,7 @@ from multitask_api.serving_io.revision import REVISION_KEY, Revision
 from multitask_api.types import JsonObject
 from multitask_operator.objects.serving.names import serving_name
 from multitask_operator.objects.serving.revisions import TEMPLATE_KEY
-from multitask_operator.reconciler.state.accessors import created_at, is_being_deleted, kind_label, true_condition
+from multitask_operator.reconciler.state.accessors import created_at, is_being_deleted, kind_label
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 
 
@@ -65,17 +65,6 @@ class RevisionState:
     def replicas(self) -> int:
         """Servers that its Deployment asks for; 0 without one."""
         return int((self.deployment or {}).get("spec", {}).get("replicas", 0))
-
-    @property
-    def is_available(self) -> bool:
-        """Whether its Deployment has as many ready servers as it asks for, and the gateways see one at least."""
-        status = (self.deployment or {}).get("status", {})
-        is_current = status.get("observedGeneration", 0) >= (self.deployment or {}).get("metadata", {}).get(
-            "generation", 1
-        )
-        available = true_condition(self.deployment, "Available") is not None
-        is_whole = status.get("readyReplicas", 0) >= self.replicas
-        return self.replicas > 0 and is_current and available and is_whole and self.ready_endpoints > 0
 
     @property
     def objects(self) -> Iterator[JsonObject]:

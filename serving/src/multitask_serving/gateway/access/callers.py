@@ -27,6 +27,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationError, 
 from multitask_api.errors import UserError
 from multitask_api.types import Record
 from multitask_serving.gateway.access.grants import Caller, grant_error, matches
+from multitask_serving.gateway.files.watched_file import WatchedFile
 
 log = logging.getLogger(__name__)
 
@@ -144,19 +145,16 @@ class CallersFile:
     def __init__(self, path: Path) -> None:
         """Read the file for the first time. Raises `InvalidCallers`."""
         self._path = path
-        self._read_version = self._file_version()
-        self.callers = self._read()
+        self._file = WatchedFile(path, self._read, InvalidCallers, "who may call is")
+
+    @property
+    def callers(self) -> Callers:
+        """The last valid ones."""
+        return self._file.content
 
     def refresh(self) -> bool:
         """Read the file again if it has changed. Returns whether the callers were replaced; logs an invalid file."""
-        version = self._file_version()
-        if version == self._read_version:
-            return False
-        self._read_version = version
-        try:
-            self.callers = self._read()
-        except InvalidCallers as error:
-            log.error("who may call is not changed: %s", error)
+        if not self._file.refresh():
             return False
         log.info("callers read from %s: %s", self._path, ", ".join(entry.name for entry in self.callers.callers))
         return True
@@ -168,10 +166,3 @@ class CallersFile:
             raise InvalidCallers(f"{self._path} cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
             raise InvalidCallers(f"{self._path} is not UTF-8") from error
-
-    def _file_version(self) -> tuple[int, ...]:
-        try:
-            state = self._path.stat()
-        except OSError:
-            return ()
-        return state.st_ino, state.st_mtime_ns, state.st_size

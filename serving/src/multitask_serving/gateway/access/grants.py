@@ -6,6 +6,7 @@ task of every model in the namespace. ``*`` in a part stands for any characters 
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,7 +24,13 @@ def grant_error(pattern: str) -> str | None:
 
 def matches(pattern: str, value: str) -> bool:
     """Whether ``value`` is ``pattern``, in which each ``*`` stands for any characters but a slash."""
-    return re.fullmatch("[^/]*".join(map(re.escape, pattern.split("*"))), value) is not None
+    return _expression(pattern).fullmatch(value) is not None
+
+
+@functools.lru_cache(maxsize=65536)
+def _expression(pattern: str) -> re.Pattern[str]:
+    """Patterns stand in the file of callers only, and every call asks many of them."""
+    return re.compile("[^/]*".join(map(re.escape, pattern.split("*"))))
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 import grpc
 
 from multitask_api.errors import UserError
+from multitask_serving.gateway.files.watched_file import file_version
 
 log = logging.getLogger(__name__)
 
@@ -73,12 +74,4 @@ class CertificateFolder:
         return grpc.ssl_server_certificate_configuration([pair], roots)
 
     def _version(self) -> tuple[tuple[int, ...], ...]:
-        return tuple(_file_version(self._folder / name) for name in (CERTIFICATE, KEY, CLIENT_CA))
-
-
-def _file_version(path: Path) -> tuple[int, ...]:
-    try:
-        state = path.stat()
-    except OSError:
-        return ()
-    return state.st_ino, state.st_mtime_ns, state.st_size
+        return tuple(file_version(self._folder / name) for name in (CERTIFICATE, KEY, CLIENT_CA))

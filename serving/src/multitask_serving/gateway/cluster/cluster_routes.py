@@ -11,6 +11,7 @@ from multitask_api.cluster import KIND_LABEL
 from multitask_api.routes import Backend
 from multitask_api.serving_io.gateway_state import TableVersion
 from multitask_api.serving_io.names import SERVING
+from multitask_api.serving_io.task_names import any_namespace
 from multitask_api.types import JsonObject
 from multitask_kubernetes.reflector import Reflector, Source, explained
 from multitask_kubernetes.store import Store
@@ -41,8 +42,7 @@ class ClusterRoutes:
     """The routes of ``namespaces`` or, if there are none, of all; ``gateway`` is this one's name.
 
     ``changed`` is called after ``table`` or an answer of `addresses` has become another one; with whether the table
-    has. ``short_names``: the
-    namespaces whose tasks may have short names; none: all.
+    has. ``short_names``: the namespaces whose tasks may have short names; none: all.
     """
 
     def __init__(self, namespaces: Sequence[str], gateway: str, short_names: Collection[str] = ()) -> None:
@@ -51,7 +51,7 @@ class ClusterRoutes:
         self.listed = asyncio.Event()
         """Set once everything was listed for the first time."""
         self._gateway = gateway
-        self._may_be_short = (lambda _: True) if not short_names else frozenset(short_names).__contains__
+        self._may_be_short = any_namespace if not short_names else frozenset(short_names).__contains__
         self._followed: dict[Key, FollowedTable] = {}
         self._addresses: dict[tuple[str, str, int], tuple[str, ...]] = {}
         self._stores: dict[tuple[tuple[str, str], str | None], Store] = {}

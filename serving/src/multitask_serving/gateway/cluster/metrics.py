@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
@@ -28,19 +28,20 @@ class GatewayMetrics:
 
     def collect(self) -> Iterator[Metric]:
         """As prometheus_client calls it."""
-        yield from self._requests()
-        yield self._in_flight()
+        counts = self._gateway.stats.snapshot()
+        yield from self._requests(counts)
+        yield self._in_flight(counts)
         yield from self._retries()
         yield from self._tables()
 
-    def _requests(self) -> Iterator[Metric]:
+    def _requests(self, every: Mapping[tuple[str, str], TaskCounts]) -> Iterator[Metric]:
         requests = CounterMetricFamily(
             f"{PREFIX}_requests", "Requests sent to a revision, by how they ended.", labels=[*TASK, "code"]
         )
         seconds = HistogramMetricFamily(
             f"{PREFIX}_request_duration_seconds", "Time of successful requests.", labels=TASK
         )
-        for (task, revision), counts in sorted(self._gateway.stats.snapshot().items()):
+        for (task, revision), counts in sorted(every.items()):
             labels = [*task.split("/"), revision]
             requests.add_metric([*labels, "OK"], counts.successes)
             for code, count in sorted(counts.errors.items()):
@@ -49,13 +50,13 @@ class GatewayMetrics:
         yield requests
         yield seconds
 
-    def _in_flight(self) -> Metric:
+    def _in_flight(self, every: Mapping[tuple[str, str], TaskCounts]) -> Metric:
         """By model, for autoscalers: also 0, because a series that is absent scales nothing."""
         family = GaugeMetricFamily(
             f"{PREFIX}_in_flight_requests", "Requests that have not ended.", labels=["namespace", "model"]
         )
         running = Counter(dict.fromkeys((route.model for route in self._gateway.table.routes), 0))
-        for (task, _), counts in self._gateway.stats.snapshot().items():
+        for (task, _), counts in every.items():
             running[task.rpartition("/")[0]] += counts.in_flight
         for model, count in sorted(running.items()):
             family.add_metric(model.split("/"), count)

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from multitask_api.errors import UserError
 from multitask_api.routes import TaskRoute
+from multitask_serving.gateway.files.watched_file import WatchedFile
 from multitask_serving.gateway.routes import RouteTable
 
 log = logging.getLogger(__name__)
@@ -56,29 +57,19 @@ class RouteFile:
         """Read the file for the first time. Raises `InvalidRoutes`."""
         self._path = path
         self._transform = transform
-        self._read_version = self._file_version()
-        self.table = self._read()
+        self._file = WatchedFile(path, self._read, InvalidRoutes, "the routes are")
+
+    @property
+    def table(self) -> RouteTable:
+        """The last valid table."""
+        return self._file.content
 
     def refresh(self) -> bool:
         """Read the file again if it has changed. Returns whether the table was replaced; logs an invalid file."""
-        version = self._file_version()
-        if version == self._read_version:
-            return False
-        self._read_version = version
-        try:
-            self.table = self._read()
-        except InvalidRoutes as error:
-            log.error("the routes are not changed: %s", error)
+        if not self._file.refresh():
             return False
         log.info("routes read from %s: %d tasks", self._path, len(self.table.routes))
         return True
 
     def _read(self) -> RouteTable:
         return RouteTable(self._transform(table) for table in read_routes(self._path))
-
-    def _file_version(self) -> tuple[int, ...]:
-        try:
-            state = self._path.stat()
-        except OSError:
-            return ()
-        return state.st_ino, state.st_mtime_ns, state.st_size

@@ -1,0 +1,1 @@
+"""Files that a gateway follows while it runs."""

@@ -1,0 +1,218 @@
+"""Steps of the end-to-end run for what is served: each raises AssertionError or TimeoutError if it fails."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from devcluster import binaries, objects
+from devcluster.cluster_client import ClusterClient
+from devcluster.one_node import OneNode
+from devcluster.processes import until
+from e2e.in_cluster import load
+from e2e.in_cluster.namespace import Namespace
+from e2e.in_cluster.steps import OPERATOR_NAMESPACE
+
+Map = dict[str, Any]
+
+GATEWAY = "multitask-gateway"
+HOST = f"{GATEWAY}.{OPERATOR_NAMESPACE}.svc"
+PORT = 8081
+_LOAD = "load"
+
+
+def helm_test(client: ClusterClient) -> str:
+    """``helm test`` passes; what its pod says."""
+    argv = [str(binaries.path("helm")), "--kubeconfig", str(client.admin), "test", "multitask"]
+    argv += ["--namespace", OPERATOR_NAMESPACE, "--logs", "--timeout", "5m"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout.strip().splitlines()[-1]
+
+
+def ask_with_grpcurl(namespace: Namespace, folder: Path, task: str) -> str:
+    """``grpcurl`` finds the service by reflection at the gateway's Service, and gets an answer; its label or text."""
+    ca = folder / "ca.crt"
+    ca.write_bytes(_secret(namespace, f"{GATEWAY}-tls", "ca.crt"))
+    key = _secret(namespace, f"{GATEWAY}-key", "api-key").decode().strip()
+    service = objects.get(namespace.rest, f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/services/{GATEWAY}")
+    request = {"task": task, "fields": {"text": "please, about my invoice, soon"}}
+    argv = [os.environ["GRPCURL"], "-cacert", str(ca), "-authority", HOST, "-H", f"authorization: Bearer {key}"]
+    argv += ["-d", json.dumps(request), f"{service['spec']['clusterIP']}:{PORT}", "multitask.v1.TaskGateway/Predict"]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout)
+    return f"{answer.get('label') or answer['text']!r} of revision {answer['revision']}"
+
+
+def wait_until_served(namespace: Namespace, model: str, report: Callable[[str], None], seconds: float) -> str:
+    """Wait until the newest revision answers and nothing moves; how the tasks are served. TimeoutError with why not."""
+    reported: set[str] = set()
+    conditions: list[Map] = []
+
+    def is_served() -> bool:
+        found = namespace.model(model)
+        status = found.get("status", {})
+        conditions[:] = status.get("conditions", ())
+        serving = status.get("serving", {})
+        for line in (each["message"] for each in conditions if each["type"] == "Reconciling"):
+            if line not in reported:
+                reported.add(line)
+                report(line)
+        ready = next((each for each in conditions if each["type"] == "Ready"), {})
+        return (
+            ready.get("status") == "True"
+            and ready.get("observedGeneration") == found["metadata"]["generation"]
+            and serving.get("phase") in ("RolledOut", "TasksExcluded")
+            and serving.get("revision") == status.get("revision")
+        )
+
+    try:
+        until(f"{model} is served", is_served, seconds)
+    except TimeoutError as error:
+        shown = "\n".join(f"{each['type']} {each['status']} {each['reason']}: {each['message']}" for each in conditions)
+        raise TimeoutError(f"{error}\n{shown}") from error
+    status = namespace.model(model)["status"]
+    return f"{status['serving']['phase']}, revision {status['revision']}"
+
+
+def start_load(namespace: Namespace, image: str, unary: Mapping[str, float], stream: Mapping[str, float]) -> None:
+    """Start a pod that calls the gateway at these rates until `stop_load`; its program is `load`."""
+    script = Path(load.__file__).read_text("utf-8")
+    configmap = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": _LOAD}, "data": {"load.py": script}}
+    command = ["python", "/load/load.py", f"--address={HOST}:{PORT}", "--ca=/tls/ca.crt", "--api-key-file=/key/api-key"]
+    for option, rates in (("--unary", unary), ("--stream", stream)):
+        command += [option, *(f"{name}={rate}" for name, rate in rates.items())]
+    secrets = {"tls": f"{GATEWAY}-tls", "key": f"{GATEWAY}-key"}
+    pod = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": _LOAD},
+        "spec": {
+            "restartPolicy": "Never",
+            "terminationGracePeriodSeconds": 90,
+            "containers": [
+                {
+                    "name": _LOAD,
+                    "image": image,
+                    "imagePullPolicy": "Never",
+                    "command": command,
+                    "volumeMounts": [{"name": name, "mountPath": f"/{name}"} for name in (_LOAD, *secrets)],
+                }
+            ],
+            "volumes": [
+                {"name": _LOAD, "configMap": {"name": _LOAD}},
+                *({"name": name, "secret": {"secretName": secret}} for name, secret in secrets.items()),
+            ],
+        },
+    }
+    namespace.client.kubectl("apply", "--namespace", OPERATOR_NAMESPACE, "-f", "-", stdin=[configmap, pod])
+    until("the load has answers", lambda: bool(load_so_far(namespace).get("answers")), 120)
+
+
+def load_so_far(namespace: Namespace) -> Map:
+    """The counts that the load has printed last; empty if there are none yet."""
+    lines = _load_log(namespace).splitlines()
+    counts: Map = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
+    return counts
+
+
+def assert_nothing_failed(namespace: Namespace) -> str:
+    """No request has failed up to now, and there are more answers than a moment ago; how many there are."""
+    before = total(load_so_far(namespace))
+    until("the load goes on", lambda: total(load_so_far(namespace)) > before, 60)
+    counts = load_so_far(namespace)
+    assert counts["failed"] == 0, f"{counts['failed']} requests failed: " + "\n".join(counts["errors"])
+    return f"{total(counts)} answers, 0 failed"
+
+
+def stop_load(namespace: Namespace) -> Map:
+    """End the load; all its counts."""
+    pod = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{_LOAD}"
+    namespace.client.kubectl("exec", _LOAD, "--namespace", OPERATOR_NAMESPACE, "--", "kill", "-TERM", "1")
+    until("the load has ended", lambda: objects.get(namespace.rest, pod)["status"]["phase"] == "Succeeded", 120)
+    return load_so_far(namespace)
+
+
+def total(counts: Map) -> int:
+    """Answers of all tasks and revisions."""
+    return sum(sum(each.values()) for each in counts.get("answers", {}).values())
+
+
+def restart_gateways(client: ClusterClient) -> None:
+    """Replace all gateways, as an upgrade of their image does."""
+    arguments = ("--namespace", OPERATOR_NAMESPACE)
+    client.kubectl("rollout", "restart", f"deployment/{GATEWAY}", *arguments)
+    client.kubectl("rollout", "status", f"deployment/{GATEWAY}", *arguments, "--timeout", "300s")
+    selector = "app.kubernetes.io/name=multitask-gateway"
+    deployment = client.get("deployments", GATEWAY, *arguments)
+    count = deployment["spec"]["replicas"]
+    until(
+        "the old gateways have ended",
+        lambda: len(client.get("pods", *arguments, "--selector", selector)["items"]) == count,
+        240,
+    )
+
+
+def kill_server(node: OneNode, namespace: Namespace, model: str, seconds: float) -> None:
+    """Kill the container of a server; wait until it answers again."""
+    pod = server_pods(namespace, model)[0]
+    (status,) = pod["status"]["containerStatuses"]
+    node.kill(status["containerID"].removeprefix("containerd://"))
+    name = pod["metadata"]["name"]
+
+    def is_back() -> bool:
+        (now,) = (each for each in server_pods(namespace, model) if each["metadata"]["name"] == name)
+        (container,) = now["status"]["containerStatuses"]
+        return bool(container["restartCount"] and container["ready"])
+
+    until(f"{name} answers again", is_back, seconds)
+
+
+def evict_server(namespace: Namespace, model: str, seconds: float) -> None:
+    """Evict a server's pod, as a drain of its node does; wait until another one answers."""
+    pods = server_pods(namespace, model)
+    name = pods[0]["metadata"]["name"]
+    path = f"/api/v1/namespaces/{namespace.name}/pods/{name}/eviction"
+    objects.post(namespace.rest, path, {"apiVersion": "policy/v1", "kind": "Eviction", "metadata": {"name": name}})
+
+    def is_replaced() -> bool:
+        now = server_pods(namespace, model)
+        ready = [each for each in now if all(one["ready"] for one in each["status"].get("containerStatuses", ()))]
+        return name not in {each["metadata"]["name"] for each in now} and len(ready) == len(pods)
+
+    until(f"{name} is replaced", is_replaced, seconds)
+
+
+def server_pods(namespace: Namespace, model: str) -> list[Map]:
+    """The server pods of a model."""
+    selector = f"multitask.dev/model={model},multitask.dev/kind=serving"
+    pods: list[Map] = namespace.client.get("pods", "--namespace", namespace.name, "--selector", selector)["items"]
+    return pods
+
+
+def wait_until_old_servers_are_gone(namespace: Namespace, model: str, replicas: int, seconds: float) -> None:
+    """Wait until only the pods of one revision are left."""
+    until("the old servers are gone", lambda: len(server_pods(namespace, model)) == replicas, seconds)
+
+
+def _load_log(namespace: Namespace) -> str:
+    path = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{_LOAD}/log?tailLines=1"
+    end = time.monotonic() + 30
+    while not (answer := namespace.rest.get(path)).is_success:
+        # The container does not run yet.
+        if time.monotonic() > end:
+            return ""
+        time.sleep(0.5)
+    return answer.text
+
+
+def _secret(namespace: Namespace, name: str, key: str) -> bytes:
+    secret = objects.get(namespace.rest, f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/secrets/{name}")
+    return base64.b64decode(secret["data"][key])
