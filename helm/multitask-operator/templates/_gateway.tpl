@@ -49,6 +49,12 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- and .Values.gateway.enabled .Values.gateway.callers.enabled .Values.gateway.callers.generateKey (not .Values.gateway.callers.existingSecret) -}}
 {{- end }}
 
+{{- /* Whether the pod of `helm test` has what it needs: an API key, if callers need one. */ -}}
+{{- define "gateway.testable" -}}
+{{- $hasKey := or (not .Values.gateway.callers.enabled) .Values.test.apiKeySecret (eq (include "gateway.generatesKey" .) "true") -}}
+{{- if and .Values.gateway.enabled $hasKey }}true{{ end -}}
+{{- end }}
+
 {{- /* What the gateway reads and writes where models are. */ -}}
 {{- define "gateway.rules" -}}
 - apiGroups: [multitask.dev]
@@ -67,6 +73,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- define "gateway.check" -}}
 {{- $gateway := .Values.gateway -}}
 {{- $tls := $gateway.tls -}}
+{{- if $gateway.enabled -}}
 {{- if and (eq $tls.mode "Secret") (not $tls.secretName) -}}
 {{- fail "gateway.tls.mode Secret needs gateway.tls.secretName: a Secret with tls.crt, tls.key and ca.crt" -}}
 {{- end -}}
@@ -96,5 +103,6 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- end -}}
 {{- if and $gateway.callers.enabled (not $gateway.tokenReviews) .Values.serving.enabled -}}
 {{- fail "gateway.tokenReviews false with gateway.callers.enabled: the Job that verifies a revision could not call the gateway" -}}
+{{- end -}}
 {{- end -}}
 {{- end }}

@@ -292,6 +292,22 @@ def test_helm_test_runs_the_programs_options(options: tuple[str, ...], task: str
     assert {str(given.ca.parent), str(given.api_key_file.parent)} <= mounted
 
 
+@pytest.mark.parametrize(
+    ("options", "has_test"),
+    [
+        (("--set", "gateway.callers.existingSecret=mine"), False),
+        (("--set", "gateway.callers.existingSecret=mine,test.apiKeySecret=own"), True),
+        (("--set", "gateway.callers.enabled=false"), True),
+        (("--set", "gateway.enabled=false"), False),
+        # Settings of a gateway that is not installed are in nobody's way.
+        (("--set", "gateway.enabled=false,gateway.tls.mode=Secret"), False),
+    ],
+)
+def test_there_is_a_helm_test_where_it_can_call(options: tuple[str, ...], has_test: bool) -> None:
+    test = rendered(*options).get(("Pod", "operators", "mtm-gateway-test"))
+    assert (test is not None) is has_test
+
+
 def test_the_names_of_a_release_with_a_long_name() -> None:
     done = chart.template(release="a" * 53)
     assert done.returncode == 0, done.stderr

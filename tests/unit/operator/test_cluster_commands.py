@@ -23,6 +23,7 @@ from multitask_operator.reconciler.state.accessors import format_time
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.report.build import build_report
 from support.graph_builders import all_done, graph_of, task
+from support.simulated_servers import ServedCluster
 from support.simulation import BEGAN, REMOVED, Cluster
 
 GPU = {"reason": "Unschedulable", "message": "0/3 nodes are available: 3 Insufficient nvidia.com/gpu."}
@@ -358,6 +359,37 @@ def test_active_and_failed_jobs_show_their_progress():
     cluster.fail(job, 1, "UserError", BAD_ROWS)
     (row,) = job_rows(cluster.observe(), BEGAN)
     assert (row.state, row.detail) == ("failed", "prepare/urgency: 2 bad rows")
+
+
+def test_the_job_that_verifies_a_revision_shows_until_it_is_done():
+    cluster = ServedCluster(task("urgency", "Classification"))
+    rows = []
+
+    def look():
+        cluster.settle()
+        rows.append([row.stages for row in job_rows(cluster.observe(), cluster.now)])
+
+    cluster.serve(look=look)
+    assert [("verify-revision",)] in rows
+    assert rows[-1] == []
+
+
+def test_the_advice_about_servers_is_the_one_in_their_message():
+    cluster = ServedCluster(task("urgency", "Classification"))
+    cluster.starts = lambda revision: False
+    cluster.serve()
+    waiting = {"waiting": {"reason": "ImagePullBackOff", "message": "not found"}}
+    pod = cluster.objects["Pod", f"{cluster.deployments()[0]['metadata']['name']}-0"]
+    pod["status"] = {
+        "phase": "Pending",
+        "containerStatuses": [{"name": "server", "image": "i", "state": waiting}],
+    }
+    pod["metadata"]["creationTimestamp"] = "2020-01-01T00:00:00Z"
+    cluster.settle()
+    diagnosis = diagnose(cluster.observe(), cluster.now)
+    assert diagnosis.reason == "ImageNotPulled"
+    assert "adopt-serving-image" in diagnosis.message
+    assert diagnosis.next == "do what the message says; the operator notices it by itself"
 
 
 def test_the_plan_shows_cached_running_failed_and_future_stages():

@@ -131,11 +131,19 @@ def _blocker(cluster: ClusterState, ready: Condition | None) -> Iterator[Diagnos
     yield Diagnosis(
         ready.reason,
         without_remediation(ready.reason, ready.message),
-        _NEXT.get(ready.reason, _DEFAULT_NEXT),
+        _next_step(ready),
         blocked=ready.reason != "Retrying",
         stage=stages_of(job)[0] if job else None,
         job=job.name if job else None,
     )
+
+
+def _next_step(ready: Condition) -> str:
+    """What helps a stage is in the message about one; servers have other settings, and their message names them."""
+    remediation = REMEDIATION.get(ready.reason)
+    if remediation is not None:
+        return remediation if ready.message.endswith(remediation) else _DEFAULT_NEXT
+    return _NEXT.get(ready.reason, _DEFAULT_NEXT)
 
 
 def _failed_stage(state: ModelState, deleted: Collection[str]) -> Iterator[Diagnosis]:

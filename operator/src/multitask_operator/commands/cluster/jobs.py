@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multitask_api.cluster import CLEAN_UP, RESOLVE, RUN
+from multitask_api.cluster import RUN
 from multitask_operator.commands.cluster.model_view import gpu_resource
 from multitask_operator.commands.progress import describe
 from multitask_operator.reconciler import blockers
@@ -13,7 +13,7 @@ from multitask_operator.reconciler.state.accessors import started_at, true_condi
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.planner_input import failure_of
 from multitask_operator.reconciler.state.pods import has_running_pod
-from multitask_operator.reconciler.state.stage_job import Phase, StageJob, stage_jobs
+from multitask_operator.reconciler.state.stage_job import NO_STAGES, Phase, StageJob, stage_jobs
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ def first_line(text: str) -> str:
 
 
 def stages_of(stage_job: StageJob) -> tuple[str, ...]:
-    """The stages that a Job runs; for a Job without stages its kind (``resolve``, ``clean-up``)."""
+    """The stages that a Job runs; for a Job without stages its kind (``resolve``, ``verify-revision``)."""
     return tuple(stage for stage, _ in stage_job.keys) or (stage_job.kind,)
 
 
 def _done(stage_job: StageJob) -> bool:
-    if stage_job.kind in (RESOLVE, CLEAN_UP):
+    if stage_job.kind in NO_STAGES:
         return true_condition(stage_job.job, "Complete") is not None
     return stage_job.phase is Phase.DONE
 
