@@ -33,7 +33,7 @@ _AUDIT_POLICY = {
         {"level": "Metadata"},
     ],
 }
-_SERVICES = "10.97.0.0/16"
+SERVICES = "10.97.0.0/16"
 _FIRST_SERVICE = "10.97.0.1"  # the Service `kubernetes`, by which pods reach the API server
 _NAMES = ("localhost", "kubernetes", "kubernetes.default", "kubernetes.default.svc")
 # Nodes have no kubelet that sends heartbeats: these controllers would mark them unreachable and evict their pods.
@@ -154,7 +154,7 @@ class ControlPlane:
             "--service-account-issuer=https://kubernetes.default.svc",
             f"--service-account-key-file={pki / 'service-accounts.crt'}",
             f"--service-account-signing-key-file={pki / 'service-accounts.key'}",
-            f"--service-cluster-ip-range={_SERVICES}",
+            f"--service-cluster-ip-range={SERVICES}",
             "--allow-privileged=true",
             "--audit-policy-file=audit-policy.yaml",
             "--audit-log-path=audit.log",

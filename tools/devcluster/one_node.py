@@ -21,7 +21,7 @@ import httpx
 import yaml
 
 from devcluster import binaries, node_files
-from devcluster.control_plane import ControlPlane
+from devcluster.control_plane import SERVICES, ControlPlane
 from devcluster.node_files import ADDRESS, NODE
 from devcluster.processes import Processes
 
@@ -108,6 +108,8 @@ class OneNode:
 
     def _prepare_namespaces(self) -> None:
         subprocess.run(["ip", "address", "add", f"{ADDRESS}/32", "dev", "lo"], check=True)
+        # Programs on the node reach Services too: kube-proxy sees what has a route, and there is no default one.
+        subprocess.run(["ip", "route", "add", SERVICES, "dev", "lo", "src", ADDRESS], check=True)
         Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
         (self._folder / "resolv.conf").touch()
         for name in ("kubelet", "cni"):

@@ -157,8 +157,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     work = options.work or Path(tempfile.mkdtemp(prefix="mtm-serve-"))
     status = _run(options, work)
-    if options.work is None and status == 0:  # an error names the log in it
-        shutil.rmtree(work, ignore_errors=True)
+    if options.work is None:
+        if status == 0:
+            shutil.rmtree(work, ignore_errors=True)
+        else:  # an error names the log in it, if Triton was started
+            with contextlib.suppress(OSError):
+                work.rmdir()
     return status
 
 

@@ -18,6 +18,8 @@ from devcluster.processes import until
 from e2e.in_cluster import load
 from e2e.in_cluster.namespace import Namespace
 from e2e.in_cluster.steps import OPERATOR_NAMESPACE
+from multitask_api.serving_io.revision import REVISION_KEY, Revision
+from multitask_operator.objects.serving.names import serving_name
 
 Map = dict[str, Any]
 
@@ -70,7 +72,7 @@ def wait_until_served(namespace: Namespace, model: str, report: Callable[[str], 
             ready.get("status") == "True"
             and ready.get("observedGeneration") == found["metadata"]["generation"]
             and serving.get("phase") in ("RolledOut", "TasksExcluded")
-            and serving.get("revision") == status.get("revision")
+            and trained_of(namespace, model, serving.get("revision")) == status.get("revision")
         )
 
     try:
@@ -79,7 +81,14 @@ def wait_until_served(namespace: Namespace, model: str, report: Callable[[str], 
         shown = "\n".join(f"{each['type']} {each['status']} {each['reason']}: {each['message']}" for each in conditions)
         raise TimeoutError(f"{error}\n{shown}") from error
     status = namespace.model(model)["status"]
-    return f"{status['serving']['phase']}, revision {status['revision']}"
+    return f"{status['serving']['phase']}, revision {status['serving']['revision']} of {status['revision']}"
+
+
+def trained_of(namespace: Namespace, model: str, revision: str | None) -> str | None:
+    """The trained revision that the servers of ``revision`` have; None if there is no record of it."""
+    path = f"/api/v1/namespaces/{namespace.name}/configmaps/{serving_name(model, revision or '')}"
+    record = namespace.rest.get(path)
+    return None if not record.is_success else Revision.model_validate_json(record.json()["data"][REVISION_KEY]).trained
 
 
 def start_load(namespace: Namespace, image: str, unary: Mapping[str, float], stream: Mapping[str, float]) -> None:

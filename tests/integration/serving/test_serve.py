@@ -149,12 +149,16 @@ WRONG_DEVICES = [
 
 
 @pytest.mark.parametrize(("device", "message"), WRONG_DEVICES)
-def test_a_device_that_the_machine_lacks_is_one_line(exported: Path, device: str, message: str) -> None:
+def test_a_device_that_the_machine_lacks_is_one_line_and_leaves_no_folder(
+    exported: Path, tmp_path: Path, device: str, message: str
+) -> None:
     if device.startswith("cuda") and default_device() == "cuda" and device != "cuda:one":
         pytest.skip("this machine has a GPU")
     command = [sys.executable, "-m", "multitask_serving.serve", str(exported), "--device", device]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
     assert (run.returncode, run.stderr) == (2, message + "\n")
+    assert list(tmp_path.glob("mtm-serve-*")) == []
 
 
 def test_killing_the_program_leaves_no_triton_behind(exported: Path, tmp_path: Path) -> None:

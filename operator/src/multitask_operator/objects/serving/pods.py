@@ -100,6 +100,8 @@ def server_template(
             {"name": "work", "emptyDir": {}},
             # Triton passes tensors to its Python backend through shared memory; a container has 64 MiB of it.
             {"name": "shm", "emptyDir": {"medium": "Memory"}},
+            # Triton's Python backend makes a folder there whatever TMPDIR says, and ends without it.
+            {"name": "tmp", "emptyDir": {}},
             *pod_volumes(spec, SERVING),
         ],
     }
@@ -173,7 +175,7 @@ def _server(spec: MultiTaskModelSpec, bundle_bytes: int, settings: ServerSetting
         {"name": name, "containerPort": port, "protocol": "TCP"}
         for name, port in (("grpc", TRITON_PORT), ("probes", PROBE_PORT))
     ]
-    container["volumeMounts"].append({"name": "shm", "mountPath": "/dev/shm"})
+    container["volumeMounts"] += [{"name": "shm", "mountPath": "/dev/shm"}, {"name": "tmp", "mountPath": "/tmp"}]
     container |= {
         "startupProbe": _probe(
             "/startup",
