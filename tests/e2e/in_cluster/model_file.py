@@ -24,7 +24,12 @@ def document(pod_template: Mapping[str, Any], server_pod_template: Mapping[str, 
         "replicas": 2,
         "resources": {"requests": {"cpu": "50m", "memory": "1Gi"}},
         "podTemplate": dict(server_pod_template),
-        "rollout": {"steps": [25, 100], "minRequests": 10, "maxStepSeconds": 60, "analysis": {"interval": 10}},
+        "rollout": {
+            "steps": [25, 100],
+            "minRequests": 10,
+            "maxStepSeconds": 30,
+            "analysis": {"interval": 10, "maxLatencyRatio": 10},
+        },
     }
     return model
 

@@ -144,7 +144,8 @@ def assert_nothing_failed(namespace: Namespace) -> str:
 def stop_load(namespace: Namespace) -> Map:
     """End the load; all its counts."""
     pod = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{_LOAD}"
-    namespace.client.kubectl("exec", _LOAD, "--namespace", OPERATOR_NAMESPACE, "--", "kill", "-TERM", "1")
+    terminate = ("python", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
+    namespace.client.kubectl("exec", _LOAD, "--namespace", OPERATOR_NAMESPACE, "--", *terminate)
     until("the load has ended", lambda: objects.get(namespace.rest, pod)["status"]["phase"] == "Succeeded", 120)
     return load_so_far(namespace)
 
