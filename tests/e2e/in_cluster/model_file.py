@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from support import small_suite
 
 Map = dict[str, Any]
 PVC = "desk"
+FAULTY_SERVER = Path(__file__).parents[2] / "support" / "faulty_server"
 
 
 def document(pod_template: Mapping[str, Any], server_pod_template: Mapping[str, Any]) -> Map:
@@ -39,6 +42,28 @@ def with_another_task(model: Map, folder: Path) -> Map:
     small_suite.write_data(folder / "data", "temper", small_suite.mood_rows(seed=99), small_suite.FEW_ROWS)
     task = _with_data_in_pvc(small_suite.task("temper", "Classification", labels=["glad", "cross"]))
     return {**model, "spec": {**model["spec"], "tasks": [*model["spec"]["tasks"], task]}}
+
+
+def with_faulty_servers(model: Map, faults: Mapping[str, Map]) -> list[Map]:
+    """``model`` with servers that have ``faults`` under live traffic only, and the ConfigMap with what makes them so.
+
+    See ``support.faulty_server``.
+    """
+    files = {path.name: path.read_text("utf-8") for path in sorted(FAULTY_SERVER.glob("*.py"))}
+    configmap = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "fault"}, "data": files}
+    faulty = copy.deepcopy(model)
+    template = faulty["spec"]["serving"].setdefault("podTemplate", {}).setdefault("spec", {})
+    template.setdefault("volumes", []).append({"name": "fault", "configMap": {"name": "fault"}})
+    containers = template.setdefault("containers", [])
+    server = next((each for each in containers if each["name"] == "server"), None)
+    if server is None:
+        containers.append(server := {"name": "server"})
+    server.setdefault("volumeMounts", []).append({"name": "fault", "mountPath": "/fault", "readOnly": True})
+    variables = {each["name"]: each["value"] for each in server.get("env", ())}
+    variables["PYTHONPATH"] = ":".join(filter(None, ("/fault", variables.get("PYTHONPATH"))))
+    variables["FAULTY_ANSWERS"] = json.dumps(faults)
+    server["env"] = [{"name": name, "value": value} for name, value in variables.items()]
+    return [configmap, faulty]
 
 
 def on_two_nodes(model: Map) -> Map:

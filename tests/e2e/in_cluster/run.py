@@ -226,7 +226,8 @@ def small_suite(node: OneNode, namespace: Namespace, folder: Path, plan: Mapping
 
     before = {job["metadata"]["name"] for job in namespace.jobs("desk")}
     with step("a task is added, and the trainer of the mixture killed in mid-stage: Trained"):
-        namespace.apply(stdin=model_file.with_another_task(document, pvc_folder))
+        larger = model_file.with_another_task(document, pvc_folder)
+        namespace.apply(stdin=larger)
         _let_pods_write(pvc_folder)
         steps.kill_after_checkpoint(
             node, namespace, "desk", "mixture/classification", pvc_folder / "artifacts", SMALL_SECONDS
@@ -242,6 +243,8 @@ def small_suite(node: OneNode, namespace: Namespace, folder: Path, plan: Mapping
         results.append(serving.ask_with_grpcurl(namespace, folder, "team/desk/temper"))
         serving.wait_until_old_servers_are_gone(namespace, "desk", SERVERS, SMALL_SECONDS)
     survive_faults(node, namespace)
+    turn_back(namespace, larger)
+    print_line(json.dumps(serving.stop_load(namespace)["answers"]))
 
     with step("a model with training.nodes: 2: Trained") as results:
         namespace.apply(stdin=model_file.on_two_nodes(document))
@@ -270,7 +273,19 @@ def survive_faults(node: OneNode, namespace: Namespace) -> None:
     with step("a server is evicted") as results:
         serving.evict_server(namespace, "desk", SMALL_SECONDS)
         results.append(serving.assert_nothing_failed(namespace))
-    print_line(json.dumps(serving.stop_load(namespace)["answers"]))
+
+
+def turn_back(namespace: Namespace, document: Map) -> None:
+    """A rollback by a person, and one that the operator does by itself; no request fails."""
+    with step("mtm rollback desk, and --undo") as results:
+        results.append(serving.roll_back_and_forth(namespace, "desk", SMALL_SECONDS))
+        serving.wait_until_served(namespace, "desk", print_line, SMALL_SECONDS)
+        serving.assert_nothing_failed(namespace)
+    with step("a revision that is slow only under live traffic goes back by itself, and is not tried again") as results:
+        namespace.apply(stdin=model_file.with_faulty_servers(document, {"urgency": {"seconds": 0.5}}))
+        results.append(serving.wait_until_rolled_back(namespace, "desk", "urgency", SMALL_SECONDS))
+        serving.assert_not_tried_again(namespace, "desk", _QUIET_SECONDS / 2)
+        serving.assert_nothing_failed(namespace)
 
 
 def _show(namespace: Namespace, model: str) -> None:

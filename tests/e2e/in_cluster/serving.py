@@ -26,6 +26,8 @@ Map = dict[str, Any]
 GATEWAY = "multitask-gateway"
 HOST = f"{GATEWAY}.{OPERATOR_NAMESPACE}.svc"
 PORT = 8081
+OVER = ("RolledOut", "TasksExcluded")
+"""Phases of a rollout that has ended with the newest revision."""
 _LOAD = "load"
 
 
@@ -71,7 +73,7 @@ def wait_until_served(namespace: Namespace, model: str, report: Callable[[str], 
         return (
             ready.get("status") == "True"
             and ready.get("observedGeneration") == found["metadata"]["generation"]
-            and serving.get("phase") in ("RolledOut", "TasksExcluded")
+            and serving.get("phase") in OVER
             and trained_of(namespace, model, serving.get("revision")) == status.get("revision")
         )
 
@@ -205,6 +207,65 @@ def server_pods(namespace: Namespace, model: str) -> list[Map]:
     selector = f"multitask.dev/model={model},multitask.dev/kind=serving"
     pods: list[Map] = namespace.client.get("pods", "--namespace", namespace.name, "--selector", selector)["items"]
     return pods
+
+
+def wait_until_rolled_back(namespace: Namespace, model: str, task: str, seconds: float) -> str:
+    """Wait until a rollout is over in which ``task`` went back to its old revision; why it did.
+
+    Other tasks may have gone back with it. The rejected revision has no traffic of the task then; the route's status
+    says why, and so does an Event.
+    """
+    routes: list[Map] = []
+
+    def is_over() -> bool:
+        routes[:] = [namespace.client.get("taskroutes", model, "--namespace", namespace.name)]
+        rows = {row["name"]: row for row in rollout_of(routes[0]).get("tasks", ())}
+        serving = namespace.model(model)["status"]["serving"]
+        return rows.get(task, {}).get("phase") == "Failed" and serving["phase"] in (*OVER, "RevisionRejected")
+
+    until(f"{task} is back on its old revision, and the rollout is over", is_over, seconds)
+    state = rollout_of(routes[0])
+    row = next(row for row in state["tasks"] if row["name"] == task)
+    served = next(each for each in routes[0]["spec"]["tasks"] if each["name"] == task)
+    used = {each["revision"] for each in served["backends"] if each["weight"]}
+    assert used == {state["stable"]}, served
+    events = namespace.client.get("events", "--namespace", namespace.name)["items"]
+    reasons = {event["reason"] for event in events if event["involvedObject"]["name"] == model}
+    assert reasons & {"TaskRolledBack", "AnalysisFailed"}, reasons
+    return f"{task}: {row['message']}"
+
+
+def assert_not_tried_again(namespace: Namespace, model: str, seconds: float) -> None:
+    """For ``seconds`` the table of routes stays as it is."""
+    first = namespace.client.get("taskroutes", model, "--namespace", namespace.name)["spec"]
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        assert namespace.client.get("taskroutes", model, "--namespace", namespace.name)["spec"] == first
+        time.sleep(2)
+
+
+def rollout_of(route: Map) -> Map:
+    """The state of the rollout in a TaskRoute."""
+    state: Map = route.get("status", {}).get("rollout", {})
+    return state
+
+
+def roll_back_and_forth(namespace: Namespace, model: str, seconds: float) -> str:
+    """`mtm rollback` gives all traffic to the earlier revision, ``--undo`` gives it back; the two revisions."""
+    newest = namespace.model(model)["status"]["serving"]["revision"]
+    namespace.mtm("rollback", model)
+    until("the earlier revision answers", lambda: answering(namespace, model) not in (None, newest), seconds)
+    earlier = answering(namespace, model)
+    namespace.mtm("rollback", model, "--undo")
+    until("the newest revision answers again", lambda: answering(namespace, model) == newest, seconds)
+    return f"{newest} → {earlier} → {newest}"
+
+
+def answering(namespace: Namespace, model: str) -> str | None:
+    """The revision that has all traffic of all tasks; None: there are two."""
+    tasks = namespace.client.get("taskroutes", model, "--namespace", namespace.name)["spec"]["tasks"]
+    used = {each["revision"] for task in tasks for each in task["backends"] if each["weight"]}
+    return used.pop() if len(used) == 1 else None
 
 
 def wait_until_old_servers_are_gone(namespace: Namespace, model: str, replicas: int, seconds: float) -> None:
