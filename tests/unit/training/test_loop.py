@@ -41,7 +41,7 @@ class PowerCut(Exception):
     pass
 
 
-def loop(folder, *, scores=None, seen=0, model=None, batches=None, max_steps=100, references=None, **changes):
+def loop(folder, *, scores=None, seen=0, model=None, batches=None, max_steps=100, references=None, rows=0, **changes):
     """A loop whose i-th validation gives ``scores[i]``, the last one from then on; without scores it has none."""
     numbers = itertools.count(seen)
 
@@ -58,7 +58,11 @@ def loop(folder, *, scores=None, seen=0, model=None, batches=None, max_steps=100
         store=CheckpointStore(folder),
         reporter=FileProgressReporter("test", None),
         validate=validate if scores is not None else None,
-        stopping=EarlyStopping(Selection(references or {}), settings["patience"], smooth=references is not None),
+        stopping=EarlyStopping(
+            Selection(references or {}, {"a": rows} if rows else {}),
+            settings["patience"],
+            smooth=references is not None,
+        ),
     )
 
 
@@ -93,6 +97,18 @@ def test_a_mixture_stops_when_it_has_settled(tmp_path, capsys, scores, settings,
     progress = training_loop.run()
     assert (progress.step, progress.ended_by_limit) == (steps, by_limit)
     assert "the decay begins; " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("rows", "chosen"), [pytest.param(50, 81, id="few rows: the end"), pytest.param(50_000, 30, id="many: the best")]
+)
+def test_of_a_mixture_the_end_is_kept_where_the_validation_rows_cannot_tell(tmp_path, rows, chosen):
+    model = small_decoder()
+    scores = [0.1, 0.5, 0.8, 0.79, 0.79]
+    progress = loop(tmp_path, model=model, scores=scores, references={"a": 0.8}, rows=rows).run()
+    assert (progress.step, progress.best_step) == (81, chosen)
+    best = CheckpointStore(tmp_path).load_best(chosen)
+    assert all(torch.equal(value, best[name]) for name, value in model.named_parameters())
 
 
 def test_validations_stand_every_so_often_before_the_tail_and_at_the_end(tmp_path):

@@ -42,6 +42,48 @@ def test_a_higher_score_is_better_and_ties_go_by_loss(candidate, better):
     assert is_better(candidate, best=(0.7, 0.5)) is better
 
 
+REFERENCES = {"intent": 0.93, "complaint": 0.90, "escalate": 0.56}
+BEFORE = points(intent=0.907, complaint=0.875, escalate=0.667)
+
+
+@pytest.mark.parametrize(
+    ("rows", "end", "chosen"),
+    [
+        pytest.param(
+            {"intent": 300, "complaint": 200, "escalate": 60},
+            points(intent=0.947, complaint=0.900, escalate=0.550),
+            True,
+            id="60 rows of one task against 500 of two",
+        ),
+        pytest.param(
+            {"intent": 300, "complaint": 200, "escalate": 3000},
+            points(intent=0.947, complaint=0.900, escalate=0.550),
+            False,
+            id="the loss of a task with many rows is one",
+        ),
+        pytest.param(
+            {"intent": 300, "complaint": 200, "escalate": 60},
+            points(intent=0.75, complaint=0.75, escalate=0.667),
+            False,
+            id="a fall of tasks with many rows is one",
+        ),
+        pytest.param({}, BEFORE | points(escalate=0.666), False, id="no mixture: the highest value"),
+    ],
+)
+def test_the_end_is_kept_unless_an_earlier_checkpoint_is_better_by_more_than_noise(rows, end, chosen):
+    selection = Selection(REFERENCES, rows)
+    best = selection.value(BEFORE)
+    assert selection.value(end) < best
+    assert selection.end_is_as_good(end, best) is chosen
+
+
+def test_the_noise_is_that_of_the_rows():
+    selection = Selection({"a": 0.5, "b": 0.0}, {"a": 100, "b": 400})
+    # (0.05 / 0.5)² = 0.01 and 0.025² = 0.000625, of each of two validations.
+    assert selection.noise(points(a=0.5, b=0.5)) == pytest.approx((2 * 0.010625) ** 0.5 / 2)
+    assert selection.noise(points(a=1.0, b=-0.2)) == 0.0
+
+
 def test_saturation_is_the_lowest_loss_before_the_tail():
     observed = curve(
         (10, "warmup", 0.1, 3.0), (20, "constant", 0.9, 1.0), (30, "constant", 0.95, 1.1), (35, "decay", 0.99, 0.2)

@@ -210,7 +210,8 @@ class TrainingLoop:
     def _select(self, points: Mapping[str, TaskPoint]) -> None:
         progress = self.progress
         value, loss = self._selection.value(points), mean_loss(points)
-        if progress.best_step is None or is_better((value, loss), (progress.best_value, progress.best_loss)):
+        is_best = progress.best_step is None or is_better((value, loss), (progress.best_value, progress.best_loss))
+        if is_best or (progress.step == self._end and self._selection.end_is_as_good(points, progress.best_value)):
             if self._accelerator.is_main_process:
                 self._store.save_best(progress.step, self._trained_weights())
             self._update(best_step=progress.step, best_value=value, best_loss=loss, evals_without_improvement=0)

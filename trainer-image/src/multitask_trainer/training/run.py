@@ -129,8 +129,10 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )
-    selection = Selection(parameters.reference_scores)
-    stopping = EarlyStopping(selection, optimisation.patience, smooth=parameters.kind == "mixture")
+    is_mixture = parameters.kind == "mixture"
+    rows = {name: len(validation.dataset) for name, validation in validations.items()} if is_mixture else {}
+    selection = Selection(parameters.reference_scores, rows)
+    stopping = EarlyStopping(selection, optimisation.patience, smooth=is_mixture)
     device, mixed = accelerator.device, accelerator.mixed_precision == "bf16"
     loop = TrainingLoop(
         model,

@@ -3,12 +3,17 @@
 Selection is by score on validation rows, ties by loss. A baseline and stage 2 take the mean of their tasks' scores; a
 mixture takes the mean over tasks of score / that task's baseline score, so that a hard task
 counts as much as an easy one.
+
+Of a mixture the end of the decay is kept unless an earlier checkpoint is better by more than the noise of the
+validation rows (the rule of one standard error, Breiman et al. 1984). A task with few rows swings more between two
+validations than all others together, and would choose by chance among checkpoints whose learning rate is still high.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from multitask_api.stage_io.results import CurvePoint, TaskPoint
 
@@ -18,14 +23,34 @@ _SMALLEST_REFERENCE = 0.01
 
 @dataclass(frozen=True)
 class Selection:
-    """``references``: task → its baseline's validation score; empty for a baseline and for stage 2."""
+    """``references``: task → its baseline's validation score; empty for a baseline and for stage 2.
+
+    ``rows``: task → its number of validation rows, of a mixture; empty: the highest value is chosen whatever its noise.
+    """
 
     references: Mapping[str, float]
+    rows: Mapping[str, int] = field(default_factory=dict)
 
     def value(self, points: Mapping[str, TaskPoint]) -> float:
         """What is to be highest."""
         values = [self.task_value(name, point.score) for name, point in points.items()]
         return sum(values) / len(values)
+
+    def end_is_as_good(self, points: Mapping[str, TaskPoint], best_value: float) -> bool:
+        """Whether the end of a run, with these ``points``, is chosen though an earlier value was higher."""
+        return bool(self.rows) and self.value(points) >= best_value - self.noise(points)
+
+    def noise(self, points: Mapping[str, TaskPoint]) -> float:
+        """The standard error of the difference of two values that are alike, from each task's number of rows.
+
+        A score between 0 and 1 is a mean of rows; the variance of a row is at most score · (1 - score).
+        """
+        variances = []
+        for name, point in points.items():
+            score = min(1.0, max(0.0, point.score))
+            scale = self.task_value(name, 1.0) - self.task_value(name, 0.0)
+            variances.append(scale**2 * score * (1 - score) / max(1, self.rows.get(name, 1)))
+        return math.sqrt(2 * sum(variances)) / len(variances)
 
     def task_value(self, task: str, score: float) -> float:
         """One task's part in it."""
