@@ -16,8 +16,8 @@ from multitask_operator.report.overlap import OVERLAP_LEGEND, has_overlap, overl
 if TYPE_CHECKING:
     from rich.table import Table
 
-#: Width of tables where standard output is not a terminal, in characters.
-_WIDTH = 160
+#: The largest width of tables where standard output is not a terminal, in characters: a log folds lines by itself.
+_WIDTH = 240
 
 
 def print_json(data: object) -> None:
