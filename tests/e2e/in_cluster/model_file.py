@@ -31,7 +31,7 @@ def document(pod_template: Mapping[str, Any], server_pod_template: Mapping[str, 
             "steps": [25, 100],
             "minRequests": 10,
             "maxStepSeconds": 30,
-            "analysis": {"interval": 10, "maxLatencyRatio": 10},
+            "analysis": {"interval": 10, "maxLatencyRatio": 30},
         },
     }
     return model

@@ -282,7 +282,7 @@ def turn_back(namespace: Namespace, document: Map) -> None:
         serving.wait_until_served(namespace, "desk", print_line, SMALL_SECONDS)
         serving.assert_nothing_failed(namespace)
     with step("a revision that is slow only under live traffic goes back by itself, and is not tried again") as results:
-        namespace.apply(stdin=model_file.with_faulty_servers(document, {"urgency": {"seconds": 0.5}}))
+        namespace.apply(stdin=model_file.with_faulty_servers(document, {"urgency": {"seconds": 10}}))
         results.append(serving.wait_until_rolled_back(namespace, "desk", "urgency", SMALL_SECONDS))
         serving.assert_not_tried_again(namespace, "desk", _QUIET_SECONDS / 2)
         serving.assert_nothing_failed(namespace)
