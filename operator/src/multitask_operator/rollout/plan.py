@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import zlib
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from multitask_api.resource.serving import Analysis, Rollout, RolloutStep
+from multitask_api.routes import RolloutState
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,16 @@ def steps_of(rollout: Rollout) -> tuple[Step, ...]:
         else:
             steps.append(Step(weight, window, analysis=analysis_settings(rollout, step.analysis)))
     return tuple(steps)
+
+
+def retry_suffix(state: RolloutState) -> str:
+    """What the names of a rollout end with that is tried again, so that nothing of the earlier try counts for it."""
+    return f"-retry-{zlib.crc32(state.retry.encode()):08x}" if state.retry else ""
+
+
+def window_name(state: RolloutState, step: Step) -> str:
+    """Gateways count requests from 0 when it changes, and labels when the part before the slash does."""
+    return f"{state.revision}{retry_suffix(state)}/{step.window}"
 
 
 def analysis_settings(rollout: Rollout, own: Analysis | None = None) -> AnalysisSettings:

@@ -14,7 +14,7 @@ from multitask_operator.rollout.decision import GoldenJob
 from multitask_operator.rollout.draft import OPEN, Draft, changed, finish, open_rows, reject_revision
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput, format_time, parse_time
 from multitask_operator.rollout.orders import PAUSE, PROMOTE, RESUME
-from multitask_operator.rollout.plan import Step, analysis_settings, steps_of
+from multitask_operator.rollout.plan import Step, analysis_settings, steps_of, window_name
 from multitask_operator.rollout.table import OUT
 from multitask_operator.rollout.verification import RECHECK_SECONDS, golden_key, silent_message
 
@@ -114,7 +114,7 @@ def _measure(
 
 
 def _counts(inp: RolloutInput, state: RolloutState, step: Step, task: str, revision: str) -> Counts:
-    return counts_of(inp.counts, f"{inp.namespace}/{inp.model}/{task}", revision, f"{state.revision}/{step.window}")
+    return counts_of(inp.counts, f"{inp.namespace}/{inp.model}/{task}", revision, window_name(state, step))
 
 
 def _has_measurements(state: RolloutState, name: str) -> bool:
@@ -176,7 +176,7 @@ def _waits(
 
 def _is_written(inp: RolloutInput, state: RolloutState, step: Step) -> bool:
     """Whether the table in the cluster has the step's window already, so that the gateways' word is about it."""
-    window = f"{state.revision}/{step.window}"
+    window = window_name(state, step)
     entries = [inp.routed.get(row.name) for row in open_rows(state)]
     return all(entry is not None and entry.window == window for entry in entries)
 

@@ -8,7 +8,7 @@ from multitask_api.routes import Backend, RolloutState, RoutedTask, TaskRollout,
 from multitask_api.serving_io.revision import RevisionTask
 from multitask_operator.rollout.candidate import is_settled, same_contract
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput
-from multitask_operator.rollout.plan import Step
+from multitask_operator.rollout.plan import Step, window_name
 
 OVER = frozenset({"Successful", "Failed", "Aborted"})
 OUT = frozenset({"Failed", "Excluded"})
@@ -95,7 +95,7 @@ def _weight(
 def _window(state: RolloutState, step: Step | None, entry: RoutedTask | None) -> str | None:
     if step is None or state.phase in OVER:
         return entry.window if entry is not None else None
-    return f"{state.revision}/{step.window}"
+    return window_name(state, step)
 
 
 def _told_by(inp: RolloutInput, backend: Backend, name: str) -> RevisionTask | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import zlib
 from dataclasses import replace
 
 from multitask_api.routes import ChangedAnswers, RolloutState, TaskRollout
@@ -14,6 +13,7 @@ from multitask_operator.rollout.candidate import approval_id, is_settled, reject
 from multitask_operator.rollout.decision import GoldenJob
 from multitask_operator.rollout.draft import Draft, changed, finish, reject_revision
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput, format_time
+from multitask_operator.rollout.plan import retry_suffix
 from multitask_operator.rollout.table import OUT
 
 RECHECK_SECONDS = 10.0
@@ -59,7 +59,7 @@ def verify(
 
 def golden_key(name: str, state: RolloutState) -> str:
     """The key of a Job: one that was tried again is another Job."""
-    return f"{name}-retry-{zlib.crc32(state.retry.encode()):08x}" if state.retry else name
+    return name + retry_suffix(state)
 
 
 def silent_message(inp: RolloutInput) -> str:

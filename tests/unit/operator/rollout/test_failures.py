@@ -219,6 +219,22 @@ def test_a_rejected_revision_is_tried_again_only_when_asked_and_once():
     assert world.phase == "Progressing"
 
 
+def test_a_revision_that_is_tried_again_is_judged_by_its_new_requests():
+    world = rolling()
+    for name in TASKS:
+        world.send(name, "one", 500)
+        world.send(name, "two", 60, errors=30)
+    world.settle()
+    assert world.phase == "Failed"
+    world.order("retry", "two")
+    world.after(DRAIN)
+    assert (world.phase, world.weights["urgency"]) == ("Progressing", {"one": 90, "two": 10})
+    for _ in range(3):
+        good(world)
+        world.after(DRAIN)
+    assert (world.phase, world.weights) == ("Successful", {name: {"two": 100} for name in TASKS})
+
+
 def test_another_revision_is_tried():
     world = serving_one()
     world.golden = {name: agreement(20, 3) for name in TASKS}
