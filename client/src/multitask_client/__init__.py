@@ -8,6 +8,7 @@ from multitask_client.aio import AsyncTaskClient
 from multitask_client.connection import Tls
 from multitask_client.errors import (
     DeadlineExceeded,
+    FailedPrecondition,
     GatewayError,
     InvalidRequest,
     Overloaded,
@@ -22,6 +23,7 @@ from multitask_client.sync import TaskClient
 __all__ = [
     "AsyncTaskClient",
     "DeadlineExceeded",
+    "FailedPrecondition",
     "GatewayError",
     "InvalidRequest",
     "Overloaded",

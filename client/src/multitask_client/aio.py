@@ -109,6 +109,20 @@ class AsyncTaskClient(Connection):
                 )
             )
 
+    async def report_label(self, request_id: str, label: str, /, *, timeout_s: float | None = None) -> bool:
+        """The true label of an answer, once it is known; ``request_id`` is that of the `Prediction`.
+
+        It counts in a rollout. False: it was not needed, because it had come before, the request named its revision,
+        or another rollout has begun. So a report that failed may be sent again. Raises `FailedPrecondition` if the
+        gateway takes no labels.
+        """
+        request = messages.label_request(request_id, label)
+        with self._errors():
+            response = await self._stub().ReportLabel(
+                request, timeout=self._timeout(timeout_s), metadata=self._metadata()
+            )
+        return bool(response.counted)
+
     async def close(self) -> None:
         """Close the connection. Later calls raise `Unavailable`."""
         self._closed = True

@@ -5,6 +5,7 @@ GatewayError
 ├── Unauthenticated     UNAUTHENTICATED
 ├── PermissionDenied    PERMISSION_DENIED
 ├── InvalidRequest      INVALID_ARGUMENT
+├── FailedPrecondition  FAILED_PRECONDITION
 ├── Overloaded          RESOURCE_EXHAUSTED
 ├── DeadlineExceeded    DEADLINE_EXCEEDED
 └── Unavailable         UNAVAILABLE
@@ -78,6 +79,10 @@ class InvalidRequest(GatewayError):
     """The request does not fit the task; ``violations`` maps each field (``fields.text``) to its problem."""
 
 
+class FailedPrecondition(GatewayError):
+    """The gateway is not set up for this call; the message says what to switch on."""
+
+
 class Overloaded(GatewayError):
     """The server is overloaded; the same call may succeed in a moment."""
 
@@ -95,6 +100,7 @@ _ERROR_TYPES: Mapping[grpc.StatusCode, type[GatewayError]] = {
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
     grpc.StatusCode.INVALID_ARGUMENT: InvalidRequest,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.UNAVAILABLE: Unavailable,

@@ -56,7 +56,10 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """An answer: a ``label`` with the normalised ``scores`` of all labels, or a ``text``."""
+    """An answer: a ``label`` with the normalised ``scores`` of all labels, or a ``text``.
+
+    ``request_id`` is for `report_label`; empty for a text, and from a gateway that takes no labels.
+    """
 
     task: str
     label: str | None
@@ -65,6 +68,7 @@ class Prediction:
     finish_reason: str = ""
     served_by: str = ""
     revision: str = ""
+    request_id: str = ""
 
     @property
     def answer(self) -> str:
@@ -107,6 +111,12 @@ def task_request(name: str) -> gateway_pb2.GetTaskRequest:
     """The request for a description. Raises `InvalidRequest`."""
     check({"task": _text_problem(name)})
     return gateway_pb2.GetTaskRequest(task=name)
+
+
+def label_request(request_id: str, label: str) -> gateway_pb2.ReportLabelRequest:
+    """The report of a label. Raises `InvalidRequest`."""
+    check({"request_id": _text_problem(request_id), "label": _text_problem(label)})
+    return gateway_pb2.ReportLabelRequest(request_id=request_id, label=label)
 
 
 def check(problems: Mapping[str, str | None]) -> None:
@@ -173,6 +183,7 @@ def prediction(response: gateway_pb2.PredictResponse) -> Prediction:
         finish_reason=response.finish_reason,
         served_by=response.served_by,
         revision=response.revision,
+        request_id=response.request_id,
     )
 
 

@@ -108,6 +108,18 @@ class TaskClient(Connection):
                 )
             )
 
+    def report_label(self, request_id: str, label: str, /, *, timeout_s: float | None = None) -> bool:
+        """The true label of an answer, once it is known; ``request_id`` is that of the `Prediction`.
+
+        It counts in a rollout. False: it was not needed, because it had come before, the request named its revision,
+        or another rollout has begun. So a report that failed may be sent again. Raises `FailedPrecondition` if the
+        gateway takes no labels.
+        """
+        request = messages.label_request(request_id, label)
+        with self._errors():
+            response = self._stub().ReportLabel(request, timeout=self._timeout(timeout_s), metadata=self._metadata())
+        return bool(response.counted)
+
     def close(self) -> None:
         """Close the connection. Later calls raise `Unavailable`."""
         self._closed = True

@@ -40,6 +40,10 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
 {{- .Values.gateway.callers.existingSecret | default (printf "%s-callers" (include "gateway.name" .)) -}}
 {{- end }}
 
+{{- define "gateway.labelsSecret" -}}
+{{- .Values.gateway.labels.existingSecret | default (printf "%s-labels" (include "gateway.name" .)) -}}
+{{- end }}
+
 {{- /* Only with a generated key. */ -}}
 {{- define "gateway.keySecret" -}}
 {{ include "gateway.name" . }}-key

@@ -23,6 +23,7 @@ SETTINGS = {
     "review-tokens": "MULTITASK_REVIEW_TOKENS",
     "tls-folder": "MULTITASK_TLS_FOLDER",
     "mutual-tls-listen": "MULTITASK_MUTUAL_TLS_LISTEN",
+    "label-key-file": "MULTITASK_LABEL_KEY_FILE",
     "max-connection-age-s": "MULTITASK_MAX_CONNECTION_AGE_SECONDS",
     "drain-delay-s": "MULTITASK_DRAIN_DELAY_SECONDS",
     "drain-s": "MULTITASK_DRAIN_SECONDS",
@@ -35,6 +36,7 @@ METRICS = {
     "multitask_gateway_request_duration_seconds_sum": TASK,
     "multitask_gateway_request_duration_seconds_count": TASK,
     "multitask_gateway_in_flight_requests": MODEL,
+    "multitask_gateway_labels_total": TASK | {"answer"},
     "multitask_gateway_retries_total": MODEL,
     "multitask_gateway_retries_refused_total": MODEL,
     "multitask_gateway_servers": {"namespace", "service", "revision"},
@@ -62,6 +64,8 @@ def test_metrics_and_their_labels():
         routes.table = RouteTable([TaskRoute(metadata=RouteMetadata(name="desk"), spec=spec)])
         async with serving_gateway(lambda: routes.table, routes, "127.0.0.1:0") as gateway:
             gateway.stats.begin("team/desk/urgency", "r1").end(seconds=0.1)
+            gateway.stats.follow(routes.table)
+            gateway.stats.count_label("team/desk/urgency", "r1", "", is_right=True)
             gateway.dispatcher.retries["team/desk"] += 1
             gateway.dispatcher.retries_refused["team/desk"] += 1
             families = list(GatewayMetrics(gateway, routes).registry.collect())

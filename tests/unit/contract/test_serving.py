@@ -20,6 +20,7 @@ METHODS = {
     "PredictStream": ("PredictRequest", "PredictStreamResponse", True),
     "ListTasks": ("ListTasksRequest", "ListTasksResponse", False),
     "GetTask": ("GetTaskRequest", "Task", False),
+    "ReportLabel": ("ReportLabelRequest", "ReportLabelResponse", False),
 }
 MESSAGES = {
     "PredictRequest": ["1 task", "2 fields", "3 sampling"],
@@ -27,12 +28,15 @@ MESSAGES = {
     "LabelScore": ["1 label", "2 score"],
     "PredictResponse": [
         *("1 task", "2 label", "3 text", "4 scores", "5 finish_reason", "6 served_by", "7 revision"),
+        "8 request_id",
     ],
     "PredictStreamResponse": ["1 delta", "2 final"],
     "ListTasksRequest": [],
     "ListTasksResponse": ["1 tasks"],
     "GetTaskRequest": ["1 task"],
     "Task": ["1 name", "2 full_name", "3 type", "4 fields", "5 labels", "6 served_by", "7 backends"],
+    "ReportLabelRequest": ["1 request_id", "2 label"],
+    "ReportLabelResponse": ["1 counted"],
     "Backend": ["1 revision", "2 weight"],
 }
 TRITON = {
@@ -129,7 +133,7 @@ def test_texts_of_triton():
 
 def test_keys_that_mtm_predict_prints():
     assert [each.name for each in fields(Prediction)] == [
-        *("task", "label", "text", "scores", "finish_reason", "served_by", "revision"),
+        *("task", "label", "text", "scores", "finish_reason", "served_by", "revision", "request_id"),
     ]
     assert [each.name for each in fields(Task)] == [
         *("name", "full_name", "type", "fields", "labels", "served_by", "revisions"),

@@ -17,6 +17,7 @@ from multitask_api.serving_io.verify import VERIFY_REVISION
 from multitask_serving.gateway.access.callers import CallersFile, hash_key
 from multitask_serving.gateway.access.tls import CertificateFolder
 from multitask_serving.gateway.cluster.settings import OPTIONS, read_settings
+from multitask_serving.gateway.labels.request_ids import read_key
 from multitask_serving.gateway.smoke_test import _parser as smoke_test_parser
 from support.rendered_chart import GATEWAY, OPERATOR, Map, Objects, container, deployment, pod, rendered
 
@@ -153,6 +154,30 @@ def test_other_callers(options: tuple[str, ...], secrets: list[str], mounted: st
     volumes = [volume["secret"]["secretName"] for volume in pod(objects, GATEWAY)["volumes"] if "secret" in volume]
     assert volumes == ([mounted] if mounted else [])
     assert ("MULTITASK_CALLERS_FILE" in environment(objects)) is (mounted is not None)
+
+
+# -- labels ------------------------------------------------------------------------------------------------------------
+
+
+def test_labels_are_off() -> None:
+    objects = rendered()
+    assert ("Secret", "operators", "mtm-gateway-labels") not in objects
+    assert read_settings([], environment(objects)).label_key_file is None
+
+
+def test_all_gateways_sign_with_one_key(tmp_path: Path) -> None:
+    objects = rendered("--set", "gateway.labels.enabled=true")
+    (tmp_path / "key").write_bytes(secret(objects, "labels")["label-key"])
+    assert len(read_key(tmp_path / "key")) == 48
+    own = rendered("--set", "gateway.labels.enabled=true,gateway.labels.existingSecret=mine")
+    assert ("Secret", "operators", "mtm-gateway-labels") not in own
+    for each, name in ((objects, "mtm-gateway-labels"), (own, "mine")):
+        (volume,) = [volume for volume in pod(each, GATEWAY)["volumes"] if volume["name"] == "labels"]
+        (mount,) = [mount for mount in container(each, GATEWAY)["volumeMounts"] if mount["name"] == "labels"]
+        assert volume["secret"]["secretName"] == name
+        (item,) = volume["secret"]["items"]
+        file = read_settings([], environment(each)).label_key_file
+        assert file == Path(mount["mountPath"]) / item["path"]
 
 
 # -- certificates ------------------------------------------------------------------------------------------------------

@@ -30,6 +30,7 @@ CASES: list[tuple[Exception, grpc.StatusCode, type[client.GatewayError], str]] =
         client.InvalidRequest,
         "INVALID_REQUEST",
     ),
+    (errors.LabelsOff(), grpc.StatusCode.FAILED_PRECONDITION, client.FailedPrecondition, "LABELS_OFF"),
     (errors.Overloaded("full"), grpc.StatusCode.RESOURCE_EXHAUSTED, client.Overloaded, "OVERLOADED"),
     (errors.DeadlineExceeded("late"), grpc.StatusCode.DEADLINE_EXCEEDED, client.DeadlineExceeded, "DEADLINE_EXCEEDED"),
     (errors.NoBackend("none"), grpc.StatusCode.UNAVAILABLE, client.Unavailable, "NO_BACKEND"),

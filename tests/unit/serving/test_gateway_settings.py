@@ -22,6 +22,8 @@ READ = [
     ("a file of callers", [], {"MULTITASK_CALLERS_FILE": "/etc/c.yaml"}, "callers_file", Path("/etc/c.yaml")),
     ("tokens are not reviewed", [], {}, "review_tokens", False),
     ("tokens are reviewed", [], {"MULTITASK_REVIEW_TOKENS": "true"}, "review_tokens", True),
+    ("no labels", [], {}, "label_key_file", None),
+    ("labels", [], {"MULTITASK_LABEL_KEY_FILE": "/etc/key"}, "label_key_file", Path("/etc/key")),
     ("no second port", [], {}, "mutual_tls_listen", None),
 ]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
-from multitask_api.serving_io.gateway_state import LATENCY_BUCKETS_S, GatewayState
+from multitask_api.serving_io.gateway_state import LATENCY_BUCKETS_S, GatewayState, LabelCounts
 from multitask_serving.gateway.routes import RouteTable
 from multitask_serving.gateway.stats import Stats
 
@@ -126,6 +126,54 @@ def test_what_still_runs_on_a_revision_that_is_not_routed_any_more_is_seen():
     assert set(running(stats)) == {"old", "new"}
     stats.follow(table(urgency="new/2"))
     assert (URGENCY, "gone") not in stats.snapshot()
+
+
+LABELLED = ("new/2", 1, 2)
+"""The second step of a rollout, and the labels of the old revision: right, wrong."""
+
+# the sentence, the next windows of the task, and the labels that its old revision has then
+KEPT = [
+    ("in the same window", ["new/2"], LABELLED),
+    ("in the next step", ["new/3"], LABELLED),
+    ("over several steps", ["new/3", "new/5"], LABELLED),
+    ("not in another rollout", ["newer/2"], None),
+    ("not without a rollout", [None], None),
+    ("not when the task was gone meanwhile", [], None),
+]
+
+
+@pytest.mark.parametrize(("windows", "left"), [row[1:] for row in KEPT], ids=[row[0] for row in KEPT])
+def test_labels_are_counted_from_the_beginning_of_a_rollout(windows, left):
+    stats = following(urgency="new/2")
+    answered(stats)
+    for is_right in (True, False, False):
+        assert stats.count_label(URGENCY, "old", "new/1", is_right=is_right)
+    for window in windows:
+        stats.follow(table(urgency=window))
+    if not windows:
+        stats.follow(table(intent="new/2"))
+        stats.follow(table(urgency="new/2"))
+    (row,) = [each for each in stats.window_counts() if each.revision == "old"]
+    assert (row.labels and (row.labels.right, row.labels.wrong)) == (left and left[1:])
+    assert row.requests == (1 if windows == ["new/2"] else 0)
+
+
+@pytest.mark.parametrize("window", ["older/1", "", "new-ish/1", "/1"])
+def test_a_label_for_an_answer_of_another_rollout_changes_nothing(window):
+    stats = following(urgency="new/1")
+    before = stats.window_counts()
+    assert not stats.count_label(URGENCY, "old", window, is_right=True)
+    assert not stats.count_label("team/desk/gone", "old", "new/1", is_right=True)
+    assert stats.window_counts() == before
+    assert stats.snapshot() == {}
+
+
+def test_a_label_may_come_after_its_revision_has_left_the_table():
+    stats = following(urgency="new/1")
+    assert stats.count_label(URGENCY, "gone", "new/1", is_right=False)
+    stats.follow(table(urgency="new/2"))
+    (row,) = [each for each in stats.window_counts() if each.revision == "gone"]
+    assert (row.window, row.requests, row.labels) == ("new/2", 0, LabelCounts(wrong=1))
 
 
 def test_totals_go_on_over_all_windows():

@@ -56,7 +56,7 @@ class LabelScore(_message.Message):
     def __init__(self, label: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("task", "label", "text", "scores", "finish_reason", "served_by", "revision")
+    __slots__ = ("task", "label", "text", "scores", "finish_reason", "served_by", "revision", "request_id")
     TASK_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +64,7 @@ class PredictResponse(_message.Message):
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     SERVED_BY_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
     task: str
     label: str
     text: str
@@ -71,7 +72,8 @@ class PredictResponse(_message.Message):
     finish_reason: str
     served_by: str
     revision: str
-    def __init__(self, task: _Optional[str] = ..., label: _Optional[str] = ..., text: _Optional[str] = ..., scores: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., finish_reason: _Optional[str] = ..., served_by: _Optional[str] = ..., revision: _Optional[str] = ...) -> None: ...
+    request_id: str
+    def __init__(self, task: _Optional[str] = ..., label: _Optional[str] = ..., text: _Optional[str] = ..., scores: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., finish_reason: _Optional[str] = ..., served_by: _Optional[str] = ..., revision: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
 
 class PredictStreamResponse(_message.Message):
     __slots__ = ("delta", "final")
@@ -114,6 +116,20 @@ class Task(_message.Message):
     served_by: str
     backends: _containers.RepeatedCompositeFieldContainer[Backend]
     def __init__(self, name: _Optional[str] = ..., full_name: _Optional[str] = ..., type: _Optional[_Union[TaskType, str]] = ..., fields: _Optional[_Iterable[str]] = ..., labels: _Optional[_Iterable[str]] = ..., served_by: _Optional[str] = ..., backends: _Optional[_Iterable[_Union[Backend, _Mapping]]] = ...) -> None: ...
+
+class ReportLabelRequest(_message.Message):
+    __slots__ = ("request_id", "label")
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    request_id: str
+    label: str
+    def __init__(self, request_id: _Optional[str] = ..., label: _Optional[str] = ...) -> None: ...
+
+class ReportLabelResponse(_message.Message):
+    __slots__ = ("counted",)
+    COUNTED_FIELD_NUMBER: _ClassVar[int]
+    counted: bool
+    def __init__(self, counted: _Optional[bool] = ...) -> None: ...
 
 class Backend(_message.Message):
     __slots__ = ("revision", "weight")

@@ -54,6 +54,11 @@ class TaskGatewayStub:
                 request_serializer=multitask__client_dot_proto_dot_gateway__pb2.GetTaskRequest.SerializeToString,
                 response_deserializer=multitask__client_dot_proto_dot_gateway__pb2.Task.FromString,
                 _registered_method=True)
+        self.ReportLabel = channel.unary_unary(
+                '/multitask.v1.TaskGateway/ReportLabel',
+                request_serializer=multitask__client_dot_proto_dot_gateway__pb2.ReportLabelRequest.SerializeToString,
+                response_deserializer=multitask__client_dot_proto_dot_gateway__pb2.ReportLabelResponse.FromString,
+                _registered_method=True)
 
 
 class TaskGatewayServicer:
@@ -85,6 +90,13 @@ class TaskGatewayServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ReportLabel(self, request, context):
+        """The true label of an answer, once it is known: it counts in a rollout. FAILED_PRECONDITION if the gateway takes none.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TaskGatewayServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -107,6 +119,11 @@ def add_TaskGatewayServicer_to_server(servicer, server):
                     servicer.GetTask,
                     request_deserializer=multitask__client_dot_proto_dot_gateway__pb2.GetTaskRequest.FromString,
                     response_serializer=multitask__client_dot_proto_dot_gateway__pb2.Task.SerializeToString,
+            ),
+            'ReportLabel': grpc.unary_unary_rpc_method_handler(
+                    servicer.ReportLabel,
+                    request_deserializer=multitask__client_dot_proto_dot_gateway__pb2.ReportLabelRequest.FromString,
+                    response_serializer=multitask__client_dot_proto_dot_gateway__pb2.ReportLabelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -217,6 +234,33 @@ class TaskGateway:
             '/multitask.v1.TaskGateway/GetTask',
             multitask__client_dot_proto_dot_gateway__pb2.GetTaskRequest.SerializeToString,
             multitask__client_dot_proto_dot_gateway__pb2.Task.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ReportLabel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/multitask.v1.TaskGateway/ReportLabel',
+            multitask__client_dot_proto_dot_gateway__pb2.ReportLabelRequest.SerializeToString,
+            multitask__client_dot_proto_dot_gateway__pb2.ReportLabelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -7,7 +7,7 @@ from multitask_api.stage_io.results import Agreement
 from multitask_operator.formatting import counted
 from multitask_operator.rollout.counts import Counts
 from multitask_operator.rollout.draft import changed
-from multitask_operator.rollout.metrics import Outcome, figures, measure
+from multitask_operator.rollout.metrics import Outcome, figures, is_less_accurate, measure
 from multitask_operator.rollout.plan import AnalysisSettings
 
 
@@ -32,7 +32,7 @@ def measured(
     enough = new.requests >= max(1, settings.min_requests)
     result = measure(new, old, row.previous, settings)
     row = _answered(row)
-    if not enough:
+    if not enough and not is_less_accurate(new, old, settings):
         has_faults = result.outcome is not Outcome.SUCCESSFUL
         if not (is_late and has_faults):
             return row

@@ -70,6 +70,11 @@ def surely_above(hits: int, trials: int, share: float) -> bool:
     return trials * divergence >= -math.log(ALPHA)
 
 
+def is_less_accurate(new: Counts, old: Counts, settings: AnalysisSettings) -> bool:
+    """Whether the labels alone say that the new revision is surely worse, however few requests it has had."""
+    return surely_worse((new.right, new.wrong), (old.right, old.wrong), settings.max_accuracy_drop)
+
+
 def _errors(new: Counts, old: Counts, previous: PreviousFigures | None, settings: AnalysisSettings) -> Measurement:
     known = figures(old, previous, settings)
     before = known.errors / known.requests if known is not None else 0.0
@@ -107,8 +112,7 @@ def _accuracy(new: Counts, old: Counts, settings: AnalysisSettings) -> Measureme
         f"{_percent(new.right / labelled)} of {counted(labelled, 'labelled answer')} right,"
         f" {_percent(old.right / before)} of {before:,} before"
     )
-    is_worse = surely_worse((new.right, new.wrong), (old.right, old.wrong), settings.max_accuracy_drop)
-    return Measurement(Outcome.FAILED if is_worse else Outcome.SUCCESSFUL, message)
+    return Measurement(Outcome.FAILED if is_less_accurate(new, old, settings) else Outcome.SUCCESSFUL, message)
 
 
 def _percent(share: float) -> str:

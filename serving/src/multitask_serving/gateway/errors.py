@@ -7,6 +7,7 @@
     ├── TaskNotAllowed      PERMISSION_DENIED
     ├── CallerUnknown       PERMISSION_DENIED
     ├── InvalidRequest      INVALID_ARGUMENT
+    ├── LabelsOff           FAILED_PRECONDITION
     ├── Overloaded          RESOURCE_EXHAUSTED
     ├── DeadlineExceeded    DEADLINE_EXCEEDED
     ├── NoBackend           UNAVAILABLE
@@ -134,6 +135,19 @@ class InvalidRequest(StatusError):
     def violations(self) -> Sequence[Problem]:
         """One violation for each problem."""
         return self._problems
+
+
+class LabelsOff(StatusError):
+    """The gateway takes no labels."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "LABELS_OFF"
+
+    def __init__(self) -> None:
+        super().__init__(
+            "this gateway takes no labels. In a cluster, set gateway.labels.enabled of the chart to true; without the "
+            "chart, MULTITASK_LABEL_KEY_FILE of every gateway"
+        )
 
 
 class Overloaded(StatusError):

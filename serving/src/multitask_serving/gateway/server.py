@@ -29,6 +29,7 @@ from multitask_serving.gateway.dispatch import Dispatcher
 from multitask_serving.gateway.endpoints import Endpoints, FixedEndpoints
 from multitask_serving.gateway.files.route_file import RouteFile, TableTransform
 from multitask_serving.gateway.interceptor import ErrorInterceptor
+from multitask_serving.gateway.labels.reports import LabelReports
 from multitask_serving.gateway.routes import RouteTable
 from multitask_serving.gateway.service import TaskGateway
 from multitask_serving.gateway.stats import Stats
@@ -84,7 +85,8 @@ class ServerOptions:
     Without ``access`` everybody may call everything, without ``certificate`` nothing is encrypted. At
     ``mutual_tls_address`` clients must have a certificate. ``max_connection_age_s``: after so long, give or take a
     tenth, a connection is asked to end when its calls have ended: its client connects again, perhaps to a newer
-    gateway. ``drain_s``: how long running calls may continue when the server stops.
+    gateway. ``drain_s``: how long running calls may continue when the server stops. ``label_key``: signs the ids of
+    answers, the same in all gateways; without it no labels are taken.
     """
 
     access: Access | None = None
@@ -92,6 +94,7 @@ class ServerOptions:
     mutual_tls_address: str | None = None
     max_connection_age_s: float | None = None
     drain_s: float = DRAIN_TIMEOUT_S
+    label_key: bytes | None = None
 
     def channel_options(self) -> Sequence[tuple[str, int]]:
         """As gRPC takes them."""
@@ -182,7 +185,8 @@ async def serving_gateway(
     interceptors = [*([AccessInterceptor(access)] if access else []), ErrorInterceptor(SERVICE)]
     server = grpc.aio.server(interceptors=interceptors, options=options.channel_options())
     dispatcher = Dispatcher(endpoints, Stats(), draw)
-    service = TaskGateway(_routes_of_caller(table, access), dispatcher)
+    labels = LabelReports(options.label_key, dispatcher.stats) if options.label_key else None
+    service = TaskGateway(_routes_of_caller(table, access), dispatcher, labels)
     gateway_pb2_grpc.add_TaskGatewayServicer_to_server(service, server)  # type: ignore[no-untyped-call]
     healthy = health.aio.HealthServicer()  # type: ignore[attr-defined]
     health_pb2_grpc.add_HealthServicer_to_server(healthy, server)
@@ -211,6 +215,7 @@ async def running_gateway(
     access: Access | None = None,
     certificate: CertificateFolder | None = None,
     mutual_tls_address: str | None = None,
+    label_key: bytes | None = None,
 ) -> AsyncIterator[Gateway]:
     """Serve the tasks of a route file, at once: see `serving_gateway` and `ServerOptions`.
 
@@ -218,7 +223,7 @@ async def running_gateway(
     `InvalidRoutes`, `InvalidCertificate` or `AddressInUse`.
     """
     file = RouteFile(routes, transform)
-    options = ServerOptions(access, certificate, mutual_tls_address)
+    options = ServerOptions(access, certificate, mutual_tls_address, label_key=label_key)
     async with serving_gateway(lambda: file.table, FixedEndpoints(), address, options=options, draw=draw) as gateway:
         await gateway.start()
         reload_task = asyncio.create_task(_reload_files(file, access, gateway, reload_s))

@@ -13,7 +13,8 @@ from multitask_client.proto import gateway_pb2, gateway_pb2_grpc
 from multitask_serving.gateway.access.allowed_routes import AllowedRoutes
 from multitask_serving.gateway.choice import Preference
 from multitask_serving.gateway.dispatch import Answer, Dispatcher
-from multitask_serving.gateway.errors import InternalError
+from multitask_serving.gateway.errors import InternalError, LabelsOff
+from multitask_serving.gateway.labels.reports import LabelReports
 from multitask_serving.gateway.routes import Route, RouteTable
 from multitask_serving.gateway.validation import check_fields, check_size, wire_options
 from multitask_serving.triton.client import InferResponse
@@ -33,11 +34,20 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
-    """The service. ``routes`` returns the current table, as far as the caller may use it."""
+    """The service. ``routes`` returns the current table, as far as the caller may use it.
 
-    def __init__(self, routes: Callable[[], RouteTable | AllowedRoutes], dispatcher: Dispatcher) -> None:
+    Without ``labels`` it takes no labels, and answers have no ids.
+    """
+
+    def __init__(
+        self,
+        routes: Callable[[], RouteTable | AllowedRoutes],
+        dispatcher: Dispatcher,
+        labels: LabelReports | None = None,
+    ) -> None:
         self._routes = routes
         self._dispatcher = dispatcher
+        self._labels = labels
 
     async def Predict(  # noqa: N802 - gRPC's name
         self, request: gateway_pb2.PredictRequest, context: Context
@@ -49,7 +59,7 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
         responses = self._answers(route, request, context, stream=False)
         async with aclosing(responses):
             async for response, revision in responses:
-                message = predict_response(route, response, response.text, revision)
+                message = self._response(route, response, response.text, revision, context)
         if message is None:
             raise InternalError("the task's server sent no response")
         return message
@@ -67,7 +77,7 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
                 text += response.text
                 message = gateway_pb2.PredictStreamResponse(delta=response.text)
                 if response.labels or response.finish_reason:
-                    message.final.CopyFrom(predict_response(route, response, text, revision))
+                    message.final.CopyFrom(self._response(route, response, text, revision, context))
                 yield message
 
     async def ListTasks(  # noqa: N802 - gRPC's name
@@ -80,6 +90,25 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
     async def GetTask(self, request: gateway_pb2.GetTaskRequest, context: Context) -> gateway_pb2.Task:  # noqa: N802
         """One task."""
         return task_message(self._routes().resolve(request.task))
+
+    async def ReportLabel(  # noqa: N802 - gRPC's name
+        self, request: gateway_pb2.ReportLabelRequest, context: Context
+    ) -> gateway_pb2.ReportLabelResponse:
+        """The true label of an answer."""
+        if self._labels is None:
+            raise LabelsOff
+        counted = self._labels.report(request.request_id, request.label, self._routes().resolve)
+        return gateway_pb2.ReportLabelResponse(counted=counted)
+
+    def _response(
+        self, route: Route, last: InferResponse, text: str, revision: str, context: Context
+    ) -> gateway_pb2.PredictResponse:
+        """The complete answer, with an id if its label may be reported."""
+        response = predict_response(route, last, text, revision)
+        if self._labels is not None and response.HasField("label"):
+            pinned = bool(_preference(context).revision)
+            response.request_id = self._labels.request_id(route, revision, text, pinned=pinned)
+        return response
 
     def _answers(
         self, route: Route, request: gateway_pb2.PredictRequest, context: Context, *, stream: bool

@@ -1,7 +1,7 @@
 """Counts of requests, per task and revision: since the gateway started, and since the task's window began.
 
 A *window* is a step of a rollout: the operator gives each a name of its own in the route table, and compares revisions
-by what was counted in it.
+by what was counted in it. Labels come later than that: they are counted from the beginning of the rollout.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
-from multitask_api.serving_io.gateway_state import LATENCY_BUCKETS_S, RevisionCounts
+from multitask_api.serving_io.gateway_state import LATENCY_BUCKETS_S, LabelCounts, RevisionCounts
 from multitask_serving.gateway.routes import RouteTable
 
 TaskRevision = tuple[str, str]
@@ -31,6 +31,8 @@ class TaskCounts:
     """By gRPC status name."""
     latencies: list[int] = field(default_factory=lambda: [0] * (len(LATENCY_BUCKETS_S) + 1))
     """Successful requests by duration: one count for each of `LATENCY_BUCKETS_S`, and one above."""
+    labels: LabelCounts | None = None
+    """Answers whose true label was reported; None: none was."""
 
     @property
     def successes(self) -> int:
@@ -50,6 +52,11 @@ class TaskCounts:
             self.latencies[bisect_left(LATENCY_BUCKETS_S, seconds)] += 1
         else:
             self.errors[error] += 1
+
+    def label(self, *, is_right: bool) -> None:
+        """The true label of an answer has come."""
+        before = self.labels or LabelCounts()
+        self.labels = LabelCounts(right=before.right + is_right, wrong=before.wrong + (not is_right))
 
     def copy(self) -> TaskCounts:
         """Counts that do not change with these."""
@@ -79,15 +86,18 @@ class Stats:
         self._windows: dict[str, str] = {}
 
     def follow(self, table: RouteTable) -> None:
-        """Another table counts from now on: a task whose window is another one begins at 0, and what is not routed any
-        more is forgotten once its last request has ended."""
+        """Another table counts from now on: a task whose window is another one begins at 0, except for its labels if
+        that is a step of the same rollout. What is not routed any more is forgotten once its last request has ended.
+        """
         windows = {route.full_name: route.task.window or "" for route in table.routes}
         routed = {(route.full_name, backend.revision) for route, backend in table.backends()}
-        self._in_window = {
-            key: counts
-            for key, counts in self._in_window.items()
-            if key[0] in windows and windows[key[0]] == self._windows.get(key[0])
-        }
+        before, self._in_window = self._in_window, {}
+        for key, counts in before.items():
+            old, new = self._windows.get(key[0]), windows.get(key[0])
+            if new is not None and new == old:
+                self._in_window[key] = counts
+            elif new is not None and old is not None and rollout_of(new) == rollout_of(old) and counts.labels:
+                self._in_window[key] = TaskCounts(labels=counts.labels)
         for key in routed:
             self._in_window.setdefault(key, TaskCounts())
         self._total = {key: counts for key, counts in self._total.items() if key in routed or counts.in_flight}
@@ -100,6 +110,15 @@ class Stats:
         if pinned:
             return CountedRequest(total)
         return CountedRequest(total, self._in_window.setdefault((task, revision), TaskCounts()))
+
+    def count_label(self, task: str, revision: str, window: str, *, is_right: bool) -> bool:
+        """The true label of an answer has come that was given in ``window``; whether that is one of this rollout."""
+        now = self._windows.get(task)
+        if now is None or rollout_of(now) != rollout_of(window):
+            return False
+        for counts in (self._total, self._in_window):
+            counts.setdefault((task, revision), TaskCounts()).label(is_right=is_right)
+        return True
 
     def snapshot(self) -> dict[TaskRevision, TaskCounts]:
         """A copy of all counts since the start."""
@@ -119,10 +138,16 @@ class Stats:
                 latencies=tuple(counts.latencies),
                 in_flight=counts.in_flight,
                 running=running.get(key, 0),
+                labels=counts.labels,
             )
             for key in sorted(self._in_window.keys() | running.keys())
             for counts in (self._in_window.get(key, _NOTHING),)
         )
+
+
+def rollout_of(window: str) -> str:
+    """The rollout that a window is a step of: the part before the slash."""
+    return window.partition("/")[0]
 
 
 _NOTHING = TaskCounts()

@@ -21,6 +21,7 @@ from multitask_serving.gateway.access.access import Access
 from multitask_serving.gateway.access.callers import CallersFile
 from multitask_serving.gateway.access.interceptor import AccessInterceptor
 from multitask_serving.gateway.access.reviews import TokenReviews
+from multitask_serving.gateway.labels.request_ids import RequestIds
 from multitask_serving.gateway.server import Gateway, running_gateway
 from unit.serving.access.conftest import ADMIN_KEY, CALLERS, GUEST_KEY, SHOP_KEY
 from unit.serving.access.test_reviews import answer, token
@@ -39,6 +40,7 @@ IDENTITIES: dict[str, str | None] = {
     "a pod's own token": token({"aud": ["https://kubernetes.default.svc"]}),
 }
 COLUMNS = tuple(IDENTITIES)
+LABEL_KEY = b"l" * 32
 
 # what is called, and the status for each identity, in the order of COLUMNS
 METHODS: list[tuple[str, str, Sequence[str]]] = [
@@ -54,6 +56,10 @@ METHODS: list[tuple[str, str, Sequence[str]]] = [
     ("PredictStream", "urgencies", (UNKNOWN, UNKNOWN, DENIED, UNAVAILABLE, DENIED, UNAVAILABLE, UNKNOWN)),
     ("GetTask", "team-a/desk/stance", (UNKNOWN, UNKNOWN, OK, OK, DENIED, DENIED, UNKNOWN)),
     ("GetTask", "urgencies", (UNKNOWN, UNKNOWN, DENIED, OK, DENIED, OK, UNKNOWN)),
+    ("ReportLabel", "team-a/desk/stance", (UNKNOWN, UNKNOWN, OK, OK, DENIED, DENIED, UNKNOWN)),
+    ("ReportLabel", "team-b/secret-desk/urgencies", (UNKNOWN, UNKNOWN, DENIED, OK, DENIED, OK, UNKNOWN)),
+    ("ReportLabel", "team-a/desk/nothing", (UNKNOWN, UNKNOWN, MISSING, MISSING, DENIED, DENIED, UNKNOWN)),
+    ("ReportLabel", "", (UNKNOWN, UNKNOWN, *("INVALID_ARGUMENT",) * 4, UNKNOWN)),
     ("ListTasks", "", (UNKNOWN, UNKNOWN, OK, OK, OK, OK, UNKNOWN)),
     ("Reflection", "", (UNKNOWN, UNKNOWN, OK, OK, OK, OK, UNKNOWN)),
     ("Health.Check", "", (OK, OK, OK, OK, OK, OK, OK)),
@@ -69,7 +75,7 @@ async def review(body: dict[str, Any]) -> dict[str, Any]:
 @asynccontextmanager
 async def gateway(routes: Path, callers: Path) -> AsyncIterator[Gateway]:
     access = Access(CallersFile(callers), TokenReviews(review))
-    async with running_gateway(routes, "127.0.0.1:0", access=access, reload_s=0.05) as running:
+    async with running_gateway(routes, "127.0.0.1:0", access=access, reload_s=0.05, label_key=LABEL_KEY) as running:
         yield running
 
 
@@ -79,6 +85,12 @@ async def _predict(client: AsyncTaskClient, task: str) -> None:
 
 async def _stream(client: AsyncTaskClient, task: str) -> None:
     _ = [part async for part in client.predict_stream(task, text="x")]
+
+
+async def _label(client: AsyncTaskClient, task: str) -> None:
+    """``task`` is the full name in the id; none: there is no id."""
+    request_id = RequestIds(LABEL_KEY).issue(task, "r", "", "a", is_sample=True) if task else ""
+    await client.report_label(request_id, "a")
 
 
 async def _reflection(channel: grpc.aio.Channel, metadata: Any) -> None:
@@ -102,6 +114,7 @@ OURS: dict[str, Callable[[AsyncTaskClient, str], Awaitable[Any]]] = {
     "Predict": _predict,
     "PredictStream": _stream,
     "GetTask": lambda client, task: client.task(task),
+    "ReportLabel": _label,
     "ListTasks": lambda client, task: client.tasks(),
 }
 OTHERS: dict[str, Callable[[grpc.aio.Channel, Any], Awaitable[Any]]] = {

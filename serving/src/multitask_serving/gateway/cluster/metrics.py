@@ -31,6 +31,7 @@ class GatewayMetrics:
         counts = self._gateway.stats.snapshot()
         yield from self._requests(counts)
         yield self._in_flight(counts)
+        yield self._labels(counts)
         yield from self._retries()
         yield from self._tables()
 
@@ -49,6 +50,18 @@ class GatewayMetrics:
             seconds.add_metric(labels, _buckets(counts), counts.seconds)
         yield requests
         yield seconds
+
+    def _labels(self, every: Mapping[tuple[str, str], TaskCounts]) -> Metric:
+        family = CounterMetricFamily(
+            f"{PREFIX}_labels",
+            "Labels that were reported for answers, by what the answer was.",
+            labels=[*TASK, "answer"],
+        )
+        for (task, revision), counts in sorted(every.items()):
+            if counts.labels is not None:
+                for answer, count in (("right", counts.labels.right), ("wrong", counts.labels.wrong)):
+                    family.add_metric([*task.split("/"), revision, answer], count)
+        return family
 
     def _in_flight(self, every: Mapping[tuple[str, str], TaskCounts]) -> Metric:
         """By model, for autoscalers: also 0, because a series that is absent scales nothing."""

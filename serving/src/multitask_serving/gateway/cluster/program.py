@@ -25,6 +25,7 @@ from multitask_serving.gateway.cluster.acknowledge import Acknowledger
 from multitask_serving.gateway.cluster.cluster_routes import ClusterRoutes
 from multitask_serving.gateway.cluster.metrics import GatewayMetrics
 from multitask_serving.gateway.cluster.settings import GatewaySettings, read_settings
+from multitask_serving.gateway.labels.request_ids import read_key
 from multitask_serving.gateway.server import Gateway, ServerOptions, serving_gateway
 
 BAD_INPUT = 2
@@ -76,6 +77,7 @@ class GatewayProgram:
             mutual_tls_address=settings.mutual_tls_listen,
             max_connection_age_s=settings.max_connection_age_s or None,
             drain_s=settings.drain_s,
+            label_key=read_key(settings.label_key_file) if settings.label_key_file else None,
         )
         return serving_gateway(lambda: routes.table, routes, settings.listen, options=options)
 

@@ -30,6 +30,7 @@ class GatewaySettings:
     review_tokens: bool
     tls_folder: Path | None
     mutual_tls_listen: str | None
+    label_key_file: Path | None
     max_connection_age_s: float
     drain_delay_s: float
     drain_s: float
@@ -103,6 +104,12 @@ OPTIONS: Mapping[str, tuple[str, str, Callable[[str], Any], str]] = {
     ),
     "tls-folder": ("MULTITASK_TLS_FOLDER", "", _path, "folder with tls.crt and tls.key, and ca.crt for mutual TLS"),
     "mutual-tls-listen": ("MULTITASK_MUTUAL_TLS_LISTEN", "", _listen, "where callers with a certificate connect"),
+    "label-key-file": (
+        "MULTITASK_LABEL_KEY_FILE",
+        "",
+        _path,
+        "key that signs the ids of answers, the same for all gateways; without it ReportLabel is off",
+    ),
     "max-connection-age-s": (
         "MULTITASK_MAX_CONNECTION_AGE_SECONDS",
         "60",
