@@ -52,9 +52,9 @@ KUBERNETES = {
     *("Job", "Pod", "Deployment", "Running", "Succeeded", "Lost", "ReadOnlyMany", "ReadWriteMany"),
     *("DisruptionTarget", "OOMKilled", "PodScheduled", "SchedulingGated", "ContainersReady"),
     *("CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff"),
-    *("InvalidImageName", "RunContainerError", "Available", "ReplicaFailure", "ProgressDeadlineExceeded"),
+    *("InvalidImageName", "RunContainerError", "ReplicaFailure", "ProgressDeadlineExceeded"),
 }
-OURS = {"Successful", "Aborted", "None", "MultiTaskModel", "Full", "Qualified", "UserError", "Retryable", "Fault"}
+OURS = {"None", "MultiTaskModel", "Full", "Qualified", "UserError", "Retryable", "Fault"}
 
 
 def test_no_type_or_reason_is_renamed_and_none_is_added_unseen():
