@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 
 from multitask_api.cluster import KIND_LABEL
@@ -11,7 +10,7 @@ from multitask_api.serving_io.names import REVISION_LABEL, SERVING
 from multitask_api.serving_io.verify import VERIFIED_KEY, VERIFY_KEY, VERIFY_REVISION, RevisionReport, VerifyOrder
 from multitask_api.stage_io.results import VerifyResult
 from multitask_operator.reconciler.state.accessors import format_time
-from support.simulation import BEGAN, SETTINGS, Cluster
+from support.simulation import BEGAN, SETTINGS, Cluster, copied
 
 IMAGE = "registry.example/triton:1"
 SERVING_SETTINGS = dataclasses.replace(
@@ -67,39 +66,44 @@ class ServedCluster(Cluster):
         self.end(name, "Complete")
 
     def observe(self):
-        state, route = super().observe(), self.route
+        state = super().observe()
         if state is None or self.gateway_states is None:
             return state
-        tables = ()
-        if route is not None:
-            table = {"namespace": "ml", "name": "desk", "generation": route["metadata"]["generation"]}
-            tables = (TableVersion(**table),)
         state = dataclasses.replace(state, rolling_models=frozenset(self.rolling_models))
-        states = {name: GatewayState(gateway=name, started=BEGAN, tables=tables) for name in self.gateways}
-        return dataclasses.replace(state, gateway_states=states)
+        return dataclasses.replace(state, gateway_states={name: self.gateway_state(name) for name in self.gateways})
+
+    def gateway_state(self, name) -> GatewayState | None:
+        """What a gateway answers: it has had no traffic."""
+        generation = self.route["metadata"]["generation"] if self.route is not None else None
+        return GatewayState(gateway=name, started=BEGAN, tables=tables_of(generation))
 
     def run_servers(self) -> bool:
         """What kubelets and gateways do once; whether anything changed."""
-        before = copy.deepcopy({key: item for key, item in self.objects.items() if key[0] != "Job"})
+        before = copied({key: item for key, item in self.objects.items() if key[0] != "Job"})
         for deployment in self.deployments():
             self._run(deployment)
         for name in [name for kind, name in self.objects if kind in ("Pod", "EndpointSlice")]:
             if not any(name.startswith(item["metadata"]["name"]) for item in self.deployments()):
                 self.objects.pop(("Pod", name), None)
                 self.objects.pop(("EndpointSlice", name), None)
-        route = self.route
-        if route is not None:
-            acks = [
-                {"name": name, "observedGeneration": route["metadata"]["generation"], "time": format_time(self.now)}
-                for name in self.gateways
-            ]
-            known = {ack["name"]: ack for ack in route.get("status", {}).get("gateways", ())}
-            if [known.get(ack["name"], {}).get("observedGeneration") for ack in acks] != [
-                ack["observedGeneration"] for ack in acks
-            ]:
-                route["status"] = route.get("status", {}) | {"gateways": acks}
-                self._touch(route)
+        for name in self.gateways:
+            self.follow(name)
         return before != {key: item for key, item in self.objects.items() if key[0] != "Job"}
+
+    def follow(self, gateway) -> bool:
+        """The gateway follows the newest table and says so; whether it followed another one before."""
+        route = self.route
+        if route is None:
+            return False
+        acks = route.get("status", {}).get("gateways", ())
+        known = {ack["name"]: ack for ack in acks if ack["name"] in self.gateways}
+        generation = route["metadata"]["generation"]
+        if known.get(gateway, {}).get("observedGeneration") == generation:
+            return False
+        known[gateway] = {"name": gateway, "observedGeneration": generation, "time": format_time(self.now)}
+        route["status"] = route.get("status", {}) | {"gateways": list(known.values())}
+        self._touch(route)
+        return True
 
     def deployments(self):
         return [item for (kind, _), item in sorted(self.objects.items()) if kind == "Deployment"]
@@ -152,6 +156,11 @@ class ServedCluster(Cluster):
             "conditions": [{"type": "Available", "status": "True" if ready else "False"}],
         }
         self.objects["EndpointSlice", metadata["name"]] = _slice(metadata, names[:ready])
+
+
+def tables_of(generation: int | None) -> tuple[TableVersion, ...]:
+    """What a gateway says of the model's table; None: it has none."""
+    return () if generation is None else (TableVersion(namespace="ml", name="desk", generation=generation),)
 
 
 def verified(order: VerifyOrder) -> str:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import json
+import pickle
 
 from multitask_api.cluster import (
     CLEAN_UP,
@@ -54,6 +54,11 @@ BEGAN, ENDED = 1_800_000_000.0, 1_800_003_600.0
 """When the time of the cluster begins, and when every Job ends, in Unix seconds."""
 STORAGE = {"uri": "pvc://models/desk"}
 REMOVED = STORAGE | {"retain": False}
+
+
+def copied(objects):
+    """Plain data once more; several times as fast as `copy.deepcopy`."""
+    return pickle.loads(pickle.dumps(objects))
 
 
 class Cluster:
@@ -116,13 +121,13 @@ class Cluster:
         if self.model is None:
             return None
         lists = {field: [] for field in FIELDS.values()}
-        for (kind, _), item in sorted(self.objects.items()):
-            lists[FIELDS[kind]].append(copy.deepcopy(item))
+        for (kind, _), item in sorted(copied(self.objects).items()):
+            lists[FIELDS[kind]].append(item)
         names = named_pvc_names(self.model)
         return ClusterState(
             namespace="ml",
             name="desk",
-            model=copy.deepcopy(self.model),
+            model=copied(self.model),
             namespace_object=self.namespace,
             pvcs={name: self.pvcs.get(name) for name in names},
             referenced_configmaps=self.referenced_configmaps,
@@ -186,7 +191,7 @@ class Cluster:
                     key: value for key, value in {**item.get("status", {}), **action.status}.items() if value
                 }
             if action.spec is not None:
-                item["spec"] = copy.deepcopy(dict(action.spec))
+                item["spec"] = copied(dict(action.spec))
                 item["metadata"]["generation"] += 1
         elif isinstance(action, Create | Apply):
             key = (action.obj["kind"], action.obj["metadata"]["name"])
@@ -212,7 +217,7 @@ class Cluster:
 
     def _put(self, key, obj):
         self._uids += 1
-        item = copy.deepcopy(dict(obj))
+        item = copied(dict(obj))
         before = self.objects.get(key)
         made = {
             "uid": f"u-{self._uids}",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from functools import partial
 
 import pytest
 
@@ -482,46 +481,3 @@ def test_what_a_former_model_of_the_name_left_is_replaced():
     }
     assert owners == {"u-desk"}
     assert ready(cluster) == ("True", "Serving")
-
-
-# -- interruptions -----------------------------------------------------------------------------------------------------
-
-
-def end_state(cluster):
-    return cluster.weights, cluster.replicas, cluster.recorded, sorted(cluster.objects)
-
-
-def rolled_out(**more):
-    cluster = served(URGENCY)
-    cluster.edit(URGENCY, serving={"podTemplate": {"spec": {"priorityClassName": "high"}}})
-    cluster.__dict__ |= more
-    return cluster
-
-
-def test_an_operator_that_is_killed_after_any_write_reaches_the_same_end():
-    expected = rolled_out()
-    expected.serve()
-    for killed_after in range(1, 5):
-        cluster = rolled_out()
-        cluster.serve(look=partial(cluster.reconcile, actions=killed_after))
-        assert end_state(cluster) == end_state(expected), killed_after
-
-
-def test_two_operators_of_which_one_is_late_do_not_flap():
-    cluster = rolled_out()
-    seen = [cluster.observe()]
-
-    def look():
-        cluster.reconcile()
-        seen.append(cluster.observe())
-        cluster.reconcile(stale=seen.pop(0))
-
-    cluster.serve(look=look)
-    written = cluster.written
-    expected = rolled_out()
-    expected.serve()
-    for _ in range(5):
-        cluster.reconcile()
-        cluster.reconcile(stale=cluster.observe())
-    assert cluster.written == written
-    assert end_state(cluster) == end_state(expected)

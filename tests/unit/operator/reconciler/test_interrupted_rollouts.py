@@ -1,0 +1,164 @@
+"""A rollout during which the operator is killed, is not answered, is refused, or has a twin: the same end, and somebody
+answers every task all the time. What goes wrong is every single write of the rollout, one after the other."""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from functools import partial
+
+import pytest
+
+from multitask_api.bundle import BASELINE
+from support.busy_cluster import FAILED, KILLED, MIXTURE, REFUSED, SINGLE, UNROUTED, BusyCluster
+from support.graph_builders import task
+
+TASKS = (task(MIXTURE), task(SINGLE), task(UNROUTED))
+PODS = {"podTemplate": {"spec": {"priorityClassName": "high"}}}
+#: Fields that follow from the time, from how often somebody looked, and from how much traffic there was until then.
+FLEETING = {
+    *("lastTransitionTime", "time", "finished", "stepStarted", "measured", "message", "measurements", "previous"),
+    *("gateways", "resourceVersion", "passedOn", "progressTime"),
+}
+_KNOWN: dict[str, BusyCluster] = {}
+
+
+def other_pods(cluster):
+    cluster.edit(*copy.deepcopy(TASKS), serving={"replicas": 2, **PODS})
+
+
+def one_task_fails(cluster):
+    """The mixture fails in the new revision as soon as there is traffic."""
+    other_pods(cluster)
+    before = set(cluster.records)
+    cluster.fails = lambda name, revision: name == MIXTURE and revision not in before
+
+
+def everything_fails(cluster):
+    other_pods(cluster)
+    before = set(cluster.records)
+    cluster.fails = lambda name, revision: revision not in before
+
+
+def one_task_less(cluster):
+    cluster.edit(copy.deepcopy(TASKS[0]), serving={"replicas": 2})
+
+
+GOES_WELL = "it goes well"
+ROLLOUTS = {
+    GOES_WELL: (other_pods, "Successful"),
+    "a task is rolled back": (one_task_fails, "Successful"),
+    "every task is rolled back": (everything_fails, "Failed"),
+    "a task is removed": (one_task_less, "Successful"),
+}
+
+
+def begun(rollout: str) -> BusyCluster:
+    """Right before the operator makes the new revision."""
+    if rollout not in _KNOWN:
+        cluster = BusyCluster(*copy.deepcopy(TASKS), serving={"replicas": 2})
+        cluster.serve()
+        ROLLOUTS[rollout][0](cluster)
+        cluster.promised = frozenset({MIXTURE, SINGLE} & {item["name"] for item in cluster.model["spec"]["tasks"]})
+        _KNOWN[rollout] = before_the_next_revision(cluster)
+    cluster = copy.deepcopy(_KNOWN[rollout])
+    cluster.writes, cluster.created = [], []
+    cluster.answered.clear()
+    return cluster
+
+
+def before_the_next_revision(cluster: BusyCluster) -> BusyCluster:
+    known = cluster.recorded
+    while True:
+        before = copy.deepcopy(cluster)
+        cluster.reconcile()
+        if cluster.recorded != known:
+            return before
+        if cluster.written == before.written:
+            cluster.finish(cluster.jobs()[0])
+
+
+def end_state(cluster: BusyCluster):
+    """What must be the same whatever happened in between."""
+    settings = {key: item.get("spec") for key, item in cluster.objects.items() if key[0] not in ("Pod", "Job")}
+    return {
+        "objects": settings,
+        "rollout": steady(cluster.route["status"]),
+        "status": steady(cluster.model["status"]),
+        "created": Counter(cluster.created),
+    }
+
+
+def steady(value):
+    """Without what is fleeting."""
+    if isinstance(value, dict):
+        return {key: steady(item) for key, item in value.items() if key not in FLEETING}
+    return [steady(item) for item in value] if isinstance(value, list) else value
+
+
+def assert_answered(cluster: BusyCluster):
+    """Every request was, by models that the routing rule allows, and of at most two revisions."""
+    assert cluster.unanswered == []
+    assert cluster.wrong == []
+    assert cluster.most_live <= 2
+    assert {name for name, _ in cluster.answered} >= {MIXTURE}
+    assert {served_by for name, served_by in cluster.answered if name == SINGLE} <= {BASELINE}
+    assert UNROUTED not in {name for name, _ in cluster.answered}
+
+
+@pytest.mark.parametrize("rollout", ROLLOUTS)
+def test_what_is_interrupted_is_a_whole_rollout(rollout):
+    cluster = begun(rollout)
+    before = cluster.weights
+    cluster.serve()
+    assert cluster.route["status"]["rollout"]["phase"] == ROLLOUTS[rollout][1]
+    assert (cluster.weights == before) is (rollout == "every task is rolled back")
+    assert cluster.most_live == 2
+    assert len(cluster.writes) > 15
+    assert_answered(cluster)
+
+
+@pytest.mark.parametrize("kind", [KILLED, FAILED, REFUSED])
+def test_any_write_may_go_wrong(kind):
+    expected = begun(GOES_WELL)
+    expected.serve()
+    for number, write in enumerate(expected.writes, start=1):
+        cluster = begun(GOES_WELL)
+        cluster.fault = (number, kind)
+        cluster.serve()
+        assert end_state(cluster) == end_state(expected), f"write {number} was {kind}: {write}"
+        assert_answered(cluster)
+
+
+@pytest.mark.parametrize("writes", [1, 2])
+@pytest.mark.parametrize("rollout", ROLLOUTS)
+def test_no_operator_lives_for_longer_than_a_few_writes(rollout, writes):
+    expected, cluster = begun(rollout), begun(rollout)
+    expected.serve()
+    cluster.serve(look=partial(cluster.reconcile, actions=writes))
+    assert end_state(cluster) == end_state(expected)
+    assert_answered(cluster)
+
+
+@pytest.mark.parametrize("looks", [0, 2])
+@pytest.mark.parametrize("rollout", ROLLOUTS)
+def test_two_operators_of_which_one_is_late_do_not_flap(rollout, looks):
+    """``looks``: how many states of the cluster one of them is behind."""
+    expected, cluster = begun(rollout), begun(rollout)
+    expected.serve()
+    seen = [cluster.observe() for _ in range(looks)]
+
+    def look():
+        seen.append(cluster.observe())
+        cluster.reconcile()
+        cluster.reconcile(stale=seen.pop(0))
+
+    cluster.serve(look=look)
+    assert end_state(cluster) == end_state(expected)
+    assert_answered(cluster)
+    written = cluster.written
+    for _ in range(5):
+        cluster.reconcile()
+        cluster.reconcile(stale=cluster.observe())
+        cluster.now += 600
+    assert cluster.written == written
