@@ -32,6 +32,8 @@ MIXTURE, SINGLE, UNROUTED = "urgency", "intent", "escalate"
 """Tasks: qualified; not qualified, so that its baseline answers; not routed."""
 REQUESTS = 30
 """Requests for each task that a gateway sends after each change."""
+LONGEST = 50.0
+"""Seconds that a request may take."""
 _FAST = next(index for index, bound in enumerate(LATENCY_BUCKETS_S) if bound >= 0.04)
 
 
@@ -61,6 +63,8 @@ class BusyCluster(ServedCluster):
         self.promised = frozenset()
         self.unanswered = []
         self.wrong = []
+        self.last_used = {}
+        self.cut = []
         self.most_live = 0
         self.records = {}
         super().__init__(*(tasks or map(task, (MIXTURE, SINGLE, UNROUTED))), **spec)
@@ -129,10 +133,27 @@ class BusyCluster(ServedCluster):
     # -- gateways and servers --------------------------------------------------------------------------------------
 
     def run_servers(self) -> bool:
-        """See `ServedCluster.run_servers`."""
+        """See `ServedCluster.run_servers`. Gateways are faster than servers, and each of them waits for the others."""
         changed = super().run_servers()
         self.ask()
         return changed
+
+    def _run_kubelets(self):
+        super()._run_gateways()
+        self.ask()
+        super()._run_kubelets()
+
+    def _run_gateways(self):
+        pass
+
+    def _run(self, deployment):
+        """Servers are ready one step after their pods are there."""
+        is_there = ("Pod", f"{deployment['metadata']['name']}-0") in self.objects
+        starts = self.starts
+        if not is_there:
+            self.starts = lambda revision: False
+        super()._run(deployment)
+        self.starts = starts
 
     def follow(self, gateway) -> bool:
         """One gateway at a time: while another is behind, two tables are followed."""
@@ -166,6 +187,9 @@ class BusyCluster(ServedCluster):
             for entry in entries.values():
                 self._ask(gateway, entry)
         live = {key for key, servers in self.replicas.items() if servers}
+        for revision, used in self.last_used.items():
+            if revision not in live and self.now < used + LONGEST:
+                self.cut.append(revision)
         self.most_live = max(self.most_live, len(live))
 
     def _ask(self, gateway, entry):
@@ -180,6 +204,7 @@ class BusyCluster(ServedCluster):
                 self.wrong.append((entry["name"], revision))
             else:
                 self.answered[entry["name"], told.served_by] += REQUESTS
+            self.last_used[revision] = self.now
             self.counts[gateway, entry["name"], revision, entry.get("window") or ""] += REQUESTS
 
     def _has_ready(self, service) -> bool:

@@ -80,15 +80,21 @@ class ServedCluster(Cluster):
     def run_servers(self) -> bool:
         """What kubelets and gateways do once; whether anything changed."""
         before = copied({key: item for key, item in self.objects.items() if key[0] != "Job"})
+        self._run_kubelets()
+        self._run_gateways()
+        return before != {key: item for key, item in self.objects.items() if key[0] != "Job"}
+
+    def _run_kubelets(self):
         for deployment in self.deployments():
             self._run(deployment)
         for name in [name for kind, name in self.objects if kind in ("Pod", "EndpointSlice")]:
             if not any(name.startswith(item["metadata"]["name"]) for item in self.deployments()):
                 self.objects.pop(("Pod", name), None)
                 self.objects.pop(("EndpointSlice", name), None)
+
+    def _run_gateways(self):
         for name in self.gateways:
             self.follow(name)
-        return before != {key: item for key, item in self.objects.items() if key[0] != "Job"}
 
     def follow(self, gateway) -> bool:
         """The gateway follows the newest table and says so; whether it followed another one before."""

@@ -97,8 +97,9 @@ def steady(value):
 
 
 def assert_answered(cluster: BusyCluster):
-    """Every request was, by models that the routing rule allows, and of at most two revisions."""
+    """Every request was, to its end, by models that the routing rule allows, and of at most two revisions."""
     assert cluster.unanswered == []
+    assert cluster.cut == []
     assert cluster.wrong == []
     assert cluster.most_live <= 2
     assert {name for name, _ in cluster.answered} >= {MIXTURE}
