@@ -53,6 +53,15 @@ class Installed:
             return error.status.name
         return OK
 
+    async def label(self, key: str, request_id: str) -> str:
+        """The status of a report that the answer was right; whether it counted."""
+        tls = Tls(ca=self.folder / "tls/ca.crt")
+        try:
+            async with AsyncTaskClient(self.gateway.address, timeout_s=30, api_key=key, tls=tls) as client:
+                return f"{OK} {await client.report_label(request_id, 'low')}"
+        except GatewayError as error:
+            return error.status.name
+
     @property
     def key_file(self) -> Path:
         return self.folder / "key/api-key"
@@ -64,7 +73,8 @@ def installed(cluster: ClusterClient, rest: httpx.Client, namespace: str, tmp_pa
     if chart.helm() is None:
         pytest.skip("needs helm: `make kubernetes` builds it")
     release = f"r-{os.urandom(3).hex()}"
-    options = ("--set", f"namespaces={{{namespace}}},aggregatedRoles=false,crds.enabled=false")
+    values = f"namespaces={{{namespace}}},aggregatedRoles=false,crds.enabled=false,gateway.labels.enabled=true"
+    options = ("--set", values)
     rendered = chart.rendered(*options, release=release, namespace=namespace)
     for item in rendered:
         if item["kind"] == "Secret":
@@ -107,6 +117,28 @@ def token(rest: httpx.Client, namespace: str, *audiences: str) -> str:
     answer = rest.post(path, json={"spec": {"audiences": list(audiences)}})
     result: str = answer.raise_for_status().json()["status"]["token"]
     return result
+
+
+async def test_a_label_is_reported_by_whoever_may_call_the_task(
+    rest: httpx.Client, installed: Installed, server: FakeTriton
+) -> None:
+    namespace, gateway = installed.namespace, installed.gateway
+    put_pods(rest, namespace, "r1", [server])
+    generation = put_route(rest, namespace, route(namespace, task("urgency", {"r1": 100})))
+    gateway.until("it follows the routes", lambda: gateway.follows(namespace) == generation)
+    elsewhere = f"{namespace[:50]}-else"
+    objects.namespace(rest, elsewhere)
+    for each in (namespace, elsewhere):
+        gateway.until("the account is there", lambda where=each: rest.get(_default(where)).is_success)
+    own, other = token(rest, namespace, AUDIENCE), token(rest, elsewhere, AUDIENCE)
+
+    tls = Tls(ca=installed.folder / "tls/ca.crt")
+    async with AsyncTaskClient(gateway.address, api_key=installed.key_file.read_text(), tls=tls) as client:
+        request_id = (await client.predict(f"{namespace}/desk/urgency", text="x")).request_id
+    statuses = [await installed.label(key, request_id) for key in ("x" * 48, other, own, own)]
+    assert statuses == [UNKNOWN, DENIED, "OK True", "OK False"]
+    (counts,) = [each.labels for each in gateway.state().counts if each.labels is not None]
+    assert (counts.right, counts.wrong) == (1, 0)
 
 
 async def test_who_may_call_it(
