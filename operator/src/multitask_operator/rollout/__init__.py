@@ -8,5 +8,15 @@ from multitask_operator.rollout.advance import advance
 from multitask_operator.rollout.decision import GoldenJob, RolloutDecision, RolloutEvent
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput
 from multitask_operator.rollout.table import OVER
+from multitask_operator.rollout.verification import WAITING_FOR_SERVERS
 
-__all__ = ["OVER", "GoldenJob", "LiveRevision", "RolloutDecision", "RolloutEvent", "RolloutInput", "advance"]
+__all__ = [
+    "OVER",
+    "WAITING_FOR_SERVERS",
+    "GoldenJob",
+    "LiveRevision",
+    "RolloutDecision",
+    "RolloutEvent",
+    "RolloutInput",
+    "advance",
+]

@@ -16,6 +16,8 @@ from multitask_operator.rollout.inputs import LiveRevision, RolloutInput, format
 from multitask_operator.rollout.plan import retry_suffix
 from multitask_operator.rollout.table import OUT
 
+WAITING_FOR_SERVERS = "WaitingForServers"
+"""The reason of a rollout whose revision has no server that is ready."""
 RECHECK_SECONDS = 10.0
 """Seconds until the next look at what no watch shows."""
 
@@ -25,7 +27,7 @@ def verify(
 ) -> Draft:
     """The draft with the first step begun, or with what that waits for. A rollback waits for ready servers only."""
     if not revision.ready:
-        return draft.waiting("WaitingForServers", _no_servers(revision), RECHECK_SECONDS)
+        return draft.waiting(WAITING_FOR_SERVERS, _no_servers(revision), RECHECK_SECONDS)
     if not state.tasks:
         if rollback:
             state = changed(state, tasks=[_row(inp, state, task, "", rollback=True) for task in revision.record.tasks])

@@ -19,7 +19,7 @@ from multitask_operator.reconciler.serving.verification import verification_bloc
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.revision_state import RevisionState, revision_states
-from multitask_operator.rollout import RolloutDecision
+from multitask_operator.rollout import WAITING_FOR_SERVERS, RolloutDecision
 from multitask_operator.settings import Settings
 
 SERVING, ROLLING_OUT, TRAINED = "Serving", "RollingOut", "Trained"
@@ -87,10 +87,19 @@ def serving_status(view: ServingView) -> StatusPart:
     fields: dict[str, object] = {"serving": _servers(view), "approval": view.decision.approval}
     if view.is_trained:
         if view.is_rolling:
-            value = ConditionValue("True", view.decision.reason, view.decision.message)
+            value = _progress(view)
             conditions |= {"Reconciling": value, "Progressing": value}
         fields["stage"] = _stage(view, ready)
     return StatusPart(conditions, fields)
+
+
+def _progress(view: ServingView) -> ConditionValue:
+    """What the rollout waits for; if that is for servers that cannot start, why: Ready says nothing of it as long as
+    others answer."""
+    decision, blocker = view.decision, view.blocker
+    if decision.reason == WAITING_FOR_SERVERS and blocker is not None:
+        return ConditionValue("True", blocker.reason, f"{decision.message}: {with_advice(blocker)}")
+    return ConditionValue("True", decision.reason, decision.message)
 
 
 def _ready(view: ServingView) -> ConditionValue:
