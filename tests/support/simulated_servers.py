@@ -7,6 +7,7 @@ import dataclasses
 from multitask_api.cluster import KIND_LABEL
 from multitask_api.serving_io.gateway_state import GatewayState, TableVersion
 from multitask_api.serving_io.names import REVISION_LABEL, SERVING
+from multitask_api.serving_io.task_names import NameClaim
 from multitask_api.serving_io.verify import VERIFIED_KEY, VERIFY_KEY, VERIFY_REVISION, RevisionReport, VerifyOrder
 from multitask_api.stage_io.results import VerifyResult
 from multitask_operator.reconciler.state.accessors import format_time
@@ -30,6 +31,7 @@ class ServedCluster(Cluster):
         self.starts = lambda revision: True
         self.gateway_states = True
         self.rolling_models = ()
+        self.other_claims = ()
         super().__init__(*tasks, settings=settings, **spec)
 
     def serve(self, limit=300, look=None):
@@ -69,13 +71,21 @@ class ServedCluster(Cluster):
         state = super().observe()
         if state is None or self.gateway_states is None:
             return state
-        state = dataclasses.replace(state, rolling_models=frozenset(self.rolling_models))
+        state = dataclasses.replace(
+            state, rolling_models=frozenset(self.rolling_models), name_claims=self._name_claims()
+        )
         return dataclasses.replace(state, gateway_states={name: self.gateway_state(name) for name in self.gateways})
 
     def gateway_state(self, name) -> GatewayState | None:
         """What a gateway answers: it has had no traffic."""
         generation = self.route["metadata"]["generation"] if self.route is not None else None
         return GatewayState(gateway=name, started=BEGAN, tables=tables_of(generation))
+
+    def _name_claims(self):
+        if self.route is None:
+            return self.other_claims
+        metadata, tasks = self.route["metadata"], tuple(task["name"] for task in self.route["spec"]["tasks"])
+        return (*self.other_claims, NameClaim("ml", "desk", tasks, metadata["creationTimestamp"], metadata["uid"]))
 
     def run_servers(self) -> bool:
         """What kubelets and gateways do once; whether anything changed."""

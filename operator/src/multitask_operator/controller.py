@@ -138,10 +138,11 @@ class Controller:
         return cluster, self._decide(cluster, self._settings, self._clock())
 
     async def _with_gateways(self, cluster: ClusterState) -> ClusterState:
-        """The state with what concerns more than one model: the gateways, and the rollouts of the others."""
+        """The state with what concerns more than one model: the gateways, the rollouts of the others, and names."""
         if self._cache is not None:
             others = self._cache.rolling_models() - {f"{cluster.namespace}/{cluster.name}"}
-            cluster = dataclasses.replace(cluster, rolling_models=others)
+            claims = self._cache.name_claims(cluster.namespace, cluster.name)
+            cluster = dataclasses.replace(cluster, rolling_models=others, name_claims=claims)
         if self._gateways is None or not needs_gateways(cluster):
             return cluster
         return dataclasses.replace(cluster, gateway_states=await self._gateways.states())

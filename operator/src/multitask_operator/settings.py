@@ -161,6 +161,7 @@ class Settings:
     gateway_address: str = ""
     gateway_ca_file: str = ""
     """What is in the file, as it was when the settings were read."""
+    short_name_namespaces: tuple[str, ...] = ()
     max_concurrent_rollouts: int = 3
     workers: int = 8
     resync_seconds: int = 600
@@ -203,6 +204,10 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "gateway_ca_file": (
         _file_content,
         "File of the certificates that the gateways' is checked against; without: no TLS.",
+    ),
+    "short_name_namespaces": (
+        _namespaces,
+        "Namespaces whose tasks may have short names, as the gateways have them, with commas; empty: all.",
     ),
     "max_concurrent_rollouts": (_number(1, 1000), "Models that roll out a revision at the same time, at most."),
     "workers": (_number(1, 256), "Resources that are reconciled at the same time."),

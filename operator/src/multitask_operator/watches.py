@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 
 from multitask_api.types import JsonObject
 from multitask_kubernetes.store import model_label
-from multitask_operator.cluster.cache import EVENT, METADATA, MODEL, PVC, Cache, Kind
+from multitask_operator.cluster.cache import EVENT, METADATA, MODEL, PVC, TASK_ROUTE, Cache, Kind, routed_tasks
 from multitask_operator.controller import NamespacedName
 from multitask_operator.reconciler.state.cluster_state import named_pvc_names, referenced_configmap_names
 
@@ -25,6 +25,7 @@ class Watches:
         self._cache = cache
         self._enqueue = enqueue
         self._users = {PVC: Users(), METADATA: Users()}
+        self._claimants = Claimants()
 
     def changed(self, kind: Kind, item: JsonObject) -> None:
         """An object of ``kind`` was created, changed or deleted; the cache has it already."""
@@ -41,6 +42,10 @@ class Watches:
         names = self._model(kind, item) if users is None else users.of(namespace, metadata["name"])
         for name in names:
             self._enqueue(NamespacedName(namespace, name), DEBOUNCE_SECONDS)
+        if kind == TASK_ROUTE:
+            tasks = routed_tasks(item) if self._cache.has(kind, namespace, metadata["name"]) else ()
+            for rival in sorted(self._claimants.set(NamespacedName(namespace, metadata["name"]), tasks)):
+                self._enqueue(rival, DEBOUNCE_SECONDS)
 
     def _model(self, kind: Kind, item: JsonObject) -> Iterable[str]:
         """The model that a child, or an Event about a child, belongs to."""
@@ -78,3 +83,28 @@ class Users:
     def of(self, namespace: str, name: str) -> tuple[str, ...]:
         """The models that name it."""
         return tuple(sorted(self._models.get((namespace, name), ())))
+
+
+class Claimants:
+    """Which tables of routes have a task of a name, in whatever namespace: one of them has its short name."""
+
+    def __init__(self) -> None:
+        self._tasks: dict[NamespacedName, frozenset[str]] = {}
+        self._models: defaultdict[str, set[NamespacedName]] = defaultdict(set)
+
+    def set(self, model: NamespacedName, tasks: Iterable[str]) -> frozenset[NamespacedName]:
+        """``tasks`` are all that the model's table has now. Gives the models that may get or lose a name by that.
+
+        A new table is the youngest and takes nothing from others.
+        """
+        is_new, before, after = model not in self._tasks, self._tasks.pop(model, frozenset()), frozenset(tasks)
+        for task in before - after:
+            self._models[task].discard(model)
+            if not self._models[task]:
+                del self._models[task]
+        for task in after - before:
+            self._models[task].add(model)
+        if after:
+            self._tasks[model] = after
+        changed = () if is_new else before ^ after
+        return frozenset(rival for task in changed for rival in self._models.get(task, ())) - {model}

@@ -20,6 +20,7 @@ TYPES = {
     "Reconciling",
     "Stalled",
     "ConfigurationWarning",
+    "NameTaken",  # it has no other reason than its type
 }
 WARNINGS = {"NoGangScheduling", "GpuNodesForAllStages", "DeviceClaimsNotUsed"}
 READY = {"NotTrained", "Trained", "InvalidSpec"}

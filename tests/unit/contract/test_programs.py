@@ -47,6 +47,7 @@ SETTINGS = {
     "gateway_selector": ("MULTITASK_GATEWAY_SELECTOR", "--gateway-selector"),
     "gateway_address": ("MULTITASK_GATEWAY_ADDRESS", "--gateway-address"),
     "gateway_ca_file": ("MULTITASK_GATEWAY_CA_FILE", "--gateway-ca-file"),
+    "short_name_namespaces": ("MULTITASK_SHORT_NAME_NAMESPACES", "--short-name-namespaces"),
     "max_concurrent_rollouts": ("MULTITASK_MAX_CONCURRENT_ROLLOUTS", "--max-concurrent-rollouts"),
     "workers": ("MULTITASK_WORKERS", "--workers"),
     "resync_seconds": ("MULTITASK_RESYNC_SECONDS", "--resync-seconds"),

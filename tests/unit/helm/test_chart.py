@@ -222,6 +222,11 @@ def settings_of(*options):
     return read_settings({}, environment)
 
 
+def test_operator_and_gateways_agree_on_who_has_short_names():
+    assert settings_of("--set", "gateway.shortNameNamespaces={b,a}").short_name_namespaces == ("a", "b")
+    assert settings_of().short_name_namespaces == ()
+
+
 def test_the_operator_has_the_authority_of_the_gateway():
     objects = rendered()
     environment = {each["name"]: each["value"] for each in container(objects)["env"]}

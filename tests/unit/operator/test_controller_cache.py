@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -60,6 +61,14 @@ def _claim(pvc):
     return pvc | {"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": pvc["metadata"] | metadata}
 
 
+def table(namespace, name, *tasks):
+    labels = {"app.kubernetes.io/managed-by": "multitask-operator", "multitask.dev/model": name}
+    metadata = {"namespace": namespace, "name": name, "uid": f"u-{name}", "resourceVersion": "2", "labels": labels}
+    metadata["creationTimestamp"] = "2026-01-01T00:00:00Z"
+    spec = {"tasks": [{"name": each} for each in tasks]}
+    return {"apiVersion": "multitask.dev/v1alpha1", "kind": "TaskRoute", "metadata": metadata, "spec": spec}
+
+
 async def decisions(server):
     """Reconcile from the watches; what was decided, and whether a read was refused."""
     made = []
@@ -91,3 +100,25 @@ async def test_what_the_watches_show_costs_no_read():
     server = ApiServer(trained_model())
     (result,), was_refused = await decisions(server)
     assert (result.actions, was_refused, server.live_reads) == ((), False, 0)
+
+
+async def test_a_decision_knows_who_else_wants_the_names_of_its_tasks():
+    tables = (table("ml", "desk", "urgency"), table("a", "inbox", "urgency"), table("a", "else", "intent"))
+    states = []
+    cache = Cache(())
+    watching = asyncio.create_task(cache.run(ApiServer([*trained_model(), *tables]), lambda *_: None))
+    await cache.settled()
+
+    def decide(state, settings, now):
+        states.append(state)
+        return reconcile(state, settings, now)
+
+    controller = Controller(ApiServer(), SETTINGS, decide, cache, clock=lambda: 2_000_000_000.0)
+    with contextlib.suppress(Forbidden):
+        await controller.reconcile(DESK)
+    watching.cancel()
+    claims = {(each.namespace, each.model): (each.tasks, each.created, each.uid) for each in states[0].name_claims}
+    assert claims == {
+        ("ml", "desk"): (("urgency",), "2026-01-01T00:00:00Z", "u-desk"),
+        ("a", "inbox"): (("urgency",), "2026-01-01T00:00:00Z", "u-inbox"),
+    }

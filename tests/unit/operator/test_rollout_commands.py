@@ -175,3 +175,15 @@ def test_a_model_has_to_be_named(words, capsys):
 def test_an_end_of_a_rollback_takes_no_revision(capsys):
     assert cli.invoke(["rollback", "desk", ONE, "--undo"]) == 2
     assert "--undo takes no revision" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("message", [None, "Older models have the names urgency (it is a/b/urgency); call …"])
+def test_names_that_an_older_model_has_are_told(message, monkeypatch, capsys):
+    seen = cluster(world(False))
+    condition = {"type": "NameTaken", "status": "True", "reason": "NameTaken", "message": message}
+    seen.model["status"] = {"conditions": [condition] if message else []}
+    monkeypatch.setattr(rollout_status, "read_model", lambda *_: seen)
+    rollout_status.status(MODEL, None, as_json=False)
+    assert ("Older models have the names" in capsys.readouterr().out) == (message is not None)
+    data = rollout_status.as_data(seen, read_route(seen.task_route), revision_states(seen))
+    assert data["namesTaken"] == message

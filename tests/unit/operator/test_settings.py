@@ -18,6 +18,9 @@ IMAGE = {"MULTITASK_TRAINER_IMAGE": "example.test/trainer:1"}
         pytest.param({"workers": None}, {"MULTITASK_WORKERS": " 3 "}, {"workers": 3}, id="spaces around a value"),
         pytest.param({}, {"MULTITASK_WORKERS": ""}, {}, id="an empty variable is none"),
         pytest.param({}, {"MULTITASK_NAMESPACES": "b, a,,a"}, {"namespaces": ("a", "b")}, id="namespaces"),
+        pytest.param(
+            {}, {"MULTITASK_SHORT_NAME_NAMESPACES": "b,a"}, {"short_name_namespaces": ("a", "b")}, id="short names"
+        ),
         pytest.param({}, {"MULTITASK_IMAGE_PULL_POLICY": "Never"}, {"image_pull_policy": "Never"}, id="pull policy"),
         pytest.param({}, {"MULTITASK_GPU_RESOURCE": "amd.com/gpu"}, {"gpu_resource": "amd.com/gpu"}, id="gpu"),
         pytest.param({}, {"MULTITASK_HEALTH_PORT": "0"}, {"health_port": 0}, id="any free port"),

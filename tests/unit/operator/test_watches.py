@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from multitask_operator.cluster.cache import CONFIGMAP, EVENT, METADATA, MODEL, PVC, Cache
+from multitask_operator.cluster.cache import CONFIGMAP, EVENT, METADATA, MODEL, PVC, TASK_ROUTE, Cache
 from multitask_operator.watches import DEBOUNCE_SECONDS, Watches
 
 JOB, POD = ("batch/v1", "Job"), ("v1", "Pod")
@@ -81,3 +81,54 @@ def test_a_model_that_names_another_claim_is_not_concerned_by_the_first():
     assert queued == []
     watches.changed(PVC, item(PVC, "others"))
     assert queued == ["desk"]
+
+
+# -- names of tasks ----------------------------------------------------------------------------------------------------
+
+
+def table(name, *tasks, namespace="team", version="1"):
+    found = item(TASK_ROUTE, name, name, spec={"tasks": [{"name": each} for each in tasks]})
+    found["metadata"] |= {"namespace": namespace, "uid": f"{namespace}/{name}", "resourceVersion": version}
+    return found
+
+
+TABLES = [table("desk", "urgency", "intent"), table("inbox", "urgency"), table("desk", "intent", namespace="other")]
+# the sentence, the table as it becomes, whether it is deleted, the models that this concerns
+CONTENDED = [
+    ("a table that goes gives its names back", table("desk", "urgency", "intent", version="2"), True,
+     {"team/desk", "team/inbox", "other/desk"}),
+    ("a task that goes gives its name back", table("desk", "intent", version="2"), False, {"team/desk", "team/inbox"}),
+    ("a task that comes may take a name", table("inbox", "urgency", "intent", version="2"), False,
+     {"team/inbox", "team/desk", "other/desk"}),
+    ("weights are nobody else's business", table("desk", "urgency", "intent", version="2"), False, {"team/desk"}),
+    ("a new table takes nothing", table("newest", "urgency"), False, {"team/newest"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_deleted", "expected"), [row[1:] for row in CONTENDED], ids=[row[0] for row in CONTENDED]
+)
+def test_names_concern_those_who_want_them(changed, is_deleted, expected):
+    cache, queued = Cache(()), []
+    watches = Watches(cache, lambda key, _: queued.append(str(key)))
+    for each in TABLES:
+        cache.saw(each)
+        watches.changed(TASK_ROUTE, each)
+    queued.clear()
+    if is_deleted:
+        cache.saw_list(TASK_ROUTE, "team", "multitask.dev/model=desk", [], "2")
+    else:
+        cache.saw(changed)
+    watches.changed(TASK_ROUTE, changed)
+    assert set(queued) == expected
+
+
+def test_the_cache_knows_who_wants_the_names_of_a_model():
+    cache = Cache(())
+    for each in (*TABLES, table("alone", "summary")):
+        cache.saw(each)
+    found = {(claim.namespace, claim.model): claim for claim in cache.name_claims("team", "inbox")}
+    assert found.keys() == {("team", "desk"), ("team", "inbox")}
+    assert (found["team", "desk"].tasks, found["team", "desk"].uid) == (("urgency", "intent"), "team/desk")
+    assert {claim.model for claim in cache.name_claims("team", "alone")} == {"alone"}
+    assert cache.name_claims("team", "none") == ()

@@ -103,7 +103,8 @@ class MultiTaskModelStatus(Record):
     )
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = Field(
         (),
-        description="Ready, Progressing, Consolidated, Trained, Complete, Failed, and at times Reconciling or Stalled.",
+        description="Ready, Progressing, Consolidated, Trained, Complete, Failed, and at times Reconciling, Stalled, "
+        "ConfigurationWarning or NameTaken.",
     )
     stage: Short | None = Field(
         None,

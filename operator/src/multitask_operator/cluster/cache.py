@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 from multitask_api.cluster import MANAGED_BY, MANAGED_BY_LABEL, MODEL_LABEL
 from multitask_api.resource.model import API_VERSION
+from multitask_api.serving_io.task_names import NameClaim
 from multitask_api.types import JsonObject
 from multitask_kubernetes.errors import Forbidden, NotFound, Request
 from multitask_kubernetes.kinds import rbac_resource
@@ -128,7 +129,16 @@ class Cache:
     def rolling_models(self) -> frozenset[str]:
         """The models, NAMESPACE/NAME, that have a rollout under way; one that somebody paused does not count."""
         counts = self.counts(TASK_ROUTE)
-        return frozenset(f"{space}/{name}" for space, name, phase in counts if phase in ("Verifying", "Progressing"))
+        return frozenset(f"{space}/{name}" for space, name, phase, *_ in counts if phase in ("Verifying", "Progressing"))
+
+    def name_claims(self, namespace: str, name: str) -> tuple[NameClaim, ...]:
+        """The tables of routes that have a task of the same name as one of the model's table, that one among them."""
+        claims = [
+            NameClaim(space, model, tuple(tasks), created, uid)
+            for space, model, _, created, uid, *tasks in self.counts(TASK_ROUTE)
+        ]
+        own = {task for claim in claims if (claim.namespace, claim.model) == (namespace, name) for task in claim.tasks}
+        return tuple(claim for claim in claims if not own.isdisjoint(claim.tasks))
 
     def newest_warning(self, namespace: str, uid: str) -> int | None:
         """The resource version of the newest Warning Event about an object; None: there is none."""
@@ -254,9 +264,16 @@ def _job_state(item: JsonObject) -> tuple[str, ...]:
     return (kind_label(item), state)
 
 
-def _rollout(item: JsonObject) -> tuple[str, ...]:
-    rollout = (item.get("status") or {}).get("rollout") or {}
-    return (item["metadata"]["name"], str(rollout.get("phase", "")))
+def _table(item: JsonObject) -> tuple[str, ...]:
+    """Name, phase of the rollout, creation time, uid, and the names of its tasks."""
+    metadata, rollout = item["metadata"], (item.get("status") or {}).get("rollout") or {}
+    created = str(metadata.get("creationTimestamp") or "")
+    return (metadata["name"], str(rollout.get("phase", "")), created, metadata["uid"], *routed_tasks(item))
 
 
-_SUMMARIES = {MODEL: _model_state, JOB: _job_state, TASK_ROUTE: _rollout}
+def routed_tasks(item: JsonObject) -> tuple[str, ...]:
+    """The names of a TaskRoute's tasks."""
+    return tuple(str(task["name"]) for task in (item.get("spec") or {}).get("tasks") or ())
+
+
+_SUMMARIES = {MODEL: _model_state, JOB: _job_state, TASK_ROUTE: _table}

@@ -6,10 +6,12 @@ import time
 
 from multitask_api.routes import RolloutState, RoutedTask, TaskRollout, TaskRoute
 from multitask_api.serving_io.names import ROLLBACK_ANNOTATION
+from multitask_operator.commands.cluster.model_view import condition_of
 from multitask_operator.commands.cluster.options import ClusterOptions
 from multitask_operator.commands.cluster.session import read_model
 from multitask_operator.commands.console import print_json, print_line, table
 from multitask_operator.reconciler.serving.routes import read_route, status_of
+from multitask_operator.reconciler.serving.task_names import NAME_TAKEN
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.revision_state import RevisionState, revision_states
 from multitask_operator.rollout import OVER
@@ -44,6 +46,7 @@ def as_data(cluster: ClusterState, route: TaskRoute | None, revisions: dict[str,
         ],
         "gateways": [item.to_json() for item in status.gateways],
         "rollback": cluster.annotations.get(ROLLBACK_ANNOTATION),
+        "namesTaken": _names_taken(cluster),
     }
 
 
@@ -74,6 +77,12 @@ def _row(task: RoutedTask | None, row: TaskRollout | None) -> tuple[str, ...]:
     return (name, weights or "not routed", row.phase, row.passed_on or "–", _changed(row), row.message)
 
 
+def _names_taken(cluster: ClusterState) -> str | None:
+    """The message of the condition, if the status has it: only the operator sees the tables of all models."""
+    condition = condition_of(cluster.previous_status, NAME_TAKEN)
+    return condition.message if condition is not None else None
+
+
 def _changed(row: TaskRollout) -> str:
     """Rows that turned right and rows that turned wrong, before the revision had traffic."""
     counts = row.changed_answers
@@ -88,6 +97,9 @@ def _print(cluster: ClusterState, route: TaskRoute | None, revisions: dict[str, 
         print_line(f"rolled back to revision {rollback} until mtm rollback {cluster.name} --undo")
     if route is not None and route.spec.tasks:
         table("", ("task", "traffic", "phase", "passed on", "test rows", "figures"), task_rows(route))
+    taken = _names_taken(cluster)
+    if taken:
+        print_line(taken)
     if revisions:
         rows = [(item.name, f"{item.ready_endpoints}/{item.replicas}") for item in revisions.values()]
         table("", ("revision", "servers ready"), rows, right=("servers ready",))

@@ -15,6 +15,7 @@ from multitask_operator.reconciler.conditions import ConditionValue
 from multitask_operator.reconciler.contribution import StatusPart
 from multitask_operator.reconciler.serving.checks import servers_blocked, with_advice
 from multitask_operator.reconciler.serving.routes import following_gateways, read_route, unanswered_tasks
+from multitask_operator.reconciler.serving.task_names import NAME_TAKEN, names_taken
 from multitask_operator.reconciler.serving.verification import verification_blocked
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.model_state import ModelState
@@ -84,6 +85,9 @@ def serving_status(view: ServingView) -> StatusPart:
     """Ready once somebody answers or should; Reconciling and Progressing while traffic moves after training."""
     ready = _ready(view)
     conditions = {"Ready": ready}
+    taken = names_taken(view.state.cluster, view.settings)
+    if taken is not None:
+        conditions[NAME_TAKEN] = taken
     fields: dict[str, object] = {"serving": _servers(view), "approval": view.decision.approval}
     if view.is_trained:
         if view.is_rolling:

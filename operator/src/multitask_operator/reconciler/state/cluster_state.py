@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from multitask_api.resource.status import MultiTaskModelStatus
 from multitask_api.serving_io.gateway_state import GatewayState
+from multitask_api.serving_io.task_names import NameClaim
 from multitask_api.types import JsonObject
 from multitask_api.uris import STORAGE_SCHEMES, scheme_of
 
@@ -72,6 +73,8 @@ class ClusterState:
     """Pod of a gateway → what it has counted, None if it does not answer; None instead of the mapping: not known."""
     rolling_models: frozenset[str] = frozenset()
     """The other models of the installation, NAMESPACE/NAME, that have a rollout under way."""
+    name_claims: tuple[NameClaim, ...] = ()
+    """The tables of the installation that have a task of the name of one of the model's, its own among them."""
     sibling_models: tuple[JsonObject, ...] = ()
     """The other MultiTaskModels of the namespace; read only while this one waits for its clean-up."""
     rejected_writes: tuple[RejectedWrite, ...] = ()
