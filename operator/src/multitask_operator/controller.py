@@ -121,6 +121,7 @@ class Controller:
 
     async def _look(self, key: NamespacedName) -> tuple[ClusterState, Result] | None:
         """The model's state and what to do about it; None if there is no model."""
+        self._settings = self._settings.current()
         if self._watched is not None and self._cache is not None and self._cache.sees_all(key.namespace):
             cluster = await observe(self._watched, key.namespace, key.name, self._clock())
             if cluster is None:

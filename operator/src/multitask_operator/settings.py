@@ -8,7 +8,6 @@ import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal, cast
 
 from pydantic import ValidationError
@@ -16,6 +15,7 @@ from pydantic import ValidationError
 from multitask_api.errors import UserError
 from multitask_api.resource.pod_templates import PodTemplates
 from multitask_api.types import JsonDict, JsonObject
+from multitask_operator.text_file import TextFile
 
 GangScheduling = Literal["None", "Coscheduling", "Volcano"]
 PullPolicy = Literal["Always", "IfNotPresent", "Never"]
@@ -127,9 +127,9 @@ def _selector(text: str) -> str:
     return ",".join(pairs)
 
 
-def _file_content(path: str) -> str:
+def _text_file(path: str) -> TextFile:
     try:
-        return Path(path).read_text("utf-8")
+        return TextFile.read(path)
     except (OSError, UnicodeError) as error:
         raise ValueError(f"cannot be read: {error}") from error
 
@@ -159,8 +159,7 @@ class Settings:
     gateway_namespace: str = ""
     gateway_selector: str = "app.kubernetes.io/component=gateway"
     gateway_address: str = ""
-    gateway_ca_file: str = ""
-    """What is in the file, as it was when the settings were read."""
+    gateway_ca_file: TextFile | None = None
     short_name_namespaces: tuple[str, ...] = ()
     max_concurrent_rollouts: int = 3
     workers: int = 8
@@ -174,6 +173,16 @@ class Settings:
     def gateway_labels(self) -> Mapping[str, str]:
         """`gateway_selector`, name → value."""
         return dict(pair.split("=", 1) for pair in self.gateway_selector.split(","))
+
+    @property
+    def gateway_ca(self) -> str:
+        """The certificates in PEM; empty: the gateways have no TLS."""
+        return self.gateway_ca_file.text if self.gateway_ca_file is not None else ""
+
+    def current(self) -> Settings:
+        """The same, with files as they are now."""
+        file = self.gateway_ca_file.current() if self.gateway_ca_file is not None else None
+        return self if file == self.gateway_ca_file else dataclasses.replace(self, gateway_ca_file=file)
 
     @property
     def are_known(self) -> bool:
@@ -202,8 +211,8 @@ _PARSERS: Mapping[str, tuple[Callable[[str], Any], str]] = {
     "gateway_selector": (_selector, "Labels of the gateways' pods: name=value, with commas between several."),
     "gateway_address": (_host_port, "HOST:PORT at which pods reach the gateways; needed to verify revisions."),
     "gateway_ca_file": (
-        _file_content,
-        "File of the certificates that the gateways' is checked against; without: no TLS.",
+        _text_file,
+        "File of the certificates that the gateways' is checked against, read again when it changes; without: no TLS.",
     ),
     "short_name_namespaces": (
         _namespaces,

@@ -11,6 +11,7 @@ from multitask_kubernetes.errors import Forbidden, Request
 from multitask_operator.cluster.cache import CONFIGMAP, EVENT, JOB, METADATA, MODEL, PVC, Cache
 from multitask_operator.controller import Controller, NamespacedName
 from multitask_operator.reconciler import reconcile
+from multitask_operator.settings import read_settings
 from support.graph_builders import task
 from support.simulation import SETTINGS, Cluster
 
@@ -122,3 +123,38 @@ async def test_a_decision_knows_who_else_wants_the_names_of_its_tasks():
         ("ml", "desk"): (("urgency",), "2026-01-01T00:00:00Z", "u-desk"),
         ("a", "inbox"): (("urgency",), "2026-01-01T00:00:00Z", "u-inbox"),
     }
+
+
+CERTIFICATES = {
+    "another authority's": ("second", "second"),
+    "none, while it is replaced": (None, "first"),
+    "an empty one, while it is replaced": ("", "first"),
+    "no text": (b"\xff\xfe", "first"),
+    "the same": ("first", "first"),
+}
+
+
+@pytest.mark.parametrize("sentence", CERTIFICATES)
+async def test_the_file_of_the_gateways_authority_is_followed(tmp_path, sentence):
+    content, expected = CERTIFICATES[sentence]
+    file = tmp_path / "ca.crt"
+    file.write_text("first")
+    variables = {"MULTITASK_TRAINER_IMAGE": "trainer:1", "MULTITASK_GATEWAY_CA_FILE": str(file)}
+    seen = []
+
+    def decide(state, settings, now):
+        seen.append(settings.gateway_ca)
+        return reconcile(state, settings, now)
+
+    cache = Cache(())
+    watching = asyncio.create_task(cache.run(ApiServer(trained_model()), lambda *_: None))
+    await cache.settled()
+    controller = Controller(ApiServer(), read_settings({}, variables), decide, cache, clock=lambda: 2_000_000_000.0)
+    await controller.reconcile(DESK)
+    if content is None:
+        file.unlink()
+    else:
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    await controller.reconcile(DESK)
+    watching.cancel()
+    assert seen == ["first", expected]

@@ -129,7 +129,9 @@ class Cache:
     def rolling_models(self) -> frozenset[str]:
         """The models, NAMESPACE/NAME, that have a rollout under way; one that somebody paused does not count."""
         counts = self.counts(TASK_ROUTE)
-        return frozenset(f"{space}/{name}" for space, name, phase, *_ in counts if phase in ("Verifying", "Progressing"))
+        return frozenset(
+            f"{space}/{name}" for space, name, phase, *_ in counts if phase in ("Verifying", "Progressing")
+        )
 
     def name_claims(self, namespace: str, name: str) -> tuple[NameClaim, ...]:
         """The tables of routes that have a task of the same name as one of the model's table, that one among them."""

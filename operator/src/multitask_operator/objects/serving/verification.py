@@ -11,7 +11,7 @@ from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.serving_io.names import GATEWAY_AUDIENCE, REVISION_LABEL
 from multitask_api.serving_io.verify import VERIFY_KEY, VERIFY_REVISION, VerifyOrder
 from multitask_api.stages.digests import digest
-from multitask_api.types import JsonDict
+from multitask_api.types import JsonDict, JsonObject
 from multitask_operator.objects import jobs, rbac
 from multitask_operator.objects.names import Owner, object_metadata, short
 from multitask_operator.objects.pods import PodSettings
@@ -49,6 +49,11 @@ def verify_configmap(owner: Owner, order: VerifyOrder, key: str, access: Gateway
     if access.ca:
         item["data"][_CA_KEY] = access.ca
     return item
+
+
+def certificates_of(configmap: JsonObject) -> str:
+    """The certificates that a Job checks the gateways' against; see `GatewayAccess.ca`."""
+    return str((configmap.get("data") or {}).get(_CA_KEY, ""))
 
 
 def verify_job(

@@ -55,7 +55,7 @@ def missing_objects(
     revision = revisions.get(golden.revision) if golden is not None else None
     if golden is None or revision is None or revision.record is None or not settings.gateway_address:
         return
-    access = GatewayAccess(settings.gateway_address, settings.gateway_ca_file)
+    access = GatewayAccess(settings.gateway_address, settings.gateway_ca)
     record, owner, spec, cluster = revision.record, state.owner, state.model.spec, state.cluster
     known = revisions.get(golden.previous)
     order = _order(state, record, known.record if known is not None else None, golden, access)
@@ -77,10 +77,12 @@ def missing_objects(
             yield Create(wanted)
 
 
-def obsolete_verifications(state: ModelState, kept: Collection[str]) -> Iterator[Delete]:
-    """Of revisions that are gone; and those that failed some time ago, which are tried again."""
+def obsolete_verifications(state: ModelState, settings: Settings, kept: Collection[str]) -> Iterator[Delete]:
+    """Of revisions that are gone; and those that failed some time ago, or with other certificates than there are now,
+    which are tried again."""
     for job in state.verify_jobs:
-        is_retried = _failed(job) and seconds_until_retry(job, state.now) <= 0
+        is_due = seconds_until_retry(job, state.now) <= 0 or _has_other_certificates(job, settings)
+        is_retried = _failed(job) and is_due
         has_lost = job.configmap is None or (job.is_finished and not job.has_failed and _report(job) is None)
         if revision_of(job) not in kept or is_retried or has_lost:
             yield from delete_all(job.job, job.configmap)
@@ -121,6 +123,12 @@ def key_of(job: StageJob) -> str:
     """See `GoldenJob.key`."""
     item = job.configmap or job.job or {"metadata": {}}
     return str((item["metadata"].get("annotations") or {}).get(GOLDEN_ANNOTATION, ""))
+
+
+def _has_other_certificates(job: StageJob, settings: Settings) -> bool:
+    if job.configmap is None or not settings.are_known:
+        return False
+    return bool(objects.certificates_of(job.configmap) != settings.gateway_ca)
 
 
 def _failed(job: StageJob) -> bool:
