@@ -32,6 +32,7 @@ class ServedCluster(Cluster):
         self.gateway_states = True
         self.rolling_models = ()
         self.other_claims = ()
+        self._nodes = {}
         super().__init__(*tasks, settings=settings, **spec)
 
     def serve(self, limit=300, look=None):
@@ -124,6 +125,13 @@ class ServedCluster(Cluster):
     def deployments(self):
         return [item for (kind, _), item in sorted(self.objects.items()) if kind == "Deployment"]
 
+    def put_servers_on(self, node):
+        """The pods of servers that there are run on the node."""
+        for (kind, name), item in self.objects.items():
+            if kind == "Pod" and item["metadata"]["labels"].get(REVISION_LABEL):
+                self._nodes[name] = node
+                item["spec"] = {"nodeName": node}
+
     @property
     def route(self):
         return self.objects.get(("TaskRoute", "desk"))
@@ -165,6 +173,8 @@ class ServedCluster(Cluster):
             known = self.objects.get(("Pod", name))
             at = format_time(self.now) if known is None else known["metadata"]["creationTimestamp"]
             self.objects["Pod", name] = _pod(name, metadata, is_ready=index < ready, at=at)
+            if name in self._nodes:
+                self.objects["Pod", name]["spec"] = {"nodeName": self._nodes[name]}
         deployment["status"] = {
             "observedGeneration": metadata["generation"],
             "replicas": wanted,

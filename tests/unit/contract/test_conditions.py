@@ -50,7 +50,7 @@ STAGES = {"Pending", "Failed", "RollingOut"}
 KUBERNETES = {
     *("True", "False", "Unknown", "Normal", "Warning"),
     *("Background", "Foreground", "Orphan"),  # propagation policies of a deletion
-    *("Job", "Pod", "Deployment", "Running", "Succeeded", "Lost", "ReadOnlyMany", "ReadWriteMany"),
+    *("Job", "Pod", "Deployment", "Running", "Succeeded", "Lost", "ReadOnlyMany", "ReadWriteMany", "ReadWriteOncePod"),
     *("DisruptionTarget", "OOMKilled", "PodScheduled", "SchedulingGated", "ContainersReady"),
     *("CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff"),
     *("InvalidImageName", "RunContainerError", "ReplicaFailure", "ProgressDeadlineExceeded"),

@@ -56,6 +56,12 @@ WAITING_REASONS = frozenset(
     {"NoProgress", "Gated", "NoGPUFree", "Queued", "QuotaExceeded", "Retrying", "Unschedulable"}
 )
 
+#: A claim that one node alone can mount is needed on another.
+NOT_SHARED = "StorageNotShared"
+_SHARE = (
+    "the claim mounts on one node at a time; use a ReadWriteMany claim or s3:// storage, or keep servers and Jobs on"
+    " one node with nodeSelector kubernetes.io/hostname in spec.serving.podTemplate and spec.training.podTemplate"
+)
 _FORBIDDEN, _CONFLICT = 403, 409
 _PULL = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
@@ -207,13 +213,20 @@ def requeue_after(
     return max(EVENT_DELAY, stage_job.age(now)) if waits else None
 
 
+def pod_warned(pod: JsonObject, text: str) -> Blocker:
+    """The newest Event about a pod that does not start is a Warning with that text."""
+    if "Multi-Attach" in text:
+        return Blocker(NOT_SHARED, f"{_name(pod)}: {text.rstrip('. ')}; {_SHARE}")
+    return Blocker("PodWarning", f"{_name(pod)}: {text}")
+
+
 def _warned(stage_job: StageJob, warnings: Mapping[str, str]) -> Blocker | None:
     for item in objects_needing_events(stage_job):
         text = warnings.get(item["metadata"]["uid"])
         if text is None:
             continue
         if item["kind"] == "Pod":
-            return Blocker("PodWarning", f"{_name(item)}: {text}")
+            return pod_warned(item, text)
         reason = "QuotaExceeded" if "exceeded quota" in text else "PodRefused"
         where = f"; its resources are those of {resources_setting(stage_job.kind)}" if _RESOURCES.search(text) else ""
         return Blocker(reason, f"{_name(item)} gets no pod: {text}{where}")
@@ -246,6 +259,8 @@ def _unscheduled(pod: JsonObject, gpu_resource: str) -> Iterator[Blocker]:
             yield Blocker("NoGPUFree", f"{_name(pod)} waits for a free {gpu_resource}: {message}")
         elif "cannot allocate all claims" in message:
             yield Blocker("NoGPUFree", f"{_name(pod)} waits for the devices that it claims: {message}")
+        elif "ReadWriteOncePod" in message:
+            yield Blocker(NOT_SHARED, f"{_name(pod)} fits no node: {message.rstrip('. ')}; {_SHARE}")
         elif condition.get("reason") == "SchedulingGated":
             yield Blocker("Gated", f"{_name(pod)} waits for a scheduling gate: {message}")
         else:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from multitask_api.resource.status import MultiTaskModelStatus
 from multitask_operator.reconciler.actions import Action, Delete, Event, Result, earliest
-from multitask_operator.reconciler.conditions import ConditionValue, conditions_of, status_update
+from multitask_operator.reconciler.conditions import WARNING, ConditionValue, conditions_of, status_update
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 
 
@@ -48,11 +48,15 @@ def combine(cluster: ClusterState, contributions: Sequence[Contribution], now: f
 
 
 def model_status(cluster: ClusterState, parts: Sequence[StatusPart], now: float) -> MultiTaskModelStatus:
-    """One status of all parts. Where two give the same condition or field, the later part decides."""
+    """One status of all parts. Where two give the same condition or field, the later part decides; of warnings the
+    first gives the reason, and each its message."""
     values: dict[str, ConditionValue] = {}
     fields: dict[str, object] = {}
     for part in parts:
+        first, more = values.get(WARNING), part.conditions.get(WARNING)
         values |= part.conditions
+        if first is not None and more is not None:
+            values[WARNING] = first._replace(message=f"{first.message}; {more.message}")
         fields |= part.fields
     own = {"observed_generation": cluster.generation, "conditions": conditions_of(cluster, values, now)}
     return MultiTaskModelStatus.model_validate(fields | own, by_name=True)

@@ -8,7 +8,7 @@ from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.types import JsonObject
 from multitask_operator.objects import volumes
 from multitask_operator.objects.pod_layers import pod_layers
-from multitask_operator.reconciler.blockers import Blocker
+from multitask_operator.reconciler.blockers import NOT_SHARED, Blocker
 from multitask_operator.reconciler.state.cluster_state import named_pvc_names
 from multitask_operator.settings import PodDefaults
 
@@ -23,33 +23,14 @@ def claims_blocked(spec: MultiTaskModelSpec, pvcs: Pvcs) -> Blocker | None:
         blocker = claim_unusable(name, pvc)
         if blocker is not None:
             return blocker
-        if spec.training.nodes > 1 and pvc is not None and not _is_shared(pvc):
+        if spec.training.nodes > 1 and pvc is not None and not is_shared(pvc):
             return Blocker(
-                "StorageNotShared",
-                f"training.nodes is {spec.training.nodes} and claim {name!r} offers {', '.join(_access_modes(pvc))}:"
+                NOT_SHARED,
+                f"training.nodes is {spec.training.nodes} and claim {name!r} offers {', '.join(access_modes(pvc))}:"
                 " pods on several nodes need ReadWriteMany; use such a claim or s3:// storage, or set training.nodes"
                 " to 1",
             )
     return None
-
-
-def servers_apart(spec: MultiTaskModelSpec, claim: str, pvcs: Pvcs) -> Blocker | None:
-    """Several servers, each of which holds storage's claim for life, and only one node may mount it."""
-    replicas, pvc = spec.serving.replicas, pvcs.get(claim)
-    if replicas <= 1 or pvc is None or _is_shared(pvc) or _is_on_one_node(spec.serving.pod_template):
-        return None
-    return Blocker(
-        "StorageNotShared",
-        f"spec.serving.replicas is {replicas} and claim {claim!r} offers {', '.join(_access_modes(pvc))}: servers on"
-        " several nodes need ReadWriteMany; use such a claim or s3:// storage, set spec.serving.replicas to 1, or keep"
-        " all servers on one node with nodeSelector kubernetes.io/hostname in spec.serving.podTemplate",
-    )
-
-
-def _is_on_one_node(template: JsonObject) -> bool:
-    spec = template.get("spec")
-    selector = spec.get("nodeSelector") if isinstance(spec, Mapping) else None
-    return isinstance(selector, Mapping) and "kubernetes.io/hostname" in selector
 
 
 def claim_unusable(name: str, pvc: JsonObject | None) -> Blocker | None:
@@ -74,13 +55,15 @@ def single_node_claims(spec: MultiTaskModelSpec, kind: str, pvcs: Pvcs) -> froze
     """
     templates = {"spec": [layer.given for layer in pod_layers(spec, kind, PodDefaults())]}
     mounted = {*volumes.mounted_pvc_names(spec, kind), *named_pvc_names(templates)}
-    return frozenset(name for name in mounted if (pvc := pvcs.get(name)) is not None and not _is_shared(pvc))
+    return frozenset(name for name in mounted if (pvc := pvcs.get(name)) is not None and not is_shared(pvc))
 
 
-def _is_shared(pvc: JsonObject) -> bool:
-    return any(mode in _SHARED for mode in _access_modes(pvc))
+def is_shared(pvc: JsonObject) -> bool:
+    """Whether several nodes can mount the claim."""
+    return any(mode in _SHARED for mode in access_modes(pvc))
 
 
-def _access_modes(pvc: JsonObject) -> list[str]:
+def access_modes(pvc: JsonObject) -> list[str]:
+    """Those of its volume, before it has one those that it asks for."""
     modes: list[str] = pvc.get("status", {}).get("accessModes") or pvc.get("spec", {}).get("accessModes", [])
     return modes

@@ -9,7 +9,8 @@ from multitask_api.types import JsonObject
 from multitask_operator.objects.serving.pods import PLACE
 from multitask_operator.objects.volumes import pvc_of
 from multitask_operator.reconciler import pvcs
-from multitask_operator.reconciler.blockers import EVENT_DELAY, Blocker, pods_blocked, without_remediation
+from multitask_operator.reconciler.blockers import EVENT_DELAY, Blocker, pod_warned, pods_blocked, without_remediation
+from multitask_operator.reconciler.serving.claims import servers_apart
 from multitask_operator.reconciler.state.accessors import created_seconds, true_condition
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.pods import container_statuses
@@ -31,13 +32,14 @@ REMEDIATION: Mapping[str, str] = {
 _LAST_LINE_LENGTH = 400
 
 
-def start_blocked(state: ModelState) -> Blocker | None:
+def start_blocked(state: ModelState, settings: Settings) -> Blocker | None:
     """A claim that keeps the servers of a new revision from starting."""
     spec = state.model.spec
     claim = pvc_of(spec.storage.uri) if spec.storage is not None else None
-    if claim is None or claim not in state.cluster.pvcs:
-        return None
-    return pvcs.claim_unusable(claim, state.cluster.pvcs[claim]) or pvcs.servers_apart(spec, claim, state.cluster.pvcs)
+    unusable = None
+    if claim is not None and claim in state.cluster.pvcs:
+        unusable = pvcs.claim_unusable(claim, state.cluster.pvcs[claim])
+    return unusable or servers_apart(state, settings)
 
 
 def servers_blocked(state: ModelState, settings: Settings, revision: RevisionState) -> Blocker | None:
@@ -110,7 +112,7 @@ def _warned(pods: Sequence[JsonObject], warnings: Mapping[str, str]) -> Blocker 
     for pod in pods:
         text = warnings.get(pod["metadata"].get("uid", ""))
         if text is not None:
-            return Blocker("PodWarning", f"Pod {_name(pod)}: {text}")
+            return pod_warned(pod, text)
     return None
 
 

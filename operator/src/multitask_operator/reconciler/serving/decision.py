@@ -23,7 +23,7 @@ from multitask_operator.reconciler.serving.newest import NewestRevision, newest_
 from multitask_operator.reconciler.serving.queueing import waits_for_others
 from multitask_operator.reconciler.serving.routes import merge_patch, read_route, status_of
 from multitask_operator.reconciler.serving.servers import obsolete_revisions, replicas_of
-from multitask_operator.reconciler.serving.status import ServingView, serving_status
+from multitask_operator.reconciler.serving.status import ServingView, serving_status, warnings
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.revision_state import RevisionState, revision_states
 from multitask_operator.rollout import LiveRevision, RolloutDecision, RolloutInput, advance
@@ -44,7 +44,7 @@ def reconcile(state: ModelState, settings: Settings) -> Contribution:
     if newest.configmap is not None and newest.name is not None:
         revisions = {newest.name: _to_be_made(newest, revisions), **revisions}
     if not revisions and state.cluster.task_route is None:
-        return replace(NOTHING, creations=checks)
+        return replace(NOTHING, creations=checks, status=StatusPart(warnings(state, settings)))
     waiting = waits_for_others(state, settings, newest, route)
     if waiting is not None:
         newest, revisions = replace(newest, name=waiting.served, configmap=None), known
@@ -52,7 +52,7 @@ def reconcile(state: ModelState, settings: Settings) -> Contribution:
     if waiting is not None:
         decision = replace(decision, **waiting.shown)
     rejected = next((blockers.write_rejected(each) for each in state.cluster.rejected_writes), None)
-    blocker = rejected or newest.blocker or start_blocked(state)
+    blocker = rejected or newest.blocker or start_blocked(state, settings)
     gone = obsolete_revisions(state, revisions, decision.live)
     creations = (
         *checks,

@@ -11,9 +11,10 @@ from multitask_api.routes import TaskRoute
 from multitask_operator.formatting import counted, listed
 from multitask_operator.objects.serving.names import servers_selector
 from multitask_operator.reconciler.blockers import Blocker
-from multitask_operator.reconciler.conditions import ConditionValue
+from multitask_operator.reconciler.conditions import WARNING, ConditionValue
 from multitask_operator.reconciler.contribution import StatusPart
 from multitask_operator.reconciler.serving.checks import servers_blocked, with_advice
+from multitask_operator.reconciler.serving.claims import claim_warning
 from multitask_operator.reconciler.serving.routes import following_gateways, read_route, unanswered_tasks
 from multitask_operator.reconciler.serving.task_names import NAME_TAKEN, names_taken
 from multitask_operator.reconciler.serving.verification import verification_blocked
@@ -84,10 +85,7 @@ def answers(cluster: ClusterState) -> ConditionValue | None:
 def serving_status(view: ServingView) -> StatusPart:
     """Ready once somebody answers or should; Reconciling and Progressing while traffic moves after training."""
     ready = _ready(view)
-    conditions = {"Ready": ready}
-    taken = names_taken(view.state.cluster, view.settings)
-    if taken is not None:
-        conditions[NAME_TAKEN] = taken
+    conditions = {"Ready": ready, **warnings(view.state, view.settings)}
     fields: dict[str, object] = {"serving": _servers(view), "approval": view.decision.approval}
     if view.is_trained:
         if view.is_rolling:
@@ -104,6 +102,12 @@ def _progress(view: ServingView) -> ConditionValue:
     if decision.reason == WAITING_FOR_SERVERS and blocker is not None:
         return ConditionValue("True", blocker.reason, f"{decision.message}: {with_advice(blocker)}")
     return ConditionValue("True", decision.reason, decision.message)
+
+
+def warnings(state: ModelState, settings: Settings) -> dict[str, ConditionValue]:
+    """What is no failure, and likely to disappoint; by the type of the condition."""
+    found = {NAME_TAKEN: names_taken(state.cluster, settings), WARNING: claim_warning(state, settings)}
+    return {type_: value for type_, value in found.items() if value is not None}
 
 
 def _ready(view: ServingView) -> ConditionValue:
