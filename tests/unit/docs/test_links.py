@@ -202,6 +202,7 @@ def test_the_page_about_operating_names_every_reason_of_a_rollout_and_no_others(
     folder = PACKAGES["multitask_operator"] / "multitask_operator" / "rollout"
     sources = "\n".join(path.read_text("utf-8") for path in sorted(folder.glob("*.py")))
     reasons = set(re.findall(r'\.waiting\(\s*"(\w+)"', sources))
+    reasons |= set(re.findall(r'^WAITING\w* = "(\w+)"', sources, re.MULTILINE))
     reasons |= {name for text in re.findall(r"reason=(.*?), message", sources) for name in re.findall(r'"(\w+)"', text)}
     events = set(re.findall(r'\.event\(\s*"(\w+)"', sources))
     events |= set(re.findall(r'reject_revision\(.*?, "(\w+)",', sources))
