@@ -320,6 +320,22 @@ def test_an_edit_that_cannot_be_carried_out_stops_nobody(serving):
     assert cluster.condition("Progressing")["reason"] == "InvalidSpec"
 
 
+@pytest.mark.parametrize(
+    ("resources", "fetch"),
+    [
+        ({}, {"cpu": "250m", "memory": "512Mi"}),
+        ({"requests": {"cpu": "50m", "memory": "1Gi"}}, {"cpu": "50m", "memory": "512Mi"}),
+        ({"requests": {"cpu": "100m"}, "limits": {"cpu": "4", "memory": "256Mi"}}, {"cpu": "100m", "memory": "256Mi"}),
+        ({"limits": {"cpu": "4", "memory": "9Gi"}}, {"cpu": "250m", "memory": "512Mi"}),
+    ],
+)
+def test_a_pod_reserves_no_more_for_the_copy_than_for_the_server(resources, fetch):
+    cluster = ServedCluster(URGENCY, serving={"resources": resources})
+    cluster.serve()
+    pod = cluster.deployments()[0]["spec"]["template"]["spec"]
+    assert pod["initContainers"][0]["resources"] == {"requests": fetch}
+
+
 # -- why nobody answers ------------------------------------------------------------------------------------------------
 
 

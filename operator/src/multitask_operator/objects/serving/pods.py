@@ -43,6 +43,8 @@ START_SECONDS, LOADED_PER_SECOND = 300, 50_000_000
 _PROBE_SECONDS = 10
 #: Where the spec gives none. A process with torch loaded takes 0.7 GiB (measured), Triton and its stub some more.
 _CPU, _MEMORY = "1", 1536 * 1024**2
+#: What the init container asks for.
+_FETCH = {"cpu": "250m", "memory": "512Mi"}
 _MIB = 1024**2
 
 _PROTECTED = Protected(
@@ -86,7 +88,7 @@ def server_template(
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": pod_security(settings.fixed_user),
         "topologySpreadConstraints": [_spread(key, labels) for key in _TOPOLOGY],
-        "initContainers": [_fetch(spec, settings)],
+        "initContainers": [_fetch(spec, bundle_bytes, settings)],
         "containers": [_server(spec, bundle_bytes, settings)],
         "volumes": [
             {
@@ -158,10 +160,11 @@ def _spread(key: str, labels: JsonObject) -> JsonDict:
     }
 
 
-def _fetch(spec: MultiTaskModelSpec, settings: ServerSettings) -> JsonDict:
+def _fetch(spec: MultiTaskModelSpec, bundle_bytes: int, settings: ServerSettings) -> JsonDict:
     container = _container(FETCH_CONTAINER, FETCH_COMMAND, settings)
     container["env"].append({"name": MOUNTS_VARIABLE, "value": mounts_variable(spec, SERVING)})
-    container["resources"] = {"requests": {"cpu": "250m", "memory": "512Mi"}}
+    server = server_resources(spec, bundle_bytes)
+    container["resources"] = {"requests": {name: _at_most(most, name, server) for name, most in _FETCH.items()}}
     container["volumeMounts"] += [mount | {"readOnly": True} for mount in volume_mounts(spec, SERVING)]
     return container | credentials(spec)
 
@@ -189,6 +192,13 @@ def _server(spec: MultiTaskModelSpec, bundle_bytes: int, settings: ServerSetting
         "lifecycle": {"preStop": _get("/drain")},
     }
     return container
+
+
+def _at_most(most: str, name: str, server: JsonObject) -> str:
+    """No more than the server's: a pod holds the larger of both for as long as it lives."""
+    place = f"{PLACE}.resources"
+    amounts = [amount for part in ("requests", "limits") if (amount := server.get(part, {}).get(name)) is not None]
+    return str(min((most, *amounts[:1]), key=lambda amount: quantity(amount, place)))
 
 
 def server_resources(spec: MultiTaskModelSpec, bundle_bytes: int) -> JsonDict:
