@@ -91,7 +91,7 @@ format: .make/setup  ## Sort imports and format
 	$(BIN)/ruff format --quiet .
 
 test: lint check-generate $(GRPCURL) kubernetes  ## Lint, check the generated files, and run all tests
-	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile --no-loadscope-reorder $(PYTEST_ARGS)
 
 test-fast: .make/setup  ## Run the unit tests only
 	$(BIN)/pytest -n $(TEST_WORKERS) --dist loadfile $(PYTEST_ARGS) tests/unit
