@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
+from typing import Generic, TypeVar
 
 from multitask_api.types import JsonObject
 from multitask_kubernetes.store import model_label
@@ -18,14 +19,17 @@ Enqueue = Callable[[NamespacedName, float], None]
 DEBOUNCE_SECONDS = 0.2
 
 
+K = TypeVar("K", bound=Hashable)
+
+
 class Watches:
     """Call `changed` with what changed in ``cache``; ``enqueue`` gets every model that this may concern."""
 
     def __init__(self, cache: Cache, enqueue: Enqueue) -> None:
         self._cache = cache
         self._enqueue = enqueue
-        self._users = {PVC: Users(), METADATA: Users()}
-        self._claimants = Claimants()
+        self._users: dict[Kind, Index[tuple[str, str]]] = {PVC: Index(), METADATA: Index()}
+        self._routed: Index[str] = Index()
 
     def changed(self, kind: Kind, item: JsonObject) -> None:
         """An object of ``kind`` was created, changed or deleted; the cache has it already."""
@@ -34,20 +38,30 @@ class Watches:
         if kind == MODEL:
             key = NamespacedName(namespace, metadata["name"])
             is_there = self._cache.has(MODEL, namespace, metadata["name"])
-            self._users[PVC].set(key, named_pvc_names(item) if is_there else ())
-            self._users[METADATA].set(key, referenced_configmap_names(item) if is_there else ())
+            for used, names in ((PVC, named_pvc_names), (METADATA, referenced_configmap_names)):
+                self._users[used].set(key, [(namespace, name) for name in names(item)] if is_there else ())
             self._enqueue(key, 0.0)
             return
         users = self._users.get(kind)
-        names = self._model(kind, item) if users is None else users.of(namespace, metadata["name"])
-        for name in names:
-            self._enqueue(NamespacedName(namespace, name), DEBOUNCE_SECONDS)
+        models = self._model(kind, item) if users is None else users.of((namespace, metadata["name"]))
+        for model in models:
+            self._enqueue(model, DEBOUNCE_SECONDS)
         if kind == TASK_ROUTE:
             tasks = routed_tasks(item) if self._cache.has(kind, namespace, metadata["name"]) else ()
-            for rival in sorted(self._claimants.set(NamespacedName(namespace, metadata["name"]), tasks)):
+            for rival in self._rivals(NamespacedName(namespace, metadata["name"]), tasks):
                 self._enqueue(rival, DEBOUNCE_SECONDS)
 
-    def _model(self, kind: Kind, item: JsonObject) -> Iterable[str]:
+    def _rivals(self, model: NamespacedName, tasks: Iterable[str]) -> list[NamespacedName]:
+        """The models, in whatever namespace, that may get or lose a short name by the ``tasks`` of a table.
+
+        A new table is the youngest and takes nothing from others.
+        """
+        before = self._routed.keys(model)
+        self._routed.set(model, tasks)
+        changed = before ^ self._routed.keys(model) if before else ()
+        return sorted({rival for task in changed for rival in self._routed.of(task)} - {model})
+
+    def _model(self, kind: Kind, item: JsonObject) -> Iterable[NamespacedName]:
         """The model that a child, or an Event about a child, belongs to."""
         if kind == EVENT:
             about = item.get("involvedObject") or {}
@@ -57,54 +71,33 @@ class Watches:
             name = model_label(child) if child is not None else ""
         else:
             name = model_label(item)
-        return (name,) if name else ()
+        return (NamespacedName(item["metadata"].get("namespace", ""), name),) if name else ()
 
 
-class Users:
-    """Which models name a name, or a ConfigMap."""
-
-    def __init__(self) -> None:
-        self._names: dict[NamespacedName, tuple[str, ...]] = {}
-        self._models: defaultdict[tuple[str, str], set[str]] = defaultdict(set)
-
-    def set(self, model: NamespacedName, names: Iterable[str]) -> None:
-        """``names`` are all that the model names now."""
-        for name in self._names.pop(model, ()):
-            users = self._models[model.namespace, name]
-            users.discard(model.name)
-            if not users:
-                del self._models[model.namespace, name]
-        self._names[model] = tuple(names)
-        for name in self._names[model]:
-            self._models[model.namespace, name].add(model.name)
-        if not self._names[model]:
-            del self._names[model]
-
-    def of(self, namespace: str, name: str) -> tuple[str, ...]:
-        """The models that name it."""
-        return tuple(sorted(self._models.get((namespace, name), ())))
-
-
-class Claimants:
-    """Which tables of routes have a task of a name, in whatever namespace: one of them has its short name."""
+class Index(Generic[K]):
+    """Which models have a key: the claim or ConfigMap that they name, or the name of a task that their table has."""
 
     def __init__(self) -> None:
-        self._tasks: dict[NamespacedName, frozenset[str]] = {}
-        self._models: defaultdict[str, set[NamespacedName]] = defaultdict(set)
+        self._keys: dict[NamespacedName, frozenset[K]] = {}
+        self._models: defaultdict[K, set[NamespacedName]] = defaultdict(set)
 
-    def set(self, model: NamespacedName, tasks: Iterable[str]) -> frozenset[NamespacedName]:
-        """``tasks`` are all that the model's table has now. Gives the models that may get or lose a name by that.
+    def set(self, model: NamespacedName, keys: Iterable[K]) -> None:
+        """``keys`` are all that the model has now."""
+        for key in self._keys.pop(model, ()):
+            models = self._models[key]
+            models.discard(model)
+            if not models:
+                del self._models[key]
+        now = frozenset(keys)
+        for key in now:
+            self._models[key].add(model)
+        if now:
+            self._keys[model] = now
 
-        A new table is the youngest and takes nothing from others.
-        """
-        is_new, before, after = model not in self._tasks, self._tasks.pop(model, frozenset()), frozenset(tasks)
-        for task in before - after:
-            self._models[task].discard(model)
-            if not self._models[task]:
-                del self._models[task]
-        for task in after - before:
-            self._models[task].add(model)
-        if after:
-            self._tasks[model] = after
-        changed = () if is_new else before ^ after
-        return frozenset(rival for task in changed for rival in self._models.get(task, ())) - {model}
+    def keys(self, model: NamespacedName) -> frozenset[K]:
+        """All that the model has."""
+        return self._keys.get(model, frozenset())
+
+    def of(self, key: K) -> list[NamespacedName]:
+        """The models that have it."""
+        return sorted(self._models.get(key, ()))

@@ -11,13 +11,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from devcluster import binaries, objects
+from devcluster import objects
 from devcluster.cluster_client import ClusterClient
 from devcluster.one_node import OneNode
 from devcluster.processes import until
 from e2e.in_cluster import load
 from e2e.in_cluster.namespace import Namespace
-from e2e.in_cluster.steps import OPERATOR_NAMESPACE
+from e2e.in_cluster.steps import OPERATOR_NAMESPACE, helm
 from multitask_api.serving_io.revision import REVISION_KEY, Revision
 from multitask_operator.objects.serving.names import serving_name
 
@@ -33,11 +33,7 @@ _LOAD = "load"
 
 def helm_test(client: ClusterClient) -> str:
     """``helm test`` passes; what its pod says."""
-    argv = [str(binaries.path("helm")), "--kubeconfig", str(client.admin), "test", "multitask"]
-    argv += ["--namespace", OPERATOR_NAMESPACE, "--logs", "--timeout", "5m"]
-    done = subprocess.run(argv, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.strip().splitlines()[-1]
+    return helm(client, "test", "multitask", "--logs").strip().splitlines()[-1]
 
 
 def ask_with_grpcurl(namespace: Namespace, folder: Path, task: str) -> str:

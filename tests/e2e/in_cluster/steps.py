@@ -43,10 +43,16 @@ def install(client: ClusterClient, images: Mapping[str, str]) -> None:
         values += ["--set-string", f"{name}.repository={repository},{name}.tag={tag}"]
         if name != "servingImage":  # pulled like the trainer's
             values += ["--set", f"{name}.pullPolicy=Never"]
-    argv = [str(binaries.path("helm")), "--kubeconfig", str(client.admin), "install", "multitask", str(CHART)]
-    argv += ["--namespace", OPERATOR_NAMESPACE, "--create-namespace", "--wait", "--timeout", "5m"]
-    done = subprocess.run([*argv, *values], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    helm(client, "install", "multitask", str(CHART), "--create-namespace", "--wait", *values)
+
+
+def helm(client: ClusterClient, *arguments: str) -> str:
+    """``helm ARGUMENTS`` in the operator's namespace, within five minutes; what it prints."""
+    argv = [str(binaries.path("helm")), "--kubeconfig", str(client.admin), *arguments]
+    argv += ["--namespace", OPERATOR_NAMESPACE, "--timeout", "5m"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def wait_until_baselines_run(namespace: Namespace, model: str, seconds: float) -> None:

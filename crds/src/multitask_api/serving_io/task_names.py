@@ -6,7 +6,7 @@ resource has them: by creation time, then by UID, so that all gateways and the o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 
@@ -46,6 +46,11 @@ class TaskNames:
 def any_namespace(_: str) -> bool:
     """The default of ``may_be_short``."""
     return True
+
+
+def short_names_in(namespaces: Collection[str]) -> Callable[[str], bool]:
+    """The ``may_be_short`` of an installation that lists ``namespaces``; none: all."""
+    return frozenset(namespaces).__contains__ if namespaces else any_namespace
 
 
 def assign_names(

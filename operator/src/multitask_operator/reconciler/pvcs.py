@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.types import JsonObject
 from multitask_operator.objects import volumes
-from multitask_operator.objects.pod_layers import pod_layers
+from multitask_operator.objects.pod_layers import Layer, pod_layers
 from multitask_operator.reconciler.blockers import NOT_SHARED, Blocker
 from multitask_operator.reconciler.state.cluster_state import named_pvc_names
 from multitask_operator.settings import PodDefaults
@@ -23,7 +23,7 @@ def claims_blocked(spec: MultiTaskModelSpec, pvcs: Pvcs) -> Blocker | None:
         blocker = claim_unusable(name, pvc)
         if blocker is not None:
             return blocker
-        if spec.training.nodes > 1 and pvc is not None and not is_shared(pvc):
+        if spec.training.nodes > 1 and pvc is not None and not _is_shared(pvc):
             return Blocker(
                 NOT_SHARED,
                 f"training.nodes is {spec.training.nodes} and claim {name!r} offers {', '.join(access_modes(pvc))}:"
@@ -53,13 +53,19 @@ def single_node_claims(spec: MultiTaskModelSpec, kind: str, pvcs: Pvcs) -> froze
 
     If two Jobs shared one, a pod on another node would wait until the first Job has ended, and keep its GPUs meanwhile.
     """
-    templates = {"spec": [layer.given for layer in pod_layers(spec, kind, PodDefaults())]}
+    return frozenset(claims_of_one_node(spec, kind, pod_layers(spec, kind, PodDefaults()), pvcs))
+
+
+def claims_of_one_node(
+    spec: MultiTaskModelSpec, kind: str, layers: Iterable[Layer], pvcs: Pvcs
+) -> dict[str, JsonObject]:
+    """The claims that pods of ``kind`` with these pod templates mount and one node alone can mount, by name."""
+    templates = {"spec": [layer.given for layer in layers]}
     mounted = {*volumes.mounted_pvc_names(spec, kind), *named_pvc_names(templates)}
-    return frozenset(name for name in mounted if (pvc := pvcs.get(name)) is not None and not is_shared(pvc))
+    return {name: pvc for name in sorted(mounted) if (pvc := pvcs.get(name)) is not None and not _is_shared(pvc)}
 
 
-def is_shared(pvc: JsonObject) -> bool:
-    """Whether several nodes can mount the claim."""
+def _is_shared(pvc: JsonObject) -> bool:
     return any(mode in _SHARED for mode in access_modes(pvc))
 
 

@@ -17,8 +17,7 @@ from multitask_operator.objects.serving.pods import server_layers
 from multitask_operator.objects.volumes import mounted_pvc_names
 from multitask_operator.reconciler.blockers import NOT_SHARED, Blocker
 from multitask_operator.reconciler.conditions import ConditionValue
-from multitask_operator.reconciler.pvcs import access_modes, is_shared
-from multitask_operator.reconciler.state.cluster_state import named_pvc_names
+from multitask_operator.reconciler.pvcs import access_modes, claims_of_one_node
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.revision_state import revision_label
 from multitask_operator.settings import Settings
@@ -83,11 +82,9 @@ def _by_chance(state: ModelState, settings: Settings) -> Iterator[Blocker]:
 def _held(state: ModelState, settings: Settings) -> Iterator[tuple[str, list[str]]]:
     """The claims that a server mounts and one node alone can mount, with their access modes."""
     spec = state.model.spec
-    templates = {"spec": [layer.given for layer in server_layers(spec, settings.serving_pods)]}
-    for name in sorted({*mounted_pvc_names(spec, SERVING), *named_pvc_names(templates)}):
-        pvc = state.cluster.pvcs.get(name)
-        if pvc is not None and not is_shared(pvc):
-            yield name, access_modes(pvc)
+    layers = server_layers(spec, settings.serving_pods)
+    for name, pvc in claims_of_one_node(spec, SERVING, layers, state.cluster.pvcs).items():
+        yield name, access_modes(pvc)
 
 
 def _is_storage(state: ModelState, claim: str) -> bool:

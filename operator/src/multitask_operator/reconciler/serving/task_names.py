@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from multitask_api.serving_io.task_names import any_namespace, assign_names
+from multitask_api.serving_io.task_names import assign_names, short_names_in
 from multitask_operator.formatting import cut, listed
 from multitask_operator.reconciler.conditions import ConditionValue
 from multitask_operator.reconciler.state.cluster_state import ClusterState
@@ -17,8 +17,7 @@ _SHOWN = 3
 
 def names_taken(cluster: ClusterState, settings: Settings) -> ConditionValue | None:
     """Which names, and who has them; None if the tasks have all short names that their namespace may have."""
-    may_be_short = frozenset(settings.short_name_namespaces).__contains__
-    assigned = assign_names(cluster.name_claims, may_be_short if settings.short_name_namespaces else any_namespace)
+    assigned = assign_names(cluster.name_claims, short_names_in(settings.short_name_namespaces))
     own = [each for each in assigned if (each.claim.namespace, each.claim.model) == (cluster.namespace, cluster.name)]
     taken = [(each, name) for each in own for name in each.taken if name.owner]
     if not taken:

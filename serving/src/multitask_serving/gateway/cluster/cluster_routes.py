@@ -11,7 +11,7 @@ from multitask_api.cluster import KIND_LABEL
 from multitask_api.routes import Backend
 from multitask_api.serving_io.gateway_state import TableVersion
 from multitask_api.serving_io.names import SERVING
-from multitask_api.serving_io.task_names import any_namespace
+from multitask_api.serving_io.task_names import short_names_in
 from multitask_api.types import JsonObject
 from multitask_kubernetes.reflector import Reflector, Source, explained
 from multitask_kubernetes.store import Store
@@ -51,7 +51,7 @@ class ClusterRoutes:
         self.listed = asyncio.Event()
         """Set once everything was listed for the first time."""
         self._gateway = gateway
-        self._may_be_short = any_namespace if not short_names else frozenset(short_names).__contains__
+        self._may_be_short = short_names_in(short_names)
         self._followed: dict[Key, FollowedTable] = {}
         self._addresses: dict[tuple[str, str, int], tuple[str, ...]] = {}
         self._stores: dict[tuple[tuple[str, str], str | None], Store] = {}
