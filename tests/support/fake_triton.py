@@ -25,13 +25,14 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     """Answers the label ``low``, or ``pieces`` texts if the request streams. A test changes what it does.
 
     ``seconds``: how long an answer takes, and each piece of a text. ``ending``: it answers as after SIGTERM.
+    ``breaking``: every call ends with an error after its answer, as of a server that is killed just then.
     """
 
     def __init__(self, host: str, name: str = "", *, seconds: float = 0.0, pieces: int = 3) -> None:
         self.host, self.name = host, name
         self.port = 0
         self.seconds, self.pieces = seconds, pieces
-        self.ending = False
+        self.ending = self.breaking = False
         self.requests = 0
         self.running = 0
         self._server: grpc.aio.Server | None = None
@@ -60,6 +61,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
             try:
                 async for response in self._answer(request, stream=bool(options["stream"])):
                     yield response
+                if self.breaking:
+                    await context.abort(grpc.StatusCode.UNAVAILABLE, "Cancelling all calls")
             finally:
                 self.running -= 1
 

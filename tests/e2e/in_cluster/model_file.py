@@ -47,11 +47,12 @@ def with_another_task(model: Map, folder: Path) -> Map:
 def with_faulty_servers(model: Map, faults: Mapping[str, Map]) -> list[Map]:
     """``model`` with servers that have ``faults`` under live traffic only, and the ConfigMap with what makes them so.
 
-    See ``support.faulty_server``.
+    See ``support.faulty_server``. What is allowed of a revision on a busy machine would hide that it is slow.
     """
     files = {path.name: path.read_text("utf-8") for path in sorted(FAULTY_SERVER.glob("*.py"))}
     configmap = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "fault"}, "data": files}
     faulty = copy.deepcopy(model)
+    faulty["spec"]["serving"]["rollout"]["analysis"]["maxLatencyRatio"] = 5
     template = faulty["spec"]["serving"].setdefault("podTemplate", {}).setdefault("spec", {})
     template.setdefault("volumes", []).append({"name": "fault", "configMap": {"name": "fault"}})
     containers = template.setdefault("containers", [])

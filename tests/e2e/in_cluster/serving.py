@@ -219,7 +219,10 @@ def wait_until_rolled_back(namespace: Namespace, model: str, task: str, seconds:
         serving = namespace.model(model)["status"]["serving"]
         return rows.get(task, {}).get("phase") == "Failed" and serving["phase"] in (*OVER, "RevisionRejected")
 
-    until(f"{task} is back on its old revision, and the rollout is over", is_over, seconds)
+    try:
+        until(f"{task} is back on its old revision, and the rollout is over", is_over, seconds)
+    except TimeoutError as error:
+        raise TimeoutError(f"{error}\n{json.dumps(routes)}\n{namespace.mtm('status', model)}") from error
     state = rollout_of(routes[0])
     row = next(row for row in state["tasks"] if row["name"] == task)
     served = next(each for each in routes[0]["spec"]["tasks"] if each["name"] == task)

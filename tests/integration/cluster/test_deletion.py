@@ -131,10 +131,10 @@ def test_a_model_that_does_not_is_cleaned_up_behind_first(cluster, ready, least,
             lambda: not [name for name in owned(cluster, ready) if not name.startswith(left) or "clean-up" in name],
             60,
         )
+        message = event(cluster, ready, "CleanedUp")
     assert pods.cleaned == [{"model": f"{ready}/desk", "storage": "/multitask/claims/models/desk"}]
     assert set(job_names(cluster, mark).values()) == {1}
     assert "forbidden" not in running.log_text(), "the chart's Role is too small"
-    message = event(cluster, ready, "CleanedUp")
     assert message == "Removed at pvc://models/desk: 1 results, 2 files with 3 B."
 
 
@@ -147,7 +147,7 @@ def test_retain_may_be_changed_at_any_time(cluster, ready, tmp_path):
         cluster.kubectl("-n", ready, "delete", "pvc", "models", "--wait=false")
         delete(cluster, ready)
         until("the model is gone", lambda: not is_there(cluster, ready), 60)
-    message = event(cluster, ready, "CleanUpSkipped")
+        message = event(cluster, ready, "CleanUpSkipped")
     assert "PersistentVolumeClaim 'models'" in message
 
 
@@ -158,7 +158,7 @@ def test_two_models_of_one_address_leave_each_other_what_is_there(cluster, ready
         until("it has its finalizer", lambda: finalizers(cluster, ready) == [FINALIZER], 60)
         delete(cluster, ready)
         until("the model is gone", lambda: not is_there(cluster, ready), 60)
-    message = event(cluster, ready, "CleanUpSkipped")
+        message = event(cluster, ready, "CleanUpSkipped")
     assert message.startswith("MultiTaskModel 'other' uses pvc://models/desk.")
 
 

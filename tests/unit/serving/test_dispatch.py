@@ -98,6 +98,19 @@ async def test_a_request_to_a_server_that_goes_is_answered_by_another(way: str) 
         assert gateway.dispatcher.retries["team/desk"] >= 1
 
 
+async def test_a_server_that_breaks_right_after_its_answer_has_answered() -> None:
+    async with (
+        running(FakeTriton(HOST)) as (server,),
+        gateway_over(table(r1=100), r1=[server]) as (gateway, client, _),
+    ):
+        server.breaking = True
+        answers = [await label(client) for _ in range(5)]
+        texts = [[part async for part in client.predict_stream("reply", text="x")][-1].text for _ in range(5)]
+        assert (answers, texts) == (["r1"] * 5, ["0 1 2 "] * 5)
+        assert server.requests == 10
+        assert not any(counts.errors.total() for counts in gateway.stats.snapshot().values())
+
+
 def quick(options: Sequence[tuple[str, object]]) -> list[tuple[str, object]]:
     """The same, but a connection is asked after a second whether it lives, and has a second to answer."""
     return [(name, 1_000 if "keepalive" in name or "ping_timeout" in name else value) for name, value in options]

@@ -73,6 +73,8 @@ def _at(source: tuple[Path, Manifest], address: str) -> tuple[Path, str, Manifes
     return source[0], address, source[1]
 
 
+# A file of fsspec's memory is seen before it is whole, unlike one of an object store; test_s3.py has those.
+@pytest.mark.parametrize("address", ["local", "file"], indirect=True)
 def test_of_concurrent_writers_one_wins_with_all_of_its_files(address, tmp_path):
     artifacts = [artifact(tmp_path / word, word, files=40) for word in ("one", "two", "three", "four")]
     start = threading.Barrier(len(artifacts))

@@ -130,10 +130,16 @@ class TritonClient:
     async def _read(
         self, request: dict[str, Any], messages: asyncio.Queue[InferResponse | BackendError | None]
     ) -> None:
-        """Put the responses into ``messages``, followed by None or the error."""
-        final = False
+        """Put the responses into ``messages``, followed by None or the error.
+
+        The answer is whole with its label or the reason why its text ends. How the call ends after that is of no
+        interest: a server that is killed just then has answered.
+        """
+        final = whole = False
         try:
             async for result, error in self._client.stream_infer(_one_request(request)):
+                if whole:
+                    continue  # read to its end all the same: see above for what a cancelled call does
                 if error is not None:
                     messages.put_nowait(_error_from_text(str(error)))
                     return
@@ -141,12 +147,15 @@ class TritonClient:
                 if response is not None:
                     messages.put_nowait(response)
                 final = result.get_response().parameters["triton_final_response"].bool_param
+                whole = final or (response is not None and bool(response.labels or response.finish_reason))
+                if whole:
+                    messages.put_nowait(None)
         except grpc.aio.AioRpcError as error:
-            messages.put_nowait(_error_from_status(self.address, error))
+            if not whole:
+                messages.put_nowait(_error_from_status(self.address, error))
             return
-        messages.put_nowait(
-            None if final else BackendUnavailable(f"{self.address} ended the call before its final response")
-        )
+        if not whole:
+            messages.put_nowait(BackendUnavailable(f"{self.address} ended the call before its final response"))
 
     async def _cancel_and_drain(self, request_id: str, reading: asyncio.Task[None], limit_s: float) -> None:
         """Tell the server to stop, and read the call to its end. Cut the call off after ``limit_s`` seconds."""
