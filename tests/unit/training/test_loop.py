@@ -61,7 +61,7 @@ def loop(folder, *, scores=None, seen=0, model=None, batches=None, max_steps=100
         stopping=EarlyStopping(
             Selection(references or {}, {"a": rows} if rows else {}),
             settings["patience"],
-            smooth=references is not None,
+            is_mixture=references is not None,
         ),
     )
 
@@ -87,7 +87,7 @@ def test_when_training_ends_and_what_is_kept(tmp_path, scores, settings, steps, 
     ("scores", "settings", "steps", "by_limit"),
     [
         pytest.param([0.1, 0.5, 0.8], {}, 81, False, id="settled: it stops two flat validations after its plateau"),
-        pytest.param([0.1, 0.5, 0.6], {"patience": 3}, 92, False, id="below its baseline: patience"),
+        pytest.param([0.1, 0.5, 0.6], {}, 100, True, id="below its baseline: the limit"),
         pytest.param([0.1, 0.5, 0.8], {"min_steps": 80}, 92, False, id="but not before minSteps"),
         pytest.param([0.1, 0.5, 0.8], {"min_steps": 10_000}, 100, True, id="minSteps beyond the limit: never early"),
     ],

@@ -203,9 +203,9 @@ class Training(Record):
     patience: int = Field(
         5,
         ge=1,
-        description="Early stopping: number of validations in a row without a better score. Of a mixture the mean of "
-        "three validations counts; and it stops after two without a rise once all of its tasks have reached their "
-        "baselines.",
+        description="Early stopping of baselines and stage 2: number of validations in a row without a better score. "
+        "A mixture has none: it stops when all of its tasks have reached their baselines and two validations brought "
+        "no rise, else at its limit.",
     )
     precision: Literal["fp32", "bf16"] = Field(
         "bf16", description="Number format of training on a GPU and of the served weights. A CPU trains in fp32."

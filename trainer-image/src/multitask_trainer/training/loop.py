@@ -115,12 +115,13 @@ class TrainingLoop:
         progress = self.progress
         if progress.decay_start is not None:
             return
-        reason = None
-        if progress.step >= self._optimisation.min_steps:
-            reason = self._stopping.reason(progress.curve, progress.evals_without_improvement)
-        if reason or progress.step >= self._schedule.latest_decay_start:
-            self._update(decay_start=progress.step, ended_by_limit=reason is None)
-            self._write(f"step {progress.step}: the decay begins; {REASONS[reason or 'limit']}")
+        is_early = progress.step >= self._optimisation.min_steps and self._stopping.is_due(
+            progress.curve, progress.evals_without_improvement
+        )
+        if is_early or progress.step >= self._schedule.latest_decay_start:
+            self._update(decay_start=progress.step, ended_by_limit=not is_early)
+            why = REASONS[self._stopping.reason if is_early else "limit"]
+            self._write(f"step {progress.step}: the decay begins; {why}")
 
     # -- one step ------------------------------------------------------------------------------------------------------
 

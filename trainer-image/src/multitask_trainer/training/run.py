@@ -132,7 +132,7 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
     is_mixture = parameters.kind == "mixture"
     rows = {name: len(validation.dataset) for name, validation in validations.items()} if is_mixture else {}
     selection = Selection(parameters.reference_scores, rows)
-    stopping = EarlyStopping(selection, optimisation.patience, smooth=is_mixture)
+    stopping = EarlyStopping(selection, optimisation.patience, is_mixture=is_mixture)
     device, mixed = accelerator.device, accelerator.mixed_precision == "bf16"
     loop = TrainingLoop(
         model,
@@ -214,7 +214,7 @@ def _result(
         chosen_step=chosen.step,
         saturation_step=saturation_step(progress.curve),
         still_improving=still_improving(progress.curve, stopping.selection, ended_by_limit=progress.ended_by_limit),
-        ended_by="limit" if progress.ended_by_limit else stopping.reason_at_decay(progress.curve),
+        ended_by="limit" if progress.ended_by_limit else stopping.reason,
         curve=progress.curve,
         validation=chosen.tasks,
         rows_given=rows_given,
