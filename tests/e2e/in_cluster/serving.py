@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,6 @@ from devcluster import objects
 from devcluster.cluster_client import ClusterClient
 from devcluster.one_node import OneNode
 from devcluster.processes import until
-from e2e.in_cluster import load
 from e2e.in_cluster.namespace import Namespace
 from e2e.in_cluster.steps import OPERATOR_NAMESPACE, helm
 from multitask_api.serving_io.revision import REVISION_KEY, Revision
@@ -28,7 +27,6 @@ HOST = f"{GATEWAY}.{OPERATOR_NAMESPACE}.svc"
 PORT = 8081
 OVER = ("RolledOut", "TasksExcluded")
 """Phases of a rollout that has ended with the newest revision."""
-_LOAD = "load"
 
 
 def helm_test(client: ClusterClient) -> str:
@@ -38,6 +36,16 @@ def helm_test(client: ClusterClient) -> str:
 
 def ask_with_grpcurl(namespace: Namespace, folder: Path, task: str) -> str:
     """``grpcurl`` finds the service by reflection at the gateway's Service, and gets an answer; its label or text."""
+    answer = _ask(namespace, folder, task)
+    return f"{answer.get('label') or answer['text']!r} of revision {answer['revision']}"
+
+
+def label_of(namespace: Namespace, folder: Path, task: str) -> str:
+    """The label that the gateway answers now."""
+    return str(_ask(namespace, folder, task)["label"])
+
+
+def _ask(namespace: Namespace, folder: Path, task: str) -> Map:
     ca = folder / "ca.crt"
     ca.write_bytes(_secret(namespace, f"{GATEWAY}-tls", "ca.crt"))
     key = _secret(namespace, f"{GATEWAY}-key", "api-key").decode().strip()
@@ -47,8 +55,8 @@ def ask_with_grpcurl(namespace: Namespace, folder: Path, task: str) -> str:
     argv += ["-d", json.dumps(request), f"{service['spec']['clusterIP']}:{PORT}", "multitask.v1.TaskGateway/Predict"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    return f"{answer.get('label') or answer['text']!r} of revision {answer['revision']}"
+    answer: Map = json.loads(done.stdout)
+    return answer
 
 
 def wait_until_served(namespace: Namespace, model: str, report: Callable[[str], None], seconds: float) -> str:
@@ -84,73 +92,15 @@ def wait_until_served(namespace: Namespace, model: str, report: Callable[[str], 
 
 def trained_of(namespace: Namespace, model: str, revision: str | None) -> str | None:
     """The trained revision that the servers of ``revision`` have; None if there is no record of it."""
-    path = f"/api/v1/namespaces/{namespace.name}/configmaps/{serving_name(model, revision or '')}"
-    record = namespace.rest.get(path)
-    return None if not record.is_success else Revision.model_validate_json(record.json()["data"][REVISION_KEY]).trained
+    record = record_of(namespace, model, revision or "")
+    return record.trained if record is not None else None
 
 
-def start_load(namespace: Namespace, image: str, unary: Mapping[str, float], stream: Mapping[str, float]) -> None:
-    """Start a pod that calls the gateway at these rates until `stop_load`; its program is `load`."""
-    script = Path(load.__file__).read_text("utf-8")
-    configmap = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": _LOAD}, "data": {"load.py": script}}
-    command = ["python", "/load/load.py", f"--address={HOST}:{PORT}", "--ca=/tls/ca.crt", "--api-key-file=/key/api-key"]
-    for option, rates in (("--unary", unary), ("--stream", stream)):
-        command += [option, *(f"{name}={rate}" for name, rate in rates.items())]
-    secrets = {"tls": f"{GATEWAY}-tls", "key": f"{GATEWAY}-key"}
-    pod = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": _LOAD},
-        "spec": {
-            "restartPolicy": "Never",
-            "terminationGracePeriodSeconds": 90,
-            "containers": [
-                {
-                    "name": _LOAD,
-                    "image": image,
-                    "imagePullPolicy": "Never",
-                    "command": command,
-                    "volumeMounts": [{"name": name, "mountPath": f"/{name}"} for name in (_LOAD, *secrets)],
-                }
-            ],
-            "volumes": [
-                {"name": _LOAD, "configMap": {"name": _LOAD}},
-                *({"name": name, "secret": {"secretName": secret}} for name, secret in secrets.items()),
-            ],
-        },
-    }
-    namespace.client.kubectl("apply", "--namespace", OPERATOR_NAMESPACE, "-f", "-", stdin=[configmap, pod])
-    until("the load has answers", lambda: bool(load_so_far(namespace).get("answers")), 120)
-
-
-def load_so_far(namespace: Namespace) -> Map:
-    """The counts that the load has printed last; empty if there are none yet."""
-    lines = _load_log(namespace).splitlines()
-    counts: Map = json.loads(lines[-1]) if lines and lines[-1].startswith("{") else {}
-    return counts
-
-
-def assert_nothing_failed(namespace: Namespace) -> str:
-    """No request has failed up to now, and there are more answers than a moment ago; how many there are."""
-    before = total(load_so_far(namespace))
-    until("the load goes on", lambda: total(load_so_far(namespace)) > before, 60)
-    counts = load_so_far(namespace)
-    assert counts["failed"] == 0, f"{counts['failed']} requests failed: " + "\n".join(counts["errors"])
-    return f"{total(counts)} answers, 0 failed"
-
-
-def stop_load(namespace: Namespace) -> Map:
-    """End the load; all its counts."""
-    pod = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{_LOAD}"
-    terminate = ("python", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
-    namespace.client.kubectl("exec", _LOAD, "--namespace", OPERATOR_NAMESPACE, "--", *terminate)
-    until("the load has ended", lambda: objects.get(namespace.rest, pod)["status"]["phase"] == "Succeeded", 120)
-    return load_so_far(namespace)
-
-
-def total(counts: Map) -> int:
-    """Answers of all tasks and revisions."""
-    return sum(sum(each.values()) for each in counts.get("answers", {}).values())
+def record_of(namespace: Namespace, model: str, revision: str) -> Revision | None:
+    """The record of a revision; None if there is none."""
+    path = f"/api/v1/namespaces/{namespace.name}/configmaps/{serving_name(model, revision)}"
+    found = namespace.rest.get(path)
+    return Revision.model_validate_json(found.json()["data"][REVISION_KEY]) if found.is_success else None
 
 
 def restart_gateways(client: ClusterClient) -> None:
@@ -205,6 +155,17 @@ def server_pods(namespace: Namespace, model: str) -> list[Map]:
     return pods
 
 
+def kill_operator(node: OneNode, client: ClusterClient) -> None:
+    """Kill the operator, and have another pod at once instead of the same one after a while."""
+    arguments = ("--namespace", OPERATOR_NAMESPACE)
+    pods = client.get("pods", *arguments, "--selector", "app.kubernetes.io/name=multitask-operator")["items"]
+    for pod in pods:
+        if "deletionTimestamp" not in pod["metadata"]:
+            (status,) = pod["status"]["containerStatuses"]
+            node.kill(status["containerID"].removeprefix("containerd://"))
+            client.kubectl("delete", "pod", pod["metadata"]["name"], *arguments, "--wait=false")
+
+
 def wait_until_rolled_back(namespace: Namespace, model: str, task: str, seconds: float) -> str:
     """Wait until a rollout is over in which ``task`` went back to its old revision; why it did.
 
@@ -215,8 +176,12 @@ def wait_until_rolled_back(namespace: Namespace, model: str, task: str, seconds:
 
     def is_over() -> bool:
         routes[:] = [namespace.client.get("taskroutes", model, "--namespace", namespace.name)]
-        rows = {row["name"]: row for row in rollout_of(routes[0]).get("tasks", ())}
-        serving = namespace.model(model)["status"]["serving"]
+        state, found = rollout_of(routes[0]), namespace.model(model)
+        record = record_of(namespace, model, state.get("revision", ""))
+        if record is None or record.generation != found["metadata"]["generation"]:
+            return False  # this is the rollout before
+        rows = {row["name"]: row for row in state.get("tasks", ())}
+        serving = found["status"]["serving"]
         return rows.get(task, {}).get("phase") == "Failed" and serving["phase"] in (*OVER, "RevisionRejected")
 
     try:
@@ -270,17 +235,6 @@ def answering(namespace: Namespace, model: str) -> str | None:
 def wait_until_old_servers_are_gone(namespace: Namespace, model: str, replicas: int, seconds: float) -> None:
     """Wait until only the pods of one revision are left."""
     until("the old servers are gone", lambda: len(server_pods(namespace, model)) == replicas, seconds)
-
-
-def _load_log(namespace: Namespace) -> str:
-    path = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{_LOAD}/log?tailLines=1"
-    end = time.monotonic() + 30
-    while not (answer := namespace.rest.get(path)).is_success:
-        # The container does not run yet.
-        if time.monotonic() > end:
-            return ""
-        time.sleep(0.5)
-    return answer.text
 
 
 def _secret(namespace: Namespace, name: str, key: str) -> bytes:

@@ -37,7 +37,7 @@ STAGES_OF_A_NEW_TASK = {
 def install(client: ClusterClient, images: Mapping[str, str]) -> None:
     """``helm install``, and wait until operator and gateways are ready; value of the chart → REPOSITORY:TAG."""
     # The node has two cores.
-    values = ["--set", "gateway.resources.requests.cpu=50m"]
+    values = ["--set", "gateway.resources.requests.cpu=50m,gateway.labels.enabled=true"]
     for name, image in images.items():
         repository, _, tag = image.rpartition(":")
         values += ["--set-string", f"{name}.repository={repository},{name}.tag={tag}"]

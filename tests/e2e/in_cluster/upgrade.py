@@ -12,6 +12,7 @@ import time
 
 from devcluster.cluster_client import ClusterClient
 from e2e.in_cluster.namespace import Namespace
+from e2e.in_cluster.serving import server_pods
 from multitask_api.stages import versions
 
 OPERATOR = "multitask-multitask-operator"
@@ -22,8 +23,11 @@ _FIND = "import multitask_api.stages.versions as module; print(module.__file__)"
 _SHOW = "import json, multitask_api.stages.versions as module; print(json.dumps(module.VERSIONS))"
 
 
-def install_release(client: ClusterClient, *, newer_by: int) -> None:
-    """Roll the operator of a release whose stage VERSIONS are all higher by ``newer_by``; 0 is this release."""
+def install_release(client: ClusterClient, *, newer_by: int, serving_image: str | None = None) -> None:
+    """Roll the operator of a release whose stage VERSIONS are all higher by ``newer_by``; 0 is this release.
+
+    ``serving_image``: of its servers; None: as before.
+    """
     arguments = ("--namespace", _NAMESPACE)
     found = client.kubectl("exec", f"deployment/{OPERATOR}", *arguments, "--", "python", "-c", _FIND)
     configmap = {
@@ -36,7 +40,13 @@ def install_release(client: ClusterClient, *, newer_by: int) -> None:
     mount = {"name": _NAME, "mountPath": found.stdout.strip(), "subPath": "versions.py"}
     pod = {
         "volumes": [{"name": _NAME, "configMap": {"name": configmap["metadata"]["name"]}}],
-        "containers": [{"name": "operator", "volumeMounts": [mount]}],
+        "containers": [
+            {
+                "name": "operator",
+                "volumeMounts": [mount],
+                "env": [{"name": "MULTITASK_SERVING_IMAGE", "value": serving_image}] if serving_image else [],
+            }
+        ],
     }
     patch = json.dumps({"spec": {"template": {"spec": pod}}})
     client.kubectl("patch", "deployment", OPERATOR, *arguments, "--patch", patch)
@@ -57,9 +67,9 @@ def raised_source(newer_by: int) -> str:
 
 
 def assert_nothing_happens(namespace: Namespace, model: str, seconds: float) -> str:
-    """For ``seconds`` the model stays trained on the same revision, and there is no new Job."""
+    """For ``seconds`` the model stays trained on the same revision, without a new Job; its servers and routes stay."""
     jobs = {job["metadata"]["uid"] for job in namespace.jobs(model)}
-    before = namespace.model(model)["status"]
+    before, served = namespace.model(model)["status"], _served(namespace, model)
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         now = namespace.model(model)["status"]
@@ -68,5 +78,13 @@ def assert_nothing_happens(namespace: Namespace, model: str, seconds: float) -> 
         reasons = {each["type"]: (each["status"], each["reason"]) for each in now["conditions"]}
         assert reasons["Trained"] == ("True", "Trained"), reasons
         assert now.get("revision") == before.get("revision")
+        assert _served(namespace, model) == served
         time.sleep(2)
-    return f"{len(jobs)} Jobs, revision {before.get('revision')}"
+    return f"{len(jobs)} Jobs, revision {before.get('revision')}, {len(served) - 1} servers"
+
+
+def _served(namespace: Namespace, model: str) -> list[object]:
+    """The table of routes, and the servers that it leads to."""
+    table = namespace.client.get("taskroutes", model, "--namespace", namespace.name)["spec"]
+    pods = server_pods(namespace, model)
+    return [table, *sorted((pod["metadata"]["uid"], pod["spec"]["containers"][0]["image"]) for pod in pods)]
