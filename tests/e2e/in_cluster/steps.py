@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -34,16 +35,23 @@ STAGES_OF_A_NEW_TASK = {
 }
 
 
-def install(client: ClusterClient, images: Mapping[str, str]) -> None:
-    """``helm install``, and wait until operator and gateways are ready; value of the chart → REPOSITORY:TAG."""
-    # The node has two cores.
-    values = ["--set", "gateway.resources.requests.cpu=50m,gateway.labels.enabled=true"]
-    for name, image in images.items():
+def chart_values(plan: Mapping[str, Any]) -> Map:
+    """Values of the chart for the images of this checkout, on a node of two cores."""
+    values: Map = {"gateway": {"resources": {"requests": {"cpu": "50m"}}, "labels": {"enabled": True}}}
+    for name, image in plan["chart"].items():
         repository, _, tag = image.rpartition(":")
-        values += ["--set-string", f"{name}.repository={repository},{name}.tag={tag}"]
+        values[name] = {"repository": repository, "tag": tag}
         if name != "servingImage":  # pulled like the trainer's
-            values += ["--set", f"{name}.pullPolicy=Never"]
-    helm(client, "install", "multitask", str(CHART), "--create-namespace", "--wait", *values)
+            values[name]["pullPolicy"] = "Never"
+    return values
+
+
+def install(client: ClusterClient, values: Map) -> None:
+    """``helm install``, and wait until operator and gateways are ready."""
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(values, file)
+        file.flush()
+        helm(client, "install", "multitask", str(CHART), "--create-namespace", "--wait", "--values", file.name)
 
 
 def helm(client: ClusterClient, *arguments: str) -> str:
