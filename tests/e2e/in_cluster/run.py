@@ -282,7 +282,7 @@ def change_under_load(
 
         def kill_operator(line: str) -> None:
             print_line(line)
-            if next(kills, None) is not None:
+            if line.startswith("step ") and next(kills, None) is not None:
                 serving.kill_operator(node, namespace.client)
 
         results.append(serving.wait_until_served(namespace, "desk", kill_operator, SMALL_SECONDS))
