@@ -170,7 +170,9 @@ def _waits(
     if step.analysis is not None:
         missing = [row for row in open_rows(state) if not row.step_passed]
         if missing:
-            return _evidence(missing), min(step.analysis.interval, RECHECK_SECONDS)
+            failure = inp.job_failures.get(golden_key(f"step-{state.step}", state))
+            why_no_golden = f"; the golden requests in their place could not be sent: {failure}" if failure else ""
+            return _evidence(missing) + why_no_golden, min(step.analysis.interval, RECHECK_SECONDS)
     return None
 
 

@@ -100,6 +100,16 @@ def test_golden_requests_that_are_never_answered_pass_nothing():
     assert world.weights == split(10)
 
 
+def test_golden_requests_that_cannot_be_sent_are_told_with_the_reason():
+    world = serving_one().trained("two", TASKS).settle()
+    world.job_failures = {"step-0": "the gateway does not answer"}
+    world.after(600)
+    assert world.decision.message.endswith(
+        "too few requests yet for urgency and stance; the golden requests in their place could not be sent: the gateway"
+        " does not answer"
+    )
+
+
 def test_weight_stays_within_the_share_of_the_ready_servers():
     world = serving_one().trained("two", TASKS, replicas=4).settle()
     traffic(world)

@@ -63,7 +63,7 @@ def reconcile(state: ModelState, settings: Settings) -> Contribution:
     )
     deletes = (
         *(delete for name in gone for delete in delete_all(*revisions[name].objects)),
-        *verification.obsolete_verifications(state, settings, revisions.keys() - gone),
+        *verification.obsolete_verifications(state, settings, revisions.keys() - gone, decision.golden),
     )
     view = ServingView(state, settings, revisions, route, decision, blocker)
     waits = (decision.requeue_after, *verification.waits(state))

@@ -10,6 +10,7 @@ from multitask_api.serving_io.names import REVISION_LABEL
 from multitask_api.serving_io.revision import Revision
 from multitask_api.serving_io.verify import (
     VERIFIED_KEY,
+    VERIFY_KEY,
     PreviousRevision,
     RevisionReport,
     VerifiedTask,
@@ -77,12 +78,14 @@ def missing_objects(
             yield Create(wanted)
 
 
-def obsolete_verifications(state: ModelState, settings: Settings, kept: Collection[str]) -> Iterator[Delete]:
-    """Of revisions that are gone; and those that failed some time ago, or with other certificates than there are now,
-    which are tried again."""
+def obsolete_verifications(
+    state: ModelState, settings: Settings, kept: Collection[str], golden: GoldenJob | None
+) -> Iterator[Delete]:
+    """Of revisions that are gone; and those that are made again: because they failed some time ago, or with other
+    certificates than there are now, or because they ask for more than the ``golden`` requests that are wanted now."""
     for job in state.verify_jobs:
         is_due = seconds_until_retry(job, state.now) <= 0 or _has_other_certificates(job, settings)
-        is_retried = _failed(job) and is_due
+        is_retried = (_failed(job) and is_due) or _asks_too_much(job, golden)
         has_lost = job.configmap is None or (job.is_finished and not job.has_failed and _report(job) is None)
         if revision_of(job) not in kept or is_retried or has_lost:
             yield from delete_all(job.job, job.configmap)
@@ -129,6 +132,21 @@ def _has_other_certificates(job: StageJob, settings: Settings) -> bool:
     if job.configmap is None or not settings.are_known:
         return False
     return bool(objects.certificates_of(job.configmap) != settings.gateway_ca)
+
+
+def _asks_too_much(job: StageJob, golden: GoldenJob | None) -> bool:
+    """Whether an attempt failed, and there are tasks in the order that have gone back to their old revision since: the
+    gateways do not let the revision answer them, and every other attempt fails for it too."""
+    has_failed_pods = (job.job or {}).get("status", {}).get("failed", 0) > 0
+    if golden is None or not has_failed_pods or _report(job) is not None:
+        return False
+    is_wanted = (revision_of(job), key_of(job)) == (golden.revision, golden.key)
+    return is_wanted and not _tasks(job) <= set(golden.tasks)
+
+
+def _tasks(job: StageJob) -> set[str]:
+    text = ((job.configmap or {}).get("data") or {}).get(VERIFY_KEY)
+    return {task.name for task in VerifyOrder.model_validate_json(text).tasks} if text else set()
 
 
 def _failed(job: StageJob) -> bool:
