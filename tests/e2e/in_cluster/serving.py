@@ -142,7 +142,7 @@ def evict_server(namespace: Namespace, model: str, seconds: float) -> None:
 
     def is_replaced() -> bool:
         now = server_pods(namespace, model)
-        ready = [each for each in now if all(one["ready"] for one in each["status"].get("containerStatuses", ()))]
+        ready = [each for each in now if _is_ready(each)]
         return name not in {each["metadata"]["name"] for each in now} and len(ready) == len(pods)
 
     until(f"{name} is replaced", is_replaced, seconds)
@@ -156,14 +156,20 @@ def server_pods(namespace: Namespace, model: str) -> list[Map]:
 
 
 def kill_operator(node: OneNode, client: ClusterClient) -> None:
-    """Kill the operator, and have another pod at once instead of the same one after a while."""
+    """Kill the operator when it is ready, and have another pod at once instead of the same one after a while."""
     arguments = ("--namespace", OPERATOR_NAMESPACE)
-    pods = client.get("pods", *arguments, "--selector", "app.kubernetes.io/name=multitask-operator")["items"]
-    for pod in pods:
-        if "deletionTimestamp" not in pod["metadata"]:
-            (status,) = pod["status"]["containerStatuses"]
-            node.kill(status["containerID"].removeprefix("containerd://"))
-            client.kubectl("delete", "pod", pod["metadata"]["name"], *arguments, "--wait=false")
+    ready: list[Map] = []
+
+    def is_ready() -> bool:
+        pods = client.get("pods", *arguments, "--selector", "app.kubernetes.io/name=multitask-operator")["items"]
+        ready[:] = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"] and _is_ready(pod)]
+        return bool(ready)
+
+    until("the operator is ready", is_ready, 120)
+    for pod in ready:
+        (status,) = pod["status"]["containerStatuses"]
+        node.kill(status["containerID"].removeprefix("containerd://"))
+        client.kubectl("delete", "pod", pod["metadata"]["name"], *arguments, "--wait=false")
 
 
 def wait_until_rolled_back(namespace: Namespace, model: str, task: str, seconds: float) -> str:
@@ -235,6 +241,11 @@ def answering(namespace: Namespace, model: str) -> str | None:
 def wait_until_old_servers_are_gone(namespace: Namespace, model: str, replicas: int, seconds: float) -> None:
     """Wait until only the pods of one revision are left."""
     until("the old servers are gone", lambda: len(server_pods(namespace, model)) == replicas, seconds)
+
+
+def _is_ready(pod: Map) -> bool:
+    containers = pod["status"].get("containerStatuses", ())
+    return bool(containers) and all(container["ready"] for container in containers)
 
 
 def _secret(namespace: Namespace, name: str, key: str) -> bytes:
