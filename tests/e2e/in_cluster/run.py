@@ -321,6 +321,11 @@ def turn_back(namespace: Namespace, folder: Path, document: Map, traffic: Traffi
         results.append(serving.wait_until_rolled_back(namespace, "desk", "urgency", SMALL_SECONDS))
         serving.assert_not_tried_again(namespace, "desk", _QUIET_SECONDS / 2)
         traffic.assert_nothing_failed()
+    with step("its change is taken back: all tasks return to the revision before") as results:
+        # Two revisions have servers at most, and the slow one is the only one that could answer the other tasks.
+        namespace.apply(stdin=document)
+        results.append(serving.wait_until_served(namespace, "desk", print_line, SMALL_SECONDS))
+        traffic.assert_nothing_failed()
     with step("a revision whose answers are wrong by labels that come later goes back by itself") as results:
         full = f"{namespace.name}/desk/{LABELLED}"
         label = serving.label_of(namespace, folder, full)
