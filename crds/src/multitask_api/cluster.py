@@ -1,11 +1,11 @@
 """The contract between the operator and the pods that it starts.
 
-The operator runs training as *stage Jobs*. A stage Job runs one or more stages of one kind, or one of two auxiliary
-programs: ``resolve`` (fingerprints data and base model, lists finished results) and ``clean-up`` (deletes the results
-of a deleted model). For each the operator creates a ConfigMap and a Job of the same name. Through this ConfigMap the
-operator and the pods of the Job exchange everything::
+The operator runs training as *stage Jobs*. A stage Job runs one or more stages of one kind, or one of three auxiliary
+programs: ``resolve`` (fingerprints data and base model, lists finished results), ``gc`` (deletes results that nothing
+uses any more) and ``clean-up`` (deletes the results of a deleted model). For each the operator creates a ConfigMap and
+a Job of the same name. Through this ConfigMap the operator and the pods of the Job exchange everything::
 
-    operator  ──  ConfigMap data: orders.json | resolve.json | clean-up.json   ──▶  pod (mounted at ORDERS_PATH)
+    operator  ──  ConfigMap data: orders.json | resolve.json | gc.json | …     ──▶  pod (mounted at ORDERS_PATH)
     operator  ◀──  ConfigMap data: progress.json, failure.json, <digest>.manifest.gz, …  ──  pod (merge patch)
 
 * The pod reads its order from the mounted file, works, and writes what it has to report into the same ConfigMap, under
@@ -20,6 +20,8 @@ paths, labels, commands and the fields of the records may be added, never rename
 
 from __future__ import annotations
 
+from typing import Literal
+
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.manifest import StageOrder
 from multitask_api.types import Record
@@ -33,7 +35,7 @@ MANAGED_BY = "multitask-operator"
 MODEL_LABEL = f"{GROUP}/model"
 """On every object of a model: the name of the MultiTaskModel."""
 KIND_LABEL = f"{GROUP}/kind"
-"""On every object of a model: a kind of stage, `RESOLVE`, `RUN` or `CLEAN_UP`."""
+"""On every object of a model: a kind of stage, `RESOLVE`, `RUN`, `GC` or `CLEAN_UP`."""
 STAGE_ANNOTATION = f"{GROUP}/stage"
 """On Job and ConfigMap: the names of the stages of a stage Job, joined by commas."""
 DIGEST_ANNOTATION = f"{GROUP}/digest"
@@ -47,6 +49,9 @@ POD_SETTINGS_ANNOTATION = f"{GROUP}/pod-settings"
 REFRESH_ANNOTATION = f"{GROUP}/refresh"
 """On the MultiTaskModel, set by users: a new value checks data, base model and storage again, with the stages and the
 image of the installed release."""
+GC_ANNOTATION = f"{GROUP}/gc"
+"""On the MultiTaskModel, set by `mtm gc`: ``remove TIME`` or ``list TIME``. A new value is a new order, which is
+carried out or refused once; to remove the annotation withdraws it."""
 
 FINALIZER = f"{GROUP}/clean-up"
 """On the MultiTaskModel, set by the operator: removed once the results of its runs are deleted from storage."""
@@ -57,6 +62,8 @@ RUN = "run"
 """Kind of the ConfigMap that records a run: the spec and the images that it began with."""
 CLEAN_UP = "clean-up"
 """Kind of the Job that deletes the results of a deleted model."""
+GC = "gc"
+"""Kind of the Job that deletes the results of a model that nothing uses any more."""
 TRAINING_KINDS = ("base", "baseline", "high-resource", "mixture")
 """The kinds of stages that train in parallel over all processes of a Job; in the others only the first one works."""
 
@@ -68,6 +75,9 @@ RESOLVE_KEY = "resolve.json"
 """In ``data``, written by the operator: a `ResolveOrder`."""
 CLEAN_UP_KEY = "clean-up.json"
 """In ``data``, written by the operator: a `CleanUpOrder`."""
+GC_KEY = "gc.json"
+"""In ``data``, written by the operator: a `GarbageOrder`. It is no `CleanUpOrder` with more fields: an older image
+would delete everything."""
 PROGRESS_KEY = "progress.json"
 """In ``data``, written by the pod: a `StageProgress`."""
 FAILURE_KEY = "failure.json"
@@ -85,6 +95,13 @@ RESOLVED_KEY = "resolved.json"
 """In ``data``, written by the pod: a `Resolved`."""
 CLEAN_UP_RESULT_KEY = "cleaned.json"
 """In ``data``, written by the pod: a `CleanUpResult`."""
+GC_RESULT_KEY = "collected.json"
+"""In ``data``, written by the pod: a `GarbageResult`."""
+GC_ANSWER_KEY = "answer.json"
+"""In ``data``, written by the operator: a `GarbageAnswer`, how an order of `GC_ANNOTATION` ended."""
+REMOVED_KEY = "removed.json"
+"""In ``data`` of the ConfigMap of `RESOLVE`, written by the operator: the digests of results that were in storage when
+it was listed, and that an order of `GC_ANNOTATION` has had removed since."""
 MANIFESTS_KEY = "manifests.gz"
 """In ``binaryData``, written by the pod that resolves: the finished results in storage, see `pack_manifests`.
 
@@ -97,6 +114,8 @@ CONFIGMAP_LIMIT = 1024 * 1024
 """Largest size in bytes of all values of a ConfigMap together; the API server rejects more."""
 CONFIGMAP_POD_SHARE = 128 * 1024
 """Bytes of it that the operator leaves free for what the pod reports."""
+MAX_LISTED_RESULTS = 500
+"""Results that a Job of kind `GC` names one by one."""
 
 # -- paths and environment of the pod ----------------------------------------------------------------------------------
 
@@ -169,6 +188,53 @@ class CleanUpResult(Record):
     bytes: int
     left: int
     """Files among the results that do not belong to this model; they are kept."""
+
+
+class GarbageOrder(Record):
+    """What the Job of kind `GC` deletes: what runs of ``model`` wrote below ``storage``, but for what is named here."""
+
+    model: str
+    """The name in the orders and manifests of its runs, see `qualified_name`."""
+    storage: str
+    """URI or path of storage as pods see it."""
+    keep: tuple[str, ...]
+    """``STAGE/DIGEST`` of the results that are used."""
+    unfinished: tuple[str, ...] = ()
+    """Those of them that are still to be made: their work folders stay, too."""
+    keep_stages: tuple[str, ...] = ()
+    """Stages whose digest is not known yet: any result and any work folder of them may be used again."""
+    dry_run: bool
+    """Whether to report only."""
+
+
+class UnusedResult(Record):
+    """A result that nothing uses."""
+
+    name: str
+    """``STAGE/DIGEST``."""
+    bytes: int
+
+
+class GarbageResult(Record):
+    """What a Job of kind `GC` deleted, or with ``dry_run`` would delete."""
+
+    dry_run: bool
+    results: tuple[UnusedResult, ...]
+    """The largest first, at most `MAX_LISTED_RESULTS`."""
+    count: int
+    """Of all results."""
+    files: int
+    """Of results, work folders and incomplete uploads."""
+    bytes: int
+    left: int
+    """Files among the results that do not belong to this model; they are kept."""
+
+
+class GarbageAnswer(Record):
+    """How an order of `GC_ANNOTATION` ended."""
+
+    phase: Literal["Done", "Refused", "Failed"]
+    message: str
 
 
 def qualified_name(namespace: str, name: str) -> str:

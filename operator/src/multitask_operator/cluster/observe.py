@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from multitask_api.cluster import RUN
+from multitask_api.cluster import GC_ANNOTATION, RUN
 from multitask_api.resource.model import API_VERSION
 from multitask_api.types import JsonObject
 from multitask_kubernetes.errors import Forbidden, NotFound
@@ -152,10 +152,12 @@ def _when(event: JsonObject) -> str:
 
 
 async def _sibling_models(client: Reader, model: JsonObject, *, skip_forbidden: bool) -> tuple[JsonObject, ...]:
-    """The other models of the namespace, if ``model`` waits for its clean-up: they may use what would be removed."""
-    if not (is_being_deleted(model) and has_finalizer(model)):
-        return ()
+    """The other models of the namespace, if ``model`` waits for its clean-up, or results that it does not use are to be
+    removed: they may use what would go."""
     metadata = model["metadata"]
+    is_ordered = GC_ANNOTATION in (metadata.get("annotations") or {})
+    if not is_ordered and not (is_being_deleted(model) and has_finalizer(model)):
+        return ()
     try:
         models = await client.list(API_VERSION, "MultiTaskModel", metadata["namespace"])
     except Forbidden:

@@ -12,6 +12,7 @@ from pathlib import Path
 from multitask_api.stages import ArtifactKey, artifact_filename, build
 from multitask_api.stages.versions import VERSIONS
 from multitask_operator.local.workdir import Workdir
+from multitask_operator.planner import UsedResults
 
 
 @dataclass(frozen=True)
@@ -30,27 +31,27 @@ def find_unused(workdir: Workdir, without_model: str | None = None) -> UnusedFil
     """
     manifests = workdir.manifests()
     used: set[ArtifactKey] = set()
+    unfinished: set[ArtifactKey] = set()
     unresolved_stages: set[str] = set()
     for name, planned in workdir.planned_models().items():
         if name == without_model:
             continue
         versions = workdir.versions_of(name) or VERSIONS
         graph = build(planned.model.metadata.name, planned.model.spec, planned.resolved, manifests, versions)
-        for node in graph.nodes:
-            if node.digest is None:
-                unresolved_stages.add(node.name)
-            else:
-                used.add((node.name, node.digest))
+        of_plan = UsedResults.of(graph)
+        used |= of_plan.keys
+        unfinished |= of_plan.unfinished
+        unresolved_stages |= of_plan.open_stages
     # The export that is served, and the one that is served again if the next export fails verify.
     published = (workdir.published.current, workdir.published.verified)
     kept = {key for key in _artifacts(workdir) if key in used or key[0] in unresolved_stages or key in published}
     artifacts = tuple(sorted(set(_artifacts(workdir)) - kept))
-    unfinished = {artifact_filename(key) for key in used if key not in manifests}
+    unfinished_names = {artifact_filename(key) for key in unfinished}
     unresolved = tuple(artifact_filename((stage, "")) for stage in unresolved_stages)
     scratch = [
         path
         for path in _entries(workdir.path / "work")
-        if path.is_dir() and path.name not in unfinished and not path.name.startswith(unresolved)
+        if path.is_dir() and path.name not in unfinished_names and not path.name.startswith(unresolved)
     ]
     folders = (*(workdir.artifact(key) for key in artifacts), *scratch)
     return UnusedFiles(artifacts, folders, _bytes_freed(folders))

@@ -9,11 +9,16 @@ from multitask_api.cluster import (
     CLEAN_UP_KEY,
     CONFIGMAP_LIMIT,
     CONFIGMAP_POD_SHARE,
+    GC,
+    GC_ANSWER_KEY,
+    GC_KEY,
     ORDERS_KEY,
     RESOLVE_KEY,
     RUN,
     SNAPSHOT_KEY,
     CleanUpOrder,
+    GarbageAnswer,
+    GarbageOrder,
     Orders,
     qualified_name,
 )
@@ -65,6 +70,18 @@ def clean_up_configmap(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJ
     """The ConfigMap of a clean-up Job."""
     order = CleanUpOrder(model=qualified_name(owner.namespace, owner.name), storage=storage_location(spec))
     return _configmap(owner, spec, stage_job, CLEAN_UP_KEY, order.to_json(), CONFIGMAP_LIMIT)
+
+
+def gc_configmap(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, order: GarbageOrder) -> JsonDict:
+    """The ConfigMap of a Job that removes what is not used. Raises `TooLarge`."""
+    return _configmap(owner, spec, stage_job, GC_KEY, order.to_json(), CONFIGMAP_LIMIT - CONFIGMAP_POD_SHARE)
+
+
+def gc_answer(owner: Owner, stage_job: StageJobSpec, answer: GarbageAnswer) -> JsonDict:
+    """The ConfigMap in place of such a Job, for an order that is refused."""
+    configmap = object_metadata(owner, "v1", "ConfigMap", stage_job.name, of=GC, annotations=stage_job.annotations)
+    configmap["data"] = {GC_ANSWER_KEY: answer.model_dump_json(by_alias=True)}
+    return configmap
 
 
 def run_snapshot(

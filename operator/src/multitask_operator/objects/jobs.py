@@ -8,6 +8,7 @@ from multitask_api.cluster import (
     CLEAN_UP,
     EXIT_ALONE,
     EXIT_USER_ERROR,
+    GC,
     MASTER_PORT,
     POD_SETTINGS_ANNOTATION,
     RESOLVE,
@@ -25,14 +26,15 @@ from multitask_operator.objects.user_pod_template import CONTAINER
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 #: Retries of the Job; of several nodes, a pod that fails takes the others with it.
 RETRIES = 3
-#: Attempts of a clean-up, and seconds that it may take in all: a deletion waits for it.
+#: Attempts of a clean-up, and seconds that it may take in all: a deletion waits for it. So it is with a Job that
+#: removes what is not used: somebody waits for its answer.
 CLEAN_UP_ATTEMPTS = 3
 CLEAN_UP_SECONDS = 6 * 3600
 #: The report of a Job is in its ConfigMap; the Job is kept a day for its log.
 KEPT_SECONDS = 24 * 3600
 
-#: A deletion waits for the one, and traffic for the other: they wait for no queue.
-_WITHOUT_QUEUE = (CLEAN_UP, VERIFY_REVISION)
+#: A deletion, a person, and traffic wait for them: they wait for no queue.
+_WITHOUT_QUEUE = (CLEAN_UP, GC, VERIFY_REVISION)
 
 _FAILURE_POLICY: JsonDict = {
     "rules": [
@@ -78,7 +80,7 @@ def stage_job(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, s
     if kind in _WITHOUT_QUEUE:
         for metadata in (job["metadata"], template["metadata"]):
             metadata["labels"].pop(QUEUE_LABEL, None)
-    if kind == CLEAN_UP:
+    if kind in (CLEAN_UP, GC):
         job["spec"] |= {"backoffLimit": CLEAN_UP_ATTEMPTS - 1, "activeDeadlineSeconds": CLEAN_UP_SECONDS}
     elif kind not in (RESOLVE, VERIFY_REVISION) and spec.training.active_deadline_seconds is not None:
         job["spec"]["activeDeadlineSeconds"] = spec.training.active_deadline_seconds

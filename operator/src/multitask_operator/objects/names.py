@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from multitask_api.cluster import (
     CLEAN_UP,
+    GC,
     GENERATION_ANNOTATION,
     KIND_LABEL,
     MANAGED_BY,
@@ -60,6 +61,11 @@ def clean_up_name(owner: Owner) -> str:
     return f"{short(owner.name, _STAGE_JOB)}-{CLEAN_UP}-{digest([owner.uid], 8)}"
 
 
+def gc_name(owner: Owner, order: str) -> str:
+    """The name of the Job that removes what is not used: another one for each value of the annotation."""
+    return f"{short(owner.name, _STAGE_JOB)}-{GC}-{digest([owner.uid, order], 8)}"
+
+
 def run_name(model: str, generation: int) -> str:
     """The name of a generation's run snapshot."""
     return f"{short(model, _RUN)}-{RUN}-{generation}"
@@ -68,6 +74,11 @@ def run_name(model: str, generation: int) -> str:
 def access_name(model: str) -> str:
     """The name of a model's ServiceAccount, Role and RoleBinding."""
     return f"{short(model, _ACCESS)}-stages"
+
+
+def gc_role_name(model: str) -> str:
+    """The name of the Role by which the Job of `gc_name` reports, and of its RoleBinding."""
+    return f"{short(model, _ACCESS)}-{GC}"
 
 
 def short(name: str, length: int) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.resource.pod_templates import PodTemplates
 from multitask_api.types import JsonDict, JsonObject
-from multitask_operator.objects.resources import SMALL_KINDS, container_resources, gpus, quantity
+from multitask_operator.objects.resources import SMALL_KINDS, container_resources, gpus, quantity, template_kind
 from multitask_operator.objects.user_pod_template import CONTAINER
 from multitask_operator.settings import PodDefaults
 
@@ -84,6 +84,7 @@ def _of_one_owner(
 ) -> Iterator[Layer]:
     yield Layer(f"{place}.podTemplate", common if has_gpu else without_device_claims(common))
     yield Layer(f"{place}.podTemplates.{'gpu' if has_gpu else 'cpu'}", templates.gpu if has_gpu else templates.cpu)
+    kind = template_kind(kind)
     field_name = kind.replace("-", "_")
     if field_name in PodTemplates.model_fields:
         alias = PodTemplates.model_fields[field_name].alias or field_name

@@ -8,6 +8,8 @@ from multitask_api.cluster import (
     CLEAN_UP,
     CLEAN_UP_KEY,
     CONFIGMAP_VARIABLE,
+    GC,
+    GC_KEY,
     MOUNTS_VARIABLE,
     ORDERS_KEY,
     ORDERS_PATH,
@@ -196,5 +198,5 @@ def _environment(
 
 def _order_key(stage_job: StageJobSpec) -> str:
     """The one key of the Job's ConfigMap that its pods mount: they write to others, and do not read those."""
-    keys = {RESOLVE: RESOLVE_KEY, CLEAN_UP: CLEAN_UP_KEY, VERIFY_REVISION: VERIFY_KEY}
+    keys = {RESOLVE: RESOLVE_KEY, CLEAN_UP: CLEAN_UP_KEY, GC: GC_KEY, VERIFY_REVISION: VERIFY_KEY}
     return keys.get(stage_job.kind, ORDERS_KEY)

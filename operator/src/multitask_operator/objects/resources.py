@@ -10,14 +10,14 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
-from multitask_api.cluster import CLEAN_UP, RESOLVE, TRAINING_KINDS
+from multitask_api.cluster import CLEAN_UP, GC, RESOLVE, TRAINING_KINDS
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.types import JsonDict, JsonObject
 from multitask_operator.objects.errors import ResourcesError
 
 PLACE = "spec.training.resources"
 
-SMALL_KINDS = frozenset({RESOLVE, CLEAN_UP, "prepare", "filter"})
+SMALL_KINDS = frozenset({RESOLVE, CLEAN_UP, GC, "prepare", "filter"})
 """These read data and tables and load no model: small requests, so that they start anywhere."""
 ONE_GPU_KINDS = frozenset({"evaluate", "export"})
 """These run one engine, on one device."""
@@ -65,9 +65,14 @@ def memory_setting(kind: str) -> str:
     return own if kind in SMALL_KINDS else f"{PLACE}.limits.memory (or {own}, if a podTemplate sets it)"
 
 
+def template_kind(kind: str) -> str:
+    """The kind whose additions in ``podTemplates`` the pods of ``kind`` have: those of `GC` are those of `CLEAN_UP`."""
+    return CLEAN_UP if kind == GC else kind
+
+
 def _own_setting(kind: str) -> str:
     """Where what is set always has an effect: it is merged last."""
-    return f"spec.training.podTemplates.{to_camel(kind.replace('-', '_'))}, container trainer"
+    return f"spec.training.podTemplates.{to_camel(template_kind(kind).replace('-', '_'))}, container trainer"
 
 
 def _beside_gpus(given: JsonObject) -> JsonDict:

@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from multitask_api.cluster import CLEAN_UP, DIGEST_ANNOTATION, RESOLVE, RESOLVED_BY_ANNOTATION, STAGE_ANNOTATION
+from multitask_api.cluster import CLEAN_UP, DIGEST_ANNOTATION, GC, RESOLVE, RESOLVED_BY_ANNOTATION, STAGE_ANNOTATION
 from multitask_api.stage_io.manifest import StageOrder
 from multitask_api.stages import ArtifactKey
-from multitask_operator.objects.names import Owner, clean_up_name, generation_annotation, resolve_name, stage_job_name
+from multitask_operator.objects.names import (
+    Owner,
+    clean_up_name,
+    gc_name,
+    generation_annotation,
+    resolve_name,
+    stage_job_name,
+)
 
 
 @dataclass(frozen=True)
 class StageJobSpec:
-    """Stage orders of one kind, run one after the other, or ``resolve`` or ``clean-up``, which have none."""
+    """Stage orders of one kind, run one after the other, or ``resolve``, ``gc`` or ``clean-up``, which have none."""
 
     name: str
     kind: str
@@ -43,6 +50,11 @@ class StageJobSpec:
     def of_clean_up(cls, owner: Owner, generation: int) -> StageJobSpec:
         """The Job that removes what the model's runs have written."""
         return cls(clean_up_name(owner), CLEAN_UP, generation)
+
+    @classmethod
+    def of_gc(cls, owner: Owner, generation: int, order: str) -> StageJobSpec:
+        """The Job that removes what nothing uses, for this value of the annotation."""
+        return cls(gc_name(owner, order), GC, generation)
 
     @property
     def annotations(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ from multitask_operator.planner.costs import Capacity
 from multitask_operator.planner.plan import is_final, plan
 from multitask_operator.planner.results import export_of, training_result_of, verdicts_of
 from multitask_operator.planner.state import Failed, Plan, PlannerInput, Running, StartStage, StopStage
+from multitask_operator.planner.used_results import UsedResults
 
 __all__ = [
     "Capacity",
@@ -13,6 +14,7 @@ __all__ = [
     "Running",
     "StartStage",
     "StopStage",
+    "UsedResults",
     "export_of",
     "is_final",
     "plan",

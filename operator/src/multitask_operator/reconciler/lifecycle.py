@@ -7,7 +7,7 @@ operator or a stale read can at most decide the same thing again, and names that
 from __future__ import annotations
 
 from multitask_api.errors import UserError
-from multitask_operator.reconciler import deletion, serving, training
+from multitask_operator.reconciler import deletion, gc, serving, training
 from multitask_operator.reconciler.actions import Result, delete_all
 from multitask_operator.reconciler.conditions import invalid_spec
 from multitask_operator.reconciler.contribution import combine
@@ -44,7 +44,7 @@ def reconcile_spec(state: ModelState, settings: Settings) -> Result:
     Serving's part of the status comes after training's: it decides Ready as soon as there is a revision.
     """
     try:
-        contributions = [training.reconcile(state, settings), serving.reconcile(state, settings)]
+        contributions = [each.reconcile(state, settings) for each in (training, gc, serving)]
     except UserError as error:
         return invalid_spec(state.cluster, error, state.now, serving.answers(state.cluster))
     return combine(state.cluster, contributions, state.now)

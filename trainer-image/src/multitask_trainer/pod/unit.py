@@ -1,8 +1,9 @@
-"""Runs the unit of a stage pod: its orders one after the other, or ``resolve``, ``clean-up`` or ``verify-revision``.
+"""Runs the unit of a stage pod: its orders one after the other, or one of the auxiliary programs.
 
-The program reads ``orders.json``, ``resolve.json``, ``clean-up.json`` or ``verify.json`` below ``/multitask/orders``,
-and reports to the ConfigMap that ``MULTITASK_CONFIGMAP`` names. It ends with 0 when everything is done and reported,
-with 2 when trying again cannot help, with 75 when it can, and with 1 for a fault of the program.
+The program reads the one of ``orders.json``, ``resolve.json``, ``gc.json``, ``clean-up.json`` and ``verify.json`` that
+is below ``/multitask/orders``, and reports to the ConfigMap that ``MULTITASK_CONFIGMAP`` names. It ends with 0 when
+everything is done and reported, with 2 when trying again cannot help, with 75 when it can, and with 1 for a fault of
+the program.
 """
 
 from __future__ import annotations
@@ -26,12 +27,15 @@ from multitask_api.cluster import (
     EXIT_DONE,
     EXIT_RETRYABLE,
     EXIT_USER_ERROR,
+    GC,
+    GC_KEY,
     ORDERS_KEY,
     ORDERS_PATH,
     RESOLVE,
     RESOLVE_KEY,
     TRAINING_KINDS,
     CleanUpOrder,
+    GarbageOrder,
     Orders,
     ResolveOrder,
 )
@@ -53,7 +57,7 @@ from multitask_trainer.runtime.runner import Work, run_stage
 
 R = TypeVar("R", bound=Record)
 
-_STAGE_OF_KEY = {RESOLVE_KEY: RESOLVE, CLEAN_UP_KEY: CLEAN_UP, VERIFY_KEY: VERIFY_REVISION}
+_STAGE_OF_KEY = {RESOLVE_KEY: RESOLVE, CLEAN_UP_KEY: CLEAN_UP, GC_KEY: GC, VERIFY_KEY: VERIFY_REVISION}
 """Key of the ConfigMap → the program of a unit that has no stage orders."""
 
 
@@ -96,6 +100,12 @@ def run_unit(folder: Path, configmap: ConfigMap, distributed: DistributedContext
 
             progress = ConfigMapProgressReporter(CLEAN_UP, configmap)
             configmap.patch(clean_up.report(_read(folder / orders_key, CleanUpOrder), progress))
+            return EXIT_DONE
+        if orders_key == GC_KEY:
+            from multitask_trainer.stages import clean_up
+
+            progress = ConfigMapProgressReporter(GC, configmap)
+            configmap.patch(clean_up.report_garbage(_read(folder / orders_key, GarbageOrder), progress))
             return EXIT_DONE
         if orders_key == VERIFY_KEY:
             from multitask_trainer.stages import verify_revision

@@ -1,4 +1,5 @@
 """Program ``clean-up``: removes what the runs of one model have written to its storage, when the model is deleted.
+Program ``gc``: removes that of it which nothing uses any more.
 
 A result is recognised by its manifest, which names the model it was made for. Work folders, checkpoints and incomplete
 uploads are recognised by their path: these folders belong to one model. Other files stay.
@@ -9,15 +10,26 @@ from __future__ import annotations
 import os
 import posixpath
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import fsspec
 from pydantic import ValidationError
 
-from multitask_api.cluster import CLEAN_UP_RESULT_KEY, CleanUpOrder, CleanUpResult, model_folder
+from multitask_api.cluster import (
+    CLEAN_UP_RESULT_KEY,
+    GC_RESULT_KEY,
+    MAX_LISTED_RESULTS,
+    CleanUpOrder,
+    CleanUpResult,
+    GarbageOrder,
+    GarbageResult,
+    UnusedResult,
+    model_folder,
+)
 from multitask_api.stage_io.manifest import MANIFEST, Manifest
+from multitask_api.stages import artifact_filename
 from multitask_trainer.runtime.progress import ProgressReporter
 from multitask_trainer.storage.artifacts import upload_prefix
 from multitask_trainer.storage.uris import file_sizes, local_path, storage_errors
@@ -56,14 +68,96 @@ def clean_up(storage: str, model: str, reporter: ProgressReporter) -> CleanUpRes
     )
 
 
+def report_garbage(order: GarbageOrder, reporter: ProgressReporter) -> dict[str, object]:
+    """Remove what is not used; the change to the ConfigMap that reports it."""
+    removed = collect(order, reporter)
+    verb = "would remove" if order.dry_run else "removed"
+    for result in removed.results:
+        sys.stdout.write(f"{verb} {result.name}, {result.bytes} bytes\n")
+    sys.stdout.write(f"{order.storage}: {verb} {removed.count} results, {removed.files} files\n")
+    return {"data": {GC_RESULT_KEY: removed.model_dump_json(by_alias=True)}}
+
+
+def collect(order: GarbageOrder, reporter: ProgressReporter) -> GarbageResult:
+    """Remove what ``order.model`` wrote and ``order`` does not keep; with ``dry_run`` only report it.
+
+    The order is given while nothing of the model runs. Raises as `clean_up`.
+    """
+    root, own_work = order.storage.rstrip("/"), f"work/{model_folder(order.model)}"
+    with storage_errors(root):
+        stages, work = _listing(root, "stages"), _listing(root, own_work)
+        manifests = list(_manifests(root, stages))
+        found = list(_folders(manifests, stages, order.model))
+        kept = {name for folder, manifest, files in found if _is_kept(order, folder, manifest) for name in files}
+        unused = [(folder, files) for folder, manifest, files in found if not _is_kept(order, folder, manifest)]
+        uploads = _abandoned_uploads(manifests, stages, order.model)
+        scratch = [name for name in work if not _is_open(order, name.removeprefix(f"{own_work}/"))]
+        sizes = stages | work
+        names = list(dict.fromkeys((*scratch, *uploads, *(name for _, files in unused for name in files))))
+        if not order.dry_run:
+            _remove(root, names, reporter)
+            _remove_empty_folders(root, order.model)
+    results = [UnusedResult(name=folder.removeprefix("stages/"), bytes=_bytes(each, sizes)) for folder, each in unused]
+    results.sort(key=lambda result: (-result.bytes, result.name))
+    return GarbageResult(
+        dry_run=order.dry_run,
+        results=tuple(results[:MAX_LISTED_RESULTS]),
+        count=len(results),
+        files=len(names),
+        bytes=_bytes(names, sizes),
+        left=len(stages.keys() - kept - set(names)),
+    )
+
+
+def _is_kept(order: GarbageOrder, folder: str, manifest: Manifest) -> bool:
+    """Whether a result is used; the temporary sibling of its folder, which a killed writer left, is not."""
+    is_used = f"{manifest.stage}/{manifest.digest}" in order.keep or manifest.stage in order.keep_stages
+    return is_used and posixpath.basename(folder) == manifest.digest
+
+
+def _abandoned_uploads(
+    manifests: Sequence[tuple[str, Manifest]], stages: Mapping[str, int], model: str
+) -> Iterator[str]:
+    """Files of ``model``'s uploads that no manifest names: their writer was killed, or another one was quicker. What
+    lies beside a manifest that could not be read may be named by it, and is none of these."""
+    named = {f"{folder}/{manifest.folder}" for folder, manifest in manifests if manifest.folder}
+    every = {posixpath.dirname(name) for name in stages if posixpath.basename(name) == MANIFEST}
+    unread = every - {folder for folder, _ in manifests}
+    for name in stages:
+        parts = name.split("/")
+        folders = {"/".join(parts[:depth]) for depth in range(1, len(parts))}
+        if _is_upload(name, model) and folders.isdisjoint(named | unread):
+            yield name
+
+
+def _is_open(order: GarbageOrder, name: str) -> bool:
+    """Whether a file of the model's work folder is of a stage that is still to be run: its checkpoint, for example."""
+    folder, _, below = name.partition("/")
+    unfinished = (result.rpartition("/") for result in order.unfinished)
+    is_unfinished = folder in {artifact_filename((stage, digest)) for stage, _, digest in unfinished}
+    open_stages = tuple(artifact_filename((stage, "")) for stage in order.keep_stages)
+    return bool(below) and (is_unfinished or folder.startswith(open_stages))
+
+
+def _bytes(names: Sequence[str], sizes: Mapping[str, int]) -> int:
+    return sum(sizes.get(name, 0) for name in names)
+
+
 def _results(root: str, stages: Mapping[str, int], model: str) -> Iterator[list[str]]:
     """The files of each result of ``model``: those that its manifest lists, and the manifest last."""
-    for folder, manifest in _manifests(root, stages):
+    return (files for _, _, files in _folders(_manifests(root, stages), stages, model))
+
+
+def _folders(
+    manifests: Iterable[tuple[str, Manifest]], stages: Mapping[str, int], model: str
+) -> Iterator[tuple[str, Manifest, list[str]]]:
+    """(folder, manifest, files) of each result of ``model``."""
+    for folder, manifest in manifests:
         if manifest.model != model or not _is_at_its_path(folder, manifest):
             continue
         content = f"{folder}/{manifest.folder}" if manifest.folder else folder
         listed = (f"{content}/{name}" for name in manifest.files)
-        yield [*(name for name in listed if name in stages), f"{folder}/{MANIFEST}"]
+        yield folder, manifest, [*(name for name in listed if name in stages), f"{folder}/{MANIFEST}"]
 
 
 def _manifests(root: str, stages: Mapping[str, int]) -> Iterator[tuple[str, Manifest]]:

@@ -11,23 +11,22 @@ from collections.abc import Sequence
 
 from multitask_api.cluster import RUN
 from multitask_api.types import JsonObject
-from multitask_api.uris import overlap
 from multitask_operator.objects.volumes import pvc_of
 from multitask_operator.reconciler import blockers, pvcs
 from multitask_operator.reconciler.actions import Event, Result, delete_all, earliest
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.conditions import ConditionValue, status_update, with_conditions
 from multitask_operator.reconciler.deletion.clean_up_job import clean_up_creations, clean_up_event, clean_up_job
-from multitask_operator.reconciler.deletion.writers import active_jobs_and_pods, is_active, node_lost_at
 from multitask_operator.reconciler.finalizers import (
-    has_finalizer,
     has_garbage_collector_finalizer,
     retains_artifacts,
     without_finalizer,
 )
+from multitask_operator.reconciler.sharing import storage_shared
 from multitask_operator.reconciler.state.accessors import is_being_deleted
-from multitask_operator.reconciler.state.cluster_state import ClusterState, storage_and_data_uris
+from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.stage_job import StageJob, stage_jobs
+from multitask_operator.reconciler.state.writers import active_jobs_and_pods, is_active, node_lost_at
 from multitask_operator.settings import Settings
 
 CLEANING_UP = "CleaningUp"
@@ -54,7 +53,7 @@ def reconcile(cluster: ClusterState, settings: Settings, now: float) -> Result:
     writers = active_jobs_and_pods(cluster, job, now)
     if writers:
         return _stop(cluster, writers, job, now)
-    if job is not None and (event := clean_up_event(job, _storage_uri(cluster))) is not None:
+    if job is not None and (event := clean_up_event(job, cluster.storage_uri)) is not None:
         return Result((without_finalizer(cluster.model), event))
     return _run_clean_up(cluster, job, settings, now)
 
@@ -68,29 +67,18 @@ def clean_up_impossible(cluster: ClusterState) -> str | None:
         _TERMINATING in rejected.message for rejected in cluster.rejected_writes
     ):
         return "The namespace is being deleted, and nothing can be started in it."
-    claim = pvc_of(_storage_uri(cluster))
+    claim = pvc_of(cluster.storage_uri)
     if claim is None or claim not in cluster.pvcs:
         return None
     blocker = pvcs.claim_unusable(claim, cluster.pvcs[claim])
     return f"{blocker.message.partition(';')[0]}." if blocker is not None else None
 
 
-def storage_shared(cluster: ClusterState) -> str | None:
-    """Which other model may use what is stored there; not one that is itself being deleted with its artifacts."""
-    for other in cluster.sibling_models:
-        if is_being_deleted(other) and has_finalizer(other) and not retains_artifacts(other):
-            continue
-        for uri in storage_and_data_uris(other):
-            if overlap(uri, _storage_uri(cluster)):
-                return f"MultiTaskModel {other['metadata']['name']!r} uses {uri}."
-    return None
-
-
 # -- steps -------------------------------------------------------------------------------------------------------------
 
 
 def _skip_clean_up(cluster: ClusterState, reason: str) -> Result:
-    message = f"{reason} What its runs wrote at {_storage_uri(cluster)} stays."
+    message = f"{reason} What its runs wrote at {cluster.storage_uri} stays."
     return Result((without_finalizer(cluster.model), Event("Warning", SKIPPED, message)))
 
 
@@ -166,7 +154,7 @@ def _waiting(
         advice = "; or set spec.storage.retain: true, which keeps what is stored and lets the resource be deleted"
         value = ConditionValue("False", blocker.reason, blockers.append_advice(blocker.message, advice))
         return status_update(cluster, with_conditions(cluster, value, value, "Blocked", progress, now), now)
-    artifacts = f"what its runs wrote at {_storage_uri(cluster)}"
+    artifacts = f"what its runs wrote at {cluster.storage_uri}"
     intent = f"Being deleted; {artifacts} stays." if keeps_artifacts else f"Being deleted, with {artifacts}."
     text = " ".join(part for part in (intent, message) if part)
     ready, progressing = (ConditionValue(status, CLEANING_UP, text) for status in ("False", "True"))
@@ -182,8 +170,3 @@ def _write_rejected(cluster: ClusterState) -> Blocker | None:
 def _progress(job: StageJob | None) -> str | None:
     progress = job.progress if job is not None else None
     return f"{progress.step}/{progress.total} files" if progress is not None and progress.total else None
-
-
-def _storage_uri(cluster: ClusterState) -> str:
-    storage = (cluster.model.get("spec") or {}).get("storage") or {}
-    return str(storage.get("uri", ""))

@@ -76,7 +76,8 @@ class ClusterState:
     name_claims: tuple[NameClaim, ...] = ()
     """The tables of the installation that have a task of the name of one of the model's, its own among them."""
     sibling_models: tuple[JsonObject, ...] = ()
-    """The other MultiTaskModels of the namespace; read only while this one waits for its clean-up."""
+    """The other MultiTaskModels of the namespace; read only while this one waits for its clean-up,
+    or has the annotation by which results are removed that it does not use."""
     rejected_writes: tuple[RejectedWrite, ...] = ()
     """Empty at first. When the API server rejects a write of a decision, the same state is decided once more with the
     rejection in it, and of that decision only status, finalizers and Events are written: the resource then says why."""
@@ -90,6 +91,12 @@ class ClusterState:
     def annotations(self) -> Mapping[str, str]:
         """``metadata.annotations``."""
         return self.model["metadata"].get("annotations") or {}
+
+    @property
+    def storage_uri(self) -> str:
+        """``spec.storage.uri``, also of a spec that cannot be read; empty without one."""
+        storage = (self.model.get("spec") or {}).get("storage") or {}
+        return str(storage.get("uri") or "")
 
     @property
     def task_route(self) -> JsonObject | None:

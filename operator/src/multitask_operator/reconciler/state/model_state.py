@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 
-from multitask_api.cluster import REFRESH_ANNOTATION, RESOLVE
+from multitask_api.cluster import GC, REFRESH_ANNOTATION, RESOLVE
 from multitask_api.resource import MultiTaskModel
 from multitask_api.serving_io.verify import VERIFY_REVISION
 from multitask_operator.objects.names import Owner
@@ -83,6 +83,11 @@ class ModelState:
     def verify_jobs(self) -> tuple[StageJob, ...]:
         """Those that verify revisions."""
         return stage_jobs(self.cluster, (VERIFY_REVISION,))
+
+    @cached_property
+    def gc_jobs(self) -> tuple[StageJob, ...]:
+        """Those that remove what is not used."""
+        return stage_jobs(self.cluster, (GC,))
 
     @property
     def owner(self) -> Owner:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from multitask_api.cluster import MANIFESTS_KEY, RESOLVED_KEY
+from multitask_api.cluster import MANIFESTS_KEY, REMOVED_KEY, RESOLVED_KEY
 from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure
 from multitask_api.stage_io.packing import unpack_manifests
 from multitask_api.stages import ArtifactKey
@@ -29,7 +29,7 @@ class Resolution:
     resolved: Resolved | None = None
     """Data, base model and storage; None until it has reported."""
     manifests: Mapping[ArtifactKey, Manifest] = field(default_factory=dict)
-    """Those that storage held then."""
+    """Those that storage held then, and that nobody had removed since."""
 
 
 def resolution(stage_job: StageJob | None) -> Resolution:
@@ -39,9 +39,10 @@ def resolution(stage_job: StageJob | None) -> Resolution:
         resolved = Resolved.model_validate(json.loads(_entries(configmap, "data")[RESOLVED_KEY]))
         packed = _entries(configmap, "binaryData").get(MANIFESTS_KEY)
         manifests = unpack_manifests(packed) if packed else ()
-    except (KeyError, ValueError):
+        removed = set(json.loads(_entries(configmap, "data").get(REMOVED_KEY, "[]")))
+    except (KeyError, TypeError, ValueError):
         return Resolution()
-    return Resolution(resolved, {(item.stage, item.digest): item for item in manifests})
+    return Resolution(resolved, {(item.stage, item.digest): item for item in manifests if item.digest not in removed})
 
 
 def latest_resolution(resolve_jobs: Sequence[StageJob]) -> Resolution:

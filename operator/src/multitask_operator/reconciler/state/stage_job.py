@@ -16,6 +16,7 @@ from multitask_api.cluster import (
     DISRUPTIONS_KEY,
     FAILURE_KEY,
     FINAL_KEY,
+    GC,
     PROGRESS_KEY,
     RESOLVE,
     RESOLVED_BY_ANNOTATION,
@@ -41,7 +42,7 @@ from multitask_operator.reconciler.state.accessors import (
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.disruptions import Disruptions
 
-NO_STAGES = (RESOLVE, RUN, CLEAN_UP, VERIFY_REVISION)
+NO_STAGES = (RESOLVE, RUN, GC, CLEAN_UP, VERIFY_REVISION)
 """Kinds of children that run no stage of the graph."""
 
 
@@ -57,7 +58,7 @@ class Phase(Enum):
 
 @dataclass(frozen=True)
 class StageJob:
-    """What the cluster shows of one Job: of stages, of ``resolve`` or of ``clean-up``."""
+    """What the cluster shows of one Job: of stages, of ``resolve``, of ``gc`` or of ``clean-up``."""
 
     name: str
     kind: str
@@ -155,7 +156,7 @@ class StageJob:
         """Whether its Job exists, is not finished and has not reported everything yet."""
         if self.job is None or self.is_finished:
             return False
-        return self.kind in (RESOLVE, CLEAN_UP, VERIFY_REVISION) or not self.has_reported
+        return self.kind in (RESOLVE, GC, CLEAN_UP, VERIFY_REVISION) or not self.has_reported
 
     @property
     def has_all_pods_running(self) -> bool:

@@ -13,6 +13,7 @@ from multitask_operator.reconciler.actions import RECHECK_SECONDS, Action, Delet
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.children import ChildBuilder
 from multitask_operator.reconciler.contribution import Contribution
+from multitask_operator.reconciler.gc.checks import is_collecting
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import seconds_until_retry
 from multitask_operator.reconciler.state.stage_job import StageJob
@@ -54,7 +55,7 @@ def reconcile(state: ModelState, settings: Settings) -> Contribution:
         *(action for action in ending if isinstance(action, PatchConfigMap)),
         *failures_to_remember(state, deleted),
         *disruptions_to_remember(state, deleted),
-        *_creations(state, children, new_jobs, deleted),
+        *_creations(state, children, [] if is_collecting(state) else new_jobs, deleted),
     ]
     status = training_status(
         state,

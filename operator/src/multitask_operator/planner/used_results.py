@@ -1,0 +1,33 @@
+"""Which results in storage a plan uses: what remains can be removed. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from multitask_api.stages import ArtifactKey, Graph, NodeState
+
+
+@dataclass(frozen=True)
+class UsedResults:
+    """The results that one graph uses, or that it may turn out to use."""
+
+    keys: frozenset[ArtifactKey]
+    """Those with a known digest, whether they are in storage or still to be made."""
+    unfinished: frozenset[ArtifactKey]
+    """Those of them that are still to be made."""
+    open_stages: frozenset[str]
+    """Stages whose digest is not known yet: one of their results may be used again."""
+
+    @classmethod
+    def of(cls, graph: Graph) -> UsedResults:
+        """What the nodes of ``graph`` use."""
+        keys = {(node.name, node.digest): node.state for node in graph.nodes if node.digest is not None}
+        return cls(
+            frozenset(keys),
+            frozenset(key for key, state in keys.items() if state is not NodeState.DONE),
+            frozenset(node.name for node in graph.nodes if node.digest is None),
+        )
+
+    def uses(self, key: ArtifactKey) -> bool:
+        """Whether the result has to stay."""
+        return key in self.keys or key[0] in self.open_stages
