@@ -8,11 +8,17 @@ import pickle
 from multitask_api.cluster import (
     CLEAN_UP,
     CLEAN_UP_RESULT_KEY,
+    GC,
+    GC_KEY,
+    GC_RESULT_KEY,
     KIND_LABEL,
     ORDERS_KEY,
     RESOLVE,
     RESOLVED_KEY,
     CleanUpResult,
+    GarbageOrder,
+    GarbageResult,
+    UnusedResult,
 )
 from multitask_api.stage_io.manifest import Manifest
 from multitask_api.stage_io.packing import manifest_key, pack_manifest
@@ -260,12 +266,26 @@ class Cluster:
             cleaned = CleanUpResult(results=len(self.stored), files=len(self.stored), bytes=2_000_000, left=0)
             configmap["data"][CLEAN_UP_RESULT_KEY] = cleaned.model_dump_json(by_alias=True)
             self.stored.clear()
+        elif kind == GC:
+            configmap["data"][GC_RESULT_KEY] = self._collect_garbage(configmap).model_dump_json(by_alias=True)
         else:
             for order in json.loads(configmap["data"][ORDERS_KEY])["orders"]:
                 packed = pack_manifest(self._manifest(name, order))
                 configmap.setdefault("binaryData", {})[manifest_key(order["digest"])] = packed
                 self.stored.add(order["output"])
         self.end(name, "Complete")
+
+    def _collect_garbage(self, configmap):
+        """What the program ``gc`` does to what is stored."""
+        order = GarbageOrder.model_validate_json(configmap["data"][GC_KEY])
+        names = {address.partition("/stages/")[2]: address for address in self.stored}
+        unused = {name for name in names if name not in order.keep and name.rpartition("/")[0] not in order.keep_stages}
+        if not order.dry_run:
+            self.stored -= {names[name] for name in unused}
+        results = tuple(UnusedResult(name=name, bytes=1000) for name in sorted(unused))
+        return GarbageResult(
+            dry_run=order.dry_run, results=results, count=len(results), files=len(results), bytes=0, left=0
+        )
 
     def end(self, name, condition, message=""):
         """The Job ends, whatever its pod has reported."""

@@ -14,12 +14,17 @@ from devcluster.cluster_client import ClusterClient
 from multitask_api.cluster import (
     CLEAN_UP_KEY,
     CLEAN_UP_RESULT_KEY,
+    GC_KEY,
+    GC_RESULT_KEY,
     KIND_LABEL,
     MODEL_LABEL,
     ORDERS_KEY,
     RESOLVE_KEY,
     RESOLVED_KEY,
     CleanUpResult,
+    GarbageOrder,
+    GarbageResult,
+    UnusedResult,
 )
 from multitask_api.serving_io.names import SERVING
 from multitask_api.serving_io.verify import VERIFIED_KEY, VERIFY_KEY, VerifyOrder
@@ -31,7 +36,8 @@ from support.simulated_servers import verified
 
 
 class FakePods:
-    """The pods of one model; ``ran`` lists the stages they ran, in order, ``cleaned`` what was removed behind them.
+    """The pods of one model; ``ran`` lists the stages they ran, in order, ``cleaned`` what was removed behind them,
+    ``collected`` the orders to remove what is not used.
 
     ``listed``: how all pods of the namespace are looked up, by a request when nothing is given. ``problems``: what a
     look at the data finds wrong.
@@ -43,6 +49,7 @@ class FakePods:
         self.resource = resource
         self.ran = []
         self.cleaned = []
+        self.collected = []
         self.problems = ()
         self._listed = listed or self._list
         self._manifests = {}
@@ -142,6 +149,12 @@ class FakePods:
                 }
             }
             self.renew_token()  # the account may have been made anew since
+        elif GC_KEY in data:
+            order = GarbageOrder.model_validate_json(data[GC_KEY])
+            self.collected.append(order)
+            unused = (UnusedResult(name="export/0000", bytes=2_000_000),)
+            found = GarbageResult(dry_run=order.dry_run, results=unused, count=1, files=3, bytes=2_000_000, left=0)
+            change = {"data": {GC_RESULT_KEY: found.model_dump_json(by_alias=True)}}
         elif VERIFY_KEY in data:
             change = {"data": {VERIFIED_KEY: verified(VerifyOrder.model_validate_json(data[VERIFY_KEY]))}}
         else:

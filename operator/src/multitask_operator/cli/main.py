@@ -40,8 +40,8 @@ _PASS_THROUGH = {"ignore_unknown_options": True, "help_option_names": []}
 def cli() -> None:
     """Train, evaluate and serve one model for many text tasks, on each as good as a model of its own.
 
-    status, explain, logs, plan NAME, report NAME, rollout and rollback work on a cluster, through your kubeconfig. They
-    also run as `kubectl mtm …`.
+    status, explain, logs, plan NAME, report NAME, gc NAME, rollout and rollback work on a cluster, through your
+    kubeconfig. They also run as `kubectl mtm …`.
 
     Exit status: 0 done, 1 a stage failed, 2 wrong input, 130 interrupted.
     """
@@ -227,15 +227,31 @@ def logs(name: str, stage: str | None, *, follow: bool, tail: int | None, cluste
 
 
 @cli.command(short_help="Remove the artifacts that no plan uses.")
-@DIR
+@click.argument("name", metavar="DIR|NAME")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
-@click.option("--forget", metavar="MODEL", help="Delete this model's plan first, so that what only it uses is removed.")
+@click.option(
+    "--forget", metavar="MODEL", help="With DIR: delete this model's plan first; what only it uses is then removed."
+)
 @OUTPUT
-def gc(folder: Path, *, dry_run: bool, forget: str | None, output: str) -> int:
-    """Remove the artifacts in DIR that no current plan uses, and old scratch folders."""
+@cluster_options
+def gc(name: str, *, dry_run: bool, forget: str | None, output: str, cluster: ClusterOptions) -> int:
+    """Remove the artifacts in DIR that no current plan uses, and old scratch folders.
+
+    The argument is taken as the NAME of a MultiTaskModel in a cluster if no file or folder is called so, or if
+    --namespace, --context or --kubeconfig is given. A Job then removes from its storage what neither its plan nor a
+    kept revision uses, while none of its stages runs.
+    """
+    if cluster.refers_to(name):
+        from multitask_operator.commands.cluster import gc as cluster_command
+        from multitask_operator.commands.cluster import session
+
+        refuse_options(("--forget", forget), only_for="a work folder on this machine")
+        return session.explain_missing_cluster(
+            name, "folder", lambda: cluster_command.gc(name, cluster, dry_run=dry_run, as_json=output == "json")
+        )
     from multitask_operator.commands import gc as command
 
-    return command.gc(folder, dry_run=dry_run, forget=forget, as_json=output == "json")
+    return command.gc(Path(name), dry_run=dry_run, forget=forget, as_json=output == "json")
 
 
 cli.add_command(rollout)
