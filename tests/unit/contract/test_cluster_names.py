@@ -12,7 +12,16 @@ from multitask_api.resource.model import API_VERSION
 from multitask_api.stage_io import manifest, packing
 from multitask_kubernetes.client import FIELD_MANAGER
 from multitask_operator.local.processes import MARKER
-from multitask_operator.objects.names import Owner, access_name, clean_up_name, resolve_name, run_name, selector
+from multitask_operator.objects.names import (
+    Owner,
+    access_name,
+    clean_up_name,
+    gc_name,
+    gc_role_name,
+    resolve_name,
+    run_name,
+    selector,
+)
 from multitask_operator.objects.names import stage_job_name as job_name
 
 VALUES = {
@@ -28,16 +37,19 @@ VALUES = {
     "RESOLVED_BY_ANNOTATION": "multitask.dev/resolved-by",
     "POD_SETTINGS_ANNOTATION": "multitask.dev/pod-settings",
     "REFRESH_ANNOTATION": "multitask.dev/refresh",
+    "GC_ANNOTATION": "multitask.dev/gc",
     "FINALIZER": "multitask.dev/clean-up",
     # kinds of Jobs beside the stage kinds
     "RESOLVE": "resolve",
     "RUN": "run",
     "CLEAN_UP": "clean-up",
+    "GC": "gc",
     "TRAINING_KINDS": ("base", "baseline", "high-resource", "mixture"),
     # keys of a Job's ConfigMap
     "ORDERS_KEY": "orders.json",
     "RESOLVE_KEY": "resolve.json",
     "CLEAN_UP_KEY": "clean-up.json",
+    "GC_KEY": "gc.json",
     "PROGRESS_KEY": "progress.json",
     "FAILURE_KEY": "failure.json",
     "FINAL_KEY": "final.json",
@@ -45,6 +57,9 @@ VALUES = {
     "RESTARTS_KEY": "restarts.json",
     "RESOLVED_KEY": "resolved.json",
     "CLEAN_UP_RESULT_KEY": "cleaned.json",
+    "GC_RESULT_KEY": "collected.json",
+    "GC_ANSWER_KEY": "answer.json",
+    "REMOVED_KEY": "removed.json",
     "MANIFESTS_KEY": "manifests.gz",
     "SNAPSHOT_KEY": "snapshot.json",
     # in the pod
@@ -71,6 +86,7 @@ VALUES = {
     # how much of a ConfigMap each side may fill
     "CONFIGMAP_LIMIT": 1048576,
     "CONFIGMAP_POD_SHARE": 131072,
+    "MAX_LISTED_RESULTS": 500,
 }
 OWNER = Owner("team-a", "desk", "0d4c2bb1-8f3e-4b57-9f4b-2f1f7f0a7c11")
 LONG = "a-model-with-a-name-that-is-longer-than-all-limits-of-names"
@@ -120,6 +136,8 @@ def test_names_of_children():
     assert resolve_name(OWNER, 3, None) == "desk-resolve-e67ca118"
     assert resolve_name(OWNER, 3, "again") == "desk-resolve-db73f0af"
     assert clean_up_name(OWNER) == "desk-clean-up-6f575368"
+    assert gc_name(OWNER, "remove 2026-11-28T05:00:00Z") == "desk-gc-fd1ed729"
+    assert gc_role_name("desk") == "desk-gc"
     assert run_name("desk", 3) == "desk-run-3"
     assert access_name("desk") == "desk-stages"
     assert access_name(LONG) == "a-model-with-a-name-that-is-longer-than-all-5ce013-stages"

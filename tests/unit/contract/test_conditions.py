@@ -41,7 +41,9 @@ SERVING = {
 }
 DELETION = {"CleaningUp"}
 FOR_PROGRAMS = {"NotPromoted"}
-EVENTS_ALONE = {"PodHeld", "CleanedUp", "CleanUpFailed", "CleanUpSkipped"}
+EVENTS_ALONE = {"PodHeld", "CleanedUp", "CleanUpFailed", "CleanUpSkipped", "GarbageCollected", "GarbageNotCollected"}
+#: How an order of `mtm gc` ended, in its ConfigMap.
+ANSWERS = {"Done", "Refused"}
 REASONS = READY | CONSOLIDATED | PROGRESSING | BLOCKERS | SERVING | DELETION | FOR_PROGRAMS | EVENTS_ALONE | WARNINGS
 #: Values of the Stage column that are neither a stage kind nor a reason.
 STAGES = {"Pending", "Failed", "RollingOut"}
@@ -62,4 +64,4 @@ def test_no_type_or_reason_is_renamed_and_none_is_added_unseen():
     package = Path(multitask_operator.__file__).parent
     words = upper_camel_literals(package / part for part in ("planner", "reconciler"))
 
-    assert words == TYPES | REASONS | STAGES | KUBERNETES | OURS
+    assert words == TYPES | REASONS | ANSWERS | STAGES | KUBERNETES | OURS

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from multitask_api.cluster import POD_SETTINGS_ANNOTATION, qualified_name
+from multitask_api.cluster import POD_SETTINGS_ANNOTATION, GarbageOrder, qualified_name
 from multitask_api.routes import Backend, RoutedTask, TaskRouteSpec
 from multitask_api.serving_io.revision import Revision, RevisionTask
 from multitask_api.stages.versions import UNRECORDED_VERSIONS
@@ -110,6 +110,12 @@ def _objects(sample: str) -> Iterator[Map]:
     if sample == "full":
         resolve = StageJobSpec.of_resolve(owner, GENERATION, None)
         yield from (configmaps.resolve_configmap(owner, model, resolve), jobs.stage_job(owner, spec, resolve, SETTINGS))
+        collect = StageJobSpec.of_gc(owner, GENERATION, "list 2026-11-28T05:00:00Z")
+        garbage = GarbageOrder(model=f"{NAMESPACE}/desk", storage="/s", keep=("base/0123",), dry_run=True)
+        yield from (
+            configmaps.gc_configmap(owner, spec, collect, garbage),
+            jobs.stage_job(owner, spec, collect, SETTINGS),
+        )
         clean_up = StageJobSpec.of_clean_up(owner, GENERATION)
         yield from (
             configmaps.clean_up_configmap(owner, spec, clean_up),

@@ -6,7 +6,15 @@ import pytest
 from pydantic import BaseModel
 
 from multitask_api.bundle import Bundle
-from multitask_api.cluster import CleanUpOrder, CleanUpResult, Orders, ResolveOrder
+from multitask_api.cluster import (
+    CleanUpOrder,
+    CleanUpResult,
+    GarbageAnswer,
+    GarbageOrder,
+    GarbageResult,
+    Orders,
+    ResolveOrder,
+)
 from multitask_api.data_check import DataReport
 from multitask_api.report import Report
 from multitask_api.resource import MultiTaskModel
@@ -26,6 +34,9 @@ RECORDS: dict[str, dict[str, type[BaseModel]]] = {
         "resolve.json": ResolveOrder,
         "clean-up.json": CleanUpOrder,
         "cleaned.json": CleanUpResult,
+        "gc.json": GarbageOrder,
+        "collected.json": GarbageResult,
+        "answer.json": GarbageAnswer,
         "progress.json": StageProgress,
         "failure.json": StageFailure,
         "resolved.json": Resolved,

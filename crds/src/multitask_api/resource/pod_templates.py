@@ -24,8 +24,8 @@ class PodTemplates(Record):
 
     cpu: FreeForm = Field(
         default_factory=dict,
-        description="Additions to the pods that use no GPU: of resolve, prepare, filter, bundle and clean-up, of base "
-        "without pretraining, and of all stages with gpusPerNode 0. Default: no additions.",
+        description="Additions to the pods that use no GPU: of resolve, prepare, filter, bundle, gc and clean-up, of "
+        "base without pretraining, and of all stages with gpusPerNode 0. Default: no additions.",
     )
     gpu: FreeForm = Field(
         default_factory=dict,
@@ -42,7 +42,7 @@ class PodTemplates(Record):
     bundle: FreeForm = _of_stage("bundle")
     evaluate: FreeForm = _of_stage("evaluate")
     export: FreeForm = _of_stage("export")
-    clean_up: FreeForm = _of_stage("clean-up")
+    clean_up: FreeForm = _of_stage("clean-up and gc")
 
     def of_kind(self, kind: str) -> FreeForm:
         """The additions to the pods of one kind of stage, such as ``high-resource``; empty if there are none."""

@@ -235,8 +235,8 @@ class Training(Record):
         default_factory=dict,
         description="Resources of the containers that load a model, with requests, limits and claims as in a Pod. "
         "Default: 1 CPU and 1Gi of memory are requested. Stages that use no GPU while others do take only memory, "
-        "ephemeral-storage and the limit of CPU from it. resolve, prepare, filter and clean-up load no model; they "
-        "have small requests and limits of their own, which podTemplates changes. GPUs are set by gpusPerNode.",
+        "ephemeral-storage and the limit of CPU from it. resolve, prepare, filter, gc and clean-up load no model; "
+        "they have small requests and limits of their own, which podTemplates changes. GPUs are set by gpusPerNode.",
     )
     active_deadline_seconds: int | None = Field(
         None,

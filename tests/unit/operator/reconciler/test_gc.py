@@ -124,7 +124,7 @@ def test_what_the_plan_uses_stays_and_all_else_goes():
     done(cluster)
     assert names(cluster) == used
     assert answer(cluster).phase == "Done"
-    assert answer(cluster).message == "Removed 1 results, 1 files with 0 B."
+    assert answer(cluster).message == "1 results, 1 files with 0 B removed, which nothing used."
     assert ("Normal", "GarbageCollected") in cluster.events
 
 
@@ -279,6 +279,16 @@ def test_a_model_that_shares_with_one_of_another_address_is_not_refused():
     assert ordered(cluster) is not None
 
 
+def test_a_stage_that_has_reported_all_and_whose_pod_is_about_to_end_is_in_nobodys_way():
+    cluster = trained()
+    (export,) = [name for name in cluster.job_runs if "-export-" in name]
+    del cluster.objects["Job", export]["status"]
+    cluster.annotate(GC_ANNOTATION, ORDER)
+    cluster.settle()
+    assert answer(cluster) is None
+    assert cluster.jobs(GC)
+
+
 @pytest.mark.parametrize("value", ["", "sweep 2026", "remove-all"])
 def test_an_order_of_other_words_is_refused(value):
     cluster = trained()
@@ -298,7 +308,7 @@ def test_a_dry_run_removes_nothing_and_posts_no_event():
     assert ordered(cluster, DRY).dry_run
     done(cluster)
     assert cluster.stored == before
-    assert answer(cluster, DRY).message.startswith("Would remove 1 results")
+    assert answer(cluster, DRY).message == "1 results, 1 files with 0 B would be removed."
     assert not [event for event in cluster.events if event[1].startswith("Garbage")]
 
 

@@ -16,6 +16,7 @@ from multitask_api.errors import MultitaskError, UserError
 from multitask_api.resource.model import API_VERSION
 from multitask_kubernetes.errors import Forbidden
 from multitask_kubernetes.logs import LogClient
+from multitask_operator.commands.cluster.model_view import gpu_resource
 from multitask_operator.commands.cluster.options import ClusterOptions
 from multitask_operator.commands.cluster.session import PermissionDenied, read_cluster_state, run_with_client
 from multitask_operator.commands.console import print_json, print_line
@@ -26,7 +27,6 @@ from multitask_operator.reconciler.gc.order import LIST, REMOVE, answer_of, resu
 from multitask_operator.reconciler.state.accessors import format_time, is_being_deleted
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.stage_job import StageJob, stage_jobs
-from multitask_operator.settings import Settings
 
 SILENT_SECONDS = 60.0
 """So long the operator may say nothing about an order; it usually takes a second."""
@@ -122,8 +122,8 @@ async def wait_for_answer(
             await annotate(client, namespace, name, None)
             raise OperatorSilent(
                 f"the operator has not answered for {SILENT_SECONDS:.0f} s, and the order is withdrawn: it does not"
-                f" run, may not write (`mtm explain {name} -n {namespace}` says so), or its release is older than"
-                " `mtm gc NAME`"
+                f" run, cannot act on this model (`mtm explain {name} -n {namespace}` says why), or its release is"
+                " older than `mtm gc NAME`"
             )
         await asyncio.sleep(_POLL_SECONDS)
 
@@ -151,8 +151,7 @@ def result_if_ended(cluster: ClusterState, job: StageJob | None, order: str) -> 
 
 
 def _waits_for(cluster: ClusterState, job: StageJob) -> str:
-    settings, now = Settings(), time.time()
-    blocker = blockers.job_stuck(job, settings.gpu_resource, cluster.warnings, now, settings.grace_seconds)
+    blocker = blockers.job_blocked(job, gpu_resource(cluster), cluster.warnings)
     return f"Job {job.name} is at work" if blocker is None else f"Job {job.name} waits: {blocker.message}"
 
 

@@ -12,7 +12,9 @@ from multitask_operator.reconciler import pvcs
 from multitask_operator.reconciler.sharing import storage_shared
 from multitask_operator.reconciler.state.accessors import is_being_deleted, is_finished, job_of, kind_label
 from multitask_operator.reconciler.state.model_state import ModelState
+from multitask_operator.reconciler.state.planner_input import resolution
 from multitask_operator.reconciler.state.revision_state import revision_states
+from multitask_operator.reconciler.state.stage_job import Phase
 from multitask_operator.reconciler.state.writers import is_active
 
 _SUSPEND = "set spec.suspend: true to stop its stages first"
@@ -57,15 +59,19 @@ def refusal(state: ModelState) -> str | None:
 
 
 def _active(state: ModelState) -> Iterator[str]:
-    """Jobs and pods that may read or write results, by name. Those that verify a revision read what it serves only."""
+    """Jobs and pods that may read or write results, by name. Those that verify a revision read what it serves only,
+    and those that have reported all that they were to do are about to end."""
+    reported = {job.name for job in state.stage_jobs if job.phase is Phase.DONE}
+    reported |= {job.name for job in state.resolve_jobs if resolution(job).resolved is not None}
     cluster, left_out = state.cluster, (GC, VERIFY_REVISION)
-    for job in cluster.jobs:
-        if kind_label(job) not in left_out and not is_finished(job):
-            yield job["metadata"]["name"]
-    names = {job["metadata"]["name"] for job in cluster.jobs if not is_finished(job)}
+    jobs = {job["metadata"]["name"]: job for job in cluster.jobs if not is_finished(job)}
+    for name, job in jobs.items():
+        if kind_label(job) not in left_out and name not in reported:
+            yield name
     for pod in cluster.pods:
-        name = job_of(pod)
-        if name is not None and name not in names and kind_label(pod) not in left_out and is_active(pod, state.now):
+        job_name = job_of(pod)
+        is_of_stage = job_name is not None and kind_label(pod) not in left_out
+        if is_of_stage and job_name not in jobs.keys() | reported and is_active(pod, state.now):
             yield pod["metadata"]["name"]
 
 

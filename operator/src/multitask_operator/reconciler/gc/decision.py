@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from multitask_api.cluster import GC_ANNOTATION, GarbageAnswer, GarbageOrder, GarbageResult
+from multitask_api.errors import UserError
 from multitask_operator.formatting import cut, size
 from multitask_operator.objects import configmaps, rbac
 from multitask_operator.objects.names import gc_role_name
@@ -73,7 +74,10 @@ def _next_step(
         return _answered(state, wanted, job, GarbageAnswer(phase="Refused", message=reason))
     if job is not None and job.configmap is None:  # somebody deleted it: its pod has nowhere to report to
         return Contribution(tuple(delete_all(job.job)), (), StatusPart({}), RECHECK_SECONDS)
-    creations = tuple(_creations(state, settings, wanted, order))
+    try:
+        creations = tuple(_creations(state, settings, wanted, order))
+    except UserError as error:  # the installation's additions to pods, for example: no fault of the model's spec
+        return _answered(state, wanted, job, GarbageAnswer(phase="Refused", message=cut(str(error), _FAILURE_BYTES)))
     return Contribution((), creations, StatusPart({}), RECHECK_SECONDS)
 
 
@@ -112,8 +116,8 @@ def _ended(job: StageJob) -> GarbageAnswer | None:
 
 
 def _done(result: GarbageResult) -> str:
-    verb = "Would remove" if result.dry_run else "Removed"
-    return f"{verb} {result.count} results, {result.files} files with {size(result.bytes)}."
+    text = f"{result.count} results, {result.files} files with {size(result.bytes)}"
+    return f"{text} would be removed." if result.dry_run else f"{text} removed, which nothing used."
 
 
 def _answered(state: ModelState, wanted: StageJobSpec, job: StageJob | None, answer: GarbageAnswer) -> Contribution:
