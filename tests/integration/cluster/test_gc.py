@@ -159,6 +159,20 @@ def test_an_order_that_is_withdrawn_or_replaced_ends_and_says_so(cluster, ready,
             asyncio.run(waited(ORDER))
 
 
+def test_what_another_model_may_use_stays(cluster, ready, tmp_path, capsys):
+    resource = make_model("urgency")
+    apply(cluster, ready, resource)
+    with FakePods(cluster, ready, resource) as pods, run_operator(cluster.admin, tmp_path, ready):
+        trained(cluster, ready, pods)
+        apply(cluster, ready, make_model("urgency", name="other", suspend=True))
+        assert cli.invoke(["gc", "desk", "-n", ready]) == 2
+        assert "MultiTaskModel 'other' uses pvc://models/desk." in capsys.readouterr().err
+        cluster.kubectl("-n", ready, "delete", "mtm", "other")
+        with Kubelet(pods):
+            assert cli.invoke(["gc", "desk", "-n", ready]) == 0
+    assert len(pods.collected) == 1
+
+
 def test_without_an_operator_the_order_is_withdrawn_after_a_while(cluster, ready, monkeypatch, capsys):
     monkeypatch.setattr(gc, "SILENT_SECONDS", 2.0)
     apply(cluster, ready, make_model("urgency"))

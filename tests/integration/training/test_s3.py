@@ -14,12 +14,12 @@ import s3fs
 import torch
 from moto.server import ThreadedMotoServer
 
-from multitask_api.cluster import EXIT_DONE, EXIT_RETRYABLE, CleanUpResult
+from multitask_api.cluster import EXIT_DONE, EXIT_RETRYABLE, CleanUpResult, GarbageOrder
 from multitask_api.stage_io.manifest import Manifest
 from multitask_trainer import fetch
 from multitask_trainer.errors import ArtifactError, StageError
 from multitask_trainer.runtime.progress import FileProgressReporter
-from multitask_trainer.stages.clean_up import clean_up
+from multitask_trainer.stages.clean_up import clean_up, collect
 from multitask_trainer.storage.artifacts import fetch_artifact, find_result, publish, upload_prefix
 from multitask_trainer.storage.files import file_entries
 from multitask_trainer.storage.result_index import stored_results
@@ -194,6 +194,30 @@ def test_a_clean_up_removes_what_one_model_wrote(bucket, tmp_path):
     assert (cleaned.results, cleaned.files, cleaned.left) == (1, 9 + 1 + 3 + 1, 10)
     assert cleaned.bytes > 8000
     assert removed(storage, "team/desk") == CleanUpResult(results=0, files=0, bytes=0, left=10)
+
+
+def test_of_what_one_model_wrote_that_goes_which_nothing_uses(bucket, tmp_path):
+    storage, fs = f"{bucket}/desk", fsspec.filesystem("s3")
+    publish(*_at(artifact(tmp_path / "a", "one", "team/desk"), f"{storage}/stages/mixture/all/d"))
+    publish(*_at(artifact(tmp_path / "b", "two", "team/desk-2"), f"{storage}/stages/mixture/all/e"))
+    unfinished = f"{storage}/work/team__desk/filter-d"
+    CheckpointStore(tmp_path / "c", unfinished).save_best(1, {"w": torch.zeros(3)})
+    kept = keys(bucket)
+    CheckpointStore(tmp_path / "d", f"{storage}/work/team__desk/mixture__all-d").save_best(1, {"w": torch.zeros(3)})
+    fs.pipe_file(f"{storage}/stages/mixture/all/d/{upload_prefix('team/desk')}host.1.ab/weights", b"x" * 10)
+
+    used = GarbageOrder(
+        model="team/desk", storage=storage, keep=("mixture/all/d", "filter/d"), unfinished=("filter/d",), dry_run=False
+    )
+    progress = FileProgressReporter("gc", None)
+    assert collect(used, progress).count == 0
+    assert keys(bucket) == kept
+    assert find_result(f"{storage}/stages/mixture/all/d") is not None
+
+    unused = collect(used.model_copy(update={"keep": (), "unfinished": ()}), progress)
+    assert [result.name for result in unused.results] == ["mixture/all/d"]
+    assert find_result(f"{storage}/stages/mixture/all/d") is None
+    assert {name for name in kept if "/mixture/all/e/" in name} == keys(bucket)
 
 
 def test_of_a_bucket_that_is_gone_nothing_is_left_to_remove(s3):

@@ -379,6 +379,19 @@ def test_an_edit_meanwhile_ends_it_and_no_stage_begins_before_its_pod_has_ended(
     assert cluster.model["status"]["stage"] == "Trained"
 
 
+def test_a_job_that_has_reported_and_does_not_end_holds_no_stage_up():
+    cluster = trained()
+    ordered(cluster)
+    (name,) = cluster.jobs(GC)
+    cluster.finish(name)
+    del cluster.objects["Job", name]["status"]  # a sidecar keeps its pod
+    cluster.settle()
+    assert answer(cluster).phase == "Done"
+    cluster.edit(URGENCY, INTENT, training={"seed": 5})
+    cluster.settle()
+    assert cluster.jobs("resolve")
+
+
 def test_the_pod_may_report_in_its_own_configmap_alone():
     cluster = trained()
     ordered(cluster)

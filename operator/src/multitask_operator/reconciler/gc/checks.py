@@ -9,8 +9,9 @@ from multitask_api.serving_io.verify import VERIFY_REVISION
 from multitask_api.types import JsonObject
 from multitask_operator.formatting import listed
 from multitask_operator.reconciler import pvcs
+from multitask_operator.reconciler.gc.order import result_of
 from multitask_operator.reconciler.sharing import storage_shared
-from multitask_operator.reconciler.state.accessors import is_being_deleted, is_finished, job_of, kind_label
+from multitask_operator.reconciler.state.accessors import is_finished, job_of, kind_label
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import resolution
 from multitask_operator.reconciler.state.revision_state import revision_states
@@ -21,11 +22,13 @@ _SUSPEND = "set spec.suspend: true to stop its stages first"
 
 
 def is_collecting(state: ModelState) -> bool:
-    """Whether a Job of ``mtm gc`` is at work: no stage begins meanwhile, it could find what is about to be removed."""
-    jobs = (job.job for job in state.gc_jobs)
-    return any(job is not None and not is_finished(job) and not is_being_deleted(job) for job in jobs) or bool(
-        active_pods(state)
-    )
+    """Whether a Job of ``mtm gc`` is at work: no stage begins meanwhile, it could find what is about to be removed.
+
+    One that has reported is over, also if a sidecar keeps its pod.
+    """
+    reported = {job.name for job in state.gc_jobs if result_of(job.configmap) is not None}
+    jobs = [job for job in state.gc_jobs if job.name not in reported]
+    return any(job.is_open and not job.is_being_deleted for job in jobs) or bool(active_pods(state, reported))
 
 
 def active_pods(state: ModelState, without: Collection[str] = ()) -> list[JsonObject]:
