@@ -99,8 +99,8 @@ def _of_revisions(state: ModelState) -> Iterator[str]:
     them starts, and a rollback starts servers of a revision that has none."""
     for revision in revision_states(state.cluster).values():
         if revision.record is not None:
-            _, stage, digest = revision.record.artifact.split("/")[:3]  # see `artifact_path`; its files may lie below
-            yield f"{stage}/{digest}"
+            # See `artifact_path`; the files may lie in a folder below it.
+            yield "/".join(revision.record.artifact.split("/")[1:3])
 
 
 def _below(names: tuple[str, ...], stages: tuple[str, ...]) -> Iterator[str]:
