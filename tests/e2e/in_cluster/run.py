@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 from devcluster import binaries, images, namespaces, objects
 from devcluster.image_build import environment
 from devcluster.one_node import OneNode, missing_requirements, remove_stale_cgroups
+from devcluster.processes import until
 from e2e.in_cluster import model_file, preflight, serving, steps, tutorial, upgrade, volumes
 from e2e.in_cluster.namespace import Namespace
 from e2e.in_cluster.routing_rule import RoutingRule
@@ -315,7 +316,7 @@ def turn_back(namespace: Namespace, folder: Path, document: Map, traffic: Traffi
         serving.wait_until_served(namespace, "desk", print_line, SMALL_SECONDS)
         traffic.assert_nothing_failed()
     with step("a revision that is slow only under live traffic goes back by itself, and is not tried again") as results:
-        faults = {"urgency": {"seconds": 10}}
+        stable, faults = serving.answering(namespace, "desk"), {"urgency": {"seconds": 10}}
         # What the suite allows on a busy machine would hide it.
         namespace.apply(stdin=model_file.with_faulty_servers(document, faults, latency_ratio=5))
         results.append(serving.wait_until_rolled_back(namespace, "desk", "urgency", SMALL_SECONDS))
@@ -324,6 +325,7 @@ def turn_back(namespace: Namespace, folder: Path, document: Map, traffic: Traffi
     with step("its change is taken back: all tasks return to the revision before") as results:
         # Two revisions have servers at most, and the slow one is the only one that could answer the other tasks.
         namespace.apply(stdin=document)
+        until(f"{stable} answers", lambda: serving.answering(namespace, "desk") == stable, SMALL_SECONDS)
         results.append(serving.wait_until_served(namespace, "desk", print_line, SMALL_SECONDS))
         traffic.assert_nothing_failed()
     with step("a revision whose answers are wrong by labels that come later goes back by itself") as results:
