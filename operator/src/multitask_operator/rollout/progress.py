@@ -88,7 +88,7 @@ def _measure(
     if state.measured is not None:
         due = max(due, parse_time(state.measured) + settings.interval)
     is_answered = any(item is not None for item in (inp.gateways or {}).values())
-    key = golden_key(f"step-{index}", state)
+    key = _step_key(state)
     report = inp.reports.get(key)
     rows: list[TaskRollout] = []
     for row in state.tasks:
@@ -111,6 +111,12 @@ def _measure(
     if step.analysis is not None and is_late and asked and report is None:
         draft = replace(draft, golden=GoldenJob(state.revision, key, asked, state.stable))
     return draft, state
+
+
+def _step_key(state: RolloutState) -> str:
+    """Of the Job of the step under way. The same step of an earlier rollout of the revision asked other tasks, at
+    another time: what it reported is no evidence for this one."""
+    return golden_key(f"step-{state.step} {state.step_started}", state)
 
 
 def _counts(inp: RolloutInput, state: RolloutState, step: Step, task: str, revision: str) -> Counts:
@@ -170,7 +176,7 @@ def _waits(
     if step.analysis is not None:
         missing = [row for row in open_rows(state) if not row.step_passed]
         if missing:
-            failure = inp.job_failures.get(golden_key(f"step-{state.step}", state))
+            failure = inp.job_failures.get(_step_key(state))
             why_no_golden = f"; the golden requests in their place could not be sent: {failure}" if failure else ""
             return _evidence(missing) + why_no_golden, min(step.analysis.interval, RECHECK_SECONDS)
     return None
