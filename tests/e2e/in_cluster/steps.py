@@ -37,7 +37,7 @@ STAGES_OF_A_NEW_TASK = {
 
 def chart_values(plan: Mapping[str, Any]) -> Map:
     """Values of the chart for the images of this checkout, on a node of two cores."""
-    values: Map = {"gateway": {"resources": {"requests": {"cpu": "50m"}}, "labels": {"enabled": True}}}
+    values: Map = {"gateway": {"resources": {"requests": {"cpu": "50m"}}}}
     for name, image in plan["chart"].items():
         repository, _, tag = image.rpartition(":")
         values[name] = {"repository": repository, "tag": tag}

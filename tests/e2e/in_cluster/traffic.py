@@ -22,17 +22,13 @@ _SECRETS = {"tls": f"{GATEWAY}-tls", "key": f"{GATEWAY}-key"}
 
 @dataclass(frozen=True)
 class Traffic:
-    """A pod ``name`` of the gateway's ``image`` whose program is `load`; task → requests a second.
-
-    ``labels``: task → the true label of all its answers, which is reported to the gateway after each.
-    """
+    """A pod ``name`` of the gateway's ``image`` whose program is `load`; task → requests a second."""
 
     namespace: Namespace
     image: str
     name: str = "load"
     unary: Mapping[str, float] = field(default_factory=dict)
     streams: Mapping[str, float] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
 
     def start(self) -> None:
         """Start it, and wait for its first answer."""
@@ -73,8 +69,8 @@ class Traffic:
     def _pod(self) -> Map:
         command = ["python", "/load/load.py", f"--address={HOST}:{PORT}", "--ca=/tls/ca.crt"]
         command += ["--api-key-file=/key/api-key"]
-        for option, values in (("--unary", self.unary), ("--stream", self.streams), ("--labels", self.labels)):
-            command += [option, *(f"{task}={value}" for task, value in values.items())]
+        for option, rates in (("--unary", self.unary), ("--stream", self.streams)):
+            command += [option, *(f"{task}={rate}" for task, rate in rates.items())]
         mounts = [{"name": name, "mountPath": f"/{name}"} for name in ("load", *_SECRETS)]
         return {
             "apiVersion": "v1",
