@@ -57,6 +57,17 @@ class ServedCluster(Cluster):
             waits = 0
         raise AssertionError(f"no end after {limit} rounds: {self.condition('Ready')} {self.route}")
 
+    def serve_until_verified(self):
+        """Train, and run servers, until a Job is about to verify the first revision."""
+        for _ in range(40):
+            self.settle()
+            if self.jobs(VERIFY_REVISION):
+                return self
+            if self.jobs():
+                self.finish(self.jobs()[0])
+            self.run_servers()
+        raise AssertionError("nothing is verified")
+
     def finish(self, name):
         """See `Cluster.finish`; a revision is verified without a fault."""
         job = self.objects["Job", name]["metadata"]

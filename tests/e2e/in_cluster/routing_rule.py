@@ -10,15 +10,15 @@ import httpx
 
 from devcluster import objects
 from e2e.in_cluster.namespace import Namespace
-from e2e.in_cluster.serving import record_of
+from e2e.in_cluster.serving import GATEWAY_PODS, record_of
 from e2e.in_cluster.steps import OPERATOR_NAMESPACE
+from multitask_api.bundle import BASELINE
 from multitask_api.serving_io.gateway_state import STATE_PORT, GatewayState
 from multitask_api.serving_io.revision import RevisionTask
 
-BASELINE, QUALIFIED, INCONCLUSIVE = "baseline", "Qualified", "Inconclusive"
 _SECONDS = 1.0
 """Between two looks; a window of a rollout, after which counters begin at 0, is longer."""
-_GATEWAYS = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods?labelSelector=app.kubernetes.io/name=multitask-gateway"
+_GATEWAYS = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods?labelSelector={GATEWAY_PODS}"
 
 
 class RoutingRule:
@@ -93,8 +93,8 @@ class RoutingRule:
 
 def may_answer(task: RevisionTask) -> bool:
     """Whether what the revision has for the task may answer it."""
-    if task.served_by == BASELINE or task.verdict == QUALIFIED:
+    if task.served_by == BASELINE or task.verdict == "Qualified":
         return True
     scores = task.score, task.baseline
     is_better = scores[0] is not None and scores[1] is not None and scores[0] > scores[1]
-    return task.verdict == INCONCLUSIVE and is_better
+    return task.verdict == "Inconclusive" and is_better

@@ -16,13 +16,15 @@ from devcluster.cluster_client import ClusterClient
 from devcluster.one_node import OneNode
 from devcluster.processes import until
 from e2e.in_cluster.namespace import Namespace
-from e2e.in_cluster.steps import OPERATOR_NAMESPACE, helm
+from e2e.in_cluster.steps import OPERATOR_NAMESPACE, helm, kill_container
 from multitask_api.serving_io.revision import REVISION_KEY, Revision
 from multitask_operator.objects.serving.names import serving_name
 
 Map = dict[str, Any]
 
 GATEWAY = "multitask-gateway"
+GATEWAY_PODS = f"app.kubernetes.io/name={GATEWAY}"
+"""Their label selector."""
 HOST = f"{GATEWAY}.{OPERATOR_NAMESPACE}.svc"
 PORT = 8081
 OVER = ("RolledOut", "TasksExcluded")
@@ -98,12 +100,11 @@ def restart_gateways(client: ClusterClient) -> None:
     arguments = ("--namespace", OPERATOR_NAMESPACE)
     client.kubectl("rollout", "restart", f"deployment/{GATEWAY}", *arguments)
     client.kubectl("rollout", "status", f"deployment/{GATEWAY}", *arguments, "--timeout", "300s")
-    selector = "app.kubernetes.io/name=multitask-gateway"
     deployment = client.get("deployments", GATEWAY, *arguments)
     count = deployment["spec"]["replicas"]
     until(
         "the old gateways have ended",
-        lambda: len(client.get("pods", *arguments, "--selector", selector)["items"]) == count,
+        lambda: len(client.get("pods", *arguments, "--selector", GATEWAY_PODS)["items"]) == count,
         240,
     )
 
@@ -111,8 +112,7 @@ def restart_gateways(client: ClusterClient) -> None:
 def kill_server(node: OneNode, namespace: Namespace, model: str, seconds: float) -> None:
     """Kill the container of a server; wait until it answers again."""
     pod = server_pods(namespace, model)[0]
-    (status,) = pod["status"]["containerStatuses"]
-    node.kill(status["containerID"].removeprefix("containerd://"))
+    kill_container(node, pod)
     name = pod["metadata"]["name"]
 
     def is_back() -> bool:
@@ -157,8 +157,7 @@ def kill_operator(node: OneNode, client: ClusterClient) -> None:
 
     until("the operator is ready", is_ready, 120)
     for pod in ready:
-        (status,) = pod["status"]["containerStatuses"]
-        node.kill(status["containerID"].removeprefix("containerd://"))
+        kill_container(node, pod)
         client.kubectl("delete", "pod", pod["metadata"]["name"], *arguments, "--wait=false")
 
 

@@ -122,6 +122,11 @@ def kill_after_checkpoint(
 
     until(f"{stage} runs and has a checkpoint", has_checkpoint, seconds)
     (pod,) = namespace.pods(running[0])
+    kill_container(node, pod)
+
+
+def kill_container(node: OneNode, pod: Map) -> None:
+    """Kill the one container of a pod."""
     (status,) = pod["status"]["containerStatuses"]
     node.kill(status["containerID"].removeprefix("containerd://"))
 

@@ -17,16 +17,16 @@ from e2e.in_cluster.serving import GATEWAY, HOST, PORT
 from e2e.in_cluster.steps import OPERATOR_NAMESPACE
 
 Map = dict[str, Any]
+_NAME = "load"
 _SECRETS = {"tls": f"{GATEWAY}-tls", "key": f"{GATEWAY}-key"}
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """A pod ``name`` of the gateway's ``image`` whose program is `load`; task → requests a second."""
+    """A pod of the gateway's ``image`` whose program is `load`; task → requests a second."""
 
     namespace: Namespace
     image: str
-    name: str = "load"
     unary: Mapping[str, float] = field(default_factory=dict)
     streams: Mapping[str, float] = field(default_factory=dict)
 
@@ -36,11 +36,11 @@ class Traffic:
         configmap = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": self.name},
+            "metadata": {"name": _NAME},
             "data": {"load.py": script},
         }
         self._client.kubectl("apply", "--namespace", OPERATOR_NAMESPACE, "-f", "-", stdin=[configmap, self._pod()])
-        until(f"{self.name} has answers", lambda: bool(self._counts().get("answers")), 120)
+        until(f"{_NAME} has answers", lambda: bool(self._counts().get("answers")), 120)
 
     def assert_nothing_failed(self) -> str:
         """No request has failed up to now, and there are more answers than a moment ago; how many there are."""
@@ -53,8 +53,8 @@ class Traffic:
     def stop(self) -> Map:
         """End it; all its counts."""
         terminate = ("python", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
-        self._client.kubectl("exec", self.name, "--namespace", OPERATOR_NAMESPACE, "--", *terminate)
-        ended = f"{self.name} has ended"
+        self._client.kubectl("exec", _NAME, "--namespace", OPERATOR_NAMESPACE, "--", *terminate)
+        ended = f"{_NAME} has ended"
         until(ended, lambda: objects.get(self.namespace.rest, self._path)["status"]["phase"] == "Succeeded", 120)
         return self._counts()
 
@@ -64,24 +64,24 @@ class Traffic:
 
     @property
     def _path(self) -> str:
-        return f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{self.name}"
+        return f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{_NAME}"
 
     def _pod(self) -> Map:
         command = ["python", "/load/load.py", f"--address={HOST}:{PORT}", "--ca=/tls/ca.crt"]
         command += ["--api-key-file=/key/api-key"]
         for option, rates in (("--unary", self.unary), ("--stream", self.streams)):
             command += [option, *(f"{task}={rate}" for task, rate in rates.items())]
-        mounts = [{"name": name, "mountPath": f"/{name}"} for name in ("load", *_SECRETS)]
+        mounts = [{"name": name, "mountPath": f"/{name}"} for name in (_NAME, *_SECRETS)]
         return {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": self.name},
+            "metadata": {"name": _NAME},
             "spec": {
                 "restartPolicy": "Never",
                 "terminationGracePeriodSeconds": 90,
                 "containers": [
                     {
-                        "name": "load",
+                        "name": _NAME,
                         "image": self.image,
                         "imagePullPolicy": "Never",
                         "command": command,
@@ -89,7 +89,7 @@ class Traffic:
                     }
                 ],
                 "volumes": [
-                    {"name": "load", "configMap": {"name": self.name}},
+                    {"name": _NAME, "configMap": {"name": _NAME}},
                     *({"name": name, "secret": {"secretName": secret}} for name, secret in _SECRETS.items()),
                 ],
             },

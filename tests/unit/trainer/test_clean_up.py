@@ -19,6 +19,7 @@ from multitask_trainer.storage import artifacts
 from multitask_trainer.storage.artifacts import find_result, publish
 from multitask_trainer.storage.files import file_entries
 from support.fake_api_server import NAME, ApiServer, running
+from support.kills import Killed, Kills
 from support.pod_units import orders, prepare
 
 OURS, THEIRS = "team-a/desk", "team-a/desk-2"
@@ -134,10 +135,6 @@ def test_results_behind_a_link_in_place_of_the_stages_stay(storage, tmp_path):
     assert (tmp_path / "outside" / "stages" / "base" / "d1" / "manifest.json").exists()
 
 
-class Killed(Exception):
-    pass
-
-
 @pytest.mark.parametrize("step", ["write_atomically", "_stage_beside", "sync_tree", "sync_path"])
 def test_of_a_writer_that_was_killed_while_it_published_nothing_is_left(storage, monkeypatch, step):
     def killed(*_: object) -> None:
@@ -150,24 +147,12 @@ def test_of_a_writer_that_was_killed_while_it_published_nothing_is_left(storage,
     assert not storage.exists()
 
 
-class Kills(FileProgressReporter):
-    """Ends the program when so many files are removed."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__("clean-up", None)
-        self.after = after
-
-    def report(self, phase: str, **position: Any) -> None:
-        if position["step"] == self.after:
-            raise Killed
-
-
 @pytest.mark.parametrize("after", range(1, 5))
 def test_killed_after_any_file_it_goes_on_and_no_half_result_counts(storage, after):
     address = result(storage, "base")
     written(storage, "work/team-a__desk/base-d1/checkpoint.pt")
     with pytest.raises(Killed):
-        clean_up(str(storage), OURS, Kills(after))
+        clean_up(str(storage), OURS, Kills("clean-up", after))
     assert (find_result(str(address)) is not None) is (after == 1)
     run(storage)
     assert not storage.exists()

@@ -21,6 +21,7 @@ from multitask_trainer.storage import artifacts
 from multitask_trainer.storage.artifacts import find_result, publish
 from multitask_trainer.storage.files import file_entries
 from support.fake_api_server import NAME, ApiServer, running
+from support.kills import Killed, Kills
 
 OURS, THEIRS = "team-a/desk", "team-a/desk-2"
 
@@ -149,10 +150,6 @@ def test_uploads_that_no_manifest_names_go_and_those_beside_an_unreadable_one_st
         fsspec.filesystem("memory").rm("/bucket", recursive=True)
 
 
-class Killed(BaseException):
-    """As after SIGKILL, nobody handles it."""
-
-
 def test_what_a_killed_writer_left_beside_a_used_result_goes(tmp_path, monkeypatch):
     address = tmp_path / "desk"
     stored(str(address), tmp_path, "base")
@@ -168,25 +165,13 @@ def test_what_a_killed_writer_left_beside_a_used_result_goes(tmp_path, monkeypat
     assert [path.name for path in (address / "stages" / "base").iterdir()] == ["d1"]
 
 
-class Kills(FileProgressReporter):
-    """Ends the program when so many files are removed."""
-
-    def __init__(self, after: int) -> None:
-        super().__init__("gc", None)
-        self.after = after
-
-    def report(self, phase: str, **position: Any) -> None:
-        if position["step"] == self.after:
-            raise Killed
-
-
 @pytest.mark.parametrize("after", range(1, 4))
 def test_killed_after_any_file_no_half_result_counts_and_the_next_one_goes_on(address, tmp_path, after):
     for digest in ("d1", "d2"):
         stored(address, tmp_path, "base", digest)
     order = GarbageOrder(model=OURS, storage=address, keep=("base/d2",), dry_run=False)
     with pytest.raises(Killed):
-        collect(order, Kills(after))
+        collect(order, Kills("gc", after))
     assert find_result(f"{address}/stages/base/d1") is None
     collect(order, FileProgressReporter("gc", None))
     assert results_of(address) == {"base/d2"}

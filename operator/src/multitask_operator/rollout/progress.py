@@ -41,7 +41,7 @@ def progress(
     if resumed:
         state = _reopened(state, inp.now)
     if not hurry:
-        draft, state = _measure(draft, inp, state, step, index)
+        draft, state = _measure(draft, inp, state, step)
         draft, state = _exclude(draft, inp, state)
     state = changed(state, weight=min(step.weight, revision.share))
     draft = replace(draft, state=state, step=step)
@@ -77,9 +77,7 @@ def _reopened(state: RolloutState, now: float) -> RolloutState:
     return changed(state, tasks=rows, step_started=format_time(now), measured=None)
 
 
-def _measure(
-    draft: Draft, inp: RolloutInput, state: RolloutState, step: Step, index: int
-) -> tuple[Draft, RolloutState]:
+def _measure(draft: Draft, inp: RolloutInput, state: RolloutState, step: Step) -> tuple[Draft, RolloutState]:
     """At most one measurement of every task in an interval. ``measured`` changes only if a task does."""
     settings = step.analysis or analysis_settings(inp.serving.rollout)
     started = parse_time(state.step_started or "")

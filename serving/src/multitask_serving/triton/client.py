@@ -135,7 +135,7 @@ class TritonClient:
         The answer is whole with its label or the reason why its text ends. How the call ends after that is of no
         interest: a server that is killed just then has answered.
         """
-        final = whole = False
+        whole = False
         try:
             async for result, error in self._client.stream_infer(_one_request(request)):
                 if whole:

@@ -23,24 +23,11 @@ def verification(cluster) -> tuple[str, str, bool]:
     return name, cluster.objects["ConfigMap", name]["data"]["ca.crt"], name in cluster.jobs()
 
 
-def until_verified(certificates):
-    """A cluster whose first revision is about to be verified."""
-    cluster = ServedCluster(task("urgency"), settings=settings(certificates))
-    for _ in range(40):
-        cluster.settle()
-        if cluster.jobs(VERIFY_REVISION):
-            return cluster
-        if cluster.jobs():
-            cluster.finish(cluster.jobs()[0])
-        cluster.run_servers()
-    raise AssertionError("nothing is verified")
-
-
 @pytest.mark.parametrize(
     ("now", "expected"), [("first", ("first", False)), ("second", ("second", True))], ids=["the same", "another"]
 )
 def test_one_that_failed_is_tried_again_at_once_with_another_authority(now, expected):
-    cluster = until_verified("first")
+    cluster = ServedCluster(task("urgency"), settings=settings("first")).serve_until_verified()
     name, checked, is_open = verification(cluster)
     assert (checked, is_open) == ("first", True)
     cluster.end(name, "Failed", "certificate verify failed")

@@ -19,15 +19,7 @@ from support.simulated_servers import SERVING_SETTINGS, ServedCluster
 @pytest.fixture(scope="module")
 def being_verified():
     """A cluster whose first revision has an open Job that asks for two tasks."""
-    cluster = ServedCluster(task("urgency"), task("intent"))
-    for _ in range(40):
-        cluster.settle()
-        if cluster.jobs(VERIFY_REVISION):
-            return cluster
-        if cluster.jobs():
-            cluster.finish(cluster.jobs()[0])
-        cluster.run_servers()
-    raise AssertionError("nothing is verified")
+    return ServedCluster(task("urgency"), task("intent")).serve_until_verified()
 
 
 BOTH = ("urgency", "intent")

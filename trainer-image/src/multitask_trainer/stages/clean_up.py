@@ -87,9 +87,13 @@ def collect(order: GarbageOrder, reporter: ProgressReporter) -> GarbageResult:
     with storage_errors(root):
         stages, work = _listing(root, "stages"), _listing(root, own_work)
         manifests = list(_manifests(root, stages))
-        found = list(_folders(manifests, stages, order.model))
-        kept = {name for folder, manifest, files in found if _is_kept(order, folder, manifest) for name in files}
-        unused = [(folder, files) for folder, manifest, files in found if not _is_kept(order, folder, manifest)]
+        kept: set[str] = set()
+        unused: list[tuple[str, list[str]]] = []
+        for folder, manifest, files in _folders(manifests, stages, order.model):
+            if _is_kept(order, folder, manifest):
+                kept.update(files)
+            else:
+                unused.append((folder, files))
         uploads = _abandoned_uploads(manifests, stages, order.model)
         scratch = [name for name in work if not _is_open(order, name.removeprefix(f"{own_work}/"))]
         sizes = stages | work

@@ -13,12 +13,10 @@ from collections.abc import Callable
 
 from multitask_api.cluster import GC_ANNOTATION, GarbageResult
 from multitask_api.errors import MultitaskError, UserError
-from multitask_api.resource.model import API_VERSION
-from multitask_kubernetes.errors import Forbidden
 from multitask_kubernetes.logs import LogClient
 from multitask_operator.commands.cluster.model_view import gpu_resource
 from multitask_operator.commands.cluster.options import ClusterOptions
-from multitask_operator.commands.cluster.session import PermissionDenied, read_cluster_state, run_with_client
+from multitask_operator.commands.cluster.session import annotate, read_cluster_state, run_with_client
 from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.formatting import size
 from multitask_operator.objects.names import Owner, gc_name
@@ -53,7 +51,7 @@ def gc(name: str, options: ClusterOptions, *, dry_run: bool, as_json: bool) -> i
         if is_being_deleted(cluster.model):
             raise NotCollected(f"{namespace}/{name} is being deleted; spec.storage.retain decides what stays")
         order = f"{LIST if dry_run else REMOVE} {format_time(time.time())}"
-        await annotate(client, namespace, name, order)
+        await annotate(client, namespace, name, GC_ANNOTATION, order)
         return namespace, await wait_for_answer(client, namespace, name, order)
 
     namespace, result = run_with_client(options, work)
@@ -90,17 +88,6 @@ def lines(result: GarbageResult) -> list[str]:
     return [*shown, f"{freed}{left}"]
 
 
-async def annotate(client: LogClient, namespace: str, name: str, order: str | None) -> None:
-    """Write the order; None: withdraw it. Raises PermissionDenied."""
-    body = {"metadata": {"annotations": {GC_ANNOTATION: order}}}
-    try:
-        await client.patch(API_VERSION, "MultiTaskModel", name, namespace, body)
-    except Forbidden as error:
-        raise PermissionDenied(
-            f"you may not {error.request}: {error.message}; ask for the ClusterRole edit in namespace {namespace}"
-        ) from error
-
-
 async def wait_for_answer(
     client: LogClient, namespace: str, name: str, order: str, clock: Callable[[], float] = time.monotonic
 ) -> GarbageResult:
@@ -119,7 +106,7 @@ async def wait_for_answer(
             heard = clock()
             shown = _show(_waits_for(cluster, job), shown)
         elif clock() - heard > SILENT_SECONDS:
-            await annotate(client, namespace, name, None)
+            await annotate(client, namespace, name, GC_ANNOTATION, None)
             raise OperatorSilent(
                 f"the operator has not answered for {SILENT_SECONDS:.0f} s, and the order is withdrawn: it does not"
                 f" run, cannot act on this model (`mtm explain {name} -n {namespace}` says why), or its release is"

@@ -10,13 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from multitask_api.errors import UserError
-from multitask_api.resource.model import API_VERSION
 from multitask_api.routes import RolloutState, TaskRouteStatus
 from multitask_api.serving_io.names import RETRY_ANNOTATION, ROLLBACK_ANNOTATION, ROLLOUT_ANNOTATION
-from multitask_kubernetes.errors import Forbidden
 from multitask_kubernetes.logs import LogClient
 from multitask_operator.commands.cluster.options import ClusterOptions
-from multitask_operator.commands.cluster.session import PermissionDenied, read_cluster_state, run_with_client
+from multitask_operator.commands.cluster.session import annotate, read_cluster_state, run_with_client
 from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.formatting import listed
 from multitask_operator.reconciler.serving.routes import read_route, status_of
@@ -49,14 +47,8 @@ def order(name: str, options: ClusterOptions, action: str, revision: str | None,
         now = time.time()
         cluster = await read_cluster_state(client, namespace, name, now)
         change = change_for(cluster, action, revision, now)
-        body = {"metadata": {"annotations": {change.annotation: change.value}}}
-        try:
-            await client.patch(API_VERSION, "MultiTaskModel", name, namespace, body)
-        except Forbidden as error:
-            raise PermissionDenied(
-                f"you may not {error.request}: {error.message}; ask for the ClusterRole edit in namespace {namespace},"
-                " or order it in Git with spec.serving.pinnedRevision"
-            ) from error
+        otherwise = ", or order it in Git with spec.serving.pinnedRevision"
+        await annotate(client, namespace, name, change.annotation, change.value, otherwise=otherwise)
         return cluster, change
 
     cluster, change = run_with_client(options, work)

@@ -88,6 +88,22 @@ async def read_cluster_state(client: LogClient, namespace: str, name: str, now: 
     return cluster
 
 
+async def annotate(
+    client: LogClient, namespace: str, name: str, annotation: str, value: str | None, *, otherwise: str = ""
+) -> None:
+    """Set an annotation of the model; ``value`` None: remove it.
+
+    Raises PermissionDenied, which also says what can be done ``otherwise``.
+    """
+    try:
+        await client.patch(API_VERSION, _KIND, name, namespace, {"metadata": {"annotations": {annotation: value}}})
+    except Forbidden as error:
+        raise PermissionDenied(
+            f"you may not {error.request}: {error.message}; ask for the ClusterRole edit in namespace {namespace}"
+            f"{otherwise}"
+        ) from error
+
+
 async def _explain_missing(client: LogClient, namespace: str, name: str) -> str:
     """The message for a model that does not exist: similar names, and namespaces that have one of that name."""
     try:

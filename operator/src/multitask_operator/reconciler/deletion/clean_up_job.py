@@ -17,7 +17,7 @@ from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.objects.volumes import uri_problems
 from multitask_operator.reconciler.actions import Action, Event
 from multitask_operator.reconciler.children import ChildBuilder, pod_settings
-from multitask_operator.reconciler.state.accessors import created_at, kind_label, true_condition
+from multitask_operator.reconciler.state.accessors import created_at, kind_label, read_record, true_condition
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.model_reader import read_model
 from multitask_operator.reconciler.state.pods import out_of_memory
@@ -93,7 +93,4 @@ def _failure(job: StageJob) -> str:
 
 
 def _result(job: StageJob) -> CleanUpResult | None:
-    try:
-        return CleanUpResult.model_validate_json(((job.configmap or {}).get("data") or {})[CLEAN_UP_RESULT_KEY])
-    except (KeyError, ValueError):
-        return None
+    return read_record(job.configmap, CLEAN_UP_RESULT_KEY, CleanUpResult)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import TypeVar
 
 from multitask_api.cluster import (
     GC_ANSWER_KEY,
@@ -16,10 +15,11 @@ from multitask_api.cluster import (
     GarbageResult,
     qualified_name,
 )
-from multitask_api.types import JsonObject, Record
+from multitask_api.types import JsonObject
 from multitask_operator.objects.volumes import storage_location
 from multitask_operator.planner import UsedResults
 from multitask_operator.reconciler.actions import PatchConfigMap
+from multitask_operator.reconciler.state.accessors import read_record
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import resolution
 from multitask_operator.reconciler.state.revision_state import revision_states
@@ -27,8 +27,6 @@ from multitask_operator.reconciler.state.stage_job import StageJob
 
 REMOVE, LIST = "remove", "list"
 """The first word of the annotation."""
-
-R = TypeVar("R", bound=Record)
 
 
 def garbage_order(state: ModelState, *, dry_run: bool) -> GarbageOrder:
@@ -73,17 +71,17 @@ def notes_of_removal(state: ModelState) -> Iterator[PatchConfigMap]:
 
 def order_of(configmap: JsonObject | None) -> GarbageOrder | None:
     """The order in the ConfigMap of a Job; None if there is none that can be read."""
-    return _read(configmap, GC_KEY, GarbageOrder)
+    return read_record(configmap, GC_KEY, GarbageOrder)
 
 
 def result_of(configmap: JsonObject | None) -> GarbageResult | None:
     """What the Job's pod reported."""
-    return _read(configmap, GC_RESULT_KEY, GarbageResult)
+    return read_record(configmap, GC_RESULT_KEY, GarbageResult)
 
 
 def answer_of(configmap: JsonObject | None) -> GarbageAnswer | None:
     """How the order ended; None while it is carried out."""
-    return _read(configmap, GC_ANSWER_KEY, GarbageAnswer)
+    return read_record(configmap, GC_ANSWER_KEY, GarbageAnswer)
 
 
 def answer_patch(job: StageJob, answer: GarbageAnswer) -> Iterator[PatchConfigMap]:
@@ -105,10 +103,3 @@ def _of_revisions(state: ModelState) -> Iterator[str]:
 
 def _below(names: tuple[str, ...], stages: tuple[str, ...]) -> Iterator[str]:
     return (name for name in names if name.rpartition("/")[0] in stages)
-
-
-def _read(configmap: JsonObject | None, key: str, kind: type[R]) -> R | None:
-    try:
-        return kind.model_validate_json(((configmap or {}).get("data") or {})[key])
-    except (KeyError, ValueError):
-        return None

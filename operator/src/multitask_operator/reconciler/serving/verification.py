@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 
-from pydantic import ValidationError
-
 from multitask_api.serving_io.names import REVISION_LABEL
 from multitask_api.serving_io.revision import Revision
 from multitask_api.serving_io.verify import (
@@ -22,7 +20,7 @@ from multitask_operator.reconciler import blockers
 from multitask_operator.reconciler.actions import Action, Create, Delete, delete_all
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.children import differing, find_existing, pod_settings
-from multitask_operator.reconciler.state.accessors import parse_time, true_condition
+from multitask_operator.reconciler.state.accessors import parse_time, read_record, true_condition
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import failure_of
 from multitask_operator.reconciler.state.revision_state import RevisionState
@@ -145,8 +143,8 @@ def _asks_too_much(job: StageJob, golden: GoldenJob | None) -> bool:
 
 
 def _tasks(job: StageJob) -> set[str]:
-    text = ((job.configmap or {}).get("data") or {}).get(VERIFY_KEY)
-    return {task.name for task in VerifyOrder.model_validate_json(text).tasks} if text else set()
+    order = read_record(job.configmap, VERIFY_KEY, VerifyOrder)
+    return {task.name for task in order.tasks} if order is not None else set()
 
 
 def _failed(job: StageJob) -> bool:
@@ -155,11 +153,7 @@ def _failed(job: StageJob) -> bool:
 
 
 def _report(job: StageJob) -> RevisionReport | None:
-    text = ((job.configmap or {}).get("data") or {}).get(VERIFIED_KEY)
-    try:
-        return RevisionReport.model_validate_json(text) if text else None
-    except ValidationError:
-        return None
+    return read_record(job.configmap, VERIFIED_KEY, RevisionReport)
 
 
 def _order(

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
+from typing import TypeVar
 
 from multitask_api.cluster import KIND_LABEL
-from multitask_api.types import JsonObject
+from multitask_api.types import JsonObject, Record
+
+R = TypeVar("R", bound=Record)
+
+
+def read_record(configmap: JsonObject | None, key: str, kind: type[R]) -> R | None:
+    """The record in ``data`` of a ConfigMap; None without one that can be read."""
+    try:
+        return kind.model_validate_json(((configmap or {}).get("data") or {})[key])
+    except (KeyError, ValueError):
+        return None
 
 
 def is_being_deleted(item: JsonObject | None) -> bool:
