@@ -108,6 +108,7 @@ e2e: .make/setup $(GRPCURL)  ## Test the product in a real cluster of one node: 
 
 kubernetes: .make/setup  ## Build the Kubernetes programs that tests start; once a machine, about 12 minutes
 	$(BIN)/python tools/devcluster/binaries.py --one-node
+	$(BIN)/python tools/devcluster/other_crds.py
 
 images: .make/setup  ## Build the container images without registry or daemon; about 25 minutes after each change of the sources
 	$(BIN)/python tools/devcluster/images.py operator trainer triton gateway

@@ -8,19 +8,17 @@ from typing import Any
 
 import httpx
 import pytest
-import yaml
 
 from devcluster import objects
 from support.cluster import resources
+from support.pages import example
 
 PAGE = Path(__file__).parents[3] / "docs/how-to/autoscale.md"
 
 
 @pytest.fixture
 def scaled_object() -> dict[str, Any]:
-    (text,) = re.findall(r"^```yaml\n(apiVersion: keda.*?)^```", PAGE.read_text("utf-8"), re.MULTILINE | re.DOTALL)
-    found: dict[str, Any] = yaml.safe_load(text)
-    return found
+    return example(PAGE, "ScaledObject")
 
 
 def test_an_autoscaler_reads_and_writes_the_replicas_of_a_model(

@@ -10,8 +10,8 @@ from pathlib import Path
 from devcluster import chart, objects
 from devcluster.cluster_client import ClusterClient
 from devcluster.control_plane import ControlPlane
-from devcluster.informer import Informer
 from integration.cluster.conftest import install_crds
+from support.cluster.informer import Informer
 from support.cluster.operator_process import run_operator
 
 IMAGE = "registry.example/trainer:1"
