@@ -23,12 +23,14 @@ GATEWAYS = ("gateway-a", "gateway-b")
 class ServedCluster(Cluster):
     """A cluster whose operator serves. ``gateways`` follow the table; ``starts`` says which revisions get ready.
 
-    ``gateway_states``: whether the operator can ask the gateways what they have counted.
+    ``unreachable``: gateways whose pods exist and do not answer. ``gateway_states``: whether the operator can ask the
+    gateways what they have counted.
     """
 
     def __init__(self, *tasks, settings=SERVING_SETTINGS, gateways=GATEWAYS, **spec):
         self.gateways = gateways
         self.starts = lambda revision: True
+        self.unreachable = ()
         self.gateway_states = True
         self.rolling_models = ()
         self.other_claims = ()
@@ -86,7 +88,8 @@ class ServedCluster(Cluster):
         state = dataclasses.replace(
             state, rolling_models=frozenset(self.rolling_models), name_claims=self._name_claims()
         )
-        return dataclasses.replace(state, gateway_states={name: self.gateway_state(name) for name in self.gateways})
+        states = {name: self.gateway_state(name) for name in self.gateways}
+        return dataclasses.replace(state, gateway_states=states, gateway_pods=frozenset((*states, *self.unreachable)))
 
     def gateway_state(self, name) -> GatewayState | None:
         """What a gateway answers: it has had no traffic."""
@@ -123,8 +126,7 @@ class ServedCluster(Cluster):
         route = self.route
         if route is None:
             return False
-        acks = route.get("status", {}).get("gateways", ())
-        known = {ack["name"]: ack for ack in acks if ack["name"] in self.gateways}
+        known = {ack["name"]: ack for ack in route.get("status", {}).get("gateways", ())}
         generation = route["metadata"]["generation"]
         if known.get(gateway, {}).get("observedGeneration") == generation:
             return False

@@ -13,6 +13,7 @@ from multitask_kubernetes.hooks import nothing
 from multitask_kubernetes.streams import StreamClient
 from multitask_operator import health
 from multitask_operator.cluster.cache import Cache
+from multitask_operator.cluster.gateway_pods import GatewayPods
 from multitask_operator.cluster.gateways import Gateways
 from multitask_operator.controller import Controller, NamespacedName, Reconcile
 from multitask_operator.metrics import Metrics
@@ -58,11 +59,12 @@ class Operator:
         configuration = await connect(self._kubeconfig, self._context)
         metrics = Metrics(cache)
         lists = await connect(self._kubeconfig, self._context)
+        pods = GatewayPods(settings.gateway_namespace, settings.gateway_selector)
         async with (
             Client(configuration, after_write=self._after_write, observer=cache, count=metrics.requested) as client,
             # its lists are of pods that the cache does not keep
             Client(lists, count=metrics.requested, connections=2) as lister,
-            Gateways(lister, settings.gateway_namespace, settings.gateway_selector) as gateways,
+            Gateways(lister, settings.gateway_namespace, settings.gateway_selector, pods) as gateways,
         ):
             controller = Controller(client, settings, self._reconcile, cache, gateways)
             queue: Queue[NamespacedName] = Queue(
@@ -77,15 +79,15 @@ class Operator:
                 settings.health_address,
                 settings.health_port,
                 settings.stale_seconds,
-                lambda: "; ".join((*cache.faults(), *controller.faults())) or None,
+                lambda: "; ".join((*cache.faults(), *pods.faults(), *controller.faults())) or None,
                 metrics.registry,
             ) as port:
                 logger.info("watching %s; health on port %d", ", ".join(settings.namespaces) or "all namespaces", port)
-                await self._work(cache, queue, metrics)
+                await self._work(cache, pods, queue, metrics)
         logger.info("ended")
 
-    async def _work(self, cache: Cache, queue: Queue[NamespacedName], metrics: Metrics) -> None:
-        watching = asyncio.create_task(self._watch(cache, queue, metrics))
+    async def _work(self, cache: Cache, pods: GatewayPods, queue: Queue[NamespacedName], metrics: Metrics) -> None:
+        watching = asyncio.create_task(self._watch(cache, pods, queue, metrics))
         reconciling = asyncio.create_task(_reconcile(cache, queue))
         stopping = asyncio.create_task(self._stopping.wait())
         try:
@@ -101,10 +103,14 @@ class Operator:
             if isinstance(each, Exception):
                 raise each
 
-    async def _watch(self, cache: Cache, queue: Queue[NamespacedName], metrics: Metrics) -> None:
-        configuration = await connect(self._kubeconfig, self._context)
-        async with StreamClient(configuration, connections=0, count=metrics.requested) as client:
-            await cache.run(client, Watches(cache, queue.add).changed)
+    async def _watch(self, cache: Cache, pods: GatewayPods, queue: Queue[NamespacedName], metrics: Metrics) -> None:
+        configuration, watches = await connect(self._kubeconfig, self._context), Watches(cache, queue.add)
+        async with (
+            StreamClient(configuration, connections=0, count=metrics.requested) as client,
+            asyncio.TaskGroup() as tasks,
+        ):
+            tasks.create_task(cache.run(client, watches.changed))
+            tasks.create_task(pods.run(client, watches.gateway_gone))
 
 
 async def _reconcile(cache: Cache, queue: Queue[NamespacedName]) -> None:

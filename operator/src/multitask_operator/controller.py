@@ -34,7 +34,7 @@ from multitask_operator.reconciler.actions import (
     Result,
 )
 from multitask_operator.reconciler.conditions import read_refused_status
-from multitask_operator.reconciler.state.accessors import is_being_deleted
+from multitask_operator.reconciler.state.accessors import acknowledgements, is_being_deleted
 from multitask_operator.reconciler.state.cluster_state import ClusterState, RejectedWrite
 from multitask_operator.settings import Settings
 
@@ -144,7 +144,11 @@ class Controller:
             others = self._cache.rolling_models() - {f"{cluster.namespace}/{cluster.name}"}
             claims = self._cache.name_claims(cluster.namespace, cluster.name)
             cluster = dataclasses.replace(cluster, rolling_models=others, name_claims=claims)
-        if self._gateways is None or not needs_gateways(cluster):
+        if self._gateways is None or cluster.task_route is None:
+            return cluster
+        names = await self._gateways.existing_pods([ack["name"] for ack in acknowledgements(cluster.task_route)])
+        cluster = dataclasses.replace(cluster, gateway_pods=names)
+        if not needs_gateways(cluster):
             return cluster
         return dataclasses.replace(cluster, gateway_states=await self._gateways.states())
 

@@ -18,6 +18,9 @@ Enqueue = Callable[[NamespacedName, float], None]
 #: Changes of children come in bursts (our own writes among them): one reconcile for all of a burst.
 DEBOUNCE_SECONDS = 0.2
 
+#: Seconds between two models that are reconciled because a gateway is gone: it concerns all that have a table.
+SPREAD_SECONDS = 0.01
+
 
 K = TypeVar("K", bound=Hashable)
 
@@ -50,6 +53,12 @@ class Watches:
             tasks = routed_tasks(item) if self._cache.has(kind, namespace, metadata["name"]) else ()
             for rival in self._rivals(NamespacedName(namespace, metadata["name"]), tasks):
                 self._enqueue(rival, DEBOUNCE_SECONDS)
+
+    def gateway_gone(self) -> None:
+        """The pod of a gateway has ended: every table may have its acknowledgement."""
+        tables = sorted({NamespacedName(space, name) for space, name, *_ in self._cache.counts(TASK_ROUTE)})
+        for number, model in enumerate(tables):
+            self._enqueue(model, DEBOUNCE_SECONDS + number * SPREAD_SECONDS)
 
     def _rivals(self, model: NamespacedName, tasks: Iterable[str]) -> list[NamespacedName]:
         """The models, in whatever namespace, that may get or lose a short name by the ``tasks`` of a table.

@@ -16,9 +16,11 @@ import pytest
 from devcluster import objects
 from devcluster.cluster_client import ClusterClient
 from devcluster.control_plane import ControlPlane
+from multitask_api.types import JsonDict
 from multitask_client import AsyncTaskClient, GatewayError
 from support.cluster.gateway_process import (
     HOST,
+    ROUTES,
     GatewayProcess,
     acknowledged,
     delete_route,
@@ -127,6 +129,40 @@ async def test_each_gateway_says_for_itself_what_it_follows_and_says_it_once(
     written = [line for line in cluster.writes(mark) if f"taskroutes/status {namespace}/" in line]
     assert written == [f"patch taskroutes/status {namespace}/shop"]
     assert acknowledged(rest, namespace) == both  # the operator removes those of gateways that are gone
+
+
+#: How an entry is lost: by a merge patch of the whole status, of the list, or by a restored object.
+LOSSES = [{"gateways": None}, {"gateways": []}, {"gateways": [{"name": "x", "observedGeneration": 1, "time": "now"}]}]
+
+
+@pytest.mark.parametrize("status", LOSSES, ids=["removed", "emptied", "replaced"])
+async def test_an_entry_that_somebody_removes_is_written_again_though_no_route_changes(
+    cluster: ClusterClient, rest: httpx.Client, namespace: str, tmp_path: Path, status: JsonDict
+) -> None:
+    generation = put_route(rest, namespace, route(namespace, task("urgency", {"old": 100})))
+    with run_gateway(cluster.admin, tmp_path, namespace, name="gateway-a"):
+        await soon("it says it", lambda: acknowledged(rest, namespace) == {"gateway-a": generation})
+        objects.patch_status(rest, f"{ROUTES.format(namespace)}/desk", status)
+        others = {each["name"]: each["observedGeneration"] for each in status["gateways"] or ()}
+        both = {"gateway-a": generation, **others}
+        await soon("it says it again", lambda: acknowledged(rest, namespace) == both, seconds=10)
+
+
+async def test_a_table_that_takes_no_entry_holds_up_no_other(
+    cluster: ClusterClient, rest: httpx.Client, namespace: str, tmp_path: Path
+) -> None:
+    names = ("alpha", "beta", "gamma")
+    for name in names:
+        put_route(rest, namespace, route(namespace, task(name, {"old": 100}), name=name, model=name))
+    full = [{"name": f"earlier-{each}", "observedGeneration": 1, "time": "2026-01-01T00:00:00Z"} for each in range(64)]
+    for name in names[:2]:
+        objects.patch_status(rest, f"{ROUTES.format(namespace)}/{name}", {"gateways": full})
+    with run_gateway(cluster.admin, tmp_path, namespace, name="gateway-a") as gateway:
+        await soon("the third says it", lambda: acknowledged(rest, namespace, "gamma") == {"gateway-a": 1}, seconds=10)
+        await soon("why is in the log", lambda: all(f"{namespace}/{each}" in gateway.log_text() for each in names[:2]))
+        for name in names[:2]:
+            objects.patch_status(rest, f"{ROUTES.format(namespace)}/{name}", {"gateways": full[1:]})
+            await soon("there is room", lambda name=name: "gateway-a" in acknowledged(rest, namespace, name))
 
 
 async def test_no_request_fails_while_servers_come_and_go_under_constant_load(

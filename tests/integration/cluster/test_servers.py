@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import httpx
@@ -13,7 +14,7 @@ from devcluster.processes import until
 from multitask_api.cluster import KIND_LABEL
 from multitask_api.serving_io.names import SERVING
 from support.cluster.model_factory import make_model
-from support.cluster.served_model import SECONDS, SETTINGS, ServedModel, served_model
+from support.cluster.served_model import GATEWAY, SECONDS, SETTINGS, ServedModel, served_model
 
 #: Values that the API server writes in another form, or leaves out.
 SERVERS = {
@@ -64,6 +65,43 @@ def test_servers_stand_and_nothing_is_written_any_more(scenario: ServedModel) ->
     before = scenario.versions()
     for _ in range(3):
         scenario.look()
+    assert scenario.versions() == before
+
+
+def acknowledge(scenario: ServedModel, name: str, generation: int = 1) -> None:
+    """As a gateway does: by server-side apply, as a field manager of its own."""
+    entry = {"name": name, "observedGeneration": generation, "time": "2026-01-01T00:00:00Z"}
+    names = {"apiVersion": "multitask.dev/v1alpha1", "kind": "TaskRoute", "metadata": {"name": "desk"}}
+    body = json.dumps(names | {"status": {"gateways": [entry]}})
+    headers = {"Content-Type": "application/apply-patch+yaml"}
+    path = f"{scenario.route_path}/status"
+    scenario.rest.patch(
+        path, content=body, headers=headers, params={"fieldManager": name, "force": "true"}
+    ).raise_for_status()
+
+
+@pytest.mark.parametrize("earlier", [1, 63])
+def test_what_gateways_said_whose_pods_are_gone_is_removed_and_what_the_others_say_stays(
+    scenario: ServedModel, earlier: int
+) -> None:
+    scenario.until_ready()
+
+    def said() -> dict[str, int]:
+        gateways = objects.get(scenario.rest, scenario.route_path)["status"].get("gateways", ())
+        return {each["name"]: each["observedGeneration"] for each in gateways}
+
+    for number in range(earlier):
+        acknowledge(scenario, f"earlier-{number}")
+    acknowledge(scenario, GATEWAY, said()[GATEWAY])  # the entry is the gateway's, as in a real cluster
+    assert len(said()) == earlier + 1
+    generation = objects.get(scenario.rest, scenario.route_path)["metadata"]["generation"]
+    scenario.look()
+    assert said() == {GATEWAY: generation}
+    acknowledge(scenario, "new", generation)  # and the next one may write its own
+    assert said() == {GATEWAY: generation, "new": generation}
+    scenario.look()
+    before = scenario.versions()
+    scenario.look()
     assert scenario.versions() == before
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -227,6 +227,10 @@ class ServedModel:
 
     # -- one gateway, which follows every table at once --------------------------------------------------------------
 
+    async def existing_pods(self, acknowledged: Collection[str]) -> frozenset[str]:
+        """See `multitask_operator.cluster.gateways.Gateways`."""
+        return frozenset({GATEWAY})
+
     async def states(self) -> dict[str, GatewayState]:
         """What the operator is told: see `multitask_operator.cluster.gateways.Gateways`."""
         tables = tuple(
@@ -246,10 +250,10 @@ class ServedModel:
     def _acknowledge(self) -> None:
         for route in self.get("TaskRoute"):
             generation = route["metadata"]["generation"]
-            known = [each["observedGeneration"] for each in route.get("status", {}).get("gateways", ())]
-            if known != [generation]:
-                entry = {"name": GATEWAY, "observedGeneration": generation, "time": format_time(self.clock())}
-                objects.patch_status(self.rest, self.route_path, {"gateways": [entry]})
+            known = {each["name"]: each for each in route.get("status", {}).get("gateways", ())}
+            if known.get(GATEWAY, {}).get("observedGeneration") != generation:
+                known[GATEWAY] = {"name": GATEWAY, "observedGeneration": generation, "time": format_time(self.clock())}
+                objects.patch_status(self.rest, self.route_path, {"gateways": list(known.values())})
 
     def _ask(self) -> None:
         """Requests of every task by the table as it is."""

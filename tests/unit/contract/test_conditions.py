@@ -35,7 +35,7 @@ BLOCKERS = {
 }
 #: Of Ready, once there is a revision.
 SERVING = {
-    *("Serving", "ServersStarting", "ScaledToZero", "NoGateway", "GatewaysBehind"),
+    *("Serving", "ServersStarting", "ScaledToZero", "NoGateway", "NoGatewayPods", "GatewaysBehind"),
     *("FetchFailed", "ServerFailed", "ServerOutOfMemory", "ServersNotReady", "ServingImageMissing"),
     *("VerificationNotPossible", "WaitingForOtherModels"),
 }

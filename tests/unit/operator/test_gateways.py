@@ -14,7 +14,8 @@ import pytest
 from aiohttp import web
 
 from multitask_api.serving_io.gateway_state import GatewayState, RevisionCounts
-from multitask_kubernetes.errors import Request, Unavailable
+from multitask_kubernetes.errors import Forbidden, Request, Unavailable
+from multitask_operator.cluster.gateway_pods import GatewayPods
 from multitask_operator.cluster.gateways import MAX_AGE_SECONDS, Gateways, needs_gateways
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 
@@ -154,6 +155,103 @@ async def test_many_models_at_a_time_ask_once():
         asking.now += MAX_AGE_SECONDS + 0.1  # type: ignore[attr-defined]
         await gateways.states()
         assert len(pods.lists) == 2
+
+
+# -- pods that exist ---------------------------------------------------------------------------------------------------
+
+
+class Watching:
+    """An API server whose watch shows what it is told, after one list of ``pods``."""
+
+    def __init__(self, *pods: dict[str, Any], error: Exception | None = None) -> None:
+        self.pods, self.error = pods, error
+        self.shows: asyncio.Queue[dict[str, Any]] = asyncio.Queue()
+
+    async def pages(self, *_args, metadata_only):
+        if self.error is not None:
+            raise self.error
+        yield [with_identity(each) for each in self.pods], "1"
+
+    async def watch(self, *_args, metadata_only):
+        while True:
+            yield await self.shows.get()
+
+
+def with_identity(item: dict[str, Any], version: str = "1") -> dict[str, Any]:
+    metadata = {"uid": item["metadata"]["name"], "resourceVersion": version} | item["metadata"]
+    return {"apiVersion": "v1", "kind": "Pod", **item, "metadata": metadata}
+
+
+def shown(type_: str, item: dict[str, Any], version: str = "2") -> dict[str, Any]:
+    return {"type": type_, "object": with_identity(item, version)}
+
+
+@asynccontextmanager
+async def watching(server: Watching, namespace: str = "system") -> AsyncIterator[tuple[GatewayPods, list[str]]]:
+    """The watch at work; what was told to be gone."""
+    pods, gone = GatewayPods(namespace, "app=gateway"), []
+    client: Any = server
+    task = asyncio.create_task(pods.run(client, lambda: gone.append("gone")))
+    await asyncio.sleep(0.05)
+    try:
+        yield pods, gone
+    finally:
+        task.cancel()
+
+
+#: what the watch shows of the second pod → the pods that exist, and whether one is gone
+CHANGES = {
+    "it is deleted": (shown("DELETED", pod("b")), {"a"}, True),
+    "it was evicted": (shown("MODIFIED", pod("b", phase="Failed")), {"a"}, True),
+    "it has ended": (shown("MODIFIED", pod("b", phase="Succeeded")), {"a"}, True),
+    "it is not ready": (shown("MODIFIED", pod("b", ready=False)), {"a", "b"}, False),
+    "its node is lost": (shown("MODIFIED", pod("b", phase="Unknown")), {"a", "b"}, False),
+    "it ends": (shown("MODIFIED", pod("b", ends="2020-01-01T00:00:00Z")), {"a", "b"}, False),
+    "another one starts": (shown("ADDED", pod("c", ip=None, phase="Pending")), {"a", "b", "c"}, False),
+}
+
+
+@pytest.mark.parametrize("sentence", CHANGES)
+async def test_a_pod_is_gone_once_it_has_ended(sentence):
+    event, expected, is_gone = CHANGES[sentence]
+    server = Watching(pod("a"), pod("b"))
+    async with watching(server) as (pods, gone):
+        assert (pods.names(), gone) == ({"a", "b"}, [])
+        server.shows.put_nowait(event)
+        await asyncio.sleep(0.05)
+        assert pods.names() == expected
+        assert bool(gone) == is_gone
+
+
+async def test_pods_that_may_not_be_watched_are_not_known():
+    error = Forbidden(Request("list", "pods", "system", None), 403, "Forbidden", "no")
+    async with watching(Watching(error=error)) as (pods, _):
+        assert pods.names() is None
+        assert "list pods" in " ".join(pods.faults())
+        listed = Pods(pod("a"))
+        assert await Gateways(listed, "system", "app=gateway", pods).existing_pods(["a"]) is None
+        assert listed.lists == []
+
+
+async def test_that_a_pod_is_gone_is_read_live_because_a_watch_may_lag():
+    async with watching(Watching(pod("a"))) as (watched, _):
+        listed = Pods(pod("a"), pod("b"), pod("ended", phase="Failed"))
+        gateways = Gateways(listed, "system", "app=gateway", watched)
+        assert await gateways.existing_pods(["a"]) == {"a"}
+        assert listed.lists == []
+        assert await gateways.existing_pods(["a", "b"]) == {"a", "b"}
+        assert len(listed.lists) == 1
+
+
+async def test_pods_that_cannot_be_listed_are_not_known():
+    error = Unavailable(Request("list", "pods", "system", None), "no connection")
+    assert await Gateways(Pods(error=error), "system", "app=gateway").existing_pods(["a"]) is None
+
+
+async def test_without_a_namespace_no_pod_exists_and_nothing_is_watched():
+    async with watching(Watching(pod("a")), namespace="") as (watched, gone):
+        assert await Gateways(Pods(pod("a")), "", "app=gateway", watched).existing_pods(["a"]) == frozenset()
+        assert (gone, watched.faults()) == ([], ())
 
 
 def rolling(phase: str | None, deployments: int) -> ClusterState:

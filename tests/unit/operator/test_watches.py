@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from multitask_operator.cluster.cache import CONFIGMAP, EVENT, METADATA, MODEL, PVC, TASK_ROUTE, Cache
-from multitask_operator.watches import DEBOUNCE_SECONDS, Watches
+from multitask_operator.watches import DEBOUNCE_SECONDS, SPREAD_SECONDS, Watches
 
 JOB, POD = ("batch/v1", "Job"), ("v1", "Pod")
 
@@ -81,6 +81,17 @@ def test_a_model_that_names_another_claim_is_not_concerned_by_the_first():
     assert queued == []
     watches.changed(PVC, item(PVC, "others"))
     assert queued == ["desk"]
+
+
+@pytest.mark.parametrize("models", [0, 1, 3])
+def test_a_gateway_that_is_gone_concerns_every_model_with_a_table_one_after_the_other(models):
+    cache, queued = Cache(()), []
+    watches = Watches(cache, lambda key, delay: queued.append((key.name, delay)))
+    cache.saw(model("trains", "models"))
+    for number in range(models):
+        cache.saw(table(f"desk-{number}", "urgency"))
+    watches.gateway_gone()
+    assert queued == [(f"desk-{n}", DEBOUNCE_SECONDS + n * SPREAD_SECONDS) for n in range(models)]
 
 
 # -- names of tasks ----------------------------------------------------------------------------------------------------

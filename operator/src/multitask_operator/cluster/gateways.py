@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Self
 
 import aiohttp
@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from multitask_api.serving_io.gateway_state import STATE_PORT, GatewayState
 from multitask_api.types import JsonObject
 from multitask_kubernetes.errors import ClusterError
+from multitask_operator.cluster.gateway_pods import GatewayPods, names_of
 from multitask_operator.cluster.observe import Reader
 from multitask_operator.reconciler.state.accessors import parse_time, true_condition
 from multitask_operator.reconciler.state.cluster_state import ClusterState
@@ -33,13 +34,15 @@ logger = logging.getLogger(__name__)
 
 
 class Gateways:
-    """The gateways of the installation. Use it as an asynchronous context."""
+    """The gateways of the installation. Use it as an asynchronous context. ``watched``: their pods; None: they are
+    listed each time."""
 
     def __init__(
         self,
         client: Reader,
         namespace: str,
         selector: str,
+        watched: GatewayPods | None = None,
         *,
         port: int = STATE_PORT,
         timeout: aiohttp.ClientTimeout = TIMEOUT,
@@ -49,6 +52,7 @@ class Gateways:
         self._client = client
         self._namespace = namespace
         self._selector = selector
+        self._watched = watched
         self._port = port
         self._timeout = timeout
         self._clock = clock
@@ -66,6 +70,26 @@ class Gateways:
         if self._session is not None:
             await self._session.close()
 
+    async def existing_pods(self, acknowledged: Collection[str]) -> frozenset[str] | None:
+        """The names of the pods that exist, reachable or not. None: not known. Without a namespace there are none.
+
+        A watch may lag behind: whether one of the pods that have ``acknowledged`` a table is gone is read live.
+        """
+        if not self._namespace:
+            return frozenset()
+        if self._watched is not None:
+            names = self._watched.names()
+            if names is None or names.issuperset(acknowledged):
+                return names
+        try:
+            return names_of(await self._list())
+        except ClusterError as error:
+            logger.warning("the gateways of namespace %s cannot be listed: %s", self._namespace, error)
+            return None
+
+    async def _list(self) -> tuple[JsonObject, ...]:
+        return await self._client.list("v1", "Pod", self._namespace, self._selector)
+
     async def states(self) -> States | None:
         """What each gateway pod says, at most `MAX_AGE_SECONDS` old. None: the pods could not be listed.
 
@@ -81,7 +105,7 @@ class Gateways:
 
     async def _ask_all(self) -> States | None:
         try:
-            pods = await self._client.list("v1", "Pod", self._namespace, self._selector)
+            pods = await self._list()
         except ClusterError as error:
             logger.warning("the gateways of namespace %s cannot be listed: %s", self._namespace, error)
             return None

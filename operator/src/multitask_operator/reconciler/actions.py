@@ -81,7 +81,7 @@ class PatchRoute:
     name: str
     resource_version: str
     status: JsonObject | None = None
-    """The fields to set; those of the gateways' are not among them."""
+    """The fields to set. Of the gateways' entries some may be left out, none is changed."""
     spec: JsonObject | None = None
     """The whole table; None: it stays."""
 

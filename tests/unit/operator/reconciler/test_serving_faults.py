@@ -338,7 +338,10 @@ def test_gateways_that_follow_no_table_are_named():
     cluster.gateways = ()
     cluster.serve()
     assert cluster.condition("Ready")["status"] == "False"
-    assert said(cluster, "Ready")[1] in ("GatewaysBehind", "WaitingForGateways", "ServersStarting")
+    assert said(cluster, "Ready")[1] == "NoGatewayPods"
+    cluster.unreachable = ("gateway-a",)
+    cluster.settle()
+    assert said(cluster, "Ready")[1] == "GatewaysBehind"
     cluster.settings = dataclasses.replace(cluster.settings, gateway_address="")
     cluster.settle()
     assert said(cluster, "Ready") == ("False", "NoGateway")

@@ -21,7 +21,7 @@ from multitask_operator.reconciler.serving.checks import start_blocked
 from multitask_operator.reconciler.serving.children import RevisionObjects
 from multitask_operator.reconciler.serving.newest import NewestRevision, newest_revision, server_settings
 from multitask_operator.reconciler.serving.queueing import waits_for_others
-from multitask_operator.reconciler.serving.routes import merge_patch, read_route, status_of
+from multitask_operator.reconciler.serving.routes import merge_patch, read_route, status_of, without_ended_gateways
 from multitask_operator.reconciler.serving.servers import obsolete_revisions, replicas_of
 from multitask_operator.reconciler.serving.status import ServingView, serving_status, warnings
 from multitask_operator.reconciler.state.model_state import ModelState
@@ -168,6 +168,9 @@ def _table(state: ModelState, route: TaskRoute | None, decision: RolloutDecision
         for name, value in wanted.items()
         if (status.get(name) or None) != (value or None)
     }
+    acknowledged = without_ended_gateways(existing, state.cluster.gateway_pods)
+    if acknowledged is not None:
+        changed["gateways"] = acknowledged
     is_same = decision.spec is None or (route is not None and route.spec == decision.spec)
     if changed or not is_same:
         spec = None if is_same or decision.spec is None else decision.spec.to_json()

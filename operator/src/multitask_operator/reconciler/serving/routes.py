@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from multitask_api.routes import TaskRoute, TaskRouteStatus
 from multitask_api.types import JsonObject
+from multitask_operator.reconciler.state.accessors import acknowledgements
 from multitask_operator.reconciler.state.revision_state import RevisionState
 
 
@@ -28,10 +29,20 @@ def status_of(route: TaskRoute | None) -> TaskRouteStatus:
     return (route.status if route is not None else None) or TaskRouteStatus()
 
 
-def following_gateways(route: TaskRoute) -> int:
-    """The gateways that follow the table. One that has an earlier step of a rollout answers too: the servers of that
-    step stay until it has caught up."""
-    return len(status_of(route).gateways)
+def following_gateways(route: TaskRoute, pods: frozenset[str] | None) -> int:
+    """The gateways that follow the table, of those whose pods exist. One that has an earlier step of a rollout answers
+    too: the servers of that step stay until it has caught up."""
+    return sum(pods is None or ack.name in pods for ack in status_of(route).gateways)
+
+
+def without_ended_gateways(item: JsonObject, pods: frozenset[str] | None) -> list[JsonObject] | None:
+    """The acknowledgements that stay in the TaskRoute's status; None: all of them do.
+
+    A gateway writes its entry and cannot remove it once its pod is gone.
+    """
+    written = acknowledgements(item)
+    kept = [ack for ack in written if pods is None or ack["name"] in pods]
+    return None if len(kept) == len(written) else kept
 
 
 def unanswered_tasks(route: TaskRoute, revisions: Mapping[str, RevisionState]) -> Iterator[tuple[str, str]]:

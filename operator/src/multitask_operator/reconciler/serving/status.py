@@ -73,7 +73,7 @@ class ServingView:
 def answers(cluster: ClusterState) -> ConditionValue | None:
     """That every task of the table is answered, whatever has become of the spec since; None: one is not."""
     route = read_route(cluster.task_route)
-    if route is None or not route.spec.revisions or not following_gateways(route):
+    if route is None or not route.spec.revisions or not following_gateways(route, cluster.gateway_pods):
         return None
     if any(True for _ in unanswered_tasks(route, revision_states(cluster))):
         return None
@@ -124,7 +124,11 @@ def _ready(view: ServingView) -> ConditionValue:
     if missing:
         text = f"No ready server for {listed(sorted(missing))}, of revision {listed(sorted(set(missing.values())))}."
         return _not_ready(view, "ServersStarting", text)
-    gateways = following_gateways(view.route)
+    pods = view.state.cluster.gateway_pods
+    gateways = following_gateways(view.route, pods)
+    if gateways == 0 and pods is not None and not pods:
+        text = "The servers are ready, but no pod of a gateway exists: look at the gateways' Deployment."
+        return _not_ready(view, "NoGatewayPods", text)
     if gateways == 0:
         return _not_ready(view, "GatewaysBehind", "The servers are ready, but no gateway follows the table yet.")
     tasks = len(view.route.spec.tasks)

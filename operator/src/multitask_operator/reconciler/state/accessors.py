@@ -79,6 +79,11 @@ def completion_index(pod: JsonObject) -> str:
     return index
 
 
+def acknowledgements(route: JsonObject) -> tuple[JsonObject, ...]:
+    """The entries of gateways in the status of a TaskRoute."""
+    return tuple((route.get("status") or {}).get("gateways") or ())
+
+
 def started_at(job: JsonObject | None) -> float | None:
     """When a Job began, in Unix seconds."""
     stamp = (job or {}).get("status", {}).get("startTime")

@@ -71,6 +71,8 @@ class ClusterState:
     Event about it, if that is a Warning."""
     gateway_states: Mapping[str, GatewayState | None] | None = None
     """Pod of a gateway → what it has counted, None if it does not answer; None instead of the mapping: not known."""
+    gateway_pods: frozenset[str] | None = None
+    """Names of the pods of gateways that exist, reachable or not; None: not known."""
     rolling_models: frozenset[str] = frozenset()
     """The other models of the installation, NAMESPACE/NAME, that have a rollout under way."""
     name_claims: tuple[NameClaim, ...] = ()

@@ -42,12 +42,14 @@ class ClusterRoutes:
     """The routes of ``namespaces`` or, if there are none, of all; ``gateway`` is this one's name.
 
     ``changed`` is called after ``table`` or an answer of `addresses` has become another one; with whether the table
-    has. ``short_names``: the namespaces whose tasks may have short names; none: all.
+    has. ``seen`` is called after a TaskRoute was read, also if its status alone is another one. ``short_names``: the
+    namespaces whose tasks may have short names; none: all.
     """
 
     def __init__(self, namespaces: Sequence[str], gateway: str, short_names: Collection[str] = ()) -> None:
         self.table = RouteTable()
         self.changed: Callable[[bool], None] = lambda _: None
+        self.seen: Callable[[], None] = lambda: None
         self.listed = asyncio.Event()
         """Set once everything was listed for the first time."""
         self._gateway = gateway
@@ -140,6 +142,8 @@ class ClusterRoutes:
         if any(changes) or self._are_endpoints_changed:
             self._are_endpoints_changed = False
             self.changed(any(changes))
+        if keys:
+            self.seen()
 
     def _follow(self, key: Key) -> bool:
         """Take in a TaskRoute; whether the routes are others now."""
@@ -153,7 +157,7 @@ class ClusterRoutes:
         if before is not None and (missing := self._missing_servers(key, before, after)):
             names = ", ".join(missing[:3])
             fault = f"generation {after.generation} waits: no server is known that it names for {names}"
-            after = replace(before, fault=fault, acknowledged=after.acknowledged)
+            after = replace(before, fault=fault, acknowledged=after.acknowledged, version=after.version)
         self._followed[key] = after
         if after.fault and (before is None or before.fault != after.fault):
             log.error("TaskRoute %s/%s: the routes of generation %d stay: %s", *key, after.generation, after.fault)

@@ -87,9 +87,9 @@ class GatewayProgram:
                 gateway.follow_endpoints()
                 return
             gateway.follow()
-            self._acknowledger.changed()
 
         self._routes.changed = changed
+        self._routes.seen = self._acknowledger.changed
         works = (self._routes.run(client), self._acknowledger.run(client), _refresh(access), self._serve(gateway))
         tasks = [asyncio.create_task(work) for work in works]
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

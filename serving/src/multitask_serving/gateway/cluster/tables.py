@@ -19,8 +19,7 @@ class FollowedTable:
     """A TaskRoute that exists. ``table`` is its last valid version, of ``generation``; None and 0: none was valid yet.
 
     ``fault``: why its newest version is not followed; empty if it is.
-    ``acknowledged``: the generation that its status
-    has for this gateway; 0: none.
+    ``acknowledged``: the generation that its status has for this gateway in resource version ``version``; 0: none.
     """
 
     uid: str
@@ -29,6 +28,7 @@ class FollowedTable:
     generation: int = 0
     fault: str = ""
     acknowledged: int = 0
+    version: int = 0
 
 
 Tables = Mapping[Key, FollowedTable]
@@ -39,7 +39,8 @@ def followed(item: JsonObject, before: FollowedTable | None, gateway: str) -> Fo
     metadata = item["metadata"]
     if before is None or before.uid != metadata["uid"]:  # another object of the same name
         before = FollowedTable(metadata["uid"], str(metadata.get("creationTimestamp") or ""))
-    before = replace(before, acknowledged=_acknowledged(item, gateway))
+    version = int(metadata.get("resourceVersion") or 0)
+    before = replace(before, acknowledged=_acknowledged(item, gateway), version=version)
     generation = int(metadata.get("generation") or 1)
     if generation == before.generation and not before.fault:
         return before
