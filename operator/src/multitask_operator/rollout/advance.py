@@ -9,7 +9,7 @@ from multitask_api.routes import RolloutState, TaskRouteSpec
 from multitask_operator.formatting import listed
 from multitask_operator.rollout.candidate import Candidate, choose, is_settled, rejection
 from multitask_operator.rollout.decision import RolloutDecision
-from multitask_operator.rollout.draft import Draft, changed, finish, reject_revision
+from multitask_operator.rollout.draft import OPEN, Draft, changed, finish, reject_revision
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput
 from multitask_operator.rollout.orders import ABORT, PAUSE, PROMOTE, parse_order, retry_of, rollout_order
 from multitask_operator.rollout.progress import progress
@@ -85,7 +85,7 @@ def _continued(draft: Draft, inp: RolloutInput, state: RolloutState, candidate: 
     if wanted is not None and wanted.name != state.revision:
         why = "somebody rolls back to it" if candidate.is_rollback else "it is newer"
         message = f"revision {wanted.name} replaces {state.revision} before it has all traffic: {why}"
-        return finish(draft, inp, state, "Aborted", message)
+        return finish(draft, inp, _unless_alone(inp, state), "Aborted", message)
     order = rollout_order(inp.annotations)
     is_new = order is not None and order.revision == state.revision and order.text != state.order
     if is_new and order is not None:
@@ -103,6 +103,15 @@ def _continued(draft: Draft, inp: RolloutInput, state: RolloutState, candidate: 
         if state.phase in OVER or state.step_started is None:
             return draft
     return progress(draft, inp, state, revision, action=action, is_new_order=is_new, rollback=candidate.is_rollback)
+
+
+def _unless_alone(inp: RolloutInput, state: RolloutState) -> RolloutState:
+    """What the revision alone answers, such as the first one of a model, it goes on answering."""
+    rows = [
+        changed(row, phase="Successful") if row.phase in OPEN and is_settled(inp, state.revision, row.name) else row
+        for row in state.tasks
+    ]
+    return changed(state, tasks=rows)
 
 
 def _begun(draft: Draft, inp: RolloutInput, candidate: Candidate) -> Draft:

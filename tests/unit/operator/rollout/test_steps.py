@@ -242,3 +242,18 @@ def test_a_table_that_was_edited_or_not_written_is_made_what_the_state_says(weig
     world.settle()
     assert world.weights == ALL_TWO
     assert world.reasons.count("RolloutStarted") == started
+
+
+@pytest.mark.parametrize("ready", [1, 2])
+def test_a_first_revision_goes_on_answering_when_the_next_one_comes_before_all_its_servers_are_ready(ready: int):
+    world = World(servers_start=False).trained("one", TASKS).settle()
+    world.ready("one", ready, 3)
+    world.settle()
+    assert world.weights == ALL_ONE
+    world.trained("two", TASKS).settle()
+    assert world.weights == ALL_ONE
+    world.ready("two", 2)
+    for _ in range(3):
+        traffic(world)
+        world.settle()
+    assert world.weights == ALL_TWO
