@@ -191,6 +191,12 @@ class RolloutState(RouteRecord):
     finished: str | None = Field(None, max_length=40, description="When the rollout was over.")
     order: str = Field("", max_length=256, description="The latest order of an annotation that was carried out.")
     retry: str = Field("", max_length=256, description="The latest retry of an annotation that was carried out.")
+    gives_way: Literal["PodByPod", "Downtime"] | None = Field(
+        None,
+        description="How the servers that answered before make room, because the cluster has none for two revisions. "
+        "PodByPod: one server at a time. Downtime: all of them at once. Absent: there is room.",
+    )
+    gives_way_since: str | None = Field(None, max_length=40, description="When they began to.")
 
 
 class TaskRouteStatus(RouteRecord):

@@ -65,7 +65,7 @@ class ServedModel:
     """One model, ``desk``, in a namespace of its own, and everything around it.
 
     ``hurry``: seconds that the operators' clock goes forward at each look. ``is_asked``: whether the gateway sends
-    requests, each time after one of the operators has written something.
+    requests, each time after one of the operators has written something. ``room``: servers that fit; None: any number.
     """
 
     def __init__(self, cluster: ClusterClient, rest: httpx.Client, pods: FakePods, runner: asyncio.Runner) -> None:
@@ -75,6 +75,7 @@ class ServedModel:
         self.pods = pods
         self.hurry = 0.0
         self.is_asked = False
+        self.room: int | None = None
         self.writes = 0
         self.kills = 0
         self.rejected: list[str] = []
@@ -202,7 +203,9 @@ class ServedModel:
     # -- kubelets --------------------------------------------------------------------------------------------------
 
     def _run_kubelets(self) -> None:
-        for index, pod in enumerate(self.get("Pod")):
+        pods = self.get("Pod")
+        bound = sum("nodeName" in pod["spec"] for pod in pods)
+        for index, pod in enumerate(pods):
             path = f"{PATHS['Pod'].format(self.namespace)}/{pod['metadata']['name']}"
             if "deletionTimestamp" in pod["metadata"]:
                 now = {"apiVersion": "v1", "kind": "DeleteOptions", "gracePeriodSeconds": 0}
@@ -215,9 +218,26 @@ class ServedModel:
                 address = f"10.9.0.{index + 1}"
                 status = {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}], "conditions": ready}
                 is_bound = "nodeName" in pod["spec"]
+                if not is_bound and self.room is not None and bound >= self.room:
+                    self._write_unschedulable(pod, path)
+                    continue
+                bound += not is_bound
                 if is_bound or self._write(self.rest.post(f"{path}/binding", json=binding)):
                     body = {"status": status}
                     self._write(self.rest.patch(f"{path}/status", json=body, headers=objects.MERGE))
+
+    def _write_unschedulable(self, pod: Any, path: str) -> None:
+        """What the scheduler says of a pod once."""
+        if not pod["status"].get("conditions"):
+            condition = {
+                "type": "PodScheduled",
+                "status": "False",
+                "reason": "Unschedulable",
+                "message": "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.",
+                "lastTransitionTime": format_time(self.clock()),
+            }
+            body = {"status": {"conditions": [condition]}}
+            self._write(self.rest.patch(f"{path}/status", json=body, headers=objects.MERGE))
 
     @staticmethod
     def _write(answer: httpx.Response) -> bool:

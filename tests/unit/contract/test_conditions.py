@@ -37,7 +37,7 @@ BLOCKERS = {
 SERVING = {
     *("Serving", "ServersStarting", "ScaledToZero", "NoGateway", "NoGatewayPods", "GatewaysBehind"),
     *("FetchFailed", "ServerFailed", "ServerOutOfMemory", "ServersNotReady", "ServingImageMissing"),
-    *("VerificationNotPossible", "WaitingForOtherModels"),
+    *("VerificationNotPossible", "WaitingForOtherModels", "AllowedDowntime"),
 }
 DELETION = {"CleaningUp"}
 FOR_PROGRAMS = {"NotPromoted"}

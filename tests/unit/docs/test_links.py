@@ -200,9 +200,9 @@ def test_the_table_of_reasons_names_those_of_the_operator_and_no_others():
 
 def test_the_page_about_operating_names_every_reason_of_a_rollout_and_no_others():
     folder = PACKAGES["multitask_operator"] / "multitask_operator" / "rollout"
-    sources = "\n".join(path.read_text("utf-8") for path in sorted(folder.glob("*.py")))
+    sources = "\n".join(path.read_text("utf-8") for path in sorted(folder.rglob("*.py")))
     reasons = set(re.findall(r'\.waiting\(\s*"(\w+)"', sources))
-    reasons |= set(re.findall(r'^WAITING\w* = "(\w+)"', sources, re.MULTILINE))
+    reasons |= set(re.findall(r'^(?:WAITING|MAKING)\w* = "(\w+)"', sources, re.MULTILINE))
     reasons |= {name for text in re.findall(r"reason=(.*?), message", sources) for name in re.findall(r'"(\w+)"', text)}
     events = set(re.findall(r'\.event\(\s*"(\w+)"', sources))
     events |= set(re.findall(r'reject_revision\(.*?, "(\w+)",', sources))

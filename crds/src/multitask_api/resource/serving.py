@@ -202,8 +202,9 @@ class Serving(Record):
     )
     allow_downtime: bool = Field(
         False,
-        description="If there is no room for two revisions at once, stop the old one before the new one starts. "
-        "Not acted on yet.",
+        description="Where the cluster has no room for a second revision, and servers cannot be exchanged one by one "
+        "because there is only one: end the old revision's servers, then start those of the new one. Nobody answers "
+        "meanwhile. false: the new revision waits for room.",
     )
     pod_template: FreeForm = Field(
         default_factory=dict,

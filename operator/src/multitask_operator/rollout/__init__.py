@@ -7,10 +7,14 @@ the next TaskRoute. Nothing is remembered between two calls but the TaskRoute's 
 from multitask_operator.rollout.advance import advance
 from multitask_operator.rollout.decision import GoldenJob, RolloutDecision, RolloutEvent
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput
+from multitask_operator.rollout.room.exchange import MAKING_ROOM
+from multitask_operator.rollout.share import DOWNTIME
 from multitask_operator.rollout.table import OVER
 from multitask_operator.rollout.verification import WAITING_FOR_SERVERS
 
 __all__ = [
+    "DOWNTIME",
+    "MAKING_ROOM",
     "OVER",
     "WAITING_FOR_SERVERS",
     "GoldenJob",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from multitask_api.routes import RolloutState, TaskRouteSpec
@@ -13,9 +13,11 @@ from multitask_operator.rollout.draft import OPEN, Draft, changed, finish, rejec
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput
 from multitask_operator.rollout.orders import ABORT, PAUSE, PROMOTE, parse_order, retry_of, rollout_order
 from multitask_operator.rollout.progress import progress
-from multitask_operator.rollout.rehoming import room_for
+from multitask_operator.rollout.room.exchange import make_room, servers_in_exchange
+from multitask_operator.rollout.room.rehoming import room_for
+from multitask_operator.rollout.share import DOWNTIME
 from multitask_operator.rollout.table import OVER, table
-from multitask_operator.rollout.verification import RECHECK_SECONDS, verify
+from multitask_operator.rollout.verification import RECHECK_SECONDS, missing_approval, verify
 
 
 def advance(inp: RolloutInput) -> RolloutDecision:
@@ -44,6 +46,8 @@ def _decision(inp: RolloutInput, draft: Draft, spec: TaskRouteSpec | None) -> Ro
     if state is not None and state.phase not in OVER:
         needed = needed | {state.revision}
     leaving = {item.name for item in inp.revisions if item.has_pods} - needed
+    if state is not None and _failed_unused(state):  # the old servers need its room to answer again
+        leaving -= {state.revision}
     drained = inp.drained_after()
     if leaving and drained != 0.0:
         needed = needed | leaving
@@ -60,7 +64,22 @@ def _decision(inp: RolloutInput, draft: Draft, spec: TaskRouteSpec | None) -> Ro
         events=draft.events,
         requeue_after=draft.requeue_after,
         approval=draft.approval,
+        servers=_servers(inp, draft, spec),
     )
+
+
+def _failed_unused(state: RolloutState) -> bool:
+    """Whether it is over before the revision had traffic, while nobody else answered."""
+    return state.gives_way == DOWNTIME and state.phase in ("Failed", "Aborted") and state.step_started is None
+
+
+def _servers(inp: RolloutInput, draft: Draft, spec: TaskRouteSpec | None) -> Mapping[str, int]:
+    """See `RolloutDecision.servers`. What the next table does not name, and is not about to, gets no further server."""
+    state = draft.state
+    named = spec.revisions if spec is not None else frozenset()
+    coming = {state.revision} if state is not None and state.phase not in OVER else set()
+    leaving = {each.name: each.replicas for each in inp.revisions if each.name not in named | coming}
+    return leaving | dict(servers_in_exchange(inp, draft))
 
 
 def _earliest(*waits: float | None) -> float | None:
@@ -97,12 +116,14 @@ def _continued(draft: Draft, inp: RolloutInput, state: RolloutState, candidate: 
         draft = reject_revision(draft, inp, state.revision, "Aborted", message)
         return finish(draft, inp, state, "Aborted", message)
     draft = replace(draft, state=state)
+    rollback, is_paused = candidate.is_rollback, action == PAUSE
     if state.step_started is None:
-        draft = verify(draft, inp, state, revision, rollback=candidate.is_rollback, is_paused=action == PAUSE)
+        draft = verify(draft, inp, state, revision, rollback=rollback, is_paused=is_paused)
         state = draft.state or state
-        if state.phase in OVER or state.step_started is None:
-            return draft
-    return progress(draft, inp, state, revision, action=action, is_new_order=is_new, rollback=candidate.is_rollback)
+    if state.phase not in OVER and state.step_started is not None:
+        draft = progress(draft, inp, state, revision, action=action, is_new_order=is_new, rollback=rollback)
+    approval = missing_approval(inp, revision, rollback=rollback) if state.step_started is None else None
+    return make_room(draft, inp, revision, is_paused=is_paused, rollback=rollback, approval=approval)
 
 
 def _unless_alone(inp: RolloutInput, state: RolloutState) -> RolloutState:

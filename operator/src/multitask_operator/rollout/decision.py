@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 from multitask_api.routes import RejectedRevision, RolloutState, TaskRouteSpec
@@ -47,6 +48,8 @@ class RolloutDecision:
     """Whether something is still to come without anybody's help, or is waited for."""
     golden: GoldenJob | None = None
     events: tuple[RolloutEvent, ...] = ()
+    servers: Mapping[str, int] = field(default_factory=dict)
+    """Revision → the servers that it is to have, if it gives way to another one; all others: as the spec says."""
     requeue_after: float | None = None
     """Seconds until the next decision, should nothing happen before."""
     approval: str | None = None

@@ -35,6 +35,8 @@ class Draft:
     events: tuple[RolloutEvent, ...] = ()
     requeue_after: float | None = None
     approval: str | None = None
+    is_short: bool = False
+    """Whether the revision that is rolled out needs a further server before it can go on."""
 
     def waiting(self, reason: str, message: str, requeue_after: float | None = None) -> Draft:
         """It goes on as soon as that is over."""
@@ -65,6 +67,14 @@ def finish(draft: Draft, inp: RolloutInput, state: RolloutState, phase: str, mes
     done = replace(draft, state=over, step=None, is_progressing=phase == "Successful", requeue_after=0.0)
     reason = f"Rollout{phase}"
     return replace(done.event(reason, message, warning=phase != "Successful"), reason=reason, message=message)
+
+
+def await_approval(draft: Draft, state: RolloutState, wanted: str, message: str) -> Draft:
+    """It waits for a person, who says yes by the id ``wanted``."""
+    if state.phase != "Paused":
+        draft = draft.event("ApprovalNeeded", message)
+    draft = replace(draft.with_state(state, phase="Paused", message=message), approval=wanted)
+    return draft.waiting("ApprovalNeeded", message)
 
 
 def reject_revision(

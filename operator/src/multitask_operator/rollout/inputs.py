@@ -31,6 +31,10 @@ class LiveRevision:
     """Its endpoints that are ready."""
     has_pods: bool = False
     """Whether its Deployment exists."""
+    no_room_since: float | None = None
+    """Since when a server cannot be scheduled for lack of room, in Unix seconds; None: none is known to wait for it."""
+    start_seconds: float = 600.0
+    """Seconds after which servers that are not ready are overdue."""
 
     @property
     def name(self) -> str:

@@ -15,6 +15,7 @@ from multitask_operator.rollout.draft import OPEN, Draft, changed, finish, open_
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput, format_time, parse_time
 from multitask_operator.rollout.orders import PAUSE, PROMOTE, RESUME
 from multitask_operator.rollout.plan import Step, analysis_settings, steps_of, window_name
+from multitask_operator.rollout.share import DOWNTIME, share_of
 from multitask_operator.rollout.table import OUT
 from multitask_operator.rollout.verification import RECHECK_SECONDS, golden_key, silent_message
 
@@ -31,7 +32,7 @@ def progress(
 ) -> Draft:
     """The draft after one look at the step under way. ``action``: the standing order for this rollout; empty: none."""
     is_compared = any(_is_compared(inp, state, row.name) for row in open_rows(state))
-    hurry = rollback or action == PROMOTE or not is_compared
+    hurry = rollback or action == PROMOTE or not is_compared or state.gives_way == DOWNTIME
     steps = steps_of(inp.serving.rollout)
     index = len(steps) - 1 if hurry else min(state.step, len(steps) - 1)
     step = steps[index]
@@ -43,7 +44,7 @@ def progress(
     if not hurry:
         draft, state = _measure(draft, inp, state, step)
         draft, state = _exclude(draft, inp, state)
-    state = changed(state, weight=min(step.weight, revision.share))
+    state = changed(state, weight=min(step.weight, share_of(inp, revision, state)))
     draft = replace(draft, state=state, step=step)
     if not [row for row in state.tasks if row.phase not in OUT]:
         message = f"no task is left for revision {revision.name}: all of them keep their old revision"
@@ -65,7 +66,8 @@ def progress(
     if waits is not None:
         message, seconds = waits
         message = f"step {index + 1} of {len(steps)} ({step.weight} %): {message}"
-        return draft.with_state(state, message=message).waiting("RollingOut", message, seconds)
+        waiting = draft.with_state(state, message=message).waiting("RollingOut", message, seconds)
+        return replace(waiting, is_short=share_of(inp, revision, state) < step.weight)
     return _passed(draft, inp, state, revision, steps, index)
 
 
@@ -159,7 +161,7 @@ def _waits(
     inp: RolloutInput, state: RolloutState, step: Step, revision: LiveRevision, *, hurry: bool, resumed: bool
 ) -> tuple[str, float] | None:
     """What the step waits for, and seconds until the next look; None: nothing."""
-    if revision.share < step.weight:
+    if share_of(inp, revision, state) < step.weight:
         return f"{revision.ready} of {revision.replicas} servers are ready", RECHECK_SECONDS
     silent = silent_message(inp)
     if silent and not resumed:
@@ -214,7 +216,7 @@ def _passed(
             step=index + 1,
             step_started=format_time(inp.now),
             measured=None,
-            weight=min(following.weight, revision.share),
+            weight=min(following.weight, share_of(inp, revision, state)),
             tasks=rows,
             message=message,
         )

@@ -9,6 +9,7 @@ from multitask_api.serving_io.revision import RevisionTask
 from multitask_operator.rollout.candidate import is_settled, same_contract
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput
 from multitask_operator.rollout.plan import Step, window_name
+from multitask_operator.rollout.share import share_of
 
 OVER = frozenset({"Successful", "Failed", "Aborted"})
 OUT = frozenset({"Failed", "Excluded"})
@@ -89,7 +90,7 @@ def _weight(
         return 0
     if home is None or not same_contract(inp, home, task):
         return 100
-    return min(step.weight, revision.share)
+    return min(step.weight, share_of(inp, revision, state))
 
 
 def _window(state: RolloutState, step: Step | None, entry: RoutedTask | None) -> str | None:

@@ -11,9 +11,10 @@ from multitask_api.serving_io.verify import RevisionReport
 from multitask_operator.formatting import listed
 from multitask_operator.rollout.candidate import approval_id, is_settled, rejection, same_contract
 from multitask_operator.rollout.decision import GoldenJob
-from multitask_operator.rollout.draft import Draft, changed, finish, reject_revision
+from multitask_operator.rollout.draft import Draft, await_approval, changed, finish, reject_revision
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput, format_time
 from multitask_operator.rollout.plan import retry_suffix
+from multitask_operator.rollout.share import DOWNTIME
 from multitask_operator.rollout.table import OUT
 
 WAITING_FOR_SERVERS = "WaitingForServers"
@@ -27,7 +28,8 @@ def verify(
 ) -> Draft:
     """The draft with the first step begun, or with what that waits for. A rollback waits for ready servers only."""
     if not revision.ready:
-        return draft.waiting(WAITING_FOR_SERVERS, _no_servers(revision), RECHECK_SECONDS)
+        waiting = draft.waiting(WAITING_FOR_SERVERS, _no_servers(revision), RECHECK_SECONDS)
+        return replace(waiting, is_short=bool(revision.replicas))
     if not state.tasks:
         if rollback:
             state = changed(state, tasks=[_row(inp, state, task, "", rollback=True) for task in revision.record.tasks])
@@ -42,6 +44,13 @@ def verify(
             if report is None or report.revision != revision.name:
                 return _ask(draft, inp, state, revision, key)
             draft, state = _verified(draft, inp, state, revision, report)
+    left = [row.name for row in state.tasks if row.phase in OUT and inp.home(row.name, revision.name) is not None]
+    if left and state.gives_way == DOWNTIME:
+        message = (
+            f"revision {revision.name} cannot leave {listed(left)} to another one, which has no room: {_why(state)}"
+        )
+        draft = reject_revision(draft, inp, revision.name, "VerificationFailed", message)
+        return finish(draft, inp, state, "Failed", message)
     if not [row for row in state.tasks if row.phase not in OUT]:
         message = f"revision {revision.name} answers no task as it was evaluated: {_why(state)}"
         draft = reject_revision(draft, inp, revision.name, "VerificationFailed", message)
@@ -49,14 +58,27 @@ def verify(
     if is_paused:
         message = f"paused by a person before revision {revision.name} has traffic; next: mtm rollout resume"
         return draft.with_state(state, phase="Paused", message=message).waiting("RolloutPaused", message)
-    if inp.serving.approval == "Manual" and not rollback:
-        wanted = approval_id(revision.record, inp.serving)
-        if inp.annotations.get(APPROVAL_ANNOTATION) != wanted:
-            return _unapproved(draft, state, wanted)
+    wanted = missing_approval(inp, revision, rollback=rollback)
+    if wanted is not None:
+        message = f"revision {revision.name} is verified and waits for approval: {ask_approval(wanted)}"
+        return await_approval(draft, state, wanted, message)
     started = changed(
         state, phase="Progressing", step=0, step_started=format_time(inp.now), measured=None, message="", weight=0
     )
     return replace(draft, state=started)
+
+
+def missing_approval(inp: RolloutInput, revision: LiveRevision, *, rollback: bool) -> str | None:
+    """The id that a person has to approve; None: nothing, or it is approved."""
+    if inp.serving.approval != "Manual" or rollback:
+        return None
+    wanted = approval_id(revision.record, inp.serving)
+    return None if inp.annotations.get(APPROVAL_ANNOTATION) == wanted else wanted
+
+
+def ask_approval(wanted: str) -> str:
+    """How it is approved."""
+    return f"set the annotation {APPROVAL_ANNOTATION} to {wanted}"
 
 
 def golden_key(name: str, state: RolloutState) -> str:
@@ -160,14 +182,3 @@ def _changed(report: RevisionReport, task: str) -> ChangedAnswers | None:
 
 def _why(state: RolloutState) -> str:
     return "; ".join(f"{row.name}: {row.message}" for row in state.tasks[:3] if row.message)
-
-
-def _unapproved(draft: Draft, state: RolloutState, wanted: str) -> Draft:
-    message = (
-        f"revision {state.revision} is verified and waits for approval: set the annotation {APPROVAL_ANNOTATION} to"
-        f" {wanted}"
-    )
-    if state.phase != "Paused":
-        draft = draft.event("ApprovalNeeded", message)
-    draft = replace(draft.with_state(state, phase="Paused", message=message), approval=wanted)
-    return draft.waiting("ApprovalNeeded", message)

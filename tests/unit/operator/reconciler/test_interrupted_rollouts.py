@@ -4,7 +4,6 @@ answers every task all the time. What goes wrong is every single write of the ro
 from __future__ import annotations
 
 import copy
-from collections import Counter
 from functools import partial
 
 import pytest
@@ -12,14 +11,10 @@ import pytest
 from multitask_api.bundle import BASELINE
 from support.busy_cluster import FAILED, KILLED, MIXTURE, REFUSED, SINGLE, UNROUTED, BusyCluster
 from support.graph_builders import task
+from support.rollout_ends import before_the_next_revision, end_state
 
 TASKS = (task(MIXTURE), task(SINGLE), task(UNROUTED))
 PODS = {"podTemplate": {"spec": {"priorityClassName": "high"}}}
-#: Fields that follow from the time, from how often somebody looked, and from how much traffic there was until then.
-FLEETING = {
-    *("lastTransitionTime", "time", "finished", "stepStarted", "measured", "message", "measurements", "previous"),
-    *("gateways", "resourceVersion", "passedOn", "progressTime"),
-}
 _KNOWN: dict[str, BusyCluster] = {}
 
 
@@ -65,35 +60,6 @@ def begun(rollout: str) -> BusyCluster:
     cluster.writes, cluster.created = [], []
     cluster.answered.clear()
     return cluster
-
-
-def before_the_next_revision(cluster: BusyCluster) -> BusyCluster:
-    known = cluster.recorded
-    while True:
-        before = copy.deepcopy(cluster)
-        cluster.reconcile()
-        if cluster.recorded != known:
-            return before
-        if cluster.written == before.written:
-            cluster.finish(cluster.jobs()[0])
-
-
-def end_state(cluster: BusyCluster):
-    """What must be the same whatever happened in between."""
-    settings = {key: item.get("spec") for key, item in cluster.objects.items() if key[0] not in ("Pod", "Job")}
-    return {
-        "objects": settings,
-        "rollout": steady(cluster.route["status"]),
-        "status": steady(cluster.model["status"]),
-        "created": Counter(cluster.created),
-    }
-
-
-def steady(value):
-    """Without what is fleeting."""
-    if isinstance(value, dict):
-        return {key: steady(item) for key, item in value.items() if key not in FLEETING}
-    return [steady(item) for item in value] if isinstance(value, list) else value
 
 
 def assert_answered(cluster: BusyCluster):

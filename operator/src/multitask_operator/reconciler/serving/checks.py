@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from multitask_api.serving_io.names import FETCH_CONTAINER, SERVER_CONTAINER
@@ -11,7 +12,7 @@ from multitask_operator.objects.volumes import pvc_of
 from multitask_operator.reconciler import pvcs
 from multitask_operator.reconciler.blockers import EVENT_DELAY, Blocker, pod_warned, pods_blocked, without_remediation
 from multitask_operator.reconciler.serving.claims import servers_apart
-from multitask_operator.reconciler.state.accessors import created_seconds, true_condition
+from multitask_operator.reconciler.state.accessors import created_seconds, parse_time, true_condition
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.pods import container_statuses
 from multitask_operator.reconciler.state.revision_state import RevisionState
@@ -30,6 +31,14 @@ REMEDIATION: Mapping[str, str] = {
     "ServerOutOfMemory": f"raise limits.memory in {PLACE}.resources",
 }
 _LAST_LINE_LENGTH = 400
+_QUOTA = "exceeded quota"
+#: What kube-scheduler says of nodes that other pods fill: resources, devices, volumes, ports, or that pods are apart.
+_ROOM = re.compile(
+    r"Insufficient |Too many pods|cannot allocate all claims|max volume count|have free ports|anti-affinity rules"
+    r"|topology spread constraints"
+)
+#: Reasons that say that there is no room; their advice stands aside where the rollout says what it does about it.
+NO_ROOM_REASONS = frozenset({"NoGPUFree", "Unschedulable", "QuotaExceeded"})
 
 
 def start_blocked(state: ModelState, settings: Settings) -> Blocker | None:
@@ -54,6 +63,32 @@ def servers_blocked(state: ModelState, settings: Settings, revision: RevisionSta
     return next((blocker for check in checks if (blocker := check()) is not None), None)
 
 
+def no_room_since(revision: RevisionState) -> float | None:
+    """Since when a server cannot be scheduled, or not be created, for want of what other servers hold; in Unix seconds.
+
+    A pod that fits no node for another reason, such as a label or a taint, would not run either if others ended.
+    """
+    times = [_room_missing_since(pod) for pod in revision.pods if pod.get("status", {}).get("phase") == "Pending"]
+    failure = true_condition(revision.deployment, "ReplicaFailure")
+    if failure is not None and len(revision.pods) < revision.replicas and _QUOTA in failure.get("message", ""):
+        times.append(_changed_at(failure))
+    return min((time for time in times if time is not None), default=None)
+
+
+def _room_missing_since(pod: JsonObject) -> float | None:
+    for condition in pod.get("status", {}).get("conditions") or ():
+        is_unscheduled = (condition.get("type"), condition.get("reason")) == ("PodScheduled", "Unschedulable")
+        if is_unscheduled and condition.get("status") == "False" and _ROOM.search(condition.get("message", "")):
+            since = _changed_at(condition)
+            return since if since is not None else created_seconds(pod)
+    return None
+
+
+def _changed_at(condition: JsonObject) -> float | None:
+    stamp = condition.get("lastTransitionTime")
+    return parse_time(stamp) if stamp else None
+
+
 def with_advice(blocker: Blocker) -> str:
     """The blocker's message, with what helps."""
     advice = REMEDIATION.get(blocker.reason)
@@ -75,7 +110,7 @@ def _pod_refused(revision: RevisionState) -> Blocker | None:
     if failure is None or len(revision.pods) >= revision.replicas:
         return None
     message = failure.get("message", "")
-    reason = "QuotaExceeded" if "exceeded quota" in message else "PodRefused"
+    reason = "QuotaExceeded" if _QUOTA in message else "PodRefused"
     return Blocker(reason, f"Deployment {_name(revision.deployment)} gets no pod: {message}")
 
 

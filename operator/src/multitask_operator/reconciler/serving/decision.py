@@ -17,7 +17,7 @@ from multitask_operator.reconciler.actions import Action, Create, DryRunCreate, 
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.contribution import Contribution, StatusPart
 from multitask_operator.reconciler.serving import verification
-from multitask_operator.reconciler.serving.checks import start_blocked
+from multitask_operator.reconciler.serving.checks import no_room_since, start_blocked
 from multitask_operator.reconciler.serving.children import RevisionObjects
 from multitask_operator.reconciler.serving.newest import NewestRevision, newest_revision, server_settings
 from multitask_operator.reconciler.serving.queueing import waits_for_others
@@ -118,6 +118,8 @@ def _rollout_input(
                 revision.replicas,
                 revision.ready_endpoints,
                 revision.replicas > 0 or bool(revision.pods),
+                no_room_since(revision),
+                revision.start_seconds,
             )
             for revision in reversed(list(revisions.values()))
             if revision.record is not None
@@ -144,7 +146,7 @@ def _servers(
         if revision.name not in decision.live:
             yield from objects.stopped(revision)
             continue
-        replicas = replicas_of(state, revision, is_rolling=decision.is_progressing)
+        replicas = replicas_of(state, revision, decision)
         if blocker is not None:  # no further pod: it would not start, or keep others from starting
             replicas = min(replicas, revision.replicas)
         if blocker is None or revision.deployment is not None:

@@ -6,15 +6,18 @@ from collections.abc import Collection, Mapping
 
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.revision_state import RevisionState
+from multitask_operator.rollout import RolloutDecision
 
 
-def replicas_of(state: ModelState, revision: RevisionState, *, is_rolling: bool) -> int:
-    """The servers that a live revision is to have: ``spec.serving.replicas``.
+def replicas_of(state: ModelState, revision: RevisionState, decision: RolloutDecision) -> int:
+    """The servers that a live revision is to have: ``spec.serving.replicas``, or fewer if it gives way to another one.
 
-    During a rollout servers are only added: an autoscaler sees the load of one revision shrink while traffic moves, and
-    what it takes away would be missing at the next step.
+    During a rollout servers are only added otherwise: an autoscaler sees the load of one revision shrink while traffic
+    moves, and what it takes away would be missing at the next step.
     """
-    wanted = state.model.spec.serving.replicas
+    wanted, is_rolling = state.model.spec.serving.replicas, decision.is_progressing
+    if wanted > 0 and revision.name in decision.servers:
+        return decision.servers[revision.name]
     return max(wanted, revision.replicas) if is_rolling and wanted > 0 else wanted
 
 

@@ -13,7 +13,7 @@ from multitask_operator.objects.serving.names import servers_selector
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.conditions import WARNING, ConditionValue
 from multitask_operator.reconciler.contribution import StatusPart
-from multitask_operator.reconciler.serving.checks import servers_blocked, with_advice
+from multitask_operator.reconciler.serving.checks import NO_ROOM_REASONS, servers_blocked, with_advice
 from multitask_operator.reconciler.serving.claims import claim_warning
 from multitask_operator.reconciler.serving.routes import following_gateways, read_route, unanswered_tasks
 from multitask_operator.reconciler.serving.task_names import NAME_TAKEN, names_taken
@@ -21,10 +21,11 @@ from multitask_operator.reconciler.serving.verification import verification_bloc
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.revision_state import RevisionState, revision_states
-from multitask_operator.rollout import WAITING_FOR_SERVERS, RolloutDecision
+from multitask_operator.rollout import DOWNTIME, MAKING_ROOM, OVER, WAITING_FOR_SERVERS, RolloutDecision
 from multitask_operator.settings import Settings
 
 SERVING, ROLLING_OUT, TRAINED = "Serving", "RollingOut", "Trained"
+ALLOWED_DOWNTIME = "AllowedDowntime"
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,8 @@ def _progress(view: ServingView) -> ConditionValue:
     """What the rollout waits for; if that is for servers that cannot start, why: Ready says nothing of it as long as
     others answer."""
     decision, blocker = view.decision, view.blocker
-    if decision.reason == WAITING_FOR_SERVERS and blocker is not None:
+    is_known = decision.reason == MAKING_ROOM and blocker is not None and blocker.reason in NO_ROOM_REASONS
+    if decision.reason in (WAITING_FOR_SERVERS, MAKING_ROOM) and blocker is not None and not is_known:
         return ConditionValue("True", blocker.reason, f"{decision.message}: {with_advice(blocker)}")
     return ConditionValue("True", decision.reason, decision.message)
 
@@ -121,6 +123,9 @@ def _ready(view: ServingView) -> ConditionValue:
         is_stuck = not view.decision.is_progressing or view.decision.reason == "VerificationNotPossible"
         return _not_ready(view, view.decision.reason if is_stuck else "ServersStarting", view.decision.message)
     missing = dict(unanswered_tasks(view.route, view.revisions))
+    rollout = view.decision.rollout
+    if missing and rollout is not None and rollout.gives_way == DOWNTIME and rollout.phase not in OVER:
+        return _downtime(view, sorted(missing))
     if missing:
         text = f"No ready server for {listed(sorted(missing))}, of revision {listed(sorted(set(missing.values())))}."
         return _not_ready(view, "ServersStarting", text)
@@ -137,6 +142,14 @@ def _ready(view: ServingView) -> ConditionValue:
     unrouted = [task.name for task in view.state.model.spec.tasks if task.name not in routed]
     note = f"; not routed: {listed(unrouted)}" if unrouted else ""
     return ConditionValue("True", SERVING, f"{text}, through {counted(gateways, 'gateway')}{note}.")
+
+
+def _downtime(view: ServingView, tasks: list[str]) -> ConditionValue:
+    """The servers of the old revision have ended to make room, as the resource allows."""
+    if view.blocker is not None and view.blocker.reason not in NO_ROOM_REASONS:
+        return _not_ready(view, ALLOWED_DOWNTIME, "")
+    text = f"Nobody answers {listed(tasks)}, as spec.serving.allowDowntime allows"
+    return ConditionValue("False", ALLOWED_DOWNTIME, f"{text}: {view.decision.message}.")
 
 
 def _not_ready(view: ServingView, reason: str, message: str) -> ConditionValue:

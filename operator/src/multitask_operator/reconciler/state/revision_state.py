@@ -14,6 +14,9 @@ from multitask_operator.objects.serving.revisions import TEMPLATE_KEY
 from multitask_operator.reconciler.state.accessors import created_at, is_being_deleted, kind_label
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 
+#: What a Deployment has that says nothing of it.
+_PROGRESS_DEADLINE = 600
+
 
 @dataclass(frozen=True)
 class RevisionState:
@@ -65,6 +68,12 @@ class RevisionState:
     def replicas(self) -> int:
         """Servers that its Deployment asks for; 0 without one."""
         return int((self.deployment or {}).get("spec", {}).get("replicas", 0))
+
+    @property
+    def start_seconds(self) -> float:
+        """Seconds after which its servers are overdue."""
+        spec = (self.deployment or {}).get("spec", {})
+        return float(spec.get("progressDeadlineSeconds", _PROGRESS_DEADLINE))
 
     @property
     def objects(self) -> Iterator[JsonObject]:

@@ -1,0 +1,1 @@
+"""Room for another revision beside those that have servers. Pure."""
