@@ -12,6 +12,9 @@ import pytest
 
 from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
 from multitask_client import AsyncTaskClient, GatewayError, Unavailable
+from multitask_operator.rollout.counts import counts_of
+from multitask_operator.rollout.metrics import Outcome, measure
+from multitask_operator.rollout.plan import AnalysisSettings
 from multitask_serving.gateway import dispatch, retry_budget
 from multitask_serving.gateway.routes import RouteTable
 from multitask_serving.gateway.server import Gateway, ServerOptions, serving_gateway
@@ -96,6 +99,111 @@ async def test_a_request_to_a_server_that_goes_is_answered_by_another(way: str) 
         # the one that failed is not asked again and again because it looks idle
         assert gateway.stats.snapshot()["team/desk/urgency", "r1"].errors["UNAVAILABLE"] <= 20
         assert gateway.dispatcher.retries["team/desk"] >= 1
+
+
+def counted(gateway: Gateway, task: str = "urgency") -> dict[str, tuple[int, dict[str, int], int]]:
+    """Revision → requests, errors and those that run, as the operator sees them."""
+    rows = (row for row in gateway.stats.window_counts() if row.task == f"team/desk/{task}")
+    return {row.revision: (row.requests, row.errors, row.in_flight) for row in rows}
+
+
+@pytest.mark.parametrize("others", [0, 1, 2])
+@pytest.mark.parametrize("way", WAYS_TO_FAIL)
+async def test_a_request_that_another_server_answered_has_not_failed_for_any_revision(way: str, others: int) -> None:
+    """``others``: servers of the new revision beside the one that goes."""
+    async with (
+        running(*(FakeTriton(HOST, seconds=0.001) for _ in range(2 + others))) as (going, old, *rest),
+        gateway_over(table(old=50, new=50), old=[old], new=[going, *rest]) as (gateway, client, known),
+    ):
+        gateway.follow()
+        going.ending = way == "ending"
+        going.seconds = 30
+        if way == "killed":
+            await going.stop()
+        asked = [asyncio.create_task(label(client, timeout_s=20)) for _ in range(60)]
+        while way.startswith("cut") and going.requests + old.requests + sum(each.requests for each in rest) < 60:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+        if way.startswith("cut"):
+            await going.stop()
+        answers = Counter(await asyncio.gather(*asked))
+        known.servers["new"] = rest
+        counts = counted(gateway)
+        assert {name: (answers[name], {}, 0) for name in ("old", "new")} == counts
+        # what servers did is in the metrics
+        assert gateway.stats.snapshot()["team/desk/urgency", "new"].errors["UNAVAILABLE"] >= 1
+
+
+async def test_a_pod_that_is_killed_under_load_does_not_convict_its_revision() -> None:
+    """Some eight of 60 requests are under way in it."""
+    async with (
+        running(*(FakeTriton(HOST) for _ in range(4))) as (going, other, *old),
+        gateway_over(table(old=80, new=20), old=old, new=[going, other]) as (gateway, client, known),
+    ):
+        gateway.follow()
+        while counted(gateway)["new"][0] < 52:
+            await label(client)
+        going.seconds, other.seconds = 30, 0
+        known.servers["new"] = [going]
+        servers = (going, other, *old)
+        arrived = sum(each.requests for each in servers)
+        asked = [asyncio.create_task(label(client, timeout_s=20)) for _ in range(40)]
+        while sum(each.requests for each in servers) < arrived + 40:  # noqa: ASYNC110 - a count, not an event
+            await asyncio.sleep(0.001)
+        assert going.running > 2
+        known.servers["new"] = [going, other]
+        await going.stop()
+        await asyncio.gather(*asked)
+        rows = gateway.stats.window_counts()
+        new, before = (counts_of(rows, "team/desk/urgency", name, "") for name in ("new", "old"))
+        assert new.requests >= 52
+        assert measure(new, before, None, AnalysisSettings()).outcome is Outcome.SUCCESSFUL
+
+
+#: servers of the old and of the new revision, all of which fail → revisions that a request may count for
+ALL_FAIL = [(0, 1, {"new"}), (0, 3, {"new"}), (1, 0, {"old"}), (1, 1, {"old", "new"}), (2, 3, {"old", "new"})]
+
+
+@pytest.mark.parametrize(("old", "new", "revisions"), ALL_FAIL)
+async def test_a_request_that_nobody_answered_counts_once_for_each_revision_that_it_was_sent_to(
+    old: int, new: int, revisions: set[str]
+) -> None:
+    async with (
+        running(*(FakeTriton(HOST) for _ in range(old + new))) as servers,
+        gateway_over(table(old=50, new=50), old=servers[:old], new=servers[old:]) as (gateway, client, _),
+    ):
+        gateway.follow()
+        for server in servers:
+            server.ending = True
+        for _ in range(20):
+            with pytest.raises(Unavailable):
+                await label(client)
+        counts = counted(gateway)
+        assert sum(server.requests for server in servers) >= 20
+        failed = {name: requests for name, (requests, *_) in counts.items() if requests}
+        assert set(failed) == revisions
+        assert all(requests <= 20 for requests in failed.values())
+        assert sum(failed.values()) >= 20
+        assert counts == {
+            name: (failed.get(name, 0), {"UNAVAILABLE": n} if (n := failed.get(name)) else {}, 0)
+            for name in ("old", "new")
+        }
+
+
+async def test_a_caller_that_gives_up_while_another_server_is_asked_blames_that_one_alone() -> None:
+    async with (
+        running(FakeTriton(HOST), FakeTriton(HOST, seconds=30)) as (going, slow),
+        gateway_over(table(old=0, new=100), new=[going], old=[slow]) as (gateway, client, known),
+    ):
+        gateway.follow()
+        going.ending = True
+        known.servers["new"] = [going, slow]
+        with pytest.raises(GatewayError):
+            while not slow.requests:
+                await client.predict("urgency", text="x", timeout_s=0.5)
+        while counted(gateway)["new"][2]:  # noqa: ASYNC110 - a count, not an event
+            await asyncio.sleep(0.01)
+        requests, errors, _ = counted(gateway)["new"]
+        assert sum(errors.values()) == requests == 1
 
 
 async def test_a_server_that_breaks_right_after_its_answer_has_answered() -> None:

@@ -52,7 +52,11 @@ class RevisionCounts(StateRecord):
     task: str = Field(description="Full name: NAMESPACE/MODEL/TASK.")
     revision: str
     window: str = Field("", description="`RoutedTask.window` that these counts belong to.")
-    requests: int = Field(0, description="Requests that were sent to the revision, failed ones included.")
+    requests: int = Field(
+        0,
+        description="Requests that the revision answered or failed. One that found a server unavailable and was "
+        "answered by another server counts for the revision of that one alone.",
+    )
     errors: dict[str, int] = Field(
         default_factory=dict, description="gRPC status name → requests that ended with it. Absent: none."
     )

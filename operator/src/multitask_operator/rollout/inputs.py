@@ -13,6 +13,8 @@ from multitask_api.serving_io.gateway_state import GatewayState, RevisionCounts
 from multitask_api.serving_io.revision import Revision, RevisionTask
 from multitask_api.serving_io.verify import RevisionReport
 
+STABLE_SECONDS = 120.0
+"""Seconds that servers have to run after one of them ended by itself, before a step passes."""
 DRAIN_SECONDS = 60.0
 """Seconds that servers stay after every gateway has left them, for requests that are under way."""
 
@@ -35,6 +37,10 @@ class LiveRevision:
     """Since when a server cannot be scheduled for lack of room, in Unix seconds; None: none is known to wait for it."""
     start_seconds: float = 600.0
     """Seconds after which servers that are not ready are overdue."""
+    restarted: float | None = None
+    """When a server last began again after it had ended by itself, in Unix seconds; infinite: one has not begun yet.
+    None: none of those that exist has ended. A pod that was deleted or evicted, or whose node is lost, is another one
+    afterwards, and says nothing about the revision."""
 
     @property
     def name(self) -> str:

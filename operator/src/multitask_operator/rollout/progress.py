@@ -12,7 +12,7 @@ from multitask_operator.rollout.candidate import same_contract
 from multitask_operator.rollout.counts import Counts, counts_of
 from multitask_operator.rollout.decision import GoldenJob
 from multitask_operator.rollout.draft import OPEN, Draft, changed, finish, open_rows, reject_revision
-from multitask_operator.rollout.inputs import LiveRevision, RolloutInput, format_time, parse_time
+from multitask_operator.rollout.inputs import STABLE_SECONDS, LiveRevision, RolloutInput, format_time, parse_time
 from multitask_operator.rollout.orders import PAUSE, PROMOTE, RESUME
 from multitask_operator.rollout.plan import Step, analysis_settings, steps_of, window_name
 from multitask_operator.rollout.share import DOWNTIME, share_of
@@ -170,6 +170,12 @@ def _waits(
         return "the gateways learn of the weights", RECHECK_SECONDS
     if hurry:
         return None
+    if revision.restarted is not None and inp.now < revision.restarted + STABLE_SECONDS:
+        # Requests that it took down were answered by other servers: no count tells of them.
+        message = (
+            f"a server of revision {revision.name} has ended by itself; it has to run for {duration(STABLE_SECONDS)}"
+        )
+        return message, RECHECK_SECONDS
     passed = parse_time(state.step_started or "")
     if step.pauses and step.pause is not None and not resumed and inp.now < passed + step.pause:
         return f"pause of {duration(step.pause)}", passed + step.pause - inp.now

@@ -16,7 +16,7 @@ from multitask_serving.gateway.endpoints import Endpoints
 from multitask_serving.gateway.errors import DeadlineExceeded, NoBackend, StatusError
 from multitask_serving.gateway.retry_budget import RetryBudget
 from multitask_serving.gateway.routes import Route, RouteTable
-from multitask_serving.gateway.stats import Stats
+from multitask_serving.gateway.stats import CountedRequest, Stats
 from multitask_serving.triton.client import InferResponse
 from multitask_serving.triton.wire import Options
 
@@ -70,33 +70,37 @@ class Dispatcher:
         deadline = time.monotonic() + timeout_s
         budget = self._budget(route.model)
         budget.request()
+        attempts = _Attempts()
         pinned = bool(preference.revision)
         tried: list[str] = []
         last: NoBackend | None = None
-        while len(tried) < ATTEMPTS:
-            try:
-                backend, address = self._choose(route, preference, tried)
-            except NoBackend as none_left:
-                raise last or none_left from None
-            if last is not None and not budget.allows_retry():
-                self.retries_refused[route.model] += 1
+        with attempts:
+            while len(tried) < ATTEMPTS:
+                try:
+                    backend, address = self._choose(route, preference, tried)
+                except NoBackend as none_left:
+                    raise last or none_left from None
+                if last is not None and not budget.allows_retry():
+                    self.retries_refused[route.model] += 1
+                    raise last
+                self.retries[route.model] += last is not None
+                tried.append(address)
+                started = False
+                attempt = self._attempt(
+                    route, backend.revision, address, fields, options, deadline, attempts, pinned=pinned
+                )
+                try:
+                    async with aclosing(attempt) as responses:
+                        async for response in responses:
+                            started = True
+                            yield Answer(response, backend.revision)
+                    return
+                except NoBackend as error:
+                    if started:
+                        raise
+                    last = error
+            if last is not None:
                 raise last
-            self.retries[route.model] += last is not None
-            tried.append(address)
-            started = False
-            attempt = self._attempt(route, backend.revision, address, fields, options, deadline, pinned=pinned)
-            try:
-                async with aclosing(attempt) as responses:
-                    async for response in responses:
-                        started = True
-                        yield Answer(response, backend.revision)
-                return
-            except NoBackend as error:
-                if started:
-                    raise
-                last = error
-        if last is not None:
-            raise last
 
     def _choose(self, route: Route, preference: Preference, tried: Sequence[str]) -> tuple[Backend, str]:
         def servers(backend: Backend) -> Sequence[Server]:
@@ -119,12 +123,13 @@ class Dispatcher:
         fields: Mapping[str, str],
         options: Options,
         deadline: float,
+        attempts: _Attempts,
         *,
         pinned: bool,
     ) -> AsyncGenerator[InferResponse, None]:
         """One Triton server's responses; the request is counted in the statistics."""
         started = time.monotonic()
-        status = "CANCELLED"
+        status, has_begun, is_open = "CANCELLED", False, False
         if started >= deadline:
             raise DeadlineExceeded("the deadline passed before the request was sent to a server; allow more time")
         timeout_s = deadline - started
@@ -135,7 +140,11 @@ class Dispatcher:
                 async for response in responses:
                     if not options.stream or response.labels or response.finish_reason:
                         status = ""
+                    has_begun = True
                     yield response
+        except NoBackend as error:
+            status, is_open = error.code.name, not has_begun
+            raise
         except StatusError as error:
             status = error.code.name
             raise
@@ -143,4 +152,35 @@ class Dispatcher:
             now = time.monotonic()
             if status == "CANCELLED" and now >= deadline:  # at the deadline gRPC cancels before Triton reports
                 status = "DEADLINE_EXCEEDED"
-            counted.end(seconds=now - started, error=status or None)
+            if is_open:
+                attempts.failed(revision, counted, status)
+            else:
+                attempts.ended(revision)
+                counted.end(seconds=now - started, error=status or None)
+
+
+class _Attempts:
+    """The attempts of one request that found a server unavailable. A request that another server answered did not fail
+    for its caller; one that nobody answered counts once for each revision that it was sent to."""
+
+    def __init__(self) -> None:
+        self._open: dict[str, CountedRequest] = {}
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        for counted in self._open.values():
+            counted.settle(failed=isinstance(error, StatusError))
+
+    def failed(self, revision: str, counted: CountedRequest, status: str) -> None:
+        """A server of the revision was unavailable."""
+        self.ended(revision)
+        counted.fail(status)
+        self._open[revision] = counted
+
+    def ended(self, revision: str) -> None:
+        """A later attempt speaks for the revision."""
+        earlier = self._open.pop(revision, None)
+        if earlier is not None:
+            earlier.settle(failed=False)

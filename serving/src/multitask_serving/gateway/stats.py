@@ -53,6 +53,11 @@ class TaskCounts:
         else:
             self.errors[error] += 1
 
+    def withdraw(self) -> None:
+        """One of them was answered by another server after all."""
+        self.requests -= 1
+        self.in_flight -= 1
+
     def label(self, *, is_right: bool) -> None:
         """The true label of an answer has come."""
         before = self.labels or LabelCounts()
@@ -64,17 +69,39 @@ class TaskCounts:
 
 
 class CountedRequest:
-    """A request that was sent to a revision; it counts in the window in which it began."""
+    """A request that was sent to a revision; it counts in the window in which it began.
 
-    def __init__(self, *counts: TaskCounts) -> None:
-        self._counts = counts
-        for each in counts:
-            each.begin()
+    The total has what servers did, a window what callers got. So they differ in a request that was sent to another
+    server: each attempt counts in the total, but in the window only how the request ended.
+    """
+
+    def __init__(self, total: TaskCounts, in_window: TaskCounts | None = None) -> None:
+        self._total = total
+        self._in_window = in_window
+        self._error: str | None = None
+        for each in (total, in_window):
+            if each is not None:
+                each.begin()
 
     def end(self, *, seconds: float = 0.0, error: str | None = None) -> None:
         """It was answered in ``seconds``, or ended with the gRPC status ``error``."""
-        for each in self._counts:
-            each.end(seconds, error)
+        for each in (self._total, self._in_window):
+            if each is not None:
+                each.end(seconds, error)
+
+    def fail(self, error: str) -> None:
+        """The server failed with that gRPC status; `settle` says what became of the request."""
+        self._total.end(0.0, error)
+        self._error = error
+
+    def settle(self, *, failed: bool) -> None:
+        """The request has ended after `fail`: for the caller it failed, or another server had the say."""
+        if self._in_window is None:
+            return
+        if failed:
+            self._in_window.end(0.0, self._error)
+        else:
+            self._in_window.withdraw()
 
 
 class Stats:

@@ -299,6 +299,22 @@ def test_with_one_server_its_death_is_noticed_until_the_next_one_is_ready(replic
     assert said(cluster, "Ready") == ("True", "Serving")
 
 
+def test_a_server_of_the_new_revision_that_ends_by_itself_holds_the_step_and_says_so():
+    cluster = served()
+    roll_out(cluster)
+    until_step(cluster, 0)
+    before = dict(cluster.weights[MIXTURE])
+    (new,) = set(cluster.records) - {old_one(cluster)}
+    set_pods(cluster, new, ended("server", 139))
+    for _ in range(20):
+        cluster.now += 60
+        cluster.settle()
+    assert cluster.weights[MIXTURE] == before
+    assert "ended by itself" in cluster.route["status"]["rollout"]["message"]
+    cluster.serve()
+    assert set(cluster.weights[MIXTURE]) == {new}
+
+
 def test_a_model_with_one_server_is_rolled_out_without_a_gap():
     cluster = served(1)
     old = old_one(cluster)

@@ -120,6 +120,7 @@ def _rollout_input(
                 revision.replicas > 0 or bool(revision.pods),
                 no_room_since(revision),
                 revision.start_seconds,
+                revision.restarted,
             )
             for revision in reversed(list(revisions.values()))
             if revision.record is not None

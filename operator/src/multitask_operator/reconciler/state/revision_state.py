@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from multitask_api.serving_io.revision import REVISION_KEY, Revision
 from multitask_api.types import JsonObject
 from multitask_operator.objects.serving.names import serving_name
 from multitask_operator.objects.serving.revisions import TEMPLATE_KEY
-from multitask_operator.reconciler.state.accessors import created_at, is_being_deleted, kind_label
+from multitask_operator.reconciler.state.accessors import created_at, is_being_deleted, kind_label, parse_time
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 
 #: What a Deployment has that says nothing of it.
@@ -76,6 +77,17 @@ class RevisionState:
         return float(spec.get("progressDeadlineSeconds", _PROGRESS_DEADLINE))
 
     @property
+    def restarted(self) -> float | None:
+        """See `LiveRevision.restarted`."""
+        servers = (
+            status
+            for pod in self.pods
+            for status in pod.get("status", {}).get("containerStatuses") or ()
+            if status["name"] == SERVER_CONTAINER
+        )
+        return max(filter(None, map(_restarted, servers)), default=None)
+
+    @property
     def objects(self) -> Iterator[JsonObject]:
         """Those that exist, the record last: what it describes must not outlive it."""
         items = (self.deployment, self.disruption_budget, self.network_policy, self.service, self.configmap)
@@ -115,6 +127,13 @@ def _revision_state(cluster: ClusterState, name: str) -> RevisionState:
         pods=tuple(pod for pod in cluster.pods if revision_label(pod) == name and not is_being_deleted(pod)),
         ready_endpoints=len(_ready_endpoints(cluster.endpoint_slices, serving_name(cluster.name, name))),
     )
+
+
+def _restarted(container: JsonObject) -> float | None:
+    state, last = container.get("state") or {}, container.get("lastState") or {}
+    if "running" in state:
+        return parse_time(state["running"]["startedAt"]) if "terminated" in last else None
+    return math.inf if "terminated" in {**state, **last} else None
 
 
 def _find(items: Sequence[JsonObject], cluster: ClusterState, revision: str) -> JsonObject | None:
