@@ -39,12 +39,27 @@ SERVING = {
     *("FetchFailed", "ServerFailed", "ServerOutOfMemory", "ServersNotReady", "ServingImageMissing"),
     *("VerificationNotPossible", "WaitingForOtherModels", "AllowedDowntime"),
 }
+#: Of Ready and Progressing while traffic moves, among others that `rollout` has.
+ROLLOUTS = {
+    *("RolloutStarted", "RolloutPaused", "RolloutSuccessful", "RolloutFailed", "RolloutAborted", "ApprovalNeeded"),
+}
 DELETION = {"CleaningUp"}
 FOR_PROGRAMS = {"NotPromoted"}
 EVENTS_ALONE = {"PodHeld", "CleanedUp", "CleanUpFailed", "CleanUpSkipped", "GarbageCollected", "GarbageNotCollected"}
 #: How an order of `mtm gc` ended, in its ConfigMap.
 ANSWERS = {"Done", "Refused"}
-REASONS = READY | CONSOLIDATED | PROGRESSING | BLOCKERS | SERVING | DELETION | FOR_PROGRAMS | EVENTS_ALONE | WARNINGS
+REASONS = (
+    READY
+    | CONSOLIDATED
+    | PROGRESSING
+    | BLOCKERS
+    | SERVING
+    | ROLLOUTS
+    | DELETION
+    | FOR_PROGRAMS
+    | EVENTS_ALONE
+    | WARNINGS
+)
 #: Values of the Stage column that are neither a stage kind nor a reason.
 STAGES = {"Pending", "Failed", "RollingOut"}
 

@@ -88,7 +88,7 @@ class PatchRoute:
 
 @dataclass(frozen=True)
 class Event:
-    """An Event about the MultiTaskModel, posted after everything else."""
+    """An Event about the MultiTaskModel, posted after what it is about."""
 
     type: Literal["Normal", "Warning"]
     reason: str

@@ -23,7 +23,18 @@ PROGRESS_SECONDS = 15.0
 
 #: The condition of what is likely to disappoint. It is there only while it is True.
 WARNING = "ConfigurationWarning"
-_WITHOUT_EVENT = frozenset({"NotTrained", "StagesRunning", "ServersStarting", "GatewaysBehind"})
+#: A rollout posts Events of its own with these reasons, when it decides.
+_OF_ROLLOUTS = frozenset(
+    {
+        "RolloutStarted",
+        "RolloutPaused",
+        "RolloutSuccessful",
+        "RolloutFailed",
+        "RolloutAborted",
+        "ApprovalNeeded",
+    }
+)
+_WITHOUT_EVENT = _OF_ROLLOUTS | {"NotTrained", "StagesRunning", "ServersStarting", "GatewaysBehind"}
 #: A False condition posts a Warning Event, except for these reasons: they need nobody's attention.
 _NORMAL_EVENT_REASONS = frozenset(
     {

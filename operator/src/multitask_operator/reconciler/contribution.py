@@ -31,18 +31,22 @@ class Contribution:
     requeue_after: float | None
     """Seconds until the reconciler has to run again without a watch event."""
     events: tuple[Event, ...] = ()
-    """What it says beside the conditions; these have Events of their own."""
+    """What it says about ``deletes`` and ``creations``; the conditions have Events of their own."""
 
 
 def combine(cluster: ClusterState, contributions: Sequence[Contribution], now: float) -> Result:
-    """All deletions, then all creations, then one status with its Events."""
+    """All deletions, then all creations with their Events, then one status with its own.
+
+    The status may be out of date, because an autoscaler or a person has just written the model: what was done before is
+    not done again, so that its Events would be lost after it.
+    """
     status = model_status(cluster, [contribution.status for contribution in contributions], now)
     update = status_update(cluster, status, now)
     deletes = (delete for contribution in contributions for delete in contribution.deletes)
     creations = (action for contribution in contributions for action in contribution.creations)
     events = (event for contribution in contributions for event in contribution.events)
     return Result(
-        (*deletes, *creations, *update.actions, *events),
+        (*deletes, *creations, *events, *update.actions),
         earliest(update.requeue_after, *(contribution.requeue_after for contribution in contributions)),
     )
 

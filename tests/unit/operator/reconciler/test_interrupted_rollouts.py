@@ -9,6 +9,7 @@ from functools import partial
 import pytest
 
 from multitask_api.bundle import BASELINE
+from multitask_operator.reconciler.actions import PatchStatus
 from support.busy_cluster import FAILED, KILLED, MIXTURE, REFUSED, SINGLE, UNROUTED, BusyCluster
 from support.graph_builders import task
 from support.rollout_ends import before_the_next_revision, end_state
@@ -45,6 +46,15 @@ ROLLOUTS = {
     "a task is rolled back": (one_task_fails, "Successful"),
     "every task is rolled back": (everything_fails, "Failed"),
     "a task is removed": (one_task_less, "Successful"),
+}
+
+
+#: What people have to learn of.
+EVENTS = {
+    GOES_WELL: {"RolloutStarted", "RevisionVerified", "RolloutStep", "RolloutSuccessful"},
+    "a task is rolled back": {"TaskRolledBack", "RolloutSuccessful"},
+    "every task is rolled back": {"TaskRolledBack", "RolloutFailed"},
+    "a task is removed": {"RolloutStarted", "RolloutSuccessful"},
 }
 
 
@@ -129,3 +139,25 @@ def test_two_operators_of_which_one_is_late_do_not_flap(rollout, looks):
         cluster.reconcile(stale=cluster.observe())
         cluster.now += 600
     assert cluster.written == written
+
+
+class Contested(BusyCluster):
+    """Somebody, an autoscaler for example, writes the model before the operator writes its status, every other time."""
+
+    tries = 0
+
+    def _is_late(self, action) -> bool:
+        self.tries += isinstance(action, PatchStatus)
+        return super()._is_late(action) or (isinstance(action, PatchStatus) and self.tries % 2 == 1)
+
+
+@pytest.mark.parametrize("rollout", ROLLOUTS)
+def test_every_event_is_posted_once_although_others_write_the_model_meanwhile(rollout):
+    expected, cluster = begun(rollout), begun(rollout)
+    cluster.__class__ = Contested
+    expected.serve()
+    cluster.serve()
+    assert cluster.tries > 10
+    assert end_state(cluster) == end_state(expected)
+    assert Counter(cluster.events) == Counter(expected.events)
+    assert {reason for _, reason in cluster.events} >= EVENTS[rollout]
