@@ -20,6 +20,7 @@ from multitask_api.serving_io.names import RETRY_ANNOTATION, ROLLBACK_ANNOTATION
 from multitask_api.serving_io.revision import Revision, RevisionTask
 from multitask_api.serving_io.verify import RevisionReport, TaskFlips
 from multitask_api.stage_io.results import Agreement, VerifyResult
+from multitask_operator.reconciler.serving.route_copy import copy_of, restored
 from multitask_operator.rollout import GoldenJob, LiveRevision, RolloutDecision, RolloutEvent, RolloutInput, advance
 from multitask_operator.rollout.inputs import format_time
 
@@ -85,6 +86,8 @@ class World:
     revisions: dict[str, LiveRevision] = field(default_factory=dict)
     newest: str | None = None
     route: TaskRoute | None = None
+    copy: TaskRoute | None = None
+    """What the operator keeps of it."""
     generation: int = 0
     gateways: tuple[str, ...] = ("gateway-0", "gateway-1")
     dead: set[str] = field(default_factory=set)
@@ -149,6 +152,16 @@ class World:
         """The gateway has lost what it counted."""
         self.traffic = {key: counts for key, counts in self.traffic.items() if key[0] != gateway}
 
+    def delete_route(self) -> None:
+        """Somebody deletes the TaskRoute: all gateways that are alive have no table any more."""
+        self.route, self.generation = None, 0
+        self.tables = {name: (-1, spec) for name, (_, spec) in self.tables.items() if name in self.dead}
+
+    def wipe_status(self) -> None:
+        """Somebody empties the status of the TaskRoute."""
+        assert self.route is not None
+        self.route = self.route.model_copy(update={"status": None})
+
     def order(self, action: str, revision: str | None = None) -> None:
         """`mtm rollout ACTION`."""
         state = self.route.status.rollout if self.route is not None and self.route.status is not None else None
@@ -171,7 +184,7 @@ class World:
             annotations=dict(self.annotations),
             revisions=tuple(self.revisions.values()),
             newest=self.newest,
-            route=self.route,
+            route=restored(self.route, self.copy),
             generation=self.generation if self.route is not None else None,
             gateways={name: self.state_of(name) for name in self.gateways},
             now=self.now,
@@ -215,6 +228,9 @@ class World:
             spec = before.spec
         if before is None:  # an object is created without its status
             status = TaskRouteStatus()
+            spec = self.copy.spec if self.copy is not None else spec
+        elif spec == decision.spec:
+            self.copy = copy_of(MODEL, decision)
         if before is None or before.spec != spec:
             self.generation += 1
         self.route = TaskRoute(metadata=RouteMetadata(name=MODEL), spec=spec, status=status)

@@ -6,10 +6,11 @@ import dataclasses
 
 from multitask_api.cluster import KIND_LABEL
 from multitask_api.serving_io.gateway_state import GatewayState, TableVersion
-from multitask_api.serving_io.names import REVISION_LABEL, SERVING
+from multitask_api.serving_io.names import REVISION_LABEL
 from multitask_api.serving_io.task_names import NameClaim
 from multitask_api.serving_io.verify import VERIFIED_KEY, VERIFY_KEY, VERIFY_REVISION, RevisionReport, VerifyOrder
 from multitask_api.stage_io.results import VerifyResult
+from multitask_operator.objects.serving.revisions import TEMPLATE_KEY
 from multitask_operator.reconciler.state.accessors import format_time
 from support.simulation import BEGAN, SETTINGS, Cluster, copied
 
@@ -168,7 +169,7 @@ class ServedCluster(Cluster):
         return {
             item["metadata"]["labels"][REVISION_LABEL]
             for (kind, _), item in self.objects.items()
-            if kind == "ConfigMap" and item["metadata"]["labels"].get(KIND_LABEL) == SERVING
+            if kind == "ConfigMap" and TEMPLATE_KEY in item["data"]
         }
 
     def _touch(self, item):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from multitask_api.cluster import POD_SETTINGS_ANNOTATION, GarbageOrder, qualified_name
-from multitask_api.routes import Backend, RoutedTask, TaskRouteSpec
+from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
 from multitask_api.serving_io.revision import Revision, RevisionTask
 from multitask_api.stages.versions import UNRECORDED_VERSIONS
 from multitask_operator.objects import configmaps, jobs, orders, rbac
@@ -18,7 +18,7 @@ from multitask_operator.objects.pods import PodSettings
 from multitask_operator.objects.serving import workload
 from multitask_operator.objects.serving.pods import ServerSettings, server_template, start_seconds
 from multitask_operator.objects.serving.revisions import adoption, revision_configmap
-from multitask_operator.objects.serving.routes import task_route
+from multitask_operator.objects.serving.routes import route_copy, task_route
 from multitask_operator.objects.serving.workload import Gateways
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from support.contract_fixtures import NAMESPACE, SAMPLES, read_fixture, sample_graph, sample_model
@@ -51,7 +51,8 @@ def test_objects_of(sample: str):
 def test_objects_of_a_revision():
     """An immutable record is never written again: what it has must be read for as long as revisions are kept."""
     expected = read_fixture("revision-objects")
-    created = {item["kind"]: _parsed(item) for item in _revision_objects()}
+    *objects, copy = (_parsed(item) for item in _revision_objects())
+    created = {item["kind"]: item for item in objects} | {"copy of the TaskRoute": copy}
 
     assert sorted(created) == sorted(expected)
     for kind, item in created.items():
@@ -96,7 +97,11 @@ def _revision_objects() -> Iterator[Map]:
     yield workload.disruption_budget(owner, name)
     backend = Backend(service=f"{owner.name}-serve-{name}", port=8001, revision=name)
     routed = RoutedTask(name="urgency", type="Generation", fields=("text",), window=f"{name}/0", backends=(backend,))
-    yield task_route(owner, TaskRouteSpec(namespace=NAMESPACE, model=owner.name, tasks=(routed,)))
+    spec = TaskRouteSpec(namespace=NAMESPACE, model=owner.name, tasks=(routed,))
+    yield task_route(owner, spec)
+    copy = route_copy(owner, TaskRoute(metadata=RouteMetadata(name=owner.name), spec=spec))
+    assert copy is not None
+    yield copy
 
 
 def _objects(sample: str) -> Iterator[Map]:

@@ -66,6 +66,7 @@ IN_THE_CLUSTER = [
     (verify.VERIFY_KEY, "verify.json"),
     (verify.VERIFIED_KEY, "verified.json"),
     (verify.VERIFY_REVISION, "verify-revision"),
+    (names.ROUTE_COPY_KEY, "route.json"),
     (names.REVISION_PATH, "/multitask/revision"),
     (names.EXPORT_PATH, "/multitask/export"),
     (names.TRITON_PORT, 8001),

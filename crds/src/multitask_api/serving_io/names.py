@@ -11,6 +11,9 @@ SERVING = "serving"
 """Value of the label ``multitask.dev/kind`` on all objects of a revision."""
 REVISION_LABEL = f"{GROUP}/revision"
 """On all objects of a revision: its name, 8 hexadecimal digits."""
+ROUTE_COPY_KEY = "route.json"
+"""In ``data`` of the ConfigMap from which the operator makes a TaskRoute again that somebody deleted: a `TaskRoute`
+without what the gateways wrote."""
 
 # -- annotations on the MultiTaskModel, set by `mtm rollout` and `mtm rollback`; a new value is a new order ------------
 

@@ -123,8 +123,8 @@ class RolloutInput:
         """The gateways that have not confirmed the table as it is; None: the gateways are not known."""
         if self.gateways is None:
             return None
-        if self.generation is None:
-            return []
+        if self.generation is None:  # of a table that somebody deleted, nothing is confirmed until it is there again
+            return [] if self.route is None else sorted(self.gateways)
         confirmed = {ack.name for ack in self.status.gateways if ack.observed_generation >= self.generation}
         return sorted(
             name for name, state in self.gateways.items() if name not in confirmed and not self._polled(state)
@@ -133,14 +133,13 @@ class RolloutInput:
     def _polled(self, state: GatewayState | None) -> bool:
         own = (self.namespace, self.route.metadata.name if self.route is not None else "")
         tables = state.tables if state is not None else ()
-        return any(
-            (table.namespace, table.name) == own and table.generation >= (self.generation or 0) for table in tables
-        )
+        # Not a greater one either: a table that was deleted and made again counts from 1.
+        return any((table.namespace, table.name) == own and table.generation == self.generation for table in tables)
 
     def drained_after(self) -> float | None:
         """Seconds until servers that the table does not name have no request left; None: a gateway is in the way."""
         silent = self.silent_gateways()
-        if silent is None or silent:
+        if silent is None or silent or self.generation is None:
             return None
         known = self.gateways or {}
         times = [parse_time(ack.time) for ack in self.status.gateways if ack.name in known]

@@ -8,12 +8,14 @@ import dataclasses
 
 import pytest
 
+from multitask_api.serving_io.names import ROUTE_COPY_KEY
 from multitask_operator.reconciler.state.accessors import format_time
 from support.busy_cluster import MIXTURE, SINGLE, UNROUTED, BusyCluster, Interrupted
 from support.graph_builders import task
 
 TASKS = (task(MIXTURE), task(SINGLE), task(UNROUTED))
 PODS = {"podTemplate": {"spec": {"priorityClassName": "high"}}}
+COPY = "desk-serve-routes"
 OLD = "2020-01-01T00:00:00Z"
 _KNOWN: dict[int, BusyCluster] = {}
 
@@ -148,6 +150,10 @@ def restart_gateways(cluster):
     cluster.counts.clear()
 
 
+def delete_table(cluster):
+    del cluster.objects["TaskRoute", "desk"]
+
+
 def wipe_status(cluster):
     cluster.route["status"] = {}
     cluster._touch(cluster.route)
@@ -178,6 +184,7 @@ UNNOTICED = [
     ("nothing", nothing),
     ("all gateways restart", restart_gateways),
     ("the status of the table is wiped", wipe_status),
+    ("the table is deleted", delete_table),
     ("the new revision's Deployment is deleted", delete_new("Deployment")),
     ("the new revision's Service is deleted", delete_new("Service")),
     ("the new revision's record is deleted", delete_new("ConfigMap")),
@@ -361,3 +368,40 @@ def test_gateways_that_follow_no_table_are_named():
     cluster.settings = dataclasses.replace(cluster.settings, gateway_address="")
     cluster.settle()
     assert said(cluster, "Ready") == ("False", "NoGateway")
+
+
+@pytest.mark.parametrize("failing", [(MIXTURE, SINGLE), (MIXTURE,)])
+@pytest.mark.parametrize("breaks", [wipe_status, delete_table])
+def test_a_revision_that_was_rejected_gets_no_traffic_again_whatever_becomes_of_the_table(breaks, failing):
+    cluster = served()
+    old = old_one(cluster)
+    roll_out(cluster)
+    cluster.fails = lambda name, revision: name in failing and revision != old
+    cluster.serve()
+    weights, rejected = cluster.weights, cluster.route["status"]["rejected"]
+    assert rejected
+    breaks(cluster)
+    cluster.counts.clear()
+    cluster.serve()
+    assert (cluster.weights, cluster.route["status"]["rejected"]) == (weights, rejected)
+    assert not [key for key in cluster.counts if key[1] in failing and key[2] != old]
+    assert (cluster.unanswered, cluster.cut, cluster.wrong) == ([], [], [])
+    assert cluster.most_live == 2
+
+
+def test_a_table_and_its_copy_do_not_outlive_the_model():
+    cluster = served()
+    (copy,) = (item for (kind, name), item in cluster.objects.items() if (kind, name) == ("ConfigMap", COPY))
+    assert copy["metadata"]["ownerReferences"] == cluster.route["metadata"]["ownerReferences"]
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"spec": {"model": 7}}'])
+def test_a_copy_that_is_gone_or_cannot_be_read_is_written_anew(text):
+    cluster = served()
+    before = copy.deepcopy(cluster.objects["ConfigMap", COPY]["data"])
+    if text is None:
+        del cluster.objects["ConfigMap", COPY]
+    else:
+        cluster.objects["ConfigMap", COPY]["data"] = {ROUTE_COPY_KEY: text}
+    cluster.serve()
+    assert cluster.objects["ConfigMap", COPY]["data"] == before

@@ -26,24 +26,36 @@ happenings = st.one_of(
     st.tuples(st.just("gateway"), st.sampled_from(["dead", "alive", "restart", "new"])),
     st.tuples(st.just("golden"), st.sampled_from([*TASKS, ""])),
     st.tuples(st.just("delete"), st.sampled_from(NAMES)),
-    st.tuples(st.just("wipe status"), st.just("")),
+    st.tuples(st.just("route"), st.sampled_from(["delete", "wipe status"])),
 )
 
 
 class Checked(World):
-    """A world that looks at every single write."""
+    """A world that looks at every single write, and forgets nothing."""
+
+    def __init__(self, **fields):
+        super().__init__(**fields)
+        self.rejected = set()
+        self.last = {}
+
+    def order(self, action, revision=None):
+        super().order(action, revision)
+        if action == "retry":
+            named = self.annotations["multitask.dev/retry"].split()[0]
+            self.rejected = {item for item in self.rejected if item[0] != named}
 
     def step(self) -> bool:
         seen = self.observe()
         assert advance(seen) == advance(seen)
-        before = self.weights if self.route is not None else {}
         changed = super().step()
         if self.route is not None:
-            self._check(seen, before)
+            self._check(seen, self.last)
+            self.rejected |= {(item.revision, item.task) for item in self.status.rejected}
+            self.last = self.weights
         return changed
 
     def _check(self, seen, before) -> None:
-        rejected = {(item.revision, item.task) for item in self.status.rejected}
+        rejected = self.rejected | {(item.revision, item.task) for item in self.status.rejected}
         rolled_back = rollback_to(self.annotations)
         shares = {item.name: item.share for item in seen.revisions}
         for entry in self.spec.tasks:
@@ -61,7 +73,8 @@ class Checked(World):
                 state = self.status.rollout
                 is_new = state is not None and state.revision == backend.revision
                 if is_new and not was and before.get(entry.name) and backend.revision != rolled_back:
-                    assert (backend.revision, entry.name) not in rejected, "it was rejected, and has traffic"
+                    why = {(backend.revision, entry.name), (backend.revision, "")} & rejected
+                    assert not why, "it was rejected, and has traffic"
                 homes = [item.revision for item in entry.backends if item.revision != backend.revision]
                 home = self.revisions[homes[0]].task(entry.name) if homes and homes[0] in self.revisions else None
                 if is_new and home is not None and home.contract == told.contract:
@@ -122,14 +135,19 @@ def happen(world: World, what: tuple) -> None:
             del world.revisions[name]
             if world.newest == name:
                 world.newest = next(reversed(world.revisions), None)
-        case ("wipe status", _) if world.route is not None:
-            world.route = world.route.model_copy(update={"status": None})
+        case ("route", "delete"):
+            world.delete_route()
+        case ("route", "wipe status") if world.route is not None:
+            world.wipe_status()
 
 
 @example([("gateway", "dead"), ("order", "abort"), ("wait", 61)], (10, 50, 100), 2, False)
 @example([("ready", "two", 1)], (100,), 2, False)
 @example([("train", "same"), ("ready", "two", 0)], (10, 50, 100), 1, True)
 @example([("bad", "urgency"), ("bad", "stance"), ("train", "same"), ("wait", 61), ("order", "retry")], (100,), 2, False)
+@example([("bad", "urgency"), ("bad", "stance"), ("wait", 61), ("route", "delete")], (10, 50, 100), 2, False)
+@example([("bad", "urgency"), ("wait", 61), ("route", "wipe status"), ("good", 60)], (10, 50, 100), 2, True)
+@example([("good", 60), ("route", "delete"), ("wait", 61)], (10, 50, 100), 2, False)
 @example([("rollback", "one"), ("train", "baseline"), ("rollback", ""), ("wait", 600)], (1, 99, 100), 2, False)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(

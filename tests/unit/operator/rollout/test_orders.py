@@ -209,7 +209,7 @@ def test_without_a_wanted_server_the_sentence_says_so():
 def test_a_status_that_was_wiped_begins_the_rollout_again_from_the_table():
     world = rolling()
     assert world.route is not None
-    world.route = world.route.model_copy(update={"status": None})
+    world.route, world.copy = world.route.model_copy(update={"status": None}), None
     world.reports.clear()
     world.jobs_run = False
     world.tables.clear()

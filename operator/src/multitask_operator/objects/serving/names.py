@@ -17,6 +17,11 @@ def serving_name(model: str, revision: str) -> str:
     return f"{short(model, _MODEL)}-serve-{revision}"
 
 
+def route_copy_name(model: str) -> str:
+    """``<model>-serve-routes``: the ConfigMap with the copy of its TaskRoute."""
+    return f"{short(model, _MODEL)}-serve-routes"
+
+
 def revision_labels(model: str, revision: str) -> dict[str, str]:
     """On every object of a revision; its pods are selected by them."""
     return labels(model, SERVING) | {REVISION_LABEL: revision}

@@ -21,6 +21,7 @@ from multitask_operator.reconciler.serving.checks import no_room_since, start_bl
 from multitask_operator.reconciler.serving.children import RevisionObjects
 from multitask_operator.reconciler.serving.newest import NewestRevision, newest_revision, server_settings
 from multitask_operator.reconciler.serving.queueing import waits_for_others
+from multitask_operator.reconciler.serving.route_copy import read_copy, restored, written_copy
 from multitask_operator.reconciler.serving.routes import merge_patch, read_route, status_of, without_ended_gateways
 from multitask_operator.reconciler.serving.servers import obsolete_revisions, replicas_of
 from multitask_operator.reconciler.serving.status import ServingView, serving_status, warnings
@@ -39,11 +40,12 @@ def reconcile(state: ModelState, settings: Settings) -> Contribution:
     """
     checks = tuple(_template_check(state, settings))
     known = revisions = revision_states(state.cluster)
-    route = read_route(state.cluster.task_route)
+    written, copy = read_route(state.cluster.task_route), read_copy(state)
+    route = restored(written, copy)
     newest = newest_revision(state, settings, revisions, route)
     if newest.configmap is not None and newest.name is not None:
         revisions = {newest.name: _to_be_made(newest, revisions), **revisions}
-    if not revisions and state.cluster.task_route is None:
+    if not revisions and route is None:
         return replace(NOTHING, creations=checks, status=StatusPart(warnings(state, settings)))
     waiting = waits_for_others(state, settings, newest, route)
     if waiting is not None:
@@ -58,7 +60,9 @@ def reconcile(state: ModelState, settings: Settings) -> Contribution:
         *checks,
         *([Create(newest.configmap)] if newest.configmap is not None else ()),
         *_servers(state, settings, [each for name, each in revisions.items() if name not in gone], decision, blocker),
-        *_table(state, route, decision),
+        *_table(state, written, copy, decision),
+        *_events(state, decision),
+        *written_copy(state, copy, decision),
         *verification.missing_objects(state, settings, revisions, decision.golden),
     )
     deletes = (
@@ -67,11 +71,12 @@ def reconcile(state: ModelState, settings: Settings) -> Contribution:
     )
     view = ServingView(state, settings, revisions, route, decision, blocker)
     waits = (decision.requeue_after, *verification.waits(state))
-    return Contribution(deletes, creations, serving_status(view), earliest(*waits), _events(state, decision))
+    return Contribution(deletes, creations, serving_status(view), earliest(*waits))
 
 
 def _events(state: ModelState, decision: RolloutDecision) -> tuple[Event, ...]:
-    """Those of a decision that is written; until the table exists nothing of it can be."""
+    """Those of a decision that is written; until the table exists nothing of it can be. They come right after it: what
+    else the decision asks for may fail, and the next decision begins where the table is."""
     if state.cluster.task_route is None:
         return ()
     return tuple(Event(event.type, event.reason, event.message) for event in decision.events)
@@ -155,11 +160,15 @@ def _servers(
             yield from objects.live(revision, replicas) if settings.are_known else ()
 
 
-def _table(state: ModelState, route: TaskRoute | None, decision: RolloutDecision) -> Iterator[Action]:
+def _table(
+    state: ModelState, route: TaskRoute | None, copy: TaskRoute | None, decision: RolloutDecision
+) -> Iterator[Action]:
     existing = state.cluster.task_route
     if existing is None:
-        if decision.spec is not None:
-            yield Create(task_route(state.owner, decision.spec))
+        # A status cannot be created with it: what was decided about the copy is decided again once the table is there.
+        made = copy.spec if copy is not None else decision.spec
+        if made is not None:
+            yield Create(task_route(state.owner, made))
         return
     status = {} if route is None or route.status is None else route.status.to_json()
     wanted = {
