@@ -4,6 +4,7 @@ answers every task all the time. What goes wrong is every single write of the ro
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from functools import partial
 
 import pytest
