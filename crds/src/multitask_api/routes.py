@@ -141,13 +141,14 @@ class TaskRollout(RouteRecord):
     name: str = Field(max_length=63, description="Name of the task.")
     phase: Literal["Running", "Successful", "Failed", "Error", "Inconclusive", "Excluded"] = Field(
         description="Running: in the present step. Successful: passed the last step. Failed: worse than before, and "
-        "back on its old revision. Error: could not be analysed. Inconclusive: too little evidence. Excluded: does not "
-        "take part, because another revision answers it better."
+        "back on its old revision; a new task is not routed any more. Error: could not be analysed. Inconclusive: too "
+        "little evidence. Excluded: does not take part, because another revision answers it better."
     )
     passed_on: Literal["traffic", "golden", "cut-over"] | None = Field(
         None,
         description="What the last step was passed on: live requests, golden requests because there were too few live "
-        "ones, or cut-over: the task's contract changed, and both revisions cannot answer it.",
+        "ones, or cut-over: the task's contract changed, so that both revisions cannot answer it, and it has not been "
+        "measured yet.",
     )
     step_passed: bool = Field(False, description="Whether it has passed the step under way.")
     measurements: Measurements | None = Field(

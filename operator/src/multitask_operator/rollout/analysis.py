@@ -22,12 +22,12 @@ def not_answered(row: TaskRollout, settings: AnalysisSettings) -> TaskRollout:
 
 
 def measured(
-    row: TaskRollout, new: Counts, old: Counts, settings: AnalysisSettings, *, is_late: bool, guard_only: bool
+    row: TaskRollout, new: Counts, old: Counts | None, settings: AnalysisSettings, *, is_late: bool, guard_only: bool
 ) -> TaskRollout:
     """The task after a look at the counts of its window.
 
-    ``is_late``: the step has lasted as long as it may wait for requests. ``guard_only``: the step needs no pass, so
-    only a failure counts.
+    ``old``: see `measure`. ``is_late``: the step has lasted as long as it may wait for requests. ``guard_only``: the
+    step needs no pass, so only a failure counts.
     """
     enough = new.requests >= max(1, settings.min_requests)
     result = measure(new, old, row.previous, settings)

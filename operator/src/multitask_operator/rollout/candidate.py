@@ -72,6 +72,12 @@ def is_settled(inp: RolloutInput, revision: str, task: str) -> bool:
     return entry is not None and all(item.revision == revision and item.weight == 100 for item in entry.backends)
 
 
+def has_traffic(inp: RolloutInput, revision: str, task: str) -> bool:
+    """Whether the revision has a part of the task's traffic."""
+    entry = inp.routed.get(task)
+    return entry is not None and any(item.revision == revision and item.weight for item in entry.backends)
+
+
 def approval_id(revision: Revision, serving: Serving) -> str:
     """12 hexadecimal digits over what is approved: the revision, how it is rolled out, and what it was tested on."""
     approved = {

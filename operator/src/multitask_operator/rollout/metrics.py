@@ -33,11 +33,16 @@ class Measurement(NamedTuple):
     message: str
 
 
-def measure(new: Counts, old: Counts, previous: PreviousFigures | None, settings: AnalysisSettings) -> Measurement:
+def measure(
+    new: Counts, old: Counts | None, previous: PreviousFigures | None, settings: AnalysisSettings
+) -> Measurement:
     """The worst of all metrics, each compared with the old revision.
 
-    ``previous``: what the old revision did in an earlier step; it counts where ``old`` has too few requests.
+    ``previous``: what the old revision did in an earlier step; it counts where ``old`` has too few requests. ``old`` is
+    None where no other revision answers the task: then its errors are compared with none at all.
     """
+    if old is None:
+        return _errors_alone(new, settings)
     metrics = (
         _errors(new, old, previous, settings),
         _latency(new, old, previous, settings),
@@ -47,9 +52,9 @@ def measure(new: Counts, old: Counts, previous: PreviousFigures | None, settings
     return max(metrics, key=lambda item: order.index(item.outcome))
 
 
-def figures(old: Counts, previous: PreviousFigures | None, settings: AnalysisSettings) -> PreviousFigures | None:
+def figures(old: Counts | None, previous: PreviousFigures | None, settings: AnalysisSettings) -> PreviousFigures | None:
     """What the new revision is compared with: the old one's requests of this step if they are enough."""
-    if old.requests < max(1, settings.min_requests):
+    if old is None or old.requests < max(1, settings.min_requests):
         return previous
     return PreviousFigures(requests=old.requests, errors=old.errors, p95_seconds=old.quantile(1 - _SLOW_SHARE))
 
@@ -70,9 +75,9 @@ def surely_above(hits: int, trials: int, share: float) -> bool:
     return trials * divergence >= -math.log(ALPHA)
 
 
-def is_less_accurate(new: Counts, old: Counts, settings: AnalysisSettings) -> bool:
+def is_less_accurate(new: Counts, old: Counts | None, settings: AnalysisSettings) -> bool:
     """Whether the labels alone say that the new revision is surely worse, however few requests it has had."""
-    return surely_worse((new.right, new.wrong), (old.right, old.wrong), settings.max_accuracy_drop)
+    return old is not None and surely_worse((new.right, new.wrong), (old.right, old.wrong), settings.max_accuracy_drop)
 
 
 def _errors(new: Counts, old: Counts, previous: PreviousFigures | None, settings: AnalysisSettings) -> Measurement:
@@ -86,6 +91,15 @@ def _errors(new: Counts, old: Counts, previous: PreviousFigures | None, settings
         return Measurement(Outcome.SUCCESSFUL, message)
     is_sure = surely_above(new.errors, new.requests, min(1.0, max(before, assumed) + allowed))
     message += f"; {100 * allowed:g} {'point more is' if allowed == 0.01 else 'points more are'} allowed"
+    return Measurement(Outcome.FAILED if is_sure else Outcome.INCONCLUSIVE, message)
+
+
+def _errors_alone(new: Counts, settings: AnalysisSettings) -> Measurement:
+    allowed = settings.max_error_rate_increase
+    message = f"{_percent(new.error_rate)} of {counted(new.requests, 'request')} failed, {100 * allowed:g} % may"
+    if new.error_rate <= allowed:
+        return Measurement(Outcome.SUCCESSFUL, message)
+    is_sure = surely_above(new.errors, new.requests, min(1.0, allowed))
     return Measurement(Outcome.FAILED if is_sure else Outcome.INCONCLUSIVE, message)
 
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from multitask_api.routes import RolloutState, TaskRollout
 from multitask_operator.formatting import duration, listed
 from multitask_operator.rollout.analysis import judged_by_golden, measured, not_answered
-from multitask_operator.rollout.candidate import same_contract
+from multitask_operator.rollout.candidate import has_traffic, same_contract
 from multitask_operator.rollout.counts import Counts, counts_of
 from multitask_operator.rollout.decision import GoldenJob
 from multitask_operator.rollout.draft import OPEN, Draft, changed, finish, open_rows, reject_revision
@@ -16,7 +16,7 @@ from multitask_operator.rollout.inputs import STABLE_SECONDS, LiveRevision, Roll
 from multitask_operator.rollout.orders import PAUSE, PROMOTE, RESUME
 from multitask_operator.rollout.plan import Step, analysis_settings, steps_of, window_name
 from multitask_operator.rollout.share import DOWNTIME, share_of
-from multitask_operator.rollout.table import OUT
+from multitask_operator.rollout.table import OUT, whole_weight
 from multitask_operator.rollout.verification import RECHECK_SECONDS, golden_key, silent_message
 
 
@@ -31,13 +31,16 @@ def progress(
     rollback: bool,
 ) -> Draft:
     """The draft after one look at the step under way. ``action``: the standing order for this rollout; empty: none."""
-    is_compared = any(_is_compared(inp, state, row.name) for row in open_rows(state))
-    hurry = rollback or action == PROMOTE or not is_compared or state.gives_way == DOWNTIME
+    hurry = rollback or action == PROMOTE or not state.stable or state.gives_way == DOWNTIME
     steps = steps_of(inp.serving.rollout)
     index = len(steps) - 1 if hurry else min(state.step, len(steps) - 1)
     step = steps[index]
     if index != state.step:
         state = changed(state, step=index, step_started=format_time(inp.now), measured=None)
+    if any(_moves_now(inp, state, revision, row.name) for row in open_rows(state)):
+        state = changed(
+            state, step_started=format_time(inp.now), measured=None
+        )  # it has as much time as the others had
     resumed = is_new_order and action == RESUME
     if resumed:
         state = _reopened(state, inp.now)
@@ -62,7 +65,8 @@ def progress(
         return _paused(draft, state, f"pause at step {index + 1} of {len(steps)}; next: mtm rollout resume")
     state = changed(state, phase="Progressing")
     draft = replace(draft, state=state)
-    waits = _waits(inp, state, step, revision, hurry=hurry, resumed=resumed)
+    is_last = index + 1 == len(steps)
+    waits = _waits(inp, state, step, revision, hurry=hurry, resumed=resumed, is_last=is_last)
     if waits is not None:
         message, seconds = waits
         message = f"step {index + 1} of {len(steps)} ({step.weight} %): {message}"
@@ -93,11 +97,13 @@ def _measure(draft: Draft, inp: RolloutInput, state: RolloutState, step: Step) -
     rows: list[TaskRollout] = []
     for row in state.tasks:
         after = row
-        if row.phase in OPEN and _is_compared(inp, state, row.name) and inp.now >= due:
+        if row.phase in OPEN and _is_measured(inp, state, row.name) and inp.now >= due:
             if is_answered:
-                new = _counts(inp, state, step, row.name, state.revision)
-                old = _counts(inp, state, step, row.name, _home(inp, state, row.name))
-                after = measured(row, new, old, settings, is_late=is_late, guard_only=step.analysis is None)
+                new, old, guard_only = _counts(inp, state, step, row.name, state.revision), None, row.step_passed
+                if _is_compared(inp, state, row.name):
+                    old, guard_only = _counts(inp, state, step, row.name, _home(inp, state, row.name)), False
+                guard_only = guard_only or step.analysis is None
+                after = measured(row, new, old, settings, is_late=is_late, guard_only=guard_only)
                 too_few = after.measurements == row.measurements and not after.step_passed
                 if step.analysis is not None and is_late and too_few and report is not None:
                     after = judged_by_golden(after, report.result.tasks.get(row.name))
@@ -106,7 +112,7 @@ def _measure(draft: Draft, inp: RolloutInput, state: RolloutState, step: Step) -
         rows.append(after)
     if tuple(rows) != state.tasks:
         state = changed(state, tasks=rows, measured=format_time(inp.now))
-    silent = [row.name for row in open_rows(state) if not row.step_passed and _is_compared(inp, state, row.name)]
+    silent = [row.name for row in open_rows(state) if not row.step_passed and _is_measured(inp, state, row.name)]
     asked = tuple(name for name in silent if not _has_measurements(state, name))
     if step.analysis is not None and is_late and asked and report is None:
         draft = replace(draft, golden=GoldenJob(state.revision, key, asked, state.stable))
@@ -141,12 +147,24 @@ def _is_compared(inp: RolloutInput, state: RolloutState, name: str) -> bool:
     return home is not None and task is not None and same_contract(inp, home, task)
 
 
+def _is_measured(inp: RolloutInput, state: RolloutState, name: str) -> bool:
+    """Whether its requests can be judged: by those of the old revision, or once all of them go to the new one."""
+    return _is_compared(inp, state, name) or has_traffic(inp, state.revision, name)
+
+
+def _moves_now(inp: RolloutInput, state: RolloutState, revision: LiveRevision, name: str) -> bool:
+    """Whether the next table gives all of a task to the revision that cannot be compared."""
+    return not _is_measured(inp, state, name) and whole_weight(inp, state, revision, name) > 0
+
+
 def _exclude(draft: Draft, inp: RolloutInput, state: RolloutState) -> tuple[Draft, RolloutState]:
     known = {item.task for item in draft.rejected if item.revision == state.revision}
     for row in state.tasks:
         if row.phase == "Failed" and row.name not in known:
             draft = reject_revision(draft, inp, state.revision, "AnalysisFailed", row.message, (row.name,))
-            message = f"{row.name} goes back to its old revision: {row.message}"
+            is_new = inp.home(row.name, state.revision) is None
+            where = "is not routed any more" if is_new else "goes back to its old revision"
+            message = f"{row.name} {where}: {row.message}"
             draft = draft.event("TaskRolledBack", message, warning=True)
     return draft, state
 
@@ -158,7 +176,14 @@ def _paused(draft: Draft, state: RolloutState, message: str) -> Draft:
 
 
 def _waits(
-    inp: RolloutInput, state: RolloutState, step: Step, revision: LiveRevision, *, hurry: bool, resumed: bool
+    inp: RolloutInput,
+    state: RolloutState,
+    step: Step,
+    revision: LiveRevision,
+    *,
+    hurry: bool,
+    resumed: bool,
+    is_last: bool,
 ) -> tuple[str, float] | None:
     """What the step waits for, and seconds until the next look; None: nothing."""
     if share_of(inp, revision, state) < step.weight:
@@ -180,7 +205,10 @@ def _waits(
     if step.pauses and step.pause is not None and not resumed and inp.now < passed + step.pause:
         return f"pause of {duration(step.pause)}", passed + step.pause - inp.now
     if step.analysis is not None:
-        missing = [row for row in open_rows(state) if not row.step_passed]
+        # What moves as a whole may have to wait for more servers than the step needs.
+        missing = [
+            row for row in open_rows(state) if not row.step_passed and (is_last or _is_measured(inp, state, row.name))
+        ]
         if missing:
             failure = inp.job_failures.get(_step_key(state))
             why_no_golden = f"; the golden requests in their place could not be sent: {failure}" if failure else ""
@@ -189,7 +217,10 @@ def _waits(
 
 
 def _is_written(inp: RolloutInput, state: RolloutState, step: Step) -> bool:
-    """Whether the table in the cluster has the step's window already, so that the gateways' word is about it."""
+    """Whether the table in the cluster has the step's window already, so that the gateways' word is about it, and no
+    task any more that has failed."""
+    if any(row.phase in OUT and has_traffic(inp, state.revision, row.name) for row in state.tasks):
+        return False
     window = window_name(state, step)
     entries = [inp.routed.get(row.name) for row in open_rows(state)]
     return all(entry is not None and entry.window == window for entry in entries)
@@ -210,8 +241,9 @@ def _passed(
 ) -> Draft:
     if index + 1 < len(steps):
         following = steps[index + 1]
+        # What moved as a whole has more requests in no later step: it is measured once.
         rows = [
-            changed(row, step_passed=not _is_compared(inp, state, row.name), measurements=None)
+            changed(row, step_passed=row.step_passed and not _is_compared(inp, state, row.name), measurements=None)
             if row.phase == "Running"
             else row
             for row in state.tasks

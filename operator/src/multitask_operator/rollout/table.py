@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from multitask_api.routes import Backend, RolloutState, RoutedTask, TaskRollout, TaskRouteSpec
 from multitask_api.serving_io.revision import RevisionTask
-from multitask_operator.rollout.candidate import is_settled, same_contract
+from multitask_operator.rollout.candidate import has_traffic, is_settled, same_contract
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput
 from multitask_operator.rollout.plan import Step, window_name
 from multitask_operator.rollout.share import share_of
@@ -80,17 +80,32 @@ def _weight(
     settled = is_settled(inp, revision.name, name)
     if state.phase in ("Failed", "Aborted"):  # what it had before stays, what it was given goes
         return 100 if settled and (row is None or row.phase == "Successful") else None
-    if settled:
+    is_out = row is not None and row.phase in OUT
+    if settled and not (is_out and state.phase not in OVER):  # once it is over, somebody may have moved it since
         return 100
-    if row is not None and row.phase in OUT:
+    if is_out:
         return None
     if state.phase == "Successful":
         return 100 if row is not None and row.phase == "Successful" else None
     if step is None:
         return 0
     if home is None or not same_contract(inp, home, task):
-        return 100
+        return whole_weight(inp, state, revision, name)
     return min(step.weight, share_of(inp, revision, state))
+
+
+def whole_weight(inp: RolloutInput, state: RolloutState, revision: LiveRevision, name: str) -> int:
+    """The weight of a task that no other revision answers as the new one does: 0 or 100.
+
+    It cannot be shared, so it moves when the servers can take all of it; one that nobody else answers moves with the
+    first server. It goes back only from a revision that has no ready server to one that has.
+    """
+    home = inp.home(name, revision.name)
+    if revision.ready and (home is None or share_of(inp, revision, state) >= 100):
+        return 100
+    old = inp.revision(home.revision) if home is not None else None
+    stays = revision.ready > 0 or old is None or old.ready == 0
+    return 100 if stays and has_traffic(inp, revision.name, name) else 0
 
 
 def _window(state: RolloutState, step: Step | None, entry: RoutedTask | None) -> str | None:

@@ -77,7 +77,11 @@ class Checked(World):
                     assert not why, "it was rejected, and has traffic"
                 homes = [item.revision for item in entry.backends if item.revision != backend.revision]
                 home = self.revisions[homes[0]].task(entry.name) if homes and homes[0] in self.revisions else None
-                if is_new and home is not None and home.contract == told.contract:
+                if is_new and home is not None and home.contract != told.contract:
+                    assert was or shares[backend.revision] == 100, "it moves as a whole, to servers that can take it"
+                    is_left = not self.torn and not shares[backend.revision] and self.revisions[homes[0]].ready
+                    assert not is_left, "it stays where there is no server"
+                elif is_new and home is not None:
                     # An operator that is killed before it writes the table cannot lower a weight with that write.
                     left = was if self.torn else 0
                     assert backend.weight <= max(shares[backend.revision], left), "more than its servers can take"

@@ -28,7 +28,7 @@ def room_for(inp: RolloutInput, candidate: str, *, forced: bool) -> Room:
 
     A task that was excluded from the latest rollout is still on an older revision. It goes to its single-task model in
     the newer bundle, which is at the bar by definition. Where the newer bundle answers it with the mixture that it was
-    excluded from, a person has to decide: ``forced``.
+    excluded from, or by another contract, a person has to decide: ``forced``.
     """
     served = Counter(
         max(entry.backends, key=lambda backend: backend.weight).revision
@@ -49,7 +49,7 @@ def room_for(inp: RolloutInput, candidate: str, *, forced: bool) -> Room:
     target = inp.revision(main)
     for name, backend in older.items():
         task = target.task(name) if target is not None else None
-        fits = task is not None and same_contract(inp, backend, task) and (task.served_by == BASELINE or forced)
+        fits = task is not None and (forced or (same_contract(inp, backend, task) and task.served_by == BASELINE))
         if fits and target is not None and target.ready:
             moved[name] = main
         else:
