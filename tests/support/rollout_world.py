@@ -100,6 +100,7 @@ class World:
     golden: dict[str, Agreement] = field(default_factory=dict)
     """Task → how its golden requests are answered. Default: as evaluated."""
     flips: dict[str, TaskFlips] = field(default_factory=dict)
+    not_compared: dict[str, str] = field(default_factory=dict)
     job_failures: dict[str, str] = field(default_factory=dict)
     jobs_run: bool = True
     torn: bool = False
@@ -263,7 +264,11 @@ class World:
         total = {key: sum(getattr(item, key) for item in tasks.values()) for key in Agreement.model_fields}
         result = VerifyResult(tasks=tasks, **total)
         self.reports[job.key] = RevisionReport(
-            revision=job.revision, result=result, previous=job.previous, flips=self.flips
+            revision=job.revision,
+            result=result,
+            previous=job.previous,
+            flips=dict(self.flips),
+            not_compared=dict(self.not_compared),
         )
         return True
 

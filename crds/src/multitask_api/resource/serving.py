@@ -160,7 +160,7 @@ class Rollout(Record):
         ge=0,
         le=1,
         description="The largest share of a task's test rows that the old revision answers right and the new one "
-        "wrong; a task with more keeps its old revision. Default: any.",
+        "wrong; a task with more, or whose answers cannot be compared, keeps its old revision. Default: any.",
     )
 
     @model_validator(mode="after")

@@ -160,15 +160,28 @@ def _failure(inp: RolloutInput, report: RevisionReport, task: str) -> str:
         return "none of its golden requests was compared"
     if agreement.different:
         return f"{agreement.different} of {agreement.compared} golden requests answered otherwise than when evaluated"
-    most, flips = inp.serving.rollout.max_regressions, report.flips.get(task)
-    if most is None or flips is None or not flips.compared:
+    most, flips, home = inp.serving.rollout.max_regressions, report.flips.get(task), inp.home(task, report.revision)
+    if most is None or home is None:
         return ""
+    if flips is None or not flips.compared:
+        return _not_compared(report, task, home.revision)
     share = flips.right_to_wrong / flips.compared
     if share <= most:
         return ""
     return (
         f"{flips.right_to_wrong} of {flips.compared} rows were right and are wrong ({100 * share:.1f} %);"
         f" maxRegressions allows {100 * most:g} %"
+    )
+
+
+def _not_compared(report: RevisionReport, task: str, previous: str) -> str:
+    """A limit that cannot be checked is not kept."""
+    why = report.not_compared.get(task, "")
+    if not why:
+        why = "no row was compared" if report.previous else "it is not known what that revision answers"
+    return (
+        f"its answers were not compared with those of revision {previous}, which maxRegressions asks for: {why};"
+        " next: mtm rollout retry, without maxRegressions if they cannot be compared"
     )
 
 

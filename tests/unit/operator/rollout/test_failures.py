@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from multitask_api.bundle import BASELINE
+from multitask_api.resource.serving import Serving
 from multitask_api.serving_io.verify import TaskFlips
 from support.rollout_world import DRAIN, World, agreement, serving_one, task
 
@@ -264,12 +265,58 @@ def test_no_golden_request_of_a_task_is_no_pass():
 def test_too_many_answers_that_were_right_may_hold_a_task_back(most: float | None, weight: int | None):
     world = serving_one(rollout={"maxRegressions": most})
     world.flips = {"urgency": TaskFlips(compared=500, right_to_wrong=10, wrong_to_right=60, basis="TestRows")}
+    world.flips["stance"] = TaskFlips(compared=9, basis="GoldenRows")
     world.trained("two", TASKS).settle()
     assert world.weights["urgency"].get("two") == weight
     assert world.weights["stance"]["two"] == 10
     changed = world.row("urgency").changed_answers
     assert (changed.compared, changed.right_to_wrong, changed.wrong_to_right) == (500, 10, 60)
-    assert world.row("stance").changed_answers is None
+    assert world.row("stance").changed_answers.compared == 9
+
+
+NOT_COMPARED = {
+    "the old revision did not answer": ({}, {"urgency": "no server is available"}, "no server is available"),
+    "its contract changed": ({}, {"urgency": "its type changed"}, "its type changed"),
+    "there was no row": ({"urgency": TaskFlips(compared=0, basis="TestRows")}, {}, "no row was compared"),
+    "nothing is said of it": ({}, {}, "no row was compared"),
+}
+
+
+@pytest.mark.parametrize("most", [0.0, 0.02, 1.0, None])
+@pytest.mark.parametrize("sentence", NOT_COMPARED)
+def test_a_limit_of_regressions_that_cannot_be_checked_holds_the_task_and_says_why(sentence: str, most: float | None):
+    flips, not_compared, why = NOT_COMPARED[sentence]
+    world = serving_one(rollout={"maxRegressions": most})
+    world.flips = {"stance": TaskFlips(compared=100, basis="TestRows"), **flips}
+    world.not_compared = not_compared
+    world.trained("two", TASKS).settle()
+    assert world.weights["stance"] == {"one": 90, "two": 10}
+    if most is None:
+        assert world.weights["urgency"] == {"one": 90, "two": 10}
+        return
+    assert world.weights["urgency"] == {"one": 100}
+    row = world.row("urgency")
+    assert row.phase == "Failed"
+    assert f"not compared with those of revision one, which maxRegressions asks for: {why}; next: " in row.message
+    assert [item.task for item in world.status.rejected] == ["urgency"]
+    # it is compared when somebody asks for it again
+    world.flips["urgency"], world.not_compared = TaskFlips(compared=100, basis="GoldenRows"), {}
+    for _ in range(3):
+        good(world, "stance")
+        world.settle()
+    world.order("retry", "two")
+    world.after(DRAIN)
+    assert world.weights["urgency"] == {"one": 90, "two": 10}
+
+
+def test_where_there_never_was_an_old_revision_a_limit_of_regressions_says_nothing():
+    world = World(serving=Serving.model_validate({"rollout": {"maxRegressions": 0.0}}))
+    world.trained("one", TASKS).settle()
+    assert world.weights == {name: {"one": 100} for name in TASKS}
+    world.flips = {name: TaskFlips(compared=100, basis="TestRows") for name in TASKS}
+    world.not_compared = {"topic": "its type, labels or fields are not those of the previous revision"}
+    world.trained("two", [*TASKS, "topic"]).settle()
+    assert world.weights["topic"] == {"two": 100}
 
 
 def test_a_verification_that_cannot_run_decides_nothing():
