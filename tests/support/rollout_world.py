@@ -222,7 +222,8 @@ class World:
         if decision.spec is None:
             return False
         status = (before.status if before is not None else None) or TaskRouteStatus()
-        status = status.model_copy(update={"rollout": decision.rollout, "rejected": decision.rejected})
+        decided = {name: getattr(decision, name) for name in ("rollout", "rejected", "served")}
+        status = status.model_copy(update=decided)
         TaskRouteSpec.model_validate(decision.spec.model_dump())
         spec = decision.spec
         if self.torn and before is not None and status != before.status:

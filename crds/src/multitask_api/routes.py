@@ -173,6 +173,15 @@ class RejectedRevision(RouteRecord):
     time: str = Field(max_length=40, description="When.")
 
 
+class ServedRevision(RouteRecord):
+    """What a revision has answered alone. A person may go back to it without the steps of a rollout."""
+
+    revision: str = Field(max_length=64, description="The revision.")
+    tasks: tuple[Annotated[str, StringConstraints(max_length=63)], ...] = Field(
+        (), max_length=128, description="The tasks of which it has had all traffic outside of a rollout."
+    )
+
+
 class RolloutState(RouteRecord):
     """How far the traffic has moved from one revision to the next."""
 
@@ -207,6 +216,9 @@ class TaskRouteStatus(RouteRecord):
     rollout: RolloutState | None = Field(None, description="The latest rollout. Absent: there was none.")
     rejected: tuple[RejectedRevision, ...] = Field(
         (), max_length=256, description="Revisions that are not tried again, the newest last."
+    )
+    served: tuple[ServedRevision, ...] = Field(
+        (), max_length=128, description="Kept revisions that have served, the oldest first."
     )
 
 

@@ -198,7 +198,9 @@ class Serving(Record):
         "Automatic.",
     )
     pinned_revision: Annotated[str, StringConstraints(max_length=64)] | None = Field(
-        None, description="Serve this revision instead of the newest one. Default: the newest."
+        None,
+        description="Serve this revision instead of the newest one: at once if it has served before, else by the steps "
+        "of a rollout. Default: the newest.",
     )
     allow_downtime: bool = Field(
         False,

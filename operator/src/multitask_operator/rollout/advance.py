@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from multitask_api.routes import RolloutState, TaskRouteSpec
 from multitask_operator.formatting import listed
-from multitask_operator.rollout.candidate import Candidate, choose, is_settled, rejection
+from multitask_operator.rollout.candidate import Candidate, choose, exclusion, rejection
 from multitask_operator.rollout.decision import RolloutDecision
 from multitask_operator.rollout.draft import OPEN, Draft, changed, finish, reject_revision
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput
@@ -56,6 +56,7 @@ def _decision(inp: RolloutInput, draft: Draft, spec: TaskRouteSpec | None) -> Ro
         spec=spec,
         rollout=state,
         rejected=draft.rejected,
+        served=inp.served,
         live=frozenset(needed),
         reason=draft.reason,
         message=draft.message,
@@ -102,7 +103,9 @@ def _continued(draft: Draft, inp: RolloutInput, state: RolloutState, candidate: 
         return finish(draft, inp, state, "Aborted", f"the record of revision {state.revision} is gone")
     wanted = candidate.revision
     if wanted is not None and wanted.name != state.revision:
-        why = "somebody rolls back to it" if candidate.is_rollback else "it is newer"
+        why = "it is newer"
+        if candidate.is_pinned:
+            why = "somebody rolls back to it" if candidate.is_rollback else "it is pinned"
         message = f"revision {wanted.name} replaces {state.revision} before it has all traffic: {why}"
         return finish(draft, inp, _unless_alone(inp, state), "Aborted", message)
     order = rollout_order(inp.annotations)
@@ -129,7 +132,7 @@ def _continued(draft: Draft, inp: RolloutInput, state: RolloutState, candidate: 
 def _unless_alone(inp: RolloutInput, state: RolloutState) -> RolloutState:
     """What the revision alone answers, such as the first one of a model, it goes on answering."""
     rows = [
-        changed(row, phase="Successful") if row.phase in OPEN and is_settled(inp, state.revision, row.name) else row
+        changed(row, phase="Successful") if row.phase in OPEN and inp.is_settled(state.revision, row.name) else row
         for row in state.tasks
     ]
     return changed(state, tasks=rows)
@@ -140,9 +143,9 @@ def _begun(draft: Draft, inp: RolloutInput, candidate: Candidate) -> Draft:
     revision = candidate.revision
     if revision is None:
         return replace(draft, reason="NoRevision", message=candidate.problem)
-    missing = [task.name for task in revision.record.tasks if not is_settled(inp, revision.name, task.name)]
-    rejections = (rejection(draft.rejected, revision.name, name, rollback=candidate.is_rollback) for name in missing)
-    if all(each is not None for each in rejections):
+    missing = [task.name for task in revision.record.tasks if not inp.is_settled(revision.name, task.name)]
+    out = [exclusion(inp, draft.rejected, revision.name, name, rollback=candidate.is_rollback) for name in missing]
+    if None not in out:
         return _settled(draft, inp, candidate, revision, missing)
     order = rollout_order(inp.annotations)
     forced = candidate.is_rollback or (
@@ -180,6 +183,6 @@ def _settled(
     if out:
         why = {item.task: item.message for item in draft.rejected if item.revision == revision.name}
         message += f", except that of {listed(out)}: {why.get(out[0], 'it was rejected')}"
-    if candidate.is_rollback:
+    if candidate.is_pinned:
         message += f"; {inp.newest} is not rolled out while {revision.name} is pinned"
     return replace(draft, reason="TasksExcluded" if out else "RolledOut", message=message)

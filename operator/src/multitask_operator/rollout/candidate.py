@@ -21,8 +21,10 @@ class Candidate(NamedTuple):
     """The revision that is wanted. ``problem``: why there is none."""
 
     revision: LiveRevision | None
+    is_pinned: bool = False
+    """A person wants a revision that is not the newest."""
     is_rollback: bool = False
-    """A person wants a revision that is not the newest: no time is lost on steps."""
+    """It has served all its tasks before, except those that it was rejected for: no time is lost on steps."""
     problem: str = ""
 
 
@@ -38,18 +40,29 @@ def choose(inp: RolloutInput) -> Candidate:
     if revision is None:
         known = listed([item.name for item in inp.revisions]) or "none"
         return Candidate(None, problem=f"there is no revision {pinned} to go back to; kept: {known}")
-    return Candidate(revision, is_rollback=revision.name != inp.newest)
+    is_pinned = revision.name != inp.newest
+    return Candidate(revision, is_pinned, is_pinned and _has_served(inp, revision))
 
 
-def rejection(
-    rejected: Iterable[RejectedRevision], revision: str, task: str = "", *, rollback: bool = False
+def _has_served(inp: RolloutInput, revision: LiveRevision) -> bool:
+    tasks = {task.name: inp.has_served(revision.name, task.name) for task in revision.record.tasks}
+    rejected = inp.status.rejected
+    return any(tasks.values()) and all(done or rejection(rejected, revision.name, name) for name, done in tasks.items())
+
+
+def rejection(rejected: Iterable[RejectedRevision], revision: str, task: str = "") -> RejectedRevision | None:
+    """Why a revision is not tried again, as a whole or for a task."""
+    return next((item for item in rejected if item.revision == revision and item.task in ("", task)), None)
+
+
+def exclusion(
+    inp: RolloutInput, rejected: Iterable[RejectedRevision], revision: str, task: str, *, rollback: bool
 ) -> RejectedRevision | None:
-    """Why a revision is not tried again, as a whole or for a task.
-
-    A rollback is a person's wish for the revision as a whole; a task that was excluded from it stays excluded.
-    """
-    names = (task,) if rollback and task else ("", task)
-    return next((item for item in rejected if item.revision == revision and item.task in names), None)
+    """Why a task does not take part in a rollout. Where a person goes back to what has served, that the revision was
+    rejected as a whole since is about the tasks that it has not served."""
+    if not rollback or not inp.has_served(revision, task):
+        return rejection(rejected, revision, task)
+    return next((item for item in rejected if (item.revision, item.task) == (revision, task)), None)
 
 
 def reject(rejected: tuple[RejectedRevision, ...], *new: RejectedRevision) -> tuple[RejectedRevision, ...]:
@@ -64,12 +77,6 @@ def same_contract(inp: RolloutInput, home: Backend, task: RevisionTask) -> bool:
     owner = inp.revision(home.revision)
     old = owner.task(task.name) if owner is not None else inp.routed.get(task.name)
     return old is not None and (old.type, old.fields, old.labels) == (task.type, task.fields, task.labels)
-
-
-def is_settled(inp: RolloutInput, revision: str, task: str) -> bool:
-    """Whether the revision has all traffic of the task, and no other one is left in the table."""
-    entry = inp.routed.get(task)
-    return entry is not None and all(item.revision == revision and item.weight == 100 for item in entry.backends)
 
 
 def has_traffic(inp: RolloutInput, revision: str, task: str) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from multitask_api.routes import RejectedRevision, RolloutState, TaskRouteSpec
+from multitask_api.routes import RejectedRevision, RolloutState, ServedRevision, TaskRouteSpec
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class RolloutDecision:
     """None: there is nothing to route yet."""
     rollout: RolloutState | None
     rejected: tuple[RejectedRevision, ...]
+    served: tuple[ServedRevision, ...]
     live: frozenset[str]
     """The revisions that need servers, or still have requests under way. All others may go."""
     reason: str

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from functools import cached_property
 
 from multitask_api.resource.serving import Serving
-from multitask_api.routes import Backend, RoutedTask, TaskRoute, TaskRouteStatus
+from multitask_api.routes import Backend, RoutedTask, ServedRevision, TaskRoute, TaskRouteStatus
 from multitask_api.serving_io.gateway_state import GatewayState, RevisionCounts
 from multitask_api.serving_io.revision import Revision, RevisionTask
 from multitask_api.serving_io.verify import RevisionReport
@@ -17,6 +17,9 @@ STABLE_SECONDS = 120.0
 """Seconds that servers have to run after one of them ended by itself, before a step passes."""
 DRAIN_SECONDS = 60.0
 """Seconds that servers stay after every gateway has left them, for requests that are under way."""
+
+MOST_SERVED = 128
+"""Revisions of which it is known what they have served."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,37 @@ class RolloutInput:
     def table_revisions(self) -> frozenset[str]:
         """The revisions that the table names."""
         return self.route.spec.revisions if self.route is not None else frozenset()
+
+    def is_settled(self, revision: str, task: str) -> bool:
+        """Whether the revision has all traffic of the task, and no other one is left in the table."""
+        entry = self.routed.get(task)
+        return entry is not None and all(item.revision == revision and item.weight == 100 for item in entry.backends)
+
+    @cached_property
+    def served(self) -> tuple[ServedRevision, ...]:
+        """What each revision has answered alone, that of a rollout once it is over; of revisions that still exist."""
+        known = {item.revision: frozenset(item.tasks) for item in self.status.served}
+        state = self.status.rollout
+        if not known and state is not None and state.stable:  # written by a release that did not record it
+            known = {state.stable: frozenset(self.routed)}
+        passed: dict[str, frozenset[str]] = {}
+        if state is not None:
+            is_over = state.finished is not None
+            passed[state.revision] = frozenset(row.name for row in state.tasks if is_over and row.phase == "Successful")
+        found: list[ServedRevision] = []
+        for item in self.revisions:
+            alone = passed.get(item.name)
+            if alone is None:
+                alone = frozenset(name for name in self.routed if self.is_settled(item.name, name))
+            has_served = alone | known.get(item.name, frozenset())
+            tasks = tuple(task.name for task in item.record.tasks if task.name in has_served)
+            if tasks:
+                found.append(ServedRevision(revision=item.name, tasks=tasks))
+        return tuple(found[-MOST_SERVED:])
+
+    def has_served(self, revision: str, task: str) -> bool:
+        """Whether the revision has answered the task alone."""
+        return any(item.revision == revision and task in item.tasks for item in self.served)
 
     @cached_property
     def counts(self) -> tuple[RevisionCounts, ...]:

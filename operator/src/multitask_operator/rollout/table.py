@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from multitask_api.routes import Backend, RolloutState, RoutedTask, TaskRollout, TaskRouteSpec
 from multitask_api.serving_io.revision import RevisionTask
-from multitask_operator.rollout.candidate import has_traffic, is_settled, same_contract
+from multitask_operator.rollout.candidate import has_traffic, same_contract
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput
 from multitask_operator.rollout.plan import Step, window_name
 from multitask_operator.rollout.share import share_of
@@ -77,7 +77,7 @@ def _weight(
     """The new revision's percentage of the task; None: it does not stand in the task's entry."""
     if revision is None or task is None:
         return None
-    settled = is_settled(inp, revision.name, name)
+    settled = inp.is_settled(revision.name, name)
     if state.phase in ("Failed", "Aborted"):  # what it had before stays, what it was given goes
         return 100 if settled and (row is None or row.phase == "Successful") else None
     is_out = row is not None and row.phase in OUT

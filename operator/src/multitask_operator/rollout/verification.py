@@ -9,7 +9,7 @@ from multitask_api.serving_io.names import APPROVAL_ANNOTATION
 from multitask_api.serving_io.revision import RevisionTask
 from multitask_api.serving_io.verify import RevisionReport
 from multitask_operator.formatting import listed
-from multitask_operator.rollout.candidate import approval_id, is_settled, rejection, same_contract
+from multitask_operator.rollout.candidate import approval_id, exclusion, rejection, same_contract
 from multitask_operator.rollout.decision import GoldenJob
 from multitask_operator.rollout.draft import Draft, await_approval, changed, finish, reject_revision
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput, format_time
@@ -120,8 +120,8 @@ def _row(
     inp: RolloutInput, state: RolloutState, task: RevisionTask, failure: str, *, rollback: bool = False
 ) -> TaskRollout:
     """How a task begins."""
-    excluded = rejection(inp.status.rejected, state.revision, task.name, rollback=rollback)
-    if is_settled(inp, state.revision, task.name):
+    excluded = exclusion(inp, inp.status.rejected, state.revision, task.name, rollback=rollback)
+    if inp.is_settled(state.revision, task.name):
         return TaskRollout(name=task.name, phase="Successful", step_passed=True)
     if excluded is not None and not failure:
         return TaskRollout(name=task.name, phase="Excluded", message=excluded.message)

@@ -36,6 +36,7 @@ class Checked(World):
     def __init__(self, **fields):
         super().__init__(**fields)
         self.rejected = set()
+        self.served = set()
         self.last = {}
 
     def order(self, action, revision=None):
@@ -51,7 +52,11 @@ class Checked(World):
         if self.route is not None:
             self._check(seen, self.last)
             self.rejected |= {(item.revision, item.task) for item in self.status.rejected}
-            self.last = self.weights
+            self.last, state = self.weights, self.status.rollout
+            for name, weights in self.last.items():
+                (revision, weight), *_ = [*weights.items(), ("", 0)]
+                if weight == 100 and state is not None and (state.finished or state.revision != revision):
+                    self.served.add((revision, name))
         return changed
 
     def _check(self, seen, before) -> None:
@@ -72,7 +77,8 @@ class Checked(World):
                 assert told is not None, "a revision answers only the tasks that it has"
                 state = self.status.rollout
                 is_new = state is not None and state.revision == backend.revision
-                if is_new and not was and before.get(entry.name) and backend.revision != rolled_back:
+                is_back = backend.revision == rolled_back and (backend.revision, entry.name) in self.served
+                if is_new and not was and before.get(entry.name) and not is_back:
                     why = {(backend.revision, entry.name), (backend.revision, "")} & rejected
                     assert not why, "it was rejected, and has traffic"
                 homes = [item.revision for item in entry.backends if item.revision != backend.revision]
@@ -85,6 +91,8 @@ class Checked(World):
                     # An operator that is killed before it writes the table cannot lower a weight with that write.
                     left = was if self.torn else 0
                     assert backend.weight <= max(shares[backend.revision], left), "more than its servers can take"
+                    if not was and before.get(entry.name) and not is_back and "promote" not in state.order:
+                        assert backend.weight <= self.serving.rollout.steps[0], "it takes no steps"
         kept = {name for name in TASKS if before.get(name) and all(item.task(name) for item in self.revisions.values())}
         for name in kept:
             assert sum(self.weights.get(name, {}).values()) == 100, f"{name} is not answered any more"

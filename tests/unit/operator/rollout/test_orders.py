@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from multitask_api.serving_io.names import APPROVAL_ANNOTATION, ROLLBACK_ANNOTATION
@@ -110,6 +112,111 @@ def test_a_rollback_goes_straight_back_and_holds_the_newer_revision(how: str):
     world.serving = world.serving.model_copy(update={"pinned_revision": None})
     world.settle()
     assert world.weights["urgency"] == {"one": 90, "three": 10}
+
+
+def not_verified(world: World) -> None:
+    world.jobs_run = False
+    world.trained("two", TASKS).settle()
+    world.trained("three", TASKS).settle()
+    world.jobs_run = True
+
+
+def not_approved(world: World) -> None:
+    world.serving = world.serving.model_copy(update={"approval": "Manual"})
+    world.trained("two", TASKS).settle()
+    assert world.decision is not None
+    assert world.decision.approval is not None
+    world.trained("three", TASKS).settle()
+
+
+def in_its_first_step(world: World) -> None:
+    world.trained("two", TASKS).settle()
+    world.trained("three", TASKS).settle()
+
+
+PINS = pytest.mark.parametrize("how", ["annotation", "pin", "trained"])
+
+
+def pin(world: World, how: str, revision: str) -> None:
+    if how == "annotation":
+        world.order("rollback", revision)
+    else:
+        pinned = revision if how == "pin" else f"trained-{revision}"
+        world.serving = world.serving.model_copy(update={"pinned_revision": pinned})
+
+
+@PINS
+@pytest.mark.parametrize("replaced", [not_verified, not_approved, in_its_first_step])
+def test_a_revision_that_has_not_served_takes_every_step_although_it_is_pinned(
+    replaced: Callable[[World], None], how: str
+):
+    world = serving_one()
+    replaced(world)
+    world.after(DRAIN)
+    world.reports.clear()
+    pin(world, how, "two")
+    world.settle().after(DRAIN)
+    assert world.decision is not None
+    if world.decision.approval is not None:
+        assert world.weights == all_on("one")
+        world.annotations[APPROVAL_ANNOTATION] = world.decision.approval
+        world.settle()
+    assert "two" in {report.revision for report in world.reports.values()}
+    assert (world.phase, world.weights["urgency"]) == ("Progressing", {"one": 90, "two": 10})
+    for _ in range(3):
+        pass_step(world)
+    assert (world.phase, world.weights) == ("Successful", all_on("two"))
+    assert world.decision is not None
+    assert "three is not rolled out while two is pinned" in world.decision.message
+    pin(world, how, "one")
+    world.settle()
+    assert world.weights == all_on("one"), "it has served before"
+
+
+@PINS
+def test_a_revision_that_was_rejected_and_has_not_served_stays_rejected_although_it_is_pinned(how: str):
+    world = rolling()
+    world.order("abort")
+    world.settle()
+    world.trained("three", TASKS).settle().after(DRAIN)
+    pin(world, how, "two")
+    world.settle().after(10_000)
+    assert world.weights == all_on("one")
+    assert world.decision is not None
+    assert world.decision.reason == "RevisionRejected"
+    assert "mtm rollout retry" in world.decision.message
+
+
+def test_a_revision_that_has_served_some_tasks_goes_back_to_one_that_has_served_all():
+    world = rolling()
+    world.send("urgency", "one", 900)
+    world.send("urgency", "two", 100, errors=90)
+    world.after(31)
+    for _ in range(3):
+        for revision in world.weights["stance"]:
+            world.send("stance", revision, 300)
+        world.after(31)
+    assert world.weights == {"urgency": {"one": 100}, "stance": {"two": 100}}
+    assert [(item.revision, item.tasks) for item in world.status.served] == [("one", TASKS), ("two", ("stance",))]
+    world.order("retry")
+    world.now += 1
+    world.settle()
+    assert world.weights["urgency"] == {"one": 90, "two": 10}
+    world.order("rollback", "one")
+    world.settle()
+    assert world.weights == all_on("one")
+
+
+def test_what_served_under_a_release_that_did_not_record_it_can_be_gone_back_to():
+    world = rolling()
+    for _ in range(3):
+        pass_step(world)
+    world.after(DRAIN)
+    assert world.route is not None
+    world.route = world.route.model_copy(update={"status": world.status.model_copy(update={"served": ()})})
+    world.order("rollback", "one")
+    world.settle()
+    assert (world.phase, world.weights) == ("Successful", all_on("one"))
 
 
 def test_a_rollback_in_the_middle_of_a_rollout_ends_it_at_once():

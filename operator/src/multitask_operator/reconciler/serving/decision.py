@@ -174,6 +174,7 @@ def _table(
     wanted = {
         "rollout": None if decision.rollout is None else decision.rollout.to_json(),
         "rejected": [each.to_json() for each in decision.rejected],
+        "served": [each.to_json() for each in decision.served],
     }
     changed = {
         name: merge_patch(status.get(name), value)

@@ -37,7 +37,7 @@ def restored(route: TaskRoute | None, copy: TaskRoute | None) -> TaskRoute | Non
     if status.rollout is not None:
         return route
     last = status_of(copy)
-    kept = {"rollout": last.rollout, "rejected": last.rejected}
+    kept = {"rollout": last.rollout, "rejected": last.rejected, "served": last.served}
     return route.model_copy(update={"status": status.model_copy(update=kept)})
 
 
@@ -45,7 +45,7 @@ def copy_of(name: str, decision: RolloutDecision) -> TaskRoute | None:
     """What is to be kept of the TaskRoute ``name``; None: nothing yet."""
     if decision.spec is None:
         return None
-    status = TaskRouteStatus(rollout=decision.rollout, rejected=decision.rejected)
+    status = TaskRouteStatus(rollout=decision.rollout, rejected=decision.rejected, served=decision.served)
     return TaskRoute(metadata=RouteMetadata(name=name), spec=decision.spec, status=status)
 
 

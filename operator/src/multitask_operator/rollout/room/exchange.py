@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from multitask_api.routes import RolloutState
 from multitask_operator.formatting import counted, listed
-from multitask_operator.rollout.candidate import rejection
+from multitask_operator.rollout.candidate import exclusion
 from multitask_operator.rollout.draft import Draft, await_approval, changed, finish, reject_revision
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput, format_time, parse_time
 from multitask_operator.rollout.share import DOWNTIME, POD_BY_POD, others_than, ready_servers
@@ -128,7 +128,7 @@ def _obstacle(
     stays = [
         task.name
         for task in revision.record.tasks
-        if rejection(draft.rejected, revision.name, task.name, rollback=rollback) is not None
+        if exclusion(inp, draft.rejected, revision.name, task.name, rollback=rollback) is not None
         and inp.home(task.name, revision.name) is not None
     ]
     if stays:
