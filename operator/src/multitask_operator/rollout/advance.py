@@ -11,7 +11,7 @@ from multitask_operator.rollout.candidate import Candidate, choose, exclusion, r
 from multitask_operator.rollout.decision import RolloutDecision
 from multitask_operator.rollout.draft import OPEN, Draft, changed, finish, reject_revision
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput
-from multitask_operator.rollout.orders import ABORT, PAUSE, PROMOTE, parse_order, retry_of, rollout_order
+from multitask_operator.rollout.orders import ABORT, PAUSE, PROMOTE, RESUME, parse_order, retry_of, rollout_order
 from multitask_operator.rollout.progress import progress
 from multitask_operator.rollout.room.exchange import make_room, servers_in_exchange
 from multitask_operator.rollout.room.rehoming import room_for
@@ -110,9 +110,10 @@ def _continued(draft: Draft, inp: RolloutInput, state: RolloutState, candidate: 
         return finish(draft, inp, _unless_alone(inp, state), "Aborted", message)
     order = rollout_order(inp.annotations)
     is_new = order is not None and order.revision == state.revision and order.text != state.order
-    if is_new and order is not None:
+    resume = order.text if order is not None and is_new and order.action == RESUME else ""
+    last = order if is_new else parse_order(state.order)
+    if is_new and order is not None and (not resume or state.step_started is None):
         state = changed(state, order=order.text)
-    last = parse_order(state.order)
     action = last.action if last is not None and last.revision == state.revision else ""
     if is_new and action == ABORT:
         message = f"a person aborted the rollout of revision {state.revision}"
@@ -124,7 +125,7 @@ def _continued(draft: Draft, inp: RolloutInput, state: RolloutState, candidate: 
         draft = verify(draft, inp, state, revision, rollback=rollback, is_paused=is_paused)
         state = draft.state or state
     if state.phase not in OVER and state.step_started is not None:
-        draft = progress(draft, inp, state, revision, action=action, is_new_order=is_new, rollback=rollback)
+        draft = progress(draft, inp, state, revision, action=action, resume=resume, rollback=rollback)
     approval = missing_approval(inp, revision, rollback=rollback) if state.step_started is None else None
     return make_room(draft, inp, revision, is_paused=is_paused, rollback=rollback, approval=approval)
 

@@ -13,7 +13,7 @@ from multitask_operator.rollout.counts import Counts, counts_of
 from multitask_operator.rollout.decision import GoldenJob
 from multitask_operator.rollout.draft import OPEN, Draft, changed, finish, open_rows, reject_revision
 from multitask_operator.rollout.inputs import STABLE_SECONDS, LiveRevision, RolloutInput, format_time, parse_time
-from multitask_operator.rollout.orders import PAUSE, PROMOTE, RESUME
+from multitask_operator.rollout.orders import PAUSE, PROMOTE
 from multitask_operator.rollout.plan import Step, analysis_settings, steps_of, window_name
 from multitask_operator.rollout.share import DOWNTIME, share_of
 from multitask_operator.rollout.table import OUT, whole_weight
@@ -27,10 +27,14 @@ def progress(
     revision: LiveRevision,
     *,
     action: str,
-    is_new_order: bool,
+    resume: str,
     rollback: bool,
 ) -> Draft:
-    """The draft after one look at the step under way. ``action``: the standing order for this rollout; empty: none."""
+    """The draft after one look at the step under way. ``action``: the standing order for this rollout; empty: none.
+
+    ``resume``: an order to resume that was not carried out yet; empty: none. One that ends the pause of a step is
+    carried out when the step is over: until then something else may be in the way, a server or a gateway.
+    """
     hurry = rollback or action == PROMOTE or not state.stable or state.gives_way == DOWNTIME
     steps = steps_of(inp.serving.rollout)
     index = len(steps) - 1 if hurry else min(state.step, len(steps) - 1)
@@ -41,9 +45,11 @@ def progress(
         state = changed(
             state, step_started=format_time(inp.now), measured=None
         )  # it has as much time as the others had
-    resumed = is_new_order and action == RESUME
+    resumed = bool(resume)
     if resumed:
         state = _reopened(state, inp.now)
+        if not step.pauses or hurry:
+            state = changed(state, order=resume)
     if not hurry:
         draft, state = _measure(draft, inp, state, step)
         draft, state = _exclude(draft, inp, state)
@@ -72,11 +78,15 @@ def progress(
         message = f"step {index + 1} of {len(steps)} ({step.weight} %): {message}"
         waiting = draft.with_state(state, message=message).waiting("RollingOut", message, seconds)
         return replace(waiting, is_short=share_of(inp, revision, state) < step.weight)
+    if resumed:
+        state = changed(state, order=resume)
     return _passed(draft, inp, state, revision, steps, index)
 
 
 def _reopened(state: RolloutState, now: float) -> RolloutState:
     """Somebody wants the tasks that the traffic said too little about to be measured again."""
+    if not any(row.phase == "Inconclusive" for row in state.tasks):
+        return state
     rows = [
         changed(row, phase="Running", measurements=None) if row.phase == "Inconclusive" else row for row in state.tasks
     ]
@@ -189,7 +199,7 @@ def _waits(
     if share_of(inp, revision, state) < step.weight:
         return f"{revision.ready} of {revision.replicas} servers are ready", RECHECK_SECONDS
     silent = silent_message(inp)
-    if silent and not resumed:
+    if silent:
         return silent, RECHECK_SECONDS
     if not _is_written(inp, state, step):
         return "the gateways learn of the weights", RECHECK_SECONDS

@@ -134,6 +134,52 @@ def in_its_first_step(world: World) -> None:
     world.trained("three", TASKS).settle()
 
 
+STEPS_WITH_A_PAUSE = {"steps": [{"setWeight": 50}, {"pause": {}}, {"setWeight": 100}]}
+
+
+def lose_servers(world: World) -> None:
+    world.ready("two", 0)
+
+
+def silence_a_gateway(world: World) -> None:
+    world.dead = {"gateway-1"}
+    world.generation += 1  # the other one has a later table
+
+
+@pytest.mark.parametrize("seconds", [1, 30, 4000])
+@pytest.mark.parametrize("trouble", [lose_servers, silence_a_gateway])
+@pytest.mark.parametrize(
+    "steps", [STEPS_WITH_A_PAUSE, {"steps": [{"setWeight": 50}, {"pause": {"duration": 9000}}, {"setWeight": 100}]}]
+)
+def test_an_order_to_resume_outlives_what_is_in_the_way(steps, trouble: Callable[[World], None], seconds: int):
+    world = rolling(rollout=steps)
+    assert world.weights["urgency"] == {"one": 50, "two": 50}
+    trouble(world)
+    world.after(1)
+    world.order("resume")
+    world.settle()
+    world.after(seconds)
+    assert world.weights["urgency"].get("two", 0) <= 50, "it goes on with what it has"
+    world.dead = set()
+    world.ready("two", 2)
+    for _ in range(3):
+        world.after(60)
+    assert (world.phase, world.weights) == ("Successful", all_on("two"))
+
+
+def test_an_order_to_resume_ends_one_pause_only():
+    pause = {"pause": {}}
+    world = rolling(rollout={"steps": [{"setWeight": 50}, pause, {"setWeight": 70}, pause, {"setWeight": 100}]})
+    world.ready("two", 1)
+    world.after(1)
+    world.order("resume")
+    world.after(60)
+    world.ready("two", 2)
+    for _ in range(3):
+        world.after(60)
+    assert (world.phase, world.weights["urgency"]) == ("Paused", {"one": 30, "two": 70})
+
+
 PINS = pytest.mark.parametrize("how", ["annotation", "pin", "trained"])
 
 
