@@ -382,6 +382,13 @@ def test_the_one_reason_why_a_server_does_not_start(status, reason, words):
     assert words in cluster.condition("Ready")["message"]
 
 
+def test_a_first_revision_that_waits_for_approval_says_so():
+    cluster = ServedCluster(URGENCY, serving={"approval": "Manual"})
+    cluster.serve()
+    assert ready(cluster) == ("False", "ApprovalNeeded")
+    assert cluster.model["status"]["approval"] in cluster.condition("Ready")["message"]
+
+
 def test_servers_without_a_gateway_say_so():
     cluster = ServedCluster(URGENCY, settings=dataclasses.replace(SERVING_SETTINGS, gateway_address=""), gateways=())
     cluster.serve()

@@ -24,6 +24,8 @@ from multitask_operator.reconciler.state.revision_state import RevisionState, re
 from multitask_operator.rollout import DOWNTIME, MAKING_ROOM, OVER, WAITING_FOR_SERVERS, RolloutDecision
 from multitask_operator.settings import Settings
 
+_WAITS_FOR_PEOPLE = frozenset({"VerificationNotPossible", "ApprovalNeeded", "RolloutPaused"})
+"""Reasons of a rollout that does not go on by itself."""
 SERVING, ROLLING_OUT, TRAINED = "Serving", "RollingOut", "Trained"
 ALLOWED_DOWNTIME = "AllowedDowntime"
 
@@ -120,7 +122,7 @@ def _ready(view: ServingView) -> ConditionValue:
         )
     if view.route is None or view.served is None:
         # A rollout has Events of its own: that it goes on is no warning.
-        is_stuck = not view.decision.is_progressing or view.decision.reason == "VerificationNotPossible"
+        is_stuck = not view.decision.is_progressing or view.decision.reason in _WAITS_FOR_PEOPLE
         return _not_ready(view, view.decision.reason if is_stuck else "ServersStarting", view.decision.message)
     missing = dict(unanswered_tasks(view.route, view.revisions))
     rollout = view.decision.rollout
