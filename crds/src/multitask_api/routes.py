@@ -206,6 +206,12 @@ class RolloutState(RouteRecord):
         description="How the servers that answered before make room, because the cluster has none for two revisions. "
         "PodByPod: one server at a time. Downtime: all of them at once. Absent: there is room.",
     )
+    gives_way_servers: int | None = Field(
+        None,
+        ge=0,
+        description="How many servers there were then. Of so many one is missing at most, also if an autoscaler asks "
+        "for more.",
+    )
     gives_way_since: str | None = Field(None, max_length=40, description="When they began to.")
 
 

@@ -38,6 +38,8 @@ class LiveRevision:
     """Whether its Deployment exists."""
     no_room_since: float | None = None
     """Since when a server cannot be scheduled for lack of room, in Unix seconds; None: none is known to wait for it."""
+    starting: int = 0
+    """Servers that have room and are not ready yet."""
     start_seconds: float = 600.0
     """Seconds after which servers that are not ready are overdue."""
     restarted: float | None = None

@@ -20,11 +20,17 @@ def share_of(inp: RolloutInput, revision: LiveRevision, state: RolloutState) -> 
     """
     if state.revision != revision.name or state.gives_way is None or not revision.replicas:
         return revision.share
-    least = revision.replicas - 1 if state.gives_way == POD_BY_POD else 1
+    least = wanted_servers(inp, revision, state) - 1 if state.gives_way == POD_BY_POD else 1
     if revision.ready >= max(1, least):
         return 100
     all_ready = revision.ready + ready_servers(others_than(inp, revision.name))
     return max(revision.share, 100 * revision.ready // max(1, all_ready))
+
+
+def wanted_servers(inp: RolloutInput, revision: LiveRevision, state: RolloutState) -> int:
+    """The servers of which one may be missing. An autoscaler asks for more while one is missing, and gets none."""
+    replicas = max(revision.replicas, inp.serving.replicas)
+    return min(replicas, state.gives_way_servers or replicas)
 
 
 def others_than(inp: RolloutInput, revision: str) -> list[LiveRevision]:

@@ -164,6 +164,38 @@ def test_nothing_gives_way_to_servers_that_would_not_run_in_its_place_either(ser
     assert_nobody_noticed(cluster, serving["replicas"] + 1)
 
 
+@pytest.mark.parametrize("weight", [10, 50])
+def test_an_autoscaler_that_asks_for_more_servers_because_one_is_missing_stops_nothing(weight):
+    cluster = begun(2, 2)
+    until(cluster, lambda: cluster.weights[MIXTURE].get(new_one(cluster)) == weight)
+    cluster.edit(*copy.deepcopy(TASKS), serving={"replicas": 4, **PODS})
+    cluster.serve()
+    assert_rolled_out(cluster, 4)
+    assert_nobody_noticed(cluster, 2)
+
+
+@pytest.mark.parametrize(("replicas", "room"), [(3, 2), (8, 3)])
+def test_servers_that_had_no_room_before_are_not_missed(replicas, room):
+    cluster = begun(replicas, room)
+    cluster.serve()
+    assert_rolled_out(cluster, replicas)
+    assert_nobody_noticed(cluster, room)
+
+
+def test_a_server_that_has_room_and_loads_its_model_for_long_makes_nobody_give_way():
+    cluster = begun(2, 3)
+    old = old_one(cluster)
+    cluster.starts = lambda revision: revision == old
+    until(cluster, lambda: len(cluster.records) == 2)
+    later = cluster.now + 900
+    until(cluster, lambda: cluster.now > later)
+    assert (cluster.replicas[old], gives_way(cluster)) == (2, None)
+    cluster.starts = lambda revision: True
+    cluster.serve()
+    assert_rolled_out(cluster, 2)
+    assert_nobody_noticed(cluster, 2)
+
+
 def test_a_paused_rollout_exchanges_nothing():
     cluster = begun(4, 4)
     until(cluster, lambda: cluster.weights[MIXTURE].get(new_one(cluster)) == 10)
@@ -244,7 +276,7 @@ def test_the_old_revision_gets_its_servers_back_if_a_person_aborts(weight):
 # -- downtime that the user allows -------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(("replicas", "room"), [(1, 1), (2, 1), (3, 2)])
+@pytest.mark.parametrize(("replicas", "room"), [(1, 1), (2, 1)])
 def test_without_leave_the_old_servers_stay_and_the_next_step_is_named(replicas, room):
     cluster = begun(replicas, room)
     cluster.serve()

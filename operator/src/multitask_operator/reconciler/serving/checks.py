@@ -75,6 +75,13 @@ def no_room_since(revision: RevisionState) -> float | None:
     return min((time for time in times if time is not None), default=None)
 
 
+def starting_servers(revision: RevisionState) -> int:
+    """How many of its servers have a node, or may get one, and are not ready yet."""
+    pods = [pod for pod in revision.pods if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
+    placed = [pod for pod in pods if _room_missing_since(pod) is None]
+    return max(0, len(placed) - revision.ready_endpoints)
+
+
 def _room_missing_since(pod: JsonObject) -> float | None:
     for condition in pod.get("status", {}).get("conditions") or ():
         is_unscheduled = (condition.get("type"), condition.get("reason")) == ("PodScheduled", "Unschedulable")

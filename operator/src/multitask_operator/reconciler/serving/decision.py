@@ -17,7 +17,7 @@ from multitask_operator.reconciler.actions import Action, Create, DryRunCreate, 
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.contribution import Contribution, StatusPart
 from multitask_operator.reconciler.serving import verification
-from multitask_operator.reconciler.serving.checks import no_room_since, start_blocked
+from multitask_operator.reconciler.serving.checks import no_room_since, start_blocked, starting_servers
 from multitask_operator.reconciler.serving.children import RevisionObjects
 from multitask_operator.reconciler.serving.newest import NewestRevision, newest_revision, server_settings
 from multitask_operator.reconciler.serving.queueing import waits_for_others
@@ -124,6 +124,7 @@ def _rollout_input(
                 revision.ready_endpoints,
                 revision.replicas > 0 or bool(revision.pods),
                 no_room_since(revision),
+                starting_servers(revision),
                 revision.start_seconds,
                 revision.restarted,
             )

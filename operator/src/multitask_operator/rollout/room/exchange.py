@@ -12,9 +12,9 @@ from dataclasses import replace
 from multitask_api.routes import RolloutState
 from multitask_operator.formatting import counted, listed
 from multitask_operator.rollout.candidate import exclusion
-from multitask_operator.rollout.draft import Draft, await_approval, changed, finish, reject_revision
+from multitask_operator.rollout.draft import Draft, await_approval, finish, reject_revision
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput, format_time, parse_time
-from multitask_operator.rollout.share import DOWNTIME, POD_BY_POD, others_than, ready_servers
+from multitask_operator.rollout.share import DOWNTIME, POD_BY_POD, others_than, ready_servers, wanted_servers
 from multitask_operator.rollout.verification import ask_approval
 
 MAKING_ROOM = "MakingRoom"
@@ -35,15 +35,15 @@ def make_room(
         return draft
     if state.gives_way is not None:
         return _waiting(draft, inp, state, revision, others)
-    if revision.no_room_since is None or is_paused:
+    if revision.no_room_since is None or revision.starting or is_paused:
         return draft
     left = revision.no_room_since + NO_ROOM_SECONDS - inp.now
     if left > 0:
         return replace(draft, requeue_after=min(draft.requeue_after or left, left))
-    replicas = revision.replicas
-    if replicas >= 2 and _are_ready(revision, others, replicas):
+    servers = _exchangeable(inp, revision, others)
+    if servers >= 2:
         message = f"revision {_names(others)} gives up one server at a time for {revision.name}: both have no room"
-        return _begun(draft, inp, state, POD_BY_POD, message)
+        return _begun(draft, inp, state, POD_BY_POD, servers, message)
     obstacle = _obstacle(draft, inp, revision, others, rollback=rollback)
     if obstacle:
         return replace(draft, message=f"{draft.message}; {obstacle}")
@@ -54,7 +54,7 @@ def make_room(
         )
         return await_approval(draft, state, approval, message)
     message = f"the servers of revision {_names(others)} end, so that those of revision {revision.name} have room"
-    return _begun(draft, inp, state, DOWNTIME, message)
+    return _begun(draft, inp, state, DOWNTIME, 1, message)
 
 
 def servers_in_exchange(inp: RolloutInput, draft: Draft) -> Mapping[str, int]:
@@ -68,22 +68,38 @@ def servers_in_exchange(inp: RolloutInput, draft: Draft) -> Mapping[str, int]:
         return {}
     if written.revision != state.revision or written.gives_way is None or written.gives_way != state.gives_way:
         return {}
-    others, replicas = others_than(inp, state.revision), max(revision.replicas, inp.serving.replicas)
+    others, replicas = others_than(inp, state.revision), wanted_servers(inp, revision, state)
     if state.gives_way == DOWNTIME:
         return {each.name: 0 for each in others}
     # A Deployment that somebody deleted is made again, with those that were not given up.
     least = max(1, replicas - max(1, revision.ready))
     servers = {each.name: min(each.replicas or least, replicas) for each in others}
     giver = max(others, key=lambda each: each.replicas, default=None)
-    if draft.is_short and giver is not None and giver.replicas > 1 and _are_ready(revision, others, replicas):
+    may_give = draft.is_short and not revision.starting and _are_ready(revision, others, replicas)
+    if may_give and giver is not None and giver.replicas > 1:
         servers[giver.name] = min(servers[giver.name], giver.replicas - 1)
     return servers
 
 
-def _begun(draft: Draft, inp: RolloutInput, state: RolloutState, how: str, message: str) -> Draft:
+def _exchangeable(inp: RolloutInput, revision: LiveRevision, others: list[LiveRevision]) -> int:
+    """The servers of which one may be missing for a moment; 0: one is missing already, and on its way."""
+    replicas = revision.replicas
+    if _are_ready(revision, others, replicas):
+        return replicas
+    # Those that an autoscaler asks for, and that have no room either, are not missed.
+    return revision.ready + ready_servers(others) if _are_stuck(others, inp.now) else 0
+
+
+def _begun(draft: Draft, inp: RolloutInput, state: RolloutState, how: str, servers: int, message: str) -> Draft:
     phase = "Verifying" if state.step_started is None else state.phase
-    state = changed(state, gives_way=how, gives_way_since=format_time(inp.now), phase=phase, message=message)
-    draft = replace(draft, state=state).event(MAKING_ROOM, message, warning=how == DOWNTIME)
+    draft = draft.with_state(
+        state,
+        gives_way=how,
+        gives_way_servers=servers,
+        gives_way_since=format_time(inp.now),
+        phase=phase,
+        message=message,
+    ).event(MAKING_ROOM, message, warning=how == DOWNTIME)
     return draft.waiting(MAKING_ROOM, message, draft.requeue_after)
 
 
@@ -110,9 +126,10 @@ def _are_ready(revision: LiveRevision, others: list[LiveRevision], replicas: int
     return revision.ready + ready_servers(others) >= replicas
 
 
-def _is_stuck(revision: LiveRevision, now: float) -> bool:
-    """Whether there is no room for all servers of a revision that answers: what it gives up it lacks already."""
-    return revision.no_room_since is not None and now >= revision.no_room_since + NO_ROOM_SECONDS
+def _are_stuck(revisions: list[LiveRevision], now: float) -> bool:
+    """Whether there is no room for all servers of the revisions that answer."""
+    times = [each.no_room_since for each in revisions if each.no_room_since is not None]
+    return bool(times) and now >= min(times) + NO_ROOM_SECONDS
 
 
 def _obstacle(
@@ -120,7 +137,7 @@ def _obstacle(
 ) -> str:
     """Why the old revision does not end before the new one starts; empty: nothing is in the way of that."""
     replicas, names = revision.replicas, _names(others)
-    if replicas >= 2 and not any(_is_stuck(each, inp.now) for each in others):
+    if replicas >= 2 and not _are_stuck(others, inp.now):
         return f"when all servers of revision {names} are ready, one of them makes room"
     if revision.ready:
         return "there is no room for more; next: add room"
