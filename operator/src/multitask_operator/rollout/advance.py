@@ -13,7 +13,7 @@ from multitask_operator.rollout.draft import OPEN, Draft, changed, finish, rejec
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput
 from multitask_operator.rollout.orders import ABORT, PAUSE, PROMOTE, RESUME, parse_order, retry_of, rollout_order
 from multitask_operator.rollout.progress import progress
-from multitask_operator.rollout.room.exchange import make_room, servers_in_exchange
+from multitask_operator.rollout.room.exchange import is_halfway, make_room, servers_in_exchange
 from multitask_operator.rollout.room.rehoming import room_for
 from multitask_operator.rollout.share import DOWNTIME
 from multitask_operator.rollout.table import OVER, table
@@ -69,6 +69,11 @@ def _decision(inp: RolloutInput, draft: Draft, spec: TaskRouteSpec | None) -> Ro
     )
 
 
+def _has_left(inp: RolloutInput, revision: str) -> bool:
+    """Whether no gateway sends requests to the revision any more."""
+    return revision not in inp.table_revisions and inp.silent_gateways() == []
+
+
 def _failed_unused(state: RolloutState) -> bool:
     """Whether it is over before the revision had traffic, while nobody else answered."""
     return state.gives_way == DOWNTIME and state.phase in ("Failed", "Aborted") and state.step_started is None
@@ -80,6 +85,9 @@ def _servers(inp: RolloutInput, draft: Draft, spec: TaskRouteSpec | None) -> Map
     named = spec.revisions if spec is not None else frozenset()
     coming = {state.revision} if state is not None and state.phase not in OVER else set()
     leaving = {each.name: each.replicas for each in inp.revisions if each.name not in named | coming}
+    if state is not None and state.gives_way is not None and _has_left(inp, state.revision):
+        # The old servers need its room. One stays for requests under way; the others drain before they end.
+        leaving = {name: min(servers, 1) for name, servers in leaving.items()}
     return leaving | dict(servers_in_exchange(inp, draft))
 
 
@@ -102,7 +110,10 @@ def _continued(draft: Draft, inp: RolloutInput, state: RolloutState, candidate: 
     if revision is None:
         return finish(draft, inp, state, "Aborted", f"the record of revision {state.revision} is gone")
     wanted = candidate.revision
-    if wanted is not None and wanted.name != state.revision:
+    is_replaced = wanted is not None and wanted.name != state.revision
+    if is_replaced and not candidate.is_pinned and is_halfway(inp, state):
+        is_replaced = False  # too few servers of the old revision are left to take all traffic back
+    if is_replaced and wanted is not None:
         why = "it is newer"
         if candidate.is_pinned:
             why = "somebody rolls back to it" if candidate.is_rollback else "it is pinned"

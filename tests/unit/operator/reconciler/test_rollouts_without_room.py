@@ -273,6 +273,41 @@ def test_the_old_revision_gets_its_servers_back_if_a_person_aborts(weight):
     assert_nobody_noticed(cluster, 2)
 
 
+@pytest.mark.parametrize("weight", [33, 66])
+def test_the_servers_that_the_old_revision_misses_start_as_soon_as_no_gateway_uses_the_new_ones(weight):
+    cluster = begun(4, 4)
+    old = old_one(cluster)
+    until(cluster, lambda: cluster.weights[MIXTURE].get(new_one(cluster), 0) == weight)
+    cluster.annotate(ROLLOUT_ANNOTATION, f"abort {new_one(cluster)} now")
+    until(cluster, lambda: cluster.weights[MIXTURE] == {old: 100})
+    at = cluster.now
+    until(cluster, lambda: cluster.ready[old] == 3)
+    assert cluster.now < at + 50
+    cluster.serve()
+    assert (cluster.ready[old], cluster.replicas[new_one(cluster)]) == (4, 0)
+    assert (cluster.unanswered, cluster.unserved, cluster.cut) == ([], [], [])
+
+
+def other(env):
+    container = {"name": "server", "env": [{"name": "A", "value": env}]}
+    return {"podTemplate": {"spec": {"containers": [container]}}}
+
+
+@pytest.mark.parametrize("weight", [33, 66])
+def test_a_newer_revision_waits_until_so_many_servers_are_exchanged_that_the_old_one_could_not_take_over(weight):
+    cluster = begun(4, 4)
+    until(cluster, lambda: len(cluster.records) == 2 and cluster.weights[MIXTURE].get(new_one(cluster)) == weight)
+    second = new_one(cluster)
+    cluster.edit(*copy.deepcopy(TASKS), serving={"replicas": 4, **other("1")})
+    cluster.serve()
+    third = new_one(cluster)
+    assert third not in (second, old_one(cluster))
+    assert cluster.weights[MIXTURE] == {third: 100}
+    assert {name: servers for name, servers in cluster.replicas.items() if servers} == {third: 4}
+    assert_nobody_noticed(cluster, 4)
+    assert ("Warning", "RolloutAborted") not in cluster.events
+
+
 # -- downtime that the user allows -------------------------------------------------------------------------------------
 
 

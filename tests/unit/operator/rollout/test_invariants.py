@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from multitask_api.bundle import BASELINE
 from multitask_api.resource.serving import Serving
+from multitask_api.routes import RolloutState
 from multitask_operator.rollout import advance
 from multitask_operator.rollout.orders import rollback_to
+from multitask_operator.rollout.share import share_of
 from support.rollout_world import World, agreement, task
 
 TASKS = ("urgency", "stance")
@@ -62,7 +66,8 @@ class Checked(World):
     def _check(self, seen, before) -> None:
         rejected = self.rejected | {(item.revision, item.task) for item in self.status.rejected}
         rolled_back = rollback_to(self.annotations)
-        shares = {item.name: item.share for item in seen.revisions}
+        rollout = self.status.rollout or RolloutState(revision="", phase="Aborted")
+        shares = {item.name: share_of(seen, item, rollout) for item in seen.revisions}
         for entry in self.spec.tasks:
             total = sum(item.weight for item in entry.backends)
             assert total in (0, 100), entry
@@ -78,7 +83,8 @@ class Checked(World):
                 state = self.status.rollout
                 is_new = state is not None and state.revision == backend.revision
                 is_back = backend.revision == rolled_back and (backend.revision, entry.name) in self.served
-                if is_new and not was and before.get(entry.name) and not is_back:
+                is_home = told.served_by == BASELINE  # of a task that moves there to make room for a third revision
+                if is_new and not was and before.get(entry.name) and not is_back and not is_home:
                     why = {(backend.revision, entry.name), (backend.revision, "")} & rejected
                     assert not why, "it was rejected, and has traffic"
                 homes = [item.revision for item in entry.backends if item.revision != backend.revision]
@@ -203,3 +209,80 @@ def test_when_the_trouble_is_over_the_newest_revision_has_the_traffic_or_is_reje
         "NoRoomForRevision",
         "RolloutPaused",
     }, decision.message
+
+
+GOES_BACK = {"bad", "rollback", "golden"}
+"""What happens when all traffic goes back to the servers that the old revision has left."""
+
+
+class Full(Checked):
+    """A world with ``room`` for so many servers. One that ends leaves its room, and one that has room is ready, a step
+    later."""
+
+    room = 100
+    fewest = 100
+
+    def trained(self, name, tasks, *, replicas=0):
+        return super().trained(name, tasks, replicas=replicas)
+
+    def _servers(self, decision) -> bool:
+        before = dict(self.revisions)
+        free = self.room - sum(own.ready + own.starting for own in before.values())
+        for name, own in before.items():
+            wanted = decision.servers.get(name, self.serving.replicas) if name in decision.live else 0
+            ready = min(own.ready + own.starting, wanted)
+            starting = max(0, min(wanted - ready, free))
+            free -= starting
+            since = (own.no_room_since or self.now) if ready + starting < wanted else None
+            self.revisions[name] = replace(
+                own,
+                replicas=wanted,
+                ready=ready,
+                starting=starting,
+                has_pods=wanted > 0,
+                no_room_since=since,
+            )
+        self.fewest = min(self.fewest, sum(own.ready for own in self.revisions.values()))
+        return before != self.revisions
+
+    def _check(self, seen, before) -> None:
+        super()._check(seen, before)
+        for _, spec in self.tables.values():
+            used = {item.revision for entry in spec.tasks for item in entry.backends if item.weight}
+            for name in used & self.revisions.keys():
+                assert self.revisions[name].ready, f"{name} has traffic and no server"
+
+
+@example(4, 4, [("train", "same"), ("good", 60), ("good", 60), ("order", "abort"), ("order", "retry")], False)
+@example(2, 2, [("train", "same"), ("bad", "urgency"), ("train", "same"), ("good", 60)], False)
+@example(2, 2, [("train", "same"), ("order", "promote"), ("rollback", "one"), ("rollback", "")], True)
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(
+    st.integers(2, 5),
+    st.integers(0, 6),
+    st.lists(happenings.filter(lambda what: what[0] not in ("ready", "delete", "wipe status")), max_size=10),
+    st.booleans(),
+)
+def test_in_a_full_cluster_one_server_is_missing_at_most_and_everything_settles(replicas, more, what, torn):
+    world = Full(serving=Serving(replicas=replicas), torn=torn)
+    world.room = replicas + more
+    world.trained("one", TASKS).settle()
+    world.fewest = replicas
+    for item in what:
+        happen(world, item)
+        world.settle()
+        world.after(130)
+    goes_back = {("order", "abort"), ("order", "pause"), *((name, about) for name, about in what if name in GOES_BACK)}
+    if replicas == 2 or not goes_back & set(what):
+        assert world.fewest >= replicas - 1
+    world.golden, world.dead, world.annotations = {}, set(), {}
+    for _ in range(40):
+        world.after(601)
+    writes = world.writes
+    world.settle()
+    assert world.writes == writes
+    assert any(own.ready for own in world.revisions.values())
+    assert world.decision is not None
+    assert world.decision.reason in {
+        *("RolledOut", "TasksExcluded", "RevisionRejected", "NoRoomForRevision", "RolloutPaused")
+    }, world.decision.message

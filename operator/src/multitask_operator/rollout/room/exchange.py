@@ -81,6 +81,15 @@ def servers_in_exchange(inp: RolloutInput, draft: Draft) -> Mapping[str, int]:
     return servers
 
 
+def is_halfway(inp: RolloutInput, state: RolloutState) -> bool:
+    """Whether the traffic moves, and the revision before has given up more than one server for it."""
+    revision = inp.revision(state.revision)
+    if revision is None or state.gives_way != POD_BY_POD or state.phase != "Progressing":
+        return False
+    left = sum(each.replicas for each in others_than(inp, state.revision))
+    return left < wanted_servers(inp, revision, state) - 1
+
+
 def _exchangeable(inp: RolloutInput, revision: LiveRevision, others: list[LiveRevision]) -> int:
     """The servers of which one may be missing for a moment; 0: one is missing already, and on its way."""
     replicas = revision.replicas
