@@ -201,6 +201,9 @@ class RolloutState(RouteRecord):
     finished: str | None = Field(None, max_length=40, description="When the rollout was over.")
     order: str = Field("", max_length=256, description="The latest order of an annotation that was carried out.")
     retry: str = Field("", max_length=256, description="The latest retry of an annotation that was carried out.")
+    approved: str = Field(
+        "", max_length=64, description="The id that the rollout was approved with; its step goes by the same settings."
+    )
     gives_way: Literal["PodByPod", "Downtime"] | None = Field(
         None,
         description="How the servers that answered before make room, because the cluster has none for two revisions. "

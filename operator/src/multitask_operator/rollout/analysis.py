@@ -1,14 +1,20 @@
-"""One measurement of one task in a step, and what follows from all that it has had."""
+"""The measurements of the tasks in a step, and what follows from all that a task has had."""
 
 from __future__ import annotations
 
-from multitask_api.routes import Measurements, TaskRollout
+from dataclasses import replace
+
+from multitask_api.routes import Measurements, RolloutState, TaskRollout
 from multitask_api.stage_io.results import Agreement
 from multitask_operator.formatting import counted
-from multitask_operator.rollout.counts import Counts
-from multitask_operator.rollout.draft import changed
+from multitask_operator.rollout.candidate import has_traffic, same_contract
+from multitask_operator.rollout.counts import Counts, counts_of
+from multitask_operator.rollout.decision import GoldenJob
+from multitask_operator.rollout.draft import OPEN, Draft, changed, open_rows
+from multitask_operator.rollout.inputs import RolloutInput, format_time, parse_time
 from multitask_operator.rollout.metrics import Outcome, figures, is_less_accurate, measure
-from multitask_operator.rollout.plan import AnalysisSettings
+from multitask_operator.rollout.plan import AnalysisSettings, Step, analysis_settings, strict, window_name
+from multitask_operator.rollout.verification import golden_key
 
 
 def not_answered(row: TaskRollout, settings: AnalysisSettings) -> TaskRollout:
@@ -80,3 +86,73 @@ def _answered(row: TaskRollout) -> TaskRollout:
         return row
     after = before.model_copy(update={"consecutive_errors": 0})
     return changed(row, phase="Running" if row.phase == "Error" else row.phase, measurements=after)
+
+
+def measure_step(draft: Draft, inp: RolloutInput, state: RolloutState, step: Step) -> tuple[Draft, RolloutState]:
+    """At most one measurement of every task in an interval. ``measured`` changes only if a task does."""
+    settings = step.analysis or analysis_settings(inp.serving.rollout)
+    settings = strict(settings) if step.is_held else settings
+    started = parse_time(state.step_started or "")
+    is_late = inp.now >= started + settings.max_step_seconds
+    due = started + settings.initial_delay
+    if state.measured is not None:
+        due = max(due, parse_time(state.measured) + settings.interval)
+    is_answered = any(item is not None for item in (inp.gateways or {}).values())
+    key = step_key(state)
+    report = inp.reports.get(key)
+    rows: list[TaskRollout] = []
+    for row in state.tasks:
+        after = row
+        if row.phase in OPEN and is_measured(inp, state, row.name) and inp.now >= due:
+            if is_answered:
+                new, old, guard_only = _counts(inp, state, step, row.name, state.revision), None, row.step_passed
+                if is_compared(inp, state, row.name):
+                    old, guard_only = _counts(inp, state, step, row.name, _home(inp, state, row.name)), False
+                guard_only = guard_only or step.analysis is None
+                after = measured(row, new, old, settings, is_late=is_late, guard_only=guard_only)
+                too_few = after.measurements == row.measurements and not after.step_passed
+                if step.analysis is not None and is_late and too_few and report is not None:
+                    after = judged_by_golden(after, report.result.tasks.get(row.name))
+            elif inp.gateways is None or inp.gateways:
+                after = not_answered(row, settings)
+        rows.append(after)
+    if tuple(rows) != state.tasks:
+        state = changed(state, tasks=rows, measured=format_time(inp.now))
+    silent = [row.name for row in open_rows(state) if not row.step_passed and is_measured(inp, state, row.name)]
+    asked = tuple(name for name in silent if not _has_measurements(state, name))
+    if step.analysis is not None and is_late and asked and report is None:
+        draft = replace(draft, golden=GoldenJob(state.revision, key, asked, state.stable))
+    return draft, state
+
+
+def step_key(state: RolloutState) -> str:
+    """Of the Job of the step under way. The same step of an earlier rollout of the revision asked other tasks, at
+    another time: what it reported is no evidence for this one."""
+    return golden_key(f"step-{state.step} {state.step_started}", state)
+
+
+def _counts(inp: RolloutInput, state: RolloutState, step: Step, task: str, revision: str) -> Counts:
+    return counts_of(inp.counts, f"{inp.namespace}/{inp.model}/{task}", revision, window_name(state, step))
+
+
+def _has_measurements(state: RolloutState, name: str) -> bool:
+    row = next(row for row in state.tasks if row.name == name)
+    counts = row.measurements
+    return counts is not None and bool(counts.successful + counts.failed + counts.inconclusive)
+
+
+def _home(inp: RolloutInput, state: RolloutState, name: str) -> str:
+    home = inp.home(name, state.revision)
+    return home.revision if home is not None else ""
+
+
+def is_compared(inp: RolloutInput, state: RolloutState, name: str) -> bool:
+    """Whether there is an old revision that answers the same contract."""
+    home, revision = inp.home(name, state.revision), inp.revision(state.revision)
+    task = revision.task(name) if revision is not None else None
+    return home is not None and task is not None and same_contract(inp, home, task)
+
+
+def is_measured(inp: RolloutInput, state: RolloutState, name: str) -> bool:
+    """Whether its requests can be judged: by those of the old revision, or once all of them go to the new one."""
+    return is_compared(inp, state, name) or has_traffic(inp, state.revision, name)

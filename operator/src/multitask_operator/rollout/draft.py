@@ -71,7 +71,7 @@ def finish(draft: Draft, inp: RolloutInput, state: RolloutState, phase: str, mes
 
 def await_approval(draft: Draft, state: RolloutState, wanted: str, message: str) -> Draft:
     """It waits for a person, who says yes by the id ``wanted``."""
-    if state.phase != "Paused":
+    if state.phase != "Paused" or wanted not in state.message:
         draft = draft.event("ApprovalNeeded", message)
     draft = replace(draft.with_state(state, phase="Paused", message=message), approval=wanted)
     return draft.waiting("ApprovalNeeded", message)

@@ -38,6 +38,8 @@ class Step(NamedTuple):
     pause: float | None = None
     """Seconds; None: until somebody resumes."""
     analysis: AnalysisSettings | None = None
+    is_held: bool = False
+    """Whether no task that has no traffic yet gets any."""
 
 
 def steps_of(rollout: Rollout) -> tuple[Step, ...]:
@@ -65,6 +67,23 @@ def retry_suffix(state: RolloutState) -> str:
 def window_name(state: RolloutState, step: Step) -> str:
     """Gateways count requests from 0 when it changes, and labels when the part before the slash does."""
     return f"{state.revision}{retry_suffix(state)}/{step.window}"
+
+
+def held_step(weight: int, window: str | None) -> Step:
+    """The step of a rollout that stays where it is: with its weight, and the window that is in the table."""
+    number = (window or "").rpartition("/")[2]
+    return Step(weight, int(number) if number.isdecimal() else 0, is_held=True)
+
+
+def strict(settings: AnalysisSettings) -> AnalysisSettings:
+    """The settings, with limits that allow no more than the defaults do."""
+    usual = AnalysisSettings()
+    return replace(
+        settings,
+        max_error_rate_increase=min(settings.max_error_rate_increase, usual.max_error_rate_increase),
+        max_latency_ratio=min(settings.max_latency_ratio, usual.max_latency_ratio),
+        max_accuracy_drop=min(settings.max_accuracy_drop, usual.max_accuracy_drop),
+    )
 
 
 def analysis_settings(rollout: Rollout, own: Analysis | None = None) -> AnalysisSettings:

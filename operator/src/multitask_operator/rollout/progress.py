@@ -7,17 +7,21 @@ from dataclasses import replace
 
 from multitask_api.routes import RolloutState, TaskRollout
 from multitask_operator.formatting import duration, listed
-from multitask_operator.rollout.analysis import judged_by_golden, measured, not_answered
-from multitask_operator.rollout.candidate import has_traffic, same_contract
-from multitask_operator.rollout.counts import Counts, counts_of
-from multitask_operator.rollout.decision import GoldenJob
-from multitask_operator.rollout.draft import OPEN, Draft, changed, finish, open_rows, reject_revision
+from multitask_operator.rollout.analysis import is_compared, is_measured, measure_step, step_key
+from multitask_operator.rollout.candidate import has_traffic
+from multitask_operator.rollout.draft import OPEN, Draft, await_approval, changed, finish, open_rows, reject_revision
 from multitask_operator.rollout.inputs import STABLE_SECONDS, LiveRevision, RolloutInput, format_time, parse_time
 from multitask_operator.rollout.orders import PAUSE, PROMOTE
-from multitask_operator.rollout.plan import Step, analysis_settings, steps_of, window_name
+from multitask_operator.rollout.plan import Step, held_step, steps_of, window_name
 from multitask_operator.rollout.share import DOWNTIME, share_of
 from multitask_operator.rollout.table import OUT, whole_weight
-from multitask_operator.rollout.verification import RECHECK_SECONDS, golden_key, silent_message
+from multitask_operator.rollout.verification import (
+    RECHECK_SECONDS,
+    ask_approval,
+    missing_approval,
+    needed_approval,
+    silent_message,
+)
 
 
 def progress(
@@ -35,6 +39,12 @@ def progress(
     ``resume``: an order to resume that was not carried out yet; empty: none. One that ends the pause of a step is
     carried out when the step is over: until then something else may be in the way, a server or a gateway.
     """
+    wanted = missing_approval(inp, revision, rollback=rollback, approved=state.approved)
+    if wanted is not None and state.gives_way != DOWNTIME:  # then nobody else would answer
+        return _held(draft, inp, state, revision, wanted)
+    approved = needed_approval(inp, revision, rollback=rollback)
+    if approved not in ("", state.approved):
+        state = changed(_measured_anew(inp, state), approved=approved)
     hurry = rollback or action == PROMOTE or not state.stable or state.gives_way == DOWNTIME
     steps = steps_of(inp.serving.rollout)
     index = len(steps) - 1 if hurry else min(state.step, len(steps) - 1)
@@ -51,14 +61,12 @@ def progress(
         if not step.pauses or hurry:
             state = changed(state, order=resume)
     if not hurry:
-        draft, state = _measure(draft, inp, state, step)
+        draft, state = measure_step(draft, inp, state, step)
         draft, state = _exclude(draft, inp, state)
     state = changed(state, weight=min(step.weight, share_of(inp, revision, state)))
     draft = replace(draft, state=state, step=step)
     if not [row for row in state.tasks if row.phase not in OUT]:
-        message = f"no task is left for revision {revision.name}: all of them keep their old revision"
-        draft = reject_revision(draft, inp, revision.name, "AnalysisFailed", message)
-        return finish(draft, inp, state, "Failed", message)
+        return _none_left(draft, inp, state)
     if action == PAUSE:
         return _paused(
             draft, state, f"paused by a person in step {index + 1} of {len(steps)}; next: mtm rollout resume"
@@ -83,6 +91,39 @@ def progress(
     return _passed(draft, inp, state, revision, steps, index)
 
 
+def _none_left(draft: Draft, inp: RolloutInput, state: RolloutState) -> Draft:
+    message = f"no task is left for revision {state.revision}: all of them keep their old revision"
+    draft = reject_revision(draft, inp, state.revision, "AnalysisFailed", message)
+    return finish(draft, inp, state, "Failed", message)
+
+
+def _held(draft: Draft, inp: RolloutInput, state: RolloutState, revision: LiveRevision, wanted: str) -> Draft:
+    """The settings are no longer those that were approved: no weight rises by them. What is surely worse goes back."""
+    windows = (entry.window for row in open_rows(state) if (entry := inp.routed.get(row.name)) is not None)
+    step = held_step(state.weight, next(windows, None))
+    draft, state = measure_step(draft, inp, state, step)
+    draft, state = _exclude(draft, inp, state)
+    draft = replace(draft, state=state, step=step)
+    if not [row for row in state.tasks if row.phase not in OUT]:
+        return _none_left(draft, inp, state)
+    message = (
+        f"the settings of the rollout of revision {revision.name} are others than those that were approved; it stays at"
+        f" {state.weight} %: {ask_approval(wanted)}"
+    )
+    return replace(await_approval(draft, state, wanted, message), requeue_after=RECHECK_SECONDS)
+
+
+def _measured_anew(inp: RolloutInput, state: RolloutState) -> RolloutState:
+    """What was measured by other settings does not count."""
+    rows = [
+        changed(row, step_passed=row.step_passed and not is_compared(inp, state, row.name), measurements=None)
+        if row.phase in OPEN
+        else row
+        for row in state.tasks
+    ]
+    return changed(state, tasks=rows, step_started=format_time(inp.now), measured=None)
+
+
 def _reopened(state: RolloutState, now: float) -> RolloutState:
     """Somebody wants the tasks that the traffic said too little about to be measured again."""
     if not any(row.phase == "Inconclusive" for row in state.tasks):
@@ -93,78 +134,9 @@ def _reopened(state: RolloutState, now: float) -> RolloutState:
     return changed(state, tasks=rows, step_started=format_time(now), measured=None)
 
 
-def _measure(draft: Draft, inp: RolloutInput, state: RolloutState, step: Step) -> tuple[Draft, RolloutState]:
-    """At most one measurement of every task in an interval. ``measured`` changes only if a task does."""
-    settings = step.analysis or analysis_settings(inp.serving.rollout)
-    started = parse_time(state.step_started or "")
-    is_late = inp.now >= started + settings.max_step_seconds
-    due = started + settings.initial_delay
-    if state.measured is not None:
-        due = max(due, parse_time(state.measured) + settings.interval)
-    is_answered = any(item is not None for item in (inp.gateways or {}).values())
-    key = _step_key(state)
-    report = inp.reports.get(key)
-    rows: list[TaskRollout] = []
-    for row in state.tasks:
-        after = row
-        if row.phase in OPEN and _is_measured(inp, state, row.name) and inp.now >= due:
-            if is_answered:
-                new, old, guard_only = _counts(inp, state, step, row.name, state.revision), None, row.step_passed
-                if _is_compared(inp, state, row.name):
-                    old, guard_only = _counts(inp, state, step, row.name, _home(inp, state, row.name)), False
-                guard_only = guard_only or step.analysis is None
-                after = measured(row, new, old, settings, is_late=is_late, guard_only=guard_only)
-                too_few = after.measurements == row.measurements and not after.step_passed
-                if step.analysis is not None and is_late and too_few and report is not None:
-                    after = judged_by_golden(after, report.result.tasks.get(row.name))
-            elif inp.gateways is None or inp.gateways:
-                after = not_answered(row, settings)
-        rows.append(after)
-    if tuple(rows) != state.tasks:
-        state = changed(state, tasks=rows, measured=format_time(inp.now))
-    silent = [row.name for row in open_rows(state) if not row.step_passed and _is_measured(inp, state, row.name)]
-    asked = tuple(name for name in silent if not _has_measurements(state, name))
-    if step.analysis is not None and is_late and asked and report is None:
-        draft = replace(draft, golden=GoldenJob(state.revision, key, asked, state.stable))
-    return draft, state
-
-
-def _step_key(state: RolloutState) -> str:
-    """Of the Job of the step under way. The same step of an earlier rollout of the revision asked other tasks, at
-    another time: what it reported is no evidence for this one."""
-    return golden_key(f"step-{state.step} {state.step_started}", state)
-
-
-def _counts(inp: RolloutInput, state: RolloutState, step: Step, task: str, revision: str) -> Counts:
-    return counts_of(inp.counts, f"{inp.namespace}/{inp.model}/{task}", revision, window_name(state, step))
-
-
-def _has_measurements(state: RolloutState, name: str) -> bool:
-    row = next(row for row in state.tasks if row.name == name)
-    counts = row.measurements
-    return counts is not None and bool(counts.successful + counts.failed + counts.inconclusive)
-
-
-def _home(inp: RolloutInput, state: RolloutState, name: str) -> str:
-    home = inp.home(name, state.revision)
-    return home.revision if home is not None else ""
-
-
-def _is_compared(inp: RolloutInput, state: RolloutState, name: str) -> bool:
-    """Whether there is an old revision that answers the same contract."""
-    home, revision = inp.home(name, state.revision), inp.revision(state.revision)
-    task = revision.task(name) if revision is not None else None
-    return home is not None and task is not None and same_contract(inp, home, task)
-
-
-def _is_measured(inp: RolloutInput, state: RolloutState, name: str) -> bool:
-    """Whether its requests can be judged: by those of the old revision, or once all of them go to the new one."""
-    return _is_compared(inp, state, name) or has_traffic(inp, state.revision, name)
-
-
 def _moves_now(inp: RolloutInput, state: RolloutState, revision: LiveRevision, name: str) -> bool:
     """Whether the next table gives all of a task to the revision that cannot be compared."""
-    return not _is_measured(inp, state, name) and whole_weight(inp, state, revision, name) > 0
+    return not is_measured(inp, state, name) and whole_weight(inp, state, revision, name) > 0
 
 
 def _exclude(draft: Draft, inp: RolloutInput, state: RolloutState) -> tuple[Draft, RolloutState]:
@@ -217,10 +189,10 @@ def _waits(
     if step.analysis is not None:
         # What moves as a whole may have to wait for more servers than the step needs.
         missing = [
-            row for row in open_rows(state) if not row.step_passed and (is_last or _is_measured(inp, state, row.name))
+            row for row in open_rows(state) if not row.step_passed and (is_last or is_measured(inp, state, row.name))
         ]
         if missing:
-            failure = inp.job_failures.get(_step_key(state))
+            failure = inp.job_failures.get(step_key(state))
             why_no_golden = f"; the golden requests in their place could not be sent: {failure}" if failure else ""
             return _evidence(missing) + why_no_golden, min(step.analysis.interval, RECHECK_SECONDS)
     return None
@@ -253,7 +225,7 @@ def _passed(
         following = steps[index + 1]
         # What moved as a whole has more requests in no later step: it is measured once.
         rows = [
-            changed(row, step_passed=row.step_passed and not _is_compared(inp, state, row.name), measurements=None)
+            changed(row, step_passed=row.step_passed and not is_compared(inp, state, row.name), measurements=None)
             if row.phase == "Running"
             else row
             for row in state.tasks

@@ -90,7 +90,8 @@ def _weight(
     if step is None:
         return 0
     if home is None or not same_contract(inp, home, task):
-        return whole_weight(inp, state, revision, name)
+        stays = step.is_held and not has_traffic(inp, revision.name, name)
+        return 0 if stays else whole_weight(inp, state, revision, name)
     return min(step.weight, share_of(inp, revision, state))
 
 

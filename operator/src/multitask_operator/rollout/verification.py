@@ -63,17 +63,27 @@ def verify(
         message = f"revision {revision.name} is verified and waits for approval: {ask_approval(wanted)}"
         return await_approval(draft, state, wanted, message)
     started = changed(
-        state, phase="Progressing", step=0, step_started=format_time(inp.now), measured=None, message="", weight=0
+        state,
+        phase="Progressing",
+        step=0,
+        step_started=format_time(inp.now),
+        measured=None,
+        message="",
+        weight=0,
+        approved=needed_approval(inp, revision, rollback=rollback),
     )
     return replace(draft, state=started)
 
 
-def missing_approval(inp: RolloutInput, revision: LiveRevision, *, rollback: bool) -> str | None:
-    """The id that a person has to approve; None: nothing, or it is approved."""
-    if inp.serving.approval != "Manual" or rollback:
-        return None
-    wanted = approval_id(revision.record, inp.serving)
-    return None if inp.annotations.get(APPROVAL_ANNOTATION) == wanted else wanted
+def needed_approval(inp: RolloutInput, revision: LiveRevision, *, rollback: bool) -> str:
+    """The id that a person has to approve, or has approved; empty: none."""
+    return approval_id(revision.record, inp.serving) if inp.serving.approval == "Manual" and not rollback else ""
+
+
+def missing_approval(inp: RolloutInput, revision: LiveRevision, *, rollback: bool, approved: str = "") -> str | None:
+    """The id that a person has to approve; None: nothing, or it is approved, as ``approved`` was before."""
+    wanted = needed_approval(inp, revision, rollback=rollback)
+    return None if wanted in ("", approved, inp.annotations.get(APPROVAL_ANNOTATION)) else wanted
 
 
 def ask_approval(wanted: str) -> str:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import pytest
 
+from multitask_api.resource.serving import Serving
 from multitask_api.serving_io.names import APPROVAL_ANNOTATION, ROLLBACK_ANNOTATION
 from support.rollout_world import DRAIN, World, serving_one, task
 
@@ -315,6 +316,103 @@ def test_a_revision_waits_for_approval_of_what_it_is():
     world.annotations[APPROVAL_ANNOTATION] = world.decision.approval or ""
     world.settle()
     assert world.weights["urgency"] == {"one": 90, "two": 10}
+
+
+OTHER_SETTINGS = [
+    {"steps": [100], "minRequests": 1, "analysis": {"maxErrorRateIncrease": 1}},
+    {"steps": [{"setWeight": 100}]},
+    {"steps": [10, 50, 100], "minRequests": 1},
+    {"steps": [10, 90, 100], "maxRegressions": 1},
+]
+
+
+def approved_and_half_way() -> World:
+    world = serving_one(approval="Manual", tasks=TASKS)
+    approve(world)
+    world.trained("two", TASKS).settle()
+    approve(world)
+    pass_step(world)
+    assert world.weights["urgency"] == {"one": 50, "two": 50}
+    return world
+
+
+def approve(world: World) -> None:
+    assert world.decision is not None
+    assert world.decision.approval is not None
+    world.annotations[APPROVAL_ANNOTATION] = world.decision.approval
+    world.settle()
+
+
+def give(world: World, rollout: dict[str, object]) -> None:
+    world.serving = Serving.model_validate({"approval": "Manual", "rollout": rollout}, by_alias=True)
+    world.settle()
+
+
+@pytest.mark.parametrize("rollout", OTHER_SETTINGS)
+def test_other_settings_in_the_middle_of_a_rollout_need_an_approval_of_their_own(rollout: dict[str, object]):
+    world = approved_and_half_way()
+    weights, first = world.weights, world.annotations[APPROVAL_ANNOTATION]
+    give(world, rollout)
+    for order in ("promote", "resume", "pause", "resume"):
+        world.order(order)
+        world.now += 1
+        pass_step(world)
+        world.after(2000)
+        assert (world.phase, world.weights) == ("Paused", weights)
+    assert world.decision is not None
+    assert world.decision.reason == "ApprovalNeeded"
+    assert world.decision.approval not in (None, first)
+    assert world.reasons.count("ApprovalNeeded") == 3
+    approve(world)
+    for _ in range(3):
+        for name in TASKS:
+            for revision in ("one", "two"):
+                world.send(name, revision, 300)
+        world.after(31)
+    assert (world.phase, world.weights) == ("Successful", all_on("two"))
+
+
+@pytest.mark.parametrize("rollout", OTHER_SETTINGS)
+def test_a_rollout_that_is_held_goes_on_without_another_approval_when_its_settings_are_back(
+    rollout: dict[str, object],
+):
+    world = approved_and_half_way()
+    give(world, rollout)
+    del world.annotations[APPROVAL_ANNOTATION]
+    give(world, {})
+    for name in TASKS:
+        for revision in ("one", "two"):
+            world.send(name, revision, 300)
+    world.after(31)
+    assert world.weights["urgency"] == {"two": 100}
+
+
+@pytest.mark.parametrize("rollout", OTHER_SETTINGS)
+def test_a_rollout_that_is_held_still_takes_back_what_is_worse_and_can_be_aborted(rollout: dict[str, object]):
+    world = approved_and_half_way()
+    give(world, rollout)
+    world.send("urgency", "one", 300)
+    world.send("urgency", "two", 300, errors=200)
+    world.after(60)
+    assert world.weights == {"urgency": {"one": 100}, "stance": {"one": 50, "two": 50}}
+    world.order("abort")
+    world.settle()
+    assert (world.phase, world.weights) == ("Aborted", all_on("one"))
+
+
+def test_servers_that_get_ready_move_no_task_of_a_rollout_that_is_held():
+    world = serving_one(approval="Manual", tasks=TASKS)
+    approve(world)
+    world.servers_start = False
+    world.trained("two", [task("urgency", labels=("low", "high")), "stance"]).settle()
+    world.ready("two", 1)
+    world.settle()
+    approve(world)
+    weights = world.weights
+    give(world, OTHER_SETTINGS[0])
+    world.ready("two", 2)
+    world.after(60)
+    assert world.weights == weights
 
 
 # -- tasks that come, go or change -----------------------------------------------------------------------------------
