@@ -33,6 +33,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
         self.port = 0
         self.seconds, self.pieces = seconds, pieces
         self.ending = self.breaking = False
+        self.device = "cpu"
         self.requests = 0
         self.running = 0
         self._server: grpc.aio.Server | None = None
@@ -51,6 +52,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelStreamInfer(self, requests: AsyncIterator[Any], context: Any) -> AsyncIterator[Any]:
         async for request in requests:
             options = json.loads(_input(request, wire.OPTIONS))
+            if options.get("status"):
+                yield _response(request, wire.ServerStatus(self.running, None, self.device).encode(), final=True)
+                continue
             if options.get("cancel"):
                 yield _error(wire.WireError(wire.CANCELLED, "cancelled").encode())
                 continue

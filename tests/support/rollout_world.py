@@ -18,7 +18,7 @@ from multitask_api.serving_io.gateway_state import (
 )
 from multitask_api.serving_io.names import RETRY_ANNOTATION, ROLLBACK_ANNOTATION, ROLLOUT_ANNOTATION
 from multitask_api.serving_io.revision import Revision, RevisionTask
-from multitask_api.serving_io.verify import RevisionReport, TaskFlips
+from multitask_api.serving_io.verify import OtherDevice, RevisionReport, TaskFlips
 from multitask_api.stage_io.results import Agreement, VerifyResult
 from multitask_operator.reconciler.serving.route_copy import copy_of, restored
 from multitask_operator.rollout import GoldenJob, LiveRevision, RolloutDecision, RolloutEvent, RolloutInput, advance
@@ -101,6 +101,7 @@ class World:
     """Task → how its golden requests are answered. Default: as evaluated."""
     flips: dict[str, TaskFlips] = field(default_factory=dict)
     not_compared: dict[str, str] = field(default_factory=dict)
+    other_device: OtherDevice | None = None
     job_failures: dict[str, str] = field(default_factory=dict)
     jobs_run: bool = True
     torn: bool = False
@@ -270,6 +271,7 @@ class World:
             previous=job.previous,
             flips=dict(self.flips),
             not_compared=dict(self.not_compared),
+            other_device=self.other_device,
         )
         return True
 

@@ -58,7 +58,8 @@ class Sampling:
 class Prediction:
     """An answer: a ``label`` with the normalised ``scores`` of all labels, or a ``text``.
 
-    ``request_id`` is for `report_label`; empty for a text, and from a gateway that takes no labels.
+    ``request_id`` is for `report_label`; empty for a text, and from a gateway that takes no labels. ``device`` computed
+    it: ``cpu`` or the name of the GPU; empty unless the request named its revision.
     """
 
     task: str
@@ -69,6 +70,7 @@ class Prediction:
     served_by: str = ""
     revision: str = ""
     request_id: str = ""
+    device: str = ""
 
     @property
     def answer(self) -> str:
@@ -184,6 +186,7 @@ def prediction(response: gateway_pb2.PredictResponse) -> Prediction:
         served_by=response.served_by,
         revision=response.revision,
         request_id=response.request_id,
+        device=response.device,
     )
 
 

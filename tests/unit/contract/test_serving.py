@@ -28,7 +28,7 @@ MESSAGES = {
     "LabelScore": ["1 label", "2 score"],
     "PredictResponse": [
         *("1 task", "2 label", "3 text", "4 scores", "5 finish_reason", "6 served_by", "7 revision"),
-        "8 request_id",
+        *("8 request_id", "9 device"),
     ],
     "PredictStreamResponse": ["1 delta", "2 final"],
     "ListTasksRequest": [],
@@ -134,7 +134,7 @@ def test_texts_of_triton():
 
 def test_keys_that_mtm_predict_prints():
     assert [each.name for each in fields(Prediction)] == [
-        *("task", "label", "text", "scores", "finish_reason", "served_by", "revision", "request_id"),
+        *("task", "label", "text", "scores", "finish_reason", "served_by", "revision", "request_id", "device"),
     ]
     assert [each.name for each in fields(Task)] == [
         *("name", "full_name", "type", "fields", "labels", "served_by", "revisions"),

@@ -70,6 +70,20 @@ async def test_the_answer_says_which_revision_gave_it_as_the_routes_name_it() ->
     assert (answer.label, answer.revision, streamed.text, streamed.revision) == ("low", "r1", "0 1 2 ", "r1")
 
 
+@pytest.mark.parametrize(("revision", "device"), [("old", "cpu"), ("new", "NVIDIA L4"), (None, "")])
+async def test_a_request_that_names_its_revision_is_told_what_computed_the_answer(revision, device: str) -> None:
+    async with (
+        running(FakeTriton(HOST), FakeTriton(HOST)) as (old, new),
+        gateway_over(table(old=50, new=50), old=[old], new=[new]) as (_, client, _),
+    ):
+        new.device = "NVIDIA L4"
+        answers = [await client.predict("urgency", text="x", revision=revision) for _ in range(3)]
+        assert {answer.device for answer in answers} == {device}
+        streamed = [part async for part in client.predict_stream("reply", text="x", revision=revision)]
+        assert streamed[-1].text == "0 1 2 "
+        assert old.requests + new.requests == 4
+
+
 WAYS_TO_FAIL = ["killed", "ending", "cut during the answer"]
 
 

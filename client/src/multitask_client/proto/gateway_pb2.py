@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$multitask_client/proto/gateway.proto\x12\x0cmultitask.v1\"\xb8\x01\n\x0ePredictRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x38\n\x06\x66ields\x18\x02 \x03(\x0b\x32(.multitask.v1.PredictRequest.FieldsEntry\x12/\n\x08sampling\x18\x03 \x01(\x0b\x32\x1d.multitask.v1.SamplingOptions\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb3\x01\n\x0fSamplingOptions\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\tB\x11\n\x0f_max_new_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"*\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"\xc4\x01\n\x0fPredictResponse\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x05label\x18\x02 \x01(\tH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12(\n\x06scores\x18\x04 \x03(\x0b\x32\x18.multitask.v1.LabelScore\x12\x15\n\rfinish_reason\x18\x05 \x01(\t\x12\x11\n\tserved_by\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\tB\x08\n\x06\x61nswer\"T\n\x15PredictStreamResponse\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\t\x12,\n\x05\x66inal\x18\x02 \x01(\x0b\x32\x1d.multitask.v1.PredictResponse\"\x12\n\x10ListTasksRequest\"6\n\x11ListTasksResponse\x12!\n\x05tasks\x18\x01 \x03(\x0b\x32\x12.multitask.v1.Task\"\x1e\n\x0eGetTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\"\xa9\x01\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tfull_name\x18\x02 \x01(\t\x12$\n\x04type\x18\x03 \x01(\x0e\x32\x16.multitask.v1.TaskType\x12\x0e\n\x06\x66ields\x18\x04 \x03(\t\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12\x11\n\tserved_by\x18\x06 \x01(\t\x12\'\n\x08\x62\x61\x63kends\x18\x07 \x03(\x0b\x32\x15.multitask.v1.Backend\"7\n\x12ReportLabelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"&\n\x13ReportLabelResponse\x12\x0f\n\x07\x63ounted\x18\x01 \x01(\x08\"+\n\x07\x42\x61\x63kend\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\r*]\n\x08TaskType\x12\x19\n\x15TASK_TYPE_UNSPECIFIED\x10\x00\x12\x1c\n\x18TASK_TYPE_CLASSIFICATION\x10\x01\x12\x18\n\x14TASK_TYPE_GENERATION\x10\x02\x32\x8a\x03\n\x0bTaskGateway\x12\x46\n\x07Predict\x12\x1c.multitask.v1.PredictRequest\x1a\x1d.multitask.v1.PredictResponse\x12T\n\rPredictStream\x12\x1c.multitask.v1.PredictRequest\x1a#.multitask.v1.PredictStreamResponse0\x01\x12L\n\tListTasks\x12\x1e.multitask.v1.ListTasksRequest\x1a\x1f.multitask.v1.ListTasksResponse\x12;\n\x07GetTask\x12\x1c.multitask.v1.GetTaskRequest\x1a\x12.multitask.v1.Task\x12R\n\x0bReportLabel\x12 .multitask.v1.ReportLabelRequest\x1a!.multitask.v1.ReportLabelResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n$multitask_client/proto/gateway.proto\x12\x0cmultitask.v1\"\xb8\x01\n\x0ePredictRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x38\n\x06\x66ields\x18\x02 \x03(\x0b\x32(.multitask.v1.PredictRequest.FieldsEntry\x12/\n\x08sampling\x18\x03 \x01(\x0b\x32\x1d.multitask.v1.SamplingOptions\x1a-\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xb3\x01\n\x0fSamplingOptions\x12\x1b\n\x0emax_new_tokens\x18\x01 \x01(\rH\x00\x88\x01\x01\x12\x18\n\x0btemperature\x18\x02 \x01(\x02H\x01\x88\x01\x01\x12\x12\n\x05top_p\x18\x03 \x01(\x02H\x02\x88\x01\x01\x12\x11\n\x04seed\x18\x04 \x01(\x04H\x03\x88\x01\x01\x12\x0c\n\x04stop\x18\x05 \x03(\tB\x11\n\x0f_max_new_tokensB\x0e\n\x0c_temperatureB\x08\n\x06_top_pB\x07\n\x05_seed\"*\n\nLabelScore\x12\r\n\x05label\x18\x01 \x01(\t\x12\r\n\x05score\x18\x02 \x01(\x02\"\xd4\x01\n\x0fPredictResponse\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x05label\x18\x02 \x01(\tH\x00\x12\x0e\n\x04text\x18\x03 \x01(\tH\x00\x12(\n\x06scores\x18\x04 \x03(\x0b\x32\x18.multitask.v1.LabelScore\x12\x15\n\rfinish_reason\x18\x05 \x01(\t\x12\x11\n\tserved_by\x18\x06 \x01(\t\x12\x10\n\x08revision\x18\x07 \x01(\t\x12\x12\n\nrequest_id\x18\x08 \x01(\t\x12\x0e\n\x06\x64\x65vice\x18\t \x01(\tB\x08\n\x06\x61nswer\"T\n\x15PredictStreamResponse\x12\r\n\x05\x64\x65lta\x18\x01 \x01(\t\x12,\n\x05\x66inal\x18\x02 \x01(\x0b\x32\x1d.multitask.v1.PredictResponse\"\x12\n\x10ListTasksRequest\"6\n\x11ListTasksResponse\x12!\n\x05tasks\x18\x01 \x03(\x0b\x32\x12.multitask.v1.Task\"\x1e\n\x0eGetTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\"\xa9\x01\n\x04Task\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tfull_name\x18\x02 \x01(\t\x12$\n\x04type\x18\x03 \x01(\x0e\x32\x16.multitask.v1.TaskType\x12\x0e\n\x06\x66ields\x18\x04 \x03(\t\x12\x0e\n\x06labels\x18\x05 \x03(\t\x12\x11\n\tserved_by\x18\x06 \x01(\t\x12\'\n\x08\x62\x61\x63kends\x18\x07 \x03(\x0b\x32\x15.multitask.v1.Backend\"7\n\x12ReportLabelRequest\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\"&\n\x13ReportLabelResponse\x12\x0f\n\x07\x63ounted\x18\x01 \x01(\x08\"+\n\x07\x42\x61\x63kend\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x0e\n\x06weight\x18\x02 \x01(\r*]\n\x08TaskType\x12\x19\n\x15TASK_TYPE_UNSPECIFIED\x10\x00\x12\x1c\n\x18TASK_TYPE_CLASSIFICATION\x10\x01\x12\x18\n\x14TASK_TYPE_GENERATION\x10\x02\x32\x8a\x03\n\x0bTaskGateway\x12\x46\n\x07Predict\x12\x1c.multitask.v1.PredictRequest\x1a\x1d.multitask.v1.PredictResponse\x12T\n\rPredictStream\x12\x1c.multitask.v1.PredictRequest\x1a#.multitask.v1.PredictStreamResponse0\x01\x12L\n\tListTasks\x12\x1e.multitask.v1.ListTasksRequest\x1a\x1f.multitask.v1.ListTasksResponse\x12;\n\x07GetTask\x12\x1c.multitask.v1.GetTaskRequest\x1a\x12.multitask.v1.Task\x12R\n\x0bReportLabel\x12 .multitask.v1.ReportLabelRequest\x1a!.multitask.v1.ReportLabelResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,8 +33,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_PREDICTREQUEST_FIELDSENTRY']._loaded_options = None
   _globals['_PREDICTREQUEST_FIELDSENTRY']._serialized_options = b'8\001'
-  _globals['_TASKTYPE']._serialized_start=1174
-  _globals['_TASKTYPE']._serialized_end=1267
+  _globals['_TASKTYPE']._serialized_start=1190
+  _globals['_TASKTYPE']._serialized_end=1283
   _globals['_PREDICTREQUEST']._serialized_start=55
   _globals['_PREDICTREQUEST']._serialized_end=239
   _globals['_PREDICTREQUEST_FIELDSENTRY']._serialized_start=194
@@ -44,23 +44,23 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LABELSCORE']._serialized_start=423
   _globals['_LABELSCORE']._serialized_end=465
   _globals['_PREDICTRESPONSE']._serialized_start=468
-  _globals['_PREDICTRESPONSE']._serialized_end=664
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=666
-  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=750
-  _globals['_LISTTASKSREQUEST']._serialized_start=752
-  _globals['_LISTTASKSREQUEST']._serialized_end=770
-  _globals['_LISTTASKSRESPONSE']._serialized_start=772
-  _globals['_LISTTASKSRESPONSE']._serialized_end=826
-  _globals['_GETTASKREQUEST']._serialized_start=828
-  _globals['_GETTASKREQUEST']._serialized_end=858
-  _globals['_TASK']._serialized_start=861
-  _globals['_TASK']._serialized_end=1030
-  _globals['_REPORTLABELREQUEST']._serialized_start=1032
-  _globals['_REPORTLABELREQUEST']._serialized_end=1087
-  _globals['_REPORTLABELRESPONSE']._serialized_start=1089
-  _globals['_REPORTLABELRESPONSE']._serialized_end=1127
-  _globals['_BACKEND']._serialized_start=1129
-  _globals['_BACKEND']._serialized_end=1172
-  _globals['_TASKGATEWAY']._serialized_start=1270
-  _globals['_TASKGATEWAY']._serialized_end=1664
+  _globals['_PREDICTRESPONSE']._serialized_end=680
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_start=682
+  _globals['_PREDICTSTREAMRESPONSE']._serialized_end=766
+  _globals['_LISTTASKSREQUEST']._serialized_start=768
+  _globals['_LISTTASKSREQUEST']._serialized_end=786
+  _globals['_LISTTASKSRESPONSE']._serialized_start=788
+  _globals['_LISTTASKSRESPONSE']._serialized_end=842
+  _globals['_GETTASKREQUEST']._serialized_start=844
+  _globals['_GETTASKREQUEST']._serialized_end=874
+  _globals['_TASK']._serialized_start=877
+  _globals['_TASK']._serialized_end=1046
+  _globals['_REPORTLABELREQUEST']._serialized_start=1048
+  _globals['_REPORTLABELREQUEST']._serialized_end=1103
+  _globals['_REPORTLABELRESPONSE']._serialized_start=1105
+  _globals['_REPORTLABELRESPONSE']._serialized_end=1143
+  _globals['_BACKEND']._serialized_start=1145
+  _globals['_BACKEND']._serialized_end=1188
+  _globals['_TASKGATEWAY']._serialized_start=1286
+  _globals['_TASKGATEWAY']._serialized_end=1680
 # @@protoc_insertion_point(module_scope)

@@ -56,7 +56,7 @@ class LabelScore(_message.Message):
     def __init__(self, label: _Optional[str] = ..., score: _Optional[float] = ...) -> None: ...
 
 class PredictResponse(_message.Message):
-    __slots__ = ("task", "label", "text", "scores", "finish_reason", "served_by", "revision", "request_id")
+    __slots__ = ("task", "label", "text", "scores", "finish_reason", "served_by", "revision", "request_id", "device")
     TASK_FIELD_NUMBER: _ClassVar[int]
     LABEL_FIELD_NUMBER: _ClassVar[int]
     TEXT_FIELD_NUMBER: _ClassVar[int]
@@ -65,6 +65,7 @@ class PredictResponse(_message.Message):
     SERVED_BY_FIELD_NUMBER: _ClassVar[int]
     REVISION_FIELD_NUMBER: _ClassVar[int]
     REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
     task: str
     label: str
     text: str
@@ -73,7 +74,8 @@ class PredictResponse(_message.Message):
     served_by: str
     revision: str
     request_id: str
-    def __init__(self, task: _Optional[str] = ..., label: _Optional[str] = ..., text: _Optional[str] = ..., scores: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., finish_reason: _Optional[str] = ..., served_by: _Optional[str] = ..., revision: _Optional[str] = ..., request_id: _Optional[str] = ...) -> None: ...
+    device: str
+    def __init__(self, task: _Optional[str] = ..., label: _Optional[str] = ..., text: _Optional[str] = ..., scores: _Optional[_Iterable[_Union[LabelScore, _Mapping]]] = ..., finish_reason: _Optional[str] = ..., served_by: _Optional[str] = ..., revision: _Optional[str] = ..., request_id: _Optional[str] = ..., device: _Optional[str] = ...) -> None: ...
 
 class PredictStreamResponse(_message.Message):
     __slots__ = ("delta", "final")

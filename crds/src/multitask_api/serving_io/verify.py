@@ -29,6 +29,8 @@ VERIFIED_KEY = "verified.json"
 """In ``data``, written by the pod: a `RevisionReport`."""
 VERIFY_COMMAND = ("python", "-m", "multitask_trainer.verify_revision")
 
+MAX_SCORE_LOSS = 0.01
+"""A task computed on another kind of device may lose so much of its mean score on the golden requests."""
 MAX_EXAMPLES = 10
 """Rows that are named for each task."""
 
@@ -106,6 +108,20 @@ class TaskFlips(Record):
         return self.right_to_wrong + self.wrong_to_right + self.wrong_to_wrong
 
 
+class OtherDevice(Record):
+    """Answers that differ by more than a near tie, and were computed on another kind of device than the evaluation's.
+
+    Sums round differently there, so the task is judged by its score: `different` counts them only where that fell.
+    """
+
+    served_on: tuple[str, ...]
+    measured_on: tuple[str, ...]
+    tasks: dict[str, int] = Field(description="Task → how many of its golden requests.")
+    lost: dict[str, float] = Field(
+        default_factory=dict, description="Task → by how much its mean score on the golden requests fell, if too much."
+    )
+
+
 class RevisionReport(Record):
     """What the Job found."""
 
@@ -119,4 +135,7 @@ class RevisionReport(Record):
     not_compared: dict[str, str] = Field(
         default_factory=dict,
         description="Task → why it was not compared with the previous revision.",
+    )
+    other_device: OtherDevice | None = Field(
+        None, description="Absent: answers differ by no more than a near tie, or were computed as in the evaluation."
     )

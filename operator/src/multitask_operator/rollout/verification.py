@@ -7,7 +7,7 @@ from dataclasses import replace
 from multitask_api.routes import ChangedAnswers, RolloutState, TaskRollout
 from multitask_api.serving_io.names import APPROVAL_ANNOTATION
 from multitask_api.serving_io.revision import RevisionTask
-from multitask_api.serving_io.verify import RevisionReport
+from multitask_api.serving_io.verify import OtherDevice, RevisionReport
 from multitask_operator.formatting import listed
 from multitask_operator.rollout.candidate import approval_id, exclusion, rejection, same_contract
 from multitask_operator.rollout.decision import GoldenJob
@@ -153,6 +153,7 @@ def _verified(
         changed(_row(inp, state, task, _failure(inp, report, task.name)), changed_answers=_changed(report, task.name))
         for task in revision.record.tasks
     ]
+    rows = [row if row.message else changed(row, message=_note(report, row.name)) for row in rows]
     for row in (row for row in rows if row.phase == "Failed"):
         draft = reject_revision(draft, inp, revision.name, "VerificationFailed", row.message, (row.name,))
         draft = draft.event("TaskExcluded", f"{row.name} keeps its old revision: {row.message}", warning=True)
@@ -169,7 +170,8 @@ def _failure(inp: RolloutInput, report: RevisionReport, task: str) -> str:
     if agreement is None or not agreement.compared:
         return "none of its golden requests was compared"
     if agreement.different:
-        return f"{agreement.different} of {agreement.compared} golden requests answered otherwise than when evaluated"
+        rows = f"{agreement.different} of {agreement.compared} golden requests"
+        return f"{rows} answered otherwise than when evaluated{_lost_score(report, task)}"
     most, flips, home = inp.serving.rollout.max_regressions, report.flips.get(task), inp.home(task, report.revision)
     if most is None or home is None:
         return ""
@@ -181,6 +183,29 @@ def _failure(inp: RolloutInput, report: RevisionReport, task: str) -> str:
     return (
         f"{flips.right_to_wrong} of {flips.compared} rows were right and are wrong ({100 * share:.1f} %);"
         f" maxRegressions allows {100 * most:g} %"
+    )
+
+
+def _lost_score(report: RevisionReport, task: str) -> str:
+    devices = report.other_device
+    if devices is None or task not in devices.lost:
+        return ""
+    return f", {_devices(devices)}, and its score is {devices.lost[task]:.3f} lower"
+
+
+def _devices(devices: OtherDevice) -> str:
+    return f"computed on {listed(devices.served_on)}, measured on {listed(devices.measured_on)}"
+
+
+def _note(report: RevisionReport, task: str) -> str:
+    """What is no fault and should be known."""
+    devices = report.other_device
+    if devices is None or task not in devices.tasks or task in devices.lost:
+        return ""
+    compared = report.result.tasks[task].compared
+    return (
+        f"{devices.tasks[task]} of {compared} golden requests answered otherwise than when evaluated,"
+        f" {_devices(devices)}; its score is as good"
     )
 
 

@@ -28,6 +28,7 @@ from multitask_serving.triton.client import (
     InferResponse,
     TritonClient,
 )
+from multitask_serving.triton.probe import read_status
 
 FIRST_SUSPICION_S, LONGEST_SUSPICION_S = 0.5, 10.0
 """For how long a server that was unavailable is asked only if there is no other; doubled after each failure in a row.
@@ -39,6 +40,7 @@ class _Connection:
     client: TritonClient
     in_flight: int = 0
     retired: bool = False
+    device: str = ""
     failures: int = 0
     suspect_until: float = 0.0
 
@@ -80,6 +82,19 @@ class Backends:
         finally:
             connection.in_flight -= 1
             self._close_if_idle(connection)
+
+    async def device(self, address: str, *, timeout_s: float) -> str:
+        """What computes the answers of a server, which is asked once; empty: it does not say."""
+        connection = self._connect(address)
+        if not connection.device:
+            connection.in_flight += 1
+            try:
+                status = await read_status(connection.client, timeout_s=timeout_s)
+            finally:
+                connection.in_flight -= 1
+                self._close_if_idle(connection)
+            connection.device = status.device if status is not None else ""
+        return connection.device
 
     def keep(self, addresses: Collection[str]) -> None:
         """Close the connections to all but ``addresses``, each after its last call has ended."""

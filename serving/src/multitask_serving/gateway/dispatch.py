@@ -24,11 +24,17 @@ ATTEMPTS = 3
 """A request is sent to at most so many servers."""
 
 
+DEVICE_TIMEOUT_S = 2.0
+"""For the question what computes a server's answers."""
+
+
 class Answer(NamedTuple):
-    """A response of a server, and the revision that the routes name for it."""
+    """A response of a server, and the revision that the routes name for it. ``device`` computed it; empty: not known,
+    or the request did not name its revision."""
 
     response: InferResponse
     revision: str
+    device: str = ""
 
 
 class Dispatcher:
@@ -85,7 +91,10 @@ class Dispatcher:
                     raise last
                 self.retries[route.model] += last is not None
                 tried.append(address)
-                started = False
+                started, device = False, ""
+                if pinned:
+                    left = max(0.0, min(DEVICE_TIMEOUT_S, deadline - time.monotonic()))
+                    device = await self.backends.device(address, timeout_s=left)
                 attempt = self._attempt(
                     route, backend.revision, address, fields, options, deadline, attempts, pinned=pinned
                 )
@@ -93,7 +102,7 @@ class Dispatcher:
                     async with aclosing(attempt) as responses:
                         async for response in responses:
                             started = True
-                            yield Answer(response, backend.revision)
+                            yield Answer(response, backend.revision, device)
                     return
                 except NoBackend as error:
                     if started:

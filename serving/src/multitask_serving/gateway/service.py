@@ -58,8 +58,8 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
         message = None
         responses = self._answers(route, request, context, stream=False)
         async with aclosing(responses):
-            async for response, revision in responses:
-                message = self._response(route, response, response.text, revision, context)
+            async for answer in responses:
+                message = self._response(route, answer, answer.response.text, context)
         if message is None:
             raise InternalError("the task's server sent no response")
         return message
@@ -73,11 +73,12 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
         text = ""
         responses = self._answers(route, request, context, stream=True)
         async with aclosing(responses):
-            async for response, revision in responses:
+            async for answer in responses:
+                response = answer.response
                 text += response.text
                 message = gateway_pb2.PredictStreamResponse(delta=response.text)
                 if response.labels or response.finish_reason:
-                    message.final.CopyFrom(self._response(route, response, text, revision, context))
+                    message.final.CopyFrom(self._response(route, answer, text, context))
                 yield message
 
     async def ListTasks(  # noqa: N802 - gRPC's name
@@ -100,11 +101,10 @@ class TaskGateway(gateway_pb2_grpc.TaskGatewayServicer):
         counted = self._labels.report(request.request_id, request.label, self._routes().resolve)
         return gateway_pb2.ReportLabelResponse(counted=counted)
 
-    def _response(
-        self, route: Route, last: InferResponse, text: str, revision: str, context: Context
-    ) -> gateway_pb2.PredictResponse:
+    def _response(self, route: Route, last: Answer, text: str, context: Context) -> gateway_pb2.PredictResponse:
         """The complete answer, with an id if its label may be reported."""
-        response = predict_response(route, last, text, revision)
+        response, revision = predict_response(route, last.response, text, last.revision), last.revision
+        response.device = last.device
         if self._labels is not None and response.HasField("label"):
             pinned = bool(_preference(context).revision)
             response.request_id = self._labels.request_id(route, revision, text, pinned=pinned)

@@ -6,7 +6,7 @@ import pytest
 
 from multitask_api.bundle import BASELINE
 from multitask_api.resource.serving import Serving
-from multitask_api.serving_io.verify import TaskFlips
+from multitask_api.serving_io.verify import OtherDevice, TaskFlips
 from support.rollout_world import DRAIN, World, agreement, serving_one, task
 
 TASKS = ("urgency", "stance")
@@ -272,6 +272,24 @@ def test_too_many_answers_that_were_right_may_hold_a_task_back(most: float | Non
     changed = world.row("urgency").changed_answers
     assert (changed.compared, changed.right_to_wrong, changed.wrong_to_right) == (500, 10, 60)
     assert world.row("stance").changed_answers.compared == 9
+
+
+@pytest.mark.parametrize("measured_on", [("NVIDIA H100 80GB HBM3",), ("NVIDIA A100", "cpu")])
+@pytest.mark.parametrize("lost", [{}, {"urgency": 0.02}])
+def test_answers_of_another_kind_of_device_are_told_and_judged_by_score(lost: dict[str, float], measured_on):
+    world = serving_one()
+    world.golden = {"urgency": agreement(200, 5 if lost else 0)}
+    world.other_device = OtherDevice(served_on=("NVIDIA L4",), measured_on=measured_on, tasks={"urgency": 5}, lost=lost)
+    world.trained("two", TASKS).settle()
+    row = world.row("urgency")
+    assert row.phase == ("Failed" if lost else "Running")
+    assert world.weights["urgency"] == ({"one": 100} if lost else {"one": 90, "two": 10})
+    assert row.message.startswith(
+        "5 of 200 golden requests answered otherwise than when evaluated, computed on NVIDIA L4"
+    )
+    assert all(device in row.message for device in measured_on)
+    assert row.message.endswith("its score is 0.020 lower" if lost else "its score is as good")
+    assert world.row("stance").message == ""
 
 
 NOT_COMPARED = {

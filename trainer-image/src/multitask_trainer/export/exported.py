@@ -25,6 +25,8 @@ class GoldenRow:
     number: int
     row: Row
     answer: Answer
+    device: str | None = None
+    """What computed the answer; None: an older release did not record it."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +66,8 @@ class ExportedResult:
         # As `golden_lines` chose them: every so many rows.
         numbers = range(0, len(answers), -(-len(answers) // max(1, len(own))) or 1)
         rows = [
-            GoldenRow(number, Row(line["fields"]), answers[number]) for number, line in zip(numbers, own, strict=False)
+            GoldenRow(number, Row(line["fields"]), answers[number], line.get("device"))
+            for number, line in zip(numbers, own, strict=False)
         ]
         answered = [line.get("label", line.get("text")) for line in own]
         if not rows or answered != [each.answer.prediction for each in rows]:

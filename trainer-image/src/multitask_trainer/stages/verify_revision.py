@@ -17,14 +17,16 @@ from multitask_api.errors import MultitaskError
 from multitask_api.resource.tasks import Metric
 from multitask_api.serving_io.verify import (
     MAX_EXAMPLES,
+    MAX_SCORE_LOSS,
     VERIFIED_KEY,
+    OtherDevice,
     RevisionReport,
     TaskFlips,
     VerifiedTask,
     VerifyOrder,
 )
 from multitask_api.stage_io.results import VerifyResult
-from multitask_client import AsyncTaskClient, Tls
+from multitask_client import AsyncTaskClient, Prediction, Tls
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.errors import ServingError, StageError
 from multitask_trainer.evaluation.agreement import Difference, agreement, differences, total_agreement
@@ -60,11 +62,11 @@ async def verify_revision(order: VerifyOrder, progress: ProgressReporter, scratc
     token = None if order.token_file is None else _read_token(Path(order.token_file))
     tls = False if order.ca_file is None else Tls(ca=order.ca_file)
     async with AsyncTaskClient(order.gateway, api_key=token, tls=tls) as client:
-        served: dict[str, list[str]] = {}
+        served: dict[str, list[Prediction]] = {}
         for number, (task, rows) in enumerate(golden.items()):
             progress.report(f"asking {task}", step=number, total=len(golden))
             served[task] = await _ask(client, order, task, rows, order.revision)
-        found = RevisionReport(revision=order.revision, result=_compare(exported, golden, served))
+        found = _compare(order, exported, golden, served)
         if order.previous is None:
             return found
         progress.report(f"comparing with revision {order.previous.revision}")
@@ -85,30 +87,71 @@ def _read_token(file: Path) -> str:
 
 async def _ask(
     client: AsyncTaskClient, order: VerifyOrder, task: str, rows: Sequence[GoldenRow], revision: str
-) -> list[str]:
+) -> list[Prediction]:
     """The answers of one revision. Raises `ServingError`."""
     predictions = await predict_rows(client, f"{order.model}/{task}", [each.row for each in rows], revision=revision)
     others = {prediction.revision for prediction in predictions} - {revision}
     if others:
         raise ServingError(f"{task}: asked for revision {revision}, and revision {min(others)} has answered")
-    return [prediction.answer for prediction in predictions]
+    return predictions
 
 
 def _compare(
-    exported: ExportedResult, golden: Mapping[str, Sequence[GoldenRow]], served: Mapping[str, Sequence[str]]
-) -> VerifyResult:
+    order: VerifyOrder,
+    exported: ExportedResult,
+    golden: Mapping[str, Sequence[GoldenRow]],
+    served: Mapping[str, Sequence[Prediction]],
+) -> RevisionReport:
     """The answers against those of the revision's own evaluation."""
-    differing = {
-        task: differences([each.answer for each in rows], served[task], exported.near_tie(task))
-        for task, rows in golden.items()
-    }
-    tasks = {task: agreement(len(rows), differing[task]) for task, rows in golden.items()}
+    differing: dict[str, list[Difference]] = {}
+    elsewhere, lost = dict[str, int](), dict[str, float]()
+    for task in order.tasks:
+        rows, answers = golden[task.name], served[task.name]
+        found = differences(
+            [each.answer for each in rows], [each.answer for each in answers], exported.near_tie(task.name)
+        )
+        others = [each for each in found if not each.near_tie and _is_elsewhere(rows[each.row], answers[each.row])]
+        if others:
+            elsewhere[task.name] = len(others)
+            loss = _score_loss(task, rows, answers)
+            if loss > MAX_SCORE_LOSS:
+                lost[task.name] = loss
+        differing[task.name] = found
+    tasks = {}
+    for task in order.tasks:
+        counts = agreement(len(golden[task.name]), differing[task.name])
+        allowed = 0 if task.name in lost else elsewhere.get(task.name, 0)
+        tasks[task.name] = counts.model_copy(update={"different": counts.different - allowed})
     # Faults first: they are what a reader looks for.
     every = sorted(
         ((task, each) for task, found in differing.items() for each in found), key=lambda pair: pair[1].near_tie
     )
     examples = tuple(_example(task, golden[task][each.row].number, each) for task, each in every[:MAX_EXAMPLES])
-    return VerifyResult(**total_agreement(tasks.values()).model_dump(), tasks=tasks, examples=examples)
+    result = VerifyResult(**total_agreement(tasks.values()).model_dump(), tasks=tasks, examples=examples)
+    other_device = None
+    if elsewhere:
+        other_device = OtherDevice(
+            served_on=tuple(sorted({each.device for task in elsewhere for each in served[task]})),
+            measured_on=tuple(sorted({each.device for task in elsewhere for each in golden[task] if each.device})),
+            tasks=elsewhere,
+            lost=lost,
+        )
+    return RevisionReport(revision=order.revision, result=result, other_device=other_device)
+
+
+def _is_elsewhere(row: GoldenRow, served: Prediction) -> bool:
+    """Whether the two answers are known to be of different kinds of devices."""
+    return bool(served.device) and row.device is not None and served.device != row.device
+
+
+def _score_loss(task: VerifiedTask, rows: Sequence[GoldenRow], served: Sequence[Prediction]) -> float:
+    """By how much the mean score of the golden requests fell from the evaluation to what is served."""
+    metric, gold = cast(Metric, task.metric), [each.answer.gold for each in rows]
+    before, after = (
+        row_scores(metric, answers, gold, (), task.language)
+        for answers in ([each.answer.prediction for each in rows], [each.answer for each in served])
+    )
+    return round(float(before.mean() - after.mean()), 6)
 
 
 def _example(task: str, row: int, difference: Difference) -> dict[str, str]:
@@ -144,7 +187,8 @@ class _Comparison:
                 return self._count(task, numbered, [answer.prediction for answer in before], "TestRows")
         rows = self._golden[task.name]
         answered = await _ask(self._client, order, task.name, rows, revision)
-        return self._count(task, [(each.number, each.answer) for each in rows], answered, "GoldenRows")
+        before_answers = [each.answer for each in answered]
+        return self._count(task, [(each.number, each.answer) for each in rows], before_answers, "GoldenRows")
 
     def _count(
         self, task: VerifiedTask, after: Sequence[tuple[int, Answer]], before: Sequence[str], basis: Basis
