@@ -104,6 +104,8 @@ class World:
     other_device: OtherDevice | None = None
     job_failures: dict[str, str] = field(default_factory=dict)
     jobs_run: bool = True
+    queued: str = ""
+    """Why no further rollout of the installation may begin."""
     torn: bool = False
     """The operator is killed between the two writes of every decision: the status is written, the spec is not."""
     servers_start: bool = True
@@ -193,6 +195,7 @@ class World:
             reports=dict(self.reports),
             job_failures=dict(self.job_failures),
             drain_seconds=DRAIN,
+            queued=self.queued,
         )
 
     def step(self) -> bool:

@@ -24,6 +24,7 @@ from multitask_operator.cluster.cache import Cache
 from multitask_operator.cluster.gateways import Gateways, needs_gateways
 from multitask_operator.cluster.observe import observe
 from multitask_operator.cluster.refusals import Refusals
+from multitask_operator.cluster.rollout_places import RolloutPlaces
 from multitask_operator.cluster.watched_reader import WatchedReader
 from multitask_operator.reconciler.actions import (
     Action,
@@ -34,6 +35,7 @@ from multitask_operator.reconciler.actions import (
     Result,
 )
 from multitask_operator.reconciler.conditions import read_refused_status
+from multitask_operator.reconciler.serving.queueing import takes_a_place
 from multitask_operator.reconciler.state.accessors import acknowledgements, is_being_deleted
 from multitask_operator.reconciler.state.cluster_state import ClusterState, RejectedWrite
 from multitask_operator.settings import Settings
@@ -88,6 +90,7 @@ class Controller:
         self._clock = clock
         self._rng = rng or random.Random()
         self._refusals = Refusals()
+        self._places = RolloutPlaces()
 
     async def reconcile(self, key: NamespacedName) -> float | None:
         """Bring the model nearer to its spec; gives the seconds until the next reconcile, None if there is no model.
@@ -106,7 +109,12 @@ class Controller:
         if looked is None:
             return None
         cluster, result = looked
-        applied = await apply(self._client, cluster, result.actions)
+        try:
+            applied = await apply(self._client, cluster, result.actions)
+        except BaseException:
+            self._places.release_later(str(key), self._clock())
+            raise
+        self._places.release(str(key))
         if applied.rejected_write is not None:
             await self._report_rejection(cluster, applied.rejected_write)
         if applied.conflict:
@@ -128,7 +136,7 @@ class Controller:
                 return None
             cluster = await self._with_gateways(cluster)
             if not is_being_deleted(cluster.model):  # what a deletion depends on is not all watched
-                result = self._decide(cluster, self._settings, self._clock())
+                cluster, result = self._decided(cluster)
                 if all(_is_safe(action) for action in result.actions):
                     return cluster, result
         cluster = await observe(self._client, key.namespace, key.name, self._clock())
@@ -136,14 +144,25 @@ class Controller:
         if cluster is None:
             return None
         cluster = await self._with_gateways(cluster)
+        cluster, result = self._decided(cluster)
+        if takes_a_place(result.actions):
+            self._places.take(str(key))
+        return cluster, result
+
+    def _decided(self, cluster: ClusterState) -> tuple[ClusterState, Result]:
+        """The state with what concerns other models too, and what to do about it.
+
+        Nothing is awaited here: of several workers that decide at the same time, each knows what the others begin.
+        """
+        if self._cache is not None:
+            rolling = self._cache.rolling_models() | self._places.taken(self._clock())
+            others = rolling - {f"{cluster.namespace}/{cluster.name}"}
+            claims = self._cache.name_claims(cluster.namespace, cluster.name)
+            cluster = dataclasses.replace(cluster, rolling_models=others, name_claims=claims)
         return cluster, self._decide(cluster, self._settings, self._clock())
 
     async def _with_gateways(self, cluster: ClusterState) -> ClusterState:
-        """The state with what concerns more than one model: the gateways, the rollouts of the others, and names."""
-        if self._cache is not None:
-            others = self._cache.rolling_models() - {f"{cluster.namespace}/{cluster.name}"}
-            claims = self._cache.name_claims(cluster.namespace, cluster.name)
-            cluster = dataclasses.replace(cluster, rolling_models=others, name_claims=claims)
+        """The state with what is known of the gateways: their pods, and what they have counted where that is needed."""
         if self._gateways is None or cluster.task_route is None:
             return cluster
         names = await self._gateways.existing_pods([ack["name"] for ack in acknowledgements(cluster.task_route)])

@@ -6,6 +6,7 @@ the next TaskRoute. Nothing is remembered between two calls but the TaskRoute's 
 
 from multitask_operator.rollout.advance import advance
 from multitask_operator.rollout.decision import GoldenJob, RolloutDecision, RolloutEvent
+from multitask_operator.rollout.draft import WAITING_FOR_OTHERS
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput
 from multitask_operator.rollout.room.exchange import MAKING_ROOM
 from multitask_operator.rollout.share import DOWNTIME
@@ -16,6 +17,7 @@ __all__ = [
     "DOWNTIME",
     "MAKING_ROOM",
     "OVER",
+    "WAITING_FOR_OTHERS",
     "WAITING_FOR_SERVERS",
     "GoldenJob",
     "LiveRevision",

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from multitask_api.routes import RolloutState, TaskRouteSpec
+from multitask_api.serving_io.names import ROLLOUT_ANNOTATION
 from multitask_operator.formatting import listed
 from multitask_operator.rollout.candidate import Candidate, choose, exclusion, rejection
 from multitask_operator.rollout.decision import RolloutDecision
@@ -30,7 +31,10 @@ def advance(inp: RolloutInput) -> RolloutDecision:
     candidate = choose(inp)
     state = draft.state
     if state is not None and state.phase not in OVER:
-        draft = _continued(draft, inp, state, candidate)
+        if _is_held(inp, state):
+            draft = _held(draft, inp, state, candidate)
+        else:
+            draft = _continued(draft, inp, state, candidate)
     elif inp.route is not None and table(inp, state, None, {}) != inp.route.spec:
         # State and table are two writes: the operator may have been stopped between them.
         draft = draft.waiting("WritingTable", "the table of the latest rollout is written", 0.0)
@@ -150,6 +154,22 @@ def _unless_alone(inp: RolloutInput, state: RolloutState) -> RolloutState:
     return changed(state, tasks=rows)
 
 
+def _is_held(inp: RolloutInput, state: RolloutState) -> bool:
+    """Whether somebody resumes a rollout that had left its place to others, and there is none for it now."""
+    order = rollout_order(inp.annotations)
+    is_new = order is not None and order.revision == state.revision and order.text != state.order
+    return is_new and order is not None and order.action == RESUME and state.phase == "Paused" and inp.has_to_queue
+
+
+def _held(draft: Draft, inp: RolloutInput, state: RolloutState, candidate: Candidate) -> Draft:
+    """It stays stopped; the order is carried out once there is a place."""
+    others = {name: text for name, text in inp.annotations.items() if name != ROLLOUT_ANNOTATION}
+    draft = _continued(draft, replace(inp, annotations=others), state, candidate)
+    if draft.state is None or draft.state.phase != "Paused":
+        return draft
+    return draft.waiting_for_others(f"revision {state.revision} is resumed as soon as it may: {inp.queued}")
+
+
 def _begun(draft: Draft, inp: RolloutInput, candidate: Candidate) -> Draft:
     """No rollout is under way: the next one, if there is something to roll out."""
     revision = candidate.revision
@@ -159,6 +179,8 @@ def _begun(draft: Draft, inp: RolloutInput, candidate: Candidate) -> Draft:
     out = [exclusion(inp, draft.rejected, revision.name, name, rollback=candidate.is_rollback) for name in missing]
     if None not in out:
         return _settled(draft, inp, candidate, revision, missing)
+    if inp.has_to_queue and not candidate.is_rollback:
+        return draft.waiting_for_others(f"revision {revision.name} waits: {inp.queued}")
     order = rollout_order(inp.annotations)
     forced = candidate.is_rollback or (
         order is not None and order.action == PROMOTE and order.revision == revision.name

@@ -17,6 +17,10 @@ R = TypeVar("R", RolloutState, TaskRollout)
 
 MESSAGE_BYTES = 500
 
+WAITING_FOR_OTHERS = "WaitingForOtherModels"
+"""The reason of a rollout that may begin once fewer models roll out."""
+_QUEUE_RECHECK_SECONDS = 30.0
+
 
 @dataclass(frozen=True)
 class Draft:
@@ -41,6 +45,10 @@ class Draft:
     def waiting(self, reason: str, message: str, requeue_after: float | None = None) -> Draft:
         """It goes on as soon as that is over."""
         return replace(self, reason=reason, message=message, is_progressing=True, requeue_after=requeue_after)
+
+    def waiting_for_others(self, message: str) -> Draft:
+        """It goes on once other models have left it a place."""
+        return self.waiting(WAITING_FOR_OTHERS, message, _QUEUE_RECHECK_SECONDS)
 
     def with_state(self, state: RolloutState, **fields: object) -> Draft:
         """With that state, and some of its fields changed."""

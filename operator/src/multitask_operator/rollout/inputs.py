@@ -91,6 +91,8 @@ class RolloutInput:
     job_failures: Mapping[str, str] = field(default_factory=dict)
     """`GoldenJob.key` → why the Job failed for good."""
     drain_seconds: float = DRAIN_SECONDS
+    queued: str = ""
+    """Why no further rollout of the installation may begin; empty: one may."""
 
     def revision(self, name: str | None) -> LiveRevision | None:
         """The revision of that name."""
@@ -148,6 +150,11 @@ class RolloutInput:
         own = f"{self.namespace}/{self.model}/"
         states = (state for state in (self.gateways or {}).values() if state is not None)
         return tuple(row for state in states for row in state.counts if row.task.startswith(own))
+
+    @property
+    def has_to_queue(self) -> bool:
+        """Whether a rollout needs a place and there is none. Where nobody answers yet, nothing is gained by waiting."""
+        return bool(self.queued) and any(item.weight for entry in self.routed.values() for item in entry.backends)
 
     def home(self, task: str, revision: str) -> Backend | None:
         """The backend of the task that is not ``revision``: the one to go back to."""

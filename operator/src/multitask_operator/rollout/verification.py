@@ -62,6 +62,9 @@ def verify(
     if wanted is not None:
         message = f"revision {revision.name} is verified and waits for approval: {ask_approval(wanted)}"
         return await_approval(draft, state, wanted, message)
+    if inp.has_to_queue and state.phase == "Paused" and not rollback:  # it had left its place to others
+        message = f"revision {revision.name} may have traffic, and waits for the rollouts of other models"
+        return draft.with_state(state, message=message).waiting_for_others(f"{message}: {inp.queued}")
     started = changed(
         state,
         phase="Progressing",

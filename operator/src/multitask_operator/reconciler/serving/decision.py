@@ -20,14 +20,14 @@ from multitask_operator.reconciler.serving import verification
 from multitask_operator.reconciler.serving.checks import no_room_since, start_blocked, starting_servers
 from multitask_operator.reconciler.serving.children import RevisionObjects
 from multitask_operator.reconciler.serving.newest import NewestRevision, newest_revision, server_settings
-from multitask_operator.reconciler.serving.queueing import waits_for_others
+from multitask_operator.reconciler.serving.queueing import queued
 from multitask_operator.reconciler.serving.route_copy import read_copy, restored, written_copy
 from multitask_operator.reconciler.serving.routes import merge_patch, read_route, status_of, without_ended_gateways
 from multitask_operator.reconciler.serving.servers import obsolete_revisions, replicas_of
 from multitask_operator.reconciler.serving.status import ServingView, serving_status, warnings
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.revision_state import RevisionState, revision_states
-from multitask_operator.rollout import LiveRevision, RolloutDecision, RolloutInput, advance
+from multitask_operator.rollout import WAITING_FOR_OTHERS, LiveRevision, RolloutDecision, RolloutInput, advance
 from multitask_operator.settings import Settings
 
 NOTHING = Contribution((), (), StatusPart({}), None)
@@ -47,12 +47,9 @@ def reconcile(state: ModelState, settings: Settings) -> Contribution:
         revisions = {newest.name: _to_be_made(newest, revisions), **revisions}
     if not revisions and route is None:
         return replace(NOTHING, creations=checks, status=StatusPart(warnings(state, settings)))
-    waiting = waits_for_others(state, settings, newest, route)
-    if waiting is not None:
-        newest, revisions = replace(newest, name=waiting.served, configmap=None), known
-    decision = advance(_rollout_input(state, revisions, newest, route))
-    if waiting is not None:
-        decision = replace(decision, **waiting.shown)
+    decision = advance(_rollout_input(state, revisions, newest, route, queued(state.cluster, settings)))
+    if decision.reason == WAITING_FOR_OTHERS:  # a revision that does not start is not recorded either
+        newest, revisions = replace(newest, configmap=None), known
     rejected = next((blockers.write_rejected(each) for each in state.cluster.rejected_writes), None)
     blocker = rejected or newest.blocker or start_blocked(state, settings)
     gone = obsolete_revisions(state, revisions, decision.live)
@@ -105,6 +102,7 @@ def _rollout_input(
     revisions: Mapping[str, RevisionState],
     newest: NewestRevision,
     route: TaskRoute | None,
+    queued: str,
 ) -> RolloutInput:
     cluster = state.cluster
     metadata = cluster.task_route["metadata"] if cluster.task_route is not None else {}
@@ -138,6 +136,7 @@ def _rollout_input(
         now=state.now,
         reports=verification.reports_of(state, revision),
         job_failures=verification.failures_of(state, revision),
+        queued=queued,
     )
 
 

@@ -2,51 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable
 
-from multitask_api.routes import TaskRoute
-from multitask_operator.formatting import listed
-from multitask_operator.reconciler.serving.newest import NewestRevision
-from multitask_operator.reconciler.serving.routes import status_of
-from multitask_operator.reconciler.state.model_state import ModelState
-from multitask_operator.rollout import OVER
+from multitask_operator.formatting import counted, listed
+from multitask_operator.reconciler.actions import Action, PatchRoute
+from multitask_operator.reconciler.state.cluster_state import ROLLING_PHASES, ClusterState
 from multitask_operator.settings import Settings
 
-#: Seconds until the next look at the others.
-RECHECK_SECONDS = 30.0
+
+def queued(cluster: ClusterState, settings: Settings) -> str:
+    """Why no further rollout may begin; empty: one may."""
+    others, most = cluster.rolling_models, settings.max_concurrent_rollouts
+    if len(others) < most:
+        return ""
+    return f"the installation lets {counted(most, 'model')} roll out at a time, now {listed(sorted(others))}"
 
 
-@dataclass(frozen=True)
-class Waiting:
-    """A rollout that does not begin yet."""
-
-    served: str
-    """The revision that goes on answering."""
-    shown: dict[str, Any]
-    """Fields of the decision that say so."""
-
-
-def waits_for_others(
-    state: ModelState, settings: Settings, newest: NewestRevision, route: TaskRoute | None
-) -> Waiting | None:
-    """None: the newest revision may be rolled out, or is not new.
-
-    A first revision does not wait: nobody answers without it. One that is on its way goes on.
-    """
-    others, rollout = state.cluster.rolling_models, status_of(route).rollout
-    routed = route.spec.revisions if route is not None else frozenset()
-    is_new = newest.name is not None and newest.name not in routed
-    if not is_new or rollout is None or rollout.phase not in OVER:
-        return None
-    if len(others) < settings.max_concurrent_rollouts or rollout.revision == newest.name or not routed:
-        return None
-    served = rollout.revision if rollout.revision in routed else sorted(routed)[0]
-    text = f"revision {newest.name} waits for the rollouts of {listed(sorted(others))}"
-    shown = {
-        "reason": "WaitingForOtherModels",
-        "message": f"{text}: the installation has {settings.max_concurrent_rollouts} at a time",
-        "is_progressing": True,
-        "requeue_after": RECHECK_SECONDS,
-    }
-    return Waiting(served, shown)
+def takes_a_place(actions: Iterable[Action]) -> bool:
+    """Whether a decision writes that the model rolls out, which the others must know before a watch shows it."""
+    statuses = (action.status for action in actions if isinstance(action, PatchRoute) and action.status is not None)
+    rollouts = (status.get("rollout") or {} for status in statuses)
+    return any(rollout.get("phase") in ROLLING_PHASES for rollout in rollouts)
