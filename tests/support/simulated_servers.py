@@ -77,6 +77,7 @@ class ServedCluster(Cluster):
         if job["labels"][KIND_LABEL] != VERIFY_REVISION:
             super().finish(name)
             return
+        self.check_access(name)
         data = self.objects["ConfigMap", name]["data"]
         order = VerifyOrder.model_validate_json(data[VERIFY_KEY])
         data[VERIFIED_KEY] = verified(order)

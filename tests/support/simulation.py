@@ -23,6 +23,7 @@ from multitask_api.cluster import (
 from multitask_api.stage_io.manifest import Manifest
 from multitask_api.stage_io.packing import manifest_key, pack_manifest
 from multitask_api.stages.versions import VERSIONS
+from multitask_operator.objects.names import access_name
 from multitask_operator.reconciler import Result, reconcile
 from multitask_operator.reconciler.actions import (
     Apply,
@@ -259,6 +260,7 @@ class Cluster:
         configmap = self.objects.get(("ConfigMap", name))
         if configmap is None:
             return
+        self.check_access(name)
         kind = self.objects["Job", name]["metadata"]["labels"][KIND_LABEL]
         if kind == RESOLVE:
             configmap["data"][RESOLVED_KEY] = resolved(self.resource).model_dump_json(by_alias=True)
@@ -274,6 +276,23 @@ class Cluster:
                 configmap.setdefault("binaryData", {})[manifest_key(order["digest"])] = packed
                 self.stored.add(order["output"])
         self.end(name, "Complete")
+
+    def check_access(self, name):
+        """The account of the Job's pods may report into its ConfigMap, and no account of another kind of Job may."""
+        job, writers = self.objects["Job", name], self.writers(name)
+        account = job["spec"]["template"]["spec"]["serviceAccountName"]
+        of_kind = access_name("desk", job["metadata"]["labels"][KIND_LABEL])
+        assert account in writers, f"{name} runs as {account}, and only {sorted(writers)} may report"
+        assert writers <= {account, of_kind}, f"{name} runs as {account}, and {sorted(writers)} may report"
+
+    def writers(self, configmap):
+        """The accounts that may patch the ConfigMap."""
+        return {
+            subject["name"]
+            for (kind, name), item in self.objects.items()
+            if kind == "RoleBinding" and _may_patch(self.objects.get(("Role", item["roleRef"]["name"])), configmap)
+            for subject in item["subjects"]
+        }
 
     def _collect_garbage(self, configmap):
         """What the program ``gc`` does to what is stored."""
@@ -320,6 +339,11 @@ class Cluster:
     def job_runs(self):
         """Names of all Jobs ever created, in order."""
         return [name for kind, name in self.created if kind == "Job"]
+
+
+def _may_patch(role, configmap):
+    rules = (role or {}).get("rules") or ()
+    return any("patch" in rule["verbs"] and configmap in rule["resourceNames"] for rule in rules)
 
 
 def run_until(cluster, kind, limit=40):

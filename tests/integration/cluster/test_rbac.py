@@ -1,4 +1,4 @@
-"""Who may do what, asked of the API server: the operator by the chart's rules, a model's stage pods, and users.
+"""Who may do what, asked of the API server: the operator and gateways by the chart's rules, a model's pods, and users.
 
 A row is ``VERB RESOURCE[.GROUP][/SUBRESOURCE][:NAME]``, about one namespace unless it says otherwise.
 """
@@ -17,12 +17,18 @@ import pytest
 from devcluster import chart, objects
 from devcluster.cluster_client import ClusterClient, Object
 from devcluster.processes import until
-from multitask_api.cluster import MODEL_LABEL
+from multitask_api.cluster import CLEAN_UP, GC, MODEL_LABEL
 from multitask_api.serving_io.names import GATEWAY_AUDIENCE as AUDIENCE
+from multitask_api.serving_io.verify import VERIFY_REVISION
 from multitask_kubernetes.client import Client
 from multitask_kubernetes.connection import connect
+from multitask_operator.cluster.apply import Applied, apply
 from multitask_operator.controller import Controller, NamespacedName
+from multitask_operator.objects.names import Owner
 from multitask_operator.reconciler import reconcile
+from multitask_operator.reconciler.children import job_access
+from multitask_operator.reconciler.state.cluster_state import ClusterState
+from multitask_operator.reconciler.state.model_reader import read_model
 from multitask_operator.settings import Settings
 from multitask_serving.gateway.access.reviews import TokenReviews, reviewed_account, token_review
 from support.cluster import resources
@@ -329,6 +335,73 @@ def test_kubectl_says_the_same_of_a_stage_pod(stages: Subject, units: dict[str, 
     assert not stages.can_i("get", f"configmaps/{units['other']}")
     assert not stages.can_i("list", "configmaps")
     assert not stages.can_i("get", "secrets")
+
+
+#: Account of a pod → the ConfigMap that it reports into; a server's pod has no account of its own, and no token.
+JOBS = {
+    f"{DESK}-stages": "the ConfigMap of a stage",
+    f"{DESK}-verify": "desk-verify-0123abcd",
+    f"{DESK}-gc": "desk-gc-0123abcd",
+    f"{OTHER}-stages": "other-clean-up-0123abcd",
+    "default": "",
+}
+
+REPORTERS = (f"{DESK}-verify", f"{DESK}-gc")
+
+
+@pytest.fixture(scope="module")
+def reports(
+    cluster: ClusterClient, rest: httpx.Client, installed: Installation, units: dict[str, str]
+) -> dict[str, str]:
+    """`JOBS` in the cluster: one model verifies a revision and removes what is not used, the other one is deleted."""
+    path = f"/apis/multitask.dev/v1alpha1/namespaces/{installed.served}/multitaskmodels"
+    reports = JOBS | {f"{DESK}-stages": units["own"]}
+
+    async def give(model: Object, kind: str, configmap: str) -> None:
+        state, owner = ClusterState(installed.served, model["metadata"]["name"], model), Owner.of(model)
+        actions = tuple(job_access(owner, read_model(state).spec, state, kind, [configmap]))
+        async with Client(await connect(cluster.service_account(installed.own, installed.account))) as client:
+            assert await apply(client, state, actions) == Applied()
+
+    for name, kind, account_name in (
+        (DESK, VERIFY_REVISION, f"{DESK}-verify"),
+        (DESK, GC, f"{DESK}-gc"),
+        (OTHER, CLEAN_UP, f"{OTHER}-stages"),
+    ):
+        asyncio.run(give(objects.get(rest, f"{path}/{name}"), kind, reports[account_name]))
+        pods = Subject(cluster, rest, account(installed.served, account_name), installed.served)
+        until("the Role is known", lambda pods=pods, own=reports[account_name]: pods.may(f"get configmaps:{own}"), 30)
+    return reports
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_the_pod_of_a_job_may_write_its_report_and_no_other(
+    cluster: ClusterClient, rest: httpx.Client, installed: Installation, reports: dict[str, str], name: str
+) -> None:
+    pod = Subject(cluster, rest, account(installed.served, name), installed.served)
+    own, others = reports[name], [each for each in reports.values() if each and each != reports[name]]
+    expected = [f"get configmaps:{own}", f"patch configmaps:{own}"] if own else []
+    assert pod.may(*(f"{verb} configmaps:{each}" for each in (own, *others) if each for verb in VERBS)) == expected
+    names = {"own": own or "none", "other": others[0], "snapshot": others[1]}
+    assert pod.may(*(row.format(**names) for row in STAGE_MAY_NOT), *NOBODY_MAY) == []
+    nobody = dataclasses.replace(pod, user=account(pod.namespace, "nobody")).everything()
+    rights = {key: verbs for key, verbs in pod.everything().items() if key not in nobody}
+    assert rights == ({("configmaps", own): {"get", "patch"}} if own else {})
+
+
+def test_a_report_of_a_verification_is_accepted_from_its_own_pod_alone(
+    cluster: ClusterClient, rest: httpx.Client, installed: Installation, reports: dict[str, str]
+) -> None:
+    path = f"/api/v1/namespaces/{installed.served}/configmaps"
+    for name in REPORTERS:
+        objects.post(rest, path, {"metadata": {"name": reports[name]}})
+    merge = {"json": {"data": {"verified.json": "{}"}}, "headers": objects.MERGE}
+    for name in JOBS:
+        with cluster.rest(cluster.service_account(installed.served, name)) as client:
+            codes = {
+                own: client.patch(f"{path}/{own}", **merge).status_code for own in (reports[each] for each in REPORTERS)
+            }
+        assert codes == {reports[each]: 200 if each == name else 403 for each in REPORTERS}
 
 
 def test_another_models_results_are_closed_to_a_stage_pod(

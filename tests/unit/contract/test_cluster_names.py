@@ -17,7 +17,6 @@ from multitask_operator.objects.names import (
     access_name,
     clean_up_name,
     gc_name,
-    gc_role_name,
     resolve_name,
     run_name,
     selector,
@@ -137,8 +136,12 @@ def test_names_of_children():
     assert resolve_name(OWNER, 3, "again") == "desk-resolve-db73f0af"
     assert clean_up_name(OWNER) == "desk-clean-up-6f575368"
     assert gc_name(OWNER, "remove 2026-11-28T05:00:00Z") == "desk-gc-fd1ed729"
-    assert gc_role_name("desk") == "desk-gc"
     assert run_name("desk", 3) == "desk-run-3"
-    assert access_name("desk") == "desk-stages"
-    assert access_name(LONG) == "a-model-with-a-name-that-is-longer-than-all-5ce013-stages"
+    for kind in ("stages", "mixture", "resolve", "clean-up"):
+        assert access_name("desk", kind) == "desk-stages"
+    assert access_name(LONG, "stages") == "a-model-with-a-name-that-is-longer-than-all-5ce013-stages"
+    assert access_name("desk", "gc") == "desk-gc"
+    assert access_name(LONG, "gc") == "a-model-with-a-name-that-is-longer-than-all-5ce013-gc"
+    assert access_name("desk", "verify-revision") == "desk-verify"
+    assert access_name(LONG, "verify-revision") == "a-model-with-a-name-tha-5ce013-verify"
     assert selector("desk") == "app.kubernetes.io/managed-by=multitask-operator,multitask.dev/model=desk"

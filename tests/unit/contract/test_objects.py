@@ -8,12 +8,13 @@ from typing import Any
 
 import pytest
 
-from multitask_api.cluster import POD_SETTINGS_ANNOTATION, GarbageOrder, qualified_name
+from multitask_api.cluster import GC, POD_SETTINGS_ANNOTATION, GarbageOrder, qualified_name
 from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
 from multitask_api.serving_io.revision import Revision, RevisionTask
+from multitask_api.serving_io.verify import VERIFY_REVISION
 from multitask_api.stages.versions import UNRECORDED_VERSIONS
 from multitask_operator.objects import configmaps, jobs, orders, rbac
-from multitask_operator.objects.names import Owner
+from multitask_operator.objects.names import STAGES, Owner
 from multitask_operator.objects.pods import PodSettings
 from multitask_operator.objects.serving import workload
 from multitask_operator.objects.serving.pods import ServerSettings, server_template, start_seconds
@@ -28,7 +29,7 @@ UID = "0d4c2bb1-8f3e-4b57-9f4b-2f1f7f0a7c11"
 GENERATION = 3
 SETTINGS = PodSettings("registry.example/trainer:1")
 #: Sample → the stages of each of its Jobs in the fixture.
-STAGES = {
+STAGE_NAMES = {
     "full": (
         ("prepare/intent", "prepare/reply", "prepare/urgency"),
         ("baseline/urgency/seed-17",),
@@ -108,9 +109,11 @@ def _objects(sample: str) -> Iterator[Map]:
     model = sample_model(sample)
     spec, owner = model.spec, Owner(NAMESPACE, model.metadata.name, UID)
     graph = sample_graph(sample)
-    account = rbac.service_account(owner, spec)
-    assert account is not None
-    yield from (account, rbac.role(owner, ["first", "second"]), rbac.role_binding(owner, spec))
+    for kind in (STAGES, VERIFY_REVISION, GC) if sample == "full" else (STAGES,):
+        account = rbac.service_account(owner, spec, kind)
+        assert account is not None
+        binding = rbac.role_binding(owner, kind, [rbac.account_name(owner, spec, kind)])
+        yield from (account, rbac.role(owner, kind, ["first", "second"]), binding)
     yield configmaps.run_snapshot(owner, spec, GENERATION, SETTINGS.image, UNRECORDED_VERSIONS, None)
     if sample == "full":
         resolve = StageJobSpec.of_resolve(owner, GENERATION, None)
@@ -126,7 +129,7 @@ def _objects(sample: str) -> Iterator[Map]:
             configmaps.clean_up_configmap(owner, spec, clean_up),
             jobs.stage_job(owner, spec, clean_up, SETTINGS),
         )
-    for names in STAGES[sample]:
+    for names in STAGE_NAMES[sample]:
         of_stages = [
             orders.stage_order(qualified_name(NAMESPACE, owner.name), spec, graph, graph[name]) for name in names
         ]

@@ -22,11 +22,15 @@ from multitask_api.cluster import (
     RUN,
 )
 from multitask_api.resource.model import API_VERSION
+from multitask_api.serving_io.verify import VERIFY_REVISION
 from multitask_api.stages.digests import digest
 from multitask_api.types import JsonDict, JsonObject
 
-_STAGE_JOB, _RUN, _ACCESS = 30, 40, 50  # of the model's name, in the names below
+_STAGE_JOB, _RUN, _ACCESS, _VERIFY = 30, 40, 50, 30  # of the model's name, in the names below
 _HASH = 6
+
+STAGES = "stages"
+"""The Jobs of all kinds that have no access of their own, see `access_name`."""
 
 
 @dataclass(frozen=True)
@@ -71,14 +75,12 @@ def run_name(model: str, generation: int) -> str:
     return f"{short(model, _RUN)}-{RUN}-{generation}"
 
 
-def access_name(model: str) -> str:
-    """The name of a model's ServiceAccount, Role and RoleBinding."""
-    return f"{short(model, _ACCESS)}-stages"
-
-
-def gc_role_name(model: str) -> str:
-    """The name of the Role by which the Job of `gc_name` reports, and of its RoleBinding."""
-    return f"{short(model, _ACCESS)}-{GC}"
+def access_name(model: str, kind: str) -> str:
+    """The name of the ServiceAccount, Role and RoleBinding of the Jobs of that kind: ``verify`` and ``gc`` have their
+    own, all others share that of the stages."""
+    if kind == VERIFY_REVISION:
+        return f"{short(model, _VERIFY)}-verify"
+    return f"{short(model, _ACCESS)}-{GC if kind == GC else STAGES}"
 
 
 def short(name: str, length: int) -> str:

@@ -22,8 +22,9 @@ from multitask_api.cluster import (
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.serving_io.verify import VERIFY_COMMAND, VERIFY_KEY, VERIFY_REVISION
 from multitask_api.types import JsonDict
-from multitask_operator.objects.names import Owner, access_name, labels
+from multitask_operator.objects.names import Owner, labels
 from multitask_operator.objects.pod_layers import pod_layers, threads
+from multitask_operator.objects.rbac import account_name
 from multitask_operator.objects.resources import container_resources, gpus, pods_per_job
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.objects.user_pod_template import CONTAINER, apply_user_template
@@ -91,7 +92,7 @@ def pod_template(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec
     order_key = _order_key(stage_job)
     pod: JsonDict = {
         "restartPolicy": "Never",
-        "serviceAccountName": spec.service_account_name or access_name(owner.name),
+        "serviceAccountName": account_name(owner, spec, stage_job.kind),
         "automountServiceAccountToken": True,
         "terminationGracePeriodSeconds": GRACE_SECONDS,
         "securityContext": pod_security(settings.fixed_user),

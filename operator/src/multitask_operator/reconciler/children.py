@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from multitask_api.cluster import CLEAN_UP, RESOLVE
-from multitask_api.resource import MultiTaskModel
+from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_api.types import JsonObject
 from multitask_operator.objects import configmaps, jobs, rbac
-from multitask_operator.objects.names import Owner, stage_job_name
+from multitask_operator.objects.names import STAGES, Owner, stage_job_name
 from multitask_operator.objects.pod_layers import STAGE_KINDS, user_layers
 from multitask_operator.objects.pods import PodSettings
 from multitask_operator.objects.stage_jobs import StageJobSpec, stage_annotations
@@ -112,12 +112,44 @@ class ChildBuilder:
             yield Apply(snapshot)
 
     def access(self, cluster: ClusterState, configmaps: Collection[str]) -> Iterator[Action]:
-        """ServiceAccount, Role and RoleBinding, each only if it is missing or differs."""
-        account = rbac.service_account(self.owner, self.model.spec)
-        if account is not None:
-            yield from differing(cluster.service_accounts, account, ())
-        yield from differing(cluster.roles, rbac.role(self.owner, configmaps), ("rules",))
-        yield from differing(cluster.role_bindings, rbac.role_binding(self.owner, self.model.spec), ("subjects",))
+        """See `job_access`, for the Jobs of stages."""
+        return job_access(self.owner, self.model.spec, cluster, STAGES, configmaps)
+
+
+def job_access(
+    owner: Owner,
+    spec: MultiTaskModelSpec,
+    cluster: ClusterState,
+    kind: str,
+    configmaps: Collection[str],
+    jobs: Iterable[StageJob] = (),
+) -> Iterator[Action]:
+    """ServiceAccount, Role and RoleBinding of the Jobs of that kind, each only if it is missing or differs.
+
+    ``jobs``: see `corrected_binding`.
+    """
+    account = rbac.service_account(owner, spec, kind)
+    if account is not None:
+        yield from differing(cluster.service_accounts, account, ())
+    yield from differing(cluster.roles, rbac.role(owner, kind, configmaps), ("rules",))
+    yield from differing(cluster.role_bindings, _binding(owner, spec, kind, jobs), ("subjects",))
+
+
+def corrected_binding(
+    owner: Owner, spec: MultiTaskModelSpec, cluster: ClusterState, kind: str, jobs: Iterable[StageJob]
+) -> Iterator[Action]:
+    """The RoleBinding, if there is one that gives the Role to another account, as those of an earlier release do.
+
+    The accounts of ``jobs`` that have not ended keep it: they are of an earlier release, or of an earlier spec.
+    """
+    wanted = _binding(owner, spec, kind, jobs)
+    if find_existing(cluster.role_bindings, wanted) is not None:
+        yield from differing(cluster.role_bindings, wanted, ("subjects",))
+
+
+def _binding(owner: Owner, spec: MultiTaskModelSpec, kind: str, jobs: Iterable[StageJob]) -> JsonObject:
+    running = {job.job["spec"]["template"]["spec"]["serviceAccountName"] for job in jobs if job.job and job.is_open}
+    return rbac.role_binding(owner, kind, {rbac.account_name(owner, spec, kind), *running})
 
 
 def find_existing(existing: Sequence[JsonObject], wanted: JsonObject) -> JsonObject | None:

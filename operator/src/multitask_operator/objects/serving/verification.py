@@ -1,9 +1,8 @@
-"""The Job that sends golden requests to a revision through the gateways, with its ConfigMap and its rights."""
+"""The Job that sends golden requests to a revision through the gateways, with its ConfigMap."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from multitask_api.cluster import ROOT
@@ -12,7 +11,7 @@ from multitask_api.serving_io.names import GATEWAY_AUDIENCE, REVISION_LABEL
 from multitask_api.serving_io.verify import VERIFY_KEY, VERIFY_REVISION, VerifyOrder
 from multitask_api.stages.digests import digest
 from multitask_api.types import JsonDict, JsonObject
-from multitask_operator.objects import jobs, rbac
+from multitask_operator.objects import jobs
 from multitask_operator.objects.names import Owner, object_metadata, short
 from multitask_operator.objects.pods import PodSettings
 from multitask_operator.objects.stage_jobs import StageJobSpec
@@ -83,17 +82,3 @@ def verify_job(
         if container["name"] == CONTAINER:
             container["volumeMounts"].append({"name": "gateway-access", "mountPath": ACCESS_PATH, "readOnly": True})
     return job
-
-
-def verify_role(owner: Owner, configmaps: Iterable[str]) -> JsonDict:
-    """The account of the stages may report into these ConfigMaps, too."""
-    return rbac.role(owner, configmaps, _role_name(owner))
-
-
-def verify_role_binding(owner: Owner, spec: MultiTaskModelSpec) -> JsonDict:
-    """Of `verify_role`."""
-    return rbac.role_binding(owner, spec, _role_name(owner))
-
-
-def _role_name(owner: Owner) -> str:
-    return f"{short(owner.name, _MODEL)}-verify"

@@ -8,15 +8,21 @@ order never waits for a better moment: nobody would expect it to remove anything
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
-from multitask_api.cluster import GC_ANNOTATION, GarbageAnswer, GarbageOrder, GarbageResult
+from multitask_api.cluster import GC, GC_ANNOTATION, GarbageAnswer, GarbageOrder, GarbageResult
 from multitask_api.errors import UserError
 from multitask_operator.formatting import cut, size
-from multitask_operator.objects import configmaps, rbac
-from multitask_operator.objects.names import gc_role_name
+from multitask_operator.objects import configmaps
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.reconciler.actions import RECHECK_SECONDS, Action, Create, Event, delete_all
-from multitask_operator.reconciler.children import ChildBuilder, differing, find_existing, pod_settings
+from multitask_operator.reconciler.children import (
+    ChildBuilder,
+    corrected_binding,
+    find_existing,
+    job_access,
+    pod_settings,
+)
 from multitask_operator.reconciler.contribution import Contribution, StatusPart
 from multitask_operator.reconciler.gc.checks import active_pods, refusal
 from multitask_operator.reconciler.gc.order import (
@@ -43,6 +49,14 @@ _CHANGED = "What the model uses has changed meanwhile; order it again."
 
 def reconcile(state: ModelState, settings: Settings) -> Contribution:
     """What to do about the order in the annotation, and about the Jobs of earlier ones."""
+    contribution = _contribution(state, settings)
+    if contribution.creations or state.cluster.rejected_writes:
+        return contribution
+    corrected = corrected_binding(state.owner, state.model.spec, state.cluster, GC, state.gc_jobs)
+    return replace(contribution, creations=tuple(corrected))
+
+
+def _contribution(state: ModelState, settings: Settings) -> Contribution:
     value = state.cluster.annotations.get(GC_ANNOTATION)
     wanted = StageJobSpec.of_gc(state.owner, state.cluster.generation, value) if value is not None else None
     job = next((job for job in state.gc_jobs if wanted is not None and job.name == wanted.name), None)
@@ -88,13 +102,11 @@ def _creations(state: ModelState, settings: Settings, wanted: StageJobSpec, orde
     # The current image, also for runs of older ones: an old image does not know how to do it.
     children = ChildBuilder(owner, cluster.generation, state.model, pod_settings(settings, settings.trainer_image))
     job = children.job(wanted)
+    yield from job_access(owner, spec, cluster, GC, [wanted.name], state.gc_jobs)
     if find_existing(cluster.jobs, job) is not None:
         return
     if not order.dry_run:
         yield from notes_of_removal(state)
-    name = gc_role_name(owner.name)
-    yield from differing(cluster.roles, rbac.role(owner, [wanted.name], name), ("rules",))
-    yield from differing(cluster.role_bindings, rbac.role_binding(owner, spec, name), ("subjects",))
     if find_existing(cluster.configmaps, configmap) is None:
         yield Create(configmap)
     yield Create(job)

@@ -9,6 +9,7 @@ from multitask_api.serving_io.revision import Revision
 from multitask_api.serving_io.verify import (
     VERIFIED_KEY,
     VERIFY_KEY,
+    VERIFY_REVISION,
     PreviousRevision,
     RevisionReport,
     VerifiedTask,
@@ -19,7 +20,7 @@ from multitask_operator.objects.serving.verification import GOLDEN_ANNOTATION, G
 from multitask_operator.reconciler import blockers
 from multitask_operator.reconciler.actions import Action, Create, Delete, delete_all
 from multitask_operator.reconciler.blockers import Blocker
-from multitask_operator.reconciler.children import differing, find_existing, pod_settings
+from multitask_operator.reconciler.children import corrected_binding, find_existing, job_access, pod_settings
 from multitask_operator.reconciler.state.accessors import parse_time, read_record, true_condition
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import failure_of
@@ -53,6 +54,7 @@ def missing_objects(
     """What is missing for the ``golden`` requests that are wanted now; the Job comes last."""
     revision = revisions.get(golden.revision) if golden is not None else None
     if golden is None or revision is None or revision.record is None or not settings.gateway_address:
+        yield from corrected_binding(state.owner, state.model.spec, state.cluster, VERIFY_REVISION, state.verify_jobs)
         return
     access = GatewayAccess(settings.gateway_address, settings.gateway_ca)
     record, owner, spec, cluster = revision.record, state.owner, state.model.spec, state.cluster
@@ -69,8 +71,7 @@ def missing_objects(
         tls=bool(access.ca),
     )
     names = {item.name for item in state.verify_jobs} | {configmap["metadata"]["name"]}
-    yield from differing(cluster.roles, objects.verify_role(owner, names), ("rules",))
-    yield from differing(cluster.role_bindings, objects.verify_role_binding(owner, spec), ("subjects",))
+    yield from job_access(owner, spec, cluster, VERIFY_REVISION, names, state.verify_jobs)
     for existing, wanted in ((cluster.configmaps, configmap), (cluster.jobs, job)):
         if find_existing(existing, wanted) is None:
             yield Create(wanted)
