@@ -59,12 +59,10 @@ def verify(
         message = f"paused by a person before revision {revision.name} has traffic; next: mtm rollout resume"
         return draft.with_state(state, phase="Paused", message=message).waiting("RolloutPaused", message)
     wanted = missing_approval(inp, revision, rollback=rollback)
-    if wanted is not None:
-        message = f"revision {revision.name} is verified and waits for approval: {ask_approval(wanted)}"
-        return await_approval(draft, state, wanted, message)
-    if inp.has_to_queue and state.phase == "Paused" and not rollback:  # it had left its place to others
-        message = f"revision {revision.name} may have traffic, and waits for the rollouts of other models"
-        return draft.with_state(state, message=message).waiting_for_others(f"{message}: {inp.queued}")
+    message = f"revision {revision.name} is verified and waits for approval: {ask_approval(wanted)}"
+    held = hold_back(draft, inp, state, wanted, message, rollback=rollback)
+    if held is not None:
+        return held
     started = changed(
         state,
         phase="Progressing",
@@ -89,7 +87,22 @@ def missing_approval(inp: RolloutInput, revision: LiveRevision, *, rollback: boo
     return None if wanted in ("", approved, inp.annotations.get(APPROVAL_ANNOTATION)) else wanted
 
 
-def ask_approval(wanted: str) -> str:
+def hold_back(
+    draft: Draft, inp: RolloutInput, state: RolloutState, approval: str | None, message: str, *, rollback: bool
+) -> Draft | None:
+    """The draft of a rollout that waits for a person's ``approval``, with that message, or for a place after that.
+
+    None: it may go on. What waits for a person leaves its place to other models, and needs one again.
+    """
+    if approval is not None:
+        return await_approval(draft, state, approval, message)
+    if not inp.has_to_queue or state.phase != "Paused" or rollback:
+        return None
+    message = f"revision {state.revision} goes on after the rollouts of other models"
+    return draft.with_state(state, message=message).waiting_for_others(f"{message}: {inp.queued}")
+
+
+def ask_approval(wanted: str | None) -> str:
     """How it is approved."""
     return f"set the annotation {APPROVAL_ANNOTATION} to {wanted}"
 

@@ -12,10 +12,10 @@ from dataclasses import replace
 from multitask_api.routes import RolloutState
 from multitask_operator.formatting import counted, listed
 from multitask_operator.rollout.candidate import exclusion
-from multitask_operator.rollout.draft import Draft, await_approval, finish, reject_revision
+from multitask_operator.rollout.draft import Draft, finish, reject_revision
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput, format_time, parse_time
 from multitask_operator.rollout.share import DOWNTIME, POD_BY_POD, others_than, ready_servers, wanted_servers
-from multitask_operator.rollout.verification import ask_approval
+from multitask_operator.rollout.verification import ask_approval, hold_back
 
 MAKING_ROOM = "MakingRoom"
 """The reason of a rollout that waits for servers in whose place others end."""
@@ -47,12 +47,13 @@ def make_room(
     obstacle = _obstacle(draft, inp, revision, others, rollback=rollback)
     if obstacle:
         return replace(draft, message=f"{draft.message}; {obstacle}")
-    if approval is not None:
-        message = (
-            f"revision {revision.name} cannot be verified beside {_names(others)}, for want of room, and waits for"
-            f" approval before the servers of {_names(others)} end: {ask_approval(approval)}"
-        )
-        return await_approval(draft, state, approval, message)
+    message = (
+        f"revision {revision.name} cannot be verified beside {_names(others)}, for want of room, and waits for"
+        f" approval before the servers of {_names(others)} end: {ask_approval(approval)}"
+    )
+    held = hold_back(draft, inp, state, approval, message, rollback=rollback)
+    if held is not None:
+        return held
     message = f"the servers of revision {_names(others)} end, so that those of revision {revision.name} have room"
     return _begun(draft, inp, state, DOWNTIME, 1, message)
 
