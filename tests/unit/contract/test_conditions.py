@@ -37,7 +37,7 @@ BLOCKERS = {
 SERVING = {
     *("Serving", "ServersStarting", "ScaledToZero", "NoGateway", "NoGatewayPods", "GatewaysBehind"),
     *("FetchFailed", "ServerFailed", "ServerOutOfMemory", "ServersNotReady", "ServingImageMissing"),
-    *("VerificationNotPossible", "WaitingForOtherModels", "AllowedDowntime"),
+    *("VerificationNotPossible", "AllowedDowntime"),
 }
 #: Of Ready and Progressing while traffic moves, among others that `rollout` has.
 ROLLOUTS = {

@@ -17,7 +17,7 @@ from multitask_kubernetes.store import Store, model_label, no_summary
 from multitask_kubernetes.streams import StreamClient
 from multitask_operator.cluster.observe import OPERATOR_CHILDREN, SERVING_CHILDREN, VIEWER_CHILDREN
 from multitask_operator.reconciler.state.accessors import kind_label, true_condition
-from multitask_operator.reconciler.state.cluster_state import ROLLING_PHASES
+from multitask_operator.rollout import ROLLING
 
 Kind = tuple[str, str]
 
@@ -130,7 +130,7 @@ class Cache:
     def rolling_models(self) -> frozenset[str]:
         """The models, NAMESPACE/NAME, that have a rollout under way; one that waits for a person does not count."""
         counts = self.counts(TASK_ROUTE)
-        return frozenset(f"{space}/{name}" for space, name, phase, *_ in counts if phase in ROLLING_PHASES)
+        return frozenset(f"{space}/{name}" for space, name, phase, *_ in counts if phase in ROLLING)
 
     def name_claims(self, namespace: str, name: str) -> tuple[NameClaim, ...]:
         """The tables of routes that have a task of the same name as one of the model's table, that one among them."""

@@ -10,13 +10,14 @@ from multitask_operator.rollout.draft import WAITING_FOR_OTHERS
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput
 from multitask_operator.rollout.room.exchange import MAKING_ROOM
 from multitask_operator.rollout.share import DOWNTIME
-from multitask_operator.rollout.table import OVER
+from multitask_operator.rollout.table import OVER, ROLLING
 from multitask_operator.rollout.verification import WAITING_FOR_SERVERS
 
 __all__ = [
     "DOWNTIME",
     "MAKING_ROOM",
     "OVER",
+    "ROLLING",
     "WAITING_FOR_OTHERS",
     "WAITING_FOR_SERVERS",
     "GoldenJob",

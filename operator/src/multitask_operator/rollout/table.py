@@ -12,6 +12,9 @@ from multitask_operator.rollout.plan import Step, window_name
 from multitask_operator.rollout.share import share_of
 
 OVER = frozenset({"Successful", "Failed", "Aborted"})
+ROLLING = frozenset({"Verifying", "Progressing"})
+"""Phases of a rollout that has one of the places of the installation. One that waits for a person has none: it would
+keep others from theirs for as long as nobody decides."""
 OUT = frozenset({"Failed", "Excluded"})
 """Phases of a task that keeps its old revision."""
 

@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from multitask_operator.formatting import counted, listed
 from multitask_operator.reconciler.actions import Action, PatchRoute
-from multitask_operator.reconciler.state.cluster_state import ROLLING_PHASES, ClusterState
+from multitask_operator.reconciler.state.cluster_state import ClusterState
+from multitask_operator.rollout import ROLLING
 from multitask_operator.settings import Settings
 
 
@@ -22,4 +23,4 @@ def takes_a_place(actions: Iterable[Action]) -> bool:
     """Whether a decision writes that the model rolls out, which the others must know before a watch shows it."""
     statuses = (action.status for action in actions if isinstance(action, PatchRoute) and action.status is not None)
     rollouts = (status.get("rollout") or {} for status in statuses)
-    return any(rollout.get("phase") in ROLLING_PHASES for rollout in rollouts)
+    return any(rollout.get("phase") in ROLLING for rollout in rollouts)

@@ -18,11 +18,6 @@ from multitask_api.uris import STORAGE_SCHEMES, scheme_of
 _PVC_URI = re.compile(r"pvc://([a-z0-9](?:[-a-z0-9.]*[a-z0-9])?)(?:/.*)?$")
 
 
-#: Phases of a rollout that has one of the places of the installation. One that waits for a person has none: it would
-#: keep others from theirs for as long as nobody decides.
-ROLLING_PHASES = frozenset({"Verifying", "Progressing"})
-
-
 @dataclass(frozen=True)
 class RejectedWrite:
     """A write that the API server rejected, and will reject again: quota, policy, permission, schema."""
@@ -79,7 +74,7 @@ class ClusterState:
     gateway_pods: frozenset[str] | None = None
     """Names of the pods of gateways that exist, reachable or not; None: not known."""
     rolling_models: frozenset[str] = frozenset()
-    """The other models of the installation, NAMESPACE/NAME, that have a rollout under way (`ROLLING_PHASES`)."""
+    """The other models of the installation, NAMESPACE/NAME, that have a rollout under way."""
     name_claims: tuple[NameClaim, ...] = ()
     """The tables of the installation that have a task of the name of one of the model's, its own among them."""
     sibling_models: tuple[JsonObject, ...] = ()
