@@ -15,7 +15,7 @@ import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from multitask_client import AsyncTaskClient, GatewayError, PermissionDenied, TaskNotFound, Unauthenticated
+from multitask_client import AsyncTaskClient, GatewayError, PermissionDenied, TaskNotFound, Tls, Unauthenticated
 from multitask_client.proto import gateway_pb2_grpc
 from multitask_serving.gateway.access.access import Access
 from multitask_serving.gateway.access.callers import CallersFile
@@ -129,13 +129,14 @@ OTHERS: dict[str, Callable[[grpc.aio.Channel, Any], Awaitable[Any]]] = {
 }
 
 
-async def outcome(address: str, method: str, task: str, key: str | None) -> str:
+async def outcome(address: str, method: str, task: str, key: str | None, tls: Tls | None = None) -> str:
     try:
         if method in OURS:
-            async with AsyncTaskClient(address, api_key=key) as client:
+            async with AsyncTaskClient(address, api_key=key, tls=tls or False, timeout_s=20) as client:
                 await OURS[method](client, task)
         else:
-            async with grpc.aio.insecure_channel(address) as channel:
+            channel = grpc.aio.secure_channel(address, tls.credentials()) if tls else grpc.aio.insecure_channel(address)
+            async with channel:
                 await OTHERS[method](channel, [("authorization", f"Bearer {key}")] if key else [])
     except GatewayError as error:
         return error.status.name
