@@ -113,7 +113,8 @@ class AsyncTaskClient(Connection):
         """The true label of an answer, once it is known; ``request_id`` is that of the `Prediction`.
 
         It counts in a rollout. False: it was not needed, because it had come before, the request named its revision,
-        or another rollout has begun. So a report that failed may be sent again. Raises `FailedPrecondition` if the
+        or another rollout has begun. Send a report that failed again only if the error is `GatewayError.answered`: each
+        gateway counts a label once, and does not know what the others have counted. Raises `FailedPrecondition` if the
         gateway takes no labels.
         """
         request = messages.label_request(request_id, label)

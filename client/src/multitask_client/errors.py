@@ -52,6 +52,14 @@ class GatewayError(Exception):
         self.retry_after_s = retry_after_s
         super().__init__(message)
 
+    @property
+    def answered(self) -> bool:
+        """Whether the gateway answered, with this error: then it has not done what it was asked.
+
+        Else nobody answered in time, or the connection was lost: what was sent may have arrived.
+        """
+        return bool(self.reason)
+
 
 class TaskNotFound(GatewayError):
     """There is no such task, or the pinned revision does not serve it."""

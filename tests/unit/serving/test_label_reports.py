@@ -12,7 +12,15 @@ import pytest
 
 from multitask_api.routes import Backend, RoutedTask, RouteMetadata, TaskRoute, TaskRouteSpec
 from multitask_api.serving_io.gateway_state import LabelCounts
-from multitask_client import AsyncTaskClient, FailedPrecondition, InvalidRequest, Prediction, TaskClient, TaskNotFound
+from multitask_client import (
+    AsyncTaskClient,
+    FailedPrecondition,
+    InvalidRequest,
+    Prediction,
+    TaskClient,
+    TaskNotFound,
+    Unavailable,
+)
 from multitask_serving.gateway.endpoints import FixedEndpoints
 from multitask_serving.gateway.errors import InvalidRequest as InvalidRequestError
 from multitask_serving.gateway.labels.reports import LabelReports
@@ -97,6 +105,68 @@ async def _started(desk: Desk, keys: tuple[bytes | None, ...]) -> AsyncIterator[
 
 async def answer(client: AsyncTaskClient, **how: str) -> Prediction:
     return await client.predict("urgency", text="x", **how)
+
+
+# -- reports that are sent again ---------------------------------------------------------------------------------------
+
+
+async def test_one_answer_counts_at_most_once_in_each_gateway():
+    async with gateways(KEY, KEY, KEY) as desk:
+        request_id = (await answer(desk.clients[0])).request_id
+        for again in range(3):
+            counted = [await client.report_label(request_id, "low") for client in desk.clients]
+            assert counted == [again == 0] * 3
+        assert [desk.labels(number)["old"] for number in range(3)] == [LabelCounts(right=1)] * 3
+
+
+FAILED = {
+    "a label that the task does not have": lambda client, request_id: client.report_label(request_id, "urgent"),
+    "an id that is cut": lambda client, request_id: client.report_label(request_id[:-2], "low"),
+}
+
+
+@pytest.mark.parametrize("sentence", FAILED)
+async def test_a_report_that_a_gateway_answered_with_an_error_did_not_count_and_may_be_sent_again(sentence):
+    async with gateways(KEY, KEY) as desk:
+        first, second = desk.clients
+        request_id = (await answer(first)).request_id
+        with pytest.raises(InvalidRequest) as caught:
+            await FAILED[sentence](first, request_id)
+        assert caught.value.answered
+        assert await second.report_label(request_id, "low") is True
+        assert [desk.labels(number).get("old") for number in range(2)] == [None, LabelCounts(right=1)]
+
+
+async def test_a_report_whose_answer_is_lost_may_have_counted():
+    """The client must not say that it can be sent again: the gateway has counted it."""
+    async with gateways(KEY) as desk:
+        port = desk.gateways[0].port
+        request_id = (await answer(desk.clients[0])).request_id
+
+        async def lose_the_answer(reader, writer):
+            """Passes on what the client sends; and what the gateway sends, until the label has counted."""
+            from_gateway, to_gateway = await asyncio.open_connection(HOST, port)
+
+            async def give_on():
+                while data := await reader.read(65_536):
+                    to_gateway.write(data)
+
+            giving = asyncio.create_task(give_on())
+            while data := await from_gateway.read(65_536):
+                if desk.labels().get("old") is not None:
+                    break
+                writer.write(data)
+            giving.cancel()
+            for stream in (writer, to_gateway):
+                stream.transport.abort()
+
+        proxy = await asyncio.start_server(lose_the_answer, HOST, 0)
+        address = f"{HOST}:{proxy.sockets[0].getsockname()[1]}"
+        async with proxy, AsyncTaskClient(address, timeout_s=20) as client:
+            with pytest.raises(Unavailable) as caught:
+                await client.report_label(request_id, "low")
+        assert not caught.value.answered
+        assert desk.labels()["old"] == LabelCounts(right=1)
 
 
 # -- through gateways --------------------------------------------------------------------------------------------------
