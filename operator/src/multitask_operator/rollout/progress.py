@@ -9,7 +9,7 @@ from multitask_api.routes import RolloutState, TaskRollout
 from multitask_operator.formatting import duration, listed
 from multitask_operator.rollout.analysis import is_compared, is_measured, measure_step, step_key
 from multitask_operator.rollout.candidate import has_traffic
-from multitask_operator.rollout.draft import OPEN, Draft, await_approval, changed, finish, open_rows, reject_revision
+from multitask_operator.rollout.draft import OPEN, Draft, changed, finish, open_rows, reject_revision
 from multitask_operator.rollout.inputs import STABLE_SECONDS, LiveRevision, RolloutInput, format_time, parse_time
 from multitask_operator.rollout.orders import PAUSE, PROMOTE
 from multitask_operator.rollout.plan import Step, held_step, steps_of, window_name
@@ -18,6 +18,7 @@ from multitask_operator.rollout.table import OUT, whole_weight
 from multitask_operator.rollout.verification import (
     RECHECK_SECONDS,
     ask_approval,
+    hold_back,
     missing_approval,
     needed_approval,
     silent_message,
@@ -40,10 +41,12 @@ def progress(
     carried out when the step is over: until then something else may be in the way, a server or a gateway.
     """
     wanted = missing_approval(inp, revision, rollback=rollback, approved=state.approved)
-    if wanted is not None and state.gives_way != DOWNTIME:  # then nobody else would answer
-        return _held(draft, inp, state, revision, wanted)
     approved = needed_approval(inp, revision, rollback=rollback)
-    if approved not in ("", state.approved):
+    is_new = approved not in ("", state.approved)
+    is_held = wanted is not None or (is_new and state.phase == "Paused" and inp.has_to_queue)
+    if is_held and state.gives_way != DOWNTIME:  # then nobody else would answer
+        return _held(draft, inp, state, revision, wanted)
+    if is_new:
         state = changed(_measured_anew(inp, state), approved=approved)
     hurry = rollback or action == PROMOTE or not state.stable or state.gives_way == DOWNTIME
     steps = steps_of(inp.serving.rollout)
@@ -97,8 +100,11 @@ def _none_left(draft: Draft, inp: RolloutInput, state: RolloutState) -> Draft:
     return finish(draft, inp, state, "Failed", message)
 
 
-def _held(draft: Draft, inp: RolloutInput, state: RolloutState, revision: LiveRevision, wanted: str) -> Draft:
-    """The settings are no longer those that were approved: no weight rises by them. What is surely worse goes back."""
+def _held(draft: Draft, inp: RolloutInput, state: RolloutState, revision: LiveRevision, wanted: str | None) -> Draft:
+    """The settings are no longer those that were approved: no weight rises by them. What is surely worse goes back.
+
+    ``wanted``: the id that a person has to approve; None: it is approved, and waits for a place.
+    """
     windows = (entry.window for row in open_rows(state) if (entry := inp.routed.get(row.name)) is not None)
     step = held_step(state.weight, next(windows, None))
     draft, state = measure_step(draft, inp, state, step)
@@ -110,7 +116,8 @@ def _held(draft: Draft, inp: RolloutInput, state: RolloutState, revision: LiveRe
         f"the settings of the rollout of revision {revision.name} are others than those that were approved; it stays at"
         f" {state.weight} %: {ask_approval(wanted)}"
     )
-    return replace(await_approval(draft, state, wanted, message), requeue_after=RECHECK_SECONDS)
+    held = hold_back(draft, inp, state, wanted, message, rollback=False)
+    return replace(held or draft, requeue_after=RECHECK_SECONDS)
 
 
 def _measured_anew(inp: RolloutInput, state: RolloutState) -> RolloutState:

@@ -95,6 +95,25 @@ def test_an_approved_rollout_waits_until_there_is_a_place():
     assert (world.phase, world.weights["urgency"]) == ("Progressing", FIRST_STEP)
 
 
+def test_a_rollout_whose_new_settings_are_approved_in_the_middle_waits_until_there_is_a_place():
+    world = waiting_for_approval()
+    approve(world)
+    assert world.weights["urgency"] == FIRST_STEP
+    settings = {"approval": "Manual", "rollout": {"maxStepSeconds": 1200}}
+    world.serving = Serving.model_validate(settings, by_alias=True)
+    world.settle()
+    assert world.phase == "Paused"
+    world.queued = FULL
+    approve(world)
+    world.after(100)
+    assert world.decision is not None
+    assert (world.decision.reason, world.phase) == ("WaitingForOtherModels", "Paused")
+    assert world.weights["urgency"] == FIRST_STEP
+    world.queued = ""
+    world.after(1)
+    assert (world.phase, world.weights["urgency"]) == ("Progressing", FIRST_STEP)
+
+
 def test_one_that_was_approved_before_it_was_verified_keeps_its_place():
     first = waiting_for_approval()
     assert first.decision is not None
