@@ -29,7 +29,7 @@ from multitask_api.cluster import (
 from multitask_api.serving_io.names import SERVING
 from multitask_api.serving_io.verify import VERIFIED_KEY, VERIFY_KEY, VerifyOrder
 from multitask_api.stage_io.packing import manifest_key, pack_manifest
-from multitask_operator.objects.names import access_name
+from multitask_operator.objects.names import STAGES, access_name
 from multitask_operator.objects.user_pod_template import CONTAINER
 from support.graph_builders import graph_of, manifest, resolved
 from support.simulated_servers import verified
@@ -54,7 +54,7 @@ class FakePods:
         self._listed = listed or self._list
         self._manifests = {}
         self._admin = client.rest()
-        self._account = None
+        self._accounts = {}
 
     def __enter__(self):
         return self
@@ -115,14 +115,14 @@ class FakePods:
 
     def patch_configmap(self, unit: str, change) -> None:
         """Merge ``change`` into the unit's ConfigMap with the rights of its pods."""
-        answer = self._pod_client().patch(self._configmap(unit), json=change, headers=objects.MERGE)
+        answer = self._pod_client(unit).patch(self._configmap(unit), json=change, headers=objects.MERGE)
         assert answer.is_success, answer.text
 
     def renew_token(self) -> None:
         """Pods that begin from now on get a new token."""
-        if self._account is not None:
-            self._account.close()
-        self._account = None
+        for account in self._accounts.values():
+            account.close()
+        self._accounts.clear()
 
     def _list(self):
         return objects.get(self._admin, f"/api/v1/namespaces/{self.namespace}/pods")["items"]
@@ -173,11 +173,14 @@ class FakePods:
         self.ran.append(order["stage"])
         return pack_manifest(self._manifests[key])
 
-    def _pod_client(self) -> httpx.Client:
-        if self._account is None:
-            account = access_name(self.resource.metadata.name)
-            self._account = self.client.rest(self.client.service_account(self.namespace, account))
-        return self._account
+    def _pod_client(self, unit: str) -> httpx.Client:
+        """As the account of the Job's pods; where there is none any more, as that of the stages."""
+        pods = (pod for pod in self._list() if pod["metadata"]["labels"].get("batch.kubernetes.io/job-name") == unit)
+        pod = next(pods, None)
+        name = pod["spec"]["serviceAccountName"] if pod else access_name(self.resource.metadata.name, STAGES)
+        if name not in self._accounts:
+            self._accounts[name] = self.client.rest(self.client.service_account(self.namespace, name))
+        return self._accounts[name]
 
 
 def _is_being_deleted(item) -> bool:

@@ -6,9 +6,19 @@ import re
 
 import pytest
 
+from multitask_api.cluster import GC
+from multitask_api.serving_io.verify import VERIFY_REVISION
 from multitask_api.stages.versions import VERSIONS
 from multitask_operator.objects import names
-from multitask_operator.objects.names import Owner, access_name, clean_up_name, resolve_name, run_name, stage_job_name
+from multitask_operator.objects.names import (
+    STAGES,
+    Owner,
+    access_name,
+    clean_up_name,
+    resolve_name,
+    run_name,
+    stage_job_name,
+)
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from support.object_samples import OWNER, job_spec, ready, resource
 
@@ -35,7 +45,8 @@ def test_names_of_jobs(sentence, model, expected):
 def test_every_name_is_a_dns_label_with_room_for_a_pod_index(model):
     owner = Owner("ns", model, "uid")
     generated = [stage_job_name(model, kind, [DIGEST]) for kind in VERSIONS]
-    generated += [resolve_name(owner, 2**31, "again"), run_name(model, 2**31), access_name(model), clean_up_name(owner)]
+    generated += [resolve_name(owner, 2**31, "again"), run_name(model, 2**31), clean_up_name(owner)]
+    generated += [access_name(model, kind) for kind in (STAGES, GC, VERIFY_REVISION)]
     for name in generated:
         assert LABEL.fullmatch(name), name
         assert len(name) + len("-63") <= 63, name
@@ -43,8 +54,10 @@ def test_every_name_is_a_dns_label_with_room_for_a_pod_index(model):
 
 def test_models_whose_long_names_begin_alike_do_not_share_children():
     one, other = f"{LONG}-a", f"{LONG}-b"
-    for name in (lambda model: stage_job_name(model, "base", [DIGEST]), lambda model: run_name(model, 1), access_name):
+    for name in (lambda model: stage_job_name(model, "base", [DIGEST]), lambda model: run_name(model, 1)):
         assert name(one) != name(other)
+    for kind in (STAGES, GC, VERIFY_REVISION):
+        assert access_name(one, kind) != access_name(other, kind)
 
 
 def test_the_name_of_a_job_of_several_stages_does_not_depend_on_their_sequence():
