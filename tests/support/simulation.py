@@ -256,9 +256,9 @@ class Cluster:
         ]
 
     def finish(self, name):
-        """The Job completes: its pod has reported everything. Without its ConfigMap a pod can only wait."""
+        """The Job completes: its pod has reported everything. Without its ConfigMap, or the right, it can only wait."""
         configmap = self.objects.get(("ConfigMap", name))
-        if configmap is None:
+        if configmap is None or not self.writers(name):
             return
         self.check_access(name)
         kind = self.objects["Job", name]["metadata"]["labels"][KIND_LABEL]

@@ -44,7 +44,8 @@ def from_outside(cluster, ready):
 
 def chart(namespace, *kinds):
     """What the chart renders of these kinds for an operator of one namespace, in it."""
-    settings = f"namespaces={{{namespace}}},aggregatedRoles=false,crds.enabled=false,gateway.enabled=false"
+    settings = f"namespaces={{{namespace}}},aggregatedRoles=false,crds.enabled=false"
+    settings += ",serving.enabled=false,gateway.enabled=false"
     return [item for item in rendered("--set", settings, namespace=namespace) if item["kind"] in kinds]
 
 

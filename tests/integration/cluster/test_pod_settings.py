@@ -216,7 +216,7 @@ def test_claimed_devices_are_taken_instead_of_the_gpu_resource(rest: httpx.Clien
 def test_what_the_chart_adds_reaches_a_pod(rest: httpx.Client, namespace: str) -> None:
     common = {"metadata": {"labels": {"cost-center": "ml"}}, "spec": {"terminationGracePeriodSeconds": 7}}
     options = ("--set-json", f"stagePods={json.dumps({'podTemplate': common})}", "--set", "openshift=true")
-    options = (*options, "--set", "gateway.enabled=false")
+    options = (*options, "--set", "serving.enabled=false,gateway.enabled=false")
     (deployment,) = (item for item in chart.rendered(*options) if item["kind"] == "Deployment")
     (operator,) = deployment["spec"]["template"]["spec"]["containers"]
     settings = read_settings({}, {each["name"]: each["value"] for each in operator["env"]})

@@ -33,7 +33,7 @@ USER = "short-of-rights"
 
 def rules(without: tuple[str, str] | None = None) -> list[Object]:
     """Those of the chart, but for a verb on a resource."""
-    documents = chart.rendered("--set", "namespaces={any},gateway.enabled=false")
+    documents = chart.rendered("--set", "namespaces={any},serving.enabled=false,gateway.enabled=false")
     (role,) = (item for item in documents if item["kind"] == "Role")
     split = [{**rule, "resources": [each]} for rule in role["rules"] for each in rule["resources"]]
     if without is not None:

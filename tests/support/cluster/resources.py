@@ -227,7 +227,12 @@ def route_status() -> Object:
         "finished": now,
         "order": "pause 4567cdef now",
         "retry": "89abcdef now",
+        "approved": "0a1b2c3d",
+        "givesWay": "PodByPod",
+        "givesWayServers": 2,
+        "givesWaySince": now,
     }
     rejected = {"revision": "89abcdef", "task": "urgent", "reason": "AnalysisFailed", "message": "slower", "time": now}
     gateway = {"name": "gateway-0", "observedGeneration": 3, "time": now}
-    return {"gateways": [gateway], "rollout": rollout, "rejected": [rejected]}
+    served = {"revision": "0123abcd", "tasks": ["urgent"]}
+    return {"gateways": [gateway], "rollout": rollout, "rejected": [rejected], "served": [served]}

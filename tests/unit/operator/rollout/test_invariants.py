@@ -41,6 +41,7 @@ class Checked(World):
         super().__init__(**fields)
         self.rejected = set()
         self.served = set()
+        self.tried = set()
         self.last = {}
 
     def order(self, action, revision=None):
@@ -61,6 +62,7 @@ class Checked(World):
                 (revision, weight), *_ = [*weights.items(), ("", 0)]
                 if weight == 100 and state is not None and (state.finished or state.revision != revision):
                     self.served.add((revision, name))
+                self.tried |= {(each, name) for each, weight in weights.items() if weight}
         return changed
 
     def _check(self, seen, before) -> None:
@@ -97,7 +99,9 @@ class Checked(World):
                     # An operator that is killed before it writes the table cannot lower a weight with that write.
                     left = was if self.torn else 0
                     assert backend.weight <= max(shares[backend.revision], left), "more than its servers can take"
-                    if not was and before.get(entry.name) and not is_back and "promote" not in state.order:
+                    # One that had traffic, and lost it while its servers were away, goes on where it was.
+                    is_first = not was and (backend.revision, entry.name) not in self.tried
+                    if is_first and before.get(entry.name) and not is_back and "promote" not in state.order:
                         assert backend.weight <= self.serving.rollout.steps[0], "it takes no steps"
         kept = {name for name in TASKS if before.get(name) and all(item.task(name) for item in self.revisions.values())}
         for name in kept:
@@ -160,6 +164,7 @@ def happen(world: World, what: tuple) -> None:
 
 
 @example([("gateway", "dead"), ("order", "abort"), ("wait", 61)], (10, 50, 100), 2, False)
+@example([("wait", 600), ("ready", "two", 0), ("ready", "two", 1)], (10, 50, 100), 2, False)
 @example([("ready", "two", 1)], (100,), 2, False)
 @example([("train", "same"), ("ready", "two", 0)], (10, 50, 100), 1, True)
 @example([("bad", "urgency"), ("bad", "stance"), ("train", "same"), ("wait", 61), ("order", "retry")], (100,), 2, False)
