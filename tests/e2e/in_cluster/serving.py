@@ -95,18 +95,15 @@ def record_of(namespace: Namespace, model: str, revision: str) -> Revision | Non
     return Revision.model_validate_json(found.json()["data"][REVISION_KEY]) if found.is_success else None
 
 
-def restart_gateways(client: ClusterClient) -> None:
-    """Replace all gateways, as an upgrade of their image does."""
-    arguments = ("--namespace", OPERATOR_NAMESPACE)
-    client.kubectl("rollout", "restart", f"deployment/{GATEWAY}", *arguments)
-    client.kubectl("rollout", "status", f"deployment/{GATEWAY}", *arguments, "--timeout", "300s")
-    deployment = client.get("deployments", GATEWAY, *arguments)
-    count = deployment["spec"]["replicas"]
-    until(
-        "the old gateways have ended",
-        lambda: len(client.get("pods", *arguments, "--selector", GATEWAY_PODS)["items"]) == count,
-        240,
-    )
+def gateway_uids(client: ClusterClient) -> set[str]:
+    """UIDs of the pods of the gateways, those that end too."""
+    pods = client.get("pods", "--namespace", OPERATOR_NAMESPACE, "--selector", GATEWAY_PODS)["items"]
+    return {pod["metadata"]["uid"] for pod in pods}
+
+
+def wait_until_replaced(client: ClusterClient, gateways: set[str], seconds: float) -> None:
+    """Wait until none of these gateways is left."""
+    until("the old gateways have ended", lambda: not gateways & gateway_uids(client), seconds)
 
 
 def kill_server(node: OneNode, namespace: Namespace, model: str, seconds: float) -> None:

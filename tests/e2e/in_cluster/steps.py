@@ -46,12 +46,13 @@ def chart_values(plan: Mapping[str, Any]) -> Map:
     return values
 
 
-def install(client: ClusterClient, values: Map) -> None:
-    """``helm install``, and wait until operator and gateways are ready."""
+def install_or_upgrade(client: ClusterClient, chart: Path, values: Map) -> None:
+    """``helm upgrade --install``, and wait until operator and gateways are ready."""
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
         json.dump(values, file)
         file.flush()
-        helm(client, "install", "multitask", str(CHART), "--create-namespace", "--wait", "--values", file.name)
+        options = ("--install", "--create-namespace", "--wait", "--values", file.name)
+        helm(client, "upgrade", "multitask", str(chart), *options)
 
 
 def helm(client: ClusterClient, *arguments: str) -> str:

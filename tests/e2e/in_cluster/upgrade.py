@@ -1,21 +1,26 @@
-"""An operator of another release: the one that is installed, with other versions of the stages.
+"""Upgrades: an operator of another release, and another chart.
 
 A newer release whose stages compute something else differs from this one in the file ``versions.py``; the file is laid
-over that of the image, and the Deployment rolled.
+over that of the image, and the Deployment rolled. The older chart is a frozen one.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import tarfile
 import time
+from collections.abc import Callable
+from pathlib import Path
 
 from devcluster.cluster_client import ClusterClient
 from e2e.in_cluster.namespace import Namespace
 from e2e.in_cluster.serving import server_pods
+from e2e.in_cluster.steps import ROOT
 from multitask_api.stages import versions
 
 OPERATOR = "multitask-multitask-operator"
+_SHIPPED = ROOT / "tests/fixtures/frozen/chart-0.1.0-gateway.tgz"
 _NAMESPACE = "multitask"
 _NAME = "other-release"
 #: Programs for the operator's Python: where the file is, and what it says.
@@ -56,6 +61,13 @@ def install_release(client: ClusterClient, *, newer_by: int, serving_image: str 
     assert json.loads(shown) == expected, shown
 
 
+def shipped_chart(folder: Path) -> Path:
+    """The chart that installed gateways first, unpacked below ``folder``."""
+    with tarfile.open(_SHIPPED) as archive:
+        archive.extractall(folder / "shipped", filter="data")
+    return folder / "shipped" / "multitask-operator"
+
+
 def raised_source(newer_by: int) -> str:
     """The source of ``versions.py`` with every number of VERSIONS, and of no other table, higher by ``newer_by``."""
     with open(versions.__file__, encoding="utf-8") as file:  # noqa: PTH123 - a module's own file
@@ -66,10 +78,14 @@ def raised_source(newer_by: int) -> str:
     return before + name + raised + brace + after
 
 
-def assert_nothing_happens(namespace: Namespace, model: str, seconds: float) -> str:
-    """For ``seconds`` the model stays trained on the same revision, without a new Job; its servers and routes stay."""
+def assert_nothing_happens(namespace: Namespace, model: str, change: Callable[[], None], seconds: float) -> str:
+    """Through ``change`` and ``seconds`` after it nothing is trained or rolled out.
+
+    The model stays trained on the same revision, without a new Job; its servers and routes stay.
+    """
     jobs = {job["metadata"]["uid"] for job in namespace.jobs(model)}
-    before, served = namespace.model(model)["status"], _served(namespace, model)
+    revision, served = namespace.model(model)["status"].get("revision"), _served(namespace, model)
+    change()
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         now = namespace.model(model)["status"]
@@ -77,10 +93,10 @@ def assert_nothing_happens(namespace: Namespace, model: str, seconds: float) -> 
         assert not new, f"{len(new)} Jobs are new"
         reasons = {each["type"]: (each["status"], each["reason"]) for each in now["conditions"]}
         assert reasons["Trained"] == ("True", "Trained"), reasons
-        assert now.get("revision") == before.get("revision")
+        assert now.get("revision") == revision
         assert _served(namespace, model) == served
         time.sleep(2)
-    return f"{len(jobs)} Jobs, revision {before.get('revision')}, {len(served) - 1} servers"
+    return f"{len(jobs)} Jobs, revision {revision}, {len(served) - 1} servers"
 
 
 def _served(namespace: Namespace, model: str) -> list[object]:

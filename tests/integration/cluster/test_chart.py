@@ -19,7 +19,7 @@ from devcluster.control_plane import ControlPlane
 from multitask_api.serving_io.names import GATEWAY_PORT
 from support.cluster import resources
 
-FIRST = Path(__file__).parents[2] / "fixtures/frozen/chart-0.1.0-first.tgz"
+FROZEN = Path(__file__).parents[2] / "fixtures" / "frozen"
 RELEASE, NAMESPACE, GATEWAY, OPERATOR = "mtm", "operators", "mtm-gateway", "mtm-multitask-operator"
 MODELS = "/apis/multitask.dev/v1alpha1/namespaces/default/multitaskmodels"
 
@@ -115,8 +115,9 @@ def secrets_of(rest: httpx.Client) -> dict[str, dict[str, str]]:
 
 
 def test_an_upgrade_from_the_first_chart_keeps_what_there_is(fresh: tuple[ClusterClient, Helm], tmp_path: Path) -> None:
+    # That of the next chart, with revisions and traffic, is a step of tests/e2e/in_cluster.
     client, helm = fresh
-    with tarfile.open(FIRST) as archive:
+    with tarfile.open(FROZEN / "chart-0.1.0-first.tgz") as archive:
         archive.extractall(tmp_path / "first", filter="data")
     helm("install", RELEASE, str(tmp_path / "first/multitask-operator"), "--create-namespace")
     with client.rest() as rest:
