@@ -99,6 +99,10 @@ class OneNode:
         """Kill a container's processes with SIGKILL, as the kernel does when memory runs out."""
         self._ctr("tasks", "kill", "--all", "--signal", "SIGKILL", container)
 
+    def tag(self, reference: str, other: str) -> None:
+        """Give an image another reference too."""
+        self._ctr("images", "tag", "--force", reference, other)
+
     def _close(self) -> None:
         self._processes.stop("kubelet")
         with contextlib.suppress(OSError):

@@ -28,7 +28,7 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 from devcluster import binaries, images, namespaces, objects
 from devcluster.image_build import environment
 from devcluster.one_node import OneNode, missing_requirements, remove_stale_cgroups
-from e2e.in_cluster import model_file, preflight, serving, steps, upgrade, volumes
+from e2e.in_cluster import model_file, preflight, serving, steps, tutorial, upgrade, volumes
 from e2e.in_cluster.namespace import Namespace
 from e2e.in_cluster.routing_rule import RoutingRule
 from e2e.in_cluster.traffic import Traffic
@@ -67,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Build, run the files on this machine, then in a cluster."""
     parser = argparse.ArgumentParser(description="Run the product in a real cluster of one node.")
     parser.add_argument("--reduced", action="store_true", help="a small suite instead of the support desk")
+    parser.add_argument("--tutorial", action="store_true", help="follow docs/tutorial.md instead, and write its output")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
     if arguments.inside:
@@ -80,11 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.reduced:
         print("reduced: a suite of four small tasks stands in for the support desk", flush=True)
     with step("programs and images are built"):
-        plan = build(reduced=arguments.reduced)
+        plan = build(reduced=arguments.reduced) | {"tutorial": arguments.tutorial}
     folder = Path(tempfile.mkdtemp(prefix="mtm-"))  # short: sockets lie below it
     try:
         plan |= {"folder": str(folder)}
-        run_locally(folder, plan)
+        if not arguments.tutorial:
+            run_locally(folder, plan)
         (folder / "plan.json").write_text(json.dumps(plan), "utf-8")
         with step("the cluster and everything in it have ended"):
             status = _enter(folder / "plan.json")
@@ -166,6 +168,14 @@ def run_in_cluster(plan: Mapping[str, Any]) -> int:
     with OneNode(folder / "node", store, archives, plan["pause"]) as node, node.client.rest() as rest:
         print_line(f"{node.seconds:.1f} s: the node is ready")
         namespace = Namespace(node.client, rest, "team")
+        if plan["tutorial"]:
+            with step(f"docs/{tutorial.PAGE.name}, word for word"):
+                values = steps.chart_values(plan) | {
+                    "stagePods": {"podTemplate": plan["podTemplate"]},
+                    "serving": {"podTemplate": plan["serverPodTemplate"]},
+                }
+                tutorial.follow(node, folder, values, plan["chart"]["gatewayImage"])
+            return 0
         try:
             with step("helm install of the first chart with gateways: operator and gateways are ready"):
                 steps.install_or_upgrade(node.client, upgrade.shipped_chart(folder), steps.chart_values(plan))
