@@ -13,6 +13,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 from multitask_client import AsyncTaskClient, GatewayError, Prediction, Tls
@@ -22,10 +23,11 @@ TIMEOUT_S = 60.0
 
 
 class Load:
-    """What came of the requests so far."""
+    """What came of the requests so far. ``labels``: task → the true label of its answers, to be reported."""
 
-    def __init__(self, client: AsyncTaskClient) -> None:
+    def __init__(self, client: AsyncTaskClient, labels: Mapping[str, str]) -> None:
         self._client = client
+        self._labels = labels
         self._answers: dict[str, Counter[str]] = {}
         self._errors: list[str] = []
         self._failed = 0
@@ -39,6 +41,8 @@ class Load:
                 prediction = parts[-1]
             else:
                 prediction = await self._client.predict(name, text="please, about my invoice, soon")
+                if name in self._labels:
+                    await self._client.report_label(prediction.request_id, self._labels[name])
             assert isinstance(prediction, Prediction), prediction
             self._answers.setdefault(name, Counter())[prediction.revision] += 1
         except GatewayError as error:
@@ -57,7 +61,7 @@ async def run(options: argparse.Namespace) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     key = options.api_key_file.read_text().strip()
     async with AsyncTaskClient(options.address, timeout_s=TIMEOUT_S, api_key=key, tls=Tls(ca=options.ca)) as client:
-        load = Load(client)
+        load = Load(client, dict(each.split("=") for each in options.labels))
         async with asyncio.TaskGroup() as group:
 
             async def at_rate(name: str, rate: float, *, is_stream: bool) -> None:
@@ -92,4 +96,5 @@ if __name__ == "__main__":
     parser.add_argument("--api-key-file", type=Path, required=True)
     parser.add_argument("--unary", nargs="*", default=[], metavar="NAME=RATE")
     parser.add_argument("--stream", nargs="*", default=[], metavar="NAME=RATE")
+    parser.add_argument("--labels", nargs="*", default=[], metavar="NAME=LABEL", help="the true labels, to be reported")
     asyncio.run(run(parser.parse_args()))

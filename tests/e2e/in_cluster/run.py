@@ -15,8 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,36 +27,15 @@ sys.path.insert(0, str(Path(__file__).parents[3] / "tools"))
 from devcluster import binaries, images, namespaces, objects
 from devcluster.image_build import environment
 from devcluster.one_node import OneNode, missing_requirements, remove_stale_cgroups
-from e2e.in_cluster import model_file, preflight, serving, steps, tutorial, upgrade, volumes
+from e2e.in_cluster import model_file, preflight, serving, steps, tutorial, under_load, upgrade, volumes
 from e2e.in_cluster.namespace import Namespace
-from e2e.in_cluster.routing_rule import RoutingRule
-from e2e.in_cluster.traffic import Traffic
+from e2e.in_cluster.output import print_line, step
 from support import small_suite as suite
 
 Map = dict[str, Any]
 EXAMPLE = steps.ROOT / "examples" / "support-desk"
-SMALL_SECONDS, LARGE_SECONDS = 900, 3600
-#: So long nothing may happen after an upgrade: the operator looks at every model as soon as it is ready.
-_QUIET_SECONDS = 30
+LARGE_SECONDS = 3600
 _STORE = "one-node"
-#: Requests a second: enough for a step of a rollout, and one task that is seldom called.
-UNARY, STREAMS = {"team/desk/urgency": 3.0, "team/desk/topic": 0.1}, {"team/desk/reply": 1.0}
-SERVERS, OPERATOR_KILLS = 2, 2
-#: An image that no node has: pods that got it would never start.
-OTHER_IMAGE = "multitask-serving:of-another-release"
-
-
-@contextmanager
-def step(what: str) -> Iterator[list[str]]:
-    """Print the step and its seconds when it is done, with the last line that was added to the list."""
-    began, results = time.monotonic(), list[str]()
-    yield results
-    print(f"{time.monotonic() - began:7.1f} s  {what}{f': {results[-1]}' if results else ''}", flush=True)
-
-
-def print_line(line: str) -> None:
-    """Print a line of a step that is running."""
-    print(f"           {line}", flush=True)
 
 
 # -- on this machine ---------------------------------------------------------------------------------------------------
@@ -192,7 +170,7 @@ def run_in_cluster(plan: Mapping[str, Any]) -> int:
 def support_desk(namespace: Namespace, folder: Path) -> None:
     """The example, unchanged: applied, trained, evaluated, with the results of the run on this machine."""
     name = "support-desk"
-    namespace.apply(stdin=volumes.persistent_volume(namespace.name, name, _let_pods_write(folder / name)))
+    namespace.apply(stdin=volumes.persistent_volume(namespace.name, name, volumes.let_pods_write(folder / name)))
     with step("kubectl apply --server-side -f examples/support-desk: Trained"):
         namespace.apply("-f", str(EXAMPLE))
         namespace.wait_until_trained(name, print_line, LARGE_SECONDS)
@@ -203,20 +181,20 @@ def support_desk(namespace: Namespace, folder: Path) -> None:
     with step("every stage ran once") as results:
         results.append(f"{steps.assert_each_stage_ran_once(namespace, name)} stages")
     with step("kubectl delete mtm support-desk: nothing owned is left, the artifacts stay (retain: true)"):
-        steps.delete(namespace, name, SMALL_SECONDS)
+        steps.delete(namespace, name, steps.SMALL_SECONDS)
         assert list((folder / name / "artifacts" / "stages").iterdir())
 
 
 def small_suite(node: OneNode, namespace: Namespace, folder: Path, plan: Mapping[str, Any]) -> None:
     """A small suite: trained through an upgrade, served, changed under load; two nodes; deletion."""
-    pvc_folder, document = _let_pods_write(folder / "desk"), small_document(plan)
+    pvc_folder, document = volumes.let_pods_write(folder / "desk"), small_document(plan)
     pvc = volumes.persistent_volume_claim(namespace.name, model_file.PVC)
     namespace.apply(stdin=[volumes.persistent_volume(namespace.name, model_file.PVC, pvc_folder), pvc])
     with step("kubectl apply of the small suite, and a newer operator in the middle of the run: Trained"):
         namespace.apply(stdin=document)
-        steps.wait_until_baselines_run(namespace, "desk", SMALL_SECONDS)
+        steps.wait_until_baselines_run(namespace, "desk", steps.SMALL_SECONDS)
         upgrade.install_release(node.client, newer_by=1)
-        namespace.wait_until_trained("desk", print_line, SMALL_SECONDS)
+        namespace.wait_until_trained("desk", print_line, steps.SMALL_SECONDS)
     _show(namespace, "desk")
     with step("mtm report: the same figures as mtm run of the same file") as results:
         report = namespace.report("desk", folder / "reports" / "desk")
@@ -225,130 +203,31 @@ def small_suite(node: OneNode, namespace: Namespace, folder: Path, plan: Mapping
         results.append(f"{steps.assert_each_stage_ran_once(namespace, 'desk')} stages")
 
     with step("the servers answer") as results:
-        results.append(serving.wait_until_served(namespace, "desk", print_line, SMALL_SECONDS))
+        results.append(serving.wait_until_served(namespace, "desk", print_line, steps.SMALL_SECONDS))
     with step("helm test") as results:
         results.append(serving.helm_test(node.client))
     with step("grpcurl through the gateway's Service") as results:
         results.append(serving.ask_with_grpcurl(namespace, folder, "team/desk/urgency"))
-    traffic = Traffic(namespace, plan["chart"]["gatewayImage"], unary=UNARY, streams=STREAMS)
-    traffic.start()
-    with RoutingRule(namespace) as rule:
-        change_under_load(node, namespace, folder, plan, traffic)
-        print_line(json.dumps(traffic.stop()["answers"]))
-        with step("no shared model was routed that may not answer") as results:
-            results.append(rule.assert_kept())
+    under_load.change(node, namespace, folder, plan, document)
 
     with step("a model with training.nodes: 2: Trained") as results:
         namespace.apply(stdin=model_file.on_two_nodes(document))
-        namespace.wait_until_trained("pair", print_line, SMALL_SECONDS)
+        namespace.wait_until_trained("pair", print_line, steps.SMALL_SECONDS)
         results.append(steps.assert_ran_on_two_nodes(namespace, "pair"))
 
     with step("kubectl delete mtm desk: nothing owned is left, the artifacts stay (retain: true)"):
-        steps.delete(namespace, "desk", SMALL_SECONDS)
+        steps.delete(namespace, "desk", steps.SMALL_SECONDS)
         assert list((pvc_folder / "artifacts" / "stages").iterdir())
     with step("kubectl delete mtm pair: nothing owned is left, the artifacts are gone (retain: false)"):
-        steps.delete(namespace, "pair", SMALL_SECONDS)
+        steps.delete(namespace, "pair", steps.SMALL_SECONDS)
         left = [path for path in (pvc_folder / "pair").rglob("*") if path.is_file()]
         assert not left, left
-
-
-def change_under_load(
-    node: OneNode, namespace: Namespace, folder: Path, plan: Mapping[str, Any], traffic: Traffic
-) -> None:
-    """Upgrades, another revision, faults and rollbacks, while requests come."""
-    pvc_folder, document = folder / "desk", small_document(plan)
-    with step("a newer operator with other images after the run: nothing is trained or rolled out") as results:
-
-        def install_release() -> None:
-            upgrade.install_release(node.client, newer_by=2, serving_image=OTHER_IMAGE)
-
-        results.append(upgrade.assert_nothing_happens(namespace, "desk", install_release, _QUIET_SECONDS))
-    with step("back to this release"):
-        upgrade.install_release(node.client, newer_by=0, serving_image=plan["chart"]["servingImage"])
-
-    before = {job["metadata"]["name"] for job in namespace.jobs("desk")}
-    with step("a task is added, and the trainer of the mixture killed in mid-stage: Trained"):
-        larger = model_file.with_another_task(document, pvc_folder)
-        namespace.apply(stdin=larger)
-        _let_pods_write(pvc_folder)
-        steps.kill_after_checkpoint(
-            node, namespace, "desk", "mixture/classification", pvc_folder / "artifacts", SMALL_SECONDS
-        )
-        namespace.wait_until_trained("desk", print_line, SMALL_SECONDS)
-    with step("only what changed has run") as results:
-        results.append(steps.assert_only_changes_ran(namespace, "desk", before))
-    with step("the killed stage has resumed") as results:
-        results.append(steps.assert_resumed(namespace, "desk", "mixture/classification"))
-    with step(f"its revision is rolled out, and the operator killed {OPERATOR_KILLS} times meanwhile") as results:
-        kills = iter(range(OPERATOR_KILLS))
-
-        def kill_operator(line: str) -> None:
-            print_line(line)
-            if line.startswith("step ") and next(kills, None) is not None:
-                serving.kill_operator(node, namespace.client)
-
-        results.append(serving.wait_until_served(namespace, "desk", kill_operator, SMALL_SECONDS))
-    with step("the new task answers") as results:
-        results.append(serving.ask_with_grpcurl(namespace, folder, "team/desk/temper"))
-        serving.wait_until_old_servers_are_gone(namespace, "desk", SERVERS, SMALL_SECONDS)
-    with step("no request has failed through upgrade and rollout") as results:
-        results.append(traffic.assert_nothing_failed())
-    upgrade_chart(node, namespace, plan, traffic)
-    survive_faults(node, namespace, traffic)
-    turn_back(namespace, larger, traffic)
-
-
-def upgrade_chart(node: OneNode, namespace: Namespace, plan: Mapping[str, Any], traffic: Traffic) -> None:
-    """The chart of this checkout over the older one, with gateways and operator replaced: no request fails."""
-    values, before = steps.chart_values(plan), serving.gateway_uids(node.client)
-    values["podAnnotations"] = values["gateway"]["podAnnotations"] = {"replaced-by": "the upgrade"}
-    what = "helm upgrade to this chart: gateways and operator are replaced, nothing is trained or rolled out"
-    with step(what) as results:
-
-        def install_chart() -> None:
-            steps.install_or_upgrade(node.client, steps.CHART, values)
-            serving.wait_until_replaced(node.client, before, 240)
-
-        results.append(upgrade.assert_nothing_happens(namespace, "desk", install_chart, _QUIET_SECONDS))
-        results.append(f"{results[-1]}; {traffic.assert_nothing_failed()}")
-
-
-def survive_faults(node: OneNode, namespace: Namespace, traffic: Traffic) -> None:
-    """What may happen to servers: no request fails."""
-    with step("a server is killed") as results:
-        serving.kill_server(node, namespace, "desk", SMALL_SECONDS)
-        results.append(traffic.assert_nothing_failed())
-    with step("a server is evicted") as results:
-        serving.evict_server(namespace, "desk", SMALL_SECONDS)
-        results.append(traffic.assert_nothing_failed())
-
-
-def turn_back(namespace: Namespace, document: Map, traffic: Traffic) -> None:
-    """A rollback by a person, and one that the operator does by itself; no request fails."""
-    with step("mtm rollback desk, and --undo") as results:
-        results.append(serving.roll_back_and_forth(namespace, "desk", SMALL_SECONDS))
-        serving.wait_until_served(namespace, "desk", print_line, SMALL_SECONDS)
-        traffic.assert_nothing_failed()
-    with step("a revision that is slow only under live traffic goes back by itself, and is not tried again") as results:
-        faults = {"urgency": {"seconds": 10}}
-        # What the suite allows on a busy machine would hide it.
-        namespace.apply(stdin=model_file.with_faulty_servers(document, faults, latency_ratio=5))
-        results.append(serving.wait_until_rolled_back(namespace, "desk", "urgency", SMALL_SECONDS))
-        serving.assert_not_tried_again(namespace, "desk", _QUIET_SECONDS / 2)
-        traffic.assert_nothing_failed()
 
 
 def _show(namespace: Namespace, model: str) -> None:
     """Print what `kubectl get` and `mtm status` show."""
     print(namespace.client.kubectl("get", "mtm", "--namespace", namespace.name).stdout, end="", flush=True)
     print(namespace.mtm("status", model), flush=True)
-
-
-def _let_pods_write(folder: Path) -> Path:
-    """Make the folder writable for pods, which run as another user in group 10001."""
-    subprocess.run(["chgrp", "-R", "10001", str(folder)], check=True)
-    subprocess.run(["chmod", "-R", "g+rwX", str(folder)], check=True)
-    return folder
 
 
 if __name__ == "__main__":

@@ -38,6 +38,16 @@ def helm_test(client: ClusterClient) -> str:
 
 def ask_with_grpcurl(namespace: Namespace, folder: Path, task: str) -> str:
     """``grpcurl`` finds the service by reflection at the gateway's Service, and gets an answer; its label or text."""
+    answer = _ask(namespace, folder, task)
+    return f"{answer.get('label') or answer['text']!r} of revision {answer['revision']}"
+
+
+def label_of(namespace: Namespace, folder: Path, task: str) -> str:
+    """The label that the gateway answers now."""
+    return str(_ask(namespace, folder, task)["label"])
+
+
+def _ask(namespace: Namespace, folder: Path, task: str) -> Map:
     ca = folder / "ca.crt"
     ca.write_bytes(_secret(namespace, f"{GATEWAY}-tls", "ca.crt"))
     key = _secret(namespace, f"{GATEWAY}-key", "api-key").decode().strip()
@@ -47,8 +57,8 @@ def ask_with_grpcurl(namespace: Namespace, folder: Path, task: str) -> str:
     argv += ["-d", json.dumps(request), f"{service['spec']['clusterIP']}:{PORT}", "multitask.v1.TaskGateway/Predict"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
-    return f"{answer.get('label') or answer['text']!r} of revision {answer['revision']}"
+    answer: Map = json.loads(done.stdout)
+    return answer
 
 
 def wait_until_served(namespace: Namespace, model: str, report: Callable[[str], None], seconds: float) -> str:

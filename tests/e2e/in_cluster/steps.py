@@ -23,6 +23,8 @@ Report = Callable[[str], None]
 ROOT = Path(__file__).resolve().parents[3]
 CHART = ROOT / "helm" / "multitask-operator"
 OPERATOR_NAMESPACE = "multitask"
+SMALL_SECONDS = 900
+"""Within which each step of the small suite has to come to its end."""
 #: The stages that run again for a new task that saturates early.
 STAGES_OF_A_NEW_TASK = {
     "prepare/temper",
@@ -37,7 +39,7 @@ STAGES_OF_A_NEW_TASK = {
 
 def chart_values(plan: Mapping[str, Any]) -> Map:
     """Values of the chart for the images of this checkout, on a node of two cores."""
-    values: Map = {"gateway": {"resources": {"requests": {"cpu": "50m"}}}}
+    values: Map = {"gateway": {"resources": {"requests": {"cpu": "50m"}}, "labels": {"enabled": True}}}
     for name, image in plan["chart"].items():
         repository, _, tag = image.rpartition(":")
         values[name] = {"repository": repository, "tag": tag}

@@ -17,18 +17,23 @@ from e2e.in_cluster.serving import GATEWAY, HOST, PORT
 from e2e.in_cluster.steps import OPERATOR_NAMESPACE
 
 Map = dict[str, Any]
-_NAME = "load"
+_PROGRAM = "load"
 _SECRETS = {"tls": f"{GATEWAY}-tls", "key": f"{GATEWAY}-key"}
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """A pod of the gateway's ``image`` whose program is `load`; task → requests a second."""
+    """A pod ``name`` of the gateway's ``image`` whose program is `load`; task → requests a second.
+
+    ``labels``: task → the true label of all its answers, which is reported to the gateway after each.
+    """
 
     namespace: Namespace
     image: str
+    name: str = _PROGRAM
     unary: Mapping[str, float] = field(default_factory=dict)
     streams: Mapping[str, float] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def start(self) -> None:
         """Start it, and wait for its first answer."""
@@ -36,11 +41,11 @@ class Traffic:
         configmap = {
             "apiVersion": "v1",
             "kind": "ConfigMap",
-            "metadata": {"name": _NAME},
+            "metadata": {"name": _PROGRAM},
             "data": {"load.py": script},
         }
         self._client.kubectl("apply", "--namespace", OPERATOR_NAMESPACE, "-f", "-", stdin=[configmap, self._pod()])
-        until(f"{_NAME} has answers", lambda: bool(self._counts().get("answers")), 120)
+        until(f"{self.name} has answers", lambda: bool(self._counts().get("answers")), 120)
 
     def assert_nothing_failed(self) -> str:
         """No request has failed up to now, and there are more answers than a moment ago; how many there are."""
@@ -53,8 +58,8 @@ class Traffic:
     def stop(self) -> Map:
         """End it; all its counts."""
         terminate = ("python", "-c", "import os, signal; os.kill(1, signal.SIGTERM)")
-        self._client.kubectl("exec", _NAME, "--namespace", OPERATOR_NAMESPACE, "--", *terminate)
-        ended = f"{_NAME} has ended"
+        self._client.kubectl("exec", self.name, "--namespace", OPERATOR_NAMESPACE, "--", *terminate)
+        ended = f"{self.name} has ended"
         until(ended, lambda: objects.get(self.namespace.rest, self._path)["status"]["phase"] == "Succeeded", 120)
         return self._counts()
 
@@ -64,24 +69,24 @@ class Traffic:
 
     @property
     def _path(self) -> str:
-        return f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{_NAME}"
+        return f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods/{self.name}"
 
     def _pod(self) -> Map:
         command = ["python", "/load/load.py", f"--address={HOST}:{PORT}", "--ca=/tls/ca.crt"]
         command += ["--api-key-file=/key/api-key"]
-        for option, rates in (("--unary", self.unary), ("--stream", self.streams)):
-            command += [option, *(f"{task}={rate}" for task, rate in rates.items())]
-        mounts = [{"name": name, "mountPath": f"/{name}"} for name in (_NAME, *_SECRETS)]
+        for option, values in (("--unary", self.unary), ("--stream", self.streams), ("--labels", self.labels)):
+            command += [option, *(f"{task}={value}" for task, value in values.items())]
+        mounts = [{"name": name, "mountPath": f"/{name}"} for name in (_PROGRAM, *_SECRETS)]
         return {
             "apiVersion": "v1",
             "kind": "Pod",
-            "metadata": {"name": _NAME},
+            "metadata": {"name": self.name},
             "spec": {
                 "restartPolicy": "Never",
                 "terminationGracePeriodSeconds": 90,
                 "containers": [
                     {
-                        "name": _NAME,
+                        "name": self.name,
                         "image": self.image,
                         "imagePullPolicy": "Never",
                         "command": command,
@@ -89,7 +94,7 @@ class Traffic:
                     }
                 ],
                 "volumes": [
-                    {"name": _NAME, "configMap": {"name": _NAME}},
+                    {"name": _PROGRAM, "configMap": {"name": _PROGRAM}},
                     *({"name": name, "secret": {"secretName": secret}} for name, secret in _SECRETS.items()),
                 ],
             },

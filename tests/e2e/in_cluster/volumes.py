@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +37,10 @@ def persistent_volume_claim(namespace: str, name: str, size: str = "4Gi") -> Map
         "metadata": {"name": name, "namespace": namespace},
         "spec": {"accessModes": ["ReadWriteMany"], "resources": {"requests": {"storage": size}}},
     }
+
+
+def let_pods_write(folder: Path) -> Path:
+    """Make the folder writable for pods, which run as another user in group 10001."""
+    subprocess.run(["chgrp", "-R", "10001", str(folder)], check=True)
+    subprocess.run(["chmod", "-R", "g+rwX", str(folder)], check=True)
+    return folder
