@@ -39,6 +39,9 @@ def change(node: OneNode, namespace: Namespace, folder: Path, plan: Mapping[str,
         upgrade_chart(node, namespace, plan, traffic)
         survive_faults(node, namespace, traffic)
         turn_back(namespace, folder, larger, traffic)
+        with step("mtm gc desk: what no kept revision uses is removed, and the tasks answer") as results:
+            freed = namespace.mtm("gc", "desk").splitlines()[-1]
+            results.append(f"{freed}; {traffic.assert_nothing_failed()}")
         print_line(json.dumps(traffic.stop()["answers"]))
         with step("no shared model was routed that may not answer") as results:
             results.append(rule.assert_kept())
