@@ -44,15 +44,16 @@ def with_another_task(model: Map, folder: Path) -> Map:
     return {**model, "spec": {**model["spec"], "tasks": [*model["spec"]["tasks"], task]}}
 
 
-def with_faulty_servers(model: Map, faults: Mapping[str, Map], *, latency_ratio: float) -> list[Map]:
+def with_faulty_servers(model: Map, faults: Mapping[str, Map], *, latency_ratio: float | None = None) -> list[Map]:
     """``model`` with servers that have ``faults`` under live traffic only, and the ConfigMap with what makes them so.
 
-    See ``support.faulty_server``. ``latency_ratio``: so slow may they be.
+    See ``support.faulty_server``. ``latency_ratio``: so slow may they be; None: as before.
     """
     files = {path.name: path.read_text("utf-8") for path in sorted(FAULTY_SERVER.glob("*.py"))}
     configmap = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "fault"}, "data": files}
     faulty = copy.deepcopy(model)
-    faulty["spec"]["serving"]["rollout"]["analysis"]["maxLatencyRatio"] = latency_ratio
+    if latency_ratio is not None:
+        faulty["spec"]["serving"]["rollout"]["analysis"]["maxLatencyRatio"] = latency_ratio
     template = faulty["spec"]["serving"].setdefault("podTemplate", {}).setdefault("spec", {})
     template.setdefault("volumes", []).append({"name": "fault", "configMap": {"name": "fault"}})
     containers = template.setdefault("containers", [])
