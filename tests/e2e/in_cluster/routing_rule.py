@@ -1,8 +1,13 @@
-"""The routing rule, watched from the gateways' own counters: a shared model answers a task only if it qualified."""
+"""The routing rule, watched from the gateways' own counters.
+
+A shared model answers a task only if it qualified, or is surely better where the verdict is open.
+"""
 
 from __future__ import annotations
 
+import json
 import threading
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +20,7 @@ from e2e.in_cluster.steps import OPERATOR_NAMESPACE
 from multitask_api.bundle import BASELINE
 from multitask_api.serving_io.gateway_state import STATE_PORT, GatewayState
 from multitask_api.serving_io.revision import RevisionTask
+from multitask_api.stage_io.results import EvaluateResult, TaskVerdict
 
 _SECONDS = 1.0
 """Between two looks; a window of a rollout, after which counters begin at 0, is longer."""
@@ -22,10 +28,11 @@ _GATEWAYS = f"/api/v1/namespaces/{OPERATOR_NAMESPACE}/pods?labelSelector={GATEWA
 
 
 class RoutingRule:
-    """Looks at the counters of all gateways from its start to its end."""
+    """Looks at the counters of all gateways from its start to its end. ``stages``: the folder of the artifacts."""
 
-    def __init__(self, namespace: Namespace) -> None:
+    def __init__(self, namespace: Namespace, stages: Path) -> None:
         self._namespace = namespace
+        self._stages = stages
         self._used: dict[tuple[str, str], RevisionTask] = {}
         self._unknown: set[tuple[str, str]] = set()
         self._looks = 0
@@ -46,7 +53,8 @@ class RoutingRule:
         """Every revision had requests only of tasks that it may answer; how much was seen."""
         unknown = sorted(self._unknown - self._used.keys())
         assert not unknown, f"no record says what answers {unknown}"
-        wrong = {pair: task for pair, task in self._used.items() if not may_answer(task)}
+        verdicts = read_verdicts(self._stages)
+        wrong = {pair: task for pair, task in self._used.items() if not may_answer(task, verdicts)}
         assert not wrong, f"routed against the rule: {wrong}"
         assert self._used, "the gateways counted nothing"
         shared = sum(task.served_by != BASELINE for task in self._used.values())
@@ -91,10 +99,15 @@ class RoutingRule:
             self._used[name, revision] = found
 
 
-def may_answer(task: RevisionTask) -> bool:
-    """Whether what the revision has for the task may answer it."""
-    if task.served_by == BASELINE or task.verdict == "Qualified":
+def may_answer(task: RevisionTask, verdicts: list[TaskVerdict]) -> bool:
+    """Whether what the revision has for the task may answer it, by the verdicts that were given."""
+    if task.served_by == BASELINE:
         return True
-    scores = task.score, task.baseline
-    is_better = scores[0] is not None and scores[1] is not None and scores[0] > scores[1]
-    return task.verdict == "Inconclusive" and is_better
+    its = [each for each in verdicts if (each.task, each.score, each.verdict) == (task.name, task.score, task.verdict)]
+    return bool(its) and all(each.verdict == "Qualified" or each.is_surely_better for each in its)
+
+
+def read_verdicts(stages: Path) -> list[TaskVerdict]:
+    """All verdicts that evaluations have stored below the folder."""
+    manifests = [json.loads(path.read_text("utf-8")) for path in (stages / "evaluate").rglob("manifest.json")]
+    return [verdict for each in manifests for verdict in EvaluateResult.model_validate(each["result"]).tasks]

@@ -31,7 +31,7 @@ def change(node: OneNode, namespace: Namespace, folder: Path, plan: Mapping[str,
     """Upgrades, another revision, faults and rollbacks of the model ``desk``, while requests come."""
     traffic = Traffic(namespace, plan["chart"]["gatewayImage"], unary=UNARY, streams=STREAMS)
     traffic.start()
-    with RoutingRule(namespace) as rule:
+    with RoutingRule(namespace, folder / "desk" / "artifacts" / "stages") as rule:
         upgrade_operator(node, namespace, plan)
         larger = add_task(node, namespace, folder, document)
         with step("no request has failed through upgrade and rollout") as results:
@@ -39,12 +39,12 @@ def change(node: OneNode, namespace: Namespace, folder: Path, plan: Mapping[str,
         upgrade_chart(node, namespace, plan, traffic)
         survive_faults(node, namespace, traffic)
         turn_back(namespace, folder, larger, traffic)
-        with step("mtm gc desk: what no kept revision uses is removed, and the tasks answer") as results:
-            freed = namespace.mtm("gc", "desk").splitlines()[-1]
-            results.append(f"{freed}; {traffic.assert_nothing_failed()}")
-        print_line(json.dumps(traffic.stop()["answers"]))
         with step("no shared model was routed that may not answer") as results:
             results.append(rule.assert_kept())
+    with step("mtm gc desk: what no kept revision uses is removed, and the tasks answer") as results:
+        freed = namespace.mtm("gc", "desk").splitlines()[-1]
+        results.append(f"{freed}; {traffic.assert_nothing_failed()}")
+    print_line(json.dumps(traffic.stop()["answers"]))
 
 
 def upgrade_operator(node: OneNode, namespace: Namespace, plan: Mapping[str, Any]) -> None:
