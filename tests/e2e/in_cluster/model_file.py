@@ -26,7 +26,6 @@ def document(pod_template: Mapping[str, Any], server_pod_template: Mapping[str, 
     model["spec"]["serving"] = {
         "replicas": 2,
         "resources": {"requests": {"cpu": "50m", "memory": "1Gi"}},
-        "podTemplate": dict(server_pod_template),
         "rollout": {
             "steps": [25, 100],
             "minRequests": 10,
@@ -34,6 +33,8 @@ def document(pod_template: Mapping[str, Any], server_pod_template: Mapping[str, 
             "analysis": {"interval": 10, "maxLatencyRatio": 30},
         },
     }
+    if server_pod_template:  # server-side apply cannot go from fields in it back to an empty one
+        model["spec"]["serving"]["podTemplate"] = dict(server_pod_template)
     return model
 
 
