@@ -23,6 +23,8 @@ PAGE = ROOT / "docs" / "tutorial.md"
 SECONDS = 3600
 _NAMESPACE, _CLAIM = "team", "models"
 _BLOCK = re.compile(r"^```sh\n(?P<commands>.*?)^```\n(?:\n```\n(?P<output>.*?)^```\n)?", re.DOTALL | re.MULTILINE)
+#: Where the page has the checkout.
+_SHOWN = "/home/user/multitask"
 _MARK = "<<< block {} >>>"
 
 
@@ -41,7 +43,9 @@ def follow(node: OneNode, folder: Path, values: Map, busybox: str) -> None:
     node.tag(busybox, "docker.io/library/busybox:latest")
     text = PAGE.read_text("utf-8")
     blocks = [match["commands"] for match in _BLOCK.finditer(text)]
-    outputs = _run(blocks, checkout, _environment(node, folder, values))
+    outputs = [
+        each.replace(str(checkout), _SHOWN) for each in _run(blocks, checkout, _environment(node, folder, values))
+    ]
     PAGE.write_text(with_outputs(text, outputs), "utf-8")
 
 
