@@ -22,7 +22,7 @@ Map = dict[str, Any]
 PAGE = ROOT / "docs" / "tutorial.md"
 SECONDS = 3600
 _NAMESPACE, _CLAIM = "team", "models"
-_BLOCK = re.compile(r"^```sh\n(?P<commands>.*?)^```\n(?:\n```\n(?P<output>.*?)^```\n)?", re.DOTALL | re.MULTILINE)
+_BLOCK = re.compile(r"^```sh\n(?P<commands>.*?)^```\n(?:\n```text\n(?P<output>.*?)^```\n)?", re.DOTALL | re.MULTILINE)
 #: Where the page has the checkout.
 _SHOWN = "/home/user/multitask"
 _MARK = "<<< block {} >>>"
@@ -55,7 +55,7 @@ def with_outputs(text: str, outputs: list[str]) -> str:
 
     def replaced(match: re.Match[str]) -> str:
         output = next(left)
-        shown = f"\n```\n{output}```\n" if output.strip() else ""
+        shown = f"\n```text\n{output}```\n" if output.strip() else ""
         return f"```sh\n{match['commands']}```\n{shown}"
 
     return _BLOCK.sub(replaced, text)
