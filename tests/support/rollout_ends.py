@@ -25,6 +25,18 @@ def before_the_next_revision(cluster: BusyCluster) -> BusyCluster:
             cluster.finish(cluster.jobs()[0])
 
 
+def serve_beside_a_late_operator(cluster: BusyCluster, looks: int):
+    """To the end of the rollout, with a second operator that is ``looks`` states of the cluster behind."""
+    seen = [cluster.observe() for _ in range(looks)]
+
+    def look():
+        seen.append(cluster.observe())
+        cluster.reconcile()
+        cluster.reconcile(stale=seen.pop(0))
+
+    cluster.serve(look=look)
+
+
 def end_state(cluster: BusyCluster):
     """What must be the same whatever happened in between."""
     settings = {key: item.get("spec") for key, item in cluster.objects.items() if key[0] not in ("Pod", "Job")}

@@ -8,9 +8,7 @@ from multitask_api.types import JsonObject
 from multitask_kubernetes.reflector import Reflector, Source, explained
 from multitask_kubernetes.store import Store
 from multitask_kubernetes.streams import StreamClient
-
-#: Phases of a pod that runs no container again.
-_ENDED = ("Succeeded", "Failed")
+from multitask_operator.reconciler.state.accessors import has_ended
 
 
 class GatewayPods:
@@ -49,7 +47,7 @@ class GatewayPods:
 
 def names_of(pods: tuple[JsonObject, ...]) -> frozenset[str]:
     """The names of those that have not ended."""
-    return frozenset(pod["metadata"]["name"] for pod in pods if pod.get("status", {}).get("phase") not in _ENDED)
+    return frozenset(pod["metadata"]["name"] for pod in pods if not has_ended(pod))
 
 
 def _kept(pod: JsonObject) -> JsonObject:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from multitask_api.types import JsonObject
 from multitask_operator.objects.user_pod_template import CONTAINER
 from multitask_operator.reconciler.blockers import Blocker
-from multitask_operator.reconciler.state.accessors import is_being_deleted, parse_time, true_condition
+from multitask_operator.reconciler.state.accessors import has_ended, is_being_deleted, parse_time, true_condition
 from multitask_operator.reconciler.state.stage_job import StageJob
 
 #: Seconds from the end of a pod's grace period, or from the last sign of its node, until the node counts as lost.
@@ -72,7 +72,7 @@ def _node_lost_at(pod: JsonObject) -> float | None:
 
 def _silent_at(pod: JsonObject) -> float | None:
     """Since when the kubelet has not done what it should have: end a deleted pod, or keep a running one ready."""
-    if pod.get("status", {}).get("phase") in ("Succeeded", "Failed") or not pod.get("spec", {}).get("nodeName"):
+    if has_ended(pod) or not pod.get("spec", {}).get("nodeName"):
         return None
     if is_being_deleted(pod):
         return parse_time(pod["metadata"]["deletionTimestamp"])  # it contains the grace period

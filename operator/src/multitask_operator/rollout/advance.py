@@ -12,7 +12,7 @@ from multitask_operator.rollout.candidate import Candidate, choose, exclusion, r
 from multitask_operator.rollout.decision import RolloutDecision
 from multitask_operator.rollout.draft import OPEN, Draft, changed, finish, reject_revision
 from multitask_operator.rollout.inputs import LiveRevision, RolloutInput
-from multitask_operator.rollout.orders import ABORT, PAUSE, PROMOTE, RESUME, parse_order, retry_of, rollout_order
+from multitask_operator.rollout.orders import ABORT, PAUSE, PROMOTE, RESUME, Order, parse_order, retry_of, rollout_order
 from multitask_operator.rollout.progress import progress
 from multitask_operator.rollout.room.exchange import is_halfway, make_room, servers_in_exchange
 from multitask_operator.rollout.room.rehoming import room_for
@@ -123,14 +123,13 @@ def _continued(draft: Draft, inp: RolloutInput, state: RolloutState, candidate: 
             why = "somebody rolls back to it" if candidate.is_rollback else "it is pinned"
         message = f"revision {wanted.name} replaces {state.revision} before it has all traffic: {why}"
         return finish(draft, inp, _unless_alone(inp, state), "Aborted", message)
-    order = rollout_order(inp.annotations)
-    is_new = order is not None and order.revision == state.revision and order.text != state.order
-    resume = order.text if order is not None and is_new and order.action == RESUME else ""
-    last = order if is_new else parse_order(state.order)
-    if is_new and order is not None and (not resume or state.step_started is None):
+    order = _new_order(inp, state)
+    resume = order.text if order is not None and order.action == RESUME else ""
+    last = order or parse_order(state.order)
+    if order is not None and (not resume or state.step_started is None):
         state = changed(state, order=order.text)
     action = last.action if last is not None and last.revision == state.revision else ""
-    if is_new and action == ABORT:
+    if order is not None and action == ABORT:
         message = f"a person aborted the rollout of revision {state.revision}"
         draft = reject_revision(draft, inp, state.revision, "Aborted", message)
         return finish(draft, inp, state, "Aborted", message)
@@ -156,9 +155,15 @@ def _unless_alone(inp: RolloutInput, state: RolloutState) -> RolloutState:
 
 def _is_held(inp: RolloutInput, state: RolloutState) -> bool:
     """Whether somebody resumes a rollout that had left its place to others, and there is none for it now."""
+    order = _new_order(inp, state)
+    return order is not None and order.action == RESUME and state.phase == "Paused" and inp.has_to_queue
+
+
+def _new_order(inp: RolloutInput, state: RolloutState) -> Order | None:
+    """The order for this rollout that has not been carried out; None: there is none."""
     order = rollout_order(inp.annotations)
     is_new = order is not None and order.revision == state.revision and order.text != state.order
-    return is_new and order is not None and order.action == RESUME and state.phase == "Paused" and inp.has_to_queue
+    return order if is_new else None
 
 
 def _held(draft: Draft, inp: RolloutInput, state: RolloutState, candidate: Candidate) -> Draft:

@@ -13,7 +13,7 @@ from multitask_api.bundle import BASELINE
 from multitask_operator.reconciler.actions import PatchStatus
 from support.busy_cluster import FAILED, KILLED, MIXTURE, REFUSED, SINGLE, UNROUTED, BusyCluster
 from support.graph_builders import task
-from support.rollout_ends import before_the_next_revision, end_state
+from support.rollout_ends import before_the_next_revision, end_state, serve_beside_a_late_operator
 
 TASKS = (task(MIXTURE), task(SINGLE), task(UNROUTED))
 PODS = {"podTemplate": {"spec": {"priorityClassName": "high"}}}
@@ -121,17 +121,9 @@ def test_no_operator_lives_for_longer_than_a_few_writes(rollout, writes):
 @pytest.mark.parametrize("looks", [0, 2])
 @pytest.mark.parametrize("rollout", ROLLOUTS)
 def test_two_operators_of_which_one_is_late_do_not_flap(rollout, looks):
-    """``looks``: how many states of the cluster one of them is behind."""
     expected, cluster = begun(rollout), begun(rollout)
     expected.serve()
-    seen = [cluster.observe() for _ in range(looks)]
-
-    def look():
-        seen.append(cluster.observe())
-        cluster.reconcile()
-        cluster.reconcile(stale=seen.pop(0))
-
-    cluster.serve(look=look)
+    serve_beside_a_late_operator(cluster, looks)
     assert end_state(cluster) == end_state(expected)
     assert_answered(cluster)
     written = cluster.written

@@ -11,7 +11,7 @@ from multitask_api.serving_io.names import APPROVAL_ANNOTATION, ROLLOUT_ANNOTATI
 from multitask_api.serving_io.verify import VERIFIED_KEY, RevisionReport
 from support.busy_cluster import FAILED, KILLED, MIXTURE, REFUSED, SINGLE, UNROUTED
 from support.graph_builders import task
-from support.rollout_ends import before_the_next_revision, end_state
+from support.rollout_ends import before_the_next_revision, end_state, serve_beside_a_late_operator
 from support.tight_cluster import TightCluster
 
 TASKS = (task(MIXTURE), task(SINGLE), task(UNROUTED))
@@ -467,12 +467,5 @@ def test_no_operator_lives_for_longer_than_a_few_writes(situation, writes):
 def test_two_operators_of_which_one_is_late_do_not_flap(situation, looks):
     expected, cluster = started(situation), started(situation)
     expected.serve()
-    seen = [cluster.observe() for _ in range(looks)]
-
-    def look():
-        seen.append(cluster.observe())
-        cluster.reconcile()
-        cluster.reconcile(stale=seen.pop(0))
-
-    cluster.serve(look=look)
+    serve_beside_a_late_operator(cluster, looks)
     assert_as_ever(cluster, situation, expected)

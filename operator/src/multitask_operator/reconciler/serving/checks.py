@@ -12,7 +12,7 @@ from multitask_operator.objects.volumes import pvc_of
 from multitask_operator.reconciler import pvcs
 from multitask_operator.reconciler.blockers import EVENT_DELAY, Blocker, pod_warned, pods_blocked, without_remediation
 from multitask_operator.reconciler.serving.claims import servers_apart
-from multitask_operator.reconciler.state.accessors import created_seconds, parse_time, true_condition
+from multitask_operator.reconciler.state.accessors import created_seconds, has_ended, parse_time, true_condition
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.pods import container_statuses
 from multitask_operator.reconciler.state.revision_state import RevisionState
@@ -77,8 +77,7 @@ def no_room_since(revision: RevisionState) -> float | None:
 
 def starting_servers(revision: RevisionState) -> int:
     """How many of its servers have a node, or may get one, and are not ready yet."""
-    pods = [pod for pod in revision.pods if pod.get("status", {}).get("phase") not in ("Succeeded", "Failed")]
-    placed = [pod for pod in pods if _room_missing_since(pod) is None]
+    placed = [pod for pod in revision.pods if not has_ended(pod) and _room_missing_since(pod) is None]
     return max(0, len(placed) - revision.ready_endpoints)
 
 

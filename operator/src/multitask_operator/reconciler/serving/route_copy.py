@@ -6,14 +6,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pydantic import ValidationError
-
 from multitask_api.routes import RouteMetadata, TaskRoute, TaskRouteStatus
 from multitask_api.serving_io.names import ROUTE_COPY_KEY
 from multitask_operator.objects.serving.names import route_copy_name
 from multitask_operator.objects.serving.routes import route_copy
 from multitask_operator.reconciler.actions import Action, Apply
 from multitask_operator.reconciler.serving.routes import status_of
+from multitask_operator.reconciler.state.accessors import read_record
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.rollout import RolloutDecision
 
@@ -22,11 +21,7 @@ def read_copy(state: ModelState) -> TaskRoute | None:
     """None: there is none, or none that can be read."""
     name = route_copy_name(state.cluster.name)
     found = (item for item in state.cluster.configmaps if item["metadata"]["name"] == name)
-    text = (next(found, {}).get("data") or {}).get(ROUTE_COPY_KEY, "")
-    try:
-        return TaskRoute.model_validate_json(text)
-    except ValidationError:
-        return None
+    return read_record(next(found, None), ROUTE_COPY_KEY, TaskRoute)
 
 
 def restored(route: TaskRoute | None, copy: TaskRoute | None) -> TaskRoute | None:

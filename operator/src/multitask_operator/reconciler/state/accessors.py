@@ -38,6 +38,11 @@ def is_finished(job: JsonObject | None) -> bool:
     return true_condition(job, "Complete") is not None or true_condition(job, "Failed") is not None
 
 
+def has_ended(pod: JsonObject) -> bool:
+    """Whether the pod runs no container again."""
+    return pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
+
+
 def kind_label(item: JsonObject) -> str:
     """The value of our kind label on a child: a stage's kind, ``resolve``, ``clean-up`` …; else empty."""
     kind: str = (item["metadata"].get("labels") or {}).get(KIND_LABEL, "")

@@ -8,6 +8,7 @@ from multitask_api.cluster import CLEAN_UP
 from multitask_api.types import JsonObject
 from multitask_operator.reconciler.state.accessors import (
     created_at,
+    has_ended,
     is_being_deleted,
     is_finished,
     job_of,
@@ -41,8 +42,7 @@ def _is_ours(pod: JsonObject) -> bool:
 
 def is_active(pod: JsonObject, now: float) -> bool:
     """Whether a pod may still write: it has not ended, and its node is not lost."""
-    has_ended = pod.get("status", {}).get("phase") in ("Succeeded", "Failed")
-    return not has_ended and (not is_being_deleted(pod) or now < node_lost_at(pod))
+    return not has_ended(pod) and (not is_being_deleted(pod) or now < node_lost_at(pod))
 
 
 def node_lost_at(pod: JsonObject) -> float:
