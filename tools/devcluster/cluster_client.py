@@ -99,7 +99,7 @@ class ClusterClient:
             check=False,
             env={**os.environ, "KUBECACHEDIR": str(self.folder / "kubectl-cache"), "NO_PROXY": "*"},
         )
-        assert not check or done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stderr}"
+        assert not check or done.returncode == 0, f"kubectl {' '.join(arguments)}: {done.stdout}{done.stderr}"
         return CommandResult(done.returncode, done.stdout, done.stderr)
 
     def get(self, *arguments: str) -> Object:

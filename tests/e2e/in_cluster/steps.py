@@ -25,6 +25,8 @@ CHART = ROOT / "helm" / "multitask-operator"
 OPERATOR_NAMESPACE = "multitask"
 SMALL_SECONDS = 900
 """Within which each step of the small suite has to come to its end."""
+_SHOWN = 10_000
+"""Characters of what one command prints, in the report of a failed step."""
 #: The stages that run again for a new task that saturates early.
 STAGES_OF_A_NEW_TASK = {
     "prepare/temper",
@@ -168,6 +170,8 @@ def delete(namespace: Namespace, model: str, seconds: float) -> None:
 
 def describe_state(client: ClusterClient, namespace: Namespace) -> str:
     """Objects, events and logs, for the report of a failed step."""
+    operator = ("--namespace", OPERATOR_NAMESPACE)
+    operator_logs = ("logs", *operator, "--selector", f"app.kubernetes.io/name={CHART.name}", "--prefix")
     parts = []
     for arguments in (
         ("get", "mtm", "--all-namespaces"),
@@ -176,12 +180,16 @@ def describe_state(client: ClusterClient, namespace: Namespace) -> str:
         ("logs", "--namespace", namespace.name, "--selector", "multitask.dev/kind=serving", "--tail", "40"),
         ("get", "events", "--namespace", namespace.name, "--sort-by", ".lastTimestamp"),
         ("describe", "mtm", "--namespace", namespace.name),
-        ("get", "pods", "--namespace", OPERATOR_NAMESPACE, "--output", "wide"),
-        ("logs", "--namespace", OPERATOR_NAMESPACE, "deployment/multitask-multitask-operator", "--tail", "40"),
-        ("logs", "--namespace", OPERATOR_NAMESPACE, "--selector", "app.kubernetes.io/name=multitask-gateway"),
+        ("describe", "nodes"),  # conditions and taints: a full disk evicts pods, and lets none start
+        ("get", "deployments,replicasets,pods", *operator, "--output", "wide"),
+        ("describe", "pods", *operator),
+        ("get", "events", *operator, "--sort-by", ".lastTimestamp"),
+        (*operator_logs, "--tail", "40"),
+        (*operator_logs, "--tail", "40", "--previous"),
+        ("logs", *operator, "--selector", "app.kubernetes.io/name=multitask-gateway", "--prefix"),
     ):
         done = client.kubectl(*arguments, check=False)
-        parts.append(f"$ kubectl {' '.join(arguments)}\n{(done.stdout + done.stderr)[-6000:]}")
+        parts.append(f"$ kubectl {' '.join(arguments)}\n{(done.stdout + done.stderr)[-_SHOWN:]}")
     pods = objects.get(namespace.rest, f"/api/v1/namespaces/{namespace.name}/pods")["items"]
     failed = [pod for pod in pods if pod["status"].get("phase") == "Failed"]
     parts += [f"log of {pod['metadata']['name']}:\n{namespace.log(pod)[-3000:]}" for pod in failed]
