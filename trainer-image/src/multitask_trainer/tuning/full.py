@@ -13,6 +13,7 @@ from torch import nn
 from multitask_trainer.base_model.loading import Precision, load_base
 from multitask_trainer.base_model.saving import save_served_model
 from multitask_trainer.errors import StageError
+from multitask_trainer.tuning.method import SharedByAllTasks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 
 
-class Full:
+class Full(SharedByAllTasks):
     """See `TuningMethod`."""
 
     def check(self, load: Callable[[], PreTrainedModel], precision: Precision) -> list[str]:

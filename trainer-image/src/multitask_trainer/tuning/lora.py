@@ -21,6 +21,7 @@ from multitask_serving.engine.model.adapters import LoraWeights
 from multitask_trainer.base_model.loading import Precision, torch_dtype
 from multitask_trainer.errors import StageError
 from multitask_trainer.storage.files import drop_library_versions
+from multitask_trainer.tuning.method import SharedByAllTasks
 from multitask_trainer.tuning.served_form import check_served_form
 from multitask_trainer.tuning.targets import LoraTargets, find_targets
 
@@ -36,7 +37,7 @@ _PREFIX = "base_model.model."
 _PARTS = {".lora_A.weight": "A", ".lora_B.weight": "B"}
 
 
-class Lora:
+class Lora(SharedByAllTasks):
     """See `TuningMethod`. ``scaling`` is α / r; a layer computes W x + (α / r) B A x."""
 
     def __init__(self, tuning: Tuning) -> None:

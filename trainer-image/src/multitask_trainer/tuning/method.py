@@ -1,17 +1,17 @@
-"""The interface between training and a tuning method, and the choice of one."""
+"""The interface between training and a tuning method."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from multitask_api.resource.training import Tuning
 from multitask_trainer.base_model.loading import Precision
-from multitask_trainer.errors import StageError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
     from transformers import PreTrainedModel
 
 
@@ -32,7 +32,10 @@ class TuningMethod(Protocol):
         """Write the trained weights, in fp32, in the method's own format."""
 
     def load(self, model: nn.Module, folder: Path) -> None:
-        """Put what `save` wrote into a model that `prepare` gave. Raises `StageError` if it does not fit."""
+        """Put what `save` wrote into a model that `prepare` gave. Raises `StageError` if it does not fit.
+
+        Weights of a task are found by its name; a task of the run that the folder lacks keeps the weights it has.
+        """
 
     def write_servable(self, base: Path, weights: Path, task: str, folder: Path, precision: Precision) -> None:
         """Write what serves ``task`` into ``folder``: ``model/``, or ``adapter.safetensors`` and ``adapter.json``.
@@ -43,14 +46,42 @@ class TuningMethod(Protocol):
     def servable_key(self, task: str) -> str:
         """Tasks of one training run with the same key share servable weights."""
 
+    def select_tasks(self, model: nn.Module, tasks: Tensor | None) -> AbstractContextManager[None]:
+        """A context in which rows are computed with the weights of their tasks: one for each micro-batch.
 
-def tuning_method(tuning: Tuning) -> TuningMethod:
-    """The method that ``spec.tuning`` names. Raises `StageError` for one that this version lacks."""
-    from multitask_trainer.tuning.full import Full
-    from multitask_trainer.tuning.lora import Lora
+        ``tasks`` are indices into the tasks of the run, int64: (rows,), or (rows, tokens) where a sequence holds rows
+        of several tasks. The context includes the backward pass, because gradient checkpointing computes the forward
+        pass again in it. None says nothing of the rows; only a method without weights of single tasks takes it.
+        """
 
-    if tuning.method == "Full":
-        return Full()
-    if tuning.method == "LoRA":
-        return Lora(tuning)
-    raise StageError(f"tuning.method: {tuning.method} is not available yet; use Full or LoRA")
+    def decays(self, name: str) -> bool:
+        """Whether weight decay applies to the parameter ``name`` of a model that `prepare` gave.
+
+        True leaves the choice to the optimizer, which decays matrices only.
+        """
+
+    def task_step(self, model: nn.Module, optimizer: Optimizer, present: Tensor) -> None:
+        """The optimizer's step, with the gradients that are there, clipped.
+
+        ``present`` says of each task of the run whether the global batch of the step has rows of it: (tasks,) bool, on
+        the CPU, the same in all processes. Weights and optimizer state of a task that has none stay as they are.
+        """
+
+
+class SharedByAllTasks:
+    """What a method does not have to do whose weights are the same for all tasks."""
+
+    def select_tasks(self, model: nn.Module, tasks: Tensor | None) -> AbstractContextManager[None]:
+        """All rows are computed alike."""
+        del model, tasks
+        return nullcontext()
+
+    def decays(self, name: str) -> bool:
+        """Weight decay is the optimizer's choice."""
+        del name
+        return True
+
+    def task_step(self, model: nn.Module, optimizer: Optimizer, present: Tensor) -> None:
+        """The optimizer's own step."""
+        del model, present
+        optimizer.step()
