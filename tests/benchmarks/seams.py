@@ -19,7 +19,7 @@ from open_suite import task_entry
 
 from multitask_api.bundle import PromptFormat
 from multitask_api.resource.tasks import TaskSpec
-from multitask_api.resource.training import Tuning
+from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.manifest import Manifest, StageOrder
 from multitask_api.stage_io.parameters import (
     BaseParameters,

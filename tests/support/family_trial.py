@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from multitask_api.bundle import Bundle, ForwardPath
-from multitask_api.resource.training import Tuning
+from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.results import BaseResult
 from multitask_serving.engine.engine import Engine
 from multitask_serving.engine.types import Request

@@ -10,7 +10,7 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from multitask_api.resource.training import Tuning
+from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.results import BaseResult, TrainResult
 from multitask_serving.engine.engine import Engine
 from multitask_serving.engine.types import Request

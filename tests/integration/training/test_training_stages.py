@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file
 
 from multitask_api.bundle import PromptFormat
-from multitask_api.resource.training import Tuning
+from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.manifest import StageFailure
 from multitask_api.stage_io.results import BaseResult, TrainResult
 from multitask_trainer.base_model.loading import read_prompt_format

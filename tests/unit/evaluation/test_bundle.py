@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from multitask_api.bundle import PromptFormat
-from multitask_api.resource.training import Tuning
+from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.parameters import BundleParameters
 from multitask_serving.engine.engine import Engine, read_bundle
 from multitask_serving.engine.prompt.encoding import encode_prompt

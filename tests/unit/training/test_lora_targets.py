@@ -12,7 +12,7 @@ from torch import nn
 from transformers import LlamaForCausalLM
 
 from multitask_api.bundle import Adapter
-from multitask_api.resource.training import Tuning
+from multitask_api.resource.tuning import Tuning
 from multitask_serving.engine.model.adapters import add_to_weights, attach_adapters
 from multitask_serving.engine.model.loading import read_adapter
 from multitask_serving.engine.model.lora import ActiveAdapters, RowLoraLinear

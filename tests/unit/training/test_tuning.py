@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from multitask_api.bundle import Adapter
 from multitask_api.errors import UserError
-from multitask_api.resource.training import Tuning
+from multitask_api.resource.tuning import Tuning
 from multitask_serving.engine.model.adapters import attach_adapters
 from multitask_serving.engine.model.loading import read_adapter
 from multitask_serving.engine.model.lora import ActiveAdapters

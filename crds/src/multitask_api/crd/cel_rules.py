@@ -150,6 +150,18 @@ MODEL_RULES: Mapping[str, tuple[Rule, ...]] = {
         ),
     ),
     "spec.pretraining.corpus[].uri": _uri_rules(DATA_SCHEMES),
+    "spec.tuning": (
+        Rule(
+            "self.method == 'CGCLoRA' || !(has(self.commonExperts) || has(self.specificExperts) ||"
+            " has(self.expertRank) || has(self.gate))",
+            "commonExperts, specificExperts, expertRank and gate are for method CGCLoRA; remove them or set it",
+        ),
+        Rule(
+            "self.method != 'CGCLoRA' || !has(self.commonExperts) || !has(self.specificExperts) ||"
+            " self.commonExperts + self.specificExperts > 0",
+            "there is no expert at all; set commonExperts or specificExperts to 1 or more",
+        ),
+    ),
 }
 ROUTE_RULES: Mapping[str, tuple[Rule, ...]] = {
     "spec.tasks[].backends": (

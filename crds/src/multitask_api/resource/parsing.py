@@ -46,9 +46,13 @@ def check(document: Mapping[str, Any]) -> MultiTaskModel:
         except ValidationError as error:
             errors = _root_errors(error)
         else:
-            if not problems:
-                return model
-            break
+            if problems:
+                break
+            # Of a group with placeholders nothing can be said, so these come last.
+            problems = [Problem(f"spec.{each.path}", each.message) for each in model.spec.group_problems()]
+            if problems:
+                break
+            return model
         placeholders = tuple(path_text(location) for location, own in replaced.items() if not own)
         new = [problem for item in errors for problem in _problems(item)]
         problems += [problem for problem in new if not _at_or_below(problem.path, placeholders)]

@@ -9,10 +9,12 @@ from pydantic import Field, model_validator
 
 from multitask_api.bundle import GenerationSettings
 from multitask_api.errors import Problem, raise_problems
+from multitask_api.resource.grouping import group_tasks, groups_are_known, rank_problems
 from multitask_api.resource.serving import Serving
 from multitask_api.resource.sources import BaseModelSource, Credential, DnsLabel, Name, SecretName, Storage
 from multitask_api.resource.tasks import TaskSpec
-from multitask_api.resource.training import Filtering, Pretraining, Qualification, Stages, Training, Tuning
+from multitask_api.resource.training import Filtering, Pretraining, Qualification, Stages, Training
+from multitask_api.resource.tuning import Tuning
 from multitask_api.types import Record
 from multitask_api.uris import is_builtin
 
@@ -96,6 +98,12 @@ class MultiTaskModelSpec(Record):
                 f"{tokens}{'' if is_set else ' (the default)'} leaves no room for a prompt in training.maxLength"
                 f" ({limit}); {'lower it' if is_set else 'set it lower'} or raise training.maxLength",
             )
+
+    def group_problems(self) -> tuple[Problem, ...]:
+        """What does not fit the groups; none while those are not known. It presumes that every task is valid."""
+        if not groups_are_known(self.tasks, self.filtering.strategy):
+            return ()
+        return tuple(rank_problems(self.tuning, group_tasks(self.tasks, self.filtering.strategy)))
 
     def task(self, name: str) -> TaskSpec:
         """The task called ``name``; KeyError if there is none."""

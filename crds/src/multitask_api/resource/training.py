@@ -1,4 +1,4 @@
-"""How a model is trained: pretraining, groups, the budgets of the stages, tuning method, qualification, pods."""
+"""How a model is trained: pretraining, groups, the budgets of the stages, qualification, pods."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from multitask_api.errors import Problem, raise_problems
 from multitask_api.resource.pod_templates import FreeForm, PodTemplates
-from multitask_api.resource.sources import DataSource, Name
+from multitask_api.resource.sources import DataSource
 from multitask_api.types import Record
 
 
@@ -131,31 +131,6 @@ class Stages(Record):
         HighResourceStage(), description="Stage 2: training on the tasks of a group that need many steps."
     )
     mixture: MixtureStage = Field(MixtureStage(), description="Stage 3: training on all tasks of a group.")
-
-
-class Tuning(Record):
-    """Which weights are trained: all of them, or low-rank adapters."""
-
-    method: Literal["Full", "LoRA", "CGCLoRA"] = Field(
-        "LoRA",
-        description="Full: all weights. LoRA: low-rank adapters on a frozen base model. CGCLoRA is not available yet.",
-    )
-    rank: int = Field(16, ge=1, le=1024, description="Rank r of the adapters. Not used with Full.")
-    alpha: float = Field(
-        32, gt=0, description="α: the output of an adapter is multiplied by α / r. Not used with Full."
-    )
-    dropout: float = Field(
-        0.0,
-        ge=0,
-        lt=1,
-        description="Dropout probability on the input of the adapters during training. Not used with Full.",
-    )
-    target_modules: Annotated[tuple[Name, ...], Field(max_length=64)] = Field(
-        (),
-        description="Layers that get adapters, by the last part of their name, for example q_proj. Default: all "
-        "projections of the text decoder: linear layers, GPT-2's Conv1D, and stacked expert weights (these only with "
-        "dropout 0); never the head, a router, or a vision tower.",
-    )
 
 
 class Qualification(Record):

@@ -12,7 +12,8 @@ from pydantic import Field
 
 from multitask_api.bundle import GenerationSettings
 from multitask_api.resource.tasks import Metric, TaskData, TaskSpec, TaskType, Taxonomy
-from multitask_api.resource.training import HighResourceStage, MixtureStage, Pretraining, Training, Tuning
+from multitask_api.resource.training import HighResourceStage, MixtureStage, Pretraining, Training
+from multitask_api.resource.tuning import Tuning
 from multitask_api.types import Record
 
 

@@ -143,7 +143,7 @@ class _Builder:
                 probabilities={task: 1.0},
                 max_steps=settings.max_steps,
                 optimisation=Optimisation.of(self.spec.training, seed=seed),
-                tuning=self.spec.tuning,
+                tuning=self.spec.tuning.for_baseline(),
                 chat_template=self.spec.base_model.chat_template,
             )
             self._table.add(baseline_name(task, seed), "baseline", parameters, reads=[*reads, Ref("base", "model")])
@@ -185,7 +185,7 @@ class _Builder:
             probabilities=plan.high_resource_probabilities,
             max_steps=budget if plan.high_resource_steps is None else plan.high_resource_steps,
             optimisation=self._optimisation(self.spec.stages.high_resource),
-            tuning=self.spec.tuning,
+            tuning=self.spec.tuning.for_group(self.groups[group]),
             chat_template=self.spec.base_model.chat_template,
         )
         reads += self._training_reads(plan.high_resource)
@@ -206,7 +206,7 @@ class _Builder:
                 probabilities=plan.probabilities,
                 max_steps=plan.mixture_steps,
                 optimisation=self._optimisation(self.spec.stages.mixture),
-                tuning=self.spec.tuning,
+                tuning=self.spec.tuning.for_group(tasks),
                 chat_template=self.spec.base_model.chat_template,
                 reference_scores=self._table.reference_scores(tasks),
             )
@@ -227,7 +227,7 @@ class _Builder:
         parameters = BundleParameters(
             groups=self.groups,
             tasks=tuple(self.tasks.values()),
-            tuning=self.spec.tuning,
+            tuning=self.spec.tuning.with_defaults(),
             precision=training.precision,
             max_length=training.max_length,
             chat_template=self.spec.base_model.chat_template,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from multitask_api.resource.training import Tuning
+from multitask_api.resource.tuning import Tuning
 from multitask_trainer.errors import StageError
 from multitask_trainer.tuning.full import Full
 from multitask_trainer.tuning.lora import Lora

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from multitask_api.resource.training import Tuning
+from multitask_api.resource.tuning import Tuning
 from multitask_serving.engine.model.adapters import LoraWeights
 from multitask_trainer.base_model.loading import Precision, torch_dtype
 from multitask_trainer.errors import StageError
