@@ -29,12 +29,13 @@ from multitask_serving.cli_common import (
     replace_unencodable_characters,
     thread_count,
 )
-from multitask_serving.gateway.server import Gateway, check_address, running_gateway
+from multitask_serving.gateway.server import Gateway, running_gateway
+from multitask_serving.listening import AddressInUse, check_address
 from multitask_serving.triton.client import TritonClient
 from multitask_serving.triton.devices import check_device, default_device
 from multitask_serving.triton.probe import load_golden, read_status, replay, sample_per_task
 from multitask_serving.triton.repository import ModelSettings, write_repository
-from multitask_serving.triton.server import TritonServer
+from multitask_serving.triton.server import LOOPBACK, TritonServer
 
 T = TypeVar("T")
 
@@ -80,6 +81,17 @@ def check_folder(folder: Path) -> None:
         raise NotServable(
             f"{folder} cannot be served: it lacks {', '.join(missing)}. Name a folder that a run exported"
         )
+
+
+def check_ports(address: str, triton_port: int | None) -> None:
+    """Raise `AddressInUse` if the gateway cannot listen at ``address``, or Triton at its port (None: any free one)."""
+    check_address(address, "choose another with --address HOST:PORT; port 0 is any free one")
+    if triton_port is None:
+        return
+    remedy = "choose another with --triton-port, or leave it out for any free one"
+    if address.rpartition(":")[2] == str(triton_port):
+        raise AddressInUse(f"port {triton_port} is for the gateway, see --address; {remedy}")
+    check_address(f"{LOOPBACK}:{triton_port}", remedy)
 
 
 async def serve(folder: Path, address: str, triton: TritonServer, *, announce: Callable[[str], None]) -> None:
@@ -170,7 +182,7 @@ def _run(options: argparse.Namespace, work: Path) -> int:
     try:
         with interruptible():
             check_folder(options.folder)
-            check_address(options.address)
+            check_ports(options.address, options.triton_port)
             check_device(options.device)
             settings = ModelSettings(device=options.device, threads=options.threads)
             repository = write_repository("../../served", work / "repository", settings)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -83,11 +84,13 @@ class Pod:
 
 
 @contextmanager
-def pod(export: Path, work: Path, environment: dict[str, str] | None = None, drain_seconds: int = 30) -> Iterator[Pod]:
-    """The program over an exported folder."""
+def pod(
+    export: Path, work: Path, environment: dict[str, str] | None = None, drain_seconds: int = 30, *more: str
+) -> Iterator[Pod]:
+    """The program over an exported folder, with ``more`` options."""
     port, probe_port = free_port(), free_port()
     options = [f"--export={export}", f"--work={work}", f"--port={port}", f"--probe-port={probe_port}", "--threads=1"]
-    options += ["--device=cpu", f"--drain-seconds={drain_seconds}"]
+    options += ["--device=cpu", f"--drain-seconds={drain_seconds}", *more]
     log = work / "output"
     work.mkdir(exist_ok=True)
     with log.open("w") as output:
@@ -318,6 +321,16 @@ def test_what_cannot_be_served_ends_the_pod_with_the_reason(
     with pod(folder, tmp_path / "work") as server:
         ended, output = server.end()
     assert (ended, message in output) == (status, True), output
+
+
+@pytest.mark.parametrize("option", ["--port", "--probe-port"])
+def test_a_port_that_is_taken_is_named(export: Path, tmp_path: Path, option: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pod(export, tmp_path / "work", {}, 30, f"{option}={port}") as server:
+            ended, output = server.end()
+    assert ended == 2, output
+    assert re.search(rf"error: cannot listen at (port |\S*:){port}: Address already in use; .*choose another", output)
 
 
 def test_the_servers_of_a_test_can_be_faulty_under_live_traffic_only(

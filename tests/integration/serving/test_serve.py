@@ -20,6 +20,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from multitask_client import TaskClient, Unavailable
 from multitask_serving.triton.devices import default_device
+from multitask_serving.triton.server import TritonServer
 
 
 @contextmanager
@@ -158,6 +159,21 @@ def test_a_device_that_the_machine_lacks_is_one_line_and_leaves_no_folder(
     environment = {**os.environ, "TMPDIR": str(tmp_path)}
     run = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
     assert (run.returncode, run.stderr) == (2, message + "\n")
+    assert list(tmp_path.glob("mtm-serve-*")) == []
+
+
+def test_a_port_of_another_triton_is_one_line_and_leaves_no_folder(
+    exported: Path, triton: TritonServer, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-m", "multitask_serving.serve", str(exported), "--address", "127.0.0.1:0"]
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    command += ["--triton-port", str(triton.port)]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment, check=False)
+    assert (run.returncode, run.stdout) == (2, "")
+    assert run.stderr == (
+        f"error: cannot listen at 127.0.0.1:{triton.port}: Address already in use; choose another with --triton-port,"
+        " or leave it out for any free one\n"
+    )
     assert list(tmp_path.glob("mtm-serve-*")) == []
 
 

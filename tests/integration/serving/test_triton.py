@@ -17,7 +17,8 @@ from tritonclient.utils import InferenceServerException
 
 from multitask_serving.engine.engine import Engine
 from multitask_serving.engine.types import Request
-from multitask_serving.triton import wire
+from multitask_serving.listening import AddressInUse
+from multitask_serving.triton import server, wire
 from multitask_serving.triton.client import (
     BackendOverloaded,
     BackendRejected,
@@ -189,6 +190,20 @@ async def test_our_model_answers_a_plain_triton_client(triton: TritonServer) -> 
             bad = stream(tensor("task", task), tensor("fields", fields))
             [(result, error)] = [pair async for pair in client.stream_infer(bad)]
             assert wire.WireError.decode(str(error)).code == expected
+
+
+def test_a_port_of_another_server_is_refused(triton: TritonServer, tmp_path: Path) -> None:
+    with pytest.raises(AddressInUse, match=f"cannot listen at 127.0.0.1:{triton.port}: Address already in use"):
+        TritonServer.start(tmp_path / "repository", tmp_path / "work", port=triton.port)
+
+
+def test_another_server_that_has_taken_the_port_meanwhile_is_not_ours(
+    bundle: Path, triton: TritonServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "free_port", lambda: triton.port)  # it was free when it was looked for
+    repository = write_repository(bundle, tmp_path / "repository", ModelSettings(threads=1))
+    with pytest.raises(TritonFailed, match=r"ended with status 1 before it was ready.*\n(.*\n)*.*already in use"):
+        TritonServer.start(repository, tmp_path / "work")
 
 
 def test_a_bundle_that_cannot_be_loaded_is_an_error_with_the_log(tmp_path: Path) -> None:

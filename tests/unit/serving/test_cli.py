@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from multitask_serving import predict, serve
-from multitask_serving.gateway.server import AddressInUse, check_address
+from multitask_serving.listening import AddressInUse, check_address
 from multitask_serving.triton import probe
 from multitask_serving.triton.probe import GoldenRequest, InvalidGolden, load_golden, sample_per_task
 
@@ -188,6 +188,28 @@ def test_an_unreachable_gateway_gets_a_next_step(capsys: pytest.CaptureFixture[s
     assert "Check the address; `mtm serve DIR` starts a gateway" in capsys.readouterr().err
 
 
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this machine has no IPv6")
+def test_a_server_for_ipv4_takes_the_port_of_all_addresses() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(AddressInUse):
+        check_address(f"[::]:{taken.getsockname()[1]}")
+
+
+def test_the_ports_of_serve_are_looked_up_before_anything_slow_starts() -> None:
+    serve.check_ports("127.0.0.1:0", None)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(AddressInUse) as caught:
+            serve.check_ports("127.0.0.1:0", port)
+        assert str(caught.value) == (
+            f"cannot listen at 127.0.0.1:{port}: Address already in use; choose another with --triton-port, or leave it"
+            " out for any free one"
+        )
+        with pytest.raises(AddressInUse, match=f"cannot listen at 127.0.0.1:{port}: .*; choose another with --address"):
+            serve.check_ports(f"127.0.0.1:{port}", None)
+    with pytest.raises(AddressInUse, match=f"port {port} is for the gateway, see --address; choose another with"):
+        serve.check_ports(f"127.0.0.1:{port}", port)
+
+
 @pytest.mark.parametrize(
     ("address", "message"),
     [
@@ -208,7 +230,7 @@ def test_an_address_in_use_is_an_error_before_anything_slow_starts() -> None:
     check_address("127.0.0.1:0")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(AddressInUse, match=f"cannot listen at {address}: .*Choose another address"):
+        with pytest.raises(AddressInUse, match=f"cannot listen at {address}: .*choose another address"):
             check_address(address)
 
 

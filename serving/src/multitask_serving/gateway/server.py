@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import random
-import socket
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -17,9 +16,7 @@ import grpc.aio
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from multitask_api.errors import UserError
 from multitask_client.proto import gateway_pb2, gateway_pb2_grpc
-from multitask_serving.cli_common import parse_host_port
 from multitask_serving.gateway.access.access import Access, current_caller
 from multitask_serving.gateway.access.allowed_routes import AllowedRoutes
 from multitask_serving.gateway.access.interceptor import AccessInterceptor
@@ -34,6 +31,7 @@ from multitask_serving.gateway.routes import RouteTable
 from multitask_serving.gateway.service import TaskGateway
 from multitask_serving.gateway.stats import Stats
 from multitask_serving.gateway.validation import MAX_REQUEST_BYTES
+from multitask_serving.listening import AddressInUse
 
 log = logging.getLogger(__name__)
 
@@ -59,23 +57,6 @@ _POLL_S = 0.1
 
 DRAIN_TIMEOUT_S = 5.0
 """How long running calls may continue when the server stops."""
-
-
-class AddressInUse(UserError):
-    """The gateway cannot listen at its address."""
-
-
-def check_address(address: str) -> None:
-    """Raise `AddressInUse` if a server cannot listen at ``address`` now. Call it before starting something slow."""
-    parts = parse_host_port(address, first_port=0)
-    if parts is None:
-        raise AddressInUse(f"{address!r} is not host:port, for example 127.0.0.1:8081")
-    host, port = parts
-    try:
-        with socket.create_server((host.strip("[]"), port), family=socket.AF_INET6 if ":" in host else socket.AF_INET):
-            pass
-    except OSError as error:
-        raise AddressInUse(f"cannot listen at {address}: {error}. Choose another address") from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +229,7 @@ def _listen(server: grpc.aio.Server, address: str, credentials: grpc.ServerCrede
     try:
         return server.add_secure_port(address, credentials) if credentials else server.add_insecure_port(address)
     except RuntimeError as error:
-        raise AddressInUse(f"cannot listen at {address}; another server may use it. Choose another address") from error
+        raise AddressInUse(f"cannot listen at {address}; another server may use it; choose another address") from error
 
 
 async def _reload_files(file: RouteFile, access: Access | None, gateway: Gateway, interval_s: float) -> None:

@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from multitask_serving.listening import AddressInUse
 from multitask_serving.pod.health import Answer, Health
 
 
@@ -24,7 +25,10 @@ class _Server(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def probe_server(health: Health, port: int, drain_timeout_s: float) -> Iterator[int]:
-    """Answer on all addresses of the pod while the context is open; gives the port (0: any free one)."""
+    """Answer on all addresses of the pod while the context is open; gives the port (0: any free one).
+
+    Raises `AddressInUse`.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -40,12 +44,21 @@ def probe_server(health: Health, port: int, drain_timeout_s: float) -> Iterator[
         def log_message(self, format: str, *args: object) -> None:
             """Probes come every few seconds."""
 
-    with _Server(("", port), Handler) as server:
+    with _listen(port, Handler) as server:
         threading.Thread(target=server.serve_forever, name="probes", daemon=True).start()
         try:
             yield server.server_address[1]
         finally:
             server.shutdown()
+
+
+def _listen(port: int, handler: type[BaseHTTPRequestHandler]) -> _Server:
+    try:
+        return _Server(("", port), handler)
+    except OSError as error:
+        raise AddressInUse(
+            f"cannot listen at port {port}: {error.strerror}; free it, or choose another with --probe-port"
+        ) from error
 
 
 def _answer(health: Health, path: str, drain_timeout_s: float) -> Answer | None:

@@ -63,7 +63,7 @@ def main(argv: Sequence[str] | None = None, timing: Timing | None = None) -> int
             run(options, timing or Timing())
     except KeyboardInterrupt:
         return 0
-    except (MultitaskError, OSError) as error:  # OSError: a port is taken, or a volume is full
+    except (MultitaskError, OSError) as error:  # OSError: a volume is full
         sys.stderr.write(f"error: {error}\n")
         if out_of_memory_kills() > kills:
             sys.stderr.write("error: the container had no memory left; raise its memory in spec.serving.resources\n")

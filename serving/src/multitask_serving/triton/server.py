@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import signal
 import socket
 import subprocess
@@ -24,11 +25,13 @@ from tritonclient.utils import InferenceServerException
 
 from multitask_api.errors import RetryableError
 from multitask_api.pdeathsig import die_with_parent
+from multitask_serving.listening import check_address
 from multitask_serving.triton import wire
 from multitask_serving.triton.installation import find_installation, link_backends
 from multitask_serving.triton.log import copy_log, log_tail
 from multitask_serving.triton.processes import children, command_line, is_alive, wait_for_end
 
+LOOPBACK = "127.0.0.1"
 _SHARED_MEMORY = Path("/dev/shm")
 _POLL_S = 0.05
 _CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
@@ -54,7 +57,7 @@ class TritonServer:
         repository: Path,
         work: Path,
         *,
-        host: str = "127.0.0.1",
+        host: str = LOOPBACK,
         port: int | None = None,
         ready_timeout_s: float = 300.0,
         echo_log: bool = False,
@@ -63,17 +66,21 @@ class TritonServer:
 
         It listens on ``host``; a ``port`` of None is any free port. The log (``triton.log``) and links are written to
         ``work``; with ``echo_log`` the log is also this program's output. The server ends with the *thread* that calls
-        this, so call it from a thread that lives as long as the server should. Raises `TritonNotInstalled` or
-        `TritonFailed`.
+        this, so call it from a thread that lives as long as the server should. Raises `TritonNotInstalled`,
+        `AddressInUse` or `TritonFailed`.
         """
         installation = find_installation()
         work.mkdir(parents=True, exist_ok=True)
         backends = link_backends(installation, work / "backends")
-        port = port or free_port()
+        if port is None:
+            port = free_port()
+        else:
+            check_address(f"{host}:{port}")
         shared_memory = f"mtm-{os.getpid()}-{port}-"
+        identity = secrets.token_hex(8)
         log = work / "triton.log"
         links = _link(f"{shared_memory}repository", repository), _link(f"{shared_memory}backends", backends)
-        options = _server_arguments(links[0], links[1], installation.caches, f"{host}:{port}", shared_memory)
+        options = _server_arguments(identity, *links, installation.caches, f"{host}:{port}", shared_memory)
         with log.open("wb") as out:
             process = subprocess.Popen(
                 die_with_parent([str(installation.binary), *options], signal.SIGTERM),
@@ -88,7 +95,7 @@ class TritonServer:
             copy_log(process.stdout, log)
         server = cls(process, port, log, shared_memory)
         try:
-            server._wait_ready(ready_timeout_s)
+            server._wait_ready(identity, ready_timeout_s)
             server._stubs = server.stub_pids()
             for link in links:  # everything is loaded, and a killed server would leave them behind
                 link.unlink()
@@ -100,7 +107,7 @@ class TritonServer:
     @property
     def address(self) -> str:
         """Host and port of the gRPC endpoint."""
-        return f"127.0.0.1:{self.port}"
+        return f"{LOOPBACK}:{self.port}"
 
     @property
     def pid(self) -> int:
@@ -159,12 +166,12 @@ class TritonServer:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def _wait_ready(self, timeout_s: float) -> None:
+    def _wait_ready(self, identity: str, timeout_s: float) -> None:
         deadline = time.monotonic() + timeout_s
         with contextlib.closing(
             tritonclient.grpc.InferenceServerClient(self.address, channel_args=_CHANNEL_OPTIONS)
         ) as client:
-            while not _is_ready(client):
+            while not _is_ready(client, identity):
                 if time.monotonic() > deadline:
                     raise self.failure(f"tritonserver was not ready within {timeout_s:g} s")
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -175,22 +182,25 @@ class TritonServer:
 def free_port() -> int:
     """A port of the loopback interface that is free now. Another process may take it before it is used."""
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((LOOPBACK, 0))
         port: int = probe.getsockname()[1]
         return port
 
 
-def _is_ready(client: tritonclient.grpc.InferenceServerClient) -> bool:
+def _is_ready(client: tritonclient.grpc.InferenceServerClient, identity: str) -> bool:
+    """Whether the server of that ``identity`` answers with a model; another one may have taken the port."""
     try:
-        return bool(client.is_model_ready(wire.MODEL, client_timeout=5))
+        is_ours = client.get_server_metadata(client_timeout=5).name == identity
+        return is_ours and bool(client.is_model_ready(wire.MODEL, client_timeout=5))
     except InferenceServerException:
         return False
 
 
 def _server_arguments(
-    repository: Path, backends: Path, caches: Path, address: str, shared_memory: str
+    identity: str, repository: Path, backends: Path, caches: Path, address: str, shared_memory: str
 ) -> Iterator[str]:
     host, _, port = address.rpartition(":")
+    yield f"--id={identity}"  # its name in the metadata that it answers
     yield f"--model-repository={repository}"
     yield f"--backend-directory={backends}"
     yield f"--cache-directory={caches}"

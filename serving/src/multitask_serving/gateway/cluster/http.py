@@ -12,7 +12,7 @@ from prometheus_client.exposition import choose_encoder
 
 from multitask_api.serving_io.gateway_state import GatewayState
 from multitask_serving.cli_common import parse_host_port
-from multitask_serving.gateway.server import AddressInUse
+from multitask_serving.listening import AddressInUse
 
 
 @contextlib.asynccontextmanager
