@@ -17,6 +17,7 @@ from multitask_trainer.training.checkpoint import CheckpointStore
 from multitask_trainer.training.loop import TrainingLoop
 from multitask_trainer.training.optimizer import TrainingSettings
 from multitask_trainer.training.run import TaskBatches
+from multitask_trainer.tuning.full import Full
 from support.training_fixtures import optimisation, small_decoder
 
 
@@ -40,6 +41,7 @@ def main(folder: Path) -> None:
         model,
         batches,
         TrainingSettings(4, optimisation(batch_rows=8, eval_every=2, warmup_steps=0)),
+        method=Full(),
         accelerator=accelerator,
         store=CheckpointStore(folder),
         reporter=FileProgressReporter("test", None),

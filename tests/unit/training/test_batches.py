@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
 
 from multitask_serving.engine.model.backbone import Backbone
 from multitask_trainer.training.batching.batches import packed, padded
+from multitask_trainer.training.batching.dataset import EncodedDataset
+from multitask_trainer.training.batching.sampler import Sampler
 from multitask_trainer.training.loss import RowMeanLoss, target_logits
+from multitask_trainer.training.run import TaskBatches
 
 VOCABULARY = 61
 LENGTHS = [(9, 1), (3, 2), (17, 5), (1, 1), (6, 12), (4, 2), (11, 1)]
@@ -42,13 +47,13 @@ def rows_of_targets(batch, given):
 
 
 LAYOUTS = {
-    "padded, one micro-batch": lambda given: padded(given, batch_rows=len(given), token_budget=10_000),
-    "padded, small micro-batches": lambda given: padded(given, batch_rows=len(given), token_budget=25),
-    "padded, a row a micro-batch": lambda given: padded(given, batch_rows=len(given), token_budget=1),
-    "packed in one sequence": lambda given: packed(given, batch_rows=len(given), token_budget=10_000, width=100),
-    "packed in several sequences": lambda given: packed(given, batch_rows=len(given), token_budget=10_000, width=24),
-    "packed, several micro-batches": lambda given: packed(given, batch_rows=len(given), token_budget=30, width=24),
-    "packed, a row over the width": lambda given: packed(given, batch_rows=len(given), token_budget=30, width=8),
+    "padded, one micro-batch": partial(padded, token_budget=10_000),
+    "padded, small micro-batches": partial(padded, token_budget=25),
+    "padded, a row a micro-batch": partial(padded, token_budget=1),
+    "packed in one sequence": partial(packed, token_budget=10_000, width=100),
+    "packed in several sequences": partial(packed, token_budget=10_000, width=24),
+    "packed, several micro-batches": partial(packed, token_budget=30, width=24),
+    "packed, a row over the width": partial(packed, token_budget=30, width=8),
 }
 
 
@@ -56,7 +61,8 @@ LAYOUTS = {
 def test_every_layout_gives_the_mean_over_rows_of_the_mean_over_target_tokens(model, layout):
     given = rows()
     with torch.no_grad():
-        assert float(loss(model, LAYOUTS[layout](given))) == pytest.approx(float(by_hand(model, given)), abs=1e-5)
+        total = float(loss(model, LAYOUTS[layout](given, batch_rows=len(given))))
+        assert total == pytest.approx(float(by_hand(model, given)), abs=1e-5)
 
 
 def test_padded_and_packed_give_the_same_gradient(model):
@@ -64,7 +70,7 @@ def test_padded_and_packed_give_the_same_gradient(model):
     gradients = []
     for layout in ("padded, small micro-batches", "packed in several sequences"):
         model.zero_grad()
-        loss(model, LAYOUTS[layout](given)).backward()
+        loss(model, LAYOUTS[layout](given, batch_rows=len(given))).backward()
         gradients.append(torch.cat([value.grad.flatten() for value in model.parameters()]))
     assert torch.allclose(*gradients, atol=1e-5)
     assert gradients[0].abs().max() > 1e-3
@@ -122,3 +128,52 @@ def test_packs_are_nearly_full():
     given = rows(lengths=[(int(length), 2) for length in generator.integers(5, 60, 400)])
     batches = packed(given, batch_rows=400, token_budget=1 << 20, width=512)
     assert sum(batch.tokens for batch in batches) / sum(batch.input_ids.numel() for batch in batches) > 0.95
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_token_has_the_task_of_its_row(layout):
+    """Rows of task k have k as their first token; the layouts sort them by length."""
+    lengths = [(9, 1), (3, 2), (17, 5), (2, 1), (6, 12), (4, 2), (11, 1)]
+    given = rows(lengths=lengths)
+    tasks = [3, 1, 0, 2, 1, 3, 0]
+    for (ids, _), task in zip(given, tasks, strict=True):
+        ids[0] = task
+    seen = []
+    for batch in LAYOUTS[layout](given, batch_rows=len(given), tasks=tasks):
+        per_token = (
+            batch.task_ids if batch.segment_ids is not None else batch.task_ids[:, None].expand_as(batch.input_ids)
+        )
+        segments = batch.segment_ids if batch.segment_ids is not None else torch.ones_like(batch.input_ids)
+        assert batch.task_ids.dtype == torch.int64
+        for row in range(len(batch.input_ids)):
+            for segment in set(segments[row].tolist()) - {0}:
+                columns = segments[row] == segment
+                (task,) = set(per_token[row][columns].tolist())
+                assert task == batch.input_ids[row][columns][0]
+                seen.append(task)
+    assert sorted(seen) == sorted(tasks)
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_processes_share_a_batch_and_rows_keep_their_tasks(pack):
+    sampler = Sampler({"a": 0.5, "b": 0.4, "c": 0.1}, {"a": 30, "b": 20, "c": 9}, batch_rows=6, seed=2)
+    datasets = [
+        EncodedDataset.of([[number] * (2 + row % 7) for row in range(size)], [[9]] * size)
+        for number, size in enumerate((30, 20, 9))
+    ]
+    absent = 0
+    for step in range(10):
+        drawn = sampler.at(step).tasks.tolist()
+        seen = []
+        for process in range(2):
+            batches = TaskBatches(sampler, datasets, 6, 12, pack=pack, process=process, processes=2)
+            assert batches.present(step).tolist() == [task in drawn for task in range(3)]
+            for batch in batches.at(step):
+                first = batch.position_ids == 0
+                ids = batch.task_ids if pack else batch.task_ids[:, None].expand_as(first)
+                filled = first if batch.segment_ids is None else first & (batch.segment_ids > 0)
+                assert ids[filled].tolist() == batch.input_ids[filled].tolist()
+                seen += ids[filled].tolist()
+        assert sorted(seen) == sorted(drawn)
+        absent += len({0, 1, 2} - set(drawn))
+    assert absent > 0

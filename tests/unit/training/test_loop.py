@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -16,9 +17,10 @@ from multitask_trainer.runtime.progress import FileProgressReporter
 from multitask_trainer.training.batching.batches import padded
 from multitask_trainer.training.checkpoint import CheckpointStore
 from multitask_trainer.training.loop import TrainingLoop
-from multitask_trainer.training.optimizer import TrainingSettings
+from multitask_trainer.training.optimizer import TrainingSettings, make_adamw
 from multitask_trainer.training.selection import Selection
 from multitask_trainer.training.stopping import EarlyStopping
+from multitask_trainer.tuning.full import Full
 from support.training_fixtures import optimisation, small_decoder
 
 
@@ -34,14 +36,29 @@ class Copies:
         generator = np.random.default_rng(step)
         prompts = generator.integers(0, 61, (8, 5)).astype(np.int32)
         rows = [(np.append(prompt, [prompt[0], 60]).astype(np.int32), 5) for prompt in prompts]
-        return padded(rows, batch_rows=8, token_budget=20)
+        return padded(rows, batch_rows=8, token_budget=20, tasks=[0] * 8)
+
+    def present(self, step: int):
+        return torch.ones(1, dtype=torch.bool)
 
 
 class PowerCut(Exception):
     pass
 
 
-def loop(folder, *, scores=None, seen=0, model=None, batches=None, max_steps=100, references=None, rows=0, **changes):
+def loop(
+    folder,
+    *,
+    scores=None,
+    seen=0,
+    model=None,
+    method=None,
+    batches=None,
+    max_steps=100,
+    references=None,
+    rows=0,
+    **changes,
+):
     """A loop whose i-th validation gives ``scores[i]``, the last one from then on; without scores it has none."""
     numbers = itertools.count(seen)
 
@@ -54,6 +71,7 @@ def loop(folder, *, scores=None, seen=0, model=None, batches=None, max_steps=100
         model if model is not None else small_decoder(),
         batches or Copies(),
         TrainingSettings(max_steps, optimisation(**settings)),
+        method=method or Full(),
         accelerator=Accelerator(cpu=True),
         store=CheckpointStore(folder),
         reporter=FileProgressReporter("test", None),
@@ -194,3 +212,58 @@ class Always:
 
     def at(self, step: int):
         return self.micro_batches
+
+    def present(self, step: int):
+        return torch.ones(1, dtype=torch.bool)
+
+
+class Watched(Full):
+    """Full tuning that notes which tasks are selected, in which pass, and what its steps are told."""
+
+    def __init__(self) -> None:
+        self.selected = None
+        self.passes: list[tuple[str, object]] = []
+        self.present: list[list[bool]] = []
+
+    @contextmanager
+    def select_tasks(self, model, tasks):
+        self.selected = tasks.tolist()
+        yield
+        self.selected = None
+
+    def decays(self, name):
+        return "mlp" not in name
+
+    def task_step(self, model, optimizer, present):
+        self.present.append(present.tolist())
+        optimizer.step()
+
+
+class TwoTasks:
+    """Two micro-batches of rows of two tasks out of three."""
+
+    def at(self, step: int):
+        rows = [(np.arange(4 + row, dtype=np.int32), 2) for row in range(2)]
+        return padded(rows, batch_rows=2, token_budget=1, tasks=[2, 0])
+
+    def present(self, step: int):
+        return torch.tensor([True, False, True])
+
+
+def test_a_method_is_told_the_tasks_in_forward_and_backward_and_those_of_the_whole_step(tmp_path):
+    model, method = small_decoder(), Watched()
+    layer = model.model.layers[0].mlp.up_proj
+    layer.register_forward_hook(lambda *_: method.passes.append(("forward", method.selected)))
+    layer.weight.register_hook(lambda gradient: method.passes.append(("backward", method.selected)))
+    loop(tmp_path, model=model, method=method, batches=TwoTasks(), max_steps=1).run()
+    assert method.passes == [(name, [task]) for task in (0, 2) for name in ("forward", "backward")]
+    assert method.present == [[True, False, True]]
+
+
+def test_weights_decay_where_the_method_lets_them():
+    parameters = dict(small_decoder().named_parameters())
+    optimizer = make_adamw(parameters, TrainingSettings(1, optimisation()), Watched().decays)
+    rates = {id(value): group["weight_decay"] for group in optimizer.param_groups for value in group["params"]}
+    decaying = {name for name, value in parameters.items() if rates[id(value)] > 0}
+    assert decaying == {name for name, value in parameters.items() if value.ndim > 1 and "mlp" not in name}
+    assert decaying

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -43,7 +45,7 @@ def test_the_loss_is_the_training_loss(tokenizer, model, task):
     given = [task_validation.dataset.row(index) for index in range(len(task_validation.dataset))]
     with torch.no_grad():
         expected = sum(float(RowMeanLoss(model)(batch)) for batch in padded(given, batch_rows=80, token_budget=999))
-    point = validate(model, {task: task_validation}, device=torch.device("cpu"), mixed=False)[task]
+    point = validate(model, {task: task_validation}, select=nullcontext, device=torch.device("cpu"), mixed=False)[task]
     assert point.loss == pytest.approx(expected, abs=1e-5)
 
 

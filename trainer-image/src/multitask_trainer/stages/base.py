@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multitask_api.bundle import PromptFormat
+from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.parameters import BaseParameters
 from multitask_api.stage_io.results import BaseResult
 from multitask_serving.engine.prompt.compiling import compile_prompt, prompt_format_of
@@ -117,7 +118,7 @@ def _starting_base(
         precision = parameters.optimisation.precision
         check_base(folder, precision)
         if parameters.tuning is not None:
-            notices.extend(tuning_method(parameters.tuning).check(lambda: load_base(folder), precision))
+            notices.extend(_tuning_notices(parameters, parameters.tuning, folder))
 
     def fetch() -> None:
         stage.reporter.report("making the base")
@@ -132,6 +133,19 @@ def _starting_base(
 
     stage.run_once("start", make)
     return folder, notices
+
+
+def _tuning_notices(parameters: BaseParameters, tuning: Tuning, base: Path) -> list[str]:
+    """What is not trained, with the settings of the tasks' own training and with those of groups of several tasks."""
+    names = [task.name for task in parameters.tasks]
+    settings = [tuning.for_baseline()]
+    if tuning.has_experts:  # how many tasks a group has changes no kind of layer
+        settings.append(tuning.with_defaults().model_copy(update={"expert_rank": tuning.expert_rank or 1}))
+    checks = (tuning_method(each, names).check for each in settings)
+    notices = [
+        notice for check in checks for notice in check(lambda: load_base(base), parameters.optimisation.precision)
+    ]
+    return list(dict.fromkeys(notices))
 
 
 def _encode_tasks(

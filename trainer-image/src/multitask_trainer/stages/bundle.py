@@ -55,7 +55,8 @@ def _servables(
     trained = stage.input(f"mixture/{group}")
     if (trained / "served").is_dir():
         return {task.name: ServableWeights(group, trained / "served") for task in tasks}
-    method = tuning_method(parameters.tuning)
+    names = [task.name for task in tasks]
+    method = tuning_method(parameters.tuning.for_group(names), names)
     weights = trained / "weights"
     keys = {task.name: method.servable_key(task.name) for task in tasks}
     shared = len(set(keys.values())) == 1

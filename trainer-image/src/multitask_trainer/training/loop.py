@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -18,17 +17,15 @@ from multitask_trainer.runtime.progress import ProgressReporter
 from multitask_trainer.training.accelerator import catch_sigterm, seed_step
 from multitask_trainer.training.batching.batches import MicroBatch
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
-from multitask_trainer.training.loss import RowMeanLoss, freeze_outside_decoder
 from multitask_trainer.training.loss_meter import STEPS_PER_READ, LossMeter
-from multitask_trainer.training.optimizer import TrainingSettings, make_adamw
+from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
 from multitask_trainer.training.schedule import Schedule
 from multitask_trainer.training.selection import Selection, is_better, mean_loss
 from multitask_trainer.training.stopping import REASONS, EarlyStopping
+from multitask_trainer.tuning.method import TuningMethod
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-_MAX_GRAD_NORM = 1.0
 
 Validate = Callable[[], dict[str, TaskPoint]]
 
@@ -38,6 +35,9 @@ class Batches(Protocol):
 
     def at(self, step: int) -> Sequence[MicroBatch]:
         """The micro-batches of ``step``, counted from 0."""
+
+    def present(self, step: int) -> Tensor:
+        """Of each task of the run, whether the global batch of ``step`` has rows of it: (tasks,) bool."""
 
 
 class TrainingLoop:
@@ -53,6 +53,7 @@ class TrainingLoop:
         batches: Batches,
         settings: TrainingSettings,
         *,
+        method: TuningMethod,
         accelerator: Accelerator,
         store: CheckpointStore,
         reporter: ProgressReporter,
@@ -60,10 +61,7 @@ class TrainingLoop:
         validate: Validate | None = None,
         stopping: EarlyStopping | None = None,
     ) -> None:
-        freeze_outside_decoder(model)
-        self._loss = accelerator.prepare(RowMeanLoss(model, path))
-        self._parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        self._optimizer = make_adamw(self._parameters.values(), settings)
+        self._optimizer_step = OptimizerStep(model, settings, method=method, accelerator=accelerator, path=path)
         self._batches = batches
         self._optimisation = settings.optimisation
         self._schedule = Schedule(settings.optimisation.warmup_steps, settings.max_steps)
@@ -80,8 +78,7 @@ class TrainingLoop:
     def run(self) -> Progress:
         """Train to the end; the main process's model then has the chosen weights. Raises `Interrupted` on SIGTERM."""
         self._resume()
-        model: Any = self._loss
-        model.train()
+        self._optimizer_step.loss.train()
         with catch_sigterm() as stop_requested:
             while self.progress.step < self._end:
                 if self._any_process_stopped(stop_requested()):
@@ -94,7 +91,7 @@ class TrainingLoop:
                 if self._is_eval_due():
                     self._evaluate_and_checkpoint()
         if self.progress.best_step is not None and self._accelerator.is_main_process:
-            self._load_weights(self._store.load_best(self.progress.best_step))
+            self._optimizer_step.load_weights(self._store.load_best(self.progress.best_step))
         return self.progress
 
     @property
@@ -130,31 +127,14 @@ class TrainingLoop:
         begun = time.monotonic()
         seed_step(self._optimisation.seed, progress.step, self._accelerator.process_index)
         rate = self._optimisation.learning_rate * self._schedule.factor(progress.step, progress.decay_start)
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        micro_batches = self._batches.at(progress.step)
-        for number, micro_batch in enumerate(micro_batches, start=1):
-            with self._gradient_sync(is_last=number == len(micro_batches)):
-                loss = self._loss(micro_batch.to(self._accelerator.device))
-                # DistributedDataParallel averages gradients over processes; the weights already hold the whole mean.
-                self._accelerator.backward(loss * self._accelerator.num_processes)
-            self._meter.add_micro_batch(loss, micro_batch.tokens)
-        torch.nn.utils.clip_grad_norm_(self._parameters.values(), _MAX_GRAD_NORM)
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        micro_batches, present = self._batches.at(progress.step), self._batches.present(progress.step)
+        self._optimizer_step.run(micro_batches, present, rate=rate, meter=self._meter)
         self._meter.end_step()
         self._update(step=progress.step + 1)
         if self._meter.is_due(self.progress.step):
             self._read_loss()
         self._update(seconds=self.progress.seconds + time.monotonic() - begun)
         self._report()
-
-    def _gradient_sync(self, *, is_last: bool) -> AbstractContextManager[Any]:
-        """Gradients are summed over the processes with the last micro-batch of a step only."""
-        if is_last or self._accelerator.num_processes == 1:
-            return nullcontext()
-        no_sync: AbstractContextManager[Any] = self._accelerator.no_sync(self._loss)
-        return no_sync
 
     def _read_loss(self) -> None:
         """Move losses and tokens of the steps since the last reading, of all processes, into the progress."""
@@ -214,7 +194,7 @@ class TrainingLoop:
         is_best = progress.best_step is None or is_better((value, loss), (progress.best_value, progress.best_loss))
         if is_best or (progress.step == self._end and self._selection.end_is_as_good(points, progress.best_value)):
             if self._accelerator.is_main_process:
-                self._store.save_best(progress.step, self._trained_weights())
+                self._store.save_best(progress.step, self._optimizer_step.trained_weights())
             self._update(best_step=progress.step, best_value=value, best_loss=loss, evals_without_improvement=0)
         else:
             self._update(evals_without_improvement=progress.evals_without_improvement + 1)
@@ -227,8 +207,8 @@ class TrainingLoop:
         if checkpoint is None:
             return
         self.progress, weights, optimizer = checkpoint
-        self._load_weights(weights)
-        self._optimizer.load_state_dict(optimizer)
+        self._optimizer_step.load_weights(weights)
+        self._optimizer_step.optimizer.load_state_dict(optimizer)
         self._write(f"resuming after step {self.progress.step}")
 
     def _check_same_step(self, step: int) -> None:
@@ -244,16 +224,9 @@ class TrainingLoop:
     def _save(self) -> None:
         self._read_loss()
         if self._accelerator.is_main_process:
-            self._store.save(self.progress, self._trained_weights(), self._optimizer.state_dict())
+            step = self._optimizer_step
+            self._store.save(self.progress, step.trained_weights(), step.optimizer.state_dict())
         self._accelerator.wait_for_everyone()
-
-    def _trained_weights(self) -> dict[str, Tensor]:
-        return {name: value.detach() for name, value in self._parameters.items()}
-
-    def _load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        with torch.no_grad():
-            for name, value in self._parameters.items():
-                value.copy_(weights[name])
 
     def _update(self, **changes: object) -> None:
         self.progress = self.progress.model_copy(update=changes)

@@ -1,14 +1,26 @@
-"""The settings of a training run, and its optimizer."""
+"""The settings of a training run, its optimizer, and the optimizer's steps."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.parameters import Optimisation
+from multitask_trainer.training.batching.batches import MicroBatch
+from multitask_trainer.training.loss import RowMeanLoss, freeze_outside_decoder
+from multitask_trainer.training.loss_meter import LossMeter
+from multitask_trainer.tuning.method import TuningMethod
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_MAX_GRAD_NORM = 1.0
 
 
 @dataclass(frozen=True)
@@ -22,12 +34,20 @@ class TrainingSettings:
     """Of matrices; norms and biases have none."""
 
 
-def make_adamw(parameters: Iterable[nn.Parameter], settings: TrainingSettings) -> torch.optim.AdamW:
-    """AdamW over ``parameters``; the loop sets the learning rate of every step."""
-    every = list(parameters)
+def make_adamw(
+    parameters: Mapping[str, nn.Parameter], settings: TrainingSettings, decays: Callable[[str], bool]
+) -> torch.optim.AdamW:
+    """AdamW over ``parameters``, by name; the loop sets the learning rate of every step.
+
+    Of matrices, those decay of which ``decays`` says so.
+    """
+    decayed = {name for name, value in parameters.items() if value.ndim >= 2 and decays(name)}
     groups = [
-        {"params": [value for value in every if value.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [value for value in every if value.ndim < 2], "weight_decay": 0.0},
+        {
+            "params": [value for name, value in parameters.items() if name in decayed],
+            "weight_decay": settings.weight_decay,
+        },
+        {"params": [value for name, value in parameters.items() if name not in decayed], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
@@ -35,3 +55,63 @@ def make_adamw(parameters: Iterable[nn.Parameter], settings: TrainingSettings) -
         betas=settings.betas,
         fused=True,
     )
+
+
+class OptimizerStep:
+    """Gradients of a global batch, and AdamW's step with them, over the weights of ``model`` that require gradients."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        settings: TrainingSettings,
+        *,
+        method: TuningMethod,
+        accelerator: Accelerator,
+        path: ForwardPath | None = None,
+    ) -> None:
+        freeze_outside_decoder(model)
+        self.loss: Any = accelerator.prepare(RowMeanLoss(model, path))
+        self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self.optimizer = make_adamw(self.parameters, settings, method.decays)
+        self._model = model
+        self._method = method
+        self._accelerator = accelerator
+
+    def run(self, micro_batches: Sequence[MicroBatch], present: Tensor, *, rate: float, meter: LossMeter) -> None:
+        """One step at learning rate ``rate``.
+
+        ``micro_batches`` are this process's share of the global batch, ``present`` says of which tasks that has rows;
+        ``meter`` gets the losses.
+        """
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        for number, micro_batch in enumerate(micro_batches, start=1):
+            batch = micro_batch.to(self._accelerator.device)
+            with (
+                self._gradient_sync(is_last=number == len(micro_batches)),
+                self._method.select_tasks(self._model, batch.task_ids),
+            ):
+                loss = self.loss(batch)
+                # DistributedDataParallel averages gradients over processes; the weights already hold the whole mean.
+                self._accelerator.backward(loss * self._accelerator.num_processes)
+            meter.add_micro_batch(loss, batch.tokens)
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), _MAX_GRAD_NORM)
+        self._method.task_step(self._model, self.optimizer, present)
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def trained_weights(self) -> dict[str, Tensor]:
+        """The weights that are trained, by name; they share memory with the model's."""
+        return {name: value.detach() for name, value in self.parameters.items()}
+
+    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Put what `trained_weights` gave, then or in another run, into the model."""
+        with torch.no_grad():
+            for name, value in self.parameters.items():
+                value.copy_(weights[name])
+
+    def _gradient_sync(self, *, is_last: bool) -> AbstractContextManager[Any]:
+        """Gradients are summed over the processes with the last micro-batch of a step only."""
+        if is_last or self._accelerator.num_processes == 1:
+            return nullcontext()
+        no_sync: AbstractContextManager[Any] = self._accelerator.no_sync(self.loss)
+        return no_sync

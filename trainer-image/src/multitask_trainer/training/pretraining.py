@@ -16,6 +16,7 @@ from multitask_trainer.training.batching.dataset import EncodedDataset
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.loop import TrainingLoop
 from multitask_trainer.training.optimizer import TrainingSettings
+from multitask_trainer.tuning.full import Full
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -75,6 +76,7 @@ def pretrain(
         model,
         batches,
         TrainingSettings(max_steps, optimisation, betas=(0.9, 0.95), weight_decay=0.1),
+        method=Full(),
         accelerator=accelerator,
         store=CheckpointStore(stage.work_folder / "checkpoint", stage.order.checkpoint),
         reporter=stage.reporter,

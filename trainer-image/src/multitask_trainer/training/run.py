@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import TrainResult
@@ -62,16 +63,30 @@ class TaskBatches:
     def at(self, step: int) -> list[MicroBatch]:
         """Rows are dealt to the processes by descending length, so that each has about the same number of tokens."""
         batch = self.sampler.at(step)
+        tasks: list[int] = batch.tasks.tolist()
         rows: list[EncodedRow] = [
-            self.datasets[task].row(row) for task, row in zip(batch.tasks.tolist(), batch.rows.tolist(), strict=True)
+            self.datasets[task].row(row) for task, row in zip(tasks, batch.rows.tolist(), strict=True)
         ]
         if self.processes > 1:
-            rows = sorted(rows, key=lambda row: -len(row[0]))[self.process :: self.processes]
+            order = sorted(range(len(rows)), key=lambda slot: -len(rows[slot][0]))[self.process :: self.processes]
+            rows, tasks = [rows[slot] for slot in order], [tasks[slot] for slot in order]
         if self.pack:
-            return packed(rows, batch_rows=self.batch_rows, token_budget=self.token_budget, width=PACK_WIDTH)
+            return packed(
+                rows, batch_rows=self.batch_rows, token_budget=self.token_budget, width=PACK_WIDTH, tasks=tasks
+            )
         return padded(
-            rows, batch_rows=self.batch_rows, token_budget=self.token_budget, mixed_lengths=self.mixed_lengths
+            rows,
+            batch_rows=self.batch_rows,
+            token_budget=self.token_budget,
+            mixed_lengths=self.mixed_lengths,
+            tasks=tasks,
         )
+
+    def present(self, step: int) -> Tensor:
+        """Of each task, whether the global batch of ``step`` has rows of it, the same in all processes."""
+        present = torch.zeros(len(self.datasets), dtype=torch.bool)
+        present[torch.from_numpy(self.sampler.tasks_at(step))] = True
+        return present
 
 
 def train(stage: StageContext, parameters: TrainParameters, *, start: Path | None = None) -> TrainResult:
@@ -110,7 +125,7 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
             f"training.batchRows is {optimisation.batch_rows} and there are {accelerator.num_processes} processes: "
             "raise it, or use fewer GPUs"
         )
-    method = tuning_method(parameters.tuning)
+    method = tuning_method(parameters.tuning, sampler.names)
     torch.manual_seed(optimisation.seed)  # new adapter weights are drawn from it
     loaded = load_base(base)
     check_max_length(loaded, optimisation.max_length)  # the base may have been made for a shorter one
@@ -134,15 +149,20 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
     selection = Selection(parameters.reference_scores, rows)
     stopping = EarlyStopping(selection, optimisation.patience, is_mixture=is_mixture)
     device, mixed = accelerator.device, accelerator.mixed_precision == "bf16"
+
+    def select(task: str) -> AbstractContextManager[None]:
+        return method.select_tasks(model, torch.tensor([sampler.names.index(task)], device=device))
+
     loop = TrainingLoop(
         model,
         batches,
         TrainingSettings(parameters.max_steps, optimisation),
+        method=method,
         path=path,
         accelerator=accelerator,
         store=CheckpointStore(stage.work_folder / "checkpoint", stage.order.checkpoint),
         reporter=stage.reporter,
-        validate=lambda: validate(model, validations, device=device, mixed=mixed),
+        validate=lambda: validate(model, validations, select=select, device=device, mixed=mixed),
         stopping=stopping,
     )
     progress = loop.run()

@@ -9,7 +9,8 @@ is not that task's metric.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,9 +88,21 @@ class TaskValidation:
 
 
 def validate(
-    model: nn.Module, tasks: Mapping[str, TaskValidation], *, device: torch.device, mixed: bool
+    model: nn.Module,
+    tasks: Mapping[str, TaskValidation],
+    *,
+    select: Callable[[str], AbstractContextManager[None]],
+    device: torch.device,
+    mixed: bool,
 ) -> dict[str, TaskPoint]:
-    """Every task's point; ``mixed`` computes in bf16, as training does."""
+    """Every task's point, with the weights that ``select`` chooses for it.
+
+    ``mixed`` computes in bf16, as training does.
+    """
     budget = 4096 if device.type == "cpu" else 65536
+    points = {}
     with torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
-        return {name: task.run(model, token_budget=budget) for name, task in tasks.items()}
+        for name, task in tasks.items():
+            with select(name):
+                points[name] = task.run(model, token_budget=budget)
+    return points

@@ -50,8 +50,9 @@ class TuningMethod(Protocol):
         """A context in which rows are computed with the weights of their tasks: one for each micro-batch.
 
         ``tasks`` are indices into the tasks of the run, int64: (rows,), or (rows, tokens) where a sequence holds rows
-        of several tasks. The context includes the backward pass, because gradient checkpointing computes the forward
-        pass again in it. None says nothing of the rows; only a method without weights of single tasks takes it.
+        of several tasks, or (1,) for all rows of all forward passes. The context includes the backward pass, because
+        gradient checkpointing computes the forward pass again in it. None says nothing of the rows; only a method
+        without weights of single tasks takes it.
         """
 
     def decays(self, name: str) -> bool:

@@ -44,6 +44,8 @@ class MicroBatch:
     """(N,) float32, 1 / (the row's target tokens · the global batch's rows); the loss is Σ weight · nll."""
     tokens: int
     """Input tokens, padding not counted."""
+    task_ids: Tensor | None = None
+    """int64, indices into the tasks of the run: (B,), or (B, T) where a sequence holds several rows; None: no tasks."""
 
     @property
     def attention_mask(self) -> Tensor | None:
@@ -67,11 +69,17 @@ class MicroBatch:
 
 
 def padded(
-    rows: Sequence[EncodedRow], *, batch_rows: int, token_budget: int, mixed_lengths: bool = True
+    rows: Sequence[EncodedRow],
+    *,
+    batch_rows: int,
+    token_budget: int,
+    mixed_lengths: bool = True,
+    tasks: Sequence[int] | None = None,
 ) -> list[MicroBatch]:
     """Rows sorted by length, in micro-batches of at most ``token_budget`` tokens with padding (one row at least).
 
-    Without ``mixed_lengths`` there is no padding: only rows of equal length share a micro-batch.
+    ``tasks`` has the index of each row's task. Without ``mixed_lengths`` there is no padding: only rows of equal length
+    share a micro-batch.
     """
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]))
     widths = np.array([len(rows[index][0]) - 1 for index in order])
@@ -83,6 +91,7 @@ def padded(
             int(widths[first + begin]),
             batch_rows,
             mask=False,
+            tasks=tasks,
         )
         for first, last in itertools.pairwise(runs)
         for begin, end in _cuts(widths[first:last], token_budget)
@@ -111,8 +120,18 @@ def _cuts(widths: NDArray[np.int64], token_budget: int) -> list[tuple[int, int]]
     return cuts[::-1]
 
 
-def packed(rows: Sequence[EncodedRow], *, batch_rows: int, token_budget: int, width: int) -> list[MicroBatch]:
-    """Rows packed into sequences of ``width`` tokens (wider only for a longer row): first-fit decreasing."""
+def packed(
+    rows: Sequence[EncodedRow],
+    *,
+    batch_rows: int,
+    token_budget: int,
+    width: int,
+    tasks: Sequence[int] | None = None,
+) -> list[MicroBatch]:
+    """Rows packed into sequences of ``width`` tokens (wider only for a longer row): first-fit decreasing.
+
+    ``tasks`` has the index of each row's task.
+    """
     width = max(width, *(len(ids) - 1 for ids, _ in rows))
     sequences: list[list[int]] = []
     room: list[int] = []
@@ -130,19 +149,26 @@ def packed(rows: Sequence[EncodedRow], *, batch_rows: int, token_budget: int, wi
             first += 1
     count = max(1, token_budget // width)
     return [
-        _collate(rows, sequences[begin : begin + count], width, batch_rows, mask=True)
+        _collate(rows, sequences[begin : begin + count], width, batch_rows, mask=True, tasks=tasks)
         for begin in range(0, len(sequences), count)
     ]
 
 
 def _collate(
-    rows: Sequence[EncodedRow], sequences: Sequence[Sequence[int]], width: int, batch_rows: int, *, mask: bool
+    rows: Sequence[EncodedRow],
+    sequences: Sequence[Sequence[int]],
+    width: int,
+    batch_rows: int,
+    *,
+    mask: bool,
+    tasks: Sequence[int] | None,
 ) -> MicroBatch:
     """``sequences`` are lists of row numbers; ``batch_rows`` is the size of the global batch, for the rows' weights."""
     input_ids = np.zeros((len(sequences), width), dtype=np.int64)
     # Padding is segment 0 and attends to itself, so that every token attends to something.
     position_ids = np.tile(np.arange(width, dtype=np.int64), (len(sequences), 1))
     segment_ids = np.zeros((len(sequences), width), dtype=np.int32)
+    task_ids = np.zeros((len(sequences), width), dtype=np.int64)  # of padding, any task will do
     logit_positions, targets, weights = [], [], []
     tokens = 0
     for sequence, indices in enumerate(sequences):
@@ -154,6 +180,8 @@ def _collate(
             input_ids[sequence, columns] = row[:-1]
             position_ids[sequence, columns] = np.arange(length)
             segment_ids[sequence, columns] = segment
+            if tasks is not None:
+                task_ids[sequence, columns] = tasks[index]
             start = sequence * width + offset + prompt - 1
             logit_positions.append(np.arange(start, start + answer))
             targets.append(row[prompt:])
@@ -168,4 +196,5 @@ def _collate(
         targets=torch.from_numpy(np.concatenate(targets).astype(np.int64)),
         weights=torch.from_numpy(np.concatenate(weights)),
         tokens=tokens,
+        task_ids=None if tasks is None else torch.from_numpy(task_ids if mask else task_ids[:, 0].copy()),
     )

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from multitask_serving.engine.prompt.compiling import prefix_ids
 from multitask_trainer.errors import StageError
@@ -105,6 +106,11 @@ class TextBatches:
         blocks = self.sampler.at(step).rows[self.process :: self.processes]
         count = max(1, self.token_budget // self.length)
         return [self._collate(blocks[begin : begin + count]) for begin in range(0, len(blocks), count)]
+
+    def present(self, step: int) -> Tensor:
+        """Text is of no task: the one source is in every step."""
+        del step
+        return torch.ones(1, dtype=torch.bool)
 
     def _collate(self, blocks: NDArray[np.int64]) -> MicroBatch:
         tokens = torch.from_numpy(np.stack([self._block(int(block)) for block in blocks]).astype(np.int64))

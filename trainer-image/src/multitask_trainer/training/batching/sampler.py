@@ -57,7 +57,7 @@ class Sampler:
 
     def at(self, step: int) -> Batch:
         """The batch of ``step``, counted from 0."""
-        tasks = self._tasks(step, step + 1)[0]
+        tasks = self.tasks_at(step)
         before = self._counts(step)
         rows = np.empty(self._batch_rows, dtype=np.int64)
         for task in np.unique(tasks):
@@ -65,6 +65,11 @@ class Sampler:
             draws = before[task] + np.arange(len(slots))
             rows[slots] = self._rows(int(task), draws)
         return Batch(tasks, rows)
+
+    def tasks_at(self, step: int) -> NDArray[np.int64]:
+        """The task of each slot of ``step``."""
+        tasks: NDArray[np.int64] = self._tasks(step, step + 1)[0]
+        return tasks
 
     def rows_drawn(self, steps: int) -> dict[str, int]:
         """How many rows each task was given in the first ``steps`` steps."""
