@@ -10,6 +10,7 @@ from typing import Any
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.resource.parsing import check
 from multitask_api.stage_io.manifest import Manifest, Resolved, ResolvedData
+from multitask_api.stage_io.mixture_start import MixtureStart
 from multitask_api.stage_io.results import (
     BaseResult,
     CurvePoint,
@@ -25,10 +26,11 @@ from multitask_api.stages.graph import build
 from multitask_api.stages.nodes import Graph, Node, NodeState
 from multitask_api.stages.sampling import instance_balanced, mixture
 from multitask_api.stages.versions import VERSIONS, Versions
+from multitask_api.stages.warm_start import FINISHED, FORM, tasks_of, weights_form
 
 Document = dict[str, Any]
 SPLITS = ("train", "validation", "test")
-ROWS = {"urgency": 900, "intent": 5000, "spam": 300, "reply": 400}
+ROWS = {"urgency": 900, "intent": 5000, "spam": 300, "escalate": 120, "reply": 400}
 
 
 def task(name: str, **changes: Any) -> Document:
@@ -97,7 +99,8 @@ class SimulatedStages:
         assert node.digest is not None
         assert node.parameters is not None
         result, outputs = self._result(node)
-        self.manifests[node.name, node.digest] = manifest_of(node, result, outputs)
+        finished = {FINISHED: f"{len(self.manifests):06d}"}  # stages end one after the other
+        self.manifests[node.name, node.digest] = manifest_of(node, result, outputs, environment=finished)
 
     def _result(self, node: Node) -> tuple[Document, dict[str, str]]:
         parameters: Any = node.parameters
@@ -120,8 +123,17 @@ class SimulatedStages:
         if node.kind == "base":
             seen = tuple(definition.name for definition in parameters.tasks)
             return BaseResult(parameters=1, vocabulary=1, tasks=seen).to_json(), _outputs(node, "model")
-        names = {"high-resource": ("model",), "mixture": ("model",), "export": ("bundle",)}
+        if node.kind == "mixture":
+            return self._mixture_result(node), {**_outputs(node, "model"), FORM: weights_form(parameters.tuning)}
+        names = {"high-resource": ("model",), "export": ("bundle",)}
         return {}, _outputs(node, *names.get(node.kind, ("result",)))
+
+    def _mixture_result(self, node: Node) -> Document:
+        """With the start that the stage program records."""
+        if node.start is None or node.start.key is None:
+            return {}
+        tasks = tasks_of(self.manifests[node.start.key])
+        return {"start": MixtureStart(digest=node.start.key[1], tasks=tasks, rows_given={}).to_json()}
 
     def _filter_result(self, groups: Mapping[str, tuple[str, ...]]) -> tuple[Document, dict[str, str]]:
         plans = []
@@ -149,7 +161,13 @@ class SimulatedStages:
         return TaskVerdict(task=name, score=0.9, verdict=verdict, test_rows=10)
 
 
-def manifest_of(node: Node, result: Mapping[str, object], outputs: Mapping[str, str], seconds: float = 1.0) -> Manifest:
+def manifest_of(
+    node: Node,
+    result: Mapping[str, object],
+    outputs: Mapping[str, str],
+    seconds: float = 1.0,
+    environment: Mapping[str, str] | None = None,
+) -> Manifest:
     """The manifest that a stage program leaves for ``node``, without files."""
     assert node.digest is not None
     return Manifest(
@@ -162,6 +180,7 @@ def manifest_of(node: Node, result: Mapping[str, object], outputs: Mapping[str, 
         files={},
         result=dict(result),
         seconds=seconds,
+        environment=dict(environment or {}),
     )
 
 

@@ -121,6 +121,12 @@ class MixtureStage(Record):
         description="Random seed of this stage. Default: training.seed. Another seed repeats the mixture with the same "
         "baselines.",
     )
+    start: Literal["Previous"] | None = Field(
+        None,
+        description="Previous: begin with the weights of the group's latest mixture on the same base model with the "
+        "same kind of adapters, if there is one, in place of stage 2. A finished mixture is not trained again. "
+        "Default: begin with stage 2, or the base model.",
+    )
 
 
 class Stages(Record):

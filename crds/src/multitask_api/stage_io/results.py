@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from multitask_api.bundle import ForwardPath, PromptFormat
+from multitask_api.stage_io.mixture_start import MixtureStart
 from multitask_api.stage_io.overlap import LEAKED_TEST_ROWS
 from multitask_api.types import Record
 
@@ -97,9 +98,8 @@ class TrainResult(Record):
     trainable_parameters: int = 0
     training_seconds: float = 0.0
     tokens_per_second: float | None = None
-    test_score: float | None = Field(
-        None, description="Baselines only: test score of the final weights in the serving engine."
-    )
+    test_score: float | None = Field(None, description="Baselines only: their test score in the serving engine.")
+    start: MixtureStart | None = Field(None, description="Of a mixture that began with the weights of an earlier one.")
 
 
 class GroupPlan(Record):

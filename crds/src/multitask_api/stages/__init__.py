@@ -2,6 +2,6 @@
 
 from multitask_api.stages.graph import build
 from multitask_api.stages.groups import groups
-from multitask_api.stages.nodes import ArtifactKey, Graph, Node, NodeState, Ref, artifact_filename
+from multitask_api.stages.nodes import ArtifactKey, Graph, Node, NodeState, Ref, Start, artifact_filename
 
-__all__ = ["ArtifactKey", "Graph", "Node", "NodeState", "Ref", "artifact_filename", "build", "groups"]
+__all__ = ["ArtifactKey", "Graph", "Node", "NodeState", "Ref", "Start", "artifact_filename", "build", "groups"]

@@ -34,6 +34,7 @@ from multitask_api.stages.groups import groups
 from multitask_api.stages.node_table import Manifests, NodeTable
 from multitask_api.stages.nodes import Graph, NodeState, Ref
 from multitask_api.stages.versions import UNRECORDED_VERSIONS, Versions
+from multitask_api.stages.warm_start import start_from_previous
 from multitask_api.uris import is_folder
 
 SERVING_KINDS = ("verify", "ledger")
@@ -157,9 +158,9 @@ class _Builder:
         stages = self.spec.stages
         parameters = FilterParameters(
             groups=self.groups,
-            # Seeds and early stopping change how a stage trains, not what is chosen.
+            # Seeds, early stopping and first weights change how a stage trains, not what is chosen.
             high_resource=stages.high_resource.model_copy(update={"seed": None, "min_steps": None}),
-            mixture=stages.mixture.model_copy(update={"seed": None, "min_steps": None}),
+            mixture=stages.mixture.model_copy(update={"seed": None, "min_steps": None, "start": None}),
             batch_rows=self.spec.training.batch_rows,
             baselines_enabled=stages.baseline.enabled,
             declared_saturation_steps=declared,
@@ -212,6 +213,7 @@ class _Builder:
             )
         name = f"mixture/{group}"
         self._table.add(name, "mixture", parameters, reads=reads + references)
+        start_from_previous(self._table, self.model, self.spec, group, tasks, parameters)
         waits = self.nodes[name].state is NodeState.WAITING
         if not waits and self._is_later("mixture") and is_own_baseline(self._table, tasks):
             self._table.skip(

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from multitask_api.stage_io.manifest import Manifest
 from multitask_api.stage_io.parameters import StageParameters
 from multitask_api.stage_io.results import FilterResult, GroupPlan, TrainResult
 from multitask_api.stages.digests import digest
-from multitask_api.stages.nodes import ArtifactKey, Node, NodeState, Ref
+from multitask_api.stages.nodes import ArtifactKey, Node, NodeState, Ref, Start
 from multitask_api.stages.versions import Versions
 
 Manifests = Mapping[ArtifactKey, Manifest]
@@ -21,7 +22,7 @@ class NodeTable:
     def __init__(self, manifests: Manifests, versions: Versions) -> None:
         self.nodes: dict[str, Node] = {}
         self.versions = versions
-        self._manifests = manifests
+        self.manifests = manifests
 
     def add(
         self,
@@ -31,29 +32,50 @@ class NodeTable:
         *,
         reads: Sequence[Ref],
         needs: Sequence[str] = (),
+        start: Start | None = None,
     ) -> None:
         """Add a node; its digest is known once everything it reads has an output digest.
 
-        ``parameters`` is None while they depend on results that are missing.
+        ``parameters`` is None while they depend on results that are missing. ``start``: the weights that it begins with
+        are read too.
         """
+        first = {str(Ref(name, "model")): start.output} if start is not None and start.output is not None else None
+        self.nodes[name] = self.node(name, kind, parameters, reads=reads, needs=needs, also_read=first, start=start)
+
+    def node(
+        self,
+        name: str,
+        kind: str,
+        parameters: StageParameters | None,
+        *,
+        reads: Sequence[Ref],
+        needs: Sequence[str] = (),
+        also_read: Mapping[str, str] | None = None,
+        start: Start | None = None,
+    ) -> Node:
+        """A node as `add` makes it; ``also_read``: outputs of results that no node of the graph has."""
         reads = tuple(reads)
         stages = tuple(dict.fromkeys([*(ref.stage for ref in reads), *needs]))
         known = {str(ref): value for ref in reads if (value := self.output(ref)) is not None}
         if parameters is None or len(known) < len(set(reads)):
             missing = tuple(stage for stage in stages if not self._is_settled(stage))
-            self.nodes[name] = Node(name, kind, NodeState.WAITING, needs=missing, reads=reads)
-            return
+            return Node(name, kind, NodeState.WAITING, needs=missing, reads=reads, start=start)
+        known |= also_read or {}
         version = self.versions[kind]
         own = digest({"stage": name, "version": version, "parameters": parameters.identity(), "reads": known})
-        manifest = self._manifests.get((name, own))
+        manifest = self.manifests.get((name, own))
         ready = all(self._is_settled(stage) for stage in stages)
         state = NodeState.DONE if manifest else NodeState.READY if ready else NodeState.WAITING
         needed = stages if state is not NodeState.WAITING else tuple(s for s in stages if not self._is_settled(s))
-        self.nodes[name] = Node(name, kind, state, needed, reads, version, parameters, own, known, manifest)
+        return Node(name, kind, state, needed, reads, version, parameters, own, known, manifest, start=start)
 
     def skip(self, name: str, kind: str, *, needs: tuple[str, ...], reason: str, stand_in: str | None = None) -> None:
         """Add a node that has nothing to do; the outputs of ``stand_in`` take the place of those that it lacks."""
         self.nodes[name] = Node(name, kind, NodeState.SKIPPED, needs=needs, reason=reason, stand_in=stand_in)
+
+    def set_start(self, name: str, start: Start) -> None:
+        """Record how a mixture begins that starts cold."""
+        self.nodes[name] = replace(self.nodes[name], start=start)
 
     def output(self, ref: Ref) -> str | None:
         """The digest of one output; None while its stage is not done."""

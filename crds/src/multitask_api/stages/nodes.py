@@ -40,6 +40,21 @@ class NodeState(Enum):
 
 
 @dataclass(frozen=True)
+class Start:
+    """How a mixture with ``start: Previous`` begins."""
+
+    reason: str
+    """In words, for people."""
+    key: ArtifactKey | None = None
+    """The earlier result of the same stage whose weights it begins with; it may be gone once the mixture is done. None:
+    it starts cold."""
+    output: str | None = None
+    """The digest of these weights."""
+    cold: tuple[Manifest, ...] = ()
+    """Of a warm start: the same mixture started cold, after its stage 2 if it has one; empty if storage has none."""
+
+
+@dataclass(frozen=True)
 class Node:
     """One stage of one spec.
 
@@ -60,6 +75,8 @@ class Node:
     reason: str = ""
     stand_in: str | None = None
     """Of a skipped stage: the stage whose artifact is read in its place."""
+    start: Start | None = None
+    """Of a mixture with ``start: Previous``."""
 
     @property
     def waits_for(self) -> tuple[str, ...]:

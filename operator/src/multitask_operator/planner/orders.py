@@ -28,6 +28,7 @@ def stage_order(
     if node.digest is None or node.parameters is None:
         raise ValueError(f"{node.name} is {node.state.value}: what it reads is not known yet")
     needed = {name: graph[graph[name].stand_in or name] for name in node.needs}
+    start = node.start.key if node.start else None  # an earlier result of the stage itself
     return StageOrder(
         model=model,
         stage=node.name,
@@ -40,7 +41,8 @@ def stage_order(
             name: artifact((each.name, each.digest))
             for name, each in needed.items()
             if each.state is NodeState.DONE and each.digest is not None
-        },
+        }
+        | ({start[0]: artifact(start)} if start else {}),
         output=artifact((node.name, node.digest)),
         work=work,
         checkpoint=checkpoint,

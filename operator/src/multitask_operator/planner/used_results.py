@@ -22,8 +22,11 @@ class UsedResults:
     def of(cls, graph: Graph) -> UsedResults:
         """What the nodes of ``graph`` use."""
         keys = {(node.name, node.digest): node.state for node in graph.nodes if node.digest is not None}
+        # What a mixture begins with is read until it is done.
+        open_starts = (node.start for node in graph.nodes if node.state is not NodeState.DONE)
+        started_from = {start.key for start in open_starts if start is not None and start.key is not None}
         return cls(
-            frozenset(keys),
+            frozenset(keys) | started_from,
             frozenset(key for key, state in keys.items() if state is not NodeState.DONE),
             frozenset(node.name for node in graph.nodes if node.digest is None),
         )

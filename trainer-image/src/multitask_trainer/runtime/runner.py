@@ -18,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
@@ -25,6 +26,7 @@ from typing import Protocol
 from multitask_api.cluster import EXIT_DONE, EXIT_RETRYABLE, TRAINING_KINDS
 from multitask_api.errors import MultitaskError
 from multitask_api.stage_io.manifest import Manifest, StageFailure, StageOrder
+from multitask_api.stages.warm_start import FINISHED
 from multitask_trainer.errors import LostProcess, Unreported
 from multitask_trainer.runtime.context import ACCELERATOR, StageContext, StageOutcome
 from multitask_trainer.runtime.distributed import SHUTDOWN_TIMEOUT, DistributedContext, WorkerExit
@@ -150,6 +152,7 @@ def _manifest(context: StageContext, outcome: StageOutcome, seconds: float) -> M
             "cpus": str(os.cpu_count()),
             "threads": str(order.threads),
             "device": order.device,
+            FINISHED: datetime.now(UTC).isoformat(timespec="milliseconds"),
             **({ACCELERATOR: context.accelerator} if "torch" in sys.modules else {}),  # else nothing was computed
         },
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from multitask_api.cluster import RUN
 from multitask_operator.objects.names import run_name
+from multitask_operator.planner import UsedResults
 from multitask_operator.reconciler.actions import Delete, delete_all
 from multitask_operator.reconciler.children import ChildBuilder
 from multitask_operator.reconciler.state.accessors import kind_label, true_condition
@@ -35,8 +36,9 @@ def obsolete_objects(state: ModelState, children: ChildBuilder | None) -> Iterat
         if is_superseded(job, state) or is_to_be_resolved_again(job, state):
             yield from delete_all(job.job, job.configmap)
     if state.is_resolved:
+        used = UsedResults.of(state.plan.graph)
         for job in state.stage_jobs:
-            if is_unused(job, state):
+            if is_unused(job, used):
                 yield from delete_all(job.job, job.configmap)
         yield from _old_snapshots(state)
 
@@ -89,11 +91,9 @@ def is_to_be_resolved_again(job: StageJob, state: ModelState) -> bool:
     return job.configmap is None or report_lost or (wait is not None and wait <= 0)
 
 
-def is_unused(job: StageJob, state: ModelState) -> bool:
-    """A Job that does not run, of stages that are not in the graph and cannot turn out to be."""
-    graph = state.plan.graph
-    is_in_graph = any(stage in graph and graph[stage].digest in (digest, None) for stage, digest in job.keys)
-    return job.phase is not Phase.RUNNING and not is_in_graph
+def is_unused(job: StageJob, used: UsedResults) -> bool:
+    """A Job that does not run, of results that the graph does not use and cannot turn out to."""
+    return job.phase is not Phase.RUNNING and not any(used.uses(key) for key in job.keys)
 
 
 def _old_snapshots(state: ModelState) -> Iterator[Delete]:
