@@ -20,9 +20,9 @@ from multitask_api.bundle import Bundle, GenerationSettings, LabelIds, ServedTas
 from multitask_serving.engine.classification.scoring import label_log_probs
 from multitask_serving.engine.classification.trie import LabelTrie
 from multitask_serving.engine.engine import Engine
+from multitask_serving.engine.model.active_adapters import ActiveAdapters
 from multitask_serving.engine.model.adapters import attach_adapters
 from multitask_serving.engine.model.loading import LoadedModel
-from multitask_serving.engine.model.lora import ActiveAdapters
 from multitask_serving.engine.prompt.encoding import compile_labels, compile_pieces, encode_prompt
 from multitask_serving.engine.types import Request
 

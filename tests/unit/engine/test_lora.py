@@ -9,9 +9,10 @@ from peft import LoraConfig, get_peft_model
 from safetensors.torch import save_file
 
 from multitask_serving.engine.errors import InvalidBundle
+from multitask_serving.engine.model.active_adapters import ActiveAdapters
 from multitask_serving.engine.model.adapters import attach_adapters
 from multitask_serving.engine.model.loading import load_model, read_adapter
-from multitask_serving.engine.model.lora import ActiveAdapters, RowLoraLinear
+from multitask_serving.engine.model.lora import RowLoraLinear
 from support.engine_builders import llama, merged, random_adapter, served_task, write_bundle
 
 SCALING = 0.5

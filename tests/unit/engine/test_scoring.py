@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -145,8 +146,15 @@ def test_micro_batches_hold_every_row_once_within_the_budget_widest_first() -> N
     batches = list(micro_batches(widths, 1000))
     assert sorted(row for batch in batches for row in batch) == list(range(200))
     assert all(len(batch) * max(widths[row] for row in batch) <= 1000 or len(batch) == 1 for batch in batches)
-    flattened = [widths[row] for batch in batches for row in batch]
-    assert flattened == sorted(flattened, reverse=True)
+    for wider, batch in pairwise(batches):
+        assert min(widths[row] for row in wider) >= max(widths[row] for row in batch)
+
+
+def test_a_batch_keeps_the_order_of_the_call() -> None:
+    assert list(micro_batches([3, 9, 3, 8, 9], 30)) == [[1, 3, 4], [0, 2]]
+
+
+def test_a_row_that_is_too_wide_is_a_batch_of_its_own() -> None:
     assert list(micro_batches([5000], 1000)) == [[0]]
     assert list(micro_batches([], 1000)) == []
 

@@ -10,9 +10,9 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 
 from multitask_api.bundle import Adapter, ServedModel
+from multitask_serving.engine.model.active_adapters import ActiveAdapters
 from multitask_serving.engine.model.adapters import attach_adapters
 from multitask_serving.engine.model.loading import load_model, read_adapter
-from multitask_serving.engine.model.lora import ActiveAdapters
 from multitask_trainer.base_model.loading import load_base
 from multitask_trainer.errors import MergeChangesModel
 from multitask_trainer.export import merging

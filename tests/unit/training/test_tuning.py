@@ -10,9 +10,9 @@ from transformers import AutoModelForCausalLM
 from multitask_api.bundle import Adapter
 from multitask_api.errors import UserError
 from multitask_api.resource.tuning import Tuning
+from multitask_serving.engine.model.active_adapters import ActiveAdapters
 from multitask_serving.engine.model.adapters import attach_adapters
 from multitask_serving.engine.model.loading import read_adapter
-from multitask_serving.engine.model.lora import ActiveAdapters
 from multitask_trainer.base_model.loading import load_base
 from multitask_trainer.tuning import tuning_method
 

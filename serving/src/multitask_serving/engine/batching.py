@@ -23,19 +23,20 @@ def micro_batches(widths: Sequence[int], token_budget: int) -> Iterator[list[int
     """Row numbers in batches of similar width; ``widths`` are the rows' lengths in tokens.
 
     A batch, padded to its widest row, has at most ``token_budget`` tokens and `MASK_BUDGET` mask entries, unless it is
-    a single row. The widest rows come first, so that running out of memory shows at once.
+    a single row. The widest rows come first, so that running out of memory shows at once. Within a batch the rows keep
+    their order, so a caller that puts rows of one adapter together finds them together.
     """
     batch: list[int] = []
     widest = 0
     for row in sorted(range(len(widths)), key=lambda row: -widths[row]):
         if batch and ((len(batch) + 1) * widest > token_budget or (len(batch) + 1) * widest**2 > MASK_BUDGET):
-            yield batch
+            yield sorted(batch)
             batch = []
         if not batch:
             widest = widths[row]
         batch.append(row)
     if batch:
-        yield batch
+        yield sorted(batch)
 
 
 def cached_batches(

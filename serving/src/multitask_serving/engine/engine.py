@@ -194,12 +194,18 @@ class Engine:
             raise UnknownTask(name, self._tasks)
         return task
 
-    @staticmethod
-    def _rows_by_model(tasks: Sequence[_Task]) -> dict[str, list[int]]:
+    def _rows_by_model(self, tasks: Sequence[_Task]) -> dict[str, list[int]]:
+        """Each model's rows, those without an adapter first, then those of one adapter after the other."""
         groups: dict[str, list[int]] = {}
         for row, task in enumerate(tasks):
             groups.setdefault(task.served.model, []).append(row)
-        return groups
+        return {
+            model: sorted(rows, key=lambda row: self._adapter_number(tasks[row].served))
+            for model, rows in groups.items()
+        }
+
+    def _adapter_number(self, task: ServedTask) -> int:
+        return self._models[task.model].adapter_numbers[task.adapter]
 
     def _check_model(self, task: ServedTask) -> None:
         model = self._models.get(task.model)

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from multitask_api.bundle import Adapter, ServedModel
+from multitask_serving.engine.model.active_adapters import ActiveAdapters
 from multitask_serving.engine.model.adapters import add_to_weights, attach_adapters
 from multitask_serving.engine.model.loading import load_model, read_adapter
-from multitask_serving.engine.model.lora import ActiveAdapters
 from multitask_trainer.base_model.loading import Precision, load_base
 from multitask_trainer.base_model.saving import save_served_model
 from multitask_trainer.errors import MergeChangesModel

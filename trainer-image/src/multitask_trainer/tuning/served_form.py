@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from multitask_serving.engine.model.active_adapters import ActiveAdapters
 from multitask_serving.engine.model.adapters import LoraWeights, attach_adapters
-from multitask_serving.engine.model.lora import ActiveAdapters
 from multitask_trainer.base_model.loading import Precision
 from multitask_trainer.errors import StageError
 

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from multitask_serving.engine.errors import InvalidBundle
-from multitask_serving.engine.model.lora import ActiveAdapters, RowLoraExperts, RowLoraLinear, expert_delta
+from multitask_serving.engine.model.active_adapters import ActiveAdapters
+from multitask_serving.engine.model.lora import RowLoraExperts, RowLoraLinear, expert_delta
 
 LoraWeights = Mapping[str, tuple[Tensor, Tensor]]
 """One adapter: path → A and B, both fp32, the scaling folded into B. A linear layer has A (rank, in) and B (out, rank);

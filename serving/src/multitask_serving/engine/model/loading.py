@@ -14,9 +14,9 @@ from safetensors.torch import load_file
 
 from multitask_api.bundle import Adapter, ForwardPath, ServedModel
 from multitask_serving.engine.errors import InvalidBundle
+from multitask_serving.engine.model.active_adapters import ActiveAdapters
 from multitask_serving.engine.model.adapters import LoraWeights, attach_adapters
 from multitask_serving.engine.model.backbone import MASKED, Backbone
-from multitask_serving.engine.model.lora import ActiveAdapters
 from multitask_serving.engine.model.pretrained import read_pretrained
 
 if TYPE_CHECKING:

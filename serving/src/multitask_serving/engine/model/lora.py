@@ -1,45 +1,18 @@
 """LoRA adapters (arXiv 2106.09685) of many tasks on one layer, chosen per row.
 
 A layer computes ``W x + B_i (A_i x)``, where i is the row's adapter and the scaling is folded into B. Adapters are
-stacked and padded with zeros to the largest rank, so a batch with different adapters costs one gather and two batched
-matrix products per linear layer. Number 0 is "no adapter" (zeros).
+stacked and padded with zeros to the largest rank; a batch with different adapters reads them in place, see
+``active_adapters``. Number 0 is "no adapter" (zeros).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-
-class ActiveAdapters:
-    """The adapter numbers of the rows of the current batch. Each loaded model has one, shared by its layers."""
-
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self.shared: int | None = 0
-        """The adapter number of all rows; None if the rows differ."""
-        self.numbers: tuple[int, ...] = ()
-        """The rows' adapter numbers if they differ."""
-        self.per_row = torch.empty(0, dtype=torch.int64)
-        """(B,) the same, on the device."""
-
-    @contextmanager
-    def use(self, numbers: Sequence[int]) -> Iterator[None]:
-        """A context in which row i of every forward pass uses adapter ``numbers[i]``; outside, no adapter is used."""
-        if len(set(numbers)) == 1:
-            self.shared = numbers[0]
-        else:
-            self.shared = None
-            self.numbers = tuple(numbers)
-            self.per_row = torch.tensor(numbers, device=self._device)
-        try:
-            yield
-        finally:
-            self.shared, self.numbers = 0, ()
+from multitask_serving.engine.model.active_adapters import ActiveAdapters, PaddedRows
 
 
 class RowLoraLinear(nn.Module):
@@ -70,15 +43,25 @@ class RowLoraLinear(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, …, in) → (B, …, out), or (B·S, in) → (B·S, out) where a model joins rows; a row's tokens are together."""
         y: Tensor = self.base(x)
-        if self.active.shared == 0:
-            return y
-        if self.active.shared is not None:
-            number = self.active.shared
-            return y + functional.linear(functional.linear(x, self.A[number]), self.B[number])
-        rows = len(self.active.numbers)
-        a, b = self.A[self.active.per_row], self.B[self.active.per_row]
-        by_row = torch.bmm(x.reshape(rows, -1, x.shape[-1]), a.transpose(1, 2))
-        return torch.baddbmm(y.reshape(rows, -1, y.shape[-1]), by_row, b.transpose(1, 2)).reshape(y.shape)
+        batch = self.active.batch
+        inputs, outputs = x.reshape(-1, x.shape[-1]), y.reshape(-1, y.shape[-1])
+        tokens = len(inputs) // len(batch.numbers)
+        padded = batch.padded_for(tokens, self.A.shape[1], inputs.shape[1] + outputs.shape[1])
+        if padded is not None:
+            self._add_padded(inputs, outputs, tokens, padded)
+            return outputs.reshape(y.shape)
+        for first, last, number in batch.runs:
+            if number:
+                rows = slice(first * tokens, last * tokens)
+                outputs[rows].addmm_(inputs[rows] @ self.A[number].T, self.B[number].T)
+        return outputs.reshape(y.shape)
+
+    def _add_padded(self, inputs: Tensor, outputs: Tensor, tokens: int, padded: PaddedRows) -> None:
+        a, b = self.A[padded.numbers], self.B[padded.numbers]
+        in_slots = inputs.reshape(-1, tokens, inputs.shape[1])[padded.rows].reshape(len(a), -1, inputs.shape[1])
+        deltas = torch.bmm(torch.bmm(in_slots, a.transpose(1, 2)), b.transpose(1, 2))
+        of_rows = deltas.reshape(-1, tokens * outputs.shape[1])[padded.slots]
+        outputs[padded.first_row * tokens :].add_(of_rows.reshape(-1, outputs.shape[1]))
 
 
 class RowLoraExperts(nn.Module):
@@ -87,7 +70,7 @@ class RowLoraExperts(nn.Module):
     ``adapters`` maps the name of a weight to A (n + 1, E, r, in) and B (n + 1, E, out, r). The module is called with
     all tokens, first a row's, then the next row's, as its first argument and, aligned with them, the experts chosen and
     their weights. Which expert takes a token differs from token to token, so there is no product to share: the weights
-    with the delta of one adapter are made for the time of the call, once for each adapter that the batch uses.
+    with the delta of one adapter are made for the time of the call, once for each run of rows with one adapter.
     """
 
     def __init__(self, base: nn.Module, adapters: Mapping[str, tuple[Tensor, Tensor]], active: ActiveAdapters) -> None:
@@ -101,18 +84,13 @@ class RowLoraExperts(nn.Module):
 
     def forward(self, hidden: Tensor, *routing: Tensor) -> Tensor:
         """(T, in) and what the router gave, (T, k) each → (T, in)."""
-        if self.active.shared is not None:
-            return self._run(self.active.shared, hidden, routing)
-        numbers = self.active.numbers
-        per_token = self.active.per_row.repeat_interleave(len(hidden) // len(numbers))
+        batch = self.active.batch
+        tokens = len(hidden) // len(batch.numbers)
         parts = []
-        for number in sorted(set(numbers)):
-            tokens = (per_token == number).nonzero()[:, 0]
-            parts.append((tokens, self._run(number, hidden[tokens], tuple(each[tokens] for each in routing))))
-        out = torch.empty_like(hidden)
-        for tokens, part in parts:
-            out[tokens] = part
-        return out
+        for first, last, number in batch.runs:
+            rows = slice(first * tokens, last * tokens)
+            parts.append(self._run(number, hidden[rows], tuple(each[rows] for each in routing)))
+        return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _run(self, number: int, hidden: Tensor, routing: tuple[Tensor, ...]) -> Tensor:
         if number == 0:
