@@ -16,6 +16,7 @@ from multitask_operator.cli.main import cli
 CLUSTER = ["--context", "--kubeconfig", "--namespace -n"]
 COMMANDS = {
     "explain": ["--output", *CLUSTER, "NAME"],
+    "export": ["--base", "--out", "--to", "DIR"],
     "gc": ["--dry-run", "--forget", "--output", *CLUSTER, "DIR|NAME"],
     "logs": ["--follow -f", "--tail", *CLUSTER, "NAME", "[STAGE]"],
     "plan": ["--claim", "--no-serve", "--output", "--refresh", "--workdir", *CLUSTER, "FILE|NAME"],

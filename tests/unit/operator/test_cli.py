@@ -14,7 +14,7 @@ import yaml
 from multitask_api.stage_io.manifest import StageFailure
 from multitask_operator import cli
 from multitask_operator.cli.errors import run_reporting_errors
-from multitask_operator.commands import serve
+from multitask_operator.commands import export, serve
 from multitask_operator.commands.serve import exported
 from multitask_operator.local.model_file import device, ignored_fields
 from multitask_operator.local.promotion import Published
@@ -50,6 +50,8 @@ COMMANDS = [
     (["plan", "desk", "-n", "team", "--claim", "desk={tmp}"], 2, "--claim applies only to a run on this machine"),
     (["serve", "{tmp}/nowhere"], 2, "nowhere does not exist; `mtm run FILE --workdir"),
     (["serve", "{tmp}"], 2, "is not a work folder of mtm"),
+    (["export", "{tmp}", "--to", "peft", "--out", "{tmp}/out"], 2, "is not a work folder of mtm"),
+    (["export", "{tmp}", "--to", "tgi", "--out", "{tmp}/out"], 2, "'tgi' is not one of 'peft', 'vllm', 'triton-vllm'"),
     (["report", "{tmp}/nowhere"], 2, "nowhere does not exist"),
     (["gc", "{tmp}/nowhere"], 2, "nowhere does not exist"),
 ]
@@ -242,6 +244,15 @@ def test_an_unverified_export_is_served_with_a_warning(tmp_path, capsys, monkeyp
     assert err.startswith("" if verified else "warning: the served export is unverified: no run has compared ")
     assert err.endswith("" if verified else f"; `mtm run FILE --workdir {tmp_path}`, without --no-serve, verifies it\n")
     assert bool(err) is not verified
+
+
+def test_export_starts_the_trainers_program_on_the_exported_result(tmp_path, monkeypatch):
+    (tmp_path / "routes.yaml").write_text("spec: {}")
+    started = []
+    monkeypatch.setattr(export, "exec_module", lambda *program: started.append(program) or 0)
+    assert cli.invoke(["export", str(tmp_path), "--to", "vllm", "--out", "out", "--base", "org/base"]) == 0
+    arguments = [str(tmp_path), "--to", "vllm", "--out", "out", "--base", "org/base"]
+    assert started == [("multitask_trainer.adapter_export", "mtm export", arguments)]
 
 
 def test_the_servers_options_are_in_the_help_and_passed_on(tmp_path, capsys, monkeypatch):

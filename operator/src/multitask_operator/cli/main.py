@@ -150,6 +150,29 @@ def serve(folder: Path, **options: str | None) -> int:
     return command.serve(folder, [word for option in given.items() for word in option])
 
 
+@cli.command(short_help="Write the adapters of what `run` exported for PEFT, vLLM or Triton with vLLM.")
+@DIR
+@click.option(
+    "--to", "target", type=click.Choice(["peft", "vllm", "triton-vllm"]), required=True, help="What the files are for."
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    required=True,
+    metavar="FOLDER",
+    help="Where a folder per revision is put.",
+)
+@click.option("--base", metavar="NAME", help="Name or path of the base where it is served.  [default: that in DIR]")
+def export(folder: Path, target: str, out: Path, base: str | None) -> int:
+    """Write the adapters of what `run` exported to DIR into FOLDER, each as a folder of PEFT.
+
+    vllm also writes the arguments of `vllm serve`, triton-vllm a model repository for Triton's vLLM backend.
+    """
+    from multitask_operator.commands import export as command
+
+    return command.export(folder, target, out, base)
+
+
 @cli.command(context_settings=_PASS_THROUGH, short_help="Send a request: predict --address A TASK field=value …")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def predict(arguments: Sequence[str]) -> int:
