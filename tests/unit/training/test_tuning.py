@@ -115,11 +115,6 @@ def test_layers_that_cannot_be_adapted(settings, message, base_folder):
         tuning_method(tuning(**settings)).prepare(load_base(base_folder))
 
 
-def test_cgc_lora_is_not_available_yet():
-    with pytest.raises(UserError, match="CGCLoRA is not available yet; use Full or LoRA"):
-        tuning_method(tuning("CGCLoRA"))
-
-
 @pytest.mark.parametrize("name", ["Full", "LoRA"])
 def test_weights_of_another_base_are_refused(name, base_folder, tmp_path, request):
     tuned = tuning_method(tuning(name))

@@ -6,11 +6,9 @@ Which layers these are is found by ``targets``.
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -20,20 +18,17 @@ from multitask_api.resource.tuning import Tuning
 from multitask_serving.engine.model.adapters import LoraWeights
 from multitask_trainer.base_model.loading import Precision, torch_dtype
 from multitask_trainer.errors import StageError
-from multitask_trainer.storage.files import drop_library_versions
 from multitask_trainer.tuning.method import SharedByAllTasks
+from multitask_trainer.tuning.peft_model import PREFIX, WEIGHTS, save_adapter, wrap
 from multitask_trainer.tuning.served_form import check_served_form
 from multitask_trainer.tuning.targets import LoraTargets, find_targets
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-_CONFIG = "adapter_config.json"
-_WEIGHTS = "adapter_model.safetensors"
 _STACKS = "stacked_parameters.json"
 """Beside PEFT's files: the layer in PEFT's names → the path of the stacked weights that it changes, and their number.
 PEFT's names do not say which of a module's stacked weights a delta belongs to."""
-_PREFIX = "base_model.model."
 _PARTS = {".lora_A.weight": "A", ".lora_B.weight": "B"}
 
 
@@ -51,7 +46,7 @@ class Lora(SharedByAllTasks):
 
     def prepare(self, model: PreTrainedModel) -> nn.Module:
         """A PEFT model. Raises `StageError` if nothing can be adapted, or not what ``targetModules`` names."""
-        from peft import LoraConfig, get_peft_model
+        from peft import LoraConfig
 
         targets = lora_targets(model, self._tuning)
         config = LoraConfig(
@@ -61,37 +56,23 @@ class Lora(SharedByAllTasks):
             lora_dropout=self._tuning.dropout,
             target_modules=list(targets.linear),
             target_parameters=list(targets.experts) or None,
-            fan_in_fan_out=_is_transposed(model, targets),
+            fan_in_fan_out=is_transposed(model, targets),
             bias="none",
         )
-        with warnings.catch_warnings(), _names_as_they_are(model):
-            # PEFT uses a name that transformers has deprecated.
-            warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
-            # A model may have both orientations of weights; PEFT then sets it for each layer and says so.
-            warnings.filterwarnings("ignore", message="fan_in_fan_out is set to")
-            adapted: nn.Module = get_peft_model(model, config)
-        return adapted
+        return wrap(model, config)
 
     def save(self, model: nn.Module, folder: Path) -> None:
         """A PEFT adapter folder."""
-        folder.mkdir(parents=True, exist_ok=True)
-        peft: Any = model
-        peft.save_pretrained(str(folder), save_embedding_layers=False)
-        (folder / "README.md").unlink(missing_ok=True)  # PEFT's model card, with nothing filled in
-        # PEFT keeps the layers in a set and the base's path on this machine: the same adapter must be the same bytes.
-        config = json.loads((folder / _CONFIG).read_text("utf-8"))
-        config |= {"target_modules": sorted(config["target_modules"]), "base_model_name_or_path": None}
-        if config.get("target_parameters"):
-            config["target_parameters"] = sorted(config["target_parameters"])
-            (folder / _STACKS).write_text(json.dumps(_stacks(model), indent=1, sort_keys=True), "utf-8")
-        (folder / _CONFIG).write_text(json.dumps(config, indent=1, sort_keys=True), "utf-8")
-        drop_library_versions(folder)
+        save_adapter(model, folder)
+        stacks = _stacks(model)
+        if stacks:
+            (folder / _STACKS).write_text(json.dumps(stacks, indent=1, sort_keys=True), "utf-8")
 
     def load(self, model: nn.Module, folder: Path) -> None:
         """Replace A and B of every layer."""
         from peft import get_peft_model_state_dict
 
-        weights = load_file(folder / _WEIGHTS)
+        weights = load_file(folder / WEIGHTS)
         expected = get_peft_model_state_dict(model)
         if {name: value.shape for name, value in weights.items()} != {name: v.shape for name, v in expected.items()}:
             raise StageError(f"{folder}: this adapter has other layers or another rank; redo the stage that made it")
@@ -104,7 +85,7 @@ class Lora(SharedByAllTasks):
         del base, task  # all tasks of a run share the adapter, and it does not hold the base
         dtype = torch_dtype(precision)
         stacks = json.loads((weights / _STACKS).read_text("utf-8")) if (weights / _STACKS).exists() else {}
-        tensors = dict(_served(name, value.to(dtype), stacks) for name, value in load_file(weights / _WEIGHTS).items())
+        tensors = dict(_served(name, value.to(dtype), stacks) for name, value in load_file(weights / WEIGHTS).items())
         folder.mkdir(parents=True, exist_ok=True)
         save_file(tensors, folder / "adapter.safetensors")
         settings = {"rank": self._tuning.rank, "scaling": self._tuning.alpha / self._tuning.rank}
@@ -128,45 +109,29 @@ class Lora(SharedByAllTasks):
 
 def lora_targets(model: PreTrainedModel, tuning: Tuning) -> LoraTargets:
     """What ``tuning`` adapts of ``model``. Raises `StageError` if that is nothing, or a name in it is no such layer."""
-    found = find_targets(model, dropout=tuning.dropout)
+    if tuning.has_experts:
+        found = find_targets(model).linear_only(f"{tuning.method} adapts linear layers only")
+    else:
+        found = find_targets(model, dropout=tuning.dropout)
     for name in tuning.target_modules:
         named = found.named([name])
         if not named.linear and not named.experts:
             reason = found.why_not(name)
             problem = f"{name}: {reason}" if reason else f"{name}: the base model has no such layer"
             raise StageError(
-                f"tuning.targetModules: {problem}; the layers that LoRA adapts are called "
+                f"tuning.targetModules: {problem}; the layers that {tuning.method} adapts are called "
                 f"{', '.join(found.names) or 'nothing'}; name some of those"
             )
     if not found.names:
         raise StageError(
-            "tuning.method: LoRA has nothing to adapt in this base model"
-            + "".join(f"; {notice}" for notice in found.notices())
+            f"tuning.method: {tuning.method} has nothing to adapt in this base model"
+            + "".join(f"; {notice}" for notice in found.notices(tuning.method))
             + "; use method Full, or another base model"
         )
     return found.named(tuning.target_modules) if tuning.target_modules else found
 
 
-@contextmanager
-def _names_as_they_are(model: PreTrainedModel) -> Iterator[None]:
-    """A context in which PEFT takes the names of layers as they are.
-
-    For some types of models it takes them for those of transformers 4 and turns ``gate_proj`` into the stacked weights
-    of transformers 5, also where a dense layer has that name.
-    """
-    config: Any = model.config
-    own = vars(config).get("model_type")
-    config.model_type = ""
-    try:
-        yield
-    finally:
-        if own is None:
-            del config.model_type
-        else:
-            config.model_type = own
-
-
-def _is_transposed(model: PreTrainedModel, targets: LoraTargets) -> bool:
+def is_transposed(model: PreTrainedModel, targets: LoraTargets) -> bool:
     """Whether all layers are ``Conv1D``, which has its weight as (in, out)."""
     layers = [model.get_submodule(path) for path in targets.linear]
     return bool(layers) and not any(isinstance(layer, nn.Linear) for layer in layers) and not targets.experts
@@ -176,8 +141,8 @@ def _stacks(model: nn.Module) -> dict[str, tuple[str, int]]:
     from peft.tuners.lora.layer import ParamWrapper
 
     return {
-        name.removeprefix(_PREFIX): (
-            f"{name.removeprefix(_PREFIX).replace('.base_layer', '')}.{module.parameter_name}",
+        name.removeprefix(PREFIX): (
+            f"{name.removeprefix(PREFIX).replace('.base_layer', '')}.{module.parameter_name}",
             module.num_experts,
         )
         for name, module in model.named_modules()
@@ -191,8 +156,8 @@ def _served(name: str, value: Tensor, stacks: dict[str, tuple[str, int]]) -> tup
     PEFT keeps A of the experts one after the other, (experts · r, in), and B as (out, r · experts), by rank first.
     """
     for ending, part in _PARTS.items():
-        if name.startswith(_PREFIX) and name.endswith(ending):
-            layer = name.removeprefix(_PREFIX).removesuffix(ending)
+        if name.startswith(PREFIX) and name.endswith(ending):
+            layer = name.removeprefix(PREFIX).removesuffix(ending)
             if layer not in stacks:
                 return f"{layer}.{part}", value
             path, experts = stacks[layer]

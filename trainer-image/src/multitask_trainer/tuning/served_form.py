@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
@@ -28,24 +28,29 @@ def check_served_form(
     prepare: Callable[[PreTrainedModel], nn.Module],
     served_weights: Callable[[nn.Module], LoraWeights],
     precision: Precision,
+    *,
+    method: str = "LoRA",
+    selected: Callable[[nn.Module], AbstractContextManager[None]] = lambda _: nullcontext(),
 ) -> None:
     """Compare one random adapter as PEFT runs it with the same one in a batch whose middle row has none.
 
     ``load`` gives the base in fp32, anew each time, so that one copy of it is in memory. ``prepare`` wraps it for
-    training, and ``served_weights`` takes the adapter from that. Raises `StageError` where the two differ, or where one
-    of them cannot be run.
+    training, ``selected`` gives the context in which that computes with the adapter in all rows, and ``served_weights``
+    takes the adapter from it. ``method`` is its name in the resource. Raises `StageError` where the two differ, or
+    where one of them cannot be run.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         model = load()
         name = type(model).__name__
-        with _explained(name, "cannot be trained"):
+        with _explained(method, name, "cannot be trained"):
             trained = prepare(model)
             _randomise(trained)
-            expected, weights = _logits(trained), served_weights(trained)
+            with selected(trained):
+                expected, weights = _logits(trained), served_weights(trained)
     del model, trained
     model = load()
-    with _explained(name, "cannot be served"):
+    with _explained(method, name, "cannot be served"):
         untouched = _logits(model)
         active = ActiveAdapters(model.device)
         attach_adapters(model, [weights], active)
@@ -57,10 +62,11 @@ def check_served_form(
     difference = max(_difference(alone, expected), _difference(mixed, expected_mixed))
     if not difference <= _TOLERANCE:
         raise _refused(
-            f"adapters of {name} would not be served as they are trained (by {difference:.2g} standard deviations)"
+            method,
+            f"adapters of {name} would not be served as they are trained (by {difference:.2g} standard deviations)",
         )
     if precision == "bf16":
-        with _explained(name, "cannot be served in bf16"), active.use([1, 0, 1]):
+        with _explained(method, name, "cannot be served in bf16"), active.use([1, 0, 1]):
             _logits(model.to(torch.bfloat16))  # type: ignore[arg-type]
 
 
@@ -89,16 +95,16 @@ def _difference(actual: Tensor, expected: Tensor) -> float:
 
 
 @contextmanager
-def _explained(name: str, what: str) -> Iterator[None]:
-    """A context that turns whatever a family raises into a reason not to use LoRA with it."""
+def _explained(method: str, name: str, what: str) -> Iterator[None]:
+    """A context that turns whatever a family raises into a reason not to use ``method`` with it."""
     try:
         yield
     except StageError:
         raise
     except Exception as error:
         words = shorten(f"{type(error).__name__}: {error}", 200, placeholder=" …")
-        raise _refused(f"adapters of {name} {what} ({words})") from error
+        raise _refused(method, f"adapters of {name} {what} ({words})") from error
 
 
-def _refused(problem: str) -> StageError:
-    return StageError(f"tuning.method: LoRA: {problem}. Use method Full, or another base model")
+def _refused(method: str, problem: str) -> StageError:
+    return StageError(f"tuning.method: {method}: {problem}. Use method Full, or another base model")

@@ -65,14 +65,19 @@ class LoraTargets:
         """The last parts of all paths, each once."""
         return sorted({_last(path) for path in (*self.linear, *self.experts)})
 
-    def notices(self) -> list[str]:
-        """A sentence for each kind of projection that keeps its weights because nothing can adapt it."""
+    def linear_only(self, reason: str) -> LoraTargets:
+        """Without the stacked expert weights, which are excluded for ``reason``."""
+        stacks = tuple(Excluded(path, "stacked expert weights", reason) for path in self.experts)
+        return LoraTargets(self.linear, (), (*self.excluded, *stacks))
+
+    def notices(self, method: str = "LoRA") -> list[str]:
+        """A sentence for each kind of projection that keeps its weights because ``method`` cannot adapt it."""
         kinds: dict[tuple[str, str], set[str]] = {}
         for item in self.excluded:
             if item.is_projection:
                 kinds.setdefault((item.kind, item.reason), set()).add(_pattern(item.path))
         return [
-            f"LoRA does not adapt {', '.join(sorted(paths))} ({kind}): {reason}"
+            f"{method} does not adapt {', '.join(sorted(paths))} ({kind}): {reason}"
             for (kind, reason), paths in sorted(kinds.items())
         ]
 
