@@ -21,6 +21,14 @@ def pod(job: str, phase: str, *, name: str = "p", node: str = "node-1", **status
     }
 
 
+def unseen(job: str, since: float, *, scheduler: str = "default-scheduler", **more: Any) -> Pod:
+    """Created at ``since``, in Unix seconds, and no scheduler has looked at it."""
+    item = pod(job, "Pending", node="", **more)
+    item["metadata"]["creationTimestamp"] = format_time(since)
+    item["spec"]["schedulerName"] = scheduler
+    return item
+
+
 def running(job: str, since: float, **more: Any) -> Pod:
     """Its stage's container was started at ``since``, in Unix seconds."""
     container = {"name": "trainer", "state": {"running": {"startedAt": format_time(since)}}}

@@ -28,7 +28,7 @@ CONSOLIDATED = {"NotJudged", "TasksOutsideMixture", "AllQualified"}
 PROGRESSING = {"Suspended", "StagesRunning", "StageFailed", "Complete", "Blocked", "Resolving"}
 #: Of Ready, and of Progressing too unless something else goes on.
 BLOCKERS = {
-    *("NodeLost", "NoProgress", "Evicted"),
+    *("NotScheduled", "NodeLost", "NoProgress", "Evicted"),
     *("ClaimDeleted", "ClaimLost", "ClaimMissing", "DataNotFound", "Gated", "ImageNotPulled", "NoGPUFree"),
     *("NotDeleted", "PodNotStarted", "PodRefused", "PodWarning", "Queued", "QuotaExceeded", "ResolveFailed"),
     *("ReadRefused", "Retrying", "SecretMissing", "StorageNotShared", "Unschedulable", "WriteRefused"),

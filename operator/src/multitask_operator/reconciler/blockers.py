@@ -32,6 +32,8 @@ REMEDIATION: Mapping[str, str] = {
     "NotDeleted": "whoever set the finalizer has to remove it; the Job is then created again",
     "NoGPUFree": "wait, free a GPU, or lower training.gpusPerNode (0: the CPU) or training.maxParallelJobs",
     "Unschedulable": "change training.resources, podTemplate or podTemplates, or give the cluster such a node",
+    "NotScheduled": "correct schedulerName in training.podTemplate or podTemplates (without it, Kubernetes' own"
+    " schedules the pod), or start that scheduler; the pod then goes on by itself",
     "Queued": "wait, or ask the owner of the queue; without training.queueName the Jobs start at once",
     "Gated": "wait, or ask whoever set the gate",
     "ImageNotPulled": "name the registry's Secret in spec.imagePullSecrets; an image's name is corrected in the"

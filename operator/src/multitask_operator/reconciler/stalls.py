@@ -1,20 +1,29 @@
-"""Jobs whose pods exist and get nowhere: a lost node, evictions without end, no progress. Pure.
+"""Jobs whose pods exist and get nowhere: no scheduler, a lost node, evictions without end, no progress. Pure.
 
-Kubernetes waits for ever in all three: a pod of a lost node is never gone, an eviction is no failure of a Job, and a
-program that hangs still runs.
+Kubernetes waits for ever in all of them: a scheduler may come, a pod of a lost node is never gone, an eviction is no
+failure of a Job, and a program that hangs still runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from multitask_api.types import JsonObject
 from multitask_operator.objects.user_pod_template import CONTAINER
 from multitask_operator.reconciler.blockers import Blocker
-from multitask_operator.reconciler.state.accessors import has_ended, is_being_deleted, parse_time, true_condition
+from multitask_operator.reconciler.state.accessors import (
+    created_seconds,
+    has_ended,
+    is_being_deleted,
+    parse_time,
+    true_condition,
+)
+from multitask_operator.reconciler.state.pods import container_statuses
 from multitask_operator.reconciler.state.stage_job import StageJob
 
+#: Seconds from a pod's creation until a scheduler should have looked at it: one that works takes less than one.
+NOT_SCHEDULED_SECONDS = 120.0
 #: Seconds from the end of a pod's grace period, or from the last sign of its node, until the node counts as lost.
 NODE_LOST_SECONDS = 60.0
 #: Seconds without a report of progress until a stage counts as stalled. Training reports every 15 seconds; the longest
@@ -25,10 +34,11 @@ MANY_EVICTIONS = 5
 
 
 def stalled(job: StageJob, now: float) -> Blocker | None:
-    """An open Job is on a lost node, or reports nothing; ``now`` in Unix seconds."""
+    """An open Job has no scheduler, is on a lost node, or reports nothing; ``now`` in Unix seconds."""
     if not job.is_open or job.is_being_deleted:
         return None
-    return next((blocker for pod in job.pods if (blocker := _node_lost(pod, now))), None) or _silent(job, now)
+    lost = next((blocker for pod in job.pods if (blocker := _node_lost(pod, now))), None)
+    return not_scheduled(job.pods, now) or lost or _silent(job, now)
 
 
 def evicted(job: StageJob) -> Blocker | None:
@@ -47,9 +57,41 @@ def requeue_after(job: StageJob, now: float) -> float | None:
     if not job.is_open or job.is_being_deleted:
         return None
     times = [time for pod in job.pods if (time := _node_lost_at(pod)) is not None]
+    times += _not_scheduled_at(job.pods)
     silent_since = _silent_since(job, now)
     times += [] if silent_since is None else [silent_since + NO_PROGRESS_SECONDS]
     return min((time - now for time in times if time > now), default=None)
+
+
+# -- no scheduler ------------------------------------------------------------------------------------------------------
+
+
+def not_scheduled(pods: Sequence[JsonObject], now: float) -> Blocker | None:
+    """No scheduler has looked at one of the pods, so that not even an Event says why it waits."""
+    for pod in pods:
+        if _is_unseen(pod) and now >= created_seconds(pod) + NOT_SCHEDULED_SECONDS:
+            name, since = pod["metadata"]["name"], _clock(created_seconds(pod))
+            scheduler = pod.get("spec", {}).get("schedulerName", "default-scheduler")
+            return Blocker("NotScheduled", f"Pod {name}: scheduler {scheduler!r} has not looked at it since {since}")
+    return None
+
+
+def seconds_until_not_scheduled(pods: Sequence[JsonObject], now: float) -> float | None:
+    """Seconds until `not_scheduled` may find something without any watch event."""
+    return min((time - now for time in _not_scheduled_at(pods) if time > now), default=None)
+
+
+def _not_scheduled_at(pods: Sequence[JsonObject]) -> list[float]:
+    return [created_seconds(pod) + NOT_SCHEDULED_SECONDS for pod in pods if _is_unseen(pod)]
+
+
+def _is_unseen(pod: JsonObject) -> bool:
+    """A scheduler gives a pod a node, or the condition that says why it has none; a gate is such a condition, too."""
+    status = pod.get("status", {})
+    if status.get("phase") != "Pending" or is_being_deleted(pod) or pod.get("spec", {}).get("nodeName"):
+        return False
+    types = {condition.get("type") for condition in status.get("conditions") or ()}
+    return "PodScheduled" not in types and not any(container_statuses(pod))
 
 
 # -- lost nodes --------------------------------------------------------------------------------------------------------

@@ -108,6 +108,7 @@ NOT_STARTED = [
     ("its servers never get ready", overdue, "ServersNotReady", "kubectl logs deployment/"),
     ("a quota is exceeded", lambda cluster: refuse_pods(cluster, QUOTA), "QuotaExceeded", "exceeded quota: team"),
     ("admission refuses pods", lambda cluster: refuse_pods(cluster, "denied: no label"), "PodRefused", "no label"),
+    ("no scheduler looks at its pods", new_pods(), "NotScheduled", "correct schedulerName in spec.serving.podTemplate"),
     ("its storage cannot be mounted", cannot_mount, "PodWarning", '"models" is not bound'),
 ]
 

@@ -8,11 +8,16 @@ import pytest
 
 from multitask_api.cluster import DISRUPTIONS_KEY, PROGRESS_KEY
 from multitask_api.stage_io.manifest import StageProgress
-from multitask_operator.reconciler.stalls import NO_PROGRESS_SECONDS, NODE_LOST_SECONDS
+from multitask_operator.reconciler.stalls import (
+    NO_PROGRESS_SECONDS,
+    NODE_LOST_SECONDS,
+    NOT_SCHEDULED_SECONDS,
+    not_scheduled,
+)
 from multitask_operator.reconciler.state.accessors import format_time
 from multitask_operator.reconciler.state.disruptions import Disruptions
 from support.graph_builders import task
-from support.pods import evicted, node_silent, pod, running, terminating
+from support.pods import evicted, node_silent, pod, running, terminating, unseen
 from support.simulation import Cluster, run_until, show
 
 
@@ -29,6 +34,7 @@ def report(cluster, name, updated, step=120):
 
 #: What a pod shows, and the seconds after which Ready has the reason.
 SIGHTS = [
+    ("no scheduler", unseen, NOT_SCHEDULED_SECONDS, "NotScheduled"),
     ("a node that does not answer", node_silent, NODE_LOST_SECONDS, "NodeLost"),
     ("a deleted pod that stays", terminating, NODE_LOST_SECONDS, "NodeLost"),
     ("a program that says nothing", running, NO_PROGRESS_SECONDS, "NoProgress"),
@@ -75,6 +81,13 @@ def test_a_program_that_says_nothing_may_be_at_work_and_is_not_stalled_for_gitop
     assert condition["reason"] == cluster.condition("Ready")["reason"]
 
 
+def test_a_pod_with_a_gate_a_node_or_a_verdict_of_a_scheduler_is_not_unseen():
+    conditions = [{"type": "PodScheduled", "status": "False", "reason": "SchedulingGated"}]
+    seen = unseen("j", 0.0, name="gated", conditions=conditions), pod("j", "Pending"), unseen("j", 900.0, name="new")
+    assert not_scheduled(seen, 1000.0) is None
+    assert not_scheduled([*seen, unseen("j", 0.0)], 1000.0).reason == "NotScheduled"
+
+
 def test_the_message_names_the_node_and_the_step():
     cluster, name = at_a_baseline()
     show(cluster, node_silent(name, cluster.now, node="gpu-7"))
@@ -83,6 +96,14 @@ def test_the_message_names_the_node_and_the_step():
     message = cluster.condition("Ready")["message"]
     assert "Pod p is on node 'gpu-7', which has not answered since 20" in message
     assert "kubectl delete pod --force" in message
+
+    cluster, name = at_a_baseline()
+    show(cluster, unseen(name, cluster.now, scheduler="gangs"))
+    cluster.now += NOT_SCHEDULED_SECONDS + 1
+    cluster.settle()
+    message = cluster.condition("Ready")["message"]
+    assert "Pod p: scheduler 'gangs' has not looked at it since 20" in message
+    assert "correct schedulerName in training.podTemplate or podTemplates" in message
 
     cluster, name = at_a_baseline()
     show(cluster, running(name, cluster.now))

@@ -20,7 +20,7 @@ from multitask_operator.commands.cluster.model_view import (
     status_of,
 )
 from multitask_operator.formatting import duration
-from multitask_operator.reconciler import Result, blockers, deletion, reconcile_spec
+from multitask_operator.reconciler import Result, blockers, deletion, reconcile_spec, stalls
 from multitask_operator.reconciler.actions import Create, Delete, PatchFinalizers
 from multitask_operator.reconciler.blockers import REMEDIATION, without_remediation
 from multitask_operator.reconciler.finalizers import finalizer_patch, has_finalizer
@@ -87,7 +87,7 @@ def diagnose(cluster: ClusterState, now: float) -> Diagnosis:
     deleted = {action.name for action in result.actions if isinstance(action, Delete)}
     reasons = chain(
         _rejected_write(cluster),
-        _blocker(cluster, ready),
+        _blocker(cluster, ready, now),
         _failed_stage(state, deleted),
         _waiting_for_operator(cluster, result, now),
         _running(cluster, now),
@@ -122,12 +122,12 @@ def _rejected_write(cluster: ClusterState) -> Iterator[Diagnosis]:
         yield Diagnosis("WriteRefused", ready.message, _NEXT["WriteRefused"])
 
 
-def _blocker(cluster: ClusterState, ready: Condition | None) -> Iterator[Diagnosis]:
+def _blocker(cluster: ClusterState, ready: Condition | None, now: float) -> Iterator[Diagnosis]:
     """What the operator would write into Ready now, except failed stages."""
     if ready is None or ready.reason in ("NotTrained", "Trained", "StageFailed", "ResolveFailed"):
         return
     # If no Job has this reason, it concerns all of them: a claim, for instance.
-    job = next((job for job in _open_jobs(cluster) if _is_reason_of(job, ready, cluster)), None)
+    job = next((job for job in _open_jobs(cluster) if _is_reason_of(job, ready, cluster, now)), None)
     yield Diagnosis(
         ready.reason,
         without_remediation(ready.reason, ready.message),
@@ -238,10 +238,14 @@ def _open_jobs(cluster: ClusterState) -> list[StageJob]:
     return [job for job in stage_jobs(cluster, without=(RUN,)) if job.is_open]
 
 
-def _is_reason_of(job: StageJob, ready: Condition, cluster: ClusterState) -> bool:
+def _is_reason_of(job: StageJob, ready: Condition, cluster: ClusterState, now: float) -> bool:
     """Whether this Job is why Ready has its reason."""
-    blocker = blockers.job_blocked(job, gpu_resource(cluster), cluster.warnings) or blockers.retrying(job)
-    return blocker is not None and blocker.reason == ready.reason
+    found = (
+        blockers.job_blocked(job, gpu_resource(cluster), cluster.warnings),
+        blockers.retrying(job),
+        stalls.stalled(job, now),
+    )
+    return any(blocker is not None and blocker.reason == ready.reason for blocker in found)
 
 
 def _refresh(cluster: ClusterState) -> str:

@@ -23,6 +23,7 @@ from multitask_operator.reconciler.finalizers import (
     without_finalizer,
 )
 from multitask_operator.reconciler.sharing import storage_shared
+from multitask_operator.reconciler.stalls import not_scheduled, seconds_until_not_scheduled
 from multitask_operator.reconciler.state.accessors import is_being_deleted
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 from multitask_operator.reconciler.state.stage_job import StageJob, stage_jobs
@@ -130,9 +131,12 @@ def _run_clean_up(cluster: ClusterState, job: StageJob | None, settings: Setting
             blocker
             or blockers.deletion_stuck(job, now)
             or blockers.job_stuck(job, gpu_resource, warnings, now, grace)
+            or not_scheduled(job.pods, now)
             or blockers.retrying(job)
         )
-        wait = blockers.requeue_after(job, gpu_resource, warnings, now, grace)
+        wait = earliest(
+            blockers.requeue_after(job, gpu_resource, warnings, now, grace), seconds_until_not_scheduled(job.pods, now)
+        )
     status = _waiting(cluster, "", now, progress=_progress(job), blocker=blocker)
     return Result((*creations, *status.actions), earliest(status.requeue_after, wait))
 

@@ -12,6 +12,7 @@ from multitask_operator.objects.volumes import pvc_of
 from multitask_operator.reconciler import pvcs
 from multitask_operator.reconciler.blockers import EVENT_DELAY, Blocker, pod_warned, pods_blocked, without_remediation
 from multitask_operator.reconciler.serving.claims import servers_apart
+from multitask_operator.reconciler.stalls import not_scheduled
 from multitask_operator.reconciler.state.accessors import created_seconds, has_ended, parse_time, true_condition
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.pods import container_statuses
@@ -26,6 +27,8 @@ REMEDIATION: Mapping[str, str] = {
     "PodWarning": "change what the message names; the server then starts by itself",
     "NoGPUFree": f"wait, free a GPU, or lower {PLACE}.replicas",
     "Unschedulable": f"change {PLACE}.resources or {PLACE}.podTemplate, or give the cluster such a node",
+    "NotScheduled": f"correct schedulerName in {PLACE}.podTemplate (without it, Kubernetes' own schedules the pod), or"
+    " start that scheduler; the server then starts by itself",
     "ImageNotPulled": "name the registry's Secret in spec.imagePullSecrets, or correct the image in the operator's"
     " installation and set another value of the annotation multitask.dev/adopt-serving-image",
     "ServerOutOfMemory": f"raise limits.memory in {PLACE}.resources",
@@ -58,6 +61,7 @@ def servers_blocked(state: ModelState, settings: Settings, revision: RevisionSta
         lambda: pods_blocked(_late(revision.pods, state.now, settings.grace_seconds), settings.gpu_resource),
         lambda: next(_ended(revision.pods), None),
         lambda: _warned(revision.pods, state.cluster.warnings),
+        lambda: not_scheduled(revision.pods, state.now),
         lambda: _overdue(revision),
     )
     return next((blocker for check in checks if (blocker := check()) is not None), None)

@@ -25,6 +25,7 @@ from multitask_operator.reconciler.serving.route_copy import read_copy, restored
 from multitask_operator.reconciler.serving.routes import merge_patch, read_route, status_of, without_ended_gateways
 from multitask_operator.reconciler.serving.servers import obsolete_revisions, replicas_of
 from multitask_operator.reconciler.serving.status import ServingView, serving_status, warnings
+from multitask_operator.reconciler.stalls import seconds_until_not_scheduled
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.revision_state import RevisionState, revision_states
 from multitask_operator.rollout import WAITING_FOR_OTHERS, LiveRevision, RolloutDecision, RolloutInput, advance
@@ -67,7 +68,8 @@ def reconcile(state: ModelState, settings: Settings) -> Contribution:
         *verification.obsolete_verifications(state, settings, revisions.keys() - gone, decision.golden),
     )
     view = ServingView(state, settings, revisions, route, decision, blocker)
-    waits = (decision.requeue_after, *verification.waits(state))
+    unscheduled = [seconds_until_not_scheduled(each.pods, state.now) for each in revisions.values()]
+    waits = (decision.requeue_after, *verification.waits(state), *unscheduled)
     return Contribution(deletes, creations, serving_status(view), earliest(*waits))
 
 

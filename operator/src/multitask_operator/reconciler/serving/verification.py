@@ -21,6 +21,7 @@ from multitask_operator.reconciler import blockers
 from multitask_operator.reconciler.actions import Action, Create, Delete, delete_all
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.children import corrected_binding, find_existing, job_access, pod_settings
+from multitask_operator.reconciler.stalls import not_scheduled, seconds_until_not_scheduled
 from multitask_operator.reconciler.state.accessors import parse_time, read_record, true_condition
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.planner_input import failure_of
@@ -93,6 +94,9 @@ def obsolete_verifications(
 def waits(state: ModelState) -> Iterator[float]:
     """Seconds until time alone changes something."""
     for job in state.verify_jobs:
+        unscheduled = seconds_until_not_scheduled(job.pods, state.now)
+        if job.is_open and unscheduled is not None:
+            yield unscheduled
         if _failed(job):
             yield max(1.0, seconds_until_retry(job, state.now))
 
@@ -109,7 +113,8 @@ def verification_blocked(state: ModelState, settings: Settings) -> Blocker | Non
     for job in state.verify_jobs:
         blocker = blockers.job_stuck(
             job, settings.gpu_resource, state.cluster.warnings, state.now, settings.grace_seconds
-        ) or blockers.retrying(job)
+        )
+        blocker = blocker or not_scheduled(job.pods, state.now) or blockers.retrying(job)
         if blocker is not None and job.is_open:
             return blocker
     return None
