@@ -27,7 +27,7 @@ def test_nothing_new_is_exported(strict: tuple[ModelFolder, CommandResult]):
     assert all("nothing is exported, not every task qualified" in task["reason"] for task in report["tasks"])
     assert (report["qualified"], report["total"]) == (3, 4)
     assert report["serving"]["compared"] == 0
-    assert "no new revision was promoted, 3 of 4 tasks qualified" in done.stdout
+    assert "no new result was promoted, 3 of 4 tasks qualified" in done.stdout
 
 
 def test_the_revision_before_goes_on_serving(strict: tuple[ModelFolder, CommandResult], finished: ModelFolder):
@@ -45,7 +45,7 @@ def test_without_one_before_there_is_nothing_to_serve(strict: tuple[ModelFolder,
     (model_folder.work / "current").unlink()
     done = model_folder.mtm("run")
     assert done.exit_code == 0, done.stderr
-    assert "nothing to serve: no new revision was promoted, 3 of 4 tasks qualified" in done.stdout
+    assert "nothing to serve: no new result was promoted, 3 of 4 tasks qualified" in done.stdout
     done = mtm("serve", str(model_folder.work))
     assert done.exit_code == 2
     assert "nothing to serve; its last run promoted no revision, 3 of 4 tasks qualified" in done.stderr

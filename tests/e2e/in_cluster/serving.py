@@ -89,7 +89,7 @@ def wait_until_served(namespace: Namespace, model: str, report: Callable[[str], 
         shown = "\n".join(f"{each['type']} {each['status']} {each['reason']}: {each['message']}" for each in conditions)
         raise TimeoutError(f"{error}\n{shown}") from error
     status = namespace.model(model)["status"]
-    return f"{status['serving']['phase']}, revision {status['serving']['revision']} of {status['revision']}"
+    return f"{status['serving']['phase']}, revision {status['serving']['revision']} of result {status['revision']}"
 
 
 def trained_of(namespace: Namespace, model: str, revision: str | None) -> str | None:

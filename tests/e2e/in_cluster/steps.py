@@ -89,7 +89,7 @@ def assert_same_figures(local: Path, results: Map) -> str:
         )
     stages = [{stage["name"]: stage["digest"] for stage in report["stages"]} for report in (results, expected)]
     assert stages[0].items() <= stages[1].items(), "stages have other digests in the cluster"
-    return f"revision {results['revision']}, {len(results['tasks'])} tasks, {len(stages[0])} stages"
+    return f"result {results['revision']}, {len(results['tasks'])} tasks, {len(stages[0])} stages"
 
 
 def assert_each_stage_ran_once(namespace: Namespace, model: str) -> int:

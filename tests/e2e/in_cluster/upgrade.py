@@ -96,7 +96,7 @@ def assert_nothing_happens(namespace: Namespace, model: str, change: Callable[[]
         assert now.get("revision") == revision
         assert _served(namespace, model) == served
         time.sleep(2)
-    return f"{len(jobs)} Jobs, revision {revision}, {len(served) - 1} servers"
+    return f"{len(jobs)} Jobs, result {revision}, {len(served) - 1} servers"
 
 
 def _served(namespace: Namespace, model: str) -> list[object]:

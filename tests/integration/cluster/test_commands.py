@@ -90,7 +90,7 @@ def test_a_model_from_its_creation_to_trained(cluster, ready, mtm, tmp_path):
 
     code, out, _ = mtm("status", "desk")
     assert code == 0
-    assert re.search(r"desk, generation 1: Trained · \d+/\d+ stages · qualified 2/2 · revision 0123abcd", out)
+    assert re.search(r"desk, generation 1: Trained · \d+/\d+ stages · qualified 2/2 · trained result 0123abcd", out)
     assert re.search(r"urgency +classification +0.850 +0.860 +1.012 +Qualified +classification", out)
     assert json.loads(mtm("status", "desk", "--output", "json")[1])["status"]["stage"] == "Trained"
 

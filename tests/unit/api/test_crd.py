@@ -154,7 +154,7 @@ def test_columns_and_names_for_kubectl() -> None:
     definition = crd.definitions()[NAMES[0]]["spec"]
     version = definition["versions"][0]
     columns = [column["name"] for column in version["additionalPrinterColumns"]]
-    assert columns == ["Stage", "Progress", "Qualified", "Revision", "Ready", "Age"]
+    assert columns == ["Stage", "Progress", "Qualified", "Trained", "Served", "Ready", "Age"]
     scale = {
         "specReplicasPath": ".spec.serving.replicas",
         "statusReplicasPath": ".status.serving.replicas",

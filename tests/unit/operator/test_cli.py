@@ -292,7 +292,7 @@ def failed_verify(workdir):
 
 NOTHING_TO_SERVE = [
     ("no export yet", {}, without_manifests("export"), "finish `mtm run FILE --workdir {tmp}` first"),
-    ("nothing promoted", {"export": {"promoted": False}}, None, "its last run promoted no revision, 2 of 2 tasks"),
+    ("nothing promoted", {"export": {"promoted": False}}, None, "its last run promoted no result, 2 of 2 tasks"),
     (
         "not verified",
         {},

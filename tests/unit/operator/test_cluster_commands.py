@@ -13,6 +13,7 @@ from multitask_kubernetes.logs import user_namespace
 from multitask_operator import cli
 from multitask_operator.cluster.observe import OPERATOR_CHILDREN
 from multitask_operator.commands.cluster import report as report_command
+from multitask_operator.commands.cluster import status as status_command
 from multitask_operator.commands.cluster.diagnosis import diagnose
 from multitask_operator.commands.cluster.jobs import job_rows
 from multitask_operator.commands.cluster.model_view import seconds_of_stages
@@ -372,6 +373,16 @@ def test_the_job_that_verifies_a_revision_shows_until_it_is_done():
     cluster.serve(look=look)
     assert [("verify-revision",)] in rows
     assert rows[-1] == []
+
+
+def test_the_trained_result_and_the_served_revision_have_names_of_their_own(monkeypatch, capsys):
+    cluster = ServedCluster(task("urgency", "Classification"))
+    cluster.serve()
+    monkeypatch.setattr(status_command, "read_model", lambda *_: cluster.observe())
+    status_command.status("desk", ClusterOptions(), as_json=False)
+    served = cluster.model["status"]["serving"]["revision"]
+    assert f" · trained result 0123abcd · served revision {served}\n" in capsys.readouterr().out
+    assert "result 0123abcd" in cluster.condition("Trained")["message"].lower()
 
 
 def test_the_advice_about_servers_is_the_one_in_their_message():

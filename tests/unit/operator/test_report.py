@@ -433,7 +433,7 @@ def test_the_page_shows_the_training_seconds_of_both_sides():
 def test_the_page_of_a_run_that_has_only_a_base():
     graph = graph_of(DESK, all_done(DESK, until="base"))
     text = render(build_report(DESK, graph, {}))
-    assert "no revision exported yet" in text
+    assert "no result exported yet" in text
     assert "<svg" not in text
 
 

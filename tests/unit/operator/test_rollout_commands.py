@@ -95,6 +95,7 @@ def test_the_end_of_a_rollback_removes_the_annotation():
     assert (change.annotation, change.value) == (ROLLBACK_ANNOTATION, None)
 
 
+KEEP = f"To keep it when a newer one is trained, set spec.serving.pinnedRevision to {ONE}"
 #: sentence, whether a second revision is on its way, action, revision given, the message
 NOTHING = [
     ("no rollout", False, "pause", None, OVER),
@@ -102,8 +103,11 @@ NOTHING = [
     ("another revision", True, "promote", ONE, f"the rollout under way is that of revision {TWO}, not of {ONE}"),
     ("not paused", True, "resume", None, f"the rollout of revision {TWO} is not paused: {WAITING}"),
     ("nothing before", False, "rollback", None,
-     f"desk has had no other revision; name one: mtm rollback desk REVISION (kept: {ONE})"),
-    ("no such revision", True, "rollback", "0000000f", f"desk has no revision 0000000f: kept: {TWO} and {ONE}"),
+     f"desk has had no other revision; there is none to go back to (kept: {ONE} (served))"),
+    ("the only revision", False, "rollback", ONE,
+     f"revision {ONE} answers every task already; there is no other one to go back to (kept: {ONE} (served)). {KEEP}"),
+    ("no such revision", True, "rollback", "0000000f",
+     f"desk has no revision 0000000f: kept: {TWO} (served) and {ONE} (served)"),
     ("no rollback", True, "undo", None,
      "no rollback of desk is ordered; the newest revision is served or rolled out"),
     ("nothing rejected", True, "retry", None, "no revision of desk is rejected"),
@@ -118,6 +122,18 @@ def test_nothing_to_order(second, action, revision, message):
     with pytest.raises(NothingToOrder) as caught:
         change_for(cluster(world(second)), action, revision, NOW)
     assert str(caught.value) == message
+
+
+def test_a_rollback_to_the_revision_that_answers_lists_the_others():
+    made = world()
+    made.order("promote")
+    made.settle()
+    with pytest.raises(NothingToOrder) as caught:
+        change_for(cluster(made), "rollback", TWO, NOW)
+    listed = f"name another: mtm rollback desk REVISION (kept: {TWO} (served) and {ONE})"
+    assert str(caught.value).startswith(f"revision {TWO} answers every task already; {listed}. ")
+    with pytest.raises(NothingToOrder, match=f"a rollback to revision {ONE} is ordered already; it holds until"):
+        change_for(cluster(made, **{ROLLBACK_ANNOTATION: ONE}), "rollback", ONE, NOW)
 
 
 def test_a_model_without_a_table_has_no_rollout():

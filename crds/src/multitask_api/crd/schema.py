@@ -34,7 +34,8 @@ COLUMNS = (
     ("Stage", "string", ".status.stage"),
     ("Progress", "string", ".status.progress"),
     ("Qualified", "string", ".status.qualified"),
-    ("Revision", "string", ".status.revision"),
+    ("Trained", "string", ".status.revision"),
+    ("Served", "string", ".status.serving.revision"),
     ("Ready", "string", '.status.conditions[?(@.type=="Ready")].status'),
     ("Age", "date", ".metadata.creationTimestamp"),
 )

@@ -116,7 +116,11 @@ class MultiTaskModelStatus(Record):
     qualified: Short | None = Field(
         None, description="Qualified tasks of all tasks, for example 14/17. Absent until any task is scored."
     )
-    revision: Short | None = Field(None, description="The newest trained revision. Absent until there is one.")
+    revision: Short | None = Field(
+        None,
+        description="The newest trained result. Absent until there is one. A revision that serves it has a name of its "
+        "own, serving.revision.",
+    )
     approval: Short | None = Field(
         None,
         description="With serving.approval Manual: what the annotation multitask.dev/approved has to be for the new "

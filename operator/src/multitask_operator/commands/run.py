@@ -164,7 +164,7 @@ def _serve_text(result: RunResult, report: Report, workdir: Workdir) -> str:
         warning = f"\nwarning: {UNVERIFIED}; run without --no-serve to verify it" if published.unverified else ""
         return f"serve:  {serve}{warning}"
     reason = (
-        f"no new revision was promoted, {report.qualified} of {report.total} tasks qualified"
+        f"no new result was promoted, {report.qualified} of {report.total} tasks qualified"
         if export is None
         else f"the new export failed verify, see {workdir.log('verify')}"
     )

@@ -53,7 +53,7 @@ def _missing_step(workdir: Workdir, folder: Path) -> str:
         verdicts = verdicts_of(graph).values()
         qualified = sum(verdict.verdict == "Qualified" for verdict in verdicts)
         return (
-            f"its last run promoted no revision, {qualified} of {len(verdicts)} tasks qualified: see `mtm report"
+            f"its last run promoted no result, {qualified} of {len(verdicts)} tasks qualified: see `mtm report"
             f" {quote(str(folder))}` and spec.qualification"
         )
     verify = graph["verify"]

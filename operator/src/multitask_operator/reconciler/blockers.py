@@ -13,7 +13,6 @@ from multitask_operator.objects.jobs import QUEUE_LABEL
 from multitask_operator.objects.resources import resources_setting
 from multitask_operator.reconciler.conditions import MESSAGE_BYTES
 from multitask_operator.reconciler.state.accessors import created_seconds, parse_time
-from multitask_operator.reconciler.state.cluster_state import RejectedWrite
 from multitask_operator.reconciler.state.pods import container_statuses, exit_code, has_running_pod, out_of_memory
 from multitask_operator.reconciler.state.stage_job import StageJob
 
@@ -64,7 +63,6 @@ _SHARE = (
     "the claim mounts on one node at a time; use a ReadWriteMany claim or s3:// storage, or keep servers and Jobs on"
     " one node with nodeSelector kubernetes.io/hostname in spec.serving.podTemplate and spec.training.podTemplate"
 )
-_FORBIDDEN, _CONFLICT = 403, 409
 _PULL = frozenset({"ImagePullBackOff", "ErrImagePull", "InvalidImageName", "ErrImageNeverPull"})
 _CONFIG = frozenset({"CreateContainerConfigError", "CreateContainerError", "RunContainerError"})
 
@@ -94,22 +92,6 @@ def append_advice(message: str, advice: str) -> str:
 
 
 # -- checks ------------------------------------------------------------------------------------------------------------
-
-
-def write_rejected(rejected: RejectedWrite) -> Blocker:
-    """The API server rejected a write."""
-    advice = "change what the message names"
-    if "exceeded quota" in rejected.message:
-        advice = "raise the quota, or wait until other work has ended"
-    elif rejected.code == _CONFLICT:
-        advice = "delete or rename it"
-    elif rejected.code == _FORBIDDEN and " cannot " in rejected.message:
-        advice = "give the operator's role this permission"
-    message = rejected.message.rstrip(".")
-    return Blocker(
-        "WriteRefused",
-        f"{rejected.verb} {rejected.kind} {rejected.name}: {message}; {advice}: the operator tries again by itself",
-    )
 
 
 def job_blocked(stage_job: StageJob, gpu_resource: str, warnings: Mapping[str, str]) -> Blocker | None:

@@ -101,13 +101,11 @@ class Outcome(Enum):
     COMPLETE = "complete"
 
 
-def outcome_conditions(
-    outcome: Outcome, value: ConditionValue, revision: str | None = None
-) -> dict[str, ConditionValue]:
+def outcome_conditions(outcome: Outcome, value: ConditionValue, result: str | None = None) -> dict[str, ConditionValue]:
     """What programs wait for: ``Trained``, ``Complete`` and ``Failed`` for ``kubectl wait``, ``Reconciling`` and
     ``Stalled`` as kstatus knows them, which are there only while they are true.
 
-    ``value`` says why; ``revision`` is the result of a complete training, None if it was not promoted.
+    ``value`` says why; ``result`` is that of a complete training, None if it was not promoted.
     """
     message = cut(value.message, _SHORT_MESSAGE_BYTES)
     because = ConditionValue("Unknown" if outcome is Outcome.SUSPENDED else "False", value.reason, message)
@@ -116,9 +114,9 @@ def outcome_conditions(
     match outcome:
         case Outcome.COMPLETE:
             complete = ConditionValue("True", "Complete", "Every stage is done.")
-            trained = ConditionValue("True", "Trained", f"Revision {revision} is trained.")
-            if revision is None:
-                text = "There is no new revision: qualification.promote is AllQualified, and not every task qualifies."
+            trained = ConditionValue("True", "Trained", f"Result {result} is trained.")
+            if result is None:
+                text = "There is no new result: qualification.promote is AllQualified, and not every task qualifies."
                 trained = ConditionValue("False", "NotPromoted", text)
             conditions = {"Trained": trained, "Complete": complete, "Failed": complete._replace(status="False")}
         case Outcome.FAILED:

@@ -10,8 +10,8 @@ from multitask_operator.reconciler.blockers import (
     objects_needing_events,
     pods_blocked,
     retrying,
-    write_rejected,
 )
+from multitask_operator.reconciler.refusals import next_step, write_rejected
 from multitask_operator.reconciler.state.accessors import parse_time
 from multitask_operator.reconciler.state.cluster_state import RejectedWrite
 from multitask_operator.reconciler.state.pods import out_of_memory
@@ -97,6 +97,46 @@ REJECTED = {
         403,
         "give the operator's role this permission",
     ),
+    "a webhook that refuses": (
+        'admission webhook "policy.team.example" denied the request: no cost centre, exceeded quota or not',
+        403,
+        "meet that policy with podTemplate in spec.training or spec.serving, or ask whoever set it",
+    ),
+    "a policy of the cluster": (
+        "jobs.batch \"x\" is forbidden: ValidatingAdmissionPolicy 'costs' with binding 'costs' denied request: no team",
+        422,
+        "meet that policy with podTemplate",
+    ),
+    "a webhook that does not answer": (
+        'Internal error occurred: failed calling webhook "policy.team.example": connection refused',
+        500,
+        "whoever runs that webhook has to make it answer",
+    ),
+    "a security level": (
+        'pods "x" is forbidden: violates PodSecurity "restricted:latest": runAsNonRoot != true',
+        403,
+        "change what it names in podTemplate, or the namespace's level",
+    ),
+    "a limit range": (
+        'pods "x" is forbidden: maximum memory usage per Container is 1Gi, but limit is 2Gi',
+        403,
+        "change resources in spec.training or spec.serving, or the LimitRange",
+    ),
+    "a field that never changes": (
+        'Deployment.apps "x" is invalid: spec.selector: Invalid value: {}: field is immutable',
+        422,
+        "delete Job desk-resolve-1, which is then made again",
+    ),
+    "a namespace that goes": (
+        'jobs.batch "x" is forbidden: unable to create new content in namespace team because it is being terminated',
+        403,
+        "the namespace is being deleted",
+    ),
+    "a kind that is not there": (
+        "the server could not find the requested resource",
+        404,
+        "install what brings the kind",
+    ),
     "an object of another owner": (
         "there is one of this name that does not belong to desk",
         409,
@@ -111,6 +151,14 @@ def test_a_rejected_write_names_the_object_and_what_to_change(situation):
     blocker = write_rejected(RejectedWrite("create", "Job", "desk-resolve-1", code, "Forbidden", message))
     assert blocker.reason == "WriteRefused"
     assert blocker.message.startswith(f"create Job desk-resolve-1: {message}; {advice}")
+    assert next_step(blocker.message).startswith(advice)
+
+
+def test_a_long_refusal_keeps_what_to_do():
+    rejected = RejectedWrite("create", "Job", "j", 403, "Forbidden", f"exceeded quota: {'x' * 2000}")
+    assert write_rejected(rejected).message.endswith(
+        "; raise the quota, or wait until other work has ended: the operator tries again by itself"
+    )
 
 
 def test_a_job_in_a_queue_waits_for_admission():

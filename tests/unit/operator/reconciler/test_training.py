@@ -37,7 +37,7 @@ def test_it_ends_trained_and_then_nothing_is_written():
     cluster.to_the_end()
     ready = cluster.condition("Ready")
     assert (ready["status"], ready["reason"]) == ("False", "Trained")
-    assert ready["message"].startswith("Revision 0123abcd is trained: 2/2 tasks qualify.")
+    assert ready["message"].startswith("Result 0123abcd is trained: 2/2 tasks qualify.")
     assert cluster.model["status"]["stage"] == "Trained"
     assert len(cluster.job_runs) == len(set(cluster.job_runs))
     written = cluster.written

@@ -20,7 +20,7 @@ from multitask_operator.commands.cluster.model_view import (
     status_of,
 )
 from multitask_operator.formatting import duration
-from multitask_operator.reconciler import Result, blockers, deletion, reconcile_spec, stalls
+from multitask_operator.reconciler import Result, blockers, deletion, reconcile_spec, refusals, stalls
 from multitask_operator.reconciler.actions import Create, Delete, PatchFinalizers
 from multitask_operator.reconciler.blockers import REMEDIATION, without_remediation
 from multitask_operator.reconciler.finalizers import finalizer_patch, has_finalizer
@@ -119,7 +119,7 @@ def _rejected_write(cluster: ClusterState) -> Iterator[Diagnosis]:
     status = cluster.previous_status
     ready = condition_of(status, "Ready")
     if ready is not None and ready.reason == "WriteRefused" and ready.observed_generation == cluster.generation:
-        yield Diagnosis("WriteRefused", ready.message, _NEXT["WriteRefused"])
+        yield Diagnosis("WriteRefused", ready.message, refusals.next_step(ready.message) or _NEXT["WriteRefused"])
 
 
 def _blocker(cluster: ClusterState, ready: Condition | None, now: float) -> Iterator[Diagnosis]:

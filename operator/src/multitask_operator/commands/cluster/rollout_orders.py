@@ -81,6 +81,7 @@ def change_for(cluster: ClusterState, action: str, revision: str | None, now: fl
     if action == ROLLBACK:
         target = revision or _before(cluster, status.rollout)
         _check_kept(cluster, target)
+        _check_not_served(cluster, status.rollout, target)
         text = f"rollback to revision {target} is ordered; it holds until mtm rollback {cluster.name} --undo"
         return OrderedChange(target, ROLLBACK_ANNOTATION, target, text)
     if action == RETRY:
@@ -120,9 +121,34 @@ def _before(cluster: ClusterState, state: RolloutState | None) -> str:
     """The revision that served before the latest rollout."""
     if state is not None and state.stable:
         return state.stable
+    if len(revision_states(cluster)) > 1:
+        text = f"name one: mtm rollback {cluster.name} REVISION ({_kept(cluster)})"
+    else:
+        text = f"there is none to go back to ({_kept(cluster)})"
+    raise NothingToOrder(f"{cluster.name} has had no other revision; {text}")
+
+
+def _check_not_served(cluster: ClusterState, state: RolloutState | None, target: str) -> None:
+    """An order to go where everything is already would only hold the next revision."""
+    if cluster.annotations.get(ROLLBACK_ANNOTATION) == target:
+        undo = f"mtm rollback {cluster.name} --undo"
+        raise NothingToOrder(f"a rollback to revision {target} is ordered already; it holds until {undo}")
+    is_moving = state is not None and state.phase not in OVER
+    if is_moving or _served(cluster) != [target]:
+        return
+    others = [name for name in revision_states(cluster) if name != target]
+    other = f"name another: mtm rollback {cluster.name} REVISION" if others else "there is no other one to go back to"
     raise NothingToOrder(
-        f"{cluster.name} has had no other revision; name one: mtm rollback {cluster.name} REVISION ({_kept(cluster)})"
+        f"revision {target} answers every task already; {other} ({_kept(cluster)}). To keep it when a newer one is"
+        f" trained, set spec.serving.pinnedRevision to {target}"
     )
+
+
+def _served(cluster: ClusterState) -> list[str]:
+    """The revisions that have traffic."""
+    route = read_route(cluster.task_route)
+    backends = [backend for task in route.spec.tasks for backend in task.backends] if route is not None else []
+    return sorted({backend.revision for backend in backends if backend.weight})
 
 
 def _check_kept(cluster: ClusterState, revision: str) -> None:
@@ -131,7 +157,8 @@ def _check_kept(cluster: ClusterState, revision: str) -> None:
 
 
 def _kept(cluster: ClusterState) -> str:
-    names = list(revision_states(cluster))
+    served = _served(cluster)
+    names = [f"{name} (served)" if name in served else name for name in revision_states(cluster)]
     return f"kept: {listed(names)}" if names else "none is kept"
 
 

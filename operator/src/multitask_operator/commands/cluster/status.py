@@ -38,11 +38,13 @@ def status(name: str, options: ClusterOptions, *, as_json: bool) -> int:
 
 def _print(cluster: ClusterState, status: MultiTaskModelStatus, rows: list[JobRow], now: float) -> None:
     generation = cluster.generation
+    served = status.serving.revision if status.serving else None
     parts = [
         status.stage or "no status yet",
         status.progress,
         f"qualified {status.qualified}" if status.qualified else None,
-        f"revision {status.revision}" if status.revision else None,
+        f"trained result {status.revision}" if status.revision else None,
+        f"served revision {served}" if served else None,
     ]
     summary = " · ".join(part for part in parts if part)
     print_line(f"{cluster.namespace}/{cluster.name}, generation {generation}: {summary}")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from multitask_api.cluster import RUN
 from multitask_api.types import JsonObject
 from multitask_operator.objects.volumes import pvc_of
-from multitask_operator.reconciler import blockers, pvcs
+from multitask_operator.reconciler import blockers, pvcs, refusals
 from multitask_operator.reconciler.actions import Event, Result, delete_all, earliest
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.conditions import ConditionValue, status_update, with_conditions
@@ -166,9 +166,7 @@ def _waiting(
 
 
 def _write_rejected(cluster: ClusterState) -> Blocker | None:
-    for rejected in cluster.rejected_writes:
-        return Blocker("WriteRefused", f"{rejected.verb} {rejected.kind} {rejected.name}: {rejected.message}")
-    return None
+    return next((refusals.write_rejected(rejected) for rejected in cluster.rejected_writes), None)
 
 
 def _progress(job: StageJob | None) -> str | None:

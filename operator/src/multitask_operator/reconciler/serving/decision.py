@@ -12,7 +12,7 @@ from multitask_operator.objects.serving import workload
 from multitask_operator.objects.serving.names import serving_name
 from multitask_operator.objects.serving.pods import server_template, start_seconds
 from multitask_operator.objects.serving.routes import task_route
-from multitask_operator.reconciler import blockers
+from multitask_operator.reconciler import refusals
 from multitask_operator.reconciler.actions import Action, Create, DryRunCreate, Event, PatchRoute, delete_all, earliest
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.contribution import Contribution, StatusPart
@@ -51,7 +51,7 @@ def reconcile(state: ModelState, settings: Settings) -> Contribution:
     decision = advance(_rollout_input(state, revisions, newest, route, queued(state.cluster, settings)))
     if decision.reason == WAITING_FOR_OTHERS:  # a revision that does not start is not recorded either
         newest, revisions = replace(newest, configmap=None), known
-    rejected = next((blockers.write_rejected(each) for each in state.cluster.rejected_writes), None)
+    rejected = next((refusals.write_rejected(each) for each in state.cluster.rejected_writes), None)
     blocker = rejected or newest.blocker or start_blocked(state, settings)
     gone = obsolete_revisions(state, revisions, decision.live)
     creations = (

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from multitask_operator.objects.field_paths import in_users_words
 from multitask_operator.objects.pod_layers import user_layers
-from multitask_operator.reconciler import blockers, pvcs, stalls
+from multitask_operator.reconciler import blockers, pvcs, refusals, stalls
 from multitask_operator.reconciler.blockers import Blocker
 from multitask_operator.reconciler.state.accessors import kind_label
 from multitask_operator.reconciler.state.cluster_state import RejectedWrite
@@ -21,7 +21,7 @@ Check = Callable[[ModelState, Settings], Blocker | None]
 def write_rejected(state: ModelState, settings: Settings) -> Blocker | None:
     """The API server rejected a write of this decision."""
     for rejected in state.cluster.rejected_writes:
-        return _field_rejected(state, settings, rejected) or blockers.write_rejected(rejected)
+        return _field_rejected(state, settings, rejected) or refusals.write_rejected(rejected)
     return None
 
 
@@ -35,7 +35,8 @@ def _field_rejected(state: ModelState, settings: Settings, rejected: RejectedWri
     if message is None:
         return None
     return Blocker(
-        "WriteRefused", f"the Job of {kind} is refused: {message.rstrip('.')}; correct it, or remove it where it stands"
+        refusals.REASON,
+        f"the Job of {kind} is refused: {message.rstrip('.')}; correct it, or remove it where it stands",
     )
 
 

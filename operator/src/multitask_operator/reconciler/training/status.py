@@ -87,7 +87,7 @@ def _ready(
     if export is None:
         return ConditionValue("False", "NotTrained", "Training has not ended yet.")
     qualified = sum(verdict.verdict == "Qualified" for verdict in verdicts.values())
-    message = f"Revision {export.revision} is trained: {qualified}/{len(export.tasks)} tasks qualify."
+    message = f"Result {export.revision} is trained: {qualified}/{len(export.tasks)} tasks qualify."
     return ConditionValue("False", TRAINED, f"{message} No server answers for it yet.")
 
 
