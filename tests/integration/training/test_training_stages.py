@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from multitask_api.bundle import PromptFormat
@@ -189,7 +190,10 @@ def test_sigterm_leaves_a_checkpoint_and_says_that_it_may_be_tried_again(suite):
     assert weights(suite, "baseline/interrupted") == weights(suite, "baseline/whole")
 
 
-@pytest.mark.parametrize("tuning", [Tuning(method="Full"), Tuning(method="LoRA", rank=4)])
+CGC = Tuning(method="CGCLoRA", rank=6).for_group(["kind", "repeat"])
+
+
+@pytest.mark.parametrize("tuning", [Tuning(method="Full"), Tuning(method="LoRA", rank=4), CGC])
 def test_a_mixture_goes_on_from_stage_2_and_says_how_many_rows_each_task_was_given(suite, tuning):
     name = tuning.method
     both = ["kind", "repeat"]
@@ -209,3 +213,50 @@ def test_a_mixture_goes_on_from_stage_2_and_says_how_many_rows_each_task_was_giv
     if name == "LoRA":
         layers = load_file(suite.artifact(f"mixture/{name}") / "weights" / "adapter_model.safetensors")
         assert after.trainable_parameters == sum(value.numel() for value in layers.values())
+
+
+def experts(suite, stage):
+    return load_file(suite.artifact(stage) / "weights" / "adapter_model.safetensors")
+
+
+def test_stage_3_takes_over_the_experts_that_stage_2_has_and_begins_the_others_anew(suite):
+    """With a learning rate of next to nothing the weights after stage 3 are those that it began with."""
+    frozen = optimisation(learning_rate=1e-12)
+    stage2 = train_parameters("high-resource", ["repeat"], tuning=CGC, max_steps=20)
+    suite.run(suite.order("high-resource/experts", stage2))
+    for name, inputs in (("experts", ["high-resource/experts"]), ("experts-alone", [])):
+        parameters = train_parameters("mixture", ["kind", "repeat"], tuning=CGC, max_steps=1, optimisation=frozen)
+        suite.run(suite.order(f"mixture/{name}", parameters, inputs=inputs))
+    before, after = experts(suite, "high-resource/experts"), experts(suite, "mixture/experts")
+    fresh = experts(suite, "mixture/experts-alone")
+    rank = CGC.expert_rank
+    common, first, second = (slice(part * rank, (part + 1) * rank) for part in range(3))
+    for name, value in after.items():
+        if name.endswith("cgc_lora_A"):
+            # Stage 2 has the common expert and that of repeat; in stage 3 repeat is the second task.
+            assert value.shape[0] == 3 * rank
+            assert torch.allclose(value[common], before[name][common])
+            assert torch.allclose(value[second], before[name][first])
+            assert torch.allclose(value[first], fresh[name][first])
+            assert not torch.allclose(value[common], fresh[name][common])
+    assert any(name.endswith("cgc_lora_A") for name in after)
+
+
+def test_experts_go_on_where_their_training_was_killed(suite):
+    """The count of steps of each task, and its averages, are in the checkpoint."""
+    parameters = train_parameters(
+        "mixture",
+        ["kind", "repeat"],
+        tuning=CGC,
+        probabilities={"kind": 0.97, "repeat": 0.03},  # repeat has no rows in many steps
+        max_steps=60,
+        reference_scores={"kind": 0.8, "repeat": 0.5},
+    )
+    for stage in ("mixture/whole", "mixture/killed"):
+        order = suite.order(stage, parameters)
+        if stage == "mixture/killed":
+            checkpoint = suite.work(stage) / "checkpoint"
+            interrupt(suite, order, (checkpoint / "checkpoint.pt").exists, signal.SIGKILL)
+        output = suite.run(order)
+    assert "resuming after step" in output
+    assert weights(suite, "mixture/whole") == weights(suite, "mixture/killed")

@@ -15,7 +15,8 @@ pytestmark = pytest.mark.integration
 PROGRAM = Path(__file__).with_name("two_processes.py")
 
 
-def test_two_processes_end_with_the_weights_of_one(tmp_path):
+@pytest.mark.parametrize("method", ["Full", "CGCLoRA"])
+def test_two_processes_end_with_the_weights_of_one(tmp_path, method):
     results = []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
@@ -23,7 +24,7 @@ def test_two_processes_end_with_the_weights_of_one(tmp_path):
         launch = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         environment = os.environ | {"PYTHONPATH": str(PROGRAM.parents[2]), "ACCELERATE_USE_CPU": "true"}
         done = subprocess.run(
-            [sys.executable, *launch, str(PROGRAM), str(folder)],
+            [sys.executable, *launch, str(PROGRAM), str(folder), method],
             env=environment,
             capture_output=True,
             text=True,

@@ -138,13 +138,9 @@ def _starting_base(
 def _tuning_notices(parameters: BaseParameters, tuning: Tuning, base: Path) -> list[str]:
     """What is not trained, with the settings of the tasks' own training and with those of groups of several tasks."""
     names = [task.name for task in parameters.tasks]
-    settings = [tuning.for_baseline()]
-    if tuning.has_experts:  # how many tasks a group has changes no kind of layer
-        settings.append(tuning.with_defaults().model_copy(update={"expert_rank": tuning.expert_rank or 1}))
-    checks = (tuning_method(each, names).check for each in settings)
-    notices = [
-        notice for check in checks for notice in check(lambda: load_base(base), parameters.optimisation.precision)
-    ]
+    notices: list[str] = []
+    for settings in [tuning.for_baseline(), *([tuning] if tuning.has_experts else [])]:
+        notices += tuning_method(settings, names).check(lambda: load_base(base), parameters.optimisation.precision)
     return list(dict.fromkeys(notices))
 
 
