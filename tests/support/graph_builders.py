@@ -6,8 +6,16 @@ import hashlib
 from dataclasses import replace
 
 from multitask_api.resource import MultiTaskModel
+from multitask_api.stage_io.affinity import CheckResult, GradientsResult
 from multitask_api.stage_io.manifest import Manifest, Resolved, ResolvedData, StageFailure
-from multitask_api.stage_io.parameters import EvaluateParameters, ExportParameters, FilterParameters, TrainParameters
+from multitask_api.stage_io.parameters import (
+    AffinityParameters,
+    CheckParameters,
+    EvaluateParameters,
+    ExportParameters,
+    FilterParameters,
+    TrainParameters,
+)
 from multitask_api.stage_io.results import (
     BaseResult,
     BundleResult,
@@ -27,10 +35,10 @@ from multitask_api.stage_io.results import (
     TrainResult,
     VerifyResult,
 )
-from multitask_api.stages import Graph, Node, NodeState, build, groups
+from multitask_api.stages import Graph, Node, NodeState, build
 from multitask_api.stages.versions import VERSIONS
 from multitask_operator.planner import Capacity, Failed, PlannerInput
-from support.simulated_stages import manifest_of
+from support.simulated_stages import affinity_result, manifest_of
 
 GB = 1024**3
 TWO_CORES = Capacity(cores=2, memory=64 * GB)
@@ -137,6 +145,31 @@ def _train(node, resource):
     return result, ("model", "saturation", "validation", "scores")
 
 
+def _gradients(node, resource):
+    return GradientsResult(rows=256, chunks=32, weights=50_000), ("gradients",)
+
+
+def _affinity(node, resource):
+    """``escalate`` opposes ``urgency``, and ``intent`` hurts it; see `affinity_result`."""
+    parameters = node.parameters
+    assert isinstance(parameters, AffinityParameters)
+    result = affinity_result(parameters.candidates, [("urgency", "escalate")], [("urgency", "intent")])
+    return result, ("groups",)
+
+
+def _check(node, resource):
+    parameters = node.parameters
+    assert isinstance(parameters, CheckParameters)
+    result = CheckResult(
+        task=parameters.task,
+        without=parameters.without,
+        together=TaskPoint(loss=0.5, score=0.7),
+        apart=TaskPoint(loss=0.4, score=0.8),
+        rows=800,
+    )
+    return result, ("result",)
+
+
 def _filter(node, resource):
     parameters = node.parameters
     assert isinstance(parameters, FilterParameters)
@@ -160,7 +193,7 @@ def _filter(node, resource):
 
 
 def _bundle(node, resource):
-    names = groups(resource.spec)
+    names = node.parameters.groups
     return BundleResult(models=dict.fromkeys(names, 2_400_000)), ["bundle", *(f"group/{name}" for name in names)]
 
 
@@ -230,6 +263,9 @@ def _ledger(node, resource):
 RESULTS = {
     "prepare": _prepare,
     "base": _base,
+    "gradients": _gradients,
+    "affinity": _affinity,
+    "check": _check,
     "baseline": _train,
     "filter": _filter,
     "high-resource": _train,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.resource.parsing import check
+from multitask_api.stage_io.affinity import AffinityResult
 from multitask_api.stage_io.manifest import Manifest, Resolved, ResolvedData
 from multitask_api.stage_io.mixture_start import MixtureStart
 from multitask_api.stage_io.results import (
@@ -78,6 +79,10 @@ class SimulatedStages:
     validation: dict[str, float] = field(default_factory=dict)
     """Baseline → its validation score."""
     verdicts: dict[str, str] = field(default_factory=dict)
+    opposed: tuple[tuple[str, str], ...] = ()
+    """Pairs of tasks that Affinity puts apart: the second is alone in its group then."""
+    hurt: tuple[tuple[str, str], ...] = ()
+    """Pairs that hurt each other and stay together."""
     versions: Versions = field(default_factory=lambda: VERSIONS)
 
     def graph(self, source: Document, *, serve: bool = True) -> Graph:
@@ -112,6 +117,11 @@ class SimulatedStages:
             outputs = {output: digest([node.digest, output]) for output in ("model", "validation", "scores")}
             result = trained(name, self.validation.get(node.name, 0.8))
             return result.to_json(), outputs | {"saturation": digest([name, ROWS[name]])}
+        if node.kind == "affinity":
+            result = affinity_result(parameters.candidates, self.opposed, self.hurt)
+            return result.to_json(), {"groups": digest(result.to_json())}
+        if node.kind == "gradients":
+            return {}, {"gradients": digest([node.digest])}
         if node.kind == "filter":
             return self._filter_result(parameters.groups)
         if node.kind == "evaluate":
@@ -159,6 +169,33 @@ class SimulatedStages:
     def _verdict(self, name: str) -> TaskVerdict:
         verdict: Any = self.verdicts.get(name, "Qualified")
         return TaskVerdict(task=name, score=0.9, verdict=verdict, test_rows=10)
+
+
+def affinity_result(
+    candidates: Mapping[str, Sequence[str]],
+    opposed: Sequence[tuple[str, str]] = (),
+    hurt: Sequence[tuple[str, str]] = (),
+) -> AffinityResult:
+    """Opposed pairs at -0.8, those that hurt each other at -0.3, all others at 0.4; every half-width is 0.1."""
+    groups: dict[str, tuple[str, ...]] = {}
+    for name, tasks in candidates.items():
+        apart = [task for task in tasks if any(pair[1] == task and pair[0] in tasks for pair in opposed)]
+        together = tuple(task for task in tasks if task not in apart)
+        groups |= {name: together} if together else {}
+        groups |= {f"{name}-{task}": (task,) for task in apart}
+    every = tuple(task for tasks in candidates.values() for task in tasks)
+
+    def value(task: str, other: str) -> float:
+        pairs = {(task, other), (other, task)}
+        return -0.8 if pairs & set(opposed) else -0.3 if pairs & set(hurt) else 0.4
+
+    return AffinityResult(
+        groups=groups,
+        tasks=every,
+        affinity=tuple(tuple(value(task, other) for other in every[:row]) for row, task in enumerate(every)),
+        half_width=tuple((0.1,) * row for row in range(len(every))),
+        reasons=tuple(f"{first} and {second} are apart: affinity -0.80 ± 0.10" for first, second in opposed),
+    )
 
 
 def manifest_of(

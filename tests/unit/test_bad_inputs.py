@@ -16,7 +16,7 @@ from multitask_api.errors import InvalidResource
 from multitask_api.resource import parse
 from multitask_api.resource.parsing import check
 from multitask_trainer.data.locations import DataLocations
-from multitask_trainer.stages.data_check import check_data
+from multitask_trainer.jobs.data_check import check_data
 
 Document = dict[str, Any]
 

@@ -1,4 +1,4 @@
-"""The report on a resource's data that ``python -m multitask_trainer.stages.data_check --json`` prints."""
+"""The report on a resource's data that ``python -m multitask_trainer.jobs.data_check --json`` prints."""
 
 from __future__ import annotations
 

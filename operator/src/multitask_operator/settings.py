@@ -89,7 +89,7 @@ def _pods(text: str, names: Set[str], of: str) -> PodDefaults:
             raise ValueError
         templates = PodTemplates.model_validate(given.get("podTemplates", {}), by_name=False)
         common: JsonDict = given.get("podTemplate", {})
-        for template in (common, *(getattr(templates, name) for name in PodTemplates.model_fields)):
+        for template in (common, *(getattr(templates, name) or {} for name in PodTemplates.model_fields)):
             if template.keys() - {"metadata", "spec"}:
                 raise ValueError
     except (ValueError, ValidationError, AttributeError) as error:

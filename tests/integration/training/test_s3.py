@@ -18,8 +18,8 @@ from multitask_api.cluster import EXIT_DONE, EXIT_RETRYABLE, CleanUpResult, Garb
 from multitask_api.stage_io.manifest import Manifest
 from multitask_trainer import fetch
 from multitask_trainer.errors import ArtifactError, StageError
+from multitask_trainer.jobs.clean_up import clean_up, collect
 from multitask_trainer.runtime.progress import FileProgressReporter
-from multitask_trainer.stages.clean_up import clean_up, collect
 from multitask_trainer.storage.artifacts import fetch_artifact, find_result, publish, upload_prefix
 from multitask_trainer.storage.files import file_entries
 from multitask_trainer.storage.result_index import stored_results

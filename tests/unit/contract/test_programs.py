@@ -65,7 +65,7 @@ MODULES = (
         f"multitask_trainer.stages.{kind}"
         for kind in (
             *("prepare", "base", "baseline", "filter", "high_resource", "mixture", "bundle", "evaluate", "export"),
-            *("verify", "ledger", "resolve"),
+            *("verify", "ledger", "resolve", "gradients", "affinity", "check"),
         )
     ),
 )

@@ -21,7 +21,7 @@ from multitask_api.resource import MultiTaskModel
 from multitask_api.routes import TaskRoute
 from multitask_api.serving_io.revision import Revision
 from multitask_api.serving_io.verify import RevisionReport, VerifyOrder
-from multitask_api.stage_io import parameters, results
+from multitask_api.stage_io import affinity, parameters, results
 from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure, StageProgress
 from multitask_operator.local.workdir import PlannedModel
 from support.contract_fixtures import read_fixture
@@ -49,6 +49,9 @@ RECORDS: dict[str, dict[str, type[BaseModel]]] = {
         "prepare": parameters.PrepareParameters,
         "base": parameters.BaseParameters,
         "training": parameters.TrainParameters,
+        "gradients": parameters.GradientsParameters,
+        "affinity": parameters.AffinityParameters,
+        "check": parameters.CheckParameters,
         "filter": parameters.FilterParameters,
         "bundle": parameters.BundleParameters,
         "evaluate": parameters.EvaluateParameters,
@@ -60,6 +63,9 @@ RECORDS: dict[str, dict[str, type[BaseModel]]] = {
         "prepare": results.PrepareResult,
         "base": results.BaseResult,
         "training": results.TrainResult,
+        "gradients": affinity.GradientsResult,
+        "affinity": affinity.AffinityResult,
+        "check": affinity.CheckResult,
         "filter": results.FilterResult,
         "bundle": results.BundleResult,
         "evaluate": results.EvaluateResult,

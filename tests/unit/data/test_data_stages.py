@@ -24,8 +24,9 @@ from multitask_api.stage_io.results import PrepareResult
 from multitask_trainer.data.fingerprints import RECENT_SECONDS, HashCache, resolve_data, resolve_folder
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.rows import Row, read_inputs, read_rows
+from multitask_trainer.jobs import data_check
 from multitask_trainer.runtime.runner import main
-from multitask_trainer.stages import data_check, prepare, resolve
+from multitask_trainer.stages import prepare, resolve
 from support.data_builders import GOOD, data, task, write
 
 UNREACHABLE = (
@@ -372,7 +373,7 @@ def test_look_as_text(tmp_path: Path, capsys: Any) -> None:
 
 def test_resolve_and_look_start_without_torch() -> None:
     code = (
-        "import sys, multitask_trainer.stages.data_check, multitask_trainer.stages.resolve;"
+        "import sys, multitask_trainer.jobs.data_check, multitask_trainer.stages.resolve;"
         "print([name for name in ('torch', 'transformers', 'datasets', 'sklearn') if name in sys.modules])"
     )
     done = subprocess.run(

@@ -10,11 +10,11 @@ import pytest
 
 from multitask_api.cluster import CLEAN_UP_KEY, CLEAN_UP_RESULT_KEY, CleanUpResult, model_folder
 from multitask_api.stage_io.manifest import Manifest
+from multitask_trainer.jobs.clean_up import clean_up
 from multitask_trainer.pod.configmap import ConfigMap, connect
 from multitask_trainer.pod.unit import run_unit
 from multitask_trainer.runtime.distributed import DistributedContext
 from multitask_trainer.runtime.progress import FileProgressReporter
-from multitask_trainer.stages.clean_up import clean_up
 from multitask_trainer.storage import artifacts
 from multitask_trainer.storage.artifacts import find_result, publish
 from multitask_trainer.storage.files import file_entries

@@ -11,7 +11,7 @@ from multitask_client import Prediction
 from multitask_trainer.data.rows import Row
 from multitask_trainer.evaluation.answers import Answer
 from multitask_trainer.export.exported import GoldenRow
-from multitask_trainer.stages.verify_revision import _compare
+from multitask_trainer.jobs.verify_revision import _compare
 
 H100, L4 = "NVIDIA H100 80GB HBM3", "NVIDIA L4"
 ROWS = 200

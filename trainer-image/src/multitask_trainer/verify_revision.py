@@ -1,4 +1,4 @@
-"""The program of a pod that verifies a revision: as a stage pod, with another order; see ``stages.verify_revision``."""
+"""The program of a pod that verifies a revision: as a stage pod, with another order; see ``jobs.verify_revision``."""
 
 from multitask_trainer.pod.unit import main
 

@@ -65,6 +65,16 @@ _SPEC = (
         "filtering.strategy: Manual needs a group for every task; add one",
     ),
     Rule(
+        "self.filtering.strategy == 'Affinity' || !(has(self.filtering.maxGroups) || has(self.filtering.rows)"
+        " || has(self.filtering.diagnosis))",
+        "filtering.maxGroups, filtering.rows and filtering.diagnosis are for strategy Affinity; remove them",
+    ),
+    Rule(
+        "!has(self.filtering.maxGroups) || self.filtering.maxGroups >= 2"
+        " || self.tasks.all(task, task.type == self.tasks[0].type)",
+        "filtering.maxGroups is fewer than the types of tasks, which are never trained together; raise it",
+    ),
+    Rule(
         "self.tasks.all(task, !has(task.generation) || task.generation.maxNewTokens + 2 <= self.training.maxLength)",
         "generation.maxNewTokens of a task leaves no room for a prompt in training.maxLength; change one",
     ),

@@ -13,7 +13,7 @@ _TAXONOMY_GROUPS = {"Binary": "binary", "Ordinal": "ordinal", "MultiClass": "mul
 
 
 def group_tasks(tasks: Sequence[TaskSpec], strategy: str) -> dict[str, tuple[str, ...]]:
-    """Group name → task names, both in the order of ``tasks``."""
+    """Group name → task names, both in the order of ``tasks``; under Affinity those that may be trained together."""
     by_group: dict[str, list[str]] = {}
     for task in tasks:
         by_group.setdefault(_group_of(task, strategy), []).append(task.name)
@@ -44,6 +44,17 @@ def rank_problems(tuning: Tuning, groups: Mapping[str, Sequence[str]]) -> Iterat
         ranks = f"; {' or '.join(map(str, fitting))} fits all groups" if fitting else "; no rank fits all groups"
         text += ranks
     yield Problem("tuning.rank", text)
+
+
+def any_group_problems(tuning: Tuning, most: int) -> Iterator[Problem]:
+    """At most one problem of ``tuning``: with groups of any size up to ``most`` tasks, because they are found later."""
+    wrong = next((size for size in range(2, most + 1) if tuning.rank_problem(size)), None)
+    if wrong is not None:
+        yield Problem(
+            "tuning.expertRank",
+            f"filtering.strategy Affinity finds the groups during the run, and rank {tuning.rank} cannot be divided"
+            f" among {tuning.experts(wrong)} experts, those of a group of {wrong} tasks; set it",
+        )
 
 
 def _group_of(task: TaskSpec, strategy: str) -> str:

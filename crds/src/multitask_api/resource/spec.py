@@ -9,11 +9,12 @@ from pydantic import Field, model_validator
 
 from multitask_api.bundle import GenerationSettings
 from multitask_api.errors import Problem, raise_problems
-from multitask_api.resource.grouping import group_tasks, groups_are_known, rank_problems
+from multitask_api.resource.filtering import Filtering
+from multitask_api.resource.grouping import any_group_problems, group_tasks, groups_are_known, rank_problems
 from multitask_api.resource.serving import Serving
 from multitask_api.resource.sources import BaseModelSource, Credential, DnsLabel, Name, SecretName, Storage
 from multitask_api.resource.tasks import TaskSpec
-from multitask_api.resource.training import Filtering, Pretraining, Qualification, Stages, Training
+from multitask_api.resource.training import Pretraining, Qualification, Stages, Training
 from multitask_api.resource.tuning import Tuning
 from multitask_api.types import Record
 from multitask_api.uris import is_builtin
@@ -81,6 +82,13 @@ class MultiTaskModelSpec(Record):
                 )
             if task.type == "Generation":
                 yield from self._length_problems(f"tasks[{index}]", task.generation or GenerationSettings())
+        types = {task.type for task in self.tasks}
+        if self.filtering.max_groups is not None and self.filtering.max_groups < len(types):
+            yield Problem(
+                "filtering.maxGroups",
+                f"{self.filtering.max_groups} is fewer than the {len(types)} types of tasks, which are never trained"
+                " together; raise it",
+            )
         if self.qualification.rule == "LowerBound" and self.stages.baseline.seeds < 2:
             yield Problem(
                 "qualification.rule",
@@ -101,6 +109,8 @@ class MultiTaskModelSpec(Record):
 
     def group_problems(self) -> tuple[Problem, ...]:
         """What does not fit the groups; none while those are not known. It presumes that every task is valid."""
+        if self.filtering.strategy == "Affinity":
+            return tuple(any_group_problems(self.tuning, len(self.tasks)))
         if not groups_are_known(self.tasks, self.filtering.strategy):
             return ()
         return tuple(rank_problems(self.tuning, group_tasks(self.tasks, self.filtering.strategy)))

@@ -1,4 +1,4 @@
-"""How a model is trained: pretraining, groups, the budgets of the stages, qualification, pods."""
+"""How a model is trained: pretraining, the budgets of the stages, qualification, pods."""
 
 from __future__ import annotations
 
@@ -35,16 +35,6 @@ class Pretraining(Record):
         if not self.tasks_text and not self.corpus:
             raise_problems([Problem("corpus", "there is no text to train on; name a corpus or set tasksText: true")])
         return self
-
-
-class Filtering(Record):
-    """How tasks are divided into groups. Each group trains one shared model (stage 1 of arXiv 2411.03644)."""
-
-    strategy: Literal["Type", "Taxonomy", "Manual", "None"] = Field(
-        "Type",
-        description="Type: classification and generation apart. Taxonomy: binary, ordinal and multi-class "
-        "classification apart too. Manual: by the group of each task. None: all tasks in one group.",
-    )
 
 
 class BaselineStage(Record):

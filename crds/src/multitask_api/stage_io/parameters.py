@@ -152,6 +152,39 @@ class TrainParameters(StageParameters):
     )
 
 
+class GradientsParameters(StageParameters):
+    """Sketch the gradient of one task at the base model."""
+
+    task: TaskDefinition
+    rows: int = Field(ge=2, description="The most training rows that are read.")
+    target_modules: tuple[str, ...] = Field((), description="As in ``Tuning``: the layers whose gradients are taken.")
+    max_length: int
+    seed: int
+    chat_template: bool = False
+
+
+class AffinityParameters(StageParameters):
+    """Compare the gradients of the tasks, and group them."""
+
+    candidates: dict[str, tuple[str, ...]] = Field(
+        description="Group → the tasks that may be trained together, in the order of the resource."
+    )
+    max_groups: int | None = None
+
+
+class CheckParameters(StageParameters):
+    """Train a task with and without the tasks that are said to hurt it."""
+
+    task: str
+    without: tuple[str, ...] = Field(description="The tasks of its group that the second run leaves out.")
+    tasks: tuple[TaskDefinition, ...]
+    probabilities: dict[str, float] = Field(description="Of the first run: task → p_i; sums to 1.")
+    max_steps: int = Field(ge=1, description="Of the first run; the second gives every task that is left as many rows.")
+    optimisation: Optimisation
+    tuning: Tuning
+    chat_template: bool = False
+
+
 class FilterParameters(StageParameters):
     """Group the tasks, choose the high-resource ones, fix the sampling probabilities and budgets."""
 

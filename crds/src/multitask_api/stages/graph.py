@@ -6,24 +6,24 @@ and a task with a declared baseline gets a trained one only if it scored below t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from multitask_api.resource import MultiTaskModelSpec, TaskSpec
 from multitask_api.resource.training import HighResourceStage, MixtureStage
 from multitask_api.stage_io.manifest import Resolved
 from multitask_api.stage_io.parameters import (
-    BaseParameters,
     BundleParameters,
     EvaluateParameters,
     ExportParameters,
     FilterParameters,
     LedgerParameters,
     Optimisation,
-    PrepareParameters,
+    StageParameters,
     TaskDefinition,
     TrainParameters,
     VerifyParameters,
 )
+from multitask_api.stages.affinity_stages import STAGES_OF_GROUPS, add_affinity, add_checks
 from multitask_api.stages.group_models import (
     OWN_BASELINE,
     failed_against_declared,
@@ -33,9 +33,9 @@ from multitask_api.stages.group_models import (
 from multitask_api.stages.groups import groups
 from multitask_api.stages.node_table import Manifests, NodeTable
 from multitask_api.stages.nodes import Graph, NodeState, Ref
+from multitask_api.stages.source_parameters import base_parameters, prepare_parameters
 from multitask_api.stages.versions import UNRECORDED_VERSIONS, Versions
 from multitask_api.stages.warm_start import start_from_previous
-from multitask_api.uris import is_folder
 
 SERVING_KINDS = ("verify", "ledger")
 """Kinds of stages that need servers."""
@@ -57,7 +57,8 @@ def build(
     """
     builder = _Builder(model, spec, resolved, manifests, versions)
     builder.add_all(serve=serve)
-    return Graph(tuple(builder.nodes.values()))
+    open_kinds = frozenset() if builder.groups else STAGES_OF_GROUPS
+    return Graph(tuple(builder.nodes.values()), builder.groups, open_kinds)
 
 
 def baseline_name(task: str, seed: int) -> str:
@@ -74,7 +75,7 @@ class _Builder:
         self.model = model
         self.spec = spec
         self.resolved = resolved
-        self.groups = groups(spec)
+        self.groups: Mapping[str, tuple[str, ...]] = groups(spec)
         self.tasks = {task.name: TaskDefinition.of(task) for task in spec.tasks}
         self._table = NodeTable(manifests, versions)
         self.nodes = self._table.nodes
@@ -86,6 +87,8 @@ class _Builder:
         for task in self.spec.tasks:
             if task.baseline is None and self.spec.stages.baseline.enabled:
                 self._baselines(task.name)
+        if self.spec.filtering.strategy == "Affinity":
+            self.groups = add_affinity(self._table, self.spec, self.tasks)
         self._filter()
         for name in self.groups:
             self._high_resource(name)
@@ -96,6 +99,9 @@ class _Builder:
         for task_name in failed_against_declared(self._table, self.spec, self.groups):
             self._baselines(task_name)
         self._export()
+        if self.spec.filtering.checks:
+            optimisation = self._optimisation(self.spec.stages.mixture)
+            add_checks(self._table, self.spec, self.tasks, self.groups, optimisation)
         if serve:
             self._verify()
             self._ledger()
@@ -103,35 +109,12 @@ class _Builder:
     # -- the nodes, in the order in which they run ---------------------------------------------------------------------
 
     def _prepare(self, task: TaskSpec) -> None:
-        fingerprints = {
-            str(split): found.fingerprint
-            for split, source in task.data.sources.items()
-            if (found := self.resolved.data.get(source.uri)) and found.fingerprint
-        }
-        complete = len(fingerprints) == len(task.data.sources)
-        parameters = PrepareParameters(task=self.tasks[task.name], data=task.data, fingerprints=fingerprints)
-        self._table.add(f"prepare/{task.name}", "prepare", parameters if complete else None, reads=())
+        parameters = prepare_parameters(task, self.tasks[task.name], self.resolved)
+        self._table.add(f"prepare/{task.name}", "prepare", parameters, reads=())
 
     def _base(self) -> None:
-        base = self.spec.base_model
-        pretraining = self.spec.pretraining
-        corpus = pretraining.corpus if pretraining else ()
-        texts = [self.resolved.data.get(source.uri) for source in corpus]
-        files = self.resolved.data.get(base.uri) if is_folder(base.uri) else None
-        needed = [*texts, files] if is_folder(base.uri) else texts
-        complete = all(item is not None and item.fingerprint for item in needed)
-        parameters = BaseParameters(
-            uri=base.uri,
-            revision=self.resolved.revision or base.revision,
-            fingerprint=files.fingerprint if files else None,
-            pretraining=pretraining,
-            corpus_fingerprints=tuple(item.fingerprint for item in texts if item and item.fingerprint),
-            tasks=tuple(self.tasks.values()),
-            optimisation=Optimisation.of(self.spec.training),
-            tuning=None if self.spec.tuning.method == "Full" else self.spec.tuning,
-        )
-        prepares = tuple(f"prepare/{name}" for name in self.tasks)
-        self._table.add("base", "base", parameters if complete else None, reads=(), needs=prepares)
+        parameters = base_parameters(self.spec, tuple(self.tasks.values()), self.resolved)
+        self._table.add("base", "base", parameters, reads=(), needs=tuple(f"prepare/{name}" for name in self.tasks))
 
     def _baselines(self, task: str) -> None:
         settings = self.spec.stages.baseline
@@ -157,7 +140,7 @@ class _Builder:
         }
         stages = self.spec.stages
         parameters = FilterParameters(
-            groups=self.groups,
+            groups=dict(self.groups),
             # Seeds, early stopping and first weights change how a stage trains, not what is chosen.
             high_resource=stages.high_resource.model_copy(update={"seed": None, "min_steps": None}),
             mixture=stages.mixture.model_copy(update={"seed": None, "min_steps": None, "start": None}),
@@ -167,7 +150,7 @@ class _Builder:
         )
         reads = [Ref(f"prepare/{name}", "rows") for name in self.tasks]
         reads += [Ref(name, "saturation") for name in self._table.baseline_names()]
-        self._table.add("filter", "filter", parameters, reads=reads)
+        self._add_with_groups("filter", "filter", parameters, reads)
 
     def _high_resource(self, group: str) -> None:
         name = f"high-resource/{group}"
@@ -227,7 +210,7 @@ class _Builder:
     def _bundle(self) -> None:
         training = self.spec.training
         parameters = BundleParameters(
-            groups=self.groups,
+            groups=dict(self.groups),
             tasks=tuple(self.tasks.values()),
             tuning=self.spec.tuning.with_defaults(),
             precision=training.precision,
@@ -235,7 +218,7 @@ class _Builder:
             chat_template=self.spec.base_model.chat_template,
         )
         reads = [Ref("base", "model"), *(Ref(f"mixture/{group}", "model") for group in self.groups)]
-        self._table.add("bundle", "bundle", parameters, reads=reads)
+        self._add_with_groups("bundle", "bundle", parameters, reads)
 
     def _evaluate(self, group: str) -> None:
         tasks = self.groups[group]
@@ -261,7 +244,7 @@ class _Builder:
     def _export(self) -> None:
         parameters = ExportParameters(
             model=self.model,
-            groups=self.groups,
+            groups=dict(self.groups),
             tasks=tuple(self.tasks.values()),
             promote=self.spec.qualification.promote,
             precision=self.spec.training.precision,
@@ -270,7 +253,7 @@ class _Builder:
         reads += [Ref(f"evaluate/{group}", "verdicts") for group in self.groups]
         reads += [Ref(name, "model") for name in self._table.baseline_names()]
         reads += [Ref(f"prepare/{task}", "test") for task in self.tasks]
-        self._table.add("export", "export", parameters, reads=reads)
+        self._add_with_groups("export", "export", parameters, reads)
 
     def _verify(self) -> None:
         parameters = VerifyParameters(tasks=tuple(self.tasks.values()), precision=self.spec.training.precision)
@@ -286,6 +269,13 @@ class _Builder:
         reads += [Ref(name, "model") for name in self._table.baseline_names()]
         reads += [Ref(name, "model") for name in trained if self.nodes[name].state is not NodeState.SKIPPED]
         self._table.add("ledger", "ledger", LedgerParameters(), reads=reads)
+
+    def _add_with_groups(self, name: str, kind: str, parameters: StageParameters, reads: Sequence[Ref]) -> None:
+        """Add a node whose parameters have the groups: while these are not known, it waits for ``affinity``."""
+        if self.groups:
+            self._table.add(name, kind, parameters, reads=reads)
+        else:
+            self._table.add(name, kind, None, reads=reads, needs=("affinity",))
 
     # -- what several nodes need ---------------------------------------------------------------------------------------
 

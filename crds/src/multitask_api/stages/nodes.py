@@ -89,6 +89,19 @@ class Graph:
     """All nodes of a spec in an order in which each comes after what it needs."""
 
     nodes: tuple[Node, ...]
+    groups: Mapping[str, tuple[str, ...]]
+    """Group → its tasks; empty while the stage ``affinity`` has to find them."""
+    open_kinds: frozenset[str] = frozenset()
+    """Kinds of stages of which it is not known yet which there are."""
+
+    @cached_property
+    def group_of(self) -> Mapping[str, str]:
+        """Task → its group; empty while the groups are not known."""
+        return {task: group for group, tasks in self.groups.items() for task in tasks}
+
+    def may_have(self, stage: str) -> bool:
+        """Whether ``stage`` is one of the nodes, or may turn out to be."""
+        return stage in self or stage.partition("/")[0] in self.open_kinds
 
     @cached_property
     def _by_name(self) -> dict[str, Node]:

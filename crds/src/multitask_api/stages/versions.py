@@ -25,6 +25,9 @@ VERSIONS: Versions = {
     "export": 2,
     "verify": 2,
     "ledger": 3,
+    "gradients": 1,
+    "affinity": 1,
+    "check": 1,
 }
 
 UNRECORDED_VERSIONS: Versions = {

@@ -13,7 +13,7 @@ from multitask_api.errors import UserError
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.manifest import Resolved
 from multitask_api.stage_io.results import FilterResult, PrepareResult
-from multitask_api.stages import Graph, Node, NodeState, build, groups
+from multitask_api.stages import Graph, Node, NodeState, build
 from multitask_api.stages.sampling import mixture
 from multitask_operator.commands.console import print_json, print_line, table
 from multitask_operator.formatting import duration
@@ -116,7 +116,7 @@ def sampling_probabilities(model: MultiTaskModel, graph: Graph) -> dict[str, dic
         return {plan.name: dict(plan.probabilities) for plan in FilterResult.model_validate(manifest.result).groups}
     settings = model.spec.stages.mixture
     probabilities: dict[str, dict[str, float]] = {}
-    for group, tasks in groups(model.spec).items():
+    for group, tasks in graph.groups.items():
         manifests = {task: graph[f"prepare/{task}"].manifest for task in tasks}
         rows = {task: PrepareResult.model_validate(item.result).rows.train for task, item in manifests.items() if item}
         if len(rows) == len(tasks):
@@ -151,7 +151,7 @@ def print_stages(summary: PlanSummary) -> None:
     """Print every stage with its state, then the sampling probabilities and the notes."""
     rows = [(node.name, summary.states[node.name], node.digest or "") for node in summary.graph.nodes]
     table("", ("stage", "state", "digest"), rows)
-    for group, tasks in groups(summary.model.spec).items():
+    for group, tasks in summary.graph.groups.items():
         shares = summary.probabilities.get(group)
         text = (
             ", ".join(f"{task} {shares[task]:.3f}" for task in tasks if task in shares)

@@ -23,7 +23,7 @@ _SERVER = "multitask_trainer.fork_server"
 _STAGES = "multitask_trainer.stages"
 
 #: Kinds of stages that import neither torch nor transformers.
-_LIGHT = frozenset({"prepare", "filter"})
+_LIGHT = frozenset({"prepare", "filter", "affinity"})
 
 
 @contextlib.contextmanager

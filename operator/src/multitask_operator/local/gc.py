@@ -32,7 +32,8 @@ def find_unused(workdir: Workdir, without_model: str | None = None) -> UnusedFil
     manifests = workdir.manifests()
     used: set[ArtifactKey] = set()
     unfinished: set[ArtifactKey] = set()
-    unresolved_stages: set[str] = set()
+    open_stages: set[str] = set()
+    open_kinds: set[str] = set()
     for name, planned in workdir.planned_models().items():
         if name == without_model:
             continue
@@ -41,13 +42,16 @@ def find_unused(workdir: Workdir, without_model: str | None = None) -> UnusedFil
         of_plan = UsedResults.of(graph)
         used |= of_plan.keys
         unfinished |= of_plan.unfinished
-        unresolved_stages |= of_plan.open_stages
+        open_stages |= of_plan.open_stages
+        open_kinds |= of_plan.open_kinds
     # The export that is served, and the one that is served again if the next export fails verify.
     published = (workdir.published.current, workdir.published.verified)
-    kept = {key for key in _artifacts(workdir) if key in used or key[0] in unresolved_stages or key in published}
+    planned_results = UsedResults(frozenset(used), frozenset(unfinished), frozenset(open_stages), frozenset(open_kinds))
+    kept = {key for key in _artifacts(workdir) if planned_results.uses(key) or key in published}
     artifacts = tuple(sorted(set(_artifacts(workdir)) - kept))
     unfinished_names = {artifact_filename(key) for key in unfinished}
-    unresolved = tuple(artifact_filename((stage, "")) for stage in unresolved_stages)
+    unresolved = tuple(artifact_filename((stage, "")) for stage in open_stages)
+    unresolved += tuple(artifact_filename((f"{kind}/", ""))[:-1] for kind in open_kinds)
     scratch = [
         path
         for path in _entries(workdir.path / "work")

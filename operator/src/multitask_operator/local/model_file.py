@@ -22,7 +22,7 @@ from multitask_api.stage_io.manifest import Resolved
 from multitask_operator.local.workdir import Workdir
 
 RESOLVE = "multitask_trainer.stages.resolve"
-DATA_CHECK = "multitask_trainer.stages.data_check"
+DATA_CHECK = "multitask_trainer.jobs.data_check"
 
 _CLUSTER_SPEC = {
     "storage": "storage",

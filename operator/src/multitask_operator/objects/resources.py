@@ -17,10 +17,10 @@ from multitask_operator.objects.errors import ResourcesError
 
 PLACE = "spec.training.resources"
 
-SMALL_KINDS = frozenset({RESOLVE, CLEAN_UP, GC, "prepare", "filter"})
+SMALL_KINDS = frozenset({RESOLVE, CLEAN_UP, GC, "prepare", "filter", "affinity"})
 """These read data and tables and load no model: small requests, so that they start anywhere."""
-ONE_GPU_KINDS = frozenset({"evaluate", "export"})
-"""These run one engine, on one device."""
+ONE_GPU_KINDS = frozenset({"evaluate", "export", "gradients", "check"})
+"""These run one engine, or short passes over one model, on one device."""
 
 #: Where the spec gives none. A process with torch loaded takes 0.7 GiB (measured) before any model.
 _REQUESTS = {"cpu": "1", "memory": "1Gi"}

@@ -14,7 +14,9 @@ RUNTIME_BYTES = 700 * 1024**2
 TRAINED, FROZEN = 16, 8
 #: Kinds that measure or start servers: nothing else may run beside them.
 ALONE = frozenset({"verify", "ledger"})
-TRAINING = frozenset({"base", "baseline", "high-resource", "mixture"})
+TRAINING = frozenset({"base", "baseline", "high-resource", "mixture", "check"})
+#: Kinds that load no model.
+SMALL = ("prepare", "filter", "affinity")
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ def threads(kind: str, capacity: Capacity, tasks: int) -> int:
     """Threads of one process of ``kind``: also of those that run alone, because small models gain nothing from more,
     and on a busy machine threads that wait for each other cost twentyfold (measured).
     """
-    if kind in ("prepare", "filter"):
+    if kind in SMALL:
         return 1
     return training_threads(capacity, tasks)
 
@@ -53,7 +55,7 @@ def cost(node: Node, graph: Graph, spec: MultiTaskModelSpec, capacity: Capacity)
     cores = threads(node.kind, capacity, len(spec.tasks))
     memory = RUNTIME_BYTES
     base = graph["base"].manifest if "base" in graph else None
-    if base is not None and node.kind not in ("prepare", "filter"):
+    if base is not None and node.kind not in SMALL:
         trained = node.kind in TRAINING and spec.tuning.method == "Full"
         memory += BaseResult.model_validate(base.result).parameters * (TRAINED if trained else FROZEN)
     return Cost(cores, memory)

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from statistics import median
 
 from multitask_api.resource import MultiTaskModel
-from multitask_api.stage_io.parameters import BaseParameters, TrainParameters
+from multitask_api.stage_io.parameters import BaseParameters, CheckParameters, TrainParameters
 from multitask_api.stage_io.results import BaseResult, TrainResult
-from multitask_api.stages import Graph, Node, NodeState, groups
+from multitask_api.stages import Graph, Node, NodeState
 from multitask_operator.planner.results import training_result_of
 
 #: Floating-point operations a weight and token: 2 forward, 2 back to the inputs, 2 for the gradient of the weight,
@@ -59,7 +59,10 @@ def estimate(
     batch = model.spec.training.batch_rows
     lengths = [item.tokens / (item.steps * batch) for item in trained if item.steps and item.tokens]
     length = median(lengths) if lengths else model.spec.training.max_length
-    steps = sum(_steps(node, model) for node in graph.nodes if node.state in (NodeState.READY, NodeState.WAITING))
+    steps = sum(
+        _steps(node, model, graph) for node in graph.nodes if node.state in (NodeState.READY, NodeState.WAITING)
+    )
+    steps += _steps_of_unknown_groups(model, graph)
     speed = measured_speed(graph, host) or otherwise()
     return Estimate(steps, steps * batch, round(steps * batch * length), speed)
 
@@ -92,10 +95,12 @@ def _trained(graph: Graph, host: str | None) -> Sequence[TrainResult | BaseResul
     return results
 
 
-def _steps(node: Node, model: MultiTaskModel) -> int:
+def _steps(node: Node, model: MultiTaskModel, graph: Graph) -> int:
     """The most steps a stage may take; a mixture without a budget of its own gets the sum of the baselines'."""
     if isinstance(node.parameters, TrainParameters):
         return node.parameters.max_steps
+    if isinstance(node.parameters, CheckParameters):
+        return 2 * node.parameters.max_steps  # the second run has fewer
     if isinstance(node.parameters, BaseParameters):
         return node.parameters.pretraining.max_steps if node.parameters.pretraining else 0
     stages = model.spec.stages
@@ -105,5 +110,15 @@ def _steps(node: Node, model: MultiTaskModel) -> int:
         return stages.high_resource.max_steps if stages.high_resource.enabled else 0
     if node.kind == "mixture":
         group = node.name.split("/", 1)[1]
-        return stages.mixture.max_steps or stages.baseline.max_steps * len(groups(model.spec)[group])
+        return stages.mixture.max_steps or stages.baseline.max_steps * len(graph.groups[group])
     return 0
+
+
+def _steps_of_unknown_groups(model: MultiTaskModel, graph: Graph) -> int:
+    """The most steps of stages 2 and 3 while the groups are not known: of as many groups as there may be."""
+    if not graph.open_kinds:
+        return 0
+    stages, tasks = model.spec.stages, len(model.spec.tasks)
+    most = min(tasks, model.spec.filtering.max_groups or tasks)
+    mixtures = most * stages.mixture.max_steps if stages.mixture.max_steps else tasks * stages.baseline.max_steps
+    return mixtures + (most * stages.high_resource.max_steps if stages.high_resource.enabled else 0)

@@ -19,6 +19,8 @@ FIRST_WAIT = 5.0
 _KINDS_BY_URGENCY = (
     "prepare",
     "base",
+    "gradients",
+    "affinity",
     "filter",
     "high-resource",
     "mixture",
@@ -101,6 +103,8 @@ def _stops(graph: Graph, planner_input: PlannerInput, *, suspended: bool) -> lis
 
 
 def _outdated(graph: Graph, stage: str, digest: str) -> str:
+    if stage not in graph and graph.may_have(stage):
+        return ""  # of which groups there will be nothing is known yet
     if stage not in graph:
         return "the resource no longer has this stage"
     wanted = graph[stage]

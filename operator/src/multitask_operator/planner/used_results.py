@@ -17,6 +17,8 @@ class UsedResults:
     """Those of them that are still to be made."""
     open_stages: frozenset[str]
     """Stages whose digest is not known yet: one of their results may be used again."""
+    open_kinds: frozenset[str]
+    """Kinds of stages of which it is not known yet which there are: so is any result of theirs."""
 
     @classmethod
     def of(cls, graph: Graph) -> UsedResults:
@@ -29,8 +31,13 @@ class UsedResults:
             frozenset(keys) | started_from,
             frozenset(key for key, state in keys.items() if state is not NodeState.DONE),
             frozenset(node.name for node in graph.nodes if node.digest is None),
+            graph.open_kinds,
         )
 
     def uses(self, key: ArtifactKey) -> bool:
         """Whether the result has to stay."""
-        return key in self.keys or key[0] in self.open_stages
+        return key in self.keys or self.may_use(key[0])
+
+    def may_use(self, stage: str) -> bool:
+        """Whether any result of ``stage`` may be used again."""
+        return stage in self.open_stages or stage.partition("/")[0] in self.open_kinds

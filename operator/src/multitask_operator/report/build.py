@@ -23,7 +23,7 @@ from multitask_api.stage_io.results import (
     TrainResult,
     VerifyResult,
 )
-from multitask_api.stages import Graph, Node, NodeState, groups
+from multitask_api.stages import Graph, Node, NodeState
 from multitask_operator.formatting import counted
 from multitask_operator.planner import export_of, training_result_of, verdicts_of
 from multitask_operator.report.origin import base_model, base_parameters, data_folders, machines
@@ -40,16 +40,15 @@ def build_report(
     verdicts = verdicts_of(graph)
     export = export_of(graph)
     plans = _group_plans(graph)
-    group_of = {task: group for group, tasks in groups(model.spec).items() for task in tasks}
     freedom = _degrees_of_freedom(graph)
     served = {item.task: item for item in export.tasks} if export else {}
     tasks = tuple(
         _task(
             task,
-            group_of[task.name],
+            graph.group_of.get(task.name, ""),
             graph,
             verdicts.get(task.name),
-            freedom=freedom.get(group_of[task.name], 0),
+            freedom=freedom.get(graph.group_of.get(task.name, ""), 0),
             served=served.get(task.name),
         )
         for task in model.spec.tasks

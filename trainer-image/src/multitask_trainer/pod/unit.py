@@ -96,19 +96,19 @@ def run_unit(folder: Path, configmap: ConfigMap, distributed: DistributedContext
                 configmap.patch(resolve.report(_read(folder / orders_key, ResolveOrder), os.environ, progress))
             return EXIT_DONE
         if orders_key == CLEAN_UP_KEY:
-            from multitask_trainer.stages import clean_up
+            from multitask_trainer.jobs import clean_up
 
             progress = ConfigMapProgressReporter(CLEAN_UP, configmap)
             configmap.patch(clean_up.report(_read(folder / orders_key, CleanUpOrder), progress))
             return EXIT_DONE
         if orders_key == GC_KEY:
-            from multitask_trainer.stages import clean_up
+            from multitask_trainer.jobs import clean_up
 
             progress = ConfigMapProgressReporter(GC, configmap)
             configmap.patch(clean_up.report_garbage(_read(folder / orders_key, GarbageOrder), progress))
             return EXIT_DONE
         if orders_key == VERIFY_KEY:
-            from multitask_trainer.stages import verify_revision
+            from multitask_trainer.jobs import verify_revision
 
             progress = ConfigMapProgressReporter(VERIFY_REVISION, configmap)
             configmap.patch(verify_revision.report(_read(folder / orders_key, VerifyOrder), progress))

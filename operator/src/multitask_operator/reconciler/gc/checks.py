@@ -55,9 +55,16 @@ def refusal(state: ModelState) -> str | None:
         return "Its spec was edited, and its data has not been looked at since. Try again when its stages have ended."
     if not state.is_resolved and (state.run.image is None or not _was_resolved(state)):
         return "What its spec trains has not been looked at yet: set spec.suspend: false, and try again after that."
+    return _unsettled(state)
+
+
+def _unsettled(state: ModelState) -> str | None:
+    """Why it may still change what is used."""
     starting = [start.node.name for start in state.plan.starts]
     if starting:
         return f"Stages are about to run: {listed(starting)}. Wait until they have ended, or {_SUSPEND}."
+    if state.plan.graph.open_kinds:
+        return "Which tasks are trained together is not known yet. Try again when the stage affinity has ended."
     return None
 
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from multitask_api.resource import MultiTaskModel
 from multitask_api.resource.status import StageStatus, TaskStatus
 from multitask_api.stage_io.results import ExportResult, TaskVerdict
-from multitask_api.stages import Graph, NodeState, groups
+from multitask_api.stages import Graph, NodeState
 from multitask_operator.formatting import duration
 from multitask_operator.planner import Failed, StartStage, export_of, verdicts_of
 from multitask_operator.reconciler.blockers import WAITING_REASONS, Blocker, with_remediation
@@ -64,7 +64,7 @@ def training_status(
         "qualified": f"{qualified}/{len(state.model.spec.tasks)}" if verdicts else None,
         "revision": export.revision if export else None,
         "stages": _stage_rows(graph, at_work, state.plan.failed, _progress_by_kind(state.stage_jobs)),
-        "tasks": _task_rows(state.model, verdicts, export),
+        "tasks": _task_rows(state.model, graph, verdicts, export),
     }
     return StatusPart(conditions, fields)
 
@@ -203,9 +203,8 @@ def _stage_rows(
 
 
 def _task_rows(
-    model: MultiTaskModel, verdicts: Mapping[str, TaskVerdict], export: ExportResult | None
+    model: MultiTaskModel, graph: Graph, verdicts: Mapping[str, TaskVerdict], export: ExportResult | None
 ) -> tuple[TaskStatus, ...]:
-    group_of = {task: group for group, tasks in groups(model.spec).items() for task in tasks}
     served = {task.task: task for task in export.tasks} if export else {}
     rows = []
     for task in model.spec.tasks:
@@ -213,7 +212,7 @@ def _task_rows(
         rows.append(
             TaskStatus(
                 name=task.name,
-                group=group_of[task.name],
+                group=graph.group_of.get(task.name),
                 baseline=_rounded(verdict.baseline if verdict else None),
                 score=_rounded(verdict.score if verdict else None),
                 ratio=_rounded(verdict.ratio if verdict else None),

@@ -1,6 +1,6 @@
 """Program ``data_check``: the row checks of all tasks, before anything is planned; ``mtm validate`` shows its report.
 
-``python -m multitask_trainer.stages.data_check --model FILE.json --data-root DIR [--json]`` ends with 0, or with 2 when
+``python -m multitask_trainer.jobs.data_check --model FILE.json --data-root DIR [--json]`` ends with 0, or with 2 when
 something is wrong. It writes nothing.
 """
 

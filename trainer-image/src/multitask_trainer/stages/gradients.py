@@ -1,0 +1,78 @@
+"""Stage ``gradients``: sketches of one task's gradient at the base model, before any training.
+
+``sketches.npy`` (chunks, size) float32, see `multitask_trainer.affinity.gradients`. It costs two passes over the rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from multitask_api.stage_io.affinity import GradientsResult
+from multitask_api.stage_io.parameters import GradientsParameters
+from multitask_trainer.affinity.gradients import Probe, chosen_rows, task_sketches
+from multitask_trainer.affinity.sketch import SKETCHES
+from multitask_trainer.base_model.loading import (
+    check_max_length,
+    load_base,
+    load_tokenizer,
+    read_forward_path,
+    read_prompt_format,
+)
+from multitask_trainer.data.rows import read_rows
+from multitask_trainer.errors import DataError
+from multitask_trainer.runtime.context import StageContext, StageOutcome
+from multitask_trainer.runtime.runner import main
+from multitask_trainer.storage.files import content_digest
+from multitask_trainer.training.batching.dataset import TaskEncoder
+from multitask_trainer.training.run import CPU_TOKENS, GPU_TOKENS
+
+_FEWEST = 4
+"""Rows for two parts."""
+
+
+def work(stage: StageContext) -> StageOutcome:
+    """Take the gradients; no weight changes."""
+    parameters = stage.parameters(GradientsParameters)
+    name, base = parameters.task.name, stage.input("base") / "model"
+    rows = chosen_rows(
+        read_rows(stage.input(f"prepare/{name}"), "train"), parameters.rows, task=name, seed=parameters.seed
+    )
+    if len(rows) < _FEWEST:
+        raise DataError(
+            f"task {name}: {len(rows)} training rows are too few to compare its gradients with those of other tasks; "
+            "add rows, or set filtering.strategy to Type or Manual"
+        )
+    torch.set_num_threads(stage.order.threads)
+    encoder = TaskEncoder.of(
+        parameters.task,
+        load_tokenizer(base),
+        max_length=parameters.max_length,
+        chat_template=parameters.chat_template,
+        prompt_format=read_prompt_format(base),
+    )
+    model = load_base(base)
+    check_max_length(model, parameters.max_length)
+    probe = Probe.of(model, parameters.target_modules, seed=parameters.seed)
+    probe.model.to(stage.device)
+    sketches = task_sketches(
+        probe,
+        encoder,
+        rows,
+        seed=parameters.seed,
+        path=read_forward_path(base),
+        token_budget=CPU_TOKENS if stage.device == "cpu" else GPU_TOKENS,
+        report=lambda step, total: stage.reporter.report("gradients", step=step, total=total),
+    )
+    np.save(stage.artifact_folder / SKETCHES, sketches)
+    result = GradientsResult(
+        rows=len(rows),
+        chunks=len(sketches),
+        weights=sum(value.numel() for value in probe.weights.values()),
+        truncated_rows=encoder.encode(rows).truncated,
+    )
+    return StageOutcome(result, {"gradients": content_digest(stage.artifact_folder, [SKETCHES])})
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(work))
