@@ -13,12 +13,14 @@ import pytest
 from devcluster import chart, objects
 from devcluster.cluster_client import ClusterClient
 from devcluster.processes import until
+from multitask_api.resource import MultiTaskModel
 from multitask_kubernetes.client import Client
 from multitask_kubernetes.connection import connect
 from multitask_kubernetes.errors import RequestRejected
 from multitask_operator.cluster.apply import Applied, apply
 from multitask_operator.cluster.observe import observe
 from multitask_operator.controller import Controller, NamespacedName, WriteRejected
+from multitask_operator.local.cluster_objects import cluster_problems
 from multitask_operator.objects.jobs import pod_group, stage_job
 from multitask_operator.objects.names import Owner
 from multitask_operator.objects.pods import PodSettings
@@ -133,6 +135,8 @@ async def test_an_error_in_an_addition_is_named_before_the_first_job(
     assert reason == "WriteRefused"
     assert all(each in message for each in named), message
     assert job_names(rest, namespace) == []
+    said_before = cluster_problems(MultiTaskModel.model_validate(resources.model(training=training)))
+    assert said_before, "mtm validate says it without a cluster"
     take_away(rest, namespace, "podTemplate", "podTemplates", "resources")
     await reconcile_once(client, namespace, settings)
     assert len(job_names(rest, namespace)) == 1

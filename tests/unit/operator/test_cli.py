@@ -125,6 +125,18 @@ def test_all_problems_are_listed(tmp_path, capsys):
     assert "error: 2 problems" in capsys.readouterr().err
 
 
+def test_what_a_cluster_refuses_is_said_here(tmp_path, capsys):
+    line = "spec.training.podTemplate.spec.tolerationz"
+    file = resource(tmp_path, training={"podTemplate": {"spec": {"tolerationz": []}}})
+    assert cli.invoke(["validate", file]) == 2
+    out = capsys.readouterr().out
+    assert f"\n{line}: unknown field\n{file}: a cluster refuses this; correct it and validate again\n" in out
+    assert cli.invoke(["validate", file, "--output", "json"]) == 2
+    result = json.loads(capsys.readouterr().out)
+    assert result["valid"] is False
+    assert result["problems"][0] == {"path": line, "message": "unknown field"}
+
+
 def test_a_wrong_name_hides_no_problem_of_the_data(tmp_path, capsys):
     rows = {"train": ["a", "b", "x"], "validation": ["a", "b"], "test": ["a", "b", "c"]}
     data = {split: {"uri": f"{split}.jsonl"} for split in rows}

@@ -9,6 +9,7 @@ from shlex import join
 from multitask_api.errors import InvalidResource, Problem
 from multitask_operator.commands import BAD_INPUT, OK
 from multitask_operator.commands.console import print_json, print_line, table
+from multitask_operator.local.cluster_objects import cluster_problems
 from multitask_operator.local.model_file import (
     UnsupportedLocally,
     check_data,
@@ -32,16 +33,20 @@ def validate(file: Path, *, as_json: bool, options: Sequence[str] = ()) -> int:
         print_json({"valid": False, "problems": [_to_json(problem) for problem in problems], "tasks": tasks})
         return BAD_INPUT
     report = check_data(model, data_root(file))
+    refused = cluster_problems(model)
     if as_json:
+        is_valid = not refused and not report.problems
+        problems = [*refused, *(Problem(found.path, found.message) for found in report.problems)]
         print_json(
             {
-                "valid": not report.problems,
+                "valid": is_valid,
                 "model": model.metadata.name,
                 "ignored": ignored_fields(model),
                 **report.to_json(),
+                "problems": [_to_json(problem) for problem in problems],
             }
         )
-        return BAD_INPUT if report.problems else OK
+        return OK if is_valid else BAD_INPUT
     table_rows = []
     for task in report.tasks:
         counts = (task.rows.train, task.rows.validation, task.rows.test, task.bad_rows)
@@ -53,12 +58,18 @@ def validate(file: Path, *, as_json: bool, options: Sequence[str] = ()) -> int:
             print_line(f"warning: {task.name}: {warning}")
     for hint in report.hints:
         print_line(f"hint: {hint}")
+    for rejected in refused:
+        print_line(f"{rejected.path}: {rejected.message}")
+    if refused:
+        print_line(f"{file}: a cluster refuses this; correct it and validate again")
     for problem in report.problems:
         print_line(f"{problem.path}: {problem.message}")
     if report.problems:
         count = len(report.problems)
         text = "1 problem in the data; correct it" if count == 1 else f"{count} problems in the data; correct them"
         print_line(f"{file}: {text} and validate again")
+        return BAD_INPUT
+    if refused:
         return BAD_INPUT
     next_command = join(["mtm", "plan", str(file), *options])
     print_line(f"{file}: model {model.metadata.name} and its data are valid; next: {next_command}")
