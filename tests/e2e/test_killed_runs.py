@@ -9,13 +9,12 @@ import json
 import os
 import signal
 import subprocess
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import psutil
 import pytest
 
+from support.run_processes import folder_name, processes_of, wait_until
 from support.small_suite import ModelFolder, make_small_suite
 
 STARTED, TRAINING, CTRL_C = "started", "training", "training, and then Ctrl-C"
@@ -33,11 +32,6 @@ MOMENTS = [
 ]
 TRAINED = [stage for stage, moment in MOMENTS if moment in (TRAINING, CTRL_C)]
 INTERRUPTED = "interrupted; run the same command again to continue"
-MOST_SECONDS = 400
-
-
-def folder_name(stage: str) -> str:
-    return stage.replace("/", "__")
 
 
 def is_at(model_folder: ModelFolder, stage: str, moment: str) -> bool:
@@ -49,29 +43,6 @@ def is_at(model_folder: ModelFolder, stage: str, moment: str) -> bool:
     for path in model_folder.work.glob(f"progress/{folder_name(stage)}-*.json"):
         return str(json.loads(path.read_text()).get("phase", "")).startswith(moment)
     return False
-
-
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], log: Path) -> None:
-    deadline = time.monotonic() + MOST_SECONDS
-    while not condition():
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline, log.read_text()
-        time.sleep(0.005)
-
-
-def processes_of(model_folder: ModelFolder) -> list[psutil.Process]:
-    """Everything that the runs of this model started: the stages, and what the stages started."""
-    processes = []
-    for process in psutil.process_iter():
-        try:
-            if (
-                process.environ().get("MTM_WORKDIR") == str(model_folder.work)
-                and process.status() != psutil.STATUS_ZOMBIE
-            ):
-                processes.append(process)
-        except (psutil.AccessDenied, psutil.NoSuchProcess):
-            continue
-    return processes
 
 
 def results(model_folder: ModelFolder) -> dict[Path, tuple[int, int]]:
