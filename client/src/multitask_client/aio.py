@@ -41,7 +41,7 @@ class AsyncTaskClient(Connection):
             )
         else:
             self._channel = grpc.aio.insecure_channel(address, options=options)
-        super().__init__(address, self._channel, timeout_s, api_key)
+        super().__init__(address, self._channel, timeout_s, api_key, tls)
 
     async def predict(
         self,

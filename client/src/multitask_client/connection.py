@@ -58,11 +58,18 @@ class Connection:
     """A channel to the gateway at ``address``, until it is closed; ``timeout_s`` is that of calls without their own."""
 
     def __init__(
-        self, address: str, channel: grpc.Channel | grpc.aio.Channel, timeout_s: float, api_key: ApiKey | None
+        self,
+        address: str,
+        channel: grpc.Channel | grpc.aio.Channel,
+        timeout_s: float,
+        api_key: ApiKey | None,
+        tls: Tls | bool,
     ) -> None:
         self.address = address
         self._timeout_s = timeout_s
         self._api_key = api_key
+        self._is_encrypted = bool(tls)
+        self._has_credentials = api_key is not None or (isinstance(tls, Tls) and tls.certificate is not None)
         if not callable(api_key):
             messages.authorization(api_key)
         self._open_stub = gateway_pb2_grpc.TaskGatewayStub(channel)  # type: ignore[no-untyped-call]
@@ -86,4 +93,6 @@ class Connection:
         try:
             yield
         except grpc.RpcError as error:
-            raise from_rpc_error(error, self.address) from error
+            raise from_rpc_error(
+                error, self.address, is_encrypted=self._is_encrypted, has_credentials=self._has_credentials
+            ) from error

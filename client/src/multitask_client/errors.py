@@ -28,6 +28,11 @@ _DETAILS = "grpc-status-details-bin"
 _TOO_LARGE = re.compile(r"(SERVER: )?(Received|Sent) message larger than max")
 
 
+_NOTES = "`helm get notes RELEASE` shows how to read the chart's"
+_CA_HINT = f"give its authority with --ca FILE of `mtm predict`, tls=Tls(ca=FILE) of a client ({_NOTES})"
+_KEY_HINT = f"Give a key with --api-key-file FILE of `mtm predict`, api_key=KEY of a client ({_NOTES})"
+
+
 class GatewayError(Exception):
     """A call failed. ``status`` is the gRPC status, ``reason`` the error's name for programs (ErrorInfo).
 
@@ -115,8 +120,13 @@ _ERROR_TYPES: Mapping[grpc.StatusCode, type[GatewayError]] = {
 }
 
 
-def from_rpc_error(error: grpc.RpcError, address: str) -> GatewayError:
-    """The `GatewayError` for an error of gRPC; ``address`` is the gateway's."""
+def from_rpc_error(
+    error: grpc.RpcError, address: str, *, is_encrypted: bool = False, has_credentials: bool = True
+) -> GatewayError:
+    """The `GatewayError` for an error of gRPC; ``address`` is the gateway's.
+
+    ``is_encrypted``: whether the client uses TLS; ``has_credentials``: whether it says who calls.
+    """
     status: grpc.StatusCode = error.code()
     details = _details(error)
     info, bad_request, retry = details.info, details.bad_request, details.retry
@@ -125,9 +135,11 @@ def from_rpc_error(error: grpc.RpcError, address: str) -> GatewayError:
     if info is None:  # the message is gRPC's, not the gateway's, and does not name the server
         message = f"{address}: {message}"
         if status is grpc.StatusCode.UNAVAILABLE:
-            message += ". Check the address; `mtm serve DIR` starts a gateway"
+            message += f". {_unavailable_hint(message, is_encrypted=is_encrypted)}"
         elif _is_too_large(error):
             error_type, message = InvalidRequest, f"{message}. The request is too large; shorten its texts"
+    elif status is grpc.StatusCode.UNAUTHENTICATED and not has_credentials:
+        message += f". {_KEY_HINT}"
     violations = bad_request.field_violations if bad_request else ()
     return error_type(
         message,
@@ -137,6 +149,18 @@ def from_rpc_error(error: grpc.RpcError, address: str) -> GatewayError:
         violations={violation.field: violation.description for violation in violations},
         retry_after_s=retry.retry_delay.ToNanoseconds() / 1e9 if retry else None,
     )
+
+
+def _unavailable_hint(message: str, *, is_encrypted: bool) -> str:
+    """What to try; gRPC tells a gateway with TLS, or without, by the error of the connection alone."""
+    if "CERTIFICATE_VERIFY_FAILED" in message or "Hostname Verification Check failed" in message:
+        return f"The gateway's certificate cannot be checked: {_CA_HINT}; --server-name NAME if it is for another name"
+    if "WRONG_VERSION_NUMBER" in message:
+        return "The gateway answers without TLS: leave out --ca, --cert and --tls of `mtm predict`, tls= of a client"
+    advice = "Check the address; `mtm serve DIR` starts a gateway"
+    if is_encrypted or "Connection refused" in message or "DNS" in message:
+        return advice
+    return f"If the gateway has TLS, {_CA_HINT}. Else check the address; `mtm serve DIR` starts a gateway"
 
 
 def _is_too_large(error: grpc.RpcError) -> bool:

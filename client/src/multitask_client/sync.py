@@ -40,7 +40,7 @@ class TaskClient(Connection):
             self._channel = grpc.secure_channel(address, tls.credentials(), options=options)
         else:
             self._channel = grpc.insecure_channel(address, options=options)
-        super().__init__(address, self._channel, timeout_s, api_key)
+        super().__init__(address, self._channel, timeout_s, api_key, tls)
 
     def predict(
         self,

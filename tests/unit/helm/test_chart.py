@@ -285,6 +285,7 @@ def test_a_release_with_the_name_of_the_chart_does_not_repeat_it():
     assert "multitask-operator-multitask-operator" not in done.stdout
 
 
+NO_CPU = "gateway.resources.requests.cpu=null"
 CERTIFICATES = "gateway.tls.mode=Secret,gateway.tls.secretName=s,gateway.mutualTLS.enabled=true"
 
 
@@ -336,6 +337,23 @@ INVALID = [
     (callers(""), "x has none of keys, certificates and serviceAccounts"),
     (callers("certificates={x.example}"), "x has certificates alone"),
     (callers("serviceAccounts={a/b}", "serviceAccounts={a/c}"), "x is there twice"),
+    (
+        f"serving.enabled=false,gateway.tokenReviews=false,{callers('serviceAccounts={a/b}')}",
+        "x has serviceAccounts alone",
+    ),
+    (f"gateway.autoscaling.enabled=true,{NO_CPU}", "needs gateway.resources.requests.cpu"),
+    ("namespaces={a,b},gateway.shortNameNamespaces={c}", "gateway.shortNameNamespaces: c is not among namespaces"),
+    (
+        r"stagePods.podTemplate.metadata.labels.multitask\.dev/model=x",
+        "stagePods.podTemplate.metadata.labels: multitask",
+    ),
+    (
+        r"stagePods.podTemplates.gpu.metadata.labels.app\.kubernetes\.io/managed-by=x",
+        "stagePods.podTemplates.gpu.metadata.labels: app.kubernetes.io/managed-by is a label by which",
+    ),
+    ("serving.podTemplate.spec.restartPolicy=Never", "serving.podTemplate.spec.restartPolicy: the operator sets it"),
+    (r"metrics.podMonitor.labels.app\.kubernetes\.io/name=x", "metrics.podMonitor.labels: app.kubernetes.io/name is a"),
+    (r"gateway.podAnnotations.kubectl\.kubernetes\.io/default-container=x", "gateway.podAnnotations: kubectl"),
     ("gateway.tokenReviews=false", "the Job that verifies a revision could not call"),
 ]
 

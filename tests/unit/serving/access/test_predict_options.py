@@ -24,6 +24,7 @@ def folder(tmp_path: Path) -> Path:
     return ca.issue(tmp_path / "tls", "gateway", dns=("gateway",))
 
 
+HOW = "of `mtm predict`, tls=Tls(ca=FILE) of a client (`helm get notes RELEASE` shows how to read the chart's)"
 # options (GATEWAY and MUTUAL: the ports; DIR: the folder), exit status, a part of the output
 CASES = [
     (["GATEWAY", "--ca", "DIR/tls/ca.crt", "--api-key-file", "DIR/key"], 0, "team-a/desk/stance"),
@@ -33,9 +34,13 @@ CASES = [
         1,
         "error: 127.0.0.1",
     ),
-    (["GATEWAY", "--ca", "DIR/tls/ca.crt"], 1, "error: who calls is not said; send the metadata"),
-    (["GATEWAY", "--tls", "--api-key-file", "DIR/key"], 1, "error: 127.0.0.1:"),
-    (["GATEWAY", "--api-key-file", "DIR/key"], 1, "error: 127.0.0.1:"),
+    (["GATEWAY", "--ca", "DIR/tls/ca.crt"], 1, "with an API key. Give a key with --api-key-file FILE of `mtm predict`"),
+    (
+        ["GATEWAY", "--tls", "--api-key-file", "DIR/key"],
+        1,
+        "The gateway's certificate cannot be checked: give its authority with --ca FILE of `mtm predict`",
+    ),
+    (["GATEWAY", "--api-key-file", "DIR/key"], 1, f". If the gateway has TLS, give its authority with --ca FILE {HOW}"),
     (
         ["MUTUAL", "--ca", "DIR/tls/ca.crt", "--cert", "DIR/batch/tls.crt", "--key", "DIR/batch/tls.key"],
         0,
@@ -72,3 +77,17 @@ async def test_options(
     output = capsys.readouterr()
     assert said.replace("DIR", root) in output.out + output.err
     assert SHOP_KEY not in output.out + output.err
+
+
+async def test_a_gateway_without_tls_is_told_from_one_that_is_away(
+    routes: Path, callers: Path, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ca = str(folder / "ca.crt")
+    async with running_gateway(routes, "127.0.0.1:0", access=Access(CallersFile(callers))) as gateway:
+        address = f"127.0.0.1:{gateway.port}"
+        assert await asyncio.to_thread(main, ["--timeout", "10", "--address", address, "--ca", ca]) == 1
+    assert "The gateway answers without TLS: leave out --ca, --cert and --tls" in capsys.readouterr().err
+    assert await asyncio.to_thread(main, ["--timeout", "10", "--address", address]) == 1
+    error = capsys.readouterr().err
+    assert error.endswith(". Check the address; `mtm serve DIR` starts a gateway\n")
+    assert "TLS" not in error
