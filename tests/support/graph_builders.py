@@ -8,6 +8,7 @@ from dataclasses import replace
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.affinity import CheckResult, GradientsResult
 from multitask_api.stage_io.manifest import Manifest, Resolved, ResolvedData, StageFailure
+from multitask_api.stage_io.mixture_start import MixtureStart
 from multitask_api.stage_io.parameters import (
     AffinityParameters,
     CheckParameters,
@@ -37,6 +38,7 @@ from multitask_api.stage_io.results import (
 )
 from multitask_api.stages import Graph, Node, NodeState, build
 from multitask_api.stages.versions import VERSIONS
+from multitask_api.stages.warm_start import FORM, weights_form
 from multitask_operator.planner import Capacity, Failed, PlannerInput
 from support.simulated_stages import affinity_result, manifest_of
 
@@ -82,6 +84,8 @@ def manifest(node: Node, resource, seconds=2.0, **result) -> Manifest:
     """What a stage program would leave for a ready node; ``result`` replaces fields of its result."""
     record, names = RESULTS[node.kind](node, resource)
     outputs = {name: hashlib.sha256(f"{node.name} {node.digest} {name}".encode()).hexdigest()[:12] for name in names}
+    if isinstance(node.parameters, TrainParameters) and node.kind == "mixture":
+        outputs[FORM] = weights_form(node.parameters.tuning)
     return manifest_of(node, record.model_copy(update=result).to_json(), outputs, seconds)
 
 
@@ -90,12 +94,12 @@ def finish(resource, manifests, node: Node, **result):
     return {**manifests, (node.name, node.digest): manifest(node, resource, **result)}
 
 
-def all_done(resource, until="", serve=True, versions=VERSIONS, **results):
+def all_done(resource, until="", serve=True, versions=VERSIONS, manifests=None, **results):
     """Manifests of everything up to (not with) the first stage whose name begins with ``until``.
 
-    ``results``: stage kind → fields of its result to replace.
+    ``manifests`` are there before. ``results``: stage kind → fields of its result to replace.
     """
-    manifests = {}
+    manifests = manifests or {}
     while True:
         graph = graph_of(resource, manifests, serve, versions)
         ready = [node for node in graph.nodes if node.state is NodeState.READY]
@@ -141,6 +145,7 @@ def _train(node, resource):
         tokens=400 * 64 * 20,
         tokens_per_second=8000.0,
         test_score=0.85 if node.kind == "baseline" else None,
+        start=_start(node),
     )
     return result, ("model", "saturation", "validation", "scores")
 
@@ -168,6 +173,13 @@ def _check(node, resource):
         rows=800,
     )
     return result, ("result",)
+
+
+def _start(node):
+    """What a stage program records of a warm start; the earlier mixture was given 1,000 rows."""
+    if node.start is None or node.start.key is None:
+        return None
+    return MixtureStart(digest=node.start.key[1], tasks=("urgency", "intent"), rows_given={"urgency": 1000})
 
 
 def _filter(node, resource):

@@ -33,6 +33,22 @@ class ReportStage(Record):
     curve: tuple[CurvePoint, ...] = ()
 
 
+class ReportStart(Record):
+    """How a mixture with ``stages.mixture.start: Previous`` began, and what that saved."""
+
+    reason: str
+    digest: str | None = Field(None, description="The earlier mixture that it began with. Absent: it started cold.")
+    rows_before: int | None = Field(None, description="Rows of that mixture and those that it had begun with.")
+    rows_to_bar: dict[str, int] = Field(
+        default_factory=dict,
+        description="Task → rows of the group, all tasks together, until the task's validation score first was the "
+        "threshold times its baseline's. Without the tasks that never came so far.",
+    )
+    cold_rows_to_bar: dict[str, int] | None = Field(
+        None, description="The same of the mixture that started cold, its stage 2 included. Absent: there is none."
+    )
+
+
 class ReportGroup(Record):
     """One group after filtering."""
 
@@ -47,6 +63,7 @@ class ReportGroup(Record):
     stage2_tokens: dict[str, int] = Field(default_factory=dict)
     stage3_tokens: dict[str, int] = Field(default_factory=dict)
     saved_rows: int = Field(0, description="Rows of the limits of stages 2 and 3 that were not trained.")
+    start: ReportStart | None = Field(None, description="Absent without stages.mixture.start.")
     warnings: tuple[str, ...] = ()
 
 

@@ -45,7 +45,7 @@ def test_a_new_task_runs_its_baseline_and_the_mixture_that_begins_with_the_one_b
     node = mixture(stages, source)
     assert node.start is not None
     assert node.start.key == (NAME, before)
-    assert starts([node]) == [f"{NAME} begins with {NAME} {before}, trained on urgency, intent"]
+    assert starts([node]) == [f"{NAME} begins with {NAME} {before}, trained on intent, urgency"]
     stage2 = stages.graph(source)[STAGE2]
     assert (stage2.state, stage2.reason) == (NodeState.SKIPPED, f"the mixture {node.start.reason}")
 
@@ -112,7 +112,7 @@ def test_a_finished_cold_mixture_is_taken_as_it_is() -> None:
     node = mixture(stages, warm(*TWO))
     assert node.digest == digest
     assert node.start is not None
-    assert node.start.reason == "it is finished already, and started cold"
+    assert node.start.reason == "is finished already; it started cold"
 
 
 def test_without_an_earlier_mixture_it_is_the_cold_one() -> None:
@@ -137,7 +137,7 @@ def test_the_default_changes_no_digest() -> None:
         (document(*TWO, **LORA), warm(*THREE, tuning={"method": "LoRA", "rank": 4}), "has other adapters"),
         (document(*TWO, **LORA), warm(*THREE, tuning={"method": "LoRA", "rank": 8, "alpha": 8}), "has other adapters"),
         (document(*TWO, **LORA), warm(*THREE, tuning={"method": "Full"}), "has other adapters"),
-        (document(*TWO), warm(task("spam"), task("escalate")), "has none of its tasks (urgency, intent)"),
+        (document(*TWO), warm(task("spam"), task("escalate")), "has none of its tasks (intent, urgency)"),
         (
             document(*TWO, tuning={"method": "CGCLoRA", "rank": 12}),
             warm(*THREE, tuning={"method": "CGCLoRA", "rank": 12}),

@@ -75,7 +75,7 @@ def start_from_previous(
     name, stage2 = f"mixture/{group}", f"high-resource/{group}"
     without = table.nodes[name]
     reads = [ref for ref in without.reads if ref.stage != stage2]
-    stored = _newest_first(table, name, model)
+    stored = _newest_first(table, name)
     same = [manifest for manifest in stored if _is_same(manifest, table, reads, parameters, stage2)]
     cold = tuple(manifest for manifest in same if _start_of(manifest) is None)
     warm = [(manifest, start) for manifest in same if (start := _start_of(manifest)) is not None]
@@ -83,10 +83,11 @@ def start_from_previous(
         manifest, record = warm[0]
         chosen = _begin_with(name, record.digest, manifest.read_outputs[_own(name)], record.tasks)
     elif cold:
-        table.set_start(name, Start("it is finished already, and started cold"))
+        table.set_start(name, Start("is finished already; it started cold"))
         return
     else:
-        chosen = _latest(stored, table, spec.tuning, tasks, name)
+        own = [manifest for manifest in stored if _bare(manifest.model or model) == _bare(model)]
+        chosen = _latest(own, table, spec.tuning, tasks, name)
     if chosen.key is None:
         table.set_start(name, chosen)
         return
@@ -154,13 +155,9 @@ def _is_same(
     return manifest.digest == table.node(manifest.stage, "mixture", parameters, reads=reads, also_read=first).digest
 
 
-def _newest_first(table: NodeTable, name: str, model: str) -> list[Manifest]:
-    """The finished mixtures of this stage that runs of ``model`` made."""
-    stored = [
-        manifest
-        for (stage, _), manifest in table.manifests.items()
-        if stage == name and _bare(manifest.model or model) == _bare(model)
-    ]
+def _newest_first(table: NodeTable, name: str) -> list[Manifest]:
+    """The finished mixtures of this stage."""
+    stored = [manifest for (stage, _), manifest in table.manifests.items() if stage == name]
     return sorted(stored, key=lambda item: (item.environment.get(FINISHED, ""), item.digest), reverse=True)
 
 
@@ -170,10 +167,10 @@ def _start_of(manifest: Manifest) -> MixtureStart | None:
 
 
 def tasks_of(manifest: Manifest) -> tuple[str, ...]:
-    """The tasks that a mixture, and what it began with, was trained on; those of its own training come first."""
-    own = [ref.split("/")[1].partition("#")[0] for ref in manifest.read_outputs if ref.startswith("prepare/")]
+    """The tasks that a mixture, and what it began with, was trained on, sorted."""
+    own = {ref.split("/")[1].partition("#")[0] for ref in manifest.read_outputs if ref.startswith("prepare/")}
     start = _start_of(manifest)
-    return tuple(dict.fromkeys([*own, *(start.tasks if start else ())]))
+    return tuple(sorted(own.union(start.tasks if start else ())))
 
 
 def _bare(model: str) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from multitask_api.report import Report, ReportTask
 from multitask_operator.formatting import interval, number
+from multitask_operator.report.mixture_starts import start_lines
 from multitask_operator.report.overlap import OVERLAP_LEGEND, has_overlap, overlap_share, ratio_without_overlap
 
 if TYPE_CHECKING:
@@ -68,6 +69,13 @@ def qualification(report: Report) -> None:
     print_line(f"qualified {report.qualified}/{report.total}, confirmed {report.confirmed}")
     if with_overlap:
         print_line(OVERLAP_LEGEND)
+
+
+def starts(report: Report) -> None:
+    """Print how the mixtures with ``start: Previous`` began, and what that saved."""
+    for group in report.groups:
+        for line in start_lines(group):
+            print_line(f"{group.name}: {line}")
 
 
 def warnings(report: Report) -> None:

@@ -15,6 +15,7 @@ from multitask_api.stage_io.manifest import Resolved
 from multitask_api.stage_io.results import FilterResult, PrepareResult
 from multitask_api.stages import Graph, Node, NodeState, build
 from multitask_api.stages.sampling import mixture
+from multitask_api.stages.warm_start import starts
 from multitask_operator.commands.console import print_json, print_line, table
 from multitask_operator.formatting import duration
 from multitask_operator.local import release
@@ -67,7 +68,7 @@ def plan(
         states={node.name: describe_state(node, graph) for node in graph.nodes},
         probabilities=sampling_probabilities(model, graph),
         ignored=ignored_fields(model),
-        notes=[*model.spec.hints(), *frozen_base_notes(model, graph), *releases],
+        notes=[*model.spec.hints(), *starts(graph.nodes), *frozen_base_notes(model, graph), *releases],
         cost=estimate(model, graph, host=platform.node(), otherwise=lambda: _expected_speed(model, resolved, graph)),
     )
     if as_json:

@@ -18,7 +18,7 @@ from multitask_api.report import Report
 from multitask_api.stages import NodeState
 from multitask_api.stages.versions import Versions
 from multitask_operator.commands import FAILED, INTERRUPTED, OK
-from multitask_operator.commands.console import print_json, print_line, qualification, warnings
+from multitask_operator.commands.console import print_json, print_line, qualification, starts, warnings
 from multitask_operator.commands.plan import default_workdir
 from multitask_operator.commands.progress import LineView, view_for_terminal
 from multitask_operator.commands.report import write_report
@@ -151,6 +151,7 @@ def _conclude(result: RunResult, report: Report, workdir: Workdir, versions: Ver
             f"served answers: {serving.compared:,} compared with the measured ones, {serving.equal:,} equal,"
             f" {serving.near_ties} near ties, {serving.different} different"
         )
+    starts(report)
     warnings(report)
     print_line(f"report: {workdir.report_page}")
     print_line(_serve_text(result, report, workdir))

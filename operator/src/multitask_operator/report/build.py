@@ -26,6 +26,7 @@ from multitask_api.stage_io.results import (
 from multitask_api.stages import Graph, Node, NodeState
 from multitask_operator.formatting import counted
 from multitask_operator.planner import export_of, training_result_of, verdicts_of
+from multitask_operator.report.mixture_starts import mixture_start
 from multitask_operator.report.origin import base_model, base_parameters, data_folders, machines
 from multitask_operator.report.report_warnings import report_warnings
 
@@ -53,7 +54,8 @@ def build_report(
         )
         for task in model.spec.tasks
     )
-    report_groups = tuple(_group(plan, graph) for plan in plans)
+    threshold = model.spec.qualification.threshold
+    report_groups = tuple(_group(plan, graph, threshold) for plan in plans)
     return Report(
         model=model.metadata.name,
         written=None if now is None else datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -62,7 +64,7 @@ def build_report(
         data=tuple(data_folders(model)),
         machines=tuple(machines(graph)),
         revision=export.revision if export else None,
-        threshold=model.spec.qualification.threshold,
+        threshold=threshold,
         qualified=sum(task.verdict == "Qualified" for task in tasks),
         confirmed=sum(task.verdict == "Qualified" and task.confirmed for task in tasks),
         total=len(tasks),
@@ -114,18 +116,24 @@ def _group_plans(graph: Graph) -> tuple[GroupPlan, ...]:
     return FilterResult.model_validate(manifest.result).groups if manifest else ()
 
 
-def _group(plan: GroupPlan, graph: Graph) -> ReportGroup:
+def _group(plan: GroupPlan, graph: Graph, threshold: float) -> ReportGroup:
     nodes = [graph[f"high-resource/{plan.name}"], graph[f"mixture/{plan.name}"]]
     results = [training_result_of(node) for node in nodes]
     stage2, stage3 = results
+    skipped = nodes[0].state is NodeState.SKIPPED
     given2 = dict(stage2.rows_given) if stage2 else {}
     given3 = dict(stage3.rows_given) if stage3 else {}
+    start = mixture_start(nodes[1], threshold)
+    before = stage3.start.rows_given if stage3 and stage3.start else {}
     warnings = list(plan.warnings)
+    if start is not None and start.digest is not None:  # the filter counted on a stage 2, and on no rows before it
+        needs = tuple(f"{task} needs " for task in plan.need_rows)
+        warnings = [text for text in warnings if not text.startswith(needs)]
     if stage3 is not None and stage3.ended_by in (None, "limit"):  # else it stopped because more rows gave no more
         for task, need in plan.need_rows.items():
-            given = given2.get(task, 0) + given3.get(task, 0)
+            given = before.get(task, 0) + given2.get(task, 0) + given3.get(task, 0)
             expected = plan.expected_rows.get(task, need) < need  # the filter has warned about it already
-            if given < need and not expected:
+            if given < need and not (expected and not before):
                 warnings.append(
                     f"{task} was given {counted(given, 'row')} in stages 2 and 3; its single-task model needed"
                     f" {need:,}. Raise stages.mixture.maxSteps, or let stage 2 train it"
@@ -133,9 +141,9 @@ def _group(plan: GroupPlan, graph: Graph) -> ReportGroup:
     return ReportGroup(
         name=plan.name,
         tasks=plan.tasks,
-        high_resource=plan.high_resource,
+        high_resource=() if skipped else plan.high_resource,
         probabilities=plan.probabilities,
-        reason=plan.reason,
+        reason=nodes[0].reason if skipped else plan.reason,
         need_rows=plan.need_rows,
         stage2_rows=given2,
         stage3_rows=given3,
@@ -143,6 +151,7 @@ def _group(plan: GroupPlan, graph: Graph) -> ReportGroup:
         stage3_tokens=stage3.tokens_given if stage3 else {},
         saved_rows=sum(_saved_rows(node, result) or 0 for node, result in zip(nodes, results, strict=True)),
         warnings=tuple(warnings),
+        start=start,
     )
 
 

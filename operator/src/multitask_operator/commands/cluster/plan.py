@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from multitask_api.cluster import REFRESH_ANNOTATION
+from multitask_api.stages.warm_start import starts
 from multitask_operator.commands import plan as local
 from multitask_operator.commands.cluster.jobs import first_line
 from multitask_operator.commands.cluster.options import ClusterOptions
@@ -44,7 +45,7 @@ def summarize(state: ModelState) -> local.PlanSummary:
     wanted = {(node.name, node.digest) for node in graph.nodes}
     states |= {run.stage: "running" for run in state.planner_input.running if (run.stage, run.digest) in wanted}
     states |= {item.failure.stage: f"failed: {first_line(item.failure.message)}" for item in state.plan.failed}
-    notes = [*model.spec.hints(), *frozen_base_notes(model, graph)]
+    notes = [*model.spec.hints(), *starts(graph.nodes), *frozen_base_notes(model, graph)]
     if not state.run.is_of_this_release:
         notes.append(OTHER_RELEASE)
     if not state.is_resolved:

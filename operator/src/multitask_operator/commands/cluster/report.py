@@ -9,7 +9,7 @@ from multitask_api.report import ReportChanges
 from multitask_operator.commands.cluster.model_view import seconds_of_stages
 from multitask_operator.commands.cluster.options import ClusterOptions
 from multitask_operator.commands.cluster.session import read_model
-from multitask_operator.commands.console import print_json, print_line, qualification, warnings
+from multitask_operator.commands.console import print_json, print_line, qualification, starts, warnings
 from multitask_operator.commands.plan import count_done
 from multitask_operator.commands.report import write_report
 from multitask_operator.local.workdir import Workdir
@@ -35,6 +35,7 @@ def report(name: str, options: ClusterOptions, to: Path | None, *, as_json: bool
         return 0
     if any(task.verdict for task in data.tasks):
         qualification(data)
+    starts(data)
     warnings(data)
     if graph.finished:
         print_line(f"report: {folder.report_page}")
