@@ -11,21 +11,20 @@ from __future__ import annotations
 
 import argparse
 import statistics
-import subprocess
 import sys
 from pathlib import Path
 
 from open_suite import task_entry
+from stage_runs import run_stage
 
 from multitask_api.bundle import PromptFormat
 from multitask_api.resource.tasks import TaskSpec
 from multitask_api.resource.tuning import Tuning
-from multitask_api.stage_io.manifest import Manifest, StageOrder
+from multitask_api.stage_io.manifest import Manifest
 from multitask_api.stage_io.parameters import (
     BaseParameters,
     Optimisation,
     PrepareParameters,
-    StageParameters,
     TaskDefinition,
     TrainParameters,
 )
@@ -34,31 +33,6 @@ from multitask_trainer.base_model.loading import read_prompt_format, write_promp
 from multitask_trainer.storage.files import file_entries, write_atomically
 
 SEAMS = ("Separate", "Joined")
-
-
-def run(folder: Path, stage: str, parameters: StageParameters, inputs: dict[str, Path]) -> Path:
-    """Run a stage program unless it has run before; its artifact."""
-    output = folder / "artifacts" / stage
-    kind = stage.partition("/")[0]
-    order = StageOrder(
-        model="seams",
-        stage=stage,
-        kind=kind,
-        digest="0" * 12,
-        version=1,
-        parameters=parameters.to_json(),
-        read_outputs={},
-        inputs={name: str(path) for name, path in inputs.items()},
-        output=str(output),
-        work=str(folder / "work" / stage),
-        device="cpu",
-        data_root="/",
-    )
-    path = folder / "orders" / f"{stage.replace('/', '_')}.json"
-    write_atomically(path, order.model_dump_json(by_alias=True))
-    if not (output / "manifest.json").exists():
-        subprocess.run([sys.executable, "-m", f"multitask_trainer.stages.{kind}", "--order", str(path)], check=True)
-    return output
 
 
 def with_seams(base: Path, seams: str) -> None:
@@ -83,9 +57,11 @@ def scores(options: argparse.Namespace, name: str) -> dict[str, list[float]]:
         batch_rows=32, learning_rate=2e-3, warmup_steps=30, max_length=192, seed=17, eval_every=100,
         min_steps=options.steps, patience=9, precision="fp32",
     )  # fmt: skip
-    prepared = run(folder, f"prepare/{task.name}", PrepareParameters(task=task, data=spec.data, fingerprints={}), {})
+    prepared = run_stage(
+        folder, f"prepare/{task.name}", PrepareParameters(task=task, data=spec.data, fingerprints={}), {}
+    )
     inputs = {f"prepare/{task.name}": prepared}
-    base = run(folder, "base", BaseParameters(uri=options.base, tasks=(task,), optimisation=optimisation), inputs)
+    base = run_stage(folder, "base", BaseParameters(uri=options.base, tasks=(task,), optimisation=optimisation), inputs)
     found: dict[str, list[float]] = {}
     for seams in SEAMS:
         with_seams(base, seams)
@@ -99,7 +75,7 @@ def scores(options: argparse.Namespace, name: str) -> dict[str, list[float]]:
                 tuning=Tuning(method="Full"),
             )
             stage = f"baseline/{seams.lower()}/seed-{17 + seed}"
-            trained = run(folder, stage, parameters, inputs | {"base": base})
+            trained = run_stage(folder, stage, parameters, inputs | {"base": base})
             manifest = Manifest.model_validate_json((trained / "manifest.json").read_text("utf-8"))
             found.setdefault(seams, []).append(TrainResult.model_validate(manifest.result).test_score or 0.0)
     return found

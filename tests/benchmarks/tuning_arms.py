@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from stage_runs import peak_memory, run_stage
 
-from multitask_api.resource.training import Tuning
+from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.manifest import Manifest
 from multitask_api.stage_io.parameters import Optimisation, TaskDefinition, TrainParameters
 from multitask_api.stage_io.results import TrainResult
@@ -37,7 +37,7 @@ class Arm:
 
     name: str
     title: str
-    tuning: Mapping[str, Any]
+    tuning: Mapping[str, Any] = field(hash=False)
     one_model_a_task: bool = False
     is_main: bool = False
     """Main arms are repeated with every seed."""
@@ -171,8 +171,12 @@ def _parameters(run: Run, setting: Setting, tasks: Sequence[TaskDefinition]) -> 
         probabilities={name: share / total for name, share in shares.items()},
         max_steps=steps,
         optimisation=setting.optimisation(run.rate, run.seed, steps),
-        tuning=Tuning.model_validate(run.arm.tuning),
+        tuning=_tuning(run, tasks),
     )
+
+
+def _tuning(run: Run, tasks: Sequence[TaskDefinition]) -> Tuning:
+    return Tuning.model_validate(run.arm.tuning).for_group([task.name for task in tasks])
 
 
 def answer(run: Run, setting: Setting, trained: Trained) -> tuple[dict[str, list[Answer]], int]:
@@ -193,7 +197,7 @@ def _answer(run: Run, setting: Setting, trained: Trained, folder: Path) -> None:
     servables: dict[str, ServableWeights] = {}
     bindings = []
     for tasks in _stages(run, setting).values():
-        method = tuning_method(Tuning.model_validate(run.arm.tuning), [task.name for task in tasks])
+        method = tuning_method(_tuning(run, tasks), [task.name for task in tasks])
         for task in tasks:
             prefix = f"{task.name}-" if run.arm.one_model_a_task else ""
             name = prefix + method.servable_key(task.name)
