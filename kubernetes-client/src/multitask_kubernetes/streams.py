@@ -37,6 +37,9 @@ class StreamClient(Client):
     ) -> AsyncIterator[JsonObject | None]:
         """None once the server has accepted the watch; then every event after ``version``, until the server ends it.
 
+        Silence ends it too, and so does whoever stands between and closes an idle connection: the next watch goes on
+        from the last event, and whether the server is away shows when that one begins.
+
         An event is ``{"type": "ADDED" | "MODIFIED" | "DELETED" | "BOOKMARK", "object": …}``. Raises Expired if the
         version is too old.
         """
@@ -48,7 +51,8 @@ class StreamClient(Client):
         accept = METADATA_ONLY.format("PartialObjectMetadata") if metadata_only else "application/json"
         async with self.opened(request, path, query, _WATCHING, accept) as answer:
             yield None
-            async for line in _lines(answer.content):
+            lines = _lines(answer.content)
+            while (line := await _next(lines)) is not None:
                 event: JsonObject = json.loads(line)
                 if event["type"] == "ERROR":
                     raise error_for(request, int(event["object"].get("code", 500)), json.dumps(event["object"]))
@@ -79,6 +83,14 @@ class StreamClient(Client):
             raise Unavailable(
                 f"{request}: no answer from the API server: {str(error) or type(error).__name__}"
             ) from error
+
+
+async def _next(lines: AsyncIterator[bytes]) -> bytes | None:
+    """The next line of a watch; None at its end."""
+    try:
+        return await anext(lines, None)
+    except (TimeoutError, aiohttp.ClientPayloadError):
+        return None
 
 
 async def _lines(content: aiohttp.StreamReader) -> AsyncIterator[bytes]:
