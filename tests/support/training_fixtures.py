@@ -109,12 +109,19 @@ def pretraining(**changes: object) -> Pretraining:
 class TrainingSuite:
     """A folder of artifacts; stages are run as processes on it, as an executor does."""
 
+    names: Sequence[str] = tuple(TASKS)
+
     def __init__(self, root: Path, *, train: int = 300, others: int = 60) -> None:
         """``train`` rows for training, ``others`` each for validation and test."""
         self.root = root
         self._sizes = {"train": train, "validation": others, "test": others}
-        for task in TASKS:
+        for task in self.names:
             self._prepare(task)
+
+    def rows(self, task: str, split: str, count: int, seed: int) -> list[Row]:
+        """The rows of one split."""
+        del split
+        return rows(task, count, seed)
 
     def artifact(self, stage: str) -> Path:
         """Where a stage's artifact lies."""
@@ -131,7 +138,7 @@ class TrainingSuite:
     def order(self, stage: str, parameters: StageParameters, *, inputs: Sequence[str] = (), **changes: object) -> Path:
         """Write a stage's order; by default it reads the base and every prepare."""
         kind = stage.partition("/")[0]
-        names = [*(f"prepare/{task}" for task in TASKS), *([] if kind == "base" else ["base"]), *inputs]
+        names = [*(f"prepare/{task}" for task in self.names), *([] if kind == "base" else ["base"]), *inputs]
         settings: dict[str, object] = {
             "model": "toy",
             "stage": stage,
@@ -174,7 +181,7 @@ class TrainingSuite:
         folder = self.artifact(f"prepare/{task}")
         folder.mkdir(parents=True)
         for seed, (split, count) in enumerate(self._sizes.items()):
-            write_rows(folder, split, rows(task, count, seed))
+            write_rows(folder, split, self.rows(task, split, count, seed))
         manifest = Manifest(
             stage=f"prepare/{task}",
             kind="prepare",

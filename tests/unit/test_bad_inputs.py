@@ -325,7 +325,7 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
     (
         "a field of nothing known",
         put("spec.filtering", {"xyz": 8}),
-        "spec.filtering.xyz: unknown field; known fields: strategy",
+        "spec.filtering.xyz: unknown field; known fields: diagnosis, maxGroups, rows, strategy",
     ),
     (
         "a temperature below one",

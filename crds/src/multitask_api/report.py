@@ -7,6 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from multitask_api.serving_io.verify import TaskFlips
+from multitask_api.stage_io.affinity import AffinityResult, CheckResult
 from multitask_api.stage_io.results import Agreement, CurvePoint, LedgerResult, SplitRows, Verdict
 from multitask_api.types import Record
 
@@ -105,6 +106,17 @@ class ReportTask(Record):
         return self.interval_without_overlap if self.judged_without_overlap else self.interval
 
 
+class ReportDiagnosis(Record):
+    """Why a task may be below the threshold, by the gradients of the tasks of its group."""
+
+    task: str
+    hurting: dict[str, tuple[float, float]] = Field(
+        description="Task of its group that hurts it → affinity and the half-width of its interval; the worst first."
+    )
+    check: CheckResult | None = Field(None, description="Two short runs, with these tasks and without them.")
+    advice: str
+
+
 class ReportMachine(Record):
     """Where something was measured, by the manifest of its stage."""
 
@@ -143,6 +155,10 @@ class Report(Record):
     tasks: tuple[ReportTask, ...]
     serving: Agreement | None = None
     ledger: LedgerResult | None = None
+    affinity: AffinityResult | None = Field(None, description="With filtering.strategy Affinity.")
+    diagnoses: tuple[ReportDiagnosis, ...] | None = Field(
+        None, description="With filtering.strategy Affinity: of every task below the threshold."
+    )
     changes: ReportChanges | None = Field(
         None, description="The newest revision against the one before it. Absent: there is nothing to compare."
     )

@@ -17,12 +17,14 @@ from multitask_api.stages import Graph, Node, NodeState, build
 from multitask_api.stages.sampling import mixture
 from multitask_api.stages.warm_start import starts
 from multitask_operator.commands.console import print_json, print_line, table
+from multitask_operator.commands.forecast import forecast_lines
 from multitask_operator.formatting import duration
 from multitask_operator.local import release
 from multitask_operator.local.model_file import data_root, device, ignored_fields, load, resolve
 from multitask_operator.local.speed import expected_speed
 from multitask_operator.local.workdir import Workdir
 from multitask_operator.planner.estimate import Estimate, Speed, estimate
+from multitask_operator.report.interference import affinity_of
 from multitask_operator.report.origin import base_parameters
 from multitask_operator.report.report_warnings import frozen_base_notes
 
@@ -127,7 +129,7 @@ def sampling_probabilities(model: MultiTaskModel, graph: Graph) -> dict[str, dic
 
 def to_json(summary: PlanSummary) -> dict[str, object]:
     """As ``mtm plan --output json`` prints it."""
-    cost = summary.cost
+    cost, affinity = summary.cost, affinity_of(summary.graph)
     return {
         "model": summary.model.metadata.name,
         "stages": [
@@ -135,6 +137,7 @@ def to_json(summary: PlanSummary) -> dict[str, object]:
             for node in summary.graph.nodes
         ],
         "probabilities": summary.probabilities,
+        **({"affinity": affinity.to_json()} if affinity else {}),
         "ignored": summary.ignored,
         "notes": summary.notes,
         "cost": {
@@ -160,6 +163,8 @@ def print_stages(summary: PlanSummary) -> None:
             else "unknown until the data is prepared"
         )
         print_line(f"sampling probabilities, {group}: {text}")
+    for line in forecast_lines(summary.model, summary.graph, affinity_of(summary.graph)):
+        print_line(line)
     if summary.ignored:
         print_line(f"ignored, only a cluster uses them: {', '.join(summary.ignored)}")
     for note in summary.notes:

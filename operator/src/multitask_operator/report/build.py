@@ -26,6 +26,7 @@ from multitask_api.stage_io.results import (
 from multitask_api.stages import Graph, Node, NodeState
 from multitask_operator.formatting import counted
 from multitask_operator.planner import export_of, training_result_of, verdicts_of
+from multitask_operator.report.interference import affinity_of, diagnoses
 from multitask_operator.report.mixture_starts import mixture_start
 from multitask_operator.report.origin import base_model, base_parameters, data_folders, machines
 from multitask_operator.report.report_warnings import report_warnings
@@ -73,6 +74,8 @@ def build_report(
         tasks=tasks,
         serving=_agreement(graph),
         ledger=_ledger(graph),
+        affinity=affinity_of(graph),
+        diagnoses=diagnoses(model, graph),
         warnings=tuple(report_warnings(model, graph, tasks)),
     )
 

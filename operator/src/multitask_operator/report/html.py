@@ -31,6 +31,7 @@ def render(report: Report) -> str:
         scores=_figure(plots.curves(report, "score")) if has_curves else None,
         losses=_figure(plots.curves(report, "loss")) if has_curves else None,
         sampling={group.name: _figure(plots.sampling(group, _rows(report, group))) for group in report.groups},
+        affinity=_figure(plots.affinity(report.affinity)) if report.affinity else None,
         ledger=_figure(plots.ledger(report.ledger)) if report.ledger else None,
         alternative=_alternative(report),
         machines=[_machine(machine) for machine in report.machines],

@@ -11,8 +11,10 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
 
 from multitask_api.report import Report, ReportGroup, ReportTask
+from multitask_api.stage_io.affinity import AffinityResult
 from multitask_api.stage_io.results import LedgerResult
 from multitask_operator.formatting import counted
 
@@ -177,6 +179,39 @@ def sampling(group: ReportGroup, rows: dict[str, int]) -> str:
         axes.grid(visible=False, axis="y")
         axes.set_xlim(left=0)
         figure.legend(loc="outside upper center", ncols=3, fontsize=9)
+        return _svg(figure)
+
+
+def affinity(result: AffinityResult) -> str:
+    """A square for each pair of tasks, its side the size of the affinity; empty where the interval contains 0."""
+    order = [task for tasks in result.groups.values() for task in tasks]
+    with mpl.rc_context(_STYLE):
+        width = min(10.0, 3.6 + 0.42 * len(order))
+        figure = Figure(figsize=(width, 2.0 + 0.42 * len(order)), layout="constrained")
+        axes = figure.subplots()
+        for row, task in enumerate(order):
+            for column, other in enumerate(order[:row]):
+                value, half_width = result.between(task, other)
+                side = max(0.06, 0.9 * abs(value) ** 0.5)
+                colour, is_sure = (BLUE if value > 0 else RED), abs(value) > half_width
+                corner = (column - side / 2, row - side / 2)
+                square = Rectangle(corner, side, side, edgecolor=colour, facecolor=colour if is_sure else "none")
+                axes.add_patch(square)
+        begin = 0
+        for tasks in result.groups.values():
+            axes.add_patch(
+                Rectangle((begin - 0.5, begin - 0.5), len(tasks), len(tasks), edgecolor=INK, facecolor="none")
+            )
+            begin += len(tasks)
+        axes.set_xticks(range(len(order)), order, rotation=90)
+        axes.set_yticks(range(len(order)), order)
+        axes.set_xlim(-0.5, len(order) - 0.5)
+        axes.set_ylim(len(order) - 0.5, -0.5)
+        axes.set_aspect("equal")
+        axes.grid(visible=False)
+        shown = (("helps", BLUE, BLUE), ("hurts", RED, RED), ("not sure", GREY, "none"), ("group", INK, "none"))
+        handles = [Rectangle((0, 0), 1, 1, edgecolor=edge, facecolor=face, label=name) for name, edge, face in shown]
+        figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=9)
         return _svg(figure)
 
 
