@@ -385,6 +385,23 @@ def test_the_trained_result_and_the_served_revision_have_names_of_their_own(monk
     assert "result 0123abcd" in cluster.condition("Trained")["message"].lower()
 
 
+def test_servers_that_answer_or_start_are_explained_as_ready_says_and_block_nothing():
+    cluster = ServedCluster(task("urgency", "Classification"))
+    seen = {}
+
+    def look():
+        cluster.settle()
+        diagnosis, ready = diagnose(cluster.observe(), cluster.now), cluster.condition("Ready")
+        if ready["reason"] in ("ServersStarting", "Serving"):
+            assert (diagnosis.reason, diagnosis.message) == (ready["reason"], ready["message"])
+            seen[ready["reason"]] = diagnosis
+
+    cluster.serve(look=look)
+    assert not any(diagnosis.blocked for diagnosis in seen.values())
+    assert seen["Serving"].next == ""
+    assert seen["ServersStarting"].next == "wait; `mtm rollout status desk -n ml` shows how far it is"
+
+
 def test_the_advice_about_servers_is_the_one_in_their_message():
     cluster = ServedCluster(task("urgency", "Classification"))
     cluster.starts = lambda revision: False

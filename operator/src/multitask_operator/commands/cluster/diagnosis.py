@@ -37,8 +37,12 @@ _NEXT = {
     **REMEDIATION,
     "InvalidSpec": "correct what the message names, and apply the resource again; a new ConfigMap is noticed by itself",
     "WriteRefused": "change the quota, policy or permission that the message names; the operator tries again by itself",
+    "RolloutPaused": "`mtm rollout resume NAME` goes on, `mtm rollout abort NAME` gives all tasks back",
+    "ScaledToZero": "set spec.serving.replicas to 1 or more, for example with kubectl scale mtm NAME --replicas=1",
     "Retrying": "wait; if every attempt fails, the reason becomes StageFailed",
 }
+#: Reasons of Ready for which nobody has to act: servers start, or exchange places as the resource allows.
+_PASSING_REASONS = frozenset({"ServersStarting", "AllowedDowntime"})
 _DEFAULT_NEXT = "do what the message says; the operator notices it by itself"
 
 #: Kinds of children that are not read with a person's permissions.
@@ -126,6 +130,10 @@ def _blocker(cluster: ClusterState, ready: Condition | None, now: float) -> Iter
     """What the operator would write into Ready now, except failed stages."""
     if ready is None or ready.reason in ("NotTrained", "Trained", "StageFailed", "ResolveFailed"):
         return
+    if ready.status == "True" or ready.reason in _PASSING_REASONS:
+        follow = f"mtm rollout status {cluster.name} -n {cluster.namespace}"
+        next_step = "" if ready.status == "True" else f"wait; `{follow}` shows how far it is"
+        yield Diagnosis(ready.reason, ready.message, next_step, blocked=False)
     # If no Job has this reason, it concerns all of them: a claim, for instance.
     job = next((job for job in _open_jobs(cluster) if _is_reason_of(job, ready, cluster, now)), None)
     yield Diagnosis(
