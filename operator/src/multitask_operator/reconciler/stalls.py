@@ -34,11 +34,11 @@ MANY_EVICTIONS = 5
 
 
 def stalled(job: StageJob, now: float) -> Blocker | None:
-    """An open Job has no scheduler, is on a lost node, or reports nothing; ``now`` in Unix seconds."""
+    """An open Job is on a lost node, or reports nothing; ``now`` in Unix seconds."""
     if not job.is_open or job.is_being_deleted:
         return None
     lost = next((blocker for pod in job.pods if (blocker := _node_lost(pod, now))), None)
-    return not_scheduled(job.pods, now) or lost or _silent(job, now)
+    return lost or _silent(job, now)
 
 
 def evicted(job: StageJob) -> Blocker | None:

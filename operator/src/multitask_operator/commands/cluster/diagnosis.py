@@ -252,6 +252,7 @@ def _is_reason_of(job: StageJob, ready: Condition, cluster: ClusterState, now: f
         blockers.job_blocked(job, gpu_resource(cluster), cluster.warnings),
         blockers.retrying(job),
         stalls.stalled(job, now),
+        stalls.not_scheduled(job.pods, now),
     )
     return any(blocker is not None and blocker.reason == ready.reason for blocker in found)
 

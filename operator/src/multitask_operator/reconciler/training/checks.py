@@ -121,7 +121,9 @@ def is_progressing(state: ModelState, settings: Settings) -> bool:
 
 
 def _job_stuck(state: ModelState, settings: Settings, job: StageJob) -> Blocker | None:
-    return blockers.job_stuck(job, settings.gpu_resource, state.cluster.warnings, state.now, settings.grace_seconds)
+    warnings, grace = state.cluster.warnings, settings.grace_seconds
+    stuck = blockers.job_stuck(job, settings.gpu_resource, warnings, state.now, grace)
+    return stuck or stalls.not_scheduled(job.pods, state.now)  # an Event says more
 
 
 def _jobs(state: ModelState) -> tuple[StageJob, ...]:
