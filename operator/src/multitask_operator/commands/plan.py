@@ -27,6 +27,7 @@ from multitask_operator.planner.estimate import Estimate, Speed, estimate
 from multitask_operator.report.interference import affinity_of
 from multitask_operator.report.origin import base_parameters
 from multitask_operator.report.report_warnings import frozen_base_notes
+from multitask_operator.report.served_form import served_as
 
 #: Name of the folder that holds work folders.
 WORKDIRS = ".mtm"
@@ -138,6 +139,7 @@ def to_json(summary: PlanSummary) -> dict[str, object]:
         ],
         "probabilities": summary.probabilities,
         **({"affinity": affinity.to_json()} if affinity else {}),
+        "servedAs": served_as(summary.model.spec, summary.graph),
         "ignored": summary.ignored,
         "notes": summary.notes,
         "cost": {
@@ -165,6 +167,7 @@ def print_stages(summary: PlanSummary) -> None:
         print_line(f"sampling probabilities, {group}: {text}")
     for line in forecast_lines(summary.model, summary.graph, affinity_of(summary.graph)):
         print_line(line)
+    print_line(f"served as: {served_as(summary.model.spec, summary.graph)}")
     if summary.ignored:
         print_line(f"ignored, only a cluster uses them: {', '.join(summary.ignored)}")
     for note in summary.notes:

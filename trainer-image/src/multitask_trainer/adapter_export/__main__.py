@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     for adapter in source.adapters:
         tasks = ", ".join(task.name for task in adapter.tasks)
-        sys.stdout.write(f"{folder / 'adapters' / adapter.name}: rank {adapter.rank}, {tasks}\n")
+        sys.stdout.write(f"{folder / 'adapters' / adapter.name}: {tasks}\n")
     sys.stdout.write(f"{_next_step(options.to, folder, options.base or str(source.base))}\n")
     return 0
 
