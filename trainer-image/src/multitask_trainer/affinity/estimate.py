@@ -50,6 +50,8 @@ def estimate(sketches: Mapping[str, NDArray[np.float32]]) -> Affinities:
     known = scale > 0
     values = np.divide(products, scale, out=np.zeros_like(products), where=known)
     half_widths = np.divide(reach, scale, out=np.ones_like(reach), where=known)
+    # Noise takes an estimate beyond what a cosine can be: the end of its interval nearer to zero stays where it is.
+    half_widths -= (np.abs(values) - 1).clip(0)
     np.fill_diagonal(values, 1.0)
     np.fill_diagonal(half_widths, 0.0)
     return Affinities(tasks, values.clip(-1, 1), half_widths.clip(0, _WIDEST))
