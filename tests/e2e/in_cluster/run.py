@@ -1,8 +1,9 @@
 """The product in a real cluster, from ``helm install`` to the last object gone: ``python tests/e2e/in_cluster/run.py``.
 
 It builds what is missing (Kubernetes, images), runs the same file on this machine, starts a cluster of one node in its
-own Linux namespaces, and prints every step with its seconds. It needs root. ``--reduced`` leaves out the support-desk
-example and runs only the small suite, as CI does.
+own Linux namespaces, and prints every step with its seconds. It needs root. ``--reduced`` leaves out the examples and
+runs the small suite, as CI does; ``--example NAME`` runs that example alone. In both, pods take the environment of
+trainer and servers from a folder of this machine, which spares the large images.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from e2e.in_cluster.output import print_line, step
 from support import small_suite as suite
 
 Map = dict[str, Any]
-EXAMPLE = steps.ROOT / "examples" / "support-desk"
+#: Each with the program that writes its data.
+EXAMPLES = {"support-desk": "generate.py", "one-plus-n": "make_data.py"}
 LARGE_SECONDS = 3600
 _STORE = "one-node"
 
@@ -44,7 +46,8 @@ _STORE = "one-node"
 def main(argv: Sequence[str] | None = None) -> int:
     """Build, run the files on this machine, then in a cluster."""
     parser = argparse.ArgumentParser(description="Run the product in a real cluster of one node.")
-    parser.add_argument("--reduced", action="store_true", help="a small suite instead of the support desk")
+    parser.add_argument("--reduced", action="store_true", help="the small suite without the examples")
+    parser.add_argument("--example", choices=EXAMPLES, help="this example without the small suite")
     parser.add_argument("--tutorial", action="store_true", help="follow docs/tutorial.md instead, and write its output")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
@@ -57,9 +60,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("\n".join(f"this host cannot run the cluster: {each}" for each in problems), file=sys.stderr)
         return 1
     if arguments.reduced:
-        print("reduced: a suite of four small tasks stands in for the support desk", flush=True)
+        print("reduced: a suite of four small tasks stands in for the examples", flush=True)
+    examples = [arguments.example] if arguments.example else [] if arguments.reduced else list(EXAMPLES)
     with step("programs and images are built"):
-        plan = build(reduced=arguments.reduced) | {"tutorial": arguments.tutorial}
+        plan = build(thin=arguments.reduced or arguments.example is not None)
+    plan |= {"tutorial": arguments.tutorial, "examples": examples, "small": arguments.example is None}
     folder = Path(tempfile.mkdtemp(prefix="mtm-"))  # short: sockets lie below it
     try:
         plan |= {"folder": str(folder)}
@@ -85,42 +90,45 @@ def find_problems() -> list[str]:
     return [f"it needs {missing}"] if missing else preflight.kernel_problems()
 
 
-def build(*, reduced: bool) -> Map:
-    """Programs and images; a reduced run takes the trainer's environment from a folder of this machine."""
+def build(*, thin: bool) -> Map:
+    """Programs and images; with ``thin`` the pods' environment is a folder of this machine."""
     binaries.build(binaries.ONE_NODE)
-    trainer, server = ("thin", "thin") if reduced else ("trainer", "triton")
+    trainer, server = ("thin", "thin") if thin else ("trainer", "triton")
     archives = {name: images.archive(name) for name in dict.fromkeys(("pause", "operator", "gateway", trainer, server))}
     chart = {"image": "operator", "trainerImage": trainer, "servingImage": server, "gatewayImage": "gateway"}
-    folders = environment.build(with_triton=True) if reduced else None
+    folders = environment.build(with_triton=True) if thin else None
     return {
         "images": {image.reference: str(image.path) for image in archives.values()},
         "pause": archives["pause"].reference,
         "chart": {value: archives[name].reference for value, name in chart.items()},
         "podTemplate": environment.pod_template(folders) if folders else {},
         "serverPodTemplate": environment.server_pod_template(folders) if folders else {},
-        "example": not reduced,
     }
 
 
 def run_locally(folder: Path, plan: Mapping[str, Any]) -> None:
     """`mtm run` of each file on this machine; the data is written to the folders of the PVCs."""
-    with step("mtm run of the small suite on this machine"):
-        small = folder / "desk"
-        suite.make_small_suite(small)
-        (small / "model.yaml").write_text(yaml.safe_dump(small_document(plan)))
-        _mtm_run(small / "model.yaml", model_file.PVC, small, folder / "here" / "desk")
-    if plan["example"]:
-        with step("mtm run of examples/support-desk on this machine"):
-            large = folder / "support-desk"
-            program = [sys.executable, str(EXAMPLE / "generate.py"), "--out", str(large / "data")]
+    if plan["small"]:
+        with step("mtm run of the small suite on this machine"):
+            small = folder / "desk"
+            suite.make_small_suite(small)
+            (small / "model.yaml").write_text(yaml.safe_dump(small_document(plan)))
+            _mtm_run(small / "model.yaml", model_file.PVC, small, folder / "here" / "desk")
+    for name in plan["examples"]:
+        with step(f"mtm run of examples/{name} on this machine"):
+            program = [sys.executable, str(_example(name) / EXAMPLES[name]), "--out", str(folder / name / "data")]
             subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
-            _mtm_run(EXAMPLE / "model.yaml", "support-desk", large, folder / "here" / "support-desk")
+            _mtm_run(_example(name), name, folder / name, folder / "here" / name)
     subprocess.run(["chmod", "-R", "a+rX", str(folder)], check=True)
 
 
 def small_document(plan: Mapping[str, Any]) -> Map:
     """The small suite's resource."""
     return model_file.document(plan["podTemplate"], plan["serverPodTemplate"])
+
+
+def _example(name: str) -> Path:
+    return steps.ROOT / "examples" / name
 
 
 def _mtm_run(file: Path, pvc: str, folder: Path, workdir: Path) -> None:
@@ -148,31 +156,39 @@ def run_in_cluster(plan: Mapping[str, Any]) -> int:
         namespace = Namespace(node.client, rest, "team")
         if plan["tutorial"]:
             with step(f"docs/{tutorial.PAGE.name}, word for word"):
-                values = steps.chart_values(plan) | {
-                    "stagePods": {"podTemplate": plan["podTemplate"]},
-                    "serving": {"podTemplate": plan["serverPodTemplate"]},
-                }
-                tutorial.follow(node, folder, values, plan["chart"]["gatewayImage"])
+                tutorial.follow(node, folder, _with_pod_templates(plan), plan["chart"]["gatewayImage"])
             return 0
         try:
-            with step("helm install of the first chart with gateways: operator and gateways are ready"):
-                steps.install_or_upgrade(node.client, upgrade.shipped_chart(folder), steps.chart_values(plan))
-                objects.namespace(rest, namespace.name)
-            if plan["example"]:
-                support_desk(namespace, folder)
-            small_suite(node, namespace, folder, plan)
+            objects.namespace(rest, namespace.name)
+            if plan["small"]:
+                with step("helm install of the first chart with gateways: operator and gateways are ready"):
+                    steps.install_or_upgrade(node.client, upgrade.shipped_chart(folder), steps.chart_values(plan))
+            else:
+                with step("helm install: operator and gateways are ready"):
+                    steps.install_or_upgrade(node.client, steps.CHART, _with_pod_templates(plan))
+            for name in plan["examples"]:
+                example(namespace, folder, name)
+            if plan["small"]:
+                small_suite(node, namespace, folder, plan)
         except BaseException:
             print(steps.describe_state(node.client, namespace), file=sys.stderr)
             raise
     return 0
 
 
-def support_desk(namespace: Namespace, folder: Path) -> None:
-    """The example, unchanged: applied, trained, evaluated, with the results of the run on this machine."""
-    name = "support-desk"
+def _with_pod_templates(plan: Mapping[str, Any]) -> Map:
+    """Values of the chart that give all pods the environment of thin images."""
+    return steps.chart_values(plan) | {
+        "stagePods": {"podTemplate": plan["podTemplate"]},
+        "serving": {"podTemplate": plan["serverPodTemplate"]},
+    }
+
+
+def example(namespace: Namespace, folder: Path, name: str) -> None:
+    """An example, unchanged: applied, trained, evaluated, with the results of the run on this machine."""
     namespace.apply(stdin=volumes.persistent_volume(namespace.name, name, volumes.let_pods_write(folder / name)))
-    with step("kubectl apply --server-side -f examples/support-desk: Trained"):
-        namespace.apply("-f", str(EXAMPLE))
+    with step(f"kubectl apply --server-side -f examples/{name}: Trained"):
+        namespace.apply("-f", str(_example(name)))
         namespace.wait_until_trained(name, print_line, LARGE_SECONDS)
     _show(namespace, name)
     with step("mtm report: the same figures as mtm run of the same file") as results:
@@ -180,7 +196,9 @@ def support_desk(namespace: Namespace, folder: Path) -> None:
         results.append(steps.assert_same_figures(folder / "here" / name / "report.json", report))
     with step("every stage ran once") as results:
         results.append(f"{steps.assert_each_stage_ran_once(namespace, name)} stages")
-    with step("kubectl delete mtm support-desk: nothing owned is left, the artifacts stay (retain: true)"):
+    with step("the servers answer") as results:
+        results.append(serving.wait_until_served(namespace, name, print_line, steps.SMALL_SECONDS))
+    with step(f"kubectl delete mtm {name}: nothing owned is left, the artifacts stay (retain: true)"):
         steps.delete(namespace, name, steps.SMALL_SECONDS)
         assert list((folder / name / "artifacts" / "stages").iterdir())
 

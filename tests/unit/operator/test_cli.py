@@ -43,7 +43,8 @@ COMMANDS = [
     (["validate"], 2, "Missing argument 'FILE'; `mtm validate --help` shows how"),
     (["trian", "x"], 2, "No such command 'trian'"),
     (["run", "{tmp}/nope.yaml"], 2, "nope.yaml does not exist; give the path of a MultiTaskModel file"),
-    (["plan", "{tmp}"], 2, "cannot be read"),
+    (["plan", "{tmp}"], 2, "model.yaml does not exist; give the path of a MultiTaskModel file"),
+    (["run", "{tmp}"], 2, "model.yaml does not exist; give the path of a MultiTaskModel file"),
     (["run", "x.yaml", "--output", "xml"], 2, "'xml' is not one of 'text', 'json'"),
     (["run", "x.yaml", "--claim", "desk"], 2, "--claim desk: write NAME=DIR; `mtm run --help` shows how"),
     (["validate", "x.yaml", "--claim", "desk={tmp}/nowhere"], 2, "nowhere is not a folder"),
@@ -64,6 +65,15 @@ def test_wrong_arguments_get_one_line(tmp_path, capsys, arguments, status, messa
     assert message in captured.err
     assert captured.err.count("\n") == 1
     assert "Traceback" not in captured.err
+
+
+def test_a_folder_stands_for_the_model_file_in_it(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("multitask_operator.commands.run.gpu_count", lambda: 0)
+    file = resource(tmp_path)
+    assert cli.invoke(["run", str(tmp_path), "--device", "cuda"]) == 2
+    in_folder = capsys.readouterr().err
+    assert cli.invoke(["run", file, "--device", "cuda"]) == 2
+    assert in_folder == capsys.readouterr().err
 
 
 def test_a_gpu_that_the_machine_lacks_is_one_line(tmp_path, capsys, monkeypatch):

@@ -21,6 +21,7 @@ from multitask_operator.cli.options import (
     REFRESH,
     WORKDIR,
     cluster_options,
+    model_file,
     mount_claims,
     refuse_options,
     repeated,
@@ -100,7 +101,7 @@ def plan(
     for_run += ["--no-serve"] if no_serve else []
     for_run += ["--refresh"] if refresh else []
     return command.plan(
-        Path(name), workdir, serve=not no_serve, refresh=refresh, as_json=output == "json", options=for_run
+        model_file(Path(name)), workdir, serve=not no_serve, refresh=refresh, as_json=output == "json", options=for_run
     )
 
 
@@ -123,6 +124,8 @@ def run(
     output: str,
 ) -> int:
     """Run the stages of FILE that are missing. After Ctrl-C or a kill, run it again to continue.
+
+    FILE may be a folder with a model.yaml, here and in other commands.
 
     Exit status: 0 done, 1 a stage failed, 2 wrong input, 130 interrupted.
     """

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import click
 
-FILE = click.argument("file", type=click.Path(path_type=Path))
+
+def model_file(path: Path) -> Path:
+    """The resource file that an argument FILE means: of a folder its ``model.yaml``."""
+    return path / "model.yaml" if path.is_dir() else path
+
+
+FILE = click.argument(
+    "file", type=click.Path(path_type=Path), callback=lambda _context, _parameter, path: model_file(path)
+)
 DIR = click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 NAME = click.argument("name")
 WORKDIR = click.option(
