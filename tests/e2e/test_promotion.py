@@ -48,4 +48,4 @@ def test_without_one_before_there_is_nothing_to_serve(strict: tuple[ModelFolder,
     assert "nothing to serve: no new result was promoted, 3 of 4 tasks qualified" in done.stdout
     done = mtm("serve", str(model_folder.work))
     assert done.exit_code == 2
-    assert "nothing to serve; its last run promoted no revision, 3 of 4 tasks qualified" in done.stderr
+    assert "nothing to serve; its last run promoted no result, 3 of 4 tasks qualified" in done.stderr

@@ -14,6 +14,7 @@ Object = dict[str, Any]
 TASK = "spec.tasks[0]"
 DATA = "data.jsonl"
 GENERATION = {f"{TASK}.type": "Generation", f"{TASK}.labels": ABSENT}
+TWO_TYPES = [resources.task("urgent"), resources.task("reply", type="Generation", labels=None)]
 HUB_BASE = "give a whole model repository of the hub, hf://ORGANISATION/NAME, and its revision in the field revision"
 
 NO_LABELS = "a Generation task has no labels; remove them or set type: Classification"
@@ -88,6 +89,12 @@ RULES: list[tuple[str, Object, str, str]] = [
     ("groups by hand need a group for every task",
      {"spec.filtering": {"strategy": "Manual"}}, "spec",
      "filtering.strategy: Manual needs a group for every task; add one"),
+    ("only affinities have settings of their own",
+     {"spec.filtering": {"strategy": "Type", "rows": 512}}, "spec",
+     "filtering.maxGroups, filtering.rows and filtering.diagnosis are for strategy Affinity; remove them"),
+    ("types of tasks are never trained together",
+     {"spec.filtering": {"strategy": "Affinity", "maxGroups": 1}, "spec.tasks": TWO_TYPES}, "spec",
+     "filtering.maxGroups is fewer than the types of tasks, which are never trained together; raise it"),
     ("an answer leaves room for its prompt",
      GENERATION | {f"{TASK}.generation": {"maxNewTokens": 63}, "spec.training": {"maxLength": 64}}, "spec",
      "generation.maxNewTokens of a task leaves no room for a prompt in training.maxLength; change one"),

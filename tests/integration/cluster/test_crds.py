@@ -192,7 +192,7 @@ def test_what_kubectl_get_shows(cluster: ClusterClient, rest: httpx.Client, name
     rest.patch(path, json={"status": resources.full_status()}, headers=merge)
 
     head, row = cluster.kubectl("get", "mtm", "--namespace", namespace).stdout.splitlines()
-    assert head.split() == ["NAME", "STAGE", "PROGRESS", "QUALIFIED", "REVISION", "READY", "AGE"]
-    assert row.split()[:-1] == ["desk", "baseline", "3/9", "1/2", "0123abcd", "False"]
+    assert head.split() == ["NAME", "STAGE", "PROGRESS", "QUALIFIED", "TRAINED", "SERVED", "READY", "AGE"]
+    assert row.split()[:-1] == ["desk", "baseline", "3/9", "1/2", "0123abcd", "0123abcd", "False"]
     both = cluster.kubectl("get", "multitask", "--namespace", namespace, "--output", "name").stdout.split()
     assert sorted(both) == ["multitaskmodel.multitask.dev/desk", "taskroute.multitask.dev/desk"]

@@ -31,7 +31,8 @@ def model(name: str = "desk", tasks: list[Object] | None = None, **spec: Any) ->
 
 #: Names of ``training.podTemplates``.
 POD_TEMPLATES = (
-    *("cpu", "gpu", "resolve", "prepare", "base", "baseline", "filter", "highResource", "mixture", "bundle"),
+    *("cpu", "gpu", "resolve", "prepare", "base", "baseline", "filter", "gradients", "affinity", "check"),
+    *("highResource", "mixture", "bundle"),
     *("evaluate", "export", "cleanUp"),
 )
 
@@ -70,7 +71,7 @@ def full_model() -> Object:
             "maxSteps": 2000,
             "refresh": "1",
         },
-        "filtering": {"strategy": "Manual"},
+        "filtering": {"strategy": "Affinity", "maxGroups": 4, "rows": 512, "diagnosis": {"check": True}},
         "stages": {
             "baseline": {"enabled": True, "maxSteps": 4000, "seeds": 2},
             "highResource": {
@@ -80,9 +81,26 @@ def full_model() -> Object:
                 "minSteps": 100,
                 "seed": 1,
             },
-            "mixture": {"temperature": 2.5, "sizeLimit": 50000, "maxSteps": 6000, "minSteps": 100, "seed": 1},
+            "mixture": {
+                "start": "Previous",
+                "temperature": 2.5,
+                "sizeLimit": 50000,
+                "maxSteps": 6000,
+                "minSteps": 100,
+                "seed": 1,
+            },
         },
-        "tuning": {"method": "LoRA", "rank": 8, "alpha": 16.5, "dropout": 0.25, "targetModules": ["q_proj"]},
+        "tuning": {
+            "method": "CGCLoRA",
+            "rank": 8,
+            "alpha": 16.5,
+            "dropout": 0.25,
+            "targetModules": ["q_proj"],
+            "commonExperts": 2,
+            "specificExperts": 1,
+            "expertRank": 2,
+            "gate": "Task",
+        },
         "qualification": {"threshold": 0.95, "rule": "LowerBound", "promote": "AllQualified"},
         "training": {
             "batchRows": 32,
