@@ -7,14 +7,21 @@ import json
 import pytest
 import yaml
 
+from multitask_api.resource.parsing import check
 from multitask_api.stage_io.results import ServedBy
+from multitask_api.stages import NodeState
 from multitask_operator.cli.main import invoke
 from multitask_operator.report.served_form import served_as
 from support.graph_builders import all_done, graph_of, model, task
+from support.simulated_stages import SimulatedStages, document
+from support.simulated_stages import task as simulated_task
 
 TWO_GROUPS = (task("urgency"), task("intent"), task("reply", "Generation"))
 ONE_GROUP = TWO_GROUPS[:2]
 LORA = {"method": "LoRA", "rank": 8}
+AFFINITY = {"filtering": {"strategy": "Affinity"}}
+FOUND = "for each group, which the stage affinity finds"
+OTHERS = "and one more for each task that does not qualify"
 
 
 @pytest.mark.parametrize(
@@ -41,6 +48,27 @@ LORA = {"method": "LoRA", "rank": 8}
 def test_before_the_export_it_is_what_the_spec_leads_to(tasks, tuning, expected):
     resource = model(*tasks, tuning=tuning)
     assert served_as(resource.spec, graph_of(resource)) == expected
+
+
+@pytest.mark.parametrize(
+    ("method", "before", "after"),
+    [
+        (LORA, f"one base with an adapter {FOUND}, {OTHERS}", f"one base with 3 adapters, {OTHERS}"),
+        (
+            {"method": "Full"},
+            f"a whole model (method Full) {FOUND}, {OTHERS}",
+            f"3 whole models (method Full), {OTHERS}",
+        ),
+        ({"method": "CGCLoRA", "expertRank": 2}, *["one base with 3 adapters, one a task"] * 2),
+    ],
+)
+def test_under_affinity_it_goes_by_the_groups_that_are_found(method, before, after):
+    source = document(*map(simulated_task, ("urgency", "intent", "reply")), tuning=method, **AFFINITY)
+    stages, spec = SimulatedStages(opposed=(("urgency", "intent"),)), check(source).spec
+    assert served_as(spec, stages.graph(source)) == before
+    while not stages.graph(source).groups:
+        stages.finish(next(node for node in stages.graph(source).nodes if node.state is NodeState.READY))
+    assert served_as(spec, stages.graph(source)) == after
 
 
 def served(**by_task):
