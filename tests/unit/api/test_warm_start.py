@@ -115,6 +115,23 @@ def test_a_finished_cold_mixture_is_taken_as_it_is() -> None:
     assert node.start.reason == "is finished already; it started cold"
 
 
+@pytest.mark.parametrize("tasks", [TWO, THREE])
+@pytest.mark.parametrize("edit", [("seed", 5), ("maxSteps", 7), ("minSteps", 2)])
+def test_an_edit_of_stage_2_trains_no_finished_mixture_again(tasks: list[Document], edit: tuple[str, int]) -> None:
+    """Neither one that started cold, with a stage 2 of its own, nor one that began with that."""
+    stages, cold = trained(*TWO)
+    stages.run(warm(*tasks))
+    digest = mixture(stages, warm(*tasks)).digest
+    assert (digest == cold) is (tasks is TWO)
+    edited = changed(warm(*tasks), f"stages.highResource.{edit[0]}", edit[1])
+    ran = stages.run(edited)
+    assert not {STAGE2, NAME, "bundle"} & set(ran)
+    node, stage2 = mixture(stages, edited), stages.graph(edited)[STAGE2]
+    assert (node.state, node.digest) == (NodeState.DONE, digest)
+    assert node.start is not None
+    assert (stage2.state, stage2.reason) == (NodeState.SKIPPED, f"the mixture {node.start.reason}")
+
+
 def test_without_an_earlier_mixture_it_is_the_cold_one() -> None:
     stages, source = SimulatedStages(), warm(*TWO)
     assert STAGE2 in stages.run(source)

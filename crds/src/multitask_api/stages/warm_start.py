@@ -83,7 +83,7 @@ def start_from_previous(
         manifest, record = warm[0]
         chosen = _begin_with(name, record.digest, manifest.read_outputs[_own(name)], record.tasks)
     elif cold:
-        table.set_start(name, Start("is finished already; it started cold"))
+        _keep(table, cold[0], without, reads, parameters, stage2)
         return
     else:
         own = [manifest for manifest in stored if _bare(manifest.model or model) == _bare(model)]
@@ -93,14 +93,35 @@ def start_from_previous(
         return
     chosen = Start(chosen.reason, chosen.key, chosen.output, _with_stage_2(cold, table, stage2))
     table.add(name, "mixture", parameters, reads=reads, start=chosen)
-    before = table.nodes[stage2]
-    if before.state is not NodeState.SKIPPED:
-        table.skip(stage2, "high-resource", needs=("filter",), reason=f"the mixture {chosen.reason}")
+    _skip_stage_2(table, stage2, chosen)
 
 
 def starts(nodes: Sequence[Node]) -> list[str]:
     """How every mixture with ``start: Previous`` begins, a sentence each."""
     return [f"{node.name} {node.start.reason}" for node in nodes if node.start is not None]
+
+
+def _keep(
+    table: NodeTable,
+    manifest: Manifest,
+    without: Node,
+    reads: Sequence[Ref],
+    parameters: TrainParameters | None,
+    stage2: str,
+) -> None:
+    """Make ``manifest``, which started cold, the result, also if it began with another stage 2 than there would be."""
+    start, name = Start("is finished already; it started cold"), without.name
+    if without.manifest is not None:
+        table.set_start(name, start)
+        return
+    first = _first_weights(manifest, stage2)
+    table.nodes[name] = table.node(name, "mixture", parameters, reads=reads, also_read=first, start=start)
+    _skip_stage_2(table, stage2, start)
+
+
+def _skip_stage_2(table: NodeTable, stage2: str, start: Start) -> None:
+    if table.nodes[stage2].state is not NodeState.SKIPPED:
+        table.skip(stage2, "high-resource", needs=("filter",), reason=f"the mixture {start.reason}")
 
 
 def _latest(stored: Sequence[Manifest], table: NodeTable, tuning: Tuning, tasks: Sequence[str], name: str) -> Start:
@@ -147,12 +168,14 @@ def _is_same(
     manifest: Manifest, table: NodeTable, reads: Sequence[Ref], parameters: TrainParameters | None, stage2: str
 ) -> bool:
     """Whether ``manifest`` is of the mixture that reads ``reads``, whatever it began with."""
-    first = {
-        output: value
-        for output, value in manifest.read_outputs.items()
-        if output in (_own(manifest.stage), str(Ref(stage2, "model")))
-    }
+    first = _first_weights(manifest, stage2)
     return manifest.digest == table.node(manifest.stage, "mixture", parameters, reads=reads, also_read=first).digest
+
+
+def _first_weights(manifest: Manifest, stage2: str) -> dict[str, str]:
+    """The outputs that a finished mixture began with: of an earlier one, or of its stage 2."""
+    outputs = (_own(manifest.stage), str(Ref(stage2, "model")))
+    return {output: value for output, value in manifest.read_outputs.items() if output in outputs}
 
 
 def _newest_first(table: NodeTable, name: str) -> list[Manifest]:
