@@ -126,6 +126,13 @@ def test_a_task_is_checked_if_it_is_below_and_hurt(verdict: str, hurt: Any, skip
         assert node.parameters.max_steps == 25  # a quarter of the mixture's
 
 
+def test_a_default_of_the_experts_that_is_written_out_checks_nothing_again() -> None:
+    stages = SimulatedStages(verdicts={"urgency": "NotQualified"}, hurt=(("urgency", "intent"),))
+    source = document(*TASKS, **CHECKED, tuning={"method": "CGCLoRA", "expertRank": 4})
+    assert "check/urgency" in stages.run(source)
+    assert stages.run(changed(source, "tuning.commonExperts", 1)) == []
+
+
 def test_checks_wait_for_the_verdict_and_nothing_waits_for_them() -> None:
     stages = SimulatedStages()
     source = document(*TASKS, **CHECKED)

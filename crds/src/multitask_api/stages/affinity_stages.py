@@ -88,7 +88,7 @@ def add_checks(
             probabilities=plan.probabilities,
             max_steps=max(1, plan.mixture_steps // SHORT),
             optimisation=optimisation,
-            tuning=spec.tuning,
+            tuning=spec.tuning.with_defaults(),
             chat_template=spec.base_model.chat_template,
         )
         reads = [Ref(f"prepare/{member}", split) for member in found[group] for split in ("train", "validation")]
