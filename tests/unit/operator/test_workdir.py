@@ -10,7 +10,7 @@ import pytest
 
 from multitask_api.stage_io.manifest import FileEntry
 from multitask_api.stages import NodeState
-from multitask_api.stages.versions import UNRECORDED_VERSIONS, VERSIONS
+from multitask_api.stages.versions import UNRECORDED_VERSIONS, VERSIONS, with_newer_kinds
 from multitask_operator.local import gc, release
 from multitask_operator.local.promotion import Published
 from multitask_operator.local.workdir import PlannedModel, Workdir, WorkdirError
@@ -216,13 +216,32 @@ def test_a_finished_folder_stays_finished_after_an_upgrade(workdir, raised, kind
 def test_a_folder_of_a_release_that_recorded_no_versions_stays_finished(tmp_path):
     workdir = filled(tmp_path, versions=UNRECORDED_VERSIONS)
     shutil.rmtree(workdir.path / "versions")
-    assert planned(workdir) == UNRECORDED_VERSIONS
+    assert planned(workdir) == with_newer_kinds(UNRECORDED_VERSIONS)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"prepare": 2}', '{"prepare": "two"}'])
 def test_versions_that_cannot_be_read_count_as_not_recorded(workdir, text):
     (workdir.path / "versions" / "desk.json").write_text(text)
-    assert workdir.versions_of("desk") == UNRECORDED_VERSIONS
+    assert workdir.versions_of("desk") == with_newer_kinds(UNRECORDED_VERSIONS)
+
+
+@pytest.fixture
+def without_affinity(workdir):
+    """A folder of the last release before filtering.strategy Affinity, which had none of its kinds of stages."""
+    versions = {kind: VERSIONS[kind] for kind in VERSIONS.keys() - {"gradients", "affinity", "check"}}
+    workdir.save_plan(PlannedModel(model=DESK, resolved=resolved(DESK)), versions)
+    return workdir
+
+
+def test_kinds_of_stages_that_are_new_make_it_no_folder_of_another_release(without_affinity):
+    assert planned(without_affinity) == VERSIONS
+    assert release.release_notes(planned(without_affinity)) == []
+    assert release.adoption_notes(without_affinity.versions_of("desk"), VERSIONS) == []
+
+
+def test_a_folder_of_a_release_without_affinity_can_be_planned_with_it(without_affinity):
+    edited = model(task("urgency"), task("reply", "Generation"), filtering={"strategy": "Affinity"})
+    assert planned(without_affinity, edited) == VERSIONS
 
 
 def test_a_new_release_is_adopted_by_an_edit_and_by_refresh(workdir, raised):

@@ -44,3 +44,8 @@ UNRECORDED_VERSIONS: Versions = {
     "ledger": 2,
 }
 """The versions of runs that recorded none: of the last release before they did. It never changes."""
+
+
+def with_newer_kinds(recorded: Versions) -> dict[str, int]:
+    """``recorded``, with this release's versions of the kinds of stages that the release which recorded it lacked."""
+    return {**VERSIONS, **recorded}

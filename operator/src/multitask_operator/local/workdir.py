@@ -32,7 +32,7 @@ from multitask_api.errors import UserError
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.manifest import MANIFEST, Manifest, Resolved, StageFailure, StageProgress
 from multitask_api.stages import ArtifactKey, artifact_filename
-from multitask_api.stages.versions import UNRECORDED_VERSIONS, Versions
+from multitask_api.stages.versions import UNRECORDED_VERSIONS, Versions, with_newer_kinds
 from multitask_api.types import Record
 from multitask_operator.local.promotion import Published
 
@@ -171,9 +171,10 @@ class Workdir:
             return None
         try:
             versions = json.loads(self._versions(name).read_bytes())
-            return {kind: int(versions[kind]) for kind in versions.keys() | UNRECORDED_VERSIONS.keys()}
+            recorded = {kind: int(versions[kind]) for kind in versions.keys() | UNRECORDED_VERSIONS.keys()}
         except (OSError, ValueError, AttributeError, LookupError, TypeError):  # an older mtm wrote none
-            return UNRECORDED_VERSIONS
+            recorded = dict(UNRECORDED_VERSIONS)
+        return with_newer_kinds(recorded)
 
     def _versions(self, name: str) -> Path:
         return self.path / "versions" / f"{name}.json"

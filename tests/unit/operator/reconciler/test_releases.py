@@ -217,3 +217,13 @@ def test_a_snapshot_that_was_edited_by_hand_records_nothing_and_stops_nothing(te
     cluster.objects["ConfigMap", "desk-run-1"]["data"]["snapshot.json"] = text
     cluster.settle()
     assert ModelState.of(cluster.observe(), cluster.now).run.versions == VERSIONS
+
+
+def test_kinds_of_stages_that_are_new_make_a_run_none_of_another_release():
+    cluster = trained()
+    snapshot = cluster.objects["ConfigMap", "desk-run-1"]["data"]
+    document = json.loads(snapshot["snapshot.json"])
+    for kind in ("gradients", "affinity", "check"):
+        del document["versions"][kind]
+    snapshot["snapshot.json"] = json.dumps(document)
+    assert ModelState.of(cluster.observe(), cluster.now).run.is_of_this_release

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from multitask_api.cluster import REFRESH_ANNOTATION, RUN, SNAPSHOT_KEY
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.stages.changes import trains_the_same
-from multitask_api.stages.versions import UNRECORDED_VERSIONS, VERSIONS, Versions
+from multitask_api.stages.versions import UNRECORDED_VERSIONS, VERSIONS, Versions, with_newer_kinds
 from multitask_api.types import JsonObject
 from multitask_operator.objects.names import Owner, resolve_name
 from multitask_operator.reconciler.state.accessors import kind_label
@@ -99,7 +99,7 @@ def _read(document: JsonObject) -> _Snapshot:
         generation=int(document["generation"]),
         spec=MultiTaskModelSpec.model_validate(document["spec"]),
         image=image,
-        versions={kind: int(version) for kind, version in versions.items()},
+        versions=with_newer_kinds({kind: int(version) for kind, version in versions.items()}),
         refresh=document.get("refresh"),
         knows_refresh="versions" in document,
     )
