@@ -11,6 +11,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.results import TaskPoint
 from multitask_trainer.errors import StageError
 from multitask_trainer.runtime.progress import FileProgressReporter
@@ -20,6 +21,7 @@ from multitask_trainer.training.loop import TrainingLoop
 from multitask_trainer.training.optimizer import TrainingSettings, make_adamw
 from multitask_trainer.training.selection import Selection
 from multitask_trainer.training.stopping import EarlyStopping
+from multitask_trainer.tuning import tuning_method
 from multitask_trainer.tuning.full import Full
 from support.training_fixtures import optimisation, small_decoder
 
@@ -267,3 +269,17 @@ def test_weights_decay_where_the_method_lets_them():
     decaying = {name for name, value in parameters.items() if rates[id(value)] > 0}
     assert decaying == {name for name, value in parameters.items() if value.ndim > 1 and "mlp" not in name}
     assert decaying
+
+
+def test_all_that_cgc_lora_trains_moves_and_what_is_of_the_task_without_rows_stays(tmp_path):
+    """Experts, gates, and the embeddings of tasks, which lie beside the base model."""
+    method = tuning_method(Tuning(method="CGCLoRA", rank=8), ("first", "absent", "third"))
+    torch.manual_seed(1)
+    model = method.prepare(small_decoder())
+    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    before = {name: value.detach().clone() for name, value in parameters.items()}
+    loop(tmp_path, model=model, method=method, batches=TwoTasks(), max_steps=6).run()
+    assert {name for name, value in parameters.items() if torch.equal(value, before[name])} == set()
+    (embedding,) = (name for name in parameters if "task_embedding" in name)
+    moved = (parameters[embedding] != before[embedding]).any(1)
+    assert moved.tolist() == [True, False, True]

@@ -6,6 +6,8 @@ A mean over all tokens would give a 50-token answer the weight of 25 two-token l
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -32,11 +34,14 @@ class RowMeanLoss(nn.Module):
 
 
 def freeze_outside_decoder(model: nn.Module) -> None:
-    """Exempt from training what no row of text reaches (`Backbone.weights_outside`).
+    """Exempt from training what of the base model no row of text reaches (`Backbone.weights_outside`).
 
-    `RowMeanLoss` runs decoder and head alone; DistributedDataParallel would wait for the gradients of all else.
+    `RowMeanLoss` runs decoder and head alone; DistributedDataParallel would wait for the gradients of all else. What a
+    tuning method keeps beside the base model, such as embeddings of tasks, is trained.
     """
-    for value in Backbone.of(model).weights_outside(model):
+    causal: Any = model
+    base: nn.Module = causal.get_base_model() if hasattr(causal, "get_base_model") else causal
+    for value in Backbone.of(model).weights_outside(base):
         value.requires_grad = False
 
 
