@@ -32,12 +32,11 @@ class SourceAdapter:
 
 @dataclass(frozen=True)
 class Source:
-    """``base`` is a transformers folder, ``dtype`` the dtype of its weights (torch's name)."""
+    """``base`` is a transformers folder."""
 
     model: str
     revision: str
     base: Path
-    dtype: str
     adapters: tuple[SourceAdapter, ...]
 
 
@@ -61,9 +60,7 @@ def read_source(artifact: Path) -> Source:
         _check_layers(adapter.name, weights)
         tasks = used[adapter.name]
         adapters.append(SourceAdapter(tasks[0].name if len(tasks) == 1 else adapter.name, tuple(tasks), weights))
-    return Source(
-        _model_name(artifact), bundle.revision, (folder / model.path).resolve(), model.dtype, _distinct(adapters)
-    )
+    return Source(_model_name(artifact), bundle.revision, (folder / model.path).resolve(), _distinct(adapters))
 
 
 def _adapted_model(folder: Path, bundle: Bundle) -> ServedModel:
