@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from multitask_api.stage_io.affinity import CheckResult
-from multitask_api.stage_io.results import TaskPoint, TaskVerdict
+from multitask_api.stage_io.results import GroupPlan, TaskPoint, TaskVerdict
 from multitask_operator.commands.forecast import forecast_lines
 from multitask_operator.planner import Capacity, UsedResults, plan
 from multitask_operator.report.build import build_report
@@ -16,10 +16,11 @@ from support.graph_builders import GB, all_done, graph_of, model, planner_input,
 #: ``escalate`` opposes ``urgency``, and ``intent`` hurts it a little.
 TASKS = (task("urgency"), task("intent"), task("escalate"))
 CHECKED = model(*TASKS, filtering={"strategy": "Affinity", "diagnosis": {"check": True}})
+WARM = {"mixture": {"start": "Previous"}}
 UNCHECKED = model(*TASKS, filtering={"strategy": "Affinity"})
 
 
-def verdicts(*below: str) -> dict[str, dict[str, object]]:
+def verdicts(*below: str, others: tuple[str, ...] = ()) -> dict[str, dict[str, object]]:
     """Of the first group; those ``below`` do not qualify."""
     tasks = tuple(
         TaskVerdict(
@@ -30,7 +31,7 @@ def verdicts(*below: str) -> dict[str, dict[str, object]]:
             verdict="NotQualified" if name in below else "Qualified",
             test_rows=100,
         )
-        for name in ("urgency", "intent", "escalate")
+        for name in ("urgency", "intent", "escalate", *others)
     )
     return {"evaluate": {"tasks": tasks}}
 
@@ -80,6 +81,44 @@ def test_a_task_that_nobody_hurts_lacks_rows_or_capacity():
     (diagnosis,) = result.diagnoses
     assert diagnosis.hurting == {}
     assert diagnosis.advice.startswith("no task of its group surely hurts it by its gradients")
+
+
+def filtered(need: int | None) -> dict[str, dict[str, object]]:
+    """A plan of the first group in which ``urgency`` needs so many rows; None: that is not known."""
+    plan = GroupPlan(
+        name="classification",
+        tasks=("urgency", "intent"),
+        probabilities={"urgency": 0.5, "intent": 0.5},
+        reason="chosen by the test",
+        mixture_steps=400,
+        need_rows={} if need is None else {"urgency": need},
+    )
+    alone = plan.model_copy(update={"name": "classification-escalate", "tasks": ("escalate",)})
+    return {"filter": {"groups": (plan, alone)}}
+
+
+@pytest.mark.parametrize(
+    ("given", "need", "advice"),
+    [
+        (500, 2000, "it was given 500 rows in stages 2 and 3, and its single-task model needed 2,000: raise stages"),
+        (2000, 2000, "it was given the rows that its single-task model needed: try a higher tuning.rank"),
+        (500, None, "it was given 500 rows, and how many it needs is not known: try a higher stages.mixture.maxSteps"),
+    ],
+)
+def test_a_task_that_a_check_clears_others_of_gets_rows_or_rank(given, need, advice):
+    trained = {"mixture": {"rows_given": {"urgency": given}}}
+    result = report(CHECKED, **verdicts("urgency"), check=check(0.8, 0.7), **filtered(need), **trained)
+    assert advice in result.diagnoses[0].advice
+
+
+def test_rows_of_the_mixtures_before_a_warm_start_count():
+    before = all_done(model(*TASKS[:2], filtering={"strategy": "Affinity"}))
+    warm = model(*TASKS, task("spam"), filtering=CHECKED.spec.filtering.to_json(), stages=WARM)
+    results = {**verdicts("urgency", others=("spam",)), "check": check(0.8, 0.7)}
+    done = all_done(warm, manifests=before, mixture={"rows_given": {"urgency": 500, "intent": 500}}, **results)
+    assert graph_of(warm, done)["mixture/classification"].start.key is not None
+    (diagnosis,) = build_report(warm, graph_of(warm, done), {}).diagnoses
+    assert "it was given 1,500 rows in stages 2 and 3, and its single-task model needed 2,000" in diagnosis.advice
 
 
 JUDGED = [

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from multitask_api.report import ReportDiagnosis
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.affinity import AffinityResult, CheckResult
-from multitask_api.stage_io.results import FilterResult
+from multitask_api.stage_io.results import FilterResult, TrainResult
 from multitask_api.stages import Graph
 from multitask_api.stages.affinity_stages import is_below
 from multitask_operator.formatting import listed
@@ -66,10 +66,15 @@ def _more_rows(model: MultiTaskModel, graph: Graph, task: str) -> str:
     manifest, group = graph["filter"].manifest, graph.group_of[task]
     plan = FilterResult.model_validate(manifest.result).group(group) if manifest else None
     trained = [training_result_of(graph[f"{kind}/{group}"]) for kind in ("high-resource", "mixture")]
-    given = sum(result.rows_given.get(task, 0) for result in trained if result is not None)
+    given = sum(_rows_given(result, task) for result in trained if result is not None)
     need = plan.need_rows.get(task) if plan else None
     mixture = model.spec.stages.mixture
-    if need is None or given >= need:
+    if need is None:
+        return (
+            f"it was given {given:,} rows, and how many it needs is not known: try a higher stages.mixture.maxSteps, a"
+            " higher tuning.rank, or a group of its own"
+        )
+    if given >= need:
         return (
             "it was given the rows that its single-task model needed: try a higher tuning.rank, or a group of its own"
         )
@@ -80,3 +85,9 @@ def _more_rows(model: MultiTaskModel, graph: Graph, task: str) -> str:
             " stages.mixture.sizeLimit, so that it is drawn more often"
         )
     return f"{rows}: raise stages.mixture.maxSteps"
+
+
+def _rows_given(result: TrainResult, task: str) -> int:
+    """With those of the earlier mixtures that it began with."""
+    before = result.start.rows_given if result.start else {}
+    return result.rows_given.get(task, 0) + before.get(task, 0)
