@@ -82,6 +82,20 @@ def test_a_resource_whose_groups_do_not_fit_the_rank_is_refused():
         assert check(document(*tasks, tuning=CGC | changes)).spec.group_problems() == ()
 
 
+def test_a_rank_has_to_fit_every_group_that_affinity_may_find():
+    """Of three classification tasks and two generation tasks none has more than three."""
+    tasks = [task(f"c{number}") for number in range(3)] + [
+        task(f"g{n}", type="Generation", labels=[]) for n in range(2)
+    ]
+    affinity = {"filtering": {"strategy": "Affinity"}}
+    assert "\n".join(problems(document(*tasks, **affinity, tuning=CGC | {"rank": 16}))) == (
+        "spec.tuning.expertRank: filtering.strategy Affinity finds the groups during the run, and rank 16 cannot be"
+        " divided among 3 experts, those of a group of 2 tasks; set it"
+    )
+    for changes in ({"rank": 12}, {"rank": 16, "expertRank": 5}, {"rank": 16, "specificExperts": 0}):
+        assert check(document(*tasks, **affinity, tuning=CGC | changes)).spec.group_problems() == ()
+
+
 def test_groups_are_checked_once_every_task_is_valid():
     tasks = [task("a"), task("b"), task("c", type="Generation")]
     found = problems(document(*tasks, tuning=CGC | {"rank": 7}))

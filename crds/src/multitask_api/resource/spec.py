@@ -110,7 +110,8 @@ class MultiTaskModelSpec(Record):
     def group_problems(self) -> tuple[Problem, ...]:
         """What does not fit the groups; none while those are not known. It presumes that every task is valid."""
         if self.filtering.strategy == "Affinity":
-            return tuple(any_group_problems(self.tuning, len(self.tasks)))
+            candidates = group_tasks(self.tasks, self.filtering.strategy)
+            return tuple(any_group_problems(self.tuning, max(map(len, candidates.values()))))
         if not groups_are_known(self.tasks, self.filtering.strategy):
             return ()
         return tuple(rank_problems(self.tuning, group_tasks(self.tasks, self.filtering.strategy)))
