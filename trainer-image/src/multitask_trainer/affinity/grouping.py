@@ -104,12 +104,14 @@ def _reasons(
 ) -> list[str]:
     group_of = {task: name for name, tasks in groups.items() for task in tasks}
     pairs = [pair for tasks in candidates.values() for pair in combinations(tasks, 2) if table.is_opposed(*pair)]
-    told: list[str] = []
+    sentences: list[str] = []
     for task, other in sorted(pairs, key=lambda pair: table.value(*pair)):
         figure = f"affinity {table.value(task, other):.2f} ± {table.half_width(task, other):.2f}"
         if group_of[task] != group_of[other]:
-            told.append(f"{task} and {other} are apart: {figure}")
+            sentences.append(f"{task} and {other} are apart: {figure}")
         else:
-            told.append(f"{task} and {other} oppose each other ({figure}) and are together: maxGroups is {max_groups}")
-    more = len(told) - _MOST_REASONS
-    return told if more <= 0 else [*told[:_MOST_REASONS], f"{more} more pairs oppose each other"]
+            sentences.append(
+                f"{task} and {other} oppose each other ({figure}) and are together: maxGroups is {max_groups}"
+            )
+    more = len(sentences) - _MOST_REASONS
+    return sentences if more <= 0 else [*sentences[:_MOST_REASONS], f"{more} more pairs oppose each other"]
