@@ -279,12 +279,12 @@ def test_when_verify_fails_the_last_verified_export_is_served_again(local_run):
     assert f"{FAILED_VERIFY}{log}; `{serve}` still serves the one before" in err
 
 
-@pytest.mark.parametrize(("command", "program"), [("plan", "resolve"), ("validate", "data_check")])
+@pytest.mark.parametrize(("command", "program"), [("plan", "stages.resolve"), ("validate", "jobs.data_check")])
 def test_a_data_check_ends_with_a_killed_command_and_leaves_no_files(local_run, command, program):
     local_run.work.mkdir()
     argv = [sys.executable, "-m", "multitask_operator", command, str(local_run.file)]
     process = subprocess.Popen(argv + ["--workdir", str(local_run.work)] * (command == "plan"), stdout=-1, stderr=-1)
-    checker = child_of(process, f"multitask_trainer.stages.{program}")
+    checker = child_of(process, f"multitask_trainer.{program}")
     checker.suspend()  # so that it does not end by itself
     process.kill()
     process.communicate()
