@@ -330,6 +330,17 @@ class Cluster:
             self.finish(jobs[0])
         raise AssertionError(f"no end after {limit} Jobs")
 
+    def to_the_end_though_killed(self, actions, limit):
+        """As `to_the_end`, by operators that are each killed after so many writes; ``limit`` of them at most."""
+        for _ in range(limit):
+            before = self.written
+            self.reconcile(actions=actions)
+            if self.written == before:
+                jobs = self.jobs()
+                if not jobs:
+                    return
+                self.finish(jobs[0])
+
     # -- results ------------------------------------------------------------------------------------------------------
 
     def condition(self, condition_type):

@@ -54,14 +54,7 @@ def test_every_task_has_a_job_for_its_gradients_and_the_groups_follow(expected):
 @pytest.mark.parametrize("actions", [1, 2, 3])
 def test_an_operator_that_is_killed_after_a_few_writes_each_time_comes_to_the_same_end(actions, expected):
     cluster = cluster_of()
-    for _ in range(300):
-        before = cluster.written
-        cluster.reconcile(actions=actions)
-        if cluster.written == before:
-            jobs = cluster.jobs()
-            if not jobs:
-                break
-            cluster.finish(jobs[0])
+    cluster.to_the_end_though_killed(actions, limit=300)
     assert (end_state(cluster), sorted(cluster.job_runs)) == expected
 
 

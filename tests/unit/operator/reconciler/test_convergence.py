@@ -32,14 +32,7 @@ def expected():
 @pytest.mark.parametrize("actions", [1, 2, 3])
 def test_an_operator_that_is_killed_after_a_few_writes_each_time_comes_to_the_same_end(actions, expected):
     cluster = cluster_of_two()
-    for _ in range(200):
-        before = cluster.written
-        cluster.reconcile(actions=actions)
-        if cluster.written == before:
-            jobs = cluster.jobs()
-            if not jobs:
-                break
-            cluster.finish(jobs[0])
+    cluster.to_the_end_though_killed(actions, limit=200)
     assert (end_state(cluster), sorted(cluster.job_runs)) == expected
 
 

@@ -5,14 +5,12 @@ What a layer computes is in ``cgc_lora``. A task is served by an ordinary LoRA, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -22,7 +20,7 @@ from multitask_trainer.base_model.loading import Precision, torch_dtype
 from multitask_trainer.errors import StageError
 from multitask_trainer.tuning.lora import is_transposed, lora_targets
 from multitask_trainer.tuning.peft_model import save_adapter, wrap
-from multitask_trainer.tuning.served_form import check_served_form
+from multitask_trainer.tuning.served_form import check_served_form, write_adapter
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -104,10 +102,7 @@ class CgcLora:
                 tensors |= {f"{path}.A": a.to(dtype), f"{path}.B": b.to(dtype)}
         except ValueError as error:
             raise StageError(f"{weights}: {error}") from error
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / "adapter.safetensors")
-        settings = {"rank": saved.config.layout.ranks_per_task, "scaling": saved.config.scaling}
-        (folder / "adapter.json").write_text(json.dumps(settings), "utf-8")
+        write_adapter(folder, tensors, rank=saved.config.layout.ranks_per_task, scaling=saved.config.scaling)
 
     def servable_key(self, task: str) -> str:
         """One adapter for each task."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from multitask_api.resource.tuning import Tuning
@@ -20,7 +20,7 @@ from multitask_trainer.base_model.loading import Precision, torch_dtype
 from multitask_trainer.errors import StageError
 from multitask_trainer.tuning.method import SharedByAllTasks
 from multitask_trainer.tuning.peft_model import PREFIX, WEIGHTS, save_adapter, wrap
-from multitask_trainer.tuning.served_form import check_served_form
+from multitask_trainer.tuning.served_form import check_served_form, write_adapter
 from multitask_trainer.tuning.targets import LoraTargets, find_targets
 
 if TYPE_CHECKING:
@@ -81,15 +81,12 @@ class Lora(SharedByAllTasks):
                 value.copy_(weights[name])
 
     def write_servable(self, base: Path, weights: Path, task: str, folder: Path, precision: Precision) -> None:
-        """``adapter.safetensors`` (``L.A``, ``L.B`` for each layer L) in the final dtype, and ``adapter.json``."""
+        """The adapter in the final dtype, see `write_adapter`."""
         del base, task  # all tasks of a run share the adapter, and it does not hold the base
         dtype = torch_dtype(precision)
         stacks = json.loads((weights / _STACKS).read_text("utf-8")) if (weights / _STACKS).exists() else {}
         tensors = dict(_served(name, value.to(dtype), stacks) for name, value in load_file(weights / WEIGHTS).items())
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, folder / "adapter.safetensors")
-        settings = {"rank": self._tuning.rank, "scaling": self._tuning.alpha / self._tuning.rank}
-        (folder / "adapter.json").write_text(json.dumps(settings), "utf-8")
+        write_adapter(folder, tensors, rank=self._tuning.rank, scaling=self._tuning.alpha / self._tuning.rank)
 
     def _served_weights(self, model: nn.Module) -> LoraWeights:
         """The adapter of a PEFT model as the engine reads it from what `write_servable` writes."""

@@ -1,13 +1,19 @@
-"""Whether adapters that are served beside the base compute what PEFT trains: tried with a random one, at first."""
+"""Adapters as they are served beside the base: their files, and whether they compute what PEFT trains.
+
+The latter is tried with a random one, before anything is trained.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from textwrap import shorten
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from multitask_serving.engine.model.active_adapters import ActiveAdapters
@@ -21,6 +27,13 @@ if TYPE_CHECKING:
 _ROWS, _LENGTH = 3, 6
 _TOLERANCE = 1e-3
 """Largest difference of logits in fp32, in standard deviations of the logits. Measured: below 1e-5."""
+
+
+def write_adapter(folder: Path, tensors: Mapping[str, Tensor], *, rank: int, scaling: float) -> None:
+    """``adapter.safetensors`` (``L.A``, ``L.B`` for each layer L, in their dtype) and ``adapter.json``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(dict(tensors), folder / "adapter.safetensors")
+    (folder / "adapter.json").write_text(json.dumps({"rank": rank, "scaling": scaling}), "utf-8")
 
 
 def check_served_form(
