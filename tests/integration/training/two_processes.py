@@ -14,10 +14,10 @@ from multitask_trainer.runtime.progress import FileProgressReporter
 from multitask_trainer.training.accelerator import make_accelerator
 from multitask_trainer.training.batching.dataset import EncodedDataset
 from multitask_trainer.training.batching.sampler import Sampler
+from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.checkpoint import CheckpointStore
 from multitask_trainer.training.loop import TrainingLoop
 from multitask_trainer.training.optimizer import TrainingSettings
-from multitask_trainer.training.run import TaskBatches
 from multitask_trainer.tuning import tuning_method
 from support.training_fixtures import optimisation, small_decoder
 

@@ -10,8 +10,8 @@ from multitask_serving.engine.model.backbone import Backbone
 from multitask_trainer.training.batching.batches import packed, padded
 from multitask_trainer.training.batching.dataset import EncodedDataset
 from multitask_trainer.training.batching.sampler import Sampler
+from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.loss import RowMeanLoss, target_logits
-from multitask_trainer.training.run import TaskBatches
 
 VOCABULARY = 61
 LENGTHS = [(9, 1), (3, 2), (17, 5), (1, 1), (6, 12), (4, 2), (11, 1)]

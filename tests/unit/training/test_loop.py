@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.results import TaskPoint
@@ -18,7 +19,7 @@ from multitask_trainer.runtime.progress import FileProgressReporter
 from multitask_trainer.training.batching.batches import padded
 from multitask_trainer.training.checkpoint import CheckpointStore
 from multitask_trainer.training.loop import TrainingLoop
-from multitask_trainer.training.optimizer import TrainingSettings, make_adamw
+from multitask_trainer.training.optimizer import MicroBatchTooLarge, TrainingSettings, make_adamw
 from multitask_trainer.training.selection import Selection
 from multitask_trainer.training.stopping import EarlyStopping
 from multitask_trainer.tuning import tuning_method
@@ -29,8 +30,15 @@ from support.training_fixtures import optimisation, small_decoder
 class Copies:
     """Every step, eight rows whose answer repeats their first token."""
 
-    def __init__(self, fails_at: int | None = None) -> None:
+    width = 6
+    step_tokens = 48
+
+    def __init__(self, fails_at: int | None = None, token_budget: int = 20) -> None:
         self.fails_at = fails_at
+        self.token_budget = token_budget
+
+    def with_budget(self, tokens: int):
+        return Copies(self.fails_at, tokens)
 
     def at(self, step: int):
         if step == self.fails_at:
@@ -38,7 +46,7 @@ class Copies:
         generator = np.random.default_rng(step)
         prompts = generator.integers(0, 61, (8, 5)).astype(np.int32)
         rows = [(np.append(prompt, [prompt[0], 60]).astype(np.int32), 5) for prompt in prompts]
-        return padded(rows, batch_rows=8, token_budget=20, tasks=[0] * 8)
+        return padded(rows, batch_rows=8, token_budget=self.token_budget, tasks=[0] * 8)
 
     def present(self, step: int):
         return torch.ones(1, dtype=torch.bool)
@@ -209,6 +217,8 @@ def test_micro_batches_add_up_to_one_step(tmp_path):
 class Always:
     """The same micro-batches at every step."""
 
+    token_budget = 20
+
     def __init__(self, micro_batches) -> None:
         self.micro_batches = micro_batches
 
@@ -243,6 +253,8 @@ class Watched(Full):
 
 class TwoTasks:
     """Two micro-batches of rows of two tasks out of three."""
+
+    token_budget = 20
 
     def at(self, step: int):
         rows = [(np.arange(4 + row, dtype=np.int32), 2) for row in range(2)]
@@ -283,3 +295,36 @@ def test_all_that_cgc_lora_trains_moves_and_what_is_of_the_task_without_rows_sta
     (embedding,) = (name for name in parameters if "task_embedding" in name)
     moved = (parameters[embedding] != before[embedding]).any(1)
     assert moved.tolist() == [True, False, True]
+
+
+class SmallMemory(nn.Module):
+    """A decoder that runs out of memory with more than ``most`` tokens at once."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def forward(self, module, arguments, keywords):
+        if keywords["input_ids"].numel() > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+
+@pytest.mark.parametrize("most", [pytest.param(12, id="halved twice"), pytest.param(24, id="halved once")])
+def test_a_micro_batch_that_does_not_fit_is_halved_and_the_step_done_again(tmp_path, capsys, most):
+    fitting, tight = small_decoder(), small_decoder()
+    expected = loop(tmp_path / "a", model=fitting, batches=Copies(token_budget=most), max_steps=20).run()
+    tight.get_decoder().register_forward_pre_hook(SmallMemory(most).forward, with_kwargs=True)
+    training_loop = loop(tmp_path / "b", model=tight, batches=Copies(token_budget=48), max_steps=20)
+    progress = training_loop.run()
+    assert training_loop.micro_batch.tokens == most
+    assert (progress.tokens, progress.curve) == (expected.tokens, expected.curve)
+    for name, value in fitting.named_parameters():
+        assert torch.equal(value, dict(tight.named_parameters())[name]), name
+    assert capsys.readouterr().out.count("out of memory") == {24: 1, 12: 2}[most]
+
+
+def test_a_row_that_does_not_fit_by_itself_ends_the_run(tmp_path):
+    model = small_decoder()
+    model.get_decoder().register_forward_pre_hook(SmallMemory(5).forward, with_kwargs=True)
+    with pytest.raises(MicroBatchTooLarge, match="out of memory"):
+        loop(tmp_path, model=model, max_steps=20).run()

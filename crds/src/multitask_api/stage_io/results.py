@@ -78,6 +78,14 @@ class CurvePoint(Record):
     tasks: dict[str, TaskPoint]
 
 
+class GpuMemory(Record):
+    """How a training run used the memory of its GPU; with several, the first one's."""
+
+    micro_batch_tokens: int = Field(description="Tokens of a micro-batch at the most, padding included.")
+    gradient_checkpointing: bool = Field(description="Activations were computed twice, for lack of memory.")
+    peak_bytes: int = Field(description="Allocated at the most, by the training steps and validations.")
+
+
 class TrainResult(Record):
     """One training run: a baseline, stage 2 or stage 3."""
 
@@ -100,6 +108,7 @@ class TrainResult(Record):
     tokens_per_second: float | None = None
     test_score: float | None = Field(None, description="Baselines only: their test score in the serving engine.")
     start: MixtureStart | None = Field(None, description="Of a mixture that began with the weights of an earlier one.")
+    gpu_memory: GpuMemory | None = Field(None, description="Of a run on a GPU.")
 
 
 class GroupPlan(Record):

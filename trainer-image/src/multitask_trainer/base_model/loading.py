@@ -79,12 +79,15 @@ def _write_record(record: Record, path: Path) -> None:
     path.write_text(json.dumps(record.to_json(), indent=1, sort_keys=True) + "\n", "utf-8")
 
 
-def load_base(folder: Path) -> PreTrainedModel:
-    """The causal language model in ``folder``, fp32 (the master weights), on the CPU. Raises `StageError`."""
-    return read_model(folder, attention=read_forward_path(folder).attention)
+def load_base(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """The causal language model in ``folder``, on the CPU; without ``dtype`` as it is saved, fp32.
+
+    Raises `StageError`.
+    """
+    return read_model(folder, attention=read_forward_path(folder).attention, dtype=dtype)
 
 
-def read_model(folder: Path, *, attention: str | None) -> PreTrainedModel:
+def read_model(folder: Path, *, attention: str | None, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """`load_base` with this implementation of attention; None: the one that transformers chooses for the family."""
     import torch
     from safetensors import SafetensorError
@@ -93,7 +96,7 @@ def read_model(folder: Path, *, attention: str | None) -> PreTrainedModel:
 
     try:
         model, _ = read_pretrained(
-            folder, dtype=torch.float32, attention=attention, local_files_only=True, use_safetensors=True
+            folder, dtype=dtype or torch.float32, attention=attention, local_files_only=True, use_safetensors=True
         )
     except (OSError, ValueError, SafetensorError) as error:
         raise StageError(f"{folder}: the base model cannot be read: {error}") from error

@@ -25,7 +25,8 @@ from multitask_trainer.runtime.context import StageContext, StageOutcome
 from multitask_trainer.runtime.runner import main
 from multitask_trainer.storage.files import content_digest
 from multitask_trainer.training.batching.dataset import TaskEncoder
-from multitask_trainer.training.run import CPU_TOKENS, GPU_TOKENS
+from multitask_trainer.training.micro_batch import MOST_TOKENS
+from multitask_trainer.training.run import CPU_TOKENS
 
 _FEWEST = 4
 """Rows for two parts."""
@@ -61,7 +62,7 @@ def work(stage: StageContext) -> StageOutcome:
         rows,
         seed=parameters.seed,
         path=read_forward_path(base),
-        token_budget=CPU_TOKENS if stage.device == "cpu" else GPU_TOKENS,
+        token_budget=CPU_TOKENS if stage.device == "cpu" else MOST_TOKENS,
         report=lambda step, total: stage.reporter.report("gradients", step=step, total=total),
     )
     np.save(stage.artifact_folder / SKETCHES, sketches)

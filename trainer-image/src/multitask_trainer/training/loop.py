@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.results import CurvePoint, TaskPoint
 from multitask_trainer.errors import ArtifactError, Interrupted
 from multitask_trainer.runtime.progress import ProgressReporter
 from multitask_trainer.training.accelerator import catch_sigterm, seed_step
-from multitask_trainer.training.batching.batches import MicroBatch
+from multitask_trainer.training.batching.batches import Batches
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.loss_meter import STEPS_PER_READ, LossMeter
-from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
+from multitask_trainer.training.micro_batch import MicroBatchSize, fit_to_gpu
+from multitask_trainer.training.optimizer import MicroBatchTooLarge, OptimizerStep, TrainingSettings
 from multitask_trainer.training.schedule import Schedule
 from multitask_trainer.training.selection import Selection, is_better, mean_loss
 from multitask_trainer.training.stopping import REASONS, EarlyStopping
@@ -28,16 +30,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Validate = Callable[[], dict[str, TaskPoint]]
-
-
-class Batches(Protocol):
-    """The rows of every step, collated for this process."""
-
-    def at(self, step: int) -> Sequence[MicroBatch]:
-        """The micro-batches of ``step``, counted from 0."""
-
-    def present(self, step: int) -> Tensor:
-        """Of each task of the run, whether the global batch of ``step`` has rows of it: (tasks,) bool."""
 
 
 class TrainingLoop:
@@ -74,11 +66,14 @@ class TrainingLoop:
         self._meter = LossMeter(accelerator)
         self._last_loss: float | None = None
         self.progress = Progress()
+        self.micro_batch = MicroBatchSize(batches.token_budget)
 
     def run(self) -> Progress:
         """Train to the end; the main process's model then has the chosen weights. Raises `Interrupted` on SIGTERM."""
-        self._resume()
         self._optimizer_step.loss.train()
+        if self._accelerator.device.type == "cuda":
+            self._fit_to_gpu()
+        self._resume()
         with catch_sigterm() as stop_requested:
             while self.progress.step < self._end:
                 if self._any_process_stopped(stop_requested()):
@@ -125,16 +120,28 @@ class TrainingLoop:
     def _step(self) -> None:
         progress = self.progress
         begun = time.monotonic()
-        seed_step(self._optimisation.seed, progress.step, self._accelerator.process_index)
-        rate = self._optimisation.learning_rate * self._schedule.factor(progress.step, progress.decay_start)
-        micro_batches, present = self._batches.at(progress.step), self._batches.present(progress.step)
-        self._optimizer_step.run(micro_batches, present, rate=rate, meter=self._meter)
+        while not self._try_step():
+            self._use_smaller_micro_batches()
         self._meter.end_step()
         self._update(step=progress.step + 1)
         if self._meter.is_due(self.progress.step):
             self._read_loss()
         self._update(seconds=self.progress.seconds + time.monotonic() - begun)
         self._report()
+
+    def _try_step(self) -> bool:
+        """One optimizer step; False, and nothing has changed, if its micro-batches do not fit into the memory."""
+        step = self.progress.step
+        seed_step(self._optimisation.seed, step, self._accelerator.process_index)
+        rate = self._optimisation.learning_rate * self._schedule.factor(step, self.progress.decay_start)
+        try:
+            self._optimizer_step.run(self._batches.at(step), self._batches.present(step), rate=rate, meter=self._meter)
+        except MicroBatchTooLarge:
+            # The other processes of a run wait for gradients of this one; all have to start again.
+            if self._accelerator.num_processes > 1 or self._batches.token_budget <= self._batches.width:
+                raise
+            return False
+        return True
 
     def _read_loss(self) -> None:
         """Move losses and tokens of the steps since the last reading, of all processes, into the progress."""
@@ -149,6 +156,23 @@ class TrainingLoop:
             first_loss=self._last_loss if first is None else first,
             tokens=self.progress.tokens + reading.tokens,
         )
+
+    # -- memory --------------------------------------------------------------------------------------------------------
+
+    def _fit_to_gpu(self) -> None:
+        self._set_micro_batch(fit_to_gpu(self._optimizer_step, self._batches, self._accelerator))
+
+    def _use_smaller_micro_batches(self) -> None:
+        self._optimizer_step.optimizer.zero_grad(set_to_none=True)
+        torch.cuda.empty_cache()
+        self._write(f"step {self.progress.step}: out of memory")
+        size = replace(self.micro_batch, tokens=max(self._batches.width, self._batches.token_budget // 2))
+        self._set_micro_batch(size)
+
+    def _set_micro_batch(self, size: MicroBatchSize) -> None:
+        self.micro_batch, self._batches = size, self._batches.with_budget(size.tokens)
+        twice = ", and computes activations twice (gradient checkpointing)" if size.checkpointing else ""
+        self._write(f"a micro-batch has at most {size.tokens:,} tokens{twice}")
 
     # -- validation ----------------------------------------------------------------------------------------------------
 

@@ -8,12 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.utils.checkpoint import checkpoint
 
 from multitask_api.bundle import ForwardPath
 from multitask_serving.engine.model.backbone import Backbone
 from multitask_trainer.training.batching.batches import MicroBatch
+
+_MOST_LOGITS = 1 << 26
+"""Logits that are there at once: 256 MiB in fp32, and as much for their gradients. With a vocabulary of 152,000 tokens,
+32,768 tokens of text would have 20 GB of them."""
 
 
 class RowMeanLoss(nn.Module):
@@ -29,8 +35,19 @@ class RowMeanLoss(nn.Module):
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """Σ weight · nll over the micro-batch's target tokens; a scalar, in nats."""
-        losses = cross_entropy(target_logits(self._backbone, batch), batch.targets, reduction="none")
-        return (losses * batch.weights).sum()
+        hidden = target_states(self._backbone, batch)
+        size = max(1, _MOST_LOGITS // self._backbone.head.vocabulary)
+        if len(hidden) <= size:
+            return self._loss(hidden, batch.targets, batch.weights)
+        parts = zip(*(torch.split(each, size) for each in (hidden, batch.targets, batch.weights)), strict=True)
+        # The logits of a part are computed again in the backward pass, and only there are its gradients kept.
+        losses = [checkpoint(self._loss, *part, use_reentrant=False) for part in parts]
+        return torch.stack(losses).sum()
+
+    def _loss(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
+        """The part of these positions, (N, H)."""
+        losses = cross_entropy(self._backbone.head(hidden).float(), targets, reduction="none")
+        return (losses * weights).sum()
 
 
 def freeze_outside_decoder(model: nn.Module) -> None:
@@ -47,6 +64,11 @@ def freeze_outside_decoder(model: nn.Module) -> None:
 
 def target_logits(backbone: Backbone, batch: MicroBatch) -> Tensor:
     """The logits where target tokens are predicted, (N, V) fp32."""
-    hidden = backbone.hidden_states(batch.input_ids, batch.position_ids, batch.attention_mask)
-    logits: Tensor = backbone.head(hidden.reshape(-1, hidden.shape[-1])[batch.logit_positions])
+    logits: Tensor = backbone.head(target_states(backbone, batch))
     return logits.float()
+
+
+def target_states(backbone: Backbone, batch: MicroBatch) -> Tensor:
+    """The decoder's output where target tokens are predicted, (N, H)."""
+    hidden = backbone.hidden_states(batch.input_ids, batch.position_ids, batch.attention_mask)
+    return hidden.reshape(-1, hidden.shape[-1])[batch.logit_positions]

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 _MAX_GRAD_NORM = 1.0
 
 
+class MicroBatchTooLarge(MemoryError):
+    """The forward or backward pass of a micro-batch does not fit into the device's memory."""
+
+
 @dataclass(frozen=True)
 class TrainingSettings:
     """How a run trains."""
@@ -81,23 +85,46 @@ class OptimizerStep:
         """One step at learning rate ``rate``.
 
         ``micro_batches`` are this process's share of the global batch, ``present`` says of which tasks that has rows;
-        ``meter`` gets the losses.
+        ``meter`` gets the losses. Raises `MicroBatchTooLarge`; weights, optimizer and meter are then as before.
         """
+        try:
+            losses = [
+                self.backward(micro_batch, is_last=number == len(micro_batches))
+                for number, micro_batch in enumerate(micro_batches, start=1)
+            ]
+        except torch.OutOfMemoryError as error:
+            self.optimizer.zero_grad(set_to_none=True)
+            raise MicroBatchTooLarge(str(error)) from None
+        for loss, micro_batch in zip(losses, micro_batches, strict=True):
+            meter.add_micro_batch(loss, micro_batch.tokens)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
-        for number, micro_batch in enumerate(micro_batches, start=1):
-            batch = micro_batch.to(self._accelerator.device)
-            with (
-                self._gradient_sync(is_last=number == len(micro_batches)),
-                self._method.select_tasks(self._model, batch.task_ids),
-            ):
-                loss = self.loss(batch)
-                # DistributedDataParallel averages gradients over processes; the weights already hold the whole mean.
-                self._accelerator.backward(loss * self._accelerator.num_processes)
-            meter.add_micro_batch(loss, batch.tokens)
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), _MAX_GRAD_NORM)
         self._method.task_step(self._model, self.optimizer, present)
         self.optimizer.zero_grad(set_to_none=True)
+
+    def backward(self, micro_batch: MicroBatch, *, is_last: bool) -> Tensor:
+        """Add the gradients of one micro-batch; its loss, a scalar on the device.
+
+        With the last one of a step the processes sum theirs.
+        """
+        batch = micro_batch.to(self._accelerator.device)
+        with self._gradient_sync(is_last=is_last), self._method.select_tasks(self._model, batch.task_ids):
+            loss: Tensor = self.loss(batch)
+            # DistributedDataParallel averages gradients over processes; the weights already hold the whole mean.
+            self._accelerator.backward(loss * self._accelerator.num_processes)
+        return loss.detach()
+
+    def use_checkpointing(self) -> bool:
+        """Keep the inputs of layers only, and compute each layer again in the backward pass; False if it cannot."""
+        model: Any = self._model
+        base = model.get_base_model() if hasattr(model, "get_base_model") else model
+        if not getattr(base, "supports_gradient_checkpointing", False):
+            return False
+        # The name has changed within transformers 5.
+        enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+        return True
 
     def trained_weights(self) -> dict[str, Tensor]:
         """The weights that are trained, by name; they share memory with the model's."""

@@ -15,6 +15,7 @@ from multitask_trainer.training.batching.corpus import TextBatches, write_corpus
 from multitask_trainer.training.batching.dataset import EncodedDataset
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.loop import TrainingLoop
+from multitask_trainer.training.micro_batch import MOST_TOKENS
 from multitask_trainer.training.optimizer import TrainingSettings
 from multitask_trainer.tuning.full import Full
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 CPU_TOKENS = 1024
 """Tokens of a micro-batch on a CPU: every position has logits over the whole vocabulary."""
-GPU_TOKENS = 32768
 
 
 def corpus_texts(parameters: BaseParameters, locations: DataLocations) -> list[Iterable[str]]:
@@ -67,7 +67,7 @@ def pretrain(
         length=optimisation.max_length,
         batch_rows=optimisation.batch_rows,
         seed=optimisation.seed,
-        token_budget=CPU_TOKENS if accelerator.device.type == "cpu" else GPU_TOKENS,
+        token_budget=CPU_TOKENS if accelerator.device.type == "cpu" else MOST_TOKENS,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )

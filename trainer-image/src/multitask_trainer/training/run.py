@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from multitask_api.stage_io.parameters import TrainParameters
-from multitask_api.stage_io.results import TrainResult
+from multitask_api.stage_io.results import GpuMemory, TrainResult
 from multitask_api.stages.digests import digest
 from multitask_trainer.base_model.checks.tokens import check_prompt
 from multitask_trainer.base_model.loading import (
@@ -26,11 +24,12 @@ from multitask_trainer.data.rows import Row, read_rows
 from multitask_trainer.errors import StageError
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.training.accelerator import make_accelerator
-from multitask_trainer.training.batching.batches import EncodedRow, MicroBatch, packed, padded
-from multitask_trainer.training.batching.dataset import EncodedDataset, TaskEncoder
+from multitask_trainer.training.batching.dataset import TaskEncoder
 from multitask_trainer.training.batching.sampler import Sampler
+from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.loop import TrainingLoop
+from multitask_trainer.training.micro_batch import MOST_TOKENS
 from multitask_trainer.training.optimizer import TrainingSettings
 from multitask_trainer.training.selection import Selection, saturation_step, still_improving
 from multitask_trainer.training.stopping import EarlyStopping
@@ -39,54 +38,6 @@ from multitask_trainer.tuning import tuning_method
 
 CPU_TOKENS = 3072
 """Padded tokens of a micro-batch on a CPU: more leaves its caches."""
-GPU_TOKENS = 32768
-PACK_WIDTH = 512
-"""Tokens of a packed sequence, unless a row is longer. The cost of attention grows with its square."""
-
-
-@dataclass(frozen=True)
-class TaskBatches:
-    """The sampler's rows, laid out for one process of ``processes``."""
-
-    sampler: Sampler
-    datasets: Sequence[EncodedDataset]
-    """In the order of the sampler's tasks."""
-    batch_rows: int
-    token_budget: int
-    """Tokens of a micro-batch, padding included."""
-    pack: bool
-    mixed_lengths: bool = True
-    """Whether rows of different length share a micro-batch, padded."""
-    process: int = 0
-    processes: int = 1
-
-    def at(self, step: int) -> list[MicroBatch]:
-        """Rows are dealt to the processes by descending length, so that each has about the same number of tokens."""
-        batch = self.sampler.at(step)
-        tasks: list[int] = batch.tasks.tolist()
-        rows: list[EncodedRow] = [
-            self.datasets[task].row(row) for task, row in zip(tasks, batch.rows.tolist(), strict=True)
-        ]
-        if self.processes > 1:
-            order = sorted(range(len(rows)), key=lambda slot: -len(rows[slot][0]))[self.process :: self.processes]
-            rows, tasks = [rows[slot] for slot in order], [tasks[slot] for slot in order]
-        if self.pack:
-            return packed(
-                rows, batch_rows=self.batch_rows, token_budget=self.token_budget, width=PACK_WIDTH, tasks=tasks
-            )
-        return padded(
-            rows,
-            batch_rows=self.batch_rows,
-            token_budget=self.token_budget,
-            mixed_lengths=self.mixed_lengths,
-            tasks=tasks,
-        )
-
-    def present(self, step: int) -> Tensor:
-        """Of each task, whether the global batch of ``step`` has rows of it, the same in all processes."""
-        present = torch.zeros(len(self.datasets), dtype=torch.bool)
-        present[torch.from_numpy(self.sampler.tasks_at(step))] = True
-        return present
 
 
 def train(stage: StageContext, parameters: TrainParameters, *, start: Path | None = None) -> TrainResult:
@@ -127,7 +78,8 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         )
     method = tuning_method(parameters.tuning, sampler.names)
     torch.manual_seed(optimisation.seed)  # new adapter weights are drawn from it
-    loaded = load_base(base)
+    is_half = method.freezes_base and accelerator.mixed_precision == "bf16"
+    loaded = load_base(base, torch.bfloat16 if is_half else torch.float32)
     check_max_length(loaded, optimisation.max_length)  # the base may have been made for a shorter one
     for name, encoder in encoders.items():  # and before this task
         check_prompt(loaded, encoder.tokenizer, name, encoder.pieces, encoder.bos)
@@ -138,7 +90,7 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         sampler=sampler,
         datasets=[datasets[name] for name in sampler.names],
         batch_rows=optimisation.batch_rows,
-        token_budget=CPU_TOKENS if accelerator.device.type == "cpu" else GPU_TOKENS,
+        token_budget=CPU_TOKENS if accelerator.device.type == "cpu" else MOST_TOKENS,
         pack=accelerator.device.type == "cuda" and path.isolation == "Masks" and path.attention == "sdpa",
         mixed_lengths=path.right_padding,
         process=accelerator.process_index,
@@ -178,6 +130,17 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         rows_given=sampler.rows_drawn(progress.step),
         tokens_given=sampler.totals_drawn(progress.step, lengths),
         truncated_rows=truncated,
+        gpu_memory=_gpu_memory(loop, accelerator.device),
+    )
+
+
+def _gpu_memory(loop: TrainingLoop, device: torch.device) -> GpuMemory | None:
+    if device.type != "cuda":
+        return None
+    return GpuMemory(
+        micro_batch_tokens=loop.micro_batch.tokens,
+        gradient_checkpointing=loop.micro_batch.checkpointing,
+        peak_bytes=torch.cuda.max_memory_allocated(device),
     )
 
 
@@ -227,6 +190,7 @@ def _result(
     rows_given: dict[str, int],
     tokens_given: dict[str, int],
     truncated_rows: dict[str, int],
+    gpu_memory: GpuMemory | None,
 ) -> TrainResult:
     chosen = next(point for point in progress.curve if point.step == progress.best_step)
     return TrainResult(
@@ -241,6 +205,7 @@ def _result(
         tokens_given=tokens_given,
         tokens=progress.tokens,
         truncated_rows=truncated_rows,
+        gpu_memory=gpu_memory,
         trainable_parameters=sum(value.numel() for value in model.parameters() if value.requires_grad),
         training_seconds=round(progress.seconds, 3),
         tokens_per_second=round(progress.tokens / progress.seconds, 1) if progress.seconds else None,

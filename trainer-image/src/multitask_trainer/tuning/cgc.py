@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 class CgcLora:
     """See `TuningMethod`. ``tasks`` are those of the run; nothing but `prepare` and what takes its model needs them."""
 
+    freezes_base = True
+
     def __init__(self, tuning: Tuning, tasks: Sequence[str]) -> None:
         self._tuning = tuning.with_defaults()
         self._tasks = tuple(tasks)

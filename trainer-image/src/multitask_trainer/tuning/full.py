@@ -24,6 +24,8 @@ WEIGHTS = "model.safetensors"
 class Full(SharedByAllTasks):
     """See `TuningMethod`."""
 
+    freezes_base = False
+
     def check(self, load: Callable[[], PreTrainedModel], precision: Precision) -> list[str]:
         """Every weight can be trained."""
         del load, precision

@@ -35,6 +35,8 @@ _PARTS = {".lora_A.weight": "A", ".lora_B.weight": "B"}
 class Lora(SharedByAllTasks):
     """See `TuningMethod`. ``scaling`` is α / r; a layer computes W x + (α / r) B A x."""
 
+    freezes_base = True
+
     def __init__(self, tuning: Tuning) -> None:
         self._tuning = tuning
 

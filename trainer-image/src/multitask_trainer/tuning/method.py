@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 class TuningMethod(Protocol):
     """How a base model becomes trainable, and how the trained weights are saved and served."""
 
+    freezes_base: bool
+    """Whether the base's own weights stay as they are; then they need no fp32."""
+
     def check(self, load: Callable[[], PreTrainedModel], precision: Precision) -> list[str]:
         """What of a base model will not be trained though one might expect it, a sentence each.
 

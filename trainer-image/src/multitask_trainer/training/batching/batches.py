@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -66,6 +66,34 @@ class MicroBatch:
             if isinstance(value, Tensor)
         }
         return replace(self, **moved)
+
+
+class Batches(Protocol):
+    """The rows of every step, in micro-batches for this process."""
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens of a micro-batch at the most, padding included."""
+
+    @property
+    def width(self) -> int:
+        """Tokens of the widest sequence."""
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a step at the most, padding included."""
+
+    def at(self, step: int) -> Sequence[MicroBatch]:
+        """The micro-batches of ``step``, counted from 0."""
+
+    def present(self, step: int) -> Tensor:
+        """Of each task of the run, whether the global batch of ``step`` has rows of it: (tasks,) bool."""
+
+    def longest(self, sequences: int) -> MicroBatch:
+        """So many sequences that are full of the longest row."""
+
+    def with_budget(self, tokens: int) -> Batches:
+        """The same rows in micro-batches of at most ``tokens`` tokens, but of one row at least."""
 
 
 def padded(

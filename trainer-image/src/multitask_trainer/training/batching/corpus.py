@@ -6,7 +6,7 @@ Shards are made once and survive a restart in the stage's work folder; an incomp
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -106,6 +106,24 @@ class TextBatches:
         blocks = self.sampler.at(step).rows[self.process :: self.processes]
         count = max(1, self.token_budget // self.length)
         return [self._collate(blocks[begin : begin + count]) for begin in range(0, len(blocks), count)]
+
+    @property
+    def width(self) -> int:
+        """Tokens of a block."""
+        return self.length
+
+    @property
+    def step_tokens(self) -> int:
+        """Tokens of a step's blocks in this process."""
+        return -(-self.batch_rows // self.processes) * self.length
+
+    def longest(self, sequences: int) -> MicroBatch:
+        """The first block so many times: all are equally long."""
+        return self._collate(np.zeros(sequences, dtype=np.int64))
+
+    def with_budget(self, tokens: int) -> TextBatches:
+        """See `Batches`."""
+        return replace(self, token_budget=tokens)
 
     def present(self, step: int) -> Tensor:
         """Text is of no task: the one source is in every step."""

@@ -124,6 +124,11 @@ class EncodedDataset:
     def __len__(self) -> int:
         return len(self.prompt_lengths)
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest row."""
+        return int(np.diff(self.starts).max())
+
     def row(self, index: int) -> tuple[NDArray[np.int32], int]:
         """A row's ids and the length of its prompt."""
         return self.ids[self.starts[index] : self.starts[index + 1]], int(self.prompt_lengths[index])

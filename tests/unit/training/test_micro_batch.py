@@ -1,0 +1,153 @@
+"""The choice of a micro-batch's size, against a GPU whose memory is simulated; and what makes passes smaller."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+
+from multitask_api.resource.tuning import Tuning
+from multitask_serving.engine.model.backbone import Backbone
+from multitask_trainer.base_model.loading import load_base
+from multitask_trainer.training import loss as loss_module
+from multitask_trainer.training.batching.batches import packed
+from multitask_trainer.training.loss import RowMeanLoss
+from multitask_trainer.training.micro_batch import MicroBatchSize, PassMemory, choose
+from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
+from multitask_trainer.tuning import tuning_method
+from support.training_fixtures import optimisation, small_decoder
+
+MIB = 2**20
+
+
+class Gpu:
+    """``fixed`` + ``sequence`` MiB a pass; a ``surprise`` is what passes of more than four sequences take beside it."""
+
+    def __init__(self, memory, *, fixed=10, sequence=8.0, surprise=0.0, can_checkpoint=True):
+        self.memory, self.fixed, self.sequence, self.surprise = memory, fixed, sequence, surprise
+        self.can_checkpoint = can_checkpoint
+
+    def try_pass(self, sequences):
+        used = self.fixed + self.sequence * sequences + (self.surprise if sequences > 4 else 0)
+        if used > self.memory:
+            raise torch.OutOfMemoryError
+        return int(used * MIB)
+
+    def free(self):
+        return 0.92 * self.memory * MIB
+
+    def use_checkpointing(self):
+        if self.can_checkpoint:
+            self.sequence /= 8
+        return self.can_checkpoint
+
+
+@pytest.mark.parametrize(
+    ("gpu", "most_tokens", "expected"),
+    [
+        pytest.param(Gpu(10_000), 100_000, MicroBatchSize(32768), id="much memory: the most that helps"),
+        pytest.param(Gpu(10_000), 3000, MicroBatchSize(2560), id="a step has no more"),
+        pytest.param(Gpu(200), 100_000, MicroBatchSize(21 * 512), id="what fits"),
+        pytest.param(Gpu(100), 100_000, MicroBatchSize(32768, checkpointing=True), id="checkpointing gives more"),
+        pytest.param(Gpu(50), 100_000, MicroBatchSize(36 * 512, checkpointing=True), id="and then what fits"),
+        pytest.param(Gpu(100, surprise=20), 100_000, MicroBatchSize(32768, checkpointing=True), id="it is tried"),
+        pytest.param(Gpu(100, surprise=60, can_checkpoint=False), 100_000, MicroBatchSize(2 * 512), id="and halved"),
+        pytest.param(Gpu(20, can_checkpoint=False), 100_000, MicroBatchSize(512), id="one sequence fits"),
+        pytest.param(Gpu(9), 100_000, None, id="nothing fits"),
+    ],
+)
+def test_the_size_of_a_micro_batch(gpu, most_tokens, expected):
+    size = choose(
+        width=512,
+        most_tokens=most_tokens,
+        try_pass=gpu.try_pass,
+        free=gpu.free,
+        use_checkpointing=gpu.use_checkpointing,
+    )
+    assert size == expected
+    if size is not None:
+        gpu.try_pass(size.tokens // 512)
+
+
+def test_the_memory_of_a_pass_is_a_line_through_two_passes():
+    memory = PassMemory.of(one=130, several=220, sequences=4)
+    assert (memory.fixed, memory.sequence) == (100, 30)
+    assert [memory.sequences(free) for free in (50, 130, 1000)] == [0, 1, 30]
+
+
+def rows(count):
+    generator = np.random.default_rng(3)
+    return [(generator.integers(0, 61, length).astype(np.int32), length // 2) for length in range(6, 6 + count)]
+
+
+def test_the_loss_of_many_positions_is_computed_in_parts(monkeypatch):
+    model = small_decoder()
+    (batch,) = packed(rows(12), batch_rows=12, token_budget=1024, width=64)
+    whole = RowMeanLoss(model)(batch)
+    whole.backward()
+    gradients = {name: value.grad.clone() for name, value in model.named_parameters()}
+    model.zero_grad()
+    seen = []
+    hook = Backbone.of(model).head.linear.register_forward_hook(lambda _head, _input, output: seen.append(len(output)))
+    monkeypatch.setattr(loss_module, "_MOST_LOGITS", 7 * model.config.vocab_size)
+    in_parts = RowMeanLoss(model)(batch)
+    in_parts.backward()
+    hook.remove()
+    assert max(seen) == 7
+    torch.testing.assert_close(in_parts, whole)
+    for name, value in model.named_parameters():
+        torch.testing.assert_close(value.grad, gradients[name], msg=name)
+
+
+METHODS = {
+    "Full": Tuning(method="Full"),
+    "LoRA": Tuning(method="LoRA", rank=8),
+    "CGCLoRA": Tuning(method="CGCLoRA", rank=9),
+}
+
+
+def optimizer_step(method, model):
+    return OptimizerStep(model, TrainingSettings(4, optimisation()), method=method, accelerator=Accelerator(cpu=True))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_checkpointing_changes_no_gradient(name):
+    method = tuning_method(METHODS[name], ("a", "b"))
+    torch.manual_seed(1)
+    model = method.prepare(small_decoder()).train()
+    with torch.no_grad():
+        for value in model.parameters():
+            value.add_(0.02 * torch.randn_like(value))
+    step = optimizer_step(method, model)
+    (batch,) = packed(rows(12), batch_rows=12, token_budget=1024, width=64, tasks=[0, 1] * 6)
+    layer = model.get_decoder().layers[0]
+    computed = []
+    layer.self_attn.register_forward_hook(lambda *_: computed.append(1))
+    gradients = []
+    for checkpointing in (False, True):
+        if checkpointing:
+            assert step.use_checkpointing()
+        computed.clear()
+        step.backward(batch, is_last=True)
+        assert len(computed) == (2 if checkpointing else 1)
+        gradients.append({name: value.grad.clone() for name, value in step.parameters.items()})
+        step.optimizer.zero_grad()
+    for name, value in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], value, msg=name)
+
+
+@pytest.mark.parametrize("name", ["LoRA", "CGCLoRA"])
+def test_a_frozen_base_is_held_in_bf16_and_what_is_trained_in_fp32(name, base_folder):
+    method = tuning_method(METHODS[name], ("a", "b"))
+    assert method.freezes_base
+    model = method.prepare(load_base(base_folder, torch.bfloat16))
+    dtypes = {value.requires_grad: set() for value in model.parameters()}
+    for value in model.parameters():
+        dtypes[value.requires_grad].add(value.dtype)
+    assert dtypes == {True: {torch.float32}, False: {torch.bfloat16}}
+    step = optimizer_step(method, model.train())
+    (batch,) = packed(rows(6), batch_rows=6, token_budget=1024, width=64, tasks=[0, 1] * 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert step.backward(batch, is_last=True).isfinite()
+    assert all(value.grad.dtype == torch.float32 for value in step.parameters.values())
