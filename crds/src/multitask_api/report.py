@@ -8,7 +8,8 @@ from pydantic import Field
 
 from multitask_api.serving_io.verify import TaskFlips
 from multitask_api.stage_io.affinity import AffinityResult, CheckResult
-from multitask_api.stage_io.results import Agreement, CurvePoint, LedgerResult, SplitRows, Verdict
+from multitask_api.stage_io.ledger import LedgerResult
+from multitask_api.stage_io.results import Agreement, CurvePoint, SplitRows, Verdict
 from multitask_api.types import Record
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from multitask_api.stage_io.ledger import LedgerResult
 from multitask_api.stage_io.parameters import LedgerParameters
-from multitask_api.stage_io.results import LedgerResult
 from multitask_trainer.stages import ledger
 from support.evaluation_fixtures import EvaluationSuite, exported_suite
 

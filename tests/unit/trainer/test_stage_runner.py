@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from multitask_api.stage_io.ledger import Reduction
 from multitask_api.stage_io.manifest import Manifest, StageFailure, StageOrder
 from multitask_api.stage_io.parameters import PrepareParameters
-from multitask_api.stage_io.results import Agreement, Reduction
+from multitask_api.stage_io.results import Agreement
 from multitask_trainer.runtime.context import StageContext, StageOutcome
 from multitask_trainer.runtime.runner import main
 

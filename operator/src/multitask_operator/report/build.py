@@ -8,6 +8,7 @@ from typing import Literal
 
 from multitask_api.report import Report, ReportGroup, ReportStage, ReportTask
 from multitask_api.resource import MultiTaskModel, TaskSpec
+from multitask_api.stage_io.ledger import LedgerResult
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import (
     Agreement,
@@ -15,7 +16,6 @@ from multitask_api.stage_io.results import (
     EvaluateResult,
     FilterResult,
     GroupPlan,
-    LedgerResult,
     PrepareResult,
     ServedBy,
     SplitRows,

@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 
 from multitask_api.report import Report, ReportGroup, ReportTask
 from multitask_api.stage_io.affinity import AffinityResult
-from multitask_api.stage_io.results import LedgerResult
+from multitask_api.stage_io.ledger import LedgerResult
 from multitask_operator.formatting import counted
 
 # Placeholder colours, replaced by CSS variables of the page so that a figure is legible on light and dark pages. The

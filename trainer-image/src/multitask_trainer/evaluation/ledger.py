@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from statistics import fmean
 
-from multitask_api.stage_io.results import LedgerSide, Reduction
+from multitask_api.stage_io.ledger import LedgerSide, Reduction
 
 
 def single_task_training(base: float, runs: Mapping[str, Sequence[float]]) -> dict[str, float]:

@@ -8,8 +8,9 @@ from pathlib import Path
 from statistics import median
 
 from multitask_api.bundle import BASELINE, Bundle
+from multitask_api.stage_io.ledger import LedgerResult
 from multitask_api.stage_io.parameters import LedgerParameters
-from multitask_api.stage_io.results import BaseResult, ExportResult, LedgerResult, TrainResult
+from multitask_api.stage_io.results import BaseResult, ExportResult, TrainResult
 from multitask_api.stages.digests import digest
 from multitask_serving.engine.engine import Engine, read_bundle
 from multitask_trainer.base_model.loading import Precision
