@@ -21,7 +21,7 @@ from multitask_api.resource import MultiTaskModel
 from multitask_api.routes import TaskRoute
 from multitask_api.serving_io.revision import Revision
 from multitask_api.serving_io.verify import RevisionReport, VerifyOrder
-from multitask_api.stage_io import affinity, parameters, results
+from multitask_api.stage_io import affinity, ledger, parameters, results
 from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure, StageProgress
 from multitask_operator.local.workdir import PlannedModel
 from support.contract_fixtures import read_fixture
@@ -71,7 +71,7 @@ RECORDS: dict[str, dict[str, type[BaseModel]]] = {
         "evaluate": results.EvaluateResult,
         "export": results.ExportResult,
         "verify": results.VerifyResult,
-        "ledger": results.LedgerResult,
+        "ledger": ledger.LedgerResult,
     },
     "serving": {"revision.json": Revision, "verify.json": VerifyOrder, "verified.json": RevisionReport},
     "output": {"mtm validate": DataReport},
