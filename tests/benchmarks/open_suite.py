@@ -15,12 +15,18 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
+import gzip
 import json
+import math
+import os
+import random
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -127,21 +133,58 @@ def arm(base: dict[str, Any], name: str, seed: int, mixture: dict[str, Any], *, 
     return Arm(name, seed, document)
 
 
-def run(arm: Arm, root: Path, shared: Path | None, *, serve: bool) -> dict[str, Any]:
-    """Run one arm in a folder of its own; stages that ``shared`` holds are linked in, not run again."""
+def run(
+    arm: Arm,
+    root: Path,
+    shared: Path | None,
+    *,
+    serve: bool,
+    device: str = "auto",
+    deadline: float = math.inf,
+) -> dict[str, Any]:
+    """Run one arm in a folder of its own; finished stages that ``shared`` holds are linked in, not run again.
+
+    Past ``deadline``, a reading of `time.monotonic`, it is interrupted. Exits with a message if it does not finish.
+    """
     workdir = root / arm.folder
     workdir.mkdir(parents=True, exist_ok=True)
     if shared is not None and not (workdir / "stages").exists():
-        subprocess.run(["cp", "-al", str(shared / "stages"), str(workdir / "stages")], check=True)
+        link_finished(shared / "stages", workdir / "stages")
     file = root / f"{arm.folder}.yaml"
     file.write_text(yaml.safe_dump(arm.document, sort_keys=False), "utf-8")
     command = [sys.executable, "-m", "multitask_operator", "run", str(file), "--workdir", str(workdir)]
+    command += ["--device", device] + ([] if serve else ["--no-serve"])
     with (root / f"{arm.folder}.log").open("a", encoding="utf-8") as log:
-        status = subprocess.run(command + ([] if serve else ["--no-serve"]), stdout=log, stderr=log, check=False)
-    if status.returncode:
-        raise SystemExit(f"{arm.folder}: mtm run ended with {status.returncode}; see {root / arm.folder}.log")
+        process = subprocess.Popen(command, stdout=log, stderr=log)
+        while process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+        if process.poll() is None:
+            process.send_signal(signal.SIGINT)  # it stops its stages, which write a checkpoint
+        process.wait()
+    if process.returncode:
+        raise SystemExit(f"{arm.folder}: mtm run ended with {process.returncode}; see {root / arm.folder}.log")
     report: dict[str, Any] = json.loads((workdir / "report.json").read_text("utf-8"))
     return report
+
+
+def link_finished(source: Path, target: Path) -> None:
+    """Hard links to the artifacts below ``source`` that are finished."""
+    for manifest in sorted(source.rglob("manifest.json")):
+        copy = target / manifest.parent.relative_to(source)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(manifest.parent, copy, copy_function=os.link, symlinks=True)
+
+
+def sample(source: Path, target: Path, rows: Mapping[str, int]) -> None:
+    """Copy a task's folder with at most so many rows a split, drawn with a fixed seed."""
+    target.mkdir(parents=True, exist_ok=True)
+    shutil.copy(source / "task.yaml", target / "task.yaml")
+    for split, count in rows.items():
+        with gzip.open(source / f"{split}.jsonl.gz", "rt", encoding="utf-8") as file:
+            lines = file.readlines()
+        drawn = random.Random(f"{source.name}/{split}").sample(lines, min(count, len(lines)))
+        with (target / f"{split}.jsonl.gz").open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as packed:
+            packed.write("".join(drawn).encode())
 
 
 def total(report: dict[str, Any], what: str, task: str | None = None) -> int:
@@ -342,6 +385,4 @@ def _shown(given: argparse.Namespace) -> list[str]:
 
 
 if __name__ == "__main__":
-    if not shutil.which("cp"):
-        raise SystemExit("cp is needed to link stages between arms")
     main()

@@ -12,10 +12,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures
-import gzip
 import os
-import random
-import shutil
 import statistics
 import sys
 import time
@@ -24,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from open_suite import task_entry
+from open_suite import sample, task_entry
 from scipy import stats
 from stage_runs import run_stage
 from tuning_arms import Arm, Run, Setting, Trained, answer, arms, mean_score, task_score, train
@@ -98,18 +95,6 @@ def prepare(options: argparse.Namespace) -> Setting:
         batch_rows=options.batch_rows,
         validations=6,
     )
-
-
-def sample(source: Path, target: Path, rows: Mapping[str, int]) -> None:
-    """Copy a task's folder with at most so many rows a split, drawn with a fixed seed."""
-    target.mkdir(parents=True, exist_ok=True)
-    shutil.copy(source / "task.yaml", target / "task.yaml")
-    for split, count in rows.items():
-        with gzip.open(source / f"{split}.jsonl.gz", "rt", encoding="utf-8") as file:
-            lines = file.readlines()
-        drawn = random.Random(f"{source.name}/{split}").sample(lines, min(count, len(lines)))
-        with (target / f"{split}.jsonl.gz").open("wb") as raw, gzip.GzipFile(fileobj=raw, mode="wb", mtime=0) as packed:
-            packed.write("".join(drawn).encode())
 
 
 def measure(setting: Setting, chosen: Sequence[Arm], options: argparse.Namespace) -> list[Scored]:
