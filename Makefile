@@ -28,7 +28,7 @@ without = $(foreach package,$(1),--no-emit-package multitask-$(package))
 GENERATED := crds/multitask.dev_multitaskmodels.yaml crds/multitask.dev_taskroutes.yaml client/src/multitask_client/proto docs/resource.md \
   $(CHART)/files/crds $(CHART)/values.schema.json
 
-.PHONY: help setup lock generate check-generate lint format test test-fast demo open-suite e2e kubernetes images grpcurl clean
+.PHONY: help setup lock generate check-generate lint format test test-fast demo open-suite gpu-run e2e kubernetes images grpcurl clean
 
 help:  ## List the targets
 	@sed -n 's/^\([a-z0-9-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 16
@@ -102,6 +102,9 @@ demo: .make/setup  ## Train, qualify and serve the support-desk example; about 6
 
 open-suite: .make/setup  ## Run the benchmark on public tasks; about an hour on two quiet cores: make open-suite DATA=folder
 	$(BIN)/python tests/benchmarks/open_suite.py --data "$(DATA)" $(OPEN_SUITE_ARGS)
+
+gpu-run: .make/setup  ## Pack what a machine with one NVIDIA GPU and no network needs to run it: make gpu-run DATA=folder
+	$(BIN)/python tools/gpu_box/pack.py --data "$(DATA)"
 
 e2e: .make/setup $(GRPCURL)  ## Test the product in a real cluster of one node: the support-desk example and a small suite; needs root
 	$(BIN)/python tests/e2e/in_cluster/run.py $(E2E_ARGS)

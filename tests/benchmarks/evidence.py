@@ -18,7 +18,7 @@ import concurrent.futures
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +168,8 @@ def page(options: argparse.Namespace, arms: dict[str, list[dict[str, Any]]], mis
     """What is finished, as Markdown."""
     first = options.workdir / f"three-stage-{FIRST_SEED}"
     lines = ["# Evidence: three stages, filtering and CGC-LoRA on one base", "", f"    {_shown(options)}", ""]
-    lines += [f"{_device(options.device)}; LoRA of rank {options.rank}, {options.batch_rows} rows a step, learning rate"]
-    lines += [f"{options.rate:g}. This call took {minutes:.1f} minutes, without what storage had.", ""]
+    lines += [f"{_device(options.device)}; LoRA of rank {options.rank}, {options.batch_rows} rows a step, learning"]
+    lines += [f"rate {options.rate:g}. This call took {minutes:.1f} minutes, without what storage had.", ""]
     if missing:
         lines += ["**Not finished**, and not in the tables:", "", *(f"- {item}" for item in missing), ""]
     if arms:
@@ -213,7 +213,8 @@ def prepare(options: argparse.Namespace) -> list[dict[str, Any]]:
     return entries
 
 
-def parse() -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder of the tasks")
     parser.add_argument("--base", required=True, help="folder of the base, or its URI")
@@ -238,7 +239,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--parallel", type=int, default=8, help="arms at a time")
     parser.add_argument("--out", type=Path, help="where to write the page as well")
     parser.add_argument("--json", type=Path, help="where to write the arms' reports")
-    return parser.parse_args()
+    return parser.parse_args(arguments)
 
 
 def main() -> None:
