@@ -72,7 +72,7 @@ def resource(options: argparse.Namespace, tasks: list[dict[str, Any]]) -> dict[s
     }
 
 
-def edited(base: dict[str, Any], name: str, seed: int, steps: int, jobs: int) -> Arm:
+def edited(base: dict[str, Any], name: str, seed: int, steps: int) -> Arm:
     """An arm with a mixture seed. ``steps``: of stages 2 and 3 over all groups of the three stages."""
     if name == "naive":
         item = arm(base, name, seed, {"temperature": 1.0, "maxSteps": steps}, naive=True)
@@ -83,7 +83,6 @@ def edited(base: dict[str, Any], name: str, seed: int, steps: int, jobs: int) ->
         spec["stages"]["highResource"] = {"enabled": False}
     if name == "cgc":
         spec["tuning"]["method"] = "CGCLoRA"
-    spec["training"]["maxParallelJobs"] = jobs
     return item
 
 
@@ -108,7 +107,7 @@ def measure(options: argparse.Namespace, base: dict[str, Any]) -> tuple[dict[str
     begun = time.monotonic()
     last_start, end = begun + 60 * options.minutes, begun + 60 * (options.minutes + GRACE_MINUTES)
     seeds = [FIRST_SEED + more for more in range(options.seeds)]
-    first = edited(base, "three-stage", seeds[0], 0, options.jobs)
+    first = edited(base, "three-stage", seeds[0], 0)
     missing: list[str] = []
 
     def attempt(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:
@@ -135,7 +134,7 @@ def measure(options: argparse.Namespace, base: dict[str, Any]) -> tuple[dict[str
             order = [(name, seed) for seed in seeds for name in ARMS if name in options.arms]
             for name, seed in order:
                 if (name, seed) not in running:
-                    item = edited(base, name, seed, steps, options.arm_jobs)
+                    item = edited(base, name, seed, steps)
                     running[name, seed] = pool.submit(go, item, root / first.folder)
         results = {key: future.result() for key, future in running.items()}
     reports = {name: [r for (key, _), r in results.items() if key == name and r is not None] for name in ARMS}
@@ -234,8 +233,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--validation-rows", type=int, default=300, help="of a task, at most")
     parser.add_argument("--test-rows", type=int, default=1000, help="of a task, at most")
     parser.add_argument("--generation-test-rows", type=int, default=400, help="of a task that writes text, at most")
-    parser.add_argument("--jobs", type=int, default=7, help="stage processes at a time while baselines are trained")
-    parser.add_argument("--arm-jobs", type=int, default=2, help="stage processes at a time of each arm after that")
+    parser.add_argument("--jobs", type=int, default=7, help="stage processes of an arm at a time; baselines need them")
     parser.add_argument("--parallel", type=int, default=8, help="arms at a time")
     parser.add_argument("--out", type=Path, help="where to write the page as well")
     parser.add_argument("--json", type=Path, help="where to write the arms' reports")

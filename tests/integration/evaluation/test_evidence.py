@@ -1,0 +1,78 @@
+"""The evidence benchmark, rehearsed with a tiny base and few steps: equal rows, and a page whatever is finished."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+PROGRAM = Path(__file__).parents[2] / "benchmarks/evidence.py"
+TASKS = {
+    "tweet_irony": {"type": "binary", "metric": "macro_f1", "labels": ["irony", "none"]},
+    "sst5": {"type": "ordinal", "metric": "accuracy", "labels": ["bad", "good"]},
+    "e2e_nlg": {"type": "generation", "metric": "rouge_l"},
+}
+ROWS = {"train": 80, "validation": 12, "test": 24}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders of three tasks like those of the open suite."""
+    folder = tmp_path_factory.mktemp("suite")
+    for name, about in TASKS.items():
+        (folder / name).mkdir()
+        (folder / name / "task.yaml").write_text(yaml.safe_dump(about), "utf-8")
+        answers = about.get("labels", ["a small cafe", "a big hotel"])
+        for split, count in ROWS.items():
+            rows = [{"text": f"{split} {number}", "label": answers[number % 2]} for number in range(count)]
+            if "labels" not in about:
+                rows = [{"text": row["text"], "target": row["label"]} for row in rows]
+            with gzip.open(folder / name / f"{split}.jsonl.gz", "wt", encoding="utf-8") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+    return folder
+
+
+def run(data: Path, folder: Path, *options: str) -> tuple[str, dict[str, list[dict[str, object]]]]:
+    """The page, and the arms' reports."""
+    command = [sys.executable, str(PROGRAM), "--data", str(data), "--base", "builtin://tiny", "--workdir", str(folder)]
+    command += ["--tasks", *TASKS, "--steps", "4", "--batch-rows", "8", "--rank", "6", "--seeds", "1"]
+    command += ["--baseline-seeds", "1", "--jobs", "2", "--parallel", "2"]
+    command += ["--out", str(folder / "page.md"), "--json", str(folder / "arms.json"), *options]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return (folder / "page.md").read_text("utf-8"), json.loads((folder / "arms.json").read_text("utf-8"))
+
+
+@pytest.mark.integration
+@pytest.mark.slow
+def test_arms_get_equal_rows_and_a_second_call_trains_nothing(data: Path, tmp_path: Path) -> None:
+    page, arms = run(data, tmp_path)
+    logs = "\n".join(log.read_text("utf-8") for log in tmp_path.glob("*.log"))
+    assert sorted(arms) == ["cgc", "filtered", "naive", "three-stage"], page + logs
+    assert "Not finished" not in page
+    rows = {
+        name: sum(
+            count
+            for group in reports[0]["groups"]
+            for stage in ("stage2Rows", "stage3Rows")
+            for count in group[stage].values()
+        )
+        for name, reports in arms.items()
+    }
+    assert rows["naive"] == rows["cgc"] == rows["three-stage"] > 0
+    assert logs.count("start  baseline/") == len(TASKS)  # of the first arm alone: the others have links to them
+    run(data, tmp_path)
+    assert "\n".join(log.read_text("utf-8") for log in tmp_path.glob("*.log")).count("start  mixture/") == logs.count(
+        "start  mixture/"
+    )
+
+
+def test_without_time_there_is_a_page(data: Path, tmp_path: Path) -> None:
+    page, arms = run(data, tmp_path, "--minutes", "-1")
+    assert arms == {}
+    assert "three-stage-17: no time was left to begin it" in page
