@@ -26,7 +26,7 @@ import open_suite
 from open_suite import NO_EARLY_STOP, Arm, arm, mean_sd
 
 from multitask_api.stage_io.manifest import Manifest
-from multitask_api.stage_io.results import FilterResult, TrainResult
+from multitask_api.stage_io.results import FilterResult, GroupPlan, TrainResult
 
 FIRST_SEED = 17
 GRACE_MINUTES = 1.5
@@ -62,7 +62,7 @@ def resource(options: argparse.Namespace, tasks: list[dict[str, Any]]) -> dict[s
                 "warmupSteps": max(1, options.steps // 12),
                 "maxLength": options.max_length,
                 "seed": FIRST_SEED,
-                "evalEvery": max(1, options.steps // 3),
+                "evalEvery": max(1, options.steps // 2),
                 "minSteps": NO_EARLY_STOP,
                 "precision": "fp32" if options.device == "cpu" else "bf16",
                 "gpusPerNode": 0 if options.device == "cpu" else 1,
@@ -93,12 +93,21 @@ def manifests(workdir: Path, kind: str) -> list[Manifest]:
 
 
 def steps_of_plan(workdir: Path) -> int | None:
-    """Steps of stages 2 and 3 over all groups; None before the baselines are trained and the groups planned."""
+    """Steps of stages 2 and 3 over all groups; None before the baselines are trained and the groups planned.
+
+    A group of one task is served by its baseline and trains nothing more.
+    """
     planned = manifests(workdir, "filter")
     if not planned:
         return None
-    groups = FilterResult.model_validate(planned[0].result).groups
-    return sum((group.high_resource_steps or 0) * bool(group.high_resource) + group.mixture_steps for group in groups)
+    groups = [group for group in FilterResult.model_validate(planned[0].result).groups if len(group.tasks) > 1]
+    return sum(group.mixture_steps + (_steps_of_stage_2(group) if group.high_resource else 0) for group in groups)
+
+
+def _steps_of_stage_2(group: GroupPlan) -> int:
+    """They are planned, because no ``minSaturationSteps`` is given."""
+    assert group.high_resource_steps is not None, group.name
+    return group.high_resource_steps
 
 
 def measure(options: argparse.Namespace, base: dict[str, Any]) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
@@ -224,17 +233,17 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=60, help="after which no further arm begins")
     parser.add_argument("--seeds", type=int, default=2, help="mixture seeds an arm")
     parser.add_argument("--baseline-seeds", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=120, help="of each baseline; limit of stage 2")
+    parser.add_argument("--steps", type=int, default=100, help="of each baseline; limit of stage 2")
     parser.add_argument("--batch-rows", type=int, default=64)
     parser.add_argument("--rank", type=int, default=24, help="divisible by 1 + the tasks of each group, for CGC-LoRA")
     parser.add_argument("--rate", type=float, default=5e-4, help="learning rate")
     parser.add_argument("--max-length", type=int, default=192)
     parser.add_argument("--train-rows", type=int, default=8000, help="of a task, at most")
-    parser.add_argument("--validation-rows", type=int, default=300, help="of a task, at most")
+    parser.add_argument("--validation-rows", type=int, default=200, help="of a task, at most")
     parser.add_argument("--test-rows", type=int, default=1000, help="of a task, at most")
     parser.add_argument("--generation-test-rows", type=int, default=400, help="of a task that writes text, at most")
     parser.add_argument("--jobs", type=int, default=7, help="stage processes of an arm at a time; baselines need them")
-    parser.add_argument("--parallel", type=int, default=8, help="arms at a time")
+    parser.add_argument("--parallel", type=int, default=4, help="arms at a time, those of the first seed first")
     parser.add_argument("--out", type=Path, help="where to write the page as well")
     parser.add_argument("--json", type=Path, help="where to write the arms' reports")
     return parser.parse_args(arguments)

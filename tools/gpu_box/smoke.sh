@@ -1,5 +1,5 @@
 #!/bin/sh
-# smoke.sh OUT [cpu]: a step on the device, and a whole run of a tiny model with two tasks.
+# smoke.sh OUT [cpu]: a step on the device, and whole runs of a tiny model with three tasks.
 . "$(dirname "$0")/environment.sh"
 device=${1:-cuda}
 
@@ -18,7 +18,7 @@ print(psutil.cpu_count(), "cores,", psutil.virtual_memory().available >> 30, "Gi
 P
 tail -4 "$OUT/step.log"
 attempt 120 tiny "$PYTHON" tests/benchmarks/evidence.py --data "$BOX/rows" --base builtin://tiny --device "$device" \
-  --workdir "$BOX/smoke" --tasks tweet_irony e2e_nlg --arms three-stage naive --steps 6 --batch-rows 8 --rank 8 \
+  --workdir "$BOX/smoke" --tasks tweet_irony sst5 e2e_nlg --arms three-stage cgc --steps 6 --batch-rows 8 --rank 6 \
   --train-rows 100 --validation-rows 16 --test-rows 30 --generation-test-rows 10 --seeds 1 --baseline-seeds 1 \
   --minutes 1 --out "$OUT/tiny.md"
 grep -A3 '^| arm' "$OUT/tiny.md" || { sed -n '/Not finished/,/^## /p' "$OUT/tiny.md"; grep -h FAILED "$BOX"/smoke/*.log; }
