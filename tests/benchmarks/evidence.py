@@ -26,7 +26,7 @@ import open_suite
 from open_suite import NO_EARLY_STOP, Arm, arm, mean_sd
 
 from multitask_api.stage_io.manifest import Manifest
-from multitask_api.stage_io.results import FilterResult, GroupPlan, TrainResult
+from multitask_api.stage_io.results import FilterResult, TrainResult
 
 FIRST_SEED = 17
 GRACE_MINUTES = 1.5
@@ -52,7 +52,11 @@ def resource(options: argparse.Namespace, tasks: list[dict[str, Any]]) -> dict[s
             "filtering": {"strategy": "Type"},
             "stages": {
                 "baseline": {"maxSteps": options.steps, "seeds": options.baseline_seeds},
-                "highResource": {"maxSteps": options.steps, "minSteps": NO_EARLY_STOP},
+                "highResource": {
+                    "maxSteps": options.steps,
+                    "minSteps": NO_EARLY_STOP,
+                    "minSaturationSteps": options.min_saturation_steps,
+                },
                 "mixture": {"temperature": 2.0, "minSteps": NO_EARLY_STOP},
             },
             "tuning": {"method": "LoRA", "rank": options.rank, "alpha": 2 * options.rank},
@@ -92,22 +96,21 @@ def manifests(workdir: Path, kind: str) -> list[Manifest]:
     return [Manifest.model_validate_json(path.read_text("utf-8")) for path in found]
 
 
-def steps_of_plan(workdir: Path) -> int | None:
+def steps_of_plan(workdir: Path, limit: int) -> int | None:
     """Steps of stages 2 and 3 over all groups; None before the baselines are trained and the groups planned.
 
-    A group of one task is served by its baseline and trains nothing more.
+    ``limit``: of stage 2 of a group. A group of one task is served by its baseline and trains nothing more.
     """
     planned = manifests(workdir, "filter")
     if not planned:
         return None
     groups = [group for group in FilterResult.model_validate(planned[0].result).groups if len(group.tasks) > 1]
-    return sum(group.mixture_steps + (_steps_of_stage_2(group) if group.high_resource else 0) for group in groups)
-
-
-def _steps_of_stage_2(group: GroupPlan) -> int:
-    """They are planned, because no ``minSaturationSteps`` is given."""
-    assert group.high_resource_steps is not None, group.name
-    return group.high_resource_steps
+    stage2 = [
+        limit if group.high_resource_steps is None else group.high_resource_steps
+        for group in groups
+        if group.high_resource
+    ]
+    return sum(stage2) + sum(group.mixture_steps for group in groups)
 
 
 def measure(options: argparse.Namespace, base: dict[str, Any]) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
@@ -137,7 +140,9 @@ def measure(options: argparse.Namespace, base: dict[str, Any]) -> tuple[dict[str
 
     with concurrent.futures.ThreadPoolExecutor(options.parallel) as pool:
         running = {("three-stage", seeds[0]): pool.submit(go, first, None)}
-        while (steps := steps_of_plan(root / first.folder)) is None and not running["three-stage", seeds[0]].done():
+        while (steps := steps_of_plan(root / first.folder, options.steps)) is None and not running[
+            "three-stage", seeds[0]
+        ].done():
             time.sleep(0.2)
         if steps is not None:
             order = [(name, seed) for seed in seeds for name in ARMS if name in options.arms]
@@ -234,6 +239,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=2, help="mixture seeds an arm")
     parser.add_argument("--baseline-seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=100, help="of each baseline; limit of stage 2")
+    parser.add_argument(
+        "--min-saturation-steps", type=int, help="of a task in stage 2; default: what the product takes"
+    )
     parser.add_argument("--batch-rows", type=int, default=64)
     parser.add_argument("--rank", type=int, default=24, help="divisible by 1 + the tasks of each group, for CGC-LoRA")
     parser.add_argument("--rate", type=float, default=5e-4, help="learning rate")

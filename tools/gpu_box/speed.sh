@@ -1,6 +1,6 @@
 #!/bin/sh
-# speed.sh OUT [SECONDS] [cpu]: phase 1, at most SECONDS and a third more. Tokens a second and memory of our training step, against HF Trainer + PEFT, and
-# of CGC-LoRA against LoRA.
+# speed.sh OUT [SECONDS] [cpu]: phase 1, at most SECONDS and a third more. Tokens a second and memory of our training
+# step, against HF Trainer + PEFT, and of CGC-LoRA against LoRA.
 . "$(dirname "$0")/environment.sh"
 seconds=${1:-240} device=${2:-cuda}
 
