@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -128,6 +129,7 @@ def main(arguments: list[str]) -> None:
     if options.batch_rows % options.trainer_rows:
         parser.error("--trainer-rows: must divide --batch-rows, or the global batches differ")
     device = options.device if options.device != "auto" else "cuda" if torch.cuda.is_available() else "cpu"
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the process that measures ends too
     options.out.mkdir(parents=True, exist_ok=True)
     results = options.out / "results.jsonl"
     for base in bases:

@@ -46,6 +46,17 @@ class Shape:
         with torch.device(device):
             return AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
 
+    @property
+    def projections(self) -> int:
+        """Weights of a layer that multiply each token."""
+        kv = self.width // self.heads * self.kv_heads
+        return self.width * (2 * self.width + 2 * kv + 3 * self.intermediate)
+
+    @property
+    def parameters(self) -> int:
+        """Weights of the whole model, norms and biases left out."""
+        return self.layers * self.projections + self.vocabulary * self.width * (1 if self.tied else 2)
+
 
 SHAPES = {
     "tiny": Shape("llama", 64, 4, 4, 2, 192, 2048, True),
@@ -129,9 +140,6 @@ def model_flops(shape: Shape, size: StepSize, *, trained: int, full: bool) -> fl
     not. Attention costs 4 · A FLOPs a pair of tokens and layer forward and twice that backward; causal attention has
     S² / 2 pairs. The head is needed at targets only, so a program that runs it everywhere gets no credit for it.
     """
-    attention = shape.width
-    kv = attention // shape.heads * shape.kv_heads
-    per_layer = shape.width * (2 * attention + 2 * kv + 3 * shape.intermediate)
-    dense = shape.layers * per_layer * size.tokens + shape.vocabulary * shape.width * size.targets
-    pairs = 6 * shape.layers * attention * size.squares
+    dense = shape.layers * shape.projections * size.tokens + shape.vocabulary * shape.width * size.targets
+    pairs = 6 * shape.layers * shape.width * size.squares
     return (6 * dense if full else 4 * dense + 6 * trained * size.tokens) + pairs

@@ -61,6 +61,11 @@ class Combination:
         frozen = self.method != "Full" and self.base_dtype == "bf16"
         return torch.bfloat16 if frozen else torch.float32
 
+    @property
+    def least_bytes(self) -> int:
+        """Of one side: the weights of the base; with Full also gradients and AdamW's two moments, all fp32."""
+        return self.shape.parameters * (16 if self.method == "Full" else self.weights_dtype.itemsize)
+
     def rows(self) -> SpeedRows:
         return SpeedRows.of(self.lengths, vocabulary=self.shape.vocabulary, batch_rows=self.batch_rows)
 
@@ -112,6 +117,17 @@ def allocated(device: str) -> float:
     return 0.0 if device == "cpu" else torch.cuda.memory_allocated() / MIB
 
 
+def total_memory(device: str) -> int:
+    """Bytes of the GPU, or of memory that is free on this machine."""
+    if device != "cpu":
+        total: int = torch.cuda.mem_get_info()[1]
+        return total
+    import psutil
+
+    available: int = psutil.virtual_memory().available
+    return available
+
+
 class PeakMemory:
     """The most that one side has allocated on the GPU; ``others`` MiB belong to the other side."""
 
@@ -149,5 +165,6 @@ class Deadline:
         return time.monotonic() > self._end
 
 
-def out_of_memory(error: BaseException, step: int) -> str:
-    return f"step {step}: {str(error).partition('.')[0]}"
+def out_of_memory(error: torch.OutOfMemoryError, step: int) -> str:
+    """Where, and how much was wanted; torch's message goes on with what the GPU holds."""
+    return f"step {step}: {str(error).partition(' GPU ')[0]}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import time
 
 import torch
@@ -25,6 +26,7 @@ from support.training_speed.combination import (
     memory_settings,
     out_of_memory,
     synchronise,
+    total_memory,
     trained_weights,
 )
 
@@ -115,10 +117,10 @@ class OurSide:
         if self._measured.out_of_memory:
             return False
         if self._combination.device != "cpu":
-            return 3 * (self._measured.peak_mib or 0.0) < torch.cuda.mem_get_info()[1] / MIB
-        import psutil
-
-        return psutil.virtual_memory().available > 3 * psutil.Process().memory_info().rss
+            mine = (self._measured.peak_mib or 0.0) * MIB
+        else:
+            mine = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        return 3 * mine < total_memory(self._combination.device)
 
     def close(self) -> None:
         """Let the model go."""

@@ -120,7 +120,8 @@ def _setting(result: Result) -> str:
     given = result["combination"]
     device = result.get("device_name", given["device"])
     kind = f"{given['threads']} thread(s), fp32" if given["device"] == "cpu" else "bf16"
+    libraries = ", ".join(f"{name} {version}" for name, version in result.get("versions", {}).items())
     return (
         f"{device}, {kind}: {given['lengths']} rows, {given['batch_rows']} a step; HF Trainer in batches of "
-        f"{given['trainer_rows']}"
+        f"{given['trainer_rows']}" + (f" ({libraries})" if libraries else "")
     )

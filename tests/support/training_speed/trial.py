@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import gc
 import resource
+from importlib.metadata import version
 from typing import Any
 
 import torch
 
 from support.training_speed.bases import SpeedRows, StepSize, model_flops
-from support.training_speed.combination import Combination, Deadline, Measured, allocated, memory_settings
+from support.training_speed.combination import Combination, Deadline, Measured, allocated, memory_settings, total_memory
 from support.training_speed.hf_trainer import try_trainer
 from support.training_speed.ours import OurSide
 
@@ -44,12 +45,15 @@ def measure(combination: Combination, *, sides: tuple[str, ...], folder: str) ->
         "flops": model_flops(combination.shape, size, trained=trained, full=combination.method == "Full"),
         "rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,
         "device_name": "cpu" if combination.device == "cpu" else torch.cuda.get_device_name(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "peft", "accelerate")},
         **{side: vars(values) for side, values in measured.items()},
     }
 
 
 def _by_turns(combination: Combination, rows: SpeedRows, folder: str) -> dict[str, Measured] | None:
     """A step of HF Trainer, then one of ours; None if the memory does not hold both sides."""
+    if 2 * combination.least_bytes > total_memory(combination.device):
+        return None
     warmup = combination.warmup
     measured = {"ours": Measured(), "trainer": Measured()}
     ours = OurSide(combination, rows, measured["ours"])
