@@ -97,6 +97,8 @@ class Measured:
 
     seconds: list[float] = field(default_factory=list)
     """Of every step, the warm-up too."""
+    cpu_seconds: list[float] = field(default_factory=list)
+    """Of this process in every step: other work on the machine changes it little."""
     losses: list[float] = field(default_factory=list)
     peak_mib: float | None = None
     """Allocated on the GPU by this side alone; None on a CPU, where a process of its own measures it."""

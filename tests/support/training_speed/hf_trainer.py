@@ -76,7 +76,7 @@ def run_trainer(
     class Rounds(TrainerCallback):
         """A step lasts from the end of the one before, so that all that Trainer does between them is in it."""
 
-        begun = 0.0
+        begun = cpu_begun = 0.0
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             self._begin()
@@ -84,6 +84,7 @@ def run_trainer(
         def on_step_end(self, _args: Any, state: Any, control: Any, **_: Any) -> Any:
             synchronise(combination.device)
             measured.seconds.append(time.perf_counter() - self.begun)
+            measured.cpu_seconds.append(time.process_time() - self.cpu_begun)
             peak.end()
             measured.losses.append(float(loss.total))
             loss.total = 0.0
@@ -94,7 +95,7 @@ def run_trainer(
         def _begin(self) -> None:
             peak.begin(others)
             synchronise(combination.device)
-            self.begun = time.perf_counter()
+            self.begun, self.cpu_begun = time.perf_counter(), time.process_time()
 
     steps = combination.warmup + combination.steps
     data = [

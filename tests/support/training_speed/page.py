@@ -18,8 +18,8 @@ are those of rows, padding not counted; FLOPs are those that the model needs for
 tensors, or of a process on a CPU.
 """
 _COLUMNS = (
-    "base", "method", "side", "tokens/s", "ratio", "s a step: median", "p95", "peak MiB", "MFLOP a token", "TFLOP/s",
-    "share of peak", "largest loss difference", "rounds",
+    "base", "method", "side", "tokens/s", "ratio", "ratio in CPU time", "s a step: median", "p95", "peak MiB",
+    "MFLOP a token", "TFLOP/s", "share of peak", "largest loss difference", "rounds",
 )  # fmt: skip
 NONE = "–"
 
@@ -62,11 +62,19 @@ def tokens_per_second(result: Result, side: str) -> float | None:
     return result["tokens"] / sum(seconds) if seconds else None
 
 
-def _seconds(result: Result, side: str) -> list[float]:
+def _cpu_ratio(result: Result) -> float | None:
+    """What HF Trainer takes of the processor, by what ours takes; None on a GPU, and where a side has no steps."""
+    if result["combination"]["device"] != "cpu":
+        return None
+    ours, theirs = (sum(_seconds(result, side, "cpu_seconds")) for side in NAMES)
+    return theirs / ours if ours and theirs else None
+
+
+def _seconds(result: Result, side: str, clock: str = "seconds") -> list[float]:
     if side not in result or result[side]["out_of_memory"]:
         return []
     warmup = result["combination"]["warmup"]
-    seconds: list[float] = result[side]["seconds"][warmup : warmup + result["steps"]]
+    seconds: list[float] = result[side].get(clock, [])[warmup : warmup + result["steps"]]
     return seconds
 
 
@@ -92,10 +100,12 @@ def _row(result: Result, side: str, peak_tflops: float) -> list[str]:
     rate = result["flops"] / sum(seconds) / 1e12
     difference = loss_difference(result)
     both = side == "ours" and theirs is not None
+    cpu_ratio = _cpu_ratio(result) if both else None
     return [
         *cells,
         f"{speed:,.0f}",
         f"{speed / theirs:.2f}" if both and theirs else NONE,
+        f"{cpu_ratio:.2f}" if cpu_ratio else NONE,
         f"{statistics.median(seconds):.3f}",
         f"{sorted(seconds)[-(-len(seconds) * 95 // 100) - 1]:.3f}",
         f"{measured['peak_mib']:,.0f}" if measured["peak_mib"] else NONE,
