@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from multitask_api.resource.tuning import Tuning
-from multitask_trainer.training.run import CPU_TOKENS, GPU_TOKENS
+from multitask_trainer.training.micro_batch import MOST_TOKENS
+from multitask_trainer.training.run import CPU_TOKENS
 from support.training_speed.bases import SHAPES, Shape, SpeedRows
 
 LEARNING_RATE = 2e-4
@@ -81,12 +82,12 @@ class MemorySettings:
 
 
 def memory_settings(combination: Combination) -> MemorySettings:
-    """As the product chooses them, where the combination does not."""
+    """As the product begins with, where the combination does not say; on a GPU `fit_to_gpu` then finds what fits."""
     on_gpu = combination.device != "cpu"
     return MemorySettings(
         base_dtype=combination.weights_dtype,
         checkpointing=combination.checkpointing,
-        micro_batch_tokens=combination.micro_batch_tokens or (GPU_TOKENS if on_gpu else CPU_TOKENS),
+        micro_batch_tokens=combination.micro_batch_tokens or (MOST_TOKENS if on_gpu else CPU_TOKENS),
         pack=on_gpu,
     )
 
@@ -104,6 +105,9 @@ class Measured:
     """Allocated on the GPU by this side alone; None on a CPU, where a process of its own measures it."""
     out_of_memory: str | None = None
     trained: int = 0
+    micro_batch_tokens: int | None = None
+    """The most of a micro-batch; None for HF Trainer, which counts rows."""
+    checkpointing: bool = False
     micro_batches: int | None = None
     """Of the last step."""
 
@@ -167,6 +171,6 @@ class Deadline:
         return time.monotonic() > self._end
 
 
-def out_of_memory(error: torch.OutOfMemoryError, step: int) -> str:
+def out_of_memory(error: Exception, step: int) -> str:
     """Where, and how much was wanted; torch's message goes on with what the GPU holds."""
     return f"step {step}: {str(error).partition(' GPU ')[0]}"

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from multitask_trainer.training.optimizer import MicroBatchTooLarge
 from support.training_speed.bases import SpeedRows
 from support.training_speed.combination import (
     LEARNING_RATE,
@@ -117,6 +118,7 @@ def run_trainer(
     )  # fmt: skip
     model = trainer_model(combination, torch.device(combination.device))
     measured.trained = trained_weights(model)
+    measured.checkpointing = combination.checkpointing
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer(WordLevel({"<pad>": 0})), pad_token="<pad>")
     tokenizer.padding_side = "right"
     trainer = InOrder(
@@ -151,7 +153,7 @@ def try_trainer(combination: Combination, rows: SpeedRows, measured: Measured, *
     """`run_trainer`; False if it was out of memory, which ``measured`` then has."""
     try:
         run_trainer(combination, rows, measured, **arguments)
-    except torch.OutOfMemoryError as error:
+    except (torch.OutOfMemoryError, MicroBatchTooLarge) as error:  # of either side, if they take turns
         measured.out_of_memory = out_of_memory(error, len(measured.seconds))
         return False
     return True

@@ -9,10 +9,12 @@ import torch
 
 from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.parameters import Optimisation
+from multitask_trainer.errors import StageError
 from multitask_trainer.training.accelerator import make_accelerator, seed_step
+from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.loss_meter import LossMeter
-from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
-from multitask_trainer.training.run import TaskBatches
+from multitask_trainer.training.micro_batch import fit_to_gpu
+from multitask_trainer.training.optimizer import MicroBatchTooLarge, OptimizerStep, TrainingSettings
 from multitask_trainer.tuning import tuning_method
 from support.training_speed.bases import TASKS, SpeedRows
 from support.training_speed.combination import (
@@ -67,6 +69,12 @@ class OurSteps:
             token_budget=settings.micro_batch_tokens,
             pack=settings.pack,
         )
+        measured.checkpointing = settings.checkpointing
+        if combination.device != "cpu" and combination.micro_batch_tokens is None:
+            size = fit_to_gpu(self._step, self._batches, self._accelerator)
+            self._batches = self._batches.with_budget(size.tokens)
+            measured.checkpointing |= size.checkpointing
+        measured.micro_batch_tokens = self._batches.token_budget
         measured.trained = trained_weights(model)
 
     def run(self, others: float = 0.0) -> None:
@@ -103,7 +111,7 @@ class OurSide:
                 if deadline.passed and len(measured.losses) > self._combination.warmup:
                     return
                 self.run()
-        except torch.OutOfMemoryError as error:
+        except (torch.OutOfMemoryError, MicroBatchTooLarge, StageError) as error:  # the last: not even one row fits
             measured.out_of_memory = out_of_memory(error, len(measured.seconds))
             self.close()
 
