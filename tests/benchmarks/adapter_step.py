@@ -44,7 +44,8 @@ def make_step(method_name: str, width: int, options: argparse.Namespace) -> Call
         num_key_value_heads=max(1, width // 64), attn_implementation="sdpa",
     )  # fmt: skip
     with torch.device(options.device):
-        model = method.prepare(LlamaForCausalLM(config)).to(options.device).train()
+        base = LlamaForCausalLM(config).to(DTYPES[options.dtype] or torch.float32)
+        model = method.prepare(base).to(options.device).train()
     trained = [value for value in model.parameters() if value.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=2e-4, fused=True)
     generator = torch.Generator().manual_seed(0)
@@ -123,7 +124,7 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--packed", action="store_true", help="a task for each token, as in packed sequences")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--dtype", choices=list(DTYPES), default="fp32", help="of the computation; weights are fp32")
+    parser.add_argument("--dtype", choices=list(DTYPES), default="fp32", help="of the base and the computation; adapters are fp32")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory-of", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)

@@ -5,7 +5,7 @@
 seconds=${1:-240} device=${2:-cuda}
 
 if [ "$device" = cuda ]; then
-  small='--bases smollm2,0.5b,1.5b --rows short' adapters='--dtype bf16 --widths 576,896,1536 --layers 24 --rows 32 --tokens 128'
+  small='--bases 0.5b,1.5b,7b,smollm2 --rows short --seconds-each 12' adapters='--dtype bf16 --widths 2048,3584 --layers 8 --rank 16 --rows 16 --tokens 256'
 else
   small='--bases tiny --steps 2 --warmup 1' adapters='--widths 96 --rounds 3'
 fi
