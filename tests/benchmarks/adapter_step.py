@@ -124,7 +124,9 @@ def main(arguments: list[str]) -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--packed", action="store_true", help="a task for each token, as in packed sequences")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--dtype", choices=list(DTYPES), default="fp32", help="of the base and the computation; adapters are fp32")
+    parser.add_argument(
+        "--dtype", choices=list(DTYPES), default="fp32", help="of the base and the computation; adapters are fp32"
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--memory-of", choices=METHODS, help=argparse.SUPPRESS)
     options = parser.parse_args(arguments)
