@@ -138,20 +138,22 @@ def measure(options: argparse.Namespace, base: dict[str, Any]) -> tuple[dict[str
             lambda: open_suite.run(item, root, shared, serve=False, device=options.device, deadline=end),
         )
 
-    with concurrent.futures.ThreadPoolExecutor(options.parallel) as pool:
-        running = {("three-stage", seeds[0]): pool.submit(go, first, None)}
-        while (steps := steps_of_plan(root / first.folder, options.steps)) is None and not running[
-            "three-stage", seeds[0]
-        ].done():
+    running: dict[tuple[str, int], concurrent.futures.Future[dict[str, Any] | None]] = {}
+    pool = concurrent.futures.ThreadPoolExecutor(options.parallel)
+    try:
+        begin = running["three-stage", seeds[0]] = pool.submit(go, first, None)
+        while (steps := steps_of_plan(root / first.folder, options.steps)) is None and not begin.done():
             time.sleep(0.2)
-        if steps is not None:
-            order = [(name, seed) for seed in seeds for name in ARMS if name in options.arms]
-            for name, seed in order:
-                if (name, seed) not in running:
-                    item = edited(base, name, seed, steps)
-                    running[name, seed] = pool.submit(go, item, root / first.folder)
-        results = {key: future.result() for key, future in running.items()}
-    reports = {name: [r for (key, _), r in results.items() if key == name and r is not None] for name in ARMS}
+        for name, seed in [(name, seed) for seed in seeds for name in ARMS if name in options.arms]:
+            if steps is not None and (name, seed) not in running:
+                item = edited(base, name, seed, steps)
+                running[name, seed] = pool.submit(go, item, root / first.folder)
+        concurrent.futures.wait(running.values())
+    except KeyboardInterrupt:  # it also went to the runs, which stop
+        missing.append("this call was interrupted")
+    pool.shutdown(cancel_futures=True)
+    finished = [(name, future.result()) for (name, _), future in running.items() if not future.cancelled()]
+    reports = {name: [report for key, report in finished if key == name and report is not None] for name in ARMS}
     return {name: found for name, found in reports.items() if found}, sorted(missing)
 
 
@@ -172,6 +174,8 @@ def conclusion(arms: dict[str, list[dict[str, Any]]]) -> str:
     """Each arm against the naive one; what one base, one suite and few seeds can support, and no more."""
     if "naive" not in arms or len(arms) < 2:
         return "No comparison: the naive arm or the others are not finished."
+    if min(len(reports) for reports in arms.values()) < 2:
+        return "There is an arm with one seed: a difference says nothing yet."
     others = [name for name in arms if name != "naive"]
     said = " ".join(open_suite.conclusion({name: arms[name], "naive": arms["naive"]}) for name in others)
     return f"{said} This is one base, one suite and one budget, and says nothing about others."

@@ -8,7 +8,7 @@ for package in crds client kubernetes-client serving trainer-image operator test
   PYTHONPATH=$path${PYTHONPATH:+:$PYTHONPATH}
 done
 # Before what the machine has: some of its packages may be older than ours ask for.
-export PYTHONPATH=$PYTHONPATH:$BOX/site PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=
+export PYTHONPATH=$PYTHONPATH:$BOX/site PYTHONUNBUFFERED=1
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 # A program that fails or takes too long does not keep the next from running: its status is printed.
 attempt() {

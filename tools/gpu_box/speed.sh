@@ -13,4 +13,5 @@ fi
 attempt "$seconds" training_speed "$PYTHON" tests/benchmarks/training_speed.py --out "$OUT" --device "$device" $small
 # shellcheck disable=SC2086
 attempt $((seconds / 3)) adapter_step "$PYTHON" tests/benchmarks/adapter_step.py --device "$device" $adapters
-tail -15 "$OUT/training_speed.log" "$OUT/adapter_step.log"
+tail -n 15 "$OUT/training_speed.log"
+tail -n 8 "$OUT/adapter_step.log"
