@@ -5,19 +5,29 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from multitask_api.stage_io.manifest import StageOrder
 from multitask_api.stage_io.parameters import StageParameters
 from multitask_trainer.storage.files import write_atomically
 
+TESTS = Path(__file__).parents[1]
+
 
 def run_stage(
-    folder: Path, stage: str, parameters: StageParameters, inputs: dict[str, Path], *, threads: int = 1
+    folder: Path,
+    stage: str,
+    parameters: StageParameters,
+    inputs: dict[str, Path],
+    *,
+    threads: int = 1,
+    program: Sequence[str] = (),
 ) -> Path:
     """Run a stage program on a CPU unless it has run before; its artifact.
 
-    Its output goes to ``folder/logs``, and the largest resident memory of its process, in bytes, to `peak_memory`.
+    ``program`` is a file below ``tests`` with arguments, in place of the stage's own program. Its output goes to
+    ``folder/logs``, and the largest resident memory of its process, in bytes, to `peak_memory`.
     """
     output = folder / "artifacts" / stage
     kind = stage.partition("/")[0]
@@ -44,8 +54,9 @@ def run_stage(
     log = folder / "logs" / f"{name}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("a", encoding="utf-8") as file:
-        command = [sys.executable, "-m", f"multitask_trainer.stages.{kind}", "--order", str(path)]
-        process = subprocess.Popen(command, stdout=file, stderr=file)
+        own = [str(TESTS / program[0]), *program[1:]] if program else ["-m", f"multitask_trainer.stages.{kind}"]
+        command = [sys.executable, *own, "--order", str(path)]
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | {"PYTHONPATH": str(TESTS)})
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

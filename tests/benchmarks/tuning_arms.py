@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,9 +27,17 @@ from multitask_trainer.evaluation.answers import Answer, read_scores, write_scor
 from multitask_trainer.evaluation.metrics import score
 from multitask_trainer.evaluation.scoring import answer_rows
 from multitask_trainer.export.bundle import ServableWeights, TaskBinding, assemble_bundle
-from multitask_trainer.tuning import tuning_method
+from multitask_trainer.tuning import TuningMethod, tuning_method
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from support.other_methods.mtl_lora import UPS
+from support.other_methods.poly import SKILLS
+from support.other_methods.train import METHODS
 
 NO_EARLY_STOP = 1_000_000
+FIRST_RATE = 1e-3
+"""Where the rate does not matter."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,8 @@ class Arm:
     one_model_a_task: bool = False
     is_main: bool = False
     """Main arms are repeated with every seed."""
+    other: str | None = None
+    """The name of a method that is not the product's, of ``support/other_methods``."""
 
 
 def arms(tasks: int, rank: int) -> list[Arm]:
@@ -57,6 +68,8 @@ def arms(tasks: int, rank: int) -> list[Arm]:
         Arm("moe", f"MOE-LoRA: {experts} common experts, gate by task", cgc | _common(experts)),
         Arm("common", f"{experts} common experts, no gate", cgc | _common(experts) | {"gate": "Uniform"}),
         Arm("specific", "specific experts only", cgc | _specific(rank // experts)),
+        Arm("mtl-lora", f"MTL-LoRA, {UPS} projections up of rank {rank // 2}", lora, other="mtl-lora"),
+        Arm("poly", f"Poly of PEFT, {SKILLS} skills of rank {rank // SKILLS}", lora, other="poly"),
         Arm("lora-a-task", f"one LoRA a task, rank {rank}", lora, one_model_a_task=True),
         Arm("full", "Full", {"method": "Full"}),
     ]
@@ -126,7 +139,6 @@ class Trained:
     validation: float
     """Mean over tasks of the score on validation rows."""
     parameters: int
-    seconds_a_step: float
     memory: int
     """Bytes resident at most, of one process."""
     weights: Mapping[str, Path]
@@ -139,17 +151,21 @@ def train(run: Run, setting: Setting) -> Trained:
     weights: dict[str, Path] = {}
     memory = 0
     for stage, tasks in _stages(run, setting).items():
-        artifact = run_stage(setting.folder, stage, _parameters(run, setting, tasks), dict(setting.inputs))
+        artifact = run_stage(
+            setting.folder,
+            stage,
+            _parameters(run, setting, tasks),
+            dict(setting.inputs),
+            program=("support/other_methods/train.py", run.arm.other) if run.arm.other else (),
+        )
         manifest = Manifest.model_validate_json((artifact / "manifest.json").read_text("utf-8"))
         results[stage] = TrainResult.model_validate(manifest.result)
         weights |= {task.name: artifact for task in tasks}
         memory = max(memory, peak_memory(setting.folder, stage))
     scores = [point.score for result in results.values() for point in result.validation.values()]
-    steps = sum(result.steps for result in results.values())
     return Trained(
         validation=sum(scores) / len(scores),
         parameters=sum(result.trainable_parameters for result in results.values()),
-        seconds_a_step=sum(result.training_seconds for result in results.values()) / steps,
         memory=memory,
         weights=weights,
     )
@@ -171,12 +187,18 @@ def _parameters(run: Run, setting: Setting, tasks: Sequence[TaskDefinition]) -> 
         probabilities={name: share / total for name, share in shares.items()},
         max_steps=steps,
         optimisation=setting.optimisation(run.rate, run.seed, steps),
-        tuning=_tuning(run, tasks),
+        tuning=_tuning(run.arm, tasks),
     )
 
 
-def _tuning(run: Run, tasks: Sequence[TaskDefinition]) -> Tuning:
-    return Tuning.model_validate(run.arm.tuning).for_group([task.name for task in tasks])
+def _tuning(arm: Arm, tasks: Sequence[TaskDefinition]) -> Tuning:
+    return Tuning.model_validate(arm.tuning).for_group([task.name for task in tasks])
+
+
+def method_of(arm: Arm, tasks: Sequence[TaskDefinition]) -> TuningMethod:
+    """The method of a run on these tasks."""
+    make = METHODS[arm.other] if arm.other else tuning_method
+    return make(_tuning(arm, tasks), [task.name for task in tasks])
 
 
 def answer(run: Run, setting: Setting, trained: Trained) -> tuple[dict[str, list[Answer]], int]:
@@ -197,7 +219,7 @@ def _answer(run: Run, setting: Setting, trained: Trained, folder: Path) -> None:
     servables: dict[str, ServableWeights] = {}
     bindings = []
     for tasks in _stages(run, setting).values():
-        method = tuning_method(_tuning(run, tasks), [task.name for task in tasks])
+        method = method_of(run.arm, tasks)
         for task in tasks:
             prefix = f"{task.name}-" if run.arm.one_model_a_task else ""
             name = prefix + method.servable_key(task.name)

@@ -4,8 +4,9 @@
 
 DIR is that of ``open_suite.py``; its classification tasks are one group. The learning rate of each arm is chosen from
 one grid, by the mean validation score with the first seed; main arms are repeated with the other seeds. Scores are
-those of the engine that serves. Stages that have run are not run again: call it again to go on. Prints a
-page in Markdown (also to ``--out``). Two processes of one thread train at a time.
+those of the engine that serves. Stages that have run are not run again: call it again to go on, and on a quiet
+machine for the seconds of a step. Prints a page in Markdown (also to ``--out``). Two processes of one thread train at a
+time.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from open_suite import sample, task_entry
 from scipy import stats
 from stage_runs import run_stage
 from tuning_arms import Arm, Run, Setting, Trained, answer, arms, mean_score, task_score, train
+from tuning_steps import step_seconds
 
 from multitask_api.resource.tasks import TaskSpec
 from multitask_api.resource.training import Pretraining
@@ -160,7 +162,14 @@ def difference(setting: Setting, one: Scored, other: Scored) -> tuple[float, flo
     return statistics.mean(means), (rows**2 + seeds**2) ** 0.5
 
 
-def page(setting: Setting, scored: Sequence[Scored], options: argparse.Namespace, command: str, minutes: float) -> str:
+def page(
+    setting: Setting,
+    scored: Sequence[Scored],
+    seconds: Mapping[str, float],
+    options: argparse.Namespace,
+    command: str,
+    minutes: float,
+) -> str:
     """The result as Markdown."""
     plain = next(item for item in scored if item.arm.name == "lora")
     lines = [
@@ -174,9 +183,10 @@ def page(setting: Setting, scored: Sequence[Scored], options: argparse.Namespace
         "",
         "Score: the mean over tasks of the metric on the test rows, mean ± SD over seeds. Difference: to LoRA of the",
         "same budget, seed by seed on the same rows, with a 95 % interval from rows and seeds; without one where there",
-        "is one seed. Seconds a step and memory are those of one process while another ran beside it.",
+        f"is one seed. Milliseconds a step: the median of {options.rounds} steps of one thread, all arms in turns on",
+        "the same rows. Memory: of the process that trains, resident at most.",
         "",
-        "| arm | seeds | score | difference to LoRA | trained parameters | s/step | memory | served beside the base |",
+        "| arm | seeds | score | difference to LoRA | trained parameters | ms/step | memory | served beside the base |",
         "|" + " --- |" * 8,
     ]
     for item in scored:
@@ -190,7 +200,7 @@ def page(setting: Setting, scored: Sequence[Scored], options: argparse.Namespace
             f"{statistics.mean(values):.4f}{spread}",
             shown,
             f"{item.trained[0].parameters:,}",
-            f"{statistics.median(each.seconds_a_step for each in item.trained):.3f}",
+            f"{1000 * seconds[item.arm.name]:.0f}" if item.arm.name in seconds else "–",
             f"{max(each.memory for each in item.trained) / 1e6:,.0f} MB",
             f"{item.served_bytes / 1e6:.2f} MB",
         ]
@@ -232,6 +242,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--rates", type=float, nargs="*", default=[1e-3, 3e-3, 9e-3])
     parser.add_argument("--seeds", type=int, default=3, help="of the main arms")
     parser.add_argument("--arms", nargs="*", help="names; default: all")
+    parser.add_argument("--rounds", type=int, default=20, help="in which steps are timed")
     parser.add_argument("--parallel", type=int, default=2)
     parser.add_argument("--out", type=Path, help="where to write the page as well")
     return parser.parse_args()
@@ -254,7 +265,8 @@ def main() -> None:
         f" --rates {' '.join(f'{rate:g}' for rate in options.rates)} --seeds {options.seeds}"
         f"{' --arms ' + ' '.join(options.arms) if options.arms else ''}"
     )
-    text = page(setting, scored, options, shown, (time.monotonic() - begun) / 60)
+    seconds = step_seconds(chosen, setting, options.rounds)
+    text = page(setting, scored, seconds, options, shown, (time.monotonic() - begun) / 60)
     print(text)
     if options.out:
         options.out.write_text(text, "utf-8")
