@@ -6,6 +6,7 @@ import pytest
 
 from multitask_api.stage_io.affinity import CheckResult
 from multitask_api.stage_io.results import GroupPlan, TaskPoint, TaskVerdict
+from multitask_operator.commands import console
 from multitask_operator.commands.forecast import forecast_lines
 from multitask_operator.planner import Capacity, UsedResults, plan
 from multitask_operator.report.build import build_report
@@ -63,7 +64,7 @@ ADVICE = [
 
 
 @pytest.mark.parametrize(("resource", "results", "advice"), ADVICE)
-def test_the_diagnosis_names_who_hurts_and_what_to_change(resource, results, advice):
+def test_the_diagnosis_names_who_hurts_and_what_to_change(resource, results, advice, capsys):
     result = report(resource, **verdicts("urgency"), **results)
     (diagnosis,) = result.diagnoses
     assert diagnosis.task == "urgency"
@@ -74,6 +75,10 @@ def test_the_diagnosis_names_who_hurts_and_what_to_change(resource, results, adv
     assert "urgency is below the threshold" in page
     assert "intent (-0.30 ± 0.10)" in page
     assert advice in page
+    console.diagnoses(result)
+    (printed,) = capsys.readouterr().out.splitlines()
+    assert printed.startswith("urgency is below the threshold. Hurt by intent (-0.30 ± 0.10).")
+    assert advice in printed
 
 
 def test_a_task_that_nobody_hurts_lacks_rows_or_capacity():

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from multitask_api.report import Report, ReportTask
 from multitask_operator.formatting import interval, number
+from multitask_operator.report.interference import diagnosis_text
 from multitask_operator.report.mixture_starts import start_lines
 from multitask_operator.report.overlap import OVERLAP_LEGEND, has_overlap, overlap_share, ratio_without_overlap
 
@@ -76,6 +77,12 @@ def starts(report: Report) -> None:
     for group in report.groups:
         for line in start_lines(group):
             print_line(f"{group.name}: {line}")
+
+
+def diagnoses(report: Report) -> None:
+    """Print why tasks are below the threshold, where the affinities of tasks are known."""
+    for item in report.diagnoses or ():
+        print_line(f"{item.task} is below the threshold. {diagnosis_text(item)}")
 
 
 def warnings(report: Report) -> None:

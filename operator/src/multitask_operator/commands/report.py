@@ -8,7 +8,15 @@ from pydantic import ValidationError
 
 from multitask_api.errors import UserError
 from multitask_api.report import Report
-from multitask_operator.commands.console import print_json, print_line, qualification, run_command, starts, warnings
+from multitask_operator.commands.console import (
+    diagnoses,
+    print_json,
+    print_line,
+    qualification,
+    run_command,
+    starts,
+    warnings,
+)
 from multitask_operator.local.workdir import Workdir, write_atomically
 
 
@@ -34,6 +42,7 @@ def report(folder: Path, *, as_json: bool) -> int:
         return 0
     qualification(data)
     starts(data)
+    diagnoses(data)
     warnings(data)
     print_line(f"report: {workdir.report_page}")
     if has_partial:

@@ -18,7 +18,7 @@ from multitask_api.report import Report
 from multitask_api.stages import NodeState
 from multitask_api.stages.versions import Versions
 from multitask_operator.commands import FAILED, INTERRUPTED, OK
-from multitask_operator.commands.console import print_json, print_line, qualification, starts, warnings
+from multitask_operator.commands.console import diagnoses, print_json, print_line, qualification, starts, warnings
 from multitask_operator.commands.plan import default_workdir
 from multitask_operator.commands.progress import LineView, view_for_terminal
 from multitask_operator.commands.report import write_report
@@ -152,6 +152,7 @@ def _conclude(result: RunResult, report: Report, workdir: Workdir, versions: Ver
             f" {serving.near_ties} near ties, {serving.different} different"
         )
     starts(report)
+    diagnoses(report)
     warnings(report)
     print_line(f"report: {workdir.report_page}")
     print_line(_serve_text(result, report, workdir))

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from multitask_api.report import Report, ReportGroup, ReportMachine
 from multitask_operator.formatting import counted, duration, interval, listed, number, size
+from multitask_operator.report.interference import diagnosis_text
 from multitask_operator.report.mixture_starts import start_lines
 from multitask_operator.report.overlap import OVERLAP_LEGEND, has_overlap, overlap_share, ratio_without_overlap
 from multitask_operator.report.reasons import shared_reasons
@@ -21,7 +22,11 @@ def render(report: Report) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "size": size, "duration": duration, "count": _count, "percent": _percent}
     environment.filters |= {"counted": counted, "listed": listed, "overlap": overlap_share}
-    environment.filters |= {"without_overlap": ratio_without_overlap, "start_lines": start_lines}
+    environment.filters |= {
+        "without_overlap": ratio_without_overlap,
+        "start_lines": start_lines,
+        "diagnosis_text": diagnosis_text,
+    }
     template = environment.from_string(files(__package__).joinpath("report.html.j2").read_text("utf-8"))
     has_curves = any(stage.curve for stage in report.stages)
     return template.render(

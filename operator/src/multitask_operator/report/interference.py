@@ -10,7 +10,7 @@ from multitask_api.stage_io.affinity import AffinityResult, CheckResult
 from multitask_api.stage_io.results import FilterResult, TrainResult
 from multitask_api.stages import Graph
 from multitask_api.stages.affinity_stages import is_below
-from multitask_operator.formatting import listed
+from multitask_operator.formatting import listed, number
 from multitask_operator.planner import training_result_of, verdicts_of
 
 
@@ -24,6 +24,22 @@ def diagnoses(model: MultiTaskModel, graph: Graph) -> tuple[ReportDiagnosis, ...
     """Of every task below the threshold, in the order of the resource; None without affinities."""
     found = affinity_of(graph)
     return None if found is None else tuple(_diagnoses(model, graph, found))
+
+
+def diagnosis_text(item: ReportDiagnosis) -> str:
+    """What hurts the task, what the check said, and what to do; sentences."""
+    sentences = []
+    if item.hurting:
+        figures = (f"{other} ({mean:.2f} ± {reach:.2f})" for other, (mean, reach) in item.hurting.items())
+        sentences.append(f"Hurt by {', '.join(figures)}.")
+    if item.check:
+        together, apart = item.check.together, item.check.apart
+        sentences.append(
+            "Two short runs, scored on validation rows:"
+            f" {number(together.score)} (loss {number(together.loss)}) with {listed(item.check.without)},"
+            f" {number(apart.score)} (loss {number(apart.loss)}) without; one run each."
+        )
+    return " ".join([*sentences, f"What to do: {item.advice}."])
 
 
 def _diagnoses(model: MultiTaskModel, graph: Graph, found: AffinityResult) -> Iterator[ReportDiagnosis]:
