@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.affinity import CheckResult, GradientsResult
+from multitask_api.stage_io.ledger import LedgerResult, LedgerSide, Reduction
 from multitask_api.stage_io.manifest import Manifest, Resolved, ResolvedData, StageFailure
 from multitask_api.stage_io.mixture_start import MixtureStart
 from multitask_api.stage_io.parameters import (
@@ -25,10 +26,7 @@ from multitask_api.stage_io.results import (
     ExportResult,
     FilterResult,
     GroupPlan,
-    LedgerResult,
-    LedgerSide,
     PrepareResult,
-    Reduction,
     ServedBy,
     SplitRows,
     TaskPoint,

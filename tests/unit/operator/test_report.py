@@ -9,11 +9,9 @@ import pytest
 
 from multitask_api.report import Report, ReportChanges, ReportMachine
 from multitask_api.serving_io.verify import Flip, TaskFlips
+from multitask_api.stage_io.ledger import LedgerResult, LedgerSide, Reduction
 from multitask_api.stage_io.results import (
     GroupPlan,
-    LedgerResult,
-    LedgerSide,
-    Reduction,
     ServedBy,
     SplitRows,
     TaskVerdict,
