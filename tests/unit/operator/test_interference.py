@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from multitask_api.stage_io.affinity import CheckResult
+from multitask_api.stage_io.manifest import StageFailure
 from multitask_api.stage_io.results import GroupPlan, TaskPoint, TaskVerdict
 from multitask_operator.commands import console
 from multitask_operator.commands.forecast import forecast_lines
-from multitask_operator.planner import Capacity, UsedResults, plan
+from multitask_operator.planner import Capacity, Failed, UsedResults, plan
 from multitask_operator.report.build import build_report
 from multitask_operator.report.html import render
 from multitask_operator.report.interference import affinity_of
@@ -139,6 +140,20 @@ def test_a_check_is_judged_by_score_and_then_by_loss(together, apart, confirms):
     points = [TaskPoint(score=score, loss=loss) for score, loss in (together, apart)]
     result = CheckResult(task="a", without=("b",), together=points[0], apart=points[1], rows=1)
     assert result.confirms is confirms
+
+
+def test_a_check_that_fails_is_told_and_fails_nothing():
+    """It is advice: nothing reads it."""
+    done = all_done(CHECKED, **verdicts("urgency"))
+    before = {key: manifest for key, manifest in done.items() if manifest.stage != "check/urgency"}
+    node = graph_of(CHECKED, before)["check/urgency"]
+    failure = StageFailure(stage=node.name, kind="Fault", message="CUDA out of memory")
+    decided = plan(CHECKED, planner_input(CHECKED, before, failures=(Failed(failure, node.digest, 1, 0.0),)), 1.0)
+    assert decided.failed == ()
+    assert decided.finished
+    assert decided.graph.finished
+    (diagnosis,) = build_report(CHECKED, decided.graph, {}).diagnoses
+    assert diagnosis.advice.endswith("the short runs of the check have no result: it failed: CUDA out of memory")
 
 
 def test_the_forecast_is_there_before_anything_is_trained():

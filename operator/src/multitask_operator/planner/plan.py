@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.results import PrepareResult
@@ -15,6 +15,8 @@ from multitask_operator.planner.state import Failed, Plan, PlannerInput, Running
 #: a cluster the Job itself retries, and a failed Job counts as one that made all its attempts.
 MOST_ATTEMPTS = 3
 FIRST_WAIT = 5.0
+#: Stages that nothing else reads, and whose failure is told and fails nothing.
+_ADVISORY = frozenset({"check"})
 #: Most urgent first: what most others wait for.
 _KINDS_BY_URGENCY = (
     "prepare",
@@ -47,6 +49,7 @@ def plan(model: MultiTaskModel, planner_input: PlannerInput, now: float) -> Plan
     stops = _stops(graph, planner_input, suspended=suspended)
     waits: list[float] = []
     final: list[Failed] = []
+    advisory: list[Failed] = []
     starts: list[StartStage] = []
     capacity = planner_input.capacity
     free = FreeCapacity.of(graph, model, planner_input.running, capacity) if capacity else None
@@ -55,7 +58,7 @@ def plan(model: MultiTaskModel, planner_input: PlannerInput, now: float) -> Plan
             continue
         failed = failures.get((node.name, node.digest))
         if failed is not None and is_final(failed):
-            final.append(failed)
+            (advisory if node.kind in _ADVISORY else final).append(failed)
             continue
         if suspended or any(run.stage == node.name for run in planner_input.running):
             continue  # it runs, or an outdated run of it must end first: both write to the same log
@@ -70,12 +73,22 @@ def plan(model: MultiTaskModel, planner_input: PlannerInput, now: float) -> Plan
     finished = not starts and not waits and not planner_input.running
     actions: tuple[StartStage | StopStage, ...] = (*stops, *starts)
     return Plan(
-        graph=graph,
+        graph=_without(graph, advisory),
         actions=actions,
         requeue_after=min(waits) if waits else None,
         finished=finished,
         failed=tuple(final),
     )
+
+
+def _without(graph: Graph, failures: Sequence[Failed]) -> Graph:
+    """The graph that does without the stages that failed."""
+    reasons = {failed.failure.stage: f"it failed: {failed.failure.message}" for failed in failures}
+    nodes = (
+        replace(node, state=NodeState.SKIPPED, reason=reasons[node.name]) if node.name in reasons else node
+        for node in graph.nodes
+    )
+    return replace(graph, nodes=tuple(nodes)) if reasons else graph
 
 
 def is_final(failed: Failed) -> bool:

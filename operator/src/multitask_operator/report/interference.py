@@ -8,7 +8,7 @@ from multitask_api.report import ReportDiagnosis
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.affinity import AffinityResult, CheckResult
 from multitask_api.stage_io.results import FilterResult, TrainResult
-from multitask_api.stages import Graph
+from multitask_api.stages import Graph, NodeState
 from multitask_api.stages.affinity_stages import is_below
 from multitask_operator.formatting import listed, number
 from multitask_operator.planner import training_result_of, verdicts_of
@@ -53,7 +53,7 @@ def _diagnoses(model: MultiTaskModel, graph: Graph, found: AffinityResult) -> It
             task=task,
             hurting={other: found.between(task, other) for other in hurting},
             check=check,
-            advice=_advice(model, graph, task, hurting, check),
+            advice=_advice(model, graph, task, hurting, check) + _failure(graph, task),
         )
 
 
@@ -61,6 +61,15 @@ def _check(graph: Graph, task: str) -> CheckResult | None:
     name = f"check/{task}"
     manifest = graph[name].manifest if name in graph else None
     return CheckResult.model_validate(manifest.result) if manifest else None
+
+
+def _failure(graph: Graph, task: str) -> str:
+    """What is said of a check that was to be done and has failed."""
+    name = f"check/{task}"
+    # A check that was never to run has no digest.
+    if name not in graph or graph[name].state is not NodeState.SKIPPED or graph[name].digest is None:
+        return ""
+    return f"; the short runs of the check have no result: {graph[name].reason}"
 
 
 def _advice(model: MultiTaskModel, graph: Graph, task: str, hurting: tuple[str, ...], check: CheckResult | None) -> str:
