@@ -56,13 +56,17 @@ def run_stage(
     with log.open("a", encoding="utf-8") as file:
         own = [str(TESTS / program[0]), *program[1:]] if program else ["-m", f"multitask_trainer.stages.{kind}"]
         command = [sys.executable, *own, "--order", str(path)]
-        process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | {"PYTHONPATH": str(TESTS)})
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=os.environ | {"PYTHONPATH": _python_path()})
         _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{stage} ended with {process.returncode}; see {log}")
     write_atomically(_memory_file(folder, stage), str(usage.ru_maxrss * 1024))
     return output
+
+
+def _python_path() -> str:
+    return os.pathsep.join([str(TESTS), *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def peak_memory(folder: Path, stage: str) -> int:

@@ -184,7 +184,8 @@ def page(
         "Score: the mean over tasks of the metric on the test rows, mean ± SD over seeds. Difference: to LoRA of the",
         "same budget, seed by seed on the same rows, with a 95 % interval from rows and seeds; without one where there",
         f"is one seed. Milliseconds a step: the median of {options.rounds} steps of one thread, all arms in turns on",
-        "the same rows. Memory: of the process that trains, resident at most.",
+        "the same rows. Memory: of the process that trains, resident at most. One LoRA a task chooses a checkpoint for",
+        "each task, all other arms one for all tasks.",
         "",
         "| arm | seeds | score | difference to LoRA | trained parameters | ms/step | memory | served beside the base |",
         "|" + " --- |" * 8,
@@ -217,6 +218,9 @@ def page(
         ]
         lines.append(f"| {item.arm.title} | " + " | ".join(cells) + " |")
     lines += ["", "## Learning rates: mean validation score with the first seed; the highest was chosen", ""]
+    ends = [item.arm.title for item in scored if item.rate in (options.rates[0], options.rates[-1])]
+    if ends:
+        lines += [f"At an end of the grid, so that another rate may be better still: {'; '.join(ends)}.", ""]
     lines += ["| arm | " + " | ".join(f"{rate:g}" for rate in options.rates) + " |"]
     lines += ["|" + " --- |" * (1 + len(options.rates))]
     for item in scored:
@@ -258,8 +262,9 @@ def main() -> None:
     every = arms(len(setting.tasks), options.rank)
     chosen = [arm for arm in every if not options.arms or arm.name in options.arms]
     scored = measure(setting, chosen, options)
+    tasks = "" if options.tasks == list(TASKS) else f" --tasks {' '.join(options.tasks)}"
     shown = (
-        f"python {Path(sys.argv[0]).as_posix()} --data DIR --base {options.base} --rank {options.rank}"
+        f"python {Path(sys.argv[0]).as_posix()} --data DIR{tasks} --base {options.base} --rank {options.rank}"
         f" --pretraining-steps {options.pretraining_steps} --steps {options.steps} --batch-rows {options.batch_rows}"
         f" --train-rows {options.train_rows} --test-rows {options.test_rows}"
         f" --rates {' '.join(f'{rate:g}' for rate in options.rates)} --seeds {options.seeds}"

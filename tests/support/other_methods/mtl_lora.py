@@ -2,8 +2,8 @@
 
     h = W x + (α / r) Σ_i softmax(w_t / temperature)_i B_i Λ_t A x       for a row of task t
 
-A (r, in) and B_i (out, r) begin as in LoRA, w_t as zeros. Λ_t (r, r) begins as the identity, with which all tasks share
-one LoRA; the paper's own beginning was not at hand.
+They begin as in the authors' program: A (r, in) and B_i (out, r) as in LoRA, Λ_t (r, r) as the identity, and w_t at
+random, without which all B_i would stay equal.
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ class MtlLoraLinear(nn.Module):
         nn.init.kaiming_uniform_(self.mtl_down, a=math.sqrt(5))
         self.mtl_up = nn.Parameter(torch.zeros(UPS, base.out_features, rank))
         self.mtl_task = nn.Parameter(torch.eye(rank).repeat(tasks, 1, 1))
-        self.mtl_mix = nn.Parameter(torch.zeros(tasks, UPS))
+        self.mtl_mix = nn.Parameter(torch.empty(tasks, UPS))
+        nn.init.kaiming_uniform_(self.mtl_mix, a=math.sqrt(5))
 
     def forward(self, x: Tensor) -> Tensor:
         """(rows, tokens, in) → (rows, tokens, out)."""

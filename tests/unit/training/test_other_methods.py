@@ -43,3 +43,18 @@ def test_a_task_is_served_as_the_lora_that_its_rows_were_trained_with(name, tmp_
     torch.testing.assert_close(logits, trained, rtol=1e-4, atol=1e-5)
     with torch.no_grad(), active.use([1, 1, 1]):
         assert not torch.allclose(served(input_ids=ids).logits, trained, atol=1e-3)
+
+
+def test_the_projections_up_of_mtl_lora_part_from_each_other():
+    torch.manual_seed(1)
+    method = METHODS["mtl-lora"](Tuning.model_validate({"method": "LoRA", "rank": 16, "alpha": 32.0}), TASKS)
+    model = method.prepare(small_decoder())
+    optimizer = torch.optim.AdamW([value for value in model.parameters() if value.requires_grad], lr=1e-2)
+    ids = torch.arange(3 * 7).reshape(3, 7) % 61
+    for _ in range(3):
+        with method.select_tasks(model, torch.tensor([2, 0, 1])):
+            model(input_ids=ids, labels=ids).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    ups = [value for name, value in model.named_parameters() if name.endswith("mtl_up")]
+    assert all((up[0] - up[1]).abs().max() > 1e-4 for up in ups)
