@@ -82,7 +82,7 @@ class MemorySettings:
 
 
 def memory_settings(combination: Combination) -> MemorySettings:
-    """As the product begins with, where the combination does not say; on a GPU `fit_to_gpu` then finds what fits."""
+    """As the product begins with, where the combination does not say; on a GPU `fit` then finds what fits."""
     on_gpu = combination.device != "cpu"
     return MemorySettings(
         base_dtype=combination.weights_dtype,

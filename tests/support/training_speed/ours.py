@@ -12,8 +12,9 @@ from multitask_api.stage_io.parameters import Optimisation
 from multitask_trainer.errors import StageError
 from multitask_trainer.training.accelerator import make_accelerator, seed_step
 from multitask_trainer.training.batching.task_batches import TaskBatches
+from multitask_trainer.training.device_memory import CudaMemory
 from multitask_trainer.training.loss_meter import LossMeter
-from multitask_trainer.training.micro_batch import fit_to_gpu
+from multitask_trainer.training.micro_batch import fit
 from multitask_trainer.training.optimizer import MicroBatchTooLarge, OptimizerStep, TrainingSettings
 from multitask_trainer.tuning import tuning_method
 from support.training_speed.bases import TASKS, SpeedRows
@@ -71,7 +72,7 @@ class OurSteps:
         )
         measured.checkpointing = settings.checkpointing
         if combination.device != "cpu" and combination.micro_batch_tokens is None:
-            size = fit_to_gpu(self._step, self._batches, self._accelerator)
+            size = fit(self._step, self._batches, self._accelerator, CudaMemory(self._accelerator.device))
             self._batches = self._batches.with_budget(size.tokens)
             measured.checkpointing |= size.checkpointing
         measured.micro_batch_tokens = self._batches.token_budget

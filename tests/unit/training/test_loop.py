@@ -14,12 +14,12 @@ from torch import nn
 
 from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.results import TaskPoint
-from multitask_trainer.errors import StageError
+from multitask_trainer.errors import MicroBatchTooLarge, StageError
 from multitask_trainer.runtime.progress import FileProgressReporter
 from multitask_trainer.training.batching.batches import padded
 from multitask_trainer.training.checkpoint import CheckpointStore
 from multitask_trainer.training.loop import TrainingLoop
-from multitask_trainer.training.optimizer import MicroBatchTooLarge, TrainingSettings, make_adamw
+from multitask_trainer.training.optimizer import TrainingSettings, make_adamw
 from multitask_trainer.training.selection import Selection
 from multitask_trainer.training.stopping import EarlyStopping
 from multitask_trainer.tuning import tuning_method

@@ -10,10 +10,15 @@ from accelerate import Accelerator
 from multitask_api.resource.tuning import Tuning
 from multitask_serving.engine.model.backbone import Backbone
 from multitask_trainer.base_model.loading import load_base
+from multitask_trainer.errors import GpuInUse, StageError
 from multitask_trainer.training import loss as loss_module
 from multitask_trainer.training.batching.batches import packed
+from multitask_trainer.training.batching.corpus import TextBatches
+from multitask_trainer.training.batching.dataset import EncodedDataset
+from multitask_trainer.training.batching.sampler import Sampler
+from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.loss import RowMeanLoss
-from multitask_trainer.training.micro_batch import MicroBatchSize, PassMemory, choose
+from multitask_trainer.training.micro_batch import MicroBatchSize, PassMemory, choose, fit
 from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
 from multitask_trainer.tuning import tuning_method
 from support.training_fixtures import optimisation, small_decoder
@@ -22,14 +27,18 @@ MIB = 2**20
 
 
 class Gpu:
-    """``fixed`` + ``sequence`` MiB a pass; a ``surprise`` is what passes of more than four sequences take beside it."""
+    """``fixed`` + ``sequence`` MiB a pass.
 
-    def __init__(self, memory, *, fixed=10, sequence=8.0, surprise=0.0, can_checkpoint=True):
+    A ``surprise`` is what passes of more than four sequences take beside it, ``first`` what the first one does.
+    """
+
+    def __init__(self, memory, *, fixed=10, sequence=8.0, surprise=0.0, first=0.0, can_checkpoint=True):
         self.memory, self.fixed, self.sequence, self.surprise = memory, fixed, sequence, surprise
-        self.can_checkpoint = can_checkpoint
+        self.first, self.can_checkpoint = first, can_checkpoint
 
     def try_pass(self, sequences):
-        used = self.fixed + self.sequence * sequences + (self.surprise if sequences > 4 else 0)
+        used = self.fixed + self.sequence * sequences + (self.surprise if sequences > 4 else 0) + self.first
+        self.first = 0
         if used > self.memory:
             raise torch.OutOfMemoryError
         return int(used * MIB)
@@ -51,7 +60,8 @@ class Gpu:
         pytest.param(Gpu(200), 100_000, MicroBatchSize(21 * 512), id="what fits"),
         pytest.param(Gpu(100), 100_000, MicroBatchSize(32768, checkpointing=True), id="checkpointing gives more"),
         pytest.param(Gpu(50), 100_000, MicroBatchSize(36 * 512, checkpointing=True), id="and then what fits"),
-        pytest.param(Gpu(100, surprise=20), 100_000, MicroBatchSize(32768, checkpointing=True), id="it is tried"),
+        pytest.param(Gpu(100, surprise=20), 100_000, MicroBatchSize(16384, checkpointing=True), id="it is tried"),
+        pytest.param(Gpu(100, first=64, can_checkpoint=False), 3000, MicroBatchSize(2560), id="libraries stay"),
         pytest.param(Gpu(100, surprise=60, can_checkpoint=False), 100_000, MicroBatchSize(2 * 512), id="and halved"),
         pytest.param(Gpu(20, can_checkpoint=False), 100_000, MicroBatchSize(512), id="one sequence fits"),
         pytest.param(Gpu(9), 100_000, None, id="nothing fits"),
@@ -151,3 +161,118 @@ def test_a_frozen_base_is_held_in_bf16_and_what_is_trained_in_fp32(name, base_fo
     with torch.autocast("cpu", torch.bfloat16):
         assert step.backward(batch, is_last=True).isfinite()
     assert all(value.grad.dtype == torch.float32 for value in step.parameters.values())
+
+
+# -- a real model, in a memory that is simulated ----------------------------------------------------------------------
+
+TASKS = ("a", "b")
+
+
+def task_batches(*, pack, longest=40, rows=16):
+    """Two tasks of rows of 5 to ``longest`` tokens; the second one's answers are the longer ones."""
+    generator = np.random.default_rng(5)
+    datasets = []
+    for answer in (1, 3):
+        lengths = [longest, *generator.integers(5, longest, 30)]
+        prompts = [generator.integers(0, 61, length - answer).tolist() for length in lengths]
+        datasets.append(EncodedDataset.of(prompts, [[7] * answer] * len(lengths)))
+    sampler = Sampler(dict.fromkeys(TASKS, 0.5), dict.fromkeys(TASKS, 31), batch_rows=rows, seed=1)
+    return TaskBatches(sampler, datasets, rows, 10_000, pack=pack)
+
+
+class SimulatedMemory:
+    """A pass takes 1 MiB a token, half of it with checkpointing; ``left`` MiB are free, ``held`` by other processes."""
+
+    def __init__(self, step, *, left, held=0, total=1000):
+        self.left, self.held, self.total = left, held, total * MIB
+        self.step, self.tokens = step, []
+        model = step.loss.model
+        model.get_decoder().register_forward_pre_hook(self.note, with_kwargs=True)
+
+    def note(self, _module, _arguments, keywords):
+        self.tokens.append(keywords["input_ids"].numel())
+        if self.used() > self.left:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    def used(self):
+        layers = self.step.loss.model.get_decoder().layers
+        return self.tokens[-1] * (0.5 if layers[0].gradient_checkpointing else 1)
+
+    def free(self):
+        return self.left * MIB
+
+    def others(self):
+        return self.held * MIB
+
+    def taken_by(self, work):
+        work()
+        return int(self.used() * MIB)
+
+    def reset(self):
+        pass
+
+
+FITTED = [
+    pytest.param(True, 100_000, MicroBatchSize(1024), id="packed: two sequences of a step"),
+    pytest.param(False, 100_000, MicroBatchSize(16 * 39), id="padded: all rows of a step"),
+    pytest.param(False, 500, MicroBatchSize(16 * 39, checkpointing=True), id="with checkpointing"),
+    pytest.param(False, 100, MicroBatchSize(4 * 39, checkpointing=True), id="some rows"),
+]
+
+
+@pytest.mark.parametrize(("pack", "left", "expected"), FITTED)
+@pytest.mark.parametrize("name", METHODS)
+def test_what_fits_beside_a_model(pack, left, expected, name):
+    method = tuning_method(METHODS[name], TASKS)
+    model = method.prepare(small_decoder()).train()
+    before = {key: value.detach().clone() for key, value in model.named_parameters()}
+    step = optimizer_step(method, model)
+    batches = task_batches(pack=pack)
+    size = fit(step, batches, Accelerator(cpu=True), SimulatedMemory(step, left=left))
+    assert size == expected
+    assert all(value.grad is None for value in model.parameters())
+    assert all(torch.equal(value, before[key]) for key, value in model.named_parameters())
+
+
+FAILURES = [
+    pytest.param("LoRA", 30, 0, StageError, "sequence of 39 tokens .* lower training.maxLength .* smaller", id="rows"),
+    pytest.param("Full", 30, 0, StageError, "use tuning.method LoRA or CGCLoRA", id="all weights are trained"),
+    pytest.param("LoRA", 30, 500, GpuInUse, "other processes hold 0.5 GiB", id="others hold the memory"),
+]
+
+
+@pytest.mark.parametrize(("name", "left", "held", "error", "message"), FAILURES)
+def test_what_is_said_if_nothing_fits(name, left, held, error, message):
+    method = tuning_method(METHODS[name], TASKS)
+    step = optimizer_step(method, method.prepare(small_decoder()).train())
+    step.use_checkpointing()
+    memory = SimulatedMemory(step, left=left / 2, held=held)
+    with pytest.raises(error, match=message):
+        fit(step, task_batches(pack=False), Accelerator(cpu=True), memory)
+    assert all(value.grad is None for value in step.parameters.values())
+
+
+@pytest.mark.parametrize("pack", [True, False])
+@pytest.mark.parametrize("longest", [40, 600])
+def test_no_micro_batch_of_a_step_is_larger_than_the_one_that_was_tried(pack, longest):
+    batches = task_batches(pack=pack, longest=longest)
+    batches = batches.with_budget(4 * batches.width)
+    tried = batches.longest(4)
+    for step in range(20):
+        micro_batches = batches.at(step)
+        assert sum(each.input_ids.numel() for each in micro_batches) <= batches.step_tokens
+        for each in micro_batches:
+            assert each.input_ids.numel() <= tried.input_ids.numel() <= batches.token_budget
+            assert len(each.targets) <= len(tried.targets)
+
+
+def test_text_can_be_copied_to_a_gpu():
+    """What is expanded cannot be pinned."""
+    shard = np.arange(200, dtype=np.uint32)
+    sampler = Sampler({"text": 1.0}, {"text": 24}, batch_rows=6, seed=1)
+    batches = TextBatches((shard,), sampler, length=8, batch_rows=6, token_budget=32)
+    for batch in [*batches.at(0), batches.longest(3)]:
+        tensors = [value for value in vars(batch).values() if isinstance(value, torch.Tensor)]
+        assert all(0 not in value.stride() for value in tensors)
+    assert batches.longest(3).tokens == 3 * batches.width
+    assert batches.step_tokens == 48

@@ -33,6 +33,14 @@ class LostProcess(RetryableError):
     """Another process of the same launch ended, or cannot be reached."""
 
 
+class GpuInUse(RetryableError):
+    """What other processes hold of a GPU leaves too little for this one."""
+
+
+class MicroBatchTooLarge(RetryableError):
+    """The forward or backward pass of a micro-batch does not fit into the device's memory."""
+
+
 class Unreported(RetryableError):
     """A result could not be written where the operator reads it."""
 

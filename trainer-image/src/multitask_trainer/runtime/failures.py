@@ -47,7 +47,12 @@ def failure_of(stage: str, error: Exception) -> StageFailure:
 
 
 def _retryable_message(error: Exception, order: StageOrder, distributed: DistributedContext) -> str | None:
-    """What to tell the user if a full disk or a lost peer process caused ``error``; None if neither did."""
+    """What to tell the user if full memory, a full disk or a lost peer process caused ``error``; None if none did."""
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; stages that train nothing have not imported it
+        return (
+            f"the GPU's memory is full: {error}. Another process may have taken it (training.maxParallelJobs); else "
+            "lower training.maxLength, or take a smaller base model or a larger GPU"
+        )
     full = full_disk_message(error, _written_folders(order), DataLocations.of(".", os.environ).mounts)
     if full is None and distributed.is_lost_peer(error):
         return f"another process of this stage ended, or cannot be reached: {error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -13,14 +14,15 @@ from torch import nn
 
 from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.results import CurvePoint, TaskPoint
-from multitask_trainer.errors import ArtifactError, Interrupted
+from multitask_trainer.errors import ArtifactError, Interrupted, MicroBatchTooLarge
 from multitask_trainer.runtime.progress import ProgressReporter
 from multitask_trainer.training.accelerator import catch_sigterm, seed_step
 from multitask_trainer.training.batching.batches import Batches
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
+from multitask_trainer.training.device_memory import CudaMemory
 from multitask_trainer.training.loss_meter import STEPS_PER_READ, LossMeter
-from multitask_trainer.training.micro_batch import MicroBatchSize, fit_to_gpu
-from multitask_trainer.training.optimizer import MicroBatchTooLarge, OptimizerStep, TrainingSettings
+from multitask_trainer.training.micro_batch import MicroBatchSize, fit
+from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
 from multitask_trainer.training.schedule import Schedule
 from multitask_trainer.training.selection import Selection, is_better, mean_loss
 from multitask_trainer.training.stopping import REASONS, EarlyStopping
@@ -72,7 +74,8 @@ class TrainingLoop:
         """Train to the end; the main process's model then has the chosen weights. Raises `Interrupted` on SIGTERM."""
         self._optimizer_step.loss.train()
         if self._accelerator.device.type == "cuda":
-            self._fit_to_gpu()
+            memory = CudaMemory(self._accelerator.device)
+            self._set_micro_batch(fit(self._optimizer_step, self._batches, self._accelerator, memory))
         self._resume()
         with catch_sigterm() as stop_requested:
             while self.progress.step < self._end:
@@ -159,11 +162,9 @@ class TrainingLoop:
 
     # -- memory --------------------------------------------------------------------------------------------------------
 
-    def _fit_to_gpu(self) -> None:
-        self._set_micro_batch(fit_to_gpu(self._optimizer_step, self._batches, self._accelerator))
-
     def _use_smaller_micro_batches(self) -> None:
         self._optimizer_step.optimizer.zero_grad(set_to_none=True)
+        gc.collect()
         torch.cuda.empty_cache()
         self._write(f"step {self.progress.step}: out of memory")
         size = replace(self.micro_batch, tokens=max(self._batches.width, self._batches.token_budget // 2))

@@ -18,8 +18,8 @@ from multitask_serving.engine.model.backbone import Backbone
 from multitask_trainer.training.batching.batches import MicroBatch
 
 _MOST_LOGITS = 1 << 26
-"""Logits that are there at once: 256 MiB in fp32, and as much for their gradients. With a vocabulary of 152,000 tokens,
-32,768 tokens of text would have 20 GB of them."""
+"""Logits that are there at once: with their loss and its gradients about 1 GiB. With a vocabulary of 152,000 tokens,
+32,768 tokens of text would have 80 GB of these."""
 
 
 class RowMeanLoss(nn.Module):

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from multitask_trainer.errors import StageError
+from multitask_trainer.errors import GpuInUse, StageError
 from multitask_trainer.training.batching.batches import Batches
+from multitask_trainer.training.device_memory import GIB, DeviceMemory
 from multitask_trainer.training.optimizer import OptimizerStep
 
 if TYPE_CHECKING:
@@ -24,11 +25,13 @@ if TYPE_CHECKING:
 MOST_TOKENS = 32768
 """More of them in one pass make no GPU faster."""
 _BUSY_TOKENS = 8192
-"""As many in one pass keep a GPU busy. With fewer, it is worth to compute activations twice, a third more work."""
+"""As many in one pass keep a GPU busy. With fewer, activations are computed twice, a third more work. Not measured."""
 _USED = 0.92
 """Of the free memory; the rest is for fragments and for what CUDA's libraries take."""
 _SEVERAL = 4
-_GIB = 2**30
+"""Sequences of the second pass, whose difference to one sequence is measured."""
+_OTHERS = 0.1
+"""Part of a GPU's memory: other processes that hold more of it are named as the cause if something does not fit."""
 
 
 @dataclass(frozen=True)
@@ -81,96 +84,99 @@ def choose(
 
 def _fitting(most: int, try_pass: Callable[[int], int], free: Callable[[], float]) -> int:
     """The sequences of a pass, by the estimate, halved until they fit; 0 if one does not."""
-    several = min(most, _SEVERAL)
     try:
+        try_pass(1)  # the first one also takes what libraries keep from then on
         one = try_pass(1)
-        count = most
-        if several > 1:
-            count = max(1, min(most, PassMemory.of(one, try_pass(several), several).sequences(free())))
     except torch.OutOfMemoryError:
-        count = several // 2
-    while count and not _fits(count, try_pass):
+        return 0
+    count, several = most, min(most, _SEVERAL)
+    if several > 1:
+        try:
+            count = min(most, PassMemory.of(one, try_pass(several), several).sequences(free()))
+        except torch.OutOfMemoryError:
+            count = several // 2
+    while count > 1 and not _fits(count, try_pass, free()):
         count //= 2
-    return count
+    return max(1, count)
 
 
-def _fits(count: int, try_pass: Callable[[int], int]) -> bool:
+def _fits(count: int, try_pass: Callable[[int], int], memory: float) -> bool:
     try:
-        try_pass(count)
+        return try_pass(count) <= memory
     except torch.OutOfMemoryError:
         return False
-    return True
 
 
-def fit_to_gpu(step: OptimizerStep, batches: Batches, accelerator: Accelerator) -> MicroBatchSize:
+def fit(step: OptimizerStep, batches: Batches, accelerator: Accelerator, memory: DeviceMemory) -> MicroBatchSize:
     """The size of a micro-batch that fits beside weights, gradients and optimizer state, the same in all processes.
 
-    Switches gradient checkpointing on if it is needed. Raises `StageError` if the model cannot be trained on this GPU.
+    Switches gradient checkpointing on if it is needed. Raises `StageError` if the model cannot be trained on this GPU,
+    and `GpuInUse` if that is because of other processes.
     """
-    device = accelerator.device
 
     def try_pass(sequences: int) -> int:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats(device)
-        before = torch.cuda.memory_allocated(device)
-        step.backward(batches.longest(sequences), is_last=False)
-        return torch.cuda.max_memory_allocated(device) - before
+        return memory.taken_by(lambda: step.try_backward(batches.longest(sequences)))
 
-    def free() -> float:
-        torch.cuda.empty_cache()
-        return _USED * torch.cuda.mem_get_info(device)[0]
-
-    size = None
-    with _optimizer_memory(step):
-        size = choose(
-            width=batches.width,
-            most_tokens=max(batches.width, batches.step_tokens),
-            try_pass=try_pass,
-            free=free,
-            use_checkpointing=step.use_checkpointing,
-        )
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats(device)
-    return _agree(size, step, batches.width, accelerator)
-
-
-@contextmanager
-def _optimizer_memory(step: OptimizerStep) -> Iterator[None]:
-    """A context in which the memory of gradients and of AdamW's two moments is taken.
-
-    Raises `StageError` if it is not there.
-    """
+    size, has_state = None, False
     try:
-        for value in step.parameters.values():
-            value.grad = torch.zeros_like(value)
-        moments = [torch.empty_like(value) for value in step.parameters.values() for _ in range(2)]
+        with _state(step):
+            has_state = True
+            size = choose(
+                width=batches.width,
+                most_tokens=max(batches.width, batches.step_tokens),
+                try_pass=try_pass,
+                free=lambda: _USED * memory.free(),
+                use_checkpointing=step.use_checkpointing,
+            )
     except torch.OutOfMemoryError:
-        step.optimizer.zero_grad(set_to_none=True)
-        raise StageError(_too_large(step)) from None
-    yield
-    moments.clear()
-    step.optimizer.zero_grad(set_to_none=True)
-
-
-def _agree(size: MicroBatchSize | None, step: OptimizerStep, width: int, accelerator: Accelerator) -> MicroBatchSize:
-    """The smallest of all processes; checkpointing if one of them needs it."""
-    tokens, checkpointing = (size.tokens, size.checkpointing) if size else (0, False)
-    if accelerator.num_processes > 1:
-        mine = torch.tensor([[tokens, int(checkpointing)]], device=accelerator.device)
-        every = accelerator.gather(mine)
-        tokens, checkpointing = int(every[:, 0].min()), bool(every[:, 1].max())
+        pass
+    memory.reset()
+    tokens, checkpointing = _smallest(size, accelerator)
     if not tokens:
-        raise StageError(f"{_too_large(step)} A row of {width} tokens does not fit: lower training.maxLength.")
+        raise _does_not_fit(step, memory, batches.width if has_state else None)
     if checkpointing:
         step.use_checkpointing()
     return MicroBatchSize(tokens, checkpointing)
 
 
-def _too_large(step: OptimizerStep) -> str:
-    trained = sum(value.numel() for value in step.parameters.values())
-    total = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    return (
-        f"training.gpusPerNode: a GPU of {total / _GIB:.0f} GiB is too small to train {trained:,} weights of this base "
-        "model, which take 12 bytes each beside the model. Use tuning.method LoRA or CGCLoRA, a smaller base model, or "
-        "a larger GPU."
+@contextmanager
+def _state(step: OptimizerStep) -> Iterator[None]:
+    """A context in which gradients and AdamW's two moments take their memory."""
+    try:
+        for value in step.parameters.values():
+            value.grad = torch.zeros_like(value)
+        moments = [torch.empty_like(value) for value in step.parameters.values() for _ in range(2)]
+        yield
+        moments.clear()
+    finally:
+        step.optimizer.zero_grad(set_to_none=True)
+
+
+def _smallest(size: MicroBatchSize | None, accelerator: Accelerator) -> tuple[int, bool]:
+    """Tokens and checkpointing of the process with the least room; 0 tokens if one of them has none."""
+    tokens, checkpointing = (size.tokens, size.checkpointing) if size else (0, False)
+    if accelerator.num_processes == 1:
+        return tokens, checkpointing
+    every = accelerator.gather(torch.tensor([[tokens, int(checkpointing)]], device=accelerator.device))
+    return int(every[:, 0].min()), bool(every[:, 1].max())
+
+
+def _does_not_fit(step: OptimizerStep, memory: DeviceMemory, width: int | None) -> StageError | GpuInUse:
+    """What to say; ``width`` None if not even gradients and optimizer state fit."""
+    others = memory.others()
+    if others > _OTHERS * memory.total:
+        return GpuInUse(
+            f"the GPU has {memory.total / GIB:.0f} GiB and other processes hold {others / GIB:.1f} GiB of it; this "
+            "training does not fit beside them. It is tried again; set training.maxParallelJobs: 1 to train alone"
+        )
+    trained, whole = step.weights
+    state = f"this base model with {whole:,} weights, {trained:,} of them trained, which take 12 bytes each beside it"
+    cure = "take a smaller base model, or a larger GPU"
+    if 2 * trained > whole:
+        cure = f"use tuning.method LoRA or CGCLoRA and no pretraining, which train few weights, or {cure}"
+    if width is None:
+        return StageError(f"a GPU of {memory.total / GIB:.0f} GiB is too small for {state}; {cure}")
+    return StageError(
+        f"a GPU of {memory.total / GIB:.0f} GiB has no room for a sequence of {width:,} tokens beside {state}; lower "
+        f"training.maxLength if it is above 512, or {cure}"
     )

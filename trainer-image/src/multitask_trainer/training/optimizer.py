@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.parameters import Optimisation
+from multitask_trainer.errors import MicroBatchTooLarge
 from multitask_trainer.training.batching.batches import MicroBatch
 from multitask_trainer.training.loss import RowMeanLoss, freeze_outside_decoder
 from multitask_trainer.training.loss_meter import LossMeter
@@ -21,10 +22,6 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 _MAX_GRAD_NORM = 1.0
-
-
-class MicroBatchTooLarge(MemoryError):
-    """The forward or backward pass of a micro-batch does not fit into the device's memory."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +77,7 @@ class OptimizerStep:
         self._model = model
         self._method = method
         self._accelerator = accelerator
+        self._is_checkpointing = False
 
     def run(self, micro_batches: Sequence[MicroBatch], present: Tensor, *, rate: float, meter: LossMeter) -> None:
         """One step at learning rate ``rate``.
@@ -94,7 +92,9 @@ class OptimizerStep:
             ]
         except torch.OutOfMemoryError as error:
             self.optimizer.zero_grad(set_to_none=True)
-            raise MicroBatchTooLarge(str(error)) from None
+            raise MicroBatchTooLarge(
+                f"a micro-batch does not fit into the GPU's memory, which another process may have taken: {error}"
+            ) from None
         for loss, micro_batch in zip(losses, micro_batches, strict=True):
             meter.add_micro_batch(loss, micro_batch.tokens)
         for group in self.optimizer.param_groups:
@@ -115,8 +115,28 @@ class OptimizerStep:
             self._accelerator.backward(loss * self._accelerator.num_processes)
         return loss.detach()
 
+    def try_backward(self, micro_batch: MicroBatch) -> None:
+        """Forward and backward of one micro-batch for trial, in this process alone; its gradients are to be dropped."""
+        batch = micro_batch.to(self._accelerator.device)
+        # DistributedDataParallel's own forward pass would wait for that of the other processes.
+        loss = self._accelerator.unwrap_model(self.loss)
+        with (
+            self._gradient_sync(is_last=False),
+            self._accelerator.autocast(),
+            self._method.select_tasks(self._model, batch.task_ids),
+        ):
+            self._accelerator.backward(loss(batch))
+
+    @property
+    def weights(self) -> tuple[int, int]:
+        """The number of weights that are trained, and of all."""
+        trained = sum(value.numel() for value in self.parameters.values())
+        return trained, sum(value.numel() for value in self._model.parameters())
+
     def use_checkpointing(self) -> bool:
         """Keep the inputs of layers only, and compute each layer again in the backward pass; False if it cannot."""
+        if self._is_checkpointing:
+            return True
         model: Any = self._model
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         if not getattr(base, "supports_gradient_checkpointing", False):
@@ -124,6 +144,7 @@ class OptimizerStep:
         # The name has changed within transformers 5.
         enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+        self._is_checkpointing = True
         return True
 
     def trained_weights(self) -> dict[str, Tensor]:

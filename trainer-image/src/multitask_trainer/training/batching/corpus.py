@@ -135,7 +135,8 @@ class TextBatches:
         rows, length = len(blocks), self.length
         return MicroBatch(
             input_ids=tokens[:, :-1],
-            position_ids=torch.arange(length).expand(rows, length),
+            # Contiguous: what is expanded cannot be pinned for the copy to a GPU.
+            position_ids=torch.arange(length).expand(rows, length).contiguous(),
             segment_ids=None,
             logit_positions=torch.arange(rows * length),
             targets=tokens[:, 1:].reshape(-1),

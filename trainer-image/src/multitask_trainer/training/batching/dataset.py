@@ -129,6 +129,16 @@ class EncodedDataset:
         """Tokens of the longest row."""
         return int(np.diff(self.starts).max())
 
+    @property
+    def longest_row(self) -> NDArray[np.int32]:
+        """Its ids."""
+        return self.row(int(np.diff(self.starts).argmax()))[0]
+
+    @property
+    def longest_answer(self) -> int:
+        """Tokens of the longest answer, EOS included."""
+        return int((np.diff(self.starts) - self.prompt_lengths).max())
+
     def row(self, index: int) -> tuple[NDArray[np.int32], int]:
         """A row's ids and the length of its prompt."""
         return self.ids[self.starts[index] : self.starts[index + 1]], int(self.prompt_lengths[index])

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -69,11 +68,15 @@ class TaskBatches:
         return -(-rows // a_sequence) * self.width
 
     def longest(self, sequences: int) -> MicroBatch:
-        """So many sequences that are full of the longest row of all tasks."""
+        """So many sequences that are full of the longest row of all tasks.
+
+        They have as many targets as all rows of a step at the most: a step's micro-batch may have many short rows.
+        """
         task = max(range(len(self.datasets)), key=lambda index: self.datasets[index].longest)
-        dataset = self.datasets[task]
-        row = dataset.row(int(np.diff(dataset.starts).argmax()))
+        ids = self.datasets[task].longest_row
         count = sequences * max(1, self.width // self._longest_row)
+        targets = self.batch_rows * max(dataset.longest_answer for dataset in self.datasets)
+        row = (ids, max(1, len(ids) - -(-targets // count)))
         layout: Any = {"batch_rows": count, "token_budget": sequences * self.width, "tasks": [task] * count}
         batches = packed([row] * count, width=self.width, **layout) if self.pack else padded([row] * count, **layout)
         return batches[0]
