@@ -1,11 +1,11 @@
-"""What the three stages, filtering and CGC-LoRA are worth on a base that knows language, with LoRA and equal rows.
+"""What the three stages, filtering and CGC-LoRA are worth on a base that knows language, with LoRA.
 
     python tests/benchmarks/evidence.py --data DIR --base FOLDER [--device cuda] [--minutes 5] [--out PAGE] …
 
 DIR is that of ``open_suite.py``; the rows that are used are drawn from it with a fixed seed. The baselines of all tasks
 are trained first, then the arms beside each other: they share rows, base and baselines. Naive and CGC-LoRA get exactly
-as many steps as the three stages; *filtered*, whose groups have their default steps, lacks those of stage 2. An arm is
-repeated with ``--seeds`` mixture seeds.
+as many steps as the three stages; *filtered*, whose groups have their default steps, lacks those of stage 2, and is not
+compared where there are any. An arm is repeated with ``--seeds`` mixture seeds.
 
 After ``--minutes`` no arm begins, and after one and a half minutes more what still runs is interrupted. A page of what
 is finished is printed in any case (also to ``--out``). Call it again with the same ``--workdir`` to go on.
@@ -35,7 +35,7 @@ TITLES = {
     "three-stage": "three stages: groups by type, stage 2, τ = 2",
     "naive": "naive: one mixture, τ = 1, no stage 2",
     "cgc": "1 + N: three stages with CGC-LoRA",
-    "filtered": "filtered: groups by type, τ = 1, no stage 2",
+    "filtered": "filtered: groups by type, τ = 1, without stage 2 and its rows",
 }
 
 
@@ -176,8 +176,12 @@ def conclusion(arms: dict[str, list[dict[str, Any]]]) -> str:
         return "No comparison: the naive arm or the others are not finished."
     if min(len(reports) for reports in arms.values()) < 2:
         return "There is an arm with one seed: a difference says nothing yet."
-    others = [name for name in arms if name != "naive"]
-    said = " ".join(open_suite.conclusion({name: arms[name], "naive": arms["naive"]}) for name in others)
+    rows = {name: open_suite.total(reports[0], "Rows") for name, reports in arms.items()}
+    equal = [name for name in arms if name != "naive" and rows[name] == rows["naive"]]
+    if not equal:
+        return "No comparison: no arm had as many rows as the naive one."
+    judged = open_suite.judged_tasks(arms)
+    said = " ".join(open_suite.conclusion({name: arms[name], "naive": arms["naive"]}, judged) for name in equal)
     return f"{said} This is one base, one suite and one budget, and says nothing about others."
 
 
@@ -209,10 +213,16 @@ def _device(name: str) -> str:
 
 
 def _shown(options: argparse.Namespace) -> str:
-    kept = ("device", "seeds", "baseline_seeds", "steps", "batch_rows", "rank", "rate", "train_rows", "test_rows")
-    given = " ".join(f"--{name.replace('_', '-')} {getattr(options, name)}" for name in kept)
+    """The command, with every option that is not the default; DIR, FOLDER and where results go left out."""
+    default = vars(parse(["--data", "DIR", "--base", "FOLDER"]))
+    places = {"data", "base", "workdir", "out", "json", "minutes"}
+    changed = {name: value for name, value in vars(options).items() if name not in places and value != default[name]}
+    words = [
+        f"--{name.replace('_', '-')} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+        for name, value in changed.items()
+    ]
     base = options.base if "://" in options.base else Path(options.base).name
-    return f"python {Path(sys.argv[0]).as_posix()} --data DIR --base {base} {given}"
+    return " ".join([f"python {Path(sys.argv[0]).as_posix()} --data DIR --base {base}", *words])
 
 
 def prepare(options: argparse.Namespace) -> list[dict[str, Any]]:

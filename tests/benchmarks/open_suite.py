@@ -255,10 +255,13 @@ def arm_table(arms: dict[str, list[dict[str, Any]]]) -> list[str]:
     return lines
 
 
-def conclusion(arms: dict[str, list[dict[str, Any]]]) -> str:
-    """The difference of the arms' mean ratios over seeds, against the noise that the seeds show."""
+def conclusion(arms: dict[str, list[dict[str, Any]]], judged: set[str] | None = None) -> str:
+    """The difference of the two arms' mean ratios over seeds, against the noise that the seeds show.
+
+    ``judged``: over these tasks; by default over those that were judged in every run of both.
+    """
     names = list(arms)
-    judged = judged_tasks(arms)
+    judged = judged_tasks(arms) if judged is None else judged
     first, second = (mean_ratios(arms[name], judged) for name in names)
     if min(len(first), len(second)) < 2:
         return "One seed an arm: a difference says nothing."

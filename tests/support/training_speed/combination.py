@@ -172,5 +172,6 @@ class Deadline:
 
 
 def out_of_memory(error: Exception, step: int) -> str:
-    """Where, and how much was wanted; torch's message goes on with what the GPU holds."""
-    return f"step {step}: {str(error).partition(' GPU ')[0]}"
+    """Where, and how much was wanted; torch's message goes on with what the GPU holds, ours says what to do."""
+    said = str(error).partition(" GPU ")[0] if isinstance(error, torch.OutOfMemoryError) else str(error)
+    return f"step {step}: {said}"

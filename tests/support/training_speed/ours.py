@@ -9,13 +9,13 @@ import torch
 
 from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.parameters import Optimisation
-from multitask_trainer.errors import StageError
+from multitask_trainer.errors import GpuInUse, MicroBatchTooLarge, StageError
 from multitask_trainer.training.accelerator import make_accelerator, seed_step
 from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.device_memory import CudaMemory
 from multitask_trainer.training.loss_meter import LossMeter
 from multitask_trainer.training.micro_batch import fit
-from multitask_trainer.training.optimizer import MicroBatchTooLarge, OptimizerStep, TrainingSettings
+from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
 from multitask_trainer.tuning import tuning_method
 from support.training_speed.bases import TASKS, SpeedRows
 from support.training_speed.combination import (
@@ -112,7 +112,7 @@ class OurSide:
                 if deadline.passed and len(measured.losses) > self._combination.warmup:
                     return
                 self.run()
-        except (torch.OutOfMemoryError, MicroBatchTooLarge, StageError) as error:  # the last: not even one row fits
+        except (torch.OutOfMemoryError, MicroBatchTooLarge, GpuInUse, StageError) as error:
             measured.out_of_memory = out_of_memory(error, len(measured.seconds))
             self.close()
 
