@@ -139,6 +139,8 @@ class Trained:
     validation: float
     """Mean over tasks of the score on validation rows."""
     parameters: int
+    seconds: float
+    """In training steps, of all of the run's models."""
     memory: int
     """Bytes resident at most, of one process."""
     weights: Mapping[str, Path]
@@ -166,6 +168,7 @@ def train(run: Run, setting: Setting) -> Trained:
     return Trained(
         validation=sum(scores) / len(scores),
         parameters=sum(result.trainable_parameters for result in results.values()),
+        seconds=sum(result.training_seconds for result in results.values()),
         memory=memory,
         weights=weights,
     )

@@ -16,7 +16,6 @@ import concurrent.futures
 import os
 import statistics
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,6 +58,8 @@ class Scored:
     trained: Sequence[Trained]
     answers: Sequence[Mapping[str, Sequence[Answer]]]
     served_bytes: int
+    seconds: float
+    """In training steps, of all rates and seeds."""
 
 
 def prepare(options: argparse.Namespace) -> Setting:
@@ -127,6 +128,7 @@ def measure(setting: Setting, chosen: Sequence[Arm], options: argparse.Namespace
                 [trained[run] for run in runs],
                 [answers for answers, _ in answered],
                 answered[0][1],
+                sum(each.seconds for run, each in trained.items() if run.arm == arm),
             )
         )
     return scored
@@ -168,10 +170,11 @@ def page(
     seconds: Mapping[str, float],
     options: argparse.Namespace,
     command: str,
-    minutes: float,
 ) -> str:
     """The result as Markdown."""
     plain = next(item for item in scored if item.arm.name == "lora")
+    spent = sum(item.seconds for item in scored) / 60
+    spent_main = sum(item.seconds for item in scored if item.arm.is_main) / 60
     lines = [
         "# Tuning methods: LoRA, more rank, CGC-LoRA and its relatives",
         "",
@@ -179,7 +182,8 @@ def page(
         "",
         f"{len(setting.tasks)} classification tasks in one group; base {options.base}. Every arm has",
         f"{setting.steps} steps of {setting.batch_rows} rows. At most {options.train_rows:,} training rows and",
-        f"{options.test_rows:,} test rows of a task, drawn with a fixed seed. This call took {minutes:.0f} minutes.",
+        f"{options.test_rows:,} test rows of a task, drawn with a fixed seed. The steps of all rates and seeds took",
+        f"{spent:.0f} minutes of one thread, of the main arms {spent_main:.0f}; these have {options.seeds} seeds.",
         "",
         "Score: the mean over tasks of the metric on the test rows, mean ± SD over seeds. Difference: to LoRA of the",
         "same budget, seed by seed on the same rows, with a 95 % interval from rows and seeds; without one where there",
@@ -257,7 +261,6 @@ def main() -> None:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     options.workdir = options.workdir.resolve()
     options.rates = sorted(options.rates)
-    begun = time.monotonic()
     setting = prepare(options)
     every = arms(len(setting.tasks), options.rank)
     chosen = [arm for arm in every if not options.arms or arm.name in options.arms]
@@ -271,7 +274,7 @@ def main() -> None:
         f"{' --arms ' + ' '.join(options.arms) if options.arms else ''}"
     )
     seconds = step_seconds(chosen, setting, options.rounds)
-    text = page(setting, scored, seconds, options, shown, (time.monotonic() - begun) / 60)
+    text = page(setting, scored, seconds, options, shown)
     print(text)
     if options.out:
         options.out.write_text(text, "utf-8")
