@@ -129,6 +129,7 @@ def test_one_folder_a_task_and_one_where_tasks_share_an_adapter(artifact, tmp_pa
         listed["tasks"]["reply"] | {"prompt": "{text}\n", "maxNewTokens": 7, "stop": ["#"]} == listed["tasks"]["reply"]
     )
     assert listed["tasks"]["topic"]["labels"] == ["a", "ab", "b"]
+    assert listed["tasks"]["topic"]["answerPrefix"] == " "
 
 
 def test_the_prompt_formats_to_the_text_that_the_engine_encodes(artifact, tmp_path):

@@ -15,6 +15,7 @@ from typing import Literal
 
 from multitask_api.bundle import ServedTask
 from multitask_api.stages.digests import digest
+from multitask_serving.engine.prompt.template import answer_separator
 from multitask_trainer.adapter_export import engines
 from multitask_trainer.adapter_export.peft_folder import VLLM_RANKS, padded_rank, write_peft_folder
 from multitask_trainer.adapter_export.source import Source
@@ -72,9 +73,15 @@ def _write(source: Source, target: Target, folder: Path, final: Path, base: str,
 def describe_task(adapter: str, task: ServedTask) -> dict[str, object]:
     """What a caller of another engine has to know of a task.
 
-    ``prompt`` is the text around the fields, in which ``{name}`` stands for a field and ``{{`` for a brace.
+    ``prompt`` is the text around the fields, in which ``{name}`` stands for a field and ``{{`` for a brace. An answer
+    begins with ``answerPrefix``, also a label.
     """
-    described: dict[str, object] = {"adapter": adapter, "type": task.type, "prompt": _prompt(task)}
+    described: dict[str, object] = {
+        "adapter": adapter,
+        "type": task.type,
+        "prompt": _prompt(task),
+        "answerPrefix": answer_separator(task.pieces),
+    }
     if task.labels:
         described["labels"] = [label.label for label in task.labels]
     if task.generation is not None:
