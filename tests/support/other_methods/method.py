@@ -9,11 +9,11 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from torch.optim import Optimizer
 from transformers import PreTrainedModel
 
 from multitask_api.resource.tuning import Tuning
 from multitask_trainer.base_model.loading import Precision, torch_dtype
+from multitask_trainer.tuning.method import OptimizerDefaults
 from multitask_trainer.tuning.served_form import write_adapter
 
 WEIGHTS = "weights.safetensors"
@@ -40,7 +40,7 @@ class Selection:
         return self.tasks.expand(rows) if len(self.tasks) == 1 else self.tasks
 
 
-class OtherMethod(ABC):
+class OtherMethod(OptimizerDefaults, ABC):
     """See `multitask_trainer.tuning.TuningMethod`. Every task's delta is a LoRA: scaling · B A for each layer."""
 
     freezes_base = True
@@ -96,13 +96,3 @@ class OtherMethod(ABC):
         if tasks is None:
             raise ValueError("say of which task each row is")
         return self.selection.use(tasks)
-
-    def decays(self, name: str) -> bool:
-        """All matrices, as the methods' own programs do."""
-        del name
-        return True
-
-    def task_step(self, model: nn.Module, optimizer: Optimizer, present: Tensor) -> None:
-        """The optimizer's own step."""
-        del model, present
-        optimizer.step()

@@ -68,7 +68,7 @@ class MtlLora(OtherMethod):
             parent, _, name = path.rpartition(".")
             layer = MtlLoraLinear(
                 model.get_submodule(path), self.selection, tasks=len(self.tasks), rank=self.rank, scaling=self.scaling
-            )  # type: ignore[arg-type]
+            )
             setattr(model.get_submodule(parent), name, layer)
         return model
 

@@ -72,13 +72,8 @@ class TuningMethod(Protocol):
         """
 
 
-class SharedByAllTasks:
-    """What a method does not have to do whose weights are the same for all tasks."""
-
-    def select_tasks(self, model: nn.Module, tasks: Tensor | None) -> AbstractContextManager[None]:
-        """All rows are computed alike."""
-        del model, tasks
-        return nullcontext()
+class OptimizerDefaults:
+    """What a method does not have to do that leaves weight decay and steps to the optimizer."""
 
     def decays(self, name: str) -> bool:
         """Weight decay is the optimizer's choice."""
@@ -89,3 +84,12 @@ class SharedByAllTasks:
         """The optimizer's own step."""
         del model, present
         optimizer.step()
+
+
+class SharedByAllTasks(OptimizerDefaults):
+    """What a method does not have to do whose weights are the same for all tasks."""
+
+    def select_tasks(self, model: nn.Module, tasks: Tensor | None) -> AbstractContextManager[None]:
+        """All rows are computed alike."""
+        del model, tasks
+        return nullcontext()
