@@ -43,9 +43,10 @@ def step_seconds(arms: Sequence[Arm], setting: Setting, rounds: int) -> Mapping[
 
 def _batches(setting: Setting) -> TaskBatches:
     base = setting.inputs["base"] / "model"
+    max_length = setting.optimisation(FIRST_RATE, 1, 1).max_length
     tokenizer, prompt_format = load_tokenizer(base), read_prompt_format(base)
     datasets = [
-        TaskEncoder.of(task, tokenizer, max_length=192, chat_template=False, prompt_format=prompt_format).encode(
+        TaskEncoder.of(task, tokenizer, max_length=max_length, chat_template=False, prompt_format=prompt_format).encode(
             read_rows(setting.inputs[f"prepare/{task.name}"], "train")
         )
         for task in setting.tasks

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import nn
@@ -154,10 +154,6 @@ class PeakMemory:
 
 def trained_weights(model: nn.Module) -> int:
     return sum(value.numel() for value in model.parameters() if value.requires_grad)
-
-
-def enable_checkpointing(model: Any) -> None:
-    model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
 
 
 class Deadline:

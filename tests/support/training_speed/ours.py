@@ -25,7 +25,6 @@ from support.training_speed.combination import (
     Deadline,
     Measured,
     PeakMemory,
-    enable_checkpointing,
     memory_settings,
     out_of_memory,
     synchronise,
@@ -46,8 +45,6 @@ class OurSteps:
         )
         method = tuning_method(combination.tuning, TASKS)
         base = combination.shape.model(self._accelerator.device, settings.base_dtype)
-        if settings.checkpointing:
-            enable_checkpointing(base)
         torch.manual_seed(1)  # the new adapter is drawn from it
         model = method.prepare(base)
         optimisation = Optimisation(
@@ -62,6 +59,8 @@ class OurSteps:
             path=ForwardPath(),
         )
         self._step.loss.train()
+        if settings.checkpointing:
+            self._step.use_checkpointing()
         self._meter = LossMeter(self._accelerator)
         self._batches = TaskBatches(
             sampler=rows.sampler,
