@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Generator
 from pathlib import Path
@@ -54,6 +55,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if any(item.path.is_relative_to(tests / folder) for folder in ("integration", "e2e")):
             item.add_marker(pytest.mark.integration)
+
+
+def _is_of_this_loop(record: logging.LogRecord) -> bool:
+    """False for what grpc.aio's poller, one per process, reports about the closed event loop of an earlier test."""
+    fault = record.exc_info[1] if record.exc_info else None
+    from_the_poller = "PollerCompletionQueue._handle_events" in record.getMessage()
+    return not (from_the_poller and isinstance(fault, RuntimeError) and str(fault) == "Event loop is closed")
+
+
+@pytest.fixture(autouse=True, scope="session")
+def records_of_this_loop() -> Generator[None]:
+    """Nothing of an earlier test stands among the records of the one that runs."""
+    logger = logging.getLogger("asyncio")
+    logger.addFilter(_is_of_this_loop)
+    yield
+    logger.removeFilter(_is_of_this_loop)
 
 
 @pytest.fixture(scope="session")
