@@ -117,8 +117,9 @@ METHODS = {
 }
 
 
-def optimizer_step(method, model):
-    return OptimizerStep(model, TrainingSettings(4, optimisation()), method=method, accelerator=Accelerator(cpu=True))
+def optimizer_step(method, model, gradient_checkpointing="Auto"):
+    settings = TrainingSettings(4, optimisation(), gradient_checkpointing)
+    return OptimizerStep(model, settings, method=method, accelerator=Accelerator(cpu=True))
 
 
 @pytest.mark.parametrize("name", METHODS)
@@ -232,6 +233,35 @@ def test_what_fits_beside_a_model(pack, left, expected, name):
     assert size == expected
     assert all(value.grad is None for value in model.parameters())
     assert all(torch.equal(value, before[key]) for key, value in model.named_parameters())
+
+
+@pytest.mark.parametrize(
+    ("setting", "left", "expected"),
+    [
+        pytest.param("Always", 100_000, MicroBatchSize(16 * 39, checkpointing=True), id="always, with much memory"),
+        pytest.param("Never", 500, MicroBatchSize(11 * 39), id="never, with little"),
+    ],
+)
+def test_checkpointing_as_the_settings_say(setting, left, expected):
+    method = tuning_method(METHODS["LoRA"], TASKS)
+    step = optimizer_step(method, method.prepare(small_decoder()).train(), setting)
+    size = fit(step, task_batches(pack=False), Accelerator(cpu=True), SimulatedMemory(step, left=left))
+    assert size == expected
+    assert step.loss.model.get_decoder().layers[0].gradient_checkpointing == (setting == "Always")
+
+
+def test_always_is_refused_by_a_model_that_cannot():
+    model = small_decoder()
+    model.supports_gradient_checkpointing = False
+    with pytest.raises(StageError, match=r"training.gradientCheckpointing is Always, and LlamaForCausalLM has no"):
+        optimizer_step(tuning_method(METHODS["Full"]), model, "Always")
+
+
+def test_if_nothing_fits_without_it_the_setting_is_named():
+    method = tuning_method(METHODS["LoRA"], TASKS)
+    step = optimizer_step(method, method.prepare(small_decoder()).train(), "Never")
+    with pytest.raises(StageError, match=r"set training.gradientCheckpointing to Auto, .* or take a smaller base"):
+        fit(step, task_batches(pack=False), Accelerator(cpu=True), SimulatedMemory(step, left=30))
 
 
 FAILURES = [

@@ -11,6 +11,9 @@ from multitask_api.resource.pod_templates import FreeForm, PodTemplates
 from multitask_api.resource.sources import DataSource
 from multitask_api.types import Record
 
+GradientCheckpointing = Literal["Auto", "Always", "Never"]
+"""Whether activations are computed again in the backward pass; ``Auto``: where memory is short."""
+
 
 class Pretraining(Record):
     """Continued pretraining of the base model on text of the domain, before any task is trained."""
@@ -180,6 +183,12 @@ class Training(Record):
     )
     precision: Literal["fp32", "bf16"] = Field(
         "bf16", description="Number format of training on a GPU and of the served weights. A CPU trains in fp32."
+    )
+    gradient_checkpointing: GradientCheckpointing | None = Field(
+        None,
+        description="Whether the activations of a layer are computed again in the backward pass instead of kept, which "
+        "takes much less memory and about a third more time. Auto: on a GPU whose memory is too short without. Always. "
+        "Never. It does not change what is learnt, beyond rounding. Default: Auto.",
     )
     nodes: int = Field(
         1,

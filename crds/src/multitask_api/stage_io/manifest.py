@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from multitask_api.resource.training import GradientCheckpointing
 from multitask_api.types import Record
 
 MANIFEST = "manifest.json"
@@ -31,6 +32,9 @@ class StageOrder(Record):
     threads: int = Field(1, ge=1)
     device: str = Field("auto", description="auto, cpu or cuda.")
     data_root: str = Field(".", description="The folder that relative data paths are relative to.")
+    gradient_checkpointing: GradientCheckpointing | None = Field(
+        None, description="``training.gradientCheckpointing``, of stages that train; None: Auto."
+    )
 
 
 def _check_relative_path(name: str) -> str:

@@ -160,6 +160,7 @@ class Executor:
             threads=action.threads,
             device=self.device,
             data_root=str(self.data_root),
+            gradient_checkpointing=self.model.spec.training.gradient_checkpointing,
         )
 
     def _reap(self) -> bool:

@@ -30,6 +30,7 @@ def stage_order(model: str, spec: MultiTaskModelSpec, graph: Graph, node: Node) 
         checkpoint=None if is_local(spec) else f"{storage_location(spec)}/work/{work}",
         threads=threads(spec, node.kind),
         device="cuda" if gpus(spec, node.kind) else "cpu",
+        gradient_checkpointing=spec.training.gradient_checkpointing,
     )
 
 

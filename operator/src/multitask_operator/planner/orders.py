@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from multitask_api.resource.training import GradientCheckpointing
 from multitask_api.stage_io.manifest import StageOrder
 from multitask_api.stages import ArtifactKey, Graph, Node, NodeState
+from multitask_operator.planner.costs import TRAINING
 
 
 def stage_order(
@@ -20,6 +22,7 @@ def stage_order(
     checkpoint: str | None = None,
     progress: str | None = None,
     data_root: str = ".",
+    gradient_checkpointing: GradientCheckpointing | None = None,
 ) -> StageOrder:
     """The order of ``node``, which is READY; ``artifact`` gives the address of a (stage, digest)'s artifact folder.
 
@@ -50,4 +53,5 @@ def stage_order(
         threads=threads,
         device=device,
         data_root=data_root,
+        gradient_checkpointing=gradient_checkpointing if node.kind in TRAINING else None,
     )

@@ -57,6 +57,14 @@ def test_on_a_claim_checkpoints_stay_where_they_are_written():
     assert {order.checkpoint for order in ready(resource(), "baseline")} == {None}
 
 
+def test_gradient_checkpointing_is_in_the_orders_of_stages_that_train_and_in_no_digest():
+    always = resource(training={"gradientCheckpointing": "Always"})
+    for kind, expected in (("baseline", {"Always"}), ("prepare", {None}), ("base", {"Always"})):
+        orders = ready(always, kind)
+        assert {order.gradient_checkpointing for order in orders} == expected
+        assert [order.digest for order in orders] == [order.digest for order in ready(resource(), kind)]
+
+
 DEVICES = [
     ("prepare", 2, "cpu"),
     ("base", 2, "cpu"),

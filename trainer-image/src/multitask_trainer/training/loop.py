@@ -68,7 +68,7 @@ class TrainingLoop:
         self._meter = LossMeter(accelerator)
         self._last_loss: float | None = None
         self.progress = Progress()
-        self.micro_batch = MicroBatchSize(batches.token_budget)
+        self.micro_batch = MicroBatchSize(batches.token_budget, self._optimizer_step.is_checkpointing)
 
     def run(self) -> Progress:
         """Train to the end; the main process's model then has the chosen weights. Raises `Interrupted` on SIGTERM."""

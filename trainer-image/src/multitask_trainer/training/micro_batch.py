@@ -72,7 +72,7 @@ def choose(
 
     ``try_pass`` takes a number of sequences, gives the bytes that forward and backward took, and raises
     `torch.OutOfMemoryError`; ``free`` gives the bytes that they may take. Without room for enough tokens,
-    ``use_checkpointing`` is called, which gives False if the model has none.
+    ``use_checkpointing`` is called, which gives False if it can change nothing.
     """
     most = max(1, min(most_tokens, MOST_TOKENS) // width)
     count = _fitting(most, try_pass, free)
@@ -110,8 +110,8 @@ def _fits(count: int, try_pass: Callable[[int], int], memory: float) -> bool:
 def fit(step: OptimizerStep, batches: Batches, accelerator: Accelerator, memory: DeviceMemory) -> MicroBatchSize:
     """The size of a micro-batch that fits beside weights, gradients and optimizer state, the same in all processes.
 
-    Switches gradient checkpointing on if it is needed. Raises `StageError` if the model cannot be trained on this GPU,
-    and `GpuInUse` if that is because of other processes.
+    Switches gradient checkpointing on if it is needed and the settings leave it open. Raises `StageError` if the model
+    cannot be trained on this GPU, and `GpuInUse` if that is because of other processes.
     """
 
     def try_pass(sequences: int) -> int:
@@ -126,7 +126,7 @@ def fit(step: OptimizerStep, batches: Batches, accelerator: Accelerator, memory:
                 most_tokens=max(batches.width, batches.step_tokens),
                 try_pass=try_pass,
                 free=lambda: _USED * memory.free(),
-                use_checkpointing=step.use_checkpointing,
+                use_checkpointing=lambda: not step.is_checkpointing and step.use_checkpointing(),
             )
     except torch.OutOfMemoryError:
         pass
@@ -136,7 +136,7 @@ def fit(step: OptimizerStep, batches: Batches, accelerator: Accelerator, memory:
         raise _does_not_fit(step, memory, batches.width if has_state else None)
     if checkpointing:
         step.use_checkpointing()
-    return MicroBatchSize(tokens, checkpointing)
+    return MicroBatchSize(tokens, step.is_checkpointing)
 
 
 @contextmanager
@@ -174,6 +174,8 @@ def _does_not_fit(step: OptimizerStep, memory: DeviceMemory, width: int | None) 
     cure = "take a smaller base model, or a larger GPU"
     if 2 * trained > whole:
         cure = f"use tuning.method LoRA or CGCLoRA and no pretraining, which train few weights, or {cure}"
+    if step.never_checkpoints and width is not None:
+        cure = f"set training.gradientCheckpointing to Auto, which takes much less memory, or {cure}"
     if width is None:
         return StageError(f"a GPU of {memory.total / GIB:.0f} GiB is too small for {state}; {cure}")
     return StageError(

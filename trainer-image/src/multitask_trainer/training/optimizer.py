@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from multitask_api.bundle import ForwardPath
+from multitask_api.resource.training import GradientCheckpointing
 from multitask_api.stage_io.parameters import Optimisation
-from multitask_trainer.errors import MicroBatchTooLarge
+from multitask_trainer.errors import MicroBatchTooLarge, StageError
 from multitask_trainer.training.batching.batches import MicroBatch
 from multitask_trainer.training.loss import RowMeanLoss, freeze_outside_decoder
 from multitask_trainer.training.loss_meter import LossMeter
@@ -30,6 +31,7 @@ class TrainingSettings:
 
     max_steps: int
     optimisation: Optimisation
+    gradient_checkpointing: GradientCheckpointing = "Auto"
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.01
     """Of matrices; norms and biases have none."""
@@ -77,7 +79,13 @@ class OptimizerStep:
         self._model = model
         self._method = method
         self._accelerator = accelerator
-        self._is_checkpointing = False
+        self._checkpointing = settings.gradient_checkpointing
+        self.is_checkpointing = False
+        if self._checkpointing == "Always" and not self.use_checkpointing():
+            raise StageError(
+                f"training.gradientCheckpointing is Always, and {type(model).__name__} has no gradient checkpointing; "
+                "set it to Auto or Never"
+            )
 
     def run(self, micro_batches: Sequence[MicroBatch], present: Tensor, *, rate: float, meter: LossMeter) -> None:
         """One step at learning rate ``rate``.
@@ -128,15 +136,23 @@ class OptimizerStep:
             self._accelerator.backward(loss(batch))
 
     @property
+    def never_checkpoints(self) -> bool:
+        """Whether the settings forbid gradient checkpointing."""
+        return self._checkpointing == "Never"
+
+    @property
     def weights(self) -> tuple[int, int]:
         """The number of weights that are trained, and of all."""
         trained = sum(value.numel() for value in self.parameters.values())
         return trained, sum(value.numel() for value in self._model.parameters())
 
     def use_checkpointing(self) -> bool:
-        """Keep the inputs of layers only, and compute each layer again in the backward pass; False if it cannot."""
-        if self._is_checkpointing:
-            return True
+        """Keep the inputs of layers only, and compute each layer again in the backward pass.
+
+        False if the model cannot, or the settings do not let it.
+        """
+        if self.is_checkpointing or self._checkpointing == "Never":
+            return self.is_checkpointing
         model: Any = self._model
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
         if not getattr(base, "supports_gradient_checkpointing", False):
@@ -144,7 +160,7 @@ class OptimizerStep:
         # The name has changed within transformers 5.
         enable = getattr(base, "activation_checkpointing_enable", None) or base.gradient_checkpointing_enable
         enable({"use_reentrant": False})
-        self._is_checkpointing = True
+        self.is_checkpointing = True
         return True
 
     def trained_weights(self) -> dict[str, Tensor]:

@@ -75,7 +75,13 @@ def pretrain(
     loop = TrainingLoop(
         model,
         batches,
-        TrainingSettings(max_steps, optimisation, betas=(0.9, 0.95), weight_decay=0.1),
+        TrainingSettings(
+            max_steps,
+            optimisation,
+            stage.order.gradient_checkpointing or "Auto",
+            betas=(0.9, 0.95),
+            weight_decay=0.1,
+        ),
         method=Full(),
         accelerator=accelerator,
         store=CheckpointStore(stage.work_folder / "checkpoint", stage.order.checkpoint),

@@ -108,7 +108,7 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
     loop = TrainingLoop(
         model,
         batches,
-        TrainingSettings(parameters.max_steps, optimisation),
+        TrainingSettings(parameters.max_steps, optimisation, stage.order.gradient_checkpointing or "Auto"),
         method=method,
         path=path,
         accelerator=accelerator,
