@@ -66,6 +66,10 @@ class ReportGroup(Record):
     stage3_tokens: dict[str, int] = Field(default_factory=dict)
     saved_rows: int = Field(0, description="Rows of the limits of stages 2 and 3 that were not trained.")
     start: ReportStart | None = Field(None, description="Absent without stages.mixture.start.")
+    tuning: str | None = Field(
+        None, description="The tuning method in words: ranks, experts, layers. Absent in reports of releases before it."
+    )
+    trained_weights: int | None = Field(None, description="Weights that its mixture trained. Absent until it has.")
     warnings: tuple[str, ...] = ()
 
 

@@ -20,3 +20,20 @@ def test_adapters_over_random_weights_give_a_hint(sentence: str, spec: dict[str,
     hints = check(document(**spec)).spec.hints()
     assert len(hints) == hinted, sentence
     assert not hints or hints[0].startswith("spec.tuning.method: LoRA trains adapters over frozen weights")
+
+
+@pytest.mark.parametrize(
+    ("tuning", "hint"),
+    [
+        ({"method": "Full"}, None),
+        ({"method": "LoRA", "rank": 4}, None),
+        ({"method": "Full", "rank": 4}, "spec.tuning: rank has no effect with method: Full"),
+        (
+            {"method": "Full", "targetModules": ["q_proj"], "alpha": 1},
+            "spec.tuning: alpha, targetModules have no effect with method: Full",
+        ),
+    ],
+)
+def test_settings_of_adapters_have_no_effect_with_full(tuning: dict[str, Any], hint: str | None) -> None:
+    base = {"uri": "hf://org/name"}
+    assert check(document(baseModel=base, tuning=tuning)).spec.hints() == ((hint,) if hint else ())

@@ -82,6 +82,16 @@ def test_a_resource_whose_groups_do_not_fit_the_rank_is_refused():
         assert check(document(*tasks, tuning=CGC | changes)).spec.group_problems() == ()
 
 
+def test_with_a_start_the_error_says_how_to_keep_the_experts():
+    tasks = [task(f"c{number}") for number in range(4)]
+    spec = document(*tasks, tuning=CGC | {"rank": 16}, stages={"mixture": {"start": "Previous"}})
+    assert problems(spec) == [
+        "spec.tuning.rank: group classification: 16 cannot be divided among 5 experts (1 common, 1 for each of 4"
+        " tasks); set it to 15 or 20, or set tuning.expertRank; to go on from an earlier mixture, set"
+        " tuning.expertRank to the rank of its experts, see `mtm report`"
+    ]
+
+
 def test_a_rank_has_to_fit_every_group_that_affinity_may_find():
     """Of three classification tasks and two generation tasks none has more than three."""
     tasks = [task(f"c{number}") for number in range(3)] + [
@@ -90,7 +100,7 @@ def test_a_rank_has_to_fit_every_group_that_affinity_may_find():
     affinity = {"filtering": {"strategy": "Affinity"}}
     assert "\n".join(problems(document(*tasks, **affinity, tuning=CGC | {"rank": 16}))) == (
         "spec.tuning.expertRank: filtering.strategy Affinity finds the groups during the run, and rank 16 cannot be"
-        " divided among 3 experts, those of a group of 2 tasks; set it"
+        " divided among 3 experts, those of a group of 2 tasks; set it, for example to 4"
     )
     for changes in ({"rank": 12}, {"rank": 16, "expertRank": 5}, {"rank": 16, "specificExperts": 0}):
         assert check(document(*tasks, **affinity, tuning=CGC | changes)).spec.group_problems() == ()

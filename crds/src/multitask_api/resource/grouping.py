@@ -53,7 +53,8 @@ def any_group_problems(tuning: Tuning, most: int) -> Iterator[Problem]:
         yield Problem(
             "tuning.expertRank",
             f"filtering.strategy Affinity finds the groups during the run, and rank {tuning.rank} cannot be divided"
-            f" among {tuning.experts(wrong)} experts, those of a group of {wrong} tasks; set it",
+            f" among {tuning.experts(wrong)} experts, those of a group of {wrong} tasks; set it, for example to"
+            f" {max(1, tuning.rank // tuning.experts(most))}",
         )
 
 

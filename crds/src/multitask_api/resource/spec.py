@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
+from pydantic.alias_generators import to_camel
 
 from multitask_api.bundle import GenerationSettings
 from multitask_api.errors import Problem, raise_problems
@@ -18,6 +19,8 @@ from multitask_api.resource.training import Pretraining, Qualification, Stages, 
 from multitask_api.resource.tuning import Tuning
 from multitask_api.types import Record
 from multitask_api.uris import is_builtin
+
+_LORA_FIELDS = ("rank", "alpha", "dropout", "target_modules")
 
 
 class MultiTaskModelSpec(Record):
@@ -114,7 +117,11 @@ class MultiTaskModelSpec(Record):
             return tuple(any_group_problems(self.tuning, max(map(len, candidates.values()))))
         if not groups_are_known(self.tasks, self.filtering.strategy):
             return ()
-        return tuple(rank_problems(self.tuning, group_tasks(self.tasks, self.filtering.strategy)))
+        problems = tuple(rank_problems(self.tuning, group_tasks(self.tasks, self.filtering.strategy)))
+        if self.stages.mixture.start is None:
+            return problems
+        keep = "; to go on from an earlier mixture, set tuning.expertRank to the rank of its experts, see `mtm report`"
+        return tuple(Problem(problem.path, problem.message + keep) for problem in problems)
 
     def task(self, name: str) -> TaskSpec:
         """The task called ``name``; KeyError if there is none."""
@@ -131,6 +138,11 @@ class MultiTaskModelSpec(Record):
                 f"spec.tuning.method: {self.tuning.method} trains adapters over frozen weights, and those of"
                 f" {self.base_model.uri} are random; set method: Full, or add spec.pretraining"
             )
+        # Not by what is set: the API server fills in the defaults.
+        unused = [name for name in _LORA_FIELDS if getattr(self.tuning, name) != getattr(Tuning(), name)]
+        if self.tuning.method == "Full" and unused:
+            names = ", ".join(to_camel(name) for name in unused)
+            hints.append(f"spec.tuning: {names} {'has' if len(unused) == 1 else 'have'} no effect with method: Full")
         return tuple(hints)
 
 

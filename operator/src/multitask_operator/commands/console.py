@@ -10,7 +10,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from multitask_api.report import Report, ReportTask
-from multitask_operator.formatting import interval, number
+from multitask_operator.formatting import counted, interval, number
 from multitask_operator.report.interference import diagnosis_text
 from multitask_operator.report.mixture_starts import start_lines
 from multitask_operator.report.overlap import OVERLAP_LEGEND, has_overlap, overlap_share, ratio_without_overlap
@@ -70,6 +70,14 @@ def qualification(report: Report) -> None:
     print_line(f"qualified {report.qualified}/{report.total}, confirmed {report.confirmed}")
     if with_overlap:
         print_line(OVERLAP_LEGEND)
+
+
+def tuning(report: Report) -> None:
+    """Print which weights each group trained."""
+    for group in report.groups:
+        if group.tuning is not None:
+            count = f"; {counted(group.trained_weights, 'trained weight')}" if group.trained_weights else ""
+            print_line(f"{group.name}: {group.tuning}{count}")
 
 
 def starts(report: Report) -> None:

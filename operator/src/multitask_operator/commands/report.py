@@ -15,6 +15,7 @@ from multitask_operator.commands.console import (
     qualification,
     run_command,
     starts,
+    tuning,
     warnings,
 )
 from multitask_operator.local.workdir import Workdir, write_atomically
@@ -41,6 +42,7 @@ def report(folder: Path, *, as_json: bool) -> int:
         print_json(data.model_dump(mode="json", by_alias=True))
         return 0
     qualification(data)
+    tuning(data)
     starts(data)
     diagnoses(data)
     warnings(data)

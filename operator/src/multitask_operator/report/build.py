@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Literal
 
 from multitask_api.report import Report, ReportGroup, ReportStage, ReportTask
-from multitask_api.resource import MultiTaskModel, TaskSpec
+from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec, TaskSpec
 from multitask_api.stage_io.ledger import LedgerResult
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import (
@@ -30,6 +30,7 @@ from multitask_operator.report.interference import affinity_of, diagnoses
 from multitask_operator.report.mixture_starts import mixture_start
 from multitask_operator.report.origin import base_model, base_parameters, data_folders, machines
 from multitask_operator.report.report_warnings import report_warnings
+from multitask_operator.report.tuning_text import tuning_text
 
 
 def build_report(
@@ -56,7 +57,7 @@ def build_report(
         for task in model.spec.tasks
     )
     threshold = model.spec.qualification.threshold
-    report_groups = tuple(_group(plan, graph, threshold) for plan in plans)
+    report_groups = tuple(_group(plan, graph, model.spec) for plan in plans)
     return Report(
         model=model.metadata.name,
         written=None if now is None else datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M UTC"),
@@ -119,14 +120,14 @@ def _group_plans(graph: Graph) -> tuple[GroupPlan, ...]:
     return FilterResult.model_validate(manifest.result).groups if manifest else ()
 
 
-def _group(plan: GroupPlan, graph: Graph, threshold: float) -> ReportGroup:
+def _group(plan: GroupPlan, graph: Graph, spec: MultiTaskModelSpec) -> ReportGroup:
     nodes = [graph[f"high-resource/{plan.name}"], graph[f"mixture/{plan.name}"]]
     results = [training_result_of(node) for node in nodes]
     stage2, stage3 = results
     skipped = nodes[0].state is NodeState.SKIPPED
     given2 = dict(stage2.rows_given) if stage2 else {}
     given3 = dict(stage3.rows_given) if stage3 else {}
-    start = mixture_start(nodes[1], threshold)
+    start = mixture_start(nodes[1], spec.qualification.threshold)
     before = stage3.start.rows_given if stage3 and stage3.start else {}
     warnings = list(plan.warnings)
     if start is not None and start.digest is not None:  # the filter counted on a stage 2, and on no rows before it
@@ -155,6 +156,8 @@ def _group(plan: GroupPlan, graph: Graph, threshold: float) -> ReportGroup:
         saved_rows=sum(_saved_rows(node, result) or 0 for node, result in zip(nodes, results, strict=True)),
         warnings=tuple(warnings),
         start=start,
+        tuning=tuning_text(spec.tuning, plan.tasks),
+        trained_weights=(stage3.trainable_parameters or None) if stage3 else None,
     )
 
 

@@ -1,0 +1,33 @@
+"""Which weights a group trained, in words. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from multitask_api.resource.tuning import Tuning
+from multitask_operator.formatting import counted
+
+
+def tuning_text(tuning: Tuning, tasks: Sequence[str]) -> str:
+    """What a group of ``tasks`` trains, and the rank that is served.
+
+    Raises ValueError where the rank cannot be divided among the experts of the group; such a group never trains.
+    """
+    own = tuning.for_group(tasks)
+    if own.method == "Full":
+        return "Full: all weights"
+    layers = f"on {', '.join(own.target_modules)}" if own.target_modules else "on all projections"
+    scale = f"α {own.alpha:g}, {layers}"
+    if not own.has_experts:
+        return f"LoRA of rank {own.rank}, {scale}"
+    rank = own.expert_rank_in(len(tasks))
+    kinds = [
+        f"{count} {kind}"
+        for count, kind in ((own.common_experts, "common"), (own.specific_experts, "for each task"))
+        if count
+    ]
+    gate = "" if own.gate == "Task" else ", without a gate"
+    return (
+        f"CGC-LoRA: {counted(own.experts(len(tasks)), 'expert')} of rank {rank} ({', '.join(kinds)}{gate}), {scale};"
+        f" each task is served as a LoRA of rank {own.experts_of_a_task * rank}"
+    )
