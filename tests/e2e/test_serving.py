@@ -154,6 +154,6 @@ def test_a_folder_without_a_run_cannot_be_served(tmp_path: Path, content: str):
         [sys.executable, "-m", "multitask_operator", "serve", str(folder)],
         capture_output=True, text=True, timeout=60, env=os.environ, check=False,
     )  # fmt: skip
-    what = "is not a work folder of mtm" if folder.exists() else "does not exist"
+    what = "is not a work folder of mtm; name the one" if folder.exists() else "does not exist; `mtm run FILE"
     assert done.returncode == 2
-    assert done.stderr.startswith(f"error: {folder} {what}; `mtm run FILE --workdir {folder}` makes one")
+    assert done.stderr.startswith(f"error: {folder} {what}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -179,6 +180,24 @@ def test_another_revision_target_or_base_has_another_path_and_the_same_one_is_no
     }
     assert len(names) == 4
     assert {path.name for path in (tmp_path / "out").iterdir()} == names, "nothing temporary is left"
+
+
+def test_a_damaged_export_is_whole_again_and_what_else_is_there_stays(artifact, tmp_path):
+    folder = export(artifact, tmp_path / "out")
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    cut, lost, kept = (folder / "adapters" / name for name in ("one/adapter_model.safetensors", "wide", "notes.txt"))
+    cut.write_bytes(before[cut][:-8])
+    shutil.rmtree(lost)
+    kept.write_text("mine")
+    assert export(artifact, tmp_path / "out") == folder
+    assert {path: path.read_bytes() for path in before} == before
+    assert kept.read_text() == "mine"
+
+
+def test_a_folder_that_cannot_be_written_is_named(artifact, tmp_path):
+    (tmp_path / "out").write_text("a file")
+    with pytest.raises(UserError, match=r"/out cannot be written: File exists; name another folder with --out$"):
+        export(artifact, tmp_path / "out")
 
 
 def test_the_files_for_vllm_are_the_arguments_that_it_documents(artifact, tmp_path):

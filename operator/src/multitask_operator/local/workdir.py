@@ -66,8 +66,11 @@ class Workdir:
         """
         records = (path / "model.json", path / "resolved.json")
         if not (path / "models").is_dir() or not all(file.is_file() for file in records):
-            problem = "is not a work folder of mtm" if path.exists() else "does not exist"
-            raise WorkdirError(f"{path} {problem}; `mtm run FILE --workdir {quote(str(path))}` makes one")
+            if path.exists():
+                raise WorkdirError(
+                    f"{path} is not a work folder of mtm; name the one that `mtm run FILE --workdir FOLDER` wrote"
+                )
+            raise WorkdirError(f"{path} does not exist; `mtm run FILE --workdir {quote(str(path))}` makes it")
         return cls(path)
 
     def artifact(self, key: ArtifactKey) -> Path:

@@ -1,8 +1,8 @@
 """Writes an export: ``FOLDER/<digest>/`` with ``adapters/<name>/``, ``tasks.json``, and what the target wants besides.
 
 The digest is of the revision, the target and the base's name. Engines keep adapters that they have loaded by path, so
-what is at one path must never change: another revision is written to another path, and the same one is not written
-again.
+what is at one path must never change: another revision is written to another path, and of the same one only files that
+are missing or damaged are written again.
 """
 
 from __future__ import annotations
@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Literal
 
 from multitask_api.bundle import ServedTask
+from multitask_api.errors import UserError
 from multitask_api.stages.digests import digest
 from multitask_serving.engine.prompt.template import answer_separator
 from multitask_trainer.adapter_export import engines
 from multitask_trainer.adapter_export.peft_folder import VLLM_RANKS, padded_rank, write_peft_folder
 from multitask_trainer.adapter_export.source import Source
-from multitask_trainer.storage.files import sync_tree, temporary_sibling, write_atomically
+from multitask_trainer.storage.files import file_entries, matches_entry, sync_tree, temporary_sibling, write_atomically
 
 Target = Literal["peft", "vllm", "triton-vllm"]
 
@@ -30,26 +31,39 @@ FORMAT = 1
 def write_export(source: Source, target: Target, folder: Path, base: str | None) -> Path:
     """Write ``source`` below ``folder`` for ``target``; the folder of this revision, which may have been there.
 
+    Other files in it stay.
+
     ``base`` is the name or path under which the target loads the base; None: the folder of the bundle's own base.
-    Raises `UserError` for a rank that the target does not take.
+    Raises `UserError` for a rank that the target does not take, and for a folder that cannot be written.
     """
     base_name = base or str(source.base)
     name = digest({"revision": source.revision, "target": target, "base": base_name, "format": FORMAT})
     final = folder.resolve() / name
-    if final.is_dir():
-        return final
     rank = max(adapter.rank for adapter in source.adapters)
     if target != "peft":
         rank = padded_rank(rank, VLLM_RANKS)
-    folder.mkdir(parents=True, exist_ok=True)
     temporary = temporary_sibling(final)
     try:
+        folder.mkdir(parents=True, exist_ok=True)
         _write(source, target, temporary, final, base_name, rank)
         sync_tree(temporary)
-        temporary.rename(final)
+        if final.is_dir():
+            _repair(final, temporary)
+        else:
+            temporary.rename(final)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written: {error.strerror}; name another folder with --out") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return final
+
+
+def _repair(folder: Path, written: Path) -> None:
+    """Move to ``folder`` those files of ``written`` that are missing or other there."""
+    for name, entry in file_entries(written).items():
+        if not matches_entry(folder / name, entry):
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (written / name).replace(folder / name)
 
 
 def _write(source: Source, target: Target, folder: Path, final: Path, base: str, rank: int) -> None:
