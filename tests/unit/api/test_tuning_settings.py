@@ -85,11 +85,11 @@ def test_a_resource_whose_groups_do_not_fit_the_rank_is_refused():
 def test_with_a_start_the_error_says_how_to_keep_the_experts():
     tasks = [task(f"c{number}") for number in range(4)]
     spec = document(*tasks, tuning=CGC | {"rank": 16}, stages={"mixture": {"start": "Previous"}})
-    assert problems(spec) == [
+    assert "\n".join(problems(spec)) == (
         "spec.tuning.rank: group classification: 16 cannot be divided among 5 experts (1 common, 1 for each of 4"
         " tasks); set it to 15 or 20, or set tuning.expertRank; to go on from an earlier mixture, set"
         " tuning.expertRank to the rank of its experts, see `mtm report`"
-    ]
+    )
 
 
 def test_a_rank_has_to_fit_every_group_that_affinity_may_find():

@@ -10,6 +10,7 @@ from multitask_operator.report.html import render
 from multitask_operator.report.tuning_text import tuning_text
 from support.graph_builders import all_done, graph_of, model, task
 
+SERVED_AS = ", α 32, on all projections; each task is served as a LoRA of rank"
 CASES = [
     ({"method": "Full"}, 3, "Full: all weights"),
     ({}, 3, "LoRA of rank 16, α 32, on all projections"),
@@ -21,14 +22,12 @@ CASES = [
     (
         {"method": "CGCLoRA", "rank": 16},
         3,
-        "CGC-LoRA: 4 experts of rank 4 (1 common, 1 for each task), α 32, on all projections; each task is served as a"
-        " LoRA of rank 8",
+        f"CGC-LoRA: 4 experts of rank 4 (1 common, 1 for each task){SERVED_AS} 8",
     ),
     (
         {"method": "CGCLoRA", "rank": 16, "commonExperts": 2, "specificExperts": 0, "expertRank": 3, "gate": "Uniform"},
         3,
-        "CGC-LoRA: 2 experts of rank 3 (2 common, without a gate), α 32, on all projections; each task is served as a"
-        " LoRA of rank 6",
+        f"CGC-LoRA: 2 experts of rank 3 (2 common, without a gate){SERVED_AS} 6",
     ),
     ({"method": "CGCLoRA", "rank": 16}, 1, "LoRA of rank 16, α 32, on all projections"),
 ]
