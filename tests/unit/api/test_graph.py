@@ -412,3 +412,17 @@ def test_with_pre_training_on_the_tasks_text_overlap_is_counted_with_every_task_
         task("urgency"), task("intent"), task("reply"), task("spam"), pretraining=source["spec"]["pretraining"]
     )
     assert "evaluate/generation" not in stages.run(more)  # the base is kept: it has not seen the new task
+
+
+def test_validations_space_those_of_stages_2_and_3_and_no_others() -> None:
+    stages = SimulatedStages(high_resource_steps=30)
+    source = changed(document(), "stages", {"validations": 8, "totalSteps": 130})
+    stages.run(source)
+    graph = stages.graph(source)
+    parameters = {node.kind: node.parameters for node in graph.nodes if isinstance(node.parameters, TrainParameters)}
+    every = {kind: item.optimisation.eval_every for kind, item in parameters.items()}
+    assert every == {"baseline": 200, "high-resource": 4, "mixture": 13}
+    assert graph["filter"].parameters is not None
+    assert graph["filter"].parameters.to_json()["totalSteps"] == 130
+    again = {"filter", "high-resource/classification", *AFTER_FILTER}
+    assert set(stages.run(document())) <= again, "baselines stay"

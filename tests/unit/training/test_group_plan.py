@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from multitask_api.errors import UserError
 from multitask_api.resource.training import HighResourceStage, MixtureStage
-from multitask_trainer.training.group_plan import GroupInputs, Saturation, plan_group
+from multitask_trainer.training.group_plan import GroupInputs, Saturation, divide_steps, plan_group
 
 ROWS = {"big": 8000, "middle": 1000, "small": 100}
 AUTO = HighResourceStage(max_steps=100)
@@ -228,3 +229,51 @@ def test_a_group_of_one_task_is_a_mixture_of_one():
     assert plan.high_resource == ()
     assert plan.probabilities == {"only": 1.0}
     assert plan.mixture_steps == 900
+
+
+def named(name, is_trained=True, **steps):
+    """A group with a task of 1,000 rows for each of ``steps``: (saturation, chosen)."""
+    saturation = {task: Saturation(*_pair(value)) for task, value in steps.items()}
+    return GroupInputs(name, dict.fromkeys(steps, 1000), saturation, 10, is_trained)
+
+
+def test_total_steps_are_divided_by_the_default_budgets_of_the_groups():
+    groups = [named("binary", a=(50, 60), b=(50, 40)), named("generation", c=(250, 301), d=(80, 100))]
+    assert divide_steps(501, groups) == {"binary": 100, "generation": 401}, "as without a total"
+    assert divide_steps(1004, groups) == {"binary": 200, "generation": 804}
+    assert divide_steps(4, groups) == {"binary": 1, "generation": 3}
+    assert divide_steps(2, groups) == {"binary": 1, "generation": 1}
+
+
+def test_a_group_that_its_baseline_answers_counts_with_the_steps_of_that():
+    groups = [named("classification", a=(50, 60), b=(50, 40)), named("generation", False, c=(250, 300.5))]
+    assert divide_steps(1000, groups) == {"classification": 1000 - 301}
+    with pytest.raises(UserError, match=r"stages\.totalSteps: 301 steps leave 0 for the groups classification"):
+        divide_steps(301, groups)
+
+
+STARVED = {"big": (120, 60), "middle": (10, 20), "small": (2, 20)}  # the mixture's default is 100 steps
+
+
+def test_stage_2_comes_out_of_the_group_s_share():
+    alone = plan_group(group(**STARVED), AUTO, MixtureStage())
+    assert (alone.high_resource, alone.mixture_steps) == (("big",), 100)
+    assert alone.high_resource_steps is not None
+    total = 100 + alone.high_resource_steps
+    shared = plan_group(group(**STARVED), AUTO, MixtureStage(), share=total)
+    assert (shared.high_resource, shared.high_resource_steps) == (("big",), alone.high_resource_steps)
+    assert shared.mixture_steps == 100, "a total of the default budgets changes nothing"
+    off = plan_group(group(**STARVED), AUTO.model_copy(update={"enabled": False}), MixtureStage(), share=total)
+    assert (off.high_resource, off.mixture_steps) == ((), total)
+
+
+def test_stage_2_takes_at_most_half_of_the_share():
+    minimum = AUTO.model_copy(update={"min_saturation_steps": 50})
+    plan = plan_group(group(**STARVED), minimum, MixtureStage(max_steps=7), share=61)
+    assert (plan.high_resource_steps, plan.mixture_steps) == (30, 31)
+    assert "it has 30 of the 61 steps that are the group's of stages.totalSteps" in plan.reason
+    assert sum(plan.expected_stage2_rows.values()) == 300
+    assert sum(plan.expected_stage3_rows.values()) == pytest.approx(310, abs=2)
+    plan = plan_group(group(**STARVED), minimum, MixtureStage(), share=1)
+    assert (plan.high_resource, plan.mixture_steps) == ((), 1)
+    assert "share of stages.totalSteps is 1" in plan.reason

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
@@ -125,11 +126,29 @@ class MixtureStage(Record):
 class Stages(Record):
     """The budgets of the training stages, in optimizer steps of `training.batchRows` rows."""
 
+    total_steps: int | None = Field(
+        None,
+        ge=1,
+        description="Optimizer steps of stages 2 and 3 of all groups together, for comparisons at equal cost. They are "
+        "divided in proportion to what the mixtures of the groups have by default, in place of mixture.maxSteps; stage "
+        "2 of a group takes at most half of its share. A group whose only task is answered by its baseline counts with "
+        "the steps of that. Default: each stage has its own limit.",
+    )
+    validations: int | None = Field(
+        None,
+        ge=1,
+        description="Number of validations of each run of stages 2 and 3, at equal distances, in place of "
+        "training.evalEvery. Default: one every training.evalEvery steps.",
+    )
     baseline: BaselineStage = Field(BaselineStage(), description="Training of one model per task, for comparison.")
     high_resource: HighResourceStage = Field(
         HighResourceStage(), description="Stage 2: training on the tasks of a group that need many steps."
     )
     mixture: MixtureStage = Field(MixtureStage(), description="Stage 3: training on all tasks of a group.")
+
+    def eval_every(self, steps: int) -> int | None:
+        """Steps between two validations of a run of at most ``steps`` steps; None without ``validations``."""
+        return None if self.validations is None else math.ceil(steps / self.validations)
 
 
 class Qualification(Record):

@@ -61,10 +61,17 @@ class Optimisation(Record):
     precision: Literal["fp32", "bf16"]
 
     @classmethod
-    def of(cls, training: Training, *, seed: int | None = None, min_steps: int | None = None) -> Optimisation:
-        """Take the fields of ``spec.training``; ``seed`` and ``min_steps`` replace those there."""
+    def of(
+        cls,
+        training: Training,
+        *,
+        seed: int | None = None,
+        min_steps: int | None = None,
+        eval_every: int | None = None,
+    ) -> Optimisation:
+        """Take the fields of ``spec.training``; the others replace those there."""
         values = {name: getattr(training, name) for name in cls.model_fields}
-        given = {"seed": seed, "min_steps": min_steps}
+        given = {"seed": seed, "min_steps": min_steps, "eval_every": eval_every}
         return cls(**(values | {name: value for name, value in given.items() if value is not None}))
 
 
@@ -194,6 +201,7 @@ class FilterParameters(StageParameters):
     batch_rows: int
     baselines_enabled: bool
     declared_saturation_steps: dict[str, int] = Field(default_factory=dict)
+    total_steps: int | None = Field(None, ge=1, description="``stages.totalSteps``.")
 
 
 class BundleParameters(StageParameters):

@@ -147,6 +147,7 @@ class _Builder:
             batch_rows=self.spec.training.batch_rows,
             baselines_enabled=stages.baseline.enabled,
             declared_saturation_steps=declared,
+            total_steps=stages.total_steps,
         )
         reads = [Ref(f"prepare/{name}", "rows") for name in self.tasks]
         reads += [Ref(name, "saturation") for name in self._table.baseline_names()]
@@ -163,12 +164,13 @@ class _Builder:
             self._table.skip(name, "high-resource", needs=("filter",), reason=plan.reason)
             return
         budget = self.spec.stages.high_resource.max_steps
+        steps = budget if plan.high_resource_steps is None else plan.high_resource_steps
         parameters = TrainParameters(
             kind="high-resource",
             tasks=tuple(self.tasks[task] for task in plan.high_resource),
             probabilities=plan.high_resource_probabilities,
-            max_steps=budget if plan.high_resource_steps is None else plan.high_resource_steps,
-            optimisation=self._optimisation(self.spec.stages.high_resource),
+            max_steps=steps,
+            optimisation=self._optimisation(self.spec.stages.high_resource, steps),
             tuning=self.spec.tuning.for_group(self.groups[group]),
             chat_template=self.spec.base_model.chat_template,
         )
@@ -189,7 +191,7 @@ class _Builder:
                 tasks=tuple(self.tasks[task] for task in tasks),
                 probabilities=plan.probabilities,
                 max_steps=plan.mixture_steps,
-                optimisation=self._optimisation(self.spec.stages.mixture),
+                optimisation=self._optimisation(self.spec.stages.mixture, plan.mixture_steps),
                 tuning=self.spec.tuning.for_group(tasks),
                 chat_template=self.spec.base_model.chat_template,
                 reference_scores=self._table.reference_scores(tasks),
@@ -283,8 +285,10 @@ class _Builder:
         """Whether the run began with a later release than those that recorded no versions: its graph differs."""
         return self._table.versions[kind] > UNRECORDED_VERSIONS[kind]
 
-    def _optimisation(self, stage: HighResourceStage | MixtureStage) -> Optimisation:
-        return Optimisation.of(self.spec.training, seed=stage.seed, min_steps=stage.min_steps)
+    def _optimisation(self, stage: HighResourceStage | MixtureStage, steps: int | None = None) -> Optimisation:
+        """``steps``: the limit of the run."""
+        eval_every = None if steps is None else self.spec.stages.eval_every(steps)
+        return Optimisation.of(self.spec.training, seed=stage.seed, min_steps=stage.min_steps, eval_every=eval_every)
 
     def _training_reads(self, tasks: Sequence[str]) -> list[Ref]:
         return [Ref(f"prepare/{task}", split) for task in tasks for split in ("train", "validation")]

@@ -11,21 +11,30 @@ from multitask_api.stage_io.results import FilterResult, GroupPlan, PrepareResul
 from multitask_api.stages.digests import digest
 from multitask_trainer.runtime.context import StageContext, StageOutcome
 from multitask_trainer.runtime.runner import main
-from multitask_trainer.training.group_plan import GroupInputs, Saturation, plan_group
+from multitask_trainer.training.group_plan import GroupInputs, Saturation, divide_steps, plan_group
 
 
 def work(stage: StageContext) -> StageOutcome:
     """Plan every group from its tasks' row counts and the baselines' saturation; no model is trained here."""
     parameters = stage.parameters(FilterParameters)
-    plans = []
-    for group, tasks in parameters.groups.items():
-        rows = {task: _train_rows(stage, task) for task in tasks}
-        declared = parameters.declared_saturation_steps
-        by_task = {task: _saturation(stage, task, declared.get(task)) for task in tasks}
-        saturation = {task: item for task, item in by_task.items() if item is not None}
-        inputs = GroupInputs(group, rows, saturation, parameters.batch_rows)
-        plans.append(plan_group(inputs, parameters.high_resource, parameters.mixture))
+    groups = [_inputs(stage, parameters, group) for group in parameters.groups]
+    total = parameters.total_steps
+    shares = {} if total is None else divide_steps(total, groups)
+    plans = [
+        plan_group(inputs, parameters.high_resource, parameters.mixture, share=shares.get(inputs.name))
+        for inputs in groups
+    ]
     return StageOutcome(FilterResult(groups=tuple(plans)), _outputs(plans))
+
+
+def _inputs(stage: StageContext, parameters: FilterParameters, group: str) -> GroupInputs:
+    tasks = parameters.groups[group]
+    rows = {task: _train_rows(stage, task) for task in tasks}
+    declared = parameters.declared_saturation_steps
+    by_task = {task: _saturation(stage, task, declared.get(task)) for task in tasks}
+    saturation = {task: item for task, item in by_task.items() if item is not None}
+    is_trained = len(tasks) > 1 or not stage.input_names(f"baseline/{tasks[0]}/")
+    return GroupInputs(group, rows, saturation, parameters.batch_rows, is_trained)
 
 
 def _train_rows(stage: StageContext, task: str) -> int:

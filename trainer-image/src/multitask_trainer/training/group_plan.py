@@ -11,16 +11,21 @@ The second alone would choose small tasks that saturate early but are rarely dra
 saturation is known to, one validation: without it near-equal tasks get a stage 2 of a few steps. Stage 2 of these tasks
 lasts as long as the largest shortfall, and takes none of them beyond `MOST_NEEDS` times its need. With
 ``minSaturationSteps`` a task is high-resource if it saturated at that step or later, and stage 2 has ``maxSteps``.
+
+With ``stages.totalSteps`` a group has a share of steps for both stages. Stage 2 is chosen as if stage 3 had its default
+budget, or the share if that is less, and takes at most half of the share; stage 3 has the rest.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from multitask_api.errors import UserError
 from multitask_api.resource.training import HighResourceStage, MixtureStage
 from multitask_api.stage_io.results import GroupPlan
+from multitask_api.stages.budgets import baseline_steps, divide
 from multitask_api.stages.sampling import instance_balanced, mixture
 
 MOST_NEEDS = 2.0
@@ -49,6 +54,8 @@ class GroupInputs:
     rows: Mapping[str, int]
     saturation: Mapping[str, Saturation]
     batch_rows: int
+    is_trained: bool = True
+    """False: the baseline of its only task answers it."""
 
     @property
     def need(self) -> dict[str, int]:
@@ -72,13 +79,40 @@ class _Stage2:
     steps: int | None = None
 
 
-def plan_group(inputs: GroupInputs, high_resource: HighResourceStage, stage3: MixtureStage) -> GroupPlan:
-    """Stage 2 and stage 3 of one group."""
+def divide_steps(total: int, groups: Sequence[GroupInputs]) -> dict[str, int]:
+    """Group → its steps of stages 2 and 3, of ``total`` for all groups: in proportion to the default budgets.
+
+    A group that is not trained has no share; the steps of its baseline are taken off. Raises UserError if nothing is
+    left for the others.
+    """
+    weights = {inputs.name: _mixture_steps(inputs, MixtureStage(), []) for inputs in groups if inputs.is_trained}
+    known = [inputs.saturation[task] for inputs in groups if not inputs.is_trained for task in inputs.rows]
+    left = total - sum(baseline_steps(item.chosen, item.saturation) for item in known)
+    try:
+        return divide(left, weights)
+    except ValueError as error:
+        raise UserError(
+            f"stages.totalSteps: {total} steps leave {max(0, left)} for the groups {', '.join(weights)}, after the"
+            " baselines that answer a group by themselves; raise it"
+        ) from error
+
+
+def plan_group(
+    inputs: GroupInputs, high_resource: HighResourceStage, stage3: MixtureStage, *, share: int | None = None
+) -> GroupPlan:
+    """Stage 2 and stage 3 of one group. ``share``: the steps of both; None: each has its own limit."""
     warnings: list[str] = []
     probabilities = mixture(inputs.rows, temperature=stage3.temperature, size_limit=stage3.size_limit)
-    steps = _mixture_steps(inputs, stage3, warnings)
-    rows3 = {task: share * steps * inputs.batch_rows for task, share in probabilities.items()}
+    if share is None:
+        steps = _mixture_steps(inputs, stage3, warnings)
+    else:
+        steps = min(share, _mixture_steps(inputs, MixtureStage(), warnings))
+    rows3 = {task: part * steps * inputs.batch_rows for task, part in probabilities.items()}
     stage2 = _stage_2(inputs, high_resource, rows3)
+    if share is not None:
+        stage2 = _within_share(stage2, share, high_resource.max_steps)
+        steps = share - (stage2.steps or 0)
+        rows3 = {task: part * steps * inputs.batch_rows for task, part in probabilities.items()}
     shares2 = instance_balanced({task: inputs.rows[task] for task in stage2.tasks})
     steps2 = stage2.steps if stage2.steps is not None else high_resource.max_steps
     rows2 = {task: share * steps2 * inputs.batch_rows for task, share in shares2.items()}
@@ -111,6 +145,19 @@ def plan_group(inputs: GroupInputs, high_resource: HighResourceStage, stage3: Mi
         expected_stage3_rows={task: round(rows) for task, rows in rows3.items()},
         warnings=tuple(warnings),
     )
+
+
+def _within_share(stage2: _Stage2, share: int, limit: int) -> _Stage2:
+    """``stage2`` in at most half of a group's ``share`` of steps; ``limit``: ``highResource.maxSteps``."""
+    if not stage2.tasks:
+        return stage2
+    steps = min(limit if stage2.steps is None else stage2.steps, share // 2)
+    if steps == 0:
+        return _Stage2((), f"stage 2 is skipped: the group's share of stages.totalSteps is {share}")
+    if steps == stage2.steps:
+        return stage2
+    reason = f"{stage2.reason}; it has {steps:,} of the {share:,} steps that are the group's of stages.totalSteps"
+    return replace(stage2, steps=steps, reason=reason)
 
 
 def _mixture_steps(inputs: GroupInputs, stage3: MixtureStage, warnings: list[str]) -> int:
