@@ -24,6 +24,7 @@ Schema = dict[str, Any]
 LISTS: Mapping[str, tuple[str, ...]] = {
     "spec.tasks": ("name",),
     "spec.tasks[].labels": (),
+    "spec.training.reportTo": (),
     "status.conditions": ("type",),
     "status.stages": ("name",),
     "status.tasks": ("name",),

@@ -15,6 +15,9 @@ from multitask_api.types import Record
 GradientCheckpointing = Literal["Auto", "Always", "Never"]
 """Whether activations are computed again in the backward pass; ``Auto``: where memory is short."""
 
+Tracker = Literal["TensorBoard", "WandB", "MLflow"]
+"""An experiment tracker that gets the figures of a training run."""
+
 
 class Pretraining(Record):
     """Continued pretraining of the base model on text of the domain, before any task is trained."""
@@ -209,6 +212,13 @@ class Training(Record):
         "takes much less memory and about a third more time. Auto: on a GPU whose memory is too short without. Always. "
         "Never. It does not change what is learnt, beyond rounding. Default: Auto.",
     )
+    report_to: Annotated[tuple[Tracker, ...], Field(max_length=3)] | None = Field(
+        None,
+        description="Experiment trackers that get loss, learning rate, tokens per second and the validation of each "
+        "task: TensorBoard, WandB (Weights & Biases), MLflow. They are configured by their own environment variables, "
+        "such as WANDB_API_KEY and MLFLOW_TRACKING_URI, and their Python packages have to be installed where the model "
+        "trains. Default: none.",
+    )
     nodes: int = Field(
         1,
         ge=1,
@@ -261,3 +271,13 @@ class Training(Record):
         description="Additions to the pods of some stages, applied after podTemplate: those with a GPU, those without, "
         "or those of one kind of stage. Default: no additions.",
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        trackers = self.report_to or ()
+        raise_problems(
+            Problem("reportTo", f"{name} occurs more than once; remove the duplicates")
+            for name in sorted(set(trackers))
+            if trackers.count(name) > 1
+        )
+        return self

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from multitask_api.resource.training import GradientCheckpointing
+from multitask_api.resource.training import GradientCheckpointing, Tracker
 from multitask_api.types import Record
 
 MANIFEST = "manifest.json"
@@ -34,6 +34,9 @@ class StageOrder(Record):
     data_root: str = Field(".", description="The folder that relative data paths are relative to.")
     gradient_checkpointing: GradientCheckpointing | None = Field(
         None, description="``training.gradientCheckpointing``, of stages that train; None: Auto."
+    )
+    report_to: tuple[Tracker, ...] | None = Field(
+        None, description="``training.reportTo``, of stages that train; None: no trackers."
     )
 
 

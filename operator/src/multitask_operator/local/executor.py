@@ -161,6 +161,7 @@ class Executor:
             device=self.device,
             data_root=str(self.data_root),
             gradient_checkpointing=self.model.spec.training.gradient_checkpointing,
+            report_to=self.model.spec.training.report_to,
         )
 
     def _reap(self) -> bool:

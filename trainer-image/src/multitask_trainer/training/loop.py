@@ -26,6 +26,7 @@ from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
 from multitask_trainer.training.schedule import Schedule
 from multitask_trainer.training.selection import Selection, is_better, mean_loss
 from multitask_trainer.training.stopping import REASONS, EarlyStopping
+from multitask_trainer.runtime.tracking import Tracking
 from multitask_trainer.tuning.method import TuningMethod
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class TrainingLoop:
         path: ForwardPath | None = None,
         validate: Validate | None = None,
         stopping: EarlyStopping | None = None,
+        tracking: Tracking | None = None,
     ) -> None:
         self._optimizer_step = OptimizerStep(model, settings, method=method, accelerator=accelerator, path=path)
         self._batches = batches
@@ -65,6 +67,7 @@ class TrainingLoop:
         self._validate = validate
         self._stopping = stopping or EarlyStopping(Selection({}), settings.optimisation.patience)
         self._selection = self._stopping.selection
+        self._tracking = tracking or Tracking()
         self._meter = LossMeter(accelerator)
         self._last_loss: float | None = None
         self.progress = Progress()
@@ -136,7 +139,7 @@ class TrainingLoop:
         """One optimizer step; False, and nothing has changed, if its micro-batches do not fit into the memory."""
         step = self.progress.step
         seed_step(self._optimisation.seed, step, self._accelerator.process_index)
-        rate = self._optimisation.learning_rate * self._schedule.factor(step, self.progress.decay_start)
+        rate = self._rate_of(step)
         try:
             self._optimizer_step.run(self._batches.at(step), self._batches.present(step), rate=rate, meter=self._meter)
         except MicroBatchTooLarge:
@@ -145,6 +148,10 @@ class TrainingLoop:
                 raise
             return False
         return True
+
+    def _rate_of(self, step: int) -> float:
+        """The learning rate of the step after ``step`` others."""
+        return self._optimisation.learning_rate * self._schedule.factor(step, self.progress.decay_start)
 
     def _read_loss(self) -> None:
         """Move losses and tokens of the steps since the last reading, of all processes, into the progress."""
@@ -159,6 +166,8 @@ class TrainingLoop:
             first_loss=self._last_loss if first is None else first,
             tokens=self.progress.tokens + reading.tokens,
         )
+        rate, speed = self._rate_of(self.progress.step - 1), self._tokens_per_second
+        self._tracking.log_training(self.progress.step, loss=self._last_loss, rate=rate, tokens_per_second=speed)
 
     # -- memory --------------------------------------------------------------------------------------------------------
 
@@ -198,6 +207,7 @@ class TrainingLoop:
         if points:
             self._select(points)
         self._log(point)
+        self._tracking.log_validation(progress.step, points)
         self._save()
 
     def _validate_on_main_process(self) -> dict[str, TaskPoint]:

@@ -33,6 +33,7 @@ from multitask_trainer.training.micro_batch import MOST_TOKENS
 from multitask_trainer.training.optimizer import TrainingSettings
 from multitask_trainer.training.selection import Selection, saturation_step, still_improving
 from multitask_trainer.training.stopping import EarlyStopping
+from multitask_trainer.runtime.tracking import keep_tensorboard_files, start_tracking
 from multitask_trainer.training.validation import TaskValidation, validate
 from multitask_trainer.tuning import tuning_method
 
@@ -47,6 +48,7 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
     processes only the first one returns.
     """
     optimisation = parameters.optimisation
+    tracking = start_tracking(stage)
     base = stage.input("base") / "model"
     path = read_forward_path(base)
     accelerator = make_accelerator(
@@ -116,10 +118,13 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         reporter=stage.reporter,
         validate=lambda: validate(model, validations, select=select, device=device, mixed=mixed),
         stopping=stopping,
+        tracking=tracking,
     )
     progress = loop.run()
+    tracking.finish()
     stage.distributed.exit_workers()
     method.save(model, stage.artifact_folder / "weights")
+    keep_tensorboard_files(stage)
     truncated = {name: dataset.truncated for name, dataset in datasets.items() if dataset.truncated}
     # A row's last token is only ever a target.
     lengths = [np.diff(datasets[name].starts) - 1 for name in sampler.names]
