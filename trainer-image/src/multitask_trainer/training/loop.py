@@ -16,6 +16,7 @@ from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.results import CurvePoint, TaskPoint
 from multitask_trainer.errors import ArtifactError, Interrupted, MicroBatchTooLarge
 from multitask_trainer.runtime.progress import ProgressReporter
+from multitask_trainer.runtime.tracking import Tracking
 from multitask_trainer.training.accelerator import catch_sigterm, seed_step
 from multitask_trainer.training.batching.batches import Batches
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
@@ -26,7 +27,6 @@ from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
 from multitask_trainer.training.schedule import Schedule
 from multitask_trainer.training.selection import Selection, is_better, mean_loss
 from multitask_trainer.training.stopping import REASONS, EarlyStopping
-from multitask_trainer.runtime.tracking import Tracking
 from multitask_trainer.tuning.method import TuningMethod
 
 if TYPE_CHECKING:

@@ -23,6 +23,7 @@ from multitask_trainer.base_model.loading import (
 from multitask_trainer.data.rows import Row, read_rows
 from multitask_trainer.errors import StageError
 from multitask_trainer.runtime.context import StageContext
+from multitask_trainer.runtime.tracking import keep_tensorboard_files, start_tracking
 from multitask_trainer.training.accelerator import make_accelerator
 from multitask_trainer.training.batching.dataset import TaskEncoder
 from multitask_trainer.training.batching.sampler import Sampler
@@ -33,7 +34,6 @@ from multitask_trainer.training.micro_batch import MOST_TOKENS
 from multitask_trainer.training.optimizer import TrainingSettings
 from multitask_trainer.training.selection import Selection, saturation_step, still_improving
 from multitask_trainer.training.stopping import EarlyStopping
-from multitask_trainer.runtime.tracking import keep_tensorboard_files, start_tracking
 from multitask_trainer.training.validation import TaskValidation, validate
 from multitask_trainer.tuning import tuning_method
 
