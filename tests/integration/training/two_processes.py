@@ -17,7 +17,7 @@ from multitask_trainer.training.batching.sampler import Sampler
 from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.checkpoint import CheckpointStore
 from multitask_trainer.training.loop import TrainingLoop
-from multitask_trainer.training.optimizer import TrainingSettings
+from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
 from multitask_trainer.tuning import tuning_method
 from support.training_fixtures import optimisation, small_decoder
 
@@ -43,11 +43,11 @@ def main(folder: Path, tuning: str) -> None:
     )
     method = tuning_method(METHODS[tuning], tuple(SHARES))
     model = method.prepare(small_decoder())
+    settings = TrainingSettings(4, optimisation(batch_rows=8, eval_every=2, warmup_steps=0))
     loop = TrainingLoop(
-        model,
+        OptimizerStep(model, settings, method=method, accelerator=accelerator),
         batches,
-        TrainingSettings(4, optimisation(batch_rows=8, eval_every=2, warmup_steps=0)),
-        method=method,
+        settings,
         accelerator=accelerator,
         store=CheckpointStore(folder),
         reporter=FileProgressReporter("test", None),

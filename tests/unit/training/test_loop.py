@@ -19,7 +19,7 @@ from multitask_trainer.runtime.progress import FileProgressReporter
 from multitask_trainer.training.batching.batches import padded
 from multitask_trainer.training.checkpoint import CheckpointStore
 from multitask_trainer.training.loop import TrainingLoop
-from multitask_trainer.training.optimizer import TrainingSettings, make_adamw
+from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings, make_adamw
 from multitask_trainer.training.selection import Selection
 from multitask_trainer.training.stopping import EarlyStopping
 from multitask_trainer.tuning import tuning_method
@@ -77,12 +77,14 @@ def loop(
         return {"a": TaskPoint(loss=2 - score, score=score)}
 
     settings = {"eval_every": 10, "min_steps": 0, "patience": 2, "batch_rows": 8} | changes
+    accelerator = Accelerator(cpu=True)
+    training = TrainingSettings(max_steps, optimisation(**settings))
+    model = model if model is not None else small_decoder()
     return TrainingLoop(
-        model if model is not None else small_decoder(),
+        OptimizerStep(model, training, method=method or Full(), accelerator=accelerator),
         batches or Copies(),
-        TrainingSettings(max_steps, optimisation(**settings)),
-        method=method or Full(),
-        accelerator=Accelerator(cpu=True),
+        training,
+        accelerator=accelerator,
         store=CheckpointStore(folder),
         reporter=FileProgressReporter("test", None),
         validate=validate if scores is not None else None,

@@ -1,7 +1,11 @@
-"""How a running stage reports its progress: into a file, or in a pod into the Job's ConfigMap (see ``pod``)."""
+"""How a running stage reports its progress: into a file, or in a pod into the Job's ConfigMap (see ``pod``).
+
+A training also writes lines into the log of its process.
+"""
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -9,6 +13,7 @@ from pathlib import Path
 from typing import Protocol, TypedDict, Unpack
 
 from multitask_api.stage_io.manifest import StageProgress
+from multitask_api.stage_io.results import CurvePoint
 from multitask_trainer.storage.files import write_atomically
 
 
@@ -66,3 +71,25 @@ class FileProgressReporter:
         if self._path is not None and self._rate_limit.is_due(phase, now):
             progress = StageProgress(stage=self._stage, phase=phase, updated=now, **position)
             write_atomically(self._path, progress.model_dump_json(by_alias=True, exclude_none=True))
+
+
+@dataclass(frozen=True)
+class TrainingLog:
+    """Lines on standard output, with the ``name`` of the run before each if there is one."""
+
+    name: str = ""
+    is_written: bool = True
+
+    def line(self, text: str) -> None:
+        """Write one line."""
+        if self.is_written:
+            sys.stdout.write(f"{self.name}: {text}\n" if self.name else f"{text}\n")
+            sys.stdout.flush()
+
+    def point(self, point: CurvePoint, *, end: int, tokens_per_second: float | None, is_best: bool) -> None:
+        """Write what a validation has found; ``end``: the steps of the run."""
+        loss = f"loss {point.train_loss:.4f}" if point.train_loss is not None else ""
+        tasks = "  ".join(f"{name} {task.score:.4f} ({task.loss:.4f})" for name, task in point.tasks.items())
+        speed = f"{tokens_per_second or 0:,.0f} tokens/s"
+        best = "  best so far" if is_best else ""
+        self.line(f"step {point.step}/{end} {point.phase}  {loss}  {speed}  {tasks}{best}")

@@ -52,6 +52,16 @@ class Progress(Record):
     seconds: float = 0.0
     """Spent in steps, over all restarts; validation not included."""
 
+    @property
+    def score(self) -> float | None:
+        """What the selection gave the best validation; None before the first one."""
+        return self.best_value if self.best_step is not None else None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Over all steps so far; None before the first one."""
+        return self.tokens / self.seconds if self.seconds else None
+
     def to_checkpoint(self) -> str:
         """JSON under the names that checkpoints have had from the first release on."""
         fields = json.loads(self.model_dump_json())

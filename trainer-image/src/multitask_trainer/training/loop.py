@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import gc
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import nn
 
-from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.results import CurvePoint, TaskPoint
 from multitask_trainer.errors import ArtifactError, Interrupted, MicroBatchTooLarge
-from multitask_trainer.runtime.progress import ProgressReporter
+from multitask_trainer.runtime.progress import ProgressReporter, TrainingLog
 from multitask_trainer.runtime.tracking import Tracking
 from multitask_trainer.training.accelerator import catch_sigterm, seed_step
 from multitask_trainer.training.batching.batches import Batches
@@ -27,7 +24,6 @@ from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
 from multitask_trainer.training.schedule import Schedule
 from multitask_trainer.training.selection import Selection, is_better, mean_loss
 from multitask_trainer.training.stopping import REASONS, EarlyStopping
-from multitask_trainer.tuning.method import TuningMethod
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -36,7 +32,7 @@ Validate = Callable[[], dict[str, TaskPoint]]
 
 
 class TrainingLoop:
-    """One run over ``model``, whose parameters that require gradients are trained; by one process or several.
+    """One run of ``optimizer_step``, by one process or several; ``name`` begins the lines of its log.
 
     Without ``validate`` (pre-training) the last weights are the result; with it, the best by the selection of
     ``stopping``.
@@ -44,34 +40,34 @@ class TrainingLoop:
 
     def __init__(
         self,
-        model: nn.Module,
+        optimizer_step: OptimizerStep,
         batches: Batches,
         settings: TrainingSettings,
         *,
-        method: TuningMethod,
         accelerator: Accelerator,
         store: CheckpointStore,
         reporter: ProgressReporter,
-        path: ForwardPath | None = None,
         validate: Validate | None = None,
         stopping: EarlyStopping | None = None,
         tracking: Tracking | None = None,
+        name: str = "",
     ) -> None:
-        self._optimizer_step = OptimizerStep(model, settings, method=method, accelerator=accelerator, path=path)
+        self._optimizer_step = optimizer_step
         self._batches = batches
         self._optimisation = settings.optimisation
         self._schedule = Schedule(settings.optimisation.warmup_steps, settings.max_steps)
         self._accelerator = accelerator
         self._store = store
         self._reporter = reporter
+        self._log = TrainingLog(name, is_written=accelerator.is_main_process)
         self._validate = validate
         self._stopping = stopping or EarlyStopping(Selection({}), settings.optimisation.patience)
         self._selection = self._stopping.selection
         self._tracking = tracking or Tracking()
-        self._meter = LossMeter(accelerator)
+        self.meter = LossMeter(accelerator)
         self._last_loss: float | None = None
         self.progress = Progress()
-        self.micro_batch = MicroBatchSize(batches.token_budget, self._optimizer_step.is_checkpointing)
+        self.micro_batch = MicroBatchSize(batches.token_budget, optimizer_step.is_checkpointing)
 
     def run(self) -> Progress:
         """Train to the end; the main process's model then has the chosen weights. Raises `Interrupted` on SIGTERM."""
@@ -79,21 +75,31 @@ class TrainingLoop:
         if self._accelerator.device.type == "cuda":
             memory = CudaMemory(self._accelerator.device)
             self._set_micro_batch(fit(self._optimizer_step, self._batches, self._accelerator, memory))
-        self._resume()
+        self.resume()
         with catch_sigterm() as stop_requested:
-            while self.progress.step < self._end:
+            while not self.has_ended:
                 if self._any_process_stopped(stop_requested()):
-                    self._save()
-                    raise Interrupted(
-                        f"stopped after step {self.progress.step}; running the stage again continues from there"
-                    )
-                self._maybe_begin_decay()
-                self._step()
-                if self._is_eval_due():
-                    self._evaluate_and_checkpoint()
+                    raise self.interrupt()
+                begun = time.monotonic()
+                self._step(self.begin_step())
+                self.end_step(time.monotonic() - begun)
+        self.finish()
+        return self.progress
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all steps are made."""
+        return self.progress.step >= self._end
+
+    def interrupt(self) -> Interrupted:
+        """Leave a checkpoint; the error that says so."""
+        self._save()
+        return Interrupted(f"stopped after step {self.progress.step}; running the stage again continues from there")
+
+    def finish(self) -> None:
+        """Put the chosen weights into the main process's model."""
         if self.progress.best_step is not None and self._accelerator.is_main_process:
             self._optimizer_step.load_weights(self._store.load_best(self.progress.best_step))
-        return self.progress
 
     @property
     def _end(self) -> int:
@@ -108,40 +114,50 @@ class TrainingLoop:
         flag = torch.tensor(float(stop_requested), device=self._accelerator.device)
         return float(self._accelerator.reduce(flag, "sum")) > 0
 
+    # -- one step ------------------------------------------------------------------------------------------------------
+
+    def begin_step(self) -> float:
+        """The learning rate of the step that follows."""
+        if self.progress.decay_start is None:
+            self._maybe_begin_decay()
+        return self._rate_of(self.progress.step)
+
     def _maybe_begin_decay(self) -> None:
         """Begin the decay if there is a reason to stop early, or if it could not end within the limit otherwise."""
         progress = self.progress
-        if progress.decay_start is not None:
-            return
         is_early = progress.step >= self._optimisation.min_steps and self._stopping.is_due(
             progress.curve, progress.evals_without_improvement
         )
         if is_early or progress.step >= self._schedule.latest_decay_start:
             self._update(decay_start=progress.step, ended_by_limit=not is_early)
             why = REASONS[self._stopping.reason if is_early else "limit"]
-            self._write(f"step {progress.step}: the decay begins; {why}")
+            self._log.line(f"step {progress.step}: the decay begins; {why}")
 
-    # -- one step ------------------------------------------------------------------------------------------------------
-
-    def _step(self) -> None:
-        progress = self.progress
-        begun = time.monotonic()
-        while not self._try_step():
+    def _step(self, rate: float) -> None:
+        while not self._try_step(rate):
             self._use_smaller_micro_batches()
-        self._meter.end_step()
-        self._update(step=progress.step + 1)
-        if self._meter.is_due(self.progress.step):
-            self._read_loss()
-        self._update(seconds=self.progress.seconds + time.monotonic() - begun)
-        self._report()
+        self.count_step()
 
-    def _try_step(self) -> bool:
+    def count_step(self) -> None:
+        """Count a step that is made. Raises `StageError` if its loss is not finite."""
+        self.meter.end_step()
+        self._update(step=self.progress.step + 1)
+        if self.meter.is_due(self.progress.step):
+            self._read_loss()
+
+    def end_step(self, seconds: float) -> None:
+        """Report, and validate if it is time, after a step that took so long."""
+        self._update(seconds=self.progress.seconds + seconds)
+        self._report()
+        if self._is_eval_due():
+            self._evaluate_and_checkpoint()
+
+    def _try_step(self, rate: float) -> bool:
         """One optimizer step; False, and nothing has changed, if its micro-batches do not fit into the memory."""
         step = self.progress.step
         seed_step(self._optimisation.seed, step, self._accelerator.process_index)
-        rate = self._rate_of(step)
         try:
-            self._optimizer_step.run(self._batches.at(step), self._batches.present(step), rate=rate, meter=self._meter)
+            self._optimizer_step.run(self._batches.at(step), self._batches.present(step), rate=rate, meter=self.meter)
         except MicroBatchTooLarge:
             # The other processes of a run wait for gradients of this one; all have to start again.
             if self._accelerator.num_processes > 1 or self._batches.token_budget <= self._batches.width:
@@ -155,7 +171,7 @@ class TrainingLoop:
 
     def _read_loss(self) -> None:
         """Move losses and tokens of the steps since the last reading, of all processes, into the progress."""
-        reading = self._meter.read(self.progress.step)
+        reading = self.meter.read(self.progress.step)
         if reading is None:
             return
         self._last_loss = reading.loss_sum / reading.steps
@@ -166,7 +182,7 @@ class TrainingLoop:
             first_loss=self._last_loss if first is None else first,
             tokens=self.progress.tokens + reading.tokens,
         )
-        rate, speed = self._rate_of(self.progress.step - 1), self._tokens_per_second
+        rate, speed = self._rate_of(self.progress.step - 1), self.progress.tokens_per_second
         self._tracking.log_training(self.progress.step, loss=self._last_loss, rate=rate, tokens_per_second=speed)
 
     # -- memory --------------------------------------------------------------------------------------------------------
@@ -175,14 +191,14 @@ class TrainingLoop:
         self._optimizer_step.optimizer.zero_grad(set_to_none=True)
         gc.collect()
         torch.cuda.empty_cache()
-        self._write(f"step {self.progress.step}: out of memory")
+        self._log.line(f"step {self.progress.step}: out of memory")
         size = replace(self.micro_batch, tokens=max(self._batches.width, self._batches.token_budget // 2))
         self._set_micro_batch(size)
 
     def _set_micro_batch(self, size: MicroBatchSize) -> None:
         self.micro_batch, self._batches = size, self._batches.with_budget(size.tokens)
         twice = ", and computes activations twice (gradient checkpointing)" if size.checkpointing else ""
-        self._write(f"a micro-batch has at most {size.tokens:,} tokens{twice}")
+        self._log.line(f"a micro-batch has at most {size.tokens:,} tokens{twice}")
 
     # -- validation ----------------------------------------------------------------------------------------------------
 
@@ -206,7 +222,8 @@ class TrainingLoop:
         self._update(curve=(*progress.curve, point), loss_sum=0.0, loss_steps=0)
         if points:
             self._select(points)
-        self._log(point)
+        is_best = self.progress.best_step == point.step
+        self._log.point(point, end=self._end, tokens_per_second=self.progress.tokens_per_second, is_best=is_best)
         self._tracking.log_validation(progress.step, points)
         self._save()
 
@@ -214,7 +231,7 @@ class TrainingLoop:
         """The main process validates, and all processes get its points."""
         shared: list[Any] = [None]
         if self._validate is not None and self._accelerator.is_main_process:
-            self._reporter.report("validating", step=self.progress.step, total=self._end, score=self._score)
+            self._reporter.report("validating", step=self.progress.step, total=self._end, score=self.progress.score)
             shared = [self._validate()]
         if self._accelerator.num_processes > 1:
             from accelerate.utils import broadcast_object_list
@@ -236,7 +253,8 @@ class TrainingLoop:
 
     # -- checkpoints ---------------------------------------------------------------------------------------------------
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Go on from the last checkpoint, if there is one."""
         checkpoint = self._store.load()
         self._check_same_step(checkpoint[0].step if checkpoint else 0)
         if checkpoint is None:
@@ -244,7 +262,7 @@ class TrainingLoop:
         self.progress, weights, optimizer = checkpoint
         self._optimizer_step.load_weights(weights)
         self._optimizer_step.optimizer.load_state_dict(optimizer)
-        self._write(f"resuming after step {self.progress.step}")
+        self._log.line(f"resuming after step {self.progress.step}")
 
     def _check_same_step(self, step: int) -> None:
         """Raise `ArtifactError` unless all processes resume from the same step; each reads its own folder or copy."""
@@ -268,32 +286,12 @@ class TrainingLoop:
 
     # -- progress ------------------------------------------------------------------------------------------------------
 
-    @property
-    def _score(self) -> float | None:
-        return self.progress.best_value if self.progress.best_step is not None else None
-
-    @property
-    def _tokens_per_second(self) -> float | None:
-        return self.progress.tokens / self.progress.seconds if self.progress.seconds else None
-
     def _report(self) -> None:
         self._reporter.report(
             "training",
             step=self.progress.step,
             total=self._end,
             loss=self._last_loss,
-            score=self._score,
-            tokens_per_second=self._tokens_per_second,
+            score=self.progress.score,
+            tokens_per_second=self.progress.tokens_per_second,
         )
-
-    def _log(self, point: CurvePoint) -> None:
-        loss = f"loss {point.train_loss:.4f}" if point.train_loss is not None else ""
-        tasks = "  ".join(f"{name} {task.score:.4f} ({task.loss:.4f})" for name, task in point.tasks.items())
-        speed = f"{self._tokens_per_second or 0:,.0f} tokens/s"
-        best = "  best so far" if self.progress.best_step == point.step else ""
-        self._write(f"step {point.step}/{self._end} {point.phase}  {loss}  {speed}  {tasks}{best}")
-
-    def _write(self, line: str) -> None:
-        if self._accelerator.is_main_process:
-            sys.stdout.write(f"{line}\n")
-            sys.stdout.flush()

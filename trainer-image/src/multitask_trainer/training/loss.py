@@ -35,19 +35,21 @@ class RowMeanLoss(nn.Module):
 
     def forward(self, batch: MicroBatch) -> Tensor:
         """Σ weight · nll over the micro-batch's target tokens; a scalar, in nats."""
+        return (self.target_losses(batch) * batch.weights).sum()
+
+    def target_losses(self, batch: MicroBatch) -> Tensor:
+        """The nll of each target token, (N,)."""
         hidden = target_states(self._backbone, batch)
         size = max(1, _MOST_LOGITS // self._backbone.head.vocabulary)
         if len(hidden) <= size:
-            return self._loss(hidden, batch.targets, batch.weights)
-        parts = zip(*(torch.split(each, size) for each in (hidden, batch.targets, batch.weights)), strict=True)
+            return self._losses(hidden, batch.targets)
+        parts = zip(torch.split(hidden, size), torch.split(batch.targets, size), strict=True)
         # The logits of a part are computed again in the backward pass, and only there are its gradients kept.
-        losses = [checkpoint(self._loss, *part, use_reentrant=False) for part in parts]
-        return torch.stack(losses).sum()
+        return torch.cat([checkpoint(self._losses, *part, use_reentrant=False) for part in parts])
 
-    def _loss(self, hidden: Tensor, targets: Tensor, weights: Tensor) -> Tensor:
-        """The part of these positions, (N, H)."""
-        losses = cross_entropy(self._backbone.head(hidden).float(), targets, reduction="none")
-        return (losses * weights).sum()
+    def _losses(self, hidden: Tensor, targets: Tensor) -> Tensor:
+        """Those of these positions, (N, H)."""
+        return cross_entropy(self._backbone.head(hidden).float(), targets, reduction="none")
 
 
 def freeze_outside_decoder(model: nn.Module) -> None:

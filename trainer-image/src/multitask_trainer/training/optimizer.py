@@ -71,10 +71,14 @@ class OptimizerStep:
         method: TuningMethod,
         accelerator: Accelerator,
         path: ForwardPath | None = None,
+        loss: Any = None,
+        parameters: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
+        """``loss``: one that the accelerator has prepared already; ``parameters``: part of the weights, by name."""
         freeze_outside_decoder(model)
-        self.loss: Any = accelerator.prepare(RowMeanLoss(model, path))
-        self.parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self.loss: Any = accelerator.prepare(RowMeanLoss(model, path)) if loss is None else loss
+        trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
+        self.parameters = trained if parameters is None else dict(parameters)
         self.optimizer = make_adamw(self.parameters, settings, method.decays)
         self._model = model
         self._method = method
@@ -93,8 +97,14 @@ class OptimizerStep:
         ``micro_batches`` are this process's share of the global batch, ``present`` says of which tasks that has rows;
         ``meter`` gets the losses. Raises `MicroBatchTooLarge`; weights, optimizer and meter are then as before.
         """
+        for loss, micro_batch in zip(self.gradients(micro_batches), micro_batches, strict=True):
+            meter.add_micro_batch(loss, micro_batch.tokens)
+        self.apply(present, rate=rate)
+
+    def gradients(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
+        """Add the gradients of a step; the loss of each micro-batch. Raises `MicroBatchTooLarge`, with no gradients."""
         try:
-            losses = [
+            return [
                 self.backward(micro_batch, is_last=number == len(micro_batches))
                 for number, micro_batch in enumerate(micro_batches, start=1)
             ]
@@ -103,8 +113,9 @@ class OptimizerStep:
             raise MicroBatchTooLarge(
                 f"a micro-batch does not fit into the GPU's memory, which another process may have taken: {error}"
             ) from None
-        for loss, micro_batch in zip(losses, micro_batches, strict=True):
-            meter.add_micro_batch(loss, micro_batch.tokens)
+
+    def apply(self, present: Tensor, *, rate: float) -> None:
+        """The optimizer's step with the gradients that are there, clipped, at learning rate ``rate``."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), _MAX_GRAD_NORM)
@@ -112,7 +123,7 @@ class OptimizerStep:
         self.optimizer.zero_grad(set_to_none=True)
 
     def backward(self, micro_batch: MicroBatch, *, is_last: bool) -> Tensor:
-        """Add the gradients of one micro-batch; its loss, a scalar on the device.
+        """Add the gradients of one micro-batch; its loss, as the loss module gives it, on the device.
 
         With the last one of a step the processes sum theirs.
         """
@@ -120,7 +131,7 @@ class OptimizerStep:
         with self._gradient_sync(is_last=is_last), self._method.select_tasks(self._model, batch.task_ids):
             loss: Tensor = self.loss(batch)
             # DistributedDataParallel averages gradients over processes; the weights already hold the whole mean.
-            self._accelerator.backward(loss * self._accelerator.num_processes)
+            self._accelerator.backward(loss.sum() * self._accelerator.num_processes)
         return loss.detach()
 
     def try_backward(self, micro_batch: MicroBatch) -> None:
@@ -133,7 +144,7 @@ class OptimizerStep:
             self._accelerator.autocast(),
             self._method.select_tasks(self._model, batch.task_ids),
         ):
-            self._accelerator.backward(loss(batch))
+            self._accelerator.backward(loss(batch).sum())
 
     @property
     def never_checkpoints(self) -> bool:

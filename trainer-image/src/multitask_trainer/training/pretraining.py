@@ -16,7 +16,7 @@ from multitask_trainer.training.batching.dataset import EncodedDataset
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.loop import TrainingLoop
 from multitask_trainer.training.micro_batch import MOST_TOKENS
-from multitask_trainer.training.optimizer import TrainingSettings
+from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
 from multitask_trainer.tuning.full import Full
 
 if TYPE_CHECKING:
@@ -72,20 +72,19 @@ def pretrain(
         processes=accelerator.num_processes,
     )
     model.requires_grad_(requires_grad=True)
+    settings = TrainingSettings(
+        max_steps,
+        optimisation,
+        stage.order.gradient_checkpointing or "Auto",
+        betas=(0.9, 0.95),
+        weight_decay=0.1,
+    )
     loop = TrainingLoop(
-        model,
+        OptimizerStep(model, settings, method=Full(), accelerator=accelerator, path=path),
         batches,
-        TrainingSettings(
-            max_steps,
-            optimisation,
-            stage.order.gradient_checkpointing or "Auto",
-            betas=(0.9, 0.95),
-            weight_decay=0.1,
-        ),
-        method=Full(),
+        settings,
         accelerator=accelerator,
         store=CheckpointStore(stage.work_folder / "checkpoint", stage.order.checkpoint),
         reporter=stage.reporter,
-        path=path,
     )
     return loop.run()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from torch import nn
 
+from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import GpuMemory, TrainResult
 from multitask_api.stages.digests import digest
@@ -25,17 +28,21 @@ from multitask_trainer.errors import StageError
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.runtime.tracking import keep_tensorboard_files, start_tracking
 from multitask_trainer.training.accelerator import make_accelerator
-from multitask_trainer.training.batching.dataset import TaskEncoder
+from multitask_trainer.training.batching.dataset import EncodedDataset, TaskEncoder
 from multitask_trainer.training.batching.sampler import Sampler
 from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.loop import TrainingLoop
-from multitask_trainer.training.micro_batch import MOST_TOKENS
-from multitask_trainer.training.optimizer import TrainingSettings
+from multitask_trainer.training.micro_batch import MOST_TOKENS, MicroBatchSize
+from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
 from multitask_trainer.training.selection import Selection, saturation_step, still_improving
 from multitask_trainer.training.stopping import EarlyStopping
 from multitask_trainer.training.validation import TaskValidation, validate
 from multitask_trainer.tuning import tuning_method
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel
 
 CPU_TOKENS = 3072
 """Padded tokens of a micro-batch on a CPU: more leaves its caches."""
@@ -57,62 +64,32 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         precision=optimisation.precision,
         partial_gradients=path.partial_gradients,
     )
-    encoders = _encoders(parameters, base)
-    datasets = {}
-    for number, (name, encoder) in enumerate(encoders.items()):
-        stage.reporter.report("reading", step=number, total=len(encoders))
-        datasets[name] = encoder.encode(_rows(stage, name, "train"))
-    validations = {
-        name: TaskValidation.of(encoder, _rows(stage, name, "validation"), path) for name, encoder in encoders.items()
-    }
-    sampler = Sampler(
-        # In the tasks' order, not the mapping's: a digest ignores the order of a mapping, and equal digests must draw
-        # equal rows.
-        {name: parameters.probabilities[name] for name in encoders},
-        {name: len(dataset) for name, dataset in datasets.items()},
-        batch_rows=optimisation.batch_rows,
-        seed=optimisation.seed,
-    )
+    data = RunData.read(stage, parameters, path)
     if optimisation.batch_rows < accelerator.num_processes:
         raise StageError(
             f"training.batchRows is {optimisation.batch_rows} and there are {accelerator.num_processes} processes: "
             "raise it, or use fewer GPUs"
         )
+    sampler, validations = data.sampler, data.validations
     method = tuning_method(parameters.tuning, sampler.names)
     torch.manual_seed(optimisation.seed)  # new adapter weights are drawn from it
     is_half = method.freezes_base and accelerator.mixed_precision == "bf16"
     loaded = load_base(base, torch.bfloat16 if is_half else torch.float32)
-    check_max_length(loaded, optimisation.max_length)  # the base may have been made for a shorter one
-    for name, encoder in encoders.items():  # and before this task
-        check_prompt(loaded, encoder.tokenizer, name, encoder.pieces, encoder.bos)
+    data.check_base(loaded, optimisation.max_length)
     model = method.prepare(loaded)
     if start is not None:
         method.load(model, start)
-    batches = TaskBatches(
-        sampler=sampler,
-        datasets=[datasets[name] for name in sampler.names],
-        batch_rows=optimisation.batch_rows,
-        token_budget=CPU_TOKENS if accelerator.device.type == "cpu" else MOST_TOKENS,
-        pack=accelerator.device.type == "cuda" and path.isolation == "Masks" and path.attention == "sdpa",
-        mixed_lengths=path.right_padding,
-        process=accelerator.process_index,
-        processes=accelerator.num_processes,
-    )
-    is_mixture = parameters.kind == "mixture"
-    rows = {name: len(validation.dataset) for name, validation in validations.items()} if is_mixture else {}
-    selection = Selection(parameters.reference_scores, rows)
-    stopping = EarlyStopping(selection, optimisation.patience, is_mixture=is_mixture)
+    stopping = data.stopping(parameters)
     device, mixed = accelerator.device, accelerator.mixed_precision == "bf16"
 
     def select(task: str) -> AbstractContextManager[None]:
         return method.select_tasks(model, torch.tensor([sampler.names.index(task)], device=device))
 
+    settings = TrainingSettings(parameters.max_steps, optimisation, stage.order.gradient_checkpointing or "Auto")
     loop = TrainingLoop(
-        model,
-        batches,
-        TrainingSettings(parameters.max_steps, optimisation, stage.order.gradient_checkpointing or "Auto"),
-        method=method,
-        path=path,
+        OptimizerStep(model, settings, method=method, accelerator=accelerator, path=path),
+        data.batches(optimisation.batch_rows, accelerator, path),
+        settings,
         accelerator=accelerator,
         store=CheckpointStore(stage.work_folder / "checkpoint", stage.order.checkpoint),
         reporter=stage.reporter,
@@ -125,26 +102,103 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
     stage.distributed.exit_workers()
     method.save(model, stage.artifact_folder / "weights")
     keep_tensorboard_files(stage)
-    truncated = {name: dataset.truncated for name, dataset in datasets.items() if dataset.truncated}
-    # A row's last token is only ever a target.
-    lengths = [np.diff(datasets[name].starts) - 1 for name in sampler.names]
-    return _result(
-        progress,
-        model,
-        stopping,
-        rows_given=sampler.rows_drawn(progress.step),
-        tokens_given=sampler.totals_drawn(progress.step, lengths),
-        truncated_rows=truncated,
-        gpu_memory=_gpu_memory(loop, accelerator.device),
+    trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
+    return data.result(
+        progress, stopping, trained_parameters=trained, gpu_memory=gpu_memory(loop.micro_batch, accelerator.device)
     )
 
 
-def _gpu_memory(loop: TrainingLoop, device: torch.device) -> GpuMemory | None:
+@dataclass(frozen=True)
+class RunData:
+    """What a run trains and validates on; of each task, by its name."""
+
+    encoders: Mapping[str, TaskEncoder]
+    datasets: Mapping[str, EncodedDataset]
+    """The training rows."""
+    validations: Mapping[str, TaskValidation]
+    sampler: Sampler
+
+    @classmethod
+    def read(cls, stage: StageContext, parameters: TrainParameters, path: ForwardPath) -> RunData:
+        """Read and encode the rows of the order's tasks."""
+        encoders = _encoders(parameters, stage.input("base") / "model")
+        datasets = {}
+        for number, (name, encoder) in enumerate(encoders.items()):
+            stage.reporter.report("reading", step=number, total=len(encoders))
+            datasets[name] = encoder.encode(_rows(stage, name, "train"))
+        validations = {
+            name: TaskValidation.of(encoder, _rows(stage, name, "validation"), path)
+            for name, encoder in encoders.items()
+        }
+        sampler = Sampler(
+            # In the tasks' order, not the mapping's: a digest ignores the order of a mapping, and equal digests must
+            # draw equal rows.
+            {name: parameters.probabilities[name] for name in encoders},
+            {name: len(dataset) for name, dataset in datasets.items()},
+            batch_rows=parameters.optimisation.batch_rows,
+            seed=parameters.optimisation.seed,
+        )
+        return cls(encoders, datasets, validations, sampler)
+
+    def check_base(self, model: PreTrainedModel, max_length: int) -> None:
+        """Raise `StageError` if the base does not take such rows."""
+        check_max_length(model, max_length)  # the base may have been made for a shorter one
+        for name, encoder in self.encoders.items():  # and before this task
+            check_prompt(model, encoder.tokenizer, name, encoder.pieces, encoder.bos)
+
+    def batches(self, batch_rows: int, accelerator: Accelerator, path: ForwardPath) -> TaskBatches:
+        """The rows of every step, for this process."""
+        return TaskBatches(
+            sampler=self.sampler,
+            datasets=[self.datasets[name] for name in self.sampler.names],
+            batch_rows=batch_rows,
+            token_budget=CPU_TOKENS if accelerator.device.type == "cpu" else MOST_TOKENS,
+            pack=accelerator.device.type == "cuda" and path.isolation == "Masks" and path.attention == "sdpa",
+            mixed_lengths=path.right_padding,
+            process=accelerator.process_index,
+            processes=accelerator.num_processes,
+        )
+
+    def stopping(self, parameters: TrainParameters) -> EarlyStopping:
+        """When the run stops early, and which checkpoint it chooses."""
+        is_mixture = parameters.kind == "mixture"
+        rows = {name: len(validation.dataset) for name, validation in self.validations.items()} if is_mixture else {}
+        selection = Selection(parameters.reference_scores, rows)
+        return EarlyStopping(selection, parameters.optimisation.patience, is_mixture=is_mixture)
+
+    def result(
+        self, progress: Progress, stopping: EarlyStopping, *, trained_parameters: int, gpu_memory: GpuMemory | None
+    ) -> TrainResult:
+        """The result of a run that has ended."""
+        chosen = next(point for point in progress.curve if point.step == progress.best_step)
+        # A row's last token is only ever a target.
+        lengths = [np.diff(self.datasets[name].starts) - 1 for name in self.sampler.names]
+        return TrainResult(
+            steps=progress.step,
+            chosen_step=chosen.step,
+            saturation_step=saturation_step(progress.curve),
+            still_improving=still_improving(progress.curve, stopping.selection, ended_by_limit=progress.ended_by_limit),
+            ended_by="limit" if progress.ended_by_limit else stopping.reason,
+            curve=progress.curve,
+            validation=chosen.tasks,
+            rows_given=self.sampler.rows_drawn(progress.step),
+            tokens_given=self.sampler.totals_drawn(progress.step, lengths),
+            tokens=progress.tokens,
+            truncated_rows={name: dataset.truncated for name, dataset in self.datasets.items() if dataset.truncated},
+            gpu_memory=gpu_memory,
+            trainable_parameters=trained_parameters,
+            training_seconds=round(progress.seconds, 3),
+            tokens_per_second=None if progress.tokens_per_second is None else round(progress.tokens_per_second, 1),
+        )
+
+
+def gpu_memory(micro_batch: MicroBatchSize, device: torch.device) -> GpuMemory | None:
+    """What a training took of its GPU; None on a CPU."""
     if device.type != "cuda":
         return None
     return GpuMemory(
-        micro_batch_tokens=loop.micro_batch.tokens,
-        gradient_checkpointing=loop.micro_batch.checkpointing,
+        micro_batch_tokens=micro_batch.tokens,
+        gradient_checkpointing=micro_batch.checkpointing,
         peak_bytes=torch.cuda.max_memory_allocated(device),
     )
 
@@ -185,33 +239,3 @@ def _encoders(parameters: TrainParameters, base: Path) -> dict[str, TaskEncoder]
 
 def _rows(stage: StageContext, task: str, split: str) -> list[Row]:
     return read_rows(stage.input(f"prepare/{task}"), split)
-
-
-def _result(
-    progress: Progress,
-    model: nn.Module,
-    stopping: EarlyStopping,
-    *,
-    rows_given: dict[str, int],
-    tokens_given: dict[str, int],
-    truncated_rows: dict[str, int],
-    gpu_memory: GpuMemory | None,
-) -> TrainResult:
-    chosen = next(point for point in progress.curve if point.step == progress.best_step)
-    return TrainResult(
-        steps=progress.step,
-        chosen_step=chosen.step,
-        saturation_step=saturation_step(progress.curve),
-        still_improving=still_improving(progress.curve, stopping.selection, ended_by_limit=progress.ended_by_limit),
-        ended_by="limit" if progress.ended_by_limit else stopping.reason,
-        curve=progress.curve,
-        validation=chosen.tasks,
-        rows_given=rows_given,
-        tokens_given=tokens_given,
-        tokens=progress.tokens,
-        truncated_rows=truncated_rows,
-        gpu_memory=gpu_memory,
-        trainable_parameters=sum(value.numel() for value in model.parameters() if value.requires_grad),
-        training_seconds=round(progress.seconds, 3),
-        tokens_per_second=round(progress.tokens / progress.seconds, 1) if progress.seconds else None,
-    )
