@@ -119,6 +119,43 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
         ),
     ),
     (
+        "a GGUF file as base",
+        put("spec.baseModel.uri", "s3://bucket/models/tiny.gguf"),
+        (
+            "spec.baseModel.uri: 's3://bucket/models/tiny.gguf' names a GGUF file; write uri: s3://bucket/models and"
+            " ggufFile: tiny.gguf"
+        ),
+    ),
+    (
+        "a file of another format as GGUF",
+        put("spec.baseModel", {"uri": "hf://org/name", "ggufFile": "model.safetensors"}),
+        (
+            "spec.baseModel.ggufFile: 'model.safetensors' is no name of a GGUF file; write NAME.gguf, or"
+            " FOLDER/NAME.gguf below baseModel.uri"
+        ),
+    ),
+    (
+        "a GGUF file outside of its folder",
+        put("spec.baseModel", {"uri": "base", "ggufFile": "../model.gguf"}),
+        (
+            "spec.baseModel.ggufFile: '../model.gguf' is no name of a GGUF file; write NAME.gguf, or"
+            " FOLDER/NAME.gguf below baseModel.uri"
+        ),
+    ),
+    (
+        "a part of a GGUF model",
+        put("spec.baseModel", {"uri": "hf://org/name", "ggufFile": "big-00001-of-00003.gguf"}),
+        (
+            "spec.baseModel.ggufFile: 'big-00001-of-00003.gguf' is one part of a split model; join the parts first:"
+            " llama-gguf-split --merge big-00001-of-00003.gguf NAME.gguf"
+        ),
+    ),
+    (
+        "a GGUF file of a built-in base",
+        put("spec.baseModel", {"uri": "builtin://tiny", "ggufFile": "model.gguf"}),
+        "spec.baseModel.ggufFile: builtin://tiny is created and not read from a file; remove it",
+    ),
+    (
         "a built-in base as data",
         put(f"{FIRST}.data.train.uri", "builtin://tiny"),
         f"{FIRST}.data.train.uri: unknown scheme builtin://; {SCHEMES}",

@@ -13,6 +13,9 @@ _HUB = re.compile(r"^hf://(datasets/)?[\w.-]+(/[\w.-]+)?(@[^/]+)?(/.+)?$")
 
 _HUB_BASE_MODEL = re.compile(r"^hf://[\w.-]+(/[\w.-]+)?$")
 
+GGUF_FILE, GGUF_PART = r"^[^/]+(/[^/]+)*[.]gguf$", r"-[0-9]{5}-of-[0-9]{5}[.]gguf$"
+"""The name of a GGUF file below its folder, and what ends that of a part of a split one."""
+
 BUILTIN_SCHEME = "builtin://"
 BUILTIN_SIZES = ("micro", "tiny", "small", "50m", "500m")
 """The built-in base models: small Llama-style decoders with random weights, created by the trainer."""
@@ -38,16 +41,30 @@ def overlap(one: str, other: str) -> bool:
 def base_model_uri_error(uri: str) -> str | None:
     """What is wrong with the URI of a base model; None if nothing is. On the hub it is a whole repository."""
     error = uri_error(uri, BASE_MODEL_SCHEMES)
-    if error is not None or scheme_of(uri) != "hf":
+    if error is not None:
         return error
     if uri.startswith("hf://datasets/"):
         return f"{uri!r} names a dataset; give a model, hf://ORGANISATION/NAME"
     if _HUB_BASE_MODEL.match(uri):
         return None
+    if uri.endswith(".gguf"):
+        folder, _, file = uri.rpartition("/")
+        return f"{uri!r} names a GGUF file; write uri: {folder or '.'} and ggufFile: {file}"
+    if scheme_of(uri) != "hf":
+        return None
     name, _, revision = uri.partition("@")
     if revision and "/" not in revision:
         return f"{uri!r} contains a revision; write uri: {name} and revision: {revision}"
     return f"{uri!r} names a part of a repository; give a whole one, hf://ORGANISATION/NAME"
+
+
+def gguf_file_error(name: str) -> str | None:
+    """What is wrong with the name of a GGUF file in the folder or repository of a base model; None if nothing is."""
+    if not re.search(GGUF_FILE, name) or ".." in name.split("/"):
+        return f"{name!r} is no name of a GGUF file; write NAME.gguf, or FOLDER/NAME.gguf below baseModel.uri"
+    if re.search(GGUF_PART, name):
+        return f"{name!r} is one part of a split model; join the parts first: llama-gguf-split --merge {name} NAME.gguf"
+    return None
 
 
 def is_builtin(uri: str) -> bool:

@@ -218,6 +218,13 @@ def test_stages_that_a_change_runs_and_stages_that_it_does_not_run(
     assert not never & ran
 
 
+def test_another_gguf_file_of_a_repository_is_another_base() -> None:
+    stages, source = SimulatedStages(), changed(document(), "baseModel", {"uri": "hf://org/name", "ggufFile": "a.gguf"})
+    stages.run(source)
+    assert stages.run(source) == []
+    assert "base" in stages.run(changed(source, "baseModel.ggufFile", "b.gguf"))
+
+
 def test_changed_rows_run_their_task_again_but_not_the_base_and_other_baselines() -> None:
     stages = done()
     stages.contents = {"urgency/train.jsonl": "more rows"}

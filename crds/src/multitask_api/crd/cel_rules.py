@@ -11,7 +11,15 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from multitask_api.resource.tasks import CLASSIFICATION_METRICS, RESERVED_GROUPS
-from multitask_api.uris import BASE_MODEL_SCHEMES, BUILTIN_SCHEME, BUILTIN_SIZES, DATA_SCHEMES, STORAGE_SCHEMES
+from multitask_api.uris import (
+    BASE_MODEL_SCHEMES,
+    BUILTIN_SCHEME,
+    BUILTIN_SIZES,
+    DATA_SCHEMES,
+    GGUF_FILE,
+    GGUF_PART,
+    STORAGE_SCHEMES,
+)
 
 
 class Rule(NamedTuple):
@@ -88,6 +96,17 @@ _HUB_BASE = Rule(
     "!self.matches('^hf://(datasets/|[^/]+/[^/]+/|.*@)')",
     "give a whole model repository of the hub, hf://ORGANISATION/NAME, and its revision in the field revision",
 )
+_GGUF_URI = Rule(
+    "!self.endsWith('.gguf') || self.matches('^hf://[^/]+(/[^/]+)?$')",
+    "names a GGUF file; give its folder or repository, and the file's name in the field ggufFile",
+)
+_GGUF_FILE = (
+    Rule(
+        f"self.matches('{GGUF_FILE}') && !self.matches('(^|/)[.][.]/')",
+        "this is no name of a GGUF file; write NAME.gguf, or FOLDER/NAME.gguf below baseModel.uri",
+    ),
+    Rule(f"!self.matches('{GGUF_PART}')", "this is one part of a split model; join the parts first"),
+)
 # The parts of a prompt, as `multitask_api.template` reads them: characters, doubled braces, fields.
 _TEXT, _FIELD = "[^{}]|[{][{]|[}][}]", r"[{][\pL\p{Nl}\p{No}_][\pL\pN_]*[}]"
 _TASK = (
@@ -144,7 +163,14 @@ _SPLIT = (
 
 MODEL_RULES: Mapping[str, tuple[Rule, ...]] = {
     "spec": _SPEC,
-    "spec.baseModel.uri": (*_uri_rules(BASE_MODEL_SCHEMES), _HUB_BASE, _BUILTIN),
+    "spec.baseModel": (
+        Rule(
+            f"!has(self.ggufFile) || !self.uri.startsWith('{BUILTIN_SCHEME}')",
+            "a builtin:// model is created and not read from a file; remove ggufFile",
+        ),
+    ),
+    "spec.baseModel.uri": (*_uri_rules(BASE_MODEL_SCHEMES), _HUB_BASE, _BUILTIN, _GGUF_URI),
+    "spec.baseModel.ggufFile": _GGUF_FILE,
     "spec.storage.uri": _uri_rules(STORAGE_SCHEMES),
     "spec.tasks[]": _TASK,
     "spec.tasks[].labels[]": (Rule("self == self.trim()", "begins or ends with white space; remove it"),),

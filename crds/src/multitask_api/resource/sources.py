@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Self
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 
+from multitask_api.errors import Problem, raise_problems
 from multitask_api.types import Record
-from multitask_api.uris import DATA_SCHEMES, STORAGE_SCHEMES, base_model_uri_error, uri_error
+from multitask_api.uris import (
+    DATA_SCHEMES,
+    STORAGE_SCHEMES,
+    base_model_uri_error,
+    gguf_file_error,
+    is_builtin,
+    uri_error,
+)
 
 DNS_LABEL = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
@@ -28,6 +37,10 @@ def _check_storage_uri(uri: str) -> str:
     return _checked(uri, uri_error(uri, STORAGE_SCHEMES))
 
 
+def _check_gguf_file(name: str) -> str:
+    return _checked(name, gguf_file_error(name))
+
+
 def _checked(uri: str, error: str | None) -> str:
     if error is not None:
         raise ValueError(error)
@@ -36,6 +49,7 @@ def _checked(uri: str, error: str | None) -> str:
 
 DataUri = Annotated[Uri, AfterValidator(_check_data_uri)]
 BaseModelUri = Annotated[Uri, AfterValidator(_check_base_model_uri)]
+GgufFile = Annotated[str, StringConstraints(min_length=1, max_length=253), AfterValidator(_check_gguf_file)]
 StorageUri = Annotated[Uri, AfterValidator(_check_storage_uri)]
 
 
@@ -66,6 +80,21 @@ class BaseModelSource(Record):
         False,
         description="Wrap every prompt in the chat template of the tokenizer, as instruction-tuned models expect.",
     )
+    gguf_file: GgufFile | None = Field(
+        None,
+        description="Name of a GGUF file in the folder or Hub repository, for example model-Q8_0.gguf. Weights, "
+        "configuration and tokenizer are read from it alone, and its weights are dequantised. Default: the folder is "
+        "in the transformers format.",
+    )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        raise_problems(self._problems())
+        return self
+
+    def _problems(self) -> Iterator[Problem]:
+        if self.gguf_file is not None and is_builtin(self.uri):
+            yield Problem("ggufFile", f"{self.uri} is created and not read from a file; remove it")
 
 
 class Storage(Record):

@@ -120,6 +120,7 @@ class BaseParameters(StageParameters):
     uri: str
     revision: str | None = None
     fingerprint: str | None = Field(None, description="Fingerprint of the files, if the base model is a folder.")
+    gguf_file: str | None = Field(None, description="The GGUF file that is read; None: a transformers folder.")
     pretraining: Pretraining | None = None
     corpus_fingerprints: tuple[str, ...] = ()
     tasks: tuple[TaskDefinition, ...]
@@ -132,7 +133,7 @@ class BaseParameters(StageParameters):
         Without the tuning: a base is the same base for all of them, and training checks its own.
         ``pretraining.refresh`` requests a new one. For a folder its content counts, not its URI.
         """
-        source = {"uri": self.uri, "revision": self.revision}
+        source = {"uri": self.uri, "revision": self.revision, "ggufFile": self.gguf_file}
         folder = {"fingerprint": self.fingerprint}
         settings: dict[str, object] = {**(folder if self.fingerprint else source), "seed": self.optimisation.seed}
         if self.pretraining is not None:

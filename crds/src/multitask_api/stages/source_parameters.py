@@ -33,6 +33,7 @@ def base_parameters(
         return None
     return BaseParameters(
         uri=base.uri,
+        gguf_file=base.gguf_file,
         revision=resolved.revision or base.revision,
         fingerprint=files.fingerprint if files else None,
         pretraining=pretraining,

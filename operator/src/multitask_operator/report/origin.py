@@ -11,7 +11,8 @@ from multitask_api.stages import Graph
 
 def base_model(model: MultiTaskModel, graph: Graph) -> str:
     """The address of the base model, with the revision that the run uses."""
-    uri = model.spec.base_model.uri
+    base = model.spec.base_model
+    uri = f"{base.uri.rstrip('/')}/{base.gguf_file}" if base.gguf_file else base.uri
     parameters = graph["base"].parameters
     revision = parameters.revision if isinstance(parameters, BaseParameters) else None
     return f"{uri} at {revision}" if revision and uri.startswith("hf://") else uri

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +43,7 @@ def read_checkpoint(name: str, uri: str, **options: Any) -> tuple[PreTrainedMode
     """
     import torch
     from huggingface_hub.errors import StrictDataclassError
-    from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+    from transformers import AutoConfig, AutoTokenizer
 
     _refuse_adapter(Path(name), uri)
     try:
@@ -53,6 +54,18 @@ def read_checkpoint(name: str, uri: str, **options: Any) -> tuple[PreTrainedMode
         model, missing = read_pretrained(name, dtype=torch.float32, attention=None, config=config, **options)
     except (OSError, ValueError, ImportError, KeyError, StrictDataclassError) as error:
         raise _explained(error, uri) from error
+    return model, checked_tokenizer(model, missing, tokenizer, uri)
+
+
+def checked_tokenizer(
+    model: PreTrainedModel, missing: Sequence[str], tokenizer: object, uri: str
+) -> PreTrainedTokenizerFast:
+    """The tokenizer of a whole model, with a padding token; ``missing`` are the weights that the checkpoint lacks.
+
+    Raises `StageError` if there are any, or if the tokenizer cannot be used.
+    """
+    from transformers import PreTrainedTokenizerFast
+
     if missing:
         raise StageError(
             f"baseModel.uri: {uri}: the checkpoint lacks {len(missing)} weights of {type(model).__name__}, for example "
@@ -66,7 +79,7 @@ def read_checkpoint(name: str, uri: str, **options: Any) -> tuple[PreTrainedMode
         raise StageError(f"baseModel.uri: {uri}: its tokenizer has no end-of-sequence token; use another base")
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
-    return model, tokenizer
+    return tokenizer
 
 
 def _refuse_adapter(folder: Path, uri: str) -> None:

@@ -9,20 +9,28 @@ from pathlib import Path
 
 from multitask_api.uris import scheme_of
 from multitask_trainer.base_model.builtin import SIZES, Size
+from multitask_trainer.base_model.gguf_file import count_weights
 from multitask_trainer.data.locations import DataLocations
 
 _LONGEST_HEADER = 100_000_000
 """Bytes: the format's own limit for the header of a safetensors file."""
 
 
-def parameter_count(uri: str, revision: str | None, locations: DataLocations) -> int | None:
+def parameter_count(
+    uri: str, revision: str | None, locations: DataLocations, gguf_file: str | None = None
+) -> int | None:
     """The number of weights: of a builtin size at most, of a folder or a hub model as its safetensors files say.
+
+    With ``gguf_file`` as that file of the folder says.
 
     None if it is not known: for other addresses and formats, or if they cannot be read. The stage ``base`` counts then.
     """
     scheme, _, rest = uri.partition("://")
     if scheme == "builtin":
         return _of_size(SIZES[rest]) if rest in SIZES else None
+    if gguf_file is not None:
+        folder = locations.local_path(uri)
+        return count_weights(folder / gguf_file) if folder else None
     if scheme_of(uri) == "hf":
         from multitask_trainer.data.hub import model_parameters
 

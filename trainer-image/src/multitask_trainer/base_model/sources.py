@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from multitask_api.stage_io.parameters import TaskDefinition
+from multitask_api.uris import scheme_of
 from multitask_serving.engine.prompt.template import parse_template
 from multitask_trainer.base_model.builtin import make_model, make_tokenizer, size_of
 from multitask_trainer.base_model.checkpoint import read_checkpoint
+from multitask_trainer.base_model.gguf_file import read_gguf
+from multitask_trainer.data.hub import download_model_file
+from multitask_trainer.data.listing import files_below
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.rows import Row
 from multitask_trainer.errors import ArtifactError, StageError
+from multitask_trainer.storage.uris import storage_errors
 
 _BPE_CHARACTERS = 20_000_000
 """As much of the corpus as the builtin tokenizer is made from."""
@@ -26,6 +32,7 @@ class BaseModelSource:
     revision: str | None
     seed: int
     locations: DataLocations
+    gguf_file: str | None = None
 
 
 def make_base(
@@ -46,6 +53,9 @@ def make_base(
         size = size_of(rest)
         tokenizer = make_tokenizer(_tokenizer_texts(tasks, rows, corpus), size.vocabulary)
         model = make_model(size, tokenizer, source.seed)
+    elif source.gguf_file is not None:
+        name = f"{source.uri.rstrip('/')}/{source.gguf_file}"
+        model, tokenizer = read_gguf(_gguf_path(source, source.gguf_file, folder.with_name("download")), name)
     elif scheme == "hf":
         model, tokenizer = read_checkpoint(rest, source.uri, revision=source.revision)
     else:
@@ -60,6 +70,21 @@ def make_base(
         model, tokenizer = read_checkpoint(str(local), source.uri, local_files_only=True)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _gguf_path(source: BaseModelSource, file: str, download: Path) -> Path:
+    """The GGUF file on this machine, fetched to ``download`` if it is elsewhere."""
+    if scheme_of(source.uri) == "hf":
+        return download_model_file(source.uri.removeprefix("hf://").strip("/"), source.revision, file)
+    found = files_below(source.uri, source.locations, only=file)[file]
+    local = source.locations.local_path(source.uri)
+    if local is not None:
+        return local / file
+    target = download / Path(file).name
+    download.mkdir(parents=True, exist_ok=True)
+    with storage_errors(source.uri), found.open_raw() as content, target.open("wb") as copy:
+        shutil.copyfileobj(content, copy, 1 << 24)
+    return target
 
 
 def _download(uri: str, folder: Path) -> Path:

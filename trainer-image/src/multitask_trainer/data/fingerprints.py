@@ -81,10 +81,13 @@ def resolve_data(uri: str, locations: DataLocations, cache: HashCache) -> Resolv
     return ResolvedData(fingerprint=digest(hashes, FINGERPRINT), files=len(files), bytes=size)
 
 
-def resolve_folder(uri: str, locations: DataLocations, cache: HashCache) -> ResolvedData:
-    """A folder as a whole, such as a base model's: a fingerprint of its files' names and content, or the problem."""
+def resolve_folder(uri: str, locations: DataLocations, cache: HashCache, only: str | None = None) -> ResolvedData:
+    """A folder as a whole, such as a base model's: a fingerprint of its files' names and content, or the problem.
+
+    ``only``: of this file alone.
+    """
     try:
-        files = files_below(uri, locations)
+        files = files_below(uri, locations, only)
         hashes = [[name, cache.sha256(file, locations.root)] for name, file in files.items()]
     except PermissionError as error:
         return ResolvedData(problem=f"no permission to read {error.filename or 'it'}; change its mode or owner")

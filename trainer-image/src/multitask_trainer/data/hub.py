@@ -5,11 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from multitask_trainer.data.file_names import format_of
+from multitask_trainer.data.listing import missing_gguf
 from multitask_trainer.data.raw_rows import RawRow, ReadProblem, UsedFields, is_used
-from multitask_trainer.errors import DataError, HubUnreachable
+from multitask_trainer.errors import DataError, HubUnreachable, StageError
 
 _BATCH = 1000
 _CONVERSION_ERRORS = (ValueError, ArithmeticError, LookupError, TypeError, OSError)
@@ -108,6 +110,29 @@ def model_parameters(repository: str, revision: str | None) -> int | None:
     return info.safetensors.total if info.safetensors else None
 
 
+def download_model_file(repository: str, revision: str | None, name: str) -> Path:
+    """A file of a model, in the hub's cache on this machine.
+
+    Raises StageError if the model has no such file, HubUnreachable (retryable) if the hub does not answer.
+    """
+    import huggingface_hub
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
+
+    where = f"baseModel: hf://{repository}" + (f"@{revision}" if revision else "")
+    try:
+        return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
+    except LocalEntryNotFoundError as error:
+        raise HubUnreachable(f"{where}: the hub did not answer, and {name} is not on this machine") from error
+    except EntryNotFoundError as error:
+        names = huggingface_hub.HfApi().list_repo_files(repository, revision=revision)
+        raise StageError(f"{where}: {missing_gguf(name, names)}") from error
+    except (OSError, ValueError) as error:
+        raise StageError(
+            f"{where}: {name} cannot be read ({_short(error)}); check its name, and for a gated model that"
+            " spec.credentials names a Secret with HF_TOKEN"
+        ) from error
+
+
 def resolve_revision(repository: str, revision: str | None, kind: str) -> str:
     """The commit of a branch or tag of a ``model`` or ``dataset`` repository; a commit stays as it is.
 
@@ -149,8 +174,6 @@ def resolve_revision(repository: str, revision: str | None, kind: str) -> str:
 
 
 def _cached_commit(repository: str, revision: str, kind: str) -> str | None:
-    from pathlib import Path
-
     from huggingface_hub.constants import HF_HUB_CACHE
     from huggingface_hub.file_download import repo_folder_name
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -38,10 +38,11 @@ def files_at(uri: str, locations: DataLocations) -> list[DataFile]:
         raise DataError(f"{uri}: no permission to read {error.filename or 'it'}; change its mode or owner") from error
 
 
-def files_below(uri: str, locations: DataLocations) -> dict[str, DataFile]:
-    """Relative name → file, by name, of all files in a folder but hidden ones. Raises DataError if there is no folder.
+def files_below(uri: str, locations: DataLocations, only: str | None = None) -> dict[str, DataFile]:
+    """Relative name → file, by name, of all files in a folder but hidden ones, or of the GGUF file ``only``.
 
-    The files are those of a model, so their formats are not checked.
+    The files are those of a model, so their formats are not checked. Raises DataError if there is no folder, or not
+    that file.
     """
     local = locations.local_path(uri)
     if local is None:
@@ -53,10 +54,21 @@ def files_below(uri: str, locations: DataLocations) -> dict[str, DataFile]:
         kept = {name: _local_file(f"{uri.rstrip('/')}/{name}", path, ("", None)) for name, path in paths.items()}
     else:
         raise DataError(f"{uri}: no such folder ({local.absolute()}){_path_hint(local)}")
+    if only is not None:
+        if only not in kept:
+            raise DataError(f"{uri}: {missing_gguf(only, kept)}")
+        return {only: kept[only]}
     shown = {name: file for name, file in kept.items() if not any(part.startswith(".") for part in name.split("/"))}
     if not shown:
         raise DataError(f"{uri}: no file in this folder; give the folder that holds the model's config.json")
     return shown
+
+
+def missing_gguf(file: str, names: Iterable[str]) -> str:
+    """That there is no GGUF file of this name among ``names``, and which there are."""
+    others = sorted(name for name in names if name.endswith(".gguf"))
+    shown = ", ".join(others[:10]) + (", …" if len(others) > 10 else "")
+    return f"there is no {file}; " + (f"its GGUF files are {shown}" if others else "it has no GGUF file")
 
 
 def _local_files(uri: str, path: Path) -> list[DataFile]:

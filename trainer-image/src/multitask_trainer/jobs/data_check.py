@@ -17,11 +17,13 @@ from pathlib import Path
 from multitask_api.data_check import DataProblem, DataReport, TaskRows
 from multitask_api.errors import RetryableError, UserError
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
+from multitask_api.resource.sources import BaseModelSource
 from multitask_api.stage_io.parameters import TaskDefinition
 from multitask_api.stage_io.results import SPLITS, SplitRows
 from multitask_trainer.base_model.builtin import MAX_POSITIONS
 from multitask_trainer.base_model.limits import max_length_problem
 from multitask_trainer.data.inspection import MAX_SHOWN, TaskInspection, inspect_task
+from multitask_trainer.data.listing import files_below
 from multitask_trainer.data.reading import DataLocations, read_texts
 from multitask_trainer.errors import DataError
 
@@ -64,9 +66,8 @@ def _task_problems(inspection: TaskInspection, where: str, allowed: int) -> Iter
 
 
 def _base_problems(spec: MultiTaskModelSpec, locations: DataLocations) -> Iterator[DataProblem]:
-    uri = spec.base_model.uri
     try:
-        too_long = max_length_problem(spec.training.max_length, _max_positions(uri, locations))
+        too_long = max_length_problem(spec.training.max_length, _max_positions(spec.base_model, locations))
         if too_long is not None:
             yield DataProblem(path="spec.training.maxLength", message=too_long)
     except DataError as error:
@@ -78,12 +79,16 @@ def _base_problems(spec: MultiTaskModelSpec, locations: DataLocations) -> Iterat
             yield DataProblem(path=f"spec.pretraining.corpus[{index}].uri", message=str(error))
 
 
-def _max_positions(uri: str, locations: DataLocations) -> int | None:
+def _max_positions(base: BaseModelSource, locations: DataLocations) -> int | None:
     """The base's ``max_position_embeddings``, where that is known before it is loaded. Raises DataError."""
+    uri = base.uri
     if uri.startswith("builtin://"):
         return MAX_POSITIONS
     folder = locations.local_path(uri)
     if folder is None:
+        return None
+    if base.gguf_file is not None:
+        files_below(uri, locations, only=base.gguf_file)
         return None
     try:
         config = json.loads((folder / "config.json").read_text("utf-8"))

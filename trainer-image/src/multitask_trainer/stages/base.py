@@ -123,7 +123,9 @@ def _starting_base(
     def fetch() -> None:
         stage.reporter.report("making the base")
         unfinished = stage.scratch_folder / "start"
-        source = BaseModelSource(parameters.uri, parameters.revision, parameters.optimisation.seed, locations)
+        source = BaseModelSource(
+            parameters.uri, parameters.revision, parameters.optimisation.seed, locations, parameters.gguf_file
+        )
         make_base(source, unfinished, tasks=parameters.tasks, rows=rows, corpus=corpus_texts(parameters, locations))
         try:
             unfinished.rename(folder)

@@ -37,7 +37,7 @@ def resolve(spec: MultiTaskModelSpec, locations: DataLocations, cache: HashCache
     """Fingerprint the data at every address and the base, or pin its revision; collect what fails as problems."""
     data = {uri: resolve_data(uri, locations, cache) for uri in dict.fromkeys(_data_uris(spec))}
     if is_folder(spec.base_model.uri):
-        data[spec.base_model.uri] = resolve_folder(spec.base_model.uri, locations, cache)
+        data[spec.base_model.uri] = resolve_folder(spec.base_model.uri, locations, cache, spec.base_model.gguf_file)
     problems = [f"{uri}: {resolved.problem}" for uri, resolved in data.items() if resolved.problem]
     revision = None
     base = spec.base_model
@@ -47,7 +47,7 @@ def resolve(spec: MultiTaskModelSpec, locations: DataLocations, cache: HashCache
             from multitask_trainer.data.hub import resolve_revision
 
             revision = resolve_revision(base.uri.removeprefix("hf://").strip("/"), base.revision, "model")
-        parameters = parameter_count(base.uri, base.revision, locations)
+        parameters = parameter_count(base.uri, base.revision, locations, base.gguf_file)
     except DataError as error:
         problems.append(f"spec.baseModel: {error}")
     return Resolved(revision=revision, data=data, problems=tuple(problems), base_parameters=parameters)
