@@ -100,7 +100,7 @@ def test_the_loss_of_many_positions_is_computed_in_parts(monkeypatch):
     model.zero_grad()
     seen = []
     hook = Backbone.of(model).head.linear.register_forward_hook(lambda _head, _input, output: seen.append(len(output)))
-    monkeypatch.setattr(loss_module, "_MOST_LOGITS", 7 * model.config.vocab_size)
+    monkeypatch.setattr(loss_module, "MOST_LOGITS", 7 * model.config.vocab_size)
     in_parts = RowMeanLoss(model)(batch)
     in_parts.backward()
     hook.remove()

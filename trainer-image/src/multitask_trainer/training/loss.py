@@ -14,12 +14,9 @@ from torch.nn.functional import cross_entropy
 from torch.utils.checkpoint import checkpoint
 
 from multitask_api.bundle import ForwardPath
+from multitask_api.estimates.memory import MOST_LOGITS
 from multitask_serving.engine.model.backbone import Backbone
 from multitask_trainer.training.batching.batches import MicroBatch
-
-_MOST_LOGITS = 1 << 26
-"""Logits that are there at once: with their loss and its gradients about 1 GiB. With a vocabulary of 152,000 tokens,
-32,768 tokens of text would have 80 GB of these."""
 
 
 class RowMeanLoss(nn.Module):
@@ -40,7 +37,7 @@ class RowMeanLoss(nn.Module):
     def target_losses(self, batch: MicroBatch) -> Tensor:
         """The nll of each target token, (N,)."""
         hidden = target_states(self._backbone, batch)
-        size = max(1, _MOST_LOGITS // self._backbone.head.vocabulary)
+        size = max(1, MOST_LOGITS // self._backbone.head.vocabulary)
         if len(hidden) <= size:
             return self._losses(hidden, batch.targets)
         parts = zip(torch.split(hidden, size), torch.split(batch.targets, size), strict=True)

@@ -1,0 +1,221 @@
+"""The memory of training, in bytes, from the shape of the base model and the settings.
+
+What a decoder layer keeps for its backward pass is counted tensor by tensor, as PyTorch's autograd saves them for the
+layers of transformers: the same on a GPU and a CPU. Korthikanti et al. (arXiv 2205.05198) count so for GPT. Weights,
+gradients and AdamW's moments follow Rajbhandari et al. (ZeRO, arXiv 1910.02054, section 3.1).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from multitask_api.estimates.shape import ModelShape
+from multitask_api.resource.tuning import Tuning
+
+#: The most logits that the loss has at once, which takes the target positions in parts: with their loss and its
+#: gradients about 1 GiB. With a vocabulary of 152,000 tokens, 32,768 tokens of text would have 80 GB of them.
+MOST_LOGITS = 1 << 26
+_FP32 = 4
+#: Bytes of AdamW's two moments for each trained weight.
+ADAMW_BYTES = 8
+
+
+@dataclass(frozen=True)
+class MicroBatchShape:
+    """The largest micro-batch: all its tokens, those of a sequence, and the positions where targets are predicted.
+
+    ``packed``: sequences hold several rows behind a mask.
+    """
+
+    tokens: int
+    sequence: int
+    targets: int
+    packed: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingMemory:
+    """What training takes at the most, in bytes, by what it is for."""
+
+    weights: int
+    gradients: int
+    optimizer: int
+    activations: int
+    """Kept for the backward pass, or needed while it goes through a layer."""
+    loss: int
+    """Logits, and what the loss and its gradient need of their size, while they are there."""
+
+    @property
+    def state(self) -> int:
+        """What does not depend on the micro-batch."""
+        return self.weights + self.gradients + self.optimizer
+
+    @property
+    def total(self) -> int:
+        """The sum."""
+        return self.state + self.activations + self.loss
+
+
+@dataclass(frozen=True)
+class MemoryModel:
+    """A base model and how it is trained, by ``tasks`` tasks together. ``mixed``: computed in bf16 (autocast)."""
+
+    shape: ModelShape
+    tuning: Tuning
+    mixed: bool
+    checkpointing: bool = False
+    tasks: int = 1
+    optimizer_bytes: int = ADAMW_BYTES
+
+    @property
+    def trains_all(self) -> bool:
+        """Whether all weights are trained, not adapters beside a frozen base."""
+        return self.tuning.method == "Full"
+
+    @property
+    def trained_weights(self) -> int:
+        """Weights that are trained; of CGC-LoRA without its gates."""
+        if self.trains_all:
+            return self.shape.parameters
+        adapted = [each for each in self.shape.projections() if self._is_trained(each.name)]
+        return self.shape.layers * sum(self._rank * (each.inputs + each.outputs) for each in adapted)
+
+    @property
+    def _rank(self) -> int:
+        """The ranks of an adapted layer, of all experts together."""
+        if not self.tuning.has_experts or self.tasks == 1:
+            return self.tuning.rank
+        return self.tuning.experts(self.tasks) * self.tuning.expert_rank_in(self.tasks)
+
+    @property
+    def _element(self) -> int:
+        """Bytes of a number that layers compute."""
+        return 2 if self.mixed else _FP32
+
+    def _is_trained(self, projection: str) -> bool:
+        targets = self.tuning.target_modules
+        return self.trains_all or not targets or projection in targets
+
+    # -- the sum -------------------------------------------------------------------------------------------------------
+
+    def of(self, batch: MicroBatchShape) -> TrainingMemory:
+        """The memory with micro-batches like ``batch``."""
+        trained = self.trained_weights
+        kept = self._kept(batch)
+        # The backward pass, in this order: the loss, the head, the layers, the embedding. The largest counts.
+        layers = self._waiting + self._in_a_layer(batch)
+        activations = max(kept + max(self._of_the_head(batch) + self._waiting, layers), self._at_the_end)
+        logits = 3 * _FP32 * min(batch.targets * self.shape.vocabulary, MOST_LOGITS)  # with both gradients, in fp32
+        return TrainingMemory(
+            weights=self._base_bytes * self.shape.parameters + (0 if self.trains_all else _FP32 * trained),
+            gradients=_FP32 * trained,
+            optimizer=self.optimizer_bytes * trained,
+            activations=activations,
+            loss=max(0, kept + self._of_the_head(batch) + logits - activations),
+        )
+
+    @property
+    def _base_bytes(self) -> int:
+        """Bytes of a weight of the base: a frozen one has the precision of the computation."""
+        return _FP32 if self.trains_all else self._element
+
+    def _kept(self, batch: MicroBatchShape) -> int:
+        """What all layers keep when the loss is computed."""
+        shape = self.shape
+        if self.checkpointing:
+            kept = shape.layers * batch.tokens * shape.width * self._base_bytes
+        else:
+            kept = shape.layers * self._of_layer(batch)
+        tables = 2 * batch.tokens * shape.head_size * self._element  # cosines and sines of positions
+        mask = batch.tokens * batch.sequence if batch.packed else 0
+        return kept + tables + mask
+
+    def _in_a_layer(self, batch: MicroBatchShape) -> int:
+        """What the backward pass needs besides while it goes through a layer: gradients, and all that is recomputed."""
+        shape = self.shape
+        numbers = 2 * shape.feed_forward + 2 * shape.width
+        if self.mixed and not self.trains_all and self._is_trained("down_proj"):
+            numbers += 3 * shape.feed_forward  # back through A the gradient goes in bf16, fp32 and bf16 again
+        gradients = batch.tokens * numbers * self._element
+        matrix = shape.feed_forward * shape.width * (_FP32 + (2 if self.mixed else 0)) if self.trains_all else 0
+        recomputed = self._of_layer(batch) if self.checkpointing else 0
+        return gradients + matrix + recomputed
+
+    def _of_the_head(self, batch: MicroBatchShape) -> int:
+        """What head and last norm keep. With a frozen base the last norm does, and the first layer's does not."""
+        if not self.trains_all:
+            return 0
+        copy = 2 * self.shape.embedding_weights if self.mixed else 0
+        return 2 * batch.tokens * self.shape.width * _FP32 + copy
+
+    @property
+    def _waiting(self) -> int:
+        """The gradient of a head that is the embedding too: it waits for the embedding's."""
+        return _FP32 * self.shape.embedding_weights if self.trains_all and self.shape.tied else 0
+
+    @property
+    def _at_the_end(self) -> int:
+        """The embedding's gradient; with one that waits, both, and in fp32 their sum."""
+        if not self.trains_all:
+            return 0
+        parts = 1 if not self.shape.tied else 2 if self.mixed else 3
+        return parts * _FP32 * self.shape.embedding_weights
+
+    # -- a layer -------------------------------------------------------------------------------------------------------
+
+    def _of_layer(self, batch: MicroBatchShape) -> int:
+        """What a layer keeps for its backward pass."""
+        shape, element = self.shape, self._element
+        # A mask takes keys and values as often as there are heads, and every layer its own mask as numbers.
+        keys = shape.queries if batch.packed else shape.keys
+        attention = (2 * shape.queries + 2 * keys + (batch.sequence if batch.packed else 0)) * element
+        attention += _FP32 * shape.heads
+        feed_forward = 3 * shape.feed_forward * element  # gate, its activation, and what it is multiplied with
+        linear = (self._inputs() + self._of_adapters()) * element
+        return batch.tokens * (attention + feed_forward + self._of_norms() + linear) + self._copied_weights()
+
+    def _of_norms(self) -> int:
+        """Bytes for each token: the input in fp32, for the gradient of the weight what was normalised, and a factor."""
+        shape, each = self.shape, _FP32 * (2 if self.trains_all else 1)
+        bytes_ = 2 * (shape.width * each + _FP32)
+        if shape.normalises_heads:
+            bytes_ += (shape.queries + shape.keys) * each + _FP32 * (shape.heads + shape.key_value_heads)
+        return bytes_
+
+    def _copied_weights(self) -> int:
+        """The bf16 copies of trained weights, of which autocast makes one each."""
+        if not self.mixed:
+            return 0
+        return 2 * (self.shape.linear_weights if self.trains_all else self.trained_weights) // self.shape.layers
+
+    def _inputs(self) -> int:
+        """Numbers for each token that linear layers keep of their inputs, for the gradients of trained weights.
+
+        In fp32 those that read the same share it, and attention keeps what it gives anyway. In bf16 autocast makes a
+        copy for each, but of what is bf16 already, that is with all weights trained what attention and the activation
+        give. Dropout gives every adapter an input of its own, and keeps a mask.
+        """
+        trained = [each for each in self.shape.projections() if self._is_trained(each.name)]
+        if self.tuning.dropout and not self.trains_all:
+            return 2 * sum(each.inputs for each in trained)
+        kept = {each.name: each.inputs for each in trained}
+        if not self.mixed:
+            kept = {_READS[name]: inputs for name, inputs in kept.items()}
+        if self.trains_all or not self.mixed:
+            kept = {name: inputs for name, inputs in kept.items() if name not in ("o_proj", "attention")}
+        return sum(kept.values())
+
+    def _of_adapters(self) -> int:
+        """Numbers for each token between A and B of the adapters; with experts, before and after their weights."""
+        if self.trains_all:
+            return 0
+        adapted = sum(self._is_trained(each.name) for each in self.shape.projections())
+        weighed = self.tuning.has_experts and self.tasks > 1
+        return self._rank * adapted * (2 if weighed else 1)
+
+
+#: What each linear layer reads.
+_READS = {
+    "q_proj": "norm", "k_proj": "norm", "v_proj": "norm", "o_proj": "attention",
+    "gate_proj": "second norm", "up_proj": "second norm", "down_proj": "activation",
+}  # fmt: skip
