@@ -33,6 +33,14 @@ class LostProcess(RetryableError):
     """Another process of the same launch ended, or cannot be reached."""
 
 
+class WorkerFailed(LostProcess):
+    """A worker process of the same launch ended with an error; by `report_failure` it says which kind of error."""
+
+    def __init__(self, rank: int, message: str) -> None:
+        super().__init__(f"process {rank} of this stage failed: {message}")
+        self.rank = rank
+
+
 class GpuInUse(RetryableError):
     """What other processes hold of a GPU leaves too little for this one."""
 

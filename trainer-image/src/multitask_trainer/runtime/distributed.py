@@ -116,6 +116,10 @@ class DistributedContext:
         reported = [self.store_get(f"failed/{rank}") for rank in range(1, self.world_size)]
         return [failure for failure in reported if failure is not None]
 
+    def wait_for_failure(self, rank: int) -> str | None:
+        """What the worker ``rank`` passes to `report_failure`; None after `SHUTDOWN_TIMEOUT` without it."""
+        return self.store_wait(f"failed/{rank}", seconds=SHUTDOWN_TIMEOUT)
+
     def is_lost_peer(self, error: Exception) -> bool:
         """Whether ``error`` is what a collective operation raises when another process is gone."""
         message = str(error).lower()

@@ -11,6 +11,7 @@ from multitask_api.cluster import EXIT_RETRYABLE, EXIT_USER_ERROR
 from multitask_api.errors import MultitaskError, RetryableError, UserError
 from multitask_api.stage_io.manifest import StageFailure, StageOrder
 from multitask_trainer.data.locations import DataLocations
+from multitask_trainer.errors import WorkerFailed
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.runtime.distributed import DistributedContext
 from multitask_trainer.storage.disk_space import full_disk_message
@@ -26,14 +27,19 @@ def failure_of_stage(context: StageContext, error: Exception) -> StageFailure:
     A failure that a worker process has reported comes first: the main process then only noticed that a peer is gone.
     """
     distributed = context.distributed
-    if distributed.is_main_process and not isinstance(error, MultitaskError):
-        reported = distributed.failures()
-        if reported:
-            return StageFailure.model_validate_json(reported[0])
+    if distributed.is_main_process and (reported := _failure_of_worker(distributed, error)) is not None:
+        return StageFailure.model_validate_json(reported)
     message = None if isinstance(error, UserError) else _retryable_message(error, context.order, distributed)
     if message is not None:
         return _failure(context.order.stage, "Retryable", message)
     return failure_of(context.order.stage, error)
+
+
+def _failure_of_worker(distributed: DistributedContext, error: Exception) -> str | None:
+    """What a worker has reported, if that is why the main process came to ``error``."""
+    if isinstance(error, WorkerFailed):
+        return distributed.wait_for_failure(error.rank)
+    return None if isinstance(error, MultitaskError) else next(iter(distributed.failures()), None)
 
 
 def failure_of(stage: str, error: Exception) -> StageFailure:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 _PROCESS_GROUP_TIMEOUT = timedelta(hours=1)
-"""Between processes: all wait while the main process validates, or loads data that the others have already."""
+"""Between processes: all wait for the slowest, which may load data that the others have already."""
 
 
 def make_accelerator(

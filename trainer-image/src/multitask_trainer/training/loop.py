@@ -6,7 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 Validate = Callable[[], dict[str, TaskPoint]]
+"""Called in all processes at once; gives all of them the same."""
 
 
 class TrainingLoop:
@@ -212,7 +213,10 @@ class TrainingLoop:
         """Validate, keep the weights if they are the best, checkpoint."""
         self._read_loss()
         progress = self.progress
-        points = self._validate_on_main_process()
+        points = {}
+        if self._validate is not None:
+            self._reporter.report("validating", step=progress.step, total=self._end, score=progress.score)
+            points = self._validate()
         point = CurvePoint(
             step=progress.step,
             train_loss=progress.loss_sum / progress.loss_steps if progress.loss_steps else None,
@@ -226,19 +230,6 @@ class TrainingLoop:
         self._log.point(point, end=self._end, tokens_per_second=self.progress.tokens_per_second, is_best=is_best)
         self._tracking.log_validation(progress.step, points)
         self._save()
-
-    def _validate_on_main_process(self) -> dict[str, TaskPoint]:
-        """The main process validates, and all processes get its points."""
-        shared: list[Any] = [None]
-        if self._validate is not None and self._accelerator.is_main_process:
-            self._reporter.report("validating", step=self.progress.step, total=self._end, score=self.progress.score)
-            shared = [self._validate()]
-        if self._accelerator.num_processes > 1:
-            from accelerate.utils import broadcast_object_list
-
-            broadcast_object_list(shared)
-        points: dict[str, TaskPoint] = shared[0] or {}
-        return points
 
     def _select(self, points: Mapping[str, TaskPoint]) -> None:
         progress = self.progress

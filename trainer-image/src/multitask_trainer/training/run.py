@@ -80,10 +80,9 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
     if start is not None:
         method.load(model, start)
     stopping = data.stopping(parameters)
-    device, mixed = accelerator.device, accelerator.mixed_precision == "bf16"
 
     def select(task: str) -> AbstractContextManager[None]:
-        return method.select_tasks(model, torch.tensor([sampler.names.index(task)], device=device))
+        return method.select_tasks(model, torch.tensor([sampler.names.index(task)], device=accelerator.device))
 
     settings = TrainingSettings(parameters.max_steps, optimisation, stage.order.gradient_checkpointing or "Auto")
     loop = TrainingLoop(
@@ -93,7 +92,7 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         accelerator=accelerator,
         store=CheckpointStore(stage.work_folder / "checkpoint", stage.order.checkpoint),
         reporter=stage.reporter,
-        validate=lambda: validate(model, validations, select=select, device=device, mixed=mixed),
+        validate=lambda: validate(model, validations, select=select, accelerator=accelerator),
         stopping=stopping,
         tracking=tracking,
     )
