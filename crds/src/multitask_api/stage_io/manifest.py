@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from multitask_api.estimates.shape import ModelShape
 from multitask_api.resource.training import GradientCheckpointing, Tracker
 from multitask_api.types import Record
 
@@ -121,4 +122,7 @@ class Resolved(Record):
     problems: tuple[str, ...] = ()
     base_parameters: int | None = Field(
         None, description="Weights of the base model, if they can be counted without loading it; for estimates only."
+    )
+    base_shape: ModelShape | None = Field(
+        None, description="Its shape, if it can be known without loading it; for estimates only."
     )

@@ -11,6 +11,7 @@ from typing import Literal
 from pydantic import Field
 
 from multitask_api.bundle import ForwardPath, PromptFormat
+from multitask_api.estimates.shape import ModelShape
 from multitask_api.stage_io.mixture_start import MixtureStart
 from multitask_api.stage_io.overlap import LEAKED_TEST_ROWS
 from multitask_api.types import Record
@@ -55,6 +56,7 @@ class BaseResult(Record):
     forward_path: ForwardPath | None = Field(None, description="How the model is run; absent: never tested.")
     forward_path_reason: str = ""
     prompt_format: PromptFormat | None = Field(None, description="How prompts are encoded; absent: by the defaults.")
+    shape: ModelShape | None = Field(None, description="For estimates; absent: of a family that is not estimated.")
 
     @property
     def training_seconds(self) -> float:

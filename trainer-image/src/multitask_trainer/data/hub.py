@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -131,6 +132,18 @@ def download_model_file(repository: str, revision: str | None, name: str) -> Pat
             f"{where}: {name} cannot be read ({_short(error)}); check its name, and for a gated model that"
             " spec.credentials names a Secret with HF_TOKEN"
         ) from error
+
+
+def model_config(repository: str, revision: str | None) -> dict[str, Any]:
+    """A model's ``config.json``, from the hub or its cache on this machine; empty if it is in neither."""
+    import huggingface_hub
+
+    try:
+        path = huggingface_hub.hf_hub_download(repository, "config.json", revision=revision, etag_timeout=20)
+        config = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError):  # HTTP errors of the hub are OSErrors, a wrong name is a ValueError
+        return {}
+    return config if isinstance(config, dict) else {}
 
 
 def resolve_revision(repository: str, revision: str | None, kind: str) -> str:

@@ -25,6 +25,7 @@ from multitask_trainer.base_model.loading import (
     write_forward_path,
     write_prompt_format,
 )
+from multitask_trainer.base_model.model_shape import shape_of
 from multitask_trainer.base_model.sources import BaseModelSource, make_base
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.rows import Row, read_rows
@@ -97,6 +98,7 @@ def work(stage: StageContext) -> StageOutcome:
         forward_path=path,
         forward_path_reason=checks.reason,
         prompt_format=prompt_format,
+        shape=shape_of(model),
     )
     return StageOutcome(result, {"model": content_digest(stage.artifact_folder, ["model"])})
 

@@ -18,6 +18,7 @@ from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_api.stage_io.manifest import Resolved
 from multitask_api.stage_io.packing import MANIFESTS_LIMIT, pack_manifests
 from multitask_api.uris import is_folder, scheme_of
+from multitask_trainer.base_model.model_shape import model_shape
 from multitask_trainer.base_model.parameter_count import parameter_count
 from multitask_trainer.data.fingerprints import HashCache, resolve_data, resolve_folder
 from multitask_trainer.data.locations import DataLocations
@@ -41,16 +42,19 @@ def resolve(spec: MultiTaskModelSpec, locations: DataLocations, cache: HashCache
     problems = [f"{uri}: {resolved.problem}" for uri, resolved in data.items() if resolved.problem]
     revision = None
     base = spec.base_model
-    parameters = None
+    parameters = shape = None
     try:
         if scheme_of(base.uri) == "hf":
             from multitask_trainer.data.hub import resolve_revision
 
             revision = resolve_revision(base.uri.removeprefix("hf://").strip("/"), base.revision, "model")
         parameters = parameter_count(base.uri, base.revision, locations, base.gguf_file)
+        shape = None if base.gguf_file else model_shape(base.uri, base.revision, locations)
     except DataError as error:
         problems.append(f"spec.baseModel: {error}")
-    return Resolved(revision=revision, data=data, problems=tuple(problems), base_parameters=parameters)
+    return Resolved(
+        revision=revision, data=data, problems=tuple(problems), base_parameters=parameters, base_shape=shape
+    )
 
 
 def report(order: ResolveOrder, environment: Mapping[str, str], reporter: ProgressReporter) -> dict[str, object]:
