@@ -27,6 +27,7 @@ COMMANDS = {
     "run": ["--claim", "--device", "--no-serve", "--output", "--refresh", "--workdir", "FILE"],
     "serve": ["--address", "--device", "--threads", "--triton-port", "--work", "DIR"],
     "status": ["--output", *CLUSTER, "NAME"],
+    "study": ["--claim", "--device", "--output", "--plan", "--workdir", "FILE"],
     "validate": ["--claim", "--output", "FILE"],
     "version": [],
 }

@@ -248,6 +248,7 @@ def test_total_steps_are_divided_by_the_default_budgets_of_the_groups():
 def test_a_group_that_its_baseline_answers_counts_with_the_steps_of_that():
     groups = [named("classification", a=(50, 60), b=(50, 40)), named("generation", False, c=(250, 300.5))]
     assert divide_steps(1000, groups) == {"classification": 1000 - 301}
+    assert divide_steps(1000, groups[1:]) == {}
     with pytest.raises(UserError, match=r"stages\.totalSteps: 301 steps leave 0 for the groups classification"):
         divide_steps(301, groups)
 

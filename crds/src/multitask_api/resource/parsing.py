@@ -54,7 +54,7 @@ def check(document: Mapping[str, Any]) -> MultiTaskModel:
                 break
             return model
         placeholders = tuple(path_text(location) for location, own in replaced.items() if not own)
-        new = [problem for item in errors for problem in _problems(item)]
+        new = [problem for item in errors for problem in _problems(item, MultiTaskModel)]
         problems += [problem for problem in new if not _at_or_below(problem.path, placeholders)]
         replaced |= {_field_of(item["loc"]): isinstance(_cause(item), InvalidFields) for item in errors}
         candidate = _with_placeholders(document, replaced)
@@ -94,13 +94,18 @@ def _cause(item: PydanticError) -> object:
     return item.get("ctx", {}).get("error")
 
 
-def _problems(item: PydanticError) -> list[Problem]:
+def problems_of(error: ValidationError, record: type[BaseModel]) -> list[Problem]:
+    """The problems of another file, which pydantic found while it validated a ``record``."""
+    return [problem for item in _root_errors(error) for problem in _problems(item, record)]
+
+
+def _problems(item: PydanticError, record: type[BaseModel]) -> list[Problem]:
     path = path_text(item["loc"])
     cause = _cause(item)
     if isinstance(cause, InvalidFields):
         return [Problem(_join(path, problem.path), problem.message) for problem in cause.problems]
     if item["type"] == "extra_forbidden":
-        return [Problem(path, f"unknown field{_known_fields_hint(item['loc'])}")]
+        return [Problem(path, f"unknown field{_known_fields_hint(item['loc'], record)}")]
     return [Problem(path, message_of(item))]
 
 
@@ -167,9 +172,9 @@ def path_text(location: Sequence[int | str]) -> str:
     return text
 
 
-def _known_fields_hint(location: Sequence[int | str]) -> str:
+def _known_fields_hint(location: Sequence[int | str], record: type[BaseModel]) -> str:
     """The field that was probably meant, else all fields that are known there."""
-    known = _fields_at(MultiTaskModel, location[:-1])
+    known = _fields_at(record, location[:-1])
     matches = difflib.get_close_matches(str(location[-1]), known, n=1)
     return f"; did you mean {matches[0]}?" if matches else f"; known fields: {', '.join(sorted(known))}"
 

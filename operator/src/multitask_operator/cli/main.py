@@ -14,6 +14,7 @@ from multitask_operator.cli.encoding import replace_unencodable_characters
 from multitask_operator.cli.errors import run_reporting_errors
 from multitask_operator.cli.options import (
     CLAIM,
+    DEVICE,
     FILE,
     NAME,
     NO_SERVE,
@@ -28,6 +29,7 @@ from multitask_operator.cli.options import (
 )
 from multitask_operator.cli.rollout import rollback, rollout
 from multitask_operator.cli.serving import export, predict, serve
+from multitask_operator.cli.study import study
 
 if TYPE_CHECKING:
     from multitask_operator.commands.cluster.options import ClusterOptions
@@ -111,7 +113,7 @@ def plan(
 @CLAIM
 @NO_SERVE
 @REFRESH
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
+@DEVICE
 @OUTPUT
 def run(
     file: Path,
@@ -230,7 +232,7 @@ def gc(name: str, *, dry_run: bool, forget: str | None, output: str, cluster: Cl
     return command.gc(Path(name), dry_run=dry_run, forget=forget, as_json=output == "json")
 
 
-for command in (serve, predict, export, rollout, rollback):
+for command in (study, serve, predict, export, rollout, rollback):
     cli.add_command(command)
 
 

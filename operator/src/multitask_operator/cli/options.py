@@ -37,6 +37,7 @@ CLAIM = click.option(
 REFRESH = click.option(
     "--refresh", is_flag=True, help="Run again what a release with other stage versions has finished."
 )
+DEVICE = click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to train.")
 NO_SERVE = click.option("--no-serve", is_flag=True, help="Skip the stages verify and ledger, which start servers.")
 
 

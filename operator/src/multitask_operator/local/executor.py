@@ -90,7 +90,7 @@ class Executor:
             while not current.finished:
                 if self.interrupted():
                     for job in self._jobs.values():
-                        self.view.stopped(job.key[0], "interrupted; it writes a checkpoint")
+                        self.view.stopped(self.label(job.key), "interrupted; it writes a checkpoint")
                     return RunResult(current, self._stage_seconds, interrupted=True)
                 time.sleep(self.poll)
                 if self._reap() or self.clock() >= requeue_at:
@@ -103,16 +103,7 @@ class Executor:
 
     def _reconcile(self) -> Plan:
         """Observe, plan, act."""
-        planner_input = PlannerInput(
-            resolved=self.resolved,
-            manifests=self.workdir.manifests(),
-            versions=self.versions,
-            capacity=self.capacity,
-            running=tuple(Running(*job.key, job.started, job.stopping) for job in self._jobs.values()),
-            failures=tuple(self._failures.values()),
-            serve=self.serve,
-        )
-        current_plan = plan(self.model, planner_input, self.clock())
+        current_plan = plan(self.model, self._planner_input(), self.clock())
         for stop in current_plan.stops:
             job = self._jobs.get(stop.key)
             if job is not None:
@@ -123,6 +114,25 @@ class Executor:
             self._start(start, current_plan)
         self._publish(current_plan)
         return current_plan
+
+    def _planner_input(self) -> PlannerInput:
+        return PlannerInput(
+            resolved=self.resolved,
+            manifests=self.workdir.manifests(),
+            versions=self.versions,
+            capacity=self.capacity,
+            running=tuple(Running(*job.key, job.started, job.stopping) for job in self._jobs.values()),
+            failures=tuple(self._failures.values()),
+            serve=self.serve,
+        )
+
+    def log(self, key: ArtifactKey) -> Path:
+        """The log of all attempts of a stage."""
+        return self.workdir.log(key[0])
+
+    def label(self, key: ArtifactKey) -> str:
+        """A stage as the user sees it."""
+        return key[0]
 
     def _requeue_at(self, current_plan: Plan) -> float:
         return float("inf") if current_plan.requeue_after is None else self.clock() + current_plan.requeue_after
@@ -139,7 +149,7 @@ class Executor:
         (self.workdir.artifact(key) / "manifest.json").unlink(
             missing_ok=True
         )  # it is incomplete, or the stage would not start
-        log = self.workdir.log(action.node.name)
+        log = self.log(key)
         log.parent.mkdir(parents=True, exist_ok=True)
         stamp = datetime.fromtimestamp(self.clock()).astimezone().isoformat(timespec="seconds")
         with log.open("a", encoding="utf-8") as file:
@@ -147,7 +157,7 @@ class Executor:
         environment = processes.environment(self.workdir.path, action.threads)
         process = self.launcher.start(action.node.kind, self.workdir.order(key), log, environment)
         self._jobs[key] = _Job(key, process, self.clock(), action.attempt)
-        self.view.started(action.node.name, action.attempt)
+        self.view.started(self.label(key), action.attempt)
 
     def _order(self, action: StartStage, current_plan: Plan) -> StageOrder:
         return stage_order(
@@ -179,9 +189,9 @@ class Executor:
         if manifest is not None:
             self._failures.pop(job.key, None)
             self._stage_seconds[stage] = self._stage_seconds.get(stage, 0.0) + seconds
-            self.view.finished(stage, seconds, manifest)
+            self.view.finished(self.label(job.key), seconds, manifest)
         elif not job.stopping:
-            log = self.workdir.log(stage)
+            log = self.log(job.key)
             failure = self._failure(job, log)
             failed = Failed(failure, job.key[1], job.attempt, self.clock(), str(log))
             self._failures[job.key] = failed
@@ -204,7 +214,9 @@ class Executor:
 
     def _progress(self) -> list[tuple[str, float, StageProgress | None]]:
         now = self.clock()
-        return [(job.key[0], now - job.started, self.workdir.progress_of(job.key)) for job in self._jobs.values()]
+        return [
+            (self.label(job.key), now - job.started, self.workdir.progress_of(job.key)) for job in self._jobs.values()
+        ]
 
     def _publish(self, current_plan: Plan) -> None:
         """Update the links to the served and the verified export, once this model has an export."""

@@ -64,14 +64,20 @@ class Workdir:
         Everything that `save_plan` writes has to be there: `gc` deletes in the folder, and other folders may have a
         ``model.json`` too.
         """
-        records = (path / "model.json", path / "resolved.json")
-        if not (path / "models").is_dir() or not all(file.is_file() for file in records):
+        workdir = cls(path)
+        if not workdir.is_planned:
             if path.exists():
                 raise WorkdirError(
                     f"{path} is not a work folder of mtm; name the one that `mtm run FILE --workdir FOLDER` wrote"
                 )
             raise WorkdirError(f"{path} does not exist; `mtm run FILE --workdir {quote(str(path))}` makes it")
-        return cls(path)
+        return workdir
+
+    @property
+    def is_planned(self) -> bool:
+        """Whether a model was run here."""
+        records = (self.path / "model.json", self.path / "resolved.json")
+        return (self.path / "models").is_dir() and all(file.is_file() for file in records)
 
     def artifact(self, key: ArtifactKey) -> Path:
         """The folder of an artifact."""
@@ -142,18 +148,22 @@ class Workdir:
             return None
 
     def save_plan(self, planned: PlannedModel, versions: Versions) -> None:
-        """Record that this model uses the folder, and the stage versions of its run."""
-        name = planned.model.metadata.name
-        # A file of its own: an older mtm rejects a field that it does not know.
-        write_atomically(self._versions(name), json.dumps(dict(versions)))
-        write_atomically(
-            self.path / "models" / f"{name}.json", planned.model_dump_json(by_alias=True, exclude_none=True)
-        )
+        """Record that this model uses the folder, with the stage versions of its run, and was the last one to do so."""
+        self.save_model(planned, versions)
         write_atomically(
             self.path / "model.json", planned.model.model_dump_json(by_alias=True, exclude_none=True, indent=1)
         )
         write_atomically(
             self.path / "resolved.json", planned.resolved.model_dump_json(by_alias=True, exclude_none=True, indent=1)
+        )
+
+    def save_model(self, planned: PlannedModel, versions: Versions) -> None:
+        """Record that this model uses the folder too: `mtm gc` keeps its results."""
+        name = planned.model.metadata.name
+        # A file of its own: an older mtm rejects a field that it does not know.
+        write_atomically(self._versions(name), json.dumps(dict(versions)))
+        write_atomically(
+            self.path / "models" / f"{name}.json", planned.model_dump_json(by_alias=True, exclude_none=True)
         )
 
     def last_planned(self) -> PlannedModel:

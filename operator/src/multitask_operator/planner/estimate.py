@@ -104,6 +104,8 @@ def _steps(node: Node, model: MultiTaskModel, graph: Graph) -> int:
     if isinstance(node.parameters, BaseParameters):
         return node.parameters.pretraining.max_steps if node.parameters.pretraining else 0
     stages = model.spec.stages
+    if stages.total_steps is not None and node.kind in ("high-resource", "mixture"):
+        return -(-stages.total_steps // len(graph.groups)) if node.kind == "mixture" else 0
     if node.kind == "baseline":
         return stages.baseline.max_steps
     if node.kind == "high-resource":
@@ -119,6 +121,8 @@ def _steps_of_unknown_groups(model: MultiTaskModel, graph: Graph) -> int:
     if not graph.open_kinds:
         return 0
     stages, tasks = model.spec.stages, len(model.spec.tasks)
+    if stages.total_steps is not None:
+        return stages.total_steps
     most = min(tasks, model.spec.filtering.max_groups or tasks)
     mixtures = most * stages.mixture.max_steps if stages.mixture.max_steps else tasks * stages.baseline.max_steps
     return mixtures + (most * stages.high_resource.max_steps if stages.high_resource.enabled else 0)

@@ -44,6 +44,15 @@ def plan(model: MultiTaskModel, planner_input: PlannerInput, now: float) -> Plan
         planner_input.versions,
         serve=planner_input.serve,
     )
+    capacity = planner_input.capacity
+    free = FreeCapacity.of(graph, model, planner_input.running, capacity) if capacity else None
+    return plan_graph(graph, model, planner_input, now, free)
+
+
+def plan_graph(
+    graph: Graph, model: MultiTaskModel, planner_input: PlannerInput, now: float, free: FreeCapacity | None
+) -> Plan:
+    """The plan of a graph of ``model``. What it starts is taken from ``free``, which others may have taken from too."""
     failures = {(item.failure.stage, item.digest): item for item in planner_input.failures}
     suspended = model.spec.suspend
     stops = _stops(graph, planner_input, suspended=suspended)
@@ -52,7 +61,6 @@ def plan(model: MultiTaskModel, planner_input: PlannerInput, now: float) -> Plan
     advisory: list[Failed] = []
     starts: list[StartStage] = []
     capacity = planner_input.capacity
-    free = FreeCapacity.of(graph, model, planner_input.running, capacity) if capacity else None
     for node in sorted(graph.nodes, key=lambda node: _urgency(node, graph)):
         if node.state is not NodeState.READY or node.digest is None:
             continue
@@ -151,11 +159,16 @@ class FreeCapacity:
 
     @classmethod
     def of(cls, graph: Graph, model: MultiTaskModel, running: Sequence[Running], capacity: Capacity) -> FreeCapacity:
-        free = cls(capacity, capacity.cores, capacity.memory, 0, alone=False)
+        free = cls.all_of(capacity)
         for run in running:
             node = graph[run.stage] if run.stage in graph else Node(run.stage, "baseline", NodeState.WAITING)
-            free._use(node, cost(node, graph, model.spec, capacity))
+            free.use(node, cost(node, graph, model.spec, capacity))
         return free
+
+    @classmethod
+    def all_of(cls, capacity: Capacity) -> FreeCapacity:
+        """An idle machine."""
+        return cls(capacity, capacity.cores, capacity.memory, 0, alone=False)
 
     def take(self, node: Node, needed: Cost) -> bool:
         """Reserve what the stage needs if it is free. An idle machine takes any stage: waiting would not enlarge it."""
@@ -163,10 +176,11 @@ class FreeCapacity:
             full = self.processes >= self.capacity.processes or self.alone or node.kind in ALONE
             if full or needed.cores > self.cores or needed.memory > self.memory:
                 return False
-        self._use(node, needed)
+        self.use(node, needed)
         return True
 
-    def _use(self, node: Node, needed: Cost) -> None:
+    def use(self, node: Node, needed: Cost) -> None:
+        """Count a stage that runs."""
         self.processes += 1
         self.cores -= needed.cores
         self.memory -= needed.memory

@@ -31,6 +31,7 @@ def render(report: Report) -> str:
     has_curves = any(stage.curve for stage in report.stages)
     return template.render(
         report=report,
+        style=page_style(),
         interval=interval,
         qualification=_figure(plots.qualification(report)) if any(task.verdict for task in report.tasks) else None,
         scores=_figure(plots.curves(report, "score")) if has_curves else None,
@@ -45,6 +46,11 @@ def render(report: Report) -> str:
         reasons=shared_reasons(report.tasks),
         hidden_curves=max(0, len(report.tasks) - plots.MOST_CURVES),
     )
+
+
+def page_style() -> Markup:
+    """The style sheet of all pages: light and dark, and colours for figures."""
+    return Markup(files(__package__).joinpath("page.css").read_text("utf-8"))
 
 
 def _machine(machine: ReportMachine) -> str:

@@ -86,6 +86,8 @@ def divide_steps(total: int, groups: Sequence[GroupInputs]) -> dict[str, int]:
     left for the others.
     """
     weights = {inputs.name: _mixture_steps(inputs, MixtureStage(), []) for inputs in groups if inputs.is_trained}
+    if not weights:
+        return {}
     known = [inputs.saturation[task] for inputs in groups if not inputs.is_trained for task in inputs.rows]
     left = total - sum(baseline_steps(item.chosen, item.saturation) for item in known)
     try:

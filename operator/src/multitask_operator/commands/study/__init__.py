@@ -1,0 +1,1 @@
+"""What ``mtm study`` does: its file, its plan, its run."""

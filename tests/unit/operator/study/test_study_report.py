@@ -1,0 +1,161 @@
+"""What a study comes to: ratios, differences, cost, warnings, and its pages."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from multitask_operator.study import page
+from multitask_operator.study.report import StudyReport
+from support.simulated_study import BASELINE_SCORE, BATCH_ROWS, SimulatedStudy, model_document, study_document
+
+REFERENCE, OTHER = "strategy=Type", "strategy=None"
+TWO = {"parameters": {"filtering.strategy": {"values": ["Type", "None"]}}, "totalSteps": 2000}
+LUCK = {17: 0.0, 18: 0.01, 19: -0.01}
+"""What a seed adds to the scores of both arms."""
+
+
+def better(arm, seed, _task):
+    """The other arm is a little better, seed by seed; the luck of a seed is the same for both."""
+    own = 0.02 + 0.001 * (seed - 18) if arm == OTHER else 0.0
+    return BASELINE_SCORE + LUCK[seed] + own
+
+
+def study(score=better, model=None, **fields):
+    found = SimulatedStudy(study_document(**{**TWO, **fields}), model or model_document(), score=score)
+    found.run()
+    return found
+
+
+def test_a_difference_is_taken_seed_by_seed():
+    report = study().report()
+    reference, other = report.arms
+    assert (reference.mean, reference.deviation) == (pytest.approx(1.0), pytest.approx(0.0125))
+    assert other.difference is not None
+    assert other.difference.seeds == (17, 18, 19)
+    assert other.difference.value == pytest.approx(0.025)
+    # Student with 2 degrees of freedom, and a deviation of 0.001 / 0.8 between seeds.
+    reach = 4.302653 * 0.00125 / 3**0.5
+    assert other.difference.interval == pytest.approx((0.025 - reach, 0.025 + reach))
+    assert report.conclusion == (
+        f"Supported: {OTHER} is above {REFERENCE} by 0.025 ({0.025 - reach:.3f} to {0.025 + reach:.3f})."
+    )
+    assert reference.difference is None
+
+
+def test_no_difference_is_a_possible_end():
+    report = study(lambda arm, seed, _: BASELINE_SCORE + (LUCK[seed] if arm == OTHER else -LUCK[seed])).report()
+    assert report.conclusion.startswith("No difference is supported: the interval of the difference to strategy=Type")
+
+
+def test_fewer_than_three_seeds_support_nothing_and_the_page_says_so():
+    report = study(seeds=2).report()
+    assert report.conclusion.startswith("No difference is supported: fewer than 3 seeds")
+    assert "2 seeds an arm: nothing is supported by fewer than 3" in report.warnings
+    assert "nothing is supported by fewer than 3" in page.markdown(report)
+    assert "nothing is supported by fewer than 3" in page.html(report)
+
+
+def test_a_task_that_cannot_be_judged_is_left_out_of_the_mean():
+    def score(arm, seed, task):
+        return 0.1 if task == "escalate" else better(arm, seed, task)
+
+    found = SimulatedStudy(study_document(**TWO), score=score, inconclusive=("escalate",))
+    found.run()
+    report = found.report()
+    assert report.judged == ("urgency", "intent", "reply")
+    assert report.arms[0].mean == pytest.approx(1.0)
+    assert report.arms[0].runs[0].qualified == 3
+    assert "escalate: not judged in every run, and left out of the mean ratio" in report.warnings
+
+
+def test_ratios_of_all_arms_are_by_the_baselines_of_the_reference():
+    grid = {"tuning": {"values": [{"method": "Full"}, {"method": "LoRA"}]}}
+    report = study(lambda *_: BASELINE_SCORE, parameters=grid).report()
+    full, lora = report.arms
+    assert (full.own_baselines, lora.own_baselines) == (False, True)
+    assert lora.runs[0].tasks["urgency"].ratio == pytest.approx(1.0)
+    assert any("verdicts by baselines of their own" in text for text in report.warnings)
+    assert not lora.own_base
+
+
+def test_another_pre_training_is_another_base():
+    grid = {"pretraining": {"values": [None, {"maxSteps": 10}]}}
+    report = study(parameters=grid).report()
+    assert [arm.own_base for arm in report.arms] == [False, True]
+    assert any("rows of pre-training are not counted" in text for text in report.warnings)
+
+
+def test_what_was_spent_is_counted_once():
+    found = study()
+    report = found.report()
+    cost = report.cost
+    # Of six runs: 9 stages before the filter, then the filter, stage 2, a mixture, the bundle, one evaluation or two.
+    assert cost.uses == 6 * 9 + 3 * 6 + 3 * 5
+    # The seed of a run is not the filter's.
+    assert cost.results == 9 + 2 + 3 * 5 + 3 * 4
+    assert cost.ran == cost.results
+    again = found.report(before=frozenset(found.manifests))
+    assert (again.cost.ran, again.cost.results) == (0, cost.results)
+    assert cost.seconds == pytest.approx(2.0 * cost.results)
+    assert cost.shared_seconds == pytest.approx(2.0 * 9)
+    for arm in report.arms:
+        assert arm.stages.shared == 9
+        assert {run.rows for run in arm.runs} == {2000 * BATCH_ROWS}
+        assert {len(run.validations) for run in arm.runs} == {1}
+
+
+def test_a_failed_arm_is_told_and_the_others_are_compared():
+    grid = {"filtering.strategy": {"values": ["Type", "None"]}, "stages.mixture.temperature": {"values": [1, 2]}}
+    found = SimulatedStudy(study_document(parameters=grid, totalSteps=2000), score=lambda a, s, t: better(OTHER, s, t))
+    failing = "strategy=None,temperature=2"
+    found.failing = lambda node, target: (
+        node.kind == "mixture" and target.run is not None and target.run.arm.name == failing
+    )
+    found.run()
+    report = found.report()
+    by_name = {arm.name: arm for arm in report.arms}
+    assert all(run.failure and "mixture/all failed: it broke" in run.failure for run in by_name[failing].runs)
+    assert by_name[failing].mean is None
+    assert by_name["strategy=None,temperature=1"].difference is not None
+    assert sum(text.startswith(f"{failing}, seed") for text in report.warnings) == 3
+    row = next(line for line in page.markdown(report).splitlines() if line.startswith(f"| {failing} |"))
+    assert row == f"| {failing} | – | – | – | failed |"
+
+
+def test_what_was_not_run_to_its_end_says_how_to_go_on():
+    found = SimulatedStudy(study_document(**TWO))
+    found.run(until="mixture")
+    report = found.report()
+    assert report.conclusion.startswith("Nothing is supported: ")
+    assert all("run the same command again" in (run.failure or "") for arm in report.arms for run in arm.runs)
+    before_baselines = SimulatedStudy(study_document(parameters=TWO["parameters"])).report()
+    assert before_baselines.total_steps is None
+    assert page.html(before_baselines)
+
+
+def test_study_json_is_read_back_as_it_was_written():
+    report = study().report()
+    assert StudyReport.model_validate_json(report.model_dump_json(by_alias=True, exclude_none=True)) == report
+
+
+def test_both_pages_have_the_same_cells_and_need_nothing_from_outside():
+    report = study().report()
+    markdown, html = page.markdown(report), page.html(report)
+    for table in page.tables(report):
+        for row in table.rows:
+            assert "| " + " | ".join(row) + " |" in markdown
+            assert all(f">{cell}</td>" in html for cell in row if "+" not in cell)
+    assert report.conclusion in markdown
+    assert report.conclusion in html
+    assert not re.search(r"<(script|link|iframe|object|embed)\b|https?://", html)
+
+
+def test_a_name_cannot_break_a_page():
+    grid = {"tuning.targetModules": {"values": [["a|b"], ["<b>"]]}, "tuning.method": {"values": ["LoRA"]}}
+    found = SimulatedStudy(study_document(parameters=grid, totalSteps=2000))
+    found.run()
+    report = found.report()
+    assert 'targetModules=["a\\|b"]' in page.markdown(report)
+    assert "<b>" not in page.html(report).split("<body>")[1].replace("<b>Before trusting", "")
