@@ -218,6 +218,14 @@ def test_stages_that_a_change_runs_and_stages_that_it_does_not_run(
     assert not never & ran
 
 
+def test_a_learning_rate_of_pretraining_makes_another_base_and_the_same_one_does_not() -> None:
+    stages, source = SimulatedStages(), changed(document(), "pretraining", {"maxSteps": 9})
+    stages.run(source)
+    assert "base" in stages.run(changed(source, "pretraining.learningRate", 1e-5))
+    base = stages.run(changed(source, "training.learningRate", 1e-5))
+    assert "base" in base
+
+
 def test_another_gguf_file_of_a_repository_is_another_base() -> None:
     stages, source = SimulatedStages(), changed(document(), "baseModel", {"uri": "hf://org/name", "ggufFile": "a.gguf"})
     stages.run(source)

@@ -29,6 +29,7 @@ CASES = [
         3,
         f"CGC-LoRA: 2 experts of rank 3 (2 common, without a gate){SERVED_AS} 6",
     ),
+    ({"rank": 4, "useRslora": True}, 2, "LoRA of rank 4, α 32 / √r, on all projections"),
     ({"method": "CGCLoRA", "rank": 16}, 1, "LoRA of rank 16, α 32, on all projections"),
 ]
 

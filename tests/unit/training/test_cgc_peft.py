@@ -9,7 +9,7 @@ import torch
 from peft import PeftModel, save_as_lora
 from torch.nn.functional import cross_entropy
 
-from multitask_trainer.tuning.cgc_lora import read_adapter, write_lora
+from multitask_trainer.tuning.cgc_lora import CgcLoraLinear, read_adapter, write_lora
 from multitask_trainer.tuning.cgc_lora.selection import SelectedTasks
 from support.cgc_fixtures import (
     TASKS,
@@ -79,6 +79,20 @@ def test_a_tasks_lora_loads_in_plain_peft_with_the_same_logits(family, tmp_path)
                 close(plain(input_ids=ids[row : row + 1]).logits[0], expected[row])
     with pytest.raises(ValueError, match="'fourth' is not a task of this adapter"):
         write_lora(saved, "fourth", tmp_path / "fourth")
+
+
+def test_with_rslora_the_root_of_the_whole_rank_divides_alpha_everywhere(tmp_path):
+    """24 / √16, where α / r is 24 / 16: in rows, in merged weights, and in the LoRA of a task in plain PEFT."""
+    model, ids = trained(use_rslora=True), token_ids(4)
+    assert (config(use_rslora=True).scaling, config().scaling) == (6.0, 1.5)
+    layers = [module for module in model.modules() if isinstance(module, CgcLoraLinear)]
+    assert {scaling for layer in layers for scaling in layer.scaling.values()} == {6.0}
+    assert_merged(model)
+    model.save_pretrained(tmp_path / "native")
+    write_lora(read_adapter(tmp_path / "native"), "first", tmp_path / "first")
+    plain = PeftModel.from_pretrained(small_decoder(), tmp_path / "first").eval()
+    with torch.no_grad():
+        close(plain(input_ids=ids).logits, live(model, ids, ["first"] * 4))
 
 
 def test_layers_whose_weights_are_the_other_way_round_are_merged_too():

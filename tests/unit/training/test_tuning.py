@@ -71,13 +71,15 @@ def test_full_in_bf16_has_half_the_bytes(base_folder, tmp_path):
     assert all(torch.equal(weights["bf16"][name], value.bfloat16()) for name, value in weights["fp32"].items())
 
 
-def test_a_served_adapter_gives_what_peft_gives(base_folder, tmp_path):
-    tuned = tuning_method(tuning())
+@pytest.mark.parametrize(("rslora", "scaling"), [(None, 3.0), (True, 6.0)])
+def test_a_served_adapter_gives_what_peft_gives(base_folder, tmp_path, rslora, scaling):
+    tuned = tuning_method(tuning(useRslora=rslora))
     trained = shaken(tuned.prepare(load_base(base_folder)))
     tuned.save(trained, tmp_path / "weights")
     tuned.write_servable(base_folder, tmp_path / "weights", "any", tmp_path / "served", "fp32")
     settings = json.loads((tmp_path / "served" / "adapter.json").read_text())
-    assert settings == {"rank": 4, "scaling": 3.0}
+    assert settings == {"rank": 4, "scaling": scaling}
+    assert json.loads((tmp_path / "weights" / "adapter_config.json").read_text())["use_rslora"] is bool(rslora)
 
     served = load_base(base_folder).eval()
     plain = logits(served)

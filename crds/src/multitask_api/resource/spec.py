@@ -20,7 +20,10 @@ from multitask_api.resource.tuning import Tuning
 from multitask_api.types import Record
 from multitask_api.uris import is_builtin
 
-_LORA_FIELDS = ("rank", "alpha", "dropout", "target_modules")
+HIGHEST_FULL_RATE, LOWEST_ADAPTER_RATE = 1e-4, 3e-5
+"""Learning rates beyond which a hint is given. LoRA's best rate is about ten times that of training all weights
+(https://thinkingmachines.ai/blog/lora/)."""
+_LORA_FIELDS = ("rank", "alpha", "use_rslora", "dropout", "target_modules")
 
 
 class MultiTaskModelSpec(Record):
@@ -143,7 +146,31 @@ class MultiTaskModelSpec(Record):
         if self.tuning.method == "Full" and unused:
             names = ", ".join(to_camel(name) for name in unused)
             hints.append(f"spec.tuning: {names} {'has' if len(unused) == 1 else 'have'} no effect with method: Full")
-        return tuple(hints)
+        return (*hints, *self._learning_rate_hints())
+
+    def _learning_rate_hints(self) -> Iterator[str]:
+        """Where the learning rate is one for adapters and all weights are trained, or the other way round.
+
+        A built-in base is random, and learns with high rates whatever is trained.
+        """
+        rate, pretraining = self.training.learning_rate, self.pretraining
+        if is_builtin(self.base_model.uri):
+            return
+        if self.tuning.method == "Full" and rate > HIGHEST_FULL_RATE:
+            yield (
+                f"spec.training.learningRate: {rate:g} is a rate for adapters; with method: Full all weights of the"
+                " base are trained, which wants 1e-5 to 5e-5; lower it"
+            )
+        if self.tuning.method != "Full" and rate < LOWEST_ADAPTER_RATE:
+            yield (
+                f"spec.training.learningRate: {rate:g} is a rate for training all weights; adapters want 1e-4 to 5e-4;"
+                " raise it"
+            )
+        if pretraining is not None and (pretraining.learning_rate or rate) > HIGHEST_FULL_RATE:
+            yield (
+                f"spec.pretraining.learningRate: {pretraining.learning_rate or rate:g} is a rate for adapters;"
+                " pretraining trains all weights of the base, which wants 1e-5 to 5e-5; set a lower one"
+            )
 
 
 class Metadata(Record):

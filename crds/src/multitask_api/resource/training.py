@@ -31,6 +31,13 @@ class Pretraining(Record):
         (), description="More text to train on. Default: none; required if tasksText is false."
     )
     max_steps: int = Field(ge=1, description="Number of optimizer steps, each of training.batchRows rows.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Learning rate of pretraining, which trains all weights; for a base that knows language 1e-5 to "
+        "5e-5. Default: training.learningRate.",
+    )
     refresh: Annotated[str, StringConstraints(max_length=128)] | None = Field(
         None,
         description="Any text; a change trains the base model again. Without a change it stays as it is, also when "
@@ -177,7 +184,11 @@ class Training(Record):
 
     batch_rows: int = Field(64, ge=1, le=65536, description="Rows of one optimizer step, all GPUs together.")
     learning_rate: float = Field(
-        2e-4, gt=0, lt=1, description="Learning rate between the warm-up and the final linear decay."
+        2e-4,
+        gt=0,
+        lt=1,
+        description="Learning rate between the warm-up and the final linear decay. The default is one for adapters; "
+        "with tuning.method Full a base that knows language wants 1e-5 to 5e-5.",
     )
     warmup_steps: int = Field(100, ge=0, description="Steps over which the learning rate rises linearly from zero.")
     max_length: int = Field(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, Self
 
@@ -23,8 +24,8 @@ _CGC_FIELDS = {
 class Tuning(Record):
     """Which weights are trained: all of them, low-rank adapters, or low-rank experts behind a gate.
 
-    The fields of CGC-LoRA are None where they are not given, so that records and digests of the other methods are as
-    they were; `with_defaults` fills them in.
+    ``useRslora`` and the fields of CGC-LoRA are None where they are not given, so that records and digests of the other
+    methods are as they were; `with_defaults` fills the latter in.
     """
 
     method: Literal["Full", "LoRA", "CGCLoRA"] = Field(
@@ -43,6 +44,12 @@ class Tuning(Record):
     )
     alpha: float = Field(
         32, gt=0, description="α: the output of an adapter is multiplied by α / r. Not used with Full."
+    )
+    use_rslora: bool | None = Field(
+        None,
+        description="Multiply the output of an adapter by α / √r instead, so that a higher rank does not learn more "
+        "slowly (arXiv 2312.03732). With alpha 32 and rank 16 that is 8 in place of 2: lower alpha with it. Not used "
+        "with Full. Default: false.",
     )
     dropout: float = Field(
         0.0,
@@ -89,6 +96,14 @@ class Tuning(Record):
             yield Problem(
                 "specificExperts", "there is no expert at all; set commonExperts or specificExperts to 1 or more"
             )
+
+    @property
+    def scaling(self) -> float:
+        """What the output of an adapter is multiplied by: α / r, or α / √r with ``useRslora`` (arXiv 2312.03732).
+
+        With CGC-LoRA r is the rank of all experts together.
+        """
+        return self.alpha / (math.sqrt(self.rank) if self.use_rslora else self.rank)
 
     @property
     def has_experts(self) -> bool:

@@ -31,6 +31,9 @@ def base_parameters(
     needed = [*texts, files] if is_folder(base.uri) else texts
     if not all(item is not None and item.fingerprint for item in needed):
         return None
+    optimisation = Optimisation.of(spec.training)
+    if pretraining is not None and pretraining.learning_rate is not None:
+        optimisation = optimisation.model_copy(update={"learning_rate": pretraining.learning_rate})
     return BaseParameters(
         uri=base.uri,
         gguf_file=base.gguf_file,
@@ -39,6 +42,6 @@ def base_parameters(
         pretraining=pretraining,
         corpus_fingerprints=tuple(item.fingerprint for item in texts if item and item.fingerprint),
         tasks=tasks,
-        optimisation=Optimisation.of(spec.training),
+        optimisation=optimisation,
         tuning=None if spec.tuning.method == "Full" else spec.tuning,
     )

@@ -37,13 +37,13 @@ def weights_form(tuning: Tuning) -> str:
     """A digest of what two runs must have in common for one to go on with the weights of the other.
 
     ``tuning``: the settings of a group (`Tuning.for_group`). With CGC-LoRA the number of tasks is no part of it, the
-    rank of an expert is. The factor α / r is one too, because with another the same weights are another model.
+    rank of an expert is. The factor of an adapter's output is one too: with another, the weights are another model.
     """
     if tuning.method == "Full":
         return digest({"method": "Full"})
     form: dict[str, object] = {
         "method": tuning.method,
-        "scaling": tuning.alpha / tuning.rank,
+        "scaling": tuning.scaling,
         "targetModules": sorted(tuning.target_modules),
     }
     if tuning.has_experts:
@@ -157,7 +157,7 @@ def _misfit(manifest: Manifest, base: str, tuning: Tuning, tasks: Sequence[str])
                 f"has experts of rank {as_before.expert_rank}, and with {len(tasks)} tasks they have rank"
                 f" {tuning.expert_rank_in(len(tasks))}; set tuning.expertRank: {as_before.expert_rank} to keep them"
             )
-    return "has other adapters (tuning: method, rank, alpha, targetModules or experts)"
+    return "has other adapters (tuning: method, rank, alpha, useRslora, targetModules or experts)"
 
 
 def _begin_with(name: str, digest_: str, output: str, tasks: Sequence[str]) -> Start:

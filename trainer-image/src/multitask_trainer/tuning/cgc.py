@@ -65,6 +65,7 @@ class CgcLora:
             tasks=list(self._tasks),
             r=self._tuning.rank,
             lora_alpha=self._tuning.alpha,
+            use_rslora=bool(self._tuning.use_rslora),
             lora_dropout=self._tuning.dropout,
             common_experts=self._tuning.common_experts or 0,
             specific_experts=self._tuning.specific_experts or 0,

@@ -55,6 +55,7 @@ class Lora(SharedByAllTasks):
             task_type="CAUSAL_LM",
             r=self._tuning.rank,
             lora_alpha=self._tuning.alpha,  # type: ignore[arg-type]  # PEFT only divides it
+            use_rslora=bool(self._tuning.use_rslora),
             lora_dropout=self._tuning.dropout,
             target_modules=list(targets.linear),
             target_parameters=list(targets.experts) or None,
@@ -88,7 +89,7 @@ class Lora(SharedByAllTasks):
         dtype = torch_dtype(precision)
         stacks = json.loads((weights / _STACKS).read_text("utf-8")) if (weights / _STACKS).exists() else {}
         tensors = dict(_served(name, value.to(dtype), stacks) for name, value in load_file(weights / WEIGHTS).items())
-        write_adapter(folder, tensors, rank=self._tuning.rank, scaling=self._tuning.alpha / self._tuning.rank)
+        write_adapter(folder, tensors, rank=self._tuning.rank, scaling=self._tuning.scaling)
 
     def _served_weights(self, model: nn.Module) -> LoraWeights:
         """The adapter of a PEFT model as the engine reads it from what `write_servable` writes."""
@@ -96,7 +97,7 @@ class Lora(SharedByAllTasks):
 
         stacks = _stacks(model)
         tensors = dict(_served(name, value, stacks) for name, value in get_peft_model_state_dict(model).items())
-        scaling = self._tuning.alpha / self._tuning.rank
+        scaling = self._tuning.scaling
         layers = {name.rpartition(".")[0] for name in tensors}
         return {layer: (tensors[f"{layer}.A"], tensors[f"{layer}.B"] * scaling) for layer in sorted(layers)}
 

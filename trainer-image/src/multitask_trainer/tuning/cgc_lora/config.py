@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -20,6 +21,7 @@ class CgcLoraConfig(PeftConfig):
         tasks: Their names, in the order of the task ids.
         r: The rank of all experts together; the output of the adapters is multiplied by ``lora_alpha / r``.
         lora_alpha: α.
+        use_rslora: Whether they are multiplied by ``lora_alpha / √r`` instead, as in PEFT's ``LoraConfig``.
         lora_dropout: Dropout probability of the input of the adapters.
         common_experts: m_c, the experts that all tasks use.
         specific_experts: m_s, the experts of each task alone.
@@ -34,6 +36,7 @@ class CgcLoraConfig(PeftConfig):
     tasks: list[str] = field(default_factory=list)
     r: int = 16
     lora_alpha: float = 32
+    use_rslora: bool = False
     lora_dropout: float = 0.0
     common_experts: int = 1
     specific_experts: int = 1
@@ -76,5 +79,5 @@ class CgcLoraConfig(PeftConfig):
 
     @property
     def scaling(self) -> float:
-        """α / r, with the rank of all experts together."""
-        return self.lora_alpha / self.r
+        """α / r, or α / √r, with the rank of all experts together."""
+        return self.lora_alpha / (math.sqrt(self.r) if self.use_rslora else self.r)
