@@ -119,6 +119,7 @@ WORK = {
     "work/team-a__desk/mixture__all-d1/checkpoint.pt": True,
     "work/team-a__desk/mixture__all/checkpoint.pt": False,
     "work/team-a__desk/filter-d1/x": False,
+    "work/team-a__desk/shared/rows/0a1b.bin": True,
     "work/team-a__desk-2/filter-d1/x": True,
 }
 
@@ -130,6 +131,14 @@ def test_checkpoints_of_stages_that_are_still_to_run_stay(address):
     found = collected(address, used, "filter/d1", unfinished=(used,), keep_stages=("mixture/all",))
     assert (found.count, found.files, found.bytes) == (0, 3, 30)
     assert files(address) == {name for name, stays in WORK.items() if stays}
+
+
+def test_what_stages_share_goes_when_no_stage_is_left_to_run(address, tmp_path):
+    stored(address, tmp_path, "base")
+    file(address, "work/team-a__desk/shared/rows/0a1b.bin")
+    assert collected(address, "base/d1").files == 1
+    assert results_of(address) == {"base/d1"}
+    assert not any(name.startswith("work/") for name in files(address))
 
 
 def test_uploads_that_no_manifest_names_go_and_those_beside_an_unreadable_one_stay(tmp_path):

@@ -14,7 +14,7 @@ from multitask_trainer.base_model.sources import BaseModelSource, make_base
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.rows import Row
 from multitask_trainer.training.batching.corpus import TextBatches, unused_text_warning, write_corpus, write_task_text
-from multitask_trainer.training.batching.dataset import TaskEncoder
+from multitask_trainer.training.batching.dataset import ANSWER_CUT, PROMPT_CUT, TaskEncoder
 from support.training_fixtures import KIND, REPEAT, TASKS, rows
 
 TEXTS = [row.fields["text"] for row in rows("kind", 300, 0)] + ["fruit", "tool", "\nKind:", "\nThing:"]
@@ -47,7 +47,8 @@ def test_a_long_field_is_cut_and_counted_and_template_and_label_are_whole(tokeni
     assert len(ids) <= 24
     assert tokenizer.decode(ids[:prompt]).endswith("\nKind:")
     assert tokenizer.decode(ids[prompt:-1]) == " tool"
-    assert dataset.truncated == dataset.truncated_prompts == 1
+    assert dataset.truncated == 1
+    assert dataset.cut.tolist() == [PROMPT_CUT, 0]
 
 
 def test_a_target_beyond_its_budget_is_cut_counted_and_has_no_end(tokenizer):
@@ -58,7 +59,7 @@ def test_a_target_beyond_its_budget_is_cut_counted_and_has_no_end(tokenizer):
     assert len(ids) - prompt == REPEAT.generation.max_new_tokens
     assert ids[-1] != tokenizer.eos_token_id
     assert dataset.row(1)[0][-1] == tokenizer.eos_token_id
-    assert (dataset.truncated_answers, dataset.truncated_prompts) == (1, 0)
+    assert dataset.cut.tolist() == [ANSWER_CUT, 0]
 
 
 def test_a_special_token_spelled_out_in_a_field_is_plain_text(tokenizer):

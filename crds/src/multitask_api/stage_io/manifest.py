@@ -11,6 +11,8 @@ from multitask_api.resource.training import GradientCheckpointing, Tracker
 from multitask_api.types import Record
 
 MANIFEST = "manifest.json"
+SHARED_FOLDER = "shared"
+"""Beside the work folders of a model's stages: files that any of them can make and all of them read."""
 
 
 class StageOrder(Record):

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from multitask_api.stage_io.manifest import SHARED_FOLDER
 from multitask_api.stages import ArtifactKey, artifact_filename, build
 from multitask_api.stages.versions import VERSIONS
 from multitask_operator.local.workdir import Workdir
@@ -50,6 +51,8 @@ def find_unused(workdir: Workdir, without_model: str | None = None) -> UnusedFil
     kept = {key for key in _artifacts(workdir) if planned_results.uses(key) or key in published}
     artifacts = tuple(sorted(set(_artifacts(workdir)) - kept))
     unfinished_names = {artifact_filename(key) for key in unfinished}
+    if unfinished or open_stages or open_kinds:
+        unfinished_names.add(SHARED_FOLDER)
     unresolved = tuple(artifact_filename((stage, "")) for stage in open_stages)
     unresolved += tuple(artifact_filename((f"{kind}/", ""))[:-1] for kind in open_kinds)
     scratch = [

@@ -13,20 +13,20 @@ gradient of a weight times a random matrix, that is a random projection of it, w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from multitask_api.bundle import ForwardPath
 from multitask_api.resource.tuning import Tuning
 from multitask_trainer.affinity.sketch import Floats, sketch
-from multitask_trainer.data.rows import Row
-from multitask_trainer.training.batching.batches import padded
-from multitask_trainer.training.batching.dataset import TaskEncoder
+from multitask_trainer.training.batching.batches import EncodedRow, padded
+from multitask_trainer.training.batching.dataset import EncodedDataset
 from multitask_trainer.training.batching.sampler import permutation, task_key
 from multitask_trainer.training.loss import RowMeanLoss
 from multitask_trainer.tuning import tuning_method
@@ -58,28 +58,56 @@ class Probe:
         return cls(model, weights)
 
 
+@dataclass(frozen=True)
+class ProbedRows:
+    """The rows of a task whose gradients are taken, in random order."""
+
+    dataset: EncodedDataset
+    """All training rows of the task."""
+    numbers: Sequence[int]
+    answers: Sequence[str]
+    """Of each of the ``numbers``."""
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def with_answers_of_others(self, begin: int, end: int) -> tuple[list[EncodedRow], list[EncodedRow]]:
+        """A part of the rows, and the same rows each with the answer of another; without those to which that makes no
+        difference.
+
+        In the order of the answers every row gets the one that is half of the rows further on: a different one, unless
+        an answer has more than half of the rows. All answers are dealt, so each occurs as often as before.
+        """
+        ordered = sorted(range(begin, end), key=lambda place: self.answers[place])
+        pairs = [(place, ordered[(rank + len(ordered) // 2) % len(ordered)]) for rank, place in enumerate(ordered)]
+        rows = [
+            (self.numbers[place], self.numbers[other])
+            for place, other in pairs
+            if self.answers[place] != self.answers[other]
+        ]
+        own = [self.dataset.row(number) for number, _ in rows]
+        return own, [self.dataset.row_answered_by(number, other) for number, other in rows]
+
+
 def task_sketches(
     probe: Probe,
-    encoder: TaskEncoder,
-    rows: Sequence[Row],
+    rows: ProbedRows,
     *,
     seed: int,
     path: ForwardPath,
     token_budget: int,
     report: Callable[[int, int], None] = lambda step, total: None,
 ) -> Floats:
-    """(chunks, size): the sketch of the mean gradient over each part of ``rows``, which are in random order."""
+    """(chunks, size): the sketch of the mean gradient over each part of ``rows``."""
     device = next(iter(probe.weights.values())).device
     loss = RowMeanLoss(probe.model, path)
     edges = np.linspace(0, len(rows), chunk_count(len(rows)) + 1).round().astype(int).tolist()
     found = []
     for number, (begin, end) in enumerate(pairwise(edges)):
         report(number, len(edges) - 1)
-        own, swapped = _with_answers_of_others(rows[begin:end])
+        own, swapped = rows.with_answers_of_others(begin, end)
         probe.model.zero_grad(set_to_none=True)
-        for part, sign in ((own, 1.0), (swapped, -1.0)):
-            dataset = encoder.encode(part)
-            encoded = [dataset.row(index) for index in range(len(part))]
+        for encoded, sign in ((own, 1.0), (swapped, -1.0)):
             batches = padded(
                 encoded, batch_rows=end - begin, token_budget=token_budget, mixed_lengths=path.right_padding
             )
@@ -90,25 +118,11 @@ def task_sketches(
     return np.stack(found)
 
 
-def chosen_rows(rows: Sequence[Row], limit: int, *, task: str, seed: int) -> list[Row]:
-    """At most ``limit`` of a task's rows, in random order."""
-    order = permutation(len(rows), seed=seed, key=task_key(task, "gradients"), index=0)
-    return [rows[index] for index in order[:limit]]
+def chosen_rows(count: int, limit: int, *, task: str, seed: int) -> NDArray[np.int64]:
+    """At most ``limit`` of the numbers of a task's ``count`` rows, in random order."""
+    return permutation(count, seed=seed, key=task_key(task, "gradients"), index=0)[:limit]
 
 
 def chunk_count(rows: int) -> int:
     """In how many parts so many rows are divided."""
     return max(1, min(CHUNKS, rows // _SMALLEST_CHUNK))
-
-
-def _with_answers_of_others(rows: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Rows, and the same rows each with the answer of another; without those to which that makes no difference.
-
-    In the order of the answers every row gets the one that is half of the rows further on: a different one, unless an
-    answer has more than half of the rows. All answers are dealt, so each occurs as often as before.
-    """
-    ordered = sorted(rows, key=lambda row: row.answer)
-    pairs = [(row, ordered[(index + len(rows) // 2) % len(rows)]) for index, row in enumerate(ordered)]
-    pairs = [(row, other) for row, other in pairs if row.answer != other.answer]
-    swapped = [replace(row, label=other.label, targets=other.targets) for row, other in pairs]
-    return [row for row, _ in pairs], swapped

@@ -40,7 +40,7 @@ def make_base(
     folder: Path,
     *,
     tasks: Sequence[TaskDefinition],
-    rows: Mapping[str, Sequence[Row]],
+    rows: Mapping[str, Iterable[Row]],
     corpus: Sequence[Iterable[str]],
 ) -> None:
     """Write the base to ``folder``: a transformers folder in fp32, tokenizer included.
@@ -103,7 +103,7 @@ def _download(uri: str, folder: Path) -> Path:
 
 
 def _tokenizer_texts(
-    tasks: Sequence[TaskDefinition], rows: Mapping[str, Sequence[Row]], corpus: Sequence[Iterable[str]]
+    tasks: Sequence[TaskDefinition], rows: Mapping[str, Iterable[Row]], corpus: Sequence[Iterable[str]]
 ) -> Iterator[str]:
     """What the builtin tokenizer is made from: every task's template once, its rows and labels, some of the corpus."""
     for task in tasks:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from multitask_trainer.errors import ArtifactError
+from multitask_trainer.storage.files import file_entry
 
 SCHEMA = pa.schema([("fields", pa.string()), ("label", pa.string()), ("targets", pa.list_(pa.string()))])
 INPUTS = "inputs.npz"
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +45,68 @@ class Row:
 def read_rows(artifact: Path, split: str) -> list[Row]:
     """The rows of ``split`` (train, validation or test) of a prepare artifact, in order."""
     path = artifact / f"{split}.parquet"
-    try:
-        table = pq.read_table(path, schema=SCHEMA, partitioning=None)
-    except (OSError, pa.ArrowInvalid) as error:
-        raise ArtifactError(f"{path}: cannot be read ({error}); delete the folder and prepare runs again") from error
+    with _read_errors(path):
+        return _rows(pq.read_table(path, schema=SCHEMA, partitioning=None))
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """The rows of one split of a prepare artifact, on disk: as many of them in memory as are asked for."""
+
+    path: Path
+
+    @classmethod
+    def of(cls, artifact: Path, split: str) -> PreparedSplit:
+        """``split`` is train, validation or test."""
+        return cls(artifact / f"{split}.parquet")
+
+    def __len__(self) -> int:
+        with _read_errors(self.path), pq.ParquetFile(self.path) as file:
+            return int(file.metadata.num_rows)
+
+    def __iter__(self) -> Iterator[Row]:
+        return (row for part in self.parts(_ROWS_AT_ONCE) for row in part)
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 of the file."""
+        with _read_errors(self.path):
+            return file_entry(self.path).sha256
+
+    def parts(self, size: int) -> Iterator[list[Row]]:
+        """All rows in order, at most ``size`` at a time."""
+        for batch in self._batches(size):
+            yield _rows(batch)
+
+    def take(self, numbers: npt.NDArray[np.int64]) -> list[Row]:
+        """The rows of these numbers, in their order."""
+        order = np.argsort(numbers, kind="stable")
+        ascending = numbers[order]
+        found: list[Row] = []
+        begin = 0
+        for batch in self._batches(_ROWS_AT_ONCE):
+            end = begin + batch.num_rows
+            first, last = np.searchsorted(ascending, [begin, end])
+            found += _rows(batch.take(pa.array(ascending[first:last] - begin)))
+            begin = end
+        return [found[place] for place in np.argsort(order)]
+
+    def _batches(self, size: int) -> Iterator[pa.RecordBatch]:
+        with _read_errors(self.path), pq.ParquetFile(self.path) as file:
+            yield from file.iter_batches(size, columns=SCHEMA.names)
+
+
+def _rows(table: pa.Table | pa.RecordBatch) -> list[Row]:
     columns = (table.column(name).to_pylist() for name in SCHEMA.names)
     return [Row(json.loads(fields), label, tuple(targets)) for fields, label, targets in zip(*columns, strict=True)]
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArtifactError(f"{path}: cannot be read ({error}); delete the folder and prepare runs again") from error
 
 
 def write_rows(artifact: Path, split: str, rows: Sequence[Row]) -> None:

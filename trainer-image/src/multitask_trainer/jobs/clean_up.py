@@ -28,7 +28,7 @@ from multitask_api.cluster import (
     UnusedResult,
     model_folder,
 )
-from multitask_api.stage_io.manifest import MANIFEST, Manifest
+from multitask_api.stage_io.manifest import MANIFEST, SHARED_FOLDER, Manifest
 from multitask_api.stages import artifact_filename
 from multitask_trainer.runtime.progress import ProgressReporter
 from multitask_trainer.storage.artifacts import upload_prefix
@@ -135,8 +135,10 @@ def _abandoned_uploads(
 
 
 def _is_open(order: GarbageOrder, name: str) -> bool:
-    """Whether a file of the model's work folder is of a stage that is still to be run: its checkpoint, for example."""
+    """Whether a file of the model's work folder is for a stage that is still to be run: its checkpoint, for example."""
     folder, _, below = name.partition("/")
+    if folder == SHARED_FOLDER:
+        return bool(order.unfinished or order.keep_stages)
     unfinished = (result.rpartition("/") for result in order.unfinished)
     is_unfinished = folder in {artifact_filename((stage, digest)) for stage, _, digest in unfinished}
     open_stages = tuple(artifact_filename((stage, "")) for stage in order.keep_stages)

@@ -28,12 +28,13 @@ from multitask_trainer.base_model.loading import (
 from multitask_trainer.base_model.model_shape import shape_of
 from multitask_trainer.base_model.sources import BaseModelSource, make_base
 from multitask_trainer.data.locations import DataLocations
-from multitask_trainer.data.rows import Row, read_rows
+from multitask_trainer.data.rows import PreparedSplit
 from multitask_trainer.runtime.context import StageContext, StageOutcome
 from multitask_trainer.runtime.runner import main
 from multitask_trainer.storage.files import content_digest, drop_library_versions
 from multitask_trainer.training.batching.corpus import unused_text_warning
 from multitask_trainer.training.batching.dataset import EncodedDataset, TaskEncoder
+from multitask_trainer.training.batching.row_cache import RowCache
 from multitask_trainer.training.checkpoint import Progress
 from multitask_trainer.training.pretraining import corpus_texts, pretrain
 from multitask_trainer.tuning import tuning_method
@@ -46,7 +47,7 @@ def work(stage: StageContext) -> StageOutcome:
     """Get or make the base, pre-train it if asked, and leave it in ``model/``."""
     parameters = stage.parameters(BaseParameters)
     locations = DataLocations.of(stage.order.data_root, os.environ)
-    rows = {task.name: read_rows(stage.input(f"prepare/{task.name}"), "train") for task in parameters.tasks}
+    rows = {task.name: PreparedSplit.of(stage.input(f"prepare/{task.name}"), "train") for task in parameters.tasks}
     start, notices = _starting_base(stage, parameters, rows, locations)
     checks, path = check_base(start, parameters.optimisation.precision), read_forward_path(start)
     model, tokenizer = load_base(start), load_tokenizer(start)
@@ -57,7 +58,9 @@ def work(stage: StageContext) -> StageOutcome:
     progress, warnings = Progress(), list(checks.warnings)
     if parameters.pretraining is not None:
         datasets = (
-            _encode_tasks(parameters, rows, tokenizer, prompt_format) if parameters.pretraining.tasks_text else []
+            _encode_tasks(parameters, rows, RowCache.of(stage, tokenizer), tokenizer, prompt_format)
+            if parameters.pretraining.tasks_text
+            else []
         )
         warnings += [
             f"{task.name}: {dataset.truncated} rows are longer than training.maxLength"
@@ -104,7 +107,7 @@ def work(stage: StageContext) -> StageOutcome:
 
 
 def _starting_base(
-    stage: StageContext, parameters: BaseParameters, rows: dict[str, list[Row]], locations: DataLocations
+    stage: StageContext, parameters: BaseParameters, rows: dict[str, PreparedSplit], locations: DataLocations
 ) -> tuple[Path, list[str]]:
     """The base before pre-training, made and tested once: a restarted stage finds it in its work folder.
 
@@ -150,7 +153,8 @@ def _tuning_notices(parameters: BaseParameters, tuning: Tuning, base: Path) -> l
 
 def _encode_tasks(
     parameters: BaseParameters,
-    rows: dict[str, list[Row]],
+    rows: dict[str, PreparedSplit],
+    cache: RowCache,
     tokenizer: PreTrainedTokenizerFast,
     prompt_format: PromptFormat,
 ) -> list[EncodedDataset]:
@@ -164,7 +168,7 @@ def _encode_tasks(
         )
         for task in parameters.tasks
     ]
-    return [encoder.encode(rows[encoder.task.name]) for encoder in encoders]
+    return [cache.encode(encoder, rows[encoder.task.name]) for encoder in encoders]
 
 
 def _has_seen_tasks(parameters: BaseParameters) -> bool:

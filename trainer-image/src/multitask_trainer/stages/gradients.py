@@ -10,7 +10,7 @@ import torch
 
 from multitask_api.stage_io.affinity import GradientsResult
 from multitask_api.stage_io.parameters import GradientsParameters
-from multitask_trainer.affinity.gradients import Probe, chosen_rows, task_sketches
+from multitask_trainer.affinity.gradients import Probe, ProbedRows, chosen_rows, task_sketches
 from multitask_trainer.affinity.sketch import SKETCHES
 from multitask_trainer.base_model.loading import (
     check_max_length,
@@ -19,12 +19,13 @@ from multitask_trainer.base_model.loading import (
     read_forward_path,
     read_prompt_format,
 )
-from multitask_trainer.data.rows import read_rows
+from multitask_trainer.data.rows import PreparedSplit
 from multitask_trainer.errors import DataError
 from multitask_trainer.runtime.context import StageContext, StageOutcome
 from multitask_trainer.runtime.runner import main
 from multitask_trainer.storage.files import content_digest
 from multitask_trainer.training.batching.dataset import TaskEncoder
+from multitask_trainer.training.batching.row_cache import RowCache
 from multitask_trainer.training.micro_batch import MOST_TOKENS
 from multitask_trainer.training.run import CPU_TOKENS
 
@@ -36,30 +37,31 @@ def work(stage: StageContext) -> StageOutcome:
     """Take the gradients; no weight changes."""
     parameters = stage.parameters(GradientsParameters)
     name, base = parameters.task.name, stage.input("base") / "model"
-    rows = chosen_rows(
-        read_rows(stage.input(f"prepare/{name}"), "train"), parameters.rows, task=name, seed=parameters.seed
-    )
-    if len(rows) < _FEWEST:
+    split = PreparedSplit.of(stage.input(f"prepare/{name}"), "train")
+    numbers = chosen_rows(len(split), parameters.rows, task=name, seed=parameters.seed)
+    if len(numbers) < _FEWEST:
         raise DataError(
-            f"task {name}: {len(rows)} training rows are too few to compare its gradients with those of other tasks; "
-            "add rows, or set filtering.strategy to Type or Manual"
+            f"task {name}: {len(numbers)} training rows are too few to compare its gradients with those of other tasks;"
+            " add rows, or set filtering.strategy to Type or Manual"
         )
     torch.set_num_threads(stage.order.threads)
+    tokenizer = load_tokenizer(base)
     encoder = TaskEncoder.of(
         parameters.task,
-        load_tokenizer(base),
+        tokenizer,
         max_length=parameters.max_length,
         chat_template=parameters.chat_template,
         prompt_format=read_prompt_format(base),
     )
+    dataset = RowCache.of(stage, tokenizer).encode(encoder, split)
+    answers = [row.answer for row in split.take(numbers)]
     model = load_base(base)
     check_max_length(model, parameters.max_length)
     probe = Probe.of(model, parameters.target_modules, seed=parameters.seed)
     probe.model.to(stage.device)
     sketches = task_sketches(
         probe,
-        encoder,
-        rows,
+        ProbedRows(dataset, numbers.tolist(), answers),
         seed=parameters.seed,
         path=read_forward_path(base),
         token_budget=CPU_TOKENS if stage.device == "cpu" else MOST_TOKENS,
@@ -67,10 +69,10 @@ def work(stage: StageContext) -> StageOutcome:
     )
     np.save(stage.artifact_folder / SKETCHES, sketches)
     result = GradientsResult(
-        rows=len(rows),
+        rows=len(numbers),
         chunks=len(sketches),
         weights=sum(value.numel() for value in probe.weights.values()),
-        truncated_rows=encoder.encode(rows).truncated,
+        truncated_rows=dataset.truncated_of(numbers),
     )
     return StageOutcome(result, {"gradients": content_digest(stage.artifact_folder, [SKETCHES])})
 

@@ -23,12 +23,13 @@ from multitask_trainer.base_model.loading import (
     read_forward_path,
     read_prompt_format,
 )
-from multitask_trainer.data.rows import Row, read_rows
+from multitask_trainer.data.rows import PreparedSplit
 from multitask_trainer.errors import StageError
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.runtime.tracking import keep_tensorboard_files, start_tracking
 from multitask_trainer.training.accelerator import make_accelerator
 from multitask_trainer.training.batching.dataset import EncodedDataset, TaskEncoder
+from multitask_trainer.training.batching.row_cache import RowCache
 from multitask_trainer.training.batching.sampler import Sampler
 from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
@@ -42,7 +43,7 @@ from multitask_trainer.tuning import tuning_method
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 CPU_TOKENS = 3072
 """Padded tokens of a micro-batch on a CPU: more leaves its caches."""
@@ -120,13 +121,15 @@ class RunData:
     @classmethod
     def read(cls, stage: StageContext, parameters: TrainParameters, path: ForwardPath) -> RunData:
         """Read and encode the rows of the order's tasks."""
-        encoders = _encoders(parameters, stage.input("base") / "model")
+        base = stage.input("base") / "model"
+        tokenizer = load_tokenizer(base)
+        encoders, cache = _encoders(parameters, base, tokenizer), RowCache.of(stage, tokenizer)
         datasets = {}
         for number, (name, encoder) in enumerate(encoders.items()):
             stage.reporter.report("reading", step=number, total=len(encoders))
-            datasets[name] = encoder.encode(_rows(stage, name, "train"))
+            datasets[name] = cache.encode(encoder, _split(stage, name, "train"))
         validations = {
-            name: TaskValidation.of(encoder, _rows(stage, name, "validation"), path)
+            name: TaskValidation.of_split(encoder, _split(stage, name, "validation"), cache, path)
             for name, encoder in encoders.items()
         }
         sampler = Sampler(
@@ -222,8 +225,8 @@ def sampling_table(result: TrainResult, parameters: TrainParameters) -> str:
     return "\n".join(["rows given:", *lines])
 
 
-def _encoders(parameters: TrainParameters, base: Path) -> dict[str, TaskEncoder]:
-    tokenizer, prompt_format = load_tokenizer(base), read_prompt_format(base)
+def _encoders(parameters: TrainParameters, base: Path, tokenizer: PreTrainedTokenizerFast) -> dict[str, TaskEncoder]:
+    prompt_format = read_prompt_format(base)
     return {
         task.name: TaskEncoder.of(
             task,
@@ -236,5 +239,5 @@ def _encoders(parameters: TrainParameters, base: Path) -> dict[str, TaskEncoder]
     }
 
 
-def _rows(stage: StageContext, task: str, split: str) -> list[Row]:
-    return read_rows(stage.input(f"prepare/{task}"), split)
+def _split(stage: StageContext, task: str, split: str) -> PreparedSplit:
+    return PreparedSplit.of(stage.input(f"prepare/{task}"), split)

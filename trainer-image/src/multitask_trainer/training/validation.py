@@ -26,12 +26,13 @@ from multitask_serving.engine.batching import micro_batches
 from multitask_serving.engine.classification.scoring import best_labels
 from multitask_serving.engine.classification.trie import LabelTrie
 from multitask_serving.engine.model.backbone import MASKED, Backbone, eval_mode
-from multitask_trainer.data.rows import Row
+from multitask_trainer.data.rows import PreparedSplit, Row
 from multitask_trainer.evaluation.metrics import score
 from multitask_trainer.runtime.balance import balanced_shares
 from multitask_trainer.runtime.collectives import gather_results
 from multitask_trainer.training.batching.batches import padded
 from multitask_trainer.training.batching.dataset import EncodedDataset, TaskEncoder
+from multitask_trainer.training.batching.row_cache import RowCache
 from multitask_trainer.training.batching.sampler import fixed_sample
 from multitask_trainer.training.loss import target_logits
 
@@ -63,10 +64,23 @@ class TaskValidation:
     @classmethod
     def of(cls, encoder: TaskEncoder, rows: Sequence[Row], path: ForwardPath = MASKED) -> TaskValidation:
         """Take at most `MAX_ROWS` rows."""
-        chosen = fixed_sample(len(rows), MAX_ROWS, seed=SAMPLE_SEED, name=encoder.task.name, purpose="validation")
-        sample = [rows[index] for index in chosen]
+        sample = [rows[number] for number in _sample(encoder, len(rows))]
+        return cls._of_sample(encoder, sample, encoder.encode(sample), path)
+
+    @classmethod
+    def of_split(
+        cls, encoder: TaskEncoder, split: PreparedSplit, cache: RowCache, path: ForwardPath = MASKED
+    ) -> TaskValidation:
+        """The same rows as `of` takes; they alone are read, and encoded unless another stage has done it."""
+        numbers = _sample(encoder, len(split))
+        return cls._of_sample(encoder, split.take(numbers), cache.encode(encoder, split, numbers), path)
+
+    @classmethod
+    def _of_sample(
+        cls, encoder: TaskEncoder, sample: Sequence[Row], dataset: EncodedDataset, path: ForwardPath
+    ) -> TaskValidation:
         trie = LabelTrie.build(encoder.labels, encoder.eos) if encoder.labels else None
-        return cls(encoder, encoder.encode(sample), tuple(row.answer for row in sample), trie, path)
+        return cls(encoder, dataset, tuple(row.answer for row in sample), trie, path)
 
     def batches(self, token_budget: int) -> list[list[int]]:
         """Every row once, in batches of similar length with at most ``token_budget`` padded tokens (one row at least).
@@ -129,6 +143,10 @@ class TaskValidation:
         values = np.empty((len(rows), 2))
         values[order] = np.add.reduceat(by_token, np.cumsum(counts) - counts) / counts[:, None]
         return values
+
+
+def _sample(encoder: TaskEncoder, rows: int) -> NDArray[np.int64]:
+    return fixed_sample(rows, MAX_ROWS, seed=SAMPLE_SEED, name=encoder.task.name, purpose="validation")
 
 
 def validate(

@@ -32,7 +32,7 @@ _TEXTS_AT_ONCE = 256
 def write_task_text(folder: Path, datasets: Sequence[EncodedDataset]) -> None:
     """All rows of the tasks as one shard; each row begins with the prompt's BOS and ends with EOS."""
     if not (folder / "tasks.bin").exists():
-        _write(folder / "tasks.bin", np.concatenate([dataset.ids for dataset in datasets]))
+        _write(folder / "tasks.bin", [dataset.ids for dataset in datasets])
 
 
 def unused_text_warning(folder: Path, length: int) -> str | None:
@@ -66,10 +66,10 @@ def write_corpus(
         parts.append(_tokenize(batch, tokenizer))
         size = sum(len(part) for part in parts)
         if size >= min(SHARD_TOKENS, tokens_needed - tokens):
-            _write(folder / f"corpus-{len(shards):05d}-{texts_done}.bin", np.concatenate(parts))
+            _write(folder / f"corpus-{len(shards):05d}-{texts_done}.bin", parts)
             shards, parts, tokens = _corpus_shards(folder), [], tokens + size
     if parts:
-        _write(folder / f"corpus-{len(shards):05d}-{texts_done}.bin", np.concatenate(parts))
+        _write(folder / f"corpus-{len(shards):05d}-{texts_done}.bin", parts)
     (folder / "corpus.done").touch()
 
 
@@ -178,8 +178,10 @@ def _corpus_shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("corpus-*.bin"))
 
 
-def _write(path: Path, ids: NDArray[np.generic]) -> None:
+def _write(path: Path, parts: Sequence[NDArray[np.generic]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    ids.astype(np.uint32).tofile(temporary)
+    with temporary.open("wb") as file:
+        for part in parts:
+            part.astype(np.uint32).tofile(file)
     temporary.replace(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,9 @@ from multitask_trainer.errors import DataError, StageError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-_ROWS_AT_ONCE = 4096
+ROWS_AT_ONCE = 4096
+"""Rows whose ids are there as Python lists."""
+PROMPT_CUT, ANSWER_CUT = 1, 2
 
 
 @dataclass(frozen=True)
@@ -69,24 +71,41 @@ class TaskEncoder:
 
     def encode(self, rows: Sequence[Row]) -> EncodedDataset:
         """The rows as ids. Raises `DataError` for an answer that has no token."""
+        parts = (rows[begin : begin + ROWS_AT_ONCE] for begin in range(0, len(rows), ROWS_AT_ONCE))
+        return EncodedDataset.joined([self._encode_part(part) for part in parts])
+
+    def encode_parts(self, parts: Iterable[Sequence[Row]]) -> Iterator[EncodedDataset]:
+        """`encode` of each part, one after the other, so that only one is in memory."""
+        for part in parts:
+            yield self.encode(part)
+
+    @property
+    def settings(self) -> dict[str, object]:
+        """All that the ids follow from beside the rows and the tokenizer, as JSON."""
+        return {
+            "pieces": [piece.to_json() for piece in self.pieces],
+            "bos": list(self.bos),
+            "eos": self.eos,
+            "labels": [label.to_json() for label in self.labels],
+            "answer_tokens": self.answer_tokens,
+            "prompt_tokens": self.prompt_tokens,
+        }
+
+    def _encode_part(self, rows: Sequence[Row]) -> EncodedDataset:
         known = {label.label: label.ids for label in self.labels}
-        prompts: list[Sequence[int]] = []
         answers: list[Sequence[int]] = []
-        cut_prompts = cut_answers = 0
-        for begin in range(0, len(rows), _ROWS_AT_ONCE):
-            part = rows[begin : begin + _ROWS_AT_ONCE]
-            requests = [(self.pieces, row.fields, self.prompt_tokens, self.bos) for row in part]
-            for row, prompt in zip(part, encode_prompts(requests, self.tokenizer), strict=True):
-                prompts.append(prompt.ids)
-                cut_prompts += prompt.truncated
-                ids = known[row.answer] if known else encode_target(self.tokenizer, row.answer, self.pieces)
-                if not ids:
-                    raise DataError(f"task {self.task.name}: a row's target has no text; remove the row")
-                # A target that is cut does not end there, so it gets no EOS: serving stops at the same length.
-                cut = len(ids) > self.answer_tokens
-                cut_answers += cut
-                answers.append(ids[: self.answer_tokens] if cut else (*ids, self.eos))
-        return EncodedDataset.of(prompts, answers, truncated_prompts=cut_prompts, truncated_answers=cut_answers)
+        cut: list[int] = []
+        requests = [(self.pieces, row.fields, self.prompt_tokens, self.bos) for row in rows]
+        prompts = encode_prompts(requests, self.tokenizer)
+        for row, prompt in zip(rows, prompts, strict=True):
+            ids = known[row.answer] if known else encode_target(self.tokenizer, row.answer, self.pieces)
+            if not ids:
+                raise DataError(f"task {self.task.name}: a row's target has no text; remove the row")
+            # A target that is cut does not end there, so it gets no EOS: serving stops at the same length.
+            is_cut = len(ids) > self.answer_tokens
+            answers.append(ids[: self.answer_tokens] if is_cut else (*ids, self.eos))
+            cut.append(PROMPT_CUT * prompt.truncated + ANSWER_CUT * is_cut)
+        return EncodedDataset.of([prompt.ids for prompt in prompts], answers, cut)
 
 
 @dataclass(frozen=True)
@@ -98,17 +117,12 @@ class EncodedDataset:
     """(rows + 1,)"""
     prompt_lengths: NDArray[np.int32]
     """(rows,)"""
-    truncated_prompts: int = 0
-    truncated_answers: int = 0
+    cut: NDArray[np.uint8]
+    """(rows,) `PROMPT_CUT` + `ANSWER_CUT`, of a row that lost text."""
 
     @classmethod
     def of(
-        cls,
-        prompts: Sequence[Sequence[int]],
-        answers: Sequence[Sequence[int]],
-        *,
-        truncated_prompts: int = 0,
-        truncated_answers: int = 0,
+        cls, prompts: Sequence[Sequence[int]], answers: Sequence[Sequence[int]], cut: Sequence[int] | None = None
     ) -> EncodedDataset:
         """Join prompts and answers row by row."""
         lengths = [len(prompt) + len(answer) for prompt, answer in zip(prompts, answers, strict=True)]
@@ -119,7 +133,20 @@ class EncodedDataset:
             ids[starts[row] : middle] = prompt
             ids[middle : starts[row + 1]] = answer
         prompt_lengths = np.array([len(prompt) for prompt in prompts], dtype=np.int32)
-        return cls(ids, starts, prompt_lengths, truncated_prompts, truncated_answers)
+        return cls(ids, starts, prompt_lengths, np.array(cut or [0] * len(prompts), dtype=np.uint8))
+
+    @classmethod
+    def joined(cls, parts: Sequence[EncodedDataset]) -> EncodedDataset:
+        """The rows of all parts, one after the other."""
+        if len(parts) == 1:
+            return parts[0]
+        lengths = [np.diff(part.starts) for part in parts]
+        return cls(
+            ids=np.concatenate([np.empty(0, np.int32), *(part.ids for part in parts)]),
+            starts=np.concatenate([np.zeros(1, np.int64), *lengths]).cumsum(),
+            prompt_lengths=np.concatenate([np.empty(0, np.int32), *(part.prompt_lengths for part in parts)]),
+            cut=np.concatenate([np.empty(0, np.uint8), *(part.cut for part in parts)]),
+        )
 
     def __len__(self) -> int:
         return len(self.prompt_lengths)
@@ -149,7 +176,21 @@ class EncodedDataset:
         prompt: list[int] = ids[:length].tolist()
         return prompt
 
+    def row_answered_by(self, index: int, other: int) -> tuple[NDArray[np.int32], int]:
+        """As `row`, with the answer of row ``other``."""
+        ids, length = self.row(index)
+        others, begin = self.row(other)
+        return np.concatenate([ids[:length], others[begin:]]), length
+
     @property
     def truncated(self) -> int:
-        """Rows that lost text, in a field or in the target."""
-        return self.truncated_prompts + self.truncated_answers
+        """Rows that lost text, in a field or in the target; one that lost both counts twice."""
+        return _cut_texts(self.cut)
+
+    def truncated_of(self, numbers: NDArray[np.int64]) -> int:
+        """`truncated` of these rows alone."""
+        return _cut_texts(self.cut[numbers])
+
+
+def _cut_texts(cut: NDArray[np.uint8]) -> int:
+    return int(np.count_nonzero(cut & PROMPT_CUT) + np.count_nonzero(cut & ANSWER_CUT))
