@@ -51,7 +51,7 @@ def find_unused(workdir: Workdir, without_model: str | None = None) -> UnusedFil
     kept = {key for key in _artifacts(workdir) if planned_results.uses(key) or key in published}
     artifacts = tuple(sorted(set(_artifacts(workdir)) - kept))
     unfinished_names = {artifact_filename(key) for key in unfinished}
-    if unfinished or open_stages or open_kinds:
+    if unfinished:
         unfinished_names.add(SHARED_FOLDER)
     unresolved = tuple(artifact_filename((stage, "")) for stage in open_stages)
     unresolved += tuple(artifact_filename((f"{kind}/", ""))[:-1] for kind in open_kinds)

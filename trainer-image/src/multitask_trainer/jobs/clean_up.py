@@ -138,7 +138,7 @@ def _is_open(order: GarbageOrder, name: str) -> bool:
     """Whether a file of the model's work folder is for a stage that is still to be run: its checkpoint, for example."""
     folder, _, below = name.partition("/")
     if folder == SHARED_FOLDER:
-        return bool(order.unfinished or order.keep_stages)
+        return bool(order.unfinished)
     unfinished = (result.rpartition("/") for result in order.unfinished)
     is_unfinished = folder in {artifact_filename((stage, digest)) for stage, _, digest in unfinished}
     open_stages = tuple(artifact_filename((stage, "")) for stage in order.keep_stages)
