@@ -16,6 +16,7 @@ from multitask_trainer.runtime.progress import ProgressReporter, TrainingLog
 from multitask_trainer.runtime.tracking import Tracking
 from multitask_trainer.training.accelerator import catch_sigterm, seed_step
 from multitask_trainer.training.batching.batches import Batches
+from multitask_trainer.training.batching.prefetch import Prefetcher
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.device_memory import CudaMemory
 from multitask_trainer.training.loss_meter import STEPS_PER_READ, LossMeter
@@ -55,6 +56,7 @@ class TrainingLoop:
     ) -> None:
         self._optimizer_step = optimizer_step
         self._batches = batches
+        self._prefetcher = Prefetcher(pin=accelerator.device.type == "cuda")
         self._optimisation = settings.optimisation
         self._schedule = Schedule(settings.optimisation.warmup_steps, settings.max_steps)
         self._accelerator = accelerator
@@ -77,7 +79,7 @@ class TrainingLoop:
             memory = CudaMemory(self._accelerator.device)
             self._set_micro_batch(fit(self._optimizer_step, self._batches, self._accelerator, memory))
         self.resume()
-        with catch_sigterm() as stop_requested:
+        with catch_sigterm() as stop_requested, self._prefetcher:
             while not self.has_ended:
                 if self._any_process_stopped(stop_requested()):
                     raise self.interrupt()
@@ -158,7 +160,8 @@ class TrainingLoop:
         step = self.progress.step
         seed_step(self._optimisation.seed, step, self._accelerator.process_index)
         try:
-            self._optimizer_step.run(self._batches.at(step), self._batches.present(step), rate=rate, meter=self.meter)
+            micro_batches = self._prefetcher.at(self._batches, step)
+            self._optimizer_step.run(micro_batches, self._batches.present(step), rate=rate, meter=self.meter)
         except MicroBatchTooLarge:
             # The other processes of a run wait for gradients of this one; all have to start again.
             if self._accelerator.num_processes > 1 or self._batches.token_budget <= self._batches.width:

@@ -10,7 +10,7 @@ mask, for GPUs, where padding costs more than the mask. ``position_ids`` are exp
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -60,12 +60,17 @@ class MicroBatch:
         """The same on ``device``."""
         if device.type == "cpu":
             return self
-        moved: dict[str, Any] = {
-            name: value.pin_memory().to(device, non_blocking=True)
-            for name, value in vars(self).items()
-            if isinstance(value, Tensor)
+        return self.pinned()._each(lambda value: value.to(device, non_blocking=True))
+
+    def pinned(self) -> MicroBatch:
+        """The same in pinned memory, from which a GPU copies while it computes; what is pinned already stays."""
+        return self._each(Tensor.pin_memory)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> MicroBatch:
+        changed: dict[str, Any] = {
+            name: change(value) for name, value in vars(self).items() if isinstance(value, Tensor)
         }
-        return replace(self, **moved)
+        return replace(self, **changed)
 
 
 class Batches(Protocol):
