@@ -111,6 +111,9 @@ class TrainResult(Record):
     test_score: float | None = Field(None, description="Baselines only: their test score in the serving engine.")
     start: MixtureStart | None = Field(None, description="Of a mixture that began with the weights of an earlier one.")
     gpu_memory: GpuMemory | None = Field(None, description="Of a run on a GPU.")
+    trained_together: int | None = Field(
+        None, description="How many runs one process trained on one base, this one included. None: this one alone."
+    )
 
 
 class GroupPlan(Record):

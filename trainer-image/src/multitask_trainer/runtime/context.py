@@ -29,6 +29,8 @@ class StageOutcome:
 
     result: Record
     outputs: Mapping[str, str]
+    seconds_before: float = 0.0
+    """Of the stage's share of work that several stages did together, before what gives this outcome."""
 
 
 @dataclass(frozen=True)

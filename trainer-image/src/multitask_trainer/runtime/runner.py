@@ -16,9 +16,10 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
@@ -27,7 +28,7 @@ from multitask_api.cluster import EXIT_DONE, EXIT_RETRYABLE, TRAINING_KINDS
 from multitask_api.errors import MultitaskError
 from multitask_api.stage_io.manifest import Manifest, StageFailure, StageOrder
 from multitask_api.stages.warm_start import FINISHED
-from multitask_trainer.errors import LostProcess, Unreported
+from multitask_trainer.errors import ArtifactError, LostProcess, Unreported
 from multitask_trainer.runtime.context import ACCELERATOR, StageContext, StageOutcome
 from multitask_trainer.runtime.distributed import SHUTDOWN_TIMEOUT, DistributedContext, WorkerExit
 from multitask_trainer.runtime.failures import EXIT_STATUS, failure_of_stage
@@ -38,6 +39,8 @@ from multitask_trainer.storage.uris import remove_tree
 
 Work = Callable[[StageContext], StageOutcome]
 """What a stage program does: it writes files into ``artifact_folder`` and gives its result."""
+JointWork = Callable[[Sequence[StageContext]], Iterator[tuple[StageContext, Work]]]
+"""What it does for several orders at once: it gives each when nothing but the rest of its own work is left."""
 _LIBRARIES = ("torch", "transformers", "peft", "tokenizers", "numpy")
 
 
@@ -51,18 +54,72 @@ class ResultReporter(Protocol):
         """There is no artifact, and why; does not raise."""
 
 
-def main(work: Work, argv: Sequence[str] | None = None) -> int:
-    """Run a stage program; the exit status tells whether trying again can help."""
+def main(work: Work, argv: Sequence[str] | None = None, *, work_together: JointWork | None = None) -> int:
+    """Run a stage program; the exit status tells whether trying again can help.
+
+    A stage that can be done together with others of its kind has ``work_together``, for several orders.
+    """
     parser = argparse.ArgumentParser()
-    parser.add_argument("--order", type=Path, required=True, help="the StageOrder file")
-    order = StageOrder.model_validate_json(parser.parse_args(argv).order.read_text("utf-8"))
+    parser.add_argument("--order", type=Path, action="append", required=True, help="the StageOrder file")
+    files = parser.parse_args(argv).order
+    if len(files) > 1 and work_together is None:
+        parser.error("stages of this kind are done one by one: give one --order")
+    orders = [StageOrder.model_validate_json(file.read_text("utf-8")) for file in files]
     distributed = DistributedContext.of(os.environ)
+    runs = [_run_of(order, distributed) for order in orders]
+    if len(runs) == 1 or work_together is None:
+        return run_stage(work, *runs[0])
+    return run_together(work_together, runs)
+
+
+def _run_of(order: StageOrder, distributed: DistributedContext) -> tuple[StageContext, ResultReporter]:
     progress = Path(order.progress) if order.progress and distributed.is_main_process else None
     results = _FailureFile(Path(order.work) / "failure.json")
     if distributed.is_main_process:
         results.path.unlink(missing_ok=True)
-    context = StageContext(order, FileProgressReporter(order.stage, progress), distributed)
-    return run_stage(work, context, results)
+    return StageContext(order, FileProgressReporter(order.stage, progress), distributed), results
+
+
+def run_together(work: JointWork, runs: Sequence[tuple[StageContext, ResultReporter]]) -> int:
+    """Run several orders in one process; each is published or reported as it ends, and none waits for the others.
+
+    The exit status is that of the first order that failed, but one that says that trying again helps comes first.
+    """
+    statuses = []
+    open_runs = dict(enumerate(runs))
+    for number, (context, results) in enumerate(runs):
+        if not _has_work(context.order):
+            statuses.append(run_stage(_no_work, context, results))
+            del open_runs[number]
+    try:
+        contexts = [context for context, _ in open_runs.values()]
+        for context, rest in work(contexts) if contexts else ():
+            number = next(number for number, (each, _) in open_runs.items() if each is context)
+            _, results = open_runs.pop(number)
+            statuses.append(run_stage(rest, context, results))
+    except Exception as error:  # noqa: BLE001 - it ends all that are left, each with its own report
+        fail = partial(_fail, error)
+        statuses += [run_stage(fail, context, results) for context, results in open_runs.values()]
+    if EXIT_RETRYABLE in statuses:
+        return EXIT_RETRYABLE
+    return next((status for status in statuses if status != EXIT_DONE), EXIT_DONE)
+
+
+def _has_work(order: StageOrder) -> bool:
+    """Whether there is no result yet; not if that cannot be told: `run_stage` then reports why."""
+    try:
+        return find_result(order.output) is None
+    except (MultitaskError, OSError):
+        return False
+
+
+def _no_work(context: StageContext) -> StageOutcome:
+    raise ArtifactError(f"the result of {context.order.stage} was there and is gone; run the stage again")
+
+
+def _fail(error: Exception, context: StageContext) -> StageOutcome:
+    del context
+    raise error
 
 
 def run_stage(work: Work, context: StageContext, results: ResultReporter) -> int:
@@ -128,7 +185,7 @@ def _produce(work: Work, context: StageContext) -> Manifest:
     context.artifact_folder.mkdir(parents=True)
     begun = time.monotonic()
     outcome = work(context)
-    manifest = _manifest(context, outcome, time.monotonic() - begun)
+    manifest = _manifest(context, outcome, outcome.seconds_before + time.monotonic() - begun)
     return publish(context.artifact_folder, context.order.output, manifest)
 
 

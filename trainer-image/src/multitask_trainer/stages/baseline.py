@@ -8,6 +8,9 @@ format, which other programs read. Nothing reads the fp32 weights of a whole mod
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
 
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import TrainResult
@@ -18,7 +21,7 @@ from multitask_trainer.evaluation.answers import Answer
 from multitask_trainer.evaluation.scoring import answer_rows, score_answers, write_scores
 from multitask_trainer.export.bundle import ServableWeights, TaskBinding, assemble_bundle
 from multitask_trainer.runtime.context import StageContext, StageOutcome
-from multitask_trainer.runtime.runner import main
+from multitask_trainer.runtime.runner import Work, main
 from multitask_trainer.storage.files import content_digest
 from multitask_trainer.training.run import checkpoint_digest, train, validation_digest
 from multitask_trainer.tuning import tuning_method
@@ -26,8 +29,24 @@ from multitask_trainer.tuning import tuning_method
 
 def work(stage: StageContext) -> StageOutcome:
     """Train, write servable weights, and answer the test rows with the engine that serves."""
+    return _served_and_scored(stage, train(stage, stage.parameters(TrainParameters)))
+
+
+def work_together(stages: Sequence[StageContext]) -> Iterator[tuple[StageContext, Work]]:
+    """Train several baselines on one base; gives each as its training ends, with the rest of its work."""
+    from multitask_trainer.training.multi_lora.run import train_together  # it needs PEFT, and methods without may train
+
+    for stage, rest in train_together(stages):
+        yield stage, partial(_rest, rest)
+
+
+def _rest(rest: Callable[[], TrainResult], stage: StageContext) -> StageOutcome:
+    result = rest()
+    return replace(_served_and_scored(stage, result), seconds_before=result.training_seconds)
+
+
+def _served_and_scored(stage: StageContext, result: TrainResult) -> StageOutcome:
     parameters = stage.parameters(TrainParameters)
-    result = train(stage, parameters)
     answers = _answer_test_rows(stage, parameters)
     if parameters.tuning.method == "Full":
         shutil.rmtree(stage.artifact_folder / "weights")
@@ -72,4 +91,4 @@ def _outputs(stage: StageContext, result: TrainResult) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(work))
+    raise SystemExit(main(work, work_together=work_together))

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from multitask_trainer.errors import GpuInUse, StageError
-from multitask_trainer.training.batching.batches import Batches
+from multitask_trainer.training.batching.batches import BatchSizes
 from multitask_trainer.training.device_memory import GIB, DeviceMemory
 from multitask_trainer.training.optimizer import OptimizerStep
 
@@ -107,7 +107,7 @@ def _fits(count: int, try_pass: Callable[[int], int], memory: float) -> bool:
         return False
 
 
-def fit(step: OptimizerStep, batches: Batches, accelerator: Accelerator, memory: DeviceMemory) -> MicroBatchSize:
+def fit(step: OptimizerStep, batches: BatchSizes, accelerator: Accelerator, memory: DeviceMemory) -> MicroBatchSize:
     """The size of a micro-batch that fits beside weights, gradients and optimizer state, the same in all processes.
 
     Switches gradient checkpointing on if it is needed and the settings leave it open. Raises `StageError` if the model

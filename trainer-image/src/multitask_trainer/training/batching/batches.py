@@ -73,12 +73,8 @@ class MicroBatch:
         return replace(self, **changed)
 
 
-class Batches(Protocol):
-    """The rows of every step, in micro-batches for this process."""
-
-    @property
-    def token_budget(self) -> int:
-        """Tokens of a micro-batch at the most, padding included."""
+class BatchSizes(Protocol):
+    """How large the micro-batches of a step can be, for what finds their size."""
 
     @property
     def width(self) -> int:
@@ -88,14 +84,22 @@ class Batches(Protocol):
     def step_tokens(self) -> int:
         """Tokens of a step at the most, padding included."""
 
+    def longest(self, sequences: int) -> MicroBatch:
+        """So many sequences that are full of the longest row."""
+
+
+class Batches(BatchSizes, Protocol):
+    """The rows of every step, in micro-batches for this process."""
+
+    @property
+    def token_budget(self) -> int:
+        """Tokens of a micro-batch at the most, padding included."""
+
     def at(self, step: int) -> Sequence[MicroBatch]:
         """The micro-batches of ``step``, counted from 0."""
 
     def present(self, step: int) -> Tensor:
         """Of each task of the run, whether the global batch of ``step`` has rows of it: (tasks,) bool."""
-
-    def longest(self, sequences: int) -> MicroBatch:
-        """So many sequences that are full of the longest row."""
 
     def with_budget(self, tokens: int) -> Batches:
         """The same rows in micro-batches of at most ``tokens`` tokens, but of one row at least."""

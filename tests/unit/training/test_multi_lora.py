@@ -1,0 +1,263 @@
+"""Runs that train together: each ends with the losses and the weights that it has alone."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from multitask_api.cluster import EXIT_RETRYABLE, EXIT_USER_ERROR
+from multitask_api.resource.tuning import Tuning
+from multitask_api.stage_io.manifest import StageFailure, StageOrder
+from multitask_api.stage_io.parameters import TrainParameters
+from multitask_api.stage_io.results import TrainResult
+from multitask_trainer.runtime.context import StageContext
+from multitask_trainer.runtime.progress import FileProgressReporter
+from multitask_trainer.runtime.runner import run_stage, run_together
+from multitask_trainer.stages import baseline
+from multitask_trainer.storage.files import content_digest
+from multitask_trainer.training.batching.dataset import EncodedDataset
+from multitask_trainer.training.batching.sampler import Sampler
+from multitask_trainer.training.batching.task_batches import TaskBatches
+from multitask_trainer.training.checkpoint import CheckpointStore, Progress
+from multitask_trainer.training.loss import RowMeanLoss
+from multitask_trainer.training.multi_lora.batches import JointBatches
+from multitask_trainer.training.multi_lora.run import why_apart
+from multitask_trainer.training.multi_lora.step import RunLosses
+from multitask_trainer.training.optimizer import TrainingSettings, make_adamw
+from multitask_trainer.tuning.multi_lora import MultiLora
+from support.training_fixtures import (
+    TrainingSuite,
+    base_parameters,
+    optimisation,
+    small_decoder,
+    train_parameters,
+)
+
+LORA = Tuning(method="LoRA", rank=4, alpha=8)
+#: Name → task, seed, limit of steps, patience. The second stops early, the third is of another seed.
+RUNS = {"a": ("kind", 5, 30, 9), "b": ("repeat", 5, 60, 1), "c": ("kind", 6, 24, 9)}
+
+
+class Ends:
+    """How stages ended; see `ResultReporter`."""
+
+    def __init__(self) -> None:
+        self.succeeded_: list[str] = []
+        self.failures: dict[str, StageFailure] = {}
+
+    def succeeded(self, manifest) -> None:
+        self.succeeded_.append(manifest.stage)
+
+    def failed(self, failure, digest) -> None:
+        del digest
+        self.failures[failure.stage] = failure
+
+
+@pytest.fixture(scope="module")
+def suite(tmp_path_factory) -> TrainingSuite:
+    training_suite = TrainingSuite(tmp_path_factory.mktemp("suite"), train=120, others=24)
+    assert training_suite.run_here(training_suite.order("base", base_parameters())) is None
+    return training_suite
+
+
+def contexts(suite: TrainingSuite, prefix: str, runs: Mapping[str, tuple], **changes: int) -> list[StageContext]:
+    found = []
+    for name, (task, seed, steps, patience) in runs.items():
+        settings = {"seed": seed, "min_steps": 0, "patience": patience, "eval_every": 6, "batch_rows": 8} | changes
+        parameters = train_parameters(
+            "baseline", [task], tuning=LORA, max_steps=steps, optimisation=optimisation(**settings)
+        )
+        order = StageOrder.model_validate_json(suite.order(f"baseline/{prefix}-{name}", parameters).read_text())
+        found.append(StageContext(order, FileProgressReporter(order.stage, None)))
+    return found
+
+
+def together(stages: Sequence[StageContext]) -> tuple[int, Ends]:
+    ends = Ends()
+    return run_together(baseline.work_together, [(stage, ends) for stage in stages]), ends
+
+
+def result(suite: TrainingSuite, stage: str) -> TrainResult:
+    return TrainResult.model_validate(suite.manifest(stage).result)
+
+
+def weights(suite: TrainingSuite, stage: str) -> dict[str, torch.Tensor]:
+    return load_file(suite.artifact(stage) / "weights" / "adapter_model.safetensors")
+
+
+def _alone(suite: TrainingSuite, name: str) -> dict[str, torch.Tensor]:
+    return weights(suite, f"baseline/alone-{name}")
+
+
+class _StopsAt(FileProgressReporter):
+    """Sends SIGTERM to this process when the run has come so far."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__("test", None)
+        self._step = step
+
+    def report(self, phase, **position) -> None:
+        if phase == "training" and position["step"] == self._step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _batches(generator: np.random.Generator, seed: int, *, pack: bool) -> TaskBatches:
+    """Eight rows a step, of 30 rows of different lengths."""
+    prompts = [generator.integers(3, 60, length).tolist() for length in generator.integers(3, 12, 30)]
+    answers = [generator.integers(3, 60, length).tolist() for length in generator.integers(1, 4, 30)]
+    return TaskBatches(
+        sampler=Sampler({"a": 1.0}, {"a": 30}, batch_rows=8, seed=seed),
+        datasets=[EncodedDataset.of(prompts, answers)],
+        batch_rows=8,
+        token_budget=4096,
+        pack=pack,
+    )
+
+
+def _two_layers(seeds: Sequence[int]) -> tuple[torch.nn.Module, MultiLora]:
+    """A small decoder with an adapter for each seed, none of which is zero."""
+    method = MultiLora(LORA, seeds)
+    model = method.prepare(small_decoder())
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for name, value in method.factors.items():
+            if "lora_B" in name:
+                value.copy_(torch.randn_like(value) * 0.1)
+    return model, method
+
+
+@pytest.fixture(scope="module")
+def trained(suite) -> TrainingSuite:
+    """All of `RUNS` alone, and all together."""
+    for stage in contexts(suite, "alone", RUNS):
+        ends = Ends()
+        assert run_stage(baseline.work, stage, ends) == 0, ends.failures
+    status, ends = together(contexts(suite, "together", RUNS))
+    assert (status, ends.failures) == (0, {})
+    return suite
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_together_with_others_is_the_run_alone(trained, name):
+    alone, joint = (result(trained, f"baseline/{prefix}-{name}") for prefix in ("alone", "together"))
+    assert (alone.trained_together, joint.trained_together) == (None, len(RUNS))
+    unlike = {"trained_together", "training_seconds", "tokens_per_second", "curve", "validation", "test_score"}
+    assert joint.model_dump(exclude=unlike) == alone.model_dump(exclude=unlike)
+    for point, other in zip(joint.curve, alone.curve, strict=True):
+        assert (point.step, point.phase) == (other.step, other.phase)
+        assert point.train_loss == pytest.approx(other.train_loss, rel=1e-4)
+        for task, values in point.tasks.items():
+            assert values.loss == pytest.approx(other.tasks[task].loss, rel=1e-4)
+            assert values.score == pytest.approx(other.tasks[task].score, abs=1e-6)
+    assert joint.test_score == pytest.approx(alone.test_score, abs=1e-6)
+    expected, actual = (weights(trained, f"baseline/{prefix}-{name}") for prefix in ("alone", "together"))
+    assert actual.keys() == expected.keys()
+    for key, value in expected.items():
+        torch.testing.assert_close(actual[key], value, rtol=1e-3, atol=1e-5)
+    folders = [trained.artifact(f"baseline/{prefix}-{name}") / "weights" for prefix in ("alone", "together")]
+    assert content_digest(folders[0], ["adapter_config.json"]) == content_digest(folders[1], ["adapter_config.json"])
+
+
+def test_a_run_that_fails_leaves_the_others_as_they_were(trained):
+    good, broken = contexts(trained, "mixed", {"good": RUNS["a"], "broken": RUNS["a"]})
+    (long,) = contexts(trained, "mixed", {"long": ("repeat", 5, 12, 9)}, max_length=5000)
+    slots = {f"{name.removesuffix('.weight')}.default.weight": value for name, value in _alone(trained, "a").items()}
+    not_finite = {name: torch.nn.Parameter(torch.full_like(value, torch.nan)) for name, value in slots.items()}
+    optimizer = make_adamw(not_finite, TrainingSettings(30, optimisation()), lambda _: True).state_dict()
+    weights_of = {name: value.detach() for name, value in not_finite.items()}
+    CheckpointStore(broken.work_folder / "checkpoint").save(Progress(step=3), weights_of, optimizer)
+    status, ends = together([good, broken, long])
+    assert status == EXIT_USER_ERROR
+    assert ends.succeeded_ == ["baseline/mixed-good"]
+    assert ends.failures["baseline/mixed-broken"].message.startswith("the training loss is nan at step 4;")
+    assert "training.maxLength: 5000 tokens are more than" in ends.failures["baseline/mixed-long"].message
+    for key, value in weights(trained, "baseline/mixed-good").items():
+        torch.testing.assert_close(value, _alone(trained, "a")[key], rtol=1e-3, atol=1e-5)
+
+
+def test_runs_that_are_stopped_go_on_in_another_company(trained):
+    runs = {"a": RUNS["a"], "b": RUNS["b"], "c": RUNS["c"]}
+    stages = contexts(trained, "cut", runs)
+    stages[1] = StageContext(stages[1].order, _StopsAt(8))
+    status, ends = together(stages)
+    assert status == EXIT_RETRYABLE
+    assert {failure.message.partition(";")[0] for failure in ends.failures.values()} == {"stopped after step 8"}
+    again = contexts(trained, "cut", runs)
+    assert together(again[:2])[0] == 0
+    assert run_stage(baseline.work, again[2], Ends()) == 0
+    for name in runs:
+        for key, value in weights(trained, f"baseline/cut-{name}").items():
+            torch.testing.assert_close(value, _alone(trained, name)[key], rtol=1e-3, atol=1e-5)
+
+
+def test_orders_that_are_done_are_reported_and_not_trained(trained):
+    stages = contexts(trained, "together", RUNS)
+    status, ends = together(stages)
+    assert (status, sorted(ends.succeeded_)) == (0, sorted(stage.order.stage for stage in stages))
+
+
+@pytest.mark.parametrize("pack", [False, True])
+def test_rows_of_several_runs_in_one_micro_batch_have_the_losses_and_gradients_they_have_alone(pack):
+    generator = np.random.default_rng(3)
+    batches = [_batches(generator, seed, pack=pack) for seed in (1, 2, 3)]
+    joint = JointBatches(batches, 4096)
+    model, method = _two_layers(seeds=(1, 2, 3))
+    loss = RunLosses(model, None, 3)
+    steps = {0: 4, 2: 7}
+    micro_batches = joint.lay_out({run: joint.rows(run, step) for run, step in steps.items()})
+    assert len(micro_batches) == 1
+    assert (micro_batches[0].segment_ids is not None) == pack
+    with method.select_tasks(model, micro_batches[0].task_ids):
+        losses = loss(micro_batches[0])
+        losses.sum().backward()
+    assert losses[1] == 0
+    for run, step in steps.items():
+        gradients = method.gradients(run)
+        slots = {name: value for name, value in model.named_parameters() if name in gradients}
+        method.fill_slot(model, method.of_adapter(run))
+        for value in slots.values():
+            value.requires_grad_()
+        alone = sum(RowMeanLoss(model)(replace(each, task_ids=None)) for each in batches[run].at(step))
+        alone.backward()
+        torch.testing.assert_close(losses[run], alone.detach(), rtol=1e-5, atol=1e-6)
+        for name, value in slots.items():
+            torch.testing.assert_close(gradients[name], value.grad, rtol=1e-4, atol=1e-6)
+            value.grad = None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        pytest.param({}, None, id="nothing"),
+        pytest.param({"tuning": Tuning(method="LoRA", dropout=0.1)}, "dropout", id="dropout draws masks by batch"),
+        pytest.param({"tuning": Tuning(method="Full")}, "LoRA", id="whole models"),
+    ],
+)
+def test_what_keeps_runs_apart(trained, change, reason):
+    stages = contexts(trained, "apart", RUNS)
+    parameters = [stage.parameters(TrainParameters).model_copy(update=change) for stage in stages]
+    found = why_apart(stages, parameters)
+    assert found is None if reason is None else reason in (found or "")
+
+
+def test_runs_of_different_batches_and_a_run_by_itself_are_apart(trained):
+    stages = contexts(trained, "apart", RUNS)
+    parameters = [stage.parameters(TrainParameters) for stage in stages]
+    other = parameters[1].model_copy(update={"optimisation": optimisation(batch_rows=4)})
+    assert "rows of a batch" in (why_apart(stages, [parameters[0], other, parameters[2]]) or "")
+    assert "one run" in (why_apart(stages[:1], parameters[:1]) or "")
+
+
+def test_the_runs_differ_in_what_they_are_to_differ_in(trained):
+    steps = {name: result(trained, f"baseline/together-{name}").steps for name in RUNS}
+    assert len(set(steps.values())) == len(RUNS)
+    assert result(trained, "baseline/together-b").ended_by == "patience"
+    first, second = (weights(trained, f"baseline/together-{name}") for name in "ac")
+    assert not any(torch.equal(first[key], second[key]) for key in first)

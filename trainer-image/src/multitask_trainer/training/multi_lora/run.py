@@ -1,0 +1,200 @@
+"""From the orders of several LoRA runs to trained weights and a `TrainResult` of each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import torch
+from torch import nn
+
+from multitask_api.bundle import ForwardPath
+from multitask_api.stage_io.parameters import TrainParameters
+from multitask_api.stage_io.results import TaskPoint, TrainResult
+from multitask_trainer.base_model.loading import load_base, read_forward_path
+from multitask_trainer.errors import GpuInUse, StageError
+from multitask_trainer.runtime.context import StageContext
+from multitask_trainer.training.accelerator import make_accelerator
+from multitask_trainer.training.batching.task_batches import TaskBatches
+from multitask_trainer.training.checkpoint import CheckpointStore
+from multitask_trainer.training.loop import TrainingLoop
+from multitask_trainer.training.multi_lora.batches import JointBatches
+from multitask_trainer.training.multi_lora.loop import JointLoop, Member
+from multitask_trainer.training.multi_lora.step import AdapterStep, JointStep
+from multitask_trainer.training.optimizer import TrainingSettings
+from multitask_trainer.training.run import RunData, gpu_memory, train
+from multitask_trainer.training.stopping import EarlyStopping
+from multitask_trainer.training.validation import validate
+from multitask_trainer.tuning.multi_lora import MultiLora
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+    from transformers import PreTrainedModel
+
+Rest = Callable[[], TrainResult]
+"""What is left of a run whose training has ended: leave ``weights/``; the result. Raises the error of that run."""
+
+
+@dataclass(frozen=True)
+class _Run:
+    stage: StageContext
+    parameters: TrainParameters
+    data: RunData
+    path: ForwardPath
+
+    def batches(self, accelerator: Accelerator) -> TaskBatches:
+        return self.data.batches(self.parameters.optimisation.batch_rows, accelerator, self.path)
+
+    @property
+    def settings(self) -> TrainingSettings:
+        checkpointing = self.stage.order.gradient_checkpointing or "Auto"
+        return TrainingSettings(self.parameters.max_steps, self.parameters.optimisation, checkpointing)
+
+
+def train_together(stages: Sequence[StageContext]) -> Iterator[tuple[StageContext, Rest]]:
+    """Train all orders on one base; gives each as its training ends. One after the other if they cannot be together.
+
+    They can if `why_apart` has no reason, if every adapted layer takes several adapters, and if all fit into the GPU.
+    """
+    parameters = [stage.parameters(TrainParameters) for stage in stages]
+    apart = [(stage, partial(train, stage, each)) for stage, each in zip(stages, parameters, strict=True)]
+    if why_apart(stages, parameters) is not None:
+        yield from apart
+        return
+    optimisation, path = parameters[0].optimisation, read_forward_path(stages[0].input("base") / "model")
+    accelerator = make_accelerator(
+        device=stages[0].device, threads=stages[0].order.threads, precision=optimisation.precision
+    )
+    base = stages[0].input("base") / "model"
+    loaded = load_base(base, torch.bfloat16 if accelerator.mixed_precision == "bf16" else torch.float32)
+    runs = []
+    for stage, each in zip(stages, parameters, strict=True):
+        try:
+            data = RunData.read(stage, each, path)
+            data.check_base(loaded, each.optimisation.max_length)
+            runs.append(_Run(stage, each, data, path))
+        except Exception as error:  # noqa: BLE001 - what one task's rows are must not end the other runs
+            yield stage, partial(_raise, error)
+    together = _Together.of(runs, loaded, accelerator) if len(runs) > 1 else None
+    del loaded
+    if together is not None:
+        yield from together.train()
+        return
+    if accelerator.device.type == "cuda":
+        torch.cuda.empty_cache()
+    for run in runs:
+        yield run.stage, partial(train, run.stage, run.parameters)
+
+
+def why_apart(stages: Sequence[StageContext], parameters: Sequence[TrainParameters]) -> str | None:
+    """Why these runs do not train together; None if nothing is known that keeps them apart."""
+    first, order = parameters[0], stages[0].order
+    if len(stages) == 1:
+        return "there is one run only"
+    if first.tuning.method != "LoRA" or first.tuning.dropout:
+        return "only LoRA without dropout trains several adapters on one base"
+    if any(stage.distributed.world_size > 1 for stage in stages):
+        return "several processes train one run"
+    if order.report_to:
+        return "a tracker of experiments takes one run a process"
+    if any(_shared(each) != _shared(first) for each in parameters):
+        return "they differ in the adapters, the precision or the rows of a batch"
+    if any(stage.order.inputs["base"] != order.inputs["base"] for stage in stages):
+        return "they have different bases"
+    return None
+
+
+def _shared(parameters: TrainParameters) -> tuple[object, ...]:
+    """What has to be the same in all runs."""
+    return parameters.tuning, parameters.optimisation.precision, parameters.optimisation.batch_rows
+
+
+@dataclass(frozen=True)
+class _Together:
+    """The runs on one model, ready to train."""
+
+    runs: Sequence[_Run]
+    model: nn.Module
+    method: MultiLora
+    members: Sequence[Member]
+    stoppings: Sequence[EarlyStopping]
+    loop: JointLoop
+    device: torch.device
+
+    @classmethod
+    def of(cls, runs: Sequence[_Run], base: PreTrainedModel, accelerator: Accelerator) -> _Together | None:
+        """None if the base's layers do not take several adapters, or the GPU not so many."""
+        seeds = [run.parameters.optimisation.seed for run in runs]
+        method = MultiLora(runs[0].parameters.tuning, seeds)
+        try:
+            model = method.prepare(base)
+            joint = JointStep(
+                model, runs[0].settings, method=method, runs=len(runs), accelerator=accelerator, path=runs[0].path
+            )
+            stoppings = [run.data.stopping(run.parameters) for run in runs]
+            members = [
+                _member(run, joint, model, method=method, adapter=index, stopping=stopping, accelerator=accelerator)
+                for index, (run, stopping) in enumerate(zip(runs, stoppings, strict=True))
+            ]
+            batches = [run.batches(accelerator) for run in runs]
+            loop = JointLoop(members, joint, JointBatches(batches, batches[0].token_budget), accelerator)
+            loop.fit()
+        except (StageError, GpuInUse, torch.OutOfMemoryError):
+            return None  # each by itself they may be trained; if not, they say why
+        return cls(runs, model, method, members, stoppings, loop, accelerator.device)
+
+    def train(self) -> Iterator[tuple[StageContext, Rest]]:
+        for index, error in self.loop.run():
+            rest = partial(self._rest, index) if error is None else partial(_raise, error)
+            yield self.runs[index].stage, rest
+
+    def _rest(self, index: int) -> TrainResult:
+        run, member = self.runs[index], self.members[index]
+        self.method.fill_slot(self.model, member.step.parameters)
+        self.method.save(self.model, run.stage.artifact_folder / "weights")
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()  # what answers the test rows loads a base of its own
+        result = run.data.result(
+            member.loop.progress,
+            self.stoppings[index],
+            trained_parameters=sum(value.numel() for value in member.step.parameters.values()),
+            gpu_memory=gpu_memory(self.loop.micro_batch, self.device),
+        )
+        return result.model_copy(update={"trained_together": len(self.runs)})
+
+
+def _member(
+    run: _Run,
+    joint: JointStep,
+    model: nn.Module,
+    *,
+    method: MultiLora,
+    adapter: int,
+    stopping: EarlyStopping,
+    accelerator: Accelerator,
+) -> Member:
+    step = AdapterStep(joint, model, run.settings, method=method, adapter=adapter, accelerator=accelerator)
+
+    def points() -> dict[str, TaskPoint]:
+        method.fill_slot(model, step.parameters)
+        return validate(model, run.data.validations, select=lambda _: nullcontext(), accelerator=accelerator)
+
+    loop = TrainingLoop(
+        step,
+        run.batches(accelerator),
+        run.settings,
+        accelerator=accelerator,
+        store=CheckpointStore(run.stage.work_folder / "checkpoint", run.stage.order.checkpoint),
+        reporter=run.stage.reporter,
+        validate=points,
+        stopping=stopping,
+        name=run.stage.order.stage,
+    )
+    return Member(loop, step)
+
+
+def _raise(error: Exception) -> TrainResult:
+    raise error
