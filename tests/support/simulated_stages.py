@@ -123,7 +123,7 @@ class SimulatedStages:
         if node.kind == "gradients":
             return {}, {"gradients": digest([node.digest])}
         if node.kind == "filter":
-            return self._filter_result(parameters.groups)
+            return self._filter_result(parameters.groups, parameters.weights)
         if node.kind == "evaluate":
             verdicts = tuple(self._verdict(definition.name) for definition in parameters.tasks)
             return EvaluateResult(tasks=verdicts).to_json(), _outputs(node, "verdicts", "answers")
@@ -145,7 +145,9 @@ class SimulatedStages:
         tasks = tasks_of(self.manifests[node.start.key])
         return {"start": MixtureStart(digest=node.start.key[1], tasks=tasks, rows_given={}).to_json()}
 
-    def _filter_result(self, groups: Mapping[str, tuple[str, ...]]) -> tuple[Document, dict[str, str]]:
+    def _filter_result(
+        self, groups: Mapping[str, tuple[str, ...]], weights: Mapping[str, float] | None
+    ) -> tuple[Document, dict[str, str]]:
         plans = []
         outputs = {}
         for name, tasks in groups.items():
@@ -158,7 +160,7 @@ class SimulatedStages:
                 high_resource_probabilities=instance_balanced(chosen),
                 high_resource_steps=self.high_resource_steps,
                 reason="chosen by the test",
-                probabilities=mixture(rows, temperature=2, size_limit=None),
+                probabilities=mixture(rows, temperature=2, size_limit=None, weights=weights),
                 mixture_steps=100,
             )
             plans.append(plan)

@@ -226,6 +226,15 @@ def test_a_learning_rate_of_pretraining_makes_another_base_and_the_same_one_does
     assert "base" in base
 
 
+def test_a_weight_runs_the_mixture_of_its_group_again_and_a_weight_of_1_nothing() -> None:
+    stages = done()
+    assert stages.run(changed(document(), "tasks.0.weight", 1)) == []
+    ran = stages.run(changed(document(), "tasks.0.weight", 2))
+    assert {"filter", "mixture/classification"} <= set(ran)
+    assert not {"base", "mixture/generation", "high-resource/classification"} & set(ran)
+    assert not [name for name in ran if name.startswith(("prepare/", "baseline/"))]
+
+
 def test_another_gguf_file_of_a_repository_is_another_base() -> None:
     stages, source = SimulatedStages(), changed(document(), "baseModel", {"uri": "hf://org/name", "ggufFile": "a.gguf"})
     stages.run(source)

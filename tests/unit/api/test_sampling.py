@@ -35,6 +35,24 @@ def test_the_limit_caps_the_rate_of_the_large_tasks_only() -> None:
     assert mixture({"a": 900, "b": 100}, temperature=1, size_limit=100) == {"a": 0.5, "b": 0.5}
 
 
+@pytest.mark.parametrize(
+    ("weights", "expected"),
+    [
+        (None, {"a": 3 / 6, "b": 2 / 6, "c": 1 / 6}),
+        ({"c": 2.0}, {"a": 3 / 7, "b": 2 / 7, "c": 2 / 7}),
+        ({"a": 0.5, "b": 1.0}, {"a": 1.5 / 4.5, "b": 2 / 4.5, "c": 1 / 4.5}),
+        ({"a": 4.0, "b": 4.0, "c": 4.0}, {"a": 3 / 6, "b": 2 / 6, "c": 1 / 6}),
+    ],
+)
+def test_a_weight_multiplies_what_is_left_after_limit_and_temperature(weights, expected) -> None:
+    rows = {"a": 900, "b": 4_00, "c": 100}  # their roots are as 3, 2 and 1
+    assert mixture(rows, temperature=2, size_limit=None, weights=weights) == pytest.approx(expected)
+
+
+def test_the_limit_does_not_cap_a_weight() -> None:
+    assert mixture({"a": 900, "b": 100}, temperature=1, size_limit=100, weights={"a": 3.0}) == {"a": 0.75, "b": 0.25}
+
+
 def test_one_task_and_no_tasks() -> None:
     assert mixture({"a": 7}, temperature=5, size_limit=3) == {"a": 1.0}
     assert mixture({}, temperature=2, size_limit=None) == {}

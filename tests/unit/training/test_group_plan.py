@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from multitask_api.errors import UserError
@@ -72,6 +74,16 @@ def test_stage_2_is_instance_balanced_and_stage_3_clipped_and_flattened():
     plan = plan_group(group(rows, a=10**6, b=10**6, d=1), AUTO, stage3)
     assert plan.high_resource_probabilities == pytest.approx({"a": 10 / 11, "b": 1 / 11})
     assert [round(share, 3) for share in plan.probabilities.values()] == [0.386, 0.386, 0.173, 0.055]
+
+
+def test_a_weight_gives_a_task_more_of_stage_3_and_leaves_stage_2_and_the_steps():
+    plain = group(big=120, middle=10, small=2)
+    weighted = replace(plain, weights={"small": 10.0})
+    plan, before = (plan_group(inputs, AUTO, STAGE3) for inputs in (weighted, plain))
+    assert plan.probabilities == pytest.approx({"big": 8 / 10, "middle": 1 / 10, "small": 1 / 10})
+    assert plan.expected_stage3_rows == {"big": 800, "middle": 100, "small": 100}
+    assert plan.high_resource_probabilities == before.high_resource_probabilities
+    assert plan.mixture_steps == before.mixture_steps
 
 
 def test_budget_is_the_sum_of_the_chosen_checkpoints():

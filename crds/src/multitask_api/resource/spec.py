@@ -133,6 +133,11 @@ class MultiTaskModelSpec(Record):
                 return task
         raise KeyError(name)
 
+    @property
+    def weights(self) -> dict[str, float] | None:
+        """Task → its weight in the mixture, of those that have another than 1; None without any."""
+        return {task.name: task.weight for task in self.tasks if task.weight not in (None, 1)} or None
+
     def hints(self) -> tuple[str, ...]:
         """Settings that are valid but probably not intended: one sentence each, with the path and what to do."""
         hints = []

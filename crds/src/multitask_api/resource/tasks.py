@@ -176,6 +176,15 @@ class TaskSpec(Record):
         description="Group of the task. Required if filtering.strategy is Manual, otherwise not used. Not base or "
         "baseline.",
     )
+    weight: float | None = Field(
+        None,
+        gt=0,
+        le=1000,
+        description="Multiplies the rate at which rows of this task are drawn in the mixture (stage 3): weight · "
+        "min(rows, sizeLimit)^(1/τ), divided by the sum over the tasks of the group. The loss of a row, the number of "
+        "steps of the mixture and baselines do not change; stage 2 has the tasks that the mixture would starve, and so "
+        "may have others. Default: 1.",
+    )
     baseline: DeclaredBaseline | None = Field(
         None,
         description="A known result of a single-task model. Default: a baseline is trained, unless stages.baseline is "

@@ -203,6 +203,7 @@ class FilterParameters(StageParameters):
     baselines_enabled: bool
     declared_saturation_steps: dict[str, int] = Field(default_factory=dict)
     total_steps: int | None = Field(None, ge=1, description="``stages.totalSteps``.")
+    weights: dict[str, float] | None = Field(None, description="Task → its weight in the mixture, where it is not 1.")
 
 
 class BundleParameters(StageParameters):

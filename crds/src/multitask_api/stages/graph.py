@@ -148,6 +148,7 @@ class _Builder:
             baselines_enabled=stages.baseline.enabled,
             declared_saturation_steps=declared,
             total_steps=stages.total_steps,
+            weights=self.spec.weights,
         )
         reads = [Ref(f"prepare/{name}", "rows") for name in self.tasks]
         reads += [Ref(name, "saturation") for name in self._table.baseline_names()]

@@ -124,7 +124,12 @@ def sampling_probabilities(model: MultiTaskModel, graph: Graph) -> dict[str, dic
         manifests = {task: graph[f"prepare/{task}"].manifest for task in tasks}
         rows = {task: PrepareResult.model_validate(item.result).rows.train for task, item in manifests.items() if item}
         if len(rows) == len(tasks):
-            probabilities[group] = mixture(rows, temperature=settings.temperature, size_limit=settings.size_limit)
+            probabilities[group] = mixture(
+                rows,
+                temperature=settings.temperature,
+                size_limit=settings.size_limit,
+                weights=model.spec.weights,
+            )
     return probabilities
 
 

@@ -34,7 +34,7 @@ def _inputs(stage: StageContext, parameters: FilterParameters, group: str) -> Gr
     by_task = {task: _saturation(stage, task, declared.get(task)) for task in tasks}
     saturation = {task: item for task, item in by_task.items() if item is not None}
     is_trained = len(tasks) > 1 or not stage.input_names(f"baseline/{tasks[0]}/")
-    return GroupInputs(group, rows, saturation, parameters.batch_rows, is_trained)
+    return GroupInputs(group, rows, saturation, parameters.batch_rows, is_trained, parameters.weights or {})
 
 
 def _train_rows(stage: StageContext, task: str) -> int:

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from multitask_api.errors import UserError
 from multitask_api.resource.training import HighResourceStage, MixtureStage
@@ -56,6 +56,8 @@ class GroupInputs:
     batch_rows: int
     is_trained: bool = True
     """False: the baseline of its only task answers it."""
+    weights: Mapping[str, float] = field(default_factory=dict)
+    """Task → its weight in the mixture; 1 of those that are not in it."""
 
     @property
     def need(self) -> dict[str, int]:
@@ -104,7 +106,9 @@ def plan_group(
 ) -> GroupPlan:
     """Stage 2 and stage 3 of one group. ``share``: the steps of both; None: each has its own limit."""
     warnings: list[str] = []
-    probabilities = mixture(inputs.rows, temperature=stage3.temperature, size_limit=stage3.size_limit)
+    probabilities = mixture(
+        inputs.rows, temperature=stage3.temperature, size_limit=stage3.size_limit, weights=inputs.weights
+    )
     if share is None:
         steps = _mixture_steps(inputs, stage3, warnings)
     else:
@@ -127,8 +131,8 @@ def plan_group(
     ]
     warnings += [
         f"{task} needs {need[task]} rows by its single-task run; stages 2 and 3 together give it about {rows}, "
-        f"{rows / inputs.rows[task]:.0f} times each of its rows; a lower mixture.temperature or a higher sizeLimit "
-        "gives it fewer"
+        f"{rows / inputs.rows[task]:.0f} times each of its rows; a lower mixture.temperature, a higher sizeLimit or a "
+        "lower weight gives it fewer"
         for task, rows in expected.items()
         if rows > WARNED_NEEDS * need.get(task, math.inf)
     ]
