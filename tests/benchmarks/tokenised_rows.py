@@ -96,7 +96,7 @@ def run_arm(folder: Path, arm: str) -> dict[str, float]:
             dataset = as_before(encoder, folder / "prepared")
         else:
             cache = RowCache(folder / "rows", "builtin")
-            dataset = cache.encode(encoder, PreparedSplit.of(folder / "prepared", "train"))
+            dataset = cache.encode(encoder, PreparedSplit(folder / "prepared" / "train.parquet"))
         tokens = len(dataset.ids)
         checksum = zlib.crc32(dataset.prompt_lengths.tobytes(), zlib.crc32(memoryview(dataset.ids).cast("B")))
     return {

@@ -157,7 +157,7 @@ def test_gc_then_removes_what_the_older_release_left(adopted):
     states = adopted.workdir.states()
     adopted.workdir.mtm("gc", adopted.workdir.path.name)
     assert adopted.workdir.results().keys().isdisjoint(adopted.results)
-    assert list((adopted.workdir.path / "work").iterdir()) == []
+    assert {path.name for path in (adopted.workdir.path / "work").iterdir()} <= {"rows"}
     assert adopted.workdir.states() == states
 
 

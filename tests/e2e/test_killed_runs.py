@@ -99,7 +99,7 @@ def test_the_run_then_ends_with_the_results_of_an_undisturbed_one(disturbed: Mod
     assert "qualified 3/4, confirmed 0" in done.stdout
     assert before.items() <= results(disturbed).items()
     assert disturbed.stages_run() == set(disturbed.manifests()) - stages_of(before, disturbed)
-    assert list((disturbed.work / "work").iterdir()) == []
+    assert [path.name for path in (disturbed.work / "work").iterdir()] == ["rows"]
 
     ours, theirs = disturbed.manifests(), finished.manifests()
     for manifests in (ours, theirs):

@@ -29,7 +29,7 @@ def main(folder: Path) -> None:
     tokenizer = PreTrainedTokenizerFast.from_pretrained(folder / "tokenizer")
     task = TaskDefinition.model_validate_json((folder / "task.json").read_text())
     encoder = TaskEncoder.of(task, tokenizer, max_length=48, chat_template=False, prompt_format=PromptFormat())
-    split = PreparedSplit.of(folder / "prepared", "train")
+    split = PreparedSplit(folder / "prepared" / "train.parquet")
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     while not (folder / "begin").exists():

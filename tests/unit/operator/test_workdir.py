@@ -184,15 +184,17 @@ def test_scratch_folders_of_finished_stages_are_removed(workdir):
     assert {path.name for path in gc.find_unused(workdir).folders} == {"prepare__urgency-000000000000"}
 
 
-def test_what_stages_share_stays_while_one_of_them_is_left_to_run(workdir):
-    shared = workdir.path / "work" / "shared"
-    (shared / "rows").mkdir(parents=True)
-    (shared / "rows" / "0a1b.bin").write_bytes(b"x" * 100)
+def test_rows_of_results_that_are_used_stay(workdir):
+    used = next(key for key in workdir.manifests() if key[0] == "prepare/urgency")
+    for digest in (used[1], "000000000000"):
+        folder = workdir.path / "work" / "rows" / f"prepare__urgency-{digest}"
+        folder.mkdir(parents=True)
+        (folder / "0a1b.bin").write_bytes(b"x" * 100)
     unused = gc.find_unused(workdir)
-    assert (unused.folders, unused.bytes) == ((shared,), 100)
-    base = next(key for key in workdir.manifests() if key[0] == "base")
-    (workdir.artifact(base) / "manifest.json").unlink()
-    assert shared not in gc.find_unused(workdir).folders
+    assert [str(path.relative_to(workdir.path)) for path in unused.folders] == [
+        "work/rows/prepare__urgency-000000000000"
+    ]
+    assert unused.bytes == 100
 
 
 # -- the release that a folder is of -----------------------------------------------------------------------------------

@@ -119,7 +119,9 @@ WORK = {
     "work/team-a__desk/mixture__all-d1/checkpoint.pt": True,
     "work/team-a__desk/mixture__all/checkpoint.pt": False,
     "work/team-a__desk/filter-d1/x": False,
-    "work/team-a__desk/shared/rows/0a1b.bin": True,
+    "work/team-a__desk/rows/filter-d1/0a1b.bin": True,
+    "work/team-a__desk/rows/filter-d2/0a1b.bin": False,
+    "work/team-a__desk/rows/mixture__all-d3/0a1b.bin": True,
     "work/team-a__desk-2/filter-d1/x": True,
 }
 
@@ -129,16 +131,19 @@ def test_checkpoints_of_stages_that_are_still_to_run_stay(address):
         file(address, name)
     used = "baseline/urgency/seed-17/d2"
     found = collected(address, used, "filter/d1", unfinished=(used,), keep_stages=("mixture/all",))
-    assert (found.count, found.files, found.bytes) == (0, 3, 30)
+    assert (found.count, found.files, found.bytes) == (0, 4, 40)
     assert files(address) == {name for name, stays in WORK.items() if stays}
 
 
-def test_what_stages_share_goes_when_no_stage_is_left_to_run(address, tmp_path):
-    stored(address, tmp_path, "base")
-    file(address, "work/team-a__desk/shared/rows/0a1b.bin")
-    assert collected(address, "base/d1").files == 1
-    assert results_of(address) == {"base/d1"}
-    assert not any(name.startswith("work/") for name in files(address))
+def test_rows_of_a_result_that_is_not_used_any_more_go(address, tmp_path):
+    for digest in ("d1", "d2"):
+        stored(address, tmp_path, "prepare/urgency", digest)
+        file(address, f"work/team-a__desk/rows/prepare__urgency-{digest}/0a1b.bin")
+    assert collected(address, "prepare/urgency/d2").files == 4
+    assert results_of(address) == {"prepare/urgency/d2"}
+    assert {name for name in files(address) if name.startswith("work/")} == {
+        "work/team-a__desk/rows/prepare__urgency-d2/0a1b.bin"
+    }
 
 
 def test_uploads_that_no_manifest_names_go_and_those_beside_an_unreadable_one_stay(tmp_path):

@@ -56,7 +56,7 @@ def encoder(tokenizer, task=KIND, max_length=48):
 def written(folder: Path, given: list[Row]) -> PreparedSplit:
     folder.mkdir(exist_ok=True)
     write_rows(folder, "train", given)
-    return PreparedSplit.of(folder, "train")
+    return PreparedSplit(folder / "train.parquet", "prepare__kind-d1")
 
 
 def cache(folder: Path, mirror: str | None = None) -> RowCache:
@@ -90,7 +90,7 @@ def test_the_file_has_the_rows_that_the_encoder_makes_and_makes_them_once(tokeni
     assert_equal(cache(tmp_path).encode(made_by, split), expected)
     assert sum(encoded_rows) == len(given)
     assert_equal(
-        cache(tmp_path).encode(encoder(tokenizer, task, max_length), PreparedSplit.of(tmp_path / "prepared", "train")),
+        cache(tmp_path).encode(encoder(tokenizer, task, max_length), PreparedSplit(split.path, split.source)),
         expected,
     )
     assert sum(encoded_rows) == len(given), "encoded again"
@@ -158,7 +158,7 @@ def test_a_damaged_file_is_made_anew(tokenizer, tmp_path, encoded_rows, capsys, 
     made_by, split = encoder(tokenizer), written(tmp_path / "prepared", rows("kind", 25, 0))
     expected = cache(tmp_path).encode(made_by, split)
     kept = EncodedDataset(*(getattr(expected, name).copy() for name in ("ids", "starts", "prompt_lengths", "cut")))
-    [path] = (tmp_path / "rows").glob("*.bin")
+    [path] = (tmp_path / "rows").rglob("*.bin")
     content = path.read_bytes()
     path.unlink()  # the arrays of the first reader stay as they are
     path.write_bytes(DAMAGE[damage](content))
@@ -172,7 +172,7 @@ def test_a_damaged_file_is_made_anew(tokenizer, tmp_path, encoded_rows, capsys, 
 def test_what_a_killed_process_left_is_removed(tokenizer, tmp_path):
     made_by, split = encoder(tokenizer), written(tmp_path / "prepared", rows("kind", 25, 0))
     cache(tmp_path).encode(made_by, split)
-    [path] = (tmp_path / "rows").glob("*.bin")
+    [path] = (tmp_path / "rows").rglob("*.bin")
     path.unlink()
     left = path.with_name(f".{path.name}.{platform.node()}.1.abcdefgh")
     left.write_bytes(b"half")
@@ -186,7 +186,7 @@ def test_an_error_of_a_row_leaves_no_file(tokenizer, tmp_path):
     split = written(tmp_path / "prepared", [Row({"text": "x"}, None, ("",))])
     with pytest.raises(DataError, match="a row's target has no text"):
         cache(tmp_path).encode(made_by, split)
-    assert not [path for path in (tmp_path / "rows").iterdir() if path.suffix != ".lock"]
+    assert not [path for path in (tmp_path / "rows").rglob("*.bin*") if path.suffix != ".lock"]
 
 
 def test_of_two_processes_at_once_one_encodes(tokenizer, tmp_path):
@@ -205,11 +205,11 @@ def test_of_two_processes_at_once_one_encodes(tokenizer, tmp_path):
         for process in processes:
             process.kill()
     assert found == [f"{count} 9000 {expected.ids.sum()}\n" for count in (0, 9000)]
-    assert len(list((tmp_path / "rows").glob("*.bin"))) == 1
+    assert len(list((tmp_path / "rows").rglob("*.bin"))) == 1
 
 
 def test_a_pod_whose_folder_is_empty_takes_the_copy_at_the_mirror(tokenizer, tmp_path, encoded_rows):
-    mirror = f"memory://bucket-{tmp_path.name}/work/desk/shared/rows"
+    mirror = f"memory://bucket-{tmp_path.name}/work/desk/rows"
     made_by, split = encoder(tokenizer), written(tmp_path / "prepared", rows("kind", 25, 0))
     first = cache(tmp_path / "pod-1", mirror).encode(made_by, split)
     assert_equal(cache(tmp_path / "pod-2", mirror).encode(made_by, split), first)
@@ -245,7 +245,7 @@ def test_rows_are_taken_by_their_numbers_in_any_order(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no parquet"])
 def test_rows_that_cannot_be_read_are_named(tmp_path, content):
     (tmp_path / "train.parquet").write_bytes(content)
-    split = PreparedSplit.of(tmp_path, "train")
+    split = PreparedSplit(tmp_path / "train.parquet")
     for read in (lambda: len(split), lambda: list(split), lambda: split.take(np.arange(2))):
         with pytest.raises(ArtifactError, match=r"train\.parquet: cannot be read .* prepare runs again"):
             read()
@@ -273,4 +273,5 @@ def test_gradients_and_every_training_of_a_model_read_one_file(tmp_path, encoded
     assert encoded_rows == [40, 10]
     assert suite.run_here(suite.order("mixture/all", mixture, work=str(work / "mixture-1"))) is None
     assert encoded_rows == [40, 10, 40, 10]
-    assert [path.name for path in work.iterdir()] == ["shared"], "work folders of stages that have ended"
+    assert [path.name for path in work.iterdir()] == ["rows"], "beside it, work folders of stages that have ended"
+    assert {path.name for path in (work / "rows").iterdir()} == {f"prepare__{name}-{'0' * 12}" for name in TASKS}

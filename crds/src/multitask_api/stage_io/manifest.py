@@ -11,8 +11,9 @@ from multitask_api.resource.training import GradientCheckpointing, Tracker
 from multitask_api.types import Record
 
 MANIFEST = "manifest.json"
-SHARED_FOLDER = "shared"
-"""Beside the work folders of a model's stages: files that any of them can make and all of them read."""
+ROWS_FOLDER = "rows"
+"""Beside the work folders of a model's stages, for all of them: rows as token ids, in a folder for each ``prepare``
+artifact, of the name that `artifact_filename` gives it."""
 
 
 class StageOrder(Record):

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from multitask_api.stage_io.manifest import SHARED_FOLDER
+from multitask_api.stage_io.manifest import ROWS_FOLDER
 from multitask_api.stages import ArtifactKey, artifact_filename, build
 from multitask_api.stages.versions import VERSIONS
 from multitask_operator.local.workdir import Workdir
@@ -50,15 +50,16 @@ def find_unused(workdir: Workdir, without_model: str | None = None) -> UnusedFil
     planned_results = UsedResults(frozenset(used), frozenset(unfinished), frozenset(open_stages), frozenset(open_kinds))
     kept = {key for key in _artifacts(workdir) if planned_results.uses(key) or key in published}
     artifacts = tuple(sorted(set(_artifacts(workdir)) - kept))
-    unfinished_names = {artifact_filename(key) for key in unfinished}
-    if unfinished:
-        unfinished_names.add(SHARED_FOLDER)
+    unfinished_names, used_names = ({artifact_filename(key) for key in keys} for keys in (unfinished, used))
     unresolved = tuple(artifact_filename((stage, "")) for stage in open_stages)
     unresolved += tuple(artifact_filename((f"{kind}/", ""))[:-1] for kind in open_kinds)
+    work = workdir.path / "work"
+    names = [(path, unfinished_names | {ROWS_FOLDER}) for path in _entries(work)]
+    names += [(path, used_names) for path in _entries(work / ROWS_FOLDER)]
     scratch = [
         path
-        for path in _entries(workdir.path / "work")
-        if path.is_dir() and path.name not in unfinished_names and not path.name.startswith(unresolved)
+        for path, kept_names in names
+        if path.is_dir() and path.name not in kept_names and not path.name.startswith(unresolved)
     ]
     folders = (*(workdir.artifact(key) for key in artifacts), *scratch)
     return UnusedFiles(artifacts, folders, _bytes_freed(folders))

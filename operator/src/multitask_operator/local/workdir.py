@@ -4,7 +4,7 @@
 
     stages/<stage>/<digest>/     artifacts
     work/<stage>-<digest>/       checkpoints and scratch of a stage that has not finished
-    work/shared/                 what stages make for each other, such as the rows as token ids
+    work/rows/                   rows as token ids, for all stages
     logs/<stage>.log             all attempts, one after the other
     orders/ progress/            the order a stage program gets, and the progress it reports
     models/<name>.json           the models that use this folder, as last planned

@@ -54,11 +54,8 @@ class PreparedSplit:
     """The rows of one split of a prepare artifact, on disk: as many of them in memory as are asked for."""
 
     path: Path
-
-    @classmethod
-    def of(cls, artifact: Path, split: str) -> PreparedSplit:
-        """``split`` is train, validation or test."""
-        return cls(artifact / f"{split}.parquet")
+    source: str = ""
+    """The artifact that they are of, as a file name."""
 
     def __len__(self) -> int:
         with _read_errors(self.path), pq.ParquetFile(self.path) as file:

@@ -28,7 +28,7 @@ from multitask_api.cluster import (
     UnusedResult,
     model_folder,
 )
-from multitask_api.stage_io.manifest import MANIFEST, SHARED_FOLDER, Manifest
+from multitask_api.stage_io.manifest import MANIFEST, ROWS_FOLDER, Manifest
 from multitask_api.stages import artifact_filename
 from multitask_trainer.runtime.progress import ProgressReporter
 from multitask_trainer.storage.artifacts import upload_prefix
@@ -135,14 +135,17 @@ def _abandoned_uploads(
 
 
 def _is_open(order: GarbageOrder, name: str) -> bool:
-    """Whether a file of the model's work folder is for a stage that is still to be run: its checkpoint, for example."""
+    """Whether a file of the model's work folder is of use: rows of a result that stays, and what a stage that is still
+    to be run has there, its checkpoint for example."""
     folder, _, below = name.partition("/")
-    if folder == SHARED_FOLDER:
-        return bool(order.unfinished)
-    unfinished = (result.rpartition("/") for result in order.unfinished)
-    is_unfinished = folder in {artifact_filename((stage, digest)) for stage, _, digest in unfinished}
+    if folder == ROWS_FOLDER:
+        folder, _, below = below.partition("/")
+        wanted = order.keep
+    else:
+        wanted = order.unfinished
+    names = {artifact_filename((stage, digest)) for stage, _, digest in (result.rpartition("/") for result in wanted)}
     open_stages = tuple(artifact_filename((stage, "")) for stage in order.keep_stages)
-    return bool(below) and (is_unfinished or folder.startswith(open_stages))
+    return bool(below) and (folder in names or folder.startswith(open_stages))
 
 
 def _bytes(names: Sequence[str], sizes: Mapping[str, int]) -> int:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from multitask_api.stage_io.manifest import SHARED_FOLDER, Manifest, StageOrder
+from multitask_api.stage_io.manifest import ROWS_FOLDER, Manifest, StageOrder
 from multitask_api.types import Record
 from multitask_trainer.errors import StageError
 from multitask_trainer.runtime.distributed import DistributedContext
@@ -82,14 +82,14 @@ class StageContext:
         return self.scratch_folder / "artifact"
 
     @property
-    def shared_folder(self) -> Path:
-        """A folder of all stages of the model, beside their work folders; what is in it can be made anew."""
-        return self.work_folder.parent / SHARED_FOLDER
+    def rows_folder(self) -> Path:
+        """A folder of all stages of the model, beside their work folders, for rows as token ids."""
+        return self.work_folder.parent / ROWS_FOLDER
 
     @property
-    def shared_mirror(self) -> str | None:
+    def rows_mirror(self) -> str | None:
         """The address for copies of its files, where the folder ends with the pod; None where it stays."""
-        return self.order.checkpoint and f"{self.order.checkpoint.rpartition('/')[0]}/{SHARED_FOLDER}"
+        return self.order.checkpoint and f"{self.order.checkpoint.rpartition('/')[0]}/{ROWS_FOLDER}"
 
     def input(self, stage: str) -> Path:
         """The local folder of the artifact of ``stage``, one of the order's inputs, checked against its manifest."""

@@ -34,7 +34,7 @@ from multitask_trainer.runtime.runner import main
 from multitask_trainer.storage.files import content_digest, drop_library_versions
 from multitask_trainer.training.batching.corpus import unused_text_warning
 from multitask_trainer.training.batching.dataset import EncodedDataset, TaskEncoder
-from multitask_trainer.training.batching.row_cache import RowCache
+from multitask_trainer.training.batching.row_cache import RowCache, prepared_split
 from multitask_trainer.training.checkpoint import Progress
 from multitask_trainer.training.pretraining import corpus_texts, pretrain
 from multitask_trainer.tuning import tuning_method
@@ -47,7 +47,7 @@ def work(stage: StageContext) -> StageOutcome:
     """Get or make the base, pre-train it if asked, and leave it in ``model/``."""
     parameters = stage.parameters(BaseParameters)
     locations = DataLocations.of(stage.order.data_root, os.environ)
-    rows = {task.name: PreparedSplit.of(stage.input(f"prepare/{task.name}"), "train") for task in parameters.tasks}
+    rows = {task.name: prepared_split(stage, task.name, "train") for task in parameters.tasks}
     start, notices = _starting_base(stage, parameters, rows, locations)
     checks, path = check_base(start, parameters.optimisation.precision), read_forward_path(start)
     model, tokenizer = load_base(start), load_tokenizer(start)

@@ -19,13 +19,12 @@ from multitask_trainer.base_model.loading import (
     read_forward_path,
     read_prompt_format,
 )
-from multitask_trainer.data.rows import PreparedSplit
 from multitask_trainer.errors import DataError
 from multitask_trainer.runtime.context import StageContext, StageOutcome
 from multitask_trainer.runtime.runner import main
 from multitask_trainer.storage.files import content_digest
 from multitask_trainer.training.batching.dataset import TaskEncoder
-from multitask_trainer.training.batching.row_cache import RowCache
+from multitask_trainer.training.batching.row_cache import RowCache, prepared_split
 from multitask_trainer.training.micro_batch import MOST_TOKENS
 from multitask_trainer.training.run import CPU_TOKENS
 
@@ -37,7 +36,7 @@ def work(stage: StageContext) -> StageOutcome:
     """Take the gradients; no weight changes."""
     parameters = stage.parameters(GradientsParameters)
     name, base = parameters.task.name, stage.input("base") / "model"
-    split = PreparedSplit.of(stage.input(f"prepare/{name}"), "train")
+    split = prepared_split(stage, name, "train")
     numbers = chosen_rows(len(split), parameters.rows, task=name, seed=parameters.seed)
     if len(numbers) < _FEWEST:
         raise DataError(

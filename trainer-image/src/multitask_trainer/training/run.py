@@ -23,13 +23,12 @@ from multitask_trainer.base_model.loading import (
     read_forward_path,
     read_prompt_format,
 )
-from multitask_trainer.data.rows import PreparedSplit
 from multitask_trainer.errors import StageError
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.runtime.tracking import keep_tensorboard_files, start_tracking
 from multitask_trainer.training.accelerator import make_accelerator
 from multitask_trainer.training.batching.dataset import EncodedDataset, TaskEncoder
-from multitask_trainer.training.batching.row_cache import RowCache
+from multitask_trainer.training.batching.row_cache import RowCache, prepared_split
 from multitask_trainer.training.batching.sampler import Sampler
 from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
@@ -127,9 +126,9 @@ class RunData:
         datasets = {}
         for number, (name, encoder) in enumerate(encoders.items()):
             stage.reporter.report("reading", step=number, total=len(encoders))
-            datasets[name] = cache.encode(encoder, _split(stage, name, "train"))
+            datasets[name] = cache.encode(encoder, prepared_split(stage, name, "train"))
         validations = {
-            name: TaskValidation.of_split(encoder, _split(stage, name, "validation"), cache, path)
+            name: TaskValidation.of_split(encoder, prepared_split(stage, name, "validation"), cache, path)
             for name, encoder in encoders.items()
         }
         sampler = Sampler(
@@ -237,7 +236,3 @@ def _encoders(parameters: TrainParameters, base: Path, tokenizer: PreTrainedToke
         )
         for task in parameters.tasks
     }
-
-
-def _split(stage: StageContext, task: str, split: str) -> PreparedSplit:
-    return PreparedSplit.of(stage.input(f"prepare/{task}"), split)

@@ -1,7 +1,8 @@
 """Rows as token ids, made once for all stages and processes of a model: see ``row_file``.
 
-A file is named after all that its ids follow from: the rows, the tokenizer, and how prompt and answer are encoded. It
-lies beside the work folders of the model's stages, and goes with them: `mtm gc` and the clean-up of a model remove it.
+A file is named after all that its ids follow from: the rows, the tokenizer, and how prompt and answer are encoded. The
+files lie beside the work folders of the model's stages, in a folder for each result of ``prepare``; `mtm gc` removes
+those of a result that is not used any more.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import tokenizers
 from numpy.typing import NDArray
 
 from multitask_api.errors import MultitaskError
+from multitask_api.stages import artifact_filename
 from multitask_trainer.data.rows import PreparedSplit, Row
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.storage.artifacts import locked
@@ -34,6 +36,14 @@ if TYPE_CHECKING:
 
 _ENCODING = 1
 """Raised when the same rows, tokenizer and settings give other ids."""
+
+
+def prepared_split(stage: StageContext, task: str, split: str) -> PreparedSplit:
+    """The rows of a task that ``stage`` has as an input; ``split`` is train, validation or test."""
+    name = f"prepare/{task}"
+    manifest = stage.input_manifest(name)
+    source = artifact_filename((manifest.stage, manifest.digest))
+    return PreparedSplit(stage.input(name) / f"{split}.parquet", source)
 
 
 @dataclass(frozen=True)
@@ -51,9 +61,9 @@ class RowCache:
     def of(cls, stage: StageContext, tokenizer: PreTrainedTokenizerFast) -> RowCache:
         """That of the model whose stage this is."""
         return cls(
-            stage.shared_folder / "rows",
+            stage.rows_folder,
             _digest(tokenizer.backend_tokenizer.to_str()),
-            mirror=f"{stage.shared_mirror}/rows" if stage.shared_mirror else None,
+            mirror=stage.rows_mirror,
             report=lambda step, total: stage.reporter.report("tokenising", step=step, total=total),
         )
 
@@ -65,7 +75,7 @@ class RowCache:
         Of several processes one makes the file, and the others of its machine wait for it. Raises as
         `TaskEncoder.encode`.
         """
-        path = self.folder / self._name(encoder, split, numbers)
+        path = self.folder / split.source / self._name(encoder, split, numbers)
         found = read_row_file(path)
         if found is not None:
             return found
@@ -109,7 +119,7 @@ class RowCache:
         temporary = temporary_sibling(path)
         try:
             with storage_errors(self.mirror):
-                fs.get_file(f"{root}/{path.name}", str(temporary))
+                fs.get_file(f"{root}/{path.relative_to(self.folder)}", str(temporary))
             temporary.replace(path)
         except FileNotFoundError:
             return False
@@ -121,7 +131,7 @@ class RowCache:
         if self.mirror is None:
             return
         try:
-            upload_file(path, f"{self.mirror}/{path.name}")
+            upload_file(path, f"{self.mirror}/{path.relative_to(self.folder)}")
         except MultitaskError as error:  # another stage then encodes the rows again
             sys.stderr.write(f"encoded rows are not kept for other stages: {error}\n")
 
