@@ -15,6 +15,8 @@ TASK = "spec.tasks[0]"
 DATA = "data.jsonl"
 GENERATION = {f"{TASK}.type": "Generation", f"{TASK}.labels": ABSENT}
 TWO_TYPES = [resources.task("urgent"), resources.task("reply", type="Generation", labels=None)]
+GGUF_URI = "names a GGUF file; give its folder or repository, and the file's name in the field ggufFile"
+GGUF_NAME = "this is no name of a GGUF file; write NAME.gguf, or FOLDER/NAME.gguf below baseModel.uri"
 HUB_BASE = "give a whole model repository of the hub, hf://ORGANISATION/NAME, and its revision in the field revision"
 
 NO_LABELS = "a Generation task has no labels; remove them or set type: Classification"
@@ -107,6 +109,20 @@ RULES: list[tuple[str, Object, str, str]] = [
      {"spec.baseModel.uri": "hf://org/name/sub"}, "spec.baseModel.uri", HUB_BASE),
     ("and its revision stands beside it",
      {"spec.baseModel.uri": "hf://org/name@main"}, "spec.baseModel.uri", HUB_BASE),
+    ("a GGUF file has a field of its own",
+     {"spec.baseModel.uri": "hf://org/name/model.gguf"}, "spec.baseModel.uri", GGUF_URI),
+    ("also in a bucket",
+     {"spec.baseModel.uri": "s3://bucket/model.gguf"}, "spec.baseModel.uri", GGUF_URI),
+    ("which has the name of one",
+     {"spec.baseModel": {"uri": "hf://org/name", "ggufFile": "model.bin"}}, "spec.baseModel.ggufFile", GGUF_NAME),
+    ("below the address",
+     {"spec.baseModel": {"uri": "hf://org/name", "ggufFile": "a/../../m.gguf"}}, "spec.baseModel.ggufFile", GGUF_NAME),
+    ("and is a whole one",
+     {"spec.baseModel": {"uri": "hf://org/name", "ggufFile": "m-00001-of-00002.gguf"}}, "spec.baseModel.ggufFile",
+     "this is one part of a split model; join the parts first"),
+    ("a built-in base is in no file",
+     {"spec.baseModel": {"uri": "builtin://tiny", "ggufFile": "m.gguf"}}, "spec.baseModel",
+     "a builtin:// model is created and not read from a file; remove ggufFile"),
     ("pretraining needs text",
      {"spec.pretraining": {"tasksText": False, "maxSteps": 9}}, "spec.pretraining",
      "there is no text to train on; name a corpus or set tasksText: true"),

@@ -45,6 +45,7 @@ def full_model() -> Object:
         language="en",
         metric="Accuracy",
         group="first",
+        weight=2.5,
         baseline={"score": 0.9, "saturationSteps": 900},
     )
     classification["data"] |= {"labelField": "label", "targetField": "target", "maxBadRows": 3}
@@ -60,7 +61,7 @@ def full_model() -> Object:
     generation["data"] = {"train": {"uri": "s3://bucket/all.csv"}, "split": {"validation": 0.1, "test": 0.1, "seed": 1}}
     listed = task("intent", labels=None, labelsFrom={"name": "labels", "key": "intent"}, group="first")
     spec = {
-        "baseModel": {"uri": "hf://org/base", "revision": "main", "chatTemplate": True},
+        "baseModel": {"uri": "hf://org/base", "revision": "main", "chatTemplate": True, "ggufFile": "Q8/base.gguf"},
         "storage": {"uri": "s3://bucket/models", "retain": False, "keepRevisions": 2},
         "credentials": [{"secretRef": {"name": "hub-token"}}],
         "serviceAccountName": "trainer",
@@ -69,10 +70,13 @@ def full_model() -> Object:
             "tasksText": True,
             "corpus": [{"uri": "s3://bucket/chats.jsonl.gz"}],
             "maxSteps": 2000,
+            "learningRate": 1e-5,
             "refresh": "1",
         },
         "filtering": {"strategy": "Affinity", "maxGroups": 4, "rows": 512, "diagnosis": {"check": True}},
         "stages": {
+            "totalSteps": 9000,
+            "validations": 5,
             "baseline": {"enabled": True, "maxSteps": 4000, "seeds": 2},
             "highResource": {
                 "enabled": True,
@@ -94,6 +98,7 @@ def full_model() -> Object:
             "method": "CGCLoRA",
             "rank": 8,
             "alpha": 16.5,
+            "useRslora": True,
             "dropout": 0.25,
             "targetModules": ["q_proj"],
             "commonExperts": 2,
@@ -112,6 +117,8 @@ def full_model() -> Object:
             "minSteps": 100,
             "patience": 3,
             "precision": "fp32",
+            "gradientCheckpointing": "Auto",
+            "reportTo": ["TensorBoard", "MLflow"],
             "nodes": 2,
             "gpusPerNode": 8,
             "maxParallelJobs": 2,

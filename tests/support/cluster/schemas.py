@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,7 +104,8 @@ def _outside(node: Object, field: str, value: Any) -> Iterator[tuple[str, Any, s
         yield "minItems", [], f"Invalid value: 0: {field} in body should have at least {node['minItems']} items"
     if "maxItems" in node:
         most = node["maxItems"]
-        yield "maxItems", _many(value, most + 1), f"Too many: {most + 1}: must have at most {most} items"
+        many = _many(value, most + 1, node["items"].get("enum"))
+        yield "maxItems", many, f"Too many: {most + 1}: must have at most {most} items"
     if "minimum" in node:
         yield from _beyond(node, field, "minimum", -1, "greater than")
     if "maximum" in node:
@@ -119,8 +120,10 @@ def _beyond(node: Object, field: str, keyword: str, step: int, words: str) -> It
     yield keyword, bad, f"Invalid value: {json.dumps(bad)}: {field} in body should be {rule} {bound:.15g}"
 
 
-def _many(items: list[Any], count: int) -> list[Any]:
-    """Copies of the first item, told apart where lists are sets or maps."""
+def _many(items: list[Any], count: int, allowed: Sequence[str] | None) -> list[Any]:
+    """Copies of the first item, told apart where lists are sets or maps; ``allowed``: the only values of items."""
+    if allowed is not None:
+        return [allowed[index % len(allowed)] for index in range(count)]
     first = items[0]
     if isinstance(first, dict) and "name" in first:
         return [first | {"name": f"a{index}"} for index in range(count)]
