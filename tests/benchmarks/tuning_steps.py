@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from tuning_arms import FIRST_RATE, Arm, Setting, method_of
 
+from multitask_api.estimates.fitting import CPU_TOKENS
 from multitask_trainer.base_model.loading import load_base, load_tokenizer, read_forward_path, read_prompt_format
 from multitask_trainer.data.rows import read_rows
 from multitask_trainer.training.accelerator import make_accelerator
@@ -17,7 +18,6 @@ from multitask_trainer.training.batching.sampler import Sampler
 from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.loss_meter import LossMeter
 from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
-from multitask_trainer.training.run import CPU_TOKENS
 
 WARM_UP = 2
 

@@ -9,9 +9,8 @@ from typing import Literal
 import torch
 from torch import nn
 
+from multitask_api.estimates.fitting import CPU_TOKENS, MOST_TOKENS
 from multitask_api.resource.tuning import Tuning
-from multitask_trainer.training.micro_batch import MOST_TOKENS
-from multitask_trainer.training.run import CPU_TOKENS
 from support.training_speed.bases import SHAPES, Shape, SpeedRows
 
 LEARNING_RATE = 2e-4

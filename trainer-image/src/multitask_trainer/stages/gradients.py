@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from multitask_api.estimates.fitting import CPU_TOKENS, MOST_TOKENS
 from multitask_api.stage_io.affinity import GradientsResult
 from multitask_api.stage_io.parameters import GradientsParameters
 from multitask_trainer.affinity.gradients import Probe, ProbedRows, chosen_rows, task_sketches
@@ -25,8 +26,6 @@ from multitask_trainer.runtime.runner import main
 from multitask_trainer.storage.files import content_digest
 from multitask_trainer.training.batching.dataset import TaskEncoder
 from multitask_trainer.training.batching.row_cache import RowCache, prepared_split
-from multitask_trainer.training.micro_batch import MOST_TOKENS
-from multitask_trainer.training.run import CPU_TOKENS
 
 _FEWEST = 4
 """Rows for two parts."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from multitask_api.estimates.fitting import BUSY_TOKENS, MOST_TOKENS, USED
 from multitask_trainer.errors import GpuInUse, StageError
 from multitask_trainer.training.batching.batches import BatchSizes
 from multitask_trainer.training.device_memory import GIB, DeviceMemory
@@ -22,12 +23,6 @@ from multitask_trainer.training.optimizer import OptimizerStep
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
-MOST_TOKENS = 32768
-"""More of them in one pass make no GPU faster."""
-_BUSY_TOKENS = 8192
-"""As many in one pass keep a GPU busy. With fewer, activations are computed twice, a third more work. Not measured."""
-_USED = 0.92
-"""Of the free memory; the rest is for fragments and for what CUDA's libraries take."""
 _SEVERAL = 4
 """Sequences of the second pass, whose difference to one sequence is measured."""
 _OTHERS = 0.1
@@ -76,7 +71,7 @@ def choose(
     """
     most = max(1, min(most_tokens, MOST_TOKENS) // width)
     count = _fitting(most, try_pass, free)
-    if count * width < min(_BUSY_TOKENS, most * width) and use_checkpointing():
+    if count * width < min(BUSY_TOKENS, most * width) and use_checkpointing():
         count = _fitting(most, try_pass, free)
         return MicroBatchSize(count * width, checkpointing=True) if count else None
     return MicroBatchSize(count * width) if count else None
@@ -125,7 +120,7 @@ def fit(step: OptimizerStep, batches: BatchSizes, accelerator: Accelerator, memo
                 width=batches.width,
                 most_tokens=max(batches.width, batches.step_tokens),
                 try_pass=try_pass,
-                free=lambda: _USED * memory.free(),
+                free=lambda: USED * memory.free(),
                 use_checkpointing=lambda: not step.is_checkpointing and step.use_checkpointing(),
             )
     except torch.OutOfMemoryError:

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from multitask_api.bundle import ForwardPath
+from multitask_api.estimates.fitting import CPU_TEXT_TOKENS, MOST_TOKENS
 from multitask_api.stage_io.parameters import BaseParameters
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.reading import read_texts
@@ -15,15 +16,11 @@ from multitask_trainer.training.batching.corpus import TextBatches, write_corpus
 from multitask_trainer.training.batching.dataset import EncodedDataset
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.loop import TrainingLoop
-from multitask_trainer.training.micro_batch import MOST_TOKENS
 from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
 from multitask_trainer.tuning.full import Full
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-CPU_TOKENS = 1024
-"""Tokens of a micro-batch on a CPU: every position has logits over the whole vocabulary."""
 
 
 def corpus_texts(parameters: BaseParameters, locations: DataLocations) -> list[Iterable[str]]:
@@ -67,7 +64,7 @@ def pretrain(
         length=optimisation.max_length,
         batch_rows=optimisation.batch_rows,
         seed=optimisation.seed,
-        token_budget=CPU_TOKENS if accelerator.device.type == "cpu" else MOST_TOKENS,
+        token_budget=CPU_TEXT_TOKENS if accelerator.device.type == "cpu" else MOST_TOKENS,
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )

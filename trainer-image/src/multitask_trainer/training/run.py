@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from multitask_api.bundle import ForwardPath
+from multitask_api.estimates.fitting import CPU_TOKENS, MOST_TOKENS
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import GpuMemory, TrainResult
 from multitask_api.stages.digests import digest
@@ -33,7 +34,7 @@ from multitask_trainer.training.batching.sampler import Sampler
 from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.loop import TrainingLoop
-from multitask_trainer.training.micro_batch import MOST_TOKENS, MicroBatchSize
+from multitask_trainer.training.micro_batch import MicroBatchSize
 from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
 from multitask_trainer.training.selection import Selection, saturation_step, still_improving
 from multitask_trainer.training.stopping import EarlyStopping
@@ -43,9 +44,6 @@ from multitask_trainer.tuning import tuning_method
 if TYPE_CHECKING:
     from accelerate import Accelerator
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
-
-CPU_TOKENS = 3072
-"""Padded tokens of a micro-batch on a CPU: more leaves its caches."""
 
 
 def train(stage: StageContext, parameters: TrainParameters, *, start: Path | None = None) -> TrainResult:
