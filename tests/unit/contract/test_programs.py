@@ -19,7 +19,7 @@ COMMANDS = {
     "export": ["--base", "--out", "--to", "DIR"],
     "gc": ["--dry-run", "--forget", "--output", *CLUSTER, "DIR|NAME"],
     "logs": ["--follow -f", "--tail", *CLUSTER, "NAME", "[STAGE]"],
-    "plan": ["--claim", "--no-serve", "--output", "--refresh", "--workdir", *CLUSTER, "FILE|NAME"],
+    "plan": ["--claim", "--gpu", "--no-serve", "--output", "--refresh", "--workdir", *CLUSTER, "FILE|NAME"],
     "predict": ["[ARGUMENTS]..."],
     "report": ["--output", "--to", *CLUSTER, "DIR|NAME"],
     "rollback": ["--output", "--undo", *CLUSTER, "NAME", "[REVISION]"],

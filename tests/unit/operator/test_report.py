@@ -18,7 +18,8 @@ from multitask_api.stage_io.results import (
 )
 from multitask_operator.commands.console import qualification
 from multitask_operator.formatting import counted, interval, listed
-from multitask_operator.planner.estimate import Speed, estimate, speed_from_flops
+from multitask_operator.planner.estimate import estimate, speed_from_flops
+from multitask_operator.planner.stage_costs import Speed
 from multitask_operator.report.build import build_report
 from multitask_operator.report.html import render
 from multitask_operator.report.report_warnings import frozen_base_notes

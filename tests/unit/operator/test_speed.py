@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from multitask_operator.local import speed
-from multitask_operator.planner.estimate import Speed
+from multitask_operator.planner.stage_costs import Speed
 from support.graph_builders import model
 
 

@@ -19,6 +19,8 @@ USED = 0.92
 """Of the free memory; the rest is for fragments and for what CUDA's libraries take."""
 
 
+PACK_WIDTH = 512
+"""Tokens of a packed sequence, unless a row is longer. The cost of attention grows with its square."""
 CPU_TOKENS = 3072
 """Padded tokens of a micro-batch on a CPU: more leaves its caches."""
 CPU_TEXT_TOKENS = 1024

@@ -65,6 +65,7 @@ def validate(file: Path, claims: Sequence[str], output: str) -> int:
 @CLAIM
 @NO_SERVE
 @REFRESH
+@click.option("--gpu", metavar="NAME", help="Memory and time on this GPU, such as L4 or A100-40GB.  [default: here]")
 @OUTPUT
 @cluster_options
 def plan(
@@ -74,6 +75,7 @@ def plan(
     *,
     no_serve: bool,
     refresh: bool,
+    gpu: str | None,
     output: str,
     cluster: ClusterOptions,
 ) -> int:
@@ -94,7 +96,7 @@ def plan(
             only_for="a run on this machine",
         )
         return session.explain_missing_cluster(
-            name, "file", lambda: cluster_command.plan(name, cluster, as_json=output == "json")
+            name, "file", lambda: cluster_command.plan(name, cluster, as_json=output == "json", gpu=gpu)
         )
     from multitask_operator.commands import plan as command
 
@@ -103,7 +105,13 @@ def plan(
     for_run += ["--no-serve"] if no_serve else []
     for_run += ["--refresh"] if refresh else []
     return command.plan(
-        model_file(Path(name)), workdir, serve=not no_serve, refresh=refresh, as_json=output == "json", options=for_run
+        model_file(Path(name)),
+        workdir,
+        serve=not no_serve,
+        refresh=refresh,
+        as_json=output == "json",
+        gpu=gpu,
+        options=for_run,
     )
 
 

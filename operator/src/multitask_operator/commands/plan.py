@@ -10,29 +10,34 @@ from pathlib import Path
 from shlex import join, quote
 
 from multitask_api.errors import UserError
+from multitask_api.estimates.shape import ModelShape
+from multitask_api.machine.gpus import gpu_count
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.manifest import Resolved
-from multitask_api.stage_io.results import FilterResult, PrepareResult
+from multitask_api.stage_io.results import BaseResult, FilterResult, PrepareResult
 from multitask_api.stages import Graph, Node, NodeState, build
 from multitask_api.stages.sampling import mixture
 from multitask_api.stages.warm_start import starts
 from multitask_operator.commands.console import print_json, print_line, table
+from multitask_operator.commands.costs import cost_text, costs_to_json, device_of, named_device, print_costs
 from multitask_operator.commands.forecast import forecast_lines
-from multitask_operator.formatting import duration
 from multitask_operator.local import release
+from multitask_operator.local.capacity import capacity
+from multitask_operator.local.gpus import local_gpu
 from multitask_operator.local.model_file import data_root, device, ignored_fields, load, resolve
 from multitask_operator.local.speed import expected_speed
 from multitask_operator.local.workdir import Workdir
-from multitask_operator.planner.estimate import Estimate, Speed, estimate
+from multitask_operator.planner.estimate import Estimate, estimate
+from multitask_operator.planner.misfit import misfits
+from multitask_operator.planner.stage_costs import Device, Speed
 from multitask_operator.report.interference import affinity_of
 from multitask_operator.report.origin import base_parameters
 from multitask_operator.report.report_warnings import frozen_base_notes
 from multitask_operator.report.served_form import served_as
+from multitask_operator.report.tuning_text import tuning_lines
 
 #: Name of the folder that holds work folders.
 WORKDIRS = ".mtm"
-
-UNKNOWN_TIME = "how long is not known before a stage has measured tokens/s"
 
 
 @dataclass(frozen=True)
@@ -55,9 +60,13 @@ def plan(
     serve: bool,
     as_json: bool,
     refresh: bool = False,
+    gpu: str | None = None,
     options: Sequence[str] = (),
 ) -> int:
-    """Show the plan of ``file`` against its work folder. ``options``: those that the next command needs too."""
+    """Show the plan of ``file`` against its work folder; memory and time on ``gpu``, by default on this machine.
+
+    ``options``: those that the next command needs too.
+    """
     model = load(file)
     folder = Workdir(workdir or default_workdir(file, model))
     resolved = resolve(model, data_root(file), folder)
@@ -65,6 +74,19 @@ def plan(
     versions = release.versions_of_run(model, resolved, folder, refresh=refresh)
     releases = [*release.adoption_notes(recorded, versions), *release.release_notes(versions)]
     graph = build(model.metadata.name, model.spec, resolved, folder.manifests(), versions, serve=serve)
+    shape = find_shape(graph, resolved)
+    if gpu is None:
+        on, host = _local_device(model), platform.node()
+        cost = estimate(
+            model,
+            graph,
+            host=host,
+            shape=shape,
+            device=on,
+            otherwise=lambda: _expected_speed(model, resolved, graph, shape),
+        )
+    else:
+        cost = estimate(model, graph, measured=False, shape=shape, device=named_device(gpu))
     summary = PlanSummary(
         model=model,
         graph=graph,
@@ -72,7 +94,7 @@ def plan(
         probabilities=sampling_probabilities(model, graph),
         ignored=ignored_fields(model),
         notes=[*model.spec.hints(), *starts(graph.nodes), *frozen_base_notes(model, graph), *releases],
-        cost=estimate(model, graph, host=platform.node(), otherwise=lambda: _expected_speed(model, resolved, graph)),
+        cost=cost,
     )
     if as_json:
         print_json(to_json(summary))
@@ -135,7 +157,7 @@ def sampling_probabilities(model: MultiTaskModel, graph: Graph) -> dict[str, dic
 
 def to_json(summary: PlanSummary) -> dict[str, object]:
     """As ``mtm plan --output json`` prints it."""
-    cost, affinity = summary.cost, affinity_of(summary.graph)
+    affinity = affinity_of(summary.graph)
     return {
         "model": summary.model.metadata.name,
         "stages": [
@@ -147,14 +169,7 @@ def to_json(summary: PlanSummary) -> dict[str, object]:
         "servedAs": served_as(summary.model.spec, summary.graph),
         "ignored": summary.ignored,
         "notes": summary.notes,
-        "cost": {
-            "atMostSteps": cost.steps,
-            "atMostRows": cost.rows,
-            "atMostTokens": cost.tokens,
-            "atMostSeconds": None if cost.seconds is None else round(cost.seconds),
-            "tokensPerSecond": round(cost.speed.tokens_per_second) if cost.speed else None,
-            "speedFrom": cost.speed.source if cost.speed else None,
-        },
+        "cost": costs_to_json(summary.cost),
     }
 
 
@@ -172,6 +187,11 @@ def print_stages(summary: PlanSummary) -> None:
         print_line(f"sampling probabilities, {group}: {text}")
     for line in forecast_lines(summary.model, summary.graph, affinity_of(summary.graph)):
         print_line(line)
+    for line in tuning_lines(summary.model, summary.graph):
+        print_line(line)
+    print_costs(summary.cost)
+    for line in misfits(summary.model, summary.cost):
+        print_line(f"warning: {line}")
     print_line(f"served as: {served_as(summary.model.spec, summary.graph)}")
     if summary.ignored:
         print_line(f"ignored, only a cluster uses them: {', '.join(summary.ignored)}")
@@ -194,18 +214,22 @@ def _print(summary: PlanSummary, next_command: Sequence[str], workdir: Workdir) 
     print_line(f"training left: {cost_text(summary.cost)}; next: {join(next_command)}")
 
 
-def cost_text(cost: Estimate) -> str:
-    """An upper bound of the training that is left, in words."""
-    if cost.steps == 0:
-        return "none"
-    bounds = f"at most {cost.steps:,} steps, {cost.rows:,} rows, {cost.tokens:,} tokens"
-    if cost.speed is None or cost.seconds is None:
-        return f"{bounds}; {UNKNOWN_TIME}"
-    speed = f"{cost.speed.tokens_per_second:,.0f} tokens/s ({cost.speed.source})"
-    return f"{bounds}; about {duration(cost.seconds)} of one process at {speed}"
+def find_shape(graph: Graph, resolved: Resolved) -> ModelShape | None:
+    """The shape of the base model: as the stage ``base`` reports it, else as it was resolved."""
+    manifest = graph["base"].manifest
+    found = BaseResult.model_validate(manifest.result).shape if manifest else None
+    return found or resolved.base_shape
 
 
-def _expected_speed(model: MultiTaskModel, resolved: Resolved, graph: Graph) -> Speed | None:
+def _local_device(model: MultiTaskModel) -> Device | None:
+    """What stages train on here; None for a GPU that its driver does not describe."""
+    if device(model, "auto") == "cpu" or not gpu_count():
+        return Device("this machine", capacity().memory, is_gpu=False)
+    gpu = local_gpu()
+    return device_of(gpu) if gpu else None
+
+
+def _expected_speed(model: MultiTaskModel, resolved: Resolved, graph: Graph, shape: ModelShape | None) -> Speed | None:
     """The speed of this machine, for a plan whose stages have not measured it yet."""
-    found = base_parameters(graph)
-    return expected_speed(model, device(model, "auto"), resolved.base_parameters if found is None else found)
+    found = base_parameters(graph) or resolved.base_parameters
+    return expected_speed(model, device(model, "auto"), found or (shape.parameters if shape else None))

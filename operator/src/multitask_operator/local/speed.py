@@ -10,7 +10,8 @@ from pathlib import Path
 from multitask_api.machine.gpus import gpu_count
 from multitask_api.resource import MultiTaskModel
 from multitask_operator.local.workdir import write_atomically
-from multitask_operator.planner.estimate import Speed, speed_from_flops
+from multitask_operator.planner.estimate import speed_from_flops
+from multitask_operator.planner.stage_costs import Speed
 
 _SIDE = 1024
 """Rows and columns of the matrices that are multiplied: 2 GFLOP, a twentieth of a second on one core."""

@@ -1,10 +1,12 @@
-"""Which weights a group trained, in words. Pure."""
+"""Which weights a group trains, in words. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+from multitask_api.resource import MultiTaskModel
 from multitask_api.resource.tuning import Tuning
+from multitask_api.stages import Graph
 from multitask_operator.formatting import counted
 
 
@@ -31,3 +33,15 @@ def tuning_text(tuning: Tuning, tasks: Sequence[str]) -> str:
         f"CGC-LoRA: {counted(own.experts(len(tasks)), 'expert')} of rank {rank} ({', '.join(kinds)}{gate}), {scale};"
         f" each task is served as a LoRA of rank {own.experts_of_a_task * rank}"
     )
+
+
+def tuning_lines(model: MultiTaskModel, graph: Graph) -> Iterator[str]:
+    """What each group and the baselines train, and what is served; groups that train the same share a line."""
+    tuning, by_text = model.spec.tuning, dict[str, list[str]]()
+    for group, tasks in graph.groups.items():
+        if tuning.rank_problem(len(tasks)) is None:  # else it never trains
+            by_text.setdefault(tuning_text(tuning, tasks), []).append(group)
+    if graph.of_kind("baseline"):
+        by_text.setdefault(tuning_text(tuning, ["one task"]), []).append("baselines")
+    for text, names in by_text.items():
+        yield f"trained weights, {', '.join(names)}: {text}"

@@ -9,7 +9,8 @@ from multitask_api.resource import MultiTaskModel
 from multitask_api.stages import Graph, Node, NodeState
 from multitask_api.stages.digests import digest
 from multitask_api.types import Record
-from multitask_operator.planner.estimate import Estimate, Speed, estimate
+from multitask_operator.planner.estimate import Estimate, estimate
+from multitask_operator.planner.stage_costs import Speed, StageCost
 from multitask_operator.study.graphs import Target
 
 Identity = tuple[str, str]
@@ -74,13 +75,15 @@ def arm_counts(targets: Sequence[Target]) -> tuple[ArmCount, ...]:
 def cost_of(targets: Sequence[Target], host: str, otherwise: Callable[[], Speed | None]) -> Estimate:
     """The training that is left, at most, each shared stage counted once; see `estimate` for the speed."""
     counted: set[Identity] = set()
-    steps = rows = tokens = 0
+    rows, stages = 0, list[StageCost]()
     speed: Speed | None = None
     for target in targets:
         graph = replace(target.graph, nodes=tuple(_not_counted(target, counted)))
         cost = estimate(target.model, graph, host=host, otherwise=lambda: None)
-        steps, rows, tokens, speed = steps + cost.steps, rows + cost.rows, tokens + cost.tokens, speed or cost.speed
-    return Estimate(steps, rows, tokens, speed or otherwise())
+        rows, speed = rows + cost.rows, speed or cost.speed
+        stages += cost.stages
+    speed = speed or otherwise()
+    return Estimate(rows, tuple(replace(stage, speed=speed) for stage in stages), speed)
 
 
 def identity_of(node: Node, model: MultiTaskModel) -> Identity:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import time
 
 from multitask_api.cluster import REFRESH_ANNOTATION
+from multitask_api.resource.training import Training
 from multitask_api.stages.warm_start import starts
 from multitask_operator.commands import plan as local
 from multitask_operator.commands.cluster.jobs import first_line
 from multitask_operator.commands.cluster.options import ClusterOptions
 from multitask_operator.commands.cluster.session import read_model
 from multitask_operator.commands.console import print_json, print_line
+from multitask_operator.commands.costs import cost_text, device_of, named_device
 from multitask_operator.planner.estimate import estimate
+from multitask_operator.planner.gpu_models import known_gpu
+from multitask_operator.planner.stage_costs import Device
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.report.report_warnings import frozen_base_notes
 
@@ -21,11 +25,11 @@ OTHER_RELEASE = (
 )
 
 
-def plan(name: str, options: ClusterOptions, *, as_json: bool) -> int:
-    """Show the plan of the model called ``name``."""
+def plan(name: str, options: ClusterOptions, *, as_json: bool, gpu: str | None = None) -> int:
+    """Show the plan of the model called ``name``; memory and time on ``gpu``, by default that of its node selector."""
     now = time.time()
     cluster = read_model(options, name, now)
-    summary = summarize(ModelState.of(cluster, now))
+    summary = summarize(ModelState.of(cluster, now), gpu)
     if as_json:
         print_json(local.to_json(summary))
         return 0
@@ -34,13 +38,14 @@ def plan(name: str, options: ClusterOptions, *, as_json: bool) -> int:
     if summary.graph.finished:
         print_line("nothing to run")
     else:
-        print_line(f"training left: {local.cost_text(summary.cost)}; next: mtm explain {name} -n {cluster.namespace}")
+        print_line(f"training left: {cost_text(summary.cost)}; next: mtm explain {name} -n {cluster.namespace}")
     return 0
 
 
-def summarize(state: ModelState) -> local.PlanSummary:
+def summarize(state: ModelState, gpu: str | None = None) -> local.PlanSummary:
     """What the command prints."""
     model, graph = state.model, state.plan.graph
+    device, shape = _device(model.spec.training, gpu), local.find_shape(graph, state.planner_input.resolved)
     states = {node.name: local.describe_state(node, graph) for node in graph.nodes}
     wanted = {(node.name, node.digest) for node in graph.nodes}
     states |= {run.stage: "running" for run in state.planner_input.running if (run.stage, run.digest) in wanted}
@@ -59,5 +64,16 @@ def summarize(state: ModelState) -> local.PlanSummary:
         probabilities=local.sampling_probabilities(model, graph),
         ignored=[],
         notes=notes,
-        cost=estimate(model, graph),
+        cost=estimate(model, graph, measured=gpu is None, shape=shape, device=device),
     )
+
+
+def _device(training: Training, gpu: str | None) -> Device | None:
+    """The GPU that is named, else the one that the pods' node selector asks for; None if that names none."""
+    if gpu is not None:
+        return named_device(gpu)
+    templates = [training.pod_template, training.pod_templates.gpu if training.pod_templates else {}]
+    selectors = [(template or {}).get("spec", {}).get("nodeSelector") or {} for template in templates]
+    known = (known_gpu(str(value)) for selector in selectors for value in selector.values())
+    found = next(filter(None, known), None)
+    return device_of(found) if found and training.gpus_per_node else None

@@ -9,7 +9,7 @@ from shlex import join
 
 from multitask_operator.commands import OK
 from multitask_operator.commands.console import print_json, print_line, table
-from multitask_operator.commands.plan import cost_text
+from multitask_operator.commands.costs import cost_text
 from multitask_operator.commands.study.loading import LoadedStudy, load
 from multitask_operator.formatting import counted
 from multitask_operator.local.model_file import device

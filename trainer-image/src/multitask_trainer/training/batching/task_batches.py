@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from multitask_api.estimates.fitting import PACK_WIDTH
 from multitask_trainer.training.batching.batches import EncodedRow, MicroBatch, packed, padded
 from multitask_trainer.training.batching.dataset import EncodedDataset
 from multitask_trainer.training.batching.sampler import Sampler
-
-PACK_WIDTH = 512
-"""Tokens of a packed sequence, unless a row is longer. The cost of attention grows with its square."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,133 @@
+"""What plans print of memory, time and GPU-hours, for each training stage and in all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from multitask_api.errors import UserError
+from multitask_operator.commands.console import print_line, table
+from multitask_operator.formatting import duration
+from multitask_operator.planner.estimate import Estimate
+from multitask_operator.planner.gpu_models import GIB, GpuModel, known_gpu, known_names
+from multitask_operator.planner.stage_costs import Device, StageCost
+
+UNKNOWN_TIME = "how long is not known before a stage has measured tokens/s"
+_DASH = "–"
+
+
+def device_of(gpu: GpuModel) -> Device:
+    """A GPU as what stages train on."""
+    return Device(gpu.name, gpu.memory, is_gpu=True, flops=gpu.flops)
+
+
+def named_device(name: str) -> Device:
+    """The GPU that a user names. Raises UserError if it is not known."""
+    gpu = known_gpu(name)
+    if gpu is None:
+        raise UserError(f"--gpu {name}: not a GPU that is known here; write one of {known_names()}, or A100-40GB")
+    return device_of(gpu)
+
+
+def print_costs(cost: Estimate) -> None:
+    """Print the table of the training that is left, and what its figures are from."""
+    if not cost.stages:
+        return
+    columns = ["training left", "stages", "steps", "tokens", "micro-batch", "memory", "time"]
+    on_gpu = cost.device is not None and cost.device.is_gpu
+    rows = [[*_row(stage), *([_hours(stage.seconds)] if on_gpu else [])] for stage in cost.stages]
+    total = ["total", "", f"{cost.steps:,}", f"{cost.tokens:,}", "", "", _time(cost.seconds)]
+    rows.append([*total, *([_hours(cost.seconds)] if on_gpu else [])])
+    columns += ["GPU-hours"] if on_gpu else []
+    table("", columns, rows, right=columns[1:])
+    for line in _sources(cost):
+        print_line(line)
+
+
+def cost_text(cost: Estimate) -> str:
+    """An upper bound of the training that is left, in words."""
+    if cost.steps == 0:
+        return "none"
+    bounds = f"at most {cost.steps:,} steps, {cost.rows:,} rows, {cost.tokens:,} tokens"
+    if cost.seconds is None:
+        return f"{bounds}; {UNKNOWN_TIME}"
+    if cost.speed is None:
+        return f"{bounds}; about {duration(cost.seconds)} of one process"
+    speed = f"{cost.speed.tokens_per_second:,.0f} tokens/s ({cost.speed.source})"
+    return f"{bounds}; about {duration(cost.seconds)} of one process at {speed}"
+
+
+def costs_to_json(cost: Estimate) -> dict[str, object]:
+    """As ``mtm plan --output json`` prints it."""
+    return {
+        "atMostSteps": cost.steps,
+        "atMostRows": cost.rows,
+        "atMostTokens": cost.tokens,
+        "atMostSeconds": None if cost.seconds is None else round(cost.seconds),
+        "tokensPerSecond": round(cost.speed.tokens_per_second) if cost.speed else None,
+        "speedFrom": cost.speed.source if cost.speed else None,
+        "device": {"name": cost.device.name, "bytes": cost.device.memory} if cost.device else None,
+        "stages": [_to_json(stage) for stage in cost.stages],
+    }
+
+
+def _to_json(stage: StageCost) -> dict[str, object]:
+    fitted = stage.fitted
+    return {
+        "name": stage.name,
+        "stages": stage.stages,
+        "atMostSteps": stage.steps,
+        "atMostTokens": stage.tokens,
+        "atMostSeconds": None if stage.seconds is None else round(stage.seconds),
+        "tokensPerSecond": round(stage.speed.tokens_per_second) if stage.speed else None,
+        "speedFrom": stage.speed.source if stage.speed else None,
+        "memory": None
+        if fitted is None
+        else {
+            "microBatchTokens": fitted.tokens,
+            "gradientCheckpointing": fitted.checkpointing,
+            "fits": fitted.fits,
+            "weights": fitted.memory.weights,
+            "gradients": fitted.memory.gradients,
+            "optimizer": fitted.memory.optimizer,
+            "activations": fitted.memory.activations,
+            "loss": fitted.memory.loss,
+            "bytes": fitted.memory.total,
+        },
+    }
+
+
+def _row(stage: StageCost) -> list[str]:
+    fitted = stage.fitted
+    micro_batch = memory = _DASH
+    if fitted is not None:
+        micro_batch = f"{fitted.tokens:,}" + (" twice" if fitted.checkpointing else "")
+        memory = f"{fitted.memory.total / GIB:.1f} GiB" + ("" if fitted.fits else ", does not fit")
+    return [
+        stage.name, f"{stage.stages:,}", f"{stage.steps:,}", f"{stage.tokens:,}", micro_batch, memory,
+        _time(stage.seconds),
+    ]  # fmt: skip
+
+
+def _sources(cost: Estimate) -> Iterator[str]:
+    """Where memory and time are from, and what part of both the baselines are."""
+    if cost.device is not None and any(stage.fitted for stage in cost.stages):
+        twice = any(stage.fitted.checkpointing for stage in cost.stages if stage.fitted)
+        note = "; twice: activations are computed twice (gradient checkpointing)" if twice else ""
+        yield (
+            f"memory: estimated, of the {cost.device.memory / GIB:.1f} GiB of {cost.device.name}, with rows of"
+            f" training.maxLength{note}"
+        )
+    speeds = dict.fromkeys(stage.speed.source for stage in cost.stages if stage.speed)
+    if speeds:
+        yield f"time: at most, of one process after the other; tokens/s {' and '.join(speeds)}"
+    baselines = [stage for stage in cost.stages if stage.name == "baseline"]
+    if baselines and cost.tokens:
+        yield f"the baselines are {sum(stage.tokens for stage in baselines) / cost.tokens:.0%} of the tokens"
+
+
+def _time(seconds: float | None) -> str:
+    return _DASH if seconds is None else duration(seconds)
+
+
+def _hours(seconds: float | None) -> str:
+    return _DASH if seconds is None else f"{seconds / 3600:.2f}"

@@ -1,0 +1,48 @@
+"""What a plan says of stages that do not fit into the memory of what they train on. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from multitask_api.estimates.fitting import USED, Fitted
+from multitask_api.resource import MultiTaskModel
+from multitask_operator.planner.estimate import Estimate
+from multitask_operator.planner.gpu_models import GIB
+from multitask_operator.planner.stage_costs import Device, StageCost
+
+_SHORT = 512
+"""Tokens of rows below which a shorter limit changes little."""
+
+
+def misfits(model: MultiTaskModel, estimate: Estimate) -> Iterator[str]:
+    """What does not fit and what to change: a sentence for all stages that the same changes help, with the largest."""
+    device = estimate.device
+    if device is None:
+        return
+    by_cures: dict[str, list[StageCost]] = {}
+    for stage in estimate.stages:
+        if stage.fitted is not None and not stage.fitted.fits:
+            by_cures.setdefault(", or ".join(_cures(model, stage, stage.fitted, device)), []).append(stage)
+    for cures, stages in by_cures.items():
+        largest = max((stage.fitted for stage in stages if stage.fitted), key=lambda fitted: fitted.memory.total)
+        memory = largest.memory
+        yield (
+            f"{', '.join(stage.name for stage in stages)}: does not fit; training takes {memory.total / GIB:.1f} GiB"
+            f" with one sequence of {largest.tokens:,} tokens (weights, gradients and optimizer"
+            f" {memory.state / GIB:.1f}), and {device.name} has {device.memory / GIB:.1f}; {cures}"
+        )
+
+
+def _cures(model: MultiTaskModel, stage: StageCost, fitted: Fitted, device: Device) -> Iterator[str]:
+    """What to change, what costs least first. Fewer ``batchRows`` do not help: micro-batches are made to fit anyway."""
+    if fitted.memory.state < USED * device.memory:  # what the rows take is in the way
+        if not fitted.checkpointing:
+            yield "set training.gradientCheckpointing to Always"
+        if model.spec.training.max_length > _SHORT:
+            yield "lower training.maxLength"
+    if stage.name == "base":
+        yield "leave out pretraining, which trains all weights"
+    elif model.spec.tuning.method == "Full":
+        yield "set tuning.method to LoRA"
+    yield "take a smaller base model"
+    yield "take a GPU with more memory" if device.is_gpu else "train on a GPU, or a machine with more memory"

@@ -1,0 +1,223 @@
+"""What a plan says of memory, time and GPU-hours of each training stage, and of what does not fit."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from multitask_api.errors import UserError
+from multitask_api.estimates.fitting import BUSY_TOKENS, MOST_TOKENS, USED
+from multitask_api.estimates.flops import training_flops
+from multitask_api.estimates.shape import ModelShape
+from multitask_operator.commands.costs import cost_text, costs_to_json, named_device, print_costs
+from multitask_operator.local import gpus
+from multitask_operator.planner.estimate import estimate
+from multitask_operator.planner.gpu_models import GIB, GpuModel, known_gpu
+from multitask_operator.planner.misfit import misfits
+from multitask_operator.planner.stage_costs import UTILISATION, Device, Speed
+from multitask_operator.report.tuning_text import tuning_lines
+from support.graph_builders import all_done, graph_of, model, task
+
+
+def qwen(layers, width, feed_forward, heads, keys, *, tied=True):
+    return ModelShape(
+        family="qwen2", layers=layers, width=width, feed_forward=feed_forward, heads=heads, key_value_heads=keys,
+        head_size=width // heads, vocabulary=151936, tied=tied,
+    )  # fmt: skip
+
+
+HALF = qwen(24, 896, 4864, 14, 2)
+SEVEN = qwen(28, 3584, 18944, 28, 4, tied=False)
+L4 = Device("L4", 23 * GIB, is_gpu=True, flops=121e12)
+A100 = Device("A100", 80 * GIB, is_gpu=True, flops=312e12)
+LORA = {"method": "LoRA"}
+
+
+def cost(resource, shape, device, manifests=None, **more):
+    return estimate(resource, graph_of(resource, manifests), shape=shape, device=device, **more)
+
+
+def test_every_training_stage_has_a_line_and_the_baselines_share_one():
+    resource = model(pretraining={"maxSteps": 50})
+    found = cost(resource, HALF, A100)
+    assert [(stage.name, stage.stages, stage.steps) for stage in found.stages] == [
+        ("base", 1, 50),
+        ("baseline", 4, 16_000),
+        ("high-resource/classification", 1, 3000),
+        ("mixture/classification", 1, 12_000),
+        ("high-resource/generation", 1, 3000),
+        ("mixture/generation", 1, 4000),
+    ]
+    assert found.steps == sum(stage.steps for stage in found.stages)
+    assert found.tokens == found.steps * 64 * 1024
+
+
+def test_what_is_done_or_declared_costs_nothing():
+    resource = model(task("urgency", baseline={"score": 0.9, "saturationSteps": 100}), task("intent"))
+    names = [(stage.name, stage.stages) for stage in cost(resource, HALF, A100).stages]
+    assert ("baseline", 1) in names
+    assert cost(resource, HALF, A100, all_done(resource)).stages == ()
+
+
+FITS = [
+    # shape, device, tuning, gradientCheckpointing, fits, computed twice
+    (HALF, A100, LORA, None, True, False),
+    (HALF, L4, LORA, None, True, False),
+    (SEVEN, A100, LORA, None, True, False),
+    (SEVEN, A100, LORA, "Never", True, False),
+    (HALF, A100, LORA, "Always", True, True),
+    (SEVEN, L4, LORA, None, True, True),
+    (SEVEN, L4, LORA, "Never", True, False),
+    (SEVEN, A100, {"method": "Full"}, None, False, True),
+]
+
+
+@pytest.mark.parametrize(("shape", "device", "tuning", "setting", "fits", "twice"), FITS)
+def test_the_micro_batch_is_what_fits(shape, device, tuning, setting, fits, twice):
+    training = {"maxLength": 512} | ({"gradientCheckpointing": setting} if setting else {})
+    (baseline, *_) = cost(model(tuning=tuning, training=training), shape, device).stages
+    fitted = baseline.fitted
+    assert (fitted.fits, fitted.checkpointing) == (fits, twice)
+    assert fitted.fits == (fitted.memory.total <= USED * device.memory)
+    assert fitted.tokens <= MOST_TOKENS
+    if not twice and setting is None:
+        assert fitted.tokens >= BUSY_TOKENS
+
+
+def test_on_a_cpu_everything_is_fp32_and_a_micro_batch_is_small():
+    (baseline, *_) = cost(model(tuning=LORA), HALF, Device("this machine", 64 * GIB, is_gpu=False)).stages
+    assert baseline.fitted.tokens == 3072
+    assert not baseline.fitted.checkpointing
+    assert baseline.fitted.memory.weights > 4 * HALF.parameters
+    assert baseline.seconds is None
+
+
+def test_the_time_is_measured_or_else_from_flops():
+    resource = model(tuning=LORA, training={"maxLength": 512})
+    first = cost(resource, HALF, L4)
+    (baseline, *_) = first.stages
+    operations = training_flops(HALF, trains_all=False, checkpointing=baseline.fitted.checkpointing, sequence=512)
+    assert baseline.speed.tokens_per_second == pytest.approx(UTILISATION * 121e12 / operations)
+    assert baseline.speed.source == "from FLOPs, at 35% of the 121 TFLOP/s of L4"
+    assert first.seconds == pytest.approx(sum(stage.tokens / stage.speed.tokens_per_second for stage in first.stages))
+    half = {key: value for key, value in all_done(resource, until="filter").items() if "urgency/seed" not in key[0]}
+    assert {stage.speed for stage in cost(resource, HALF, L4, half).stages} == {Speed(8000.0, "measured")}
+    assert {stage.speed.source for stage in cost(resource, HALF, L4, half, measured=False).stages} == {
+        "from FLOPs, at 35% of the 121 TFLOP/s of L4"
+    }
+
+
+def test_operations_follow_weights_and_passes():
+    linear = 2 * HALF.linear_weights
+    operations = {
+        (trains_all, checkpointing): training_flops(
+            HALF, trains_all=trains_all, checkpointing=checkpointing, sequence=0
+        )
+        for trains_all in (False, True)
+        for checkpointing in (False, True)
+    }
+    assert [value / linear for value in operations.values()] == [2, 3, 3, 4]
+
+
+MISFITS = [
+    pytest.param(
+        SEVEN, A100, {"method": "Full"}, {},
+        r"baseline, high-.*: does not fit; .* GiB with one sequence of 1,024 tokens .*, and A100 has 80.0; "
+        "set tuning.method to LoRA, or take a smaller base model, or take a GPU with more memory",
+        id="all weights",
+    ),
+    pytest.param(
+        SEVEN, Device("T4", 16 * GIB, is_gpu=True), LORA, {"gradientCheckpointing": "Never"},
+        r"baseline, high-.* and T4 has 16.0; take a smaller",
+        id="a GPU that is too small",
+    ),
+    pytest.param(
+        HALF, Device("small", 4 * GIB, is_gpu=True), LORA, {"gradientCheckpointing": "Never", "maxLength": 8192},
+        "set training.gradientCheckpointing to Always, or lower training.maxLength, or take a smaller base model",
+        id="rows that are too long",
+    ),
+    pytest.param(
+        SEVEN, Device("this machine", 8 * GIB, is_gpu=False), LORA, {}, "or train on a GPU", id="a CPU"
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("shape", "device", "tuning", "training", "message"), MISFITS)
+def test_what_does_not_fit_is_said_with_what_to_change(shape, device, tuning, training, message):
+    resource = model(tuning=tuning, training=training)
+    (line,) = misfits(resource, cost(resource, shape, device))
+    assert re.search(message, line), line
+
+
+def test_pretraining_that_does_not_fit_is_named():
+    resource = model(tuning=LORA, pretraining={"maxSteps": 5})
+    (line,) = misfits(resource, cost(resource, SEVEN, A100))
+    assert line.startswith("base: does not fit")
+    assert "leave out pretraining" in line
+
+
+def test_nothing_is_said_of_what_is_not_known():
+    resource = model()
+    for shape, device in ((None, A100), (SEVEN, None)):
+        found = cost(resource, shape, device)
+        assert list(misfits(resource, found)) == []
+        assert {stage.fitted for stage in found.stages} == {None}
+        assert found.seconds is None
+
+
+def test_the_table_has_memory_time_and_gpu_hours(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    found = cost(model(tuning=LORA), HALF, L4)
+    print_costs(found)
+    output = capsys.readouterr().out
+    (baseline,) = [line.split() for line in output.splitlines() if line.strip().startswith("baseline")]
+    hours = found.stages[0].seconds / 3600
+    assert baseline[:4] == ["baseline", "4", "16,000", f"{16_000 * 64 * 1024:,}"]
+    assert baseline[-1] == f"{hours:.2f}"
+    assert "memory: estimated, of the 23.0 GiB of L4" in output
+    assert "tokens/s from FLOPs, at 35% of the 121 TFLOP/s of L4" in output
+    assert f"the baselines are {16_000 / found.steps:.0%} of the tokens" in output
+    assert cost_text(found).endswith("of one process")
+    data = costs_to_json(found)
+    first = data["stages"][0]["memory"]
+    parts = ("weights", "gradients", "optimizer", "activations", "loss")
+    assert first["bytes"] == sum(first[part] for part in parts)
+    assert data["device"] == {"name": "L4", "bytes": 23 * GIB}
+
+
+GPUS = [
+    ("A100-40GB", 40, 312),
+    ("NVIDIA A100-SXM4-80GB", 80, 312),
+    ("NVIDIA L4", 23, 121),
+    ("nvidia-l4", 23, 121),
+    ("nvidia-tesla-t4", 15, 65),
+    ("NVIDIA L40S", 46, 362),
+    ("NVIDIA GeForce RTX 4090", 24, 165),
+    ("NVIDIA H100 80GB HBM3", 80, 989),
+]
+
+
+@pytest.mark.parametrize(("name", "memory", "tflops"), GPUS)
+def test_gpus_by_their_names(name, memory, tflops):
+    assert known_gpu(name) == GpuModel(name, memory * GIB, tflops * 1e12)
+
+
+def test_an_unknown_gpu_is_refused_with_those_that_are_known():
+    assert known_gpu("Voodoo 2") is None
+    with pytest.raises(UserError, match="--gpu Voodoo: not a GPU that is known here; write one of T4, V100"):
+        named_device("Voodoo")
+
+
+def test_the_drivers_tool_says_what_gpu_there_is():
+    assert gpus.parse("NVIDIA L4, 23034\nNVIDIA L4, 23034\n") == GpuModel("NVIDIA L4", 23034 * 2**20, 121e12)
+    assert gpus.parse("Something new, 1000\n") == GpuModel("Something new", 1000 * 2**20, None)
+    assert gpus.parse("No devices were found\n") is None
+
+
+def test_groups_that_train_the_same_weights_share_a_line():
+    resource = model(tuning={"method": "CGCLoRA", "rank": 16})
+    experts, lora = tuning_lines(resource, graph_of(resource))
+    assert experts.startswith("trained weights, classification: CGC-LoRA: 4 experts of rank 4 (1 common, 1 for each")
+    assert experts.endswith("each task is served as a LoRA of rank 8")
+    assert lora == "trained weights, generation, baselines: LoRA of rank 16, α 32, on all projections"
