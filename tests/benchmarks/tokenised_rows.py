@@ -160,6 +160,7 @@ def step_seconds(steps: int) -> tuple[float, float, float]:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
+    from multitask_api.estimates.fitting import CPU_TOKENS
     from multitask_api.resource.tuning import Tuning
     from multitask_trainer.training.accelerator import make_accelerator
     from multitask_trainer.training.batching.prefetch import Prefetcher
@@ -167,7 +168,6 @@ def step_seconds(steps: int) -> tuple[float, float, float]:
     from multitask_trainer.training.batching.task_batches import TaskBatches
     from multitask_trainer.training.loss_meter import LossMeter
     from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
-    from multitask_trainer.training.run import CPU_TOKENS
     from multitask_trainer.tuning import tuning_method
 
     generator = np.random.default_rng(1)
