@@ -10,10 +10,10 @@ from multitask_api.errors import UserError
 from multitask_api.estimates.fitting import BUSY_TOKENS, MOST_TOKENS, USED
 from multitask_api.estimates.flops import training_flops
 from multitask_api.estimates.shape import ModelShape
+from multitask_api.machine.gpu_models import GIB, GpuModel, known_gpu
 from multitask_operator.commands.costs import cost_text, costs_to_json, named_device, print_costs
 from multitask_operator.local import gpus
 from multitask_operator.planner.estimate import estimate
-from multitask_operator.planner.gpu_models import GIB, GpuModel, known_gpu
 from multitask_operator.planner.misfit import misfits
 from multitask_operator.planner.stage_costs import UTILISATION, Device, Speed
 from multitask_operator.report.tuning_text import tuning_lines

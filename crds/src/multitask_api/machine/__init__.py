@@ -1,1 +1,1 @@
-"""What this machine has, found without a library that would have to be loaded."""
+"""What machines have, found or known without a library that would have to be loaded."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from multitask_api.errors import UserError
+from multitask_api.machine.gpu_models import GIB, GpuModel, known_gpu, known_names
 from multitask_operator.commands.console import print_line, table
 from multitask_operator.formatting import duration
 from multitask_operator.planner.estimate import Estimate
-from multitask_operator.planner.gpu_models import GIB, GpuModel, known_gpu, known_names
 from multitask_operator.planner.stage_costs import Device, StageCost
 
 UNKNOWN_TIME = "how long is not known before a stage has measured tokens/s"

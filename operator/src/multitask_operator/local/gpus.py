@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 
-from multitask_operator.planner.gpu_models import GpuModel, known_gpu
+from multitask_api.machine.gpu_models import GpuModel, known_gpu
 
 
 def local_gpu() -> GpuModel | None:

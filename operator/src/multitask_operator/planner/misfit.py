@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from multitask_api.estimates.fitting import USED, Fitted
+from multitask_api.machine.gpu_models import GIB
 from multitask_api.resource import MultiTaskModel
 from multitask_operator.planner.estimate import Estimate
-from multitask_operator.planner.gpu_models import GIB
 from multitask_operator.planner.stage_costs import Device, StageCost
 
 _SHORT = 512

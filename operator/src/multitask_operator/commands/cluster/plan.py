@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from multitask_api.cluster import REFRESH_ANNOTATION
+from multitask_api.machine.gpu_models import known_gpu
 from multitask_api.resource.training import Training
 from multitask_api.stages.warm_start import starts
 from multitask_operator.commands import plan as local
@@ -14,7 +15,6 @@ from multitask_operator.commands.cluster.session import read_model
 from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.commands.costs import cost_text, device_of, named_device
 from multitask_operator.planner.estimate import estimate
-from multitask_operator.planner.gpu_models import known_gpu
 from multitask_operator.planner.stage_costs import Device
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.report.report_warnings import frozen_base_notes
