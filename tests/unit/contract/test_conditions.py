@@ -72,7 +72,9 @@ KUBERNETES = {
     *("CreateContainerConfigError", "CreateContainerError", "ErrImageNeverPull", "ErrImagePull", "ImagePullBackOff"),
     *("InvalidImageName", "RunContainerError", "ReplicaFailure", "ProgressDeadlineExceeded"),
 }
-OURS = {"None", "MultiTaskModel", "Full", "Qualified", "UserError", "Retryable", "Fault"}
+OURS = {
+    *("None", "MultiTaskModel", "Full", "Generation", "Auto", "Never", "Qualified", "UserError", "Retryable", "Fault"),
+}
 
 
 def test_no_type_or_reason_is_renamed_and_none_is_added_unseen():
