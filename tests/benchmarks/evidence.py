@@ -23,10 +23,11 @@ from pathlib import Path
 from typing import Any
 
 import open_suite
-from open_suite import NO_EARLY_STOP, Arm, arm, mean_sd
+from open_suite import Arm, arm, mean_sd
 
 from multitask_api.stage_io.manifest import Manifest
 from multitask_api.stage_io.results import FilterResult, TrainResult
+from multitask_operator.study.arms import NO_EARLY_STOP
 
 FIRST_SEED = 17
 GRACE_MINUTES = 1.5

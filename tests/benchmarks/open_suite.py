@@ -33,6 +33,9 @@ from typing import Any
 
 import yaml
 
+from multitask_operator.study.arms import NO_EARLY_STOP
+from multitask_operator.study.statistics import student_quantile
+
 TEXT = "{text}\n"
 PROMPTS = {
     "clinc150_intent": TEXT + "Intent:",
@@ -53,7 +56,6 @@ METRICS = {
     "rouge_l": "RougeL",
 }
 TAXONOMIES = {"binary": "Binary", "ordinal": "Ordinal", "multi_class": "MultiClass", "sentence_pair": "MultiClass"}
-NO_EARLY_STOP = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -268,7 +270,7 @@ def conclusion(arms: dict[str, list[dict[str, Any]]], judged: set[str] | None = 
     difference = statistics.mean(first) - statistics.mean(second)
     error = (statistics.variance(first) / len(first) + statistics.variance(second) / len(second)) ** 0.5
     # Welch's t at 95 % with the smaller arm's degrees of freedom: the cautious choice.
-    limit = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776}.get(min(len(first), len(second)) - 1, 2.571) * error
+    limit = student_quantile(0.975, min(len(first), len(second)) - 1) * error
     verdict = "more than the seeds vary" if abs(difference) > limit else "within what the seeds vary"
     return (
         f"{names[0]} minus {names[1]}, over the {len(judged)} tasks judged in every run:"

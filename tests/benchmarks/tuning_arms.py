@@ -21,6 +21,7 @@ from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.manifest import Manifest
 from multitask_api.stage_io.parameters import Optimisation, TaskDefinition, TrainParameters
 from multitask_api.stage_io.results import TrainResult
+from multitask_operator.study.arms import NO_EARLY_STOP
 from multitask_serving.engine.engine import Engine
 from multitask_trainer.data.rows import read_rows
 from multitask_trainer.evaluation.answers import Answer, read_scores, write_scores
@@ -35,7 +36,6 @@ from support.other_methods.mtl_lora import UPS
 from support.other_methods.poly import SKILLS
 from support.other_methods.train import METHODS
 
-NO_EARLY_STOP = 1_000_000
 FIRST_RATE = 1e-3
 """Where the rate does not matter."""
 

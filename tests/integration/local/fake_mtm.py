@@ -1,4 +1,4 @@
-"""``mtm run FILE --workdir DIR [--no-serve]`` with ``fake_stage.py`` as every stage program; the rest is real."""
+"""``mtm run FILE --workdir DIR [--no-serve]`` with fakes as stage programs; of a study.yaml, ``mtm study``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from multitask_operator.cli.errors import run_reporting_errors
 from multitask_operator.commands import run
+from multitask_operator.commands.study import run as study
 from multitask_operator.local import processes
 
 HERE = Path(__file__).parent
@@ -19,9 +20,11 @@ class FakeStages:
 
 if __name__ == "__main__":
     file, _, workdir, *options = sys.argv[1:]
-    serve = options != ["--no-serve"]
-    sys.exit(
-        run_reporting_errors(
-            lambda: run.run(Path(file), Path(workdir), serve=serve, as_json=False, launcher=FakeStages())
-        )
-    )
+    path, folder, serve = Path(file), Path(workdir), options != ["--no-serve"]
+
+    def command() -> int:
+        if path.name == "study.yaml":
+            return study.study(path, folder, as_json=False, launcher=FakeStages())
+        return run.run(path, folder, serve=serve, as_json=False, launcher=FakeStages())
+
+    sys.exit(run_reporting_errors(command))

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from multitask_api.resource import parse
+from multitask_operator.commands.study.loading import load
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples"
 SUITE = EXAMPLES / "support-desk"
@@ -176,3 +177,15 @@ def test_resource_files_fit_the_suite(generate, folder):
         claim = yaml.safe_load((SUITE / "claim.yaml").read_text(encoding="utf-8"))
         assert model.spec.storage.uri == f"pvc://{claim['metadata']['name']}/artifacts"
         assert [task.name for task in model.spec.tasks] == NAMES
+
+
+def test_the_study_compares_two_strategies_and_two_temperatures_of_the_model():
+    loaded = load(SUITE / "study" / "study.yaml")
+    assert loaded.model.metadata.name == "support-desk"
+    arms = dict.fromkeys(run.arm for run in loaded.runs)
+    found = [(arm.model.spec.filtering.strategy, arm.model.spec.stages.mixture.temperature) for arm in arms]
+    assert found == [("Type", 2), ("Type", 1), ("None", 2), ("None", 1)]
+    assert len(loaded.runs) == 3 * len(arms)
+    assert [path.name for path in sorted(SUITE.glob("*.yaml"))] == ["claim.yaml", "model.yaml"], (
+        "kubectl takes all files of the folder"
+    )

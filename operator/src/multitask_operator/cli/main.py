@@ -216,7 +216,7 @@ def logs(name: str, stage: str | None, *, follow: bool, tail: int | None, cluste
 @click.argument("name", metavar="DIR|NAME")
 @click.option("--dry-run", is_flag=True, help="Show what would be removed; remove nothing.")
 @click.option(
-    "--forget", metavar="MODEL", help="With DIR: delete this model's plan first; what only it uses is then removed."
+    "--forget", metavar="MODEL", help="With DIR: delete the plan of this model or study first, and what only it uses."
 )
 @OUTPUT
 @cluster_options

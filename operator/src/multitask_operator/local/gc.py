@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,8 +25,8 @@ class UnusedFiles:
     bytes: int
 
 
-def find_unused(workdir: Workdir, without_model: str | None = None) -> UnusedFiles:
-    """What no plan uses. The plan of ``without_model`` is left out: what only it uses counts as unused.
+def find_unused(workdir: Workdir, without_models: Collection[str] = ()) -> UnusedFiles:
+    """What no plan uses. The plans of ``without_models`` are left out: what only they use counts as unused.
 
     A stage whose digest is not known yet keeps all its artifacts: one of them may be used again.
     """
@@ -36,7 +36,7 @@ def find_unused(workdir: Workdir, without_model: str | None = None) -> UnusedFil
     open_stages: set[str] = set()
     open_kinds: set[str] = set()
     for name, planned in workdir.planned_models().items():
-        if name == without_model:
+        if name in without_models:
             continue
         versions = workdir.versions_of(name) or VERSIONS
         graph = build(planned.model.metadata.name, planned.model.spec, planned.resolved, manifests, versions)

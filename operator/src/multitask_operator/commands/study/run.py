@@ -22,6 +22,7 @@ from multitask_operator.local.workdir import PlannedModel, Workdir, write_atomic
 from multitask_operator.study import page
 from multitask_operator.study.build import build_study_report
 from multitask_operator.study.graphs import StudyGraphs, done_keys
+from multitask_operator.study.names import run_name
 from multitask_operator.study.report import StudyReport
 
 
@@ -88,7 +89,7 @@ def _save_plans(workdir: Workdir, loaded: LoadedStudy, runs: ResolvedRuns, total
     arms = list(dict.fromkeys(run.arm.name for run, _ in runs))
     for run, resolved in runs:
         model = run.model(total_steps)
-        name = f"{loaded.name}-arm-{arms.index(run.arm.name) + 1}-seed-{run.seed}"
+        name = run_name(loaded.name, arms.index(run.arm.name) + 1, run.seed)
         named = model.model_copy(update={"metadata": model.metadata.model_copy(update={"name": name})})
         workdir.save_model(PlannedModel(model=named, resolved=resolved), VERSIONS)
 
