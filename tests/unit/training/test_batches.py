@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from multitask_serving.engine.model.backbone import Backbone
+from multitask_trainer.training.batching import batches as batching
 from multitask_trainer.training.batching.batches import packed, padded
 from multitask_trainer.training.batching.dataset import EncodedDataset
 from multitask_trainer.training.batching.sampler import Sampler
@@ -74,6 +75,37 @@ def test_padded_and_packed_give_the_same_gradient(model):
         gradients.append(torch.cat([value.grad.flatten() for value in model.parameters()]))
     assert torch.allclose(*gradients, atol=1e-5)
     assert gradients[0].abs().max() > 1e-3
+
+
+def test_rows_that_are_wider_than_a_pack_are_padded_and_loss_and_gradient_stay(model, monkeypatch):
+    monkeypatch.setattr(batching, "_GPU_MICRO_BATCH_COST", 0)
+    given = rows()
+    results = []
+    for layout in ("padded, one micro-batch", "packed, a row over the width"):
+        model.zero_grad()
+        micro_batches = LAYOUTS[layout](given, batch_rows=len(given))
+        total = loss(model, micro_batches)
+        total.backward()
+        results.append(torch.cat([total.detach()[None], *(value.grad.flatten() for value in model.parameters())]))
+    assert torch.allclose(*results, atol=1e-5)
+    wide = [batch for batch in micro_batches if batch.segment_ids is None]
+    assert sum(len(batch.input_ids) for batch in wide) == sum(sum(lengths) - 1 > 8 for lengths in LENGTHS)
+    assert {batch.input_ids.shape[1] for batch in micro_batches if batch.segment_ids is not None} == {8}
+
+
+def test_a_few_long_rows_do_not_widen_the_packs_of_many_short_ones():
+    generator = np.random.default_rng(0)
+    lengths = [*((int(length), 2) for length in generator.integers(8, 80, 400)), (900, 2), (1200, 2), (1500, 2)]
+    given = rows(lengths=lengths)
+    batches = packed(given, batch_rows=403, token_budget=1 << 15, width=512, tasks=list(range(403)))
+    squares = sum(batch.input_ids.numel() * batch.input_ids.shape[1] for batch in batches)
+    lines = sum(sum(each) - 1 for each in lengths) * max(sum(each) - 1 for each in lengths)
+    assert squares < lines / 2
+    assert [int(task) for batch in batches if batch.segment_ids is None for task in batch.task_ids] == [402, 401, 400]
+    assert sum(batch.tokens for batch in batches) == sum(len(ids) - 1 for ids, _ in given)
+    # With few short rows another pass would take longer than it spares.
+    few = packed(given[-23:], batch_rows=23, token_budget=1 << 15, width=512)
+    assert [batch.segment_ids is None for batch in few] == [False]
 
 
 def test_a_row_of_a_pack_does_not_see_the_row_before_it(model):

@@ -4,7 +4,9 @@ All rows of a step, over all micro-batches and processes, are its *global batch*
 
 Two layouts give the same loss. *Padded*: rows sorted by length, one a sequence, padded on the right; causal attention
 does not read what follows, so no mask is needed. *Packed*: several rows a sequence with an explicit block-diagonal
-mask, for GPUs, where padding costs more than the mask. ``position_ids`` are explicit in both: each row counts from 0.
+mask, for GPUs, where padding costs more than the mask. Attention costs the square of a sequence's width, whatever the
+mask leaves out, so rows that are wider than a pack are padded instead. ``position_ids`` are explicit in both: each row
+counts from 0.
 """
 
 from __future__ import annotations
@@ -24,6 +26,10 @@ EncodedRow = tuple[NDArray[np.int32], int]
 
 _MICRO_BATCH_COST = 100
 """What starting one more pass through a small model costs, in tokens (measured: about 4 ms against 40 µs a token)."""
+_GPU_MICRO_BATCH_COST = 2048
+"""The same on a GPU, where a pass takes ten milliseconds or more to be launched. Not measured."""
+_ATTENTION_WIDTH = 4096
+"""Attention with a mask over sequences of that width takes as long as all else. Not measured; grows with the model."""
 
 
 @dataclass(frozen=True)
@@ -112,11 +118,12 @@ def padded(
     token_budget: int,
     mixed_lengths: bool = True,
     tasks: Sequence[int] | None = None,
+    start_cost: int = _MICRO_BATCH_COST,
 ) -> list[MicroBatch]:
     """Rows sorted by length, in micro-batches of at most ``token_budget`` tokens with padding (one row at least).
 
     ``tasks`` has the index of each row's task. Without ``mixed_lengths`` there is no padding: only rows of equal length
-    share a micro-batch.
+    share a micro-batch. ``start_cost``: of one more micro-batch, in tokens.
     """
     order = sorted(range(len(rows)), key=lambda index: -len(rows[index][0]))
     widths = np.array([len(rows[index][0]) - 1 for index in order])
@@ -131,14 +138,14 @@ def padded(
             tasks=tasks,
         )
         for first, last in itertools.pairwise(runs)
-        for begin, end in _cuts(widths[first:last], token_budget)
+        for begin, end in _cuts(widths[first:last], token_budget, start_cost)
     ]
 
 
-def _cuts(widths: NDArray[np.int64], token_budget: int) -> list[tuple[int, int]]:
+def _cuts(widths: NDArray[np.int64], token_budget: int, start_cost: int) -> list[tuple[int, int]]:
     """Where to cut descending widths so that padded tokens and the cost of starting micro-batches are least in all.
 
-    best(i) = min over j < i of best(j) + widths[j] · (i - j) + `_MICRO_BATCH_COST`, within the budget.
+    best(i) = min over j < i of best(j) + widths[j] · (i - j) + ``start_cost``, within the budget.
     """
     count = len(widths)
     best = np.zeros(count + 1)
@@ -148,7 +155,7 @@ def _cuts(widths: NDArray[np.int64], token_budget: int) -> list[tuple[int, int]]
         cost = np.where(size <= token_budget, best[:end] + size, np.inf)
         cost[-1] = best[end - 1] + size[-1]  # a row alone is always allowed
         begins[end] = cost.argmin()
-        best[end] = cost[begins[end]] + _MICRO_BATCH_COST
+        best[end] = cost[begins[end]] + start_cost
     cuts = []
     end = count
     while end > 0:
@@ -163,32 +170,55 @@ def packed(
     batch_rows: int,
     token_budget: int,
     width: int,
+    mixed_lengths: bool = True,
     tasks: Sequence[int] | None = None,
 ) -> list[MicroBatch]:
-    """Rows packed into sequences of ``width`` tokens (wider only for a longer row): first-fit decreasing.
+    """Rows packed into sequences of ``width`` tokens; rows that are longer are padded instead.
 
-    ``tasks`` has the index of each row's task.
+    Where that does not pay, because few tokens would be spared the width of a longer row, all are packed into sequences
+    as wide as that. ``tasks`` has the index of each row's task; ``mixed_lengths`` as for `padded`.
     """
-    width = max(width, *(len(ids) - 1 for ids, _ in rows))
+    lengths = [len(ids) - 1 for ids, _ in rows]
+    longest = max(lengths)
+    short, long = (
+        [row for row, length in enumerate(lengths) if (length > width) == is_long] for is_long in (False, True)
+    )
+    spared = sum(lengths[row] for row in short) * (longest - width) / _ATTENTION_WIDTH
+    if long and (not short or spared > _GPU_MICRO_BATCH_COST):
+        alone = padded(
+            [rows[row] for row in long],
+            batch_rows=batch_rows,
+            token_budget=token_budget,
+            mixed_lengths=mixed_lengths,
+            tasks=None if tasks is None else [tasks[row] for row in long],
+            start_cost=_GPU_MICRO_BATCH_COST,
+        )
+    else:
+        alone, short, width = [], list(range(len(rows))), max(width, longest)
+    sequences = _first_fit([(row, lengths[row]) for row in short], width)
+    count = max(1, token_budget // width)
+    return alone + [
+        _collate(rows, sequences[begin : begin + count], width, batch_rows, mask=True, tasks=tasks)
+        for begin in range(0, len(sequences), count)
+    ]
+
+
+def _first_fit(rows: Sequence[tuple[int, int]], width: int) -> list[list[int]]:
+    """(row, length) → sequences of rows that are together at most ``width`` long: first-fit decreasing."""
     sequences: list[list[int]] = []
     room: list[int] = []
     first = 0  # sequences before it are too full for any row that is left
-    shortest = min(len(ids) - 1 for ids, _ in rows)
-    for index in sorted(range(len(rows)), key=lambda index: -len(rows[index][0])):
-        length = len(rows[index][0]) - 1
+    shortest = min((length for _, length in rows), default=0)
+    for row, length in sorted(rows, key=lambda each: -each[1]):
         chosen = next((number for number in range(first, len(sequences)) if room[number] >= length), len(sequences))
         if chosen == len(sequences):
             sequences.append([])
             room.append(width)
-        sequences[chosen].append(index)
+        sequences[chosen].append(row)
         room[chosen] -= length
         while first < len(sequences) and room[first] < shortest:
             first += 1
-    count = max(1, token_budget // width)
-    return [
-        _collate(rows, sequences[begin : begin + count], width, batch_rows, mask=True, tasks=tasks)
-        for begin in range(0, len(sequences), count)
-    ]
+    return sequences
 
 
 def _collate(

@@ -43,7 +43,12 @@ class TaskBatches:
             rows, tasks = [rows[slot] for slot in order], [tasks[slot] for slot in order]
         if self.pack:
             return packed(
-                rows, batch_rows=self.batch_rows, token_budget=self.token_budget, width=PACK_WIDTH, tasks=tasks
+                rows,
+                batch_rows=self.batch_rows,
+                token_budget=self.token_budget,
+                width=PACK_WIDTH,
+                mixed_lengths=self.mixed_lengths,
+                tasks=tasks,
             )
         return padded(
             rows,
