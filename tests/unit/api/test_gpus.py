@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from multitask_api.machine.gpus import gpu_count
+from multitask_api.machine.gpus import gpu_count, visible_gpus
 
 DRIVER = ("nvidiactl", "nvidia-uvm", "nvidia-modeset")
 CASES = [
@@ -32,3 +32,11 @@ def test_gpus_are_counted(
     for name in files:
         (tmp_path / name).touch()
     assert gpu_count(environment, tmp_path) == count
+    assert len(visible_gpus(environment, tmp_path)) == count
+
+
+def test_gpus_keep_the_names_that_they_are_given(tmp_path: Path) -> None:
+    for name in ("nvidia0", "nvidia1", "nvidia7"):
+        (tmp_path / name).touch()
+    assert visible_gpus({}, tmp_path) == ("0", "1", "2")
+    assert visible_gpus({"CUDA_VISIBLE_DEVICES": "2, GPU-8f3a,-1"}, tmp_path) == ("2", "GPU-8f3a")

@@ -70,6 +70,31 @@ def test_what_starts(sentence, done, capacity, expected):
     assert starts(DESK, manifests, capacity=capacity) == expected
 
 
+TWO_GPUS = Capacity(cores=16, memory=64 * GB, gpus=("2", "5"))
+
+
+def test_each_training_has_a_gpu_of_its_own_and_others_wait():
+    before = all_done(DESK, until="baseline")
+    graph = graph_of(DESK, before)
+    first = plan(DESK, planner_input(DESK, before, capacity=TWO_GPUS), 0.0).starts
+    assert [(start.node.name, start.gpu) for start in first] == [
+        ("baseline/intent/seed-17", "2"),
+        ("baseline/urgency/seed-17", "5"),
+    ]
+    assert {start.threads for start in first} == {8}
+    one = (Running(*first[1].key, 0.0, gpu="5"),)
+    (following,) = plan(DESK, planner_input(DESK, before, capacity=TWO_GPUS, running=one), 0.0).starts
+    assert (following.node.name, following.gpu) == ("baseline/intent/seed-17", "2")
+    both = (*one, Running("baseline/reply/seed-17", graph["baseline/reply/seed-17"].digest, 0.0, gpu="2"))
+    assert starts(DESK, before, capacity=TWO_GPUS, running=both) == []
+
+
+def test_small_stages_need_no_gpu():
+    found = plan(DESK, planner_input(DESK, capacity=TWO_GPUS), 0.0).starts
+    assert {(start.node.kind, start.gpu) for start in found} == {("prepare", None)}
+    assert len(found) == 4
+
+
 def test_a_stage_at_work_is_not_started_again():
     graph = graph_of(DESK)
     assert starts(DESK, running=running(graph, "prepare/escalate", "prepare/intent")) == []

@@ -7,6 +7,15 @@ from collections.abc import Mapping
 from pathlib import Path
 
 
+def visible_gpus(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> tuple[str, ...]:
+    """The GPUs that this process can use, as CUDA_VISIBLE_DEVICES names them."""
+    count = gpu_count(environment, devices)
+    visible = environment.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return tuple(str(index) for index in range(count))
+    return tuple(name.strip() for name in visible.split(",")[:count])
+
+
 def gpu_count(environment: Mapping[str, str] = os.environ, devices: Path = Path("/dev")) -> int:
     """How many GPUs this process can use: those whose device files it has, and CUDA_VISIBLE_DEVICES leaves."""
     # Windows' Linux has one device file, whatever there is behind it.

@@ -93,7 +93,7 @@ def run(
             resolved=resolved,
             versions=versions,
             data_root=root,
-            capacity=capacity.capacity(model_file.processes_allowed(model)),
+            capacity=capacity.capacity(model_file.processes_allowed(model), device=model_file.device(model, device)),
             view=view,
             launcher=launcher or stack.enter_context(fork_launcher.stage_launcher(has_gpu=gpu_count() > 0)),
             serve=serve,

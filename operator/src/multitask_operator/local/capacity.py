@@ -7,23 +7,27 @@ from pathlib import Path
 
 import psutil
 
-from multitask_api.machine.gpus import gpu_count
+from multitask_api.machine.gpus import visible_gpus
 from multitask_operator.planner import Capacity
 
 _CGROUP = Path("/sys/fs/cgroup")
-#: Processes that may share one accelerator when the resource does not say.
-_SHARED_GPU_PROCESSES = 4
 
 
-def capacity(processes: int | None = None) -> Capacity:
-    """Cores and free memory, in bytes. ``processes``: how many stages may run at once."""
+def capacity(processes: int | None = None, *, device: str = "auto") -> Capacity:
+    """Cores, free memory in bytes, and GPUs unless ``device`` is ``cpu``.
+
+    ``processes``: how many stages may run at once.
+    """
     cores = len(os.sched_getaffinity(0))
     quota = _cpu_quota()
     if quota is not None:
         cores = min(cores, max(1, int(quota)))
-    if processes is None:
-        processes = _SHARED_GPU_PROCESSES if gpu_count() else cores
-    return Capacity(cores=cores, memory=_free_memory(), processes=max(1, processes))
+    return Capacity(
+        cores=cores,
+        memory=_free_memory(),
+        processes=max(1, cores if processes is None else processes),
+        gpus=() if device == "cpu" else visible_gpus(),
+    )
 
 
 def _cpu_quota() -> float | None:

@@ -59,6 +59,7 @@ class _Job:
     started: float
     attempt: int
     stopping: bool = False
+    gpu: str | None = None
 
 
 @dataclass
@@ -121,7 +122,7 @@ class Executor:
             manifests=self.workdir.manifests(),
             versions=self.versions,
             capacity=self.capacity,
-            running=tuple(Running(*job.key, job.started, job.stopping) for job in self._jobs.values()),
+            running=tuple(Running(*job.key, job.started, job.stopping, job.gpu) for job in self._jobs.values()),
             failures=tuple(self._failures.values()),
             serve=self.serve,
         )
@@ -153,10 +154,11 @@ class Executor:
         log.parent.mkdir(parents=True, exist_ok=True)
         stamp = datetime.fromtimestamp(self.clock()).astimezone().isoformat(timespec="seconds")
         with log.open("a", encoding="utf-8") as file:
-            file.write(f"=== {stamp} {key[0]} {key[1]} attempt {action.attempt}, {action.threads} threads\n")
-        environment = processes.environment(self.workdir.path, action.threads)
+            on = f", GPU {action.gpu}" if action.gpu is not None else ""
+            file.write(f"=== {stamp} {key[0]} {key[1]} attempt {action.attempt}, {action.threads} threads{on}\n")
+        environment = processes.environment(self.workdir.path, action.threads, action.gpu)
         process = self.launcher.start(action.node.kind, self.workdir.order(key), log, environment)
-        self._jobs[key] = _Job(key, process, self.clock(), action.attempt)
+        self._jobs[key] = _Job(key, process, self.clock(), action.attempt, gpu=action.gpu)
         self.view.started(self.label(key), action.attempt)
 
     def _order(self, action: StartStage, current_plan: Plan) -> StageOrder:

@@ -15,17 +15,20 @@ TRAINED, FROZEN = 16, 8
 #: Kinds that measure or start servers: nothing else may run beside them.
 ALONE = frozenset({"verify", "ledger"})
 TRAINING = frozenset({"base", "baseline", "high-resource", "mixture", "check"})
+#: Kinds that have a GPU of their own while they run, where there are any: they fill its memory, or time on it.
+ON_GPU = TRAINING | {"gradients", "evaluate", "export"}
 #: Kinds that load no model.
 SMALL = ("prepare", "filter", "affinity")
 
 
 @dataclass(frozen=True)
 class Capacity:
-    """What a machine has for stages: cores, bytes of memory, and processes at once."""
+    """What a machine has for stages: cores, bytes of memory, processes at once, and the names of its GPUs."""
 
     cores: int
     memory: int
     processes: int = 1_000
+    gpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,8 @@ class Cost:
 
 def training_threads(capacity: Capacity, tasks: int) -> int:
     """Threads of a training process: fixed for a machine and a spec, so that results repeat."""
-    return max(1, capacity.cores // min(capacity.cores, capacity.processes, tasks))
+    trainings = min(capacity.cores, capacity.processes, tasks, len(capacity.gpus) or tasks)
+    return max(1, capacity.cores // trainings)
 
 
 def threads(kind: str, capacity: Capacity, tasks: int) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.results import PrepareResult
 from multitask_api.stages import Graph, Node, NodeState, build
-from multitask_operator.planner.costs import ALONE, Capacity, Cost, cost, threads
+from multitask_operator.planner.costs import ALONE, ON_GPU, Capacity, Cost, cost, threads
 from multitask_operator.planner.state import Failed, Plan, PlannerInput, Running, StartStage, StopStage
 
 #: Attempts of a stage that fails for a passing reason, and seconds until the second one. These are for `mtm run`: in
@@ -76,8 +76,8 @@ def plan_graph(
         attempt = failed.attempts + 1 if failed else 1
         if capacity is None or free is None:
             starts.append(StartStage(node, 1, attempt))
-        elif free.take(node, cost(node, graph, model.spec, capacity)):
-            starts.append(StartStage(node, threads(node.kind, capacity, len(model.spec.tasks)), attempt))
+        elif (taken := free.take(node, cost(node, graph, model.spec, capacity))) is not None:
+            starts.append(StartStage(node, threads(node.kind, capacity, len(model.spec.tasks)), attempt, taken.gpu))
     finished = not starts and not waits and not planner_input.running
     actions: tuple[StartStage | StopStage, ...] = (*stops, *starts)
     return Plan(
@@ -147,6 +147,13 @@ def _urgency(node: Node, graph: Graph) -> tuple[int, int, str]:
     return kind, -rows, node.name
 
 
+@dataclass(frozen=True)
+class Taken:
+    """What a stage gets beside cores and memory."""
+
+    gpu: str | None
+
+
 @dataclass
 class FreeCapacity:
     """What is left of a machine's capacity while starts are chosen."""
@@ -156,31 +163,40 @@ class FreeCapacity:
     memory: int
     processes: int
     alone: bool
+    gpus: tuple[str, ...]
 
     @classmethod
     def of(cls, graph: Graph, model: MultiTaskModel, running: Sequence[Running], capacity: Capacity) -> FreeCapacity:
         free = cls.all_of(capacity)
         for run in running:
             node = graph[run.stage] if run.stage in graph else Node(run.stage, "baseline", NodeState.WAITING)
-            free.use(node, cost(node, graph, model.spec, capacity))
+            free.use(node, cost(node, graph, model.spec, capacity), run.gpu)
         return free
 
     @classmethod
     def all_of(cls, capacity: Capacity) -> FreeCapacity:
         """An idle machine."""
-        return cls(capacity, capacity.cores, capacity.memory, 0, alone=False)
+        return cls(capacity, capacity.cores, capacity.memory, 0, alone=False, gpus=capacity.gpus)
 
-    def take(self, node: Node, needed: Cost) -> bool:
-        """Reserve what the stage needs if it is free. An idle machine takes any stage: waiting would not enlarge it."""
+    def take(self, node: Node, needed: Cost) -> Taken | None:
+        """Reserve what the stage needs; None if it is not free.
+
+        An idle machine takes any stage: waiting would not enlarge it. Where there are GPUs, a stage that uses one gets
+        one for itself.
+        """
+        needs_gpu = bool(self.capacity.gpus) and node.kind in ON_GPU
         if self.processes:
             full = self.processes >= self.capacity.processes or self.alone or node.kind in ALONE
+            full = full or (needs_gpu and not self.gpus)
             if full or needed.cores > self.cores or needed.memory > self.memory:
-                return False
-        self.use(node, needed)
-        return True
+                return None
+        taken = Taken(self.gpus[0] if needs_gpu and self.gpus else None)
+        self.use(node, needed, taken.gpu)
+        return taken
 
-    def use(self, node: Node, needed: Cost) -> None:
-        """Count a stage that runs."""
+    def use(self, node: Node, needed: Cost, gpu: str | None = None) -> None:
+        """Count a stage that runs, on ``gpu`` if it has one for itself."""
+        self.gpus = tuple(name for name in self.gpus if name != gpu)
         self.processes += 1
         self.cores -= needed.cores
         self.memory -= needed.memory

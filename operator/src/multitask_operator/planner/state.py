@@ -19,6 +19,8 @@ class Running:
     digest: str
     started: float
     stopping: bool = False
+    gpu: str | None = None
+    """The GPU that it has for itself."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,8 @@ class StartStage:
     node: Node
     threads: int
     attempt: int
+    gpu: str | None = None
+    """The GPU that it gets for itself; None: what there is, or none."""
 
     @property
     def key(self) -> tuple[str, str]:

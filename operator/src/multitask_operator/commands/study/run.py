@@ -49,7 +49,9 @@ def study(
             resolved=runs[0][1],
             versions=VERSIONS,
             data_root=loaded.data_root,
-            capacity=capacity.capacity(model_file.processes_allowed(loaded.model)),
+            capacity=capacity.capacity(
+                model_file.processes_allowed(loaded.model), device=model_file.device(loaded.model, device)
+            ),
             view=view,
             launcher=launcher or stack.enter_context(fork_launcher.stage_launcher(has_gpu=gpu_count() > 0)),
             serve=False,
