@@ -56,7 +56,7 @@ def _retryable_message(error: Exception, order: StageOrder, distributed: Distrib
     """What to tell the user if full memory, a full disk or a lost peer process caused ``error``; None if none did."""
     if type(error).__name__ == "OutOfMemoryError":  # torch's; stages that train nothing have not imported it
         return (
-            f"the GPU's memory is full: {error}. Another process may have taken it (training.maxParallelJobs); else "
+            f"the GPU's memory is full: {error}. Another process may have taken it; else "
             "lower training.maxLength, or take a smaller base model or a larger GPU"
         )
     full = full_disk_message(error, _written_folders(order), DataLocations.of(".", os.environ).mounts)

@@ -162,7 +162,7 @@ def _does_not_fit(step: OptimizerStep, memory: DeviceMemory, width: int | None) 
     if others > _OTHERS * memory.total:
         return GpuInUse(
             f"the GPU has {memory.total / GIB:.0f} GiB and other processes hold {others / GIB:.1f} GiB of it; this "
-            "training does not fit beside them. It is tried again; set training.maxParallelJobs: 1 to train alone"
+            "training does not fit beside them. It is tried again; end them, or leave it another GPU"
         )
     trained, whole = step.weights
     state = f"this base model with {whole:,} weights, {trained:,} of them trained, which take 12 bytes each beside it"
