@@ -27,8 +27,8 @@ from stage_runs import run_stage
 from tuning_arms import Arm, Run, Setting, Trained, answer, arms, mean_score, task_score, train
 from tuning_steps import step_seconds
 
+from multitask_api.resource.sources import Pretraining
 from multitask_api.resource.tasks import TaskSpec
-from multitask_api.resource.training import Pretraining
 from multitask_api.stage_io.parameters import BaseParameters, Optimisation, PrepareParameters, TaskDefinition
 from multitask_trainer.data.rows import read_rows
 from multitask_trainer.evaluation.answers import Answer

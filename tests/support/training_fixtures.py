@@ -14,7 +14,7 @@ import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from multitask_api.bundle import GenerationSettings
-from multitask_api.resource.training import Pretraining
+from multitask_api.resource.sources import Pretraining
 from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.manifest import Manifest, StageFailure, StageOrder
 from multitask_api.stage_io.parameters import (

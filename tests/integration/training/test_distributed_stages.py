@@ -16,7 +16,7 @@ import pytest
 from safetensors.torch import load_file
 
 from multitask_api.cluster import CONFIGMAP_VARIABLE, FAILURE_KEY, ORDERS_KEY
-from multitask_api.stage_io.manifest import StageOrder
+from multitask_api.stage_io.manifest import Manifest, StageOrder
 from multitask_api.stage_io.packing import manifest_key, unpack_manifest
 from multitask_api.stage_io.parameters import StageParameters
 from multitask_api.stage_io.results import TrainResult
@@ -75,17 +75,23 @@ def free_port() -> int:
         return int(unused.getsockname()[1])
 
 
-def test_two_processes_leave_what_one_leaves(suite, server):
+@pytest.fixture(scope="module")
+def one(suite: TrainingSuite) -> Manifest:
+    """The baseline of one process."""
+    suite.run(suite.order("baseline/one", train_parameters("baseline", max_steps=40), version=VERSIONS["baseline"]))
+    return suite.manifest("baseline/one")
+
+
+@pytest.mark.parametrize("sharding", ["Never", "Always"])
+def test_two_processes_leave_what_one_leaves(suite, server, one, sharding):
+    stage = f"baseline/{sharding}"
     parameters = train_parameters("baseline", max_steps=40)
-    results = {}
-    for name, launch in {"one": [], "two": ["--processes=2"]}.items():
-        stage = f"baseline/{name}"
-        ((status, errors),) = ended(pod(suite, order(suite, stage, parameters, digest=name), server, launch))
-        assert status == 0, errors
-        manifest = suite.manifest(stage)
-        assert unpack_manifest(server.binary[manifest_key(name)]).outputs == manifest.outputs
-        results[name] = (manifest, TrainResult.model_validate(manifest.result))
-    (one, first), (two, second) = results["one"], results["two"]
+    stage_order = order(suite, stage, parameters, digest=sharding, sharding=sharding)
+    ((status, errors),) = ended(pod(suite, stage_order, server, ["--processes=2"]))
+    assert status == 0, errors
+    two = suite.manifest(stage)
+    assert unpack_manifest(server.binary[manifest_key(sharding)]).outputs == two.outputs
+    first, second = (TrainResult.model_validate(manifest.result) for manifest in (one, two))
     assert set(one.files) == set(two.files)
     assert set(one.result) == set(two.result)
     assert set(one.outputs) == set(two.outputs)
@@ -97,23 +103,25 @@ def test_two_processes_leave_what_one_leaves(suite, server):
     )
     losses = [[point.train_loss for point in result.curve] for result in (first, second)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
-    weights = [
-        load_file(suite.artifact(f"baseline/{name}") / "served/model/model.safetensors") for name in ("one", "two")
-    ]
+    weights = [load_file(suite.artifact(name) / "served/model/model.safetensors") for name in ("baseline/one", stage)]
     # Adam turns a gradient's rounding into a step of its own size where the gradient is nearly nothing.
     far = [(weights[0][name] - value).abs().gt(1e-4).float().mean() for name, value in weights[1].items()]
     assert max(far) < 0.01
-    assert not suite.work("baseline/two").exists()
+    assert not suite.work(stage).exists()
 
 
 def test_two_pods_on_two_nodes_make_one_base(suite, server):
-    """Pre-training too: its tokens are written once, and both read them."""
-    stage_order = order(suite, "base/shared", base_parameters(pretraining=pretraining(maxSteps=4)), digest="shared")
+    """Pre-training too: its tokens are written once, and both read them. Each holds half of the weights."""
+    parameters = base_parameters(pretraining=pretraining(maxSteps=4))
+    stage_order = order(suite, "base/shared", parameters, digest="shared", sharding="Always")
     launch = ["--processes=1", "--nodes=2", f"--master=127.0.0.1:{free_port()}"]
     both = [pod(suite, stage_order, server, launch, JOB_COMPLETION_INDEX=str(index)) for index in (0, 1)]
     statuses = ended(*both)
     assert [status for status, _ in statuses] == [0, 0], statuses
-    assert suite.manifest("base/shared").result["steps"] == 4
+    result = suite.manifest("base/shared").result
+    assert result["steps"] == 4
+    weights = load_file(suite.artifact("base/shared") / "model/model.safetensors")
+    assert sum(value.numel() for value in weights.values()) == result["parameters"]
     assert [key for patch in server.patches for key in patch.get("binaryData", {})] == [manifest_key("shared")]
 
 

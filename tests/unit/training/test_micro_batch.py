@@ -21,9 +21,8 @@ from multitask_trainer.training.loss import RowMeanLoss
 from multitask_trainer.training.micro_batch import MicroBatchSize, PassMemory, choose, fit
 from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
 from multitask_trainer.tuning import tuning_method
+from support.simulated_memory import MIB, SimulatedMemory
 from support.training_fixtures import optimisation, small_decoder
-
-MIB = 2**20
 
 
 class Gpu:
@@ -179,38 +178,6 @@ def task_batches(*, pack, longest=40, rows=16):
         datasets.append(EncodedDataset.of(prompts, [[7] * answer] * len(lengths)))
     sampler = Sampler(dict.fromkeys(TASKS, 0.5), dict.fromkeys(TASKS, 31), batch_rows=rows, seed=1)
     return TaskBatches(sampler, datasets, rows, 10_000, pack=pack)
-
-
-class SimulatedMemory:
-    """A pass takes 1 MiB a token, half of it with checkpointing; ``left`` MiB are free, ``held`` by other processes."""
-
-    def __init__(self, step, *, left, held=0, total=1000):
-        self.left, self.held, self.total = left, held, total * MIB
-        self.step, self.tokens = step, []
-        model = step.loss.model
-        model.get_decoder().register_forward_pre_hook(self.note, with_kwargs=True)
-
-    def note(self, _module, _arguments, keywords):
-        self.tokens.append(keywords["input_ids"].numel())
-        if self.used() > self.left:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    def used(self):
-        layers = self.step.loss.model.get_decoder().layers
-        return self.tokens[-1] * (0.5 if layers[0].gradient_checkpointing else 1)
-
-    def free(self):
-        return self.left * MIB
-
-    def others(self):
-        return self.held * MIB
-
-    def taken_by(self, work):
-        work()
-        return int(self.used() * MIB)
-
-    def reset(self):
-        pass
 
 
 FITTED = [

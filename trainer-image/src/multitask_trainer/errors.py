@@ -41,6 +41,10 @@ class WorkerFailed(LostProcess):
         self.rank = rank
 
 
+class LostPass(RetryableError):
+    """A forward pass that all processes make together failed in this one: the others wait in it and hear of nothing."""
+
+
 class GpuInUse(RetryableError):
     """What other processes hold of a GPU leaves too little for this one."""
 

@@ -63,6 +63,38 @@ class DataSource(Record):
     )
 
 
+class Pretraining(Record):
+    """Continued pretraining of the base model on text of the domain, before any task is trained."""
+
+    tasks_text: bool = Field(
+        True,
+        description="Train on the inputs and answers of the tasks' training rows. Validation and test rows are never "
+        "used.",
+    )
+    corpus: Annotated[tuple[DataSource, ...], Field(max_length=64)] = Field(
+        (), description="More text to train on. Default: none; required if tasksText is false."
+    )
+    max_steps: int = Field(ge=1, description="Number of optimizer steps, each of training.batchRows rows.")
+    learning_rate: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="Learning rate of pretraining, which trains all weights; for a base that knows language 1e-5 to "
+        "5e-5. Default: training.learningRate.",
+    )
+    refresh: Annotated[str, StringConstraints(max_length=128)] | None = Field(
+        None,
+        description="Any text; a change trains the base model again. Without a change it stays as it is, also when "
+        "tasks are added.",
+    )
+
+    @model_validator(mode="after")
+    def _has_text(self) -> Self:
+        if not self.tasks_text and not self.corpus:
+            raise_problems([Problem("corpus", "there is no text to train on; name a corpus or set tasksText: true")])
+        return self
+
+
 class BaseModelSource(Record):
     """The pretrained language model that all training starts from."""
 

@@ -13,9 +13,17 @@ from multitask_api.errors import Problem, raise_problems
 from multitask_api.resource.filtering import Filtering
 from multitask_api.resource.grouping import any_group_problems, group_tasks, groups_are_known, rank_problems
 from multitask_api.resource.serving import Serving
-from multitask_api.resource.sources import BaseModelSource, Credential, DnsLabel, Name, SecretName, Storage
+from multitask_api.resource.sources import (
+    BaseModelSource,
+    Credential,
+    DnsLabel,
+    Name,
+    Pretraining,
+    SecretName,
+    Storage,
+)
 from multitask_api.resource.tasks import TaskSpec
-from multitask_api.resource.training import Pretraining, Qualification, Stages, Training
+from multitask_api.resource.training import Qualification, Stages, Training
 from multitask_api.resource.tuning import Tuning
 from multitask_api.types import Record
 from multitask_api.uris import is_builtin

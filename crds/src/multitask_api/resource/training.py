@@ -1,4 +1,4 @@
-"""How a model is trained: pretraining, the budgets of the stages, qualification, pods."""
+"""How a model is trained: the budgets of the stages, qualification, pods."""
 
 from __future__ import annotations
 
@@ -9,46 +9,16 @@ from pydantic import Field, StringConstraints, model_validator
 
 from multitask_api.errors import Problem, raise_problems
 from multitask_api.resource.pod_templates import FreeForm, PodTemplates
-from multitask_api.resource.sources import DataSource
 from multitask_api.types import Record
 
 GradientCheckpointing = Literal["Auto", "Always", "Never"]
 """Whether activations are computed again in the backward pass; ``Auto``: where memory is short."""
 
+Sharding = Literal["Auto", "Always", "Never"]
+"""Whether the processes of a training divide its weights; ``Auto``: where one GPU cannot hold them."""
+
 Tracker = Literal["TensorBoard", "WandB", "MLflow"]
 """An experiment tracker that gets the figures of a training run."""
-
-
-class Pretraining(Record):
-    """Continued pretraining of the base model on text of the domain, before any task is trained."""
-
-    tasks_text: bool = Field(
-        True,
-        description="Train on the inputs and answers of the tasks' training rows. Validation and test rows are never "
-        "used.",
-    )
-    corpus: Annotated[tuple[DataSource, ...], Field(max_length=64)] = Field(
-        (), description="More text to train on. Default: none; required if tasksText is false."
-    )
-    max_steps: int = Field(ge=1, description="Number of optimizer steps, each of training.batchRows rows.")
-    learning_rate: float | None = Field(
-        None,
-        gt=0,
-        lt=1,
-        description="Learning rate of pretraining, which trains all weights; for a base that knows language 1e-5 to "
-        "5e-5. Default: training.learningRate.",
-    )
-    refresh: Annotated[str, StringConstraints(max_length=128)] | None = Field(
-        None,
-        description="Any text; a change trains the base model again. Without a change it stays as it is, also when "
-        "tasks are added.",
-    )
-
-    @model_validator(mode="after")
-    def _has_text(self) -> Self:
-        if not self.tasks_text and not self.corpus:
-            raise_problems([Problem("corpus", "there is no text to train on; name a corpus or set tasksText: true")])
-        return self
 
 
 class BaselineStage(Record):
@@ -223,6 +193,12 @@ class Training(Record):
         "takes much less memory and about a third more time. Auto: on a GPU whose memory is too short without. Always. "
         "Never. It does not change what is learnt, beyond rounding. Default: Auto.",
     )
+    sharding: Sharding | None = Field(
+        None,
+        description="Whether the GPUs of a training stage divide weights, gradients and optimizer states among them "
+        "(FSDP), instead of each holding all. Auto: where they do not fit into one GPU. Always. Never. Needs several "
+        "GPUs or nodes, and does not change what is learnt, beyond rounding. Default: Auto.",
+    )
     report_to: Annotated[tuple[Tracker, ...], Field(max_length=3)] | None = Field(
         None,
         description="Experiment trackers that get loss, learning rate, tokens per second and the validation of each "
@@ -286,9 +262,12 @@ class Training(Record):
     @model_validator(mode="after")
     def _check(self) -> Self:
         trackers = self.report_to or ()
-        raise_problems(
+        problems = [
             Problem("reportTo", f"{name} occurs more than once; remove the duplicates")
             for name in sorted(set(trackers))
             if trackers.count(name) > 1
-        )
+        ]
+        if self.sharding == "Always" and self.nodes * max(1, self.gpus_per_node) == 1:
+            problems.append(Problem("sharding", "Always needs several GPUs; raise gpusPerNode or nodes, or set Auto"))
+        raise_problems(problems)
         return self

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field
 
 from multitask_api.estimates.shape import ModelShape
-from multitask_api.resource.training import GradientCheckpointing, Tracker
+from multitask_api.resource.training import GradientCheckpointing, Sharding, Tracker
 from multitask_api.types import Record
 
 MANIFEST = "manifest.json"
@@ -38,6 +38,9 @@ class StageOrder(Record):
     data_root: str = Field(".", description="The folder that relative data paths are relative to.")
     gradient_checkpointing: GradientCheckpointing | None = Field(
         None, description="``training.gradientCheckpointing``, of stages that train; None: Auto."
+    )
+    sharding: Sharding | None = Field(
+        None, description="``training.sharding``, of stages that several processes train; None: Auto."
     )
     report_to: tuple[Tracker, ...] | None = Field(
         None, description="``training.reportTo``, of stages that train; None: no trackers."

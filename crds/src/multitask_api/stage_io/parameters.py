@@ -11,8 +11,9 @@ from typing import Literal
 from pydantic import Field
 
 from multitask_api.bundle import GenerationSettings
+from multitask_api.resource.sources import Pretraining
 from multitask_api.resource.tasks import Metric, TaskData, TaskSpec, TaskType, Taxonomy
-from multitask_api.resource.training import HighResourceStage, MixtureStage, Pretraining, Training
+from multitask_api.resource.training import HighResourceStage, MixtureStage, Training
 from multitask_api.resource.tuning import Tuning
 from multitask_api.types import Record
 

@@ -31,6 +31,7 @@ def stage_order(model: str, spec: MultiTaskModelSpec, graph: Graph, node: Node) 
         threads=threads(spec, node.kind),
         device="cuda" if gpus(spec, node.kind) else "cpu",
         gradient_checkpointing=spec.training.gradient_checkpointing,
+        sharding=spec.training.sharding,
         report_to=spec.training.report_to,
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from multitask_api.resource.training import GradientCheckpointing, Tracker
+from multitask_api.resource.training import GradientCheckpointing, Sharding, Tracker
 from multitask_api.stage_io.manifest import StageOrder
 from multitask_api.stages import ArtifactKey, Graph, Node, NodeState
 from multitask_operator.planner.costs import TRAINING
@@ -23,6 +23,7 @@ def stage_order(
     progress: str | None = None,
     data_root: str = ".",
     gradient_checkpointing: GradientCheckpointing | None = None,
+    sharding: Sharding | None = None,
     report_to: tuple[Tracker, ...] | None = None,
 ) -> StageOrder:
     """The order of ``node``, which is READY; ``artifact`` gives the address of a (stage, digest)'s artifact folder.
@@ -55,5 +56,7 @@ def stage_order(
         device=device,
         data_root=data_root,
         gradient_checkpointing=gradient_checkpointing if node.kind in TRAINING else None,
+        # The check trains too, but on one GPU.
+        sharding=sharding if node.kind in TRAINING and node.kind != "check" else None,
         report_to=(report_to or None) if node.kind in TRAINING else None,
     )

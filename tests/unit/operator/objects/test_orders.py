@@ -65,6 +65,15 @@ def test_gradient_checkpointing_is_in_the_orders_of_stages_that_train_and_in_no_
         assert [order.digest for order in orders] == [order.digest for order in ready(resource(), kind)]
 
 
+def test_sharding_is_in_the_orders_of_stages_that_several_gpus_train_and_in_no_digest():
+    several = {"training": {"gpusPerNode": 2}}
+    always = resource(training={"gpusPerNode": 2, "sharding": "Always"})
+    for kind, expected in (("baseline", {"Always"}), ("prepare", {None}), ("base", {"Always"}), ("evaluate", {None})):
+        orders = ready(always, kind)
+        assert {order.sharding for order in orders} == expected
+        assert [order.digest for order in orders] == [order.digest for order in ready(resource(**several), kind)]
+
+
 DEVICES = [
     ("prepare", 2, "cpu"),
     ("base", 2, "cpu"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -88,27 +88,31 @@ class CheckpointStore:
         content = {"progress": progress.to_checkpoint(), "weights": dict(weights), "optimizer": dict(optimizer)}
         self._write(_CHECKPOINT, content)
         kept = _best(progress.best_step)
-        for path in self.folder.glob("best-*.pt"):
+        for path in self.folder.glob(_best("*")):
             if path.name != kept:
                 path.unlink(missing_ok=True)
         if self.mirror is not None:
             fs, root = fsspec.url_to_fs(self.mirror)
             fs.invalidate_cache()
             with storage_errors(self.mirror), suppress(FileNotFoundError):  # another pod may remove the same
-                for name in fs.glob(f"{root}/best-*.pt"):
+                for name in fs.glob(f"{root}/{_best('*')}"):
                     if name.rsplit("/", 1)[-1] != kept:
                         fs.rm_file(name)
 
-    def load(self) -> tuple[Progress, Weights, dict[str, Any]] | None:
-        """Progress, weights and optimizer of the last checkpoint; None without one that can be read."""
+    def load(self, best_elsewhere: Collection[int] = ()) -> tuple[Progress, Weights, dict[str, Any]] | None:
+        """Progress, weights and optimizer of the last checkpoint; None without one that can be read.
+
+        The best weights of the steps ``best_elsewhere`` need not be here.
+        """
         path = self._local(_CHECKPOINT)
         if path is None:
             return None
         try:
             content = torch.load(path, map_location="cpu", weights_only=True)
             progress = Progress.from_checkpoint(content["progress"])
-            if progress.best_step is not None and self._local(_best(progress.best_step)) is None:
-                raise ValueError(f"it names {_best(progress.best_step)}, which is gone")
+            best = progress.best_step
+            if best is not None and best not in best_elsewhere and self._local(_best(best)) is None:
+                raise ValueError(f"it names {_best(best)}, which is gone")
         except (RuntimeError, EOFError, UnpicklingError, KeyError, TypeError, ValueError) as error:
             sys.stderr.write(f"{path} cannot be read ({error}); training begins anew\n")
             return None
@@ -117,6 +121,16 @@ class CheckpointStore:
     def save_best(self, step: int, weights: Weights) -> None:
         """Keep the weights of ``step``; they are used once a checkpoint names that step."""
         self._write(_best(step), dict(weights))
+
+    def best_steps(self) -> set[int]:
+        """The steps whose weights `save_best` has kept, in the folder or at the mirror."""
+        names = [path.name for path in self.folder.glob(_best("*"))]
+        if self.mirror is not None:
+            fs, root = fsspec.url_to_fs(self.mirror)
+            fs.invalidate_cache()
+            with storage_errors(self.mirror):
+                names += [name.rsplit("/", 1)[-1] for name in fs.glob(f"{root}/{_best('*')}")]
+        return {int(name.removeprefix("best-").removesuffix(".pt")) for name in names}
 
     def load_best(self, step: int) -> Weights:
         """What `save_best` kept. Raises `ArtifactError` if the file is gone."""
@@ -162,5 +176,5 @@ class CheckpointStore:
         return path
 
 
-def _best(step: int | None) -> str:
+def _best(step: int | str | None) -> str:
     return f"best-{step}.pt"

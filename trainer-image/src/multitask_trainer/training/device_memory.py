@@ -6,6 +6,9 @@ from collections.abc import Callable
 from typing import Protocol
 
 import torch
+from torch import distributed
+
+from multitask_trainer.errors import StageError
 
 GIB = 2**30
 
@@ -56,3 +59,43 @@ class CudaMemory:
     def reset(self) -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(self._device)
+
+
+class SharedMemory:
+    """See `DeviceMemory`; of all processes, which make the same passes together: the least room, the most taken.
+
+    A pass that does not fit in one process cannot be given up in all: it raises `StageError`.
+    """
+
+    def __init__(self, own: DeviceMemory, device: torch.device) -> None:
+        self._own = own
+        self._device = device
+
+    @property
+    def total(self) -> int:
+        return self._own.total
+
+    def free(self) -> int:
+        return self._reduced(self._own.free(), distributed.ReduceOp.MIN)
+
+    def others(self) -> int:
+        return self._own.others()
+
+    def taken_by(self, work: Callable[[], object]) -> int:
+        try:
+            taken = self._own.taken_by(work)
+        except torch.OutOfMemoryError as error:
+            raise StageError(
+                f"a GPU of {self.total / GIB:.0f} GiB has no room for a sequence of training.maxLength tokens beside "
+                f"its part of the weights ({error}); use more GPUs, lower training.maxLength, or take a smaller base "
+                "model"
+            ) from None
+        return self._reduced(taken, distributed.ReduceOp.MAX)
+
+    def reset(self) -> None:
+        self._own.reset()
+
+    def _reduced(self, value: int, operation: distributed.ReduceOp.RedOpType) -> int:
+        tensor = torch.tensor(value, device=self._device)
+        distributed.all_reduce(tensor, operation)
+        return int(tensor)

@@ -11,17 +11,18 @@ from typing import TYPE_CHECKING
 import torch
 
 from multitask_api.stage_io.results import CurvePoint, TaskPoint
-from multitask_trainer.errors import ArtifactError, Interrupted, MicroBatchTooLarge
+from multitask_trainer.errors import Interrupted, MicroBatchTooLarge
 from multitask_trainer.runtime.progress import ProgressReporter, TrainingLog
 from multitask_trainer.runtime.tracking import Tracking
 from multitask_trainer.training.accelerator import catch_sigterm, seed_step
 from multitask_trainer.training.batching.batches import Batches
 from multitask_trainer.training.batching.prefetch import Prefetcher
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
-from multitask_trainer.training.device_memory import CudaMemory
+from multitask_trainer.training.device_memory import CudaMemory, DeviceMemory, SharedMemory
 from multitask_trainer.training.loss_meter import STEPS_PER_READ, LossMeter
 from multitask_trainer.training.micro_batch import MicroBatchSize, fit
 from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
+from multitask_trainer.training.parallelism.checkpoints import Checkpoints
 from multitask_trainer.training.schedule import Schedule
 from multitask_trainer.training.selection import Selection, is_better, mean_loss
 from multitask_trainer.training.stopping import REASONS, EarlyStopping
@@ -60,7 +61,7 @@ class TrainingLoop:
         self._optimisation = settings.optimisation
         self._schedule = Schedule(settings.optimisation.warmup_steps, settings.max_steps)
         self._accelerator = accelerator
-        self._store = store
+        self._checkpoints = Checkpoints(optimizer_step, store, accelerator)
         self._reporter = reporter
         self._log = TrainingLog(name, is_written=accelerator.is_main_process)
         self._validate = validate
@@ -73,13 +74,18 @@ class TrainingLoop:
         self.micro_batch = MicroBatchSize(batches.token_budget, optimizer_step.is_checkpointing)
 
     def run(self) -> Progress:
-        """Train to the end; the main process's model then has the chosen weights. Raises `Interrupted` on SIGTERM."""
+        """Train to the end; the main process's model then has the chosen weights. Raises `Interrupted` on SIGTERM.
+
+        Sharded weights are whole there then, on the CPU.
+        """
         self._optimizer_step.loss.train()
         if self._accelerator.device.type == "cuda":
-            memory = CudaMemory(self._accelerator.device)
+            memory: DeviceMemory = CudaMemory(self._accelerator.device)
+            if self._optimizer_step.tries_together:
+                memory = SharedMemory(memory, self._accelerator.device)
             self._set_micro_batch(fit(self._optimizer_step, self._batches, self._accelerator, memory))
         self.resume()
-        with catch_sigterm() as stop_requested, self._prefetcher:
+        with catch_sigterm() as stop_requested, self._prefetcher, self._checkpoints:
             while not self.has_ended:
                 if self._any_process_stopped(stop_requested()):
                     raise self.interrupt()
@@ -97,12 +103,16 @@ class TrainingLoop:
     def interrupt(self) -> Interrupted:
         """Leave a checkpoint; the error that says so."""
         self._save()
+        self._checkpoints.wait()
         return Interrupted(f"stopped after step {self.progress.step}; running the stage again continues from there")
 
     def finish(self) -> None:
-        """Put the chosen weights into the main process's model."""
-        if self.progress.best_step is not None and self._accelerator.is_main_process:
-            self._optimizer_step.load_weights(self._store.load_best(self.progress.best_step))
+        """Put the chosen weights into the main process's model; all processes call it."""
+        self._checkpoints.wait()
+        step, is_main = self._optimizer_step, self._accelerator.is_main_process
+        if self.progress.best_step is not None and (is_main or step.is_sharded):
+            self._checkpoints.load_best(self.progress.best_step)
+        step.gather_weights(keep=is_main)
 
     @property
     def _end(self) -> int:
@@ -239,8 +249,7 @@ class TrainingLoop:
         value, loss = self._selection.value(points), mean_loss(points)
         is_best = progress.best_step is None or is_better((value, loss), (progress.best_value, progress.best_loss))
         if is_best or (progress.step == self._end and self._selection.end_is_as_good(points, progress.best_value)):
-            if self._accelerator.is_main_process:
-                self._store.save_best(progress.step, self._optimizer_step.trained_weights())
+            self._checkpoints.keep_best(progress.step)
             self._update(best_step=progress.step, best_value=value, best_loss=loss, evals_without_improvement=0)
         else:
             self._update(evals_without_improvement=progress.evals_without_improvement + 1)
@@ -249,31 +258,14 @@ class TrainingLoop:
 
     def resume(self) -> None:
         """Go on from the last checkpoint, if there is one."""
-        checkpoint = self._store.load()
-        self._check_same_step(checkpoint[0].step if checkpoint else 0)
-        if checkpoint is None:
-            return
-        self.progress, weights, optimizer = checkpoint
-        self._optimizer_step.load_weights(weights)
-        self._optimizer_step.optimizer.load_state_dict(optimizer)
-        self._log.line(f"resuming after step {self.progress.step}")
-
-    def _check_same_step(self, step: int) -> None:
-        """Raise `ArtifactError` unless all processes resume from the same step; each reads its own folder or copy."""
-        if self._accelerator.num_processes == 1:
-            return
-        steps = self._accelerator.gather(torch.tensor([step], device=self._accelerator.device)).tolist()
-        if len(set(steps)) > 1:
-            raise ArtifactError(
-                f"the processes have checkpoints of different steps ({steps}); they have to start again"
-            )
+        progress = self._checkpoints.restore()
+        if progress is not None:
+            self.progress = progress
+            self._log.line(f"resuming after step {self.progress.step}")
 
     def _save(self) -> None:
         self._read_loss()
-        if self._accelerator.is_main_process:
-            step = self._optimizer_step
-            self._store.save(self.progress, step.trained_weights(), step.optimizer.state_dict())
-        self._accelerator.wait_for_everyone()
+        self._checkpoints.save(self.progress)
 
     def _update(self, **changes: object) -> None:
         self.progress = self.progress.model_copy(update=changes)

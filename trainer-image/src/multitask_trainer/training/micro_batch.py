@@ -105,13 +105,18 @@ def _fits(count: int, try_pass: Callable[[int], int], memory: float) -> bool:
 def fit(step: OptimizerStep, batches: BatchSizes, accelerator: Accelerator, memory: DeviceMemory) -> MicroBatchSize:
     """The size of a micro-batch that fits beside weights, gradients and optimizer state, the same in all processes.
 
-    Switches gradient checkpointing on if it is needed and the settings leave it open. Raises `StageError` if the model
-    cannot be trained on this GPU, and `GpuInUse` if that is because of other processes.
+    Switches gradient checkpointing on if it is needed, or all processes make a pass together, and the settings leave it
+    open. Raises `StageError` if the model cannot be trained on this GPU, and `GpuInUse` if that is because of other
+    processes.
     """
 
-    def try_pass(sequences: int) -> int:
+    def run_pass(sequences: int) -> int:
         return memory.taken_by(lambda: step.try_backward(batches.longest(sequences)))
 
+    try_pass: Callable[[int], int] = run_pass
+    if step.tries_together:
+        step.use_checkpointing()
+        try_pass = _at_the_most(run_pass)
     size, has_state = None, False
     try:
         with _state(step):
@@ -132,6 +137,18 @@ def fit(step: OptimizerStep, batches: BatchSizes, accelerator: Accelerator, memo
     if checkpointing:
         step.use_checkpointing()
     return MicroBatchSize(tokens, step.is_checkpointing)
+
+
+def _at_the_most(run_pass: Callable[[int], int]) -> Callable[[int], int]:
+    """`run_pass` by passes of one sequence: several take no more than so many of them.
+
+    Where all processes make a pass together, one that is too large for one of them ends the run.
+    """
+
+    def estimate(sequences: int) -> int:
+        return sequences * run_pass(1)
+
+    return estimate
 
 
 @contextmanager

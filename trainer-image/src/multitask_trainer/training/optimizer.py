@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -13,10 +13,13 @@ from torch import Tensor, nn
 from multitask_api.bundle import ForwardPath
 from multitask_api.resource.training import GradientCheckpointing
 from multitask_api.stage_io.parameters import Optimisation
+from multitask_serving.engine.model.backbone import Backbone
 from multitask_trainer.errors import MicroBatchTooLarge, StageError
 from multitask_trainer.training.batching.batches import MicroBatch
 from multitask_trainer.training.loss import RowMeanLoss, freeze_outside_decoder
 from multitask_trainer.training.loss_meter import LossMeter
+from multitask_trainer.training.parallelism.data_parallel import DataParallel, Parallelism
+from multitask_trainer.training.parallelism.tensors import gather_weights
 from multitask_trainer.tuning.method import TuningMethod
 
 if TYPE_CHECKING:
@@ -71,12 +74,14 @@ class OptimizerStep:
         method: TuningMethod,
         accelerator: Accelerator,
         path: ForwardPath | None = None,
+        parallelism: Parallelism | None = None,
         loss: Any = None,
         parameters: Mapping[str, nn.Parameter] | None = None,
     ) -> None:
         """``loss``: one that the accelerator has prepared already; ``parameters``: part of the weights, by name."""
         freeze_outside_decoder(model)
-        self.loss: Any = accelerator.prepare(RowMeanLoss(model, path)) if loss is None else loss
+        self._parallelism = parallelism or DataParallel(accelerator, loss)
+        self.loss: Any = self._parallelism.prepare(RowMeanLoss(model, path))
         trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.parameters = trained if parameters is None else dict(parameters)
         self.optimizer = make_adamw(self.parameters, settings, method.decays)
@@ -97,6 +102,7 @@ class OptimizerStep:
         ``micro_batches`` are this process's share of the global batch, ``present`` says of which tasks that has rows;
         ``meter`` gets the losses. Raises `MicroBatchTooLarge`; weights, optimizer and meter are then as before.
         """
+        micro_batches = self._parallelism.micro_batches(micro_batches)
         for loss, micro_batch in zip(self.gradients(micro_batches), micro_batches, strict=True):
             meter.add_micro_batch(loss, micro_batch.tokens)
         self.apply(present, rate=rate)
@@ -116,6 +122,7 @@ class OptimizerStep:
 
     def apply(self, present: Tensor, *, rate: float) -> None:
         """The optimizer's step with the gradients that are there, clipped, at learning rate ``rate``."""
+        self._parallelism.reduce_gradients(self.parameters.values())
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         torch.nn.utils.clip_grad_norm_(self.parameters.values(), _MAX_GRAD_NORM)
@@ -128,23 +135,17 @@ class OptimizerStep:
         With the last one of a step the processes sum theirs.
         """
         batch = micro_batch.to(self._accelerator.device)
-        with self._gradient_sync(is_last=is_last), self._method.select_tasks(self._model, batch.task_ids):
+        with self._parallelism.gradient_sync(is_last=is_last), self._method.select_tasks(self._model, batch.task_ids):
             loss: Tensor = self.loss(batch)
-            # DistributedDataParallel averages gradients over processes; the weights already hold the whole mean.
+            # Gradients are averaged over the processes; the weights already hold the whole mean.
             self._accelerator.backward(loss.sum() * self._accelerator.num_processes)
         return loss.detach()
 
     def try_backward(self, micro_batch: MicroBatch) -> None:
-        """Forward and backward of one micro-batch for trial, in this process alone; its gradients are to be dropped."""
+        """Forward and backward of one micro-batch for trial; its gradients are to be dropped."""
         batch = micro_batch.to(self._accelerator.device)
-        # DistributedDataParallel's own forward pass would wait for that of the other processes.
-        loss = self._accelerator.unwrap_model(self.loss)
-        with (
-            self._gradient_sync(is_last=False),
-            self._accelerator.autocast(),
-            self._method.select_tasks(self._model, batch.task_ids),
-        ):
-            self._accelerator.backward(loss(batch).sum())
+        with self._parallelism.gradient_sync(is_last=False), self._method.select_tasks(self._model, batch.task_ids):
+            self._accelerator.backward(self._parallelism.trial_loss(batch).sum())
 
     @property
     def never_checkpoints(self) -> bool:
@@ -174,19 +175,27 @@ class OptimizerStep:
         self.is_checkpointing = True
         return True
 
-    def trained_weights(self) -> dict[str, Tensor]:
-        """The weights that are trained, by name; they share memory with the model's."""
-        return {name: value.detach() for name, value in self.parameters.items()}
+    @property
+    def tries_together(self) -> bool:
+        """Whether all processes make a pass together, also one of `try_backward`."""
+        return self._parallelism.has_collective_passes
 
-    def load_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Put what `trained_weights` gave, then or in another run, into the model."""
-        with torch.no_grad():
-            for name, value in self.parameters.items():
-                value.copy_(weights[name])
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the weights that are trained are divided over the processes."""
+        return self._parallelism.is_sharded
 
-    def _gradient_sync(self, *, is_last: bool) -> AbstractContextManager[Any]:
-        """Gradients are summed over the processes with the last micro-batch of a step only."""
-        if is_last or self._accelerator.num_processes == 1:
-            return nullcontext()
-        no_sync: AbstractContextManager[Any] = self._accelerator.no_sync(self.loss)
-        return no_sync
+    def gather_weights(self, *, keep: bool) -> None:
+        """Make sharded weights whole where ``keep`` is true; all processes call it, after the last step."""
+        if self.is_sharded:
+            gather_weights(self._model, keep=keep)
+
+    def evaluation(self) -> AbstractContextManager[None]:
+        """A context that all processes enter, in which each makes as many forward passes as it needs, or none."""
+        return self._parallelism.evaluation(self._idle_pass)
+
+    def _idle_pass(self) -> None:
+        """A forward pass of one token, of which nothing is read."""
+        token = torch.zeros(1, 1, dtype=torch.int64, device=self._accelerator.device)
+        with torch.no_grad(), self._accelerator.autocast(), self._method.select_tasks(self._model, token[0]):
+            Backbone.of(self._model).run(input_ids=token, position_ids=token, use_cache=False)

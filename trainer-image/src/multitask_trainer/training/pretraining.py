@@ -17,6 +17,7 @@ from multitask_trainer.training.batching.dataset import EncodedDataset
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.loop import TrainingLoop
 from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
+from multitask_trainer.training.parallelism.choice import choose_parallelism
 from multitask_trainer.tuning.full import Full
 
 if TYPE_CHECKING:
@@ -76,8 +77,10 @@ def pretrain(
         betas=(0.9, 0.95),
         weight_decay=0.1,
     )
+    method = Full()
+    parallelism = choose_parallelism(stage.order.sharding, model, method, path, accelerator)
     loop = TrainingLoop(
-        OptimizerStep(model, settings, method=Full(), accelerator=accelerator, path=path),
+        OptimizerStep(model, settings, method=method, accelerator=accelerator, path=path, parallelism=parallelism),
         batches,
         settings,
         accelerator=accelerator,

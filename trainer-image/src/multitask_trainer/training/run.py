@@ -36,6 +36,7 @@ from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.loop import TrainingLoop
 from multitask_trainer.training.micro_batch import MicroBatchSize
 from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
+from multitask_trainer.training.parallelism.choice import choose_parallelism
 from multitask_trainer.training.selection import Selection, saturation_step, still_improving
 from multitask_trainer.training.stopping import EarlyStopping
 from multitask_trainer.training.validation import TaskValidation, validate
@@ -83,14 +84,16 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         return method.select_tasks(model, torch.tensor([sampler.names.index(task)], device=accelerator.device))
 
     settings = TrainingSettings(parameters.max_steps, optimisation, stage.order.gradient_checkpointing or "Auto")
+    parallelism = choose_parallelism(stage.order.sharding, model, method, path, accelerator)
+    step = OptimizerStep(model, settings, method=method, accelerator=accelerator, path=path, parallelism=parallelism)
     loop = TrainingLoop(
-        OptimizerStep(model, settings, method=method, accelerator=accelerator, path=path),
+        step,
         data.batches(optimisation.batch_rows, accelerator, path),
         settings,
         accelerator=accelerator,
         store=CheckpointStore(stage.work_folder / "checkpoint", stage.order.checkpoint),
         reporter=stage.reporter,
-        validate=lambda: validate(model, validations, select=select, accelerator=accelerator),
+        validate=lambda: validate(model, validations, select=select, accelerator=accelerator, together=step.evaluation),
         stopping=stopping,
         tracking=tracking,
     )

@@ -10,7 +10,7 @@ is not that task's metric.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -155,8 +155,9 @@ def validate(
     *,
     select: Callable[[str], AbstractContextManager[None]],
     accelerator: Accelerator,
+    together: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> dict[str, TaskPoint]:
-    """Every task's point, with the weights that ``select`` chooses for it.
+    """Every task's point, with the weights that ``select`` chooses for it; ``together``: see `Parallelism.evaluation`.
 
     All processes call this. Each runs its share of the batches, the main process makes the points from the rows' values
     in the rows' order, and all get these points. They are those of one process, to the last bit where the processes
@@ -169,10 +170,11 @@ def validate(
 
     def evaluate_share() -> dict[int, RowValues]:
         values = {}
-        for number in shares[accelerator.process_index]:
-            name, rows = batches[number]
-            with select(name):
-                values[number] = tasks[name].evaluate_batch(model, rows, token_budget=budget)
+        with together():
+            for number in shares[accelerator.process_index]:
+                name, rows = batches[number]
+                with select(name):
+                    values[number] = tasks[name].evaluate_batch(model, rows, token_budget=budget)
         return values
 
     with torch.autocast(accelerator.device.type, dtype=torch.bfloat16, enabled=accelerator.mixed_precision == "bf16"):

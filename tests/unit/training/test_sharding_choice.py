@@ -1,0 +1,50 @@
+"""When the processes of a training divide its weights, and what is said where they cannot."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from multitask_api.bundle import ForwardPath
+from multitask_api.resource.tuning import Tuning
+from multitask_trainer.errors import StageError
+from multitask_trainer.training.parallelism.choice import choose_parallelism, fits_whole, sharding_problem
+from multitask_trainer.training.parallelism.data_parallel import DataParallel
+from multitask_trainer.tuning import tuning_method
+from support.training_fixtures import small_decoder
+
+METHODS = {name: tuning_method(Tuning.model_validate({"method": name, "rank": 4}), ("a",)) for name in ("Full", "LoRA")}
+
+
+@pytest.mark.parametrize(
+    ("method", "dtype", "bytes_a_weight"),
+    [("Full", torch.float32, 20), ("LoRA", torch.float32, 4), ("LoRA", torch.bfloat16, 2)],
+)
+def test_whole_weights_may_take_three_quarters_of_the_free_memory(method, dtype, bytes_a_weight):
+    model = METHODS[method].prepare(small_decoder().to(dtype))
+    base = sum(value.numel() for name, value in model.named_parameters() if "lora" not in name)
+    adapter = sum(value.numel() for value in model.parameters()) - base
+    states = base * bytes_a_weight + adapter * 20
+    assert fits_whole(model.parameters(), states * 4 // 3 + 2)
+    assert not fits_whole(model.parameters(), states * 4 // 3 - 2)
+
+
+def test_one_process_has_nobody_to_share_with():
+    model = METHODS["Full"].prepare(small_decoder())
+    with pytest.raises(StageError, match=r"^training.sharding: Always: this stage runs in one process.*gpusPerNode"):
+        choose_parallelism("Always", model, METHODS["Full"], ForwardPath(), Accelerator(cpu=True))
+
+
+@pytest.mark.parametrize("sharding", [None, "Auto", "Never"])
+def test_otherwise_each_process_holds_all_on_a_cpu(sharding):
+    model = METHODS["Full"].prepare(small_decoder())
+    chosen = choose_parallelism(sharding, model, METHODS["Full"], ForwardPath(), Accelerator(cpu=True))
+    assert isinstance(chosen, DataParallel)
+
+
+def test_weights_that_not_every_row_reaches_are_divided_only_while_they_are_frozen():
+    path = ForwardPath(partial_gradients=True)
+    for method, problem in (("Full", "such as experts"), ("LoRA", None)):
+        said = sharding_problem(METHODS[method].prepare(small_decoder()), METHODS[method], path, 2)
+        assert (problem is None and said is None) or problem in said

@@ -1,0 +1,74 @@
+"""Whether a training divides its weights over its processes: ``training.sharding``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import torch
+from torch import distributed, nn
+
+from multitask_api.bundle import ForwardPath
+from multitask_api.resource.training import Sharding
+from multitask_trainer.errors import StageError
+from multitask_trainer.training.device_memory import CudaMemory
+from multitask_trainer.training.parallelism.data_parallel import DataParallel, Parallelism
+from multitask_trainer.training.parallelism.fully_sharded import FullySharded
+from multitask_trainer.tuning.method import TuningMethod
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
+
+_MOST = 0.75
+"""Part of a GPU's free memory that states may take with all weights in each process; the rest is for activations."""
+_TRAINED_BYTES = 20
+"""Of a weight that is trained, in fp32: itself, its gradient, DistributedDataParallel's copy of that, two moments."""
+
+
+def choose_parallelism(
+    sharding: Sharding | None, model: nn.Module, method: TuningMethod, path: ForwardPath, accelerator: Accelerator
+) -> Parallelism:
+    """How the processes hold the weights of ``model``, which `TuningMethod.prepare` gave; all processes call it.
+
+    Raises `StageError` where ``Always`` cannot be.
+    """
+    problem = sharding_problem(model, method, path, accelerator.num_processes)
+    if sharding == "Always":
+        if problem is not None:
+            raise StageError(f"training.sharding: Always: {problem}")
+        return FullySharded(accelerator, frozen_base=method.freezes_base)
+    if sharding == "Never" or problem is not None or accelerator.device.type == "cpu":
+        return DataParallel(accelerator)
+    free = torch.tensor(CudaMemory(accelerator.device).free(), device=accelerator.device)
+    distributed.all_reduce(free, distributed.ReduceOp.MIN)
+    if fits_whole(model.parameters(), int(free)):
+        return DataParallel(accelerator)
+    return FullySharded(accelerator, frozen_base=method.freezes_base)
+
+
+def fits_whole(parameters: Iterable[nn.Parameter], free: int) -> bool:
+    """Whether all weights, with gradients and optimizer state of those that are trained, fit into ``free`` bytes."""
+    states = sum(
+        value.numel() * (_TRAINED_BYTES if value.requires_grad else value.element_size()) for value in parameters
+    )
+    return states <= _MOST * free
+
+
+def sharding_problem(model: nn.Module, method: TuningMethod, path: ForwardPath, processes: int) -> str | None:
+    """Why the weights of this training cannot be divided; None if they can."""
+    if processes == 1:
+        return (
+            "this stage runs in one process, which has nobody to share weights with; set training.gpusPerNode or "
+            "training.nodes so that it has several, or sharding: Auto"
+        )
+    if path.partial_gradients and not method.freezes_base:
+        return (
+            "weights of this base model that a row does not reach, such as experts, have no gradient, and the "
+            "processes would wait for each other's; use tuning.method LoRA, or sharding: Never"
+        )
+    if any(type(module).__name__ == "ParamWrapper" for module in model.modules()):
+        return (
+            "LoRA of stacked experts changes weights of the base in each pass, which cannot be divided then; name "
+            "other layers in tuning.targetModules, or set sharding: Never"
+        )
+    return None
