@@ -12,15 +12,17 @@ import numpy as np
 import pytest
 import torch
 
+from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.affinity import AffinityResult, GradientsResult
 from multitask_api.stage_io.manifest import StageFailure
 from multitask_api.stage_io.parameters import AffinityParameters, GradientsParameters, TaskDefinition
 from multitask_trainer.affinity.estimate import Affinities, estimate
-from multitask_trainer.affinity.gradients import CHUNKS, chunk_count
+from multitask_trainer.affinity.gradients import CHUNKS, Probe, ProbedRows, chunk_count, task_sketches
 from multitask_trainer.affinity.grouping import find_groups
 from multitask_trainer.affinity.sketch import SIZE, sketch
 from multitask_trainer.data.rows import Row, write_rows
-from support.training_fixtures import FRUITS, KIND, TOOLS, TrainingSuite, base_parameters
+from multitask_trainer.training.batching.dataset import EncodedDataset
+from support.training_fixtures import FRUITS, KIND, TOOLS, TrainingSuite, base_parameters, small_decoder
 
 
 def table(pairs: Mapping[str, tuple[float, float]], tasks: str = "abcd") -> Affinities:
@@ -247,3 +249,45 @@ def test_the_result_is_json_of_each_pair_once(suite: TrainingSuite):
     found = affinity(suite, ["kind", "same"])
     text = json.loads(found.model_dump_json(by_alias=True))
     assert [len(row) for row in text["affinity"]] == [0, 1]
+
+
+# -- passes -----------------------------------------------------------------------------------------------------------
+
+
+def probed(rows: int = 24) -> ProbedRows:
+    generator = np.random.default_rng(7)
+    prompts = [generator.integers(0, 50, length).tolist() for length in generator.integers(4, 20, rows)]
+    answers = [[51 + index % 3] for index in range(rows)]
+    dataset = EncodedDataset.of(prompts, answers)
+    return ProbedRows(dataset, list(range(rows)), [str(answer) for answer in answers])
+
+
+def sketches_of(budget: int, *, mixed: bool = False, limit: int | None = None) -> tuple[np.ndarray, list[int]]:
+    """With the tokens of each pass; more than ``limit`` of them do not fit."""
+    model = small_decoder().to(torch.bfloat16 if mixed else torch.float32)
+    probe, sizes = Probe.of(model, (), seed=3), []
+
+    def note(_module, _arguments, keywords):
+        sizes.append(keywords["input_ids"].numel())
+        if limit is not None and sizes[-1] > limit:
+            raise torch.OutOfMemoryError
+
+    probe.model.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
+    found = task_sketches(probe, probed(), seed=3, path=ForwardPath(), token_budget=budget, mixed=mixed)
+    return found, sizes
+
+
+def test_passes_that_do_not_fit_are_halved_and_change_nothing():
+    whole, sizes = sketches_of(1000)
+    halved, tried = sketches_of(1000, limit=max(sizes) - 1)
+    assert max(sizes) > max(size for size in tried if size < max(sizes))
+    np.testing.assert_allclose(halved, whole, atol=1e-6 + 1e-4 * np.abs(whole).max())
+    with pytest.raises(torch.OutOfMemoryError):
+        sketches_of(1000, limit=3)
+
+
+def test_a_base_in_bf16_gives_the_same_directions():
+    whole, _ = sketches_of(1000)
+    half, _ = sketches_of(1000, mixed=True)
+    for one, other in zip(whole, half, strict=True):
+        assert one @ other / np.linalg.norm(one) / np.linalg.norm(other) > 0.99

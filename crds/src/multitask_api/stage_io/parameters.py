@@ -162,7 +162,10 @@ class TrainParameters(StageParameters):
 
 
 class GradientsParameters(StageParameters):
-    """Sketch the gradient of one task at the base model."""
+    """Sketch the gradient of one task at the base model.
+
+    ``precision`` changes nothing beyond rounding, which is far below the differences between rows.
+    """
 
     task: TaskDefinition
     rows: int = Field(ge=2, description="The most training rows that are read.")
@@ -170,6 +173,11 @@ class GradientsParameters(StageParameters):
     max_length: int
     seed: int
     chat_template: bool = False
+    precision: Literal["fp32"] | None = Field(None, description="Of the computation on a GPU; None: bf16.")
+
+    def identity(self) -> dict[str, object]:
+        """Without the precision."""
+        return {name: value for name, value in super().identity().items() if name != "precision"}
 
 
 class AffinityParameters(StageParameters):

@@ -38,6 +38,7 @@ def add_affinity(
             max_length=spec.training.max_length,
             seed=spec.training.seed,
             chat_template=spec.base_model.chat_template,
+            precision="fp32" if spec.training.precision == "fp32" else None,
         )
         reads = [Ref(f"prepare/{name}", "train"), Ref("base", "model")]
         table.add(gradients_name(name), "gradients", parameters, reads=reads)

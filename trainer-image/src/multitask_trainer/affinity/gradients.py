@@ -12,6 +12,7 @@ gradient of a weight times a random matrix, that is a random projection of it, w
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -96,26 +97,64 @@ def task_sketches(
     seed: int,
     path: ForwardPath,
     token_budget: int,
+    mixed: bool = False,
     report: Callable[[int, int], None] = lambda step, total: None,
 ) -> Floats:
-    """(chunks, size): the sketch of the mean gradient over each part of ``rows``."""
-    device = next(iter(probe.weights.values())).device
-    loss = RowMeanLoss(probe.model, path)
+    """(chunks, size): the sketch of the mean gradient over each part of ``rows``.
+
+    ``token_budget`` are the tokens of a micro-batch at the most; where they do not fit into the memory, half as many
+    from then on. ``mixed``: computed in bf16 (autocast).
+    """
+    passes = _Passes(probe, RowMeanLoss(probe.model, path), path, token_budget, mixed=mixed)
     edges = np.linspace(0, len(rows), chunk_count(len(rows)) + 1).round().astype(int).tolist()
     found = []
     for number, (begin, end) in enumerate(pairwise(edges)):
         report(number, len(edges) - 1)
-        own, swapped = rows.with_answers_of_others(begin, end)
-        probe.model.zero_grad(set_to_none=True)
-        for encoded, sign in ((own, 1.0), (swapped, -1.0)):
-            batches = padded(
-                encoded, batch_rows=end - begin, token_budget=token_budget, mixed_lengths=path.right_padding
-            )
-            for batch in batches if encoded else ():
-                (sign * loss(batch.to(device))).backward()
+        passes.run(*rows.with_answers_of_others(begin, end), batch_rows=end - begin)
         present = [(name, value.grad) for name, value in probe.weights.items() if value.grad is not None]
         found.append(sketch(present, seed=seed))
     return np.stack(found)
+
+
+@dataclass
+class _Passes:
+    """Forward and backward passes over parts of the rows."""
+
+    probe: Probe
+    loss: RowMeanLoss
+    path: ForwardPath
+    token_budget: int
+    mixed: bool
+
+    def run(self, own: Sequence[EncodedRow], swapped: Sequence[EncodedRow], *, batch_rows: int) -> None:
+        """Leave the gradient of ``own`` minus that of ``swapped``, both sums over rows divided by ``batch_rows``.
+
+        Raises `torch.OutOfMemoryError` if one row does not fit.
+        """
+        longest = max((len(ids) for ids, _ in (*own, *swapped)), default=0)
+        while True:
+            self.probe.model.zero_grad(set_to_none=True)
+            try:
+                for rows, sign in ((own, 1.0), (swapped, -1.0)):
+                    self._add(rows, sign, batch_rows)
+            except torch.OutOfMemoryError:
+                if self.token_budget <= longest:
+                    raise
+                self.token_budget = max(longest, self.token_budget // 2)
+            else:
+                return
+            gc.collect()
+            torch.cuda.empty_cache()
+
+    def _add(self, rows: Sequence[EncodedRow], sign: float, batch_rows: int) -> None:
+        device = next(iter(self.probe.weights.values())).device
+        batches = padded(
+            rows, batch_rows=batch_rows, token_budget=self.token_budget, mixed_lengths=self.path.right_padding
+        )
+        for batch in batches if rows else ():
+            with torch.autocast(device.type, torch.bfloat16, enabled=self.mixed):
+                loss = self.loss(batch.to(device))
+            (sign * loss).backward()
 
 
 def chosen_rows(count: int, limit: int, *, task: str, seed: int) -> NDArray[np.int64]:
