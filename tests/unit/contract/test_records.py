@@ -24,6 +24,8 @@ from multitask_api.serving_io.verify import RevisionReport, VerifyOrder
 from multitask_api.stage_io import affinity, ledger, parameters, results
 from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure, StageProgress
 from multitask_operator.local.workdir import PlannedModel
+from multitask_operator.study.report import StudyReport
+from multitask_operator.study.spec import Study
 from support.contract_fixtures import read_fixture
 from support.record_shapes import shape
 
@@ -75,6 +77,7 @@ RECORDS: dict[str, dict[str, type[BaseModel]]] = {
     },
     "serving": {"revision.json": Revision, "verify.json": VerifyOrder, "verified.json": RevisionReport},
     "output": {"mtm validate": DataReport},
+    "study": {"Study": Study, "study.json": StudyReport},
 }
 CASES = [(group, name) for group, records in RECORDS.items() for name in records]
 

@@ -59,12 +59,24 @@ def load(file: Path) -> MultiTaskModel:
         raise UserError(f"{file} cannot be read: {error}; give a YAML file in UTF-8") from error
     try:
         model = parse(text)
-    except InvalidResource as error:  # a problem without a field concerns the file
+    except InvalidResource as error:
+        if _is_study(text):
+            raise UserError(
+                f"{file} is a Study, not a MultiTaskModel; `mtm study` runs it, `--plan` plans it"
+            ) from error
+        # A problem without a field concerns the file.
         raise InvalidResource([Problem(item.path or str(file), item.message) for item in error.problems]) from error
     problems = _local_problems(model)
     if problems:
         raise UnsupportedLocally("\n".join(problems))
     return model
+
+
+def _is_study(text: str) -> bool:
+    try:
+        return yaml_loader.load(text).get("kind") == "Study"
+    except InvalidResource:
+        return False
 
 
 def data_root(file: Path) -> Path:

@@ -55,3 +55,12 @@ def test_a_gpu_that_the_machine_lacks_is_one_line(folder, capsys, monkeypatch):
     monkeypatch.setattr("multitask_operator.commands.study.run.gpu_count", lambda: 0)
     assert cli.invoke(["study", str(folder), "--device", "cuda"]) == 2
     assert "--device cuda: this machine has no NVIDIA GPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["run", "plan"])
+def test_other_commands_say_which_one_is_for_a_study(folder, capsys, command):
+    (folder / "study.yaml").write_text(yaml.safe_dump(study_document()))
+    assert cli.invoke([command, str(folder / "study.yaml")]) == 2
+    assert (
+        "study.yaml is a Study, not a MultiTaskModel; `mtm study` runs it, `--plan` plans it" in capsys.readouterr().err
+    )
