@@ -33,7 +33,7 @@ _PARTS = {".lora_A.weight": "A", ".lora_B.weight": "B"}
 
 
 class Lora(SharedByAllTasks):
-    """See `TuningMethod`. ``scaling`` is α / r; a layer computes W x + (α / r) B A x."""
+    """See `TuningMethod`. A layer computes W x + s B A x, with the factor s of `Tuning.scaling`: α / r, or α / √r."""
 
     freezes_base = True
 
