@@ -12,7 +12,7 @@ from multitask_operator.planner import Failed
 from multitask_operator.report.origin import base_model
 from multitask_operator.study.arms import Arm, Run
 from multitask_operator.study.conclusion import FEWEST_SEEDS, Comparison, conclusion
-from multitask_operator.study.graphs import StudyGraphs, done_keys
+from multitask_operator.study.graphs import StudyGraphs, Target, done_keys
 from multitask_operator.study.report import (
     StudyArmReport,
     StudyCost,
@@ -58,7 +58,7 @@ def build_study_report(
         judged=judged,
         arms=reports,
         conclusion=conclusion(arms[0], comparisons, len(judged)),
-        warnings=tuple(_warnings(reports, comparisons, judged, model)),
+        warnings=(*_warnings(reports, comparisons, judged, model), *hints(graphs.of_runs)),
         cost=_cost(graphs, before),
     )
 
@@ -152,6 +152,16 @@ def _cost(graphs: StudyGraphs, before: frozenset[ArtifactKey]) -> StudyCost:
         seconds=round(sum(seconds.values()), 3),
         shared_seconds=round(shared, 3),
     )
+
+
+def hints(targets: Sequence[Target]) -> tuple[str, ...]:
+    """Settings of arms that are valid and probably not intended, with the arms that have them."""
+    models = {target.run.arm.name: target.model for target in targets if target.run is not None}
+    found: dict[str, list[str]] = {}
+    for arm, model in models.items():
+        for text in model.spec.hints():
+            found.setdefault(text, []).append(arm)
+    return tuple(text if len(arms) == len(models) else f"{listed(arms)}: {text}" for text, arms in found.items())
 
 
 def _warnings(

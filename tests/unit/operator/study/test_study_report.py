@@ -159,3 +159,12 @@ def test_a_name_cannot_break_a_page():
     report = found.report()
     assert 'targetModules=["a\\|b"]' in page.markdown(report)
     assert "<b>" not in page.html(report).split("<body>")[1].replace("<b>Before trusting", "")
+
+
+def test_a_setting_that_is_probably_not_meant_is_told_with_its_arms():
+    grid = {"tuning.method": {"values": ["Full", "LoRA"]}}
+    warnings = study(parameters=grid).report().warnings
+    (text,) = [text for text in warnings if text.startswith("method=LoRA: spec.tuning.method: ")]
+    assert "are random" in text
+    everywhere = study(model=model_document(tuning={"method": "LoRA"})).report().warnings
+    assert any(text.startswith("spec.tuning.method: LoRA") for text in everywhere)

@@ -16,6 +16,7 @@ from multitask_operator.local.model_file import device
 from multitask_operator.local.speed import expected_speed
 from multitask_operator.planner.estimate import Estimate
 from multitask_operator.report.origin import base_parameters
+from multitask_operator.study.build import hints
 from multitask_operator.study.conclusion import FEWEST_SEEDS
 from multitask_operator.study.forecast import arm_counts, cost_of, stage_counts
 from multitask_operator.study.graphs import StudyGraphs, study_graphs
@@ -59,6 +60,8 @@ def _print(loaded: LoadedStudy, graphs: StudyGraphs, cost: Estimate) -> None:
         print_line(f"steps of stages 2 and 3: as many as {arms[0].arm} has by default, known once baselines are done")
     else:
         print_line(f"steps of stages 2 and 3: {graphs.total_steps:,} in every run, over all groups")
+    for hint in hints(graphs.of_runs):
+        print_line(f"note: {hint}")
     if seeds < FEWEST_SEEDS:
         print_line(f"note: {counted(seeds, 'seed')} an arm: nothing is supported by fewer than {FEWEST_SEEDS}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import sys
 import time
 from contextlib import ExitStack
@@ -17,8 +18,10 @@ from multitask_operator.commands.progress import view_for_terminal
 from multitask_operator.commands.run import Interrupt
 from multitask_operator.commands.study.loading import LoadedStudy, ResolvedRuns, load
 from multitask_operator.local import capacity, fork_launcher, model_file, processes
+from multitask_operator.local.speed import remember_speed
 from multitask_operator.local.study_executor import StudyExecutor
 from multitask_operator.local.workdir import PlannedModel, Workdir, write_atomically
+from multitask_operator.planner.estimate import measured_speed
 from multitask_operator.study import page
 from multitask_operator.study.build import build_study_report
 from multitask_operator.study.graphs import StudyGraphs, done_keys
@@ -67,6 +70,9 @@ def study(
             result = executor.run()
         processes.kill_orphans(folder.path)
         graphs = executor.graphs
+        measured = measured_speed(graphs.targets[0].graph, platform.node())
+        if measured is not None and _results(graphs) - before:
+            remember_speed(loaded.model, executor.device, measured)
         report = build_study_report(
             loaded.name, loaded.model, graphs, result.plan.failed, before=before, now=time.time()
         )

@@ -1,0 +1,90 @@
+"""What a study foretells before it runs: stages, shares, cost."""
+
+from __future__ import annotations
+
+import pytest
+
+from multitask_api.stage_io.parameters import TrainParameters
+from multitask_operator.study.forecast import arm_counts, cost_of, stage_counts
+from support.simulated_study import BATCH_ROWS, SimulatedStudy, study_document
+
+FOUR_ARMS = study_document(totalSteps=2000)
+LISTED = study_document(
+    seeds=2,
+    totalSteps=2000,
+    arms=[
+        {"name": "as-it-is"},
+        {"name": "lora", "spec": {"tuning": {"method": "LoRA", "rank": 8}}},
+        {"name": "cgc", "spec": {"tuning": {"method": "CGCLoRA", "rank": 8}}},
+        {"name": "pre-trained", "spec": {"pretraining": {"maxSteps": 70}}},
+        {"name": "affinity", "spec": {"filtering": {"strategy": "Affinity"}}},
+    ],
+)
+
+
+def counts(study):
+    return {item.kind: item for item in stage_counts(study.graphs(preview=True).of_runs)}
+
+
+def cost(study):
+    return cost_of(study.graphs(preview=True).of_runs, "no host", lambda: None)
+
+
+@pytest.mark.parametrize("document", [FOUR_ARMS, LISTED], ids=["a grid", "a list"])
+def test_what_is_shared_is_foretold_before_any_digest_is_known(document):
+    study = SimulatedStudy(document)
+    before = counts(study)
+    assert not any(item.cached for item in before.values())
+    ran = study.run()
+    after = counts(study)
+    for kind, item in after.items():
+        assert item.will_run == 0
+        assert item.cached == item.results == sum(name.split("/")[0] == kind for name in ran), kind
+    for kind in ("prepare", "base", "baseline", "gradients", "affinity"):
+        if kind in after:
+            assert before[kind].results == after[kind].results, kind
+    shared_kinds = before.keys() & {"filter", "high-resource", "mixture"}
+    assert all(before[kind].results >= after[kind].results for kind in shared_kinds - {"mixture"})
+
+
+def test_arms_that_agree_in_base_and_tuning_share_their_baselines():
+    baselines = {item.kind: item for item in stage_counts(SimulatedStudy(LISTED).graphs(preview=True).of_runs)}
+    # Full, plain LoRA of rank 8 (that of CGC-LoRA too), and Full on the pre-trained base: of four tasks each.
+    assert (baselines["baseline"].uses, baselines["baseline"].results) == (2 * 5 * 4, 3 * 4)
+    assert baselines["base"].results == 2
+    arms = {item.arm: item for item in arm_counts(SimulatedStudy(LISTED).graphs(preview=True).of_runs)}
+    assert arms["lora"].shared == 4 + 1 + 4 + 1, "with CGC-LoRA also the filter"
+    assert arms["pre-trained"].shared == 4
+
+
+def test_the_cost_is_of_each_stage_once_and_falls_as_stages_get_done():
+    study = SimulatedStudy(FOUR_ARMS)
+    whole = cost(study)
+    runs, baselines = 12 * 2000, 4 * study.resource.spec.stages.baseline.max_steps
+    groups = 2  # of Type: two mixtures may round up
+    assert baselines + runs <= whole.steps <= baselines + runs + 6 * groups
+    assert whole.rows == whole.steps * BATCH_ROWS
+    study.run(until="mixture")
+    left = [
+        node.parameters.max_steps
+        for target in study.graphs().of_runs
+        for node in target.graph.of_kind("mixture")
+        if isinstance(node.parameters, TrainParameters)
+    ]
+    assert cost(study).steps == sum(left) > 0
+    study.run()
+    assert (cost(study).steps, cost(study).rows) == (0, 0)
+
+
+def test_without_a_total_the_cost_is_an_upper_bound():
+    study = SimulatedStudy(study_document())
+    foretold = cost(study).steps
+    study.run()
+    spent = sum(
+        node.parameters.max_steps
+        for node in {
+            (node.name, node.digest): node for target in study.graphs().of_runs for node in target.graph.nodes
+        }.values()
+        if isinstance(node.parameters, TrainParameters)
+    )
+    assert foretold >= spent
