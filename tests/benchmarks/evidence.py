@@ -3,9 +3,8 @@
     python tests/benchmarks/evidence.py --data DIR --base FOLDER [--device cuda] [--minutes 5] [--out PAGE] …
 
 DIR is that of ``open_suite.py``; the rows that are used are drawn from it with a fixed seed. The baselines of all tasks
-are trained first, then the arms beside each other: they share rows, base and baselines. Naive and CGC-LoRA get exactly
-as many steps as the three stages; *filtered*, whose groups have their default steps, lacks those of stage 2, and is not
-compared where there are any. An arm is repeated with ``--seeds`` mixture seeds.
+are trained first, then the arms beside each other: they share rows, base and baselines, and all get exactly as many
+steps as the three stages. An arm is repeated with ``--seeds`` mixture seeds.
 
 After ``--minutes`` no arm begins, and after one and a half minutes more what still runs is interrupted. A page of what
 is finished is printed in any case (also to ``--out``). Call it again with the same ``--workdir`` to go on.
@@ -19,6 +18,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ TITLES = {
     "three-stage": "three stages: groups by type, stage 2, τ = 2",
     "naive": "naive: one mixture, τ = 1, no stage 2",
     "cgc": "1 + N: three stages with CGC-LoRA",
-    "filtered": "filtered: groups by type, τ = 1, without stage 2 and its rows",
+    "filtered": "filtered: groups by type, τ = 1, no stage 2",
 }
 
 
@@ -77,15 +77,23 @@ def resource(options: argparse.Namespace, tasks: list[dict[str, Any]]) -> dict[s
     }
 
 
-def edited(base: dict[str, Any], name: str, seed: int, steps: int) -> Arm:
-    """An arm with a mixture seed. ``steps``: of stages 2 and 3 over all groups of the three stages."""
+@dataclass(frozen=True)
+class Steps:
+    """Of the three stages, over all groups; ``alone``: of the baselines that answer a group by themselves."""
+
+    trained: int
+    alone: int
+
+
+def edited(base: dict[str, Any], name: str, seed: int, steps: Steps) -> Arm:
+    """An arm with a mixture seed."""
     if name == "naive":
-        item = arm(base, name, seed, {"temperature": 1.0, "maxSteps": steps}, naive=True)
+        item = arm(base, name, seed, {"temperature": 1.0, "maxSteps": steps.trained}, naive=True)
     else:
         item = arm(base, name, seed, {"temperature": 1.0} if name == "filtered" else {})
     spec = item.document["spec"]
     if name == "filtered":
-        spec["stages"]["highResource"] = {"enabled": False}
+        spec["stages"] |= {"highResource": {"enabled": False}, "totalSteps": steps.trained + steps.alone}
     if name == "cgc":
         spec["tuning"]["method"] = "CGCLoRA"
     return item
@@ -97,7 +105,7 @@ def manifests(workdir: Path, kind: str) -> list[Manifest]:
     return [Manifest.model_validate_json(path.read_text("utf-8")) for path in found]
 
 
-def steps_of_plan(workdir: Path, limit: int) -> int | None:
+def steps_of_plan(workdir: Path, limit: int) -> Steps | None:
     """Steps of stages 2 and 3 over all groups; None before the baselines are trained and the groups planned.
 
     ``limit``: of stage 2 of a group. A group of one task is served by its baseline and trains nothing more.
@@ -105,13 +113,15 @@ def steps_of_plan(workdir: Path, limit: int) -> int | None:
     planned = manifests(workdir, "filter")
     if not planned:
         return None
-    groups = [group for group in FilterResult.model_validate(planned[0].result).groups if len(group.tasks) > 1]
+    every = FilterResult.model_validate(planned[0].result).groups
+    groups = [group for group in every if len(group.tasks) > 1]
     stage2 = [
         limit if group.high_resource_steps is None else group.high_resource_steps
         for group in groups
         if group.high_resource
     ]
-    return sum(stage2) + sum(group.mixture_steps for group in groups)
+    alone = sum(group.mixture_steps for group in every if len(group.tasks) == 1)
+    return Steps(sum(stage2) + sum(group.mixture_steps for group in groups), alone)
 
 
 def measure(options: argparse.Namespace, base: dict[str, Any]) -> tuple[dict[str, list[dict[str, Any]]], list[str]]:
@@ -120,7 +130,7 @@ def measure(options: argparse.Namespace, base: dict[str, Any]) -> tuple[dict[str
     begun = time.monotonic()
     last_start, end = begun + 60 * options.minutes, begun + 60 * (options.minutes + GRACE_MINUTES)
     seeds = [FIRST_SEED + more for more in range(options.seeds)]
-    first = edited(base, "three-stage", seeds[0], 0)
+    first = edited(base, "three-stage", seeds[0], Steps(0, 0))
     missing: list[str] = []
 
     def attempt(name: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any] | None:

@@ -64,7 +64,7 @@ def test_arms_get_equal_rows_and_a_second_call_trains_nothing(data: Path, tmp_pa
         )
         for name, reports in arms.items()
     }
-    assert rows["naive"] == rows["cgc"] == rows["three-stage"] > 0
+    assert rows["naive"] == rows["cgc"] == rows["filtered"] == rows["three-stage"] > 0
     assert logs.count("start  baseline/") == len(TASKS)  # of the first arm alone: the others have links to them
     run(data, tmp_path)
     assert "\n".join(log.read_text("utf-8") for log in tmp_path.glob("*.log")).count("start  mixture/") == logs.count(
