@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import platform
 import subprocess
 import sys
@@ -18,7 +19,9 @@ from multitask_api.stage_io.parameters import GradientsParameters
 from multitask_trainer.base_model.builtin import make_tokenizer
 from multitask_trainer.data.rows import PreparedSplit, Row, read_rows, write_rows
 from multitask_trainer.errors import ArtifactError, DataError
+from multitask_trainer.storage import artifacts
 from multitask_trainer.training.batching import dataset as datasets
+from multitask_trainer.training.batching import row_file
 from multitask_trainer.training.batching.dataset import EncodedDataset, TaskEncoder
 from multitask_trainer.training.batching.row_cache import RowCache
 from multitask_trainer.training.batching.sampler import Sampler
@@ -220,6 +223,25 @@ def test_a_pod_whose_folder_is_empty_takes_the_copy_at_the_mirror(tokenizer, tmp
     assert_equal(cache(tmp_path / "pod-3", mirror).encode(made_by, split), first)
     assert sum(encoded_rows) == 50
     assert fs.cat_file(copy) != b"damaged"
+
+
+def test_a_file_system_without_locks_and_maps_will_do(tokenizer, tmp_path, monkeypatch, encoded_rows):
+    def refuse(number: int):
+        def call(*_: object, **__: object) -> None:
+            raise OSError(number, "not here")
+
+        return call
+
+    monkeypatch.setattr(artifacts, "flock", refuse(errno.EOPNOTSUPP))
+    monkeypatch.setattr(row_file.mmap, "mmap", refuse(errno.ENODEV))
+    made_by, given = encoder(tokenizer), rows("kind", 25, 0)
+    split = written(tmp_path / "prepared", given)
+    for _ in range(2):
+        assert_equal(cache(tmp_path).encode(made_by, split), made_by.encode(given))
+    assert encoded_rows == [25] * 3, "once for the file, twice for the comparison"
+    monkeypatch.setattr(artifacts, "flock", refuse(errno.EIO))
+    with pytest.raises(OSError, match="not here"):
+        cache(tmp_path / "elsewhere").encode(made_by, split)
 
 
 @pytest.mark.parametrize("count", [80, 5200])

@@ -28,6 +28,8 @@ from multitask_trainer.storage.files import (
 from multitask_trainer.storage.uris import file_sizes, local_path, remove_tree, storage_errors, upload_file
 
 _RENAME_ATTEMPTS = 5
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+"""What some network file systems answer; several processes may then do the same work."""
 _PARALLEL_COPIES = 4
 """A stream of an object store rarely fills the network; a disk gains nothing from more."""
 
@@ -173,10 +175,14 @@ def _publish_remote(folder: Path, uri: str, manifest: Manifest) -> Manifest:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Let one process of this machine at a time fill ``folder``."""
+    """Let one process of this machine at a time fill ``folder``, where the file system has locks."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with folder.with_name(f".{folder.name}.lock").open("w") as lock:
-        flock(lock, LOCK_EX)
+        try:
+            flock(lock, LOCK_EX)
+        except OSError as error:
+            if error.errno not in _WITHOUT_LOCKS:
+                raise
         yield
 
 

@@ -13,6 +13,7 @@ All numbers are little-endian. A file gets its name when it is whole.
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 import struct
@@ -109,7 +110,14 @@ def _bytes(rows: int, tokens: int) -> int:
 
 def _map(file: BinaryIO) -> EncodedDataset:
     # Plain arrays over the map: slicing numpy's own class for it takes ten times as long.
-    content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    content: mmap.mmap | bytes
+    try:
+        content = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        if error.errno != errno.ENODEV:  # what a file system without maps answers
+            raise
+        file.seek(0)
+        content = file.read()
     _, rows, tokens, _ = _HEADER.unpack_from(content)
     starts = _HEADER.size + 4 * (tokens + tokens % 2)
     prompt_lengths = starts + 8 * (rows + 1)
