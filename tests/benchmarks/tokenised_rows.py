@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -155,8 +154,10 @@ def run_together(folder: Path, arm: str, processes: int) -> list[dict[str, float
     return [json.loads(process.communicate()[0]) for process in started]
 
 
-def step_seconds(steps: int) -> tuple[float, float, float]:
-    """Medians: of a step, of one whose batches are prepared ahead, and of preparing batches alone."""
+def step_seconds(steps: int) -> dict[str, tuple[float, float]]:
+    """Medians of seconds and of CPU seconds: of a step whose batches are prepared when it asks for them, of one whose
+    batches are prepared ahead, and of preparing alone.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -189,24 +190,28 @@ def step_seconds(steps: int) -> tuple[float, float, float]:
     settings = TrainingSettings(10**6, optimisation)
     step = OptimizerStep(method.prepare(LlamaForCausalLM(config)), settings, method=method, accelerator=accelerator)
     meter = LossMeter(accelerator)
-    seconds: dict[str, list[float]] = {"asked": [], "ahead": [], "alone": []}
+    seconds: dict[str, list[np.ndarray]] = {"asked": [], "ahead": [], "alone": []}
+
+    def now() -> np.ndarray:
+        return np.array([time.perf_counter(), time.process_time()])
+
     with Prefetcher() as prefetcher:
         prefetcher.at(batches, 0)
         for number in range(1, steps + 1):
             for arm in ("asked", "ahead") if number % 2 else ("ahead", "asked"):
-                begun = time.perf_counter()
+                begun = now()
                 taken = prefetcher.at(batches, number) if arm == "ahead" else batches.at(number)
                 if arm == "asked":
-                    seconds["alone"].append(time.perf_counter() - begun)
+                    seconds["alone"].append(now() - begun)
                 step.run(taken, batches.present(number), rate=1e-4, meter=meter)
-                seconds[arm].append(time.perf_counter() - begun)
-    return (*(statistics.median(seconds[arm]) for arm in ("asked", "ahead", "alone")),)
+                seconds[arm].append(now() - begun)
+    return {arm: tuple(np.median(each, axis=0).tolist()) for arm, each in seconds.items()}
 
 
 def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", type=int, default=100_000)
+    parser.add_argument("--rows", type=int, default=100_000, help="0: the second table only")
     parser.add_argument("--words", type=int, default=60, help="the median of a row")
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--steps", type=int, default=40)
@@ -216,14 +221,20 @@ def main() -> None:
     if options.arm:
         print(json.dumps(run_arm(options.folder, options.arm)))
         return
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        make(folder, options.rows, options.words)
-        print_rows(folder, options)
-    asked, ahead, alone = (1000 * each for each in step_seconds(options.steps))
-    print("\nbatches of 64 rows, ms      a step   of it preparing")
-    print(f"prepared when asked for   {asked:8.1f}          {alone:8.1f}")
-    print(f"prepared ahead            {ahead:8.1f}")
+    if options.rows:
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            make(folder, options.rows, options.words)
+            print_rows(folder, options)
+    print_steps(options.steps)
+
+
+def print_steps(steps: int) -> None:
+    """The second table."""
+    found = {arm: [1000 * each for each in medians] for arm, medians in step_seconds(steps).items()}
+    print(f"\n{'a step of 64 rows, its batches':38}{'ms':>9}{'CPU ms':>12}")
+    for arm, name in (("asked", "prepared when asked for"), ("ahead", "prepared ahead"), ("alone", "preparing alone")):
+        print(f"{name:38}{found[arm][0]:9.1f}{found[arm][1]:12.1f}")
 
 
 def print_rows(folder: Path, options: argparse.Namespace) -> None:
