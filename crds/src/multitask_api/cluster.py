@@ -65,7 +65,9 @@ CLEAN_UP = "clean-up"
 GC = "gc"
 """Kind of the Job that deletes the results of a model that nothing uses any more."""
 TRAINING_KINDS = ("base", "baseline", "high-resource", "mixture")
-"""The kinds of stages that train in parallel over all processes of a Job; in the others only the first one works."""
+"""The kinds of stages that train, on all GPUs of all nodes."""
+SHARED_KINDS = (*TRAINING_KINDS, "evaluate")
+"""The kinds whose work all processes of a Job share; in the others only the first one works."""
 
 # -- keys of the ConfigMap of a stage Job ------------------------------------------------------------------------------
 

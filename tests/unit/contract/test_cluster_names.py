@@ -43,6 +43,7 @@ VALUES = {
     "RUN": "run",
     "CLEAN_UP": "clean-up",
     "GC": "gc",
+    "SHARED_KINDS": ("base", "baseline", "high-resource", "mixture", "evaluate"),
     "TRAINING_KINDS": ("base", "baseline", "high-resource", "mixture"),
     # keys of a Job's ConfigMap
     "ORDERS_KEY": "orders.json",

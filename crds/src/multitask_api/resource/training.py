@@ -217,8 +217,8 @@ class Training(Record):
         1,
         ge=0,
         le=16,
-        description="GPUs of each training pod; with device claims, the number of GPUs that they give. 0 trains on the "
-        "CPU, also on one machine.",
+        description="GPUs of each pod of training and of evaluation; with device claims, the number of GPUs that they "
+        "give. 0 trains on the CPU, also on one machine.",
     )
     max_parallel_jobs: int = Field(
         4,

@@ -19,7 +19,9 @@ PLACE = "spec.training.resources"
 
 SMALL_KINDS = frozenset({RESOLVE, CLEAN_UP, GC, "prepare", "filter", "affinity"})
 """These read data and tables and load no model: small requests, so that they start anywhere."""
-ONE_GPU_KINDS = frozenset({"evaluate", "export", "gradients", "check"})
+ONE_NODE_KINDS = frozenset({"evaluate"})
+"""These run an engine on each GPU of one node."""
+ONE_GPU_KINDS = frozenset({"export", "gradients", "check"})
 """These run one engine, or short passes over one model, on one device."""
 
 #: Where the spec gives none. A process with torch loaded takes 0.7 GiB (measured) before any model.
@@ -89,7 +91,7 @@ def _beside_gpus(given: JsonObject) -> JsonDict:
 
 def gpus(spec: MultiTaskModelSpec, kind: str) -> int:
     """GPUs of one pod of ``kind``."""
-    if trains(spec, kind):
+    if trains(spec, kind) or kind in ONE_NODE_KINDS:
         return spec.training.gpus_per_node
     return min(1, spec.training.gpus_per_node) if kind in ONE_GPU_KINDS else 0
 

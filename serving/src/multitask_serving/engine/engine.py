@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,30 +13,15 @@ from pydantic import ValidationError
 from multitask_api.bundle import Bundle, ServedTask
 from multitask_serving.engine.batching import AdapterContext
 from multitask_serving.engine.classification.scoring import LogProbs, label_log_probs
-from multitask_serving.engine.classification.trie import LabelTrie
 from multitask_serving.engine.errors import EmptyPrompt, InvalidBundle, UnknownTask, WrongTaskType
 from multitask_serving.engine.generation.decoding import GenerationInput, Step, generate_rows
 from multitask_serving.engine.generation.sampling import GREEDY, Sampling
 from multitask_serving.engine.model.float32 import use_tf32
 from multitask_serving.engine.model.loading import LoadedModel, load_model
-from multitask_serving.engine.prompt.encoding import EncodedPrompt, encode_prompts, field_texts, prompt_budget
+from multitask_serving.engine.prompt.encoding import EncodedPrompt, encode_prompts, field_texts
 from multitask_serving.engine.prompt.template import answer_separator
-from multitask_serving.engine.types import Classification, Generation, Request
-
-
-@dataclass(frozen=True)
-class _Task:
-    served: ServedTask
-    trie: LabelTrie | None
-    max_prompt_tokens: int
-
-    @classmethod
-    def of(cls, served: ServedTask) -> _Task:
-        trie = LabelTrie.build(served.labels, served.eos) if served.type == "Classification" else None
-        if trie is None and served.generation is None:
-            raise InvalidBundle(f"task {served.name!r}: a Generation task needs generation settings")
-        answer = trie.longest if trie else served.generation.max_new_tokens if served.generation else 0
-        return cls(served, trie, prompt_budget(served.max_length, answer))
+from multitask_serving.engine.task import EngineTask
+from multitask_serving.engine.types import Classification, Generation, PromptLength, Request
 
 
 class Engine:
@@ -46,7 +30,7 @@ class Engine:
     def __init__(self, bundle: Bundle, models: Mapping[str, LoadedModel], tasks: Collection[str] | None = None) -> None:
         self.bundle = bundle
         self._models = models
-        self._tasks = {task.name: _Task.of(task) for task in bundle.tasks if tasks is None or task.name in tasks}
+        self._tasks = {task.name: EngineTask.of(task) for task in bundle.tasks if tasks is None or task.name in tasks}
         for name in tasks or ():
             self.task(name)
         for task in self._tasks.values():
@@ -112,15 +96,25 @@ class Engine:
             raise EmptyPrompt("the prompt is empty: no template text and only empty fields. Send some text")
         return task
 
-    def truncated(self, requests: Sequence[Request]) -> list[bool]:
-        """For each request, whether a field is cut to fit the maximum length. Raises `UserError`."""
+    def prompt_lengths(self, requests: Sequence[Request]) -> list[PromptLength]:
+        """The length of each request's prompt. Raises `UserError`."""
         tasks = [self._get_task(request.task) for request in requests]
-        truncated = [False] * len(requests)
+        lengths = [PromptLength(0, truncated=False)] * len(requests)
         for model, rows in self._rows_by_model(tasks).items():
             prompts = _encode(self._models[model], [tasks[row] for row in rows], [requests[row] for row in rows])
             for row, prompt in zip(rows, prompts, strict=True):
-                truncated[row] = prompt.truncated
-        return truncated
+                lengths[row] = PromptLength(len(prompt.ids), prompt.truncated)
+        return lengths
+
+    def batches(self, task: str, prompt_lengths: Sequence[int]) -> list[list[int]]:
+        """The rows that are computed together when requests of ``task`` are answered; each row is in one batch.
+
+        A batch depends on the lengths of the prompts, in tokens. A call for the rows of some batches, in their order,
+        forms the same batches again, so these rows get the same answers to the last bit.
+        """
+        found = self._get_task(task)
+        loaded = self._models[found.served.model]
+        return found.batches(prompt_lengths, loaded.path, next(loaded.model.parameters()).device)
 
     def classify(
         self, requests: Sequence[Request], *, on_batch: Callable[[int], None] | None = None
@@ -130,7 +124,7 @@ class Engine:
         ``on_batch`` is called after each pass with the number of requests that it answered.
         """
         tasks = [self._get_task(request.task) for request in requests]
-        tries = [_label_trie(task) for task in tasks]
+        tries = [task.label_trie() for task in tasks]
         results: list[Classification | None] = [None] * len(requests)
         for model, rows in self._rows_by_model(tasks).items():
             loaded = self._models[model]
@@ -188,13 +182,13 @@ class Engine:
             steps[step.row].append(step)
         return [Generation.of(row) for row in steps]
 
-    def _get_task(self, name: str) -> _Task:
+    def _get_task(self, name: str) -> EngineTask:
         task = self._tasks.get(name)
         if task is None:
             raise UnknownTask(name, self._tasks)
         return task
 
-    def _rows_by_model(self, tasks: Sequence[_Task]) -> dict[str, list[int]]:
+    def _rows_by_model(self, tasks: Sequence[EngineTask]) -> dict[str, list[int]]:
         """Each model's rows, those without an adapter first, then those of one adapter after the other."""
         groups: dict[str, list[int]] = {}
         for row, task in enumerate(tasks):
@@ -240,13 +234,7 @@ def _round_robin(streams: Sequence[tuple[Sequence[int], Iterator[list[Step]]]]) 
             yield Step(rows[step.row], step.text_delta, step.token, step.margin, step.finish_reason)
 
 
-def _label_trie(task: _Task) -> LabelTrie:
-    if task.trie is None:
-        raise WrongTaskType(task.served.name, task.served.type)
-    return task.trie
-
-
-def _encode(loaded: LoadedModel, tasks: Sequence[_Task], requests: Sequence[Request]) -> list[EncodedPrompt]:
+def _encode(loaded: LoadedModel, tasks: Sequence[EngineTask], requests: Sequence[Request]) -> list[EncodedPrompt]:
     return encode_prompts(
         [
             (task.served.pieces, request.fields, task.max_prompt_tokens, task.served.bos)
@@ -256,11 +244,11 @@ def _encode(loaded: LoadedModel, tasks: Sequence[_Task], requests: Sequence[Requ
     )
 
 
-def _adapter_context(loaded: LoadedModel, tasks: Sequence[_Task]) -> AdapterContext:
+def _adapter_context(loaded: LoadedModel, tasks: Sequence[EngineTask]) -> AdapterContext:
     return lambda rows: loaded.use_adapters([tasks[row].served.adapter for row in rows])
 
 
-def _generation_input(task: _Task, prompt: EncodedPrompt, sampling: Sampling) -> GenerationInput:
+def _generation_input(task: EngineTask, prompt: EncodedPrompt, sampling: Sampling) -> GenerationInput:
     settings = task.served.generation
     if settings is None:
         raise WrongTaskType(task.served.name, task.served.type)

@@ -17,6 +17,15 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
+class PromptLength:
+    """How long the prompt of a request is."""
+
+    tokens: int
+    truncated: bool
+    """Whether a field was cut to fit the maximum length."""
+
+
+@dataclass(frozen=True, slots=True)
 class Classification:
     """The result of a classification request."""
 

@@ -136,7 +136,8 @@ LAUNCHES = [
     (4, 1, "mixture", ["multitask_trainer.launch", "--processes=4"], False),
     (0, 2, "mixture", ["multitask_trainer.launch", "--processes=1", "--nodes=2"], True),
     (4, 2, "mixture", ["multitask_trainer.launch", "--processes=4", "--nodes=2"], True),
-    (4, 2, "evaluate", ["multitask_trainer.pod"], False),
+    (4, 2, "evaluate", ["multitask_trainer.launch", "--processes=4", "-m"], False),
+    (4, 2, "export", ["multitask_trainer.pod"], False),
 ]
 
 

@@ -52,8 +52,8 @@ CASES = [
         {"requests": {"cpu": "1"}, "limits": {"memory": "64Gi"}},
         "4",
     ),
-    ("an engine gets one", {"gpusPerNode": 4}, "evaluate", {"requests": DEFAULT}, "1"),
-    ("so does export", {"gpusPerNode": 4}, "export", {"requests": DEFAULT}, "1"),
+    ("so does evaluation, with an engine on each", {"gpusPerNode": 4}, "evaluate", {"requests": DEFAULT}, "4"),
+    ("an export gets one", {"gpusPerNode": 4}, "export", {"requests": DEFAULT}, "1"),
     ("a bundle needs none", {"gpusPerNode": 4}, "bundle", {"requests": DEFAULT}),
     ("a base that is only fetched needs none", {"gpusPerNode": 4}, "base", {"requests": DEFAULT}),
     (
@@ -132,8 +132,9 @@ SHARES = [
     ({"gpusPerNode": 0, "nodes": 2}, {}, "mixture", 0, 2),
     ({"gpusPerNode": 4, "nodes": 2}, {}, "base", 0, 1),
     ({"gpusPerNode": 4, "nodes": 2}, PRETRAINED, "base", 4, 2),
-    ({"gpusPerNode": 4, "nodes": 2}, {}, "evaluate", 1, 1),
+    ({"gpusPerNode": 4, "nodes": 2}, {}, "evaluate", 4, 1),
     ({"gpusPerNode": 0, "nodes": 2}, {}, "evaluate", 0, 1),
+    ({"gpusPerNode": 4, "nodes": 2}, {}, "export", 1, 1),
     ({"gpusPerNode": 4, "nodes": 2}, {}, "prepare", 0, 1),
     ({"gpusPerNode": 4, "nodes": 2}, {}, "resolve", 0, 1),
     ({"gpusPerNode": 4, "nodes": 2}, {}, "clean-up", 0, 1),
@@ -141,7 +142,7 @@ SHARES = [
 
 
 @pytest.mark.parametrize(("training", "more", "kind", "each", "pods"), SHARES)
-def test_only_what_trains_shares_its_work(training, more, kind, each, pods):
+def test_training_shares_its_work_over_all_nodes_and_evaluation_over_one(training, more, kind, each, pods):
     given_spec = spec(more, **training)
     assert (gpus(given_spec, kind), pods_per_job(given_spec, kind)) == (each, pods)
 
@@ -154,7 +155,8 @@ THREADS = [
     ({"limits": {"cpu": "2500m"}}, 0, "baseline", 2),
     ({"limits": {"cpu": "300m"}}, 0, "baseline", 1),
     ({"limits": {"cpu": "32"}}, 4, "mixture", 8),
-    ({"limits": {"cpu": "32"}}, 4, "evaluate", 32),
+    ({"limits": {"cpu": "32"}}, 4, "evaluate", 8),
+    ({"limits": {"cpu": "32"}}, 4, "export", 32),
     ({"limits": {"cpu": "32"}}, 4, "prepare", 1),
 ]
 

@@ -37,6 +37,7 @@ class DistributedContext:
     world_size: int = 1
     local_rank: int = 0
     node: int = 0
+    local_world_size: int = 1
     store: Store | None = None
 
     @classmethod
@@ -52,12 +53,18 @@ class DistributedContext:
         except RuntimeError as error:
             raise LostProcess(f"the processes of this stage could not meet: {error}") from error
         local_rank, node = int(environment.get("LOCAL_RANK", "0")), int(environment.get("GROUP_RANK", "0"))
-        return cls(rank, world_size, local_rank, node, PrefixStore("multitask", store))
+        local_world_size = int(environment.get("LOCAL_WORLD_SIZE", world_size))
+        return cls(rank, world_size, local_rank, node, local_world_size, PrefixStore("multitask", store))
 
     @property
     def is_main_process(self) -> bool:
         """Whether this is the process that publishes and reports."""
         return self.rank == 0
+
+    @property
+    def has_other_nodes(self) -> bool:
+        """Whether some of the processes are on other machines, with files of their own."""
+        return self.local_world_size < self.world_size
 
     def scoped(self, scope: str) -> DistributedContext:
         """The same processes with keys of their own in the store, so that two orders do not read each other's."""

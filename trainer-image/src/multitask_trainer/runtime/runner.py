@@ -24,7 +24,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Protocol
 
-from multitask_api.cluster import EXIT_DONE, EXIT_RETRYABLE, TRAINING_KINDS
+from multitask_api.cluster import EXIT_DONE, EXIT_RETRYABLE, SHARED_KINDS
 from multitask_api.errors import MultitaskError
 from multitask_api.stage_io.manifest import Manifest, StageFailure, StageOrder
 from multitask_api.stages.warm_start import FINISHED
@@ -159,7 +159,7 @@ def _run_worker(work: Work, context: StageContext) -> int:
     """Work along with the main process, and end with its exit status."""
     distributed, stage = context.distributed, context.order.stage
     try:
-        if distributed.wait_for_begin() and context.order.kind in TRAINING_KINDS:
+        if distributed.wait_for_begin() and context.order.kind in SHARED_KINDS:
             work(context)
     except WorkerExit:
         pass

@@ -11,6 +11,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import TrainResult
@@ -18,18 +19,23 @@ from multitask_api.stages.digests import digest
 from multitask_serving.engine.engine import Engine
 from multitask_trainer.data.rows import read_rows
 from multitask_trainer.evaluation.answers import Answer
-from multitask_trainer.evaluation.scoring import answer_rows, score_answers, write_scores
+from multitask_trainer.evaluation.scoring import answer_rows, answer_tasks, score_answers, write_scores
 from multitask_trainer.export.bundle import ServableWeights, TaskBinding, assemble_bundle
+from multitask_trainer.runtime.collectives import gather_results
 from multitask_trainer.runtime.context import StageContext, StageOutcome
 from multitask_trainer.runtime.runner import Work, main
 from multitask_trainer.storage.files import content_digest
+from multitask_trainer.training.accelerator import make_accelerator
 from multitask_trainer.training.run import checkpoint_digest, train, validation_digest
 from multitask_trainer.tuning import tuning_method
 
 
 def work(stage: StageContext) -> StageOutcome:
     """Train, write servable weights, and answer the test rows with the engine that serves."""
-    return _served_and_scored(stage, train(stage, stage.parameters(TrainParameters)))
+    result = train(stage, stage.parameters(TrainParameters))
+    if stage.distributed.has_other_nodes:
+        stage.distributed.exit_workers()  # the weights are on this node
+    return _served_and_scored(stage, result)
 
 
 def work_together(stages: Sequence[StageContext]) -> Iterator[tuple[StageContext, Work]]:
@@ -48,6 +54,7 @@ def _rest(rest: Callable[[], TrainResult], stage: StageContext) -> StageOutcome:
 def _served_and_scored(stage: StageContext, result: TrainResult) -> StageOutcome:
     parameters = stage.parameters(TrainParameters)
     answers = _answer_test_rows(stage, parameters)
+    stage.distributed.exit_workers()
     if parameters.tuning.method == "Full":
         shutil.rmtree(stage.artifact_folder / "weights")
     write_scores(stage.artifact_folder / "scores.parquet", answers)
@@ -56,6 +63,23 @@ def _served_and_scored(stage: StageContext, result: TrainResult) -> StageOutcome
 
 
 def _answer_test_rows(stage: StageContext, parameters: TrainParameters) -> list[Answer]:
+    """The processes of a node share the rows; the main process makes the bundle that all of them load."""
+    (task,) = parameters.tasks
+    accelerator = None
+    if stage.distributed.world_size > 1 and not stage.distributed.has_other_nodes:
+        accelerator = make_accelerator(
+            device=stage.device, threads=stage.order.threads, precision=parameters.optimisation.precision
+        )
+    is_main_process = stage.distributed.is_main_process
+    bundle = gather_results(lambda: _write_bundle(stage, parameters) if is_main_process else Path(), accelerator)[0]
+    engine = Engine.load(bundle, device=stage.device, threads=stage.order.threads)
+    rows = read_rows(stage.input(f"prepare/{task.name}"), "test")
+    if accelerator is None:
+        return answer_rows(engine, task, rows, stage.reporter)
+    return answer_tasks(engine, [(task, rows)], stage.reporter, accelerator)[task.name].answers
+
+
+def _write_bundle(stage: StageContext, parameters: TrainParameters) -> Path:
     (task,) = parameters.tasks
     optimisation = parameters.optimisation
     base, served = stage.input("base") / "model", stage.artifact_folder / "served"
@@ -74,8 +98,7 @@ def _answer_test_rows(stage: StageContext, parameters: TrainParameters) -> list[
         chat_template=parameters.chat_template,
         revision=stage.order.digest,
     )
-    engine = Engine.load(bundle, device=stage.device, threads=stage.order.threads)
-    return answer_rows(engine, task, read_rows(stage.input(f"prepare/{task.name}"), "test"), stage.reporter)
+    return bundle
 
 
 def _outputs(stage: StageContext, result: TrainResult) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from multitask_api.stage_io.parameters import EvaluateParameters, TaskDefinition
 from multitask_api.stage_io.results import EvaluateResult, PrepareResult, TaskVerdict, TrainResult
@@ -15,44 +15,52 @@ from multitask_trainer.errors import StageError
 from multitask_trainer.evaluation.answers import Answer
 from multitask_trainer.evaluation.overlap import Hashes, Overlap, overlapping_rows
 from multitask_trainer.evaluation.qualification import EvaluationInputs, constant_answer, evaluate_task
-from multitask_trainer.evaluation.scoring import answer_rows, read_scores, truncated_rows, write_scores
+from multitask_trainer.evaluation.scoring import TaskAnswers, answer_tasks, read_scores, write_scores
 from multitask_trainer.evaluation.verdict import overlap_note
 from multitask_trainer.runtime.context import StageContext, StageOutcome
 from multitask_trainer.runtime.runner import main
 from multitask_trainer.storage.files import content_digest, write_atomically
+from multitask_trainer.training.accelerator import make_accelerator
 
 
 def work(stage: StageContext) -> StageOutcome:
     """Answer, evaluate, and leave ``answers/<task>.parquet`` and ``judging.json`` (threshold and rule)."""
     parameters = stage.parameters(EvaluateParameters)
-    names = [task.name for task in parameters.tasks]
-    engine = Engine.load(
-        stage.input("bundle") / "bundle",
-        device=stage.device,
-        threads=stage.order.threads,
-        tasks=names,
-    )
+    answered = _answer_test_rows(stage, parameters.tasks)
+    stage.distributed.exit_workers()
     seed_scores = _seed_scores(stage)
     trains = [read_inputs(stage.input(name))["train"] for name in stage.input_names("prepare/")]
     own = _own_baseline(stage, parameters.group)
     verdicts = []
-    truncated: dict[str, int] = {}
     for task in parameters.tasks:
-        rows = read_rows(stage.input(f"prepare/{task.name}"), "test")
-        answers = answer_rows(engine, task, rows, stage.reporter)
-        truncated[task.name] = truncated_rows(engine, task, rows)
+        answers = answered[task.name].answers
         write_scores(stage.artifact_folder / "answers" / f"{task.name}.parquet", answers)
         verdicts.append(_evaluate(stage, parameters, task, answers, seed_scores, trains, own))
     rule = {"threshold": parameters.threshold, "rule": parameters.rule}
     write_atomically(stage.artifact_folder / "judging.json", json.dumps(rule))
     result = EvaluateResult(
         tasks=tuple(verdicts),
-        truncated_rows={name: count for name, count in truncated.items() if count},
+        truncated_rows={name: found.truncated for name, found in answered.items() if found.truncated},
         degrees_of_freedom=sum(len(scores) - 1 for scores in seed_scores.values()),
     )
     return StageOutcome(
         result, {"verdicts": digest(result.to_json()), "answers": content_digest(stage.artifact_folder, ["answers"])}
     )
+
+
+def _answer_test_rows(stage: StageContext, tasks: Sequence[TaskDefinition]) -> dict[str, TaskAnswers]:
+    """The answers of all tasks; the processes share the rows."""
+    accelerator = None
+    if stage.distributed.world_size > 1:
+        accelerator = make_accelerator(device=stage.device, threads=stage.order.threads, precision="fp32")
+    engine = Engine.load(
+        stage.input("bundle") / "bundle",
+        device=stage.device,
+        threads=stage.order.threads,
+        tasks=[task.name for task in tasks],
+    )
+    rows = [(task, read_rows(stage.input(f"prepare/{task.name}"), "test")) for task in tasks]
+    return answer_tasks(engine, rows, stage.reporter, accelerator)
 
 
 def _evaluate(

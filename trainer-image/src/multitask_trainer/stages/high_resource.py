@@ -15,6 +15,7 @@ def work(stage: StageContext) -> StageOutcome:
     """Train from the base; the checkpoint with the highest mean validation score is kept in ``weights/``."""
     parameters = stage.parameters(TrainParameters)
     result = train(stage, parameters)
+    stage.distributed.exit_workers()
     sys.stdout.write(f"{sampling_table(result, parameters)}\n")
     return StageOutcome(result, {"model": content_digest(stage.artifact_folder, ["weights"])})
 

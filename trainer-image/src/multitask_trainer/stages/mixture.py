@@ -25,6 +25,7 @@ def work(stage: StageContext) -> StageOutcome:
     earlier = stage.input_names(stage.order.stage)
     before = earlier or stage.input_names("high-resource/")
     result = train(stage, parameters, start=stage.input(before[0]) / "weights" if before else None)
+    stage.distributed.exit_workers()
     if earlier:
         result = result.model_copy(update={"start": _started_from(stage.input_manifest(earlier[0]))})
     sys.stdout.write(f"{sampling_table(result, parameters)}\n")

@@ -50,8 +50,8 @@ if TYPE_CHECKING:
 def train(stage: StageContext, parameters: TrainParameters, *, start: Path | None = None) -> TrainResult:
     """Train on the order's tasks, from the base or from the weights in ``start``; leaves ``weights/``.
 
-    Every training row of every task can be drawn. The result's weights are those of the chosen checkpoint. Of several
-    processes only the first one returns.
+    Every training row of every task can be drawn. The result's weights are those of the chosen checkpoint. All
+    processes return, when the main process has written the weights.
     """
     optimisation = parameters.optimisation
     tracking = start_tracking(stage)
@@ -99,9 +99,9 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
     )
     progress = loop.run()
     tracking.finish()
-    stage.distributed.exit_workers()
-    method.save(model, stage.artifact_folder / "weights")
-    keep_tensorboard_files(stage)
+    if accelerator.is_main_process:
+        method.save(model, stage.artifact_folder / "weights")
+        keep_tensorboard_files(stage)
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
     return data.result(
         progress, stopping, trained_parameters=trained, gpu_memory=gpu_memory(loop.micro_batch, accelerator.device)

@@ -55,7 +55,7 @@ def label_log_probs(
     results: list[LogProbs] = [np.empty(0)] * len(prompts)
     budget = token_budget or TOKEN_BUDGETS[backbone.device.type]
     with eval_mode(model):
-        for rows in _batches(backbone.path, prompts, tries, budget):
+        for rows in label_batches(backbone.path, [len(prompt) for prompt in prompts], tries, budget):
             batch = [prompts[row] for row in rows], [tries[row] for row in rows]
             hidden = _hidden_states(backbone, *batch, rows, adapter_context, budget)
             for row, log_probs in zip(rows, _from_hidden(backbone, hidden, batch[1]), strict=True):
@@ -65,10 +65,10 @@ def label_log_probs(
     return results
 
 
-def _batches(
-    path: ForwardPath, prompts: Sequence[Sequence[int]], tries: Sequence[LabelTrie], budget: int
+def label_batches(
+    path: ForwardPath, lengths: Sequence[int], tries: Sequence[LabelTrie], budget: int
 ) -> Iterator[list[int]]:
-    lengths = [len(prompt) for prompt in prompts]
+    """The rows of each pass; ``lengths`` are the prompts' in tokens."""
     widths = [length + trie.size for length, trie in zip(lengths, tries, strict=True)]
     return (
         cached_batches(path, lengths, widths, budget) if path.labels == "PromptState" else micro_batches(widths, budget)

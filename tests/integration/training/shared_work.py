@@ -1,4 +1,7 @@
-"""A validation by 1, 2 and 3 processes, and a training whose second process fails in a validation."""
+"""A validation and evaluations by 1, 2 and 3 processes; and stages of which one process fails.
+
+Arguments: a folder for what is left, the order of a baseline, and the orders of evaluations.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +15,15 @@ import torch
 
 from multitask_api.bundle import PromptFormat
 from multitask_api.resource.tuning import Tuning
-from multitask_api.stage_io.manifest import StageFailure, StageOrder
+from multitask_api.stage_io.manifest import Manifest, StageFailure, StageOrder
+from multitask_serving.engine.engine import Engine
 from multitask_trainer.base_model.builtin import make_model, make_tokenizer, size_of
 from multitask_trainer.errors import DataError
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.runtime.distributed import DistributedContext
 from multitask_trainer.runtime.progress import FileProgressReporter
 from multitask_trainer.runtime.runner import run_stage
-from multitask_trainer.stages import baseline
+from multitask_trainer.stages import baseline, evaluate
 from multitask_trainer.training.accelerator import make_accelerator
 from multitask_trainer.training.batching.dataset import TaskEncoder
 from multitask_trainer.training.validation import TaskValidation, validate
@@ -71,40 +75,50 @@ def validate_once(folder: Path) -> int:
     return 0
 
 
-def fail_in_second_process(folder: Path, order: Path) -> int:
-    """Run a baseline; its failure and the seconds since its first validation are in ``failure.json``."""
-    begun: list[float] = []
-
-    def failing(self, model, batch_rows, *, token_budget):
-        begun.append(time.monotonic())
-        if os.environ["RANK"] == "1":
-            raise DataError("a row cannot be read")
-        return evaluate_batch(self, model, batch_rows, token_budget=token_budget)
-
-    TaskValidation.evaluate_batch = failing
-    read = StageOrder.model_validate_json(order.read_text())
+def run_order(order: StageOrder, folder: Path) -> int:
+    """Run a stage as one of its processes; how it failed is in ``<stage>.json``."""
 
     class Results:
-        def succeeded(self, manifest):
-            raise AssertionError(manifest)
+        def succeeded(self, manifest: Manifest) -> None:
+            del manifest  # it is in the artifact
 
         def failed(self, failure: StageFailure, digest: str) -> None:
             del digest
-            seconds = time.monotonic() - begun[0]
-            left = {"kind": failure.kind, "message": failure.message, "seconds": seconds}
-            (folder / "failure.json").write_text(json.dumps(left))
+            left = {"kind": failure.kind, "message": failure.message}
+            (folder / f"{order.kind}.json").write_text(json.dumps(left))
 
-    context = StageContext(read, FileProgressReporter(read.stage, None), DistributedContext.of(os.environ))
-    return run_stage(baseline.work, context, Results())
+    work = {"baseline": baseline.work, "evaluate": evaluate.work}[order.kind]
+    context = StageContext(order, FileProgressReporter(order.stage, None), DistributedContext.of(os.environ))
+    return run_stage(work, context, Results())
 
 
-def main(folder: Path, order: Path) -> None:
+def fail_in_second_process(order: StageOrder, folder: Path) -> int:
+    """Run a stage whose second process fails in a validation, or when it answers."""
+
+    def fail(*_: object, **__: object) -> None:
+        (folder / "failed-at").write_text(str(time.monotonic()))
+        raise DataError("a row cannot be read")
+
+    if os.environ["RANK"] == "1":
+        TaskValidation.evaluate_batch = Engine.classify = fail
+    return run_order(order, folder)
+
+
+def main(folder: Path, baseline_order: Path, evaluations: list[Path]) -> None:
     """All of it."""
+    orders = [StageOrder.model_validate_json(path.read_text()) for path in evaluations]
     for processes in (1, 2, 3):
         assert run_processes(processes, lambda: validate_once(folder)) == [0] * processes
-    statuses = run_processes(3, lambda: fail_in_second_process(folder, order))
-    (folder / "statuses.json").write_text(json.dumps(statuses))
+        for order in orders:
+            own = order.model_copy(update={"output": f"{folder}/{order.stage}-{processes}"})
+            statuses = run_processes(processes, lambda own=own: run_order(own, folder))
+            assert statuses == [0] * processes
+    statuses, seconds = {}, {}
+    for order in (StageOrder.model_validate_json(baseline_order.read_text()), orders[0]):
+        statuses[order.kind] = run_processes(3, lambda order=order: fail_in_second_process(order, folder))
+        seconds[order.kind] = time.monotonic() - float((folder / "failed-at").read_text())
+    (folder / "ends.json").write_text(json.dumps({"statuses": statuses, "seconds": seconds}))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), Path(sys.argv[2]), [Path(path) for path in sys.argv[3:]])
