@@ -12,12 +12,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from multitask_api.cluster import EXIT_RETRYABLE, EXIT_USER_ERROR
+from multitask_api.cluster import EXIT_RETRYABLE, EXIT_USER_ERROR, PROGRESS_KEY
 from multitask_api.resource.tuning import Tuning
-from multitask_api.stage_io.manifest import StageFailure, StageOrder
+from multitask_api.stage_io.manifest import StageFailure, StageOrder, StageProgress
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import TrainResult
+from multitask_api.stages.versions import VERSIONS
+from multitask_trainer.pod.configmap import ConfigMap, connect
+from multitask_trainer.pod.reporters import JointProgressReporter
+from multitask_trainer.pod.unit import run_unit
 from multitask_trainer.runtime.context import StageContext
+from multitask_trainer.runtime.distributed import DistributedContext
 from multitask_trainer.runtime.progress import FileProgressReporter
 from multitask_trainer.runtime.runner import run_stage, run_together
 from multitask_trainer.stages import baseline
@@ -32,6 +37,8 @@ from multitask_trainer.training.multi_lora.run import why_apart
 from multitask_trainer.training.multi_lora.step import RunLosses
 from multitask_trainer.training.optimizer import TrainingSettings, make_adamw
 from multitask_trainer.tuning.multi_lora import MultiLora
+from support.fake_api_server import NAME, ApiServer, running
+from support.pod_units import manifest, orders
 from support.training_fixtures import (
     TrainingSuite,
     base_parameters,
@@ -195,6 +202,43 @@ def test_runs_that_are_stopped_go_on_in_another_company(trained):
     for name in runs:
         for key, value in weights(trained, f"baseline/cut-{name}").items():
             torch.testing.assert_close(value, _alone(trained, name)[key], rtol=1e-3, atol=1e-5)
+
+
+def test_a_pod_trains_its_baselines_together_and_reports_each(trained, tmp_path):
+    runs = {"a": ("kind", 5, 12, 9), "c": ("kind", 6, 8, 9)}
+    stages = [
+        stage.order.model_copy(update={"version": VERSIONS["baseline"], "digest": f"d-{stage.order.stage[-1]}"})
+        for stage in contexts(trained, "pod", runs)
+    ]
+    with running(ApiServer()) as server, connect({}, server.url) as client:
+        configmap = ConfigMap(NAME, client, sleep=lambda _: None)
+        assert run_unit(orders(tmp_path, *stages), configmap, DistributedContext()) == 0
+        together = [TrainResult.model_validate(manifest(server, name).result).trained_together for name in runs]
+        progress = StageProgress.model_validate_json(server.data[PROGRESS_KEY])
+    assert together == [2, 2]
+    assert {progress.stage, *(each.stage for each in progress.together or ())} <= {order.stage for order in stages}
+
+
+def test_the_report_of_stages_together_is_of_the_one_with_most_left_and_names_the_others():
+    class Written:
+        texts: list[str] = []  # noqa: RUF012 - of this one test
+
+        def patch(self, body, timeout):
+            del timeout
+            self.texts.append(body["data"][PROGRESS_KEY])
+
+    now = [0.0]
+    reporter = JointProgressReporter(Written(), clock=lambda: now[0])
+    for stage, step, total in (("a", 50, 60), ("b", 50, 90), ("c", 50, 70)):
+        now[0] += 16
+        reporter.of_stage(stage).report("training", step=step, total=total, loss=0.5)
+    reporter.ended("c")
+    now[0] += 16
+    reporter.repeat()
+    progress = [StageProgress.model_validate_json(text) for text in Written.texts]
+    assert [each.stage for each in progress] == ["a", "b", "b", "b"]
+    assert [[other.stage for other in each.together or ()] for each in progress] == [[], ["a"], ["c", "a"], ["a"]]
+    assert progress[-1].updated == 64
 
 
 def test_orders_that_are_done_are_reported_and_not_trained(trained):

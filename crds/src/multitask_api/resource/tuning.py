@@ -111,6 +111,14 @@ class Tuning(Record):
         return self.method == "CGCLoRA"
 
     @property
+    def can_share_base(self) -> bool:
+        """Whether one process can train the adapters of several runs on one base: plain LoRA without dropout.
+
+        Masks of dropout are drawn for a whole batch, so they would depend on which runs are in it.
+        """
+        return self.method == "LoRA" and self.dropout == 0
+
+    @property
     def experts_of_a_task(self) -> int:
         """m_c + m_s: the experts that one task's gate weighs."""
         common, specific = self._expert_counts

@@ -86,8 +86,8 @@ class Manifest(Record):
     environment: dict[str, str] = Field(default_factory=dict, description="Versions, device, host; never in a digest.")
 
 
-class StageProgress(Record):
-    """How far a running stage is. The file is replaced at most once a second."""
+class StagePosition(Record):
+    """How far a stage is."""
 
     stage: str
     phase: str = ""
@@ -96,7 +96,15 @@ class StageProgress(Record):
     loss: float | None = None
     score: float | None = None
     tokens_per_second: float | None = None
+
+
+class StageProgress(StagePosition):
+    """How far a running stage is. The file is replaced at most once a second."""
+
     updated: float = Field(0.0, description="Unix seconds.")
+    together: tuple[StagePosition, ...] | None = Field(
+        None, description="Of the other stages that train in the same process, in a report that is about all of them."
+    )
 
 
 class StageFailure(Record):

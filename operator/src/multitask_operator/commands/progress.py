@@ -12,7 +12,7 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
-from multitask_api.stage_io.manifest import Manifest, StageProgress
+from multitask_api.stage_io.manifest import Manifest, StagePosition, StageProgress
 from multitask_api.stages import NodeState
 from multitask_operator.formatting import duration
 from multitask_operator.planner import Failed, Plan
@@ -97,9 +97,15 @@ def view_for_terminal() -> LineView:
 
 
 def describe(stage: str, seconds: float, progress: StageProgress | None) -> str:
-    """The state of a running stage, in one line."""
+    """The state of a running stage, and of those that train together with it, in one line."""
     if progress is None:
         return f"{stage} {duration(seconds)}"
+    positions = [_describe_position(stage, progress)]
+    positions += [_describe_position(each.stage, each) for each in progress.together or ()]
+    return f"{' · '.join(positions)} {duration(seconds)}"
+
+
+def _describe_position(stage: str, progress: StagePosition) -> str:
     parts = [stage, progress.phase]
     if progress.total:
         parts.append(f"{progress.step}/{progress.total}")
@@ -110,7 +116,7 @@ def describe(stage: str, seconds: float, progress: StageProgress | None) -> str:
     ]
     if progress.tokens_per_second:
         parts.append(f"{progress.tokens_per_second:,.0f} tokens/s")
-    return " ".join([*filter(None, parts), duration(seconds)])
+    return " ".join(filter(None, parts))
 
 
 def summary(manifest: Manifest) -> str:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from multitask_api.resource.tuning import Tuning
+from multitask_api.stages import Node, NodeState
+from multitask_operator.planner import StartStage
+from multitask_operator.planner.joint import in_units, trains_together
 from multitask_operator.reconciler.state.stage_job import StageJob
-from multitask_operator.reconciler.training.scheduling import JobBatch, fit_parallelism
+from multitask_operator.reconciler.training.scheduling import JobBatch, fit_parallelism, job_batches
+from support.graph_builders import model
 
 EXCLUSIVE = {"prepare": {"data"}, "base": {"chats"}, "baseline": set()}
 
@@ -35,3 +40,48 @@ def test_what_starts(sentence, limit, kinds, jobs, expected):
         limit, [JobBatch(kind, ()) for kind in kinds], jobs, exclusive_claims=EXCLUSIVE.__getitem__
     )
     assert [batch.kind for batch in batches] == expected
+
+
+def starts(kind, count):
+    nodes = [Node(f"{kind}/{number}", kind, NodeState.READY, digest=str(number)) for number in range(count)]
+    return [StartStage(node, 1, 1) for node in nodes]
+
+
+# the sentence, kinds that train together, what can start, the stages of each Job
+BATCHES = [
+    ("a Job for each baseline", (), [*starts("baseline", 3)], [1, 1, 1]),
+    ("one for all", ("baseline",), [*starts("baseline", 3)], [3]),
+    ("as few as can be, of equal sizes", ("baseline",), [*starts("baseline", 9)], [5, 4]),
+    ("a mixture has its own", ("baseline",), [*starts("baseline", 2), *starts("mixture", 2)], [2, 1, 1]),
+    ("data is prepared in one, however many tasks there are", ("baseline",), [*starts("prepare", 20)], [20]),
+]
+
+
+@pytest.mark.parametrize(("sentence", "kinds", "ready", "sizes"), BATCHES, ids=[row[0] for row in BATCHES])
+def test_jobs_of_several_stages(sentence, kinds, ready, sizes):
+    batches = job_batches(ready, None, (), trained_together=kinds)
+    assert [len(batch.nodes) for batch in batches] == sizes
+    assert sorted(node.name for batch in batches for node in batch.nodes) == sorted(start.node.name for start in ready)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "training", "expected"),
+    [
+        (Tuning(method="LoRA"), {}, True),
+        (Tuning(method="CGCLoRA"), {}, True),  # its baselines are plain LoRA
+        (Tuning(method="LoRA", dropout=0.1), {}, False),
+        (Tuning(method="Full"), {}, False),
+        (Tuning(method="LoRA"), {"report_to": ("MLflow",)}, False),
+    ],
+)
+def test_which_baselines_can_train_together(tuning, training, expected):
+    spec = model().spec
+    spec = spec.model_copy(update={"tuning": tuning, "training": spec.training.model_copy(update=training)})
+    assert trains_together(spec, "baseline") == expected
+    assert not trains_together(spec, "mixture")
+
+
+def test_units_are_of_equal_sizes():
+    assert [len(unit) for unit in in_units(range(17))] == [6, 6, 5]
+    assert [len(unit) for unit in in_units(range(8))] == [8]
+    assert in_units([]) == []

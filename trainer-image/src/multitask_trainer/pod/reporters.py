@@ -11,11 +11,11 @@ from dataclasses import dataclass, field
 from typing import Unpack
 
 from multitask_api.cluster import FAILURE_KEY, PROGRESS_KEY
-from multitask_api.stage_io.manifest import Manifest, StageFailure, StageProgress
+from multitask_api.stage_io.manifest import Manifest, StageFailure, StagePosition, StageProgress
 from multitask_api.stage_io.packing import manifest_key, pack_manifest
 from multitask_trainer.errors import Unreported
 from multitask_trainer.pod.configmap import ConfigMap
-from multitask_trainer.runtime.progress import Position, RateLimit
+from multitask_trainer.runtime.progress import Position, ProgressReporter, RateLimit
 
 FAILURE_TIMEOUT = 60.0
 """Seconds for which writing a failure is tried again: the pod's exit status tells the operator that there is one."""
@@ -51,15 +51,57 @@ class ConfigMapProgressReporter:
 
     def _write(self, phase: str, position: Position) -> None:
         now = self._clock()
-        if not self._rate_limit.is_due(phase, now):
-            return
-        progress = StageProgress(stage=self._stage, phase=phase, updated=now, **position)
+        if self._rate_limit.is_due(phase, now):
+            self._patch(StageProgress(stage=self._stage, phase=phase, updated=now, **position))
+
+    def _patch(self, progress: StageProgress) -> None:
         text = progress.model_dump_json(by_alias=True, exclude_none=True)
         try:
             self._configmap.patch({"data": {PROGRESS_KEY: text}}, timeout=0.0)
         except Unreported as error:
             sys.stderr.write(f"{self._stage}: progress was not reported: {error}\n")
             self._rate_limit.pause(_PROGRESS_BACKOFF)
+
+
+class JointProgressReporter(ConfigMapProgressReporter):
+    """One report for stages that train together: that of the stage with most steps left, and beside it the others'."""
+
+    def __init__(self, configmap: ConfigMap, clock: Callable[[], float] = time.time) -> None:
+        super().__init__("", configmap, clock)
+        self._stages: dict[str, StagePosition] = {}
+
+    def of_stage(self, stage: str) -> ProgressReporter:
+        """What one of the stages reports to."""
+        return _PartOf(self, stage)
+
+    def update(self, position: StagePosition) -> None:
+        """Take in what one stage reports."""
+        self._stages[position.stage] = position
+        self.repeat()
+
+    def ended(self, stage: str) -> None:
+        """Leave a stage out from here on."""
+        self._stages.pop(stage, None)
+
+    def _write(self, phase: str, position: Position) -> None:
+        del phase, position
+        now = self._clock()
+        if not self._stages or not self._rate_limit.is_due("together", now):
+            return
+        first, *others = sorted(self._stages.values(), key=lambda each: each.step - each.total)
+        self._patch(StageProgress(**dict(first), updated=now, together=tuple(others) or None))
+
+
+@dataclass(frozen=True)
+class _PartOf:
+    """See `JointProgressReporter.of_stage`."""
+
+    whole: JointProgressReporter
+    stage: str
+
+    def report(self, phase: str, **position: Unpack[Position]) -> None:
+        """See ProgressReporter.report."""
+        self.whole.update(StagePosition(stage=self.stage, phase=phase, **position))
 
 
 @dataclass

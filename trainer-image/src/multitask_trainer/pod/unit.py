@@ -15,8 +15,9 @@ import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -48,12 +49,12 @@ from multitask_trainer.errors import Interrupted, StageError, Unreported
 from multitask_trainer.launch import make_pod_folders
 from multitask_trainer.pod.configmap import SERVICE_ACCOUNT, ConfigMap, connect
 from multitask_trainer.pod.heartbeat import Heartbeat, moved, moved_or_computed
-from multitask_trainer.pod.reporters import ConfigMapProgressReporter, ConfigMapResultReporter
+from multitask_trainer.pod.reporters import ConfigMapProgressReporter, ConfigMapResultReporter, JointProgressReporter
 from multitask_trainer.runtime.context import StageContext, StageOutcome
 from multitask_trainer.runtime.distributed import DistributedContext
 from multitask_trainer.runtime.failures import EXIT_STATUS, failure_of
 from multitask_trainer.runtime.progress import FileProgressReporter
-from multitask_trainer.runtime.runner import Work, run_stage
+from multitask_trainer.runtime.runner import JointWork, Work, run_stage, run_together
 
 R = TypeVar("R", bound=Record)
 
@@ -132,8 +133,10 @@ def _run_orders(
 ) -> int:
     """Run all orders. After a user error the next ones still run, so that all are reported; other errors end the unit.
 
-    The status is the first one that is not `EXIT_DONE`.
+    The status is the first one that is not `EXIT_DONE`. Orders of a kind that can be done together are.
     """
+    if len(orders) > 1 and distributed.world_size == 1 and (joint := _joint_work(orders)) is not None:
+        return _run_together(joint, orders, configmap, results)
     first_error = EXIT_DONE
     for order in orders:
         status = _run_order(order, configmap, results, distributed)
@@ -141,6 +144,43 @@ def _run_orders(
         if status not in (EXIT_DONE, EXIT_USER_ERROR):
             break
     return first_error
+
+
+def _joint_work(orders: Sequence[StageOrder]) -> JointWork | None:
+    """How stages of their kind are done together; None if they are not, or an order is not for this image."""
+    if len({order.kind for order in orders}) > 1 or any(VERSIONS.get(each.kind) != each.version for each in orders):
+        return None
+    joint: JointWork | None = getattr(_module(orders[0].kind), "work_together", None)
+    return joint
+
+
+def _run_together(
+    work: JointWork, orders: Sequence[StageOrder], configmap: ConfigMap, results: ConfigMapResultReporter
+) -> int:
+    progress = JointProgressReporter(configmap)
+    runs = [
+        (StageContext(order, progress.of_stage(order.stage)), _EndedReporter(results, progress)) for order in orders
+    ]
+    with Heartbeat(progress, moved):
+        return run_together(work, runs)
+
+
+@dataclass(frozen=True)
+class _EndedReporter:
+    """Reports how a stage ended, and leaves it out of the common progress."""
+
+    results: ConfigMapResultReporter
+    progress: JointProgressReporter
+
+    def succeeded(self, manifest: Manifest) -> None:
+        """See ResultReporter.succeeded."""
+        self.results.succeeded(manifest)
+        self.progress.ended(manifest.stage)
+
+    def failed(self, failure: StageFailure, digest: str) -> None:
+        """See ResultReporter.failed."""
+        self.results.failed(failure, digest)
+        self.progress.ended(failure.stage)
 
 
 def _run_order(
@@ -162,9 +202,13 @@ def _work(stage: StageContext) -> StageOutcome:
             f"the operator asks for version {version} of stage kind {kind!r}, and this image has {VERSIONS.get(kind)}: "
             "use operator and trainer images of one release"
         )
-    module = importlib.import_module(f"multitask_trainer.stages.{kind.replace('-', '_')}")
-    work: Work = module.work
+    work: Work = _module(kind).work
     return work(stage)
+
+
+def _module(kind: str) -> Any:
+    """The program of a kind of stage."""
+    return importlib.import_module(f"multitask_trainer.stages.{kind.replace('-', '_')}")
 
 
 def _read(path: Path, kind: type[R]) -> R:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
-from multitask_api.cluster import qualified_name
+from multitask_api.cluster import TRAINING_KINDS, qualified_name
+from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.stages import Graph, Node
 from multitask_operator.objects.orders import stage_order
+from multitask_operator.objects.resources import gpus, pods_per_job
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.planner import StartStage
+from multitask_operator.planner.joint import in_units, trains_together
 from multitask_operator.reconciler.pvcs import single_node_claims
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.stage_job import Phase, StageJob
@@ -45,7 +48,7 @@ def next_batches(state: ModelState) -> list[JobBatch]:
     spec = state.model.spec
     return fit_parallelism(
         spec.training.max_parallel_jobs,
-        job_batches(starts, state.plan.graph, state.stage_jobs),
+        job_batches(starts, state.plan.graph, state.stage_jobs, trained_together=_trained_together(spec)),
         state.stage_jobs,
         exclusive_claims=lambda kind: single_node_claims(spec, kind, state.cluster.pvcs),
     )
@@ -58,8 +61,25 @@ def job_spec(state: ModelState, batch: JobBatch) -> StageJobSpec:
     return StageJobSpec.of_stages(state.owner, state.cluster.generation, orders, state.resolve_spec.name)
 
 
-def job_batches(starts: Sequence[StartStage], graph: Graph, stage_jobs: Sequence[StageJob]) -> list[JobBatch]:
-    """``starts`` as Jobs: a missing Job whose stages are all still wanted is created again as it was."""
+def _trained_together(spec: MultiTaskModelSpec) -> frozenset[str]:
+    """The kinds of training of which several share a Job: one process trains them on one GPU."""
+    return frozenset(
+        kind
+        for kind in TRAINING_KINDS
+        if trains_together(spec, kind) and gpus(spec, kind) == 1 and pods_per_job(spec, kind) == 1
+    )
+
+
+def job_batches(
+    starts: Sequence[StartStage],
+    graph: Graph,
+    stage_jobs: Sequence[StageJob],
+    trained_together: Collection[str] = (),
+) -> list[JobBatch]:
+    """``starts`` as Jobs: a missing Job whose stages are all still wanted is created again as it was.
+
+    ``trained_together``: kinds of which one Job trains several stages in one process.
+    """
     batches: list[JobBatch] = []
     open_nodes = {start.key: start.node for start in starts}
     for job in stage_jobs:
@@ -69,11 +89,13 @@ def job_batches(starts: Sequence[StartStage], graph: Graph, stage_jobs: Sequence
                 open_nodes.pop(key, None)
     shared: dict[str, list[Node]] = {}
     for node in open_nodes.values():
-        if node.kind in SHARED_JOB_KINDS:
+        if node.kind in SHARED_JOB_KINDS or node.kind in trained_together:
             shared.setdefault(node.kind, []).append(node)
         else:
             batches.append(JobBatch(node.kind, (node,)))
-    batches += [JobBatch(kind, tuple(nodes)) for kind, nodes in shared.items()]
+    for kind, nodes in shared.items():
+        units = [tuple(nodes)] if kind in SHARED_JOB_KINDS else in_units(nodes)
+        batches += [JobBatch(kind, unit) for unit in units]
     order = {start.node.name: position for position, start in enumerate(starts)}
     return sorted(batches, key=lambda batch: min(order.get(node.name, len(order)) for node in batch.nodes))
 

@@ -238,6 +238,8 @@ def _progress(job: StageJob) -> str | None:
     if progress.step and started is not None and progress.updated > started:
         left = (progress.updated - started) / progress.step * (progress.total - progress.step)
         text += f", about {duration(max(0.0, left))} left"
+    if progress.together:
+        text += f" (and {len(progress.together)} with it)"
     return text[:_PROGRESS_LENGTH]
 
 

@@ -94,7 +94,7 @@ def why_apart(stages: Sequence[StageContext], parameters: Sequence[TrainParamete
     first, order = parameters[0], stages[0].order
     if len(stages) == 1:
         return "there is one run only"
-    if first.tuning.method != "LoRA" or first.tuning.dropout:
+    if not first.tuning.can_share_base:
         return "only LoRA without dropout trains several adapters on one base"
     if any(stage.distributed.world_size > 1 for stage in stages):
         return "several processes train one run"
