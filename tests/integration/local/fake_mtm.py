@@ -14,8 +14,9 @@ HERE = Path(__file__).parent
 
 
 class FakeStages:
-    def start(self, kind, order, log, environment):
-        return processes.start([sys.executable, str(HERE / "fake_stage.py"), "--order", str(order)], log, environment)
+    def start(self, kind, orders, log, environment):
+        options = processes.order_options(orders)
+        return processes.start([sys.executable, str(HERE / "fake_stage.py"), *options], log, environment)
 
 
 if __name__ == "__main__":

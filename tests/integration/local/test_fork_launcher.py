@@ -45,7 +45,7 @@ class Started:
     def __init__(self, launcher, folder: Path, kind: str) -> None:
         self.log = folder / f"{kind}-{time.monotonic_ns()}.log"
         environment = {**processes.environment(folder, 1), "PYTHONPATH": str(folder), "GIVEN": "a value"}
-        self.process = launcher.start(kind, Path("order.json"), self.log, environment)
+        self.process = launcher.start(kind, [Path("order.json")], self.log, environment)
 
     def status(self, seconds: float = 120) -> int:
         end = time.monotonic() + seconds

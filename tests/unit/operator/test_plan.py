@@ -89,6 +89,48 @@ def test_each_training_has_a_gpu_of_its_own_and_others_wait():
     assert starts(DESK, before, capacity=TWO_GPUS, running=both) == []
 
 
+ADAPTERS = model(tuning={"method": "LoRA"}, stages={"baseline": {"seeds": 2}})
+"""Its baselines share a base."""
+
+
+def units(**more):
+    found = plan(ADAPTERS, planner_input(ADAPTERS, all_done(ADAPTERS, until="baseline"), **more), 0.0).starts
+    return [[each.node.name.removeprefix("baseline/") for each in start.each] for start in found]
+
+
+def test_baselines_that_share_a_base_share_the_gpus():
+    (names,) = units(capacity=replace(TWO_GPUS, gpus=("2",)))
+    assert len(names) == len(set(names)) == 8
+    assert units(capacity=TWO_GPUS) == [names[:4], names[4:]]
+    assert units(capacity=SIXTEEN) == [[name] for name in names[:4]], "on a CPU side by side"
+    dropout = model(tuning={"method": "LoRA", "dropout": 0.1}, stages={"baseline": {"seeds": 2}})
+    found = plan(dropout, planner_input(dropout, all_done(dropout, until="baseline"), capacity=TWO_GPUS), 0.0).starts
+    assert [(start.companions, start.gpu) for start in found] == [((), "2"), ((), "5")]
+
+
+def test_a_process_of_several_baselines_has_its_gpu_until_the_last_of_them_has_ended():
+    graph = graph_of(ADAPTERS, all_done(ADAPTERS, until="baseline"))
+    keys = [(node.name, node.digest) for node in graph.of_kind("baseline")]
+    at_work = tuple(Running(*key, 0.0, gpu="2", shares_process=number > 0) for number, key in enumerate(keys[:2]))
+    found = plan(
+        ADAPTERS, planner_input(ADAPTERS, all_done(ADAPTERS, until="baseline"), capacity=TWO_GPUS, running=at_work), 0.0
+    ).starts
+    assert [start.gpu for start in found] == ["5"]
+    assert not {each.key for start in found for each in start.each} & set(keys[:2])
+
+
+def test_a_baseline_that_failed_is_tried_again_by_itself():
+    graph = graph_of(ADAPTERS, all_done(ADAPTERS, until="baseline"))
+    again = failed(graph["baseline/urgency/seed-17"], "Retryable")
+    found = plan(
+        ADAPTERS,
+        planner_input(ADAPTERS, all_done(ADAPTERS, until="baseline"), capacity=TWO_GPUS, failures=(again,)),
+        100.0,
+    ).starts
+    assert {len(start.each) for start in found if start.node.name == "baseline/urgency/seed-17"} <= {1}
+    assert all(each.node.name != "baseline/urgency/seed-17" for start in found for each in start.each[1:])
+
+
 def test_small_stages_need_no_gpu():
     found = plan(DESK, planner_input(DESK, capacity=TWO_GPUS), 0.0).starts
     assert {(start.node.kind, start.gpu) for start in found} == {("prepare", None)}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -58,6 +58,7 @@ class _Job:
     process: processes.Process
     started: float
     attempt: int
+    log: Path
     stopping: bool = False
     gpu: str | None = None
 
@@ -122,10 +123,17 @@ class Executor:
             manifests=self.workdir.manifests(),
             versions=self.versions,
             capacity=self.capacity,
-            running=tuple(Running(*job.key, job.started, job.stopping, job.gpu) for job in self._jobs.values()),
+            running=tuple(self._running()),
             failures=tuple(self._failures.values()),
             serve=self.serve,
         )
+
+    def _running(self) -> Iterator[Running]:
+        """Of a process with several stages the first one that is left stands for it."""
+        seen: set[int] = set()
+        for job in self._jobs.values():
+            yield Running(*job.key, job.started, job.stopping, job.gpu, shares_process=job.process.pid in seen)
+            seen.add(job.process.pid)
 
     def log(self, key: ArtifactKey) -> Path:
         """The log of all attempts of a stage."""
@@ -139,27 +147,42 @@ class Executor:
         return float("inf") if current_plan.requeue_after is None else self.clock() + current_plan.requeue_after
 
     def _start(self, action: StartStage, current_plan: Plan) -> None:
-        key = action.key
-        previous = self._failures.get(key)
-        if key in self._jobs or (previous is not None and previous.attempts >= action.attempt):
+        starts = [start for start in action.each if self._is_new(start)]
+        if not starts:
             return
-        order = self._order(action, current_plan)
+        for start in starts:
+            self._write_order(start, current_plan)
+        environment = processes.environment(self.workdir.path, action.threads, action.gpu)
+        orders, log = [self.workdir.order(start.key) for start in starts], self.log(starts[0].key)
+        process = self.launcher.start(action.node.kind, orders, log, environment)
+        for start in starts:
+            self._jobs[start.key] = _Job(start.key, process, self.clock(), start.attempt, log, gpu=start.gpu)
+            self.view.started(self.label(start.key), start.attempt)
+            if start is not starts[0]:
+                self._log_line(start, f"trains together with {starts[0].node.name}: see {log}")
+
+    def _is_new(self, start: StartStage) -> bool:
+        previous = self._failures.get(start.key)
+        return start.key not in self._jobs and (previous is None or previous.attempts < start.attempt)
+
+    def _write_order(self, start: StartStage, current_plan: Plan) -> None:
+        key = start.key
+        order = self._order(start, current_plan)
         write_atomically(self.workdir.order(key), order.model_dump_json(by_alias=True, indent=1))
         self.workdir.progress(key).unlink(missing_ok=True)
         (self.workdir.work(key) / FAILURE).unlink(missing_ok=True)
         (self.workdir.artifact(key) / "manifest.json").unlink(
             missing_ok=True
         )  # it is incomplete, or the stage would not start
-        log = self.log(key)
-        log.parent.mkdir(parents=True, exist_ok=True)
         stamp = datetime.fromtimestamp(self.clock()).astimezone().isoformat(timespec="seconds")
+        on = f", GPU {start.gpu}" if start.gpu is not None else ""
+        self._log_line(start, f"=== {stamp} {key[0]} {key[1]} attempt {start.attempt}, {start.threads} threads{on}")
+
+    def _log_line(self, start: StartStage, line: str) -> None:
+        log = self.log(start.key)
+        log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("a", encoding="utf-8") as file:
-            on = f", GPU {action.gpu}" if action.gpu is not None else ""
-            file.write(f"=== {stamp} {key[0]} {key[1]} attempt {action.attempt}, {action.threads} threads{on}\n")
-        environment = processes.environment(self.workdir.path, action.threads, action.gpu)
-        process = self.launcher.start(action.node.kind, self.workdir.order(key), log, environment)
-        self._jobs[key] = _Job(key, process, self.clock(), action.attempt, gpu=action.gpu)
-        self.view.started(self.label(key), action.attempt)
+            file.write(f"{line}\n")
 
     def _order(self, action: StartStage, current_plan: Plan) -> StageOrder:
         return stage_order(
@@ -178,13 +201,24 @@ class Executor:
         )
 
     def _reap(self) -> bool:
-        """Record the results of processes that have ended; whether there were any."""
-        ended = [job for job in self._jobs.values() if job.process.poll() is not None]
+        """Record the results of stages that have ended; whether there were any."""
+        ended = [job for job in self._jobs.values() if self._has_ended(job)]
         for job in ended:
-            processes.signal_group(job.process.pid, signal.SIGKILL)  # processes that it started and did not stop
             del self._jobs[job.key]
+            if job.process.poll() is not None:  # processes that it started and did not stop
+                processes.signal_group(job.process.pid, signal.SIGKILL)
             self._record_result(job)
         return bool(ended)
+
+    def _has_ended(self, job: _Job) -> bool:
+        """Whether its process has, or of several stages in one process this one has."""
+        if job.process.poll() is not None:
+            return True
+        is_shared = sum(other.process is job.process for other in self._jobs.values()) > 1
+        return is_shared and ((self.workdir.artifact(job.key) / "manifest.json").exists() or self._has_failed(job))
+
+    def _has_failed(self, job: _Job) -> bool:
+        return self.workdir.failure(job.key) is not None
 
     def _record_result(self, job: _Job) -> None:
         stage, seconds = job.key[0], self.clock() - job.started
@@ -194,9 +228,8 @@ class Executor:
             self._stage_seconds[stage] = self._stage_seconds.get(stage, 0.0) + seconds
             self.view.finished(self.label(job.key), seconds, manifest)
         elif not job.stopping:
-            log = self.log(job.key)
-            failure = self._failure(job, log)
-            failed = Failed(failure, job.key[1], job.attempt, self.clock(), str(log))
+            failure = self._failure(job, job.log)
+            failed = Failed(failure, job.key[1], job.attempt, self.clock(), str(job.log))
             self._failures[job.key] = failed
             write_atomically(self.workdir.work(job.key) / FAILURE, failure.model_dump_json(by_alias=True))
             self.view.failed(failed, final=is_final(failed))

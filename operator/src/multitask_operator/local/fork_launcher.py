@@ -12,12 +12,12 @@ import select
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 from multitask_api.pdeathsig import die_with_parent
-from multitask_operator.local.processes import Launcher, ModuleLauncher, Process
+from multitask_operator.local.processes import Launcher, ModuleLauncher, Process, order_options
 
 _SERVER = "multitask_trainer.fork_server"
 _STAGES = "multitask_trainer.stages"
@@ -47,10 +47,10 @@ class ForkLauncher:
         self._plain = ModuleLauncher(prefix)
         self._server: _Server | None = None
 
-    def start(self, kind: str, order: Path, log: Path, environment: Mapping[str, str]) -> Process:
+    def start(self, kind: str, orders: Sequence[Path], log: Path, environment: Mapping[str, str]) -> Process:
         """See `Launcher.start`."""
         if kind in _LIGHT:
-            return self._plain.start(kind, order, log, environment)
+            return self._plain.start(kind, orders, log, environment)
         if self._server is not None and not self._server.is_alive:
             self._server.stop()
             self._server = None
@@ -58,14 +58,14 @@ class ForkLauncher:
             self._server = _Server(self._module, log, environment)
         request = {
             "module": f"{self._prefix}.{kind.replace('-', '_')}",
-            "arguments": ["--order", str(order)],
+            "arguments": order_options(orders),
             "log": str(log),
             "environment": dict(environment),
         }
         try:
             return _Fork(self._server, self._server.fork(request))
         except ServerEnded:  # out of memory, for example: the next stage gets a new one
-            return self._plain.start(kind, order, log, environment)
+            return self._plain.start(kind, orders, log, environment)
 
     def __enter__(self) -> ForkLauncher:
         return self

@@ -33,20 +33,25 @@ class Process(Protocol):
 class Launcher(Protocol):
     """Starts the program of a kind of stage."""
 
-    def start(self, kind: str, order: Path, log: Path, environment: Mapping[str, str]) -> Process:
-        """Start the program for ``order``; its output is appended to ``log``."""
+    def start(self, kind: str, orders: Sequence[Path], log: Path, environment: Mapping[str, str]) -> Process:
+        """Start the program for ``orders``, which it does together; its output is appended to ``log``."""
 
 
 @dataclass(frozen=True)
 class ModuleLauncher:
-    """``python -m <prefix>.<kind> --order ORDER``, with the interpreter that runs mtm."""
+    """``python -m <prefix>.<kind> --order ORDER …``, with the interpreter that runs mtm."""
 
     prefix: str = "multitask_trainer.stages"
 
-    def start(self, kind: str, order: Path, log: Path, environment: Mapping[str, str]) -> Process:
+    def start(self, kind: str, orders: Sequence[Path], log: Path, environment: Mapping[str, str]) -> Process:
         """See Launcher.start."""
         module = f"{self.prefix}.{kind.replace('-', '_')}"
-        return start([sys.executable, "-m", module, "--order", str(order)], log, environment)
+        return start([sys.executable, "-m", module, *order_options(orders)], log, environment)
+
+
+def order_options(orders: Sequence[Path]) -> list[str]:
+    """``--order ORDER`` for each."""
+    return [word for order in orders for word in ("--order", str(order))]
 
 
 def start(argv: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:

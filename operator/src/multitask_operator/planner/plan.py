@@ -9,6 +9,7 @@ from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.results import PrepareResult
 from multitask_api.stages import Graph, Node, NodeState, build
 from multitask_operator.planner.costs import ALONE, ON_GPU, Capacity, Cost, cost, threads
+from multitask_operator.planner.joint import MOST_TOGETHER, in_units, trains_together
 from multitask_operator.planner.state import Failed, Plan, PlannerInput, Running, StartStage, StopStage
 
 #: Attempts of a stage that fails for a passing reason, and seconds until the second one. These are for `mtm run`: in
@@ -61,7 +62,10 @@ def plan_graph(
     advisory: list[Failed] = []
     starts: list[StartStage] = []
     capacity = planner_input.capacity
-    for node in sorted(graph.nodes, key=lambda node: _urgency(node, graph)):
+    ordered = sorted(graph.nodes, key=lambda node: _urgency(node, graph))
+    companions = _companions(ordered, model, planner_input)
+    joined = {each.name for nodes in companions.values() for each in nodes}
+    for node in ordered:
         if node.state is not NodeState.READY or node.digest is None:
             continue
         failed = failures.get((node.name, node.digest))
@@ -74,10 +78,13 @@ def plan_graph(
             waits.append(wait)
             continue
         attempt = failed.attempts + 1 if failed else 1
+        if node.name in joined:
+            continue  # it starts with another one
         if capacity is None or free is None:
             starts.append(StartStage(node, 1, attempt))
         elif (taken := free.take(node, cost(node, graph, model.spec, capacity))) is not None:
-            starts.append(StartStage(node, threads(node.kind, capacity, len(model.spec.tasks)), attempt, taken.gpu))
+            count = threads(node.kind, capacity, len(model.spec.tasks))
+            starts.append(StartStage(node, count, attempt, taken.gpu, companions.get(node.name, ())))
     finished = not starts and not waits and not planner_input.running
     actions: tuple[StartStage | StopStage, ...] = (*stops, *starts)
     return Plan(
@@ -87,6 +94,30 @@ def plan_graph(
         finished=finished,
         failed=tuple(final),
     )
+
+
+def _companions(
+    nodes: Sequence[Node], model: MultiTaskModel, planner_input: PlannerInput
+) -> dict[str, tuple[Node, ...]]:
+    """Node → those that train in its process, where there are GPUs: as many processes as GPUs, or more.
+
+    A stage that failed is tried again by itself: what made it fail may be the company.
+    """
+    gpus = len(planner_input.capacity.gpus) if planner_input.capacity else 0
+    if not gpus:
+        return {}
+    busy = {run.stage for run in planner_input.running}
+    failed = {(item.failure.stage, item.digest) for item in planner_input.failures}
+    ready = [
+        node
+        for node in nodes
+        if node.state is NodeState.READY
+        and trains_together(model.spec, node.kind)
+        and node.name not in busy
+        and (node.name, node.digest) not in failed
+    ]
+    most = min(MOST_TOGETHER, -(-len(ready) // gpus))
+    return {unit[0].name: unit[1:] for unit in (in_units(ready, most) if ready else ())}
 
 
 def _without(graph: Graph, failures: Sequence[Failed]) -> Graph:
@@ -170,7 +201,8 @@ class FreeCapacity:
         free = cls.all_of(capacity)
         for run in running:
             node = graph[run.stage] if run.stage in graph else Node(run.stage, "baseline", NodeState.WAITING)
-            free.use(node, cost(node, graph, model.spec, capacity), run.gpu)
+            if not run.shares_process:
+                free.use(node, cost(node, graph, model.spec, capacity), run.gpu)
         return free
 
     @classmethod

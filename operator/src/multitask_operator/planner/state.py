@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure
 from multitask_api.stages import Graph, Node
@@ -21,6 +21,8 @@ class Running:
     stopping: bool = False
     gpu: str | None = None
     """The GPU that it has for itself."""
+    shares_process: bool = False
+    """Whether it is in the process of another one that is among those that run."""
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,18 @@ class StartStage:
     attempt: int
     gpu: str | None = None
     """The GPU that it gets for itself; None: what there is, or none."""
+    companions: tuple[Node, ...] = ()
+    """Nodes of the same kind that its process trains together with it, each a first attempt."""
 
     @property
     def key(self) -> tuple[str, str]:
         """(stage, digest): two starts with the same key are the same start."""
         return self.node.name, self.node.digest or ""
+
+    @property
+    def each(self) -> tuple[StartStage, ...]:
+        """A start for each of its nodes, without companions."""
+        return tuple(replace(self, node=node, companions=()) for node in (self.node, *self.companions))
 
 
 @dataclass(frozen=True)

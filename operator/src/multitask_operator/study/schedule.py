@@ -23,7 +23,7 @@ def plan_targets(targets: Sequence[Target], planner_input: PlannerInput, now: fl
         wanted = keys_of(target.graph)
         own = tuple(run for run in running if (run.stage, run.digest) in wanted)
         plan = plan_graph(target.graph, target.model, replace(planner_input, running=own), now, free)
-        running += [Running(*start.key, now, gpu=start.gpu) for start in plan.starts]
+        running += [Running(*each.key, now, gpu=each.gpu) for start in plan.starts for each in start.each]
         plans.append(plan)
     return tuple(plans)
 
@@ -37,7 +37,8 @@ def _free(targets: Sequence[Target], planner_input: PlannerInput) -> FreeCapacit
         target = next((item for item in targets if (run.stage, run.digest) in keys_of(item.graph)), targets[0])
         known = run.stage in target.graph
         node = target.graph[run.stage] if known else Node(run.stage, "mixture", NodeState.WAITING)
-        free.use(node, cost(node, target.graph, target.model.spec, planner_input.capacity), run.gpu)
+        if not run.shares_process:
+            free.use(node, cost(node, target.graph, target.model.spec, planner_input.capacity), run.gpu)
     return free
 
 
