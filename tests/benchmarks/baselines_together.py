@@ -5,12 +5,14 @@
 The stages are those of ``mtm run``, each program a process of its own: *one after the other* with all threads, *side by
 side* ``--processes`` at once that share the threads, *together* one process with all threads. All train the same number
 of steps, validate as often, write what serves, and answer their test rows. Seconds are of the clock, from the start of
-the first process to the end of the last; *of steps* are those that the runs count as theirs, summed. FOLDER gets ``page.md``; prepared rows and the base stay there.
+the first process to the end of the last; *of steps* are those that the runs count as theirs, summed. FOLDER gets
+``page.md``; prepared rows and the base stay there.
 """
 
 from __future__ import annotations
 
 import argparse
+import gzip
 import os
 import platform
 import resource
@@ -73,6 +75,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--rows", type=int, default=200, help="for validation, and for testing, of each task")
     parser.add_argument("--seeds", type=int, default=2, help="of each of the four tasks")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--processes", type=int, default=2, help="side by side")
@@ -84,9 +87,9 @@ def main() -> None:
     setting = Setting(folder, folder / "examples" / "lora", arguments.threads, arguments.device)
     graph = _graph(setting, arguments)
     nodes = graph.of_kind("baseline")
+    what = f"{len(nodes)} baselines of {arguments.steps} steps; {arguments.device}, {arguments.threads} threads"
     lines = [
-        f"{len(nodes)} baselines of {arguments.steps} steps; {arguments.device}, {arguments.threads} threads, "
-        f"base of {_base_weights(setting, graph):,} weights; {platform.processor() or platform.machine()}",
+        f"{what}, base of {_base_weights(setting, graph):,} weights; {platform.processor() or platform.machine()}",
         f"{'':22}{'seconds':>9}{'of the first':>14}{'CPU seconds':>13}{'of steps':>10}{'tokens/s':>10}",
     ]
     print("\n".join(lines), flush=True)
@@ -115,6 +118,9 @@ def _graph(setting: Setting, arguments: argparse.Namespace) -> Graph:
     if not (data / "data").exists():
         shutil.copytree(EXAMPLES, setting.folder / "examples", ignore=shutil.ignore_patterns("data", ".mtm"))
         subprocess.run([sys.executable, "generate.py"], cwd=data, check=True, stdout=subprocess.DEVNULL)
+        for split in ("validation", "test"):
+            for path in data.glob(f"data/*/{split}.jsonl.gz"):
+                _keep(path, arguments.rows)
     model = model_file.load(setting.data / "model.yaml")
     stages = model.spec.stages
     baseline = stages.baseline.model_copy(update={"seeds": arguments.seeds, "enabled": True})
@@ -133,6 +139,13 @@ def _graph(setting: Setting, arguments: argparse.Namespace) -> Graph:
             manifest = _manifest(setting, node, "shared")
             manifests[node.name, manifest.digest] = manifest
     return build("benchmark", model.spec, resolved, manifests, VERSIONS)
+
+
+def _keep(path: Path, rows: int) -> None:
+    with gzip.open(path, "rt", encoding="utf-8") as file:
+        lines = file.readlines()[:rows]
+    with gzip.open(path, "wt", encoding="utf-8") as file:
+        file.writelines(lines)
 
 
 def _base_weights(setting: Setting, graph: Graph) -> int:

@@ -28,6 +28,7 @@ from multitask_operator.local.model_file import data_root, device, ignored_field
 from multitask_operator.local.speed import expected_speed
 from multitask_operator.local.workdir import Workdir
 from multitask_operator.planner.estimate import Estimate, estimate
+from multitask_operator.planner.joint import BaselineWork
 from multitask_operator.planner.misfit import misfits
 from multitask_operator.planner.stage_costs import Device, Speed
 from multitask_operator.report.interference import affinity_of
@@ -51,6 +52,7 @@ class PlanSummary:
     ignored: list[str]
     notes: list[str]
     cost: Estimate
+    baselines: BaselineWork
 
 
 def plan(
@@ -95,6 +97,7 @@ def plan(
         ignored=ignored_fields(model),
         notes=[*model.spec.hints(), *starts(graph.nodes), *frozen_base_notes(model, graph), *releases],
         cost=cost,
+        baselines=BaselineWork.of(model.spec, graph, _gpus(model) if gpu is None else 1),
     )
     if as_json:
         print_json(to_json(summary))
@@ -170,6 +173,12 @@ def to_json(summary: PlanSummary) -> dict[str, object]:
         "ignored": summary.ignored,
         "notes": summary.notes,
         "cost": costs_to_json(summary.cost),
+        "baselines": {
+            "train": summary.baselines.train,
+            "cached": summary.baselines.cached,
+            "declared": summary.baselines.declared,
+            "processes": list(summary.baselines.processes),
+        },
     }
 
 
@@ -190,6 +199,8 @@ def print_stages(summary: PlanSummary) -> None:
     for line in tuning_lines(summary.model, summary.graph):
         print_line(line)
     print_costs(summary.cost)
+    if str(summary.baselines):
+        print_line(f"baselines: {summary.baselines}")
     for line in misfits(summary.model, summary.cost):
         print_line(f"warning: {line}")
     print_line(f"served as: {served_as(summary.model.spec, summary.graph)}")
@@ -219,6 +230,11 @@ def find_shape(graph: Graph, resolved: Resolved) -> ModelShape | None:
     manifest = graph["base"].manifest
     found = BaseResult.model_validate(manifest.result).shape if manifest else None
     return found or resolved.base_shape
+
+
+def _gpus(model: MultiTaskModel) -> int:
+    """GPUs that the trainings of this machine have one each of."""
+    return 0 if device(model, "auto") == "cpu" else gpu_count()
 
 
 def _local_device(model: MultiTaskModel) -> Device | None:

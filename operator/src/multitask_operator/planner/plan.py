@@ -9,7 +9,7 @@ from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.results import PrepareResult
 from multitask_api.stages import Graph, Node, NodeState, build
 from multitask_operator.planner.costs import ALONE, ON_GPU, Capacity, Cost, cost, threads
-from multitask_operator.planner.joint import MOST_TOGETHER, in_units, trains_together
+from multitask_operator.planner.joint import trains_together, units_on
 from multitask_operator.planner.state import Failed, Plan, PlannerInput, Running, StartStage, StopStage
 
 #: Attempts of a stage that fails for a passing reason, and seconds until the second one. These are for `mtm run`: in
@@ -116,8 +116,7 @@ def _companions(
         and node.name not in busy
         and (node.name, node.digest) not in failed
     ]
-    most = min(MOST_TOGETHER, -(-len(ready) // gpus))
-    return {unit[0].name: unit[1:] for unit in (in_units(ready, most) if ready else ())}
+    return {unit[0].name: unit[1:] for unit in units_on(ready, gpus)}
 
 
 def _without(graph: Graph, failures: Sequence[Failed]) -> Graph:

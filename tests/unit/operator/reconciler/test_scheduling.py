@@ -7,10 +7,10 @@ import pytest
 from multitask_api.resource.tuning import Tuning
 from multitask_api.stages import Node, NodeState
 from multitask_operator.planner import StartStage
-from multitask_operator.planner.joint import in_units, trains_together
+from multitask_operator.planner.joint import BaselineWork, in_units, trains_together
 from multitask_operator.reconciler.state.stage_job import StageJob
 from multitask_operator.reconciler.training.scheduling import JobBatch, fit_parallelism, job_batches
-from support.graph_builders import model
+from support.graph_builders import all_done, finish, graph_of, model, task
 
 EXCLUSIVE = {"prepare": {"data"}, "base": {"chats"}, "baseline": set()}
 
@@ -59,7 +59,7 @@ BATCHES = [
 
 @pytest.mark.parametrize(("sentence", "kinds", "ready", "sizes"), BATCHES, ids=[row[0] for row in BATCHES])
 def test_jobs_of_several_stages(sentence, kinds, ready, sizes):
-    batches = job_batches(ready, None, (), trained_together=kinds)
+    batches = job_batches(ready, None, (), together=kinds)
     assert [len(batch.nodes) for batch in batches] == sizes
     assert sorted(node.name for batch in batches for node in batch.nodes) == sorted(start.node.name for start in ready)
 
@@ -85,3 +85,29 @@ def test_units_are_of_equal_sizes():
     assert [len(unit) for unit in in_units(range(17))] == [6, 6, 5]
     assert [len(unit) for unit in in_units(range(8))] == [8]
     assert in_units([]) == []
+
+
+ADAPTERS = model(
+    task("urgency"),
+    task("intent"),
+    task("reply", "Generation", baseline={"score": 0.9}),
+    tuning={"method": "LoRA"},
+    stages={"baseline": {"seeds": 2}},
+)
+#: The sentence, the model, baselines that are cached, GPUs, what the plan says.
+WORK = [
+    ("on a GPU together", ADAPTERS, 0, 1, "4 to train, 1 declared, together in 1 process of 4 on one base"),
+    ("on two GPUs", ADAPTERS, 0, 2, "4 to train, 1 declared, together in 2 processes of 2 on one base"),
+    ("on a CPU side by side", ADAPTERS, 0, 0, "4 to train, 1 declared, each in a process of its own"),
+    ("what is cached is not trained", ADAPTERS, 3, 1, "1 to train, 3 cached, 1 declared"),
+    ("whole models", model(), 0, 1, "4 to train, each in a process of its own"),
+    ("none", model(stages={"baseline": {"enabled": False}}), 0, 1, ""),
+]
+
+
+@pytest.mark.parametrize(("sentence", "resource", "cached", "gpus", "text"), WORK, ids=[row[0] for row in WORK])
+def test_what_the_baselines_cost(sentence, resource, cached, gpus, text):
+    manifests = all_done(resource, until="baseline")
+    for node in graph_of(resource, manifests).of_kind("baseline")[:cached]:
+        manifests = finish(resource, manifests, node)
+    assert str(BaselineWork.of(resource.spec, graph_of(resource, manifests), gpus)) == text

@@ -15,8 +15,10 @@ from multitask_operator.commands.cluster.session import read_model
 from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.commands.costs import cost_text, device_of, named_device
 from multitask_operator.planner.estimate import estimate
+from multitask_operator.planner.joint import BaselineWork
 from multitask_operator.planner.stage_costs import Device
 from multitask_operator.reconciler.state.model_state import ModelState
+from multitask_operator.reconciler.training.scheduling import trained_together
 from multitask_operator.report.report_warnings import frozen_base_notes
 
 OTHER_RELEASE = (
@@ -65,7 +67,13 @@ def summarize(state: ModelState, gpu: str | None = None) -> local.PlanSummary:
         ignored=[],
         notes=notes,
         cost=estimate(model, graph, measured=gpu is None, shape=shape, device=device),
+        baselines=BaselineWork.of(model.spec, graph, _gpus(state)),
     )
+
+
+def _gpus(state: ModelState) -> int:
+    """1 if a Job trains several baselines: all that are ready, in as few Jobs as can be."""
+    return int("baseline" in trained_together(state))
 
 
 def _device(training: Training, gpu: str | None) -> Device | None:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from multitask_api.cluster import TRAINING_KINDS, qualified_name
-from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.stages import Graph, Node
 from multitask_operator.objects.orders import stage_order
 from multitask_operator.objects.resources import gpus, pods_per_job
@@ -48,7 +47,7 @@ def next_batches(state: ModelState) -> list[JobBatch]:
     spec = state.model.spec
     return fit_parallelism(
         spec.training.max_parallel_jobs,
-        job_batches(starts, state.plan.graph, state.stage_jobs, trained_together=_trained_together(spec)),
+        job_batches(starts, state.plan.graph, state.stage_jobs, together=trained_together(state)),
         state.stage_jobs,
         exclusive_claims=lambda kind: single_node_claims(spec, kind, state.cluster.pvcs),
     )
@@ -61,8 +60,14 @@ def job_spec(state: ModelState, batch: JobBatch) -> StageJobSpec:
     return StageJobSpec.of_stages(state.owner, state.cluster.generation, orders, state.resolve_spec.name)
 
 
-def _trained_together(spec: MultiTaskModelSpec) -> frozenset[str]:
-    """The kinds of training of which several share a Job: one process trains them on one GPU."""
+def trained_together(state: ModelState) -> frozenset[str]:
+    """The kinds of training of which several share a Job: one process trains them on one GPU.
+
+    None in a run that an older release began: its image may do what a Job has one after the other.
+    """
+    spec = state.model.spec
+    if not state.run.is_of_this_release:
+        return frozenset()
     return frozenset(
         kind
         for kind in TRAINING_KINDS
@@ -74,11 +79,11 @@ def job_batches(
     starts: Sequence[StartStage],
     graph: Graph,
     stage_jobs: Sequence[StageJob],
-    trained_together: Collection[str] = (),
+    together: Collection[str] = (),
 ) -> list[JobBatch]:
     """``starts`` as Jobs: a missing Job whose stages are all still wanted is created again as it was.
 
-    ``trained_together``: kinds of which one Job trains several stages in one process.
+    ``together``: kinds of which one Job trains several stages in one process.
     """
     batches: list[JobBatch] = []
     open_nodes = {start.key: start.node for start in starts}
@@ -89,7 +94,7 @@ def job_batches(
                 open_nodes.pop(key, None)
     shared: dict[str, list[Node]] = {}
     for node in open_nodes.values():
-        if node.kind in SHARED_JOB_KINDS or node.kind in trained_together:
+        if node.kind in SHARED_JOB_KINDS or node.kind in together:
             shared.setdefault(node.kind, []).append(node)
         else:
             batches.append(JobBatch(node.kind, (node,)))
