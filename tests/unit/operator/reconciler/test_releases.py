@@ -12,7 +12,7 @@ from multitask_api.stages.versions import UNRECORDED_VERSIONS, VERSIONS
 from multitask_operator.reconciler.state import run_record
 from multitask_operator.reconciler.state.model_state import ModelState
 from support.graph_builders import task
-from support.simulation import SETTINGS, Cluster
+from support.simulation import SETTINGS, Cluster, run_until
 
 OLD, NEW = SETTINGS.trainer_image, "registry.example/trainer:2"
 TASKS = (task("urgency"), task("intent"))
@@ -77,6 +77,15 @@ def as_an_older_release_left_it(cluster):
     document.pop("refresh", None)
     snapshot["snapshot.json"] = json.dumps(document)
     return cluster
+
+
+def test_a_run_that_an_older_release_began_has_a_job_for_each_baseline(upgrade):
+    """Its image may train what one Job has one after the other."""
+    cluster = began(tuning={"method": "LoRA"})
+    run_until(cluster, "prepare")
+    upgrade(cluster)
+    run_until(cluster, "baseline")
+    assert len(cluster.jobs("baseline")) == 2
 
 
 def exported(cluster):

@@ -52,6 +52,22 @@ def test_no_more_jobs_run_at_once_than_max_parallel_jobs():
     assert cluster.model["status"]["stage"] == "Trained"
 
 
+@pytest.mark.parametrize(("method", "jobs"), [("LoRA", 1), ("CGCLoRA", 1), ("Full", 4)])
+def test_baselines_that_share_a_base_share_a_job(method, jobs):
+    cluster = two(tuning={"method": method, "rank": 12}, stages={"baseline": {"seeds": 2}})
+    run_until(cluster, "baseline")
+    assert len(cluster.jobs("baseline")) == jobs
+    cluster.to_the_end()
+    assert cluster.model["status"]["stage"] == "Trained"
+    assert len(cluster.job_runs) == len(set(cluster.job_runs))
+
+
+def test_without_gpus_baselines_have_a_job_each():
+    cluster = two(tuning={"method": "LoRA"}, training={"gpusPerNode": 0})
+    run_until(cluster, "baseline")
+    assert len(cluster.jobs("baseline")) == 2
+
+
 def test_a_claim_of_one_node_is_mounted_by_one_job_at_a_time():
     cluster = Cluster(task("urgency"), task("intent"), task("escalate"), access="ReadWriteOnce")
     assert most_jobs_at_once(cluster) == 1
