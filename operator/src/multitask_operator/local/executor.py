@@ -61,6 +61,8 @@ class _Job:
     log: Path
     stopping: bool = False
     gpu: str | None = None
+    has_company: bool = False
+    """Whether its process was started for other stages too."""
 
 
 @dataclass
@@ -156,7 +158,9 @@ class Executor:
         orders, log = [self.workdir.order(start.key) for start in starts], self.log(starts[0].key)
         process = self.launcher.start(action.node.kind, orders, log, environment)
         for start in starts:
-            self._jobs[start.key] = _Job(start.key, process, self.clock(), start.attempt, log, gpu=start.gpu)
+            job = _Job(start.key, process, self.clock(), start.attempt, log, gpu=start.gpu)
+            job.has_company = len(starts) > 1
+            self._jobs[start.key] = job
             self.view.started(self.label(start.key), start.attempt)
             if start is not starts[0]:
                 self._log_line(start, f"trains together with {starts[0].node.name}: see {log}")
@@ -225,6 +229,7 @@ class Executor:
         manifest = self.workdir.manifests().get(job.key)
         if manifest is not None:
             self._failures.pop(job.key, None)
+            seconds = manifest.seconds if job.has_company else seconds  # its share of the time of its process
             self._stage_seconds[stage] = self._stage_seconds.get(stage, 0.0) + seconds
             self.view.finished(self.label(job.key), seconds, manifest)
         elif not job.stopping:

@@ -152,19 +152,21 @@ class _Together:
         for index, error in self.loop.run():
             rest = partial(self._rest, index) if error is None else partial(_raise, error)
             yield self.runs[index].stage, rest
+            self.model.to(self.device)
 
     def _rest(self, index: int) -> TrainResult:
         run, member = self.runs[index], self.members[index]
         self.method.fill_slot(self.model, member.step.parameters)
         self.method.save(self.model, run.stage.artifact_folder / "weights")
-        if self.device.type == "cuda":
-            torch.cuda.empty_cache()  # what answers the test rows loads a base of its own
         result = run.data.result(
             member.loop.progress,
             self.stoppings[index],
             trained_parameters=sum(value.numel() for value in member.step.parameters.values()),
             gpu_memory=gpu_memory(self.loop.micro_batch, self.device),
         )
+        if self.device.type == "cuda":  # what answers the test rows loads a base of its own
+            self.model.to("cpu")
+            torch.cuda.empty_cache()
         return result.model_copy(update={"trained_together": len(self.runs)})
 
 
