@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Sequence
-from typing import Any
 
 import matplotlib as mpl
 from matplotlib.axes import Axes
@@ -17,36 +14,8 @@ from multitask_api.report import Report, ReportGroup, ReportTask
 from multitask_api.stage_io.affinity import AffinityResult
 from multitask_api.stage_io.ledger import LedgerResult
 from multitask_operator.formatting import counted
+from multitask_operator.report.svg import BLUE, GREEN, GREY, INK, ORANGE, RED, STYLE, to_svg
 
-# Placeholder colours, replaced by CSS variables of the page so that a figure is legible on light and dark pages. The
-# variables hold the colour-blind safe palette of Okabe and Ito (2008).
-INK, GRID, BLUE, ORANGE, GREEN, RED, GREY = (f"#0{n}0{n}0f" for n in range(1, 8))
-_VARIABLES = {
-    INK: "currentColor",
-    GRID: "var(--grid)",
-    BLUE: "var(--blue)",
-    ORANGE: "var(--orange)",
-    GREEN: "var(--green)",
-    RED: "var(--red)",
-    GREY: "var(--muted)",
-}
-_STYLE: dict[Any, Any] = {
-    "svg.fonttype": "none",
-    "svg.hashsalt": "multitask",
-    "font.size": 10,
-    "font.family": "sans-serif",
-    "text.color": INK,
-    "axes.labelcolor": INK,
-    "axes.edgecolor": GREY,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.axisbelow": True,
-    "grid.color": GRID,
-    "legend.frameon": False,
-}
 #: Verdict → (colour, marker): the shape tells them apart without colour.
 VERDICTS = {
     "Qualified": (GREEN, "o"),
@@ -64,7 +33,7 @@ _RATIO_MARGIN = 0.1
 def qualification(report: Report) -> str:
     """Left: baseline, score and floor of every task. Right: the ratio, its interval and the threshold."""
     tasks = report.tasks
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 1.3 + 0.36 * len(tasks)), layout="constrained")
         left, right = figure.subplots(1, 2, sharey=True, width_ratios=(1, 1.2))
         _scores(left, tasks)
@@ -76,7 +45,7 @@ def qualification(report: Report) -> str:
         figure.legend(
             [*handles, *right_handles], [*labels, *right_labels], loc="outside upper center", ncols=7, fontsize=9
         )
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def _scores(axes: Axes, tasks: Sequence[ReportTask]) -> None:
@@ -123,7 +92,7 @@ def curves(report: Report, figure_of: str) -> str:
     tasks = report.tasks[:MOST_CURVES]
     columns = min(4, len(tasks))
     rows = -(-len(tasks) // columns)
-    with mpl.rc_context(_STYLE | {"font.size": 9}):
+    with mpl.rc_context(STYLE | {"font.size": 9}):
         figure = Figure(figsize=(10, 0.7 + 1.75 * rows), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
         labels: dict[str, Line2D] = {}
@@ -135,7 +104,7 @@ def curves(report: Report, figure_of: str) -> str:
         figure.supxlabel("training step", fontsize=9)
         if labels:
             figure.legend(labels.values(), labels.keys(), loc="outside upper center", ncols=3)
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def _curve(axes: Axes, report: Report, task: str, figure_of: str, labels: dict[str, Line2D]) -> None:
@@ -157,7 +126,7 @@ def _curve(axes: Axes, report: Report, task: str, figure_of: str, labels: dict[s
 def sampling(group: ReportGroup, rows: dict[str, int]) -> str:
     """Shares of the mixture: of the training rows, as sampling probability (p_i), and as drawn in stage 3."""
     drawn, data = sum(group.stage3_rows.values()), sum(rows.values())
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 0.9 + 0.5 * len(group.tasks)), layout="constrained")
         axes = figure.subplots()
         positions = range(len(group.tasks))
@@ -179,13 +148,13 @@ def sampling(group: ReportGroup, rows: dict[str, int]) -> str:
         axes.grid(visible=False, axis="y")
         axes.set_xlim(left=0)
         figure.legend(loc="outside upper center", ncols=3, fontsize=9)
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def affinity(result: AffinityResult) -> str:
     """A square for each pair of tasks, its side the size of the affinity; empty where the interval contains 0."""
     order = [task for tasks in result.groups.values() for task in tasks]
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         width = min(10.0, 3.6 + 0.42 * len(order))
         figure = Figure(figsize=(width, 2.0 + 0.42 * len(order)), layout="constrained")
         axes = figure.subplots()
@@ -212,7 +181,7 @@ def affinity(result: AffinityResult) -> str:
         shown = (("helps", BLUE, BLUE), ("hurts", RED, RED), ("not sure", GREY, "none"), ("group", INK, "none"))
         handles = [Rectangle((0, 0), 1, 1, edgecolor=edge, facecolor=face, label=name) for name, edge, face in shown]
         figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=9)
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def ledger(result: LedgerResult) -> str:
@@ -220,7 +189,7 @@ def ledger(result: LedgerResult) -> str:
     sides = (result.single_task, result.multi_task)
     names = [counted(result.single_task.models, "server"), "1 server"]
     rate = result.single_task_rate
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 2.4), layout="constrained")
         memory, *rest = figure.subplots(1, 3 if rate is None else 4)
         weights = [side.bytes / 1e6 for side in sides]
@@ -240,31 +209,10 @@ def ledger(result: LedgerResult) -> str:
         for axes in (memory, *rest):
             axes.grid(visible=False, axis="x")
             axes.margins(y=0.18)
-        return _svg(figure)
+        return to_svg(figure)
 
 
 def _bars(axes: Axes, names: list[str], values: Sequence[float], title: str) -> None:
     bars = axes.bar(names, values, color=[BLUE, GREEN])
     axes.bar_label(bars, fmt="{:,.0f}", fontsize=9, padding=2)
     axes.set_title(title, fontsize=10, loc="left")
-
-
-def _svg(figure: Figure) -> str:
-    """The figure as an <svg> element without a size of its own, in the page's colours and font."""
-    out = io.StringIO()
-    figure.savefig(out, format="svg", transparent=True, metadata={"Date": None})
-    text = out.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r"font(?:-family)?: [^;\"]*sans-serif[^;\"]*", _plain_font, text)
-    for placeholder, variable in _VARIABLES.items():
-        text = text.replace(placeholder, variable)
-    return text
-
-
-def _plain_font(match: re.Match[str]) -> str:
-    """The page's font instead of matplotlib's list of fonts; a ``font:`` shorthand keeps its size."""
-    size = re.search(r"([\d.]+)px", match[0])
-    return f"font: {size[1]}px system-ui, sans-serif" if size else "font-family: system-ui, sans-serif"

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from multitask_operator.formatting import counted, duration, listed, number
 from multitask_operator.report.html import page_style
@@ -61,10 +62,13 @@ def markdown(report: StudyReport) -> str:
 
 def html(report: StudyReport) -> str:
     """The page as HTML text."""
+    from multitask_operator.study import figure  # matplotlib takes half a second to import
+
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["counted"] = counted
     template = environment.from_string(files(__package__).joinpath("study.html.j2").read_text("utf-8"))
-    return template.render(report=report, facts=facts(report), tables=tables(report), style=page_style())
+    drawn = Markup(figure.differences(report.arms)) if report.judged else None  # matplotlib has escaped the texts in it
+    return template.render(report=report, facts=facts(report), tables=tables(report), figure=drawn, style=page_style())
 
 
 def _line(cells: Sequence[str]) -> str:

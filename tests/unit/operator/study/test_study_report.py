@@ -149,7 +149,14 @@ def test_both_pages_have_the_same_cells_and_need_nothing_from_outside():
             assert all(f">{cell}</td>" in html for cell in row if "+" not in cell)
     assert report.conclusion in markdown
     assert report.conclusion in html
-    assert not re.search(r"<(script|link|iframe|object|embed)\b|https?://", html)
+    assert "<figure>" in html
+    names = {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names of XML, not fetched by anything
+    assert set(re.findall(r"https?://[^\s\"'<>)]+", html)) <= names
+    assert not re.search(r"<(script|link|iframe|object|embed)\b", html)
+
+
+def test_without_a_comparison_there_is_no_figure():
+    assert "<figure>" not in page.html(SimulatedStudy(study_document(**TWO)).report())
 
 
 def test_a_name_cannot_break_a_page():
