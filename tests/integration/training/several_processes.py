@@ -73,7 +73,10 @@ def train(case: Case, folder: Path) -> None:
     """Six steps of eight rows of different lengths, of three tasks, with a validation after every second one."""
     accelerator = make_accelerator(device="cpu", threads=1, precision="fp32")
     method = tuning_method(METHODS[case.method], tuple(SHARES))
-    model = method.prepare(small_decoder())
+    is_first = int(os.environ.get("RANK", "0")) == 0
+    # The first process alone has weights, where they are not frozen.
+    with torch.device("cpu" if is_first or not case.sharded or method.freezes_base else "meta"):
+        model = method.prepare(small_decoder())
     parallelism = FullySharded(accelerator, frozen_base=method.freezes_base) if case.sharded else None
 
     validated: list[int] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 
@@ -124,7 +125,7 @@ MISFITS = [
     pytest.param(
         SEVEN, A100, {"method": "Full"}, {},
         r"baseline, high-.*: does not fit; .* GiB with one sequence of 1,024 tokens .*, and A100 has 80.0; "
-        "set tuning.method to LoRA, or take a smaller base model, or take a GPU with more memory",
+        "set tuning.method to LoRA, or take a smaller base model, or train on more GPUs .*, or take a GPU with more",
         id="all weights",
     ),
     pytest.param(
@@ -148,6 +149,27 @@ def test_what_does_not_fit_is_said_with_what_to_change(shape, device, tuning, tr
     resource = model(tuning=tuning, training=training)
     (line,) = misfits(resource, cost(resource, shape, device))
     assert re.search(message, line), line
+
+
+FULL = {"method": "Full"}
+
+
+@pytest.mark.parametrize(
+    ("device", "gpus", "sharding", "message"),
+    [
+        pytest.param(A100, 1, None, r"or train on more GPUs .*training.gpusPerNode\), which divide", id="one GPU"),
+        pytest.param(A100, 4, None, None, id="four divide the weights"),
+        pytest.param(A100, 4, "Never", "does not fit", id="four that may not"),
+        pytest.param(L4, 4, "Auto", "does not fit", id="four are too few"),
+    ],
+)
+def test_weights_that_several_gpus_divide_fit(device, gpus, sharding, message):
+    resource = model(tuning=FULL, training={"sharding": sharding} if sharding else {})
+    found = cost(resource, SEVEN, replace(device, gpus=gpus))
+    lines = list(misfits(resource, found))
+    assert len(lines) == (message is not None)
+    assert all(re.search(str(message), line) for line in lines)
+    assert {stage.is_divided for stage in found.stages} == {message is None}
 
 
 def test_pretraining_that_does_not_fit_is_named():

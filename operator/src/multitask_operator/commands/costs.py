@@ -101,7 +101,8 @@ def _row(stage: StageCost) -> list[str]:
     micro_batch = memory = _DASH
     if fitted is not None:
         micro_batch = f"{fitted.tokens:,}" + (" twice" if fitted.checkpointing else "")
-        memory = f"{fitted.memory.total / GIB:.1f} GiB" + ("" if fitted.fits else ", does not fit")
+        problem = ", weights divided" if stage.is_divided else ", does not fit"
+        memory = f"{fitted.memory.total / GIB:.1f} GiB" + ("" if fitted.fits else problem)
     return [
         stage.name, f"{stage.stages:,}", f"{stage.steps:,}", f"{stage.tokens:,}", micro_batch, memory,
         _time(stage.seconds),

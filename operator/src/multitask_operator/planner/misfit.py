@@ -21,7 +21,7 @@ def misfits(model: MultiTaskModel, estimate: Estimate) -> Iterator[str]:
         return
     by_cures: dict[str, list[StageCost]] = {}
     for stage in estimate.stages:
-        if stage.fitted is not None and not stage.fitted.fits:
+        if stage.fitted is not None and not stage.fitted.fits and not stage.is_divided:
             by_cures.setdefault(", or ".join(_cures(model, stage, stage.fitted, device)), []).append(stage)
     for cures, stages in by_cures.items():
         largest = max((stage.fitted for stage in stages if stage.fitted), key=lambda fitted: fitted.memory.total)
@@ -45,4 +45,6 @@ def _cures(model: MultiTaskModel, stage: StageCost, fitted: Fitted, device: Devi
     elif model.spec.tuning.method == "Full":
         yield "set tuning.method to LoRA"
     yield "take a smaller base model"
+    if fitted.memory.state >= USED * device.memory and device.is_gpu:
+        yield "train on more GPUs of a cluster (training.gpusPerNode), which divide the weights"
     yield "take a GPU with more memory" if device.is_gpu else "train on a GPU, or a machine with more memory"

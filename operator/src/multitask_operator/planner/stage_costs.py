@@ -17,6 +17,8 @@ from multitask_operator.planner.steps import steps_of, steps_of_unknown_groups
 
 UTILISATION = 0.35
 """Of a GPU's peak operations a second, which training on it is assumed to reach where nothing was measured."""
+_DIVIDED = 0.75
+"""Part of a GPU's memory that training may take of it with divided weights: layers are gathered beside its part."""
 _CHARACTERS = 3
 """Of a token, where only the text is known."""
 
@@ -37,6 +39,8 @@ class Device:
     memory: int
     is_gpu: bool
     flops: float | None = None
+    gpus: int = 1
+    """Of one training."""
 
 
 @dataclass(frozen=True)
@@ -52,6 +56,8 @@ class StageCost:
     tokens: int
     fitted: Fitted | None
     speed: Speed | None
+    is_divided: bool = False
+    """What one GPU cannot hold fits into those of the training, which divide the weights (``training.sharding``)."""
 
     @property
     def seconds(self) -> float | None:
@@ -87,7 +93,8 @@ def stage_costs(
         fitted = _fitted(model, training, shape, device) if shape and device else None
         own = speed or (_speed(model, training, shape, device, fitted) if shape and device and fitted else None)
         tokens = round(training.steps * model.spec.training.batch_rows * length)
-        costs.append(StageCost(training.name, training.stages, training.steps, tokens, fitted, own))
+        is_divided = _is_divided(model, fitted, device)
+        costs.append(StageCost(training.name, training.stages, training.steps, tokens, fitted, own, is_divided))
     return tuple(costs)
 
 
@@ -152,6 +159,14 @@ def _fitted(model: MultiTaskModel, training: _Training, shape: ModelShape, devic
         most_tokens=most,
         batch_of=batch_of,
     )
+
+
+def _is_divided(model: MultiTaskModel, fitted: Fitted | None, device: Device | None) -> bool:
+    """See `StageCost.is_divided`."""
+    if fitted is None or device is None or fitted.fits or device.gpus == 1 or model.spec.training.sharding == "Never":
+        return False
+    others = fitted.memory.state * (1 - 1 / device.gpus)
+    return fitted.memory.total - others <= _DIVIDED * device.memory
 
 
 def _answer_tokens(task: TaskSpec) -> int:

@@ -79,12 +79,28 @@ def _write_record(record: Record, path: Path) -> None:
     path.write_text(json.dumps(record.to_json(), indent=1, sort_keys=True) + "\n", "utf-8")
 
 
-def load_base(folder: Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+def load_base(folder: Path, dtype: torch.dtype | None = None, *, on_meta: bool = False) -> PreTrainedModel:
     """The causal language model in ``folder``, on the CPU; without ``dtype`` as it is saved, fp32.
 
-    Raises `StageError`.
+    ``on_meta``: on the meta device, without values. Raises `StageError`.
     """
-    return read_model(folder, attention=read_forward_path(folder).attention, dtype=dtype)
+    attention = read_forward_path(folder).attention
+    if on_meta:
+        return _skeleton(folder, attention=attention, dtype=dtype)
+    return read_model(folder, attention=attention, dtype=dtype)
+
+
+def _skeleton(folder: Path, *, attention: str | None, dtype: torch.dtype | None) -> PreTrainedModel:
+    import torch
+
+    from multitask_serving.engine.model.pretrained import make_skeleton
+
+    try:
+        model = make_skeleton(folder, dtype=dtype or torch.float32, attention=attention)
+    except (OSError, ValueError) as error:
+        raise StageError(f"{folder}: the base model cannot be read: {error}") from error
+    model.config.use_cache = False
+    return model
 
 
 def read_model(folder: Path, *, attention: str | None, dtype: torch.dtype | None = None) -> PreTrainedModel:

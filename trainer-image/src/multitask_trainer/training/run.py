@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from torch import nn
 
 from multitask_api.bundle import ForwardPath
 from multitask_api.estimates.fitting import CPU_TOKENS, MOST_TOKENS
@@ -36,7 +37,7 @@ from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.loop import TrainingLoop
 from multitask_trainer.training.micro_batch import MicroBatchSize
 from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
-from multitask_trainer.training.parallelism.choice import choose_parallelism
+from multitask_trainer.training.parallelism.choice import load_parallel
 from multitask_trainer.training.selection import Selection, saturation_step, still_improving
 from multitask_trainer.training.stopping import EarlyStopping
 from multitask_trainer.training.validation import TaskValidation, validate
@@ -71,20 +72,24 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         )
     sampler, validations = data.sampler, data.validations
     method = tuning_method(parameters.tuning, sampler.names)
-    torch.manual_seed(optimisation.seed)  # new adapter weights are drawn from it
     is_half = method.freezes_base and accelerator.mixed_precision == "bf16"
-    loaded = load_base(base, torch.bfloat16 if is_half else torch.float32)
-    data.check_base(loaded, optimisation.max_length)
-    model = method.prepare(loaded)
-    if start is not None:
-        method.load(model, start)
+
+    def load(on_meta: bool) -> nn.Module:
+        torch.manual_seed(optimisation.seed)  # new adapter weights are drawn from it
+        loaded = load_base(base, torch.bfloat16 if is_half else torch.float32, on_meta=on_meta)
+        data.check_base(loaded, optimisation.max_length)
+        prepared = method.prepare(loaded)
+        if start is not None and not on_meta:
+            method.load(prepared, start)
+        return prepared
+
+    model, parallelism = load_parallel(load, stage.order.sharding, method, path, accelerator)
     stopping = data.stopping(parameters)
 
     def select(task: str) -> AbstractContextManager[None]:
         return method.select_tasks(model, torch.tensor([sampler.names.index(task)], device=accelerator.device))
 
     settings = TrainingSettings(parameters.max_steps, optimisation, stage.order.gradient_checkpointing or "Auto")
-    parallelism = choose_parallelism(stage.order.sharding, model, method, path, accelerator)
     step = OptimizerStep(model, settings, method=method, accelerator=accelerator, path=path, parallelism=parallelism)
     loop = TrainingLoop(
         step,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
 from multitask_api.cluster import REFRESH_ANNOTATION
 from multitask_api.machine.gpu_models import known_gpu
@@ -78,6 +79,11 @@ def _gpus(state: ModelState) -> int:
 
 def _device(training: Training, gpu: str | None) -> Device | None:
     """The GPU that is named, else the one that the pods' node selector asks for; None if that names none."""
+    device = _gpu(training, gpu)
+    return replace(device, gpus=training.nodes * max(1, training.gpus_per_node)) if device else None
+
+
+def _gpu(training: Training, gpu: str | None) -> Device | None:
     if gpu is not None:
         return named_device(gpu)
     templates = [training.pod_template, training.pod_templates.gpu if training.pod_templates else {}]

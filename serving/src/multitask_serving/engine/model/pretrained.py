@@ -42,6 +42,19 @@ def read_pretrained(
     return model, sorted(report[MISSING])
 
 
+def make_skeleton(folder: Path, *, dtype: torch.dtype, attention: str | None) -> PreTrainedModel:
+    """The model that `read_pretrained` reads from ``folder``, on the meta device: it has shapes, and no values."""
+    import torch
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
+    with torch.device("meta"):
+        model: PreTrainedModel = _text_model(config).from_config(
+            config, dtype=dtype, attn_implementation=attention, trust_remote_code=False
+        )
+    return model
+
+
 def _text_model(config: PreTrainedConfig) -> Any:
     """The auto class: that of decoders, or of multimodal models for those that have no decoder alone."""
     from transformers import AutoModelForCausalLM, AutoModelForImageTextToText

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,6 +14,7 @@ from multitask_trainer.errors import StageError
 from multitask_trainer.training.device_memory import CudaMemory
 from multitask_trainer.training.parallelism.data_parallel import DataParallel, Parallelism
 from multitask_trainer.training.parallelism.fully_sharded import FullySharded
+from multitask_trainer.training.parallelism.tensors import has_unnamed_tensors
 from multitask_trainer.tuning.method import TuningMethod
 
 if TYPE_CHECKING:
@@ -23,6 +24,29 @@ _MOST = 0.75
 """Part of a GPU's free memory that states may take with all weights in each process; the rest is for activations."""
 _TRAINED_BYTES = 20
 """Of a weight that is trained, in fp32: itself, its gradient, DistributedDataParallel's copy of that, two moments."""
+
+
+def load_parallel(
+    load: Callable[[bool], nn.Module],
+    sharding: Sharding | None,
+    method: TuningMethod,
+    path: ForwardPath,
+    accelerator: Accelerator,
+) -> tuple[nn.Module, Parallelism]:
+    """The model, and how the processes hold its weights; all processes call it.
+
+    ``load`` gives what `TuningMethod.prepare` gave; with True on the meta device. Where weights are divided, only the
+    first process reads them. A frozen base all read: which of its layers are adapted is found by running it.
+    """
+    may_divide = sharding == "Always" or (sharding != "Never" and accelerator.device.type != "cpu")
+    is_skeleton = may_divide and not method.freezes_base and not accelerator.is_main_process
+    model = load(is_skeleton)
+    if is_skeleton and has_unnamed_tensors(model):
+        model, is_skeleton = load(False), False
+    parallelism = choose_parallelism(sharding, model, method, path, accelerator)
+    if is_skeleton and not parallelism.is_sharded:
+        model = load(False)
+    return model, parallelism
 
 
 def choose_parallelism(

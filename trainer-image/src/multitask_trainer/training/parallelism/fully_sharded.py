@@ -22,6 +22,7 @@ from multitask_trainer.errors import StageError
 from multitask_trainer.training.batching.batches import MicroBatch
 from multitask_trainer.training.loss import RowMeanLoss
 from multitask_trainer.training.parallelism.lockstep import lockstep
+from multitask_trainer.training.parallelism.tensors import leave_meta, share_weight
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -47,9 +48,12 @@ class FullySharded:
     def prepare(self, loss: RowMeanLoss) -> Any:
         """Layer by layer to the device, this process's part of each; the model has been on the CPU until then.
 
+        Weights are those of the first process, as in DistributedDataParallel; the others' may be on the meta device.
         Raises `StageError` for a model that does not say what its layers are.
         """
         model, device = loss.model, self._accelerator.device
+        is_main, made = self._accelerator.is_main_process, dict[Tensor, Tensor]()
+        weights = {name: value.data for name, value in loss.named_parameters()} if is_main else {}
         whole = {value for value in model.parameters() if value.requires_grad} if self._frozen_base else set()
         for value in whole:
             value.data = value.data.to(device)
@@ -58,9 +62,13 @@ class FullySharded:
             "ignored_params": whole,
             "mp_policy": self._precision(),
         }
-        for layer in _layers(model):
-            fully_shard(layer, **options)
-        fully_shard(loss, **options)
+        for part in (*_layers(model), loss):
+            leave_meta(part, made)
+            fully_shard(part, **options)
+        for name, value in loss.named_parameters():
+            share_weight(value, weights.pop(name, None))
+        for buffer in loss.buffers():
+            distributed.broadcast(buffer, src=0)
         autocast: Any = self._accelerator.autocast()
         loss.forward = autocast(loss.forward)  # type: ignore[method-assign]
         self._loss = loss

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.optim import Optimizer
 
@@ -44,6 +44,37 @@ def gather_weights(model: nn.Module, *, keep: bool) -> None:
                 gathered = value.full_tensor().detach()
                 whole[value] = nn.Parameter(gathered.cpu(), value.requires_grad) if keep else value
             setattr(module, name, whole[value])
+
+
+def leave_meta(module: nn.Module, made: dict[Tensor, Tensor]) -> None:
+    """Give what is on the meta device memory on the CPU, without values; ``made`` keeps what is tied tied."""
+    for each in module.modules():
+        for tensors in (each._parameters, each._buffers):
+            for name, value in tensors.items():
+                if value is None or not value.is_meta:
+                    continue
+                if value not in made:
+                    empty = torch.empty_like(value, device="cpu")
+                    made[value] = nn.Parameter(empty, value.requires_grad) if isinstance(value, nn.Parameter) else empty
+                tensors[name] = made[value]  # type: ignore[assignment]
+
+
+def share_weight(target: nn.Parameter, whole: Tensor | None) -> None:
+    """Put the first process's ``whole`` tensor, which the others need not have, into ``target`` of all processes."""
+    if whole is None:
+        whole = torch.empty(target.shape, dtype=target.dtype, device=target.device)
+    whole = whole.to(target.device).contiguous()
+    if isinstance(target, DTensor):
+        parts = distribute_tensor(whole, target.device_mesh, target.placements, src_data_rank=0)
+        target.data.to_local().copy_(parts.to_local())  # type: ignore[attr-defined]
+    else:
+        distributed.broadcast(whole, src=0)
+        target.data.copy_(whole)
+
+
+def has_unnamed_tensors(model: nn.Module) -> bool:
+    """Whether a module keeps a tensor that is neither a parameter nor a buffer."""
+    return any(isinstance(value, Tensor) for module in model.modules() for value in vars(module).values())
 
 
 def _like(whole: Tensor, target: Tensor) -> Tensor:
