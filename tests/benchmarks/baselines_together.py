@@ -1,6 +1,6 @@
 """Seconds of the baselines of examples/lora: one after the other, side by side, and together on one base.
 
-    python tests/benchmarks/baselines_together.py --out FOLDER [--steps 60] [--seeds 2] [--device cuda --base URI] …
+    python tests/benchmarks/baselines_together.py --out FOLDER [--steps 200] [--seeds 2] [--device cuda --base URI] …
 
 The stages are those of ``mtm run``, each program a process of its own: *one after the other* with all threads, *side by
 side* ``--processes`` at once that share the threads, *together* one process with all threads. All train the same number
@@ -74,13 +74,14 @@ def main() -> None:
     """Print the table, and write it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--rows", type=int, default=200, help="for validation, and for testing, of each task")
     parser.add_argument("--seeds", type=int, default=2, help="of each of the four tasks")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--processes", type=int, default=2, help="side by side")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--base", default="builtin://tiny", help="URI of the base model")
+    parser.add_argument("--precision", default="fp32", choices=("fp32", "bf16"))
     parser.add_argument("--arms", default=",".join(ARMS))
     arguments = parser.parse_args()
     folder = arguments.out.resolve()
@@ -126,6 +127,7 @@ def _graph(setting: Setting, arguments: argparse.Namespace) -> Graph:
     baseline = stages.baseline.model_copy(update={"seeds": arguments.seeds, "enabled": True})
     changes: dict[str, object] = {
         "pretraining": None,
+        "training": model.spec.training.model_copy(update={"precision": arguments.precision}),
         "stages": stages.model_copy(update={"baseline": baseline}),
         "base_model": model.spec.base_model.model_copy(update={"uri": arguments.base}),
     }

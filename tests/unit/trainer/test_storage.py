@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -12,8 +13,10 @@ from uuid import uuid4
 import fsspec
 import pytest
 
-from multitask_api.stage_io.manifest import Manifest
+from multitask_api.stage_io.manifest import Manifest, StageOrder
 from multitask_trainer.errors import ArtifactError, StageError
+from multitask_trainer.runtime.context import StageContext
+from multitask_trainer.runtime.progress import FileProgressReporter
 from multitask_trainer.storage.artifacts import fetch_artifact, find_result, publish, read_manifest
 from multitask_trainer.storage.disk_space import full_disk_message
 from multitask_trainer.storage.files import file_entries
@@ -67,6 +70,35 @@ def test_the_first_of_two_writers_wins_and_the_other_gets_its_manifest(address, 
     two = publish(*_at(artifact(tmp_path / "b", "two"), address))
     assert two == one
     assert words(fetch_artifact(address, tmp_path / "cache")) == {"one"}
+
+
+def test_stages_of_one_process_fetch_what_they_share_once_and_again_when_its_copy_is_gone(tmp_path):
+    address = f"memory://storage-{uuid4().hex}/stages/base/d"
+    folder, manifest = artifact(tmp_path / "a", "one")
+    publish(folder, address, manifest)
+    first, second = (_context(tmp_path / name, address) for name in ("first", "second"))
+    second = second.sharing_inputs(first)
+    assert second.input("base").is_relative_to(second.work_folder)
+    assert first.input("base") == second.input("base")
+    shutil.rmtree(second.work_folder)
+    assert words(first.input("base")) == {"one"}
+    assert first.input("base").is_relative_to(first.work_folder)
+
+
+def _context(work: Path, base: str) -> StageContext:
+    order = StageOrder(
+        model="desk",
+        stage="baseline/a",
+        kind="baseline",
+        digest="d",
+        version=1,
+        parameters={},
+        read_outputs={},
+        inputs={"base": base},
+        output=str(work / "out"),
+        work=str(work),
+    )
+    return StageContext(order, FileProgressReporter(order.stage, None))
 
 
 def _at(source: tuple[Path, Manifest], address: str) -> tuple[Path, str, Manifest]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -93,9 +93,18 @@ class StageContext:
 
     def input(self, stage: str) -> Path:
         """The local folder of the artifact of ``stage``, one of the order's inputs, checked against its manifest."""
-        if stage not in self._fetched:
-            self._fetched[stage] = fetch_artifact(self.order.inputs[stage], self.work_folder / "inputs")
-        return self._fetched[stage]
+        uri = self.order.inputs[stage]
+        # Of stages that share them, the one whose folder has the copy may have ended and removed it.
+        if uri not in self._fetched or not self._fetched[uri].exists():
+            self._fetched[uri] = fetch_artifact(uri, self.work_folder / "inputs")
+        return self._fetched[uri]
+
+    def sharing_inputs(self, other: StageContext) -> StageContext:
+        """The same run, which does not fetch what ``other``, in the same process, has fetched, and the other way round.
+
+        A base is large, and a pod's disk has no room for one copy of it for each stage.
+        """
+        return replace(self, _fetched=other._fetched)
 
     def input_manifest(self, stage: str) -> Manifest:
         """The manifest of an input."""

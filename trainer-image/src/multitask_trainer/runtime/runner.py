@@ -86,6 +86,8 @@ def run_together(work: JointWork, runs: Sequence[tuple[StageContext, ResultRepor
     The exit status is that of the first order that failed, but one that says that trying again helps comes first.
     """
     statuses = []
+    first, _ = runs[0]
+    runs = [(context.sharing_inputs(first), results) for context, results in runs]
     open_runs = dict(enumerate(runs))
     for number, (context, results) in enumerate(runs):
         if not _has_work(context.order):
