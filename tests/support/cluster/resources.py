@@ -118,6 +118,7 @@ def full_model() -> Object:
             "patience": 3,
             "precision": "fp32",
             "gradientCheckpointing": "Auto",
+            "sharding": "Auto",
             "reportTo": ["TensorBoard", "MLflow"],
             "nodes": 2,
             "gpusPerNode": 8,
