@@ -8,6 +8,7 @@ from accelerate import Accelerator
 
 from multitask_api.bundle import ForwardPath
 from multitask_api.resource.tuning import Tuning
+from multitask_trainer.base_model.loading import load_base
 from multitask_trainer.errors import StageError
 from multitask_trainer.training.parallelism.choice import choose_parallelism, fits_whole, sharding_problem
 from multitask_trainer.training.parallelism.data_parallel import DataParallel
@@ -48,3 +49,16 @@ def test_weights_that_not_every_row_reaches_are_divided_only_while_they_are_froz
     for method, problem in (("Full", "such as experts"), ("LoRA", None)):
         said = sharding_problem(METHODS[method].prepare(small_decoder()), METHODS[method], path, 2)
         assert (problem is None and said is None) or problem in said
+
+
+def test_a_model_without_values_has_the_parameters_of_the_one_that_is_read(tmp_path):
+    small_decoder().save_pretrained(tmp_path)
+    skeleton, model = load_base(tmp_path, torch.bfloat16, on_meta=True), load_base(tmp_path, torch.bfloat16)
+    assert {value.device.type for value in (*skeleton.parameters(), *skeleton.buffers())} == {"meta"}
+    assert shapes(skeleton.named_parameters()) == shapes(model.named_parameters())
+    assert shapes(skeleton.named_buffers()) == shapes(model.named_buffers())
+    assert skeleton.lm_head.weight is skeleton.model.embed_tokens.weight
+
+
+def shapes(named):
+    return [(name, value.shape, value.dtype) for name, value in named]

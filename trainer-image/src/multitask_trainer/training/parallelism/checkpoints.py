@@ -17,7 +17,7 @@ from multitask_trainer.errors import ArtifactError
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress, Weights
 from multitask_trainer.training.parallelism.sharded_store import ShardedStore
 from multitask_trainer.training.parallelism.tensors import copy_whole, load_whole_state
-from multitask_trainer.training.parallelism.writer import BackgroundWriter, copied
+from multitask_trainer.training.parallelism.writer import BackgroundWriter
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -87,7 +87,7 @@ class Checkpoints:
         """Keep the weights of this step; `save` of the same step follows."""
         if self._group is None and self._accelerator.is_main_process:
             self._writer.wait()
-            self._best = step, self._copy_weights()
+            self._best = step, self._writer.take(self._weights())
             self._writer.submit(lambda best=self._best: self._store.save_best(*best))  # type: ignore[misc]
 
     def save(self, progress: Progress) -> None:
@@ -97,10 +97,12 @@ class Checkpoints:
         elif self._accelerator.is_main_process:
             if self._best is None or self._best[0] != progress.step:
                 self._writer.wait()
-            weights = self._best[1] if self._best and self._best[0] == progress.step else self._copy_weights()
-            optimizer = copied(self._trained.optimizer.state_dict())
+            is_kept = self._best is not None and self._best[0] == progress.step
+            weights = self._best[1] if self._best and is_kept else self._writer.take(self._weights())
+            optimizer = self._writer.take(self._trained.optimizer.state_dict())
             self._best = None
             self._writer.submit(lambda: self._store.save(progress, weights, optimizer))
+            self._writer.settle()
 
     def wait(self) -> None:
         """Wait until all is written; all processes call it."""
@@ -127,16 +129,13 @@ class Checkpoints:
         if progress.step == self._saved_step:
             return  # stopped right after it
         self._writer.wait()
-        tensors = copied({_WEIGHTS: self._weights(), **self._optimizer_tensors()})
+        tensors = self._writer.take({_WEIGHTS: self._weights(), **self._optimizer_tensors()})
         is_main, self._saved_step = self._accelerator.is_main_process, progress.step
         self._writer.submit(lambda: self._sharded_store.save(progress, tensors, group, is_main=is_main))
+        self._writer.settle()
 
     def _weights(self) -> dict[str, Tensor]:
         return {name: value.detach() for name, value in self._trained.parameters.items()}
-
-    def _copy_weights(self) -> Weights:
-        weights: Weights = copied(self._weights())
-        return weights
 
     def _load_weights(self, weights: Weights) -> None:
         for name, value in self._trained.parameters.items():
