@@ -13,6 +13,7 @@ import socket
 import sys
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -67,6 +68,8 @@ class Case:
     """The checkpoint's folder ends with the launch; a mirror outlives it."""
     memory: tuple[int, ...] = ()
     """MiB that are left in each process; the size of micro-batches is then found by trial passes."""
+    fitting: tuple[int, ...] = ()
+    """Tokens of a pass that fit into the memory of each process."""
 
 
 def train(case: Case, folder: Path) -> None:
@@ -99,6 +102,8 @@ def train(case: Case, folder: Path) -> None:
         memory = SimulatedMemory(step, left=case.memory[accelerator.process_index])
         size = fit(step, rows, accelerator, SharedMemory(memory, accelerator.device))
         rows = rows.with_budget(size.tokens)
+    if case.fitting:
+        limit_passes(model, case.fitting[accelerator.process_index])
     loop = TrainingLoop(
         step,
         rows,
@@ -120,12 +125,23 @@ def train(case: Case, folder: Path) -> None:
         weights = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
         losses = [(point.train_loss, point.tasks["a"].loss) for point in progress.curve]
         results = {
-            "budget": rows.token_budget,
+            "budget": loop.micro_batch.tokens,
             "processes": accelerator.num_processes,
             "tokens": progress.tokens,
             "losses": losses,
         }
         torch.save({"weights": weights, "held": held, "validated": validated, **results}, folder / "out.pt")
+
+
+def limit_passes(model: nn.Module, tokens: int) -> None:
+    """A pass of more tokens than so many is out of memory."""
+
+    def note(_module: nn.Module, _arguments: Any, keywords: dict[str, Any]) -> None:
+        if keywords["input_ids"].numel() > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    decoder: Any = model
+    decoder.get_decoder().register_forward_pre_hook(note, with_kwargs=True)
 
 
 def local_size(value: Tensor) -> int:

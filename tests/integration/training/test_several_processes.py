@@ -44,6 +44,7 @@ LAUNCHES = [
             *({"name": f"{method}-2-sharded", "method": method} | SHARDED for method in METHODS),
             *({"name": f"{method}-4to2", "method": method} | SHARDED for method in ("Full", "LoRA")),
             {"name": "Full-1to2", "method": "Full"} | SHARDED,
+            *({"name": f"{method}-2-halved", "method": method, "fitting": (40, 30)} for method in ("Full", "CGCLoRA")),
             {"name": "Full-2-fitted", "method": "Full", "memory": (200, 40)} | SHARDED,
         ],
     ),
@@ -99,3 +100,9 @@ def test_each_holds_its_part_of_the_weights(results, name, processes):
 def test_the_process_with_the_least_memory_says_how_many_tokens_all_take_at_once(results):
     # The longest row has 21 tokens. One takes half a MiB, as activations are computed twice; 36.8 of 40 MiB are used.
     assert results["Full-2-fitted"]["budget"] == 3 * 21
+
+
+@pytest.mark.parametrize("name", ["Full-2-halved", "CGCLoRA-2-halved"])
+def test_where_one_process_is_out_of_memory_all_go_on_with_half_as_many_tokens(results, name):
+    assert results[name]["budget"] == 21  # the longest row; half of 40 is less
+    assert results["Full-2"]["budget"] == 40

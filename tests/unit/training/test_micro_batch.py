@@ -139,7 +139,7 @@ def test_checkpointing_changes_no_gradient(name):
         if checkpointing:
             assert step.use_checkpointing()
         computed.clear()
-        step.backward(batch, is_last=True)
+        step.backward(batch)
         assert len(computed) == (2 if checkpointing else 1)
         gradients.append({name: value.grad.clone() for name, value in step.parameters.items()})
         step.optimizer.zero_grad()
@@ -159,7 +159,7 @@ def test_a_frozen_base_is_held_in_bf16_and_what_is_trained_in_fp32(name, base_fo
     step = optimizer_step(method, model.train())
     (batch,) = packed(rows(6), batch_rows=6, token_budget=1024, width=64, tasks=[0, 1] * 3)
     with torch.autocast("cpu", torch.bfloat16):
-        assert step.backward(batch, is_last=True).isfinite()
+        assert step.backward(batch).isfinite()
     assert all(value.grad.dtype == torch.float32 for value in step.parameters.values())
 
 

@@ -16,21 +16,18 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-_PROCESS_GROUP_TIMEOUT = timedelta(hours=1)
+PROCESS_GROUP_TIMEOUT = timedelta(hours=1)
 """Between processes: all wait for the slowest, which may load data that the others have already."""
 
 
-def make_accelerator(
-    *, device: str, threads: int, precision: Literal["fp32", "bf16"], partial_gradients: bool = False
-) -> Accelerator:
+def make_accelerator(*, device: str, threads: int, precision: Literal["fp32", "bf16"]) -> Accelerator:
     """One process's share of the machine: under torchrun one of several, else the only one.
 
     ``device`` is ``cpu`` or a GPU (`StageContext.device` resolves ``auto``). Master weights are fp32. On a GPU ``bf16``
     computes in bf16 (autocast) and ``fp32`` in TF32. On a CPU everything is computed in fp32, because bf16 is slower
-    there, and the precision only decides the dtype in which the result is served. With ``partial_gradients`` several
-    processes do not wait for gradients of weights that a batch does not reach.
+    there, and the precision only decides the dtype in which the result is served.
     """
-    from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
+    from accelerate import Accelerator, InitProcessGroupKwargs
     from transformers.utils import logging
 
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
@@ -40,10 +37,7 @@ def make_accelerator(
     return Accelerator(
         cpu=not on_gpu,
         mixed_precision="bf16" if on_gpu and precision == "bf16" else "no",
-        kwargs_handlers=[
-            InitProcessGroupKwargs(timeout=_PROCESS_GROUP_TIMEOUT),
-            DistributedDataParallelKwargs(find_unused_parameters=partial_gradients),
-        ],
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)],
     )
 
 

@@ -173,8 +173,8 @@ class TrainingLoop:
             micro_batches = self._prefetcher.at(self._batches, step)
             self._optimizer_step.run(micro_batches, self._batches.present(step), rate=rate, meter=self.meter)
         except MicroBatchTooLarge:
-            # The other processes of a run wait for gradients of this one; all have to start again.
-            if self._accelerator.num_processes > 1 or self._batches.token_budget <= self._batches.width:
+            # In a pass of all processes the others wait for this one; all have to start again.
+            if self._optimizer_step.tries_together or self._batches.token_budget <= self._batches.width:
                 raise
             return False
         return True

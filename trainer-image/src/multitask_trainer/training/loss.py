@@ -20,7 +20,7 @@ from multitask_trainer.training.batching.batches import MicroBatch
 
 
 class RowMeanLoss(nn.Module):
-    """Wraps a causal language model; the forward pass gives the loss, so that DistributedDataParallel can wrap it.
+    """Wraps a causal language model; the forward pass gives the loss, so that what it is wrapped in sees all of it.
 
     The head runs on target positions only: for a small model over a whole vocabulary it costs more than the layers.
     """
@@ -52,8 +52,8 @@ class RowMeanLoss(nn.Module):
 def freeze_outside_decoder(model: nn.Module) -> None:
     """Exempt from training what of the base model no row of text reaches (`Backbone.weights_outside`).
 
-    `RowMeanLoss` runs decoder and head alone; DistributedDataParallel would wait for the gradients of all else. What a
-    tuning method keeps beside the base model, such as embeddings of tasks, is trained.
+    `RowMeanLoss` runs decoder and head alone, so all else would have no gradient. What a tuning method keeps
+    beside the base model, such as embeddings of tasks, is trained.
     """
     causal: Any = model
     base: nn.Module = causal.get_base_model() if hasattr(causal, "get_base_model") else causal

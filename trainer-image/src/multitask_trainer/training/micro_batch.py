@@ -111,7 +111,7 @@ def fit(step: OptimizerStep, batches: BatchSizes, accelerator: Accelerator, memo
     """
 
     def run_pass(sequences: int) -> int:
-        return memory.taken_by(lambda: step.try_backward(batches.longest(sequences)))
+        return memory.taken_by(lambda: step.backward(batches.longest(sequences)))
 
     try_pass: Callable[[int], int] = run_pass
     if step.tries_together:

@@ -108,17 +108,22 @@ class OptimizerStep:
         self.apply(present, rate=rate)
 
     def gradients(self, micro_batches: Sequence[MicroBatch]) -> list[Tensor]:
-        """Add the gradients of a step; the loss of each micro-batch. Raises `MicroBatchTooLarge`, with no gradients."""
+        """Add the gradients of a step; the loss of each micro-batch.
+
+        Raises `MicroBatchTooLarge`, with no gradients, also for a micro-batch of another process.
+        """
+        losses, problem = [], "it did not in another process"
         try:
-            return [
-                self.backward(micro_batch, is_last=number == len(micro_batches))
-                for number, micro_batch in enumerate(micro_batches, start=1)
-            ]
+            for micro_batch in micro_batches:
+                losses.append(self.backward(micro_batch))  # noqa: PERF401 - those before an error count
         except torch.OutOfMemoryError as error:
-            self.optimizer.zero_grad(set_to_none=True)
-            raise MicroBatchTooLarge(
-                f"a micro-batch does not fit into the GPU's memory, which another process may have taken: {error}"
-            ) from None
+            problem = str(error)
+        if self._parallelism.all_fit(own=len(losses) == len(micro_batches)):
+            return losses
+        self.optimizer.zero_grad(set_to_none=True)
+        raise MicroBatchTooLarge(
+            f"a micro-batch does not fit into the GPU's memory, which another process may have taken: {problem}"
+        )
 
     def apply(self, present: Tensor, *, rate: float) -> None:
         """The optimizer's step with the gradients that are there, clipped, at learning rate ``rate``."""
@@ -129,23 +134,14 @@ class OptimizerStep:
         self._method.task_step(self._model, self.optimizer, present)
         self.optimizer.zero_grad(set_to_none=True)
 
-    def backward(self, micro_batch: MicroBatch, *, is_last: bool) -> Tensor:
-        """Add the gradients of one micro-batch; its loss, as the loss module gives it, on the device.
-
-        With the last one of a step the processes sum theirs.
-        """
+    def backward(self, micro_batch: MicroBatch) -> Tensor:
+        """Add this process's gradients of one micro-batch; its loss, as the loss module gives it, on the device."""
         batch = micro_batch.to(self._accelerator.device)
-        with self._parallelism.gradient_sync(is_last=is_last), self._method.select_tasks(self._model, batch.task_ids):
+        with self._method.select_tasks(self._model, batch.task_ids):
             loss: Tensor = self.loss(batch)
             # Gradients are averaged over the processes; the weights already hold the whole mean.
             self._accelerator.backward(loss.sum() * self._accelerator.num_processes)
         return loss.detach()
-
-    def try_backward(self, micro_batch: MicroBatch) -> None:
-        """Forward and backward of one micro-batch for trial; its gradients are to be dropped."""
-        batch = micro_batch.to(self._accelerator.device)
-        with self._parallelism.gradient_sync(is_last=False), self._method.select_tasks(self._model, batch.task_ids):
-            self._accelerator.backward(self._parallelism.trial_loss(batch).sum())
 
     @property
     def never_checkpoints(self) -> bool:
@@ -177,7 +173,7 @@ class OptimizerStep:
 
     @property
     def tries_together(self) -> bool:
-        """Whether all processes make a pass together, also one of `try_backward`."""
+        """Whether all processes make a pass together, also one for trial."""
         return self._parallelism.has_collective_passes
 
     @property

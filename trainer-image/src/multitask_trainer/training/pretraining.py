@@ -47,7 +47,6 @@ def pretrain(
         device=stage.device,
         threads=stage.order.threads,
         precision=optimisation.precision,
-        partial_gradients=path.partial_gradients,
     )
     folder = stage.work_folder / "tokens"
     stage.reporter.report("tokenising")

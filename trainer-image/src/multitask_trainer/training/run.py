@@ -62,7 +62,6 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         device=stage.device,
         threads=stage.order.threads,
         precision=optimisation.precision,
-        partial_gradients=path.partial_gradients,
     )
     data = RunData.read(stage, parameters, path)
     if optimisation.batch_rows < accelerator.num_processes:

@@ -47,7 +47,7 @@ class JointStep(OptimizerStep):
         accelerator: Accelerator,
         path: ForwardPath,
     ) -> None:
-        loss = accelerator.prepare(RunLosses(model, path, runs))
+        loss = accelerator.prepare_model(RunLosses(model, path, runs), evaluation_mode=True)
         method.move_to(accelerator.device)
         super().__init__(
             model,

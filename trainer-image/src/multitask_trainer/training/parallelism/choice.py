@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 
 _MOST = 0.75
 """Part of a GPU's free memory that states may take with all weights in each process; the rest is for activations."""
-_TRAINED_BYTES = 20
-"""Of a weight that is trained, in fp32: itself, its gradient, DistributedDataParallel's copy of that, two moments."""
+_TRAINED_BYTES = 16
+"""Of a weight that is trained, in fp32: itself, its gradient, two moments."""
 
 
 def load_parallel(

@@ -9,10 +9,13 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import Tensor, nn
+import torch
+from torch import distributed, nn
 
+from multitask_trainer.training.accelerator import PROCESS_GROUP_TIMEOUT
 from multitask_trainer.training.batching.batches import MicroBatch
 from multitask_trainer.training.loss import RowMeanLoss
+from multitask_trainer.training.parallelism.averaging import average_gradients
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -35,17 +38,18 @@ class Parallelism(Protocol):
         Called once, by all processes, before the optimizer is made.
         """
 
-    def trial_loss(self, batch: MicroBatch) -> Tensor:
-        """The loss of a pass whose gradients are dropped."""
-
     def micro_batches(self, own: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
         """What this process computes in a step whose share of the global batch is ``own``; all processes call it."""
 
-    def gradient_sync(self, *, is_last: bool) -> AbstractContextManager[Any]:
-        """A context for forward and backward of one micro-batch of a step."""
+    def all_fit(self, *, own: bool) -> bool:
+        """After the last backward of a step: whether its micro-batches did fit into the memory of all processes.
+
+        ``own``: whether they did in this one. Where a pass is one of all processes, one that failed cannot be made
+        good, and this is ``own``.
+        """
 
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """After the last backward of a step, all processes: average the gradients that the backward has not."""
+        """After `all_fit`, all processes: average the gradients that the backward has not."""
 
     def evaluation(self, idle_pass: Callable[[], None]) -> AbstractContextManager[None]:
         """A context that all processes enter, in which each makes as many forward passes as it needs, or none.
@@ -55,7 +59,11 @@ class Parallelism(Protocol):
 
 
 class DataParallel:
-    """See `Parallelism`; DistributedDataParallel through accelerate."""
+    """See `Parallelism`.
+
+    Gradients are averaged after the backward of all micro-batches, not in it as DistributedDataParallel does: a process
+    whose memory does not suffice would let the others wait there.
+    """
 
     is_sharded = False
     has_collective_passes = False
@@ -64,32 +72,34 @@ class DataParallel:
         """``prepared``: a loss that the accelerator has prepared already, in place of the one given to `prepare`."""
         self._accelerator = accelerator
         self._loss = prepared
+        self._group: Any = None
 
     def prepare(self, loss: RowMeanLoss) -> Any:
-        """As accelerate does."""
+        """On the device, in mixed precision; not in DistributedDataParallel."""
         if self._loss is None:
-            self._loss = self._accelerator.prepare(loss)
+            self._loss = self._accelerator.prepare_model(loss, evaluation_mode=True)
+        if self._accelerator.num_processes > 1 and self._accelerator.device.type != "cpu":
+            # What processes tell each other through the CPU waits for no kernel of the GPU.
+            self._group = distributed.new_group(backend="gloo", timeout=PROCESS_GROUP_TIMEOUT)
         return self._loss
-
-    def trial_loss(self, batch: MicroBatch) -> Tensor:
-        """In this process alone: DistributedDataParallel's own forward pass would wait for that of the others."""
-        with self._accelerator.autocast():
-            loss: Tensor = self._accelerator.unwrap_model(self._loss)(batch)
-        return loss
 
     def micro_batches(self, own: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
         """Its share, however many micro-batches the others have."""
         return own
 
-    def gradient_sync(self, *, is_last: bool) -> AbstractContextManager[Any]:
-        """Gradients are summed over the processes with the last micro-batch of a step only."""
-        if is_last or self._accelerator.num_processes == 1:
-            return nullcontext()
-        no_sync: AbstractContextManager[Any] = self._accelerator.no_sync(self._loss)
-        return no_sync
+    def all_fit(self, *, own: bool) -> bool:
+        """See `Parallelism.all_fit`."""
+        if self._accelerator.num_processes == 1:
+            return own
+        failures = torch.tensor(float(not own))
+        distributed.all_reduce(failures, group=self._group)
+        return not failures
 
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """The backward of the last micro-batch has done it."""
+        """See `average_gradients`."""
+        processes = self._accelerator.num_processes
+        if processes > 1:
+            average_gradients(parameters, processes, device=torch.device("cpu"), group=self._group)
 
     def evaluation(self, idle_pass: Callable[[], None]) -> AbstractContextManager[None]:
         """A pass needs no other process."""

@@ -8,7 +8,7 @@ weights are divided and those that are trained, which are few and in another num
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +21,7 @@ from multitask_serving.engine.model.backbone import Backbone
 from multitask_trainer.errors import StageError
 from multitask_trainer.training.batching.batches import MicroBatch
 from multitask_trainer.training.loss import RowMeanLoss
+from multitask_trainer.training.parallelism.averaging import average_gradients
 from multitask_trainer.training.parallelism.lockstep import lockstep
 from multitask_trainer.training.parallelism.tensors import leave_meta, share_weight
 
@@ -75,11 +76,6 @@ class FullySharded:
         self._decoder = Backbone.of(model).decoder
         return loss
 
-    def trial_loss(self, batch: MicroBatch) -> Tensor:
-        """Weights are gathered for a pass, so all processes try the same."""
-        loss: Tensor = self._loss(batch)
-        return loss
-
     def micro_batches(self, own: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
         """As many in each process, since each pass needs all processes: the rest have weight 0."""
         most = torch.tensor(len(own), device=self._accelerator.device)
@@ -87,25 +83,14 @@ class FullySharded:
         filler = replace(own[-1], weights=torch.zeros_like(own[-1].weights), tokens=0)
         return [*own, *[filler] * (int(most) - len(own))]
 
-    def gradient_sync(self, *, is_last: bool) -> AbstractContextManager[Any]:
-        """Each backward adds its gradients to the parts: whole ones, kept until the last, would not fit."""
-        del is_last
-        return nullcontext()
+    def all_fit(self, *, own: bool) -> bool:
+        """See `Parallelism.all_fit`."""
+        return own
 
     def reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Average the gradients of what is whole in each process; no gradient where no process has one."""
-        if not self._frozen_base:
-            return
-        values = list(parameters)
-        has_gradient = torch.tensor(
-            [float(value.grad is not None) for value in values], device=self._accelerator.device
-        )
-        parts = [torch.zeros_like(value) if value.grad is None else value.grad for value in values]
-        flat = torch.cat([has_gradient, *(part.flatten() for part in parts)])
-        distributed.all_reduce(flat)
-        counts, summed = flat[: len(values)].tolist(), flat[len(values) :] / self._accelerator.num_processes
-        for value, count, part in zip(values, counts, summed.split([value.numel() for value in values]), strict=True):
-            value.grad = part.view_as(value) if count else None
+        """Those of what is whole in each process."""
+        if self._frozen_base:
+            average_gradients(parameters, self._accelerator.num_processes, device=self._accelerator.device)
 
     @contextmanager
     def evaluation(self, idle_pass: Callable[[], None]) -> Iterator[None]:
