@@ -259,6 +259,22 @@ def test_a_base_without_files_is_a_problem(tmp_path: Path) -> None:
     assert problem.endswith("did you mean empty?")
 
 
+def test_of_a_gguf_base_only_its_file_is_looked_at(tmp_path: Path, capsys: Any) -> None:
+    data(tmp_path, test=GOOD)
+    write(tmp_path, "base/a.gguf", b"GGUF")
+    write(tmp_path, "base/b.gguf", b"GGUF of another kind")
+    named = {"uri": "base", "ggufFile": "a.gguf"}
+    found = resolved(tmp_path, baseModel=named)
+    assert (found.data["base"].files, found.data["base"].bytes, found.base_parameters) == (1, 4, None)
+    message = "base: there is no c.gguf; its GGUF files are a.gguf, b.gguf"
+    lacking = {"uri": "base", "ggufFile": "c.gguf"}
+    assert resolved(tmp_path, baseModel=lacking).problems == (message,)
+    for base, problems in ((named, []), (lacking, [("spec.baseModel.uri", message)])):
+        data_check.main(["--model", str(model_file(tmp_path, baseModel=base)), "--data-root", str(tmp_path), "--json"])
+        report = DataReport.model_validate_json(capsys.readouterr().out)
+        assert [(problem.path, problem.message) for problem in report.problems] == problems
+
+
 def test_resolve_collects_every_problem(tmp_path: Path) -> None:
     data(tmp_path)
     (tmp_path / "test.jsonl").unlink()
