@@ -217,12 +217,29 @@ GPUS = [
     ("NVIDIA L40S", 46, 362),
     ("NVIDIA GeForce RTX 4090", 24, 165),
     ("NVIDIA H100 80GB HBM3", 80, 989),
+    ("NVIDIA-H100-NVL", 94, 835),
 ]
 
 
 @pytest.mark.parametrize(("name", "memory", "tflops"), GPUS)
 def test_gpus_by_their_names(name, memory, tflops):
     assert known_gpu(name) == GpuModel(name, memory * GIB, tflops * 1e12)
+
+
+def test_a_slice_of_a_gpu_is_not_the_whole():
+    assert known_gpu("NVIDIA-A100-SXM4-40GB-MIG-1g.5gb") is None
+
+
+def test_several_gpus_of_a_training_share_its_time_and_each_has_its_hours(capsys):
+    hours, seconds = [], []
+    for count in (1, 4):
+        found = cost(model(tuning=LORA), HALF, replace(A100, gpus=count))
+        print_costs(found)
+        total = next(line for line in capsys.readouterr().out.splitlines() if line.split()[:1] == ["total"])
+        hours.append(total.split()[-1])
+        seconds.append(found.seconds)
+    assert hours[0] == hours[1] != "0.00"
+    assert seconds[0] == pytest.approx(4 * seconds[1])
 
 
 def test_an_unknown_gpu_is_refused_with_those_that_are_known():
@@ -235,6 +252,14 @@ def test_the_drivers_tool_says_what_gpu_there_is():
     assert gpus.parse("NVIDIA L4, 23034\nNVIDIA L4, 23034\n") == GpuModel("NVIDIA L4", 23034 * 2**20, 121e12)
     assert gpus.parse("Something new, 1000\n") == GpuModel("Something new", 1000 * 2**20, None)
     assert gpus.parse("No devices were found\n") is None
+
+
+def test_a_group_of_one_task_has_its_line_though_the_rank_fits_no_experts_of_it():
+    groups = model(
+        task("urgency"), task("intent"), task("reply", "Generation"), tuning={"method": "CGCLoRA", "rank": 9}
+    )
+    _, lora = tuning_lines(groups, graph_of(groups))
+    assert lora == "trained weights, generation, baselines: LoRA of rank 9, α 32, on all projections"
 
 
 def test_groups_that_train_the_same_weights_share_a_line():

@@ -18,6 +18,7 @@ from multitask_api.stage_io.manifest import StageFailure, StageOrder, StageProgr
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import TrainResult
 from multitask_api.stages.versions import VERSIONS
+from multitask_trainer.errors import Interrupted
 from multitask_trainer.pod.configmap import ConfigMap, connect
 from multitask_trainer.pod.reporters import JointProgressReporter
 from multitask_trainer.pod.unit import run_unit
@@ -32,6 +33,7 @@ from multitask_trainer.training.batching.sampler import Sampler
 from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.loss import RowMeanLoss
+from multitask_trainer.training.multi_lora import run as multi_lora_run
 from multitask_trainer.training.multi_lora.batches import JointBatches
 from multitask_trainer.training.multi_lora.run import why_apart
 from multitask_trainer.training.multi_lora.step import RunLosses
@@ -202,6 +204,39 @@ def test_runs_that_are_stopped_go_on_in_another_company(trained):
     for name in runs:
         for key, value in weights(trained, f"baseline/cut-{name}").items():
             torch.testing.assert_close(value, _alone(trained, name)[key], rtol=1e-3, atol=1e-5)
+
+
+def test_after_a_stop_no_other_order_begins(trained):
+    begun = []
+
+    def work(stages):
+        for stage in stages:
+            yield stage, stopped
+
+    def stopped(stage):
+        begun.append(stage.order.stage)
+        raise Interrupted("stopped")
+
+    ends = Ends()
+    stages = contexts(trained, "stopped", RUNS)
+    assert run_together(work, [(stage, ends) for stage in stages]) == EXIT_RETRYABLE
+    assert begun == ["baseline/stopped-a"]
+    assert {failure.message for failure in ends.failures.values()} == {"stopped"}
+    assert len(ends.failures) == 3
+
+
+def test_a_base_with_dropout_of_its_own_trains_one_run_after_the_other(trained, monkeypatch):
+    load = multi_lora_run.load_base
+
+    def with_dropout(*arguments):
+        base = load(*arguments)
+        base.config.attention_dropout = 0.1
+        return base
+
+    monkeypatch.setattr(multi_lora_run, "load_base", with_dropout)
+    runs = {"a": ("kind", 5, 8, 9), "c": ("kind", 6, 8, 9)}
+    assert together(contexts(trained, "dropout", runs))[0] == 0
+    assert [result(trained, f"baseline/dropout-{name}").trained_together for name in runs] == [None, None]
 
 
 def test_a_pod_trains_its_baselines_together_and_reports_each(trained, tmp_path):

@@ -10,9 +10,9 @@ GIB = 2**30
 #: that fit a name the longer one counts.
 _SHEETS: dict[str, tuple[int, float]] = {
     "T4": (15, 65), "V100": (32, 125), "L4": (23, 121), "A10": (23, 125), "A10G": (23, 70), "A40": (46, 150),
-    "A30": (24, 165), "L40": (46, 181), "L40S": (46, 362), "A100": (80, 312), "H100": (80, 989), "H200": (141, 989),
-    "B200": (180, 2250), "RTX 3090": (24, 71), "RTX 4090": (24, 165), "RTX 5090": (32, 209), "RTX A6000": (48, 155),
-    "RTX 6000 Ada": (48, 364),
+    "A30": (24, 165), "L40": (46, 181), "L40S": (46, 362), "A100": (80, 312), "H100": (80, 989), "H100 NVL": (94, 835),
+    "H200": (141, 989), "B200": (180, 2250), "RTX 3090": (24, 71), "RTX 4090": (24, 165), "RTX 5090": (32, 209),
+    "RTX A6000": (48, 155), "RTX 6000 Ada": (48, 364),
 }  # fmt: skip
 
 
@@ -27,8 +27,13 @@ class GpuModel:
 
 
 def known_gpu(name: str) -> GpuModel | None:
-    """The GPU called ``name``, such as ``A100-40GB`` or ``NVIDIA L4``: with the memory it names, else the usual one."""
+    """The GPU called ``name``, such as ``A100-40GB`` or ``NVIDIA L4``: with the memory it names, else the usual one.
+
+    None for a slice of a GPU (MIG), which has a part of its memory and speed.
+    """
     words = name.upper().replace("-", " ").replace("_", " ").split()
+    if "MIG" in words:
+        return None
     found = [sheet for sheet in _SHEETS if _has(words, sheet.upper().split())]
     if not found:
         return None

@@ -34,9 +34,10 @@ def print_costs(cost: Estimate) -> None:
         return
     columns = ["training left", "stages", "steps", "tokens", "micro-batch", "memory", "time"]
     on_gpu = cost.device is not None and cost.device.is_gpu
-    rows = [[*_row(stage), *([_hours(stage.seconds)] if on_gpu else [])] for stage in cost.stages]
+    gpus = cost.device.gpus if cost.device else 1
+    rows = [[*_row(stage), *([_hours(stage.seconds, gpus)] if on_gpu else [])] for stage in cost.stages]
     total = ["total", "", f"{cost.steps:,}", f"{cost.tokens:,}", "", "", _time(cost.seconds)]
-    rows.append([*total, *([_hours(cost.seconds)] if on_gpu else [])])
+    rows.append([*total, *([_hours(cost.seconds, gpus)] if on_gpu else [])])
     columns += ["GPU-hours"] if on_gpu else []
     table("", columns, rows, right=columns[1:])
     for line in _sources(cost):
@@ -120,7 +121,7 @@ def _sources(cost: Estimate) -> Iterator[str]:
         )
     speeds = dict.fromkeys(stage.speed.source for stage in cost.stages if stage.speed)
     if speeds:
-        yield f"time: at most, of one process after the other; tokens/s {' and '.join(speeds)}"
+        yield f"time: upper limit, one training after the other; tokens/s {' and '.join(speeds)}"
     baselines = [stage for stage in cost.stages if stage.name == "baseline"]
     if baselines and cost.tokens:
         yield f"the baselines are {sum(stage.tokens for stage in baselines) / cost.tokens:.0%} of the tokens"
@@ -130,5 +131,5 @@ def _time(seconds: float | None) -> str:
     return _DASH if seconds is None else duration(seconds)
 
 
-def _hours(seconds: float | None) -> str:
-    return _DASH if seconds is None else f"{seconds / 3600:.2f}"
+def _hours(seconds: float | None, gpus: int) -> str:
+    return _DASH if seconds is None else f"{seconds * gpus / 3600:.2f}"

@@ -40,7 +40,7 @@ class Device:
     is_gpu: bool
     flops: float | None = None
     gpus: int = 1
-    """Of one training."""
+    """GPUs that one training has."""
 
 
 @dataclass(frozen=True)
@@ -187,5 +187,6 @@ def _speed(
         checkpointing=fitted.checkpointing,
         sequence=model.spec.training.max_length,
     )
-    source = f"from FLOPs, at {UTILISATION:.0%} of the {device.flops / 1e12:,.0f} TFLOP/s of {device.name}"
-    return Speed(UTILISATION * device.flops / each, source)
+    count = f"{device.gpus} × " if device.gpus > 1 else ""
+    source = f"from FLOPs, at {UTILISATION:.0%} of the {device.flops / 1e12:,.0f} TFLOP/s of {count}{device.name}"
+    return Speed(UTILISATION * device.flops * device.gpus / each, source)

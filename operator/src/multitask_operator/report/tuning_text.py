@@ -39,7 +39,7 @@ def tuning_lines(model: MultiTaskModel, graph: Graph) -> Iterator[str]:
     """What each group and the baselines train, and what is served; groups that train the same share a line."""
     tuning, by_text = model.spec.tuning, dict[str, list[str]]()
     for group, tasks in graph.groups.items():
-        if tuning.rank_problem(len(tasks)) is None:  # else it never trains
+        if len(tasks) == 1 or tuning.rank_problem(len(tasks)) is None:  # else it never trains
             by_text.setdefault(tuning_text(tuning, tasks), []).append(group)
     if graph.of_kind("baseline"):
         by_text.setdefault(tuning_text(tuning, ["one task"]), []).append("baselines")

@@ -85,10 +85,10 @@ class JointProgressReporter(ConfigMapProgressReporter):
 
     def _write(self, phase: str, position: Position) -> None:
         del phase, position
-        now = self._clock()
-        if not self._stages or not self._rate_limit.is_due("together", now):
+        now, stages = self._clock(), list(self._stages.values())  # a thread repeats the report while stages end
+        if not stages or not self._rate_limit.is_due("together", now):
             return
-        first, *others = sorted(self._stages.values(), key=lambda each: each.step - each.total)
+        first, *others = sorted(stages, key=lambda each: each.step - each.total)
         self._patch(StageProgress(**dict(first), updated=now, together=tuple(others) or None))
 
 

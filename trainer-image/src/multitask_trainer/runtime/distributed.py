@@ -1,7 +1,7 @@
 """The processes of one launch, and what they exchange outside of training through torchrun's key-value store.
 
 torchrun's variables give a process its rank. Only the main process (rank 0) publishes, reports and decides how a stage
-ended; the workers help to train and end with its exit status.
+ended; the workers help to train and to evaluate, and end with its exit status.
 """
 
 from __future__ import annotations

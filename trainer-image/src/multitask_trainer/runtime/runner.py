@@ -1,7 +1,7 @@
 """Runs one stage: from its order to the manifest in storage, or to the failure that says why there is none.
 
-`main` is the program of every stage; a pod calls `run_stage` for each of its orders. With several processes the main
-process decides and publishes, and the others only work along::
+`main` is the program of every stage; a pod calls `run_stage` for each of its orders, or `run_together`. With several
+processes the main process decides and publishes, and the others only work along::
 
     order → result in storage already? ─ yes ─────────────────────→ report it → remove work files → exit 0
                         └ no → work (all processes) → publish ────↗
@@ -28,7 +28,7 @@ from multitask_api.cluster import EXIT_DONE, EXIT_RETRYABLE, SHARED_KINDS
 from multitask_api.errors import MultitaskError
 from multitask_api.stage_io.manifest import Manifest, StageFailure, StageOrder
 from multitask_api.stages.warm_start import FINISHED
-from multitask_trainer.errors import ArtifactError, LostProcess, Unreported
+from multitask_trainer.errors import ArtifactError, Interrupted, LostProcess, Unreported
 from multitask_trainer.runtime.context import ACCELERATOR, StageContext, StageOutcome
 from multitask_trainer.runtime.distributed import SHUTDOWN_TIMEOUT, DistributedContext, WorkerExit
 from multitask_trainer.runtime.failures import EXIT_STATUS, failure_of_stage
@@ -98,13 +98,24 @@ def run_together(work: JointWork, runs: Sequence[tuple[StageContext, ResultRepor
         for context, rest in work(contexts) if contexts else ():
             number = next(number for number, (each, _) in open_runs.items() if each is context)
             _, results = open_runs.pop(number)
-            statuses.append(run_stage(rest, context, results))
+            interrupted: list[Interrupted] = []
+            statuses.append(run_stage(partial(_noting_interruption, rest, interrupted), context, results))
+            if interrupted:  # whoever stops one order stops the process: no other may begin
+                raise interrupted[0]
     except Exception as error:  # noqa: BLE001 - it ends all that are left, each with its own report
         fail = partial(_fail, error)
         statuses += [run_stage(fail, context, results) for context, results in open_runs.values()]
     if EXIT_RETRYABLE in statuses:
         return EXIT_RETRYABLE
     return next((status for status in statuses if status != EXIT_DONE), EXIT_DONE)
+
+
+def _noting_interruption(work: Work, interrupted: list[Interrupted], context: StageContext) -> StageOutcome:
+    try:
+        return work(context)
+    except Interrupted as error:
+        interrupted.append(error)
+        raise
 
 
 def _has_work(order: StageOrder) -> bool:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 
 from multitask_serving.engine.model.float32 import use_tf32
+from multitask_trainer.errors import StageError
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -39,6 +40,15 @@ def make_accelerator(*, device: str, threads: int, precision: Literal["fp32", "b
         mixed_precision="bf16" if on_gpu and precision == "bf16" else "no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)],
     )
+
+
+def check_batch_rows(batch_rows: int, accelerator: Accelerator) -> None:
+    """Raise `StageError` unless every process gets a row of each step."""
+    if batch_rows < accelerator.num_processes:
+        raise StageError(
+            f"training.batchRows is {batch_rows} and there are {accelerator.num_processes} processes: raise it, or use"
+            " fewer GPUs"
+        )
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:

@@ -11,7 +11,7 @@ from multitask_api.stage_io.parameters import BaseParameters
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.reading import read_texts
 from multitask_trainer.runtime.context import StageContext
-from multitask_trainer.training.accelerator import make_accelerator
+from multitask_trainer.training.accelerator import check_batch_rows, make_accelerator
 from multitask_trainer.training.batching.corpus import TextBatches, write_corpus, write_task_text
 from multitask_trainer.training.batching.dataset import EncodedDataset
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
@@ -48,6 +48,7 @@ def pretrain(
         threads=stage.order.threads,
         precision=optimisation.precision,
     )
+    check_batch_rows(optimisation.batch_rows, accelerator)
     folder = stage.work_folder / "tokens"
     stage.reporter.report("tokenising")
 

@@ -25,10 +25,9 @@ from multitask_trainer.base_model.loading import (
     read_forward_path,
     read_prompt_format,
 )
-from multitask_trainer.errors import StageError
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.runtime.tracking import keep_tensorboard_files, start_tracking
-from multitask_trainer.training.accelerator import make_accelerator
+from multitask_trainer.training.accelerator import check_batch_rows, make_accelerator
 from multitask_trainer.training.batching.dataset import EncodedDataset, TaskEncoder
 from multitask_trainer.training.batching.row_cache import RowCache, prepared_split
 from multitask_trainer.training.batching.sampler import Sampler
@@ -64,11 +63,7 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         precision=optimisation.precision,
     )
     data = RunData.read(stage, parameters, path)
-    if optimisation.batch_rows < accelerator.num_processes:
-        raise StageError(
-            f"training.batchRows is {optimisation.batch_rows} and there are {accelerator.num_processes} processes: "
-            "raise it, or use fewer GPUs"
-        )
+    check_batch_rows(optimisation.batch_rows, accelerator)
     sampler, validations = data.sampler, data.validations
     method = tuning_method(parameters.tuning, sampler.names)
     is_half = method.freezes_base and accelerator.mixed_precision == "bf16"

@@ -22,7 +22,9 @@ from multitask_operator.study.forecast import arm_counts, cost_of, stage_counts
 from multitask_operator.study.graphs import StudyGraphs, study_graphs
 
 
-def plan(file: Path, workdir: Path | None, *, as_json: bool, options: Sequence[str] = ()) -> int:
+def plan(
+    file: Path, workdir: Path | None, *, as_json: bool, device_option: str = "auto", options: Sequence[str] = ()
+) -> int:
     """Show the plan of the study in ``file``. ``options``: those that the next command needs too."""
     loaded = load(file)
     folder = loaded.workdir(workdir)
@@ -33,7 +35,7 @@ def plan(file: Path, workdir: Path | None, *, as_json: bool, options: Sequence[s
     cost = cost_of(
         graphs.of_runs,
         platform.node(),
-        lambda: expected_speed(loaded.model, device(loaded.model, "auto"), known),
+        lambda: expected_speed(loaded.model, device(loaded.model, device_option), known),
     )
     if as_json:
         print_json(_to_json(loaded, graphs, cost))

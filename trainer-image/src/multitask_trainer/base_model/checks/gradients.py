@@ -1,4 +1,4 @@
-"""Which weights a row of text reaches: DistributedDataParallel waits for a gradient of every weight unless told."""
+"""Which weights a row of text reaches: processes that divide the weights all have to reach the same ones."""
 
 from __future__ import annotations
 

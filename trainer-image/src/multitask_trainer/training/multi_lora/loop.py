@@ -61,8 +61,8 @@ class JointLoop:
         and ends with `Interrupted`.
         """
         self._step.loss.train()
-        self._each(lambda _, member: member.loop.resume())
         with catch_sigterm() as stop_requested:
+            self._each(lambda _, member: member.loop.resume())
             while self._open or self._errors:
                 yield from self._ended()
                 if stop_requested():

@@ -15,7 +15,7 @@ from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import TaskPoint, TrainResult
 from multitask_trainer.base_model.loading import load_base, read_forward_path
-from multitask_trainer.errors import GpuInUse, StageError
+from multitask_trainer.errors import GpuInUse, Interrupted, StageError
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.training.accelerator import make_accelerator
 from multitask_trainer.training.batching.task_batches import TaskBatches
@@ -76,6 +76,8 @@ def train_together(stages: Sequence[StageContext]) -> Iterator[tuple[StageContex
             data = RunData.read(stage, each, path)
             data.check_base(loaded, each.optimisation.max_length)
             runs.append(_Run(stage, each, data, path))
+        except Interrupted:  # it is of the process, not of this run
+            raise
         except Exception as error:  # noqa: BLE001 - what one task's rows are must not end the other runs
             yield stage, partial(_raise, error)
     together = _Together.of(runs, loaded, accelerator) if len(runs) > 1 else None
@@ -83,8 +85,7 @@ def train_together(stages: Sequence[StageContext]) -> Iterator[tuple[StageContex
     if together is not None:
         yield from together.train()
         return
-    if accelerator.device.type == "cuda":
-        torch.cuda.empty_cache()
+    accelerator.free_memory()  # it holds the model that did not fit
     for run in runs:
         yield run.stage, partial(train, run.stage, run.parameters)
 
@@ -128,7 +129,12 @@ class _Together:
 
     @classmethod
     def of(cls, runs: Sequence[_Run], base: PreTrainedModel, accelerator: Accelerator) -> _Together | None:
-        """None if the base's layers do not take several adapters, or the GPU not so many."""
+        """None if the base's layers do not take several adapters, or the GPU not so many, or the base has dropout.
+
+        Its masks are drawn for a whole pass, so a run would depend on the others.
+        """
+        if _has_dropout(base):
+            return None
         seeds = [run.parameters.optimisation.seed for run in runs]
         method = MultiLora(runs[0].parameters.tuning, seeds)
         try:
@@ -168,6 +174,14 @@ class _Together:
             self.model.to("cpu")
             torch.cuda.empty_cache()
         return result.model_copy(update={"trained_together": len(self.runs)})
+
+
+def _has_dropout(base: PreTrainedModel) -> bool:
+    """Whether the base, in training, drops values at random: by a layer of its own, or as its settings say."""
+    settings = base.config.get_text_config().to_dict().items()
+    rates = [value for name, value in settings if "drop" in name and isinstance(value, float)]
+    layers = [layer.p for layer in base.modules() if isinstance(layer, nn.Dropout)]
+    return max((*rates, *layers), default=0.0) > 0
 
 
 def _member(
