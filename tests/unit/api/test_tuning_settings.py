@@ -151,3 +151,10 @@ def test_labels_of_a_configmap_leave_the_groups_open():
     assert check(spec).spec.group_problems() == ()
     spec["spec"]["filtering"] = {"strategy": "None"}
     assert problems(spec)[0].startswith("spec.tuning.rank: group all: 7 cannot be divided among 5 experts")
+
+
+def test_rslora_that_is_written_out_as_false_runs_nothing_again():
+    stages = SimulatedStages()
+    stages.run(document())
+    assert stages.run(document(tuning={"useRslora": False})) == []
+    assert check(document(tuning={"method": "Full", "useRslora": False})).spec.tuning.use_rslora is None

@@ -177,11 +177,17 @@ def test_what_a_killed_process_left_is_removed(tokenizer, tmp_path):
     cache(tmp_path).encode(made_by, split)
     [path] = (tmp_path / "rows").rglob("*.bin")
     path.unlink()
-    left = path.with_name(f".{path.name}.{platform.node()}.1.abcdefgh")
-    left.write_bytes(b"half")
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    left, written_now = (
+        path.with_name(f".{path.name}.{platform.node()}.{process}.abcdefgh") for process in (ended.pid, 1)
+    )
+    for unfinished in (left, written_now):
+        unfinished.write_bytes(b"half")
     cache(tmp_path).encode(made_by, split)
     assert path.exists()
     assert not left.exists()
+    assert written_now.exists()
 
 
 def test_an_error_of_a_row_leaves_no_file(tokenizer, tmp_path):

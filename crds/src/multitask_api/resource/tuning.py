@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from multitask_api.errors import Problem, raise_problems
 from multitask_api.resource.sources import Name
@@ -81,6 +81,12 @@ class Tuning(Record):
         description="Task: each task learns the weights of its experts, a softmax over the common and its own. "
         "Uniform: all weights are equal. Only with CGCLoRA. Default: Task.",
     )
+
+    @field_validator("use_rslora")
+    @classmethod
+    def _false_is_the_default(cls, value: bool | None) -> bool | None:
+        """So that it has the digest of a file without the field."""
+        return value or None
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -234,6 +234,8 @@ class Executor:
             self.view.finished(self.label(job.key), seconds, manifest)
         elif not job.stopping:
             failure = self._failure(job, job.log)
+            if job.has_company and failure.kind == "Fault":  # it may be of the others; by itself it is tried once more
+                failure = failure.model_copy(update={"kind": "Retryable"})
             failed = Failed(failure, job.key[1], job.attempt, self.clock(), str(job.log))
             self._failures[job.key] = failed
             write_atomically(self.workdir.work(job.key) / FAILURE, failure.model_dump_json(by_alias=True))

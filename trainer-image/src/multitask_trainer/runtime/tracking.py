@@ -10,7 +10,8 @@ import importlib.util
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,10 @@ class Tracking:
 
     def __init__(self, trackers: Sequence[GeneralTracker] = ()) -> None:
         self._trackers = list(trackers)
+
+    def add(self, tracker: GeneralTracker) -> None:
+        """Report to ``tracker`` too, which has been started."""
+        self._trackers.append(tracker)
 
     def log_training(self, step: int, *, loss: float, rate: float, tokens_per_second: float | None) -> None:
         """Report the mean loss of the last steps, and the learning rate of the last one."""
@@ -63,8 +68,9 @@ class Tracking:
                 self._trackers.remove(tracker)
 
 
-def start_tracking(stage: StageContext) -> Tracking:
-    """The trackers of ``training.reportTo``, on the main process.
+@contextmanager
+def tracking_of(stage: StageContext) -> Iterator[Tracking]:
+    """The trackers of ``training.reportTo``, on the main process; they are finished however the training ends.
 
     Raises `StageError` if the package of one is missing or it cannot start: that is known before anything is trained.
     """
@@ -75,9 +81,13 @@ def start_tracking(stage: StageContext) -> Tracking:
                 f"training.reportTo: {name} needs the Python package {PACKAGES[name]}, which is not installed where"
                 " this model trains; install it there, in a cluster in the trainer image, or remove it"
             )
-    if not stage.distributed.is_main_process:
-        return Tracking()
-    return Tracking([_start(name, stage) for name in names])
+    tracking = Tracking()
+    try:
+        for name in names if stage.distributed.is_main_process else ():
+            tracking.add(_start(name, stage))
+        yield tracking
+    finally:
+        tracking.finish()
 
 
 def keep_tensorboard_files(stage: StageContext) -> None:

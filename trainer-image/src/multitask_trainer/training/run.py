@@ -26,7 +26,7 @@ from multitask_trainer.base_model.loading import (
     read_prompt_format,
 )
 from multitask_trainer.runtime.context import StageContext
-from multitask_trainer.runtime.tracking import keep_tensorboard_files, start_tracking
+from multitask_trainer.runtime.tracking import Tracking, keep_tensorboard_files, tracking_of
 from multitask_trainer.training.accelerator import check_batch_rows, make_accelerator
 from multitask_trainer.training.batching.dataset import EncodedDataset, TaskEncoder
 from multitask_trainer.training.batching.row_cache import RowCache, prepared_split
@@ -53,8 +53,15 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
     Every training row of every task can be drawn. The result's weights are those of the chosen checkpoint. All
     processes return, when the main process has written the weights.
     """
+    with tracking_of(stage) as tracking:
+        result = _train(stage, parameters, start, tracking)
+    if stage.distributed.is_main_process:
+        keep_tensorboard_files(stage)
+    return result
+
+
+def _train(stage: StageContext, parameters: TrainParameters, start: Path | None, tracking: Tracking) -> TrainResult:
     optimisation = parameters.optimisation
-    tracking = start_tracking(stage)
     base = stage.input("base") / "model"
     path = read_forward_path(base)
     accelerator = make_accelerator(
@@ -97,10 +104,8 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
         tracking=tracking,
     )
     progress = loop.run()
-    tracking.finish()
     if accelerator.is_main_process:
         method.save(model, stage.artifact_folder / "weights")
-        keep_tensorboard_files(stage)
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
     return data.result(
         progress, stopping, trained_parameters=trained, gpu_memory=gpu_memory(loop.micro_batch, accelerator.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import platform
 import sys
 from collections.abc import Callable, Iterator
@@ -137,9 +138,14 @@ class RowCache:
 
     @staticmethod
     def _remove_unfinished(path: Path) -> None:
-        """What processes of this machine left that were killed while they wrote; the caller holds the lock."""
+        """What processes of this machine left that were killed while they wrote.
+
+        Not what one writes now: where the file system has no locks, the caller holds none.
+        """
         for unfinished in path.parent.glob(f".{path.name}.{platform.node()}.*"):
-            unfinished.unlink(missing_ok=True)
+            process = unfinished.name.rsplit(".", 2)[1]
+            if process == str(os.getpid()) or not Path("/proc", process).exists():
+                unfinished.unlink(missing_ok=True)
 
 
 def _digest(content: str | bytes) -> str:
