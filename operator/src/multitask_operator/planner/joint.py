@@ -2,7 +2,7 @@
 
 On a GPU many rows of one pass cost little more than few, so the LoRA baselines of a model that are ready train in units
 of at most `MOST_TOGETHER`. On a CPU a token costs the same whoever shares the pass (measured: a step of eight together
-took 0.95 of the processor time of their eight steps), and processes side by side use the cores better.
+took about the processor time of their eight steps), and processes side by side use the cores better.
 """
 
 from __future__ import annotations
