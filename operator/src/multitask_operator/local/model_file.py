@@ -51,12 +51,7 @@ class DataCheckFailed(UserError):
 
 def load(file: Path) -> MultiTaskModel:
     """Read and check a resource file for a run on this machine. Raises UserError; its message names every problem."""
-    try:
-        text = file.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"{file} does not exist; give the path of a MultiTaskModel file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {error}; give a YAML file in UTF-8") from error
+    text = read_text(file, "MultiTaskModel")
     try:
         model = parse(text)
     except InvalidResource as error:
@@ -70,6 +65,16 @@ def load(file: Path) -> MultiTaskModel:
     if problems:
         raise UnsupportedLocally("\n".join(problems))
     return model
+
+
+def read_text(file: Path, kind: str) -> str:
+    """The text of a file that is to have a resource of ``kind``. Raises UserError if it cannot be read."""
+    try:
+        return file.read_text("utf-8")
+    except FileNotFoundError as error:
+        raise UserError(f"{file} does not exist; give the path of a {kind} file") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{file} cannot be read: {error}; give a YAML file in UTF-8") from error
 
 
 def _is_study(text: str) -> bool:

@@ -10,6 +10,7 @@ import fsspec
 
 from multitask_api.errors import MultitaskError
 from multitask_trainer.errors import ArtifactError, StageError
+from multitask_trainer.storage.files import temporary_sibling
 
 
 def local_path(uri: str) -> Path | None:
@@ -58,6 +59,21 @@ def upload_file(file: Path, uri: str) -> None:
             fs.put_file(str(file), path)
         except FileNotFoundError as error:  # the bucket: an object store needs no folders
             raise StageError(f"{uri}: {error}; make the bucket, or name another in spec.storage.uri") from error
+
+
+def download_file(uri: str, path: Path) -> bool:
+    """Copy the file at an address to ``path``, which readers see once it is whole; False if there is none."""
+    fs, source = fsspec.url_to_fs(uri)
+    temporary = temporary_sibling(path)
+    try:
+        with storage_errors(uri):
+            fs.get_file(source, str(temporary))
+        temporary.replace(path)
+    except FileNotFoundError:
+        return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    return True
 
 
 def remove_tree(uri: str) -> None:

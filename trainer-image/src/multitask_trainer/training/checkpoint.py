@@ -24,7 +24,7 @@ from multitask_api.stage_io.results import CurvePoint
 from multitask_api.types import Record
 from multitask_trainer.errors import ArtifactError
 from multitask_trainer.storage.files import temporary_sibling
-from multitask_trainer.storage.uris import storage_errors, upload_file
+from multitask_trainer.storage.uris import download_file, storage_errors, upload_file
 
 Weights = Mapping[str, Tensor]
 _CHECKPOINT = "checkpoint.pt"
@@ -162,18 +162,8 @@ class CheckpointStore:
             return path
         if self.mirror is None:
             return None
-        fs, root = fsspec.url_to_fs(self.mirror)
-        temporary = temporary_sibling(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with storage_errors(self.mirror):
-                fs.get_file(f"{root}/{name}", str(temporary))
-            temporary.replace(path)
-        except FileNotFoundError:
-            return None
-        finally:
-            temporary.unlink(missing_ok=True)
-        return path
+        return path if download_file(f"{self.mirror}/{name}", path) else None
 
 
 def _best(step: int | str | None) -> str:

@@ -8,9 +8,8 @@ from typing import Protocol
 import torch
 from torch import distributed
 
+from multitask_api.machine.gpu_models import GIB
 from multitask_trainer.errors import StageError
-
-GIB = 2**30
 
 
 class DeviceMemory(Protocol):

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from multitask_api.estimates.fitting import BUSY_TOKENS, MOST_TOKENS, USED
+from multitask_api.machine.gpu_models import GIB
 from multitask_trainer.errors import GpuInUse, StageError
 from multitask_trainer.training.batching.batches import BatchSizes
-from multitask_trainer.training.device_memory import GIB, DeviceMemory
+from multitask_trainer.training.device_memory import DeviceMemory
 from multitask_trainer.training.optimizer import OptimizerStep
 
 if TYPE_CHECKING:

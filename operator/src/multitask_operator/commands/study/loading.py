@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from multitask_api.errors import InvalidResource, Problem, UserError
+from multitask_api.errors import InvalidResource, Problem
 from multitask_api.resource import MultiTaskModel, yaml_loader
 from multitask_api.stage_io.manifest import Resolved
 from multitask_operator.commands.plan import default_workdir
@@ -57,12 +57,7 @@ class LoadedStudy:
 
 def load(file: Path) -> LoadedStudy:
     """Read and check a study and its model. Raises UserError; its message names every problem."""
-    try:
-        text = file.read_text("utf-8")
-    except FileNotFoundError as error:
-        raise UserError(f"{file} does not exist; give the path of a Study file") from error
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{file} cannot be read: {error}; give a YAML file in UTF-8") from error
+    text = model_file.read_text(file, "Study")
     try:
         study = parse(text)
         path = _model_path(file, study)

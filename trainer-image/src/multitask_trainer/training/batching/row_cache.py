@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import fsspec
 import numpy as np
 import tokenizers
 from numpy.typing import NDArray
@@ -27,8 +26,7 @@ from multitask_api.stages import artifact_filename
 from multitask_trainer.data.rows import PreparedSplit, Row
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.storage.artifacts import locked
-from multitask_trainer.storage.files import temporary_sibling
-from multitask_trainer.storage.uris import storage_errors, upload_file
+from multitask_trainer.storage.uris import download_file, upload_file
 from multitask_trainer.training.batching.dataset import ROWS_AT_ONCE, EncodedDataset, TaskEncoder
 from multitask_trainer.training.batching.row_file import read_row_file, write_row_file
 
@@ -114,19 +112,7 @@ class RowCache:
 
     def _download(self, path: Path) -> bool:
         """Whether there was a copy at the mirror, and is one here."""
-        if self.mirror is None:
-            return False
-        fs, root = fsspec.url_to_fs(self.mirror)
-        temporary = temporary_sibling(path)
-        try:
-            with storage_errors(self.mirror):
-                fs.get_file(f"{root}/{path.relative_to(self.folder)}", str(temporary))
-            temporary.replace(path)
-        except FileNotFoundError:
-            return False
-        finally:
-            temporary.unlink(missing_ok=True)
-        return True
+        return self.mirror is not None and download_file(f"{self.mirror}/{path.relative_to(self.folder)}", path)
 
     def _upload(self, path: Path) -> None:
         if self.mirror is None:

@@ -34,7 +34,7 @@ class JointBatches:
         """Run → the rows of its step, in micro-batches; a row's weight is that in the global batch of its run."""
         first = self.runs[0]
         if first.pack:
-            width = self._width(rows)
+            width = self.width
             lines = [line for run, own in rows.items() for line in self._packed(run, own, width)]
             count = max(1, self.token_budget // width)
             return [_joined(lines[begin : begin + count]) for begin in range(0, len(lines), count)]
@@ -64,9 +64,6 @@ class JointBatches:
     def with_budget(self, tokens: int) -> JointBatches:
         """The same rows in micro-batches of at most ``tokens`` tokens, but of one row at least."""
         return replace(self, token_budget=tokens)
-
-    def _width(self, rows: Mapping[int, Sequence[EncodedRow]]) -> int:
-        return max(self.width, *(len(ids) - 1 for own in rows.values() for ids, _ in own))
 
     def _packed(self, run: int, rows: Sequence[EncodedRow], width: int) -> list[MicroBatch]:
         """One micro-batch for each packed sequence."""

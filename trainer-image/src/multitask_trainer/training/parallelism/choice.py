@@ -9,6 +9,7 @@ import torch
 from torch import distributed, nn
 
 from multitask_api.bundle import ForwardPath
+from multitask_api.estimates.memory import ADAMW_BYTES
 from multitask_api.resource.training import Sharding
 from multitask_trainer.errors import StageError
 from multitask_trainer.training.device_memory import CudaMemory
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 _MOST = 0.75
 """Part of a GPU's free memory that states may take with all weights in each process; the rest is for activations."""
-_TRAINED_BYTES = 16
+_TRAINED_BYTES = 2 * 4 + ADAMW_BYTES
 """Of a weight that is trained, in fp32: itself, its gradient, two moments."""
 
 
