@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from torch.multiprocessing import start_processes
 from torch.nn.functional import cross_entropy
+from torch.overrides import TorchFunctionMode
 
 from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.results import TaskPoint
 from multitask_serving.engine.model.backbone import Backbone, eval_mode
-from multitask_trainer.errors import Interrupted
+from multitask_trainer.errors import Interrupted, StageError
 from multitask_trainer.runtime.progress import FileProgressReporter
 from multitask_trainer.training.accelerator import make_accelerator
 from multitask_trainer.training.batching.batches import padded
@@ -68,6 +70,8 @@ class Case:
     """The checkpoint's folder ends with the launch; a mirror outlives it."""
     memory: tuple[int, ...] = ()
     """MiB that are left in each process; the size of micro-batches is then found by trial passes."""
+    full: int | None = None
+    """The process in whose memory gradients and optimizer state have no room."""
     fitting: tuple[int, ...] = ()
     """Tokens of a pass that fit into the memory of each process."""
 
@@ -100,7 +104,12 @@ def train(case: Case, folder: Path) -> None:
     rows = batches(accelerator.process_index, accelerator.num_processes)
     if case.memory:
         memory = SimulatedMemory(step, left=case.memory[accelerator.process_index])
-        size = fit(step, rows, accelerator, SharedMemory(memory, accelerator.device))
+        try:
+            with _Full() if case.full == accelerator.process_index else nullcontext():
+                size = fit(step, rows, accelerator, SharedMemory(memory, accelerator.device))
+        except StageError as error:
+            (folder / f"error-{accelerator.process_index}.txt").write_text(str(error))
+            return
         rows = rows.with_budget(size.tokens)
     if case.fitting:
         limit_passes(model, case.fitting[accelerator.process_index])
@@ -131,6 +140,15 @@ def train(case: Case, folder: Path) -> None:
             "losses": losses,
         }
         torch.save({"weights": weights, "held": held, "validated": validated, **results}, folder / "out.pt")
+
+
+class _Full(TorchFunctionMode):
+    """No tensor as large as a weight can be made."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func in (torch.zeros_like, torch.empty_like) and args[0].numel() > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return func(*args, **(kwargs or {}))
 
 
 def limit_passes(model: nn.Module, tokens: int) -> None:

@@ -46,13 +46,14 @@ LAUNCHES = [
             {"name": "Full-1to2", "method": "Full"} | SHARDED,
             *({"name": f"{method}-2-halved", "method": method, "fitting": (40, 30)} for method in ("Full", "CGCLoRA")),
             {"name": "Full-2-fitted", "method": "Full", "memory": (200, 40)} | SHARDED,
+            {"name": "Full-2-full", "method": "Full", "memory": (200, 200), "full": 1} | SHARDED,
         ],
     ),
     (1, [{"name": "Full-4to1", "method": "Full", "mirror": True}]),
 ]
 ENDED_BY = {"Full-4-sharded": 4, "Full-4to1": 1}
 """The number of processes, where it is not two."""
-NAMES = sorted({case["name"] for _, cases in LAUNCHES for case in cases})
+NAMES = sorted({case["name"] for _, cases in LAUNCHES for case in cases if "full" not in case})
 VALIDATED = {"Full-4to2": [4, 5, 6], "Full-4to1": [5, 6], "LoRA-4to2": [5, 6], "Full-1to2": [5, 6]}
 """The steps after which the last launch validated, where it went on from a checkpoint."""
 
@@ -70,7 +71,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    return {path.parent.name: torch.load(path, weights_only=True) for path in folder.glob("*/out.pt")}
+    errors = {path.stem: path.read_text() for path in folder.glob("Full-2-full/error-*.txt")}
+    return {path.parent.name: torch.load(path, weights_only=True) for path in folder.glob("*/out.pt")} | errors
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if not name.endswith("-1")])
@@ -100,6 +102,11 @@ def test_each_holds_its_part_of_the_weights(results, name, processes):
 def test_the_process_with_the_least_memory_says_how_many_tokens_all_take_at_once(results):
     # The longest row has 21 tokens. One takes half a MiB, as activations are computed twice; 36.8 of 40 MiB are used.
     assert results["Full-2-fitted"]["budget"] == 3 * 21
+
+
+def test_where_the_state_of_one_process_has_no_room_all_end_with_the_same_error(results):
+    assert results["error-0"].startswith("a GPU of 1 GiB is too small for this base model")
+    assert results["error-0"] == results["error-1"]
 
 
 @pytest.mark.parametrize("name", ["Full-2-halved", "CGCLoRA-2-halved"])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,9 @@ from multitask_api.stage_io.manifest import Manifest, StageFailure, StageOrder
 from multitask_api.stage_io.parameters import PrepareParameters
 from multitask_api.stage_io.results import Agreement
 from multitask_trainer.runtime.context import StageContext, StageOutcome
+from multitask_trainer.runtime.distributed import DistributedContext
+from multitask_trainer.runtime.failures import failure_of_stage
+from multitask_trainer.runtime.progress import FileProgressReporter
 from multitask_trainer.runtime.runner import main
 
 DONE = StageOutcome(Agreement(compared=1, equal=1, near_ties=0, different=0), {"result": "d"})
@@ -82,6 +87,31 @@ def test_only_wrong_parameters_are_bad_input(
     failure = StageFailure.model_validate_json((tmp_path / "work/failure.json").read_bytes())
     assert failure.kind == kind
     assert message in failure.message
+
+
+def test_a_process_that_waits_too_long_for_another_says_so_and_is_tried_again(tmp_path: Path) -> None:
+    from torch.distributed import HashStore, ProcessGroupGloo
+
+    store = HashStore()
+    failures: list[StageFailure] = []
+
+    def meet(rank: int) -> ProcessGroupGloo:
+        group = ProcessGroupGloo(store, rank, 2, timedelta(seconds=1))
+        if rank == 0:  # the other one never comes
+            with pytest.raises(RuntimeError) as raised:
+                group.barrier().wait()
+            failures.append(failure_of_stage(context, raised.value))
+        return group
+
+    order(tmp_path)
+    stage_order = StageOrder.model_validate_json((tmp_path / "order.json").read_text())
+    context = StageContext(stage_order, FileProgressReporter("verify", None), DistributedContext(world_size=2))
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(meet, range(2)))
+    (failure,) = failures
+    assert failure.kind == "Retryable"
+    assert failure.message.startswith("another process of this stage ended, cannot be reached, or is too far behind: ")
+    assert "Timed out waiting 1000ms" in failure.message
 
 
 def test_a_manifest_that_cannot_be_read_is_a_failure_that_names_it(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def _retryable_message(error: Exception, order: StageOrder, distributed: Distrib
         )
     full = full_disk_message(error, _written_folders(order), DataLocations.of(".", os.environ).mounts)
     if full is None and distributed.is_lost_peer(error):
-        return f"another process of this stage ended, or cannot be reached: {error}"
+        return f"another process of this stage ended, cannot be reached, or is too far behind: {error}"
     return full
 
 

@@ -6,9 +6,10 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from torch import distributed
 
 from multitask_serving.engine.model.float32 import use_tf32
 from multitask_trainer.errors import StageError
@@ -40,6 +41,14 @@ def make_accelerator(*, device: str, threads: int, precision: Literal["fp32", "b
         mixed_precision="bf16" if on_gpu and precision == "bf16" else "no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)],
     )
+
+
+def make_cpu_group() -> Any:
+    """A group of all processes that tell each other something through the CPU (gloo); all of them call this.
+
+    What it does waits for no kernel of a GPU, and for no operation of the default group.
+    """
+    return distributed.new_group(backend="gloo", timeout=PROCESS_GROUP_TIMEOUT)
 
 
 def check_batch_rows(batch_rows: int, accelerator: Accelerator) -> None:

@@ -118,10 +118,11 @@ def fit(step: OptimizerStep, batches: BatchSizes, accelerator: Accelerator, memo
     if step.tries_together:
         step.use_checkpointing()
         try_pass = _at_the_most(run_pass)
-    size, has_state = None, False
-    try:
-        with _state(step):
-            has_state = True
+    size = None
+    with _state(step) as own_fits:
+        # Where all processes make a pass together, the others would wait in it for one that has no state.
+        has_state = _least([int(own_fits)], accelerator) == [1]
+        if has_state:
             size = choose(
                 width=batches.width,
                 most_tokens=max(batches.width, batches.step_tokens),
@@ -129,13 +130,11 @@ def fit(step: OptimizerStep, batches: BatchSizes, accelerator: Accelerator, memo
                 free=lambda: USED * memory.free(),
                 use_checkpointing=lambda: not step.is_checkpointing and step.use_checkpointing(),
             )
-    except torch.OutOfMemoryError:
-        pass
     memory.reset()
-    tokens, checkpointing = _smallest(size, accelerator)
+    tokens, computes_once = _least([size.tokens, int(not size.checkpointing)] if size else [0, 1], accelerator)
     if not tokens:
         raise _does_not_fit(step, memory, batches.width if has_state else None)
-    if checkpointing:
+    if not computes_once:
         step.use_checkpointing()
     return MicroBatchSize(tokens, step.is_checkpointing)
 
@@ -153,25 +152,35 @@ def _at_the_most(run_pass: Callable[[int], int]) -> Callable[[int], int]:
 
 
 @contextmanager
-def _state(step: OptimizerStep) -> Iterator[None]:
-    """A context in which gradients and AdamW's two moments take their memory."""
+def _state(step: OptimizerStep) -> Iterator[bool]:
+    """A context in which gradients and AdamW's two moments take their memory; whether they fit into it."""
+    moments: list[torch.Tensor] = []
+
+    def release() -> None:
+        moments.clear()
+        step.optimizer.zero_grad(set_to_none=True)
+
     try:
         for value in step.parameters.values():
             value.grad = torch.zeros_like(value)
-        moments = [torch.empty_like(value) for value in step.parameters.values() for _ in range(2)]
-        yield
-        moments.clear()
+            moments += [torch.empty_like(value) for _ in range(2)]
+        fits = True
+    except torch.OutOfMemoryError:
+        release()
+        fits = False
+    try:
+        yield fits
     finally:
-        step.optimizer.zero_grad(set_to_none=True)
+        release()
 
 
-def _smallest(size: MicroBatchSize | None, accelerator: Accelerator) -> tuple[int, bool]:
-    """Tokens and checkpointing of the process with the least room; 0 tokens if one of them has none."""
-    tokens, checkpointing = (size.tokens, size.checkpointing) if size else (0, False)
+def _least(own: list[int], accelerator: Accelerator) -> list[int]:
+    """The least of each number over all processes, which call this together."""
     if accelerator.num_processes == 1:
-        return tokens, checkpointing
-    every = accelerator.gather(torch.tensor([[tokens, int(checkpointing)]], device=accelerator.device))
-    return int(every[:, 0].min()), bool(every[:, 1].max())
+        return own
+    every: torch.Tensor = accelerator.gather(torch.tensor([own], device=accelerator.device))
+    least: list[int] = every.amin(0).tolist()
+    return least
 
 
 def _does_not_fit(step: OptimizerStep, memory: DeviceMemory, width: int | None) -> StageError | GpuInUse:

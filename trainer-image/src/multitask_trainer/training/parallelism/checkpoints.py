@@ -14,6 +14,7 @@ from torch import Tensor, distributed, nn
 from torch.optim import Optimizer
 
 from multitask_trainer.errors import ArtifactError
+from multitask_trainer.training.accelerator import make_cpu_group
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress, Weights
 from multitask_trainer.training.parallelism.sharded_store import ShardedStore
 from multitask_trainer.training.parallelism.tensors import copy_whole, load_whole_state
@@ -56,7 +57,7 @@ class Checkpoints:
         self._best: tuple[int, Weights] | None = None
         self._saved_step: int | None = None
         # Of its own, and of CPUs: the thread that writes must not wait in the operations of a step.
-        self._group: Any = distributed.new_group(backend="gloo") if trained.is_sharded else None
+        self._group: Any = make_cpu_group() if trained.is_sharded else None
 
     def __enter__(self) -> Self:
         return self

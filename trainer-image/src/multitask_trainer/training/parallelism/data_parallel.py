@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import distributed, nn
 
-from multitask_trainer.training.accelerator import PROCESS_GROUP_TIMEOUT
+from multitask_trainer.training.accelerator import make_cpu_group
 from multitask_trainer.training.batching.batches import MicroBatch
 from multitask_trainer.training.loss import RowMeanLoss
 from multitask_trainer.training.parallelism.averaging import average_gradients
@@ -79,8 +79,7 @@ class DataParallel:
         if self._loss is None:
             self._loss = self._accelerator.prepare_model(loss, evaluation_mode=True)
         if self._accelerator.num_processes > 1 and self._accelerator.device.type != "cpu":
-            # What processes tell each other through the CPU waits for no kernel of the GPU.
-            self._group = distributed.new_group(backend="gloo", timeout=PROCESS_GROUP_TIMEOUT)
+            self._group = make_cpu_group()
         return self._loss
 
     def micro_batches(self, own: Sequence[MicroBatch]) -> Sequence[MicroBatch]:
