@@ -10,13 +10,18 @@ import pytest
 from multitask_api.errors import UserError
 from multitask_api.estimates.fitting import BUSY_TOKENS, MOST_TOKENS, USED
 from multitask_api.estimates.flops import training_flops
+from multitask_api.estimates.memory import TRAINED_BYTES, MemoryModel, MicroBatchShape
 from multitask_api.estimates.shape import ModelShape
+from multitask_api.estimates.sharding import divides_weights
 from multitask_api.machine.gpu_models import GIB, GpuModel, known_gpu
+from multitask_api.resource.tuning import Tuning
+from multitask_api.stages import Node, NodeState
 from multitask_operator.commands.costs import cost_text, costs_to_json, named_device, print_costs
 from multitask_operator.local import gpus
 from multitask_operator.planner.estimate import estimate
 from multitask_operator.planner.misfit import misfits
-from multitask_operator.planner.stage_costs import UTILISATION, Device, Speed
+from multitask_operator.planner.stage_costs import UTILISATION, Speed
+from multitask_operator.planner.stage_memory import Device, training_of
 from multitask_operator.report.tuning_text import tuning_lines
 from support.graph_builders import all_done, graph_of, model, task
 
@@ -159,7 +164,7 @@ FULL = {"method": "Full"}
     [
         pytest.param(A100, 1, None, r"or train on more GPUs .*training.gpusPerNode\), which divide", id="one GPU"),
         pytest.param(A100, 4, None, None, id="four divide the weights"),
-        pytest.param(A100, 4, "Never", "does not fit", id="four that may not"),
+        pytest.param(A100, 4, "Never", "set training.sharding to Always, by which", id="four that may not"),
         pytest.param(L4, 4, "Auto", "does not fit", id="four are too few"),
     ],
 )
@@ -169,7 +174,9 @@ def test_weights_that_several_gpus_divide_fit(device, gpus, sharding, message):
     lines = list(misfits(resource, found))
     assert len(lines) == (message is not None)
     assert all(re.search(str(message), line) for line in lines)
-    assert {stage.is_divided for stage in found.stages} == {message is None}
+    if message is None:
+        assert {stage.fitted.gpus for stage in found.stages} == {4}
+        assert all(stage.fitted.checkpointing for stage in found.stages)
 
 
 def test_pretraining_that_does_not_fit_is_named():
@@ -268,3 +275,34 @@ def test_groups_that_train_the_same_weights_share_a_line():
     assert experts.startswith("trained weights, classification: CGC-LoRA: 4 experts of rank 4 (1 common, 1 for each")
     assert experts.endswith("each task is served as a LoRA of rank 8")
     assert lora == "trained weights, generation, baselines: LoRA of rank 16, α 32, on all projections"
+
+
+def test_plans_divide_weights_by_the_rule_of_training():
+    resource = model(tuning=FULL, training={"maxLength": 128})
+    state = TRAINED_BYTES * HALF.parameters
+    for part, parts in ((0.74, 1), (0.76, 4)):
+        device = Device("GPU", round(state / part), is_gpu=True, gpus=4)
+        baseline = cost(resource, HALF, device).stages[0]
+        assert divides_weights(None, 4, state, device.memory) == (parts == 4)
+        assert baseline.fitted.gpus == parts
+    assert baseline.fitted.memory.state == pytest.approx(state / 4, rel=0.001)
+    assert baseline.fitted.fits
+
+
+def test_of_a_frozen_base_each_gpu_has_a_part_and_all_adapters():
+    whole, parts = (MemoryModel(SEVEN, Tuning(method="LoRA"), mixed=True, gpus=count) for count in (1, 4))
+    batch = MicroBatchShape(512, 512, 64)
+    adapters = 4 * whole.trained_weights
+    assert parts.of(batch).optimizer == whole.of(batch).optimizer
+    assert parts.of(batch).weights - adapters == pytest.approx((whole.of(batch).weights - adapters) / 4)
+    assert parts.of(batch).activations > whole.of(batch).activations  # layers are gathered
+
+
+def test_a_check_has_one_gpu():
+    resource, four = model(tuning=LORA), replace(A100, gpus=4)
+    graph = graph_of(resource)
+    counts = {
+        kind: training_of(Node(f"{kind}/urgency", kind, NodeState.READY), graph, resource.spec).gpus_on(four)
+        for kind in ("baseline", "check")
+    }
+    assert counts == {"baseline": 4, "check": 1}

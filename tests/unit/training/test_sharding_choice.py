@@ -7,10 +7,11 @@ import torch
 from accelerate import Accelerator
 
 from multitask_api.bundle import ForwardPath
+from multitask_api.estimates.sharding import divides_weights
 from multitask_api.resource.tuning import Tuning
 from multitask_trainer.base_model.loading import load_base
 from multitask_trainer.errors import StageError
-from multitask_trainer.training.parallelism.choice import choose_parallelism, fits_whole, sharding_problem
+from multitask_trainer.training.parallelism.choice import choose_parallelism, sharding_problem, state_bytes
 from multitask_trainer.training.parallelism.data_parallel import DataParallel
 from multitask_trainer.tuning import tuning_method
 from support.training_fixtures import small_decoder
@@ -27,8 +28,9 @@ def test_whole_weights_may_take_three_quarters_of_the_free_memory(method, dtype,
     base = sum(value.numel() for name, value in model.named_parameters() if "lora" not in name)
     adapter = sum(value.numel() for value in model.parameters()) - base
     states = base * bytes_a_weight + adapter * 16
-    assert fits_whole(model.parameters(), states * 4 // 3 + 2)
-    assert not fits_whole(model.parameters(), states * 4 // 3 - 2)
+    assert state_bytes(model.parameters()) == states
+    assert not divides_weights("Auto", 2, states, states * 4 // 3 + 2)
+    assert divides_weights("Auto", 2, states, states * 4 // 3 - 2)
 
 
 def test_one_process_has_nobody_to_share_with():

@@ -36,6 +36,8 @@ class Fitted:
     memory: TrainingMemory
     fits: bool = True
     """False: not even one sequence does; it is what that would take."""
+    gpus: int = 1
+    """Those that divide the weights, which ``memory`` is of one of."""
 
 
 def fit(
@@ -50,6 +52,8 @@ def fit(
 
     ``batch_of`` gives the micro-batch of so many sequences.
     """
+    if model.gpus > 1 and setting == "Auto":
+        setting = "Always"  # a pass that is too large for one of the processes ends all: none is tried
     width = batch_of(1).sequence
     most = max(1, min(most_tokens, MOST_TOKENS) // width)
     plain = None if setting == "Always" else _largest(model, available, most, batch_of)
@@ -67,9 +71,12 @@ def _largest(model: MemoryModel, available: float, most: int, batch_of: Callable
     def total(sequences: int) -> int:
         return model.of(batch_of(sequences)).total
 
+    one = model.of(batch_of(1))
     low, high = 0, most
+    if model.gpus > 1:  # as training has it, which tries one sequence then
+        low = high = max(0, min(most, int((room - one.state) // (one.total - one.state))))
     while low < high:
         middle = -(-(low + high) // 2)
         low, high = (middle, high) if total(middle) <= room else (low, middle - 1)
     batch = batch_of(max(1, low))
-    return Fitted(batch.tokens, model.checkpointing, model.of(batch), fits=low > 0)
+    return Fitted(batch.tokens, model.checkpointing, model.of(batch), fits=low > 0, gpus=model.gpus)

@@ -18,6 +18,8 @@ MOST_LOGITS = 1 << 26
 _FP32 = 4
 #: Bytes of AdamW's two moments for each trained weight.
 ADAMW_BYTES = 8
+#: Of a weight that is trained, in fp32: itself, its gradient, two moments.
+TRAINED_BYTES = 2 * _FP32 + ADAMW_BYTES
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,11 @@ class TrainingMemory:
 
 @dataclass(frozen=True)
 class MemoryModel:
-    """A base model and how it is trained, by ``tasks`` tasks together. ``mixed``: computed in bf16 (autocast)."""
+    """A base model and how it is trained, by ``tasks`` tasks together. ``mixed``: computed in bf16 (autocast).
+
+    ``gpus`` divide the weights among them (FSDP; what is trained beside a frozen base each has whole): the memory is
+    that of one.
+    """
 
     shape: ModelShape
     tuning: Tuning
@@ -66,6 +72,7 @@ class MemoryModel:
     checkpointing: bool = False
     tasks: int = 1
     optimizer_bytes: int = ADAMW_BYTES
+    gpus: int = 1
 
     @property
     def trains_all(self) -> bool:
@@ -104,20 +111,39 @@ class MemoryModel:
         kept = self._kept(batch)
         # The backward pass, in this order: the loss, the head, the layers, the embedding. The largest counts.
         layers = self._waiting + self._in_a_layer(batch)
-        activations = max(kept + max(self._of_the_head(batch) + self._waiting, layers), self._at_the_end)
+        passes = max(kept + max(self._of_the_head(batch) + self._waiting, layers), self._at_the_end)
+        activations = passes + self._gathered
         logits = 3 * _FP32 * min(batch.targets * self.shape.vocabulary, MOST_LOGITS)  # with both gradients, in fp32
         return TrainingMemory(
-            weights=self._base_bytes * self.shape.parameters + (0 if self.trains_all else _FP32 * trained),
-            gradients=_FP32 * trained,
-            optimizer=self.optimizer_bytes * trained,
+            weights=self._part(self._base_bytes * self.shape.parameters) + (0 if self.trains_all else _FP32 * trained),
+            gradients=self._part_of_trained(_FP32 * trained),
+            optimizer=self._part_of_trained(self.optimizer_bytes * trained),
             activations=activations,
-            loss=max(0, kept + self._of_the_head(batch) + logits - activations),
+            loss=max(0, kept + self._of_the_head(batch) + logits - passes),
         )
 
     @property
     def _base_bytes(self) -> int:
         """Bytes of a weight of the base: a frozen one has the precision of the computation."""
         return _FP32 if self.trains_all else self._element
+
+    def _part(self, size: int) -> int:
+        return -(-size // self.gpus)
+
+    def _part_of_trained(self, size: int) -> int:
+        return self._part(size) if self.trains_all else size
+
+    @property
+    def _gathered(self) -> int:
+        """What is whole for a while where weights are divided: embedding and head, the layer that runs and the next
+        one, and the gradient of a layer, in fp32 too, in which it is summed. Not measured.
+        """
+        if self.gpus == 1:
+            return 0
+        layer = self.shape.linear_weights // self.shape.layers
+        ends = self.shape.embedding_weights * (1 if self.shape.tied else 2)
+        gradient = layer * (self._element + _FP32) if self.trains_all else 0
+        return self._element * (2 * layer + ends) + gradient
 
     def _kept(self, batch: MicroBatchShape) -> int:
         """What all layers keep when the loss is computed."""

@@ -9,7 +9,8 @@ from multitask_api.machine.gpu_models import GIB, GpuModel, known_gpu, known_nam
 from multitask_operator.commands.console import print_line, table
 from multitask_operator.formatting import duration
 from multitask_operator.planner.estimate import Estimate
-from multitask_operator.planner.stage_costs import Device, StageCost
+from multitask_operator.planner.stage_costs import StageCost
+from multitask_operator.planner.stage_memory import Device
 
 UNKNOWN_TIME = "how long is not known before a stage has measured tokens/s"
 _DASH = "–"
@@ -34,10 +35,9 @@ def print_costs(cost: Estimate) -> None:
         return
     columns = ["training left", "stages", "steps", "tokens", "micro-batch", "memory", "time"]
     on_gpu = cost.device is not None and cost.device.is_gpu
-    gpus = cost.device.gpus if cost.device else 1
-    rows = [[*_row(stage), *([_hours(stage.seconds, gpus)] if on_gpu else [])] for stage in cost.stages]
+    rows = [[*_row(stage), *([_hours(stage.gpu_seconds)] if on_gpu else [])] for stage in cost.stages]
     total = ["total", "", f"{cost.steps:,}", f"{cost.tokens:,}", "", "", _time(cost.seconds)]
-    rows.append([*total, *([_hours(cost.seconds, gpus)] if on_gpu else [])])
+    rows.append([*total, *([_hours(cost.gpu_seconds)] if on_gpu else [])])
     columns += ["GPU-hours"] if on_gpu else []
     table("", columns, rows, right=columns[1:])
     for line in _sources(cost):
@@ -87,6 +87,7 @@ def _to_json(stage: StageCost) -> dict[str, object]:
             "microBatchTokens": fitted.tokens,
             "gradientCheckpointing": fitted.checkpointing,
             "fits": fitted.fits,
+            "gpusThatDivideWeights": fitted.gpus,
             "weights": fitted.memory.weights,
             "gradients": fitted.memory.gradients,
             "optimizer": fitted.memory.optimizer,
@@ -102,8 +103,8 @@ def _row(stage: StageCost) -> list[str]:
     micro_batch = memory = _DASH
     if fitted is not None:
         micro_batch = f"{fitted.tokens:,}" + (" twice" if fitted.checkpointing else "")
-        problem = ", weights divided" if stage.is_divided else ", does not fit"
-        memory = f"{fitted.memory.total / GIB:.1f} GiB" + ("" if fitted.fits else problem)
+        divided = ", weights divided" if fitted.gpus > 1 else ""
+        memory = f"{fitted.memory.total / GIB:.1f} GiB{divided}" + ("" if fitted.fits else ", does not fit")
     return [
         stage.name, f"{stage.stages:,}", f"{stage.steps:,}", f"{stage.tokens:,}", micro_batch, memory,
         _time(stage.seconds),
@@ -131,5 +132,5 @@ def _time(seconds: float | None) -> str:
     return _DASH if seconds is None else duration(seconds)
 
 
-def _hours(seconds: float | None, gpus: int) -> str:
-    return _DASH if seconds is None else f"{seconds * gpus / 3600:.2f}"
+def _hours(gpu_seconds: float | None) -> str:
+    return _DASH if gpu_seconds is None else f"{gpu_seconds / 3600:.2f}"

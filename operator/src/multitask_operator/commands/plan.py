@@ -30,7 +30,8 @@ from multitask_operator.local.workdir import Workdir
 from multitask_operator.planner.estimate import Estimate, estimate
 from multitask_operator.planner.joint import BaselineWork
 from multitask_operator.planner.misfit import misfits
-from multitask_operator.planner.stage_costs import Device, Speed
+from multitask_operator.planner.stage_costs import Speed
+from multitask_operator.planner.stage_memory import Device
 from multitask_operator.report.interference import affinity_of
 from multitask_operator.report.origin import base_parameters
 from multitask_operator.report.report_warnings import frozen_base_notes

@@ -11,7 +11,8 @@ from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.results import BaseResult, TrainResult
 from multitask_api.stages import Graph
 from multitask_operator.planner.results import training_result_of
-from multitask_operator.planner.stage_costs import Device, Speed, StageCost, stage_costs
+from multitask_operator.planner.stage_costs import Speed, StageCost, stage_costs
+from multitask_operator.planner.stage_memory import Device
 
 #: Floating-point operations a weight and token: 2 forward, 2 back to the inputs, 2 for the gradient of the weight,
 #: which a frozen weight does not need.
@@ -44,7 +45,14 @@ class Estimate:
     @property
     def seconds(self) -> float | None:
         """Seconds of one process after the other; None without a speed of every stage."""
-        seconds = [stage.seconds for stage in self.stages]
+        return self._sum([stage.seconds for stage in self.stages])
+
+    @property
+    def gpu_seconds(self) -> float | None:
+        """Seconds of all GPUs; None without a speed of every stage."""
+        return self._sum([stage.gpu_seconds for stage in self.stages])
+
+    def _sum(self, seconds: Sequence[float | None]) -> float | None:
         known = [each for each in seconds if each is not None]
         return None if len(known) < len(seconds) or (not self.speed and not known) else sum(known)
 

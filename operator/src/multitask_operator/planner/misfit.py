@@ -8,7 +8,8 @@ from multitask_api.estimates.fitting import USED, Fitted
 from multitask_api.machine.gpu_models import GIB
 from multitask_api.resource import MultiTaskModel
 from multitask_operator.planner.estimate import Estimate
-from multitask_operator.planner.stage_costs import Device, StageCost
+from multitask_operator.planner.stage_costs import StageCost
+from multitask_operator.planner.stage_memory import Device
 
 _SHORT = 512
 """Tokens of rows below which a shorter limit changes little."""
@@ -21,15 +22,15 @@ def misfits(model: MultiTaskModel, estimate: Estimate) -> Iterator[str]:
         return
     by_cures: dict[str, list[StageCost]] = {}
     for stage in estimate.stages:
-        if stage.fitted is not None and not stage.fitted.fits and not stage.is_divided:
+        if stage.fitted is not None and not stage.fitted.fits:
             by_cures.setdefault(", or ".join(_cures(model, stage, stage.fitted, device)), []).append(stage)
     for cures, stages in by_cures.items():
         largest = max((stage.fitted for stage in stages if stage.fitted), key=lambda fitted: fitted.memory.total)
-        memory = largest.memory
+        memory, places = largest.memory, f"each of {largest.gpus} × {device.name}" if largest.gpus > 1 else device.name
         yield (
             f"{', '.join(stage.name for stage in stages)}: does not fit; training takes {memory.total / GIB:.1f} GiB"
             f" with one sequence of {largest.tokens:,} tokens (weights, gradients and optimizer"
-            f" {memory.state / GIB:.1f}), and {device.name} has {device.memory / GIB:.1f}; {cures}"
+            f" {memory.state / GIB:.1f}), and {places} has {device.memory / GIB:.1f}; {cures}"
         )
 
 
@@ -45,6 +46,8 @@ def _cures(model: MultiTaskModel, stage: StageCost, fitted: Fitted, device: Devi
     elif model.spec.tuning.method == "Full":
         yield "set tuning.method to LoRA"
     yield "take a smaller base model"
-    if fitted.memory.state >= USED * device.memory and device.is_gpu:
+    if device.is_gpu and stage.gpus > fitted.gpus:
+        yield "set training.sharding to Always, by which the GPUs divide the weights"
+    elif device.is_gpu and (fitted.gpus > 1 or fitted.memory.state >= USED * device.memory):
         yield "train on more GPUs of a cluster (training.gpusPerNode), which divide the weights"
     yield "take a GPU with more memory" if device.is_gpu else "train on a GPU, or a machine with more memory"

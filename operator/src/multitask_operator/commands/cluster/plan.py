@@ -17,7 +17,7 @@ from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.commands.costs import cost_text, device_of, named_device
 from multitask_operator.planner.estimate import estimate
 from multitask_operator.planner.joint import BaselineWork
-from multitask_operator.planner.stage_costs import Device
+from multitask_operator.planner.stage_memory import Device
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.training.scheduling import trained_together
 from multitask_operator.report.report_warnings import frozen_base_notes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,8 @@ import torch
 from torch import distributed, nn
 
 from multitask_api.bundle import ForwardPath
-from multitask_api.estimates.memory import ADAMW_BYTES
+from multitask_api.estimates.memory import TRAINED_BYTES
+from multitask_api.estimates.sharding import divides_weights
 from multitask_api.resource.training import Sharding
 from multitask_trainer.errors import StageError
 from multitask_trainer.training.device_memory import CudaMemory
@@ -20,11 +22,6 @@ from multitask_trainer.tuning.method import TuningMethod
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
-
-_MOST = 0.75
-"""Part of a GPU's free memory that states may take with all weights in each process; the rest is for activations."""
-_TRAINED_BYTES = 2 * 4 + ADAMW_BYTES
-"""Of a weight that is trained, in fp32: itself, its gradient, two moments."""
 
 
 def load_parallel(
@@ -58,25 +55,27 @@ def choose_parallelism(
     Raises `StageError` where ``Always`` cannot be.
     """
     problem = sharding_problem(model, method, path, accelerator.num_processes)
-    if sharding == "Always":
-        if problem is not None:
+    if problem is not None:
+        if sharding == "Always":
             raise StageError(f"training.sharding: Always: {problem}")
-        return FullySharded(accelerator, frozen_base=method.freezes_base)
-    if sharding == "Never" or problem is not None or accelerator.device.type == "cpu":
         return DataParallel(accelerator)
+    if divides_weights(sharding, accelerator.num_processes, state_bytes(model.parameters()), _free(accelerator)):
+        return FullySharded(accelerator, frozen_base=method.freezes_base)
+    return DataParallel(accelerator)
+
+
+def _free(accelerator: Accelerator) -> float:
+    """Bytes of the GPU that has the fewest; of a CPU no limit, which the processes share."""
+    if accelerator.device.type == "cpu":
+        return math.inf
     free = torch.tensor(CudaMemory(accelerator.device).free(), device=accelerator.device)
     distributed.all_reduce(free, distributed.ReduceOp.MIN)
-    if fits_whole(model.parameters(), int(free)):
-        return DataParallel(accelerator)
-    return FullySharded(accelerator, frozen_base=method.freezes_base)
+    return int(free)
 
 
-def fits_whole(parameters: Iterable[nn.Parameter], free: int) -> bool:
-    """Whether all weights, with gradients and optimizer state of those that are trained, fit into ``free`` bytes."""
-    states = sum(
-        value.numel() * (_TRAINED_BYTES if value.requires_grad else value.element_size()) for value in parameters
-    )
-    return states <= _MOST * free
+def state_bytes(parameters: Iterable[nn.Parameter]) -> int:
+    """Of all weights, with gradients and optimizer state of those that are trained."""
+    return sum(value.numel() * (TRAINED_BYTES if value.requires_grad else value.element_size()) for value in parameters)
 
 
 def sharding_problem(model: nn.Module, method: TuningMethod, path: ForwardPath, processes: int) -> str | None:

@@ -1,0 +1,106 @@
+"""The memory that a training stage takes on a device: the micro-batch, and whether weights are divided. Pure.
+
+By the rules of the trainer, which measures where this estimates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from multitask_api.bundle import GenerationSettings
+from multitask_api.estimates.fitting import CPU_TEXT_TOKENS, CPU_TOKENS, PACK_WIDTH, Fitted, fit
+from multitask_api.estimates.memory import MemoryModel, MicroBatchShape
+from multitask_api.estimates.shape import ModelShape
+from multitask_api.estimates.sharding import divides_weights
+from multitask_api.resource import MultiTaskModelSpec, TaskSpec
+from multitask_api.resource.tuning import Tuning
+from multitask_api.stages import Graph, Node
+
+_CHARACTERS = 3
+"""Of a token, where only the text is known."""
+
+
+@dataclass(frozen=True)
+class Device:
+    """What a stage trains on: its memory in bytes, and its peak operations a second (None: not known)."""
+
+    name: str
+    memory: int
+    is_gpu: bool
+    flops: float | None = None
+    gpus: int = 1
+    """GPUs that one training has."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """What one stage trains."""
+
+    tuning: Tuning
+    tasks: Sequence[TaskSpec]
+    text: bool = False
+    """Pre-training: every token is a target."""
+    one_gpu: bool = False
+    """It has one GPU, whatever others have."""
+
+    def gpus_on(self, device: Device) -> int:
+        """GPUs that it has."""
+        return 1 if self.one_gpu else device.gpus
+
+
+def training_of(node: Node, graph: Graph, spec: MultiTaskModelSpec) -> Training:
+    """What ``node`` trains, which is a stage of training."""
+    if node.kind == "base":
+        return Training(Tuning(method="Full"), spec.tasks, text=True)
+    if node.kind == "baseline":
+        return Training(spec.tuning.for_baseline(), spec.tasks)
+    names = _tasks(node, graph)
+    group = training_of_group(spec, [task for task in spec.tasks if task.name in names])
+    return replace(group, one_gpu=node.kind == "check")
+
+
+def training_of_group(spec: MultiTaskModelSpec, tasks: Sequence[TaskSpec]) -> Training:
+    """A group's; where its rank cannot be divided among experts, it is a LoRA of the same rank."""
+    if not tasks or spec.tuning.rank_problem(len(tasks)) is not None:
+        return Training(spec.tuning.for_baseline(), tasks)
+    return Training(spec.tuning.for_group([task.name for task in tasks]), tasks)
+
+
+def fitted(spec: MultiTaskModelSpec, training: Training, shape: ModelShape, device: Device) -> Fitted:
+    """The micro-batch as training would choose it, with rows of ``training.maxLength``."""
+    settings = spec.training
+    gpus = training.gpus_on(device)
+    packed = device.is_gpu and not training.text
+    sequence = max(PACK_WIDTH, settings.max_length) if packed else settings.max_length
+    targets = settings.batch_rows * max((_answer_tokens(task) for task in training.tasks), default=1)
+
+    def batch_of(sequences: int) -> MicroBatchShape:
+        tokens = sequences * sequence
+        return MicroBatchShape(tokens, sequence, tokens if training.text else min(tokens, targets), packed)
+
+    mixed = device.is_gpu and settings.precision == "bf16"
+    checkpointing = settings.gradient_checkpointing or "Auto"
+    if not device.is_gpu and checkpointing == "Auto":
+        checkpointing = "Never"  # `Auto` is about the memory of a GPU
+    rows = -(-settings.batch_rows // gpus)
+    step = -(-rows // (sequence // settings.max_length)) * sequence
+    most = step if device.is_gpu else CPU_TEXT_TOKENS if training.text else CPU_TOKENS
+    model = MemoryModel(shape, training.tuning, mixed, tasks=max(1, len(training.tasks)))
+    if divides_weights(settings.sharding, gpus, model.of(batch_of(1)).state, device.memory):
+        model = replace(model, gpus=gpus)
+    return fit(model, device.memory, setting=checkpointing, most_tokens=most, batch_of=batch_of)
+
+
+def _tasks(node: Node, graph: Graph) -> Sequence[str]:
+    """The tasks of a stage of a group, or of a check of one task."""
+    name = node.name.split("/", 1)[1]
+    group = name if name in graph.groups else graph.group_of.get(name, "")
+    return graph.groups.get(group, ())
+
+
+def _answer_tokens(task: TaskSpec) -> int:
+    """About the most tokens of an answer, with the end."""
+    if task.type == "Generation":
+        return (task.generation or GenerationSettings()).max_new_tokens + 1
+    return 2 + max((len(label) for label in task.labels), default=0) // _CHARACTERS
