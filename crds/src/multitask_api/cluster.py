@@ -83,7 +83,11 @@ would delete everything."""
 PROGRESS_KEY = "progress.json"
 """In ``data``, written by the pod: a `StageProgress`."""
 FAILURE_KEY = "failure.json"
-"""In ``data``, written by the pod: a `StageFailure` and ``digest``; removed when the next attempt begins."""
+"""In ``data``, written by the pod: a `StageFailure` and ``digest``; removed when the next attempt begins. If several
+stages failed, its message has the messages of all, and `OTHER_FAILURES` the others."""
+OTHER_FAILURES = "others"
+"""In the value of `FAILURE_KEY`: a list of documents of the same form, one for each stage that failed after the first
+one. An operator of an older release does not read it."""
 FINAL_KEY = "final.json"
 """In ``data``, written by the operator when a Job has failed for good: a `StageFailure`, ``digest`` and ``time``. The
 Job itself is removed after a day."""

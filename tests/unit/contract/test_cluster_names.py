@@ -52,6 +52,7 @@ VALUES = {
     "GC_KEY": "gc.json",
     "PROGRESS_KEY": "progress.json",
     "FAILURE_KEY": "failure.json",
+    "OTHER_FAILURES": "others",
     "FINAL_KEY": "final.json",
     "DISRUPTIONS_KEY": "disruptions.json",
     "RESTARTS_KEY": "restarts.json",

@@ -143,7 +143,7 @@ def test_progress_that_is_refused_holds_nothing_up(server, time, capsys):
     assert "base: progress was not reported" in capsys.readouterr().err
 
 
-def test_the_failures_of_a_unit_are_told_together_and_the_next_attempt_removes_them(server, time):
+def test_the_failures_of_a_pod_are_reported_together_and_the_next_attempt_removes_them(server, time):
     results = ConfigMapResultReporter(configmap(server, time))
     results.failed(StageFailure(stage="prepare/a", kind="UserError", message="bad row"), "d1")
     results.failed(StageFailure(stage="prepare/b", kind="UserError", message="no file"), "d2")
@@ -152,6 +152,7 @@ def test_the_failures_of_a_unit_are_told_together_and_the_next_attempt_removes_t
         "kind": "UserError",
         "message": "bad row\nprepare/b: no file",
         "digest": "d1",
+        "others": [{"stage": "prepare/b", "kind": "UserError", "message": "no file", "digest": "d2"}],
     }
     results.begin()
     assert FAILURE_KEY not in server.data
@@ -160,5 +161,7 @@ def test_the_failures_of_a_unit_are_told_together_and_the_next_attempt_removes_t
 def test_a_failure_too_long_for_a_config_map_is_cut(server, time):
     results = ConfigMapResultReporter(configmap(server, time))
     results.failed(StageFailure(stage="prepare/a", kind="UserError", message="x" * 2_000_000), "d1")
-    assert len(server.data[FAILURE_KEY]) < 20_000
+    for number in range(100):
+        results.failed(StageFailure(stage=f"prepare/{number}", kind="UserError", message="x" * 20_000), "d2")
+    assert len(server.data[FAILURE_KEY]) < 60_000
     assert "(the rest is in the pod's log)" in server.data[FAILURE_KEY]

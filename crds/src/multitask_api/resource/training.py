@@ -238,9 +238,9 @@ class Training(Record):
         None,
         ge=1,
         le=2**31 - 1,
-        description="Seconds that one stage Job may take in a cluster, its waits and attempts included; then it fails "
-        "for good. Default: no limit. Without it too, the conditions name a stage that reports no progress for 15 "
-        "minutes.",
+        description="Seconds that the Job of one stage may take in a cluster, its waits and attempts included; then it "
+        "fails for good. A Job of several stages may take as many times that. Default: no limit. Without it too, the "
+        "conditions name a stage that reports no progress for 15 minutes.",
     )
     queue_name: Annotated[str, StringConstraints(max_length=63)] | None = Field(
         None,

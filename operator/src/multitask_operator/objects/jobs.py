@@ -83,7 +83,7 @@ def stage_job(owner: Owner, spec: MultiTaskModelSpec, stage_job: StageJobSpec, s
     if kind in (CLEAN_UP, GC):
         job["spec"] |= {"backoffLimit": CLEAN_UP_ATTEMPTS - 1, "activeDeadlineSeconds": CLEAN_UP_SECONDS}
     elif kind not in (RESOLVE, VERIFY_REVISION) and spec.training.active_deadline_seconds is not None:
-        job["spec"]["activeDeadlineSeconds"] = spec.training.active_deadline_seconds
+        job["spec"]["activeDeadlineSeconds"] = spec.training.active_deadline_seconds * stage_job.stages
     if kind not in _WITHOUT_QUEUE and spec.training.queue_name is not None:
         job["metadata"]["labels"][QUEUE_LABEL] = spec.training.queue_name
     if QUEUE_LABEL in job["metadata"]["labels"]:

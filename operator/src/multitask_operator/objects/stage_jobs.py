@@ -20,13 +20,15 @@ from multitask_operator.objects.names import (
 
 @dataclass(frozen=True)
 class StageJobSpec:
-    """Stage orders of one kind, run one after the other, or ``resolve``, ``gc`` or ``clean-up``, which have none."""
+    """Stage orders of one kind, run by one pod, or ``resolve``, ``gc`` or ``clean-up``, which have none."""
 
     name: str
     kind: str
     generation: int
     orders: tuple[StageOrder, ...] = ()
     resolved_by: str | None = None
+    stages: int = 1
+    """How many stages it runs; the time that it may take is counted by them."""
 
     @classmethod
     def of_stages(
@@ -39,7 +41,7 @@ class StageJobSpec:
         ordered = tuple(sorted(orders, key=lambda order: order.stage))
         (kind,) = {order.kind for order in ordered}
         name = stage_job_name(owner.name, kind, [order.digest for order in ordered])
-        return cls(name, kind, generation, ordered, resolved_by)
+        return cls(name, kind, generation, ordered, resolved_by, len(ordered))
 
     @classmethod
     def of_resolve(cls, owner: Owner, generation: int, refresh: str | None) -> StageJobSpec:

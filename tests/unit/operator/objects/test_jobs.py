@@ -9,6 +9,7 @@ import pytest
 from multitask_api.cluster import POD_SETTINGS_ANNOTATION
 from multitask_operator.objects.jobs import pod_group, stage_job, stage_service
 from multitask_operator.objects.pods import pod_template
+from multitask_operator.objects.stage_jobs import StageJobSpec
 from support.object_samples import OWNER, SETTINGS, job_spec, resource
 
 
@@ -60,6 +61,15 @@ def test_a_clean_up_fails_three_times_at_most_ends_within_hours_and_waits_for_no
     assert "suspend" not in made["spec"]
     assert "kueue.x-k8s.io/queue-name" not in made["metadata"]["labels"]
     assert "activeDeadlineSeconds" not in job("resolve")["spec"]
+
+
+def test_a_job_of_several_stages_has_the_time_of_all_of_them():
+    desk = resource(training={"activeDeadlineSeconds": 600})
+    (order,) = job_spec(desk, "baseline").orders
+    others = [order.model_copy(update={"digest": digest}) for digest in "abc"]
+    for orders, seconds in (([order], 600), (others, 1800)):
+        made = stage_job(OWNER, desk.spec, StageJobSpec.of_stages(OWNER, 1, orders), SETTINGS)
+        assert made["spec"]["activeDeadlineSeconds"] == seconds
 
 
 def test_a_queue_admits_the_job():

@@ -6,13 +6,14 @@ import json
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Unpack
 
-from multitask_api.cluster import FAILURE_KEY, PROGRESS_KEY
+from multitask_api.cluster import FAILURE_KEY, OTHER_FAILURES, PROGRESS_KEY
 from multitask_api.stage_io.manifest import Manifest, StageFailure, StagePosition, StageProgress
 from multitask_api.stage_io.packing import manifest_key, pack_manifest
+from multitask_api.types import JsonDict
 from multitask_trainer.errors import Unreported
 from multitask_trainer.pod.configmap import ConfigMap
 from multitask_trainer.runtime.progress import Position, ProgressReporter, RateLimit
@@ -106,11 +107,10 @@ class _PartOf:
 
 @dataclass
 class ConfigMapResultReporter:
-    """How the orders of a unit end. There is one key for failures: the first one, and the messages of all of them."""
+    """How the orders of a pod end. One key has all failures: the first, with the messages of all, and the others."""
 
     configmap: ConfigMap
-    _failures: list[str] = field(default_factory=list)
-    _first: tuple[StageFailure, str] | None = None
+    _failures: list[tuple[StageFailure, str]] = field(default_factory=list)
 
     def begin(self) -> None:
         """Remove the failure and the progress of the attempt before this one. Raises `Unreported`."""
@@ -126,15 +126,27 @@ class ConfigMapResultReporter:
 
     def failed(self, failure: StageFailure, digest: str) -> None:
         """See ResultReporter.failed."""
-        self._first = self._first or (failure, digest)
-        self._failures.append(failure.message if not self._failures else f"{failure.stage}: {failure.message}")
-        message = "\n".join(self._failures)
-        if len(message) > _MAX_MESSAGE:
-            message = f"{message[:_MAX_MESSAGE]} … (the rest is in the pod's log)"
-        first, first_digest = self._first
-        content = first.model_copy(update={"message": message}).to_json() | {"digest": first_digest}
-        text = json.dumps(content, ensure_ascii=False)
+        self._failures.append((failure, digest))
+        text = json.dumps(_failure_document(self._failures), ensure_ascii=False)
         try:
             self.configmap.patch({"data": {FAILURE_KEY: text}}, FAILURE_TIMEOUT)
         except Unreported as error:
             sys.stderr.write(f"{failure.stage}: the failure was not reported: {error}\n")
+
+
+def _failure_document(failures: Sequence[tuple[StageFailure, str]]) -> JsonDict:
+    """The value of `FAILURE_KEY` for failures and the digests of their stages, in the order in which they came."""
+    (first, digest), *others = failures
+    message = "\n".join([first.message, *(f"{failure.stage}: {failure.message}" for failure, _ in others)])
+    document = _to_json(first, digest, message, _MAX_MESSAGE)
+    if others:
+        limit = _MAX_MESSAGE // len(others)
+        document[OTHER_FAILURES] = [_to_json(each, digest, each.message, limit) for each, digest in others]
+    return document
+
+
+def _to_json(failure: StageFailure, digest: str, message: str, limit: int) -> JsonDict:
+    """``limit``: the most characters of ``message``."""
+    if len(message) > limit:
+        message = f"{message[:limit]} … (the rest is in the pod's log)"
+    return failure.model_copy(update={"message": message}).to_json() | {"digest": digest}

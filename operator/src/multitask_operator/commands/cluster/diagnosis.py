@@ -157,12 +157,12 @@ def _next_step(ready: Condition) -> str:
 def _failed_stage(state: ModelState, deleted: Collection[str]) -> Iterator[Diagnosis]:
     """The first stage, or resolve, whose Job has failed for good. Other stages may still run."""
     cluster = state.cluster
-    names = {failure.log for failure in state.plan.failed}
+    failures = {failed.log: failed.failure for failed in reversed(state.plan.failed)}
     for stage_job in stage_jobs(cluster, without=(RUN,)):
         unresolved = stage_job.kind == RESOLVE and stage_job.has_failed and not state.is_resolved
-        if stage_job.name in deleted or (stage_job.name not in names and not unresolved):
+        if stage_job.name in deleted or (stage_job.name not in failures and not unresolved):
             continue
-        failure = failure_of(stage_job).failure
+        failure = failures.get(stage_job.name) or failure_of(stage_job).failure
         retry = _refresh(cluster)
         first_step = {
             "UserError": "correct what the message names",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from multitask_api.cluster import MANIFESTS_KEY, REMOVED_KEY, RESOLVED_KEY
 from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure
@@ -73,9 +73,24 @@ def planner_input(stage_jobs: Sequence[StageJob], report: Resolution, versions: 
         manifests=manifests,
         versions=versions,
         running=tuple(_running(stage_jobs, manifests)),
-        failures=tuple(failure_of(stage_job) for stage_job in failed),
+        failures=tuple(failure for stage_job in failed for failure in stage_failures(stage_job)),
         serve=False,
     )
+
+
+def stage_failures(stage_job: StageJob) -> Iterator[Failed]:
+    """The stages that failed for good with a Job.
+
+    Of stages that trained together these are the ones whose input the trainer reported as wrong. Any other cause, a
+    fault of the program or memory that ran out, may be another stage's: see `scheduling.tried_alone`.
+    """
+    of_job = failure_of(stage_job)
+    if not stage_job.failed_together:
+        yield of_job
+        return
+    for (stage, digest), failure in stage_job.reported_failures.items():
+        if failure.kind == "UserError" and (stage, digest) in stage_job.open_keys:
+            yield replace(of_job, failure=failure, digest=digest)
 
 
 def failure_of(stage_job: StageJob) -> Failed:
@@ -113,15 +128,14 @@ def _reported_failure(stage_job: StageJob) -> tuple[ArtifactKey, StageFailure | 
 def _running(stage_jobs: Sequence[StageJob], manifests: Mapping[ArtifactKey, Manifest]) -> Iterator[Running]:
     for stage_job in stage_jobs:
         if stage_job.phase is Phase.RUNNING:
-            for stage, digest in stage_job.keys:
+            for stage, digest in stage_job.open_keys:
                 if (stage, digest) not in manifests:
                     yield Running(stage, digest, started_at(stage_job.job) or 0.0, stage_job.is_being_deleted)
 
 
 def _first_open(stage_job: StageJob) -> ArtifactKey:
     """The first stage that has not reported: it was at work, since a Job runs its stages in order."""
-    reported = stage_job.manifests
-    return next((key for key in stage_job.keys if key not in reported), (stage_job.kind, ""))
+    return next(iter(stage_job.open_keys), (stage_job.kind, ""))
 
 
 def _entries(configmap: JsonObject | None, field_name: str) -> Mapping[str, str]:

@@ -17,12 +17,14 @@ from multitask_api.cluster import (
     FAILURE_KEY,
     FINAL_KEY,
     GC,
+    OTHER_FAILURES,
     PROGRESS_KEY,
     RESOLVE,
     RESOLVED_BY_ANNOTATION,
     RESTARTS_KEY,
     RUN,
     STAGE_ANNOTATION,
+    TRAINING_KINDS,
 )
 from multitask_api.serving_io.names import SERVING
 from multitask_api.serving_io.verify import VERIFY_REVISION
@@ -44,6 +46,8 @@ from multitask_operator.reconciler.state.disruptions import Disruptions
 
 NO_STAGES = (RESOLVE, RUN, GC, CLEAN_UP, VERIFY_REVISION)
 """Kinds of children that run no stage of the graph."""
+_UNREADABLE = (AttributeError, KeyError, TypeError, ValueError)
+"""What a report of a failure raises that somebody edited by hand."""
 
 
 class Phase(Enum):
@@ -91,8 +95,18 @@ class StageJob:
 
     @cached_property
     def failure(self) -> tuple[ArtifactKey, StageFailure] | None:
-        """The stage that failed in the last attempt, as the trainer reported it."""
+        """The stage that failed in the last attempt, as the trainer reported it; of several the first one."""
         return _reported(self._data.get(FAILURE_KEY))
+
+    @cached_property
+    def reported_failures(self) -> dict[ArtifactKey, StageFailure]:
+        """All its stages that failed in the last attempt, as the trainer reported it."""
+        try:
+            first = json.loads(self._data[FAILURE_KEY])
+            found = dict(_read_failure(each) for each in (first, *first.get(OTHER_FAILURES, ())))
+        except _UNREADABLE:
+            return {}
+        return {key: failure for key, failure in found.items() if key in self.keys}
 
     @property
     def final_failure(self) -> tuple[ArtifactKey, StageFailure] | None:
@@ -140,6 +154,19 @@ class StageJob:
         if self.job is None:
             return Phase.JOB_MISSING
         return Phase.FAILED if self.is_finished else Phase.RUNNING
+
+    @property
+    def open_keys(self) -> tuple[ArtifactKey, ...]:
+        """Its stages that have not reported a manifest."""
+        return tuple(key for key in self.keys if key not in self.manifests)
+
+    @property
+    def failed_together(self) -> bool:
+        """Whether it failed, and several of its stages have no result that one process trained together: what made one
+        of them fail may be another one.
+        """
+        is_final = self.phase is Phase.FAILED and not self.report_lost
+        return is_final and self.kind in TRAINING_KINDS and len(self.open_keys) > 1
 
     @property
     def has_reported(self) -> bool:
@@ -224,11 +251,14 @@ def _keys(item: JsonObject) -> Iterator[ArtifactKey]:
 def _reported(text: str | None) -> tuple[ArtifactKey, StageFailure] | None:
     """A failure with the digest of its stage; None without one that can be read."""
     try:
-        document = json.loads(text or "")
-        failure = StageFailure.model_validate({name: document[name] for name in StageFailure.model_fields})
-        return (failure.stage, str(document["digest"])), failure
-    except (KeyError, TypeError, ValueError):
+        return _read_failure(json.loads(text or ""))
+    except _UNREADABLE:
         return None
+
+
+def _read_failure(document: JsonObject) -> tuple[ArtifactKey, StageFailure]:
+    failure = StageFailure.model_validate({name: document[name] for name in StageFailure.model_fields})
+    return (failure.stage, str(document["digest"])), failure
 
 
 def _by_name(items: Sequence[JsonObject]) -> dict[str, JsonObject]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 
 from multitask_api.cluster import TRAINING_KINDS, qualified_name
-from multitask_api.stages import Graph, Node
+from multitask_api.stages import ArtifactKey, Graph, Node
 from multitask_operator.objects.orders import stage_order
 from multitask_operator.objects.resources import gpus, pods_per_job
 from multitask_operator.objects.stage_jobs import StageJobSpec
@@ -39,15 +39,16 @@ def next_batches(state: ModelState) -> list[JobBatch]:
     """The Jobs to start now; none before this generation is resolved."""
     if not state.is_resolved:
         return []
+    alone = tried_alone(state)
     # A Job that has ended or lost its ConfigMap has to be deleted before one of its name can be created, and one that
     # failed for good is not created again.
     blocking = [job for job in state.stage_jobs if job.phase not in (Phase.DONE, Phase.JOB_MISSING)]
-    busy = {key for job in blocking for key in job.keys}
+    busy = {key for job in blocking for key in job.keys if not (job.failed_together and key in alone)}
     starts = [start for start in state.plan.starts if start.key not in busy]
     spec = state.model.spec
     return fit_parallelism(
         spec.training.max_parallel_jobs,
-        job_batches(starts, state.plan.graph, state.stage_jobs, together=trained_together(state)),
+        job_batches(starts, state.plan.graph, state.stage_jobs, together=trained_together(state), alone=alone),
         state.stage_jobs,
         exclusive_claims=lambda kind: single_node_claims(spec, kind, state.cluster.pvcs),
     )
@@ -75,15 +76,25 @@ def trained_together(state: ModelState) -> frozenset[str]:
     )
 
 
+def tried_alone(state: ModelState) -> frozenset[ArtifactKey]:
+    """The stages that get a Job each: a Job that trained them together failed, and why may be another one's fault.
+
+    None of a Job that is to be deleted, and its stages with it to be trained together again.
+    """
+    failed = [job for job in state.stage_jobs if job.failed_together and not state.is_older(job)]
+    return frozenset(key for job in failed for key in job.open_keys)
+
+
 def job_batches(
     starts: Sequence[StartStage],
     graph: Graph,
     stage_jobs: Sequence[StageJob],
     together: Collection[str] = (),
+    alone: Collection[ArtifactKey] = (),
 ) -> list[JobBatch]:
     """``starts`` as Jobs: a missing Job whose stages are all still wanted is created again as it was.
 
-    ``together``: kinds of which one Job trains several stages in one process.
+    ``together``: kinds of which one Job trains several stages in one process, but for the stages in ``alone``.
     """
     batches: list[JobBatch] = []
     open_nodes = {start.key: start.node for start in starts}
@@ -93,8 +104,8 @@ def job_batches(
             for key in job.keys:
                 open_nodes.pop(key, None)
     shared: dict[str, list[Node]] = {}
-    for node in open_nodes.values():
-        if node.kind in SHARED_JOB_KINDS or node.kind in together:
+    for key, node in open_nodes.items():
+        if node.kind in SHARED_JOB_KINDS or (node.kind in together and key not in alone):
             shared.setdefault(node.kind, []).append(node)
         else:
             batches.append(JobBatch(node.kind, (node,)))

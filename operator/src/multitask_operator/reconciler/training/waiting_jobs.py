@@ -23,7 +23,8 @@ from multitask_operator.reconciler.training.scheduling import is_wanted
 def outdated_waiting_jobs(state: ModelState, children: ChildBuilder) -> Iterator[StageJob]:
     """Waiting Jobs that would be created otherwise now."""
     for job in (*_waiting_stage_jobs(state), *_waiting_resolve_job(state)):
-        wanted = children.job(StageJobSpec(job.name, job.kind, state.cluster.generation))
+        stages = max(1, len(job.keys))
+        wanted = children.job(StageJobSpec(job.name, job.kind, state.cluster.generation, stages=stages))
         if job.job is not None and has_other_settings(job.job, wanted, is_edited=state.is_older(job)):
             yield job
 
