@@ -154,6 +154,16 @@ def test_validations_stand_every_so_often_before_the_tail_and_at_the_end(tmp_pat
     ]
 
 
+@pytest.mark.parametrize(("max_steps", "validations"), [(25, 20), (50, 7), (3, 5), (9, 1)])
+def test_with_a_number_of_validations_there_are_as_many_the_last_at_the_end(tmp_path, max_steps, validations):
+    settings = {"max_steps": max_steps, "validations": validations, "eval_every": 2}
+    steps = [point.step for point in loop(tmp_path, scores=[0.5], **settings, min_steps=10_000).run().curve]
+    assert len(steps) == min(validations, max_steps)
+    assert steps[-1] == max_steps
+    gaps = [after - before for before, after in itertools.pairwise([0, *steps])]
+    assert max(gaps) - min(gaps) <= 1
+
+
 def test_the_model_ends_with_the_best_weights_not_the_last(tmp_path):
     model = small_decoder()
     training_loop = loop(tmp_path, model=model, scores=[0.1, 0.9, 0.2], max_steps=30)

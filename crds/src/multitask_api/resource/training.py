@@ -117,8 +117,9 @@ class Stages(Record):
     validations: int | None = Field(
         None,
         ge=1,
-        description="Number of validations of each run of stages 2 and 3, at equal distances, in place of "
-        "training.evalEvery. Default: one every training.evalEvery steps.",
+        description="Number of validations of each run of stages 2 and 3, at equal distances and at its limit of "
+        "steps, in place of training.evalEvery. A run of fewer steps has one after each. Default: one every "
+        "training.evalEvery steps.",
     )
     baseline: BaselineStage = Field(BaselineStage(), description="Training of one model per task, for comparison.")
     high_resource: HighResourceStage = Field(
@@ -127,7 +128,7 @@ class Stages(Record):
     mixture: MixtureStage = Field(MixtureStage(), description="Stage 3: training on all tasks of a group.")
 
     def eval_every(self, steps: int) -> int | None:
-        """Steps between two validations of a run of at most ``steps`` steps; None without ``validations``."""
+        """The most steps between two validations of a run of ``steps`` steps; None without ``validations``."""
         return None if self.validations is None else math.ceil(steps / self.validations)
 
 

@@ -60,6 +60,9 @@ class Optimisation(Record):
     min_steps: int
     patience: int
     precision: Literal["fp32", "bf16"]
+    validations: int | None = Field(
+        None, description="This number of them at equal distances, the last at the limit of steps, not by eval_every."
+    )
 
     @classmethod
     def of(
@@ -69,10 +72,11 @@ class Optimisation(Record):
         seed: int | None = None,
         min_steps: int | None = None,
         eval_every: int | None = None,
+        validations: int | None = None,
     ) -> Optimisation:
         """Take the fields of ``spec.training``; the others replace those there."""
-        values = {name: getattr(training, name) for name in cls.model_fields}
-        given = {"seed": seed, "min_steps": min_steps, "eval_every": eval_every}
+        values = {name: getattr(training, name) for name in cls.model_fields if name in Training.model_fields}
+        given = {"seed": seed, "min_steps": min_steps, "eval_every": eval_every, "validations": validations}
         return cls(**(values | {name: value for name, value in given.items() if value is not None}))
 
 

@@ -288,8 +288,11 @@ class _Builder:
 
     def _optimisation(self, stage: HighResourceStage | MixtureStage, steps: int | None = None) -> Optimisation:
         """``steps``: the limit of the run."""
-        eval_every = None if steps is None else self.spec.stages.eval_every(steps)
-        return Optimisation.of(self.spec.training, seed=stage.seed, min_steps=stage.min_steps, eval_every=eval_every)
+        training, stages = self.spec.training, self.spec.stages
+        every, number = (None, None) if steps is None else (stages.eval_every(steps), stages.validations)
+        return Optimisation.of(
+            training, seed=stage.seed, min_steps=stage.min_steps, eval_every=every, validations=number
+        )
 
     def _training_reads(self, tasks: Sequence[str]) -> list[Ref]:
         return [Ref(f"prepare/{task}", split) for task in tasks for split in ("train", "validation")]

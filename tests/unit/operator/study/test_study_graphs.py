@@ -99,8 +99,8 @@ def test_every_mixture_is_validated_equally_often():
     study.run()
     mixtures = [node for target in study.graphs().of_runs for node in target.graph.of_kind("mixture")]
     parameters = [node.parameters for node in mixtures if isinstance(node.parameters, TrainParameters)]
-    assert {round(item.max_steps / item.optimisation.eval_every) for item in parameters} == {20}
-    assert len({item.optimisation.eval_every for item in parameters}) > 1
+    assert {item.optimisation.validations for item in parameters} == {20}
+    assert len({item.max_steps for item in parameters}) > 1
 
 
 def test_a_task_that_failed_its_declared_baseline_gets_none_trained():

@@ -23,7 +23,7 @@ from multitask_trainer.training.loss_meter import STEPS_PER_READ, LossMeter
 from multitask_trainer.training.micro_batch import MicroBatchSize, fit
 from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
 from multitask_trainer.training.parallelism.checkpoints import Checkpoints
-from multitask_trainer.training.schedule import Schedule
+from multitask_trainer.training.schedule import Schedule, is_evenly_spaced
 from multitask_trainer.training.selection import Selection, is_better, mean_loss
 from multitask_trainer.training.stopping import REASONS, EarlyStopping
 
@@ -217,8 +217,13 @@ class TrainingLoop:
     # -- validation ----------------------------------------------------------------------------------------------------
 
     def _is_eval_due(self) -> bool:
-        """Every ``evalEvery`` steps, before a decay that the limit begins, and at the end."""
-        step = self.progress.step
+        """Every ``evalEvery`` steps, before a decay that the limit begins, and at the end.
+
+        With a number of ``validations`` just these, and the end of a run that stops early.
+        """
+        step, number = self.progress.step, self._optimisation.validations
+        if number is not None:
+            return step == self._end or is_evenly_spaced(step, number, self._schedule.max_steps)
         before_decay = self.progress.decay_start is None and step == self._schedule.latest_decay_start
         return before_decay or step == self._end or step % self._optimisation.eval_every == 0
 

@@ -20,6 +20,14 @@ def decay_steps(steps: int) -> int:
     return max(1, math.ceil(DECAY_SHARE * steps))
 
 
+def is_evenly_spaced(step: int, number: int, limit: int) -> bool:
+    """Whether ``step`` is one of ``number`` steps at equal distances up to ``limit``; with fewer steps each one is.
+
+    They are ceil(i · limit / number) for i from 1 to ``number``.
+    """
+    return step * number // limit > (step - 1) * number // limit
+
+
 @dataclass(frozen=True)
 class Schedule:
     """The plan before training: ``max_steps`` is the limit, decay included."""
