@@ -51,12 +51,18 @@ def no_effect(_arm: str, _seed: int, _task: str) -> float:
 
 @dataclass
 class SimulatedStudy:
-    """``score``: arm, seed, task → the score on the test rows. ``manifests``: what is in storage."""
+    """``score``: arm, seed, task → the score on the test rows; ``inconclusive``: the cause of an open verdict, or "".
+
+    ``baseline_score``: of the baselines of an arm; ``improving``: tasks whose baselines were at their limit.
+    ``manifests``: what is in storage.
+    """
 
     study: dict[str, Any] = field(default_factory=study_document)
     model: dict[str, Any] = field(default_factory=model_document)
     score: Callable[[str, int, str], float] = no_effect
-    inconclusive: tuple[str, ...] = ()
+    inconclusive: Callable[[str, int, str], str] = lambda _arm, _seed, _task: ""
+    baseline_score: Callable[[str], float] = lambda _arm: BASELINE_SCORE
+    improving: tuple[str, ...] = ()
     manifests: dict[ArtifactKey, Manifest] = field(default_factory=dict)
     failing: Callable[[Node, Target], bool] = lambda _node, _target: False
     failures: list[Failed] = field(default_factory=list)
@@ -109,8 +115,10 @@ class SimulatedStudy:
 
     def _manifest(self, node: Node, target: Target) -> Manifest:
         if node.kind == "baseline":
-            saturation, chosen = SATURATION[node.name.split("/")[1]]
-            changes = {"saturation_step": saturation, "chosen_step": chosen}
+            task = node.name.split("/")[1]
+            saturation, chosen = SATURATION[task]
+            improving = task in self.improving
+            changes = {"saturation_step": saturation, "chosen_step": chosen, "still_improving": improving}
             return graph_builders.manifest(node, target.model, **changes)
         if isinstance(node.parameters, FilterParameters):
             return _filter(node, node.parameters)
@@ -119,18 +127,23 @@ class SimulatedStudy:
             changes = {"rows_given": rows, "tokens": 20 * sum(rows.values()), "steps": node.parameters.max_steps}
             return graph_builders.manifest(node, target.model, **changes)
         if isinstance(node.parameters, EvaluateParameters) and target.run is not None:
-            run = target.run
-            verdicts = tuple(
-                self._verdict(item.name, self.score(run.arm.name, run.seed, item.name))
-                for item in node.parameters.tasks
-            )
+            verdicts = tuple(self._verdict(target.run, item.name) for item in node.parameters.tasks)
             return graph_builders.manifest(node, target.model, tasks=verdicts)
         return graph_builders.manifest(node, target.model)
 
-    def _verdict(self, task: str, score: float) -> TaskVerdict:
-        ratio = score / BASELINE_SCORE
-        verdict: Any = "Inconclusive" if task in self.inconclusive else "Qualified" if ratio >= 0.99 else "NotQualified"
-        return TaskVerdict(task=task, score=score, baseline=BASELINE_SCORE, ratio=ratio, verdict=verdict, test_rows=100)
+    def _verdict(self, run: Run, task: str) -> TaskVerdict:
+        score, baseline = self.score(run.arm.name, run.seed, task), self.baseline_score(run.arm.name)
+        cause = self.inconclusive(run.arm.name, run.seed, task)
+        judged: Any = "Qualified" if score / baseline >= 0.99 else "NotQualified"
+        return TaskVerdict(
+            task=task,
+            score=score,
+            baseline=baseline,
+            ratio=score / baseline,
+            verdict="Inconclusive" if cause else judged,
+            cause=cause,
+            test_rows=100,
+        )
 
 
 def _filter(node: Node, parameters: FilterParameters) -> Manifest:

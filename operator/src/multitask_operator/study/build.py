@@ -13,6 +13,12 @@ from multitask_operator.report.origin import base_model
 from multitask_operator.study.arms import Arm, Run
 from multitask_operator.study.conclusion import FEWEST_SEEDS, Comparison, conclusion
 from multitask_operator.study.graphs import StudyGraphs, Target, done_keys
+from multitask_operator.study.reference import (
+    ReferenceBaseline,
+    baseline_keys,
+    compared_tasks,
+    reference_baselines,
+)
 from multitask_operator.study.report import (
     StudyArmReport,
     StudyCost,
@@ -21,7 +27,7 @@ from multitask_operator.study.report import (
     StudyRun,
     StudyStages,
 )
-from multitask_operator.study.results import base_key, baseline_keys, judged_tasks, mean_ratio, run_results
+from multitask_operator.study.results import base_key, run_results
 from multitask_operator.study.statistics import Difference, mean_sd, paired_difference
 
 
@@ -38,9 +44,9 @@ def build_study_report(
 
     ``before``: the results that were in storage before this call; ``now``: Unix seconds.
     """
-    results = run_results(graphs, failures)
-    judged = judged_tasks(list(results.values()))
-    results = {run: item.model_copy(update={"mean_ratio": mean_ratio(item, judged)}) for run, item in results.items()}
+    baselines = reference_baselines(graphs)
+    results = run_results(graphs, baselines, failures)
+    judged = tuple(task.name for task in model.spec.tasks if task.name in compared_tasks(baselines))
     arms = list(dict.fromkeys(run.arm.name for run in results))
     by_arm = {arm: {run: item for run, item in results.items() if run.arm.name == arm} for arm in arms}
     comparisons = [_comparison(arm, by_arm[arm], by_arm[arms[0]], len(arms) - 1) for arm in arms[1:]]
@@ -58,7 +64,7 @@ def build_study_report(
         judged=judged,
         arms=reports,
         conclusion=conclusion(arms[0], comparisons, len(judged)),
-        warnings=(*_warnings(reports, comparisons, judged, model), *hints(graphs.of_runs)),
+        warnings=(*_warnings(reports, comparisons, baselines, model), *hints(graphs.of_runs)),
         cost=_cost(graphs, before),
     )
 
@@ -165,7 +171,10 @@ def hints(targets: Sequence[Target]) -> tuple[str, ...]:
 
 
 def _warnings(
-    arms: Sequence[StudyArmReport], comparisons: Sequence[Comparison], judged: Sequence[str], model: MultiTaskModel
+    arms: Sequence[StudyArmReport],
+    comparisons: Sequence[Comparison],
+    baselines: Mapping[str, ReferenceBaseline],
+    model: MultiTaskModel,
 ) -> Iterator[str]:
     """What a reader should know before trusting the figures."""
     reference = arms[0].name
@@ -174,19 +183,31 @@ def _warnings(
         yield f"{counted(seeds, 'seed')} an arm: nothing is supported by fewer than {FEWEST_SEEDS}"
     for arm in arms:
         for run in arm.runs:
-            if run.failure is not None:
+            if run.state == "Failed":
                 yield f"{arm.name}, seed {run.seed}: {run.failure}"
+    unfinished = sum(run.state == "Unfinished" for arm in arms for run in arm.runs)
+    if unfinished:
+        yield f"not finished: {counted(unfinished, 'run')}; run the same command again to go on"
     unequal = [item.arm for item in comparisons if item.seeds and not item.equal_rows]
     if unequal:
         yield f"{listed(unequal)}: not as many rows as {reference}, so not compared"
-    left_out = [task.name for task in model.spec.tasks if task.name not in judged]
-    if left_out and any(run.finished for arm in arms for run in arm.runs):
-        yield f"{listed(left_out)}: not judged in every run, and left out of the mean ratio"
+    yield from _left_out(baselines)
     own_base = [arm.name for arm in arms if arm.own_base]
     if own_base:
         yield f"{listed(own_base)}: another base than that of {reference}; rows of pre-training are not counted"
     own_baselines = [arm.name for arm in arms if arm.own_baselines and any(run.finished for run in arm.runs)]
     if own_baselines:
-        yield f"{listed(own_baselines)}: verdicts by baselines of their own, ratios by those of {reference}"
+        yield (
+            f"{listed(own_baselines)}: ratios are by the baselines of {reference}, so that they can be compared with"
+            " those of the other arms; what is qualified is judged by baselines of their own, and cannot"
+        )
     if model.spec.stages.baseline.enabled and model.spec.stages.baseline.seeds == 1:
         yield "each baseline has one seed: its luck is in the ratios of all arms alike, and confirms no verdict"
+
+
+def _left_out(baselines: Mapping[str, ReferenceBaseline]) -> Iterator[str]:
+    """The tasks that do not count in the mean ratio, by why."""
+    doubts = dict.fromkeys(item.doubt for item in baselines.values() if item.doubt)
+    for doubt in doubts:
+        tasks = [task for task, item in baselines.items() if item.doubt == doubt]
+        yield f"left out of the mean ratio of every arm: {listed(tasks, 20)} ({doubt})"

@@ -31,7 +31,7 @@ def conclusion(reference: str, comparisons: Sequence[Comparison], judged_tasks: 
     if not compared:
         return f"Nothing is supported: no arm has a finished run of the same seed as {reference}."
     if not judged_tasks:
-        return "Nothing is supported: no task could be judged in every run."
+        return f"Nothing is supported: no task has a baseline of {reference} that arms can be compared by."
     fair = [item for item in compared if item.equal_rows]
     if not fair:
         return f"Nothing is supported: no arm was trained on as many rows as {reference}."

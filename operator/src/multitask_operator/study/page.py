@@ -14,6 +14,8 @@ from multitask_operator.report.html import page_style
 from multitask_operator.study.report import StudyArmReport, StudyReport, StudyRun
 from multitask_operator.study.statistics import mean_sd
 
+_STATES = {"Failed": "failed", "Unfinished": "not finished"}
+
 
 @dataclass(frozen=True)
 class Table:
@@ -98,14 +100,23 @@ def outcome(report: StudyReport) -> Table:
     """One line an arm: mean ratio, difference to the reference, qualified tasks."""
     reference = report.arms[0].name
     note = (
-        f"The ratio of a task is its score by that of the baselines of {reference}; the mean is over the"
-        f" {counted(len(report.judged), 'task')} that were judged in every run ({listed(report.judged, 20) or 'none'}),"
+        f"The ratio of a task is its score by that of the baselines of {reference}, in all arms; the mean is over the"
+        f" {counted(len(report.judged), 'task')} that these allow ({listed(report.judged, 20) or 'none'}),"
         " mean ± SD over seeds. A difference is seed by seed; all intervals together hold with 95 %, for other seeds:"
-        " other test rows, data or baselines are not in them."
+        " other test rows, data or baselines are not in them. Inconclusive: tasks of a run whose verdict is open; they"
+        " count in the mean ratio."
     )
-    columns = ("arm", "mean ratio", f"difference to {reference}", "interval", "qualified, by seed")
+    columns = (
+        "arm", "mean ratio", f"difference to {reference}", "interval", "qualified, by seed", "inconclusive, by seed",
+    )  # fmt: skip
     rows = [
-        (arm.name, _mean_sd(arm.mean, arm.deviation), *_difference(arm), _by_seed(arm, _qualified))
+        (
+            arm.name,
+            _mean_sd(arm.mean, arm.deviation),
+            *_difference(arm),
+            _by_seed(arm, _qualified),
+            _by_seed(arm, lambda run: str(run.inconclusive)),
+        )
         for arm in report.arms
     ]
     return Table("Outcome", note, columns, tuple(rows), frozenset({1, 2, 3}))
@@ -167,7 +178,7 @@ def _rows(report: StudyReport) -> Table:
 
 def _by_seed(arm: StudyArmReport, shown: Callable[[StudyRun], str]) -> str:
     """A figure of each run; once, if it is the same in all."""
-    texts = [shown(run) if run.finished else "failed" for run in arm.runs]
+    texts = [shown(run) if run.finished else _STATES[run.state] for run in arm.runs]
     return texts[0] if len(set(texts)) == 1 else ", ".join(texts)
 
 

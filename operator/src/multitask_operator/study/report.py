@@ -26,19 +26,23 @@ class StudyRun(Record):
     """One arm with one seed. What it cost is of stages 2 and 3 and of the evaluation, without what arms share."""
 
     seed: int
+    state: Literal["Finished", "Failed", "Unfinished"] = Field(
+        "Finished", description="Failed: a stage of it failed. Unfinished: it was stopped, or has not begun."
+    )
     failure: str | None = Field(None, description="Why it has no result. Absent: it has finished.")
     tasks: dict[str, TaskOutcome] = Field(default_factory=dict)
     qualified: int = 0
+    inconclusive: int = Field(0, description="Tasks whose verdict is open. They count in meanRatio as all others do.")
     rows: int = Field(0, description="Training rows of stages 2 and 3; a baseline that answers a group counts too.")
     tokens: int = 0
     seconds: float = Field(0.0, description="Of processes, as the manifests have them.")
     validations: tuple[int, ...] = Field((), description="Of each mixture: the checkpoints that one is chosen from.")
-    mean_ratio: float | None = Field(None, description="Over the tasks that were judged in every finished run.")
+    mean_ratio: float | None = Field(None, description="Over the tasks in judged: in all runs the same ones.")
 
     @property
     def finished(self) -> bool:
         """Whether it has a result."""
-        return self.failure is None
+        return self.state == "Finished"
 
 
 class StudyDifference(Record):
@@ -94,7 +98,9 @@ class StudyReport(Record):
     batch_rows: int
     seeds: tuple[int, ...]
     tasks: tuple[str, ...]
-    judged: tuple[str, ...] = Field(description="Tasks that are Qualified or NotQualified in every finished run.")
+    judged: tuple[str, ...] = Field(
+        description="Tasks that count in meanRatio: those whose baseline in the reference arm is one to judge by."
+    )
     arms: tuple[StudyArmReport, ...] = Field(description="The first is the reference.")
     conclusion: str
     warnings: tuple[str, ...] = ()

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from multitask_api.stage_io.results import TaskVerdict, TrainResult
-from multitask_api.stages import ArtifactKey, Graph, Node, NodeState
+from multitask_api.stages import Graph, Node, NodeState
 from multitask_operator.planner import Failed, training_result_of, verdicts_of
 from multitask_operator.study.arms import Run
-from multitask_operator.study.graphs import StudyGraphs, Target, done_keys, steps_of_baseline
+from multitask_operator.study.graphs import StudyGraphs, Target, steps_of_baseline
+from multitask_operator.study.reference import ReferenceBaseline, compared_tasks
 from multitask_operator.study.report import StudyRun, TaskOutcome
 
-JUDGED = ("Qualified", "NotQualified")
 NOT_FINISHED = "it is not finished; run the same command again to go on"
 _OF_A_RUN = ("high-resource", "mixture", "bundle", "evaluate")
 
@@ -27,27 +28,21 @@ class Training:
     validations: tuple[int, ...]
 
 
-def run_results(graphs: StudyGraphs, failures: Sequence[Failed]) -> dict[Run, StudyRun]:
-    """Every run of the study; its ratios are by the baselines of the first run that has finished."""
-    targets = [(target.run, target) for target in graphs.of_runs if target.run is not None]
-    known = graphs.total_steps is not None
-    first = next((target for _, target in targets if known and target.graph.finished), None)
-    baselines = {} if first is None else {task: item.baseline for task, item in verdicts_of(first.graph).items()}
-    return {run: _result(run, target, baselines, failures, is_whole=known) for run, target in targets}
-
-
-def judged_tasks(results: Sequence[StudyRun]) -> tuple[str, ...]:
-    """The tasks that could be judged in every finished run: runs are compared on the same ones."""
-    finished = [run.tasks for run in results if run.finished]
-    if not finished:
-        return ()
-    return tuple(task for task in finished[0] if all(_is_judged(tasks.get(task)) for tasks in finished))
-
-
-def mean_ratio(run: StudyRun, tasks: Sequence[str]) -> float | None:
-    """The mean ratio over ``tasks``; None if the run has not finished, or without tasks."""
-    ratios = [item.ratio for name in tasks if (item := run.tasks.get(name)) is not None and item.ratio is not None]
-    return sum(ratios) / len(ratios) if run.finished and ratios else None
+def run_results(
+    graphs: StudyGraphs, baselines: Mapping[str, ReferenceBaseline], failures: Sequence[Failed]
+) -> dict[Run, StudyRun]:
+    """Every run of the study; ``baselines``: those of the reference arm, which all ratios are by."""
+    # While the steps are not known, what they follow from is of all runs.
+    of_all = [target.graph for target in graphs.targets if target.run is None and graphs.total_steps is None]
+    results = {}
+    for target in graphs.of_runs:
+        if target.run is None:
+            continue
+        if graphs.total_steps is not None and target.graph.finished:
+            results[target.run] = _finished(target.run, target, baselines)
+        else:
+            results[target.run] = _without_result(target.run, [*of_all, target.graph], failures)
+    return results
 
 
 def training_of(graph: Graph, batch_rows: int) -> Training:
@@ -69,11 +64,6 @@ def training_of(graph: Graph, batch_rows: int) -> Training:
     return Training(rows, tokens, tuple(validations))
 
 
-def baseline_keys(graph: Graph) -> frozenset[ArtifactKey]:
-    """The results of its baselines."""
-    return frozenset(key for key in done_keys(graph) if key[0].startswith("baseline/"))
-
-
 def base_key(graph: Graph) -> str | None:
     """The digest of its base model."""
     return graph["base"].digest
@@ -84,43 +74,43 @@ def seconds_of(graph: Graph, kinds: Sequence[str]) -> float:
     return sum(node.manifest.seconds for node in graph.nodes if node.kind in kinds and node.manifest is not None)
 
 
-def _result(
-    run: Run, target: Target, baselines: Mapping[str, float | None], failures: Sequence[Failed], *, is_whole: bool
-) -> StudyRun:
+def _finished(run: Run, target: Target, baselines: Mapping[str, ReferenceBaseline]) -> StudyRun:
     graph = target.graph
-    if not is_whole or not graph.finished:
-        return StudyRun(seed=run.seed, failure="; ".join(_failures(graph, failures)) or NOT_FINISHED)
     training = training_of(graph, target.model.spec.training.batch_rows)
     tasks = {
         name: _outcome(verdict, baselines.get(name), training.rows.get(name, 0))
         for name, verdict in verdicts_of(graph).items()
     }
+    verdicts = [item.verdict for item in tasks.values()]
+    compared = compared_tasks(baselines)
+    ratios = [item.ratio for name, item in tasks.items() if name in compared and item.ratio is not None]
     return StudyRun(
         seed=run.seed,
         tasks={task.name: tasks[task.name] for task in target.model.spec.tasks if task.name in tasks},
-        qualified=sum(item.verdict == "Qualified" for item in tasks.values()),
+        qualified=verdicts.count("Qualified"),
+        inconclusive=verdicts.count("Inconclusive"),
         rows=sum(training.rows.values()),
         tokens=training.tokens,
         seconds=round(seconds_of(graph, _OF_A_RUN), 3),
         validations=training.validations,
+        mean_ratio=fmean(ratios) if ratios else None,
     )
 
 
-def _outcome(verdict: TaskVerdict, baseline: float | None, rows: int) -> TaskOutcome:
-    ratio = verdict.score / baseline if baseline is not None and baseline > 0 else None
+def _without_result(run: Run, graphs: Sequence[Graph], failures: Sequence[Failed]) -> StudyRun:
+    """A run that a failure in ``graphs``, or a stop, has left without a result."""
+    wanted = {(node.name, node.digest) for graph in graphs for node in graph.nodes if node.state is not NodeState.DONE}
+    failed = [item for item in failures if (item.failure.stage, item.digest) in wanted]
+    if not failed:
+        return StudyRun(seed=run.seed, state="Unfinished", failure=NOT_FINISHED)
+    reasons = (f"stage {item.failure.stage} failed: {item.failure.message} (log: {item.log})" for item in failed)
+    return StudyRun(seed=run.seed, state="Failed", failure="; ".join(reasons))
+
+
+def _outcome(verdict: TaskVerdict, reference: ReferenceBaseline | None, rows: int) -> TaskOutcome:
+    by = reference.score if reference is not None else None
+    ratio = verdict.score / by if by is not None and by > 0 else None
     return TaskOutcome(score=verdict.score, baseline=verdict.baseline, ratio=ratio, verdict=verdict.verdict, rows=rows)
-
-
-def _is_judged(outcome: TaskOutcome | None) -> bool:
-    return outcome is not None and outcome.verdict in JUDGED and outcome.ratio is not None
-
-
-def _failures(graph: Graph, failures: Sequence[Failed]) -> Iterator[str]:
-    """Why the run has no result: the stages of its own that failed for good."""
-    wanted = {(node.name, node.digest) for node in graph.nodes if node.state is not NodeState.DONE}
-    for item in failures:
-        if (item.failure.stage, item.digest) in wanted:
-            yield f"stage {item.failure.stage} failed: {item.failure.message} (log: {item.log})"
 
 
 def _of_baseline(graph: Graph, node: Node, batch_rows: int) -> tuple[dict[str, int], int]:

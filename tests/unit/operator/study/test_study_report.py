@@ -57,27 +57,75 @@ def test_fewer_than_three_seeds_support_nothing_and_the_page_says_so():
     assert "nothing is supported by fewer than 3" in page.html(report)
 
 
-def test_a_task_that_cannot_be_judged_is_left_out_of_the_mean():
+DOUBTS = [
+    ({"inconclusive": lambda _arm, _seed, task: "BaselineAtFloor" if task == "escalate" else ""}, "not surely better"),
+    ({"improving": ("escalate",)}, "still improving when its steps ran out"),
+    # Of one run alone: by which rows a task is trained depends on its group.
+    (
+        {"inconclusive": lambda *run: "LeakedTestRows" if run == (OTHER, 18, "escalate") else ""},
+        "all of its test rows are in a train split",
+    ),
+]
+
+
+@pytest.mark.parametrize(("given", "reason"), DOUBTS)
+def test_a_task_whose_baseline_is_none_to_judge_by_is_left_out_of_the_mean_of_all(given, reason):
     def score(arm, seed, task):
         return 0.1 if task == "escalate" else better(arm, seed, task)
 
-    found = SimulatedStudy(study_document(**TWO), score=score, inconclusive=("escalate",))
+    found = SimulatedStudy(study_document(**TWO), score=score, **given)
     found.run()
     report = found.report()
     assert report.judged == ("urgency", "intent", "reply")
     assert report.arms[0].mean == pytest.approx(1.0)
     assert report.arms[0].runs[0].qualified == 3
-    assert "escalate: not judged in every run, and left out of the mean ratio" in report.warnings
+    (text,) = [text for text in report.warnings if "of the mean ratio of every arm: escalate (" in text]
+    assert reason in text
+
+
+def test_a_verdict_that_is_open_in_one_run_is_counted_there_and_its_task_counts_in_all_runs():
+    found = SimulatedStudy(study_document(**TWO), score=better)
+    found.inconclusive = lambda *run: "IntervalTooWide" if run == (OTHER, 18, "intent") else ""
+    found.run()
+    report = found.report()
+    assert report.judged == ("urgency", "intent", "escalate", "reply")
+    assert [run.inconclusive for run in report.arms[1].runs] == [0, 1, 0]
+    assert [run.qualified for run in report.arms[1].runs] == [4, 3, 4]
+    assert {len(run.tasks) for run in report.arms[1].runs} == {4}
+    assert report.arms[1].difference == study().report().arms[1].difference
+    row = next(line for line in page.markdown(report).splitlines() if line.startswith(f"| {OTHER} |"))
+    assert row.endswith("| 4/4, 3/4, 4/4 | 0, 1, 0 |")
+
+
+def methods(fails):
+    """Full, the reference, against LoRA, whose baselines score half; ``fails``: of which runs the evaluation does."""
+    grid = {"tuning": {"values": [{"method": "Full"}, {"method": "LoRA"}]}}
+    found = SimulatedStudy(study_document(**{**TWO, "parameters": grid}))
+    names = [run.arm.name for run in found.runs]
+    found.baseline_score = lambda arm: BASELINE_SCORE if arm == names[0] else BASELINE_SCORE / 2
+    found.failing = lambda node, target: (
+        node.kind == "evaluate" and target.run is not None and fails(target.run.arm.name == names[0], target.run.seed)
+    )
+    found.run()
+    return found.report()
 
 
 def test_ratios_of_all_arms_are_by_the_baselines_of_the_reference():
-    grid = {"tuning": {"values": [{"method": "Full"}, {"method": "LoRA"}]}}
-    report = study(lambda *_: BASELINE_SCORE, parameters=grid).report()
+    report = methods(lambda is_reference, seed: is_reference and seed == 17)
     full, lora = report.arms
     assert (full.own_baselines, lora.own_baselines) == (False, True)
-    assert lora.runs[0].tasks["urgency"].ratio == pytest.approx(1.0)
-    assert any("verdicts by baselines of their own" in text for text in report.warnings)
+    assert [run.tasks["urgency"].ratio for run in lora.runs] == pytest.approx([1.0] * 3)
+    assert lora.runs[0].tasks["urgency"].baseline == BASELINE_SCORE / 2
+    (text,) = [text for text in report.warnings if "judged by baselines of their own" in text]
+    assert text.startswith('tuning={"method":"LoRA"}: ratios are by the baselines of tuning={"method":"Full"}')
     assert not lora.own_base
+
+
+def test_without_the_baselines_of_the_reference_there_is_no_ratio():
+    report = methods(lambda is_reference, _seed: is_reference)
+    assert report.judged == ()
+    assert all(run.finished and run.mean_ratio is None for run in report.arms[1].runs)
+    assert report.conclusion.startswith("Nothing is supported: ")
 
 
 def test_another_pre_training_is_another_base():
@@ -117,11 +165,12 @@ def test_a_failed_arm_is_told_and_the_others_are_compared():
     report = found.report()
     by_name = {arm.name: arm for arm in report.arms}
     assert all(run.failure and "mixture/all failed: it broke" in run.failure for run in by_name[failing].runs)
+    assert {run.state for run in by_name[failing].runs} == {"Failed"}
     assert by_name[failing].mean is None
     assert by_name["strategy=None,temperature=1"].difference is not None
     assert sum(text.startswith(f"{failing}, seed") for text in report.warnings) == 3
     row = next(line for line in page.markdown(report).splitlines() if line.startswith(f"| {failing} |"))
-    assert row == f"| {failing} | – | – | – | failed |"
+    assert row == f"| {failing} | – | – | – | failed | failed |"
 
 
 def test_what_was_not_run_to_its_end_says_how_to_go_on():
@@ -130,9 +179,24 @@ def test_what_was_not_run_to_its_end_says_how_to_go_on():
     report = found.report()
     assert report.conclusion.startswith("Nothing is supported: ")
     assert all("run the same command again" in (run.failure or "") for arm in report.arms for run in arm.runs)
+    assert "not finished: 6 runs; run the same command again to go on" in report.warnings
+    assert "failed" not in page.markdown(report)
+    assert f"| {OTHER} | – | – | – | not finished | not finished |" in page.markdown(report)
     before_baselines = SimulatedStudy(study_document(parameters=TWO["parameters"])).report()
     assert before_baselines.total_steps is None
     assert page.html(before_baselines)
+
+
+@pytest.mark.parametrize("kind", ["filter", "baseline"])
+def test_what_fails_before_the_steps_are_known_fails_every_run(kind):
+    found = SimulatedStudy(study_document(parameters=TWO["parameters"]))
+    found.failing = lambda node, _target: node.kind == kind
+    found.run()
+    report = found.report()
+    assert report.total_steps is None
+    for run in (run for arm in report.arms for run in arm.runs):
+        assert run.state == "Failed"
+        assert f"stage {kind}" in (run.failure or "")
 
 
 def test_study_json_is_read_back_as_it_was_written():

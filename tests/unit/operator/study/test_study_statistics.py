@@ -76,7 +76,7 @@ SENTENCES = [
         4,
         "Nothing is supported: no arm was trained on as many rows as a.",
     ),
-    ([Comparison("b", 3, ABOVE)], 0, "Nothing is supported: no task could be judged in every run."),
+    ([Comparison("b", 3, ABOVE)], 0, "Nothing is supported: no task has a baseline of a that arms can be compared by."),
     ([Comparison("b", 0, None)], 4, "Nothing is supported: no arm has a finished run of the same seed as a."),
     (
         [Comparison("b", 3, ABOVE, equal_rows=False), Comparison("c", 3, ABOVE)],
