@@ -18,7 +18,7 @@ from multitask_api.stage_io.results import (
 )
 from multitask_operator.commands.console import qualification
 from multitask_operator.formatting import counted, interval, listed
-from multitask_operator.planner.estimate import estimate, speed_from_flops
+from multitask_operator.planner.estimate import estimate
 from multitask_operator.planner.stage_costs import Speed
 from multitask_operator.report.build import build_report
 from multitask_operator.report.html import render
@@ -369,20 +369,6 @@ def test_the_speed_is_that_of_the_machine_not_of_the_folder():
     assert estimate(DESK, graph_of(DESK, moved), host="another", otherwise=lambda: rough).speed == Speed(
         8000.0, "measured"
     )
-
-
-SPEEDS = [
-    # method, weights, tokens/s at 6 GFLOP/s
-    ("Full", 1_000_000, 1000),
-    ("LoRA", 1_000_000, 1500),
-    ("Full", None, None),
-]
-
-
-@pytest.mark.parametrize(("method", "parameters", "expected"), SPEEDS)
-def test_a_rough_speed_follows_from_weights_and_flops(method, parameters, expected):
-    speed = speed_from_flops(model(tuning={"method": method}), parameters, 6e9)
-    assert (speed and round(speed.tokens_per_second)) == expected
 
 
 class Page(HTMLParser):

@@ -23,10 +23,16 @@ def test_a_measured_speed_serves_every_plan_with_the_same_base_method_and_device
     assert speed.expected_speed(full, "cuda", 1_000_000) is None
 
 
-def test_on_a_cpu_the_first_plan_has_a_rough_speed():
-    rough = speed.expected_speed(model(), "cpu", 10_000_000)
-    assert rough.source.startswith("rough, from 10.0 M weights and ")
-    assert 1 < rough.tokens_per_second < 1e6
+@pytest.mark.parametrize(("method", "tokens_per_second"), [("Full", 1000), ("LoRA", 1500)])
+def test_on_a_cpu_the_first_plan_has_a_rough_speed(method, tokens_per_second, monkeypatch):
+    monkeypatch.setattr(speed, "_flops_per_second", lambda: 6e9)
+    rough = speed.expected_speed(model(tuning={"method": method}), "cpu", 1_000_000)
+    assert rough.source == "rough, from 1.0 M weights and 6 GFLOP/s"
+    assert round(rough.tokens_per_second) == tokens_per_second
+
+
+def test_the_speed_of_a_matrix_product_is_measured():
+    assert 1e8 < speed._flops_per_second() < 1e13
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"a": "b"}', "{"])

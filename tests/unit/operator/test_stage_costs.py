@@ -9,7 +9,7 @@ import pytest
 
 from multitask_api.errors import UserError
 from multitask_api.estimates.fitting import BUSY_TOKENS, MOST_TOKENS, USED
-from multitask_api.estimates.flops import training_flops
+from multitask_api.estimates.flops import attention_flops, training_flops
 from multitask_api.estimates.memory import TRAINED_BYTES, MemoryModel, MicroBatchShape
 from multitask_api.estimates.shape import ModelShape
 from multitask_api.estimates.sharding import divides_weights
@@ -18,6 +18,8 @@ from multitask_api.resource.tuning import Tuning
 from multitask_api.stages import Node, NodeState
 from multitask_operator.commands.costs import cost_text, costs_to_json, named_device, print_costs
 from multitask_operator.local import gpus
+from multitask_operator.planner.costs import RUNTIME_BYTES, Capacity
+from multitask_operator.planner.costs import cost as stage_needs
 from multitask_operator.planner.estimate import estimate
 from multitask_operator.planner.misfit import misfits
 from multitask_operator.planner.stage_costs import UTILISATION, Speed
@@ -103,7 +105,12 @@ def test_the_time_is_measured_or_else_from_flops():
     resource = model(tuning=LORA, training={"maxLength": 512})
     first = cost(resource, HALF, L4)
     (baseline, *_) = first.stages
-    operations = training_flops(HALF, trains_all=False, checkpointing=baseline.fitted.checkpointing, sequence=512)
+    operations = training_flops(
+        HALF.linear_weights,
+        attention=attention_flops(HALF, 512),
+        trains_all=False,
+        checkpointing=baseline.fitted.checkpointing,
+    )
     assert baseline.speed.tokens_per_second == pytest.approx(UTILISATION * 121e12 / operations)
     assert baseline.speed.source == "from FLOPs, at 35% of the 121 TFLOP/s of L4"
     assert first.seconds == pytest.approx(sum(stage.tokens / stage.speed.tokens_per_second for stage in first.stages))
@@ -118,7 +125,7 @@ def test_operations_follow_weights_and_passes():
     linear = 2 * HALF.linear_weights
     operations = {
         (trains_all, checkpointing): training_flops(
-            HALF, trains_all=trains_all, checkpointing=checkpointing, sequence=0
+            HALF.linear_weights, trains_all=trains_all, checkpointing=checkpointing
         )
         for trains_all in (False, True)
         for checkpointing in (False, True)
@@ -216,21 +223,25 @@ def test_the_table_has_memory_time_and_gpu_hours(capsys, monkeypatch):
 
 
 GPUS = [
-    ("A100-40GB", 40, 312),
-    ("NVIDIA A100-SXM4-80GB", 80, 312),
-    ("NVIDIA L4", 23, 121),
-    ("nvidia-l4", 23, 121),
-    ("nvidia-tesla-t4", 15, 65),
-    ("NVIDIA L40S", 46, 362),
-    ("NVIDIA GeForce RTX 4090", 24, 165),
-    ("NVIDIA H100 80GB HBM3", 80, 989),
-    ("NVIDIA-H100-NVL", 94, 835),
+    # name, MiB as nvidia-smi reports them, TFLOP/s
+    ("A100-40GB", 40960, 312),
+    ("NVIDIA A100-SXM4-80GB", 81920, 312),
+    ("NVIDIA L4", 23034, 121),
+    ("nvidia-l4", 23034, 121),
+    ("nvidia-tesla-t4", 15360, 65),
+    ("NVIDIA L40S", 46068, 362),
+    ("NVIDIA GeForce RTX 4090", 24564, 165),
+    ("NVIDIA H100 80GB HBM3", 81559, 989),
+    ("NVIDIA H100 PCIe", 81559, 756),
+    ("NVIDIA-H100-NVL", 95830, 835),
+    ("Tesla V100-PCIE-32GB", 32510, 112),
+    ("NVIDIA A10G", 23028, None),
 ]
 
 
 @pytest.mark.parametrize(("name", "memory", "tflops"), GPUS)
 def test_gpus_by_their_names(name, memory, tflops):
-    assert known_gpu(name) == GpuModel(name, memory * GIB, tflops * 1e12)
+    assert known_gpu(name) == GpuModel(name, memory * 2**20, tflops and tflops * 1e12)
 
 
 def test_a_slice_of_a_gpu_is_not_the_whole():
@@ -306,3 +317,15 @@ def test_a_check_has_one_gpu():
         for kind in ("baseline", "check")
     }
     assert counts == {"baseline": 4, "check": 1}
+
+
+def test_the_scheduler_of_this_machine_counts_on_the_memory_that_plans_say():
+    resource, machine = model(tuning=LORA), Capacity(cores=16, memory=64 * GIB)
+    manifests = all_done(resource, until="baseline")
+    (key,) = [key for key in manifests if key[0] == "base"]
+    result = manifests[key].result | {"shape": HALF.to_json(), "parameters": HALF.parameters}
+    manifests[key] = manifests[key].model_copy(update={"result": result})
+    graph = graph_of(resource, manifests)
+    baseline = next(node for node in graph.nodes if node.kind == "baseline")
+    planned = cost(resource, HALF, Device("this machine", 64 * GIB, is_gpu=False), manifests).stages[0]
+    assert stage_needs(baseline, graph, resource.spec, machine).memory - RUNTIME_BYTES == planned.fitted.memory.total

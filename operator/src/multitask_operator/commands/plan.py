@@ -248,5 +248,5 @@ def _local_device(model: MultiTaskModel) -> Device | None:
 
 def _expected_speed(model: MultiTaskModel, resolved: Resolved, graph: Graph, shape: ModelShape | None) -> Speed | None:
     """The speed of this machine, for a plan whose stages have not measured it yet."""
-    found = base_parameters(graph) or resolved.base_parameters
-    return expected_speed(model, device(model, "auto"), found or (shape.parameters if shape else None))
+    known = base_parameters(graph) or resolved.base_parameters
+    return expected_speed(model, device(model, "auto"), shape.linear_weights if shape else known)

@@ -7,26 +7,27 @@ import os
 import time
 from pathlib import Path
 
+from multitask_api.estimates.flops import training_flops
 from multitask_api.machine.gpus import gpu_count
 from multitask_api.resource import MultiTaskModel
 from multitask_operator.local.workdir import write_atomically
-from multitask_operator.planner.estimate import speed_from_flops
 from multitask_operator.planner.stage_costs import Speed
 
 _SIDE = 1024
 """Rows and columns of the matrices that are multiplied: 2 GFLOP, a twentieth of a second on one core."""
 
 
-def expected_speed(model: MultiTaskModel, device: str, parameters: int | None) -> Speed | None:
+def expected_speed(model: MultiTaskModel, device: str, weights: int | None) -> Speed | None:
     """The speed of the last run with this base, method and device; else a rough one on the CPU; else None.
 
-    ``device`` as for the stages: auto is a GPU where there is one. ``parameters``: weights of the base, if known.
+    ``device`` as for the stages: auto is a GPU where there is one. ``weights``: of the linear layers of the base, or
+    all of them where its shape is not known; None if neither is.
     """
     measured = _read().get(_key(model, device))
     if measured:
         return Speed(measured, "measured in an earlier run on this machine")
     on_cpu = device == "cpu" or (device == "auto" and not gpu_count())
-    return speed_from_flops(model, parameters, _flops_per_second()) if on_cpu else None
+    return _rough_speed(model, weights, _flops_per_second()) if on_cpu and weights else None
 
 
 def remember_speed(model: MultiTaskModel, device: str, speed: Speed) -> None:
@@ -56,6 +57,12 @@ def _read() -> dict[str, float]:
 def _key(model: MultiTaskModel, device: str) -> str:
     base = model.spec.base_model
     return " ".join(filter(None, (base.uri, base.revision, model.spec.tuning.method, device)))
+
+
+def _rough_speed(model: MultiTaskModel, weights: int, flops_per_second: float) -> Speed:
+    operations = training_flops(weights, trains_all=model.spec.tuning.method == "Full")
+    source = f"rough, from {weights / 1e6:,.1f} M weights and {flops_per_second / 1e9:,.0f} GFLOP/s"
+    return Speed(flops_per_second / operations, source)
 
 
 def _flops_per_second() -> float:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from multitask_api.estimates.memory import TRAINED_BYTES
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.stage_io.results import BaseResult
 from multitask_api.stages import Graph, Node
+from multitask_operator.planner.stage_memory import Device, fitted, training_of
 
 #: Resident bytes of a process with the runtime loaded and nothing else (measured: torch and transformers on CPU).
 RUNTIME_BYTES = 700 * 1024**2
-#: Bytes a trained weight takes: fp32 weight, gradient and two Adam moments; of a frozen one: the weight, and a copy.
-TRAINED, FROZEN = 16, 8
+#: Bytes that a weight takes where nothing is trained, or on a GPU: the weight in fp32, and a copy.
+_LOADED = 8
 #: Kinds that measure or start servers: nothing else may run beside them.
 ALONE = frozenset({"verify", "ledger"})
 TRAINING = frozenset({"base", "baseline", "high-resource", "mixture", "check"})
@@ -56,10 +58,21 @@ def threads(kind: str, capacity: Capacity, tasks: int) -> int:
 
 def cost(node: Node, graph: Graph, spec: MultiTaskModelSpec, capacity: Capacity) -> Cost:
     """What ``node`` needs of ``capacity``."""
-    cores = threads(node.kind, capacity, len(spec.tasks))
-    memory = RUNTIME_BYTES
+    return Cost(threads(node.kind, capacity, len(spec.tasks)), RUNTIME_BYTES + _of_model(node, graph, spec, capacity))
+
+
+def _of_model(node: Node, graph: Graph, spec: MultiTaskModelSpec, capacity: Capacity) -> int:
+    """Bytes of the machine's memory for the model and its training: estimated as in plans, or by the number of weights
+    where the base's shape is not known. On a GPU training takes the GPU's memory.
+    """
     base = graph["base"].manifest if "base" in graph else None
-    if base is not None and node.kind not in SMALL:
-        trained = node.kind in TRAINING and spec.tuning.method == "Full"
-        memory += BaseResult.model_validate(base.result).parameters * (TRAINED if trained else FROZEN)
-    return Cost(cores, memory)
+    if base is None or node.kind in SMALL:
+        return 0
+    result = BaseResult.model_validate(base.result)
+    if node.kind not in TRAINING or capacity.gpus:
+        return result.parameters * _LOADED
+    training = training_of(node, graph, spec)
+    if result.shape is None:
+        return result.parameters * (TRAINED_BYTES if training.tuning.method == "Full" else _LOADED)
+    machine = Device("this machine", capacity.memory, is_gpu=False)
+    return fitted(spec, training, result.shape, machine).memory.total

@@ -14,10 +14,6 @@ from multitask_operator.planner.results import training_result_of
 from multitask_operator.planner.stage_costs import Speed, StageCost, stage_costs
 from multitask_operator.planner.stage_memory import Device
 
-#: Floating-point operations a weight and token: 2 forward, 2 back to the inputs, 2 for the gradient of the weight,
-#: which a frozen weight does not need.
-_FLOPS_FULL, _FLOPS_FROZEN = 6, 4
-
 
 @dataclass(frozen=True)
 class Estimate:
@@ -85,15 +81,6 @@ def measured_speed(graph: Graph, host: str | None) -> Speed | None:
     """The median speed of the stages that ran on ``host`` (None: on any)."""
     speeds = [item.tokens_per_second for item in _trained(graph, host) if item.tokens_per_second]
     return Speed(median(speeds), "measured") if speeds else None
-
-
-def speed_from_flops(model: MultiTaskModel, parameters: int | None, flops_per_second: float) -> Speed | None:
-    """A rough speed: 6 operations a weight and token (4 where the base is frozen), attention not counted."""
-    if not parameters:
-        return None
-    operations = parameters * (_FLOPS_FULL if model.spec.tuning.method == "Full" else _FLOPS_FROZEN)
-    source = f"rough, from {parameters / 1e6:,.1f} M weights and {flops_per_second / 1e9:,.0f} GFLOP/s"
-    return Speed(flops_per_second / operations, source)
 
 
 def _trained(graph: Graph, host: str | None) -> Sequence[TrainResult | BaseResult]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from multitask_api.resource import MultiTaskModel
+from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_api.stage_io.results import PrepareResult
 from multitask_api.stages import Graph, Node, NodeState, build
 from multitask_operator.planner.costs import ALONE, ON_GPU, Capacity, Cost, cost, threads
@@ -82,7 +82,7 @@ def plan_graph(
             continue  # it starts with another one
         if capacity is None or free is None:
             starts.append(StartStage(node, 1, attempt))
-        elif (taken := free.take(node, cost(node, graph, model.spec, capacity))) is not None:
+        elif (taken := free.take(node, graph, model.spec)) is not None:
             count = threads(node.kind, capacity, len(model.spec.tasks))
             starts.append(StartStage(node, count, attempt, taken.gpu, companions.get(node.name, ())))
     finished = not starts and not waits and not planner_input.running
@@ -209,7 +209,7 @@ class FreeCapacity:
         """An idle machine."""
         return cls(capacity, capacity.cores, capacity.memory, 0, alone=False, gpus=capacity.gpus)
 
-    def take(self, node: Node, needed: Cost) -> Taken | None:
+    def take(self, node: Node, graph: Graph, spec: MultiTaskModelSpec) -> Taken | None:
         """Reserve what the stage needs; None if it is not free.
 
         An idle machine takes any stage: waiting would not enlarge it. Where there are GPUs, a stage that uses one gets
@@ -218,9 +218,11 @@ class FreeCapacity:
         needs_gpu = bool(self.capacity.gpus) and node.kind in ON_GPU
         if self.processes:
             full = self.processes >= self.capacity.processes or self.alone or node.kind in ALONE
-            full = full or (needs_gpu and not self.gpus)
-            if full or needed.cores > self.cores or needed.memory > self.memory:
+            if full or (needs_gpu and not self.gpus):
                 return None
+        needed = cost(node, graph, spec, self.capacity)
+        if self.processes and (needed.cores > self.cores or needed.memory > self.memory):
+            return None
         taken = Taken(self.gpus[0] if needs_gpu and self.gpus else None)
         self.use(node, needed, taken.gpu)
         return taken

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from multitask_api.estimates.fitting import Fitted
-from multitask_api.estimates.flops import training_flops
+from multitask_api.estimates.flops import attention_flops, training_flops
 from multitask_api.estimates.shape import ModelShape
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stages import Graph, NodeState
@@ -107,10 +107,10 @@ def _speed(
     if device.flops is None:
         return None
     each = training_flops(
-        shape,
+        shape.linear_weights,
+        attention=attention_flops(shape, model.spec.training.max_length),
         trains_all=training.tuning.method == "Full",
         checkpointing=fit.checkpointing,
-        sequence=model.spec.training.max_length,
     )
     count = f"{gpus} × " if gpus > 1 else ""
     source = f"from FLOPs, at {UTILISATION:.0%} of the {device.flops / 1e12:,.0f} TFLOP/s of {count}{device.name}"
