@@ -338,13 +338,14 @@ def test_cluster_fields_that_the_file_sets_are_listed():
     assert ignored_fields(model()) == []
     spec = {
         "storage": {"uri": "pvc://c/p"},
-        "training": {"queueName": "q", "gpusPerNode": 2},
+        "training": {"queueName": "q", "gpusPerNode": 2, "sharding": "Always"},
         "serving": {"replicas": 3},
     }
     assert ignored_fields(model(**spec)) == [
         "spec.storage",
         "spec.serving",
         "spec.training.gpusPerNode",
+        "spec.training.sharding",
         "spec.training.queueName",
     ]
 

@@ -93,3 +93,15 @@ def test_hints_keep_the_options_that_were_given(project, tmp_path, capsys, comma
 
     assert cli.invoke([command, str(project / "model.yaml"), *map(here, options)]) == 0
     assert here(hint) + "\n" in capsys.readouterr().out
+
+
+def test_a_gpu_that_is_named_is_one_of_a_cluster_and_without_a_name_the_plan_is_of_this_machine(project, capsys):
+    file = project / "model.yaml"
+    file.write_text(file.read_text() + "  training: {nodes: 2, gpusPerNode: 4, sharding: Always}\n")
+    found = []
+    for options in ([], ["--gpu", "L4"]):
+        assert cli.invoke(["plan", str(file), "--output", "json", *options]) == 0
+        planned = json.loads(capsys.readouterr().out)
+        found.append((planned["cost"]["device"]["gpus"], planned["ignored"]))
+    settings = [f"spec.training.{name}" for name in ("nodes", "gpusPerNode", "sharding")]
+    assert found == [(1, settings), (8, [])]

@@ -219,7 +219,7 @@ def test_the_table_has_memory_time_and_gpu_hours(capsys, monkeypatch):
     first = data["stages"][0]["memory"]
     parts = ("weights", "gradients", "optimizer", "activations", "loss")
     assert first["bytes"] == sum(first[part] for part in parts)
-    assert data["device"] == {"name": "L4", "bytes": 23 * GIB}
+    assert data["device"] == {"name": "L4", "bytes": 23 * GIB, "gpus": 1}
 
 
 GPUS = [

@@ -65,7 +65,7 @@ def validate(file: Path, claims: Sequence[str], output: str) -> int:
 @CLAIM
 @NO_SERVE
 @REFRESH
-@click.option("--gpu", metavar="NAME", help="Memory and time on this GPU, such as L4 or A100-40GB.  [default: here]")
+@click.option("--gpu", metavar="NAME", help="Memory and time in a cluster with this GPU, such as L4.  [default: here]")
 @OUTPUT
 @cluster_options
 def plan(

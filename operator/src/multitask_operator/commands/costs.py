@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 from multitask_api.errors import UserError
 from multitask_api.machine.gpu_models import GIB, GpuModel, known_gpu, known_names
+from multitask_api.resource.training import Training
 from multitask_operator.commands.console import print_line, table
 from multitask_operator.formatting import duration
 from multitask_operator.planner.estimate import Estimate
@@ -27,6 +29,11 @@ def named_device(name: str) -> Device:
     if gpu is None:
         raise UserError(f"--gpu {name}: not a GPU that is known here; write one of {known_names()}, or A100-40GB")
     return device_of(gpu)
+
+
+def in_cluster(gpu: Device, training: Training) -> Device:
+    """``gpu`` as a training in a cluster has it: as many as its pods have together."""
+    return replace(gpu, gpus=training.nodes * max(1, training.gpus_per_node))
 
 
 def print_costs(cost: Estimate) -> None:
@@ -66,7 +73,9 @@ def costs_to_json(cost: Estimate) -> dict[str, object]:
         "atMostSeconds": None if cost.seconds is None else round(cost.seconds),
         "tokensPerSecond": round(cost.speed.tokens_per_second) if cost.speed else None,
         "speedFrom": cost.speed.source if cost.speed else None,
-        "device": {"name": cost.device.name, "bytes": cost.device.memory} if cost.device else None,
+        "device": {"name": cost.device.name, "bytes": cost.device.memory, "gpus": cost.device.gpus}
+        if cost.device
+        else None,
         "stages": [_to_json(stage) for stage in cost.stages],
     }
 
@@ -116,8 +125,9 @@ def _sources(cost: Estimate) -> Iterator[str]:
     if cost.device is not None and any(stage.fitted for stage in cost.stages):
         twice = any(stage.fitted.checkpointing for stage in cost.stages if stage.fitted)
         note = "; twice: activations are computed twice (gradient checkpointing)" if twice else ""
+        gpus = f"each of {cost.device.gpus} × " if cost.device.gpus > 1 else ""
         yield (
-            f"memory: estimated, of the {cost.device.memory / GIB:.1f} GiB of {cost.device.name}, with rows of"
+            f"memory: estimated, of the {cost.device.memory / GIB:.1f} GiB of {gpus}{cost.device.name}, with rows of"
             f" training.maxLength{note}"
         )
     speeds = dict.fromkeys(stage.speed.source for stage in cost.stages if stage.speed)

@@ -19,7 +19,7 @@ from multitask_api.stages import Graph, Node, NodeState, build
 from multitask_api.stages.sampling import mixture
 from multitask_api.stages.warm_start import starts
 from multitask_operator.commands.console import print_json, print_line, table
-from multitask_operator.commands.costs import cost_text, costs_to_json, device_of, named_device, print_costs
+from multitask_operator.commands.costs import cost_text, costs_to_json, device_of, in_cluster, named_device, print_costs
 from multitask_operator.commands.forecast import forecast_lines
 from multitask_operator.local import release
 from multitask_operator.local.capacity import capacity
@@ -40,6 +40,8 @@ from multitask_operator.report.tuning_text import tuning_lines
 
 #: Name of the folder that holds work folders.
 WORKDIRS = ".mtm"
+_CLUSTER_GPUS = frozenset({"spec.training.nodes", "spec.training.gpusPerNode", "spec.training.sharding"})
+"""What a plan for a GPU of a cluster does not ignore."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def plan(
     gpu: str | None = None,
     options: Sequence[str] = (),
 ) -> int:
-    """Show the plan of ``file`` against its work folder; memory and time on ``gpu``, by default on this machine.
+    """Show the plan of ``file`` against its work folder; memory and time on this machine, or on ``gpu`` in a cluster.
 
     ``options``: those that the next command needs too.
     """
@@ -79,7 +81,7 @@ def plan(
     graph = build(model.metadata.name, model.spec, resolved, folder.manifests(), versions, serve=serve)
     shape = find_shape(graph, resolved)
     if gpu is None:
-        on, host = _local_device(model), platform.node()
+        on, host, gpus = _local_device(model), platform.node(), _gpus(model)
         cost = estimate(
             model,
             graph,
@@ -89,16 +91,17 @@ def plan(
             otherwise=lambda: _expected_speed(model, resolved, graph, shape),
         )
     else:
-        cost = estimate(model, graph, measured=False, shape=shape, device=named_device(gpu))
+        on = in_cluster(named_device(gpu), model.spec.training)
+        cost, gpus = estimate(model, graph, measured=False, shape=shape, device=on), int(on.gpus == 1)
     summary = PlanSummary(
         model=model,
         graph=graph,
         states={node.name: describe_state(node, graph) for node in graph.nodes},
         probabilities=sampling_probabilities(model, graph),
-        ignored=ignored_fields(model),
+        ignored=[name for name in ignored_fields(model) if gpu is None or name not in _CLUSTER_GPUS],
         notes=[*model.spec.hints(), *starts(graph.nodes), *frozen_base_notes(model, graph), *releases],
         cost=cost,
-        baselines=BaselineWork.of(model.spec, graph, _gpus(model) if gpu is None else 1),
+        baselines=BaselineWork.of(model.spec, graph, gpus),
     )
     if as_json:
         print_json(to_json(summary))

@@ -200,7 +200,6 @@ class Executor:
             device=self.device,
             data_root=str(self.data_root),
             gradient_checkpointing=self.model.spec.training.gradient_checkpointing,
-            sharding=self.model.spec.training.sharding,
             report_to=self.model.spec.training.report_to,
         )
 

@@ -34,6 +34,7 @@ _CLUSTER_SPEC = {
 _CLUSTER_TRAINING = {
     "nodes": "nodes",
     "gpus_per_node": "gpusPerNode",
+    "sharding": "sharding",
     "resources": "resources",
     "queue_name": "queueName",
     "pod_template": "podTemplate",

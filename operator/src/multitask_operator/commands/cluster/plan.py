@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 
 from multitask_api.cluster import REFRESH_ANNOTATION
 from multitask_api.machine.gpu_models import known_gpu
@@ -14,7 +13,7 @@ from multitask_operator.commands.cluster.jobs import first_line
 from multitask_operator.commands.cluster.options import ClusterOptions
 from multitask_operator.commands.cluster.session import read_model
 from multitask_operator.commands.console import print_json, print_line
-from multitask_operator.commands.costs import cost_text, device_of, named_device
+from multitask_operator.commands.costs import cost_text, device_of, in_cluster, named_device
 from multitask_operator.planner.estimate import estimate
 from multitask_operator.planner.joint import BaselineWork
 from multitask_operator.planner.stage_memory import Device
@@ -80,7 +79,7 @@ def _gpus(state: ModelState) -> int:
 def _device(training: Training, gpu: str | None) -> Device | None:
     """The GPU that is named, else the one that the pods' node selector asks for; None if that names none."""
     device = _gpu(training, gpu)
-    return replace(device, gpus=training.nodes * max(1, training.gpus_per_node)) if device else None
+    return in_cluster(device, training) if device else None
 
 
 def _gpu(training: Training, gpu: str | None) -> Device | None:
