@@ -21,6 +21,7 @@ from multitask_trainer.affinity.gradients import CHUNKS, Probe, ProbedRows, chun
 from multitask_trainer.affinity.grouping import find_groups
 from multitask_trainer.affinity.sketch import SIZE, sketch
 from multitask_trainer.data.rows import Row, write_rows
+from multitask_trainer.errors import MicroBatchTooLarge
 from multitask_trainer.training.batching.dataset import EncodedDataset
 from support.training_fixtures import FRUITS, KIND, TOOLS, TrainingSuite, base_parameters, small_decoder
 
@@ -282,7 +283,7 @@ def test_passes_that_do_not_fit_are_halved_and_change_nothing():
     halved, tried = sketches_of(1000, limit=max(sizes) - 1)
     assert max(sizes) > max(size for size in tried if size < max(sizes))
     np.testing.assert_allclose(halved, whole, atol=1e-6 + 1e-4 * np.abs(whole).max())
-    with pytest.raises(torch.OutOfMemoryError):
+    with pytest.raises(MicroBatchTooLarge, match="rows do not fit into the GPU's memory"):
         sketches_of(1000, limit=3)
 
 

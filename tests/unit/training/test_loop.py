@@ -229,7 +229,7 @@ def test_micro_batches_add_up_to_one_step(tmp_path):
 class Always:
     """The same micro-batches at every step."""
 
-    token_budget = 20
+    token_budget, width = 20, 4
 
     def __init__(self, micro_batches) -> None:
         self.micro_batches = micro_batches
@@ -266,7 +266,7 @@ class Watched(Full):
 class TwoTasks:
     """Two micro-batches of rows of two tasks out of three."""
 
-    token_budget = 20
+    token_budget, width = 20, 4
 
     def at(self, step: int):
         rows = [(np.arange(4 + row, dtype=np.int32), 2) for row in range(2)]

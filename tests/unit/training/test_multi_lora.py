@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
+import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -19,9 +21,9 @@ from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import TrainResult
 from multitask_api.stages.versions import VERSIONS
 from multitask_trainer.errors import Interrupted
+from multitask_trainer.pod import unit as pod_unit
 from multitask_trainer.pod.configmap import ConfigMap, connect
 from multitask_trainer.pod.reporters import JointProgressReporter
-from multitask_trainer.pod.unit import run_unit
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.runtime.distributed import DistributedContext
 from multitask_trainer.runtime.progress import FileProgressReporter
@@ -35,7 +37,8 @@ from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.loss import RowMeanLoss
 from multitask_trainer.training.multi_lora import run as multi_lora_run
 from multitask_trainer.training.multi_lora.batches import JointBatches
-from multitask_trainer.training.multi_lora.run import why_apart
+from multitask_trainer.training.multi_lora.loop import JointLoop
+from multitask_trainer.training.multi_lora.run import train_together, why_apart
 from multitask_trainer.training.multi_lora.step import RunLosses
 from multitask_trainer.training.optimizer import TrainingSettings, make_adamw
 from multitask_trainer.tuning.multi_lora import MultiLora
@@ -191,19 +194,89 @@ def test_a_run_that_fails_leaves_the_others_as_they_were(trained):
         torch.testing.assert_close(value, _alone(trained, "a")[key], rtol=1e-3, atol=1e-5)
 
 
-def test_runs_that_are_stopped_go_on_in_another_company(trained):
+def test_runs_that_are_stopped_go_on_in_another_company(trained, monkeypatch):
+    """Stopped while all train, and again while what is left of the first that has ended is done."""
     runs = {"a": RUNS["a"], "b": RUNS["b"], "c": RUNS["c"]}
     stages = contexts(trained, "cut", runs)
     stages[1] = StageContext(stages[1].order, _StopsAt(8))
     status, ends = together(stages)
     assert status == EXIT_RETRYABLE
     assert {failure.message.partition(";")[0] for failure in ends.failures.values()} == {"stopped after step 8"}
+
+    def stopped(_stage, _result):
+        os.kill(os.getpid(), signal.SIGTERM)
+        pytest.fail("it goes on")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(baseline, "_served_and_scored", stopped)
+        before = signal.signal(signal.SIGTERM, pod_unit._interrupt)
+        try:
+            status, ends = together(contexts(trained, "cut", runs))
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    assert (status, ends.succeeded_, len(ends.failures)) == (EXIT_RETRYABLE, [], len(runs))
+    ended = min(result(trained, f"baseline/alone-{name}").steps for name in runs)
+    for stage in stages:
+        progress, _, _ = CheckpointStore(stage.work_folder / "checkpoint").load()
+        assert progress.step == ended
     again = contexts(trained, "cut", runs)
     assert together(again[:2])[0] == 0
     assert run_stage(baseline.work, again[2], Ends()) == 0
     for name in runs:
         for key, value in weights(trained, f"baseline/cut-{name}").items():
             torch.testing.assert_close(value, _alone(trained, name)[key], rtol=1e-3, atol=1e-5)
+
+
+def test_runs_that_do_not_fit_together_any_more_go_on_one_after_the_other(trained, monkeypatch, capsys):
+    load, passes = multi_lora_run.load_base, itertools.count()
+
+    def with_little_memory(*arguments):
+        base = load(*arguments)
+
+        def note(*_):
+            if base.training and next(passes) > 10:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+
+        base.get_decoder().register_forward_pre_hook(note)
+        return base
+
+    monkeypatch.setattr(multi_lora_run, "load_base", with_little_memory)
+    runs = {"a": RUNS["a"], "c": RUNS["c"]}
+    assert together(contexts(trained, "tight", runs))[0] == 0
+    output = capsys.readouterr().out
+    assert "these runs do not fit together any more" in output
+    assert output.count("resuming after step") == len(runs)
+    for name in runs:
+        assert result(trained, f"baseline/tight-{name}").trained_together is None
+        for key, value in weights(trained, f"baseline/tight-{name}").items():
+            torch.testing.assert_close(value, _alone(trained, name)[key], rtol=1e-3, atol=1e-5)
+
+
+class _SavesSlowly(CheckpointStore):
+    may_write = threading.Event()
+
+    def _write(self, name, content):
+        assert self.may_write.wait(60)
+        super()._write(name, content)
+
+
+def test_whatever_ends_all_runs_waits_for_the_checkpoints_that_are_being_written(trained, monkeypatch):
+    monkeypatch.setattr(multi_lora_run, "CheckpointStore", _SavesSlowly)
+    advance, steps = JointLoop._advance, itertools.count()
+
+    def fails(joint_loop):
+        if next(steps) == 6:  # right after the first validation
+            threading.Timer(0.5, _SavesSlowly.may_write.set).start()
+            raise ZeroDivisionError
+        advance(joint_loop)
+
+    monkeypatch.setattr(JointLoop, "_advance", fails)
+    stages = contexts(trained, "slow", {"a": RUNS["a"], "c": RUNS["c"]})
+    with pytest.raises(ZeroDivisionError):
+        list(train_together(stages))
+    for stage in stages:
+        progress, _, _ = CheckpointStore(stage.work_folder / "checkpoint").load()
+        assert progress.step == 6
 
 
 def test_after_a_stop_no_other_order_begins(trained):
@@ -247,7 +320,7 @@ def test_a_pod_trains_its_baselines_together_and_reports_each(trained, tmp_path)
     ]
     with running(ApiServer()) as server, connect({}, server.url) as client:
         configmap = ConfigMap(NAME, client, sleep=lambda _: None)
-        assert run_unit(orders(tmp_path, *stages), configmap, DistributedContext()) == 0
+        assert pod_unit.run_unit(orders(tmp_path, *stages), configmap, DistributedContext()) == 0
         together = [TrainResult.model_validate(manifest(server, name).result).trained_together for name in runs]
         progress = StageProgress.model_validate_json(server.data[PROGRESS_KEY])
     assert together == [2, 2]

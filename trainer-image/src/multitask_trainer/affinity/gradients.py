@@ -12,7 +12,6 @@ gradient of a weight times a random matrix, that is a random projection of it, w
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -26,9 +25,11 @@ from transformers import PreTrainedModel
 from multitask_api.bundle import ForwardPath
 from multitask_api.resource.tuning import Tuning
 from multitask_trainer.affinity.sketch import Floats, sketch
+from multitask_trainer.errors import MicroBatchTooLarge
 from multitask_trainer.training.batching.batches import EncodedRow, padded
 from multitask_trainer.training.batching.dataset import EncodedDataset
 from multitask_trainer.training.batching.sampler import permutation, task_key
+from multitask_trainer.training.device_memory import halve_until_it_fits
 from multitask_trainer.training.loss import RowMeanLoss
 from multitask_trainer.tuning import tuning_method
 
@@ -129,22 +130,25 @@ class _Passes:
     def run(self, own: Sequence[EncodedRow], swapped: Sequence[EncodedRow], *, batch_rows: int) -> None:
         """Leave the gradient of ``own`` minus that of ``swapped``, both sums over rows divided by ``batch_rows``.
 
-        Raises `torch.OutOfMemoryError` if one row does not fit.
+        Raises `MicroBatchTooLarge` if one row does not fit.
         """
         longest = max((len(ids) for ids, _ in (*own, *swapped)), default=0)
-        while True:
+
+        def add_all() -> None:
             self.probe.model.zero_grad(set_to_none=True)
             try:
                 for rows, sign in ((own, 1.0), (swapped, -1.0)):
                     self._add(rows, sign, batch_rows)
-            except torch.OutOfMemoryError:
-                if self.token_budget <= longest:
-                    raise
-                self.token_budget = max(longest, self.token_budget // 2)
-            else:
-                return
-            gc.collect()
-            torch.cuda.empty_cache()
+            except torch.OutOfMemoryError as error:
+                self.probe.model.zero_grad(set_to_none=True)
+                raise MicroBatchTooLarge(
+                    f"rows do not fit into the GPU's memory, which another process may have taken: {error}"
+                ) from None
+
+        halve_until_it_fits(add_all, tokens=self.token_budget, least=longest, use=self._use_budget)
+
+    def _use_budget(self, tokens: int) -> None:
+        self.token_budget = tokens
 
     def _add(self, rows: Sequence[EncodedRow], sign: float, batch_rows: int) -> None:
         device = next(iter(self.probe.weights.values())).device

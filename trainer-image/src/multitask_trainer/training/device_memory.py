@@ -2,14 +2,36 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import torch
 from torch import distributed
 
 from multitask_api.machine.gpu_models import GIB
-from multitask_trainer.errors import StageError
+from multitask_trainer.errors import MicroBatchTooLarge, StageError
+
+T = TypeVar("T")
+
+
+def halve_until_it_fits(work: Callable[[], T], *, tokens: int, least: int, use: Callable[[int], None]) -> T:
+    """What ``work`` returns; after an out-of-memory again, with half as many tokens of a micro-batch.
+
+    ``work`` raises `MicroBatchTooLarge` and has changed nothing then, in all processes alike; with ``least`` tokens or
+    fewer it is raised here. ``use`` sets the tokens, which are ``tokens`` before.
+    """
+    while True:
+        try:
+            return work()
+        except MicroBatchTooLarge:
+            if tokens <= least:
+                raise
+        # Here the error is gone, and what it held in its frames.
+        gc.collect()
+        torch.cuda.empty_cache()
+        tokens = max(least, tokens // 2)
+        use(tokens)
 
 
 class DeviceMemory(Protocol):

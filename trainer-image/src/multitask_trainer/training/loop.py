@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -11,14 +10,14 @@ from typing import TYPE_CHECKING
 import torch
 
 from multitask_api.stage_io.results import CurvePoint, TaskPoint
-from multitask_trainer.errors import Interrupted, MicroBatchTooLarge
+from multitask_trainer.errors import Interrupted
 from multitask_trainer.runtime.progress import ProgressReporter, TrainingLog
 from multitask_trainer.runtime.tracking import Tracking
 from multitask_trainer.training.accelerator import catch_sigterm, seed_step
 from multitask_trainer.training.batching.batches import Batches
 from multitask_trainer.training.batching.prefetch import Prefetcher
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
-from multitask_trainer.training.device_memory import CudaMemory, DeviceMemory, SharedMemory
+from multitask_trainer.training.device_memory import CudaMemory, DeviceMemory, SharedMemory, halve_until_it_fits
 from multitask_trainer.training.loss_meter import STEPS_PER_READ, LossMeter
 from multitask_trainer.training.micro_batch import MicroBatchSize, fit
 from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
@@ -102,9 +101,17 @@ class TrainingLoop:
 
     def interrupt(self) -> Interrupted:
         """Leave a checkpoint; the error that says so."""
+        self.leave_checkpoint()
+        return Interrupted(f"stopped after step {self.progress.step}; running the stage again continues from there")
+
+    def leave_checkpoint(self) -> None:
+        """Leave a checkpoint of now; it is written when this returns."""
         self._save()
         self._checkpoints.wait()
-        return Interrupted(f"stopped after step {self.progress.step}; running the stage again continues from there")
+
+    def drain(self) -> None:
+        """After an error: wait until no checkpoint is being written any more."""
+        self._checkpoints.drain()
 
     def finish(self) -> None:
         """Put the chosen weights into the main process's model; all processes call it."""
@@ -147,8 +154,12 @@ class TrainingLoop:
             self._log.line(f"step {progress.step}: the decay begins; {why}")
 
     def _step(self, rate: float) -> None:
-        while not self._try_step(rate):
-            self._use_smaller_micro_batches()
+        tokens = self._batches.token_budget
+        # In a pass of all processes the others wait for the one without room; all have to start again.
+        least = tokens if self._optimizer_step.tries_together else self._batches.width
+        halve_until_it_fits(
+            lambda: self._try_step(rate), tokens=tokens, least=least, use=self._use_smaller_micro_batches
+        )
         self.count_step()
 
     def count_step(self) -> None:
@@ -165,19 +176,12 @@ class TrainingLoop:
         if self._is_eval_due():
             self._evaluate_and_checkpoint()
 
-    def _try_step(self, rate: float) -> bool:
-        """One optimizer step; False, and nothing has changed, if its micro-batches do not fit into the memory."""
+    def _try_step(self, rate: float) -> None:
+        """One optimizer step. Raises `MicroBatchTooLarge`, and nothing has changed."""
         step = self.progress.step
         seed_step(self._optimisation.seed, step, self._accelerator.process_index)
-        try:
-            micro_batches = self._prefetcher.at(self._batches, step)
-            self._optimizer_step.run(micro_batches, self._batches.present(step), rate=rate, meter=self.meter)
-        except MicroBatchTooLarge:
-            # In a pass of all processes the others wait for this one; all have to start again.
-            if self._optimizer_step.tries_together or self._batches.token_budget <= self._batches.width:
-                raise
-            return False
-        return True
+        micro_batches = self._prefetcher.at(self._batches, step)
+        self._optimizer_step.run(micro_batches, self._batches.present(step), rate=rate, meter=self.meter)
 
     def _rate_of(self, step: int) -> float:
         """The learning rate of the step after ``step`` others."""
@@ -201,13 +205,9 @@ class TrainingLoop:
 
     # -- memory --------------------------------------------------------------------------------------------------------
 
-    def _use_smaller_micro_batches(self) -> None:
-        self._optimizer_step.optimizer.zero_grad(set_to_none=True)
-        gc.collect()
-        torch.cuda.empty_cache()
+    def _use_smaller_micro_batches(self, tokens: int) -> None:
         self._log.line(f"step {self.progress.step}: out of memory")
-        size = replace(self.micro_batch, tokens=max(self._batches.width, self._batches.token_budget // 2))
-        self._set_micro_batch(size)
+        self._set_micro_batch(replace(self.micro_batch, tokens=tokens))
 
     def _set_micro_batch(self, size: MicroBatchSize) -> None:
         self.micro_batch, self._batches = size, self._batches.with_budget(size.tokens)

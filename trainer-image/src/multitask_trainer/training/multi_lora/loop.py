@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import gc
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -15,7 +14,7 @@ from torch import Tensor
 from multitask_trainer.errors import MicroBatchTooLarge
 from multitask_trainer.training.accelerator import catch_sigterm
 from multitask_trainer.training.batching.batches import EncodedRow
-from multitask_trainer.training.device_memory import CudaMemory
+from multitask_trainer.training.device_memory import CudaMemory, halve_until_it_fits
 from multitask_trainer.training.loop import TrainingLoop
 from multitask_trainer.training.micro_batch import MicroBatchSize, fit
 from multitask_trainer.training.multi_lora.batches import JointBatches
@@ -48,6 +47,11 @@ class JointLoop:
         self._errors: dict[int, Exception] = {}
         self.micro_batch = MicroBatchSize(batches.token_budget, step.is_checkpointing)
 
+    @property
+    def open_indices(self) -> tuple[int, ...]:
+        """Of the runs that `run` has not given."""
+        return (*self._open, *self._errors)
+
     def fit(self) -> None:
         """Find the size of micro-batches on a GPU. Raises `StageError` or `GpuInUse` if so many runs do not fit."""
         if self._accelerator.device.type == "cuda":
@@ -57,28 +61,52 @@ class JointLoop:
     def run(self) -> Iterator[tuple[int, Exception | None]]:
         """Train all runs; gives each as it ends, with the chosen weights in its adapter or the error that ended it.
 
-        An error of one run ends that run alone; raises what ends all of them. At SIGTERM every run leaves a checkpoint
-        and ends with `Interrupted`.
+        An error of one run ends that run alone. At SIGTERM every run leaves a checkpoint and ends with `Interrupted`.
+        Raises what ends all of them: `MicroBatchTooLarge` where so many do not fit, after the runs that are left have
+        left a checkpoint, from which each can go on by itself.
+
+        What is done with a run that has ended is not part of the loop: SIGTERM then does what it did before. The others
+        have left a checkpoint.
         """
         self._step.loss.train()
-        with catch_sigterm() as stop_requested:
+        try:
             self._each(lambda _, member: member.loop.resume())
             while self._open or self._errors:
+                with catch_sigterm() as stop_requested:
+                    self._train(stop_requested)
                 yield from self._ended()
-                if stop_requested():
-                    self._each(_interrupt)
-                elif self._open:
-                    self._advance()
+        finally:
+            for member in self._open.values():
+                member.loop.drain()
+
+    def _train(self, stop_requested: Callable[[], bool]) -> None:
+        """Steps of all runs until one of them has ended; if a stop is requested, all end."""
+        while self._open:
+            finished = self._finished
+            if finished:
+                self._finish(finished)
+            if stop_requested():
+                self._each(_interrupt)
+            elif finished or self._errors:
+                return
+            else:
+                self._advance()
+
+    def _finish(self, finished: Collection[int]) -> None:
+        """Make these runs ready to be given; a stop does not take from the others what they have done until then."""
+        self._each(lambda index, each: each.loop.finish() if index in finished else each.loop.leave_checkpoint())
+
+    @property
+    def _finished(self) -> list[int]:
+        return [index for index, member in self._open.items() if member.loop.has_ended]
 
     def _ended(self) -> Iterator[tuple[int, Exception | None]]:
         """Take the runs that have ended out of those that train."""
-        finished = [index for index, member in self._open.items() if member.loop.has_ended]
-        self._each(lambda index, member: member.loop.finish() if index in finished else None)
         while self._errors:
             yield self._errors.popitem()
-        for index in finished:
-            if self._open.pop(index, None) is not None:
-                yield index, None
+        for index in self._finished:
+            del self._open[index]
+            yield index, None
 
     def _advance(self) -> None:
         """One step of every run."""
@@ -101,16 +129,16 @@ class JointLoop:
 
     def _losses(self, rows: Mapping[int, Sequence[EncodedRow]]) -> Tensor:
         """Make the gradients of a step; the loss of each run, (runs,)."""
-        while True:
-            try:
-                return self._step.losses(self._batches.lay_out(rows))
-            except MicroBatchTooLarge:
-                if self._batches.token_budget <= self._batches.width:
-                    raise
-            gc.collect()
-            torch.cuda.empty_cache()
-            tokens = max(self._batches.width, self._batches.token_budget // 2)
-            self._set_micro_batch(replace(self.micro_batch, tokens=tokens))
+        try:
+            return halve_until_it_fits(
+                lambda: self._step.losses(self._batches.lay_out(rows)),
+                tokens=self._batches.token_budget,
+                least=self._batches.width,
+                use=lambda tokens: self._set_micro_batch(replace(self.micro_batch, tokens=tokens)),
+            )
+        except MicroBatchTooLarge:
+            self._each(lambda _, member: member.loop.leave_checkpoint())
+            raise
 
     def _set_micro_batch(self, size: MicroBatchSize) -> None:
         self.micro_batch, self._batches = size, self._batches.with_budget(size.tokens)
@@ -123,6 +151,7 @@ class JointLoop:
             try:
                 action(index, member)
             except Exception as error:  # noqa: BLE001 - whatever ends one run must not end the others
+                member.loop.drain()
                 self._errors[index] = error
                 del self._open[index]
 

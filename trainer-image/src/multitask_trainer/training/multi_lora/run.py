@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import TaskPoint, TrainResult
 from multitask_trainer.base_model.loading import load_base, read_forward_path
-from multitask_trainer.errors import GpuInUse, Interrupted, StageError
+from multitask_trainer.errors import GpuInUse, Interrupted, MicroBatchTooLarge, StageError
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.training.accelerator import make_accelerator
 from multitask_trainer.training.batching.task_batches import TaskBatches
@@ -58,6 +59,7 @@ def train_together(stages: Sequence[StageContext]) -> Iterator[tuple[StageContex
     """Train all orders on one base; gives each as its training ends. One after the other if they cannot be together.
 
     They can if `why_apart` has no reason, if every adapted layer takes several adapters, and if all fit into the GPU.
+    Those that are left when they do not fit any more go on from their checkpoints one after the other.
     """
     parameters = [stage.parameters(TrainParameters) for stage in stages]
     apart = [(stage, partial(train, stage, each)) for stage, each in zip(stages, parameters, strict=True)]
@@ -83,8 +85,15 @@ def train_together(stages: Sequence[StageContext]) -> Iterator[tuple[StageContex
     together = _Together.of(runs, loaded, accelerator) if len(runs) > 1 else None
     del loaded
     if together is not None:
-        yield from together.train()
-        return
+        try:
+            yield from together.train()
+            return
+        except MicroBatchTooLarge as error:
+            sys.stdout.write(f"these runs do not fit together any more and go on one after the other: {error}\n")
+            sys.stdout.flush()
+            runs = together.open_runs
+            together.model.to("cpu")  # whoever has the rest of an ended run may hold it still
+    del together
     accelerator.free_memory()  # it holds the model that did not fit
     for run in runs:
         yield run.stage, partial(train, run.stage, run.parameters)
@@ -153,6 +162,11 @@ class _Together:
         except (StageError, GpuInUse, torch.OutOfMemoryError):
             return None  # each by itself they may be trained; if not, they say why
         return cls(runs, model, method, members, stoppings, loop, accelerator.device)
+
+    @property
+    def open_runs(self) -> list[_Run]:
+        """Those that have not ended."""
+        return [self.runs[index] for index in self.loop.open_indices]
 
     def train(self) -> Iterator[tuple[StageContext, Rest]]:
         for index, error in self.loop.run():

@@ -6,7 +6,7 @@ Either is read whatever the number of processes was, and whether they divide the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import torch
@@ -63,7 +63,14 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with nullcontext() if kind is None else suppress(Exception):
+        if kind is None:
+            self._writer.wait()
+        else:
+            self.drain()
+
+    def drain(self) -> None:
+        """Wait until nothing is being written any more, whether that fails or not."""
+        with suppress(Exception):
             self._writer.wait()
 
     def restore(self) -> Progress | None:
