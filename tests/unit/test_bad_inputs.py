@@ -504,6 +504,29 @@ def test_manual_filtering_names_every_task_without_a_group() -> None:
     assert str(caught.value) == f"{SECOND}.group: filtering.strategy: Manual needs a group for every task; add one"
 
 
+@pytest.mark.parametrize(
+    "other",
+    [
+        put("spec.training.batchRows", 0),
+        put(f"{FIRST}.data.train.uri", ""),
+        put(f"{SECOND}.generation", {"maxNewTokens": 4096}),
+    ],
+)
+def test_a_rank_that_does_not_fit_a_group_is_named_beside_other_problems(other: Callable[[Document], None]) -> None:
+    document = resource()
+    put("spec.tuning", {"method": "CGCLoRA", "rank": 7})(document)
+    put("spec.filtering", {"strategy": "None"})(document)
+    with pytest.raises(InvalidResource) as alone:
+        check(document)
+    (rank,) = alone.value.problems
+    assert rank.path == "spec.tuning.rank"
+    other(document)
+    with pytest.raises(InvalidResource) as caught:
+        check(document)
+    assert len(caught.value.problems) == 2
+    assert rank in caught.value.problems
+
+
 TEXTS = [
     ("", "expected one YAML mapping with apiVersion, kind, metadata and spec"),
     ("- a", "expected one YAML mapping with apiVersion, kind, metadata and spec"),

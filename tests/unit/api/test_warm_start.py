@@ -45,7 +45,7 @@ def test_a_new_task_runs_its_baseline_and_the_mixture_that_begins_with_the_one_b
     node = mixture(stages, source)
     assert node.start is not None
     assert node.start.key == (NAME, before)
-    assert starts([node]) == [f"{NAME} begins with {NAME} {before}, trained on intent, urgency"]
+    assert node.start.reason == f"begins with {NAME} {before}, trained on intent, urgency"
     stage2 = stages.graph(source)[STAGE2]
     assert (stage2.state, stage2.reason) == (NodeState.SKIPPED, f"the mixture {node.start.reason}")
 
@@ -171,6 +171,7 @@ def test_a_mixture_that_does_not_fit_is_named_with_the_reason_and_the_start_is_c
     stages.run(later)
     cold = changed(later, "stages.mixture.start", None)
     assert mixture(stages, cold).digest == mixture(stages, later).digest
+    assert starts(stages.graph(later).nodes) == []  # it is finished
     del stages.manifests[NAME, mixture(stages, later).digest]
     start = mixture(stages, later).start
     assert start is not None

@@ -274,7 +274,11 @@ SITUATIONS = {
         ("TaskBelowBar", False),
         ("NotQualified, the ratio is 0.0190 below the threshold of 0.99", "score 0.825, single-task model 0.850"),
     ),
-    "all is well": (trained, ("Trained", False), ("every task reaches the threshold",)),
+    "all is well": (
+        trained,
+        ("Trained", False),
+        ("every task reaches the threshold", "No server answers for it yet."),  # as in Ready
+    ),
 }
 
 

@@ -36,6 +36,7 @@ def check(document: Mapping[str, Any]) -> MultiTaskModel:
     and the document is validated again.
     """
     problems: list[Problem] = []
+    groups: tuple[Problem, ...] = ()
     replaced: dict[Location, bool] = {}  # field → whether it keeps the user's own name and group
     candidate: dict[str, Any] | None = dict(document)
     for _ in ("fields", "rules of a task", "rules between tasks"):
@@ -46,11 +47,8 @@ def check(document: Mapping[str, Any]) -> MultiTaskModel:
         except ValidationError as error:
             errors = _root_errors(error)
         else:
-            if problems:
-                break
-            # Of a group with placeholders nothing can be said, so these come last.
-            problems = [Problem(f"spec.{each.path}", each.message) for each in model.spec.group_problems()]
-            if problems:
+            groups = model.spec.group_problems()
+            if problems or groups:
                 break
             return model
         placeholders = tuple(path_text(location) for location, own in replaced.items() if not own)
@@ -58,7 +56,25 @@ def check(document: Mapping[str, Any]) -> MultiTaskModel:
         problems += [problem for problem in new if not _at_or_below(problem.path, placeholders)]
         replaced |= {_field_of(item["loc"]): isinstance(_cause(item), InvalidFields) for item in errors}
         candidate = _with_placeholders(document, replaced)
+    if problems:  # of a group with placeholders nothing can be said
+        groups = _group_problems(document)
+    problems += [Problem(f"spec.{each.path}", each.message) for each in groups]
     raise InvalidResource(_grouped(dict.fromkeys(problems)))
+
+
+def _group_problems(document: Mapping[str, Any]) -> tuple[Problem, ...]:
+    """What does not fit the groups, as far as the fields are valid that they follow from."""
+    spec = document.get("spec")
+    tasks = spec.get("tasks") if isinstance(spec, Mapping) else None
+    if not isinstance(spec, Mapping) or not isinstance(tasks, list) or not all(isinstance(t, Mapping) for t in tasks):
+        return ()
+    bare = [dict(_PLACEHOLDER_TASK) | {name: task[name] for name in _GROUPING & task.keys()} for task in tasks]
+    kept = {name: spec[name] for name in ("tuning", "filtering", "stages") if name in spec}
+    try:
+        model = _validate({"metadata": {"name": "x"}, "spec": {"baseModel": {"uri": "x"}, "tasks": bare} | kept})
+    except ValidationError:
+        return ()
+    return model.spec.group_problems()
 
 
 def _grouped(problems: Iterable[Problem]) -> list[Problem]:
@@ -115,6 +131,10 @@ _PLACEHOLDER_TASK: Mapping[str, Any] = {
     "prompt": "{x}",
     "data": {split: {"uri": "x.jsonl"} for split in ("train", "validation", "test")},
 }
+
+
+#: Fields of a task that say which group it is in.
+_GROUPING = frozenset({"name", "type", "labels", "labelsFrom", "taxonomy", "group"})
 
 
 def _field_of(location: Location) -> Location:

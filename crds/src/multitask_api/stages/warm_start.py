@@ -97,8 +97,9 @@ def start_from_previous(
 
 
 def starts(nodes: Sequence[Node]) -> list[str]:
-    """How every mixture with ``start: Previous`` begins, a sentence each."""
-    return [f"{node.name} {node.start.reason}" for node in nodes if node.start is not None]
+    """How every mixture with ``start: Previous`` that is not finished begins, a sentence each."""
+    unfinished = (node for node in nodes if node.state is not NodeState.DONE)
+    return [f"{node.name} {node.start.reason}" for node in unfinished if node.start is not None]
 
 
 def _keep(
@@ -157,7 +158,10 @@ def _misfit(manifest: Manifest, base: str, tuning: Tuning, tasks: Sequence[str])
                 f"has experts of rank {as_before.expert_rank}, and with {len(tasks)} tasks they have rank"
                 f" {tuning.expert_rank_in(len(tasks))}; set tuning.expertRank: {as_before.expert_rank} to keep them"
             )
-    return "has other adapters (tuning: method, rank, alpha, useRslora, targetModules or experts)"
+    return (
+        "has other adapters; to begin with them, set method, rank, alpha, useRslora, targetModules and the experts in"
+        " spec.tuning as they were when it was trained"
+    )
 
 
 def _begin_with(name: str, digest_: str, output: str, tasks: Sequence[str]) -> Start:

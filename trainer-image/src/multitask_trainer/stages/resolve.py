@@ -14,7 +14,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from multitask_api.cluster import CONFIGMAP_LIMIT, MANIFESTS_KEY, RESOLVED_KEY, ResolveOrder
+from multitask_api.estimates.shape import ModelShape
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
+from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.manifest import Resolved
 from multitask_api.stage_io.packing import MANIFESTS_LIMIT, pack_manifests
 from multitask_api.uris import is_folder, scheme_of
@@ -52,9 +54,23 @@ def resolve(spec: MultiTaskModelSpec, locations: DataLocations, cache: HashCache
         shape = None if base.gguf_file else model_shape(base.uri, base.revision, locations)
     except DataError as error:
         problems.append(f"spec.baseModel: {error}")
+    problems += _unknown_layers(spec.tuning, shape)
     return Resolved(
         revision=revision, data=data, problems=tuple(problems), base_parameters=parameters, base_shape=shape
     )
+
+
+def _unknown_layers(tuning: Tuning, shape: ModelShape | None) -> Iterator[str]:
+    """What the stage ``base`` would find out of ``targetModules`` after it has fetched the base, or trained it."""
+    if shape is None or tuning.method == "Full":
+        return
+    known = [projection.name for projection in shape.projections()]
+    for name in tuning.target_modules:
+        if name not in known:
+            yield (
+                f"spec.tuning.targetModules: {name}: the base model has no such layer that {tuning.method} adapts; name"
+                f" some of {', '.join(known)}"
+            )
 
 
 def report(order: ResolveOrder, environment: Mapping[str, str], reporter: ProgressReporter) -> dict[str, object]:

@@ -95,7 +95,7 @@ def diagnose(cluster: ClusterState, now: float) -> Diagnosis:
         _failed_stage(state, deleted),
         _waiting_for_operator(cluster, result, now),
         _running(cluster, now),
-        _finished(state),
+        _finished(state, ready),
     )
     return next(reasons)
 
@@ -227,8 +227,10 @@ def _running(cluster: ClusterState, now: float) -> Iterator[Diagnosis]:
         yield Diagnosis("StagesRunning", text, follow, False, first.stages[0], first.name)
 
 
-def _finished(state: ModelState) -> Iterator[Diagnosis]:
-    """Every stage is done: whether every task reaches the threshold. Otherwise there is nothing to say."""
+def _finished(state: ModelState, ready: Condition | None) -> Iterator[Diagnosis]:
+    """Every stage is done: whether every task reaches the threshold, and what ``ready`` says of the servers. Otherwise
+    there is nothing to say.
+    """
     if state.plan.graph.finished:
         below = below_threshold(state.model, state.plan.graph)
         if below:
@@ -238,7 +240,8 @@ def _finished(state: ModelState) -> Iterator[Diagnosis]:
             "" if state.run.is_of_this_release else f"nothing; to train with this release: `{_refresh(state.cluster)}`"
         )
         done = "every stage is done, and every task reaches the threshold"
-        yield Diagnosis("Trained", done, next_step, blocked=False)
+        served = f". {ready.message}" if ready is not None and ready.reason == "Trained" else ""
+        yield Diagnosis("Trained", f"{done}{served}", next_step, blocked=False)
     yield Diagnosis("Waiting", "no stage runs, and none can start now", "ask again in a moment", False)
 
 
