@@ -16,6 +16,7 @@ from multitask_operator import cli
 from multitask_operator.cli.errors import run_reporting_errors
 from multitask_operator.commands import export, serve
 from multitask_operator.commands.serve import exported
+from multitask_operator.local.exports import exported_results
 from multitask_operator.local.model_file import device, ignored_fields
 from multitask_operator.local.promotion import Published
 from multitask_operator.local.workdir import write_atomically
@@ -275,6 +276,18 @@ def test_export_starts_the_trainers_program_on_the_exported_result(tmp_path, mon
     assert cli.invoke(["export", str(tmp_path), "--to", "vllm", "--out", "out", "--base", "org/base"]) == 0
     arguments = [str(tmp_path), "--to", "vllm", "--out", "out", "--base", "org/base"]
     assert started == [("multitask_trainer.adapter_export", "mtm export", arguments)]
+
+
+@pytest.mark.parametrize("base", [None, "org/base"])
+def test_an_export_without_a_base_of_its_own_keeps_that_of_the_work_folder(tmp_path, monkeypatch, base):
+    workdir = filled(tmp_path / "work")
+    key = next(key for key in workdir.manifests() if key[0] == "export")
+    workdir.publish(Published(key, key))
+    monkeypatch.setattr(export, "exec_module", lambda *_: 0)
+    (tmp_path / "out").mkdir()
+    options = ["--base", base] if base else []
+    assert cli.invoke(["export", str(workdir.path), "--to", "peft", "--out", str(tmp_path / "out"), *options]) == 0
+    assert exported_results(workdir) == (set() if base else {key})
 
 
 def test_the_servers_options_are_in_the_help_and_passed_on(tmp_path, capsys, monkeypatch):

@@ -12,6 +12,7 @@ from multitask_api.stage_io.manifest import FileEntry
 from multitask_api.stages import NodeState
 from multitask_api.stages.versions import UNRECORDED_VERSIONS, VERSIONS, with_newer_kinds
 from multitask_operator.local import gc, release
+from multitask_operator.local.exports import record_export
 from multitask_operator.local.promotion import Published
 from multitask_operator.local.workdir import PlannedModel, Workdir, WorkdirError
 from support.graph_builders import all_done, graph_of, manifest, model, resolved, task
@@ -162,6 +163,18 @@ def test_the_served_and_the_verified_export_are_kept(workdir, published):
     assert [key for key in gc.find_unused(workdir).artifacts if key[0] == "export"] == [("export", "0" * 12)]
     workdir.publish(Published(**{published: ("export", "0" * 12)}))
     assert gc.find_unused(workdir).artifacts == ()
+
+
+def test_a_base_that_other_engines_load_is_kept_as_long_as_the_export_is_there(workdir, tmp_path):
+    key, out = ("export", "0" * 12), tmp_path / "exports"
+    put(workdir, key, manifest(graph_of(DESK, all_done(DESK))["export"], DESK).model_copy(update={"digest": key[1]}))
+    out.mkdir()
+    for _ in range(2):
+        record_export(workdir.artifact(key), out)
+    assert gc.find_unused(workdir).artifacts == ()
+    out.rmdir()
+    assert gc.find_unused(workdir).artifacts == (key,)
+    record_export(tmp_path / "a/copy/elsewhere", out)
 
 
 def test_bytes_with_a_link_elsewhere_free_nothing(workdir, tmp_path):

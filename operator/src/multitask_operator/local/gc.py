@@ -12,6 +12,7 @@ from pathlib import Path
 from multitask_api.stage_io.manifest import ROWS_FOLDER
 from multitask_api.stages import ArtifactKey, artifact_filename, build
 from multitask_api.stages.versions import VERSIONS
+from multitask_operator.local.exports import exported_results
 from multitask_operator.local.workdir import Workdir
 from multitask_operator.planner import UsedResults
 
@@ -45,10 +46,10 @@ def find_unused(workdir: Workdir, without_models: Collection[str] = ()) -> Unuse
         unfinished |= of_plan.unfinished
         open_stages |= of_plan.open_stages
         open_kinds |= of_plan.open_kinds
-    # The export that is served, and the one that is served again if the next export fails verify.
-    published = (workdir.published.current, workdir.published.verified)
+    # The export that is served, the one that is served again if the next fails verify, and bases of other engines.
+    pointed_to = {workdir.published.current, workdir.published.verified} | exported_results(workdir)
     planned_results = UsedResults(frozenset(used), frozenset(unfinished), frozenset(open_stages), frozenset(open_kinds))
-    kept = {key for key in _artifacts(workdir) if planned_results.uses(key) or key in published}
+    kept = {key for key in _artifacts(workdir) if planned_results.uses(key) or key in pointed_to}
     artifacts = tuple(sorted(set(_artifacts(workdir)) - kept))
     unfinished_names, used_names = ({artifact_filename(key) for key in keys} for keys in (unfinished, used))
     unresolved = tuple(artifact_filename((stage, "")) for stage in open_stages)

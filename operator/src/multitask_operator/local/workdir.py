@@ -14,6 +14,7 @@
     report.partial.json .html    of a later run that has not
     current -> stages/export/<digest>    what `mtm serve` serves
     verified -> stages/export/<digest>   the last export that verify passed
+    exports.json                 where `mtm export` wrote files that point to a base here
     lock                         held during a run
 """
 
