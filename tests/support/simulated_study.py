@@ -27,6 +27,8 @@ BATCH_ROWS = 16
 SATURATION = {"urgency": (300, 350), "intent": (900, 950), "escalate": (40, 60), "reply": (200, 240)}
 """Task → the saturation and the chosen step of its baseline."""
 BASELINE_SCORE = 0.8
+SPEED = {"Full": 9000.0, "LoRA": 12_000.0, "CGCLoRA": 10_000.0}
+"""Tuning method → training tokens a second; pre-training has that of Full."""
 
 
 def model_document(*tasks: dict[str, Any], **spec: Any) -> dict[str, Any]:
@@ -119,12 +121,14 @@ class SimulatedStudy:
             saturation, chosen = SATURATION[task]
             improving = task in self.improving
             changes = {"saturation_step": saturation, "chosen_step": chosen, "still_improving": improving}
+            changes["tokens_per_second"] = SPEED[target.model.spec.tuning.for_baseline().method]
             return graph_builders.manifest(node, target.model, **changes)
         if isinstance(node.parameters, FilterParameters):
             return _filter(node, node.parameters)
         if isinstance(node.parameters, TrainParameters):
             rows = divide(node.parameters.max_steps * BATCH_ROWS, node.parameters.probabilities)
             changes = {"rows_given": rows, "tokens": 20 * sum(rows.values()), "steps": node.parameters.max_steps}
+            changes["tokens_per_second"] = SPEED[node.parameters.tuning.method]
             return graph_builders.manifest(node, target.model, **changes)
         if isinstance(node.parameters, EvaluateParameters) and target.run is not None:
             verdicts = tuple(self._verdict(target.run, item.name) for item in node.parameters.tasks)

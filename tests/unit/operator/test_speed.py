@@ -17,10 +17,12 @@ def cache(tmp_path, monkeypatch):
 
 def test_a_measured_speed_serves_every_plan_with_the_same_base_method_and_device():
     full, lora = model(tuning={"method": "Full"}), model(tuning={"method": "LoRA"})
-    speed.remember_speed(full, "cpu", Speed(1234.0, "measured"))
+    speed.remember_speeds(full, "cpu", {"Full": Speed(1234.0, "measured")})
     assert speed.expected_speed(full, "cpu", None) == Speed(1234.0, "measured in an earlier run on this machine")
     assert speed.expected_speed(lora, "cpu", None) is None
     assert speed.expected_speed(full, "cuda", 1_000_000) is None
+    speed.remember_speeds(full, "cpu", {"LoRA": Speed(99.0, "measured")})
+    assert [speed.expected_speed(item, "cpu", None).tokens_per_second for item in (full, lora)] == [1234.0, 99.0]
 
 
 @pytest.mark.parametrize(("method", "tokens_per_second"), [("Full", 1000), ("LoRA", 1500)])
@@ -40,11 +42,11 @@ def test_a_broken_cache_is_no_cache(cache, content):
     cache.parent.mkdir()
     cache.write_text(content)
     assert speed.expected_speed(model(), "cpu", None) is None
-    speed.remember_speed(model(), "cpu", Speed(5.0, "measured"))
+    speed.remember_speeds(model(), "cpu", {"Full": Speed(5.0, "measured")})
     assert speed.expected_speed(model(), "cpu", None).tokens_per_second == 5.0
 
 
 def test_a_cache_that_cannot_be_written_is_not_needed(tmp_path, monkeypatch):
     (tmp_path / "file").touch()
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    speed.remember_speed(model(), "cpu", Speed(5.0, "measured"))
+    speed.remember_speeds(model(), "cpu", {"Full": Speed(5.0, "measured")})

@@ -9,7 +9,7 @@ from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.formatting import size
 from multitask_operator.local.gc import find_unused, remove
 from multitask_operator.local.workdir import Workdir
-from multitask_operator.study.names import is_run_of
+from multitask_operator.study.names import is_run
 
 
 def gc(folder: Path, *, dry_run: bool, forget: str | None, as_json: bool) -> int:
@@ -19,11 +19,11 @@ def gc(folder: Path, *, dry_run: bool, forget: str | None, as_json: bool) -> int
     """
     workdir = Workdir.existing(folder)
     with workdir.locked():
-        forgotten = _plan_files(workdir, forget) if forget is not None else []
-        unused = find_unused(workdir, without_models=[path.stem for path in forgotten])
+        forgotten = _forgotten(workdir, forget) if forget is not None else []
+        unused = find_unused(workdir, without_models=forgotten)
         if not dry_run:
-            for path in forgotten:
-                path.unlink()
+            for name in forgotten:
+                workdir.forget_model(name)
             remove(workdir, unused)
     if as_json:
         names = [f"{stage}/{digest}" for stage, digest in unused.artifacts]
@@ -35,11 +35,10 @@ def gc(folder: Path, *, dry_run: bool, forget: str | None, as_json: bool) -> int
     return 0
 
 
-def _plan_files(workdir: Workdir, name: str) -> list[Path]:
-    folder = workdir.path / "models"
-    files = [path for path in (folder / f"{name}.json",) if path.is_file()]
-    files = files or [path for path in sorted(folder.glob("*.json")) if is_run_of(name, path.stem)]
-    if not files:
-        names = ", ".join(workdir.planned_models()) or "none"
-        raise UserError(f"no model {name!r} uses {workdir.path}; models that do: {names}")
-    return files
+def _forgotten(workdir: Workdir, forget: str) -> list[str]:
+    """The model of that name, or else the runs of the study."""
+    names = [path.stem for path in workdir.model_files()]
+    forgotten = [forget] if forget in names else [name for name in names if is_run(name, of=forget)]
+    if not forgotten:
+        raise UserError(f"no model {forget!r} uses {workdir.path}; models that do: {', '.join(names) or 'none'}")
+    return forgotten

@@ -26,10 +26,10 @@ from multitask_operator.formatting import counted
 from multitask_operator.local import capacity, fork_launcher, model_file, processes, release
 from multitask_operator.local.executor import Executor, RunResult
 from multitask_operator.local.promotion import UNVERIFIED, promoted_export
-from multitask_operator.local.speed import remember_speed
+from multitask_operator.local.speed import remember_speeds
 from multitask_operator.local.workdir import PlannedModel, Workdir
 from multitask_operator.planner import Failed
-from multitask_operator.planner.estimate import measured_speed
+from multitask_operator.planner.estimate import measured_speeds
 from multitask_operator.report.build import build_report
 
 
@@ -103,9 +103,8 @@ def run(
         with interrupt.caught(), view.live():
             result = executor.run()
         processes.kill_orphans(folder.path)
-        measured = measured_speed(result.plan.graph, platform.node())
-        if measured is not None and result.stage_seconds:
-            remember_speed(model, model_file.device(model, device), measured)
+        ran = [node for node in result.plan.graph.nodes if node.name in result.stage_seconds]
+        remember_speeds(model, model_file.device(model, device), measured_speeds(ran, platform.node()))
         report = build_report(model, result.plan.graph, result.stage_seconds, time.time())
         write_report(folder, report, complete=result.plan.graph.finished)
     status = INTERRUPTED if result.interrupted else OK if result.plan.graph.finished else FAILED

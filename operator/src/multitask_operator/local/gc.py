@@ -15,6 +15,8 @@ from multitask_api.stages.versions import VERSIONS
 from multitask_operator.local.exports import exported_results
 from multitask_operator.local.workdir import Workdir
 from multitask_operator.planner import UsedResults
+from multitask_operator.study.graphs import part_of_study
+from multitask_operator.study.names import is_run
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ def find_unused(workdir: Workdir, without_models: Collection[str] = ()) -> Unuse
             continue
         versions = workdir.versions_of(name) or VERSIONS
         graph = build(planned.model.metadata.name, planned.model.spec, planned.resolved, manifests, versions)
+        if is_run(name):  # it is never exported or verified: it waits for no result of these stages
+            graph = part_of_study(graph, planned.model)
         of_plan = UsedResults.of(graph)
         used |= of_plan.keys
         unfinished |= of_plan.unfinished
@@ -75,7 +79,7 @@ def remove(workdir: Workdir, unused: UnusedFiles) -> None:
         workdir.order(key).unlink(missing_ok=True)
         workdir.progress(key).unlink(missing_ok=True)
         for parent in workdir.artifact(key).parents:
-            if parent == workdir.path / "stages" or _entries(parent):
+            if parent == workdir.path / "stages" or not parent.is_dir() or _entries(parent):
                 break
             parent.rmdir()
 

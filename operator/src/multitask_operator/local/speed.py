@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from multitask_api.estimates.flops import training_flops
@@ -23,19 +24,23 @@ def expected_speed(model: MultiTaskModel, device: str, weights: int | None) -> S
     ``device`` as for the stages: auto is a GPU where there is one. ``weights``: of the linear layers of the base, or
     all of them where its shape is not known; None if neither is.
     """
-    measured = _read().get(_key(model, device))
+    measured = _read().get(_key(model, model.spec.tuning.method, device))
     if measured:
         return Speed(measured, "measured in an earlier run on this machine")
     on_cpu = device == "cpu" or (device == "auto" and not gpu_count())
     return _rough_speed(model, weights, _flops_per_second()) if on_cpu and weights else None
 
 
-def remember_speed(model: MultiTaskModel, device: str, speed: Speed) -> None:
-    """Keep the speed for plans of other work folders; a cache that cannot be written is not needed."""
+def remember_speeds(model: MultiTaskModel, device: str, speeds: Mapping[str, Speed]) -> None:
+    """Keep the speed of each tuning method on the base of ``model`` for plans of other work folders.
+
+    A cache that cannot be written is not needed.
+    """
     path = _path()
+    measured = {_key(model, method, device): speed.tokens_per_second for method, speed in speeds.items()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, json.dumps(_read() | {_key(model, device): speed.tokens_per_second}, indent=1))
+        write_atomically(path, json.dumps(_read() | measured, indent=1))
     except OSError:
         return
 
@@ -54,9 +59,9 @@ def _read() -> dict[str, float]:
     )
 
 
-def _key(model: MultiTaskModel, device: str) -> str:
+def _key(model: MultiTaskModel, method: str, device: str) -> str:
     base = model.spec.base_model
-    return " ".join(filter(None, (base.uri, base.revision, model.spec.tuning.method, device)))
+    return " ".join(filter(None, (base.uri, base.revision, method, device)))
 
 
 def _rough_speed(model: MultiTaskModel, weights: int, flops_per_second: float) -> Speed:

@@ -152,21 +152,25 @@ class Workdir:
     def save_plan(self, planned: PlannedModel, versions: Versions) -> None:
         """Record that this model uses the folder, with the stage versions of its run, and was the last one to do so."""
         self.save_model(planned, versions)
-        write_atomically(
-            self.path / "model.json", planned.model.model_dump_json(by_alias=True, exclude_none=True, indent=1)
-        )
-        write_atomically(
-            self.path / "resolved.json", planned.resolved.model_dump_json(by_alias=True, exclude_none=True, indent=1)
-        )
+        self.save_last(planned)
+
+    def save_last(self, planned: PlannedModel) -> None:
+        """Record that this model was the last one to use the folder; alone, this makes `mtm gc` keep nothing."""
+        for record, file in ((planned.model, "model.json"), (planned.resolved, "resolved.json")):
+            write_atomically(self.path / file, record.model_dump_json(by_alias=True, exclude_none=True, indent=1))
 
     def save_model(self, planned: PlannedModel, versions: Versions) -> None:
         """Record that this model uses the folder too: `mtm gc` keeps its results."""
         name = planned.model.metadata.name
         # A file of its own: an older mtm rejects a field that it does not know.
         write_atomically(self._versions(name), json.dumps(dict(versions)))
-        write_atomically(
-            self.path / "models" / f"{name}.json", planned.model_dump_json(by_alias=True, exclude_none=True)
-        )
+        text = planned.model_dump_json(by_alias=True, exclude_none=True)
+        write_atomically(self.path / "models" / f"{name}.json", text)
+
+    def forget_model(self, name: str) -> None:
+        """Undo `save_model`."""
+        (self.path / "models" / f"{name}.json").unlink(missing_ok=True)
+        self._versions(name).unlink(missing_ok=True)
 
     def last_planned(self) -> PlannedModel:
         """The model that was last run in this folder. Raises WorkdirError if another version of mtm wrote it."""
@@ -194,10 +198,14 @@ class Workdir:
     def _versions(self, name: str) -> Path:
         return self.path / "versions" / f"{name}.json"
 
+    def model_files(self) -> list[Path]:
+        """The records of the models that use this folder, each with the name of its model."""
+        return sorted((self.path / "models").glob("*.json"))
+
     def planned_models(self) -> dict[str, PlannedModel]:
         """The models that use this folder, by name. Raises WorkdirError if one cannot be read."""
         models = {}
-        for path in sorted((self.path / "models").glob("*.json")):
+        for path in self.model_files():
             try:
                 models[path.stem] = PlannedModel.model_validate_json(path.read_bytes())
             except ValidationError as error:

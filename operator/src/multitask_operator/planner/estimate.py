@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from multitask_api.estimates.shape import ModelShape
 from multitask_api.resource import MultiTaskModel
+from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import BaseResult, TrainResult
-from multitask_api.stages import Graph
+from multitask_api.stages import Graph, Node
 from multitask_operator.planner.results import training_result_of
 from multitask_operator.planner.stage_costs import Speed, StageCost, stage_costs
 from multitask_operator.planner.stage_memory import Device
@@ -68,25 +69,35 @@ def estimate(
     ``otherwise`` is asked for the speed while none is, or if not ``measured``; if it knows none, the speed of each
     stage follows from ``shape``, that of the base model, and ``device``.
     """
-    trained = _trained(graph, None)
+    trained = _trained(graph.nodes, None)
     batch = model.spec.training.batch_rows
     lengths = [item.tokens / (item.steps * batch) for item in trained if item.steps and item.tokens]
     length = median(lengths) if lengths else model.spec.training.max_length
-    speed = (measured_speed(graph, host) if measured else None) or otherwise()
+    speed = (_measured_speed(graph.nodes, host) if measured else None) or otherwise()
     stages = stage_costs(model, graph, length=length, shape=shape, device=device, speed=speed)
     return Estimate(sum(stage.steps for stage in stages) * batch, stages, speed, device)
 
 
-def measured_speed(graph: Graph, host: str | None) -> Speed | None:
-    """The median speed of the stages that ran on ``host`` (None: on any)."""
-    speeds = [item.tokens_per_second for item in _trained(graph, host) if item.tokens_per_second]
+def measured_speeds(nodes: Iterable[Node], host: str | None) -> dict[str, Speed]:
+    """Tuning method → the median speed of the stages that trained by it on ``host`` (None: on any)."""
+    by_method: dict[str, list[Node]] = {}
+    for node in nodes:
+        # Pre-training is of all weights.
+        method = node.parameters.tuning.method if isinstance(node.parameters, TrainParameters) else "Full"
+        by_method.setdefault(method, []).append(node)
+    speeds = {method: _measured_speed(own, host) for method, own in by_method.items()}
+    return {method: speed for method, speed in speeds.items() if speed is not None}
+
+
+def _measured_speed(nodes: Iterable[Node], host: str | None) -> Speed | None:
+    speeds = [item.tokens_per_second for item in _trained(nodes, host) if item.tokens_per_second]
     return Speed(median(speeds), "measured") if speeds else None
 
 
-def _trained(graph: Graph, host: str | None) -> Sequence[TrainResult | BaseResult]:
+def _trained(nodes: Iterable[Node], host: str | None) -> Sequence[TrainResult | BaseResult]:
     """The results of the stages that trained, of those that ran on ``host``."""
     results: list[TrainResult | BaseResult] = []
-    for node in graph.nodes:
+    for node in nodes:
         if node.manifest is None or (host is not None and node.manifest.environment.get("host") != host):
             continue
         if (trained := training_result_of(node)) is not None:

@@ -16,7 +16,7 @@ class UsedResults:
     unfinished: frozenset[ArtifactKey]
     """Those of them that are still to be made."""
     open_stages: frozenset[str]
-    """Stages whose digest is not known yet: one of their results may be used again."""
+    """Stages whose digest is not known yet: one of their results may be used again. One that is skipped has none."""
     open_kinds: frozenset[str]
     """Kinds of stages of which it is not known yet which there are: so is any result of theirs."""
 
@@ -30,7 +30,7 @@ class UsedResults:
         return cls(
             frozenset(keys) | started_from,
             frozenset(key for key, state in keys.items() if state is not NodeState.DONE),
-            frozenset(node.name for node in graph.nodes if node.digest is None),
+            frozenset(node.name for node in graph.nodes if node.digest is None and node.state is not NodeState.SKIPPED),
             graph.open_kinds,
         )
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stages import Graph, Node, NodeState
 from multitask_api.stages.digests import digest
 from multitask_api.types import Record
-from multitask_operator.planner.estimate import Estimate, estimate
+from multitask_operator.planner.estimate import Estimate, estimate, measured_speeds
 from multitask_operator.planner.stage_costs import Speed, StageCost
-from multitask_operator.study.graphs import Target
+from multitask_operator.study.graphs import StudyGraphs, Target
 
 Identity = tuple[str, str]
 """(stage name, digest); of a stage whose digest is not known yet, a digest of what it will be made from."""
@@ -72,18 +73,25 @@ def arm_counts(targets: Sequence[Target]) -> tuple[ArmCount, ...]:
     return tuple(counts)
 
 
-def cost_of(targets: Sequence[Target], host: str, otherwise: Callable[[], Speed | None]) -> Estimate:
-    """The training that is left, at most, each shared stage counted once; see `estimate` for the speed."""
+def cost_of(graphs: StudyGraphs, host: str | None, otherwise: Callable[[MultiTaskModel], Speed | None]) -> Estimate:
+    """The training of all runs that is left, at most, each shared stage counted once.
+
+    Each run at the speed that was measured on ``host`` (None: on any) with its tuning method, else at what
+    ``otherwise`` knows of its model.
+    """
+    speeds: dict[str, Speed | None] = {**measured_speeds(graphs.done_nodes().values(), host)}
     counted: set[Identity] = set()
     rows, stages = 0, list[StageCost]()
-    speed: Speed | None = None
-    for target in targets:
+    for target in graphs.of_runs:
+        method = target.model.spec.tuning.method
+        if method not in speeds:
+            speeds[method] = otherwise(target.model)
         graph = replace(target.graph, nodes=tuple(_not_counted(target, counted)))
-        cost = estimate(target.model, graph, host=host, otherwise=lambda: None)
-        rows, speed = rows + cost.rows, speed or cost.speed
+        cost = estimate(target.model, graph, measured=False, otherwise=partial(speeds.get, method))
+        rows += cost.rows
         stages += cost.stages
-    speed = speed or otherwise()
-    return Estimate(rows, tuple(replace(stage, speed=speed) for stage in stages), speed)
+    used = {speeds[target.model.spec.tuning.method] for target in graphs.of_runs}
+    return Estimate(rows, tuple(stages), used.pop() if len(used) == 1 else None)
 
 
 def identity_of(node: Node, model: MultiTaskModel) -> Identity:

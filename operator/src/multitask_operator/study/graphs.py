@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io.manifest import Manifest, Resolved
 from multitask_api.stage_io.results import FilterResult
-from multitask_api.stages import ArtifactKey, Graph, NodeState, build
+from multitask_api.stages import ArtifactKey, Graph, Node, NodeState, build
 from multitask_api.stages.budgets import baseline_steps
 from multitask_api.stages.versions import VERSIONS
 from multitask_operator.planner import training_result_of
@@ -47,6 +47,11 @@ class StudyGraphs:
     def of_runs(self) -> tuple[Target, ...]:
         """The targets of the runs, in their order."""
         return tuple(target for target in self.targets if target.run is not None)
+
+    def done_nodes(self) -> dict[ArtifactKey, Node]:
+        """The results in storage, each once, with a node that has it."""
+        nodes = [node for target in self.targets for node in target.graph.nodes if node.state is NodeState.DONE]
+        return {(node.name, node.digest): node for node in nodes if node.digest is not None}
 
     @property
     def finished(self) -> bool:
@@ -118,8 +123,15 @@ def done_keys(graph: Graph) -> frozenset[ArtifactKey]:
 
 
 def _graph(model: MultiTaskModel, resolved: Resolved, manifests: Manifests, kinds: frozenset[str]) -> Graph:
-    """The nodes of ``kinds``, without the baselines that are trained to answer a task that failed its declared one."""
     graph = build(model.metadata.name, model.spec, resolved, manifests, VERSIONS, serve=False)
+    return part_of_study(graph, model, kinds)
+
+
+def part_of_study(graph: Graph, model: MultiTaskModel, kinds: frozenset[str] = _COMPARED) -> Graph:
+    """What a study runs of the graph of a run; of it, the nodes of ``kinds``.
+
+    Without the baselines that are trained to answer a task that failed its declared one.
+    """
     declared = tuple(f"baseline/{task.name}/" for task in model.spec.tasks if task.baseline is not None)
     nodes = (node for node in graph.nodes if node.kind in kinds)
     return replace(graph, nodes=tuple(node for node in nodes if not (declared and node.name.startswith(declared))))

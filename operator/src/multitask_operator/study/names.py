@@ -10,6 +10,7 @@ def run_name(study: str, arm: int, seed: int) -> str:
     return f"{study}-arm-{arm}-seed-{seed}"
 
 
-def is_run_of(study: str, model: str) -> bool:
-    """Whether ``model`` is the name of a run of ``study``."""
-    return re.fullmatch(rf"{re.escape(study)}-arm-\d+-seed-\d+", model) is not None
+def is_run(model: str, of: str | None = None) -> bool:
+    """Whether ``model`` is the name of a run of the study ``of``, by default of any study."""
+    study = r"[a-z0-9-]+" if of is None else re.escape(of)
+    return re.fullmatch(rf"{study}-arm-\d+-seed-\d+", model) is not None

@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from multitask_api.stage_io.parameters import TrainParameters
+from multitask_operator.planner.estimate import measured_speeds
+from multitask_operator.planner.stage_costs import Speed
 from multitask_operator.study.forecast import arm_counts, cost_of, stage_counts
-from support.simulated_study import BATCH_ROWS, SimulatedStudy, study_document
+from support.simulated_study import BATCH_ROWS, SPEED, SimulatedStudy, study_document
 
 FOUR_ARMS = study_document(totalSteps=2000)
 LISTED = study_document(
@@ -27,7 +29,28 @@ def counts(study):
 
 
 def cost(study):
-    return cost_of(study.graphs(preview=True).of_runs, "no host", lambda: None)
+    return cost_of(study.graphs(preview=True), "no host", lambda _model: None)
+
+
+def test_every_run_is_foretold_at_the_speed_of_its_tuning_method():
+    arms = [
+        {"name": "full"},
+        {"name": "lora", "spec": {"tuning": {"method": "LoRA"}}},
+        {"name": "cgc", "spec": {"tuning": {"method": "CGCLoRA"}}},
+    ]
+    study = SimulatedStudy(study_document(arms=arms, seeds=1, totalSteps=2000))
+    study.run(until="filter")
+    graphs = study.graphs(preview=True)
+    measured = measured_speeds(graphs.done_nodes().values(), None)
+    assert {method: found.tokens_per_second for method, found in measured.items()} == {
+        method: SPEED[method] for method in ("Full", "LoRA")
+    }, "the baselines of CGC-LoRA are of LoRA"
+    found = cost_of(graphs, None, lambda model: Speed(SPEED[model.spec.tuning.method], "as asked"))
+    assert list(dict.fromkeys(stage.speed for stage in found.stages)) == [
+        measured["Full"], measured["LoRA"], Speed(SPEED["CGCLoRA"], "as asked"),
+    ]  # fmt: skip
+    assert found.speed is None
+    assert found.seconds == pytest.approx(sum(stage.seconds or 0 for stage in found.stages))
 
 
 @pytest.mark.parametrize("document", [FOUR_ARMS, LISTED], ids=["a grid", "a list"])

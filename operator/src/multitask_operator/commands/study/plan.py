@@ -33,9 +33,9 @@ def plan(
     parameters = base_parameters(graphs.targets[0].graph)
     known = runs[0][1].base_parameters if parameters is None else parameters
     cost = cost_of(
-        graphs.of_runs,
+        graphs,
         platform.node(),
-        lambda: expected_speed(loaded.model, device(loaded.model, device_option), known),
+        lambda model: expected_speed(model, device(model, device_option), known),
     )
     if as_json:
         print_json(_to_json(loaded, graphs, cost))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from multitask_api.errors import UserError
 from multitask_api.machine.gpus import gpu_count
-from multitask_api.stages import ArtifactKey
 from multitask_api.stages.versions import VERSIONS
 from multitask_operator.commands import FAILED, INTERRUPTED, OK
 from multitask_operator.commands.console import print_json, print_line, table
@@ -18,14 +17,13 @@ from multitask_operator.commands.progress import view_for_terminal
 from multitask_operator.commands.run import Interrupt
 from multitask_operator.commands.study.loading import LoadedStudy, ResolvedRuns, load
 from multitask_operator.local import capacity, fork_launcher, model_file, processes
-from multitask_operator.local.speed import remember_speed
+from multitask_operator.local.speed import remember_speeds
 from multitask_operator.local.study_executor import StudyExecutor
 from multitask_operator.local.workdir import PlannedModel, Workdir, write_atomically
-from multitask_operator.planner.estimate import measured_speed
+from multitask_operator.planner.estimate import measured_speeds
 from multitask_operator.study import page
 from multitask_operator.study.build import build_study_report
-from multitask_operator.study.graphs import StudyGraphs, done_keys
-from multitask_operator.study.names import run_name
+from multitask_operator.study.names import is_run, run_name
 from multitask_operator.study.report import StudyReport
 
 
@@ -62,17 +60,16 @@ def study(
             device=model_file.device(loaded.model, device),
             runs=runs,
             total_steps=loaded.total_steps,
-            steps_known=lambda steps: _save_plans(folder, loaded, runs, steps),
+            steps_known=lambda steps: record_runs(folder, loaded, runs, steps),
         )
-        before = _results(executor.graphs)
-        _save_plans(folder, loaded, runs, executor.graphs.total_steps)
+        before = frozenset(executor.graphs.done_nodes())
+        record_runs(folder, loaded, runs, executor.graphs.total_steps)
         with interrupt.caught(), view.live():
             result = executor.run()
         processes.kill_orphans(folder.path)
         graphs = executor.graphs
-        measured = measured_speed(graphs.targets[0].graph, platform.node())
-        if measured is not None and _results(graphs) - before:
-            remember_speed(loaded.model, executor.device, measured)
+        new = [node for key, node in graphs.done_nodes().items() if key not in before]
+        remember_speeds(loaded.model, executor.device, measured_speeds(new, platform.node()))
         report = build_study_report(
             loaded.name, loaded.model, graphs, result.plan.failed, before=before, now=time.time()
         )
@@ -85,21 +82,19 @@ def study(
     return status
 
 
-def _results(graphs: StudyGraphs) -> frozenset[ArtifactKey]:
-    """What is in storage of all runs."""
-    return frozenset[ArtifactKey]().union(*(done_keys(target.graph) for target in graphs.targets))
-
-
-def _save_plans(workdir: Workdir, loaded: LoadedStudy, runs: ResolvedRuns, total_steps: int | None) -> None:
-    """Record every run as a model that uses the folder, so that `mtm gc` keeps its results."""
-    if not workdir.is_planned:
-        workdir.save_plan(PlannedModel(model=loaded.model, resolved=runs[0][1]), VERSIONS)
+def record_runs(workdir: Workdir, loaded: LoadedStudy, runs: ResolvedRuns, total_steps: int | None) -> None:
+    """Record every run as a model that uses the folder, and no other run of the study, for `mtm gc`."""
+    if not workdir.is_planned:  # `mtm run` alone records the model itself: what it needs beyond the runs is not here
+        workdir.save_last(PlannedModel(model=loaded.model, resolved=runs[0][1]))
     arms = list(dict.fromkeys(run.arm.name for run, _ in runs))
-    for run, resolved in runs:
+    planned = {run_name(loaded.name, arms.index(run.arm.name) + 1, run.seed): (run, resolved) for run, resolved in runs}
+    for name, (run, resolved) in planned.items():
         model = run.model(total_steps)
-        name = run_name(loaded.name, arms.index(run.arm.name) + 1, run.seed)
         named = model.model_copy(update={"metadata": model.metadata.model_copy(update={"name": name})})
         workdir.save_model(PlannedModel(model=named, resolved=resolved), VERSIONS)
+    for path in workdir.model_files():
+        if path.stem not in planned and is_run(path.stem, of=loaded.name):
+            workdir.forget_model(path.stem)
 
 
 def _write_pages(workdir: Workdir, report: StudyReport) -> Path:
