@@ -112,12 +112,12 @@ def test_the_time_is_measured_or_else_from_flops():
         checkpointing=baseline.fitted.checkpointing,
     )
     assert baseline.speed.tokens_per_second == pytest.approx(UTILISATION * 121e12 / operations)
-    assert baseline.speed.source == "from FLOPs, at 35% of the 121 TFLOP/s of L4"
+    assert baseline.speed.source == "from FLOPs, at 35% of the 121 TFLOP/s of L4, which small models do not reach"
     assert first.seconds == pytest.approx(sum(stage.tokens / stage.speed.tokens_per_second for stage in first.stages))
     half = {key: value for key, value in all_done(resource, until="filter").items() if "urgency/seed" not in key[0]}
     assert {stage.speed for stage in cost(resource, HALF, L4, half).stages} == {Speed(8000.0, "measured")}
     assert {stage.speed.source for stage in cost(resource, HALF, L4, half, measured=False).stages} == {
-        "from FLOPs, at 35% of the 121 TFLOP/s of L4"
+        "from FLOPs, at 35% of the 121 TFLOP/s of L4, which small models do not reach"
     }
 
 

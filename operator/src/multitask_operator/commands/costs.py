@@ -40,7 +40,7 @@ def print_costs(cost: Estimate) -> None:
     """Print the table of the training that is left, and what its figures are from."""
     if not cost.stages:
         return
-    columns = ["training left", "stages", "steps", "tokens", "micro-batch", "memory", "time"]
+    columns = ["training left", "stages", "steps", "tokens", "micro-batch (tokens)", "memory", "time"]
     on_gpu = cost.device is not None and cost.device.is_gpu
     rows = [[*_row(stage), *([_hours(stage.gpu_seconds)] if on_gpu else [])] for stage in cost.stages]
     total = ["total", "", f"{cost.steps:,}", f"{cost.tokens:,}", "", "", _time(cost.seconds)]
@@ -59,9 +59,9 @@ def cost_text(cost: Estimate) -> str:
     if cost.seconds is None:
         return f"{bounds}; {UNKNOWN_TIME}"
     if cost.speed is None:
-        return f"{bounds}; about {duration(cost.seconds)} of one process"
+        return f"{bounds}; about {_time(cost.seconds)} of one process"
     speed = f"{cost.speed.tokens_per_second:,.0f} tokens/s ({cost.speed.source})"
-    return f"{bounds}; about {duration(cost.seconds)} of one process at {speed}"
+    return f"{bounds}; about {_time(cost.seconds)} of one process at {speed}"
 
 
 def costs_to_json(cost: Estimate) -> dict[str, object]:
@@ -132,15 +132,19 @@ def _sources(cost: Estimate) -> Iterator[str]:
         )
     speeds = dict.fromkeys(stage.speed.source for stage in cost.stages if stage.speed)
     if speeds:
-        yield f"time: upper limit, one training after the other; tokens/s {' and '.join(speeds)}"
+        yield f"time: if no stage ends early, one training after the other; tokens/s {' and '.join(speeds)}"
     baselines = [stage for stage in cost.stages if stage.name == "baseline"]
     if baselines and cost.tokens:
         yield f"the baselines are {sum(stage.tokens for stage in baselines) / cost.tokens:.0%} of the tokens"
 
 
 def _time(seconds: float | None) -> str:
-    return _DASH if seconds is None else duration(seconds)
+    if seconds is None:
+        return _DASH
+    return "< 1 s" if 0 < seconds < 1 else duration(seconds)
 
 
 def _hours(gpu_seconds: float | None) -> str:
-    return _DASH if gpu_seconds is None else f"{gpu_seconds / 3600:.2f}"
+    if gpu_seconds is None:
+        return _DASH
+    return "< 0.01" if 0 < gpu_seconds < 36 else f"{gpu_seconds / 3600:.2f}"

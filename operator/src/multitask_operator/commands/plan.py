@@ -191,13 +191,12 @@ def print_stages(summary: PlanSummary) -> None:
     rows = [(node.name, summary.states[node.name], node.digest or "") for node in summary.graph.nodes]
     table("", ("stage", "state", "digest"), rows)
     for group, tasks in summary.graph.groups.items():
-        shares = summary.probabilities.get(group)
-        text = (
-            ", ".join(f"{task} {shares[task]:.3f}" for task in tasks if task in shares)
-            if shares
-            else "unknown until the data is prepared"
-        )
-        print_line(f"sampling probabilities, {group}: {text}")
+        if shares := summary.probabilities.get(group):
+            text = ", ".join(f"{task} {shares[task]:.3f}" for task in tasks if task in shares)
+            print_line(f"sampling probabilities, {group}: {text}")
+    unknown = [group for group in summary.graph.groups if not summary.probabilities.get(group)]
+    if unknown:
+        print_line(f"sampling probabilities, {', '.join(unknown)}: unknown until the data is prepared")
     for line in forecast_lines(summary.model, summary.graph, affinity_of(summary.graph)):
         print_line(line)
     for line in tuning_lines(summary.model, summary.graph):
@@ -226,7 +225,8 @@ def _print(summary: PlanSummary, next_command: Sequence[str], workdir: Workdir) 
     if summary.graph.finished:
         print_line("nothing to run")
         return
-    print_line(f"training left: {cost_text(summary.cost)}; next: {join(next_command)}")
+    print_line(f"training left: {cost_text(summary.cost)}")
+    print_line(f"next: {join(next_command)}")
 
 
 def find_shape(graph: Graph, resolved: Resolved) -> ModelShape | None:

@@ -113,5 +113,6 @@ def _speed(
         checkpointing=fit.checkpointing,
     )
     count = f"{gpus} × " if gpus > 1 else ""
-    source = f"from FLOPs, at {UTILISATION:.0%} of the {device.flops / 1e12:,.0f} TFLOP/s of {count}{device.name}"
+    peak = f"{device.flops / 1e12:,.0f} TFLOP/s of {count}{device.name}"
+    source = f"from FLOPs, at {UTILISATION:.0%} of the {peak}, which small models do not reach"
     return Speed(UTILISATION * device.flops * gpus / each, source)

@@ -40,7 +40,8 @@ def plan(name: str, options: ClusterOptions, *, as_json: bool, gpu: str | None =
     if summary.graph.finished:
         print_line("nothing to run")
     else:
-        print_line(f"training left: {cost_text(summary.cost)}; next: mtm explain {name} -n {cluster.namespace}")
+        print_line(f"training left: {cost_text(summary.cost)}")
+        print_line(f"next: mtm explain {name} -n {cluster.namespace}")
     return 0
 
 

@@ -41,7 +41,8 @@ def plan(
         print_json(_to_json(loaded, graphs, cost))
         return OK
     _print(loaded, graphs, cost)
-    print_line(f"training left: {cost_text(cost)}; next: {join(['mtm', 'study', str(file), *options])}")
+    print_line(f"training left: {cost_text(cost)}")
+    print_line(f"next: {join(['mtm', 'study', str(file), *options])}")
     return OK
 
 
