@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -17,7 +19,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from multitask_api.estimates.memory import MemoryModel, MicroBatchShape, TrainingMemory
 from multitask_api.estimates.shape import ModelShape
+from multitask_api.resource.training import Optimizer
 from multitask_api.resource.tuning import Tuning
+from multitask_trainer.base_model.quantization import load_quantized
 from multitask_trainer.training.batching.batches import MicroBatch
 from multitask_trainer.training.loss_meter import LossMeter
 from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
@@ -40,12 +44,13 @@ class Setting:
     mixed: bool = False
     checkpointing: bool = False
     packed: bool = False
+    optimizer: Optimizer | None = None
 
     def estimated(self) -> TrainingMemory:
         """By `MemoryModel`."""
         shape = ModelShape.of_config(AutoConfig.for_model(**self.config).to_dict())
         assert shape is not None
-        model = MemoryModel(shape, self.tuning, self.mixed, self.checkpointing, len(TASKS))
+        model = MemoryModel(shape, self.tuning, self.mixed, self.checkpointing, len(TASKS), self.optimizer)
         return model.of(MicroBatchShape(self.rows * self.length, self.length, self.rows * self.answer, self.packed))
 
     def measured(self) -> Measured:
@@ -64,7 +69,7 @@ class Setting:
             moments = [value for value in states if isinstance(value, torch.Tensor)]
             gradients = sum(4 * value.numel() for value in step.parameters.values())
             return Measured(
-                weights=_bytes(list(model.parameters())),
+                weights=_bytes([part for value in model.parameters() for part in _parts(value)]),
                 gradients=gradients,
                 optimizer=_bytes(moments),
                 passes=peak_bytes(run) - gradients,
@@ -72,18 +77,23 @@ class Setting:
 
     def _step(self, accelerator: Accelerator) -> OptimizerStep:
         method = tuning_method(self.tuning, TASKS)
-        half = self.mixed and method.freezes_base
-        model = method.prepare(self._base().to(torch.bfloat16 if half else torch.float32))
-        settings = TrainingSettings(4, optimisation(), "Always" if self.checkpointing else "Never")
+        model = method.prepare(self._base(torch.bfloat16 if self.mixed and method.freezes_base else torch.float32))
+        settings = TrainingSettings(
+            4, optimisation(optimizer=self.optimizer), "Always" if self.checkpointing else "Never"
+        )
         step = OptimizerStep(model, settings, method=method, accelerator=accelerator)
         step.loss.train()
         return step
 
-    def _base(self) -> PreTrainedModel:
+    def _base(self, dtype: torch.dtype) -> PreTrainedModel:
         torch.manual_seed(0)
         config = AutoConfig.for_model(**self.config, attn_implementation="sdpa", use_cache=False)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(config)
-        return model
+        if self.tuning.quantization is None:
+            return model.to(dtype)
+        with TemporaryDirectory() as folder:
+            model.save_pretrained(folder)
+            return load_quantized(Path(folder), dtype, torch.device("cpu"))
 
     def _micro_batch(self, seed: int) -> MicroBatch:
         generator = torch.Generator().manual_seed(seed)
@@ -143,6 +153,12 @@ def llama(width: int, **changes: Any) -> dict[str, Any]:
         "tie_word_embeddings": True,
     }  # fmt: skip
     return sizes | changes
+
+
+def _parts(value: Any) -> list[Any]:
+    """A parameter with the scales of its quantised weights."""
+    state = getattr(value, "quant_state", None)
+    return [value] if state is None else [value, state.absmax, state.state2.absmax]
 
 
 def _bytes(tensors: list[Any]) -> int:

@@ -22,6 +22,9 @@ HUB_BASE = "give a whole model repository of the hub, hf://ORGANISATION/NAME, an
 NO_LABELS = "a Generation task has no labels; remove them or set type: Classification"
 NO_GENERATION = "only a Generation task has generation settings; remove them or set type: Generation"
 ROWS_OR_SHARE = "give the {0} rows, or their share of the train rows in split.{0}, and not both"
+NOT_DIVIDED = (
+    "training.sharding: Always divides neither the moments of AdamW8bit nor a base in 4 bits; remove one of them"
+)
 
 #: sentence, changes to a good model, the field that is named, the rule's message
 RULES: list[tuple[str, Object, str, str]] = [
@@ -88,6 +91,18 @@ RULES: list[tuple[str, Object, str, str]] = [
     ("and it has one at least",
      {"spec.tuning": {"method": "CGCLoRA", "commonExperts": 0, "specificExperts": 0}}, "spec.tuning",
      "there is no expert at all; set commonExperts or specificExperts to 1 or more"),
+    ("8-bit moments are not those of single tasks",
+     {"spec.tuning": {"method": "CGCLoRA"}, "spec.training": {"optimizer": "AdamW8bit"}}, "spec",
+     "training.optimizer: AdamW8bit is not for tuning.method CGCLoRA; remove it or set another method"),
+    ("nor are they divided",
+     {"spec.tuning": {"method": "Full"},
+      "spec.training": {"optimizer": "AdamW8bit", "sharding": "Always", "gpusPerNode": 2}}, "spec", NOT_DIVIDED),
+    ("and a base in 4 bits is not",
+     {"spec.tuning": {"quantization": "NF4"}, "spec.training": {"sharding": "Always", "gpusPerNode": 2}}, "spec",
+     NOT_DIVIDED),
+    ("only a frozen base can be in 4 bits",
+     {"spec.tuning": {"method": "Full", "quantization": "NF4"}}, "spec.tuning",
+     "quantization is for a frozen base, and Full trains all weights; remove it or set another method"),
     ("groups by hand need a group for every task",
      {"spec.filtering": {"strategy": "Manual"}}, "spec",
      "filtering.strategy: Manual needs a group for every task; add one"),

@@ -158,3 +158,59 @@ def test_rslora_that_is_written_out_as_false_runs_nothing_again():
     stages.run(document())
     assert stages.run(document(tuning={"useRslora": False})) == []
     assert check(document(tuning={"method": "Full", "useRslora": False})).spec.tuning.use_rslora is None
+
+
+def test_adamw_that_is_written_out_runs_nothing_again():
+    stages = SimulatedStages()
+    stages.run(document())
+    assert stages.run(document(training={"optimizer": "AdamW"})) == []
+    trained = stages.run(document(training={"optimizer": "AdamW8bit"}))
+    assert any(stage.startswith("baseline/") for stage in trained)
+    assert not any(stage.startswith(("prepare/", "base#")) or stage == "base" for stage in trained)
+
+
+def test_pretraining_with_another_optimizer_is_another_base():
+    stages = SimulatedStages()
+    stages.run(document(pretraining={"maxSteps": 5}))
+    assert "base" in stages.run(document(pretraining={"maxSteps": 5}, training={"optimizer": "AdamW8bit"}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "problem"),
+    [
+        pytest.param(
+            {"tuning": {"method": "Full", "quantization": "NF4"}},
+            "spec.tuning.quantization: NF4 is for a frozen base, and Full trains all weights; remove it or set method:"
+            " LoRA",
+            id="Full has no frozen base",
+        ),
+        pytest.param(
+            {"tuning": CGC, "training": {"optimizer": "AdamW8bit"}},
+            "spec.training.optimizer: AdamW8bit: CGCLoRA keeps the moments of each task's experts in 32 bits; remove"
+            " it, or set tuning.method: LoRA",
+            id="moments of tasks are in 32 bits",
+        ),
+        pytest.param(
+            {
+                "tuning": {"method": "Full"},
+                "training": {"optimizer": "AdamW8bit", "sharding": "Always", "gpusPerNode": 2},
+            },
+            "spec.training.sharding: Always does not divide the moments of AdamW8bit; remove one of them",
+            id="8-bit moments are not divided",
+        ),
+        pytest.param(
+            {"tuning": {"quantization": "NF4"}, "training": {"sharding": "Always", "gpusPerNode": 2}},
+            "spec.training.sharding: Always does not divide a base in NF4; remove it or tuning.quantization",
+            id="nor is a base in 4 bits",
+        ),
+    ],
+)
+def test_what_fewer_bits_cannot_be_combined_with(changes: dict[str, Any], problem: str):
+    assert problems(document(**changes)) == [problem]
+
+
+def test_baselines_keep_the_base_in_4_bits_and_train_apart():
+    settings = tuning(quantization="NF4")
+    assert settings.for_baseline() == Tuning(method="LoRA", rank=12, quantization="NF4")
+    assert not settings.for_baseline().can_share_base
+    assert settings.for_group(["a", "b", "c"]).quantization == "NF4"

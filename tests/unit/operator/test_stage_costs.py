@@ -37,6 +37,7 @@ def qwen(layers, width, feed_forward, heads, keys, *, tied=True):
 
 HALF = qwen(24, 896, 4864, 14, 2)
 SEVEN = qwen(28, 3584, 18944, 28, 4, tied=False)
+T4 = Device("T4", 16 * GIB, is_gpu=True)
 L4 = Device("L4", 23 * GIB, is_gpu=True, flops=121e12)
 A100 = Device("A100", 80 * GIB, is_gpu=True, flops=312e12)
 LORA = {"method": "LoRA"}
@@ -78,6 +79,8 @@ FITS = [
     (SEVEN, L4, LORA, None, True, True),
     (SEVEN, L4, LORA, "Never", True, False),
     (SEVEN, A100, {"method": "Full"}, None, False, True),
+    (SEVEN, T4, {"method": "LoRA"}, None, False, True),
+    (SEVEN, T4, {"method": "LoRA", "quantization": "NF4"}, None, True, True),
 ]
 
 
@@ -135,14 +138,25 @@ def test_operations_follow_weights_and_passes():
 
 MISFITS = [
     pytest.param(
+        SEVEN, L4, {"method": "Full"}, {"optimizer": "AdamW8bit"},
+        "; set tuning.method to LoRA, or take a smaller base model, or take a GPU with more memory$",
+        id="8-bit moments, which are not divided",
+    ),
+    pytest.param(
+        SEVEN, Device("small", 4 * GIB, is_gpu=True), {"method": "LoRA", "quantization": "NF4"}, {},
+        "; take a smaller base model, or take a GPU with more memory$",
+        id="a base in 4 bits, which is not divided",
+    ),
+    pytest.param(
         SEVEN, A100, {"method": "Full"}, {},
         r"baseline, high-.*: does not fit; .* GiB with one sequence of 1,024 tokens .*, and A100 has 80.0; "
-        "set tuning.method to LoRA, or take a smaller base model, or train on more GPUs .*, or take a GPU with more",
+        "set tuning.method to LoRA, or set training.optimizer to AdamW8bit, or take a smaller base model, or train on "
+        "more GPUs .*, or take a GPU with more",
         id="all weights",
     ),
     pytest.param(
-        SEVEN, Device("T4", 16 * GIB, is_gpu=True), LORA, {"gradientCheckpointing": "Never"},
-        r"baseline, high-.* and T4 has 16.0; take a smaller",
+        SEVEN, T4, LORA, {"gradientCheckpointing": "Never"},
+        r"baseline, high-.* and T4 has 16.0; set tuning.quantization to NF4, or take a smaller",
         id="a GPU that is too small",
     ),
     pytest.param(
@@ -184,6 +198,18 @@ def test_weights_that_several_gpus_divide_fit(device, gpus, sharding, message):
     if message is None:
         assert {stage.fitted.gpus for stage in found.stages} == {4}
         assert all(stage.fitted.checkpointing for stage in found.stages)
+
+
+@pytest.mark.parametrize(
+    ("shape", "device", "tuning", "training"),
+    [
+        pytest.param(SEVEN, A100, FULL, {"optimizer": "AdamW8bit"}, id="8-bit moments"),
+        pytest.param(SEVEN, T4, {"method": "LoRA", "quantization": "NF4"}, {}, id="a base in 4 bits"),
+    ],
+)
+def test_what_several_gpus_cannot_divide_each_has_whole(shape, device, tuning, training):
+    found = cost(model(tuning=tuning, training=training), shape, replace(device, gpus=4))
+    assert {stage.fitted.gpus for stage in found.stages} == {1}
 
 
 def test_pretraining_that_does_not_fit_is_named():

@@ -51,6 +51,28 @@ OTHERS = [
         for family in sorted(FAMILIES - {"llama"})
     ),
     pytest.param(replace(_USUAL, config=llama(64, model_type="qwen3"), tuning=METHODS["Full"]), id="qwen3, Full"),
+    *(
+        pytest.param(
+            replace(_USUAL, config=llama(128, **head), tuning=tuning, optimizer="AdamW8bit"),
+            id=f"8-bit moments, {name}",
+        )
+        for name, tuning, head in (
+            ("Full", METHODS["Full"], {}),
+            ("Full, a head of its own", METHODS["Full"], {"tie_word_embeddings": False}),
+            ("LoRA", Tuning(method="LoRA", rank=32), {}),
+        )
+    ),
+    *(
+        pytest.param(
+            replace(_USUAL, config=llama(128), tuning=tuning, mixed=mixed, checkpointing=mixed),
+            id=f"NF4, {tuning.method}{', bf16, checkpointing' if mixed else ''}",
+        )
+        for tuning in (
+            Tuning(method="LoRA", rank=8, quantization="NF4"),
+            Tuning(method="CGCLoRA", rank=9, quantization="NF4"),
+        )
+        for mixed in (False, True)
+    ),
 ]
 
 

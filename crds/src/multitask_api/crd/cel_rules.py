@@ -83,6 +83,16 @@ _SPEC = (
         "filtering.maxGroups is fewer than the types of tasks, which are never trained together; raise it",
     ),
     Rule(
+        "!has(self.training.optimizer) || self.training.optimizer != 'AdamW8bit' || self.tuning.method != 'CGCLoRA'",
+        "training.optimizer: AdamW8bit is not for tuning.method CGCLoRA; remove it or set another method",
+    ),
+    Rule(
+        "!has(self.training.sharding) || self.training.sharding != 'Always' || !(has(self.tuning.quantization) ||"
+        " (has(self.training.optimizer) && self.training.optimizer == 'AdamW8bit'"
+        " && (self.tuning.method == 'Full' || has(self.pretraining))))",
+        "training.sharding: Always divides neither the moments of AdamW8bit nor a base in 4 bits; remove one of them",
+    ),
+    Rule(
         "self.tasks.all(task, !has(task.generation) || task.generation.maxNewTokens + 2 <= self.training.maxLength)",
         "generation.maxNewTokens of a task leaves no room for a prompt in training.maxLength; change one",
     ),
@@ -187,6 +197,10 @@ MODEL_RULES: Mapping[str, tuple[Rule, ...]] = {
     ),
     "spec.pretraining.corpus[].uri": _uri_rules(DATA_SCHEMES),
     "spec.tuning": (
+        Rule(
+            "self.method != 'Full' || !has(self.quantization)",
+            "quantization is for a frozen base, and Full trains all weights; remove it or set another method",
+        ),
         Rule(
             "self.method == 'CGCLoRA' || !(has(self.commonExperts) || has(self.specificExperts) ||"
             " has(self.expertRank) || has(self.gate))",

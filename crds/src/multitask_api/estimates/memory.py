@@ -7,9 +7,11 @@ gradients and AdamW's moments follow Rajbhandari et al. (ZeRO, arXiv 1910.02054,
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from multitask_api.estimates.shape import ModelShape
+from multitask_api.resource.training import Optimizer
 from multitask_api.resource.tuning import Tuning
 
 #: The most logits that the loss has at once, which takes the target positions in parts: with their loss and its
@@ -20,6 +22,10 @@ _FP32 = 4
 ADAMW_BYTES = 8
 #: Of a weight that is trained, in fp32: itself, its gradient, two moments.
 TRAINED_BYTES = 2 * _FP32 + ADAMW_BYTES
+#: Weights of a tensor from which bitsandbytes keeps the moments in 8 bits, and those that share a scale in fp32.
+EIGHT_BIT_WEIGHTS, _EIGHT_BIT_BLOCK = 4096, 256
+#: Bytes of a weight in NF4: 4 bits, of 64 weights a scale in 8 bits, of 256 scales one in fp32 (arXiv 2305.14314, 3).
+_NF4_BYTES = 1 / 2 + 1 / 64 + _FP32 / (64 * 256)
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,10 @@ class MemoryModel:
     mixed: bool
     checkpointing: bool = False
     tasks: int = 1
-    optimizer_bytes: int = ADAMW_BYTES
+    optimizer: Optimizer | None = None
+    """As in ``Training``; None: AdamW."""
+    takes_steps: bool = True
+    """False: gradients are taken, and there is no optimizer."""
     gpus: int = 1
 
     @property
@@ -115,9 +124,9 @@ class MemoryModel:
         activations = passes + self._gathered
         logits = 3 * _FP32 * min(batch.targets * self.shape.vocabulary, MOST_LOGITS)  # with both gradients, in fp32
         return TrainingMemory(
-            weights=self._part(self._base_bytes * self.shape.parameters) + (0 if self.trains_all else _FP32 * trained),
+            weights=self._weights(),
             gradients=self._part_of_trained(_FP32 * trained),
-            optimizer=self._part_of_trained(self.optimizer_bytes * trained),
+            optimizer=self._part_of_trained(self._moments()),
             activations=activations,
             loss=max(0, kept + self._of_the_head(batch) + logits - passes),
         )
@@ -145,6 +154,34 @@ class MemoryModel:
         gradient = layer * (self._element + _FP32) if self.trains_all else 0
         return self._element * (2 * layer + ends) + gradient
 
+    def _weights(self) -> int:
+        """Base and adapters. Of a base in 4 bits, embeddings, head and norms are not."""
+        base = self._base_bytes * self.shape.parameters
+        if self.tuning.quantization is not None:
+            base -= round((self._base_bytes - _NF4_BYTES) * self.shape.linear_weights)
+        return self._part(base) + (0 if self.trains_all else _FP32 * self.trained_weights)
+
+    def _moments(self) -> int:
+        """AdamW's two moments of what is trained. In 8 bits neither embeddings nor what is small has them."""
+        if not self.takes_steps:
+            return 0
+        saved = 0
+        if self.optimizer == "AdamW8bit":
+            shape = self.shape
+            saved = shape.layers * sum(_saved_by_8_bits(size) for size in self._trained_sizes())
+            if self.trains_all and not shape.tied:
+                saved += _saved_by_8_bits(shape.embedding_weights)
+        return ADAMW_BYTES * self.trained_weights - saved
+
+    def _trained_sizes(self) -> Iterator[int]:
+        """Weights of each matrix of a decoder layer that is trained."""
+        for each in self.shape.projections():
+            if self.trains_all:
+                yield each.inputs * each.outputs
+            elif self._is_trained(each.name):
+                yield self._rank * each.inputs
+                yield self._rank * each.outputs
+
     def _kept(self, batch: MicroBatchShape) -> int:
         """What all layers keep when the loss is computed."""
         shape = self.shape
@@ -164,6 +201,8 @@ class MemoryModel:
             numbers += 3 * shape.feed_forward  # back through A the gradient goes in bf16, fp32 and bf16 again
         gradients = batch.tokens * numbers * self._element
         matrix = shape.feed_forward * shape.width * (_FP32 + (2 if self.mixed else 0)) if self.trains_all else 0
+        if self.tuning.quantization is not None:
+            matrix = shape.feed_forward * shape.width * self._element  # as numbers that can be multiplied
         recomputed = self._of_layer(batch) if self.checkpointing else 0
         return gradients + matrix + recomputed
 
@@ -238,6 +277,13 @@ class MemoryModel:
         adapted = sum(self._is_trained(each.name) for each in self.shape.projections())
         weighed = self.tuning.has_experts and self.tasks > 1
         return self._rank * adapted * (2 if weighed else 1)
+
+
+def _saved_by_8_bits(size: int) -> int:
+    """Bytes that both moments of a tensor of ``size`` weights take less in 8 bits than in fp32."""
+    if size < EIGHT_BIT_WEIGHTS:
+        return 0
+    return ADAMW_BYTES * size - 2 * (size + _FP32 * -(-size // _EIGHT_BIT_BLOCK))
 
 
 #: What each linear layer reads.

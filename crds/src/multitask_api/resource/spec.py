@@ -103,11 +103,33 @@ class MultiTaskModelSpec(Record):
                 f"{self.filtering.max_groups} is fewer than the {len(types)} types of tasks, which are never trained"
                 " together; raise it",
             )
+        yield from self._optimizer_problems()
         if self.qualification.rule == "LowerBound" and self.stages.baseline.seeds < 2:
             yield Problem(
                 "qualification.rule",
                 "LowerBound needs stages.baseline.seeds of 2 or more, because one seed does not show how much the"
                 " single-task score varies",
+            )
+
+    def _optimizer_problems(self) -> Iterator[Problem]:
+        """What 8-bit optimizer states and a 4-bit base cannot be combined with."""
+        training, tuning = self.training, self.tuning
+        if training.optimizer is not None and tuning.has_experts:
+            yield Problem(
+                "training.optimizer",
+                f"{training.optimizer}: CGCLoRA keeps the moments of each task's experts in 32 bits; remove it, or set"
+                " tuning.method: LoRA",
+            )
+        if training.sharding != "Always":
+            return
+        if training.optimizer is not None and (tuning.method == "Full" or self.pretraining is not None):
+            yield Problem(
+                "training.sharding", f"Always does not divide the moments of {training.optimizer}; remove one of them"
+            )
+        if tuning.quantization is not None:
+            yield Problem(
+                "training.sharding",
+                f"Always does not divide a base in {tuning.quantization}; remove it or tuning.quantization",
             )
 
     def _length_problems(self, path: str, settings: GenerationSettings) -> Iterator[Problem]:

@@ -21,11 +21,15 @@ _CGC_FIELDS = {
 }
 
 
+Quantization = Literal["NF4"]
+"""Of a frozen base: 4-bit NormalFloat, with quantised scales (Dettmers et al., QLoRA, arXiv 2305.14314)."""
+
+
 class Tuning(Record):
     """Which weights are trained: all of them, low-rank adapters, or low-rank experts behind a gate.
 
-    ``useRslora`` and the fields of CGC-LoRA are None where they are not given, so that records and digests of the other
-    methods are as they were; `with_defaults` fills the latter in.
+    ``useRslora``, ``quantization`` and the fields of CGC-LoRA are None where they are not given, so that records and
+    digests of the other methods are as they were; `with_defaults` fills the last in.
     """
 
     method: Literal["Full", "LoRA", "CGCLoRA"] = Field(
@@ -63,6 +67,13 @@ class Tuning(Record):
         "projections of the text decoder: linear layers, GPT-2's Conv1D, and stacked expert weights (these only with "
         "LoRA and dropout 0); never the head, a router, or a vision tower.",
     )
+    quantization: Quantization | None = Field(
+        None,
+        description="Number format of the frozen base while adapters are trained. NF4: its linear layers in 4 bits "
+        "(QLoRA, arXiv 2305.14314), a quarter of bf16. The adapters are tested and served on the base as it is, in "
+        "training.precision. Needs the Python package bitsandbytes where the model trains; not with Full, and GPUs do "
+        "not divide such a base (training.sharding). Default: training.precision.",
+    )
     common_experts: int | None = Field(
         None, ge=0, le=64, description="Experts that all tasks of a group share. Only with CGCLoRA. Default: 1."
     )
@@ -94,6 +105,11 @@ class Tuning(Record):
         return self
 
     def _problems(self) -> Iterator[Problem]:
+        if self.method == "Full" and self.quantization is not None:
+            yield Problem(
+                "quantization",
+                f"{self.quantization} is for a frozen base, and Full trains all weights; remove it or set method: LoRA",
+            )
         if not self.has_experts:
             for name, alias in _CGC_FIELDS.items():
                 if getattr(self, name) is not None:
@@ -120,9 +136,10 @@ class Tuning(Record):
     def can_share_base(self) -> bool:
         """Whether one process can train the adapters of several runs on one base: plain LoRA without dropout.
 
-        Masks of dropout are drawn for a whole batch, so they would depend on which runs are in it.
+        Masks of dropout are drawn for a whole batch, so they would depend on which runs are in it. Layers in 4 bits
+        take one adapter.
         """
-        return self.method == "LoRA" and self.dropout == 0
+        return self.method == "LoRA" and self.dropout == 0 and self.quantization is None
 
     @property
     def experts_of_a_task(self) -> int:

@@ -13,7 +13,7 @@ from pydantic import Field
 from multitask_api.bundle import GenerationSettings
 from multitask_api.resource.sources import Pretraining
 from multitask_api.resource.tasks import Metric, TaskData, TaskSpec, TaskType, Taxonomy
-from multitask_api.resource.training import HighResourceStage, MixtureStage, Training
+from multitask_api.resource.training import HighResourceStage, MixtureStage, Optimizer, Training
 from multitask_api.resource.tuning import Tuning
 from multitask_api.types import Record
 
@@ -60,6 +60,7 @@ class Optimisation(Record):
     min_steps: int
     patience: int
     precision: Literal["fp32", "bf16"]
+    optimizer: Optimizer | None = None
     validations: int | None = Field(
         None, description="This number of them at equal distances, the last at the limit of steps, not by eval_every."
     )
@@ -144,7 +145,7 @@ class BaseParameters(StageParameters):
         if self.pretraining is not None:
             settings["pretraining"] = self.pretraining.model_dump(mode="json", by_alias=True, exclude={"corpus"})
             settings["corpus"] = self.corpus_fingerprints
-            kept = {"batch_rows", "learning_rate", "warmup_steps", "max_length", "precision"}
+            kept = {"batch_rows", "learning_rate", "warmup_steps", "max_length", "precision", "optimizer"}
             settings["optimisation"] = self.optimisation.model_dump(mode="json", by_alias=True, include=kept)
         return settings
 

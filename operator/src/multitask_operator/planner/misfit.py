@@ -9,7 +9,7 @@ from multitask_api.machine.gpu_models import GIB
 from multitask_api.resource import MultiTaskModel
 from multitask_operator.planner.estimate import Estimate
 from multitask_operator.planner.stage_costs import StageCost
-from multitask_operator.planner.stage_memory import Device
+from multitask_operator.planner.stage_memory import Device, can_divide_weights
 
 _SHORT = 512
 """Tokens of rows below which a shorter limit changes little."""
@@ -36,18 +36,25 @@ def misfits(model: MultiTaskModel, estimate: Estimate) -> Iterator[str]:
 
 def _cures(model: MultiTaskModel, stage: StageCost, fitted: Fitted, device: Device) -> Iterator[str]:
     """What to change, what costs least first. Fewer ``batchRows`` do not help: micro-batches are made to fit anyway."""
-    if fitted.memory.state < USED * device.memory:  # what the rows take is in the way
+    spec, trains_all = model.spec, stage.name == "base" or model.spec.tuning.method == "Full"
+    is_state_large = fitted.memory.state >= USED * device.memory
+    if not is_state_large:  # what the rows take is in the way
         if not fitted.checkpointing:
             yield "set training.gradientCheckpointing to Always"
-        if model.spec.training.max_length > _SHORT:
+        if spec.training.max_length > _SHORT:
             yield "lower training.maxLength"
     if stage.name == "base":
         yield "leave out pretraining, which trains all weights"
-    elif model.spec.tuning.method == "Full":
+    elif trains_all:
         yield "set tuning.method to LoRA"
+    if is_state_large and trains_all and spec.training.optimizer is None and not spec.tuning.has_experts:
+        yield "set training.optimizer to AdamW8bit"
+    if is_state_large and not trains_all and spec.tuning.quantization is None:
+        yield "set tuning.quantization to NF4"
     yield "take a smaller base model"
-    if device.is_gpu and stage.gpus > fitted.gpus:
+    can_divide = device.is_gpu and can_divide_weights(spec, trains_all=trains_all)
+    if can_divide and stage.gpus > fitted.gpus:
         yield "set training.sharding to Always, by which the GPUs divide the weights"
-    elif device.is_gpu and (fitted.gpus > 1 or fitted.memory.state >= USED * device.memory):
+    elif can_divide and (fitted.gpus > 1 or is_state_large):
         yield "train on more GPUs of a cluster (training.gpusPerNode), which divide the weights"
     yield "take a GPU with more memory" if device.is_gpu else "train on a GPU, or a machine with more memory"

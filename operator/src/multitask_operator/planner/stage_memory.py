@@ -67,6 +67,11 @@ def training_of_group(spec: MultiTaskModelSpec, tasks: Sequence[TaskSpec]) -> Tr
     return Training(spec.tuning.for_group([task.name for task in tasks]), tasks)
 
 
+def can_divide_weights(spec: MultiTaskModelSpec, *, trains_all: bool) -> bool:
+    """Whether several GPUs can: neither the 8-bit moments of all weights nor a base in 4 bits can be divided."""
+    return spec.training.optimizer is None if trains_all else spec.tuning.quantization is None
+
+
 def fitted(spec: MultiTaskModelSpec, training: Training, shape: ModelShape, device: Device) -> Fitted:
     """The micro-batch as training would choose it, with rows of ``training.maxLength``."""
     settings = spec.training
@@ -86,8 +91,10 @@ def fitted(spec: MultiTaskModelSpec, training: Training, shape: ModelShape, devi
     rows = -(-settings.batch_rows // gpus)
     step = -(-rows // (sequence // settings.max_length)) * sequence
     most = step if device.is_gpu else CPU_TEXT_TOKENS if training.text else CPU_TOKENS
-    model = MemoryModel(shape, training.tuning, mixed, tasks=max(1, len(training.tasks)))
-    if divides_weights(settings.sharding, gpus, model.of(batch_of(1)).state, device.memory):
+    tasks = max(1, len(training.tasks))
+    model = MemoryModel(shape, training.tuning, mixed, tasks=tasks, optimizer=settings.optimizer)
+    can_divide = can_divide_weights(spec, trains_all=model.trains_all)
+    if can_divide and divides_weights(settings.sharding, gpus, model.of(batch_of(1)).state, device.memory):
         model = replace(model, gpus=gpus)
     return fit(model, device.memory, setting=checkpointing, most_tokens=most, batch_of=batch_of)
 

@@ -19,6 +19,7 @@ def tuning_text(tuning: Tuning, tasks: Sequence[str]) -> str:
     if own.method == "Full":
         return "Full: all weights"
     layers = f"on {', '.join(own.target_modules)}" if own.target_modules else "on all projections"
+    layers += f", on a base in {own.quantization}" if own.quantization else ""
     scale = f"α {own.alpha:g}{' / √r' if own.use_rslora else ''}, {layers}"
     if not own.has_experts:
         return f"LoRA of rank {own.rank}, {scale}"

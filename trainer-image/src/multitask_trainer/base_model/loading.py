@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 from pydantic import ValidationError
 
@@ -103,8 +103,13 @@ def _skeleton(folder: Path, *, attention: str | None, dtype: torch.dtype | None)
     return model
 
 
-def read_model(folder: Path, *, attention: str | None, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """`load_base` with this implementation of attention; None: the one that transformers chooses for the family."""
+def read_model(
+    folder: Path, *, attention: str | None, dtype: torch.dtype | None = None, **options: Any
+) -> PreTrainedModel:
+    """`load_base` with this implementation of attention; None: the one that transformers chooses for the family.
+
+    ``options`` go to ``from_pretrained``.
+    """
     import torch
     from safetensors import SafetensorError
 
@@ -112,9 +117,14 @@ def read_model(folder: Path, *, attention: str | None, dtype: torch.dtype | None
 
     try:
         model, _ = read_pretrained(
-            folder, dtype=dtype or torch.float32, attention=attention, local_files_only=True, use_safetensors=True
+            folder,
+            dtype=dtype or torch.float32,
+            attention=attention,
+            local_files_only=True,
+            use_safetensors=True,
+            **options,
         )
-    except (OSError, ValueError, SafetensorError) as error:
+    except (OSError, ValueError, ImportError, SafetensorError) as error:
         raise StageError(f"{folder}: the base model cannot be read: {error}") from error
     model.config.use_cache = False
     return model

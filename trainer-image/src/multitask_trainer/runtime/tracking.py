@@ -6,7 +6,6 @@ everywhere, by their environment variables.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 import sys
@@ -19,6 +18,7 @@ from multitask_api.resource.training import Tracker
 from multitask_api.stage_io.results import TaskPoint
 from multitask_trainer.errors import StageError
 from multitask_trainer.runtime.context import StageContext
+from multitask_trainer.runtime.packages import package_problem
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
@@ -76,11 +76,9 @@ def tracking_of(stage: StageContext) -> Iterator[Tracking]:
     """
     names = stage.order.report_to or ()
     for name in names:
-        if importlib.util.find_spec(PACKAGES[name]) is None:
-            raise StageError(
-                f"training.reportTo: {name} needs the Python package {PACKAGES[name]}, which is not installed where"
-                " this model trains; install it there, in a cluster in the trainer image, or remove it"
-            )
+        problem = package_problem("training.reportTo", name, PACKAGES[name])
+        if problem is not None:
+            raise StageError(problem)
     tracking = Tracking()
     try:
         for name in names if stage.distributed.is_main_process else ():

@@ -30,6 +30,7 @@ from multitask_trainer.base_model.sources import BaseModelSource, make_base
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.rows import PreparedSplit
 from multitask_trainer.runtime.context import StageContext, StageOutcome
+from multitask_trainer.runtime.packages import check_quantization
 from multitask_trainer.runtime.runner import main
 from multitask_trainer.storage.files import content_digest, drop_library_versions
 from multitask_trainer.training.batching.corpus import unused_text_warning
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 def work(stage: StageContext) -> StageOutcome:
     """Get or make the base, pre-train it if asked, and leave it in ``model/``."""
     parameters = stage.parameters(BaseParameters)
+    check_quantization(parameters.optimisation.optimizer, parameters.tuning)
     locations = DataLocations.of(stage.order.data_root, os.environ)
     rows = {task.name: prepared_split(stage, task.name, "train") for task in parameters.tasks}
     start, notices = _starting_base(stage, parameters, rows, locations)

@@ -99,7 +99,7 @@ def _token_budget(
         return MOST_TOKENS
     tuning = Tuning(method="LoRA", rank=RANK, alpha=RANK, target_modules=parameters.target_modules)
     fitted = fit(
-        MemoryModel(shape, tuning, mixed, optimizer_bytes=0),
+        MemoryModel(shape, tuning, mixed, takes_steps=False),
         CudaMemory(torch.device(stage.device)).free() + sum(value.nbytes for value in model.parameters()),
         setting="Never",
         most_tokens=MOST_TOKENS,

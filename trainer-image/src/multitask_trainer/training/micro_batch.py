@@ -163,7 +163,7 @@ def _state(step: OptimizerStep) -> Iterator[bool]:
     try:
         for value in step.parameters.values():
             value.grad = torch.zeros_like(value)
-            moments += [torch.empty_like(value) for _ in range(2)]
+            moments += [torch.empty_like(value, dtype=step.moment_dtype(value)) for _ in range(2)]
         fits = True
     except torch.OutOfMemoryError:
         release()
@@ -192,7 +192,10 @@ def _does_not_fit(step: OptimizerStep, memory: DeviceMemory, width: int | None) 
             "training does not fit beside them. It is tried again; end them, or leave it another GPU"
         )
     trained, whole = step.weights
-    state = f"this base model with {whole:,} weights, {trained:,} of them trained, which take 12 bytes each beside it"
+    state = (
+        f"this base model with {whole:,} weights, {trained:,} of them trained, which take {step.state_bytes} bytes "
+        "each beside it"
+    )
     cure = "take a smaller base model, or a larger GPU"
     if 2 * trained > whole:
         cure = f"use tuning.method LoRA or CGCLoRA and no pretraining, which train few weights, or {cure}"

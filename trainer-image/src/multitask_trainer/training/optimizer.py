@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,9 +11,11 @@ import torch
 from torch import Tensor, nn
 
 from multitask_api.bundle import ForwardPath
+from multitask_api.estimates.memory import EIGHT_BIT_WEIGHTS
 from multitask_api.resource.training import GradientCheckpointing
 from multitask_api.stage_io.parameters import Optimisation
 from multitask_serving.engine.model.backbone import Backbone
+from multitask_trainer.base_model.quantization import number_of_weights
 from multitask_trainer.errors import MicroBatchTooLarge, StageError
 from multitask_trainer.training.batching.batches import MicroBatch
 from multitask_trainer.training.loss import RowMeanLoss, freeze_outside_decoder
@@ -41,11 +43,14 @@ class TrainingSettings:
 
 
 def make_adamw(
-    parameters: Mapping[str, nn.Parameter], settings: TrainingSettings, decays: Callable[[str], bool]
-) -> torch.optim.AdamW:
+    parameters: Mapping[str, nn.Parameter],
+    settings: TrainingSettings,
+    decays: Callable[[str], bool],
+    embeddings: Collection[Tensor] = (),
+) -> torch.optim.Optimizer:
     """AdamW over ``parameters``, by name; the loop sets the learning rate of every step.
 
-    Of matrices, those decay of which ``decays`` says so.
+    Of matrices, those decay of which ``decays`` says so. ``embeddings`` keep 32-bit moments with ``AdamW8bit`` too.
     """
     decayed = {name for name, value in parameters.items() if value.ndim >= 2 and decays(name)}
     groups = [
@@ -55,12 +60,35 @@ def make_adamw(
         },
         {"params": [value for name, value in parameters.items() if name not in decayed], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=settings.optimisation.learning_rate,
-        betas=settings.betas,
-        fused=True,
-    )
+    groups = [group for group in groups if group["params"]]
+    options: dict[str, Any] = {"lr": settings.optimisation.learning_rate, "betas": settings.betas}
+    if settings.optimisation.optimizer == "AdamW8bit":
+        return _adamw_8bit(groups, embeddings, options)
+    return torch.optim.AdamW(groups, fused=True, **options)
+
+
+def _adamw_8bit(
+    groups: Sequence[Mapping[str, Any]], embeddings: Collection[Tensor], options: Mapping[str, Any]
+) -> torch.optim.Optimizer:
+    """AdamW with moments in 8 bits, by blocks (Dettmers et al., arXiv 2110.02861).
+
+    Gradients of embeddings differ much from token to token; theirs stay in 32 bits, as that paper advises (section 4).
+    """
+    from bitsandbytes.optim import AdamW8bit, GlobalOptimManager
+
+    optimizer: Any = AdamW8bit(groups, **options)
+    # What it excepts is kept by a manager, which is one for the process, by the address of a parameter.
+    optimizer.mng = object.__new__(GlobalOptimManager)
+    optimizer.mng.initialize()
+    excepted = {id(value) for value in embeddings}
+    optimizer.mng.index2config = {
+        (number, index): {"optim_bits": 32}
+        for number, group in enumerate(optimizer.param_groups)
+        for index, value in enumerate(group["params"])
+        if id(value) in excepted
+    }
+    made: torch.optim.Optimizer = optimizer
+    return made
 
 
 class OptimizerStep:
@@ -84,7 +112,9 @@ class OptimizerStep:
         self.loss: Any = self._parallelism.prepare(RowMeanLoss(model, path))
         trained = {name: value for name, value in model.named_parameters() if value.requires_grad}
         self.parameters = trained if parameters is None else dict(parameters)
-        self.optimizer = make_adamw(self.parameters, settings, method.decays)
+        self._embeddings = [module.weight for module in model.modules() if isinstance(module, nn.Embedding)]
+        self._has_8bit_moments = settings.optimisation.optimizer == "AdamW8bit"
+        self.optimizer = make_adamw(self.parameters, settings, method.decays, self._embeddings)
         self._model = model
         self._method = method
         self._accelerator = accelerator
@@ -152,7 +182,19 @@ class OptimizerStep:
     def weights(self) -> tuple[int, int]:
         """The number of weights that are trained, and of all."""
         trained = sum(value.numel() for value in self.parameters.values())
-        return trained, sum(value.numel() for value in self._model.parameters())
+        return trained, sum(number_of_weights(value) for value in self._model.parameters())
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of a weight's gradient and moments, in a large matrix."""
+        return 6 if self._has_8bit_moments else 12
+
+    def moment_dtype(self, value: nn.Parameter) -> torch.dtype:
+        """Of the optimizer's two moments of a parameter."""
+        is_large = value.numel() >= EIGHT_BIT_WEIGHTS
+        if self._has_8bit_moments and is_large and not any(value is each for each in self._embeddings):
+            return torch.uint8
+        return torch.float32
 
     def use_checkpointing(self) -> bool:
         """Keep the inputs of layers only, and compute each layer again in the backward pass.

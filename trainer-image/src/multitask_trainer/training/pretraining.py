@@ -78,7 +78,9 @@ def pretrain(
         weight_decay=0.1,
     )
     method = Full()
-    parallelism = choose_parallelism(stage.order.sharding, model, method, path, accelerator)
+    parallelism = choose_parallelism(
+        stage.order.sharding, model, method, path, accelerator, optimizer=optimisation.optimizer
+    )
     loop = TrainingLoop(
         OptimizerStep(model, settings, method=method, accelerator=accelerator, path=path, parallelism=parallelism),
         batches,

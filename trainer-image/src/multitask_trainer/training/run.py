@@ -25,7 +25,9 @@ from multitask_trainer.base_model.loading import (
     read_forward_path,
     read_prompt_format,
 )
+from multitask_trainer.base_model.quantization import load_quantized
 from multitask_trainer.runtime.context import StageContext
+from multitask_trainer.runtime.packages import check_quantization
 from multitask_trainer.runtime.tracking import Tracking, keep_tensorboard_files, tracking_of
 from multitask_trainer.training.accelerator import check_batch_rows, make_accelerator
 from multitask_trainer.training.batching.dataset import EncodedDataset, TaskEncoder
@@ -62,6 +64,7 @@ def train(stage: StageContext, parameters: TrainParameters, *, start: Path | Non
 
 def _train(stage: StageContext, parameters: TrainParameters, start: Path | None, tracking: Tracking) -> TrainResult:
     optimisation = parameters.optimisation
+    check_quantization(optimisation.optimizer, parameters.tuning)
     base = stage.input("base") / "model"
     path = read_forward_path(base)
     accelerator = make_accelerator(
@@ -77,14 +80,20 @@ def _train(stage: StageContext, parameters: TrainParameters, start: Path | None,
 
     def load(on_meta: bool) -> nn.Module:
         torch.manual_seed(optimisation.seed)  # new adapter weights are drawn from it
-        loaded = load_base(base, torch.bfloat16 if is_half else torch.float32, on_meta=on_meta)
+        dtype = torch.bfloat16 if is_half else torch.float32
+        if parameters.tuning.quantization is None:
+            loaded = load_base(base, dtype, on_meta=on_meta)
+        else:
+            loaded = load_quantized(base, dtype, accelerator.device)
         data.check_base(loaded, optimisation.max_length)
         prepared = method.prepare(loaded)
         if start is not None and not on_meta:
             method.load(prepared, start)
         return prepared
 
-    model, parallelism = load_parallel(load, stage.order.sharding, method, path, accelerator)
+    model, parallelism = load_parallel(
+        load, stage.order.sharding, method, path, accelerator, optimizer=optimisation.optimizer
+    )
     stopping = data.stopping(parameters)
 
     def select(task: str) -> AbstractContextManager[None]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from multitask_serving.engine.model.adapters import linear_features
 from multitask_serving.engine.model.backbone import Backbone, eval_mode
+from multitask_trainer.base_model.quantization import is_quantized
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -197,7 +198,7 @@ def _problem(
         return no("it is a router", is_projection=False)
     if path != item:
         return _stack_problem(item, module, calls, no, dropout=dropout)
-    if not module.get_parameter("weight").is_floating_point():
+    if not module.get_parameter("weight").is_floating_point() and not is_quantized(module):
         return no(_QUANTISED)
     if _is_read_past_adapters(path, modules):
         return no("the fused kernels of state-space layers may read its weight without the adapter")

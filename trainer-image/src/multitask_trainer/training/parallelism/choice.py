@@ -12,7 +12,8 @@ from torch import distributed, nn
 from multitask_api.bundle import ForwardPath
 from multitask_api.estimates.memory import TRAINED_BYTES
 from multitask_api.estimates.sharding import divides_weights
-from multitask_api.resource.training import Sharding
+from multitask_api.resource.training import Optimizer, Sharding
+from multitask_trainer.base_model.quantization import is_quantized
 from multitask_trainer.errors import StageError
 from multitask_trainer.training.device_memory import CudaMemory
 from multitask_trainer.training.parallelism.data_parallel import DataParallel, Parallelism
@@ -30,6 +31,8 @@ def load_parallel(
     method: TuningMethod,
     path: ForwardPath,
     accelerator: Accelerator,
+    *,
+    optimizer: Optimizer | None = None,
 ) -> tuple[nn.Module, Parallelism]:
     """The model, and how the processes hold its weights; all processes call it.
 
@@ -41,20 +44,26 @@ def load_parallel(
     model = load(is_skeleton)
     if is_skeleton and has_unnamed_tensors(model):
         model, is_skeleton = load(False), False
-    parallelism = choose_parallelism(sharding, model, method, path, accelerator)
+    parallelism = choose_parallelism(sharding, model, method, path, accelerator, optimizer=optimizer)
     if is_skeleton and not parallelism.is_sharded:
         model = load(False)
     return model, parallelism
 
 
 def choose_parallelism(
-    sharding: Sharding | None, model: nn.Module, method: TuningMethod, path: ForwardPath, accelerator: Accelerator
+    sharding: Sharding | None,
+    model: nn.Module,
+    method: TuningMethod,
+    path: ForwardPath,
+    accelerator: Accelerator,
+    *,
+    optimizer: Optimizer | None = None,
 ) -> Parallelism:
     """How the processes hold the weights of ``model``, which `TuningMethod.prepare` gave; all processes call it.
 
     Raises `StageError` where ``Always`` cannot be.
     """
-    problem = sharding_problem(model, method, path, accelerator.num_processes)
+    problem = sharding_problem(model, method, path, accelerator.num_processes, optimizer)
     if problem is not None:
         if sharding == "Always":
             raise StageError(f"training.sharding: Always: {problem}")
@@ -78,7 +87,9 @@ def state_bytes(parameters: Iterable[nn.Parameter]) -> int:
     return sum(value.numel() * (TRAINED_BYTES if value.requires_grad else value.element_size()) for value in parameters)
 
 
-def sharding_problem(model: nn.Module, method: TuningMethod, path: ForwardPath, processes: int) -> str | None:
+def sharding_problem(
+    model: nn.Module, method: TuningMethod, path: ForwardPath, processes: int, optimizer: Optimizer | None = None
+) -> str | None:
     """Why the weights of this training cannot be divided; None if they can."""
     if processes == 1:
         return (
@@ -90,6 +101,10 @@ def sharding_problem(model: nn.Module, method: TuningMethod, path: ForwardPath, 
             "weights of this base model that a row does not reach, such as experts, have no gradient, and the "
             "processes would wait for each other's; use tuning.method LoRA, or sharding: Never"
         )
+    if optimizer == "AdamW8bit" and not method.freezes_base:
+        return "the moments of AdamW8bit are not divided; remove training.optimizer, or set sharding: Never"
+    if any(map(is_quantized, model.modules())):
+        return "a base in 4 bits is not divided; remove tuning.quantization, or set sharding: Never"
     if any(type(module).__name__ == "ParamWrapper" for module in model.modules()):
         return (
             "LoRA of stacked experts changes weights of the base in each pass, which cannot be divided then; name "
