@@ -102,6 +102,7 @@ def test_baselines_that_share_a_base_share_the_gpus():
     (names,) = units(capacity=replace(TWO_GPUS, gpus=("2",)))
     assert len(names) == len(set(names)) == 8
     assert units(capacity=TWO_GPUS) == [names[:4], names[4:]]
+    assert units(capacity=replace(TWO_GPUS, processes=1)) == [names], "with maxParallelJobs: 1 one process has all"
     assert units(capacity=SIXTEEN) == [[name] for name in names[:4]], "on a CPU side by side"
     dropout = model(tuning={"method": "LoRA", "dropout": 0.1}, stages={"baseline": {"seeds": 2}})
     found = plan(dropout, planner_input(dropout, all_done(dropout, until="baseline"), capacity=TWO_GPUS), 0.0).starts

@@ -240,7 +240,7 @@ def test_the_table_has_memory_time_and_gpu_hours(capsys, monkeypatch):
     assert "memory: estimated, of the 23.0 GiB of L4" in output
     assert "tokens/s from FLOPs, at 35% of the 121 TFLOP/s of L4" in output
     assert f"the baselines are {16_000 / found.steps:.0%} of the tokens" in output
-    assert cost_text(found).endswith("of one process")
+    assert cost_text(found).endswith(", one training after the other")
     data = costs_to_json(found)
     first = data["stages"][0]["memory"]
     parts = ("weights", "gradients", "optimizer", "activations", "loss")

@@ -59,9 +59,9 @@ def cost_text(cost: Estimate) -> str:
     if cost.seconds is None:
         return f"{bounds}; {UNKNOWN_TIME}"
     if cost.speed is None:
-        return f"{bounds}; about {_time(cost.seconds)} of one process"
+        return f"{bounds}; about {_time(cost.seconds)}, one training after the other"
     speed = f"{cost.speed.tokens_per_second:,.0f} tokens/s ({cost.speed.source})"
-    return f"{bounds}; about {_time(cost.seconds)} of one process at {speed}"
+    return f"{bounds}; about {_time(cost.seconds)} at {speed}, one training after the other"
 
 
 def costs_to_json(cost: Estimate) -> dict[str, object]:
@@ -112,7 +112,7 @@ def _row(stage: StageCost) -> list[str]:
     micro_batch = memory = _DASH
     if fitted is not None:
         micro_batch = f"{fitted.tokens:,}" + (" twice" if fitted.checkpointing else "")
-        divided = ", weights divided" if fitted.gpus > 1 else ""
+        divided = " each, weights divided" if fitted.gpus > 1 else ""
         memory = f"{fitted.memory.total / GIB:.1f} GiB{divided}" + ("" if fitted.fits else ", does not fit")
     return [
         stage.name, f"{stage.stages:,}", f"{stage.steps:,}", f"{stage.tokens:,}", micro_batch, memory,

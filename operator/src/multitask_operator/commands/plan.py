@@ -24,7 +24,7 @@ from multitask_operator.commands.forecast import forecast_lines
 from multitask_operator.local import release
 from multitask_operator.local.capacity import capacity
 from multitask_operator.local.gpus import local_gpu
-from multitask_operator.local.model_file import data_root, device, ignored_fields, load, resolve
+from multitask_operator.local.model_file import data_root, device, ignored_fields, load, processes_allowed, resolve
 from multitask_operator.local.speed import expected_speed
 from multitask_operator.local.workdir import Workdir
 from multitask_operator.planner.estimate import Estimate, estimate
@@ -238,7 +238,7 @@ def find_shape(graph: Graph, resolved: Resolved) -> ModelShape | None:
 
 def _gpus(model: MultiTaskModel) -> int:
     """GPUs that the trainings of this machine have one each of."""
-    return 0 if device(model, "auto") == "cpu" else gpu_count()
+    return 0 if device(model, "auto") == "cpu" else min(gpu_count(), capacity(processes_allowed(model)).processes)
 
 
 def _local_device(model: MultiTaskModel) -> Device | None:

@@ -99,11 +99,12 @@ def plan_graph(
 def _companions(
     nodes: Sequence[Node], model: MultiTaskModel, planner_input: PlannerInput
 ) -> dict[str, tuple[Node, ...]]:
-    """Node → those that train in its process, where there are GPUs: as many processes as GPUs, or more.
+    """Node → those that train in its process, where there are GPUs: as many processes as can have one each, or more.
 
     A stage that failed is tried again by itself: what made it fail may be the company.
     """
-    gpus = len(planner_input.capacity.gpus) if planner_input.capacity else 0
+    capacity = planner_input.capacity
+    gpus = min(len(capacity.gpus), capacity.processes) if capacity else 0
     if not gpus:
         return {}
     busy = {run.stage for run in planner_input.running}
