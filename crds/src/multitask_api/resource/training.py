@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
@@ -129,10 +128,6 @@ class Stages(Record):
         HighResourceStage(), description="Stage 2: training on the tasks of a group that need many steps."
     )
     mixture: MixtureStage = Field(MixtureStage(), description="Stage 3: training on all tasks of a group.")
-
-    def eval_every(self, steps: int) -> int | None:
-        """The most steps between two validations of a run of ``steps`` steps; None without ``validations``."""
-        return None if self.validations is None else math.ceil(steps / self.validations)
 
 
 class Qualification(Record):

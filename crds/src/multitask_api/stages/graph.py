@@ -171,7 +171,7 @@ class _Builder:
             tasks=tuple(self.tasks[task] for task in plan.high_resource),
             probabilities=plan.high_resource_probabilities,
             max_steps=steps,
-            optimisation=self._optimisation(self.spec.stages.high_resource, steps),
+            optimisation=self._optimisation(self.spec.stages.high_resource, self.spec.stages.validations),
             tuning=self.spec.tuning.for_group(self.groups[group]),
             chat_template=self.spec.base_model.chat_template,
         )
@@ -192,7 +192,7 @@ class _Builder:
                 tasks=tuple(self.tasks[task] for task in tasks),
                 probabilities=plan.probabilities,
                 max_steps=plan.mixture_steps,
-                optimisation=self._optimisation(self.spec.stages.mixture, plan.mixture_steps),
+                optimisation=self._optimisation(self.spec.stages.mixture, self.spec.stages.validations),
                 tuning=self.spec.tuning.for_group(tasks),
                 chat_template=self.spec.base_model.chat_template,
                 reference_scores=self._table.reference_scores(tasks),
@@ -286,13 +286,9 @@ class _Builder:
         """Whether the run began with a later release than those that recorded no versions: its graph differs."""
         return self._table.versions[kind] > UNRECORDED_VERSIONS[kind]
 
-    def _optimisation(self, stage: HighResourceStage | MixtureStage, steps: int | None = None) -> Optimisation:
-        """``steps``: the limit of the run."""
-        training, stages = self.spec.training, self.spec.stages
-        every, number = (None, None) if steps is None else (stages.eval_every(steps), stages.validations)
-        return Optimisation.of(
-            training, seed=stage.seed, min_steps=stage.min_steps, eval_every=every, validations=number
-        )
+    def _optimisation(self, stage: HighResourceStage | MixtureStage, validations: int | None = None) -> Optimisation:
+        training = self.spec.training
+        return Optimisation.of(training, seed=stage.seed, min_steps=stage.min_steps, validations=validations)
 
     def _training_reads(self, tasks: Sequence[str]) -> list[Ref]:
         return [Ref(f"prepare/{task}", split) for task in tasks for split in ("train", "validation")]
