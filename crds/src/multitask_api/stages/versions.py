@@ -25,7 +25,7 @@ VERSIONS: Versions = {
     "export": 2,
     "verify": 2,
     "ledger": 3,
-    "gradients": 1,
+    "gradients": 2,
     "affinity": 1,
     "check": 1,
 }
