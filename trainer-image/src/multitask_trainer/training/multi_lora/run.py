@@ -108,8 +108,6 @@ def why_apart(stages: Sequence[StageContext], parameters: Sequence[TrainParamete
         return "only LoRA without dropout trains several adapters on one base"
     if any(stage.distributed.world_size > 1 for stage in stages):
         return "several processes train one run"
-    if order.sharding == "Always":
-        return "training.sharding: Always needs several processes, which a run by itself says"
     if order.report_to:
         return "a tracker of experiments takes one run a process"
     if any(_shared(each) != _shared(first) for each in parameters):
