@@ -78,7 +78,7 @@ def test_padded_and_packed_give_the_same_gradient(model):
 
 
 def test_rows_that_are_wider_than_a_pack_are_padded_and_loss_and_gradient_stay(model, monkeypatch):
-    monkeypatch.setattr(batching, "_GPU_MICRO_BATCH_COST", 0)
+    monkeypatch.setattr(batching, "GPU_MICRO_BATCH_COST", 0)
     given = rows()
     results = []
     for layout in ("padded, one micro-batch", "packed, a row over the width"):

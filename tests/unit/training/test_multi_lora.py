@@ -355,20 +355,30 @@ def test_orders_that_are_done_are_reported_and_not_trained(trained):
     assert (status, sorted(ends.succeeded_)) == (0, sorted(stage.order.stage for stage in stages))
 
 
-@pytest.mark.parametrize("pack", [False, True])
-def test_rows_of_several_runs_in_one_micro_batch_have_the_losses_and_gradients_they_have_alone(pack):
+@pytest.mark.parametrize(
+    ("pack", "budget", "count"),
+    [
+        pytest.param(False, 4096, 1, id="padded"),
+        pytest.param(True, 4096, 1, id="packed"),
+        pytest.param(True, 64, 2, id="in several micro-batches"),
+    ],
+)
+def test_rows_of_several_runs_in_micro_batches_have_the_losses_and_gradients_they_have_alone(pack, budget, count):
     generator = np.random.default_rng(3)
     batches = [_batches(generator, seed, pack=pack) for seed in (1, 2, 3)]
-    joint = JointBatches(batches, 4096)
+    joint = JointBatches(batches, budget)
     model, method = _two_layers(seeds=(1, 2, 3))
     loss = RunLosses(model, None, 3)
     steps = {0: 4, 2: 7}
     micro_batches = joint.lay_out({run: joint.rows(run, step) for run, step in steps.items()})
-    assert len(micro_batches) == 1
+    assert len(micro_batches) == count
     assert (micro_batches[0].segment_ids is not None) == pack
-    with method.select_tasks(model, micro_batches[0].task_ids):
-        losses = loss(micro_batches[0])
-        losses.sum().backward()
+    losses = torch.zeros(3)
+    for micro_batch in micro_batches:
+        with method.select_tasks(model, micro_batch.task_ids):
+            own = loss(micro_batch)
+            own.sum().backward()
+        losses += own.detach()
     assert losses[1] == 0
     for run, step in steps.items():
         gradients = method.gradients(run)
@@ -382,6 +392,26 @@ def test_rows_of_several_runs_in_one_micro_batch_have_the_losses_and_gradients_t
         for name, value in slots.items():
             torch.testing.assert_close(gradients[name], value.grad, rtol=1e-4, atol=1e-6)
             value.grad = None
+
+
+def test_the_rows_of_a_run_are_not_padded_to_those_of_another():
+    generator = np.random.default_rng(4)
+    batches = [_batches(generator, seed, pack=True) for seed in (1, 2, 3, 4)]
+    long = EncodedDataset.of([generator.integers(3, 60, 1500).tolist()] * 30, [[5]] * 30)
+    batches.append(replace(batches[0], datasets=[long]))
+    joint = JointBatches(batches, 4096)
+    for step in range(4):
+        rows = {run: joint.rows(run, step) for run in range(len(batches))}
+        micro_batches = joint.lay_out(rows)
+        given = sum(each.tokens for each in micro_batches)
+        assert given == sum(len(ids) - 1 for own in rows.values() for ids, _ in own)
+        assert given > 0.95 * sum(each.input_ids.numel() for each in micro_batches)
+        assert all(each.input_ids.numel() <= 4096 for each in micro_batches)
+        weights_of = torch.zeros(len(batches))
+        for each in micro_batches:
+            owners = each.task_ids[each.logit_positions // each.input_ids.shape[1]]
+            weights_of.index_add_(0, owners, each.weights)
+        torch.testing.assert_close(weights_of, torch.ones(len(batches)))
 
 
 @pytest.mark.parametrize(

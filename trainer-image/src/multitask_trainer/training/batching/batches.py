@@ -26,7 +26,7 @@ EncodedRow = tuple[NDArray[np.int32], int]
 
 _MICRO_BATCH_COST = 100
 """What starting one more pass through a small model costs, in tokens (measured: about 4 ms against 40 µs a token)."""
-_GPU_MICRO_BATCH_COST = 2048
+GPU_MICRO_BATCH_COST = 2048
 """The same on a GPU, where a pass takes ten milliseconds or more to be launched. Not measured."""
 _ATTENTION_WIDTH = 4096
 """Attention with a mask over sequences of that width takes as long as all else. Not measured; grows with the model."""
@@ -129,7 +129,7 @@ def padded(
     widths = np.array([len(rows[index][0]) - 1 for index in order])
     runs = [0, len(order)] if mixed_lengths else [0, *(np.flatnonzero(np.diff(widths)) + 1).tolist(), len(order)]
     return [
-        _collate(
+        collate(
             rows,
             [[index] for index in order[first + begin : first + end]],
             int(widths[first + begin]),
@@ -138,11 +138,11 @@ def padded(
             tasks=tasks,
         )
         for first, last in itertools.pairwise(runs)
-        for begin, end in _cuts(widths[first:last], token_budget, start_cost)
+        for begin, end in cuts(widths[first:last], token_budget, start_cost)
     ]
 
 
-def _cuts(widths: NDArray[np.int64], token_budget: int, start_cost: int) -> list[tuple[int, int]]:
+def cuts(widths: NDArray[np.int64], token_budget: int, start_cost: int) -> list[tuple[int, int]]:
     """Where to cut descending widths so that padded tokens and the cost of starting micro-batches are least in all.
 
     best(i) = min over j < i of best(j) + widths[j] · (i - j) + ``start_cost``, within the budget.
@@ -156,12 +156,12 @@ def _cuts(widths: NDArray[np.int64], token_budget: int, start_cost: int) -> list
         cost[-1] = best[end - 1] + size[-1]  # a row alone is always allowed
         begins[end] = cost.argmin()
         best[end] = cost[begins[end]] + start_cost
-    cuts = []
+    found = []
     end = count
     while end > 0:
-        cuts.append((int(begins[end]), end))
+        found.append((int(begins[end]), end))
         end = int(begins[end])
-    return cuts[::-1]
+    return found[::-1]
 
 
 def packed(
@@ -184,26 +184,26 @@ def packed(
         [row for row, length in enumerate(lengths) if (length > width) == is_long] for is_long in (False, True)
     )
     spared = sum(lengths[row] for row in short) * (longest - width) / _ATTENTION_WIDTH
-    if long and (not short or spared > _GPU_MICRO_BATCH_COST):
+    if long and (not short or spared > GPU_MICRO_BATCH_COST):
         alone = padded(
             [rows[row] for row in long],
             batch_rows=batch_rows,
             token_budget=token_budget,
             mixed_lengths=mixed_lengths,
             tasks=None if tasks is None else [tasks[row] for row in long],
-            start_cost=_GPU_MICRO_BATCH_COST,
+            start_cost=GPU_MICRO_BATCH_COST,
         )
     else:
         alone, short, width = [], list(range(len(rows))), max(width, longest)
-    sequences = _first_fit([(row, lengths[row]) for row in short], width)
+    sequences = first_fit([(row, lengths[row]) for row in short], width)
     count = max(1, token_budget // width)
     return alone + [
-        _collate(rows, sequences[begin : begin + count], width, batch_rows, mask=True, tasks=tasks)
+        collate(rows, sequences[begin : begin + count], width, batch_rows, mask=True, tasks=tasks)
         for begin in range(0, len(sequences), count)
     ]
 
 
-def _first_fit(rows: Sequence[tuple[int, int]], width: int) -> list[list[int]]:
+def first_fit(rows: Sequence[tuple[int, int]], width: int) -> list[list[int]]:
     """(row, length) → sequences of rows that are together at most ``width`` long: first-fit decreasing."""
     sequences: list[list[int]] = []
     room: list[int] = []
@@ -221,7 +221,7 @@ def _first_fit(rows: Sequence[tuple[int, int]], width: int) -> list[list[int]]:
     return sequences
 
 
-def _collate(
+def collate(
     rows: Sequence[EncodedRow],
     sequences: Sequence[Sequence[int]],
     width: int,

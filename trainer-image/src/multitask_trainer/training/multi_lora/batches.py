@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
-from multitask_trainer.training.batching.batches import EncodedRow, MicroBatch, packed, padded
+from multitask_api.estimates.fitting import PACK_WIDTH
+from multitask_trainer.training.batching.batches import (
+    GPU_MICRO_BATCH_COST,
+    EncodedRow,
+    MicroBatch,
+    collate,
+    cuts,
+    first_fit,
+    padded,
+)
 from multitask_trainer.training.batching.task_batches import TaskBatches
 
 
@@ -33,17 +43,16 @@ class JointBatches:
     def lay_out(self, rows: Mapping[int, Sequence[EncodedRow]]) -> list[MicroBatch]:
         """Run → the rows of its step, in micro-batches; a row's weight is that in the global batch of its run."""
         first = self.runs[0]
+        every = [row for own in rows.values() for row in own]
+        owners = [run for run, own in rows.items() for _ in own]
         if first.pack:
-            width = self.width
-            lines = [line for run, own in rows.items() for line in self._packed(run, own, width)]
-            count = max(1, self.token_budget // width)
-            return [_joined(lines[begin : begin + count]) for begin in range(0, len(lines), count)]
+            return self._packed(every, owners)
         return padded(
-            [row for own in rows.values() for row in own],
+            every,
             batch_rows=first.batch_rows,
             token_budget=self.token_budget,
             mixed_lengths=first.mixed_lengths,
-            tasks=[run for run, own in rows.items() for _ in own],
+            tasks=owners,
         )
 
     @property
@@ -65,33 +74,44 @@ class JointBatches:
         """The same rows in micro-batches of at most ``tokens`` tokens, but of one row at least."""
         return replace(self, token_budget=tokens)
 
-    def _packed(self, run: int, rows: Sequence[EncodedRow], width: int) -> list[MicroBatch]:
-        """One micro-batch for each packed sequence."""
-        lines = packed(rows, batch_rows=self.runs[run].batch_rows, token_budget=width, width=width)
-        return [_of_run(line, run) for line in lines]
+    def _packed(self, rows: Sequence[EncodedRow], owners: Sequence[int]) -> list[MicroBatch]:
+        """Each run's rows in sequences of `PACK_WIDTH`, a longer row by itself; those of like width in a micro-batch.
+
+        A sequence that is not full is as wide as its rows: how much is padding does not depend on the other runs.
+        """
+        lengths = [len(ids) - 1 for ids, _ in rows]
+        sequences = [[row] for row, length in enumerate(lengths) if length > PACK_WIDTH]
+        for run in dict.fromkeys(owners):
+            own = [(row, lengths[row]) for row, owner in enumerate(owners) if owner == run]
+            sequences += first_fit([(row, length) for row, length in own if length <= PACK_WIDTH], PACK_WIDTH)
+        widths = {tuple(sequence): _aligned(sum(lengths[row] for row in sequence)) for sequence in sequences}
+        ordered = sorted(widths, key=lambda sequence: -widths[sequence])
+        of_all = np.array([widths[sequence] for sequence in ordered])
+        return [
+            _of_runs(
+                collate(
+                    rows,
+                    ordered[begin:end],
+                    int(of_all[begin]),
+                    self.runs[0].batch_rows,
+                    mask=not self.runs[0].mixed_lengths or any(len(sequence) > 1 for sequence in ordered[begin:end]),
+                    tasks=owners,
+                )
+            )
+            for begin, end in cuts(of_all, self.token_budget, GPU_MICRO_BATCH_COST)
+        ]
+
+
+def _aligned(width: int) -> int:
+    """The width of a sequence that is filled so far: kernels want that of a mask to be a multiple of 8."""
+    return width if width > PACK_WIDTH else -(-width // 8) * 8
 
 
 def _of_run(batch: MicroBatch, run: int) -> MicroBatch:
     return replace(batch, task_ids=torch.full((len(batch.input_ids),), run, dtype=torch.int64))
 
 
-def _joined(batches: Sequence[MicroBatch]) -> MicroBatch:
-    """The sequences of micro-batches of one width, one after the other."""
-    sizes = [batch.input_ids.numel() for batch in batches]
-    offsets = [sum(sizes[:number]) for number in range(len(sizes))]
-
-    def joined(name: str) -> torch.Tensor:
-        return torch.cat([getattr(batch, name) for batch in batches])
-
-    return MicroBatch(
-        input_ids=joined("input_ids"),
-        position_ids=joined("position_ids"),
-        segment_ids=joined("segment_ids"),
-        logit_positions=torch.cat(
-            [batch.logit_positions + offset for batch, offset in zip(batches, offsets, strict=True)]
-        ),
-        targets=joined("targets"),
-        weights=joined("weights"),
-        tokens=sum(batch.tokens for batch in batches),
-        task_ids=joined("task_ids"),
-    )
+def _of_runs(batch: MicroBatch) -> MicroBatch:
+    """With one index for each sequence, where ``batch`` has one for each token."""
+    ids = batch.task_ids
+    return batch if ids is None or ids.ndim == 1 else replace(batch, task_ids=ids[:, 0].clone())
