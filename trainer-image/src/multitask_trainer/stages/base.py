@@ -41,7 +41,7 @@ from multitask_trainer.training.pretraining import corpus_texts, pretrain
 from multitask_trainer.tuning import tuning_method
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 def work(stage: StageContext) -> StageOutcome:
@@ -52,12 +52,18 @@ def work(stage: StageContext) -> StageOutcome:
     rows = {task.name: prepared_split(stage, task.name, "train") for task in parameters.tasks}
     start, notices = _starting_base(stage, parameters, rows, locations)
     checks, path = check_base(start, parameters.optimisation.precision), read_forward_path(start)
-    model, tokenizer = load_base(start), load_tokenizer(start)
-    check_max_length(model, parameters.optimisation.max_length)
+    tokenizer = load_tokenizer(start)
     prompt_format = prompt_format_of(tokenizer)
-    for task in parameters.tasks:
-        check_prompt(model, tokenizer, task.name, *compile_prompt(task.prompt, tokenizer, prompt_format, chat=False))
-    progress, warnings = Progress(), list(checks.warnings)
+
+    def load(on_meta: bool) -> PreTrainedModel:
+        model = load_base(start, on_meta=on_meta)
+        check_max_length(model, parameters.optimisation.max_length)
+        for task in parameters.tasks:
+            prompt = compile_prompt(task.prompt, tokenizer, prompt_format, chat=False)
+            check_prompt(model, tokenizer, task.name, *prompt)
+        return model
+
+    warnings = list(checks.warnings)
     if parameters.pretraining is not None:
         datasets = (
             _encode_tasks(parameters, rows, RowCache.of(stage, tokenizer), tokenizer, prompt_format)
@@ -69,10 +75,10 @@ def work(stage: StageContext) -> StageOutcome:
             for task, dataset in zip(parameters.tasks, datasets, strict=False)
             if dataset.truncated
         ]
-        progress = pretrain(
+        model, progress = pretrain(
             stage,
             parameters,
-            model,
+            load,
             tokenizer,
             datasets=datasets,
             locations=locations,
@@ -82,6 +88,8 @@ def work(stage: StageContext) -> StageOutcome:
         warnings += filter(
             None, [unused_text_warning(stage.work_folder / "tokens", parameters.optimisation.max_length)]
         )
+    else:
+        model, progress = load(False), Progress()
     stage.distributed.exit_workers()
     target = stage.artifact_folder / "model"
     model.save_pretrained(target)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, cast
 
 from multitask_api.bundle import ForwardPath
 from multitask_api.estimates.fitting import CPU_TEXT_TOKENS, MOST_TOKENS
@@ -17,7 +17,7 @@ from multitask_trainer.training.batching.dataset import EncodedDataset
 from multitask_trainer.training.checkpoint import CheckpointStore, Progress
 from multitask_trainer.training.loop import TrainingLoop
 from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
-from multitask_trainer.training.parallelism.choice import choose_parallelism
+from multitask_trainer.training.parallelism.choice import load_parallel
 from multitask_trainer.tuning.full import Full
 
 if TYPE_CHECKING:
@@ -33,15 +33,18 @@ def corpus_texts(parameters: BaseParameters, locations: DataLocations) -> list[I
 def pretrain(
     stage: StageContext,
     parameters: BaseParameters,
-    model: PreTrainedModel,
+    load: Callable[[bool], PreTrainedModel],
     tokenizer: PreTrainedTokenizerFast,
     *,
     datasets: Sequence[EncodedDataset],
     locations: DataLocations,
     max_steps: int,
     path: ForwardPath,
-) -> Progress:
-    """Train ``model`` in place; resumes from the last checkpoint in the stage's work folder."""
+) -> tuple[PreTrainedModel, Progress]:
+    """The trained base, whole in the main process; resumes from the last checkpoint in the stage's work folder.
+
+    ``load`` gives the base; with True on the meta device, for processes that get their part from the first one.
+    """
     optimisation = parameters.optimisation
     accelerator = make_accelerator(
         device=stage.device,
@@ -49,6 +52,15 @@ def pretrain(
         precision=optimisation.precision,
     )
     check_batch_rows(optimisation.batch_rows, accelerator)
+    method = Full()
+    model, parallelism = load_parallel(
+        lambda on_meta: method.prepare(load(on_meta)),
+        stage.order.sharding,
+        method,
+        path,
+        accelerator,
+        optimizer=optimisation.optimizer,
+    )
     folder = stage.work_folder / "tokens"
     stage.reporter.report("tokenising")
 
@@ -69,17 +81,12 @@ def pretrain(
         process=accelerator.process_index,
         processes=accelerator.num_processes,
     )
-    model.requires_grad_(requires_grad=True)
     settings = TrainingSettings(
         max_steps,
         optimisation,
         stage.order.gradient_checkpointing or "Auto",
         betas=(0.9, 0.95),
         weight_decay=0.1,
-    )
-    method = Full()
-    parallelism = choose_parallelism(
-        stage.order.sharding, model, method, path, accelerator, optimizer=optimisation.optimizer
     )
     loop = TrainingLoop(
         OptimizerStep(model, settings, method=method, accelerator=accelerator, path=path, parallelism=parallelism),
@@ -89,4 +96,5 @@ def pretrain(
         store=CheckpointStore(stage.work_folder / "checkpoint", stage.order.checkpoint),
         reporter=stage.reporter,
     )
-    return loop.run()
+    progress = loop.run()
+    return cast("PreTrainedModel", model), progress
