@@ -8,6 +8,7 @@ import pytest
 
 from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.affinity import CheckResult
+from multitask_api.stage_io.manifest import ROWS_FOLDER
 from multitask_api.stage_io.parameters import CheckParameters
 from multitask_trainer.stages import check
 from multitask_trainer.stages.check import run_parameters
@@ -64,6 +65,8 @@ def test_the_stage_gives_the_task_s_points_of_both_runs_and_keeps_no_weights(sui
     assert all(0 <= point.score <= 1 for point in (result.together, result.apart))
     assert manifest.files == {}
     assert not suite.work("check/kind").exists()
+    kept = [path for path in suite.work("check/kind").parent.rglob("*.bin") if path.parent.parent.name == ROWS_FOLDER]
+    assert len(kept) == 4, "training and validation rows of two tasks, for the other stages too"
 
 
 def test_a_check_that_was_killed_after_its_first_run_comes_to_the_same_result(

@@ -42,6 +42,8 @@ class StageContext:
     distributed: DistributedContext = field(default_factory=DistributedContext)
     _attempt: str = field(default_factory=unique_name)
     _fetched: dict[str, Path] = field(default_factory=dict)
+    _whole: StageOrder | None = None
+    """The order of the stage, where this is a part of it."""
 
     def parameters(self, kind: type[P]) -> P:
         """The order's parameters as the record ``kind``. Raises `StageError` if they are not one."""
@@ -84,12 +86,23 @@ class StageContext:
     @property
     def rows_folder(self) -> Path:
         """A folder of all stages of the model, beside their work folders, for rows as token ids."""
-        return self.work_folder.parent / ROWS_FOLDER
+        return Path(self._stage_order.work).parent / ROWS_FOLDER
 
     @property
     def rows_mirror(self) -> str | None:
         """The address for copies of its files, where the folder ends with the pod; None where it stays."""
-        return self.order.checkpoint and f"{self.order.checkpoint.rpartition('/')[0]}/{ROWS_FOLDER}"
+        checkpoint = self._stage_order.checkpoint
+        return checkpoint and f"{checkpoint.rpartition('/')[0]}/{ROWS_FOLDER}"
+
+    @property
+    def _stage_order(self) -> StageOrder:
+        return self._whole or self.order
+
+    def part(self, name: str) -> StageContext:
+        """A part of the stage, whose work folder and checkpoints lie below those of the whole; it shares the rows."""
+        checkpoint = self.order.checkpoint and f"{self.order.checkpoint.rstrip('/')}/{name}"
+        own = self.order.model_copy(update={"work": str(self.work_folder / name), "checkpoint": checkpoint})
+        return replace(self, order=own, _whole=self._stage_order)
 
     def input(self, stage: str) -> Path:
         """The local folder of the artifact of ``stage``, one of the order's inputs, checked against its manifest."""

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
 
 from multitask_api.stage_io.affinity import CheckResult
 from multitask_api.stage_io.parameters import CheckParameters, TrainParameters
@@ -63,14 +61,7 @@ def run_parameters(parameters: CheckParameters, without: Sequence[str]) -> Train
 
 def _point(stage: StageContext, parameters: CheckParameters, name: str, without: Sequence[str]) -> TaskPoint:
     """The task at the end of one run, which has a work folder and checkpoints of its own."""
-    order = stage.order
-    own = order.model_copy(
-        update={
-            "work": str(Path(order.work) / name),
-            "checkpoint": f"{order.checkpoint.rstrip('/')}/{name}" if order.checkpoint else None,
-        }
-    )
-    run = replace(stage, order=own)
+    run = stage.part(name)
     result = train(run, run_parameters(parameters, without))
     shutil.rmtree(run.artifact_folder, ignore_errors=True)
     return result.curve[-1].tasks[parameters.task]
