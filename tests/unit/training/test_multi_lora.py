@@ -17,16 +17,18 @@ from safetensors.torch import load_file
 from multitask_api.cluster import EXIT_RETRYABLE, EXIT_USER_ERROR, PROGRESS_KEY
 from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.manifest import StageFailure, StageOrder, StageProgress
+from multitask_api.stage_io.packing import manifest_key
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import TrainResult
 from multitask_api.stages.versions import VERSIONS
 from multitask_trainer.errors import Interrupted
+from multitask_trainer.pod import reporters
 from multitask_trainer.pod import unit as pod_unit
 from multitask_trainer.pod.configmap import ConfigMap, connect
 from multitask_trainer.pod.reporters import JointProgressReporter
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.runtime.distributed import DistributedContext
-from multitask_trainer.runtime.progress import FileProgressReporter
+from multitask_trainer.runtime.progress import FileProgressReporter, RateLimit
 from multitask_trainer.runtime.runner import run_stage, run_together
 from multitask_trainer.stages import baseline
 from multitask_trainer.storage.files import content_digest
@@ -312,7 +314,8 @@ def test_a_base_with_dropout_of_its_own_trains_one_run_after_the_other(trained, 
     assert [result(trained, f"baseline/dropout-{name}").trained_together for name in runs] == [None, None]
 
 
-def test_a_pod_trains_its_baselines_together_and_reports_each(trained, tmp_path):
+def test_a_pod_trains_its_baselines_together_and_reports_each(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(reporters, "RateLimit", lambda *_, **__: RateLimit(0))
     runs = {"a": ("kind", 5, 12, 9), "c": ("kind", 6, 8, 9)}
     stages = [
         stage.order.model_copy(update={"version": VERSIONS["baseline"], "digest": f"d-{stage.order.stage[-1]}"})
@@ -322,9 +325,17 @@ def test_a_pod_trains_its_baselines_together_and_reports_each(trained, tmp_path)
         configmap = ConfigMap(NAME, client, sleep=lambda _: None)
         assert pod_unit.run_unit(orders(tmp_path, *stages), configmap, DistributedContext()) == 0
         together = [TrainResult.model_validate(manifest(server, name).result).trained_together for name in runs]
-        progress = StageProgress.model_validate_json(server.data[PROGRESS_KEY])
     assert together == [2, 2]
-    assert {progress.stage, *(each.stage for each in progress.together or ())} <= {order.stage for order in stages}
+    reports = [
+        (number, StageProgress.model_validate_json(text))
+        for number, patch in enumerate(server.patches)
+        if (text := patch.get("data", {}).get(PROGRESS_KEY))
+    ]
+    named = [(number, {each.stage, *(other.stage for other in each.together or ())}) for number, each in reports]
+    (ended,) = (n for n, patch in enumerate(server.patches) if manifest_key("d-c") in patch.get("binaryData", {}))
+    assert {"baseline/pod-a", "baseline/pod-c"} in [names for number, names in named if number < ended]
+    assert [names for number, names in named if number > ended][-1] == {"baseline/pod-a"}
+    assert not any("baseline/pod-c" in names for number, names in named if number > ended)
 
 
 def test_the_report_of_stages_together_is_of_the_one_with_most_left_and_names_the_others():

@@ -78,14 +78,19 @@ def test_no_more_than_two_steps_are_prepared_and_none_twice():
 
 def test_other_batches_and_other_steps_begin_anew():
     first, second = Counted(), Counted()
-    with Prefetcher() as prefetcher:
+    with Prefetcher(ahead=2) as prefetcher:
         assert prefetcher.at(first, 0) == [0]
+        until(lambda: len(first.asked) == 3)
         assert prefetcher.at(second, 1) == [1], "with smaller micro-batches"
-        assert 1 not in second.asked[1:]
+        until(lambda: len(second.asked) == 3)
         assert prefetcher.at(second, 1) == [1], "the same step once more"
+        until(lambda: len(second.asked) == 6)
         assert prefetcher.at(second, 9) == [9]
+        until(lambda: len(second.asked) == 9)
         assert threads() == ["prefetch"]
     assert threads() == []
+    assert first.asked == [0, 1, 2], "nobody asks for more of what is not used any more"
+    assert second.asked == [1, 2, 3, 1, 2, 3, 9, 10, 11]
 
 
 def test_what_a_step_raises_is_raised_where_it_is_asked_for_and_not_before():

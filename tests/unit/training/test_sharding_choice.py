@@ -13,6 +13,7 @@ from multitask_trainer.base_model.loading import load_base
 from multitask_trainer.errors import StageError
 from multitask_trainer.training.parallelism.choice import choose_parallelism, sharding_problem, state_bytes
 from multitask_trainer.training.parallelism.data_parallel import DataParallel
+from multitask_trainer.training.parallelism.fully_sharded import FullySharded
 from multitask_trainer.tuning import tuning_method
 from support.training_fixtures import small_decoder
 
@@ -39,18 +40,29 @@ def test_one_process_has_nobody_to_share_with():
         choose_parallelism("Always", model, METHODS["Full"], ForwardPath(), Accelerator(cpu=True))
 
 
-@pytest.mark.parametrize("sharding", [None, "Auto", "Never"])
-def test_otherwise_each_process_holds_all_on_a_cpu(sharding):
+class TwoProcesses(Accelerator):
+    """On a CPU; the choice asks the others for nothing there."""
+
+    num_processes = 2
+
+
+@pytest.mark.parametrize(
+    ("sharding", "expected"),
+    [(None, DataParallel), ("Auto", DataParallel), ("Never", DataParallel), ("Always", FullySharded)],
+)
+def test_processes_on_a_cpu_divide_weights_only_if_they_always_do(sharding, expected):
     model = METHODS["Full"].prepare(small_decoder())
-    chosen = choose_parallelism(sharding, model, METHODS["Full"], ForwardPath(), Accelerator(cpu=True))
-    assert isinstance(chosen, DataParallel)
+    chosen = choose_parallelism(sharding, model, METHODS["Full"], ForwardPath(), TwoProcesses(cpu=True))
+    assert type(chosen) is expected
 
 
 def test_weights_that_not_every_row_reaches_are_divided_only_while_they_are_frozen():
     path = ForwardPath(partial_gradients=True)
-    for method, problem in (("Full", "such as experts"), ("LoRA", None)):
-        said = sharding_problem(METHODS[method].prepare(small_decoder()), METHODS[method], path, 2)
-        assert (problem is None and said is None) or problem in said
+    said = {
+        name: sharding_problem(method.prepare(small_decoder()), method, path, 2) for name, method in METHODS.items()
+    }
+    assert "such as experts" in said["Full"]
+    assert said["LoRA"] is None
 
 
 def test_a_model_without_values_has_the_parameters_of_the_one_that_is_read(tmp_path):
