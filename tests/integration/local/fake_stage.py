@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from multitask_api.errors import RetryableError, UserError
@@ -18,7 +19,7 @@ from multitask_api.resource import MultiTaskModel
 from multitask_api.stage_io import parameters as records
 from multitask_api.stages import Node, NodeState
 from multitask_trainer.runtime.context import StageContext, StageOutcome
-from multitask_trainer.runtime.runner import main
+from multitask_trainer.runtime.runner import Work, main
 from support.graph_builders import RESULTS
 
 RECORDS = {
@@ -48,6 +49,11 @@ def work(stage: StageContext) -> StageOutcome:
     result, names = RESULTS[order.kind](node, model)
     (stage.artifact_folder / "content.txt").write_text(order.stage)
     return StageOutcome(result, {name: f"{order.stage}#{name}" for name in names})
+
+
+def work_together(stages: Sequence[StageContext]) -> Iterator[tuple[StageContext, Work]]:
+    for stage in stages:
+        yield stage, work
 
 
 def misbehave(stage: StageContext, fault: str) -> None:
@@ -86,4 +92,4 @@ def wait_for_ever() -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main(work))
+    raise SystemExit(main(work, work_together=work_together))

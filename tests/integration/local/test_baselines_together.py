@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from pathlib import Path
 
 import pytest
 import yaml
 
+from multitask_api.stage_io.manifest import MANIFEST
 from multitask_api.stage_io.results import TrainResult
 from multitask_api.stages.versions import VERSIONS
-from multitask_operator.local import model_file
+from multitask_operator.local import model_file, processes
 from multitask_operator.local.executor import Executor
 from multitask_operator.local.fork_launcher import ForkLauncher
-from multitask_operator.local.workdir import Workdir
+from multitask_operator.local.workdir import PlannedModel, Workdir, write_atomically
 from multitask_operator.planner import Capacity
 from multitask_trainer.data.rows import Row
+from support.graph_builders import all_done, task
+from support.graph_builders import model as built_model
+from support.graph_builders import resolved as built_resolved
 from support.training_fixtures import TASKS, rows
 
 pytestmark = pytest.mark.integration
@@ -28,6 +33,7 @@ class Events:
     def __init__(self) -> None:
         self.ended: list[tuple[str, float]] = []
         self.failures: list[str] = []
+        self.final: list[str] = []
         self.seen: set[str] = set()
 
     def started(self, stage, attempt) -> None:
@@ -38,6 +44,8 @@ class Events:
 
     def failed(self, failed, *, final) -> None:
         self.failures.append(f"{failed.failure.stage}: {failed.failure.message}")
+        if final:
+            self.final.append(failed.failure.stage)
 
     def stopped(self, stage, reason) -> None:
         pass
@@ -106,3 +114,44 @@ def test_baselines_train_in_one_process_where_there_is_a_gpu_and_each_has_its_re
     logs = [workdir.log(name).read_text("utf-8") for name in sorted(names)]
     assert sum("trains together with" in log for log in logs) == 3
     assert sum(log.count(": step 8/8") for log in logs) == 4
+
+
+class FakeStages:
+    """The stage programs are `fake_stage`, in real processes of the real runner; notes which stages each was for."""
+
+    def __init__(self) -> None:
+        self.started: list[set[str]] = []
+
+    def start(self, kind, orders, log, environment):
+        self.started.append({json.loads(order.read_text())["stage"] for order in orders})
+        argv = [sys.executable, str(Path(__file__).with_name("fake_stage.py")), *processes.order_options(orders)]
+        return processes.start(argv, log, environment)
+
+
+def test_baselines_whose_process_one_of_them_ended_are_each_tried_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))
+    model = built_model(task("urgency"), task("intent"), tuning={"method": "LoRA"})
+    bad, other = "baseline/intent/seed-17", "baseline/urgency/seed-17"
+    (tmp_path / "faults.json").write_text(json.dumps({bad: "exit"}))
+    workdir, events, launcher = Workdir(tmp_path / "work"), Events(), FakeStages()
+    for key, manifest in all_done(model, until="baseline").items():
+        write_atomically(workdir.artifact(key) / MANIFEST, manifest.model_dump_json(by_alias=True))
+    workdir.save_plan(PlannedModel(model=model, resolved=built_resolved(model)), VERSIONS)
+    Executor(
+        workdir=workdir,
+        model=model,
+        resolved=built_resolved(model),
+        versions=VERSIONS,
+        data_root=tmp_path,
+        capacity=Capacity(cores=2, memory=16 * 1024**3, processes=2, gpus=("0",)),
+        view=events,
+        launcher=launcher,
+        serve=False,
+        clock=lambda: 20 * time.monotonic(),  # the wait before the next attempt is short
+        device="cpu",
+    ).run()
+    assert launcher.started == [{bad, other}, {bad}, {other}]
+    assert [stage for stage, _ in events.ended] == [other]
+    assert [text.split(":")[0] for text in events.failures] == [bad, other, bad]
+    assert all("no space left on device" in text for text in events.failures)
+    assert events.final == [bad], "the other one failed only because of it"

@@ -93,17 +93,21 @@ ADAPTERS = model(tuning={"method": "LoRA"}, stages={"baseline": {"seeds": 2}})
 """Its baselines share a base."""
 
 
-def units(**more):
+def groups(**more):
     found = plan(ADAPTERS, planner_input(ADAPTERS, all_done(ADAPTERS, until="baseline"), **more), 0.0).starts
     return [[each.node.name.removeprefix("baseline/") for each in start.each] for start in found]
 
 
 def test_baselines_that_share_a_base_share_the_gpus():
-    (names,) = units(capacity=replace(TWO_GPUS, gpus=("2",)))
+    (names,) = groups(capacity=replace(TWO_GPUS, gpus=("2",)))
     assert len(names) == len(set(names)) == 8
-    assert units(capacity=TWO_GPUS) == [names[:4], names[4:]]
-    assert units(capacity=replace(TWO_GPUS, processes=1)) == [names], "with maxParallelJobs: 1 one process has all"
-    assert units(capacity=SIXTEEN) == [[name] for name in names[:4]], "on a CPU side by side"
+    assert groups(capacity=TWO_GPUS) == [names[:4], names[4:]]
+    assert groups(capacity=replace(TWO_GPUS, gpus=tuple("012"))) == [names[:3], names[3:6], names[6:]]
+    assert groups(capacity=replace(TWO_GPUS, processes=1)) == [names], "with maxParallelJobs: 1 one process has all"
+    busy = (Running("mixture/all", "d", 0.0, gpu="5"),)
+    assert groups(capacity=TWO_GPUS, running=busy) == [names], "nothing waits for a GPU that is busy"
+    assert groups(capacity=TWO_GPUS, running=(*busy, Running("filter", "d", 0.0, gpu="2"))) == []
+    assert groups(capacity=SIXTEEN) == [[name] for name in names[:4]], "on a CPU side by side"
     dropout = model(tuning={"method": "LoRA", "dropout": 0.1}, stages={"baseline": {"seeds": 2}})
     found = plan(dropout, planner_input(dropout, all_done(dropout, until="baseline"), capacity=TWO_GPUS), 0.0).starts
     assert [(start.companions, start.gpu) for start in found] == [((), "2"), ((), "5")]

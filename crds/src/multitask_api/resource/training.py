@@ -229,8 +229,8 @@ class Training(Record):
         4,
         ge=1,
         le=128,
-        description="Upper limit of stage Jobs that run at the same time. On one machine, if set, the upper limit of "
-        "stage processes.",
+        description="Upper limit of stage Jobs that run at the same time. Baselines that can share a GPU are put into "
+        "as many Jobs as may run. On one machine, if set, the upper limit of stage processes.",
     )
     resources: FreeForm = Field(
         default_factory=dict,

@@ -81,7 +81,7 @@ def plan(
     graph = build(model.metadata.name, model.spec, resolved, folder.manifests(), versions, serve=serve)
     shape = find_shape(graph, resolved)
     if gpu is None:
-        on, host, gpus = _local_device(model), platform.node(), _gpus(model)
+        on, host, places = _local_device(model), platform.node(), _joint_places(model)
         cost = estimate(
             model,
             graph,
@@ -92,7 +92,8 @@ def plan(
         )
     else:
         on = in_cluster(named_device(gpu), model.spec.training)
-        cost, gpus = estimate(model, graph, measured=False, shape=shape, device=on), int(on.gpus == 1)
+        cost = estimate(model, graph, measured=False, shape=shape, device=on)
+        places = model.spec.training.max_parallel_jobs if on.gpus == 1 else 0
     summary = PlanSummary(
         model=model,
         graph=graph,
@@ -101,7 +102,7 @@ def plan(
         ignored=[name for name in ignored_fields(model) if gpu is None or name not in _CLUSTER_GPUS],
         notes=[*model.spec.hints(), *starts(graph.nodes), *frozen_base_notes(model, graph), *releases],
         cost=cost,
-        baselines=BaselineWork.of(model.spec, graph, gpus),
+        baselines=BaselineWork.of(model.spec, graph, places),
     )
     if as_json:
         print_json(to_json(summary))
@@ -236,8 +237,8 @@ def find_shape(graph: Graph, resolved: Resolved) -> ModelShape | None:
     return found or resolved.base_shape
 
 
-def _gpus(model: MultiTaskModel) -> int:
-    """GPUs that the trainings of this machine have one each of."""
+def _joint_places(model: MultiTaskModel) -> int:
+    """How many trainings with a GPU each this machine has at work at once."""
     return 0 if device(model, "auto") == "cpu" else min(gpu_count(), capacity(processes_allowed(model)).processes)
 
 

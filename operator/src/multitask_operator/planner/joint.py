@@ -1,8 +1,9 @@
 """Which baselines one process trains together on one base. Pure.
 
-On a GPU many rows of one pass cost little more than few, so the LoRA baselines of a model that are ready train in units
-of at most `MOST_TOGETHER`. On a CPU a token costs the same whoever shares the pass (measured: a step of eight together
-took about the processor time of their eight steps), and processes side by side use the cores better.
+On a GPU many rows of one pass cost little more than few, so the LoRA baselines of a model that are ready train in
+groups of at most `MOST_TOGETHER`, and in as many groups as can be at work at once. On a CPU a token costs the same
+whoever shares the pass (measured: a step of eight together took about the processor time of their eight steps), and
+processes side by side use the cores better.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import TypeVar
 
 from multitask_api.resource import MultiTaskModelSpec
 from multitask_api.stages import Graph, NodeState
+from multitask_api.stages.joint_training import why_apart
 
 T = TypeVar("T")
 
@@ -21,24 +23,23 @@ MOST_TOGETHER = 8
 
 
 def trains_together(spec: MultiTaskModelSpec, kind: str) -> bool:
-    """Whether stages of ``kind`` can share a process: as the trainer's ``why_apart`` has it.
+    """Whether stages of ``kind`` can share a process."""
+    training = spec.training
+    return kind == "baseline" and why_apart(spec.tuning.for_baseline(), training.sharding, training.report_to) is None
 
-    A tracker of experiments takes one run a process.
+
+def joint_groups(items: Sequence[T], places: int) -> list[tuple[T, ...]]:
+    """``items`` as the groups that one process each trains, in order; sizes differ by one at the most.
+
+    ``places``: how many processes can be at work at once. There is a group for each, so that no GPU is idle, and there
+    are more where a group would have more than `MOST_TOGETHER`. Without a place all wait, and it is as with one.
     """
-    return kind == "baseline" and spec.tuning.for_baseline().can_share_base and not spec.training.report_to
-
-
-def in_units(items: Sequence[T], most: int = MOST_TOGETHER) -> list[tuple[T, ...]]:
-    """As few units as possible of at most ``most``, of sizes that differ by one at the most; in order."""
-    count = -(-len(items) // most)
+    if not items:
+        return []
+    count = max(1, min(places, len(items)), -(-len(items) // MOST_TOGETHER))
     sizes = [len(items) // count + (number < len(items) % count) for number in range(count)]
     begins = [sum(sizes[:number]) for number in range(count)]
     return [tuple(items[begin : begin + size]) for begin, size in zip(begins, sizes, strict=True)]
-
-
-def units_on(items: Sequence[T], gpus: int) -> list[tuple[T, ...]]:
-    """The units of what can share a process: as many as there are GPUs, or more."""
-    return in_units(items, min(MOST_TOGETHER, -(-len(items) // gpus))) if items else []
 
 
 @dataclass(frozen=True)
@@ -51,15 +52,15 @@ class BaselineWork:
     processes: tuple[int, ...]
 
     @classmethod
-    def of(cls, spec: MultiTaskModelSpec, graph: Graph, gpus: int) -> BaselineWork:
-        """``gpus``: those that trainings can have one each of; 0 if they train elsewhere, or share several."""
+    def of(cls, spec: MultiTaskModelSpec, graph: Graph, places: int) -> BaselineWork:
+        """``places``: see `joint_groups`; 0 if each trains in a process of its own."""
         nodes = graph.of_kind("baseline")
         cached = [node for node in nodes if node.state is NodeState.DONE]
         left = [node for node in nodes if node.state in (NodeState.READY, NodeState.WAITING)]
         trained = {task for node in nodes for task in node.name.split("/")[1:2]}
         declared = [task for task in spec.tasks if task.baseline is not None and task.name not in trained]
-        share = gpus and trains_together(spec, "baseline")
-        sizes = [len(unit) for unit in units_on(left, gpus)] if share else [1] * len(left)
+        share = places and trains_together(spec, "baseline")
+        sizes = [len(group) for group in joint_groups(left, places)] if share else [1] * len(left)
         return cls(len(left), len(cached), len(declared), tuple(sizes))
 
     def __str__(self) -> str:

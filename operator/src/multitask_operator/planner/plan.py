@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_api.stage_io.results import PrepareResult
 from multitask_api.stages import Graph, Node, NodeState, build
 from multitask_operator.planner.costs import ALONE, ON_GPU, Capacity, Cost, cost, threads
-from multitask_operator.planner.joint import trains_together, units_on
+from multitask_operator.planner.joint import joint_groups, trains_together
 from multitask_operator.planner.state import Failed, Plan, PlannerInput, Running, StartStage, StopStage
 
 #: Attempts of a stage that fails for a passing reason, and seconds until the second one. These are for `mtm run`: in
@@ -60,12 +61,8 @@ def plan_graph(
     waits: list[float] = []
     final: list[Failed] = []
     advisory: list[Failed] = []
-    starts: list[StartStage] = []
-    capacity = planner_input.capacity
-    ordered = sorted(graph.nodes, key=lambda node: _urgency(node, graph))
-    companions = _companions(ordered, model, planner_input)
-    joined = {each.name for nodes in companions.values() for each in nodes}
-    for node in ordered:
+    ready: list[tuple[Node, int]] = []
+    for node in sorted(graph.nodes, key=lambda node: _urgency(node, graph)):
         if node.state is not NodeState.READY or node.digest is None:
             continue
         failed = failures.get((node.name, node.digest))
@@ -77,14 +74,11 @@ def plan_graph(
         if failed is not None and (wait := retry_at(failed) - now) > 0:
             waits.append(wait)
             continue
-        attempt = failed.attempts + 1 if failed else 1
-        if node.name in joined:
-            continue  # it starts with another one
-        if capacity is None or free is None:
-            starts.append(StartStage(node, 1, attempt))
-        elif (taken := free.take(node, graph, model.spec)) is not None:
-            count = threads(node.kind, capacity, len(model.spec.tasks))
-            starts.append(StartStage(node, count, attempt, taken.gpu, companions.get(node.name, ())))
+        ready.append((node, failed.attempts + 1 if failed else 1))
+    if free is None:
+        starts = [StartStage(node, 1, attempt) for node, attempt in ready]
+    else:
+        starts = list(_fitting_starts(ready, graph, model, free))
     finished = not starts and not waits and not planner_input.running
     actions: tuple[StartStage | StopStage, ...] = (*stops, *starts)
     return Plan(
@@ -96,28 +90,30 @@ def plan_graph(
     )
 
 
-def _companions(
-    nodes: Sequence[Node], model: MultiTaskModel, planner_input: PlannerInput
-) -> dict[str, tuple[Node, ...]]:
-    """Node → those that train in its process, where there are GPUs: as many processes as can have one each, or more.
+def _fitting_starts(
+    ready: Sequence[tuple[Node, int]], graph: Graph, model: MultiTaskModel, free: FreeCapacity
+) -> Iterator[StartStage]:
+    """The first of ``ready``, nodes and their attempts, that fit into ``free``; where there are GPUs, in groups.
 
-    A stage that failed is tried again by itself: what made it fail may be the company.
+    A stage that failed is tried again by itself: what made it fail may be another one of its process.
     """
-    capacity = planner_input.capacity
-    gpus = min(len(capacity.gpus), capacity.processes) if capacity else 0
-    if not gpus:
-        return {}
-    busy = {run.stage for run in planner_input.running}
-    failed = {(item.failure.stage, item.digest) for item in planner_input.failures}
-    ready = [
-        node
-        for node in nodes
-        if node.state is NodeState.READY
-        and trains_together(model.spec, node.kind)
-        and node.name not in busy
-        and (node.name, node.digest) not in failed
-    ]
-    return {unit[0].name: unit[1:] for unit in units_on(ready, gpus)}
+    capacity, count = free.capacity, len(model.spec.tasks)
+    is_joint = {
+        node.name: bool(capacity.gpus) and attempt == 1 and trains_together(model.spec, node.kind)
+        for node, attempt in ready
+    }
+    companions: dict[str, tuple[Node, ...]] | None = None
+    for node, attempt in ready:
+        if is_joint[node.name]:
+            if companions is None:  # what is more urgent has taken its places by now
+                joint = [each for each, _ in ready if is_joint[each.name]]
+                groups = joint_groups(joint, free.places(joint, graph, model.spec))
+                companions = {group[0].name: group[1:] for group in groups}
+            if node.name not in companions:
+                continue  # it starts with another one
+        if (taken := free.take(node, graph, model.spec)) is not None:
+            others = companions.get(node.name, ()) if companions else ()
+            yield StartStage(node, threads(node.kind, capacity, count), attempt, taken.gpu, others)
 
 
 def _without(graph: Graph, failures: Sequence[Failed]) -> Graph:
@@ -227,6 +223,11 @@ class FreeCapacity:
         taken = Taken(self.gpus[0] if needs_gpu and self.gpus else None)
         self.use(node, needed, taken.gpu)
         return taken
+
+    def places(self, nodes: Sequence[Node], graph: Graph, spec: MultiTaskModelSpec) -> int:
+        """How many of ``nodes``, in order, it could take now."""
+        trial = replace(self)
+        return sum(1 for _ in takewhile(lambda node: trial.take(node, graph, spec) is not None, nodes))
 
     def use(self, node: Node, needed: Cost, gpu: str | None = None) -> None:
         """Count a stage that runs, on ``gpu`` if it has one for itself."""

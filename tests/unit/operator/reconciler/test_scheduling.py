@@ -7,7 +7,7 @@ import pytest
 from multitask_api.resource.tuning import Tuning
 from multitask_api.stages import Node, NodeState
 from multitask_operator.planner import StartStage
-from multitask_operator.planner.joint import BaselineWork, in_units, trains_together
+from multitask_operator.planner.joint import BaselineWork, joint_groups, trains_together
 from multitask_operator.reconciler.state.stage_job import StageJob
 from multitask_operator.reconciler.training.scheduling import JobBatch, fit_parallelism, job_batches
 from support.graph_builders import all_done, finish, graph_of, model, task
@@ -47,19 +47,23 @@ def starts(kind, count):
     return [StartStage(node, 1, 1) for node in nodes]
 
 
-# the sentence, kinds that train together, what can start, the stages of each Job
+# the sentence, Jobs of baselines that can start if these train together, what can start, the stages of each Job
 BATCHES = [
-    ("a Job for each baseline", (), [*starts("baseline", 3)], [1, 1, 1]),
-    ("one for all", ("baseline",), [*starts("baseline", 3)], [3]),
-    ("as few as can be, of equal sizes", ("baseline",), [*starts("baseline", 9)], [5, 4]),
-    ("a mixture has its own", ("baseline",), [*starts("baseline", 2), *starts("mixture", 2)], [2, 1, 1]),
-    ("data is prepared in one, however many tasks there are", ("baseline",), [*starts("prepare", 20)], [20]),
+    ("a Job for each baseline", None, [*starts("baseline", 3)], [1, 1, 1]),
+    ("one for all", 1, [*starts("baseline", 3)], [3]),
+    ("as few as can be, of equal sizes", 1, [*starts("baseline", 9)], [5, 4]),
+    ("as many as can start", 3, [*starts("baseline", 8)], [3, 3, 2]),
+    ("without a place all wait, and their Jobs are as large as can be", -1, [*starts("baseline", 9)], [5, 4]),
+    ("a mixture has its own", 1, [*starts("baseline", 2), *starts("mixture", 2)], [2, 1, 1]),
+    ("what is more urgent has its place", 3, [*starts("mixture", 2), *starts("baseline", 4)], [1, 1, 4]),
+    ("what is less urgent takes none", 2, [*starts("baseline", 4), *starts("export", 1)], [2, 2, 1]),
+    ("data is prepared in one, however many tasks there are", 4, [*starts("prepare", 20)], [20]),
 ]
 
 
-@pytest.mark.parametrize(("sentence", "kinds", "ready", "sizes"), BATCHES, ids=[row[0] for row in BATCHES])
-def test_jobs_of_several_stages(sentence, kinds, ready, sizes):
-    batches = job_batches(ready, None, (), together=kinds)
+@pytest.mark.parametrize(("sentence", "places", "ready", "sizes"), BATCHES, ids=[row[0] for row in BATCHES])
+def test_jobs_of_several_stages(sentence, places, ready, sizes):
+    batches = job_batches(ready, None, (), together={} if places is None else {"baseline": places})
     assert [len(batch.nodes) for batch in batches] == sizes
     assert sorted(node.name for batch in batches for node in batch.nodes) == sorted(start.node.name for start in ready)
 
@@ -72,6 +76,7 @@ def test_jobs_of_several_stages(sentence, kinds, ready, sizes):
         (Tuning(method="LoRA", dropout=0.1), {}, False),
         (Tuning(method="Full"), {}, False),
         (Tuning(method="LoRA"), {"report_to": ("MLflow",)}, False),
+        (Tuning(method="LoRA"), {"sharding": "Always"}, False),
     ],
 )
 def test_which_baselines_can_train_together(tuning, training, expected):
@@ -81,10 +86,23 @@ def test_which_baselines_can_train_together(tuning, training, expected):
     assert not trains_together(spec, "mixture")
 
 
-def test_units_are_of_equal_sizes():
-    assert [len(unit) for unit in in_units(range(17))] == [6, 6, 5]
-    assert [len(unit) for unit in in_units(range(8))] == [8]
-    assert in_units([]) == []
+@pytest.mark.parametrize(
+    ("count", "places", "sizes"),
+    [
+        (17, 1, [6, 6, 5]),
+        (8, 1, [8]),
+        (8, 4, [2, 2, 2, 2]),
+        (5, 4, [2, 1, 1, 1]),  # groups of two would leave one place idle
+        (2, 4, [1, 1]),
+        (17, 4, [5, 4, 4, 4]),
+        (8, 0, [8]),
+        (0, 4, []),
+    ],
+)
+def test_groups_are_of_equal_sizes_and_leave_no_place_idle(count, places, sizes):
+    groups = joint_groups(range(count), places)
+    assert [len(group) for group in groups] == sizes
+    assert [item for group in groups for item in group] == list(range(count))
 
 
 ADAPTERS = model(

@@ -52,9 +52,10 @@ def test_no_more_jobs_run_at_once_than_max_parallel_jobs():
     assert cluster.model["status"]["stage"] == "Trained"
 
 
-@pytest.mark.parametrize(("method", "jobs"), [("LoRA", 1), ("CGCLoRA", 1), ("Full", 4)])
-def test_baselines_that_share_a_base_share_a_job(method, jobs):
-    cluster = two(tuning={"method": method, "rank": 12}, stages={"baseline": {"seeds": 2}})
+@pytest.mark.parametrize(("method", "places", "jobs"), [("LoRA", 1, 1), ("CGCLoRA", 2, 2), ("Full", 4, 4)])
+def test_baselines_that_share_a_base_share_the_jobs_that_may_run(method, places, jobs):
+    training = {"maxParallelJobs": places}
+    cluster = two(tuning={"method": method, "rank": 12}, stages={"baseline": {"seeds": 2}}, training=training)
     run_until(cluster, "baseline")
     assert len(cluster.jobs("baseline")) == jobs
     cluster.to_the_end()

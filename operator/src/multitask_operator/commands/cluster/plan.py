@@ -18,7 +18,7 @@ from multitask_operator.planner.estimate import estimate
 from multitask_operator.planner.joint import BaselineWork
 from multitask_operator.planner.stage_memory import Device
 from multitask_operator.reconciler.state.model_state import ModelState
-from multitask_operator.reconciler.training.scheduling import trained_together
+from multitask_operator.reconciler.training.scheduling import joint_places
 from multitask_operator.report.report_warnings import frozen_base_notes
 
 OTHER_RELEASE = (
@@ -68,13 +68,8 @@ def summarize(state: ModelState, gpu: str | None = None) -> local.PlanSummary:
         ignored=[],
         notes=notes,
         cost=estimate(model, graph, measured=gpu is None, shape=shape, device=device),
-        baselines=BaselineWork.of(model.spec, graph, _gpus(state)),
+        baselines=BaselineWork.of(model.spec, graph, joint_places(state).get("baseline", 0)),
     )
-
-
-def _gpus(state: ModelState) -> int:
-    """1 if a Job trains several baselines: all that are ready, in as few Jobs as can be."""
-    return int("baseline" in trained_together(state))
 
 
 def _device(training: Training, gpu: str | None) -> Device | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from multitask_api.cluster import TRAINING_KINDS, qualified_name
@@ -11,7 +11,7 @@ from multitask_operator.objects.orders import stage_order
 from multitask_operator.objects.resources import gpus, pods_per_job
 from multitask_operator.objects.stage_jobs import StageJobSpec
 from multitask_operator.planner import StartStage
-from multitask_operator.planner.joint import in_units, trains_together
+from multitask_operator.planner.joint import joint_groups, trains_together
 from multitask_operator.reconciler.pvcs import single_node_claims
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.state.stage_job import Phase, StageJob
@@ -45,10 +45,11 @@ def next_batches(state: ModelState) -> list[JobBatch]:
     blocking = [job for job in state.stage_jobs if job.phase not in (Phase.DONE, Phase.JOB_MISSING)]
     busy = {key for job in blocking for key in job.keys if not (job.failed_together and key in alone)}
     starts = [start for start in state.plan.starts if start.key not in busy]
-    spec = state.model.spec
+    spec, count = state.model.spec, len(_running(state.stage_jobs))
+    together = {kind: places - count for kind, places in joint_places(state).items()}
     return fit_parallelism(
         spec.training.max_parallel_jobs,
-        job_batches(starts, state.plan.graph, state.stage_jobs, together=trained_together(state), alone=alone),
+        job_batches(starts, state.plan.graph, state.stage_jobs, together=together, alone=alone),
         state.stage_jobs,
         exclusive_claims=lambda kind: single_node_claims(spec, kind, state.cluster.pvcs),
     )
@@ -61,19 +62,21 @@ def job_spec(state: ModelState, batch: JobBatch) -> StageJobSpec:
     return StageJobSpec.of_stages(state.owner, state.cluster.generation, orders, state.resolve_spec.name)
 
 
-def trained_together(state: ModelState) -> frozenset[str]:
-    """The kinds of training of which several share a Job: one process trains them on one GPU.
+def joint_places(state: ModelState) -> dict[str, int]:
+    """The kinds of training of which several share a Job, one process that trains them on one GPU; and how many such
+    Jobs may be at work at once, whatever else is.
 
-    None in a run that an older release began: its image may do what a Job has one after the other.
+    None in a run that an older release began: its image may do what a Job has one after the other. The cluster's free
+    GPUs are not known; ``maxParallelJobs`` says how many Jobs it has room for.
     """
-    spec = state.model.spec
+    spec, pvcs = state.model.spec, state.cluster.pvcs
     if not state.run.is_of_this_release:
-        return frozenset()
-    return frozenset(
-        kind
+        return {}
+    return {
+        kind: 1 if single_node_claims(spec, kind, pvcs) else spec.training.max_parallel_jobs
         for kind in TRAINING_KINDS
         if trains_together(spec, kind) and gpus(spec, kind) == 1 and pods_per_job(spec, kind) == 1
-    )
+    }
 
 
 def tried_alone(state: ModelState) -> frozenset[ArtifactKey]:
@@ -89,13 +92,19 @@ def job_batches(
     starts: Sequence[StartStage],
     graph: Graph,
     stage_jobs: Sequence[StageJob],
-    together: Collection[str] = (),
+    together: Mapping[str, int],
     alone: Collection[ArtifactKey] = (),
 ) -> list[JobBatch]:
     """``starts`` as Jobs: a missing Job whose stages are all still wanted is created again as it was.
 
-    ``together``: kinds of which one Job trains several stages in one process, but for the stages in ``alone``.
+    ``together``: kinds of which one Job trains several stages in one process, but for the stages in ``alone``; and how
+    many Jobs can start now.
     """
+    order = {start.node.name: position for position, start in enumerate(starts)}
+
+    def position(nodes: Sequence[Node]) -> int:
+        return min(order.get(node.name, len(order)) for node in nodes)
+
     batches: list[JobBatch] = []
     open_nodes = {start.key: start.node for start in starts}
     for job in stage_jobs:
@@ -110,10 +119,12 @@ def job_batches(
         else:
             batches.append(JobBatch(node.kind, (node,)))
     for kind, nodes in shared.items():
-        units = [tuple(nodes)] if kind in SHARED_JOB_KINDS else in_units(nodes)
-        batches += [JobBatch(kind, unit) for unit in units]
-    order = {start.node.name: position for position, start in enumerate(starts)}
-    return sorted(batches, key=lambda batch: min(order.get(node.name, len(order)) for node in batch.nodes))
+        groups = [tuple(nodes)]
+        if kind not in SHARED_JOB_KINDS:
+            more_urgent = sum(position(batch.nodes) < position(nodes) for batch in batches)
+            groups = joint_groups(nodes, together[kind] - more_urgent)
+        batches += [JobBatch(kind, group) for group in groups]
+    return sorted(batches, key=lambda batch: position(batch.nodes))
 
 
 def fit_parallelism(
@@ -126,9 +137,7 @@ def fit_parallelism(
 
     ``exclusive_claims``: a kind → the claims that its Jobs mount and only one Job at a time may.
     """
-    running = [
-        job for job in stage_jobs if job.phase in (Phase.RUNNING, Phase.CONFIGMAP_MISSING) and not job.is_finished
-    ]
+    running = _running(stage_jobs)
     in_use = {claim for job in running for claim in exclusive_claims(job.kind)}
     fitting: list[JobBatch] = []
     for batch in batches:
@@ -136,6 +145,10 @@ def fit_parallelism(
             fitting.append(batch)
             in_use.update(exclusive_claims(batch.kind))
     return fitting
+
+
+def _running(stage_jobs: Sequence[StageJob]) -> list[StageJob]:
+    return [job for job in stage_jobs if job.phase in (Phase.RUNNING, Phase.CONFIGMAP_MISSING) and not job.is_finished]
 
 
 def is_wanted(job: StageJob, graph: Graph) -> bool:

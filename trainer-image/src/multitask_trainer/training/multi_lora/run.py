@@ -15,6 +15,7 @@ from torch import nn
 from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import TaskPoint, TrainResult
+from multitask_api.stages import joint_training
 from multitask_trainer.base_model.loading import load_base, read_forward_path
 from multitask_trainer.errors import GpuInUse, Interrupted, MicroBatchTooLarge, StageError
 from multitask_trainer.runtime.context import StageContext
@@ -104,12 +105,10 @@ def why_apart(stages: Sequence[StageContext], parameters: Sequence[TrainParamete
     first, order = parameters[0], stages[0].order
     if len(stages) == 1:
         return "there is one run only"
-    if not first.tuning.can_share_base:
-        return "only LoRA without dropout trains several adapters on one base"
+    if (reason := joint_training.why_apart(first.tuning, order.sharding, order.report_to)) is not None:
+        return reason
     if any(stage.distributed.world_size > 1 for stage in stages):
         return "several processes train one run"
-    if order.report_to:
-        return "a tracker of experiments takes one run a process"
     if any(_shared(each) != _shared(first) for each in parameters):
         return "they differ in the adapters, the precision or the rows of a batch"
     if any(stage.order.inputs["base"] != order.inputs["base"] for stage in stages):
