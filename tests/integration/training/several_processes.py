@@ -31,8 +31,8 @@ from multitask_serving.engine.model.backbone import Backbone, eval_mode
 from multitask_trainer.errors import Interrupted, StageError
 from multitask_trainer.runtime.progress import FileProgressReporter
 from multitask_trainer.training.accelerator import make_accelerator
-from multitask_trainer.training.batching.batches import padded
 from multitask_trainer.training.batching.dataset import EncodedDataset
+from multitask_trainer.training.batching.layouts import padded
 from multitask_trainer.training.batching.sampler import Sampler
 from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.checkpoint import CheckpointStore

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from multitask_trainer.training.batching.batches import padded
+from multitask_trainer.training.batching.layouts import padded
 from multitask_trainer.training.loss import RowMeanLoss
 from multitask_trainer.tuning import tuning_method
 from support.training_speed.bases import SHAPES, TASKS, StepSize, model_flops

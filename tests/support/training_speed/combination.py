@@ -109,6 +109,8 @@ class Measured:
     checkpointing: bool = False
     micro_batches: int | None = None
     """Of the last step."""
+    attention: str | None = None
+    """How packed rows were kept apart, and why so; None where rows are padded."""
 
 
 def synchronise(device: str) -> None:

@@ -11,6 +11,7 @@ from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.parameters import Optimisation
 from multitask_trainer.errors import GpuInUse, MicroBatchTooLarge, StageError
 from multitask_trainer.training.accelerator import make_accelerator, seed_step
+from multitask_trainer.training.attention.choice import choose_attention
 from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.device_memory import CudaMemory
 from multitask_trainer.training.loss_meter import LossMeter
@@ -62,13 +63,17 @@ class OurSteps:
         if settings.checkpointing:
             self._step.use_checkpointing()
         self._meter = LossMeter(self._accelerator)
-        self._batches = TaskBatches(
+        batches = TaskBatches(
             sampler=rows.sampler,
             datasets=rows.datasets,
             batch_rows=combination.batch_rows,
             token_budget=settings.micro_batch_tokens,
             pack=settings.pack,
         )
+        self._batches, attention = choose_attention(
+            model, self._step, batches, self._accelerator, max_length=optimisation.max_length
+        )
+        measured.attention = attention and f"{attention.kind}: {attention.reason}"
         measured.checkpointing = settings.checkpointing
         if combination.device != "cpu" and combination.micro_batch_tokens is None:
             size = fit(self._step, self._batches, self._accelerator, CudaMemory(self._accelerator.device))

@@ -45,7 +45,9 @@ def lines_of(result: Result, *, peak_tflops: float) -> list[str]:
         "  ".join(f"{name}: {cell}" for name, cell in zip(_COLUMNS, cells, strict=True) if cell != NONE)
         for cells in _rows(result, peak_tflops)
     ]
-    return [*rows, *(f"  {line}" for line in _losses(result))]
+    attention = result.get("ours", {}).get("attention")
+    notes = [f"attention of packed rows: {attention}"] if attention else []
+    return [*rows, *(f"  {line}" for line in (*notes, *_losses(result)))]
 
 
 def loss_difference(result: Result) -> float | None:

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from multitask_serving.engine.model.backbone import Backbone
-from multitask_trainer.training.batching import batches as batching
-from multitask_trainer.training.batching.batches import packed, padded
+from multitask_trainer.training.batching import layouts
 from multitask_trainer.training.batching.dataset import EncodedDataset
+from multitask_trainer.training.batching.layouts import packed, padded
 from multitask_trainer.training.batching.sampler import Sampler
 from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.loss import RowMeanLoss, target_logits
@@ -78,7 +78,7 @@ def test_padded_and_packed_give_the_same_gradient(model):
 
 
 def test_rows_that_are_wider_than_a_pack_are_padded_and_loss_and_gradient_stay(model, monkeypatch):
-    monkeypatch.setattr(batching, "GPU_MICRO_BATCH_COST", 0)
+    monkeypatch.setattr(layouts, "GPU_MICRO_BATCH_COST", 0)
     given = rows()
     results = []
     for layout in ("padded, one micro-batch", "packed, a row over the width"):

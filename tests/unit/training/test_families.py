@@ -19,7 +19,7 @@ from multitask_serving.engine.types import Request
 from multitask_trainer.base_model.checks.base import check_base
 from multitask_trainer.base_model.loading import read_forward_path, write_forward_path
 from multitask_trainer.export.bundle import ServableWeights, TaskBinding, assemble_bundle
-from multitask_trainer.training.batching.batches import packed, padded
+from multitask_trainer.training.batching.layouts import packed, padded
 from multitask_trainer.training.loss import RowMeanLoss
 from support.engine_builders import tokenizer
 from support.plain_answers import (

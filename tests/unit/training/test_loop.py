@@ -16,7 +16,7 @@ from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.results import TaskPoint
 from multitask_trainer.errors import MicroBatchTooLarge, StageError
 from multitask_trainer.runtime.progress import FileProgressReporter
-from multitask_trainer.training.batching.batches import padded
+from multitask_trainer.training.batching.layouts import padded
 from multitask_trainer.training.checkpoint import CheckpointStore
 from multitask_trainer.training.loop import TrainingLoop
 from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings, make_adamw

@@ -12,9 +12,9 @@ from multitask_serving.engine.model.backbone import Backbone
 from multitask_trainer.base_model.loading import load_base
 from multitask_trainer.errors import GpuInUse, StageError
 from multitask_trainer.training import loss as loss_module
-from multitask_trainer.training.batching.batches import packed
 from multitask_trainer.training.batching.corpus import TextBatches
 from multitask_trainer.training.batching.dataset import EncodedDataset
+from multitask_trainer.training.batching.layouts import packed
 from multitask_trainer.training.batching.sampler import Sampler
 from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.loss import RowMeanLoss

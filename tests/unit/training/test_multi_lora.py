@@ -12,8 +12,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from accelerate import Accelerator
 from safetensors.torch import load_file
 
+from multitask_api.bundle import ForwardPath
 from multitask_api.cluster import EXIT_RETRYABLE, EXIT_USER_ERROR, PROGRESS_KEY
 from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.manifest import StageFailure, StageOrder, StageProgress
@@ -32,6 +34,7 @@ from multitask_trainer.runtime.progress import FileProgressReporter, RateLimit
 from multitask_trainer.runtime.runner import run_stage, run_together
 from multitask_trainer.stages import baseline
 from multitask_trainer.storage.files import content_digest
+from multitask_trainer.training.attention.choice import choose_attention
 from multitask_trainer.training.batching.dataset import EncodedDataset
 from multitask_trainer.training.batching.sampler import Sampler
 from multitask_trainer.training.batching.task_batches import TaskBatches
@@ -41,8 +44,9 @@ from multitask_trainer.training.multi_lora import run as multi_lora_run
 from multitask_trainer.training.multi_lora.batches import JointBatches
 from multitask_trainer.training.multi_lora.loop import JointLoop
 from multitask_trainer.training.multi_lora.run import train_together, why_apart
-from multitask_trainer.training.multi_lora.step import RunLosses
+from multitask_trainer.training.multi_lora.step import JointStep, RunLosses
 from multitask_trainer.training.optimizer import TrainingSettings, make_adamw
+from multitask_trainer.training.run import RunData
 from multitask_trainer.tuning.multi_lora import MultiLora
 from support.fake_api_server import NAME, ApiServer, running
 from support.pod_units import manifest, orders
@@ -360,6 +364,21 @@ def test_the_report_of_stages_together_is_of_the_one_with_most_left_and_names_th
     assert progress[-1].updated == 64
 
 
+def test_packed_rows_of_whole_runs_alone_and_together_give_the_weights_of_padded_rows(trained, monkeypatch):
+    padded = RunData.batches
+    monkeypatch.setattr(RunData, "batches", lambda *arguments: replace(padded(*arguments), pack=True))
+    runs = {"a": RUNS["a"], "c": RUNS["c"]}
+    assert run_stage(baseline.work, contexts(trained, "packed-alone", runs)[0], Ends()) == 0
+    assert together(contexts(trained, "packed", runs))[0] == 0
+    assert result(trained, "baseline/alone-a").packed_attention is None
+    for name, run in (("a", "packed-alone-a"), ("a", "packed-a"), ("c", "packed-c")):
+        attention = result(trained, f"baseline/{run}").packed_attention
+        assert attention is not None
+        assert attention.kind == "Varlen"
+        for key, value in _alone(trained, name).items():
+            torch.testing.assert_close(weights(trained, f"baseline/{run}")[key], value, rtol=1e-3, atol=1e-5)
+
+
 def test_orders_that_are_done_are_reported_and_not_trained(trained):
     stages = contexts(trained, "together", RUNS)
     status, ends = together(stages)
@@ -367,23 +386,34 @@ def test_orders_that_are_done_are_reported_and_not_trained(trained):
 
 
 @pytest.mark.parametrize(
-    ("pack", "budget", "count"),
+    ("layout", "budget", "count"),
     [
-        pytest.param(False, 4096, 1, id="padded"),
-        pytest.param(True, 4096, 1, id="packed"),
-        pytest.param(True, 64, 2, id="in several micro-batches"),
+        pytest.param("padded", 4096, 1, id="padded"),
+        pytest.param("masked", 4096, 1, id="masked"),
+        pytest.param("masked", 64, 2, id="masked, in several micro-batches"),
+        pytest.param("varlen", 4096, 1, id="varlen"),
+        pytest.param("varlen", 64, 2, id="varlen, in several micro-batches"),
     ],
 )
-def test_rows_of_several_runs_in_micro_batches_have_the_losses_and_gradients_they_have_alone(pack, budget, count):
+def test_rows_of_several_runs_in_micro_batches_have_the_losses_and_gradients_they_have_alone(layout, budget, count):
     generator = np.random.default_rng(3)
-    batches = [_batches(generator, seed, pack=pack) for seed in (1, 2, 3)]
+    batches = [_batches(generator, seed, pack=layout != "padded") for seed in (1, 2, 3)]
     joint = JointBatches(batches, budget)
     model, method = _two_layers(seeds=(1, 2, 3))
     loss = RunLosses(model, None, 3)
+    if layout == "varlen":
+        step = JointStep(
+            model, TrainingSettings(9, optimisation()), method=method, runs=3, accelerator=Accelerator(cpu=True),
+            path=ForwardPath(),
+        )  # fmt: skip
+        joint, attention = choose_attention(model, step, joint, Accelerator(cpu=True), max_length=128)
+        assert attention is not None
+        assert attention.kind == "Varlen"
     steps = {0: 4, 2: 7}
     micro_batches = joint.lay_out({run: joint.rows(run, step) for run, step in steps.items()})
     assert len(micro_batches) == count
-    assert (micro_batches[0].segment_ids is not None) == pack
+    assert (micro_batches[0].segment_ids is not None) == (layout == "masked")
+    assert (micro_batches[0].cumulative_lengths is not None) == (layout == "varlen")
     losses = torch.zeros(3)
     for micro_batch in micro_batches:
         with method.select_tasks(model, micro_batch.task_ids):

@@ -14,8 +14,8 @@ from multitask_serving.engine.model.loading import LoadedModel
 from multitask_serving.engine.types import Request
 from multitask_trainer.base_model.builtin import make_model, make_tokenizer, size_of
 from multitask_trainer.training.accelerator import make_accelerator
-from multitask_trainer.training.batching.batches import padded
 from multitask_trainer.training.batching.dataset import TaskEncoder
+from multitask_trainer.training.batching.layouts import padded
 from multitask_trainer.training.loss import RowMeanLoss
 from multitask_trainer.training.validation import MAX_ROWS, TaskValidation, validate
 from support.training_fixtures import TASKS, rows

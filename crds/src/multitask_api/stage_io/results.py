@@ -88,6 +88,16 @@ class GpuMemory(Record):
     peak_bytes: int = Field(description="Allocated at the most, by the training steps and validations.")
 
 
+class PackedAttention(Record):
+    """How a training run kept rows apart that shared a sequence."""
+
+    kind: Literal["Varlen", "Mask"] = Field(
+        description="Varlen: attention was given the rows' lengths, and cost the squares of these. "
+        "Mask: it was given a mask, and cost the square of a sequence."
+    )
+    reason: str
+
+
 class TrainResult(Record):
     """One training run: a baseline, stage 2 or stage 3."""
 
@@ -111,6 +121,7 @@ class TrainResult(Record):
     test_score: float | None = Field(None, description="Baselines only: their test score in the serving engine.")
     start: MixtureStart | None = Field(None, description="Of a mixture that began with the weights of an earlier one.")
     gpu_memory: GpuMemory | None = Field(None, description="Of a run on a GPU.")
+    packed_attention: PackedAttention | None = Field(None, description="None: no rows shared a sequence.")
     trained_together: int | None = Field(
         None, description="How many runs one process trained on one base, this one included. None: this one alone."
     )

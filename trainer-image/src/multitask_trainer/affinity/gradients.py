@@ -26,8 +26,9 @@ from multitask_api.bundle import ForwardPath
 from multitask_api.resource.tuning import Tuning
 from multitask_trainer.affinity.sketch import Floats, sketch
 from multitask_trainer.errors import MicroBatchTooLarge
-from multitask_trainer.training.batching.batches import EncodedRow, padded
+from multitask_trainer.training.batching.batches import EncodedRow
 from multitask_trainer.training.batching.dataset import EncodedDataset
+from multitask_trainer.training.batching.layouts import padded
 from multitask_trainer.training.batching.sampler import permutation, task_key
 from multitask_trainer.training.device_memory import halve_until_it_fits
 from multitask_trainer.training.loss import RowMeanLoss

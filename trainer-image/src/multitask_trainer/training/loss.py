@@ -1,7 +1,7 @@
 """The loss: mean over a row's target tokens (EOS included), then mean over the rows of the global batch.
 
 A mean over all tokens would give a 50-token answer the weight of 25 two-token labels. The micro-batch's weights, set in
-``batching/batches.py``, contain both means, so the loss of a step is the sum over micro-batches and processes.
+``batching/layouts.py``, contain both means, so the loss of a step is the sum over micro-batches and processes.
 """
 
 from __future__ import annotations
@@ -69,5 +69,7 @@ def target_logits(backbone: Backbone, batch: MicroBatch) -> Tensor:
 
 def target_states(backbone: Backbone, batch: MicroBatch) -> Tensor:
     """The decoder's output where target tokens are predicted, (N, H)."""
-    hidden = backbone.hidden_states(batch.input_ids, batch.position_ids, batch.attention_mask)
+    hidden = backbone.hidden_states(
+        batch.input_ids, batch.position_ids, batch.attention_mask, **batch.attention_arguments
+    )
     return hidden.reshape(-1, hidden.shape[-1])[batch.logit_positions]

@@ -15,7 +15,7 @@ from torch import nn
 from multitask_api.bundle import ForwardPath
 from multitask_api.estimates.fitting import CPU_TOKENS, MOST_TOKENS
 from multitask_api.stage_io.parameters import TrainParameters
-from multitask_api.stage_io.results import GpuMemory, TrainResult
+from multitask_api.stage_io.results import GpuMemory, PackedAttention, TrainResult
 from multitask_api.stages.digests import digest
 from multitask_trainer.base_model.checks.tokens import check_prompt
 from multitask_trainer.base_model.loading import (
@@ -30,6 +30,7 @@ from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.runtime.packages import check_quantization
 from multitask_trainer.runtime.tracking import Tracking, keep_tensorboard_files, tracking_of
 from multitask_trainer.training.accelerator import check_batch_rows, make_accelerator
+from multitask_trainer.training.attention.choice import choose_attention
 from multitask_trainer.training.batching.dataset import EncodedDataset, TaskEncoder
 from multitask_trainer.training.batching.row_cache import RowCache, prepared_split
 from multitask_trainer.training.batching.sampler import Sampler
@@ -101,9 +102,16 @@ def _train(stage: StageContext, parameters: TrainParameters, start: Path | None,
 
     settings = TrainingSettings(parameters.max_steps, optimisation, stage.order.gradient_checkpointing or "Auto")
     step = OptimizerStep(model, settings, method=method, accelerator=accelerator, path=path, parallelism=parallelism)
-    loop = TrainingLoop(
+    batches, attention = choose_attention(
+        model,
         step,
         data.batches(optimisation.batch_rows, accelerator, path),
+        accelerator,
+        max_length=optimisation.max_length,
+    )
+    loop = TrainingLoop(
+        step,
+        batches,
         settings,
         accelerator=accelerator,
         store=CheckpointStore(stage.work_folder / "checkpoint", stage.order.checkpoint),
@@ -117,7 +125,11 @@ def _train(stage: StageContext, parameters: TrainParameters, start: Path | None,
         method.save(model, stage.artifact_folder / "weights")
     trained = sum(value.numel() for value in model.parameters() if value.requires_grad)
     return data.result(
-        progress, stopping, trained_parameters=trained, gpu_memory=gpu_memory(loop.micro_batch, accelerator.device)
+        progress,
+        stopping,
+        trained_parameters=trained,
+        gpu_memory=gpu_memory(loop.micro_batch, accelerator.device),
+        packed_attention=attention,
     )
 
 
@@ -182,7 +194,13 @@ class RunData:
         return EarlyStopping(selection, parameters.optimisation.patience, is_mixture=is_mixture)
 
     def result(
-        self, progress: Progress, stopping: EarlyStopping, *, trained_parameters: int, gpu_memory: GpuMemory | None
+        self,
+        progress: Progress,
+        stopping: EarlyStopping,
+        *,
+        trained_parameters: int,
+        gpu_memory: GpuMemory | None,
+        packed_attention: PackedAttention | None,
     ) -> TrainResult:
         """The result of a run that has ended."""
         chosen = next(point for point in progress.curve if point.step == progress.best_step)
@@ -201,6 +219,7 @@ class RunData:
             tokens=progress.tokens,
             truncated_rows={name: dataset.truncated for name, dataset in self.datasets.items() if dataset.truncated},
             gpu_memory=gpu_memory,
+            packed_attention=packed_attention,
             trainable_parameters=trained_parameters,
             training_seconds=round(progress.seconds, 3),
             tokens_per_second=None if progress.tokens_per_second is None else round(progress.tokens_per_second, 1),

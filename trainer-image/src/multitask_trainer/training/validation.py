@@ -30,8 +30,8 @@ from multitask_trainer.data.rows import PreparedSplit, Row
 from multitask_trainer.evaluation.metrics import score
 from multitask_trainer.runtime.balance import balanced_shares
 from multitask_trainer.runtime.collectives import gather_results
-from multitask_trainer.training.batching.batches import padded
 from multitask_trainer.training.batching.dataset import EncodedDataset, TaskEncoder
+from multitask_trainer.training.batching.layouts import padded
 from multitask_trainer.training.batching.row_cache import RowCache
 from multitask_trainer.training.batching.sampler import fixed_sample
 from multitask_trainer.training.loss import target_logits

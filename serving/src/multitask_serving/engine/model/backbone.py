@@ -62,20 +62,28 @@ class Backbone:
         """The device of the weights."""
         return next(self.decoder.parameters()).device
 
-    def hidden_states(self, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None = None) -> Tensor:
+    def hidden_states(
+        self, input_ids: Tensor, position_ids: Tensor, mask: Tensor | None = None, **attention: Any
+    ) -> Tensor:
         """The last layer's output (B, S, H) for whole sequences, ``input_ids`` and ``position_ids`` (B, S).
 
         ``mask`` (B, 1, S, S) is true for "attend"; None for plain causal attention. Needs the isolation ``Masks``.
+        ``attention`` goes through all layers to the function that computes their attention.
         """
         arguments: dict[str, Any] = {"input_ids": input_ids, "position_ids": position_ids}
         if mask is not None:
             dtype = next(self.decoder.parameters()).dtype
             arguments["attention_mask"] = self.masks.of_layers(mask, position_ids, position_ids, dtype)
-        return self.run(**arguments, use_cache=False).last_hidden_state  # type: ignore[no-any-return]
+        arguments = self._taken(**arguments, use_cache=False)
+        return self.decoder(**arguments, **attention).last_hidden_state  # type: ignore[no-any-return]
 
     def run(self, **arguments: Any) -> Any:
         """One forward pass of the decoder with those of ``arguments`` that it takes; what transformers returns."""
-        return self.decoder(**{name: value for name, value in arguments.items() if name in self.arguments})
+        return self.decoder(**self._taken(**arguments))
+
+    def _taken(self, **arguments: Any) -> dict[str, Any]:
+        """Those that the decoder takes by name."""
+        return {name: value for name, value in arguments.items() if name in self.arguments}
 
     def weights_outside(self, model: nn.Module) -> list[nn.Parameter]:
         """What of ``model`` no row of text reaches, such as the vision tower of a multimodal model."""

@@ -37,7 +37,7 @@ class LayerMasks:
             kinds=tuple(dict.fromkeys(getattr(config, "layer_types", None) or ())),
             window=getattr(config, "sliding_window", None) or None,
             chunk=getattr(config, "attention_chunk_size", None) or None,
-            boolean=config._attn_implementation == "sdpa",
+            boolean=config._attn_implementation != "eager",
         )
 
     @property

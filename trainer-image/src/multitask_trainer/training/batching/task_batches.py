@@ -10,9 +10,14 @@ import torch
 from torch import Tensor
 
 from multitask_api.estimates.fitting import PACK_WIDTH
-from multitask_trainer.training.batching.batches import EncodedRow, MicroBatch, packed, padded
+from multitask_trainer.training.batching.batches import EncodedRow, MicroBatch
 from multitask_trainer.training.batching.dataset import EncodedDataset
+from multitask_trainer.training.batching.layouts import packed, padded, varlen
 from multitask_trainer.training.batching.sampler import Sampler
+
+_TRIAL_ROWS = 8
+_TRIAL_TOKENS = 128
+"""Of a row at the most: less than a step takes, so that a trial needs no memory of its own."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +31,13 @@ class TaskBatches:
     token_budget: int
     """Tokens of a micro-batch, padding included."""
     pack: bool
+    """Whether several rows share a sequence."""
     mixed_lengths: bool = True
     """Whether rows of different length share a micro-batch, padded."""
     process: int = 0
     processes: int = 1
+    varlen: bool = False
+    """Whether the model has `varlen_attention`, so that packed rows need neither a mask nor padding."""
 
     def at(self, step: int) -> list[MicroBatch]:
         """Rows are dealt to the processes by descending length, so that each has about the same number of tokens."""
@@ -41,26 +49,24 @@ class TaskBatches:
         if self.processes > 1:
             order = sorted(range(len(rows)), key=lambda slot: -len(rows[slot][0]))[self.process :: self.processes]
             rows, tasks = [rows[slot] for slot in order], [tasks[slot] for slot in order]
+        return self._lay_out(rows, tasks, self.batch_rows, self.token_budget, PACK_WIDTH)
+
+    def _lay_out(
+        self, rows: Sequence[EncodedRow], tasks: Sequence[int], batch_rows: int, token_budget: int, pack_width: int
+    ) -> list[MicroBatch]:
+        layout: Any = {"batch_rows": batch_rows, "token_budget": token_budget, "tasks": tasks}
+        if self.varlen:
+            return varlen(rows, **layout)
         if self.pack:
-            return packed(
-                rows,
-                batch_rows=self.batch_rows,
-                token_budget=self.token_budget,
-                width=PACK_WIDTH,
-                mixed_lengths=self.mixed_lengths,
-                tasks=tasks,
-            )
-        return padded(
-            rows,
-            batch_rows=self.batch_rows,
-            token_budget=self.token_budget,
-            mixed_lengths=self.mixed_lengths,
-            tasks=tasks,
-        )
+            return packed(rows, width=pack_width, mixed_lengths=self.mixed_lengths, **layout)
+        return padded(rows, mixed_lengths=self.mixed_lengths, **layout)
 
     @property
     def width(self) -> int:
-        """Tokens of a sequence in the largest micro-batch: of a packed one, or of the longest row."""
+        """Tokens of a sequence in the largest micro-batch: of a packed one, or of the longest row.
+
+        Varlen: what counts as one, since a micro-batch is a single sequence of any length.
+        """
         return max(PACK_WIDTH, self._longest_row) if self.pack else self._longest_row
 
     @property
@@ -78,11 +84,27 @@ class TaskBatches:
         task = max(range(len(self.datasets)), key=lambda index: self.datasets[index].longest)
         ids = self.datasets[task].longest_row
         count = sequences * max(1, self.width // self._longest_row)
+        if self.varlen:  # without padding there are as many tokens of rows as the sequences are wide
+            count = -(-sequences * self.width // self._longest_row)
         targets = self.batch_rows * max(dataset.longest_answer for dataset in self.datasets)
         row = (ids, max(1, len(ids) - -(-targets // count)))
-        layout: Any = {"batch_rows": count, "token_budget": sequences * self.width, "tasks": [task] * count}
-        batches = packed([row] * count, width=self.width, **layout) if self.pack else padded([row] * count, **layout)
-        return batches[0]
+        budget = max(sequences * self.width, count * self._longest_row)
+        return self._lay_out([row] * count, [task] * count, count, budget, self.width)[0]
+
+    def trial(self) -> list[MicroBatch]:
+        """A few short rows of all tasks, of different lengths."""
+        rows, tasks = [], []
+        for number in range(_TRIAL_ROWS):
+            task, row = number % len(self.datasets), number // len(self.datasets)
+            ids, prompt = self.datasets[task].row(row % len(self.datasets[task]))
+            left_out = max(0, len(ids) - _TRIAL_TOKENS + 8 * number)
+            rows.append((ids[left_out:], max(1, prompt - left_out)))
+            tasks.append(task)
+        return self._lay_out(rows, tasks, len(rows), self.token_budget, PACK_WIDTH)
+
+    def with_varlen(self) -> TaskBatches:
+        """The same rows for a model that has `varlen_attention`."""
+        return replace(self, varlen=True)
 
     def with_budget(self, tokens: int) -> TaskBatches:
         """See `Batches`."""

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from multitask_api.estimates.fitting import PACK_WIDTH
-from multitask_trainer.training.batching.batches import (
+from multitask_trainer.training.batching.batches import EncodedRow, MicroBatch
+from multitask_trainer.training.batching.layouts import (
     GPU_MICRO_BATCH_COST,
-    EncodedRow,
-    MicroBatch,
+    Layout,
     collate,
     cuts,
     first_fit,
@@ -45,7 +45,7 @@ class JointBatches:
         first = self.runs[0]
         every = [row for own in rows.values() for row in own]
         owners = [run for run, own in rows.items() for _ in own]
-        if first.pack:
+        if self.pack:
             return self._packed(every, owners)
         return padded(
             every,
@@ -69,6 +69,19 @@ class JointBatches:
         """See `BatchSizes`; all of one run."""
         run = max(range(len(self.runs)), key=lambda index: self.runs[index].width)
         return _of_run(self.runs[run].longest(sequences), run)
+
+    def trial(self) -> list[MicroBatch]:
+        """See `TaskBatches.trial`; of two runs."""
+        return [_of_run(line, run) for run, batches in enumerate(self.runs[:2]) for line in batches.trial()]
+
+    def with_varlen(self) -> JointBatches:
+        """The same rows for a model that has `varlen_attention`."""
+        return replace(self, runs=[run.with_varlen() for run in self.runs])
+
+    @property
+    def pack(self) -> bool:
+        """Whether several rows share a sequence."""
+        return self.runs[0].pack
 
     def with_budget(self, tokens: int) -> JointBatches:
         """The same rows in micro-batches of at most ``tokens`` tokens, but of one row at least."""
@@ -94,12 +107,20 @@ class JointBatches:
                     ordered[begin:end],
                     int(of_all[begin]),
                     self.runs[0].batch_rows,
-                    mask=not self.runs[0].mixed_lengths or any(len(sequence) > 1 for sequence in ordered[begin:end]),
+                    layout=self._layout_of(ordered[begin:end]),
                     tasks=owners,
                 )
             )
             for begin, end in cuts(of_all, self.token_budget, GPU_MICRO_BATCH_COST)
         ]
+
+    def _layout_of(self, sequences: Sequence[Sequence[int]]) -> Layout:
+        """How the rows of a micro-batch are kept apart, and from padding."""
+        if self.runs[0].varlen:
+            return "Varlen"
+        if self.runs[0].mixed_lengths and all(len(sequence) == 1 for sequence in sequences):
+            return "Padded"
+        return "Masked"
 
 
 def _aligned(width: int) -> int:

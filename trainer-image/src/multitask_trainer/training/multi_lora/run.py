@@ -14,12 +14,13 @@ from torch import nn
 
 from multitask_api.bundle import ForwardPath
 from multitask_api.stage_io.parameters import TrainParameters
-from multitask_api.stage_io.results import TaskPoint, TrainResult
+from multitask_api.stage_io.results import PackedAttention, TaskPoint, TrainResult
 from multitask_api.stages import joint_training
 from multitask_trainer.base_model.loading import load_base, read_forward_path
 from multitask_trainer.errors import GpuInUse, Interrupted, MicroBatchTooLarge, StageError
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.training.accelerator import make_accelerator
+from multitask_trainer.training.attention.choice import choose_attention
 from multitask_trainer.training.batching.task_batches import TaskBatches
 from multitask_trainer.training.checkpoint import CheckpointStore
 from multitask_trainer.training.loop import TrainingLoop
@@ -131,6 +132,7 @@ class _Together:
     members: Sequence[Member]
     stoppings: Sequence[EarlyStopping]
     loop: JointLoop
+    attention: PackedAttention | None
     device: torch.device
 
     @classmethod
@@ -153,12 +155,16 @@ class _Together:
                 _member(run, joint, model, method=method, adapter=index, stopping=stopping, accelerator=accelerator)
                 for index, (run, stopping) in enumerate(zip(runs, stoppings, strict=True))
             ]
-            batches = [run.batches(accelerator) for run in runs]
-            loop = JointLoop(members, joint, JointBatches(batches, batches[0].token_budget), accelerator)
+            own = [run.batches(accelerator) for run in runs]
+            lengths = [run.parameters.optimisation.max_length for run in runs]
+            batches, attention = choose_attention(
+                model, joint, JointBatches(own, own[0].token_budget), accelerator, max_length=max(lengths)
+            )
+            loop = JointLoop(members, joint, batches, accelerator)
             loop.fit()
         except (StageError, GpuInUse, torch.OutOfMemoryError):
             return None  # each by itself they may be trained; if not, they say why
-        return cls(runs, model, method, members, stoppings, loop, accelerator.device)
+        return cls(runs, model, method, members, stoppings, loop, attention, accelerator.device)
 
     @property
     def open_runs(self) -> list[_Run]:
@@ -180,6 +186,7 @@ class _Together:
             self.stoppings[index],
             trained_parameters=sum(value.numel() for value in member.step.parameters.values()),
             gpu_memory=gpu_memory(self.loop.micro_batch, self.device),
+            packed_attention=self.attention,
         )
         if self.device.type == "cuda":  # what answers the test rows loads a base of its own
             self.model.to("cpu")
