@@ -40,12 +40,25 @@ def conclusion(reference: str, comparisons: Sequence[Comparison], judged_tasks: 
         return f"No difference is supported: fewer than {FEWEST_SEEDS} seeds do not show how much runs vary."
     supported = [item for item in enough if item.difference is not None and item.difference.excludes_zero]
     if not supported:
-        which = "the difference" if len(enough) == 1 else "every difference"
-        return f"No difference is supported: the interval of {which} to {reference} contains 0, or the seeds give none."
+        return f"No difference is supported: {_why_open(enough, reference)}."
     found = "; ".join(_supported(item, reference) for item in supported)
     others = [item.arm for item in comparisons if item not in supported]
     rest = f"; of {listed(others)} no difference is supported" if others else ""
     return f"Supported: {found}{rest}."
+
+
+def _why_open(compared: Sequence[Comparison], reference: str) -> str:
+    """Of arms without a supported difference: which intervals contain 0, and which arms have no interval."""
+    unknown = [item.arm for item in compared if item.difference is None or item.difference.low is None]
+    known = len(compared) - len(unknown)
+    which = "the difference" if known == 1 else "every difference"
+    reasons = [f"the interval of {which} to {reference} contains 0"] if known else []
+    if unknown:
+        # Scores of few rows take few values, so differences can be equal by chance.
+        reasons.append(
+            f"every seed gives {listed(unknown)} the same difference to {reference}, so there is no interval"
+        )
+    return "; ".join(reasons)
 
 
 def _supported(item: Comparison, reference: str) -> str:

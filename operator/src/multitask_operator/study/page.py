@@ -42,9 +42,8 @@ def reuse(report: StudyReport) -> str:
     """How many stages the runs are made of, how many of them were run, and how many were used again."""
     cost = report.cost
     return (
-        f"the runs are made of {counted(cost.uses, 'stage')}: {counted(cost.results, 'different one')}, of which"
-        f" {cost.ran:,} ran in this call and {cost.results - cost.ran:,} were cached; the other"
-        f" {cost.uses - cost.results:,} are the same ones in other runs"
+        f"the runs need {counted(cost.uses, 'stage')}: {cost.ran:,} ran in this call, {cost.results - cost.ran:,} were"
+        f" cached, and {cost.uses - cost.results:,} times a run took the result of another run's stage"
     )
 
 

@@ -60,7 +60,16 @@ OPEN, UNKNOWN = Difference(0.02, -0.01, 0.05), Difference(0.02)
 SENTENCES = [
     ([Comparison("b", 3, OPEN)], 4, "No difference is supported: the interval of the difference to a contains 0"),
     ([Comparison("b", 3, OPEN), Comparison("c", 4, OPEN)], 4, "No difference is supported: the interval of every diff"),
-    ([Comparison("b", 3, UNKNOWN)], 4, "No difference is supported: "),
+    (
+        [Comparison("b", 3, UNKNOWN)],
+        4,
+        "No difference is supported: every seed gives b the same difference to a, so there is no interval.",
+    ),
+    (
+        [Comparison("b", 3, OPEN), Comparison("c", 3, UNKNOWN)],
+        4,
+        "the interval of the difference to a contains 0; every seed gives c the same difference to a, so",
+    ),
     ([Comparison("b", 3, ABOVE)], 4, "Supported: b is above a by 0.020 (0.010 to 0.030)."),
     ([Comparison("b", 3, BELOW)], 4, "Supported: b is below a by 0.020 (0.005 to 0.035)."),
     (
