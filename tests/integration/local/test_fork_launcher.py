@@ -12,6 +12,23 @@ import pytest
 
 from multitask_operator.local import processes
 from multitask_operator.local.fork_launcher import ForkLauncher
+from support.training_fixtures import small_decoder
+
+#: Adapts a base, and prints whether bitsandbytes is imported and PEFT's modules of the adapted layers.
+LORA = """
+import os, sys
+from pathlib import Path
+import torch
+from multitask_api.resource.tuning import Tuning
+from multitask_trainer.base_model.quantization import load_quantized
+from multitask_trainer.tuning import tuning_method
+from transformers import LlamaForCausalLM
+
+os.chdir(os.environ["PYTHONPATH"])
+model = tuning_method(Tuning(method="LoRA", rank=2, quantization={quantization})).prepare({base})
+layers = {{type(module).__module__ for module in model.modules() if hasattr(module, "lora_A")}}
+print("bitsandbytes" in sys.modules, *layers)
+"""
 
 #: Stage kind → its program: `ForkLauncher` runs it as the module ``fork_programs.KIND``.
 PROGRAMS = {
@@ -19,6 +36,10 @@ PROGRAMS = {
     "exits": "import sys\nsys.exit(75)",
     "says": "import sys\nsys.exit('the input is wrong')",
     "raises": "raise ValueError('it broke')",
+    "lora": LORA.format(base="LlamaForCausalLM.from_pretrained('base')", quantization="None"),
+    "quantized": LORA.format(
+        base="load_quantized(Path('base'), torch.float32, torch.device('cpu'))", quantization="'NF4'"
+    ),
     "sleeps": "import time\nprint('asleep', flush=True)\ntime.sleep(300)",
 }
 
@@ -44,7 +65,11 @@ class Started:
 
     def __init__(self, launcher, folder: Path, kind: str) -> None:
         self.log = folder / f"{kind}-{time.monotonic_ns()}.log"
-        environment = {**processes.environment(folder, 1), "PYTHONPATH": str(folder), "GIVEN": "a value"}
+        environment = {
+            **processes.environment(folder, 1),
+            "PYTHONPATH": str(folder),
+            "GIVEN": "a value",
+        }
         self.process = launcher.start(kind, [Path("order.json")], self.log, environment)
 
     def status(self, seconds: float = 120) -> int:
@@ -75,6 +100,16 @@ def test_a_program_ends_as_it_would_by_itself(launcher, folder, kind, status, la
     started = Started(launcher, folder, kind)
     assert started.status() == status
     assert processes.last_lines(started.log) == last_line
+
+
+@pytest.mark.parametrize(
+    ("kind", "printed"), [("lora", "False peft.tuners.lora.layer"), ("quantized", "True peft.tuners.lora.bnb")]
+)
+def test_only_a_base_in_4_bits_imports_bitsandbytes(launcher, folder, kind, printed):
+    small_decoder().save_pretrained(folder / "base")
+    started = Started(launcher, folder, kind)
+    assert started.status() == 0
+    assert processes.last_lines(started.log) == printed
 
 
 def test_a_program_is_stopped_with_its_group(launcher, folder):

@@ -25,12 +25,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multitask_api.pdeathsig import follow_parent
+from multitask_trainer.tuning.peft_import import import_without_bitsandbytes
 
 PRELOADED = (
     "accelerate",
     "multitask_serving.engine.engine",
     "multitask_trainer.training.run",
-    "peft",
     "transformers.generation",
     "transformers.models.auto.modeling_auto",
     "transformers.models.auto.tokenization_auto",
@@ -50,6 +50,7 @@ class Program:
 
 def main() -> None:
     """Serve until the end of the input; in a fork, be the program."""
+    import_without_bitsandbytes()
     for name in PRELOADED:
         importlib.import_module(name)
     program = _serve()

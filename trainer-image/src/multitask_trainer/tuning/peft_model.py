@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
+from multitask_trainer.base_model.quantization import is_quantized
 from multitask_trainer.storage.files import drop_library_versions
+from multitask_trainer.tuning.peft_import import use_bitsandbytes
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -28,6 +30,8 @@ def wrap(model: PreTrainedModel, config: PeftConfig) -> nn.Module:
     """The PEFT model of ``config``, with the layers that it names as they are called in ``model``."""
     from peft import get_peft_model
 
+    if any(is_quantized(module) for module in model.modules()):
+        use_bitsandbytes()
     with warnings.catch_warnings(), _names_as_they_are(model):
         # PEFT uses a name that transformers has deprecated.
         warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
