@@ -14,6 +14,8 @@ from multitask_api.estimates.shape import FAMILIES, ModelShape
 from multitask_api.resource.tuning import Tuning
 from support.allocations import Setting, llama
 
+pytestmark = pytest.mark.usefixtures("uncompiled")
+
 TOLERANCE = 0.15
 LORA = Tuning(method="LoRA", rank=8)
 METHODS = {"Full": Tuning(method="Full"), "LoRA": LORA, "CGCLoRA": Tuning(method="CGCLoRA", rank=9)}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,11 +40,7 @@ NF4 = {name: Tuning(method=name, rank=6, quantization="NF4") for name in ("LoRA"
 TASKS = ("kind", "repeat")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def uncompiled() -> Iterator[None]:
-    """bitsandbytes compiles some of its operators for a CPU, once for each shape."""
-    with torch.compiler.set_stance("force_eager"):
-        yield
+pytestmark = pytest.mark.usefixtures("uncompiled")
 
 
 @pytest.fixture(scope="module")
