@@ -360,6 +360,23 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
         "spec.training.batchRow: unknown field; did you mean batchRows?",
     ),
     (
+        "a field in snake case",
+        put("spec.training", {"gradient_checkpointing": "Never"}),
+        "spec.training.gradient_checkpointing: unknown field; did you mean gradientCheckpointing?",
+    ),
+    (
+        "a required field in snake case",
+        lambda document: document["spec"].update(base_model=document["spec"].pop("baseModel")),
+        "spec.base_model: unknown field; did you mean baseModel?",
+    ),
+    (
+        "a field in snake case, without which a task is not valid",
+        lambda document: document["spec"]["tasks"][1].update(
+            {"prompt_from": {"name": document["spec"]["tasks"][1].pop("prompt"), "key": "reply"}}
+        ),
+        f"{SECOND}.prompt_from: unknown field; did you mean promptFrom?",
+    ),
+    (
         "a field of nothing known",
         put("spec.filtering", {"xyz": 8}),
         "spec.filtering.xyz: unknown field; known fields: diagnosis, maxGroups, rows, strategy",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
@@ -30,6 +31,15 @@ class Record(BaseModel):
         allow_inf_nan=False,
         ser_json_inf_nan="null",
     )
+
+    @classmethod
+    def from_document(cls, document: object, *, by_name: bool = False) -> Self:
+        """The record that a person wrote as YAML or JSON, checked as strictly as Kubernetes checks it.
+
+        Only external (camelCase) names are known, unless ``by_name``; "8" is not a number, and 8 is not a string. By
+        way of JSON, because there a list is a tuple. Raises pydantic.ValidationError.
+        """
+        return cls.model_validate_json(json.dumps(document), strict=True, by_alias=True, by_name=by_name)
 
     def to_json(self) -> dict[str, object]:
         """The record as JSON-ready data under its external (camelCase) names; absent fields are left out."""

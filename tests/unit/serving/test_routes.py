@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -94,6 +95,13 @@ def test_a_bad_route_file_is_explained(text: str, message: str) -> None:
 def test_json_and_several_documents_are_read() -> None:
     assert parse_routes(table("m", "t").model_dump_json(by_alias=True), "x")[0].spec.model == "m"
     assert [one.spec.model for one in parse_routes(written(table("a", "t"), table("b", "t")), "x")] == ["a", "b"]
+
+
+def test_only_external_names_of_fields_are_read_as_in_a_cluster() -> None:
+    document: Any = table("m", "t").to_json()
+    for name, served_by in {"servedBy": "g", "served_by": ""}.items():
+        document["spec"]["tasks"][0] |= {"servedBy": "", name: "g"}
+        assert parse_routes(yaml.safe_dump(document), "x")[0].spec.tasks[0].served_by == served_by
 
 
 def test_a_changed_file_is_read_again_and_a_bad_one_keeps_the_table(

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-import json
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.alias_generators import to_camel
 
 from multitask_api.errors import InvalidFields, InvalidResource, Problem
 from multitask_api.resource.model import MultiTaskModel
@@ -35,7 +35,8 @@ def check(document: Mapping[str, Any]) -> MultiTaskModel:
     task is valid. To report the problems of all three levels at once, invalid fields are replaced by valid placeholders
     and the document is validated again.
     """
-    problems: list[Problem] = []
+    misnamed = _misnamed_fields(document)
+    problems = list(misnamed)
     groups: tuple[Problem, ...] = ()
     replaced: dict[Location, bool] = {}  # field → whether it keeps the user's own name and group
     candidate: dict[str, Any] | None = dict(document)
@@ -86,9 +87,23 @@ def _grouped(problems: Iterable[Problem]) -> list[Problem]:
     return [problem for group in groups.values() for problem in group]
 
 
+def _misnamed_fields(document: Mapping[str, Any]) -> tuple[Problem, ...]:
+    """Fields under the names that they have in Python. What else is wrong is found as if they were named well."""
+    try:
+        MultiTaskModel.from_document(document)
+    except ValidationError as error:
+        errors = [item for item in _root_errors(error) if item["type"] == "extra_forbidden"]
+        return tuple(
+            Problem(path_text(item["loc"]), unknown_field(item["loc"], MultiTaskModel))
+            for item in errors
+            if to_camel(str(item["loc"][-1])) in _fields_at(MultiTaskModel, item["loc"][:-1])
+        )
+    return ()
+
+
 def _validate(document: Mapping[str, Any]) -> MultiTaskModel:
-    """Strict, as Kubernetes is: "8" is not a number, and 8 is not a string. JSON, because there a list is a tuple."""
-    return MultiTaskModel.model_validate_json(json.dumps(document), strict=True)
+    """Strict, but for the names that `_misnamed_fields` has found."""
+    return MultiTaskModel.from_document(document, by_name=True)
 
 
 def _root_errors(error: ValidationError) -> list[PydanticError]:
@@ -121,7 +136,7 @@ def _problems(item: PydanticError, record: type[BaseModel]) -> list[Problem]:
     if isinstance(cause, InvalidFields):
         return [Problem(_join(path, problem.path), problem.message) for problem in cause.problems]
     if item["type"] == "extra_forbidden":
-        return [Problem(path, f"unknown field{_known_fields_hint(item['loc'], record)}")]
+        return [Problem(path, unknown_field(item["loc"], record))]
     return [Problem(path, message_of(item))]
 
 
@@ -192,11 +207,13 @@ def path_text(location: Sequence[int | str]) -> str:
     return text
 
 
-def _known_fields_hint(location: Sequence[int | str], record: type[BaseModel]) -> str:
-    """The field that was probably meant, else all fields that are known there."""
+def unknown_field(location: Sequence[int | str], record: type[BaseModel]) -> str:
+    """What to say of a field that ``record`` does not have: the one that was probably meant, else all known there."""
     known = _fields_at(record, location[:-1])
-    matches = difflib.get_close_matches(str(location[-1]), known, n=1)
-    return f"; did you mean {matches[0]}?" if matches else f"; known fields: {', '.join(sorted(known))}"
+    name = str(location[-1])
+    matches = [to_camel(name)] if to_camel(name) in known else difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {matches[0]}?" if matches else f"known fields: {', '.join(sorted(known))}"
+    return f"unknown field; {hint}"
 
 
 def _fields_at(model: type[BaseModel], location: Sequence[int | str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,8 +23,7 @@ def sound_tasks(document: Mapping[str, Any]) -> dict[int, TaskSpec]:
     for index, task in enumerate(tasks if isinstance(tasks, list) else ()):
         kept = {name: task[name] for name in _READ_BY_DATA_CHECK if name in task} if isinstance(task, Mapping) else {}
         try:
-            text = json.dumps({"name": f"task-{index}", **kept})
-            sound[index] = TaskSpec.model_validate_json(text, strict=True)
+            sound[index] = TaskSpec.from_document({"name": f"task-{index}", **kept})
         except ValidationError:
             continue
     return sound

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
@@ -100,6 +99,6 @@ def parse(text: str) -> Study:
 def check(document: Mapping[str, Any]) -> Study:
     """The study of plain data; raises as `parse`."""
     try:
-        return Study.model_validate_json(json.dumps(document), strict=True)
+        return Study.from_document(document)
     except ValidationError as error:
         raise InvalidResource(problems_of(error, Study)) from error

@@ -97,6 +97,7 @@ WRONG = [
     # fields of the study, fields of the model's spec, the place, the message
     ({"seeds": 0}, {}, "seeds", "must be at least 1"),
     ({"seed": 3}, {}, "seed", "unknown field; did you mean seeds?"),
+    ({"total_steps": 30}, {}, "total_steps", "unknown field; did you mean totalSteps?"),
     ({"kind": "MultiTaskModel"}, {}, "kind", "'MultiTaskModel' is not one of 'Study'"),
     ({"metadata": {"name": "A study"}}, {}, "metadata.name", "is not a DNS label"),
     ({"parameters": {}}, {}, "", "names nothing that varies"),

@@ -86,7 +86,12 @@ INVALID = [
     ("no YAML", "callers: [", "f:1 is not YAML"),
     ("no mapping", "- a", "the file: "),
     ("no callers", "{}", "callers: Field required"),
-    ("an unknown field", text(entry(alow=["*"])), "callers.0.alow: Extra inputs"),
+    ("an unknown field", text(entry(alow=["*"])), "callers.0.alow: unknown field; did you mean allow?"),
+    (
+        "a field in snake case",
+        text(entry(service_accounts=["a/b"])),
+        "callers.0.service_accounts: unknown field; did you mean serviceAccounts?",
+    ),
     ("a key that is not hashed", text(entry(keys=[KEY])), "callers.0.keys.0: has the wrong form; a key is sha256:"),
     ("an upper-case hash", text(entry(keys=[hash_key(KEY).upper()])), "callers.0.keys.0: has the wrong form"),
     ("a wrong grant", text(entry(allow=["team-a/"])), "callers.0.allow.0: Value error, 'team-a/' is not NAMESPACE"),

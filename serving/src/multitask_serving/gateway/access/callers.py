@@ -25,6 +25,7 @@ import yaml
 from pydantic import AfterValidator, Field, StringConstraints, ValidationError, model_validator
 
 from multitask_api.errors import UserError
+from multitask_api.resource.parsing import PydanticError, unknown_field
 from multitask_api.types import Record
 from multitask_serving.gateway.access.grants import Caller, grant_error, matches
 from multitask_serving.gateway.files.watched_file import WatchedFile
@@ -119,7 +120,7 @@ def parse_callers(text: str, source: str) -> Callers:
     Errors do not repeat values of the file: a key that was put there unhashed must not get into a log.
     """
     try:
-        return Callers.model_validate(yaml.safe_load(text))
+        return Callers.model_validate(yaml.safe_load(text), by_name=False)
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else "?"
         raise InvalidCallers(f"{source}:{line} is not YAML: {error.problem}") from None
@@ -127,16 +128,18 @@ def parse_callers(text: str, source: str) -> Callers:
         raise InvalidCallers(f"{source} is not YAML") from None
     except ValidationError as error:
         problems = "; ".join(
-            f"{'.'.join(map(str, each['loc'])) or 'the file'}: {_without_value(each['type'], each['msg'])}"
+            f"{'.'.join(map(str, each['loc'])) or 'the file'}: {_without_value(each)}"
             for each in error.errors(include_input=False)
         )
         raise InvalidCallers(f"{source} is not a file of callers: {problems}") from None
 
 
-def _without_value(kind: str, message: str) -> str:
-    if kind == "string_pattern_mismatch":
+def _without_value(error: PydanticError) -> str:
+    if error["type"] == "string_pattern_mismatch":
         return "has the wrong form; a key is sha256: and 64 hexadecimal digits, a ServiceAccount NAMESPACE/NAME"
-    return message
+    if error["type"] == "extra_forbidden":
+        return unknown_field(error["loc"], Callers)
+    return str(error["msg"])
 
 
 class CallersFile:

@@ -77,7 +77,7 @@ def by_age(tables: Tables) -> list[TaskRoute]:
 def _parse(item: JsonObject) -> TaskRoute:
     # Not the status: what a newer operator may write there is no reason to reject the routes.
     names = ("apiVersion", "kind", "metadata", "spec")
-    return TaskRoute.model_validate({name: item[name] for name in names if name in item})
+    return TaskRoute.model_validate({name: item[name] for name in names if name in item}, by_name=False)
 
 
 def _acknowledged(item: JsonObject, gateway: str) -> int:

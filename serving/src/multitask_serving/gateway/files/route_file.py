@@ -35,7 +35,7 @@ def parse_routes(text: str, source: str) -> list[TaskRoute]:
     """The tables in ``text``; ``source`` names its origin in errors. Raises `InvalidRoutes`."""
     try:
         documents = [document for document in yaml.safe_load_all(text) if document is not None]
-        tables = [TaskRoute.model_validate(document) for document in documents]
+        tables = [TaskRoute.model_validate(document, by_name=False) for document in documents]
     except yaml.YAMLError as error:
         raise InvalidRoutes(f"{source} is not YAML: {error}") from error
     except ValidationError as error:
