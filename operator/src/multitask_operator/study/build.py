@@ -28,6 +28,7 @@ from multitask_operator.study.report import (
     StudyStages,
 )
 from multitask_operator.study.results import base_key, run_results
+from multitask_operator.study.same_training import same_notes, same_training
 from multitask_operator.study.statistics import Difference, mean_sd, paired_difference
 
 
@@ -49,9 +50,11 @@ def build_study_report(
     judged = tuple(task.name for task in model.spec.tasks if task.name in compared_tasks(baselines))
     arms = list(dict.fromkeys(run.arm.name for run in results))
     by_arm = {arm: {run: item for run, item in results.items() if run.arm.name == arm} for arm in arms}
-    comparisons = [_comparison(arm, by_arm[arm], by_arm[arms[0]], len(arms) - 1) for arm in arms[1:]]
+    same = same_training(graphs.of_runs)
+    others = [arm for arm in arms[1:] if arm not in same]
+    comparisons = [_comparison(arm, by_arm[arm], by_arm[arms[0]], len(others)) for arm in others]
     compared = {item.arm: item for item in comparisons}
-    reports = tuple(_arm(arm, by_arm[arm], compared.get(arm), by_arm[arms[0]], graphs) for arm in arms)
+    reports = tuple(_arm(arm, by_arm[arm], compared.get(arm), by_arm[arms[0]], graphs, same.get(arm)) for arm in arms)
     return StudyReport(
         name=name,
         model=model.metadata.name,
@@ -100,6 +103,7 @@ def _arm(
     comparison: Comparison | None,
     reference: Mapping[Run, StudyRun],
     graphs: StudyGraphs,
+    same: str | None,
 ) -> StudyArmReport:
     arm: Arm = next(iter(runs)).arm
     ratios = [item.mean_ratio for item in runs.values() if item.mean_ratio is not None]
@@ -114,6 +118,7 @@ def _arm(
         difference=_difference(comparison, runs, reference),
         stages=_stages(name, graphs),
         own_baselines=baseline_keys(own) != baseline_keys(first),
+        same_training=same,
         own_base=base_key(own) != base_key(first),
     )
 
@@ -181,6 +186,7 @@ def _warnings(
     seeds = len(arms[0].runs)
     if seeds < FEWEST_SEEDS:
         yield f"{counted(seeds, 'seed')} an arm: nothing is supported by fewer than {FEWEST_SEEDS}"
+    yield from same_notes({arm.name: arm.same_training for arm in arms if arm.same_training is not None})
     for arm in arms:
         for run in arm.runs:
             if run.state == "Failed":

@@ -27,6 +27,8 @@ class Comparison:
 
 def conclusion(reference: str, comparisons: Sequence[Comparison], judged_tasks: int) -> str:
     """What the differences in the mean ratio support: which arms are above or below the reference, if any."""
+    if not comparisons:
+        return "Nothing is compared: all arms come to the same training."
     compared = [item for item in comparisons if item.difference is not None and item.seeds]
     if not compared:
         return f"Nothing is supported: no arm has a finished run of the same seed as {reference}."

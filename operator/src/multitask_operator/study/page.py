@@ -122,6 +122,8 @@ def outcome(report: StudyReport) -> Table:
 
 
 def _difference(arm: StudyArmReport) -> tuple[str, str]:
+    if arm.same_training is not None:
+        return f"same training as {arm.same_training}", "–"
     if arm.difference is None:
         return "–", "–"
     interval = arm.difference.interval

@@ -73,6 +73,9 @@ class StudyArmReport(Record):
     difference: StudyDifference | None = Field(None, description="Absent for the reference, and without a common seed.")
     stages: StudyStages
     own_baselines: bool = Field(False, description="Its baselines are not those of the reference arm.")
+    same_training: str | None = Field(
+        None, description="An arm before it that comes to the same training: this one is not compared by itself."
+    )
     own_base: bool = Field(False, description="Its base model is pre-trained otherwise than that of the reference arm.")
 
 

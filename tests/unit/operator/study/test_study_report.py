@@ -8,6 +8,8 @@ import pytest
 
 from multitask_operator.study import page
 from multitask_operator.study.report import StudyReport
+from multitask_operator.study.same_training import same_training
+from support.graph_builders import task
 from support.simulated_study import BASELINE_SCORE, BATCH_ROWS, SimulatedStudy, model_document, study_document
 
 REFERENCE, OTHER = "strategy=Type", "strategy=None"
@@ -42,6 +44,38 @@ def test_a_difference_is_taken_seed_by_seed():
         f"Supported: {OTHER} is above {REFERENCE} by 0.025 ({0.025 - reach:.3f} to {0.025 + reach:.3f})."
     )
     assert reference.difference is None
+
+
+SAME = [
+    ({"tuning.rank": [8, 16]}, (), "rank=16", "rank=8", "before"),  # no adapters: the model trains all weights
+    ({"stages.highResource.maxSteps": [10, 20]}, (), "maxSteps=20", "maxSteps=10", "before"),  # it has no stage 2
+    ({"stages.mixture.sizeLimit": [None, 10**6]}, (), "sizeLimit=1000000", "sizeLimit=unset", "after"),
+    ({"filtering.strategy": ["Type", "None"]}, (task("urgency"), task("intent")), OTHER, REFERENCE, "before"),
+]
+
+
+@pytest.mark.parametrize(("parameters", "tasks", "arm", "first", "known"), SAME)
+def test_arms_that_come_to_the_same_training_are_named_and_not_compared(parameters, tasks, arm, first, known):
+    grid = {path: {"values": values} for path, values in parameters.items()}
+    stages = {"highResource": {"enabled": "stages.highResource.maxSteps" not in parameters}}
+    found = SimulatedStudy(
+        study_document(parameters=grid, totalSteps=2000, seeds=1), model_document(*tasks, stages=stages)
+    )
+    assert same_training(found.graphs(preview=True).of_runs) == ({arm: first} if known == "before" else {})
+    found.run()
+    report = found.report()
+    assert [item.same_training for item in report.arms] == [None, first]
+    assert report.arms[1].difference is None
+    assert report.conclusion == "Nothing is compared: all arms come to the same training."
+    assert any(text.startswith(f"{arm}: the same training as {first}, ") for text in report.warnings)
+    assert f"| same training as {first} | – |" in page.markdown(report)
+
+
+def test_an_arm_that_is_compared_already_widens_no_interval():
+    grid = {**TWO["parameters"], "tuning.rank": {"values": [8, 16]}}
+    arms = study(lambda arm, *run: better(arm.partition(",")[0], *run), parameters=grid).report().arms
+    assert [item.same_training is not None for item in arms] == [False, True, False, True]
+    assert arms[2].difference == study().report().arms[1].difference
 
 
 def test_no_difference_is_a_possible_end():

@@ -20,6 +20,7 @@ from multitask_operator.study.build import hints
 from multitask_operator.study.conclusion import FEWEST_SEEDS
 from multitask_operator.study.forecast import arm_counts, cost_of, stage_counts
 from multitask_operator.study.graphs import StudyGraphs, study_graphs
+from multitask_operator.study.same_training import same_notes, same_training
 
 
 def plan(
@@ -49,8 +50,9 @@ def plan(
 def _print(loaded: LoadedStudy, graphs: StudyGraphs, cost: Estimate) -> None:
     seeds = loaded.study.seeds
     arms = arm_counts(graphs.of_runs)
-    names = {arm.arm: "reference" if index == 0 else "" for index, arm in enumerate(arms)}
-    rows = [(arm.arm, names[arm.arm], f"{arm.results:,}", f"{arm.cached:,}", f"{arm.shared:,}") for arm in arms]
+    same = same_training(graphs.of_runs)
+    names = {arms[0].arm: "reference"} | {arm: f"same training as {first}" for arm, first in same.items()}
+    rows = [(arm.arm, names.get(arm.arm, ""), f"{arm.results:,}", f"{arm.cached:,}", f"{arm.shared:,}") for arm in arms]
     columns = ("arm", "", "stages", "cached", "shared with other arms")
     table(f"{counted(len(arms), 'arm')}, {counted(seeds, 'seed')} each", columns, rows, right=columns[2:])
     counts = stage_counts(graphs.of_runs)
@@ -63,6 +65,8 @@ def _print(loaded: LoadedStudy, graphs: StudyGraphs, cost: Estimate) -> None:
         print_line(f"steps of stages 2 and 3: as many as {arms[0].arm} has by default, known once baselines are done")
     else:
         print_line(f"steps of stages 2 and 3: {graphs.total_steps:,} in every run, over all groups")
+    for note in same_notes(same):
+        print_line(f"note: {note}")
     for hint in hints(graphs.of_runs):
         print_line(f"note: {hint}")
     if seeds < FEWEST_SEEDS:
@@ -71,6 +75,7 @@ def _print(loaded: LoadedStudy, graphs: StudyGraphs, cost: Estimate) -> None:
 
 def _to_json(loaded: LoadedStudy, graphs: StudyGraphs, cost: Estimate) -> dict[str, object]:
     """As ``mtm study --plan --output json`` prints it."""
+    same = same_training(graphs.of_runs)
     return {
         "study": loaded.name,
         "model": loaded.model.metadata.name,
@@ -78,6 +83,7 @@ def _to_json(loaded: LoadedStudy, graphs: StudyGraphs, cost: Estimate) -> dict[s
         "totalSteps": graphs.total_steps,
         "arms": [
             {"name": item.arm, "stages": item.results, "cached": item.cached, "shared": item.shared}
+            | ({"sameTraining": same[item.arm]} if item.arm in same else {})
             for item in arm_counts(graphs.of_runs)
         ],
         "stages": [
