@@ -413,6 +413,19 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
         "spec.tuning.method: 'Lora' is not one of 'Full', 'LoRA', 'CGCLoRA'",
     ),
     (
+        "a boolean for one of several words",
+        put("spec.training", {"gradientCheckpointing": True}),
+        "spec.training.gradientCheckpointing: YAML reads this as true; write one of Auto, Always, Never",
+    ),
+    (
+        "a number for one of several words",
+        put(f"{FIRST}.metric", 1),
+        (
+            f"{FIRST}.metric: YAML reads this as 1; write one of Accuracy, MacroF1, MatthewsCorrelation, ExactMatch,"
+            " TokenF1, RougeL, Bleu"
+        ),
+    ),
+    (
         "a lower bound from one seed",
         put("spec.qualification", {"rule": "LowerBound"}),
         (

@@ -43,7 +43,7 @@ def message_of(error: PydanticError) -> str:
     value = error.get("input")
     if kind == "missing":
         return "required, but missing"
-    if kind in ("string_type", "literal_error") and isinstance(value, bool | int | float):
+    if kind == "string_type" and isinstance(value, bool | int | float):
         return f"YAML reads this as {_describe(value)}, not as text; quote it"
     if kind in _BOUNDS:
         key, words = _BOUNDS[kind]
@@ -56,6 +56,9 @@ def message_of(error: PydanticError) -> str:
 
 
 def _literal(value: object, context: Context) -> str:
+    if isinstance(value, bool | int | float):  # not what stands in the file, if that is no, on, 0x10 …
+        allowed = context["expected"].replace(" or ", ", ").replace("'", "")
+        return f"YAML reads this as {_describe(value)}; write one of {allowed}"
     return f"{_describe(value)} is not one of {context['expected'].replace(' or ', ', ')}"
 
 
