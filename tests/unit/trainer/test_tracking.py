@@ -12,8 +12,11 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from multitask_api.errors import InvalidResource
 from multitask_api.resource.parsing import check
 from multitask_api.stage_io.results import TaskPoint, TrainResult
-from multitask_trainer.runtime import tracking
+from multitask_trainer.data.fingerprints import HashCache
+from multitask_trainer.data.locations import DataLocations
+from multitask_trainer.runtime import packages
 from multitask_trainer.runtime.tracking import Tracking
+from multitask_trainer.stages.resolve import resolve
 from support.simulated_stages import document
 from support.training_fixtures import TrainingSuite, base_parameters, train_parameters
 
@@ -60,17 +63,20 @@ def test_tensorboard_gets_the_figures_of_the_result(
     assert rates[-1] < max(rates), "the last step is at the end of the decay"
 
 
-def test_a_tracker_whose_package_is_missing_is_refused_before_the_training(
-    suite: TrainingSuite, monkeypatch: pytest.MonkeyPatch
+def test_a_tracker_whose_package_is_missing_is_refused_before_anything_is_read_or_trained(
+    suite: TrainingSuite, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(tracking.PACKAGES, "WandB", "a_package_that_is_missing")
-    failure = train(suite, report_to=("WandB",))
-    assert failure is not None
-    assert failure.kind == "UserError"
-    assert failure.message == (
+    monkeypatch.setitem(packages.TRACKERS, "WandB", "a_package_that_is_missing")
+    expected = (
         "training.reportTo: WandB needs the Python package a_package_that_is_missing, which is not installed where this"
         " model trains; install it there, in a cluster in the trainer image, or remove it"
     )
+    spec = check(document(training={"reportTo": ["TensorBoard", "WandB"]})).spec
+    resolved = resolve(spec, DataLocations(tmp_path, {}), HashCache(None))
+    assert [problem for problem in resolved.problems if "reportTo" in problem] == [f"spec.{expected}"]
+    failure = train(suite, report_to=("WandB",))
+    assert failure is not None
+    assert (failure.kind, failure.message) == ("UserError", expected)
 
 
 class Recorder:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
-from multitask_api.resource.training import Optimizer
+from multitask_api.resource import MultiTaskModelSpec
+from multitask_api.resource.training import Optimizer, Tracker
 from multitask_api.resource.tuning import Tuning
 from multitask_trainer.errors import StageError
 
@@ -14,26 +15,19 @@ QUANTIZATION = "bitsandbytes"
 """Optimizer states in 8 bits, and frozen bases in 4."""
 
 
-def package_problem(field: str, value: str, package: str) -> str | None:
-    """Why the setting cannot be had on this machine; None if its package is installed."""
-    if importlib.util.find_spec(package) is not None:
-        return None
-    return (
-        f"{field}: {value} needs the Python package {package}, which is not installed where this model trains; install"
-        " it there, in a cluster in the trainer image, or remove it"
-    )
+TRACKERS: dict[Tracker, str] = {"TensorBoard": "tensorboard", "WandB": "wandb", "MLflow": "mlflow"}
+"""Experiment tracker → the Python package, which is also Accelerate's name of it."""
 
 
-def quantization_problems(optimizer: Optimizer | None, tuning: Tuning | None) -> list[str]:
-    """`package_problem` of every setting for fewer bits."""
-    return [problem for field, value in _settings(optimizer, tuning) if (problem := _problem(field, value))]
+def package_problems(spec: MultiTaskModelSpec) -> list[str]:
+    """Every setting of ``spec`` that cannot be had on this machine, because its package is not installed."""
+    training = spec.training
+    return [*_quantization_problems(training.optimizer, spec.tuning), *_tracker_problems(training.report_to)]
 
 
 def check_quantization(optimizer: Optimizer | None, tuning: Tuning | None) -> None:
     """Raise `StageError` unless the package of every setting for fewer bits is there and can be imported."""
-    problems = quantization_problems(optimizer, tuning)
-    if problems:
-        raise StageError("\n".join(problems))
+    _raise(_quantization_problems(optimizer, tuning))
     for field, value in _settings(optimizer, tuning):
         try:
             importlib.import_module(QUANTIZATION)
@@ -44,6 +38,11 @@ def check_quantization(optimizer: Optimizer | None, tuning: Tuning | None) -> No
             ) from error
 
 
+def check_trackers(names: Sequence[Tracker] | None) -> None:
+    """Raise `StageError` unless the package of every experiment tracker is there."""
+    _raise(_tracker_problems(names))
+
+
 def _settings(optimizer: Optimizer | None, tuning: Tuning | None) -> Iterator[tuple[str, str]]:
     if optimizer == "AdamW8bit":
         yield "training.optimizer", optimizer
@@ -51,5 +50,24 @@ def _settings(optimizer: Optimizer | None, tuning: Tuning | None) -> Iterator[tu
         yield "tuning.quantization", tuning.quantization
 
 
-def _problem(field: str, value: str) -> str | None:
-    return package_problem(field, value, QUANTIZATION)
+def _quantization_problems(optimizer: Optimizer | None, tuning: Tuning | None) -> list[str]:
+    return _missing([(field, value, QUANTIZATION) for field, value in _settings(optimizer, tuning)])
+
+
+def _tracker_problems(names: Sequence[Tracker] | None) -> list[str]:
+    return _missing([("training.reportTo", name, TRACKERS[name]) for name in names or ()])
+
+
+def _missing(needs: Sequence[tuple[str, str, str]]) -> list[str]:
+    """Of (field, value, package) those whose package is not installed."""
+    return [
+        f"{field}: {value} needs the Python package {package}, which is not installed where this model trains; install"
+        " it there, in a cluster in the trainer image, or remove it"
+        for field, value, package in needs
+        if importlib.util.find_spec(package) is None
+    ]
+
+
+def _raise(problems: Sequence[str]) -> None:
+    if problems:
+        raise StageError("\n".join(problems))

@@ -18,13 +18,10 @@ from multitask_api.resource.training import Tracker
 from multitask_api.stage_io.results import TaskPoint
 from multitask_trainer.errors import StageError
 from multitask_trainer.runtime.context import StageContext
-from multitask_trainer.runtime.packages import package_problem
+from multitask_trainer.runtime.packages import check_trackers
 
 if TYPE_CHECKING:
     from accelerate.tracking import GeneralTracker
-
-PACKAGES: dict[Tracker, str] = {"TensorBoard": "tensorboard", "WandB": "wandb", "MLflow": "mlflow"}
-"""Tracker → the Python package, which is also Accelerate's name of it."""
 
 
 class Tracking:
@@ -75,10 +72,7 @@ def tracking_of(stage: StageContext) -> Iterator[Tracking]:
     Raises `StageError` if the package of one is missing or it cannot start: that is known before anything is trained.
     """
     names = stage.order.report_to or ()
-    for name in names:
-        problem = package_problem("training.reportTo", name, PACKAGES[name])
-        if problem is not None:
-            raise StageError(problem)
+    check_trackers(names)
     tracking = Tracking()
     try:
         for name in names if stage.distributed.is_main_process else ():

@@ -25,7 +25,7 @@ from multitask_trainer.base_model.parameter_count import parameter_count
 from multitask_trainer.data.fingerprints import HashCache, resolve_data, resolve_folder
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.errors import DataError, StageError
-from multitask_trainer.runtime.packages import quantization_problems
+from multitask_trainer.runtime.packages import package_problems
 from multitask_trainer.runtime.progress import ProgressReporter
 from multitask_trainer.storage.files import write_atomically
 from multitask_trainer.storage.result_index import stored_results
@@ -43,7 +43,7 @@ def resolve(spec: MultiTaskModelSpec, locations: DataLocations, cache: HashCache
     if is_folder(spec.base_model.uri):
         data[spec.base_model.uri] = resolve_folder(spec.base_model.uri, locations, cache, spec.base_model.gguf_file)
     problems = [f"{uri}: {resolved.problem}" for uri, resolved in data.items() if resolved.problem]
-    problems += [f"spec.{problem}" for problem in quantization_problems(spec.training.optimizer, spec.tuning)]
+    problems += [f"spec.{problem}" for problem in package_problems(spec)]
     revision = None
     base = spec.base_model
     parameters = shape = None
