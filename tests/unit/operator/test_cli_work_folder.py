@@ -103,5 +103,6 @@ def test_a_gpu_that_is_named_is_one_of_a_cluster_and_without_a_name_the_plan_is_
         assert cli.invoke(["plan", str(file), "--output", "json", *options]) == 0
         planned = json.loads(capsys.readouterr().out)
         found.append((planned["cost"]["device"]["gpus"], planned["ignored"]))
+        assert planned["cost"]["tokensFrom"].startswith("estimated from the text of rows and prompts, 3 characters")
     settings = [f"spec.training.{name}" for name in ("nodes", "gpusPerNode", "sharding")]
     assert found == [(1, settings), (8, [])]

@@ -15,6 +15,7 @@ from multitask_api.estimates.shape import ModelShape
 from multitask_api.estimates.sharding import divides_weights
 from multitask_api.machine.gpu_models import GIB, GpuModel, known_gpu
 from multitask_api.resource.tuning import Tuning
+from multitask_api.stage_io.manifest import RowSample
 from multitask_api.stages import Node, NodeState
 from multitask_operator.commands.costs import cost_text, costs_to_json, named_device, print_costs
 from multitask_operator.local import gpus
@@ -60,6 +61,28 @@ def test_every_training_stage_has_a_line_and_the_baselines_share_one():
     ]
     assert found.steps == sum(stage.steps for stage in found.stages)
     assert found.tokens == found.steps * 64 * 1024
+
+
+def test_tokens_are_measured_or_else_by_the_text_or_else_at_the_most():
+    resource = model(task("urgency"), task("reply", "Generation"), pretraining={"maxSteps": 10})
+    text = {"urgency": RowSample(rows=9, is_complete=True, tokens=15.0)}
+    both = text | {"reply": RowSample(rows=9, is_complete=True, tokens=45.0)}
+    cases = [
+        # samples, tokens of a row of: pre-training, baselines, stage 2 of urgency, and where they are from
+        ({}, (1024, 1024, 1024), "all rows counted at training.maxLength"),
+        (both, (1024, 30, 15), "estimated from the text of rows and prompts, 3 characters a token"),
+        (text, (1024, (15 + 1024) / 2, 15), "a row; rows of reply counted at training.maxLength, the most they"),
+    ]
+    for samples, lengths, source in cases:
+        found = cost(resource, HALF, A100, samples=samples)
+        assert tuple(stage.tokens / stage.steps / 64 for stage in found.stages[:3]) == lengths
+        assert source in found.lengths
+    based = cost(resource, HALF, A100, all_done(resource, until="baseline"), samples=both)
+    assert based.stages[0].tokens == based.stages[0].steps * 64 * 30, "pre-training measures no rows of tasks"
+    half = {key: value for key, value in all_done(resource, until="filter").items() if "urgency/seed" not in key[0]}
+    trained = cost(resource, HALF, A100, half, samples=both)
+    assert trained.stages[0].tokens == trained.stages[0].steps * 64 * 20
+    assert trained.lengths == "rows as long as those that stages have trained on"
 
 
 def test_what_is_done_or_declared_costs_nothing():
@@ -239,6 +262,8 @@ def test_the_table_has_memory_time_and_gpu_hours(capsys, monkeypatch):
     assert baseline[-1] == f"{hours:.2f}"
     assert "memory: estimated, of the 23.0 GiB of L4" in output
     assert "tokens/s from FLOPs, at 35% of the 121 TFLOP/s of L4" in output
+    assert "tokens: all rows counted at training.maxLength" in output
+    assert "on top come the start of each stage" in output
     assert f"the baselines are {16_000 / found.steps:.0%} of the tokens" in output
     assert cost_text(found).endswith(", one training after the other")
     data = costs_to_json(found)

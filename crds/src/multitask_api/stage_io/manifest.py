@@ -128,6 +128,14 @@ class ResolvedData(Record):
     problem: str | None = None
 
 
+class RowSample(Record):
+    """The first training rows of a task, for estimates."""
+
+    rows: int = Field(description="How many were read.")
+    is_complete: bool = Field(description="These are all rows of data.train.")
+    tokens: float = Field(description="Of a row with its prompt and answer, by the length of the text; the mean.")
+
+
 class Resolved(Record):
     """The result of ``resolve``: the versions of data and base model that this run uses."""
 
@@ -139,4 +147,9 @@ class Resolved(Record):
     )
     base_shape: ModelShape | None = Field(
         None, description="Its shape, if it can be known without loading it; for estimates only."
+    )
+    rows: dict[str, RowSample] | None = Field(
+        None,
+        description="Task → its first rows, without the tasks whose data cannot be read where this was made; in a plan "
+        "of a file only, for estimates.",
     )

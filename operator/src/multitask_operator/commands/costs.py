@@ -15,6 +15,10 @@ from multitask_operator.planner.stage_costs import StageCost
 from multitask_operator.planner.stage_memory import Device
 
 UNKNOWN_TIME = "how long is not known before a stage has measured tokens/s"
+NOT_COUNTED = (
+    "on top come the start of each stage (seconds to a minute, in a cluster with the start of a pod), validations,"
+    " evaluation, export and verification; in runs of few steps they take most of the time"
+)
 _DASH = "–"
 
 
@@ -70,6 +74,7 @@ def costs_to_json(cost: Estimate) -> dict[str, object]:
         "atMostSteps": cost.steps,
         "atMostRows": cost.rows,
         "atMostTokens": cost.tokens,
+        "tokensFrom": cost.lengths,
         "atMostSeconds": None if cost.seconds is None else round(cost.seconds),
         "tokensPerSecond": round(cost.speed.tokens_per_second) if cost.speed else None,
         "speedFrom": cost.speed.source if cost.speed else None,
@@ -130,9 +135,12 @@ def _sources(cost: Estimate) -> Iterator[str]:
             f"memory: estimated, of the {cost.device.memory / GIB:.1f} GiB of {gpus}{cost.device.name}, with rows of"
             f" training.maxLength{note}"
         )
+    if cost.lengths:
+        yield f"tokens: {cost.lengths}"
     speeds = dict.fromkeys(stage.speed.source for stage in cost.stages if stage.speed)
     if speeds:
         yield f"time: if no stage ends early, one training after the other; tokens/s {' and '.join(speeds)}"
+    yield NOT_COUNTED
     baselines = [stage for stage in cost.stages if stage.name == "baseline"]
     if baselines and cost.tokens:
         yield f"the baselines are {sum(stage.tokens for stage in baselines) / cost.tokens:.0%} of the tokens"

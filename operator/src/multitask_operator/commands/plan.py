@@ -24,7 +24,14 @@ from multitask_operator.commands.forecast import forecast_lines
 from multitask_operator.local import release
 from multitask_operator.local.capacity import capacity
 from multitask_operator.local.gpus import local_gpu
-from multitask_operator.local.model_file import data_root, device, ignored_fields, load, processes_allowed, resolve
+from multitask_operator.local.model_file import (
+    data_root,
+    device,
+    ignored_fields,
+    load,
+    processes_allowed,
+    resolve,
+)
 from multitask_operator.local.speed import expected_speed
 from multitask_operator.local.workdir import Workdir
 from multitask_operator.planner.estimate import Estimate, estimate
@@ -74,7 +81,7 @@ def plan(
     """
     model = load(file)
     folder = Workdir(workdir or default_workdir(file, model))
-    resolved = resolve(model, data_root(file), folder)
+    resolved = resolve(model, data_root(file), folder, rows=True)
     recorded = folder.versions_of(model.metadata.name)
     versions = release.versions_of_run(model, resolved, folder, refresh=refresh)
     releases = [*release.adoption_notes(recorded, versions), *release.release_notes(versions)]
@@ -89,10 +96,11 @@ def plan(
             shape=shape,
             device=on,
             otherwise=lambda: _expected_speed(model, resolved, graph, shape),
+            samples=resolved.rows,
         )
     else:
         on = in_cluster(named_device(gpu), model.spec.training)
-        cost = estimate(model, graph, measured=False, shape=shape, device=on)
+        cost = estimate(model, graph, measured=False, shape=shape, device=on, samples=resolved.rows)
         places = model.spec.training.max_parallel_jobs if on.gpus == 1 else 0
     summary = PlanSummary(
         model=model,

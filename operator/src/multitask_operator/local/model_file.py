@@ -112,14 +112,14 @@ def processes_allowed(model: MultiTaskModel) -> int | None:
     return training.max_parallel_jobs if "max_parallel_jobs" in training.model_fields_set else None
 
 
-def resolve(model: MultiTaskModel, root: Path, workdir: Workdir) -> Resolved:
+def resolve(model: MultiTaskModel, root: Path, workdir: Workdir, *, rows: bool = False) -> Resolved:
     """Fingerprint the data and resolve the base model's revision.
 
-    Hashes cached in ``workdir`` are not computed again; a folder that does not exist is not made. Raises
-    DataCheckFailed, which names everything that cannot be read.
+    Hashes cached in ``workdir`` are not computed again; a folder that does not exist is not made. ``rows``: find out
+    how long the rows are, too. Raises DataCheckFailed, which names everything that cannot be read.
     """
     cache = ["--cache", str(workdir.path / "resolve-cache.json")] if workdir.path.is_dir() else []
-    completed = _run_trainer_program(RESOLVE, model, root, cache)
+    completed = _run_trainer_program(RESOLVE, model, root, [*cache, *(["--rows"] if rows else [])])
     try:
         resolved = Resolved.model_validate_json(completed.stdout)
     except ValidationError as error:

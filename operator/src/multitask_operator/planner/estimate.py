@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from multitask_api.estimates.shape import ModelShape
 from multitask_api.resource import MultiTaskModel
+from multitask_api.stage_io.manifest import RowSample
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_api.stage_io.results import BaseResult, TrainResult
 from multitask_api.stages import Graph, Node
 from multitask_operator.planner.results import training_result_of
+from multitask_operator.planner.row_lengths import RowLengths
 from multitask_operator.planner.stage_costs import Speed, StageCost, stage_costs
 from multitask_operator.planner.stage_memory import Device
 
@@ -20,14 +22,15 @@ from multitask_operator.planner.stage_memory import Device
 class Estimate:
     """The training that is left, if no stage stops early, on ``device``.
 
-    ``tokens`` are ``rows`` times the mean length of the rows seen so far, or times ``training.maxLength`` before any
-    were seen. ``speed``: of all stages; None if they differ, or nothing tells it.
+    ``tokens`` are ``rows`` times their mean length, which ``lengths`` says the source of in words. ``speed``: of all
+    stages; None if they differ, or nothing tells it.
     """
 
     rows: int
     stages: tuple[StageCost, ...]
     speed: Speed | None
     device: Device | None = None
+    lengths: str = ""
 
     @property
     def steps(self) -> int:
@@ -63,19 +66,18 @@ def estimate(
     shape: ModelShape | None = None,
     device: Device | None = None,
     otherwise: Callable[[], Speed | None] = lambda: None,
+    samples: Mapping[str, RowSample] | None = None,
 ) -> Estimate:
     """What is left of ``graph``, at the median speed that its stages have measured on ``host`` (None: on any).
 
     ``otherwise`` is asked for the speed while none is, or if not ``measured``; if it knows none, the speed of each
-    stage follows from ``shape``, that of the base model, and ``device``.
+    stage follows from ``shape``, that of the base model, and ``device``. ``samples``: task → what was read of its rows.
     """
-    trained = _trained(graph.nodes, None)
-    batch = model.spec.training.batch_rows
-    lengths = [item.tokens / (item.steps * batch) for item in trained if item.steps and item.tokens]
-    length = median(lengths) if lengths else model.spec.training.max_length
+    lengths = RowLengths.of(model, graph, samples or {})
     speed = (_measured_speed(graph.nodes, host) if measured else None) or otherwise()
-    stages = stage_costs(model, graph, length=length, shape=shape, device=device, speed=speed)
-    return Estimate(sum(stage.steps for stage in stages) * batch, stages, speed, device)
+    stages = stage_costs(model, graph, length=lengths.mean, shape=shape, device=device, speed=speed)
+    rows = sum(stage.steps for stage in stages) * model.spec.training.batch_rows
+    return Estimate(rows, stages, speed, device, str(lengths))
 
 
 def measured_speeds(nodes: Iterable[Node], host: str | None) -> dict[str, Speed]:

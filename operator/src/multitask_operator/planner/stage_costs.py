@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from multitask_api.estimates.fitting import Fitted
@@ -65,18 +65,18 @@ def stage_costs(
     model: MultiTaskModel,
     graph: Graph,
     *,
-    length: float,
+    length: Callable[[Training], float],
     shape: ModelShape | None,
     device: Device | None,
     speed: Speed | None,
 ) -> tuple[StageCost, ...]:
-    """The training stages that are left; the baselines together. ``length``: the mean tokens of a row."""
+    """The training stages that are left; the baselines together. ``length``: the mean tokens of a training's rows."""
     costs = []
     for left in _left(model, graph):
         fit = fitted(model.spec, left.training, shape, device) if shape and device else None
         gpus = left.training.gpus_on(device) if device else 1
         own = speed or (_speed(model, left.training, shape, device, fit, gpus) if shape and device and fit else None)
-        tokens = round(left.steps * model.spec.training.batch_rows * length)
+        tokens = round(left.steps * model.spec.training.batch_rows * length(left.training))
         costs.append(StageCost(left.name, left.stages, left.steps, tokens, fit, own, gpus))
     return tuple(costs)
 

@@ -1,8 +1,8 @@
 """Program ``resolve``: fingerprints of the data and the base of a resource; runs before the graph is built.
 
 ``python -m multitask_trainer.stages.resolve --model FILE.json --data-root DIR --cache FILE --out FILE`` writes a
-``Resolved`` (multitask_api.stage_io.manifest), without ``--out`` to standard output. Problems are collected in it; the
-exit status is 0 whenever it could be written.
+``Resolved`` (multitask_api.stage_io.manifest), without ``--out`` to standard output; with ``--rows`` it says how long
+rows are. Problems are collected in it; the exit status is 0 whenever it could be written.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from multitask_trainer.base_model.parameter_count import parameter_count
 from multitask_trainer.data.fingerprints import HashCache, resolve_data, resolve_folder
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.errors import DataError, StageError
+from multitask_trainer.jobs.row_sample import sample_rows
 from multitask_trainer.runtime.packages import package_problems
 from multitask_trainer.runtime.progress import ProgressReporter
 from multitask_trainer.storage.files import write_atomically
@@ -131,11 +132,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--data-root", default=".", help="the folder that relative addresses start from")
     parser.add_argument("--cache", type=Path, help="file with hashes of data files; without it all are hashed")
     parser.add_argument("--out", type=Path, help="the Resolved file to write (default: standard output)")
+    parser.add_argument("--rows", action="store_true", help="read the first rows of each task, for estimates")
     arguments = parser.parse_args(argv)
     model = MultiTaskModel.model_validate_json(arguments.model.read_text("utf-8"))
     cache = HashCache(arguments.cache)
-    resolved = resolve(model.spec, DataLocations.of(arguments.data_root, os.environ), cache)
+    locations = DataLocations.of(arguments.data_root, os.environ)
+    resolved = resolve(model.spec, locations, cache)
     cache.save()
+    if arguments.rows:
+        resolved = resolved.model_copy(update={"rows": sample_rows(model.spec, locations)})
     text = resolved.model_dump_json(by_alias=True, indent=1, exclude_none=True) + "\n"
     if arguments.out is None:
         sys.stdout.write(text)
