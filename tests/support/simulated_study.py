@@ -26,7 +26,7 @@ from support.simulated_stages import manifest_of
 BATCH_ROWS = 16
 SATURATION = {"urgency": (300, 350), "intent": (900, 950), "escalate": (40, 60), "reply": (200, 240)}
 """Task → the saturation and the chosen step of its baseline."""
-BASELINE_SCORE = 0.8
+BASELINE_SCORE, FLOOR = 0.8, 0.7
 SPEED = {"Full": 9000.0, "LoRA": 12_000.0, "CGCLoRA": 10_000.0}
 """Tuning method → training tokens a second; pre-training has that of Full."""
 
@@ -147,6 +147,7 @@ class SimulatedStudy:
             verdict="Inconclusive" if cause else judged,
             cause=cause,
             test_rows=100,
+            floor=FLOOR,
         )
 
 

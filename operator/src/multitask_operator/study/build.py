@@ -11,13 +11,15 @@ from multitask_operator.formatting import counted, listed
 from multitask_operator.planner import Failed
 from multitask_operator.report.origin import base_model
 from multitask_operator.study.arms import Arm, Run
-from multitask_operator.study.conclusion import FEWEST_SEEDS, Comparison, conclusion
+from multitask_operator.study.conclusion import FEWEST_SEEDS, Comparison, conclusion, more_seeds
 from multitask_operator.study.graphs import StudyGraphs, Target, done_keys
 from multitask_operator.study.reference import (
     ReferenceBaseline,
     baseline_keys,
     compared_tasks,
+    left_out,
     reference_baselines,
+    what_to_do,
 )
 from multitask_operator.study.report import (
     StudyArmReport,
@@ -66,7 +68,13 @@ def build_study_report(
         tasks=tuple(task.name for task in model.spec.tasks),
         judged=judged,
         arms=reports,
-        conclusion=conclusion(arms[0], comparisons, len(judged)),
+        conclusion=conclusion(
+            arms[0],
+            comparisons,
+            len(judged),
+            seeds=len(by_arm[arms[0]]),
+            left_out=left_out(baselines),
+        ),
         warnings=(*_warnings(reports, comparisons, baselines, model), *hints(graphs.of_runs)),
         cost=_cost(graphs, before),
     )
@@ -197,7 +205,9 @@ def _warnings(
     unequal = [item.arm for item in comparisons if item.seeds and not item.equal_rows]
     if unequal:
         yield f"{listed(unequal)}: not as many rows as {reference}, so not compared"
-    yield from _left_out(baselines)
+    yield from what_to_do(baselines)
+    if compared_tasks(baselines):
+        yield from more_seeds(comparisons)
     own_base = [arm.name for arm in arms if arm.own_base]
     if own_base:
         yield f"{listed(own_base)}: another base than that of {reference}; rows of pre-training are not counted"
@@ -209,11 +219,3 @@ def _warnings(
         )
     if model.spec.stages.baseline.enabled and model.spec.stages.baseline.seeds == 1:
         yield "each baseline has one seed: its luck is in the ratios of all arms alike, and confirms no verdict"
-
-
-def _left_out(baselines: Mapping[str, ReferenceBaseline]) -> Iterator[str]:
-    """The tasks that do not count in the mean ratio, by why."""
-    doubts = dict.fromkeys(item.doubt for item in baselines.values() if item.doubt)
-    for doubt in doubts:
-        tasks = [task for task, item in baselines.items() if item.doubt == doubt]
-        yield f"left out of the mean ratio of every arm: {listed(tasks, 20)} ({doubt})"

@@ -100,7 +100,7 @@ def outcome(report: StudyReport) -> Table:
     reference = report.arms[0].name
     note = (
         f"The ratio of a task is its score by that of the baselines of {reference}, in all arms; the mean is over the"
-        f" {counted(len(report.judged), 'task')} that these allow ({listed(report.judged, 20) or 'none'}),"
+        f" {counted(len(report.judged), 'task')} that these allow{_in_brackets(report.judged)},"
         " mean ± SD over seeds. A difference is seed by seed; all intervals together hold with 95 %, for other seeds:"
         " other test rows, data or baselines are not in them. Inconclusive: tasks of a run whose verdict is open; they"
         " count in the mean ratio."
@@ -121,13 +121,19 @@ def outcome(report: StudyReport) -> Table:
     return Table("Outcome", note, columns, tuple(rows), frozenset({1, 2, 3}))
 
 
+def _in_brackets(names: Sequence[str]) -> str:
+    return f" ({listed(names, 20)})" if names else ""
+
+
 def _difference(arm: StudyArmReport) -> tuple[str, str]:
     if arm.same_training is not None:
         return f"same training as {arm.same_training}", "–"
     if arm.difference is None:
         return "–", "–"
-    interval = arm.difference.interval
-    return f"{arm.difference.value:+.3f}", "–" if interval is None else f"{interval[0]:+.3f} to {interval[1]:+.3f}"
+    value, interval = f"{arm.difference.value:+.3f}", arm.difference.interval
+    if interval is not None:
+        return value, f"{interval[0]:+.3f} to {interval[1]:+.3f}"
+    return value, "none: one seed" if len(arm.difference.seeds) == 1 else "none: every seed gives the same"
 
 
 def _tasks(report: StudyReport) -> Table:

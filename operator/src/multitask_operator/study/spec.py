@@ -16,6 +16,7 @@ from multitask_api.types import Record
 
 KIND = "Study"
 MOST_ARMS = 64
+MOST_SEEDS = 16
 
 
 class StudyMetadata(Record):
@@ -57,7 +58,9 @@ class Study(Record):
     arms: Annotated[tuple[StudyArm, ...], Field(max_length=MOST_ARMS)] = Field(
         (), description="In place of parameters."
     )
-    seeds: int = Field(3, ge=1, le=16, description="Runs of each arm, with seeds of stages 2 and 3 that differ.")
+    seeds: int = Field(
+        3, ge=1, le=MOST_SEEDS, description="Runs of each arm, with seeds of stages 2 and 3 that differ."
+    )
     total_steps: int | None = Field(
         None,
         ge=1,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
+_NORMAL_REACH = statistics.NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2)
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,33 @@ def paired_difference(differences: Sequence[float], comparisons: int = 1) -> Dif
     freedom = len(differences) - 1
     reach = student_quantile(1 - (1 - CONFIDENCE) / comparisons / 2, freedom) * deviation / math.sqrt(len(differences))
     return Difference(value, value - reach, value + reach)
+
+
+def seeds_needed(found: Difference, seeds: int, comparisons: int, most: int) -> int | None:
+    """How many seeds would take 0 out of an interval of `paired_difference`, if mean and deviation stay as they are.
+
+    ``found`` is that of ``seeds`` seeds. None: more than ``most``. Raises ValueError without an interval.
+    """
+    if found.high is None:
+        raise ValueError("without an interval there is no deviation")
+    probability = 1 - (1 - CONFIDENCE) / comparisons / 2
+    deviation = (found.high - found.value) * math.sqrt(seeds) / student_quantile(probability, seeds - 1)
+    for count in range(seeds, most + 1):
+        if student_quantile(probability, count - 1) * deviation / math.sqrt(count) < abs(found.value):
+            return count
+    return None
+
+
+def rows_needed(score: float, other: float) -> int | None:
+    """About how many rows tell two mean scores in [0, 1] apart with 95 %; None if the first is not the higher one.
+
+    By the normal distribution, as if each row had 0 or 1 and the two were independent of each other.
+    """
+    difference = score - other
+    if difference <= 0:
+        return None
+    variance = score * (1 - other) + other * (1 - score) - difference**2
+    return math.ceil((_NORMAL_REACH / difference) ** 2 * max(variance, 0.0))
 
 
 def student_quantile(probability: float, freedom: int) -> float:

@@ -85,25 +85,36 @@ def test_no_difference_is_a_possible_end():
 
 def test_fewer_than_three_seeds_support_nothing_and_the_page_says_so():
     report = study(seeds=2).report()
-    assert report.conclusion.startswith("No difference is supported: fewer than 3 seeds")
+    assert report.conclusion == (
+        "No difference is supported: fewer than 3 seeds do not show how much runs vary, so set seeds to 3 or more."
+    )
     assert "2 seeds an arm: nothing is supported by fewer than 3" in report.warnings
     assert "nothing is supported by fewer than 3" in page.markdown(report)
     assert "nothing is supported by fewer than 3" in page.html(report)
 
 
 DOUBTS = [
-    ({"inconclusive": lambda _arm, _seed, task: "BaselineAtFloor" if task == "escalate" else ""}, "not surely better"),
-    ({"improving": ("escalate",)}, "still improving when its steps ran out"),
+    (
+        {"inconclusive": lambda _arm, _seed, task: "BaselineAtFloor" if task == "escalate" else ""},
+        "not surely better",
+        "about 143 test rows would tell them apart, it has 100",
+    ),
+    (
+        {"improving": ("escalate",)},
+        "still improving when its steps ran out",
+        "raise stages.baseline.maxSteps, now 4,000",
+    ),
     # Of one run alone: by which rows a task is trained depends on its group.
     (
         {"inconclusive": lambda *run: "LeakedTestRows" if run == (OTHER, 18, "escalate") else ""},
         "all of its test rows are in a train split",
+        "take test rows that no task is trained on",
     ),
 ]
 
 
-@pytest.mark.parametrize(("given", "reason"), DOUBTS)
-def test_a_task_whose_baseline_is_none_to_judge_by_is_left_out_of_the_mean_of_all(given, reason):
+@pytest.mark.parametrize(("given", "reason", "advice"), DOUBTS)
+def test_a_task_whose_baseline_is_none_to_judge_by_is_left_out_of_the_mean_of_all(given, reason, advice):
     def score(arm, seed, task):
         return 0.1 if task == "escalate" else better(arm, seed, task)
 
@@ -115,6 +126,18 @@ def test_a_task_whose_baseline_is_none_to_judge_by_is_left_out_of_the_mean_of_al
     assert report.arms[0].runs[0].qualified == 3
     (text,) = [text for text in report.warnings if "of the mean ratio of every arm: escalate (" in text]
     assert reason in text
+    assert advice in text
+
+
+def test_where_no_task_can_be_compared_the_sentence_says_why():
+    found = SimulatedStudy(study_document(**TWO), improving=("urgency", "intent", "escalate", "reply"))
+    found.run()
+    report = found.report()
+    why = "urgency, intent, escalate and reply: its baseline was still improving when its steps ran out"
+    assert report.conclusion == (
+        f"Nothing is supported: no task has a baseline of {REFERENCE} that arms can be compared by ({why})."
+    )
+    assert not any("seeds" in text and "same difference" in text for text in report.warnings)
 
 
 def test_a_verdict_that_is_open_in_one_run_is_counted_there_and_its_task_counts_in_all_runs():

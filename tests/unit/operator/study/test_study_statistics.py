@@ -7,8 +7,15 @@ import math
 import pytest
 from scipy import stats
 
-from multitask_operator.study.conclusion import Comparison, conclusion
-from multitask_operator.study.statistics import Difference, mean_sd, paired_difference, student_quantile
+from multitask_operator.study.conclusion import Comparison, conclusion, more_seeds
+from multitask_operator.study.statistics import (
+    Difference,
+    mean_sd,
+    paired_difference,
+    rows_needed,
+    seeds_needed,
+    student_quantile,
+)
 
 
 @pytest.mark.parametrize("freedom", [1, 2, 3, 4, 7, 15, 40])
@@ -68,7 +75,7 @@ SENTENCES = [
     (
         [Comparison("b", 3, OPEN), Comparison("c", 3, UNKNOWN)],
         4,
-        "the interval of the difference to a contains 0; every seed gives c the same difference to a, so",
+        "the interval of the difference of b to a contains 0; every seed gives c the same difference to a, so",
     ),
     ([Comparison("b", 3, ABOVE)], 4, "Supported: b is above a by 0.020 (0.010 to 0.030)."),
     ([Comparison("b", 3, BELOW)], 4, "Supported: b is below a by 0.020 (0.005 to 0.035)."),
@@ -78,14 +85,22 @@ SENTENCES = [
         "Supported: b is above a by 0.020 (0.010 to 0.030); of c and d no difference is supported.",
     ),
     ([Comparison("b", 3, ABOVE), Comparison("c", 3, BELOW)], 4, "(0.010 to 0.030); c is below a by 0.020"),
-    ([Comparison("b", 2, ABOVE)], 4, "No difference is supported: fewer than 3 seeds"),
-    ([Comparison("b", 1, UNKNOWN)], 4, "No difference is supported: fewer than 3 seeds"),
+    (
+        [Comparison("b", 2, ABOVE)],
+        4,
+        "No difference is supported: no arm has finished 3 seeds that a has finished too.",
+    ),
+    ([], 4, "Nothing is compared: all arms come to the same training."),
     (
         [Comparison("b", 3, ABOVE, equal_rows=False)],
         4,
         "Nothing is supported: no arm was trained on as many rows as a.",
     ),
-    ([Comparison("b", 3, ABOVE)], 0, "Nothing is supported: no task has a baseline of a that arms can be compared by."),
+    (
+        [Comparison("b", 3, ABOVE)],
+        0,
+        "Nothing is supported: no task has a baseline of a that arms can be compared by (x: no baseline; y: at 0).",
+    ),
     ([Comparison("b", 0, None)], 4, "Nothing is supported: no arm has a finished run of the same seed as a."),
     (
         [Comparison("b", 3, ABOVE, equal_rows=False), Comparison("c", 3, ABOVE)],
@@ -97,10 +112,36 @@ SENTENCES = [
 
 @pytest.mark.parametrize(("comparisons", "judged", "sentence"), SENTENCES)
 def test_the_sentence_says_what_the_intervals_allow(comparisons, judged, sentence):
-    found = conclusion("a", comparisons, judged)
+    found = conclusion("a", comparisons, judged, seeds=4, left_out=["x: no baseline", "y: at 0"])
     assert sentence in found
     assert found.count(". ") == 0, "one sentence"
     assert found.endswith(".")
+
+
+def test_an_open_difference_says_how_many_seeds_it_would_take():
+    values = [0.02, 0.03, -0.005]
+    found = paired_difference(values)
+    count = seeds_needed(found, 3, 1, 16)
+    assert count is not None
+
+    def low(seeds):
+        return stats.t.interval(0.95, seeds - 1, loc=0.015, scale=stats.tstd(values) / math.sqrt(seeds))[0]
+
+    assert low(count - 1) <= 0 < low(count)
+    assert seeds_needed(found, 3, 1, count - 1) is None
+    (text,) = more_seeds([Comparison("b", 3, found)])
+    assert text.endswith(f"about {count} seeds are needed: set seeds: {count} in the study and run it again")
+    (text,) = more_seeds([Comparison("b", 3, paired_difference([0.02, -0.03, 0.005]))])
+    assert "more than 16 seeds are needed" in text
+    assert list(more_seeds([Comparison("b", 3, ABOVE), Comparison("c", 2, OPEN)])) == []
+
+
+def test_the_rows_that_tell_two_scores_apart():
+    rows = rows_needed(0.7, 0.6)
+    assert rows is not None
+    scale = math.sqrt((0.7 * 0.4 + 0.6 * 0.3 - 0.1**2) / rows)
+    assert stats.norm.interval(0.95, loc=0.1, scale=scale)[0] == pytest.approx(0, abs=1e-3)
+    assert rows_needed(0.6, 0.6) is None
 
 
 def test_a_difference_of_luck_is_rarely_supported():
