@@ -42,10 +42,10 @@ class Events:
     def finished(self, stage, seconds, manifest) -> None:
         self.ended.append((stage, time.monotonic()))
 
-    def failed(self, failed, *, final) -> None:
-        self.failures.append(f"{failed.failure.stage}: {failed.failure.message}")
+    def failed(self, stage, failed, *, final) -> None:
+        self.failures.append(f"{stage}: {failed.failure.message}")
         if final:
-            self.final.append(failed.failure.stage)
+            self.final.append(stage)
 
     def stopped(self, stage, reason) -> None:
         pass

@@ -171,6 +171,7 @@ def test_an_interrupt_lets_stages_write_a_checkpoint(local_run, number):
     os.kill(process.pid, number)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "stop   base: stopped; the next run goes on from its last checkpoint\n" in err
     assert "run the same command again" in err
     assert local_run.partial(err) == {"qualified": 0, "revision": None}
     assert not (local_run.work / "report.json").exists()

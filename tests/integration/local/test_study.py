@@ -110,6 +110,7 @@ def test_interrupted_or_killed_it_goes_on_where_it_was(local_study):
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
+    assert "stop   mixture/classification (all arms): stopped without a checkpoint; the next run begins it again" in err
     assert "run the same command again" in err
     assert [run["state"] for arm in local_study.report()["arms"] for run in arm["runs"]] == ["Unfinished"] * 2
 
@@ -130,8 +131,12 @@ def test_an_arm_that_fails_does_not_lose_the_others(local_study):
     grid = {"filtering.strategy": {"values": ["Type", "None"]}}
     local_study.write_study(parameters=grid, totalSteps=900)
     local_study.faults({"mixture/all": "wrong input"})
-    status, out, _ = local_study.run()
+    status, out, err = local_study.run()
     assert status == 1
+    assert "start  base (all arms)\n" in err
+    assert "start  mixture/classification (strategy=Type)\n" in err
+    assert "FAILED mixture/all (strategy=None): line 3 has no label" in err
+    assert " mixture/all (strategy=None) " in next(local_study.work.glob("logs/mixture__all-*.log")).read_text()
     first, second = local_study.report()["arms"]
     assert "failure" not in first["runs"][0]
     failure = second["runs"][0]["failure"]

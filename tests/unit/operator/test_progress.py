@@ -39,8 +39,8 @@ def test_one_line_a_start_and_an_end():
         view.started("base", 2)
         for manifest in manifests:
             view.finished(manifest.stage, 4.25, manifest)
-        view.failed(failed(graph["base"], "Retryable"), final=False)
-        view.failed(failed(graph["base"]), final=True)
+        view.failed("base", failed(graph["base"], "Retryable"), final=False)
+        view.failed("base", failed(graph["base"]), final=True)
 
     assert lines(calls) == [
         "start  base",

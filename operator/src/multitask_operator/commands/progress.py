@@ -43,10 +43,10 @@ class LineView:
         """See ProgressView.finished."""
         self.line(f"done   {stage}  {duration(seconds)}{summary(manifest)}")
 
-    def failed(self, failed: Failed, *, final: bool) -> None:
+    def failed(self, stage: str, failed: Failed, *, final: bool) -> None:
         """See ProgressView.failed."""
         outcome = "FAILED" if final else "failed, will be tried again:"
-        self.line(f"{outcome} {failed.failure.stage}: {failed.failure.message}")
+        self.line(f"{outcome} {stage}: {failed.failure.message}")
 
     def stopped(self, stage: str, reason: str) -> None:
         """See ProgressView.stopped."""

@@ -33,7 +33,7 @@ class ProgressView(Protocol):
     def finished(self, stage: str, seconds: float, manifest: Manifest) -> None:
         """A stage finished with a result."""
 
-    def failed(self, failed: Failed, *, final: bool) -> None:
+    def failed(self, stage: str, failed: Failed, *, final: bool) -> None:
         """A stage ended without a result; ``final``: it is not tried again."""
 
     def stopped(self, stage: str, reason: str) -> None:
@@ -93,8 +93,7 @@ class Executor:
             requeue_at = self._requeue_at(current)
             while not current.finished:
                 if self.interrupted():
-                    for job in self._jobs.values():
-                        self.view.stopped(self.label(job.key), "interrupted; it writes a checkpoint")
+                    self._interrupt()
                     return RunResult(current, self._stage_seconds, interrupted=True)
                 time.sleep(self.poll)
                 if self._reap() or self.clock() >= requeue_at:
@@ -104,6 +103,24 @@ class Executor:
             return RunResult(current, self._stage_seconds)
         finally:
             processes.stop_all([job.process for job in self._jobs.values()], STOP_GRACE_SECONDS)
+
+    def _interrupt(self) -> None:
+        """Stop everything, and say of each stage where the next run goes on with it."""
+        for job in self._jobs.values():
+            self.view.stopped(self.label(job.key), f"interrupted; it has {STOP_GRACE_SECONDS:.0f} s to end")
+        processes.stop_all([job.process for job in self._jobs.values()], STOP_GRACE_SECONDS)
+        manifests = self.workdir.manifests()
+        for job in self._jobs.values():
+            failure = self.workdir.failure(job.key)  # training that wrote a checkpoint says after which step
+            if job.key in manifests:
+                outcome = "it was just done"
+            elif failure is not None:
+                outcome = failure.message
+            elif has_checkpoint(self.workdir.work(job.key)):
+                outcome = "stopped; the next run goes on from its last checkpoint"
+            else:
+                outcome = "stopped without a checkpoint; the next run begins it again"
+            self.view.stopped(self.label(job.key), outcome)
 
     def _reconcile(self) -> Plan:
         """Observe, plan, act."""
@@ -180,7 +197,9 @@ class Executor:
         )  # it is incomplete, or the stage would not start
         stamp = datetime.fromtimestamp(self.clock()).astimezone().isoformat(timespec="seconds")
         on = f", GPU {start.gpu}" if start.gpu is not None else ""
-        self._log_line(start, f"=== {stamp} {key[0]} {key[1]} attempt {start.attempt}, {start.threads} threads{on}")
+        self._log_line(
+            start, f"=== {stamp} {self.label(key)} {key[1]} attempt {start.attempt}, {start.threads} threads{on}"
+        )
 
     def _log_line(self, start: StartStage, line: str) -> None:
         log = self.log(start.key)
@@ -238,7 +257,7 @@ class Executor:
             failed = Failed(failure, job.key[1], job.attempt, self.clock(), str(job.log))
             self._failures[job.key] = failed
             write_atomically(self.workdir.work(job.key) / FAILURE, failure.model_dump_json(by_alias=True))
-            self.view.failed(failed, final=is_final(failed))
+            self.view.failed(self.label(job.key), failed, final=is_final(failed))
 
     def _failure(self, job: _Job, log: Path) -> StageFailure:
         """The failure that the program reported, else one made from its exit status."""
@@ -273,3 +292,8 @@ class Executor:
         last_failure = self.workdir.failure((verify.name, verify.digest)) if verify.digest else None
         check = verify_outcome(graph, current_plan.failed, last_failure, wanted=self.serve)
         self.workdir.publish(next_published(self.workdir.published, export, check))
+
+
+def has_checkpoint(work: Path) -> bool:
+    """Whether a training has left one in the work folder of its stage."""
+    return any(path.is_file() or any(path.iterdir()) for path in work.rglob("checkpoint"))

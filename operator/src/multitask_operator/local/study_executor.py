@@ -10,7 +10,7 @@ from multitask_api.stage_io.manifest import Resolved
 from multitask_api.stages import ArtifactKey, artifact_filename
 from multitask_operator.local.executor import Executor
 from multitask_operator.planner import Plan
-from multitask_operator.study.arms import Run
+from multitask_operator.study.arms import Run, names_of_runs
 from multitask_operator.study.graphs import StudyGraphs, Target, keys_of, study_graphs
 from multitask_operator.study.schedule import merged, plan_targets
 
@@ -40,9 +40,9 @@ class StudyExecutor(Executor):
         return self.workdir.log(artifact_filename(key))
 
     def label(self, key: ArtifactKey) -> str:
-        """The stage, and the run if it is of one run alone."""
+        """The stage, and the arms and the seed that it is of."""
         runs = [target.run for target, plan in self._planned if target.run is not None and key in keys_of(plan.graph)]
-        return f"{key[0]} ({runs[0].name})" if len(runs) == 1 else key[0]
+        return f"{key[0]} ({names_of_runs(runs, [run for run, _ in self.runs])})"
 
     def _reconcile(self) -> Plan:
         graphs = self.graphs

@@ -11,6 +11,7 @@ from typing import Any
 from multitask_api.errors import InvalidResource, Problem
 from multitask_api.resource import MultiTaskModel
 from multitask_api.resource.parsing import check
+from multitask_operator.formatting import listed
 from multitask_operator.study.spec import Study
 
 VARIED = (
@@ -56,6 +57,15 @@ class Run:
     def model(self, total_steps: int | None) -> MultiTaskModel:
         """The model of this run; ``total_steps``: of stages 2 and 3, None while they are not known."""
         return at_equal_cost(self.arm.model, self.seed, total_steps)
+
+
+def names_of_runs(runs: Sequence[Run], of_study: Sequence[Run]) -> str:
+    """The arms of ``runs``, and the seed if they have one of several; without runs it is all of the study."""
+    arms = list(dict.fromkeys(run.arm.name for run in runs))
+    seeds = {run.seed for run in runs}
+    is_all = not runs or len(arms) == len({run.arm.name for run in of_study})
+    named = "all arms" if is_all else listed(arms, 2)
+    return f"{named}, seed {seeds.pop()}" if len(seeds) == 1 and len({run.seed for run in of_study}) > 1 else named
 
 
 def arms_of(study: Study, document: Mapping[str, Any]) -> tuple[Arm, ...]:

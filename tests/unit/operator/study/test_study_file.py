@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from multitask_api.errors import InvalidResource
-from multitask_operator.study.arms import arms_of, at_equal_cost, merged, runs_of
+from multitask_operator.study.arms import arms_of, at_equal_cost, merged, names_of_runs, runs_of
 from multitask_operator.study.spec import check, parse
 from support.simulated_study import model_document, study_document
 
@@ -78,6 +78,23 @@ def test_seeds_follow_that_of_the_model_and_all_arms_of_one_come_first():
     found = runs_of(study, arms_of(study, model_document(training={"seed": 5})))
     assert [run.seed for run in found] == [5, 5, 5, 5, 6, 6, 6, 6]
     assert found[0].arm.name == found[4].arm.name
+
+
+def test_what_several_runs_need_is_named_by_its_arms_and_its_seed():
+    study = check(study_document(seeds=2))
+    found = runs_of(study, arms_of(study, model_document()))
+    first, second = found[0].arm.name, found[1].arm.name
+
+    def name(*indices):
+        return names_of_runs([found[index] for index in indices], found)
+
+    assert name(0) == f"{first}, seed 17"
+    assert name(4) == f"{first}, seed 18"
+    assert name(0, 4) == first
+    assert name(0, 1) == f"{first} and {second}, seed 17"
+    assert name(0, 1, 2) == f"{first}, {second} and 1 more, seed 17"
+    assert name(0, 1, 2, 3) == "all arms, seed 17"
+    assert name(*range(8)) == name() == "all arms"
 
 
 def test_a_run_has_its_seed_equal_steps_and_validations_and_no_early_stopping():
