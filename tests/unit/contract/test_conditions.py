@@ -74,6 +74,7 @@ KUBERNETES = {
 }
 OURS = {
     *("None", "MultiTaskModel", "Full", "Generation", "Auto", "Never", "Qualified", "UserError", "Retryable", "Fault"),
+    *("LoRA", "NF4", "AdamW8bit", "Always"),  # values of fields, which plans advise
 }
 
 

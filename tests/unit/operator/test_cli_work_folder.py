@@ -81,8 +81,12 @@ def test_a_plan_of_a_file_loads_no_kubernetes_client(project):
 HINTS = [
     # command, options, the hint
     ("validate", ["--claim", "data={tmp}"], "next: mtm plan {file} --claim data={tmp}"),
-    ("plan", ["--claim", "data={tmp}"], "next: mtm run {file} --claim data={tmp}"),
-    ("plan", ["--workdir", "{tmp}/my work", "--no-serve"], "next: mtm run {file} --workdir '{tmp}/my work' --no-serve"),
+    (
+        "plan",
+        ["--workdir", "{tmp}/my work", "--claim", "data={tmp}", "--no-serve"],
+        "next: mtm run {file} --workdir '{tmp}/my work' --claim data={tmp} --no-serve",
+    ),
+    ("plan", ["--gpu", "L4"], "next: kubectl apply -f {file} (in a cluster with L4)"),
 ]
 
 
@@ -106,3 +110,10 @@ def test_a_gpu_that_is_named_is_one_of_a_cluster_and_without_a_name_the_plan_is_
         assert planned["cost"]["tokensFrom"].startswith("estimated from the text of rows and prompts, 3 characters")
     settings = [f"spec.training.{name}" for name in ("nodes", "gpusPerNode", "sharding")]
     assert found == [(1, settings), (8, [])]
+
+
+def test_a_plan_that_does_not_fit_the_gpu_names_the_change_and_ends_with_bad_input(project, capsys):
+    file = project / "model.yaml"
+    file.write_text(file.read_text().replace("tiny", "500m") + "  training: {maxLength: 1000000}\n")
+    assert cli.invoke(["plan", str(file), "--gpu", "T4"]) == 2
+    assert "\nnext: change spec.training.maxLength to " in capsys.readouterr().out

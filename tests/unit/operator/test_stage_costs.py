@@ -22,7 +22,7 @@ from multitask_operator.local import gpus
 from multitask_operator.planner.costs import RUNTIME_BYTES, Capacity
 from multitask_operator.planner.costs import cost as stage_needs
 from multitask_operator.planner.estimate import estimate
-from multitask_operator.planner.misfit import misfits
+from multitask_operator.planner.misfit import misfits, next_change
 from multitask_operator.planner.stage_costs import UTILISATION, Speed
 from multitask_operator.planner.stage_memory import Device, training_of
 from multitask_operator.report.tuning_text import tuning_lines
@@ -201,6 +201,53 @@ def test_what_does_not_fit_is_said_with_what_to_change(shape, device, tuning, tr
 
 
 FULL = {"method": "Full"}
+SMALL = Device("small", 4 * GIB, is_gpu=True)
+CHANGES = [
+    # shape, device, tuning, training, what to change
+    (HALF, L4, LORA, {}, None),
+    (SEVEN, Device("this machine", 8 * GIB, is_gpu=False), LORA, {}, None),
+    (SEVEN, T4, LORA, {}, "change spec.tuning.quantization to NF4"),
+    (SEVEN, A100, FULL, {"sharding": "Never"}, "change spec.tuning.method to LoRA"),
+    (SEVEN, L4, FULL, {}, "change spec.tuning.method to LoRA"),
+    (SEVEN, T4, FULL, {}, "change spec.tuning.method to LoRA, and change spec.tuning.quantization to NF4"),
+    (HALF, SMALL, LORA, {"maxLength": 40_000}, "change spec.training.maxLength to 10000"),
+    (SEVEN, SMALL, LORA, {}, "change spec.baseModel.uri to a smaller base, or take a GPU with more memory"),
+]
+
+
+@pytest.mark.parametrize(("shape", "device", "tuning", "training", "change"), CHANGES)
+def test_the_change_that_is_named_makes_every_stage_fit(shape, device, tuning, training, change):
+    resource = model(tuning=tuning, training=training)
+    plans = []
+
+    def replan(changed):
+        plans.append(cost(changed, shape, device))
+        return plans[-1]
+
+    found = cost(resource, shape, device)
+    assert next_change(resource, found, replan) == change
+    if change and "spec.baseModel" not in change:
+        assert any(each.fits for each in plans)
+    if change:
+        assert found.seconds is None
+        assert cost_text(found).endswith("; no time: not all of it fits the GPU")
+
+
+def test_pretraining_that_does_not_fit_is_to_be_left_out():
+    resource = model(tuning=LORA, pretraining={"maxSteps": 5})
+    found = cost(resource, SEVEN, A100)
+    assert next_change(resource, found, lambda changed: cost(changed, SEVEN, A100)) == "leave out spec.pretraining"
+
+
+def test_a_training_that_hardly_fits_is_said_to_be_close(capsys):
+    resource = model(tuning=LORA)
+    least = max(stage.fitted.memory.total for stage in cost(resource, SEVEN, SMALL).stages)  # of one sequence
+    for part, close in ((0.91, True), (0.5, False)):
+        found = cost(resource, SEVEN, replace(A100, memory=round(least / part)))
+        assert found.fits
+        assert any(stage.fitted.close for stage in found.stages) is close
+        print_costs(found)
+        assert ("fits, close" in capsys.readouterr().out) is close
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,8 @@ BUSY_TOKENS = 8192
 """As many in one pass keep a GPU busy. With fewer, activations are computed twice, a third more work. Not measured."""
 USED = 0.92
 """Of the free memory; the rest is for fragments and for what CUDA's libraries take."""
-
+CLOSE = 0.1
+"""Of the memory: training whose least need is no more than this below `USED` may not fit after all."""
 
 PACK_WIDTH = 512
 """Tokens of a packed sequence, unless a row is longer. The cost of attention grows with its square."""
@@ -38,6 +39,8 @@ class Fitted:
     """False: not even one sequence does; it is what that would take."""
     gpus: int = 1
     """Those that divide the weights, which ``memory`` is of one of."""
+    close: bool = False
+    """It fits, and one sequence with activations computed twice, if they may be, is within `CLOSE` of what fits."""
 
 
 def fit(
@@ -52,6 +55,19 @@ def fit(
 
     ``batch_of`` gives the micro-batch of so many sequences.
     """
+    found = _choose(model, available, setting=setting, most_tokens=most_tokens, batch_of=batch_of)
+    least = replace(model, checkpointing=setting != "Never").of(batch_of(1)).total
+    return replace(found, close=found.fits and least > (USED - CLOSE) * available)
+
+
+def _choose(
+    model: MemoryModel,
+    available: float,
+    *,
+    setting: GradientCheckpointing,
+    most_tokens: int,
+    batch_of: Callable[[int], MicroBatchShape],
+) -> Fitted:
     if model.gpus > 1 and setting == "Auto":
         setting = "Always"  # a pass that is too large for one of the processes ends all: none is tried
     width = batch_of(1).sequence

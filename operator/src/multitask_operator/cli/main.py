@@ -83,6 +83,8 @@ def plan(
 
     The argument is taken as the NAME of a MultiTaskModel in a cluster if no file or folder is called so, or if
     --namespace, --context or --kubeconfig is given.
+
+    Exit status: 0, or 2 for wrong input, such as a training that does not fit the memory of its GPU.
     """
     if cluster.refers_to(name):
         from multitask_operator.commands.cluster import plan as cluster_command

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 from multitask_api.errors import UserError
+from multitask_api.estimates.fitting import CLOSE, Fitted
 from multitask_api.machine.gpu_models import GIB, GpuModel, known_gpu, known_names
 from multitask_api.resource.training import Training
 from multitask_operator.commands.console import print_line, table
@@ -60,6 +61,8 @@ def cost_text(cost: Estimate) -> str:
     if cost.steps == 0:
         return "none"
     bounds = f"at most {cost.steps:,} steps, {cost.rows:,} rows, {cost.tokens:,} tokens"
+    if not cost.fits and cost.device is not None and cost.device.is_gpu:
+        return f"{bounds}; no time: not all of it fits the GPU"
     if cost.seconds is None:
         return f"{bounds}; {UNKNOWN_TIME}"
     if cost.speed is None:
@@ -101,6 +104,7 @@ def _to_json(stage: StageCost) -> dict[str, object]:
             "microBatchTokens": fitted.tokens,
             "gradientCheckpointing": fitted.checkpointing,
             "fits": fitted.fits,
+            "close": fitted.close,
             "gpusThatDivideWeights": fitted.gpus,
             "weights": fitted.memory.weights,
             "gradients": fitted.memory.gradients,
@@ -118,22 +122,31 @@ def _row(stage: StageCost) -> list[str]:
     if fitted is not None:
         micro_batch = f"{fitted.tokens:,}" + (" twice" if fitted.checkpointing else "")
         divided = " each, weights divided" if fitted.gpus > 1 else ""
-        memory = f"{fitted.memory.total / GIB:.1f} GiB{divided}" + ("" if fitted.fits else ", does not fit")
+        memory = f"{fitted.memory.total / GIB:.1f} GiB{divided}" + _verdict(fitted)
     return [
         stage.name, f"{stage.stages:,}", f"{stage.steps:,}", f"{stage.tokens:,}", micro_batch, memory,
         _time(stage.seconds),
     ]  # fmt: skip
 
 
+def _verdict(fitted: Fitted) -> str:
+    """Whether it fits, where that is not plain."""
+    if not fitted.fits:
+        return ", does not fit"
+    return ", fits, close" if fitted.close else ""
+
+
 def _sources(cost: Estimate) -> Iterator[str]:
     """Where memory and time are from, and what part of both the baselines are."""
     if cost.device is not None and any(stage.fitted for stage in cost.stages):
         twice = any(stage.fitted.checkpointing for stage in cost.stages if stage.fitted)
+        close = any(stage.fitted.close for stage in cost.stages if stage.fitted)
         note = "; twice: activations are computed twice (gradient checkpointing)" if twice else ""
+        note += f"; close: within {CLOSE:.0%} of the memory even with one sequence at a time" if close else ""
         gpus = f"each of {cost.device.gpus} × " if cost.device.gpus > 1 else ""
         yield (
             f"memory: estimated, of the {cost.device.memory / GIB:.1f} GiB of {gpus}{cost.device.name}, with rows of"
-            f" training.maxLength{note}"
+            f" training.maxLength; a micro-batch is as large as fits{note}"
         )
     if cost.lengths:
         yield f"tokens: {cost.lengths}"

@@ -18,6 +18,7 @@ from multitask_api.stage_io.results import BaseResult, FilterResult, PrepareResu
 from multitask_api.stages import Graph, Node, NodeState, build
 from multitask_api.stages.sampling import mixture
 from multitask_api.stages.warm_start import starts
+from multitask_operator.commands import BAD_INPUT, OK
 from multitask_operator.commands.console import print_json, print_line, table
 from multitask_operator.commands.costs import cost_text, costs_to_json, device_of, in_cluster, named_device, print_costs
 from multitask_operator.commands.forecast import forecast_lines
@@ -36,7 +37,7 @@ from multitask_operator.local.speed import expected_speed
 from multitask_operator.local.workdir import Workdir
 from multitask_operator.planner.estimate import Estimate, estimate
 from multitask_operator.planner.joint import BaselineWork
-from multitask_operator.planner.misfit import misfits
+from multitask_operator.planner.misfit import misfits, next_change
 from multitask_operator.planner.stage_costs import Speed
 from multitask_operator.planner.stage_memory import Device
 from multitask_operator.report.interference import affinity_of
@@ -63,6 +64,13 @@ class PlanSummary:
     notes: list[str]
     cost: Estimate
     baselines: BaselineWork
+    change: str | None = None
+    """With which every stage fits its GPU; None if all do."""
+
+    @property
+    def status(self) -> int:
+        """The exit status: `BAD_INPUT` if a stage does not fit its GPU."""
+        return OK if self.change is None else BAD_INPUT
 
 
 def plan(
@@ -77,7 +85,7 @@ def plan(
 ) -> int:
     """Show the plan of ``file`` against its work folder; memory and time on this machine, or on ``gpu`` in a cluster.
 
-    ``options``: those that the next command needs too.
+    ``options``: those that the next command on this machine needs too.
     """
     model = load(file)
     folder = Workdir(workdir or default_workdir(file, model))
@@ -85,7 +93,8 @@ def plan(
     recorded = folder.versions_of(model.metadata.name)
     versions = release.versions_of_run(model, resolved, folder, refresh=refresh)
     releases = [*release.adoption_notes(recorded, versions), *release.release_notes(versions)]
-    graph = build(model.metadata.name, model.spec, resolved, folder.manifests(), versions, serve=serve)
+    manifests = folder.manifests()
+    graph = build(model.metadata.name, model.spec, resolved, manifests, versions, serve=serve)
     shape = find_shape(graph, resolved)
     if gpu is None:
         on, host, places = _local_device(model), platform.node(), _joint_places(model)
@@ -111,12 +120,23 @@ def plan(
         notes=[*model.spec.hints(), *starts(graph.nodes), *frozen_base_notes(model, graph), *releases],
         cost=cost,
         baselines=BaselineWork.of(model.spec, graph, places),
+        change=next_change(
+            model,
+            cost,
+            lambda changed: estimate(
+                changed,
+                build(changed.metadata.name, changed.spec, resolved, manifests, versions, serve=serve),
+                shape=shape,
+                device=on if gpu is None else in_cluster(named_device(gpu), changed.spec.training),
+            ),
+        ),
     )
     if as_json:
         print_json(to_json(summary))
     else:
-        _print(summary, ["mtm", "run", str(file), *options], folder)
-    return 0
+        here, elsewhere = join(["mtm", "run", str(file), *options]), join(["kubectl", "apply", "-f", str(file)])
+        _print(summary, here if gpu is None else f"{elsewhere} (in a cluster with {gpu})", folder)
+    return summary.status
 
 
 def default_workdir(file: Path, model: MultiTaskModel) -> Path:
@@ -185,6 +205,7 @@ def to_json(summary: PlanSummary) -> dict[str, object]:
         "servedAs": served_as(summary.model.spec, summary.graph),
         "ignored": summary.ignored,
         "notes": summary.notes,
+        "change": summary.change,
         "cost": costs_to_json(summary.cost),
         "baselines": {
             "train": summary.baselines.train,
@@ -228,14 +249,14 @@ def count_done(graph: Graph) -> str:
     return f"{done} of {len(graph.nodes)}"
 
 
-def _print(summary: PlanSummary, next_command: Sequence[str], workdir: Workdir) -> None:
+def _print(summary: PlanSummary, next_step: str, workdir: Workdir) -> None:
     print_stages(summary)
     print_line(f"{count_done(summary.graph)} stages done; work folder {workdir.path}")
     if summary.graph.finished:
         print_line("nothing to run")
         return
     print_line(f"training left: {cost_text(summary.cost)}")
-    print_line(f"next: {join(next_command)}")
+    print_line(f"next: {summary.change or next_step}")
 
 
 def find_shape(graph: Graph, resolved: Resolved) -> ModelShape | None:

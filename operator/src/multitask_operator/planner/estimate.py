@@ -43,6 +43,11 @@ class Estimate:
         return sum(stage.tokens for stage in self.stages)
 
     @property
+    def fits(self) -> bool:
+        """Whether no stage is known not to fit into the memory of what it trains on."""
+        return all(stage.fitted is None or stage.fitted.fits for stage in self.stages)
+
+    @property
     def seconds(self) -> float | None:
         """Seconds of one process after the other; None without a speed of every stage."""
         return self._sum([stage.seconds for stage in self.stages])

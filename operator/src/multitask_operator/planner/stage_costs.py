@@ -76,6 +76,8 @@ def stage_costs(
         fit = fitted(model.spec, left.training, shape, device) if shape and device else None
         gpus = left.training.gpus_on(device) if device else 1
         own = speed or (_speed(model, left.training, shape, device, fit, gpus) if shape and device and fit else None)
+        if fit and device and device.is_gpu and not fit.fits:
+            own = None  # it takes no time: it does not run
         tokens = round(left.steps * model.spec.training.batch_rows * length(left.training))
         costs.append(StageCost(left.name, left.stages, left.steps, tokens, fit, own, gpus))
     return tuple(costs)

@@ -7,6 +7,7 @@ import time
 from multitask_api.cluster import REFRESH_ANNOTATION
 from multitask_api.machine.gpu_models import known_gpu
 from multitask_api.resource.training import Training
+from multitask_api.stages import build
 from multitask_api.stages.warm_start import starts
 from multitask_operator.commands import plan as local
 from multitask_operator.commands.cluster.jobs import first_line
@@ -16,6 +17,7 @@ from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.commands.costs import cost_text, device_of, in_cluster, named_device
 from multitask_operator.planner.estimate import estimate
 from multitask_operator.planner.joint import BaselineWork
+from multitask_operator.planner.misfit import next_change
 from multitask_operator.planner.stage_memory import Device
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.training.scheduling import joint_places
@@ -34,24 +36,24 @@ def plan(name: str, options: ClusterOptions, *, as_json: bool, gpu: str | None =
     summary = summarize(ModelState.of(cluster, now), gpu)
     if as_json:
         print_json(local.to_json(summary))
-        return 0
+        return summary.status
     local.print_stages(summary)
     print_line(f"{local.count_done(summary.graph)} stages done; namespace {cluster.namespace}")
     if summary.graph.finished:
         print_line("nothing to run")
     else:
         print_line(f"training left: {cost_text(summary.cost)}")
-        print_line(f"next: mtm explain {name} -n {cluster.namespace}")
-    return 0
+        print_line(f"next: {summary.change or f'mtm explain {name} -n {cluster.namespace}'}")
+    return summary.status
 
 
 def summarize(state: ModelState, gpu: str | None = None) -> local.PlanSummary:
     """What the command prints."""
-    model, graph = state.model, state.plan.graph
-    device, shape = _device(model.spec.training, gpu), local.find_shape(graph, state.planner_input.resolved)
+    model, graph, seen = state.model, state.plan.graph, state.planner_input
+    device, shape = _device(model.spec.training, gpu), local.find_shape(graph, seen.resolved)
     states = {node.name: local.describe_state(node, graph) for node in graph.nodes}
     wanted = {(node.name, node.digest) for node in graph.nodes}
-    states |= {run.stage: "running" for run in state.planner_input.running if (run.stage, run.digest) in wanted}
+    states |= {run.stage: "running" for run in seen.running if (run.stage, run.digest) in wanted}
     states |= {item.failure.stage: f"failed: {first_line(item.failure.message)}" for item in state.plan.failed}
     notes = [*model.spec.hints(), *starts(graph.nodes), *frozen_base_notes(model, graph)]
     if not state.run.is_of_this_release:
@@ -60,6 +62,7 @@ def summarize(state: ModelState, gpu: str | None = None) -> local.PlanSummary:
         notes.append(
             "data and storage have not been checked for this generation yet; which stages are cached may change"
         )
+    cost = estimate(model, graph, measured=gpu is None, shape=shape, device=device)
     return local.PlanSummary(
         model=model,
         graph=graph,
@@ -67,8 +70,18 @@ def summarize(state: ModelState, gpu: str | None = None) -> local.PlanSummary:
         probabilities=local.sampling_probabilities(model, graph),
         ignored=[],
         notes=notes,
-        cost=estimate(model, graph, measured=gpu is None, shape=shape, device=device),
+        cost=cost,
         baselines=BaselineWork.of(model.spec, graph, joint_places(state).get("baseline", 0)),
+        change=next_change(
+            model,
+            cost,
+            lambda changed: estimate(
+                changed,
+                build(changed.metadata.name, changed.spec, seen.resolved, seen.manifests, seen.versions),
+                shape=shape,
+                device=_device(changed.spec.training, gpu),
+            ),
+        ),
     )
 
 
