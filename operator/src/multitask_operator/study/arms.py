@@ -60,34 +60,43 @@ class Run:
 
 
 def names_of_runs(runs: Sequence[Run], of_study: Sequence[Run]) -> str:
-    """The arms of ``runs``, and the seed if they have one of several; without runs it is all of the study."""
-    arms = list(dict.fromkeys(run.arm.name for run in runs))
-    seeds = {run.seed for run in runs}
-    is_all = not runs or len(arms) == len({run.arm.name for run in of_study})
-    named = "all arms" if is_all else listed(arms, 2)
-    return f"{named}, seed {seeds.pop()}" if len(seeds) == 1 and len({run.seed for run in of_study}) > 1 else named
+    """The arms of ``runs``, and their seeds if the study has others; without runs it is all of the study."""
+    if not runs:
+        return "all arms"
+    arms, seeds = list(dict.fromkeys(run.arm.name for run in runs)), sorted({run.seed for run in runs})
+    if len(set(runs)) < len(arms) * len(seeds):  # not each of these arms with each of these seeds
+        return "; ".join(names_of_runs([run for run in runs if run.arm.name == arm], of_study) for arm in arms)
+    named = "all arms" if len(arms) == len({run.arm.name for run in of_study}) else listed(arms, 2)
+    if len(seeds) == len({run.seed for run in of_study}):
+        return named
+    return f"{named}, {'seed' if len(seeds) == 1 else 'seeds'} {listed([str(seed) for seed in seeds])}"
 
 
 def arms_of(study: Study, document: Mapping[str, Any]) -> tuple[Arm, ...]:
     """The arms of ``study``, the reference first, as changes of a valid model ``document``.
 
-    Raises InvalidResource with the problems of all arms, each under the arm's name.
+    Raises InvalidResource with the problems of all arms, each once, under the names of the arms that have it.
     """
     problems = [*_field_problems(study), *_unfit(check(document))]
     if problems:
         raise InvalidResource(problems)
     arms: list[Arm] = []
+    refused: dict[Problem, list[str]] = {}
     for name, patch in _patches(study):
         changed = dict(document) | {"spec": merged(document["spec"], patch)}
         try:
             model = check(changed)
         except InvalidResource as error:
-            problems += [Problem(f"arm {name}: {item.path}", item.message) for item in error.problems]
+            for item in error.problems:
+                refused.setdefault(item, []).append(name)
             continue
         twin = next((arm.name for arm in arms if arm.model.spec == model.spec), None)
         if twin is not None:
             problems.append(Problem(f"arm {name}", f"is the same as arm {twin}; remove one"))
         arms.append(Arm(name, dict(leaves(patch)), model))
+    for item, names in refused.items():
+        of = "arm" if len(names) == 1 else "arms"
+        problems.append(Problem(f"{of} {listed(names)}: {item.path}", item.message))
     if problems:
         raise InvalidResource(problems)
     return tuple(arms)

@@ -29,7 +29,7 @@ from multitask_operator.study.report import (
     StudyRun,
     StudyStages,
 )
-from multitask_operator.study.results import base_key, run_results
+from multitask_operator.study.results import base_key, failure_notes, run_results
 from multitask_operator.study.same_training import same_notes, same_training
 from multitask_operator.study.statistics import Difference, mean_sd, paired_difference
 
@@ -75,7 +75,11 @@ def build_study_report(
             seeds=len(by_arm[arms[0]]),
             left_out=left_out(baselines),
         ),
-        warnings=(*_warnings(reports, comparisons, baselines, model), *hints(graphs.of_runs)),
+        warnings=(
+            *failure_notes(graphs, failures),
+            *_warnings(reports, comparisons, baselines, model),
+            *hints(graphs.of_runs),
+        ),
         cost=_cost(graphs, before),
     )
 
@@ -195,10 +199,6 @@ def _warnings(
     if seeds < FEWEST_SEEDS:
         yield f"{counted(seeds, 'seed')} an arm: nothing is supported by fewer than {FEWEST_SEEDS}"
     yield from same_notes({arm.name: arm.same_training for arm in arms if arm.same_training is not None})
-    for arm in arms:
-        for run in arm.runs:
-            if run.state == "Failed":
-                yield f"{arm.name}, seed {run.seed}: {run.failure}"
     unfinished = sum(run.state == "Unfinished" for arm in arms for run in arm.runs)
     if unfinished:
         yield f"not finished: {counted(unfinished, 'run')}; run the same command again to go on"

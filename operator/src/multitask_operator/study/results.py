@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from multitask_api.stage_io.results import TaskVerdict, TrainResult
 from multitask_api.stages import Graph, Node, NodeState
+from multitask_operator.formatting import listed
 from multitask_operator.planner import Failed, training_result_of, verdicts_of
-from multitask_operator.study.arms import Run
+from multitask_operator.study.arms import Run, names_of_runs
 from multitask_operator.study.graphs import StudyGraphs, Target, steps_of_baseline
 from multitask_operator.study.reference import ReferenceBaseline, compared_tasks
 from multitask_operator.study.report import StudyRun, TaskOutcome
@@ -32,8 +33,7 @@ def run_results(
     graphs: StudyGraphs, baselines: Mapping[str, ReferenceBaseline], failures: Sequence[Failed]
 ) -> dict[Run, StudyRun]:
     """Every run of the study; ``baselines``: those of the reference arm, which all ratios are by."""
-    # While the steps are not known, what they follow from is of all runs.
-    of_all = [target.graph for target in graphs.targets if target.run is None and graphs.total_steps is None]
+    of_all = _of_all_runs(graphs)
     results = {}
     for target in graphs.of_runs:
         if target.run is None:
@@ -43,6 +43,23 @@ def run_results(
         else:
             results[target.run] = _without_result(target.run, [*of_all, target.graph], failures)
     return results
+
+
+def failure_notes(graphs: StudyGraphs, failures: Sequence[Failed]) -> Iterator[str]:
+    """Each message once, with the runs that it leaves without a result."""
+    of_all = _of_all_runs(graphs)
+    found: dict[str, list[tuple[Run, Failed]]] = {}
+    for target in graphs.of_runs:
+        for item in _failures_in([*of_all, target.graph], failures):
+            if target.run is not None:
+                found.setdefault(item.failure.message, []).append((target.run, item))
+    runs = [target.run for target in graphs.of_runs if target.run is not None]
+    for message, each in found.items():
+        stages = list(dict.fromkeys(item.failure.stage for _, item in each))
+        logs = list(dict.fromkeys(item.log for _, item in each))
+        named = f"{'stage' if len(stages) == 1 else 'stages'} {listed(stages)}"
+        more = f" and {len(logs) - 1:,} more" if len(logs) > 1 else ""
+        yield f"{names_of_runs([run for run, _ in each], runs)}: {named} failed: {message} (log: {logs[0]}{more})"
 
 
 def training_of(graph: Graph, batch_rows: int) -> Training:
@@ -97,10 +114,20 @@ def _finished(run: Run, target: Target, baselines: Mapping[str, ReferenceBaselin
     )
 
 
+def _of_all_runs(graphs: StudyGraphs) -> list[Graph]:
+    """While the steps are not known, what they follow from is of all runs."""
+    return [target.graph for target in graphs.targets if target.run is None and graphs.total_steps is None]
+
+
+def _failures_in(graphs: Sequence[Graph], failures: Sequence[Failed]) -> list[Failed]:
+    """The failures of stages that ``graphs`` still need."""
+    wanted = {(node.name, node.digest) for graph in graphs for node in graph.nodes if node.state is not NodeState.DONE}
+    return [item for item in failures if (item.failure.stage, item.digest) in wanted]
+
+
 def _without_result(run: Run, graphs: Sequence[Graph], failures: Sequence[Failed]) -> StudyRun:
     """A run that a failure in ``graphs``, or a stop, has left without a result."""
-    wanted = {(node.name, node.digest) for graph in graphs for node in graph.nodes if node.state is not NodeState.DONE}
-    failed = [item for item in failures if (item.failure.stage, item.digest) in wanted]
+    failed = _failures_in(graphs, failures)
     if not failed:
         return StudyRun(seed=run.seed, state="Unfinished", failure=NOT_FINISHED)
     reasons = (f"stage {item.failure.stage} failed: {item.failure.message} (log: {item.log})" for item in failed)

@@ -93,6 +93,7 @@ def test_what_several_runs_need_is_named_by_its_arms_and_its_seed():
     assert name(0, 4) == first
     assert name(0, 1) == f"{first} and {second}, seed 17"
     assert name(0, 1, 2) == f"{first}, {second} and 1 more, seed 17"
+    assert name(0, 1, 5) == f"{first}, seed 17; {second}"
     assert name(0, 1, 2, 3) == "all arms, seed 17"
     assert name(*range(8)) == name() == "all arms"
 
@@ -132,6 +133,17 @@ WRONG = [
         {"parameters": {"stages.mixture.temperature": {"values": [2, 0.5]}}},
         {},
         "arm temperature=0.5: spec.stages.mixture.temperature",
+        "must be at least 1, got 0.5",
+    ),
+    (
+        {
+            "parameters": {
+                "stages.mixture.temperature": {"values": [2, 0.5]},
+                "training.warmupSteps": {"values": [1, 2]},
+            }
+        },
+        {},
+        "arms temperature=0.5,warmupSteps=1 and temperature=0.5,warmupSteps=2: spec.stages.mixture.temperature",
         "must be at least 1, got 0.5",
     ),
     (

@@ -225,7 +225,8 @@ def test_a_failed_arm_is_told_and_the_others_are_compared():
     assert {run.state for run in by_name[failing].runs} == {"Failed"}
     assert by_name[failing].mean is None
     assert by_name["strategy=None,temperature=1"].difference is not None
-    assert sum(text.startswith(f"{failing}, seed") for text in report.warnings) == 3
+    (text,) = [text for text in report.warnings if "it broke" in text]
+    assert text == f"{failing}: stage mixture/all failed: it broke (log: x.log)"
     row = next(line for line in page.markdown(report).splitlines() if line.startswith(f"| {failing} |"))
     assert row == f"| {failing} | – | – | – | failed | failed |"
 
