@@ -25,6 +25,7 @@ from multitask_operator.planner.estimate import estimate
 from multitask_operator.planner.misfit import misfits, next_change
 from multitask_operator.planner.stage_costs import UTILISATION, Speed
 from multitask_operator.planner.stage_memory import Device, training_of
+from multitask_operator.planner.steps import epoch_hints
 from multitask_operator.report.tuning_text import tuning_lines
 from support.graph_builders import all_done, graph_of, model, task
 
@@ -83,6 +84,30 @@ def test_tokens_are_measured_or_else_by_the_text_or_else_at_the_most():
     trained = cost(resource, HALF, A100, half, samples=both)
     assert trained.stages[0].tokens == trained.stages[0].steps * 64 * 20
     assert trained.lengths == "rows as long as those that stages have trained on"
+
+
+def test_default_steps_of_very_many_epochs_are_hinted_at_once():
+    def hints(samples, manifests=None, tasks=("urgency", "intent"), **more):
+        resource = model(*map(task, tasks), **more)
+        return list(epoch_hints(resource, graph_of(resource, manifests), samples))
+
+    def sample(rows, *, is_complete=True):
+        return RowSample(rows=rows, is_complete=is_complete, tokens=9.0)
+
+    few, enough = 4000 * 64 // 50 - 1, 4000 * 64 // 50
+    (hint,) = hints({"urgency": sample(200), "intent": sample(few)})
+    assert hint == (
+        "spec.stages.baseline.maxSteps: the default of 4,000 steps is 1,280 epochs over the 200 rows of urgency, and"
+        " more than 50 over those of 1 other task, if training does not stop early; lower it (157 steps are 50 epochs"
+        " of urgency)"
+    )
+    assert hints({"urgency": sample(enough), "intent": sample(few, is_complete=False)}) == []
+    assert hints({"urgency": sample(200)}, stages={"baseline": {"maxSteps": 3999}}) == []
+    assert hints(None) == []
+    resource = model(*map(task, ("urgency", "intent")))
+    (hint,) = hints({"urgency": sample(9)}, all_done(resource, until="baseline"))
+    assert "64 epochs over the 4,000 rows of urgency, if" in hint, "of the rows that were prepared"
+    assert hints({"urgency": sample(9)}, all_done(resource)) == []
 
 
 def test_what_is_done_or_declared_costs_nothing():

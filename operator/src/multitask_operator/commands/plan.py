@@ -40,6 +40,7 @@ from multitask_operator.planner.joint import BaselineWork
 from multitask_operator.planner.misfit import misfits, next_change
 from multitask_operator.planner.stage_costs import Speed
 from multitask_operator.planner.stage_memory import Device
+from multitask_operator.planner.steps import epoch_hints
 from multitask_operator.report.interference import affinity_of
 from multitask_operator.report.origin import base_parameters
 from multitask_operator.report.report_warnings import frozen_base_notes
@@ -117,7 +118,13 @@ def plan(
         states={node.name: describe_state(node, graph) for node in graph.nodes},
         probabilities=sampling_probabilities(model, graph),
         ignored=[name for name in ignored_fields(model) if gpu is None or name not in _CLUSTER_GPUS],
-        notes=[*model.spec.hints(), *starts(graph.nodes), *frozen_base_notes(model, graph), *releases],
+        notes=[
+            *model.spec.hints(),
+            *epoch_hints(model, graph, resolved.rows),
+            *starts(graph.nodes),
+            *frozen_base_notes(model, graph),
+            *releases,
+        ],
         cost=cost,
         baselines=BaselineWork.of(model.spec, graph, places),
         change=next_change(

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from multitask_api.resource import MultiTaskModel
+from multitask_api.resource.training import BaselineStage
+from multitask_api.stage_io.manifest import RowSample
 from multitask_api.stage_io.parameters import BaseParameters, CheckParameters, TrainParameters
-from multitask_api.stages import Graph, Node
+from multitask_api.stage_io.results import PrepareResult
+from multitask_api.stages import Graph, Node, NodeState
+from multitask_operator.formatting import counted
+
+MOST_EPOCHS = 50
+"""Over a task's rows. More of them seldom teach anything: early stopping ends most trainings long before."""
 
 
 def steps_of(node: Node, model: MultiTaskModel, graph: Graph) -> int:
@@ -38,3 +47,38 @@ def steps_of_unknown_groups(model: MultiTaskModel, graph: Graph) -> int:
     most = min(tasks, model.spec.filtering.max_groups or tasks)
     mixtures = most * stages.mixture.max_steps if stages.mixture.max_steps else tasks * stages.baseline.max_steps
     return mixtures + (most * stages.high_resource.max_steps if stages.high_resource.enabled else 0)
+
+
+def epoch_hints(model: MultiTaskModel, graph: Graph, samples: Mapping[str, RowSample] | None) -> Iterator[str]:
+    """One sentence where the default steps of a baseline are more than `MOST_EPOCHS` over its task's rows.
+
+    The rows are those that were prepared, else those of ``samples`` (task → what was read), if that was all of them.
+    """
+    steps, batch = model.spec.stages.baseline.max_steps, model.spec.training.batch_rows
+    if steps != BaselineStage().max_steps:
+        return
+    rows = _rows(graph, samples or {})
+    left = [node for node in graph.of_kind("baseline") if node.state in (NodeState.READY, NodeState.WAITING)]
+    tasks = {node.name.split("/")[1] for node in left}
+    short = {task: rows[task] for task in tasks & rows.keys() if steps * batch > MOST_EPOCHS * rows[task]}
+    if not short:
+        return
+    least = min(short, key=lambda task: (short[task], task))
+    more = counted(len(short) - 1, "other task")
+    others = f", and more than {MOST_EPOCHS} over those of {more}" if len(short) > 1 else ""
+    epochs, enough = steps * batch / short[least], -(-MOST_EPOCHS * short[least] // batch)
+    yield (
+        f"spec.stages.baseline.maxSteps: the default of {steps:,} steps is {epochs:,.0f} epochs over the"
+        f" {short[least]:,} rows of {least}{others}, if training does not stop early; lower it ({enough:,} steps are"
+        f" {MOST_EPOCHS} epochs of {least})"
+    )
+
+
+def _rows(graph: Graph, samples: Mapping[str, RowSample]) -> dict[str, int]:
+    """Task → its training rows, where their number is known."""
+    rows = {task: sample.rows for task, sample in samples.items() if sample.is_complete}
+    for node in graph.of_kind("prepare"):
+        if node.manifest is not None:
+            prepared = PrepareResult.model_validate(node.manifest.result)
+            rows[node.name.split("/")[1]] = prepared.rows.train
+    return {task: count for task, count in rows.items() if count}

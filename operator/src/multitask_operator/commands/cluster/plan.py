@@ -19,6 +19,7 @@ from multitask_operator.planner.estimate import estimate
 from multitask_operator.planner.joint import BaselineWork
 from multitask_operator.planner.misfit import next_change
 from multitask_operator.planner.stage_memory import Device
+from multitask_operator.planner.steps import epoch_hints
 from multitask_operator.reconciler.state.model_state import ModelState
 from multitask_operator.reconciler.training.scheduling import joint_places
 from multitask_operator.report.report_warnings import frozen_base_notes
@@ -55,7 +56,12 @@ def summarize(state: ModelState, gpu: str | None = None) -> local.PlanSummary:
     wanted = {(node.name, node.digest) for node in graph.nodes}
     states |= {run.stage: "running" for run in seen.running if (run.stage, run.digest) in wanted}
     states |= {item.failure.stage: f"failed: {first_line(item.failure.message)}" for item in state.plan.failed}
-    notes = [*model.spec.hints(), *starts(graph.nodes), *frozen_base_notes(model, graph)]
+    notes = [
+        *model.spec.hints(),
+        *epoch_hints(model, graph, None),
+        *starts(graph.nodes),
+        *frozen_base_notes(model, graph),
+    ]
     if not state.run.is_of_this_release:
         notes.append(OTHER_RELEASE)
     if not state.is_resolved:
