@@ -558,7 +558,7 @@ def test_a_rank_that_does_not_fit_a_group_is_named_beside_other_problems(other: 
 
 
 TEXTS = [
-    ("", "expected one YAML mapping with apiVersion, kind, metadata and spec"),
+    ("", "it is empty; expected one YAML mapping with apiVersion, kind, metadata and spec"),
     ("- a", "expected one YAML mapping with apiVersion, kind, metadata and spec"),
     ("a: 1\nb: 2\na: 3", "line 3: 'a' is already on line 1; remove one"),
     ("spec:\n  x: {y: 1, y: 2}", "line 2: 'y' is already on line 2; remove one"),

@@ -38,8 +38,8 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load(text: str) -> dict[str, Any]:
-    """The one mapping in ``text``. Raises InvalidResource, naming lines."""
+def load(text: str, fields: str = "apiVersion, kind, metadata and spec") -> dict[str, Any]:
+    """The one mapping in ``text``. Raises InvalidResource, naming lines; ``fields``: those that it is to have."""
     try:
         loader = _Loader(text)
         try:
@@ -53,7 +53,8 @@ def load(text: str) -> dict[str, Any]:
     if loader.duplicates:
         raise InvalidResource(loader.duplicates)
     if not isinstance(document, dict):
-        raise InvalidResource([Problem("", "expected one YAML mapping with apiVersion, kind, metadata and spec")])
+        found = "it is empty; " if document is None else ""
+        raise InvalidResource([Problem("", f"{found}expected one YAML mapping with {fields}")])
     try:
         return {str(key): _plain(value) for key, value in document.items()}
     except RecursionError as error:

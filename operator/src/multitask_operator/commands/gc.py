@@ -9,7 +9,7 @@ from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.formatting import size
 from multitask_operator.local.gc import find_unused, remove
 from multitask_operator.local.workdir import Workdir
-from multitask_operator.study.names import is_run
+from multitask_operator.study.spec import is_run
 
 
 def gc(folder: Path, *, dry_run: bool, forget: str | None, as_json: bool) -> int:

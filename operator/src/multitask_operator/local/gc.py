@@ -16,7 +16,7 @@ from multitask_operator.local.exports import exported_results
 from multitask_operator.local.workdir import Workdir
 from multitask_operator.planner import UsedResults
 from multitask_operator.study.graphs import part_of_study
-from multitask_operator.study.names import is_run
+from multitask_operator.study.spec import is_run
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def load(file: Path) -> MultiTaskModel:
     try:
         model = parse(text)
     except InvalidResource as error:
-        if _is_study(text):
+        if kind_of(text) == "Study":
             raise UserError(
                 f"{file} is a Study, not a MultiTaskModel; `mtm study` runs it, `--plan` plans it"
             ) from error
@@ -78,11 +78,14 @@ def read_text(file: Path, kind: str) -> str:
         raise UserError(f"{file} cannot be read: {error}; give a YAML file in UTF-8") from error
 
 
-def _is_study(text: str) -> bool:
+def kind_of(text: str) -> str | None:
+    """The kind of the resource in a text: what it says, else by its fields; None if neither tells."""
     try:
-        return yaml_loader.load(text).get("kind") == "Study"
+        document = yaml_loader.load(text)
     except InvalidResource:
-        return False
+        return None
+    by_fields = "MultiTaskModel" if "spec" in document else "Study" if "model" in document else None
+    return str(document["kind"]) if "kind" in document else by_fields
 
 
 def data_root(file: Path) -> Path:

@@ -12,21 +12,9 @@ from multitask_api.errors import InvalidResource, Problem
 from multitask_api.resource import MultiTaskModel
 from multitask_api.resource.parsing import check
 from multitask_operator.formatting import listed
+from multitask_operator.study.fields import field_problems
 from multitask_operator.study.spec import Study
 
-VARIED = (
-    "filtering",
-    "pretraining",
-    "stages.highResource.enabled",
-    "stages.highResource.maxSteps",
-    "stages.highResource.minSaturationSteps",
-    "stages.mixture.sizeLimit",
-    "stages.mixture.temperature",
-    "training.learningRate",
-    "training.warmupSteps",
-    "tuning",
-)
-"""The fields that arms may differ in: all others have to be equal, or the arms would not be comparable."""
 NO_EARLY_STOP = 1_000_000
 """``minSteps`` of stages 2 and 3: an arm that stops early has fewer rows than the others."""
 MOST_VALIDATIONS = 20
@@ -77,7 +65,7 @@ def arms_of(study: Study, document: Mapping[str, Any]) -> tuple[Arm, ...]:
 
     Raises InvalidResource with the problems of all arms, each once, under the names of the arms that have it.
     """
-    problems = [*_field_problems(study), *_unfit(check(document))]
+    problems = [*field_problems(_named_fields(study)), *_unfit(check(document))]
     if problems:
         raise InvalidResource(problems)
     arms: list[Arm] = []
@@ -189,14 +177,13 @@ def _text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), ensure_ascii=False)
 
 
-def _field_problems(study: Study) -> Iterator[Problem]:
-    """Fields that arms may not differ in."""
-    fields = [(f"parameters.{path}", path) for path in study.parameters]
+def _named_fields(study: Study) -> Iterator[tuple[str, str]]:
+    """Where in the study fields of the model are named, and which."""
+    for path in study.parameters:
+        yield f"parameters.{path}", path
     for index, arm in enumerate(study.arms):
-        fields += [(f"arms[{index}].spec.{path}", path) for path, _ in leaves(arm.spec)]
-    for place, path in fields:
-        if not any(path == allowed or path.startswith(f"{allowed}.") for allowed in VARIED):
-            yield Problem(place, f"arms cannot be compared that differ in it; vary one of {', '.join(VARIED)}")
+        for path, _ in leaves(arm.spec):
+            yield f"arms[{index}].spec.{path}", path
 
 
 def _unfit(model: MultiTaskModel) -> Iterator[Problem]:

@@ -1,8 +1,9 @@
-"""The file of a study: a model, what is varied, and how often each arm is repeated."""
+"""The file of a study: a model, what is varied, and how often each arm is repeated; the names of its runs."""
 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -96,7 +97,7 @@ class Study(Record):
 
 def parse(text: str) -> Study:
     """The study in a YAML text. Raises InvalidResource, which names every field that is wrong."""
-    return check(load(text))
+    return check(load(text, "kind: Study, metadata, model, and parameters or arms"))
 
 
 def check(document: Mapping[str, Any]) -> Study:
@@ -105,3 +106,17 @@ def check(document: Mapping[str, Any]) -> Study:
         return Study.from_document(document)
     except ValidationError as error:
         raise InvalidResource(problems_of(error, Study)) from error
+
+
+def run_name(study: str, arm: int, seed: int) -> str:
+    """The name under which a run is a model of a work folder; ``arm`` counts from 1.
+
+    A DNS label, if the study's name has 40 characters at most.
+    """
+    return f"{study}-arm-{arm}-seed-{seed}"
+
+
+def is_run(model: str, of: str | None = None) -> bool:
+    """Whether ``model`` is the name of a run of the study ``of``, by default of any study."""
+    study = r"[a-z0-9-]+" if of is None else re.escape(of)
+    return re.fullmatch(rf"{study}-arm-\d+-seed-\d+", model) is not None

@@ -23,6 +23,8 @@ WRONG = [
     (grid("stages.mixture.temperature", 1, 0.5), "arm temperature=0.5: spec.stages.mixture.temperature: must be at"),
     (grid("training.seed", 1, 2), "parameters.training.seed: arms cannot be compared that differ in it"),
     ({"model": "no.yaml"}, "no.yaml does not exist; give the path of a MultiTaskModel file"),
+    ({"model": "study.yaml"}, "study.yaml is a Study; give the path of a MultiTaskModel file"),
+    (grid("spec.training.warmupSteps", 1, 2), "fields stand here as they do below spec; write training.warmupSteps"),
     ({"seeds": 99}, "seeds: must be at most 16, got 99"),
     ({"arms": [{"name": "a"}]}, "study.yaml: it has one arm, and nothing to compare it with"),
 ]
@@ -44,6 +46,26 @@ def test_an_invalid_model_is_told_by_its_own_fields(folder, capsys):
     (folder / "study.yaml").write_text(yaml.safe_dump(study_document()))
     assert cli.invoke(["study", str(folder)]) == 2
     assert capsys.readouterr().err == "error: spec.stages.mixture.temperature: must be at least 1, got 0\n"
+
+
+def test_an_empty_file_is_told_what_a_study_has(folder, capsys):
+    (folder / "study.yaml").write_text("# nothing\n")
+    assert cli.invoke(["study", str(folder)]) == 2
+    message = (
+        "study.yaml: it is empty; expected one YAML mapping with kind: Study, metadata, model, and parameters or arms"
+    )
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", [{}, {"kind": "MultiTaskModel"}])
+def test_a_model_in_place_of_a_study_is_told_what_is_for_it(folder, capsys, kind):
+    (folder / "model.yaml").write_text(yaml.safe_dump(model_document() | kind))
+    assert cli.invoke(["study", str(folder / "model.yaml")]) == 2
+    error = capsys.readouterr().err
+    assert (
+        "model.yaml is a MultiTaskModel, not a Study; `mtm run` trains it, and a Study with model: model.yaml" in error
+    )
+    assert error.count("\n") == 1
 
 
 def test_a_missing_file_is_one_line(folder, capsys):

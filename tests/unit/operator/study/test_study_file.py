@@ -155,8 +155,38 @@ WRONG = [
     (
         {"arms": [{"name": "a"}, {"name": "b", "spec": {"filtering": {"stratgy": "None"}}}]},
         {},
-        "arm b: spec.filtering.stratgy",
-        "unknown field; did you mean strategy?",
+        "arms[1].spec.filtering.stratgy",
+        "unknown field; did you mean filtering.strategy?",
+    ),
+    (
+        {"parameters": {"mixture.temperature": {"values": [1, 2]}}},
+        {},
+        "parameters.mixture.temperature",
+        "unknown field; did you mean stages.mixture.temperature?",
+    ),
+    (
+        {"parameters": {"stages.high_resource.max_steps": {"values": [1, 2]}}},
+        {},
+        "parameters.stages.high_resource.max_steps",
+        "unknown field; did you mean stages.highResource.maxSteps?",
+    ),
+    (
+        {"parameters": {"pretraining.maxStep": {"values": [1, 2]}}},
+        {},
+        "parameters.pretraining.maxStep",
+        "unknown field; did you mean pretraining.maxSteps?",
+    ),
+    (
+        {"parameters": {"tuning.xyzzy": {"values": [1, 2]}}},
+        {},
+        "parameters.tuning.xyzzy",
+        "unknown field; known fields: alpha, commonExperts",
+    ),
+    (
+        {"arms": [{"name": "a"}, {"name": "b", "spec": {"spec": {"tuning": {"rank": 8}}}}]},
+        {},
+        "arms[1].spec.spec.tuning.rank",
+        "write tuning.rank",
     ),
     (
         {"arms": [{"name": "a"}, {"name": "b", "spec": {"stages": {"baseline": {"seeds": 3}}}}]},

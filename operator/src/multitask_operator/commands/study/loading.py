@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from multitask_api.errors import InvalidResource, Problem
+from multitask_api.errors import InvalidResource, Problem, UserError
 from multitask_api.resource import MultiTaskModel, yaml_loader
 from multitask_api.stage_io.manifest import Resolved
 from multitask_operator.commands.plan import default_workdir
@@ -58,6 +58,11 @@ class LoadedStudy:
 def load(file: Path) -> LoadedStudy:
     """Read and check a study and its model. Raises UserError; its message names every problem."""
     text = model_file.read_text(file, "Study")
+    if model_file.kind_of(text) == "MultiTaskModel":
+        raise UserError(
+            f"{file} is a MultiTaskModel, not a Study; `mtm run` trains it, and a Study with model: {file.name}"
+            " compares ways to train it"
+        )
     try:
         study = parse(text)
         path = _model_path(file, study)
@@ -73,6 +78,8 @@ def _model_path(file: Path, study: Study) -> Path:
     path = path / "model.yaml" if path.is_dir() else path
     if not path.is_file():
         raise InvalidResource([Problem("model", f"{path} does not exist; give the path of a MultiTaskModel file")])
+    if model_file.kind_of(model_file.read_text(path, "MultiTaskModel")) == "Study":
+        raise InvalidResource([Problem("model", f"{path} is a Study; give the path of a MultiTaskModel file")])
     return path
 
 

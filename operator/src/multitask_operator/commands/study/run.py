@@ -23,8 +23,8 @@ from multitask_operator.local.workdir import PlannedModel, Workdir, write_atomic
 from multitask_operator.planner.estimate import measured_speeds
 from multitask_operator.study import page
 from multitask_operator.study.build import build_study_report
-from multitask_operator.study.names import is_run, run_name
 from multitask_operator.study.report import StudyReport
+from multitask_operator.study.spec import is_run, run_name
 
 
 def study(
