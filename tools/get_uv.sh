@@ -3,6 +3,10 @@
 set -eu
 python=$1 version=$2 folder=$3
 
+if [ -n "${SSL_CERT_FILE:-}" ]; then  # uv reads it; pip of Python 3.11 and 3.12 does not
+  export PIP_CERT="${PIP_CERT:-$SSL_CERT_FILE}"
+fi
+
 rm -rf "$folder"
 if "$python" -m venv "$folder" >/dev/null 2>&1; then
   "$folder/bin/python" -m pip install --quiet --disable-pip-version-check "uv==$version"

@@ -29,9 +29,9 @@ from multitask_trainer.runtime.runner import main
 from multitask_trainer.stages import prepare, resolve
 from support.data_builders import GOOD, data, task, write
 
-UNREACHABLE = (
-    "the hub cannot be reached to resolve the revision, and this machine has no copy; go online, or give a full commit"
-    " as the revision, or give the path of a copy"
+OFFLINE = (
+    "HF_HUB_OFFLINE keeps this machine from asking the hub, and it has no copy; unset it, or give the path of a copy as"
+    " uri"
 )
 
 
@@ -252,10 +252,10 @@ def test_a_base_without_files_is_a_problem(tmp_path: Path) -> None:
     data(tmp_path)
     (tmp_path / "empty").mkdir()
     assert resolved(tmp_path, baseModel={"uri": "empty"}).problems == (
-        "empty: no file in this folder; give the folder that holds the model's config.json",
+        "spec.baseModel.uri: empty: no file in this folder; give the folder that holds the model's config.json",
     )
     [problem] = resolved(tmp_path, baseModel={"uri": "emty"}).problems
-    assert problem.startswith("emty: no such folder (")
+    assert problem.startswith("spec.baseModel.uri: emty: no such folder (")
     assert problem.endswith("did you mean empty?")
 
 
@@ -268,7 +268,7 @@ def test_of_a_gguf_base_only_its_file_is_looked_at(tmp_path: Path, capsys: Any) 
     assert (found.data["base"].files, found.data["base"].bytes, found.base_parameters) == (1, 4, None)
     message = "base: there is no c.gguf; its GGUF files are a.gguf, b.gguf"
     lacking = {"uri": "base", "ggufFile": "c.gguf"}
-    assert resolved(tmp_path, baseModel=lacking).problems == (message,)
+    assert resolved(tmp_path, baseModel=lacking).problems == (f"spec.baseModel.uri: {message}",)
     for base, problems in ((named, []), (lacking, [("spec.baseModel.uri", message)])):
         data_check.main(["--model", str(model_file(tmp_path, baseModel=base)), "--data-root", str(tmp_path), "--json"])
         report = DataReport.model_validate_json(capsys.readouterr().out)
@@ -282,12 +282,16 @@ def test_resolve_collects_every_problem(tmp_path: Path) -> None:
     corpus = [{"uri": "hollow"}, {"uri": "pvc://claim/x.jsonl"}, {"uri": "hf://org/corpus/train"}]
     base = {"uri": "hf://org/model", "revision": "main"}
     report = resolved(tmp_path, baseModel=base, pretraining={"maxSteps": 1, "corpus": corpus})
+    corpus_field = "spec.pretraining.corpus"
     assert [problem.split(" (")[0] for problem in report.problems] == [
-        "test.jsonl: no such file or folder",
-        "hollow: no .jsonl, .json, .csv, .tsv or .parquet file in this folder; it is empty",
-        "pvc://claim/x.jsonl: no folder stands for claim 'claim' here; add --claim claim=DIR to the command",
-        f"hf://org/corpus/train: hf://org/corpus: {UNREACHABLE}",
-        f"spec.baseModel: hf://org/model@main: {UNREACHABLE}",
+        "spec.tasks[0].data.test.uri: test.jsonl: no such file or folder",
+        f"{corpus_field}[0].uri: hollow: no .jsonl, .json, .csv, .tsv or .parquet file in this folder; it is empty",
+        (
+            f"{corpus_field}[1].uri: pvc://claim/x.jsonl: no folder stands for claim 'claim' here; add --claim claim="
+            "DIR to the command"
+        ),
+        f"{corpus_field}[2].uri: hf://org/corpus/train: hf://org/corpus: {OFFLINE}",
+        f"spec.baseModel.uri: hf://org/model@main: {OFFLINE}",
     ]
     assert report.revision is None
     assert report.data["train.jsonl"].fingerprint
@@ -296,7 +300,22 @@ def test_resolve_collects_every_problem(tmp_path: Path) -> None:
 def test_a_name_that_the_hub_cannot_have_is_a_problem(tmp_path: Path) -> None:
     data(tmp_path)
     [problem] = resolved(tmp_path, baseModel={"uri": "hf://org/a..b"}).problems
-    assert problem.startswith("spec.baseModel: hf://org/a..b: not a name that the hub can have (")
+    assert problem.startswith("spec.baseModel.uri: hf://org/a..b: not a name that the hub can have (")
+
+
+def test_a_hub_that_does_not_answer_is_named_with_what_helps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data(tmp_path)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    [problem] = resolved(tmp_path, baseModel={"uri": "hf://org/model"}).problems
+    assert problem == (
+        "spec.baseModel.uri: hf://org/model: the hub at 127.0.0.1:9 cannot be reached ([Errno 111] Connection refused),"
+        " and this machine has no copy; set HTTPS_PROXY where a proxy leads to it, or HF_ENDPOINT where it has a mirror"
+        " (in a cluster proxy and hubEndpoint of the chart), or give the path of a copy as uri"
+    )
+    commit = "0123456789abcdef0123456789abcdef01234567"
+    assert resolved(tmp_path, baseModel={"uri": "hf://org/model", "revision": commit}).problems == ()
 
 
 def test_resolve_keeps_a_commit_and_uses_the_cache_offline(tmp_path: Path, monkeypatch: Any) -> None:

@@ -127,10 +127,8 @@ def resolve(model: MultiTaskModel, root: Path, workdir: Workdir, *, rows: bool =
         resolved = Resolved.model_validate_json(completed.stdout)
     except ValidationError as error:
         raise _error_from(completed, "checking the data and the base model failed") from error
-    problems = list(resolved.problems)
-    problems += [f"{uri}: {item.problem}" for uri, item in resolved.data.items() if item.problem]
-    if problems:
-        raise DataCheckFailed("\n".join(dict.fromkeys(problems)))
+    if resolved.problems:
+        raise DataCheckFailed("\n".join(resolved.problems))
     return resolved
 
 

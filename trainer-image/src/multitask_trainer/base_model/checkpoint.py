@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from multitask_serving.engine.model.pretrained import read_pretrained
 from multitask_trainer.errors import HubUnreachable, StageError
+from multitask_trainer.storage.hub_access import NOT_ANSWERED, is_outage, unreachable_hub
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
@@ -52,7 +53,7 @@ def read_checkpoint(name: str, uri: str, **options: Any) -> tuple[PreTrainedMode
         _drop_empty_windows(config)
         tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **options)
         model, missing = read_pretrained(name, dtype=torch.float32, attention=None, config=config, **options)
-    except (OSError, ValueError, ImportError, KeyError, StrictDataclassError) as error:
+    except (*NOT_ANSWERED, KeyError, StrictDataclassError) as error:
         raise _explained(error, uri) from error
     return model, checked_tokenizer(model, missing, tokenizer, uri)
 
@@ -129,18 +130,6 @@ def _explained(error: Exception, uri: str) -> StageError | HubUnreachable:
         if hub
         else "the folder must hold a causal language model that transformers can read, and its tokenizer"
     )
-    if hub and _is_outage(error):
-        return HubUnreachable(f"baseModel.uri: {uri}: the hub did not answer ({first}); {hint}")
+    if hub and is_outage(error):
+        return HubUnreachable(f"baseModel.uri: {uri}: {unreachable_hub(error)}")
     return StageError(f"baseModel.uri: {uri}: cannot be loaded ({first}); {hint}")
-
-
-def _is_outage(error: BaseException | None) -> bool:
-    """Whether the hub did not answer: transformers wraps that in an OSError, like everything else."""
-    from huggingface_hub.constants import HF_HUB_OFFLINE
-    from huggingface_hub.errors import LocalEntryNotFoundError
-
-    while error is not None and not HF_HUB_OFFLINE:  # when asked to stay offline, waiting does not help
-        if isinstance(error, ConnectionError | TimeoutError | LocalEntryNotFoundError):
-            return True
-        error = error.__cause__ or error.__context__
-    return False

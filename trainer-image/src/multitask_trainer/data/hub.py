@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ from multitask_trainer.data.file_names import format_of
 from multitask_trainer.data.listing import missing_gguf
 from multitask_trainer.data.raw_rows import RawRow, ReadProblem, UsedFields, is_used
 from multitask_trainer.errors import DataError, HubUnreachable, StageError
+from multitask_trainer.storage.hub_access import NOT_ANSWERED, unreachable_hub
 
 _BATCH = 1000
 _CONVERSION_ERRORS = (ValueError, ArithmeticError, LookupError, TypeError, OSError)
@@ -59,9 +61,7 @@ def read_split(
     try:
         rows = datasets.load_dataset(dataset, config or None, split=split, revision=revision)
     except (ConnectionError, TimeoutError) as error:
-        raise HubUnreachable(
-            f"{name}: the hub cannot be reached ({_short(error)}); copy the data to a file or try again"
-        ) from error
+        raise HubUnreachable(f"{name}: {unreachable_hub(error)}") from error
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
         yield ReadProblem(
             name, None, f"the dataset cannot be read ({_short(error)}); check its name, config and split", True
@@ -106,7 +106,7 @@ def model_parameters(repository: str, revision: str | None) -> int | None:
 
     try:
         info = huggingface_hub.HfApi().model_info(repository, revision=revision, expand=["safetensors"], timeout=20)
-    except (OSError, ValueError):  # HTTP errors of the hub are OSErrors, a wrong name is a ValueError
+    except NOT_ANSWERED:
         return None
     return info.safetensors.total if info.safetensors else None
 
@@ -123,7 +123,7 @@ def download_model_file(repository: str, revision: str | None, name: str) -> Pat
     try:
         return Path(huggingface_hub.hf_hub_download(repository, name, revision=revision))
     except LocalEntryNotFoundError as error:
-        raise HubUnreachable(f"{where}: the hub did not answer, and {name} is not on this machine") from error
+        raise HubUnreachable(f"{where}: {name}: {unreachable_hub(error)}") from error
     except EntryNotFoundError as error:
         names = huggingface_hub.HfApi().list_repo_files(repository, revision=revision)
         raise StageError(f"{where}: {missing_gguf(name, names)}") from error
@@ -135,15 +135,26 @@ def download_model_file(repository: str, revision: str | None, name: str) -> Pat
 
 
 def model_config(repository: str, revision: str | None) -> dict[str, Any]:
-    """A model's ``config.json``, from the hub or its cache on this machine; empty if it is in neither."""
-    import huggingface_hub
-
+    """A model's ``config.json``, from the hub's cache on this machine or the hub; empty if it is in neither."""
     try:
-        path = huggingface_hub.hf_hub_download(repository, "config.json", revision=revision, etag_timeout=20)
-        config = json.loads(Path(path).read_text("utf-8"))
-    except (OSError, ValueError):  # HTTP errors of the hub are OSErrors, a wrong name is a ValueError
+        config = json.loads(_config_file(repository, revision).read_text("utf-8"))
+    except NOT_ANSWERED:
         return {}
     return config if isinstance(config, dict) else {}
+
+
+def _config_file(repository: str, revision: str | None) -> Path:
+    import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    get = functools.partial(huggingface_hub.hf_hub_download, repository, "config.json", revision=revision)
+    try:
+        return Path(get(local_files_only=True))
+    except LocalEntryNotFoundError:
+        # Asked once whether it is there: to download it, the hub is asked six times before it counts as unreachable.
+        if not huggingface_hub.HfApi().file_exists(repository, "config.json", revision=revision):
+            raise
+        return Path(get())
 
 
 def resolve_revision(repository: str, revision: str | None, kind: str) -> str:
@@ -156,7 +167,6 @@ def resolve_revision(repository: str, revision: str | None, kind: str) -> str:
     import huggingface_hub
     from huggingface_hub.errors import (
         GatedRepoError,
-        HfHubHTTPError,
         HFValidationError,
         RepositoryNotFoundError,
         RevisionNotFoundError,
@@ -176,13 +186,10 @@ def resolve_revision(repository: str, revision: str | None, kind: str) -> str:
         raise DataError(
             f"{where}: no such {kind} on the hub, or no access to it; check the name and HF_TOKEN"
         ) from error
-    except (OSError, HfHubHTTPError) as error:
+    except NOT_ANSWERED as error:
         cached = _cached_commit(repository, revision or "main", kind)
         if cached is None:
-            raise DataError(
-                f"{where}: the hub cannot be reached to resolve the revision, and this machine has no copy;"
-                " go online, or give a full commit as the revision, or give the path of a copy"
-            ) from error
+            raise DataError(f"{where}: {unreachable_hub(error)}") from error
         return cached
 
 

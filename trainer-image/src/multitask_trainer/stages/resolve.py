@@ -40,10 +40,12 @@ _MAX_PROBLEMS = 20
 
 def resolve(spec: MultiTaskModelSpec, locations: DataLocations, cache: HashCache) -> Resolved:
     """Fingerprint the data at every address and the base, or pin its revision; collect what fails as problems."""
-    data = {uri: resolve_data(uri, locations, cache) for uri in dict.fromkeys(_data_uris(spec))}
+    fields = _data_uris(spec)
+    data = {uri: resolve_data(uri, locations, cache) for uri in fields}
     if is_folder(spec.base_model.uri):
+        fields[spec.base_model.uri] = "spec.baseModel.uri"
         data[spec.base_model.uri] = resolve_folder(spec.base_model.uri, locations, cache, spec.base_model.gguf_file)
-    problems = [f"{uri}: {resolved.problem}" for uri, resolved in data.items() if resolved.problem]
+    problems = [f"{fields[uri]}: {uri}: {found.problem}" for uri, found in data.items() if found.problem]
     problems += [f"spec.{problem}" for problem in package_problems(spec)]
     revision = None
     base = spec.base_model
@@ -53,10 +55,11 @@ def resolve(spec: MultiTaskModelSpec, locations: DataLocations, cache: HashCache
             from multitask_trainer.data.hub import resolve_revision
 
             revision = resolve_revision(base.uri.removeprefix("hf://").strip("/"), base.revision, "model")
-        parameters = parameter_count(base.uri, base.revision, locations, base.gguf_file)
-        shape = None if base.gguf_file else model_shape(base.uri, base.revision, locations)
+        commit = revision or base.revision
+        parameters = parameter_count(base.uri, commit, locations, base.gguf_file)
+        shape = None if base.gguf_file else model_shape(base.uri, commit, locations)
     except DataError as error:
-        problems.append(f"spec.baseModel: {error}")
+        problems.append(f"spec.baseModel.uri: {error}")
     problems += _unknown_layers(spec.tuning, shape)
     return Resolved(
         revision=revision, data=data, problems=tuple(problems), base_parameters=parameters, base_shape=shape
@@ -118,11 +121,15 @@ def _shortened(resolved: Resolved) -> Resolved:
     )
 
 
-def _data_uris(spec: MultiTaskModelSpec) -> Iterator[str]:
-    for task in spec.tasks:
-        yield from (source.uri for source in task.data.sources.values())
-    for source in spec.pretraining.corpus if spec.pretraining else ():
-        yield source.uri
+def _data_uris(spec: MultiTaskModelSpec) -> dict[str, str]:
+    """Every address of rows → the first field that names it."""
+    fields: dict[str, str] = {}
+    for index, task in enumerate(spec.tasks):
+        for split, source in task.data.sources.items():
+            fields.setdefault(source.uri, f"spec.tasks[{index}].data.{split}.uri")
+    for index, source in enumerate(spec.pretraining.corpus if spec.pretraining else ()):
+        fields.setdefault(source.uri, f"spec.pretraining.corpus[{index}].uri")
+    return fields
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -9,8 +9,9 @@ from pathlib import Path
 import fsspec
 
 from multitask_api.errors import MultitaskError
-from multitask_trainer.errors import ArtifactError, StageError
+from multitask_trainer.errors import ArtifactError, HubUnreachable, StageError
 from multitask_trainer.storage.files import temporary_sibling
+from multitask_trainer.storage.hub_access import is_outage, unreachable_hub
 
 
 def local_path(uri: str) -> Path | None:
@@ -24,8 +25,8 @@ def local_path(uri: str) -> Path | None:
 def storage_errors(uri: str) -> Iterator[None]:
     """Turn the errors of a store into the trainer's own, with what to do about them.
 
-    `StageError` where access is denied, `ArtifactError` where a remote store does not answer. `FileNotFoundError` and
-    what goes wrong on a local disk pass through.
+    `StageError` where access is denied, `ArtifactError` where a remote store does not answer, `HubUnreachable` where
+    the hub does not. `FileNotFoundError` and what goes wrong on a local disk pass through.
     """
     try:
         yield
@@ -39,6 +40,8 @@ def storage_errors(uri: str) -> Iterator[None]:
     except Exception as error:
         if local_path(uri) is not None:
             raise
+        if uri.startswith("hf://") and is_outage(error):
+            raise HubUnreachable(f"{uri}: {unreachable_hub(error)}") from error
         raise ArtifactError(f"{uri} cannot be reached ({type(error).__name__}: {error}); is the store up?") from error
 
 
