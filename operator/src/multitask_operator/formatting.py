@@ -28,6 +28,11 @@ def listed(names: Sequence[str], most: int = 5) -> str:
     return " and ".join(part for part in (", ".join(shown[:-1]), *shown[-1:]) if part)
 
 
+def routing_cause(cause: str | None) -> str:
+    """Why a model answers a task, as tables show it: ``SurelyBetter`` of the results holds at equal scores too."""
+    return "AtLeastAsGood" if cause == "SurelyBetter" else cause or "–"
+
+
 def size(count: float) -> str:
     """A number of bytes in the unit that reads best (powers of ten)."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -25,7 +25,8 @@ if __name__ == "__main__":
 
     def command() -> int:
         if path.name == "study.yaml":
-            return study.study(path, folder, as_json=False, launcher=FakeStages())
+            given = ["--workdir", workdir]
+            return study.study(path, folder, as_json=False, options=given, launcher=FakeStages())
         return run.run(path, folder, serve=serve, as_json=False, launcher=FakeStages())
 
     sys.exit(run_reporting_errors(command))

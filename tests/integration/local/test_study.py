@@ -111,7 +111,8 @@ def test_interrupted_or_killed_it_goes_on_where_it_was(local_study):
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "stop   mixture/classification (all arms): stopped without a checkpoint; the next run begins it again" in err
-    assert "run the same command again" in err
+    again = f"run again: mtm study {local_study.folder / 'study.yaml'} --workdir {local_study.work}\n"
+    assert err.endswith(f"interrupted, {again}")
     assert [run["state"] for arm in local_study.report()["arms"] for run in arm["runs"]] == ["Unfinished"] * 2
 
     (local_study.work / "marks/mixture__classification").unlink()
@@ -133,6 +134,7 @@ def test_an_arm_that_fails_does_not_lose_the_others(local_study):
     local_study.faults({"mixture/all": "wrong input"})
     status, out, err = local_study.run()
     assert status == 1
+    assert err.splitlines()[-1].startswith("not finished; when the cause is mended, run again: mtm study ")
     assert "start  base (all arms)\n" in err
     assert "start  mixture/classification (strategy=Type)\n" in err
     assert "FAILED mixture/all (strategy=None): line 3 has no label" in err

@@ -27,12 +27,12 @@ def study(file: Path, workdir: Path | None, claims: Sequence[str], *, plan_only:
     """
     mount_claims(claims)
     file = file / "study.yaml" if file.is_dir() else file
+    options = [*repeated("--workdir", [str(workdir)] if workdir else []), *repeated("--claim", claims)]
+    options += ["--device", device] if device != "auto" else []
     if plan_only:
         from multitask_operator.commands.study import plan
 
-        options = [*repeated("--workdir", [str(workdir)] if workdir else []), *repeated("--claim", claims)]
-        options += ["--device", device] if device != "auto" else []
         return plan.plan(file, workdir, as_json=output == "json", device_option=device, options=options)
     from multitask_operator.commands.study import run
 
-    return run.study(file, workdir, as_json=output == "json", device=device)
+    return run.study(file, workdir, as_json=output == "json", device=device, options=options)

@@ -10,7 +10,7 @@ from shlex import quote
 from typing import TYPE_CHECKING
 
 from multitask_api.report import Report, ReportTask
-from multitask_operator.formatting import counted, interval, number
+from multitask_operator.formatting import counted, interval, number, routing_cause
 from multitask_operator.report.interference import diagnosis_text
 from multitask_operator.report.mixture_starts import start_lines
 from multitask_operator.report.overlap import OVERLAP_LEGEND, has_overlap, overlap_share, ratio_without_overlap
@@ -104,4 +104,13 @@ def _task_row(task: ReportTask, *, mark: bool, with_overlap: bool) -> tuple[str,
     scores = (number(task.baseline), number(task.score), number(task.ratio))
     figures = (*scores, interval(task.interval, task.interval_from if mark else None))
     overlap = (overlap_share(task), ratio_without_overlap(task)) if with_overlap else ()
-    return (task.name, task.group, task.metric, *figures, *overlap, verdict, task.served_by or "–", task.cause or "–")
+    return (
+        task.name,
+        task.group,
+        task.metric,
+        *figures,
+        *overlap,
+        verdict,
+        task.served_by or "–",
+        routing_cause(task.cause),
+    )

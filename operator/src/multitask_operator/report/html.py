@@ -8,7 +8,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from multitask_api.report import Report, ReportGroup, ReportMachine
-from multitask_operator.formatting import counted, duration, interval, listed, number, size
+from multitask_operator.formatting import counted, duration, interval, listed, number, routing_cause, size
 from multitask_operator.report.interference import diagnosis_text
 from multitask_operator.report.mixture_starts import start_lines
 from multitask_operator.report.overlap import OVERLAP_LEGEND, has_overlap, overlap_share, ratio_without_overlap
@@ -21,7 +21,12 @@ def render(report: Report) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"number": number, "size": size, "duration": duration, "count": _count, "percent": _percent}
-    environment.filters |= {"counted": counted, "listed": listed, "overlap": overlap_share}
+    environment.filters |= {
+        "counted": counted,
+        "listed": listed,
+        "overlap": overlap_share,
+        "routing_cause": routing_cause,
+    }
     environment.filters |= {
         "without_overlap": ratio_without_overlap,
         "start_lines": start_lines,

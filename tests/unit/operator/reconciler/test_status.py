@@ -122,7 +122,8 @@ def test_a_row_says_who_answers_and_why():
     consolidated = next(item for item in found.conditions if item.type == "Consolidated")
     assert (consolidated.status, consolidated.reason) == ("False", "TasksOutsideMixture")
     assert consolidated.message == (
-        "1/3 tasks qualify; not escalate, topic. The shared model is surely better for escalate and answers there too."
+        "1/3 tasks qualify; not escalate, topic. The shared model is surely at least as good for escalate and answers "
+        "there too."
     )
 
 

@@ -9,7 +9,7 @@ from multitask_operator.commands.cluster.jobs import JobRow, job_rows, join_name
 from multitask_operator.commands.cluster.options import ClusterOptions
 from multitask_operator.commands.cluster.session import read_model
 from multitask_operator.commands.console import print_json, print_line, table
-from multitask_operator.formatting import duration, number
+from multitask_operator.formatting import duration, number, routing_cause
 from multitask_operator.reconciler.state.accessors import parse_time
 from multitask_operator.reconciler.state.cluster_state import ClusterState
 
@@ -73,7 +73,7 @@ def _print(cluster: ClusterState, status: MultiTaskModelStatus, rows: list[JobRo
         tasks = [
             (
                 *(task.name, task.group or "–", number(task.baseline), number(task.score), number(task.ratio)),
-                *(task.verdict or "–", task.served_by or "–", task.reason or "–"),
+                *(task.verdict or "–", task.served_by or "–", routing_cause(task.reason)),
             )
             for task in status.tasks
         ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 import platform
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
+from shlex import join
 
 from multitask_api.errors import UserError
 from multitask_api.machine.gpus import gpu_count
@@ -33,9 +35,13 @@ def study(
     *,
     as_json: bool,
     device: str = "auto",
+    options: Sequence[str] = (),
     launcher: processes.Launcher | None = None,
 ) -> int:
-    """Run what is missing of the study in ``file``; see ``mtm study --help`` for the exit statuses."""
+    """Run what is missing of the study in ``file``; see ``mtm study --help`` for the exit statuses.
+
+    ``options``: those of the command line that the next call needs too.
+    """
     if device == "cuda" and not gpu_count():
         raise UserError("--device cuda: this machine has no NVIDIA GPU that this process can use; use cpu or auto")
     loaded = load(file)
@@ -78,7 +84,10 @@ def study(
     if as_json:
         print_json({"exitStatus": status, "report": report.model_dump(mode="json", by_alias=True)})
     else:
-        _conclude(report, path, interrupted=result.interrupted)
+        _conclude(report, path)
+        if status != OK:
+            when = "interrupted" if result.interrupted else "not finished; when the cause is mended"
+            sys.stderr.write(f"{when}, run again: {join(['mtm', 'study', str(file), *options])}\n")
     return status
 
 
@@ -106,7 +115,7 @@ def _write_pages(workdir: Workdir, report: StudyReport) -> Path:
     return folder / "study.html"
 
 
-def _conclude(report: StudyReport, path: Path, *, interrupted: bool) -> None:
+def _conclude(report: StudyReport, path: Path) -> None:
     """Print the outcome."""
     outcome = page.outcome(report)
     table("", outcome.columns, outcome.rows, right=[outcome.columns[index] for index in outcome.numeric])
@@ -115,5 +124,3 @@ def _conclude(report: StudyReport, path: Path, *, interrupted: bool) -> None:
         print_line(f"warning: {warning}")
     print_line(report.conclusion)
     print_line(f"page: {path}, {path.with_suffix('.md')}")
-    if interrupted:
-        sys.stderr.write("interrupted; run the same command again to continue\n")

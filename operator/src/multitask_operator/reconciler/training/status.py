@@ -99,7 +99,11 @@ def _consolidated(model: MultiTaskModel, verdicts: Mapping[str, TaskVerdict]) ->
     text = f"{total - len(outside)}/{total} tasks qualify"
     if outside:
         better = [name for name in outside if verdicts[name].is_surely_better]
-        note = f" The shared model is surely better for {_names(better)} and answers there too." if better else ""
+        note = (
+            f" The shared model is surely at least as good for {_names(better)} and answers there too."
+            if better
+            else ""
+        )
         return ConditionValue("False", "TasksOutsideMixture", f"{text}; not {_names(outside)}.{note}")
     return ConditionValue("True", "AllQualified", f"{text}.")
 
