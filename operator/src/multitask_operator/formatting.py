@@ -43,10 +43,15 @@ def size(count: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """``seconds`` as seconds, minutes or hours."""
+    """``seconds`` as seconds, minutes, hours or days, whatever makes the number a small one."""
     if seconds < 120:
         return f"{seconds:.1f} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+    if seconds < 7200:
+        return f"{seconds / 60:.0f} min"
+    if seconds < 48 * 3600:
+        return f"{seconds / 3600:.1f} h"
+    days = seconds / 86400
+    return f"{days:.1f} days" if days < 10 else f"{days:,.0f} days"
 
 
 def cut(text: str, size: int) -> str:

@@ -83,7 +83,16 @@ def test_a_stage_without_progress_shows_its_time():
 
 @pytest.mark.parametrize(
     ("seconds", "text"),
-    [(0.04, "0.0 s"), (9.96, "10.0 s"), (12, "12 s"), (119, "119 s"), (600, "10 min"), (9000, "2.5 h")],
+    [
+        (0.04, "0.0 s"),
+        (9.96, "10.0 s"),
+        (12, "12 s"),
+        (119, "119 s"),
+        (600, "10 min"),
+        (9000, "2.5 h"),
+        (200_000, "2.3 days"),
+        (4_444_200, "51 days"),
+    ],
 )
 def test_durations(seconds, text):
     assert duration(seconds) == text
