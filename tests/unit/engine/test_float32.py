@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -42,6 +43,19 @@ def test_training_uses_tf32_on_a_gpu(monkeypatch: pytest.MonkeyPatch, device: st
     use_tf32(enabled=False)
     make_accelerator(device=device, threads=1, precision=precision)  # type: ignore[arg-type]
     assert torch.get_float32_matmul_precision() == setting
+
+
+@pytest.mark.parametrize(("device", "capability", "mixed"), [("cuda", 7, "no"), ("cuda", 8, "bf16"), ("cpu", 8, "no")])
+def test_training_computes_in_bf16_where_a_gpu_has_it(
+    monkeypatch: pytest.MonkeyPatch, device: str, capability: int, mixed: str
+):
+    asked: dict[str, object] = {}
+    monkeypatch.setattr("accelerate.Accelerator", lambda **settings: asked.update(settings))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.current_device", lambda: 0)
+    monkeypatch.setattr("torch.cuda.get_device_properties", lambda _: SimpleNamespace(major=capability))
+    make_accelerator(device=device, threads=1, precision="bf16")
+    assert asked["mixed_precision"] == mixed
 
 
 SETTERS = ("set_float32_matmul_precision", "allow_tf32", "fp32_precision")

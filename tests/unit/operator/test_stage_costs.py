@@ -13,7 +13,7 @@ from multitask_api.estimates.flops import attention_flops, training_flops
 from multitask_api.estimates.memory import TRAINED_BYTES, MemoryModel, MicroBatchShape
 from multitask_api.estimates.shape import ModelShape
 from multitask_api.estimates.sharding import divides_weights
-from multitask_api.machine.gpu_models import GIB, GpuModel, known_gpu
+from multitask_api.machine.gpu_models import GIB, GpuModel, known_gpu, sold_gpu
 from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.manifest import RowSample
 from multitask_api.stages import Node, NodeState
@@ -331,7 +331,8 @@ def test_the_table_has_memory_time_and_gpu_hours(capsys, monkeypatch):
     (baseline,) = [line.split() for line in output.splitlines() if line.strip().startswith("baseline")]
     hours = found.stages[0].seconds / 3600
     assert baseline[:4] == ["baseline", "4", "16,000", f"{16_000 * 64 * 1024:,}"]
-    assert baseline[-1] == f"{hours:.2f}"
+    assert hours > 10
+    assert baseline[-1] == f"{hours:,.0f}"
     assert "memory: estimated, of the 23.0 GiB of L4" in output
     assert "tokens/s from FLOPs, at 35% of the 121 TFLOP/s of L4" in output
     assert "tokens: all rows counted at training.maxLength" in output
@@ -351,24 +352,31 @@ GPUS = [
     ("NVIDIA A100-SXM4-80GB", 81920, 312),
     ("NVIDIA L4", 23034, 121),
     ("nvidia-l4", 23034, 121),
-    ("nvidia-tesla-t4", 15360, 65),
+    ("nvidia-tesla-t4", 15360, 8.1),
     ("NVIDIA L40S", 46068, 362),
     ("NVIDIA GeForce RTX 4090", 24564, 165),
     ("NVIDIA H100 80GB HBM3", 81559, 989),
     ("NVIDIA H100 PCIe", 81559, 756),
     ("NVIDIA-H100-NVL", 95830, 835),
-    ("Tesla V100-PCIE-32GB", 32510, 112),
+    ("Tesla V100-PCIE-32GB", 32510, 14),
     ("NVIDIA A10G", 23028, None),
+    ("RTX4090", 24564, 165),
+    ("rtx-4090-24GB", 24564, 165),
+    ("RTX6000Ada", 49140, None),
 ]
 
 
 @pytest.mark.parametrize(("name", "memory", "tflops"), GPUS)
 def test_gpus_by_their_names(name, memory, tflops):
-    assert known_gpu(name) == GpuModel(name, memory * 2**20, tflops and tflops * 1e12)
+    found = known_gpu(name)
+    assert (found.name, found.memory, found.flops) == (name, memory * 2**20, tflops and tflops * 1e12)
+    assert sold_gpu(name) == found
+    assert found.has_bf16 == (not re.search("T4|V100", name, re.IGNORECASE))
 
 
 def test_a_slice_of_a_gpu_is_not_the_whole():
     assert known_gpu("NVIDIA-A100-SXM4-40GB-MIG-1g.5gb") is None
+    assert known_gpu("A100-1g.5gb") is None
 
 
 def test_several_gpus_of_a_training_share_its_time_and_each_has_its_hours(capsys):
@@ -385,8 +393,40 @@ def test_several_gpus_of_a_training_share_its_time_and_each_has_its_hours(capsys
 
 def test_an_unknown_gpu_is_refused_with_those_that_are_known():
     assert known_gpu("Voodoo 2") is None
-    with pytest.raises(UserError, match="--gpu Voodoo: not a GPU that is known here; write one of T4, V100"):
-        named_device("Voodoo")
+    for name, written in (
+        ("Voodoo", "T4, V100, .*, A100-40GB"),
+        ("A100-7GB", "A100-40GB, A100-80GB"),
+        ("RTX4095", "RTX .*"),
+        ("L4-48GB", "L4-24GB"),
+    ):
+        message = f"^--gpu {name}: not a GPU that is known here; write one of {written}, or its memory, such as 24GB$"
+        with pytest.raises(UserError, match=message):
+            named_device(name)
+
+
+def test_of_a_gpu_by_its_memory_no_speed_is_known():
+    device = named_device("24GB")
+    assert (device.memory, device.flops) == (24 * 10**9, None)
+    assert known_gpu("24GB") is None, "a label of a node means something else"
+    found = cost(model(tuning=LORA), HALF, device)
+    assert found.fits
+    assert found.seconds is None
+
+
+def test_a_gpu_without_bf16_is_planned_in_fp32(capsys):
+    device = named_device("T4")
+    resource, full = model(tuning=LORA), model(tuning=LORA, training={"precision": "fp32"})
+    planned = cost(resource, HALF, device)
+    assert planned == cost(full, HALF, device)
+    assert planned.stages[0].fitted.memory.weights > 4 * HALF.parameters
+    assert "35% of the 8 TFLOP/s of T4" in planned.stages[0].speed.source
+    assert "35% of the 60 TFLOP/s in TF32 of L4" in cost(full, HALF, named_device("L4")).stages[0].speed.source
+    print_costs(planned)
+    output = capsys.readouterr().out
+    assert "precision: fp32, because T4 has no bf16" in output
+    assert "PyTorch has no kernels" not in output
+    print_costs(cost(resource, HALF, named_device("V100-16GB")))
+    assert "warning: PyTorch has no kernels for V100-16GB" in capsys.readouterr().out
 
 
 def test_the_drivers_tool_says_what_gpu_there_is():

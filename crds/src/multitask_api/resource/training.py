@@ -184,7 +184,9 @@ class Training(Record):
         "no rise, else at its limit.",
     )
     precision: Literal["fp32", "bf16"] = Field(
-        "bf16", description="Number format of training on a GPU and of the served weights. A CPU trains in fp32."
+        "bf16",
+        description="Number format of training on a GPU and of the served weights. A CPU trains in fp32, and so does a "
+        "GPU without bf16 (T4).",
     )
     optimizer: Optimizer | None = Field(
         None,

@@ -65,7 +65,11 @@ def validate(file: Path, claims: Sequence[str], output: str) -> int:
 @CLAIM
 @NO_SERVE
 @REFRESH
-@click.option("--gpu", metavar="NAME", help="Memory and time in a cluster with this GPU, such as L4.  [default: here]")
+@click.option(
+    "--gpu",
+    metavar="NAME",
+    help="Memory and time in a cluster with this GPU, such as L4, RTX4090, A100-40GB or 24GB.  [default: here]",
+)
 @OUTPUT
 @cluster_options
 def plan(

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from multitask_api.errors import UserError
 from multitask_api.estimates.fitting import CLOSE, Fitted
-from multitask_api.machine.gpu_models import GIB, GpuModel, known_gpu, known_names
+from multitask_api.machine.gpu_models import GIB, GpuModel, known_names, near_names, sold_gpu
 from multitask_api.resource.training import Training
 from multitask_operator.commands.console import print_line, table
 from multitask_operator.formatting import duration
@@ -25,14 +25,15 @@ _DASH = "–"
 
 def device_of(gpu: GpuModel) -> Device:
     """A GPU as what stages train on."""
-    return Device(gpu.name, gpu.memory, is_gpu=True, flops=gpu.flops)
+    return Device(gpu.name, gpu.memory, is_gpu=True, flops=gpu.flops, has_bf16=gpu.has_bf16, is_too_old=gpu.is_too_old)
 
 
 def named_device(name: str) -> Device:
     """The GPU that a user names. Raises UserError if it is not known."""
-    gpu = known_gpu(name)
+    gpu = sold_gpu(name)
     if gpu is None:
-        raise UserError(f"--gpu {name}: not a GPU that is known here; write one of {known_names()}, or A100-40GB")
+        near = ", ".join(near_names(name)) or f"{known_names()}, A100-40GB"
+        raise UserError(f"--gpu {name}: not a GPU that is known here; write one of {near}, or its memory, such as 24GB")
     return device_of(gpu)
 
 
@@ -144,6 +145,10 @@ def _sources(cost: Estimate) -> Iterator[str]:
         note = "; twice: activations are computed twice (gradient checkpointing)" if twice else ""
         note += f"; close: within {CLOSE:.0%} of the memory even with one sequence at a time" if close else ""
         gpus = f"each of {cost.device.gpus} × " if cost.device.gpus > 1 else ""
+        if cost.device.is_gpu and not cost.device.has_bf16:
+            yield f"precision: fp32, because {cost.device.name} has no bf16; training.precision says what is served"
+        if cost.device.is_too_old:
+            yield f"warning: PyTorch has no kernels for {cost.device.name} in its builds for CUDA 13, which images have"
         yield (
             f"memory: estimated, of the {cost.device.memory / GIB:.1f} GiB of {gpus}{cost.device.name}, with rows of"
             f" training.maxLength; a micro-batch is as large as fits{note}"
@@ -168,4 +173,5 @@ def _time(seconds: float | None) -> str:
 def _hours(gpu_seconds: float | None) -> str:
     if gpu_seconds is None:
         return _DASH
-    return "< 0.01" if 0 < gpu_seconds < 36 else f"{gpu_seconds / 3600:.2f}"
+    hours = gpu_seconds / 3600
+    return "< 0.01" if 0 < hours < 0.01 else f"{hours:.2f}" if hours < 10 else f"{hours:,.0f}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from dataclasses import replace
 
 from multitask_api.machine.gpu_models import GpuModel, known_gpu
 
@@ -23,4 +24,5 @@ def parse(output: str) -> GpuModel | None:
     if not name or not mebibytes.strip().isdigit():
         return None
     known = known_gpu(name)
-    return GpuModel(name.strip(), int(mebibytes) * 2**20, known.flops if known else None)
+    found = known or GpuModel(name, 0, None)
+    return replace(found, name=name.strip(), memory=int(mebibytes) * 2**20)

@@ -13,6 +13,8 @@ from multitask_api.stages import Graph, NodeState
 from multitask_operator.planner.stage_memory import Device, Training, fitted, training_of, training_of_group
 from multitask_operator.planner.steps import steps_of, steps_of_unknown_groups
 
+_TF32 = 0.5
+"""Of the peak in bf16, on the tensor cores of all that have both."""
 UTILISATION = 0.35
 """Of a GPU's peak operations a second, which training on it is assumed to reach where nothing was measured."""
 
@@ -114,7 +116,9 @@ def _speed(
         trains_all=training.tuning.method == "Full",
         checkpointing=fit.checkpointing,
     )
+    is_tf32 = device.has_bf16 and not device.computes_in_bf16(model.spec)
+    flops = device.flops * (_TF32 if is_tf32 else 1)
     count = f"{gpus} × " if gpus > 1 else ""
-    peak = f"{device.flops / 1e12:,.0f} TFLOP/s of {count}{device.name}"
+    peak = f"{flops / 1e12:,.0f} TFLOP/s{' in TF32' if is_tf32 else ''} of {count}{device.name}"
     source = f"from FLOPs, at {UTILISATION:.0%} of the {peak}, which small models do not reach"
-    return Speed(UTILISATION * device.flops * gpus / each, source)
+    return Speed(UTILISATION * flops * gpus / each, source)

@@ -23,7 +23,8 @@ _CHARACTERS = 3
 
 @dataclass(frozen=True)
 class Device:
-    """What a stage trains on: its memory in bytes, and its peak operations a second (None: not known)."""
+    """What a stage trains on: its memory in bytes, and its peak operations a second (None: not known) in bf16, or in
+    fp32 where it has no bf16."""
 
     name: str
     memory: int
@@ -31,6 +32,13 @@ class Device:
     flops: float | None = None
     gpus: int = 1
     """GPUs that one training has."""
+    has_bf16: bool = True
+    is_too_old: bool = False
+    """PyTorch has no kernels for it."""
+
+    def computes_in_bf16(self, spec: MultiTaskModelSpec) -> bool:
+        """Whether training on it does; else in fp32, or TF32 where it has that."""
+        return self.is_gpu and self.has_bf16 and spec.training.precision == "bf16"
 
 
 @dataclass(frozen=True)
@@ -84,7 +92,7 @@ def fitted(spec: MultiTaskModelSpec, training: Training, shape: ModelShape, devi
         tokens = sequences * sequence
         return MicroBatchShape(tokens, sequence, tokens if training.text else min(tokens, targets), packed)
 
-    mixed = device.is_gpu and settings.precision == "bf16"
+    mixed = device.computes_in_bf16(spec)
     checkpointing = settings.gradient_checkpointing or "Auto"
     if not device.is_gpu and checkpointing == "Auto":
         checkpointing = "Never"  # `Auto` is about the memory of a GPU

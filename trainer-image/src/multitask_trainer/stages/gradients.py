@@ -30,6 +30,7 @@ from multitask_trainer.errors import DataError
 from multitask_trainer.runtime.context import StageContext, StageOutcome
 from multitask_trainer.runtime.runner import main
 from multitask_trainer.storage.files import content_digest
+from multitask_trainer.training.accelerator import computes_in_bf16
 from multitask_trainer.training.batching.dataset import TaskEncoder
 from multitask_trainer.training.batching.row_cache import RowCache, prepared_split
 from multitask_trainer.training.device_memory import CudaMemory
@@ -63,7 +64,7 @@ def work(stage: StageContext) -> StageOutcome:
     )
     dataset = RowCache.of(stage, tokenizer).encode(encoder, split)
     answers = [row.answer for row in split.take(numbers)]
-    mixed = stage.device != "cpu" and parameters.precision is None
+    mixed = parameters.precision is None and computes_in_bf16(stage.device)
     model = load_base(base, torch.bfloat16 if mixed else torch.float32)
     check_max_length(model, parameters.max_length)
     probe = Probe.of(model, parameters.target_modules, seed=parameters.seed)

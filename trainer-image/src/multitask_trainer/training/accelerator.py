@@ -26,8 +26,8 @@ def make_accelerator(*, device: str, threads: int, precision: Literal["fp32", "b
     """One process's share of the machine: under torchrun one of several, else the only one.
 
     ``device`` is ``cpu`` or a GPU (`StageContext.device` resolves ``auto``). Master weights are fp32. On a GPU ``bf16``
-    computes in bf16 (autocast) and ``fp32`` in TF32. On a CPU everything is computed in fp32, because bf16 is slower
-    there, and the precision only decides the dtype in which the result is served.
+    computes in bf16 (autocast) and ``fp32`` in TF32. Where `computes_in_bf16` says no, everything is computed in fp32,
+    and the precision only decides the dtype in which the result is served.
     """
     from accelerate import Accelerator, InitProcessGroupKwargs
     from transformers.utils import logging
@@ -38,9 +38,16 @@ def make_accelerator(*, device: str, threads: int, precision: Literal["fp32", "b
     use_tf32(enabled=on_gpu)
     return Accelerator(
         cpu=not on_gpu,
-        mixed_precision="bf16" if on_gpu and precision == "bf16" else "no",
+        mixed_precision="bf16" if precision == "bf16" and computes_in_bf16(device) else "no",
         kwargs_handlers=[InitProcessGroupKwargs(timeout=PROCESS_GROUP_TIMEOUT)],
     )
+
+
+def computes_in_bf16(device: str) -> bool:
+    """Whether bf16 is faster there than fp32: not on a CPU, nor on a GPU that emulates it (T4)."""
+    if device == "cpu":
+        return False
+    return not torch.cuda.is_available() or bool(torch.cuda.is_bf16_supported(including_emulation=False))
 
 
 def make_cpu_group() -> Any:
