@@ -58,6 +58,7 @@ def kinds(names):
 def test_arms_share_what_is_equal_and_a_second_call_runs_nothing(local_study):
     plan = json.loads(local_study.mtm("study", "study.yaml", "--plan", "--workdir", "work", "--output", "json").stdout)
     assert not local_study.work.exists(), "a plan leaves nothing behind"
+    assert plan["cost"]["tokensFrom"].startswith("estimated from the text of rows and prompts")
     foretold = {item["kind"]: (item["uses"], item["results"]) for item in plan["stages"]}
     assert foretold == {
         "prepare": (4, 2), "base": (2, 1), "baseline": (4, 2), "filter": (2, 2), "high-resource": (2, 2),

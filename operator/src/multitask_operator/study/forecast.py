@@ -81,17 +81,26 @@ def cost_of(graphs: StudyGraphs, host: str | None, otherwise: Callable[[MultiTas
     """
     speeds: dict[str, Speed | None] = {**measured_speeds(graphs.done_nodes().values(), host)}
     counted: set[Identity] = set()
-    rows, stages = 0, list[StageCost]()
+    rows, stages, lengths = 0, list[StageCost](), dict[str, None]()
     for target in graphs.of_runs:
         method = target.model.spec.tuning.method
         if method not in speeds:
             speeds[method] = otherwise(target.model)
         graph = replace(target.graph, nodes=tuple(_not_counted(target, counted)))
-        cost = estimate(target.model, graph, measured=False, otherwise=partial(speeds.get, method))
+        cost = estimate(
+            target.model,
+            graph,
+            measured=False,
+            otherwise=partial(speeds.get, method),
+            samples=target.resolved.rows,
+        )
         rows += cost.rows
+        if cost.steps:
+            lengths[cost.lengths] = None
         stages += cost.stages
     used = {speeds[target.model.spec.tuning.method] for target in graphs.of_runs}
-    return Estimate(rows, tuple(stages), used.pop() if len(used) == 1 else None)
+    speed = used.pop() if len(used) == 1 else None
+    return Estimate(rows, tuple(stages), speed, lengths="; in some runs ".join(lengths))
 
 
 def identity_of(node: Node, model: MultiTaskModel) -> Identity:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
+from multitask_api.stage_io.manifest import RowSample
 from multitask_api.stage_io.parameters import TrainParameters
 from multitask_operator.planner.estimate import measured_speeds
 from multitask_operator.planner.stage_costs import Speed
@@ -51,6 +54,16 @@ def test_every_run_is_foretold_at_the_speed_of_its_tuning_method():
     ]  # fmt: skip
     assert found.speed is None
     assert found.seconds == pytest.approx(sum(stage.seconds or 0 for stage in found.stages))
+
+
+def test_rows_are_as_long_as_their_text_before_any_run_has_measured_them():
+    graphs = SimulatedStudy(FOUR_ARMS).graphs(preview=True)
+    unread = cost_of(graphs, None, lambda _model: None)
+    rows = {task.name: RowSample(rows=9, is_complete=True, tokens=16.0) for task in graphs.targets[0].model.spec.tasks}
+    targets = [replace(item, resolved=item.resolved.model_copy(update={"rows": rows})) for item in graphs.targets]
+    found = cost_of(replace(graphs, targets=tuple(targets)), None, lambda _model: None)
+    assert found.lengths.startswith("estimated from the text of rows and prompts")
+    assert (found.steps, found.tokens) == (unread.steps, 16 * unread.rows)
 
 
 @pytest.mark.parametrize("document", [FOUR_ARMS, LISTED], ids=["a grid", "a list"])

@@ -45,13 +45,16 @@ class LoadedStudy:
         """The work folder: that of the model, so that what `mtm run` has made is used."""
         return Workdir(given or default_workdir(self.model_path, self.model))
 
-    def resolved(self, workdir: Workdir) -> ResolvedRuns:
-        """Every run with the fingerprints of what it reads, which arms with another pre-training may differ in."""
+    def resolved(self, workdir: Workdir, *, rows: bool = False) -> ResolvedRuns:
+        """Every run with the fingerprints of what it reads, which arms with another pre-training may differ in.
+
+        ``rows``: with how long its rows are.
+        """
         found: dict[str, Resolved] = {}
         for run in self.runs:
             key = _corpus(run)
             if key not in found:
-                found[key] = model_file.resolve(run.arm.model, self.data_root, workdir)
+                found[key] = model_file.resolve(run.arm.model, self.data_root, workdir, rows=rows)
         return tuple((run, found[_corpus(run)]) for run in self.runs)
 
 

@@ -9,7 +9,7 @@ from shlex import join
 
 from multitask_operator.commands import OK
 from multitask_operator.commands.console import print_json, print_line, table
-from multitask_operator.commands.costs import cost_text
+from multitask_operator.commands.costs import NOT_COUNTED, cost_text
 from multitask_operator.commands.study.loading import LoadedStudy, load
 from multitask_operator.formatting import counted
 from multitask_operator.local.model_file import device
@@ -29,7 +29,7 @@ def plan(
     """Show the plan of the study in ``file``. ``options``: those that the next command needs too."""
     loaded = load(file)
     folder = loaded.workdir(workdir)
-    runs = loaded.resolved(folder)
+    runs = loaded.resolved(folder, rows=True)
     graphs = study_graphs(runs, loaded.total_steps, folder.manifests(), preview=True)
     parameters = base_parameters(graphs.targets[0].graph)
     known = runs[0][1].base_parameters if parameters is None else parameters
@@ -42,6 +42,9 @@ def plan(
         print_json(_to_json(loaded, graphs, cost))
         return OK
     _print(loaded, graphs, cost)
+    if cost.steps:
+        print_line(f"tokens: {cost.lengths}")
+        print_line(NOT_COUNTED)
     print_line(f"training left: {cost_text(cost)}")
     print_line(f"next: {join(['mtm', 'study', str(file), *options])}")
     return OK
@@ -94,6 +97,7 @@ def _to_json(loaded: LoadedStudy, graphs: StudyGraphs, cost: Estimate) -> dict[s
             "atMostSteps": cost.steps,
             "atMostRows": cost.rows,
             "atMostTokens": cost.tokens,
+            "tokensFrom": cost.lengths,
             "atMostSeconds": None if cost.seconds is None else round(cost.seconds),
         },
     }
