@@ -8,6 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from safetensors.numpy import save_file
+
 from multitask_api.resource.sources import DataSource
 from multitask_api.resource.tasks import TaskData
 from multitask_api.stage_io.parameters import TaskDefinition
@@ -25,6 +28,14 @@ def write(folder: Path, name: str, content: bytes | Iterable[Any]) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(gzip.compress(data, mtime=0) if name.endswith(".gz") else data)
     return name
+
+
+def write_base(folder: Path, config: str = "{}") -> Path:
+    """The files of a base in the transformers format, whose values are of no model."""
+    for name, content in (("config.json", config), ("tokenizer.json", "{}")):
+        write(folder, name, content.encode())
+    save_file({"weight": np.zeros(4, np.float32)}, folder / "model.safetensors")
+    return folder
 
 
 def task(**changes: Any) -> TaskDefinition:

@@ -17,6 +17,7 @@ from multitask_api.resource import parse
 from multitask_api.resource.parsing import check
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.jobs.data_check import check_data
+from support.data_builders import write_base
 
 Document = dict[str, Any]
 
@@ -109,6 +110,11 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
         "a dataset as base",
         put("spec.baseModel.uri", "hf://datasets/org/name"),
         ("spec.baseModel.uri: 'hf://datasets/org/name' names a dataset; give a model, hf://ORGANISATION/NAME"),
+    ),
+    (
+        "an account of the hub as base",
+        put("spec.baseModel.uri", "hf://Qwen"),
+        "spec.baseModel.uri: 'hf://Qwen' names no model; write hf://Qwen/NAME, as the hub shows it",
     ),
     (
         "a part of a repository as base",
@@ -823,8 +829,7 @@ def test_rows_longer_than_the_base_takes(tmp_path: Path, length: int, config: st
     document["spec"]["training"] = {"maxLength": length}
     if config is not None:
         document["spec"]["baseModel"]["uri"] = "base"
-        (tmp_path / "base").mkdir()
-        (tmp_path / "base" / "config.json").write_text(config)
+        write_base(tmp_path / "base", config)
     problems = [
         item for item in check_data(check(document).spec, DataLocations(tmp_path)).problems if ".data." not in item.path
     ]

@@ -27,7 +27,7 @@ from multitask_trainer.data.rows import Row, read_inputs, read_rows
 from multitask_trainer.jobs import data_check
 from multitask_trainer.runtime.runner import main
 from multitask_trainer.stages import prepare, resolve
-from support.data_builders import GOOD, data, task, write
+from support.data_builders import GOOD, data, task, write, write_base
 
 OFFLINE = (
     "HF_HUB_OFFLINE keeps this machine from asking the hub, and it has no copy; unset it, or give the path of a copy as"
@@ -221,16 +221,15 @@ def test_a_store_that_tells_nothing_of_the_content_is_read_each_time(tmp_path: P
 
 
 def test_resolve_fingerprints_a_base_that_is_a_folder(tmp_path: Path) -> None:
-    write(tmp_path, "base/config.json", b"{}")
-    write(tmp_path, "base/model.safetensors", b"weights")
+    weights = write_base(tmp_path / "base") / "model.safetensors"
     first = resolved(tmp_path, baseModel={"uri": "base"}).data["base"]
-    assert (first.files, first.bytes, first.problem) == (2, 9, None)
+    assert (first.files, first.bytes, first.problem) == (3, 4 + weights.stat().st_size, None)
     write(tmp_path, "base/.cache/lock", b"")
     shutil.copytree(tmp_path / "base", tmp_path / "copy")
     assert resolved(tmp_path, baseModel={"uri": f"file://{tmp_path}/copy"}).data[f"file://{tmp_path}/copy"] == first
-    write(tmp_path, "base/model.safetensors", b"trained")
+    weights.write_bytes(weights.read_bytes().replace(bytes(16), b"trained" + bytes(9)))
     assert resolved(tmp_path, baseModel={"uri": "base"}).data["base"].fingerprint != first.fingerprint
-    (tmp_path / "copy/config.json").rename(tmp_path / "copy/settings.json")
+    (tmp_path / "copy/tokenizer.json").rename(tmp_path / "copy/vocab.json")
     assert resolved(tmp_path, baseModel={"uri": "copy"}).data["copy"].fingerprint != first.fingerprint
 
 
@@ -257,22 +256,6 @@ def test_a_base_without_files_is_a_problem(tmp_path: Path) -> None:
     [problem] = resolved(tmp_path, baseModel={"uri": "emty"}).problems
     assert problem.startswith("spec.baseModel.uri: emty: no such folder (")
     assert problem.endswith("did you mean empty?")
-
-
-def test_of_a_gguf_base_only_its_file_is_looked_at(tmp_path: Path, capsys: Any) -> None:
-    data(tmp_path, test=GOOD)
-    write(tmp_path, "base/a.gguf", b"GGUF")
-    write(tmp_path, "base/b.gguf", b"GGUF of another kind")
-    named = {"uri": "base", "ggufFile": "a.gguf"}
-    found = resolved(tmp_path, baseModel=named)
-    assert (found.data["base"].files, found.data["base"].bytes, found.base_parameters) == (1, 4, None)
-    message = "base: there is no c.gguf; its GGUF files are a.gguf, b.gguf"
-    lacking = {"uri": "base", "ggufFile": "c.gguf"}
-    assert resolved(tmp_path, baseModel=lacking).problems == (f"spec.baseModel.uri: {message}",)
-    for base, problems in ((named, []), (lacking, [("spec.baseModel.uri", message)])):
-        data_check.main(["--model", str(model_file(tmp_path, baseModel=base)), "--data-root", str(tmp_path), "--json"])
-        report = DataReport.model_validate_json(capsys.readouterr().out)
-        assert [(problem.path, problem.message) for problem in report.problems] == problems
 
 
 def test_resolve_collects_every_problem(tmp_path: Path) -> None:
@@ -329,7 +312,7 @@ def test_resolve_keeps_a_commit_and_uses_the_cache_offline(tmp_path: Path, monke
 
 def test_look_gives_every_problem_of_every_task_at_once(tmp_path: Path, capsys: Any) -> None:
     data(tmp_path, train=[*GOOD, {"text": "a", "label": "x"}], test=[])
-    (tmp_path / "base").mkdir()
+    write(tmp_path, "base/README.md", b"")
     status = data_check.main(
         ["--model", str(model_file(tmp_path, baseModel={"uri": "base"})), "--data-root", str(tmp_path), "--json"]
     )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 _MAGIC = b"GGUF"
+_ARCHITECTURE = "general.architecture"
 _UNREADABLE = (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeDecodeError, struct.error)
 """What readers of the format raise where a file ends early, or has something else in it."""
 
@@ -33,7 +34,9 @@ def read_gguf(path: Path, name: str) -> tuple[PreTrainedModel, PreTrainedTokeniz
 
     from multitask_serving.engine.model.pretrained import read_pretrained
 
-    architecture = _architecture(path, name)
+    if (problem := gguf_problem(path)) is not None:
+        raise StageError(f"baseModel.ggufFile: {name}: {problem}")
+    architecture = str(_open(path).fields[_ARCHITECTURE].contents())
     source: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     try:
         config = AutoConfig.from_pretrained(path.parent, trust_remote_code=False, **source)
@@ -65,33 +68,30 @@ def _open(path: Path) -> Any:
     return GGUFReader(path)
 
 
-def _architecture(path: Path, name: str) -> str:
-    """The file's ``general.architecture``; raises `StageError` unless all of its tensors are there."""
+def gguf_problem(path: Path) -> str | None:
+    """Why the file at ``path`` cannot be read; None if its header can be, and all of its tensors are there."""
     try:
         reader = _open(path)
         end = max(int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors)
-        architecture = str(reader.fields["general.architecture"].contents())
-    except ImportError as error:
-        raise StageError(
-            f"baseModel.ggufFile: {name}: the library gguf, which reads such files, is not installed; install gguf, "
-            "or use a trainer image that has it"
-        ) from error
-    except (OSError, *_UNREADABLE) as error:
-        raise _damaged(path, name) from error
-    if end > path.stat().st_size:
-        raise _damaged(path, name)
-    return architecture
+        str(reader.fields[_ARCHITECTURE].contents())
+    except ImportError:
+        return (
+            "the library gguf, which reads such files, is not installed; install gguf, or use a trainer image that has "
+            "it"
+        )
+    except (OSError, *_UNREADABLE):
+        return _damage(path)
+    return _damage(path) if end > path.stat().st_size else None
 
 
-def _damaged(path: Path, name: str) -> StageError:
+def _damage(path: Path) -> str:
     with path.open("rb") as file:
         whole = file.read(len(_MAGIC)) == _MAGIC
-    size = path.stat().st_size
     if not whole:
-        return StageError(f"baseModel.ggufFile: {name}: is not in the GGUF format; give the name of a GGUF file")
-    return StageError(
-        f"baseModel.ggufFile: {name}: is cut short or damaged: what it announces is not in its {size:,} bytes; copy it "
-        "again, and compare its size with the original's"
+        return "is not in the GGUF format; give the name of a GGUF file"
+    return (
+        f"is cut short or damaged: what it announces is not in its {path.stat().st_size:,} bytes; copy it again, and "
+        "compare its size with the original's"
     )
 
 

@@ -7,7 +7,6 @@ something is wrong. It writes nothing.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import traceback
@@ -20,12 +19,12 @@ from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_api.resource.sources import BaseModelSource
 from multitask_api.stage_io.parameters import TaskDefinition
 from multitask_api.stage_io.results import SPLITS, SplitRows
+from multitask_api.uris import is_builtin
 from multitask_trainer.base_model.builtin import MAX_POSITIONS
+from multitask_trainer.base_model.folder_check import base_problem, read_config
 from multitask_trainer.base_model.limits import max_length_problem
 from multitask_trainer.data.inspection import MAX_SHOWN, TaskInspection, inspect_task
-from multitask_trainer.data.listing import files_below
 from multitask_trainer.data.reading import DataLocations, read_texts
-from multitask_trainer.errors import DataError
 
 
 def check_data(spec: MultiTaskModelSpec, locations: DataLocations) -> DataReport:
@@ -66,12 +65,13 @@ def _task_problems(inspection: TaskInspection, where: str, allowed: int) -> Iter
 
 
 def _base_problems(spec: MultiTaskModelSpec, locations: DataLocations) -> Iterator[DataProblem]:
-    try:
+    problem = base_problem(spec.base_model, locations)
+    if problem is not None:
+        yield DataProblem(path=problem.path, message=problem.message)
+    else:
         too_long = max_length_problem(spec.training.max_length, _max_positions(spec.base_model, locations))
         if too_long is not None:
             yield DataProblem(path="spec.training.maxLength", message=too_long)
-    except DataError as error:
-        yield DataProblem(path="spec.baseModel.uri", message=str(error))
     for index, source in enumerate(spec.pretraining.corpus if spec.pretraining else ()):
         try:
             next(iter(read_texts(source.uri, locations)), None)
@@ -80,25 +80,15 @@ def _base_problems(spec: MultiTaskModelSpec, locations: DataLocations) -> Iterat
 
 
 def _max_positions(base: BaseModelSource, locations: DataLocations) -> int | None:
-    """The base's ``max_position_embeddings``, where that is known before it is loaded. Raises DataError."""
-    uri = base.uri
-    if uri.startswith("builtin://"):
+    """The ``max_position_embeddings`` of a base that has no problem, where that is known before it is loaded."""
+    if is_builtin(base.uri):
         return MAX_POSITIONS
-    folder = locations.local_path(uri)
-    if folder is None:
+    folder = locations.local_path(base.uri)
+    if folder is None or base.gguf_file is not None:
         return None
-    if base.gguf_file is not None:
-        files_below(uri, locations, only=base.gguf_file)
-        return None
-    try:
-        config = json.loads((folder / "config.json").read_text("utf-8"))
-    except OSError as error:
-        raise DataError(f"{uri}: no config.json there ({folder.absolute()}); give a transformers folder") from error
-    except ValueError as error:
-        raise DataError(f"{uri}: its config.json is not JSON ({error}); give a transformers folder") from error
+    config = read_config(folder)
     # A multimodal model has its decoder's settings in a part of their own.
-    parts = [config, config.get("text_config")] if isinstance(config, dict) else []
-    positions = [part.get("max_position_embeddings") for part in parts if isinstance(part, dict)]
+    positions = [part.get("max_position_embeddings") for part in (config, config.get("text_config") or {})]
     return next((value for value in positions if isinstance(value, int)), None)
 
 

@@ -20,6 +20,7 @@ from multitask_api.resource.tuning import Tuning
 from multitask_api.stage_io.manifest import Resolved
 from multitask_api.stage_io.packing import MANIFESTS_LIMIT, pack_manifests
 from multitask_api.uris import is_folder, scheme_of
+from multitask_trainer.base_model.folder_check import base_problem
 from multitask_trainer.base_model.model_shape import model_shape
 from multitask_trainer.base_model.parameter_count import parameter_count
 from multitask_trainer.data.fingerprints import HashCache, resolve_data, resolve_folder
@@ -42,10 +43,12 @@ def resolve(spec: MultiTaskModelSpec, locations: DataLocations, cache: HashCache
     """Fingerprint the data at every address and the base, or pin its revision; collect what fails as problems."""
     fields = _data_uris(spec)
     data = {uri: resolve_data(uri, locations, cache) for uri in fields}
-    if is_folder(spec.base_model.uri):
+    problem = base_problem(spec.base_model, locations)
+    if is_folder(spec.base_model.uri) and problem is None:
         fields[spec.base_model.uri] = "spec.baseModel.uri"
         data[spec.base_model.uri] = resolve_folder(spec.base_model.uri, locations, cache, spec.base_model.gguf_file)
     problems = [f"{fields[uri]}: {uri}: {found.problem}" for uri, found in data.items() if found.problem]
+    problems += [str(problem)] if problem else []
     problems += [f"spec.{problem}" for problem in package_problems(spec)]
     revision = None
     base = spec.base_model
