@@ -86,7 +86,7 @@ HINTS = [
         ["--workdir", "{tmp}/my work", "--claim", "data={tmp}", "--no-serve"],
         "next: mtm run {file} --workdir '{tmp}/my work' --claim data={tmp} --no-serve",
     ),
-    ("plan", ["--gpu", "L4"], "next: kubectl apply -f {file} (in a cluster with L4)"),
+    ("plan", ["--gpu", "L4"], "next: kubectl apply -f {file} (in a cluster with that GPU)"),
 ]
 
 

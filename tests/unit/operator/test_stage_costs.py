@@ -23,7 +23,7 @@ from multitask_operator.planner.costs import RUNTIME_BYTES, Capacity
 from multitask_operator.planner.costs import cost as stage_needs
 from multitask_operator.planner.estimate import estimate
 from multitask_operator.planner.misfit import misfits, next_change
-from multitask_operator.planner.stage_costs import UTILISATION, Speed
+from multitask_operator.planner.stage_costs import LEAST_STEP, UTILISATION, Speed
 from multitask_operator.planner.stage_memory import Device, training_of
 from multitask_operator.planner.steps import epoch_hints
 from multitask_operator.report.tuning_text import tuning_lines
@@ -163,13 +163,19 @@ def test_the_time_is_measured_or_else_from_flops():
         checkpointing=baseline.fitted.checkpointing,
     )
     assert baseline.speed.tokens_per_second == pytest.approx(UTILISATION * 121e12 / operations)
-    assert baseline.speed.source == "from FLOPs, at 35% of the 121 TFLOP/s of L4, which small models do not reach"
+    assert baseline.speed.source == "from FLOPs, at 35% of the 121 TFLOP/s of L4, and at least 20 ms a step"
     assert first.seconds == pytest.approx(sum(stage.tokens / stage.speed.tokens_per_second for stage in first.stages))
     half = {key: value for key, value in all_done(resource, until="filter").items() if "urgency/seed" not in key[0]}
     assert {stage.speed for stage in cost(resource, HALF, L4, half).stages} == {Speed(8000.0, "measured")}
     assert {stage.speed.source for stage in cost(resource, HALF, L4, half, measured=False).stages} == {
-        "from FLOPs, at 35% of the 121 TFLOP/s of L4, which small models do not reach"
+        "from FLOPs, at 35% of the 121 TFLOP/s of L4, and at least 20 ms a step"
     }
+
+
+def test_a_step_of_a_small_model_takes_as_long_as_starting_its_kernels():
+    short = {name: RowSample(rows=9, is_complete=True, tokens=2.0) for name in ("urgency", "intent")}
+    found = cost(model(task("urgency"), task("intent"), tuning=LORA), HALF, A100, samples=short)
+    assert found.seconds == pytest.approx(LEAST_STEP * found.steps)
 
 
 def test_operations_follow_weights_and_passes():

@@ -142,7 +142,7 @@ def plan(
         print_json(to_json(summary))
     else:
         here, elsewhere = join(["mtm", "run", str(file), *options]), join(["kubectl", "apply", "-f", str(file)])
-        _print(summary, here if gpu is None else f"{elsewhere} (in a cluster with {on.name if on else gpu})", folder)
+        _print(summary, here if gpu is None else f"{elsewhere} (in a cluster with that GPU)", folder)
     return summary.status
 
 

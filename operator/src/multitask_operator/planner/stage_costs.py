@@ -17,6 +17,9 @@ _TF32 = 0.5
 """Of the peak in bf16, on the tensor cores of all that have both."""
 UTILISATION = 0.35
 """Of a GPU's peak operations a second, which training on it is assumed to reach where nothing was measured."""
+LEAST_STEP = 0.02
+"""Seconds that a step on a GPU is assumed to take however small the model: it starts thousands of kernels one by one.
+Not measured."""
 
 
 @dataclass(frozen=True)
@@ -77,10 +80,11 @@ def stage_costs(
     for left in _left(model, graph):
         fit = fitted(model.spec, left.training, shape, device) if shape and device else None
         gpus = left.training.gpus_on(device) if device else 1
-        own = speed or (_speed(model, left.training, shape, device, fit, gpus) if shape and device and fit else None)
+        step = model.spec.training.batch_rows * length(left.training)
+        own = speed or (_speed(model, left.training, step, shape, device, fit) if shape and device and fit else None)
         if fit and device and device.is_gpu and not fit.fits:
             own = None  # it takes no time: it does not run
-        tokens = round(left.steps * model.spec.training.batch_rows * length(left.training))
+        tokens = round(left.steps * step)
         costs.append(StageCost(left.name, left.stages, left.steps, tokens, fit, own, gpus))
     return tuple(costs)
 
@@ -106,8 +110,9 @@ def _left(model: MultiTaskModel, graph: Graph) -> Iterator[_Left]:
 
 
 def _speed(
-    model: MultiTaskModel, training: Training, shape: ModelShape, device: Device, fit: Fitted, gpus: int
+    model: MultiTaskModel, training: Training, step: float, shape: ModelShape, device: Device, fit: Fitted
 ) -> Speed | None:
+    """Of steps of ``step`` tokens, by their operations."""
     if device.flops is None:
         return None
     each = training_flops(
@@ -118,7 +123,8 @@ def _speed(
     )
     is_tf32 = device.has_bf16 and not device.computes_in_bf16(model.spec)
     flops = device.flops * (_TF32 if is_tf32 else 1)
+    gpus = training.gpus_on(device)
     count = f"{gpus} × " if gpus > 1 else ""
     peak = f"{flops / 1e12:,.0f} TFLOP/s{' in TF32' if is_tf32 else ''} of {count}{device.name}"
-    source = f"from FLOPs, at {UTILISATION:.0%} of the {peak}, which small models do not reach"
-    return Speed(UTILISATION * flops * gpus / each, source)
+    source = f"from FLOPs, at {UTILISATION:.0%} of the {peak}, and at least {LEAST_STEP * 1000:.0f} ms a step"
+    return Speed(step / max(LEAST_STEP, step * each / (UTILISATION * flops * gpus)), source)
