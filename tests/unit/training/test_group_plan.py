@@ -230,9 +230,10 @@ def test_expected_rows_and_warning():
     # stage 2: 100 steps of 10 rows; stage 3: 8000, 1000 and 100 of 9100.
     assert plan.expected_stage2_rows == {"middle": 1000}
     assert plan.expected_rows == {"big": 879, "middle": 1110, "small": 11}
+    more = "raise stages.mixture.maxSteps, or its weight"
     assert plan.warnings == (
-        "middle needs 1500 rows by its single-task run; stages 2 and 3 together give it about 1110",
-        "small needs 20 rows by its single-task run; stages 2 and 3 together give it about 11",
+        f"middle needs 1500 rows by its single-task run; stages 2 and 3 together give it about 1110; {more}",
+        f"small needs 20 rows by its single-task run; stages 2 and 3 together give it about 11; {more}",
     )
 
 

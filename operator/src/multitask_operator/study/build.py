@@ -29,7 +29,7 @@ from multitask_operator.study.report import (
     StudyRun,
     StudyStages,
 )
-from multitask_operator.study.results import base_key, failure_notes, run_results
+from multitask_operator.study.results import base_key, failure_notes, rows_notes, run_results
 from multitask_operator.study.same_training import same_notes, same_training
 from multitask_operator.study.statistics import Difference, mean_sd, paired_difference
 
@@ -78,6 +78,7 @@ def build_study_report(
         warnings=(
             *failure_notes(graphs, failures),
             *_warnings(reports, comparisons, baselines, model),
+            *rows_notes(graphs),
             *hints(graphs.of_runs),
         ),
         cost=_cost(graphs, before),

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from multitask_api.stage_io.results import TaskVerdict, TrainResult
+from multitask_api.stage_io.results import FilterResult, TaskVerdict, TrainResult
 from multitask_api.stages import Graph, Node, NodeState
 from multitask_operator.formatting import listed
 from multitask_operator.planner import Failed, training_result_of, verdicts_of
@@ -60,6 +60,28 @@ def failure_notes(graphs: StudyGraphs, failures: Sequence[Failed]) -> Iterator[s
         named = f"{'stage' if len(stages) == 1 else 'stages'} {listed(stages)}"
         more = f" and {len(logs) - 1:,} more" if len(logs) > 1 else ""
         yield f"{names_of_runs([run for run, _ in each], runs)}: {named} failed: {message} (log: {logs[0]}{more})"
+
+
+def rows_notes(graphs: StudyGraphs) -> Iterator[str]:
+    """The tasks that runs give fewer rows than their baselines needed, by what the filter planned: one text."""
+    runs = [target.run for target in graphs.of_runs if target.run is not None]
+    short: dict[str, list[tuple[Run, int, int]]] = {}
+    for target in graphs.of_runs:
+        manifest = target.graph["filter"].manifest if "filter" in target.graph else None
+        plans = FilterResult.model_validate(manifest.result).groups if manifest is not None else ()
+        for plan in plans:
+            for task, need in plan.need_rows.items():
+                given = plan.expected_rows.get(task, need)
+                if given < need and target.run is not None:
+                    short.setdefault(task, []).append((target.run, given, need))
+    tasks = [
+        f"{task} needs {max(need for _, _, need in each):,} and gets about {min(given for _, given, _ in each):,}"
+        f" ({names_of_runs([run for run, _, _ in each], runs)})"
+        for task, each in short.items()
+    ]
+    if tasks:
+        steps = f", now {graphs.total_steps:,}" if graphs.total_steps is not None else ""
+        yield f"fewer rows than the baselines needed: {'; '.join(tasks)}; raise totalSteps of the study{steps}"
 
 
 def training_of(graph: Graph, batch_rows: int) -> Training:

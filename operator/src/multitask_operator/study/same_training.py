@@ -36,12 +36,15 @@ def same_training(targets: Sequence[Target]) -> dict[str, str]:
 
 
 def same_notes(same: Mapping[str, str]) -> Iterator[str]:
-    """What people are told of the arms that `same_training` found."""
-    for first in dict.fromkeys(same.values()):
-        arms = [arm for arm, other in same.items() if other == first]
+    """What people are told of the arms that `same_training` found: one text, if there are any."""
+    found = [
+        f"{listed([arm for arm, other in same.items() if other == first])} the same as {first}"
+        for first in dict.fromkeys(same.values())
+    ]
+    if found:
         yield (
-            f"{listed(arms)}: the same training as {first}, as the fields that differ change nothing for this model, so"
-            " there is nothing to compare; remove it from the study, or vary another field"
+            f"same training: {'; '.join(found)}: the fields that differ change nothing for this model, so there is"
+            " nothing to compare; take such arms out of the study, or vary another field"
         )
 
 

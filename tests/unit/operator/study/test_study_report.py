@@ -67,7 +67,7 @@ def test_arms_that_come_to_the_same_training_are_named_and_not_compared(paramete
     assert [item.same_training for item in report.arms] == [None, first]
     assert report.arms[1].difference is None
     assert report.conclusion == "Nothing is compared: all arms come to the same training."
-    assert any(text.startswith(f"{arm}: the same training as {first}, ") for text in report.warnings)
+    assert any(text.startswith(f"same training: {arm} the same as {first}: ") for text in report.warnings)
     assert f"| same training as {first} | – |" in page.markdown(report)
 
 
@@ -229,6 +229,14 @@ def test_a_failed_arm_is_told_and_the_others_are_compared():
     assert text == f"{failing}: stage mixture/all failed: it broke (log: x.log)"
     row = next(line for line in page.markdown(report).splitlines() if line.startswith(f"| {failing} |"))
     assert row == f"| {failing} | – | – | – | failed | failed |"
+
+
+def test_tasks_that_get_fewer_rows_than_they_need_are_named_once_with_what_to_raise():
+    (text,) = [text for text in study(totalSteps=900).report().warnings if text.startswith("fewer rows than")]
+    assert "; intent needs 14,400 and gets about " in text
+    assert "(all arms)" in text
+    assert text.endswith("; raise totalSteps of the study, now 900")
+    assert not [text for text in study(totalSteps=9000).report().warnings if text.startswith("fewer rows than")]
 
 
 def test_what_was_not_run_to_its_end_says_how_to_go_on():

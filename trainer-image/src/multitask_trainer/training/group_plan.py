@@ -124,8 +124,10 @@ def plan_group(
     rows2 = {task: share * steps2 * inputs.batch_rows for task, share in shares2.items()}
     expected = {task: round(rows2.get(task, 0.0) + rows) for task, rows in rows3.items()}
     need = inputs.need
+    more = "stages.mixture.maxSteps" if share is None else "stages.totalSteps"
     warnings += [
-        f"{task} needs {need[task]} rows by its single-task run; stages 2 and 3 together give it about {rows}"
+        f"{task} needs {need[task]} rows by its single-task run; stages 2 and 3 together give it about {rows}; "
+        f"raise {more}, or its weight"
         for task, rows in expected.items()
         if rows < need.get(task, 0)
     ]

@@ -20,6 +20,7 @@ from multitask_operator.study.build import hints
 from multitask_operator.study.conclusion import FEWEST_SEEDS
 from multitask_operator.study.forecast import arm_counts, cost_of, stage_counts
 from multitask_operator.study.graphs import StudyGraphs, study_graphs
+from multitask_operator.study.results import rows_notes
 from multitask_operator.study.same_training import same_notes, same_training
 
 
@@ -69,6 +70,8 @@ def _print(loaded: LoadedStudy, graphs: StudyGraphs, cost: Estimate) -> None:
     else:
         print_line(f"steps of stages 2 and 3: {graphs.total_steps:,} in every run, over all groups")
     for note in same_notes(same):
+        print_line(f"note: {note}")
+    for note in rows_notes(graphs):
         print_line(f"note: {note}")
     for hint in hints(graphs.of_runs):
         print_line(f"note: {hint}")
