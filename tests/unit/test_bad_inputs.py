@@ -432,6 +432,33 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
         ),
     ),
     (
+        "weights divided among no GPUs",
+        put("spec.training", {"sharding": "Always", "nodes": 2, "gpusPerNode": 0}),
+        "spec.training.sharding: Always needs GPUs, and gpusPerNode is 0; raise it, or set Auto",
+    ),
+    *(
+        (
+            f"too high a limit at {path}",
+            put(f"spec.{path}", 1_000_001),
+            f"spec.{path}: must be at most 1000000, got 1000001",
+        )
+        for path in (
+            "stages.totalSteps",
+            "stages.validations",
+            "stages.baseline.maxSteps",
+            "stages.highResource.maxSteps",
+            "stages.highResource.minSteps",
+            "stages.highResource.minSaturationSteps",
+            "stages.mixture.maxSteps",
+            "stages.mixture.minSteps",
+            "pretraining.maxSteps",
+            "training.warmupSteps",
+            "training.evalEvery",
+            "training.minSteps",
+            "training.patience",
+        )
+    ),
+    (
         "a lower bound from one seed",
         put("spec.qualification", {"rule": "LowerBound"}),
         (

@@ -196,6 +196,12 @@ MODEL_RULES: Mapping[str, tuple[Rule, ...]] = {
         ),
     ),
     "spec.pretraining.corpus[].uri": _uri_rules(DATA_SCHEMES),
+    "spec.training": (
+        Rule(
+            "!has(self.sharding) || self.sharding != 'Always' || self.nodes * self.gpusPerNode > 1",
+            "sharding: Always needs several GPUs; raise gpusPerNode or nodes, or set Auto",
+        ),
+    ),
     "spec.tuning": (
         Rule(
             "self.method != 'Full' || !has(self.quantization)",

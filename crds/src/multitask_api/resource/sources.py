@@ -24,6 +24,11 @@ DnsLabel = Annotated[str, StringConstraints(pattern=DNS_LABEL, max_length=63)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=253)]
 Uri = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
+_MAX_STEPS = 1_000_000
+"""Optimizer steps of months of training: more is a slip."""
+Steps = Annotated[int, Field(ge=1, le=_MAX_STEPS)]
+StepsOrZero = Annotated[int, Field(ge=0, le=_MAX_STEPS)]
+
 
 def _check_data_uri(uri: str) -> str:
     return _checked(uri, uri_error(uri, DATA_SCHEMES))
@@ -74,7 +79,7 @@ class Pretraining(Record):
     corpus: Annotated[tuple[DataSource, ...], Field(max_length=64)] = Field(
         (), description="More text to train on. Default: none; required if tasksText is false."
     )
-    max_steps: int = Field(ge=1, description="Number of optimizer steps, each of training.batchRows rows.")
+    max_steps: Steps = Field(description="Number of optimizer steps, each of training.batchRows rows.")
     learning_rate: float | None = Field(
         None,
         gt=0,

@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints, model_validator
 
 from multitask_api.bundle import BASE_MODEL, BASELINE, GenerationSettings
 from multitask_api.errors import Problem, raise_problems
-from multitask_api.resource.sources import ConfigMapKey, DataSource, DnsLabel
+from multitask_api.resource.sources import ConfigMapKey, DataSource, DnsLabel, Steps
 from multitask_api.template import TemplateError, fields_of
 from multitask_api.types import Record
 
@@ -121,9 +121,8 @@ class DeclaredBaseline(Record):
     """A known result of a single-task model, used instead of training a baseline."""
 
     score: float = Field(gt=0, le=1, description="Test score of the single-task model on the metric of this task.")
-    saturation_steps: int | None = Field(
+    saturation_steps: Steps | None = Field(
         None,
-        ge=1,
         description="Optimizer steps after which the validation loss of the single-task model was lowest. Default: "
         "unknown; the task is then not trained in the highResource stage.",
     )

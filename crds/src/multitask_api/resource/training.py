@@ -8,6 +8,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from multitask_api.errors import Problem, raise_problems
 from multitask_api.resource.pod_templates import FreeForm, PodTemplates
+from multitask_api.resource.sources import Steps, StepsOrZero
 from multitask_api.types import Record
 
 GradientCheckpointing = Literal["Auto", "Always", "Never"]
@@ -31,8 +32,9 @@ class BaselineStage(Record):
         description="Train baselines. If false, no task can qualify, and a task without a declared baseline is not "
         "served.",
     )
-    max_steps: int = Field(
-        4000, ge=1, description="Upper limit of optimizer steps of one run; early stopping may end it before."
+    max_steps: Steps = Field(
+        4000,
+        description="Upper limit of optimizer steps of one run; early stopping may end it before.",
     )
     seeds: int = Field(
         1,
@@ -47,17 +49,15 @@ class HighResourceStage(Record):
     """Stage 2: training of each group on only those of its tasks that need many steps."""
 
     enabled: bool = Field(True, description="If false, training goes straight to the mixture stage.")
-    min_saturation_steps: int | None = Field(
+    min_saturation_steps: Steps | None = Field(
         None,
-        ge=1,
         description="A task belongs to this stage if the validation loss of its baseline was lowest at this step or "
         "later. Default: the tasks that saturate late in their group and that the mixture stage would give fewer rows "
         "than they need; the stage then lasts until they have them.",
     )
-    max_steps: int = Field(3000, ge=1, description="Upper limit of optimizer steps of the stage.")
-    min_steps: int | None = Field(
+    max_steps: Steps = Field(3000, description="Upper limit of optimizer steps of the stage.")
+    min_steps: StepsOrZero | None = Field(
         None,
-        ge=0,
         description="No early stopping before this step. Default: training.minSteps. Set it to maxSteps to switch "
         "early stopping off.",
     )
@@ -78,15 +78,13 @@ class MixtureStage(Record):
         ge=1,
         description="K. A task with more rows is drawn as if it had K rows; no row is dropped. Default: no limit.",
     )
-    max_steps: int | None = Field(
+    max_steps: Steps | None = Field(
         None,
-        ge=1,
         description="Upper limit of optimizer steps of the stage. Default: the sum of the steps at which the baselines "
         "of the group were best.",
     )
-    min_steps: int | None = Field(
+    min_steps: StepsOrZero | None = Field(
         None,
-        ge=0,
         description="No early stopping before this step. Default: training.minSteps. Set it to maxSteps to switch "
         "early stopping off.",
     )
@@ -108,17 +106,15 @@ class MixtureStage(Record):
 class Stages(Record):
     """The budgets of the training stages, in optimizer steps of `training.batchRows` rows."""
 
-    total_steps: int | None = Field(
+    total_steps: Steps | None = Field(
         None,
-        ge=1,
         description="Optimizer steps of stages 2 and 3 of all groups together, for comparisons at equal cost. They are "
         "divided in proportion to what the mixtures of the groups have by default, in place of mixture.maxSteps; stage "
         "2 of a group takes at most half of its share. A group whose only task is answered by its baseline counts with "
         "the steps of that. Default: each stage has its own limit.",
     )
-    validations: int | None = Field(
+    validations: Steps | None = Field(
         None,
-        ge=1,
         description="Number of validations of each run of stages 2 and 3, at equal distances and at its limit of "
         "steps, in place of training.evalEvery. A run of fewer steps has one after each. Default: one every "
         "training.evalEvery steps.",
@@ -159,7 +155,7 @@ class Training(Record):
         description="Learning rate between the warm-up and the final linear decay. The default is one for adapters; "
         "with tuning.method Full a base that knows language wants 1e-5 to 5e-5.",
     )
-    warmup_steps: int = Field(100, ge=0, description="Steps over which the learning rate rises linearly from zero.")
+    warmup_steps: StepsOrZero = Field(100, description="Steps over which the learning rate rises linearly from zero.")
     max_length: int = Field(
         1024,
         ge=8,
@@ -174,11 +170,10 @@ class Training(Record):
         description="Random seed of batches, dropout and the initial weights of a builtin:// model. Further baseline "
         "runs use the seeds after it.",
     )
-    eval_every: int = Field(200, ge=1, description="Optimizer steps between two validations.")
-    min_steps: int = Field(400, ge=0, description="No early stopping before this step.")
-    patience: int = Field(
+    eval_every: Steps = Field(200, description="Optimizer steps between two validations.")
+    min_steps: StepsOrZero = Field(400, description="No early stopping before this step.")
+    patience: Steps = Field(
         5,
-        ge=1,
         description="Early stopping of baselines and stage 2: number of validations in a row without a better score. "
         "A mixture has none: it stops when all of its tasks have reached their baselines and two validations brought "
         "no rise, else at its limit.",
@@ -280,7 +275,9 @@ class Training(Record):
             for name in sorted(set(trackers))
             if trackers.count(name) > 1
         ]
-        if self.sharding == "Always" and self.nodes * max(1, self.gpus_per_node) == 1:
+        if self.sharding == "Always" and self.gpus_per_node == 0:
+            problems.append(Problem("sharding", "Always needs GPUs, and gpusPerNode is 0; raise it, or set Auto"))
+        elif self.sharding == "Always" and self.nodes * self.gpus_per_node == 1:
             problems.append(Problem("sharding", "Always needs several GPUs; raise gpusPerNode or nodes, or set Auto"))
         raise_problems(problems)
         return self

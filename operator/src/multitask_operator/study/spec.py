@@ -11,7 +11,7 @@ from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from multitask_api.errors import InvalidResource, Problem, raise_problems
 from multitask_api.resource.parsing import problems_of
-from multitask_api.resource.sources import DNS_LABEL, DnsLabel
+from multitask_api.resource.sources import DNS_LABEL, DnsLabel, Steps
 from multitask_api.resource.yaml_loader import load
 from multitask_api.types import Record
 
@@ -62,9 +62,8 @@ class Study(Record):
     seeds: int = Field(
         3, ge=1, le=MOST_SEEDS, description="Runs of each arm, with seeds of stages 2 and 3 that differ."
     )
-    total_steps: int | None = Field(
+    total_steps: Steps | None = Field(
         None,
-        ge=1,
         description="Optimizer steps of stages 2 and 3 of each run, over all groups. Default: stages.totalSteps of the "
         "model, else what the first arm has by default.",
     )
