@@ -215,7 +215,7 @@ def test_runs_that_are_stopped_go_on_in_another_company(trained, monkeypatch):
 
     with monkeypatch.context() as patched:
         patched.setattr(baseline, "_served_and_scored", stopped)
-        before = signal.signal(signal.SIGTERM, pod_unit._interrupt)
+        before = signal.signal(signal.SIGTERM, pod_unit.interrupt)
         try:
             status, ends = together(contexts(trained, "cut", runs))
         finally:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import pytest
@@ -16,8 +17,10 @@ from multitask_trainer.base_model.quantization import is_quantized, load_quantiz
 from multitask_trainer.data.fingerprints import HashCache
 from multitask_trainer.data.locations import DataLocations
 from multitask_trainer.data.rows import read_rows
+from multitask_trainer.errors import Interrupted
 from multitask_trainer.evaluation.scoring import answer_rows, score_answers
 from multitask_trainer.export.bundle import ServableWeights, TaskBinding, assemble_bundle
+from multitask_trainer.pod.unit import interrupt
 from multitask_trainer.runtime import packages
 from multitask_trainer.runtime.progress import FileProgressReporter
 from multitask_trainer.stages.resolve import resolve
@@ -216,6 +219,18 @@ def test_without_its_package_a_setting_is_refused_before_anything_is_read(
         failure = suite.run_here(order)
         assert failure is not None
         assert (failure.kind, failure.message) == ("UserError", expected)
+
+
+def test_a_stop_while_a_package_is_imported_is_a_stop(tmp_path, monkeypatch):
+    (tmp_path / "a_slow_package.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGTERM)")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(packages, "QUANTIZATION", "a_slow_package")
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        with pytest.raises(Interrupted, match="stopped by SIGTERM"):
+            packages.check_quantization("AdamW8bit", None)
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def test_a_package_that_cannot_be_imported_is_named(tmp_path, monkeypatch):

@@ -25,8 +25,12 @@ class ArtifactError(RetryableError):
     """An artifact is not readable, or not what its manifest says."""
 
 
-class Interrupted(RetryableError):
-    """The stage was stopped by a signal; training has left a checkpoint to resume from."""
+class Interrupted(BaseException):
+    """The stage was stopped by a signal; training has left a checkpoint to resume from. Trying again helps.
+
+    No `Exception`, as `KeyboardInterrupt` is none: it may come anywhere, and who takes all that a library raises for
+    an answer must not take a stop for one.
+    """
 
 
 class LostProcess(RetryableError):

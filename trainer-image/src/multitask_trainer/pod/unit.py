@@ -72,12 +72,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if CONFIGMAP_VARIABLE not in os.environ:
         parser.error(f"{CONFIGMAP_VARIABLE} is not set: this program runs in a pod that the operator made")
     make_pod_folders(os.environ)
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         with connect(os.environ, arguments.server, arguments.account) as client:
             configmap = ConfigMap(os.environ[CONFIGMAP_VARIABLE], client)
             return run_unit(arguments.orders, configmap, DistributedContext.of(os.environ))
-    except RetryableError as error:
+    except (RetryableError, Interrupted) as error:
         sys.stderr.write(f"{error}\n")
         return EXIT_RETRYABLE
 
@@ -117,7 +117,7 @@ def run_unit(folder: Path, configmap: ConfigMap, distributed: DistributedContext
         orders = _read(folder / ORDERS_KEY, Orders).orders
     except Unreported:
         raise
-    except Exception as error:  # noqa: BLE001 - nobody above reports to the operator
+    except (Exception, Interrupted) as error:  # noqa: BLE001 - nobody above reports to the operator
         failure = failure_of(_STAGE_OF_KEY.get(orders_key, orders_key), error)
         sys.stderr.write(f"{failure.stage}: {failure.message}\n")
         results.failed(failure, "")
@@ -235,7 +235,7 @@ class _UninterruptedReporter(ConfigMapResultReporter):
             super().failed(failure, digest)
 
 
-def _interrupt(_signal: int, _frame: object) -> None:
+def interrupt(_signal: int, _frame: object) -> None:
     """Training handles SIGTERM itself and leaves a checkpoint; every other stage ends here and begins anew."""
     raise Interrupted("stopped by SIGTERM; running the stage again begins it anew")
 

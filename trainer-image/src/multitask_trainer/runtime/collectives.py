@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, TypeVar
 
-from multitask_trainer.errors import LostPass, WorkerFailed
+from multitask_trainer.errors import Interrupted, LostPass, WorkerFailed
 from multitask_trainer.runtime.distributed import WorkerExit
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def gather_results(make: Callable[[], T], accelerator: Accelerator | None) -> li
         outcome = (make(), None)
     except LostPass:
         raise
-    except Exception as error:
+    except (Exception, Interrupted) as error:
         with suppress(RuntimeError):  # a process that is gone cannot be told
             gather_object([(None, f"{type(error).__name__}: {error}")])
         raise

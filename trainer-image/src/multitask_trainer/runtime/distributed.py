@@ -127,7 +127,7 @@ class DistributedContext:
         """What the worker ``rank`` passes to `report_failure`; None after `SHUTDOWN_TIMEOUT` without it."""
         return self.store_wait(f"failed/{rank}", seconds=SHUTDOWN_TIMEOUT)
 
-    def is_lost_peer(self, error: Exception) -> bool:
+    def is_lost_peer(self, error: BaseException) -> bool:
         """Whether ``error`` is what a collective operation raises when another process is gone."""
         message = str(error).lower()
         is_collective = any(backend in message for backend in ("gloo", "nccl"))

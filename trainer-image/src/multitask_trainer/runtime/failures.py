@@ -11,7 +11,7 @@ from multitask_api.cluster import EXIT_RETRYABLE, EXIT_USER_ERROR
 from multitask_api.errors import MultitaskError, RetryableError, UserError
 from multitask_api.stage_io.manifest import StageFailure, StageOrder
 from multitask_trainer.data.locations import DataLocations
-from multitask_trainer.errors import WorkerFailed
+from multitask_trainer.errors import Interrupted, WorkerFailed
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.runtime.distributed import DistributedContext
 from multitask_trainer.storage.disk_space import full_disk_message
@@ -21,7 +21,7 @@ EXIT_STATUS: Mapping[str, int] = {"UserError": EXIT_USER_ERROR, "Retryable": EXI
 """Kind of failure → the exit status of the process."""
 
 
-def failure_of_stage(context: StageContext, error: Exception) -> StageFailure:
+def failure_of_stage(context: StageContext, error: Exception | Interrupted) -> StageFailure:
     """The failure that ``error`` ends a stage with.
 
     A failure that a worker process has reported comes first: the main process then only noticed that a peer is gone.
@@ -35,24 +35,26 @@ def failure_of_stage(context: StageContext, error: Exception) -> StageFailure:
     return failure_of(context.order.stage, error)
 
 
-def _failure_of_worker(distributed: DistributedContext, error: Exception) -> str | None:
+def _failure_of_worker(distributed: DistributedContext, error: Exception | Interrupted) -> str | None:
     """What a worker has reported, if that is why the main process came to ``error``."""
     if isinstance(error, WorkerFailed):
         return distributed.wait_for_failure(error.rank)
-    return None if isinstance(error, MultitaskError) else next(iter(distributed.failures()), None)
+    return None if isinstance(error, MultitaskError | Interrupted) else next(iter(distributed.failures()), None)
 
 
-def failure_of(stage: str, error: Exception) -> StageFailure:
+def failure_of(stage: str, error: Exception | Interrupted) -> StageFailure:
     """The failure by the type of ``error`` alone; prints the traceback of a fault of this program."""
     if isinstance(error, UserError):
         return _failure(stage, "UserError", str(error))
-    if isinstance(error, RetryableError | ConnectionError | TimeoutError):
+    if isinstance(error, RetryableError | Interrupted | ConnectionError | TimeoutError):
         return _failure(stage, "Retryable", str(error))
     traceback.print_exception(error)
     return _failure(stage, "Fault", f"{type(error).__name__}: {error}")
 
 
-def _retryable_message(error: Exception, order: StageOrder, distributed: DistributedContext) -> str | None:
+def _retryable_message(
+    error: Exception | Interrupted, order: StageOrder, distributed: DistributedContext
+) -> str | None:
     """What to tell the user if full memory, a full disk or a lost peer process caused ``error``; None if none did."""
     if type(error).__name__ == "OutOfMemoryError":  # torch's; stages that train nothing have not imported it
         return (

@@ -102,7 +102,7 @@ def run_together(work: JointWork, runs: Sequence[tuple[StageContext, ResultRepor
             statuses.append(run_stage(partial(_noting_interruption, rest, interrupted), context, results))
             if interrupted:  # whoever stops one order stops the process: no other may begin
                 raise interrupted[0]
-    except Exception as error:  # noqa: BLE001 - it ends all that are left, each with its own report
+    except (Exception, Interrupted) as error:  # noqa: BLE001 - it ends all that are left, each with its own report
         fail = partial(_fail, error)
         statuses += [run_stage(fail, context, results) for context, results in open_runs.values()]
     if EXIT_RETRYABLE in statuses:
@@ -130,7 +130,7 @@ def _no_work(context: StageContext) -> StageOutcome:
     raise ArtifactError(f"the result of {context.order.stage} was there and is gone; run the stage again")
 
 
-def _fail(error: Exception, context: StageContext) -> StageOutcome:
+def _fail(error: Exception | Interrupted, context: StageContext) -> StageOutcome:
     del context
     raise error
 
@@ -157,7 +157,7 @@ def _run_main_process(work: Work, context: StageContext, results: ResultReporter
     except Unreported as error:
         sys.stderr.write(f"{order.stage}: {error}\n")
         return EXIT_RETRYABLE
-    except Exception as error:  # noqa: BLE001 - nobody above knows which stage failed, and why
+    except (Exception, Interrupted) as error:  # noqa: BLE001 - nobody above knows which stage failed, and why
         failure = failure_of_stage(context, error)
         if _report_result_of_another_pod(order, results):
             return EXIT_DONE
@@ -176,7 +176,7 @@ def _run_worker(work: Work, context: StageContext) -> int:
             work(context)
     except WorkerExit:
         pass
-    except Exception as error:  # noqa: BLE001 - nobody above knows which stage failed, and why
+    except (Exception, Interrupted) as error:  # noqa: BLE001 - nobody above knows which stage failed, and why
         failure = failure_of_stage(context, error)
         sys.stderr.write(f"{stage}: process {distributed.rank}: {failure.message}\n")
         try:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from multitask_trainer.errors import MicroBatchTooLarge
+from multitask_trainer.errors import Interrupted, MicroBatchTooLarge
 from multitask_trainer.training.accelerator import catch_sigterm
 from multitask_trainer.training.batching.batches import EncodedRow
 from multitask_trainer.training.device_memory import CudaMemory, halve_until_it_fits
@@ -44,7 +44,7 @@ class JointLoop:
         self._step = step
         self._batches = batches
         self._accelerator = accelerator
-        self._errors: dict[int, Exception] = {}
+        self._errors: dict[int, Exception | Interrupted] = {}
         self.micro_batch = MicroBatchSize(batches.token_budget, step.is_checkpointing)
 
     @property
@@ -58,7 +58,7 @@ class JointLoop:
             memory = CudaMemory(self._accelerator.device)
             self._set_micro_batch(fit(self._step, self._batches, self._accelerator, memory))
 
-    def run(self) -> Iterator[tuple[int, Exception | None]]:
+    def run(self) -> Iterator[tuple[int, Exception | Interrupted | None]]:
         """Train all runs; gives each as it ends, with the chosen weights in its adapter or the error that ended it.
 
         An error of one run ends that run alone. At SIGTERM every run leaves a checkpoint and ends with `Interrupted`.
@@ -100,7 +100,7 @@ class JointLoop:
     def _finished(self) -> list[int]:
         return [index for index, member in self._open.items() if member.loop.has_ended]
 
-    def _ended(self) -> Iterator[tuple[int, Exception | None]]:
+    def _ended(self) -> Iterator[tuple[int, Exception | Interrupted | None]]:
         """Take the runs that have ended out of those that train."""
         while self._errors:
             yield self._errors.popitem()
@@ -150,7 +150,7 @@ class JointLoop:
         for index, member in tuple(self._open.items()):
             try:
                 action(index, member)
-            except Exception as error:  # noqa: BLE001 - whatever ends one run must not end the others
+            except (Exception, Interrupted) as error:  # noqa: BLE001 - whatever ends one run must not end the others
                 member.loop.drain()
                 self._errors[index] = error
                 del self._open[index]

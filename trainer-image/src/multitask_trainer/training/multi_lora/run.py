@@ -19,6 +19,7 @@ from multitask_api.stages import joint_training
 from multitask_trainer.base_model.loading import load_base, read_forward_path
 from multitask_trainer.errors import GpuInUse, Interrupted, MicroBatchTooLarge, StageError
 from multitask_trainer.runtime.context import StageContext
+from multitask_trainer.runtime.packages import check_quantization
 from multitask_trainer.training.accelerator import make_accelerator
 from multitask_trainer.training.attention.choice import choose_attention
 from multitask_trainer.training.batching.task_batches import TaskBatches
@@ -68,6 +69,7 @@ def train_together(stages: Sequence[StageContext]) -> Iterator[tuple[StageContex
     if why_apart(stages, parameters) is not None:
         yield from apart
         return
+    check_quantization(parameters[0].optimisation.optimizer, parameters[0].tuning)
     optimisation, path = parameters[0].optimisation, read_forward_path(stages[0].input("base") / "model")
     accelerator = make_accelerator(
         device=stages[0].device, threads=stages[0].order.threads, precision=optimisation.precision
@@ -80,8 +82,6 @@ def train_together(stages: Sequence[StageContext]) -> Iterator[tuple[StageContex
             data = RunData.read(stage, each, path)
             data.check_base(loaded, each.optimisation.max_length)
             runs.append(_Run(stage, each, data, path))
-        except Interrupted:  # it is of the process, not of this run
-            raise
         except Exception as error:  # noqa: BLE001 - what one task's rows are must not end the other runs
             yield stage, partial(_raise, error)
     together = _Together.of(runs, loaded, accelerator) if len(runs) > 1 else None
@@ -232,5 +232,5 @@ def _member(
     return Member(loop, step)
 
 
-def _raise(error: Exception) -> TrainResult:
+def _raise(error: Exception | Interrupted) -> TrainResult:
     raise error

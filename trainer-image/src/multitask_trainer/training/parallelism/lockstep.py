@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.distributed import all_reduce
 
-from multitask_trainer.errors import LostPass
+from multitask_trainer.errors import Interrupted, LostPass
 
 
 @contextmanager
@@ -22,7 +22,8 @@ def lockstep(module: nn.Module, idle_pass: Callable[[], None], device: torch.dev
     A process that has left the block runs ``idle_pass``, one forward pass of ``module``, for each of the others'; an
     error of the block is raised then. Raises `LostPass` at once for an error within a pass.
     """
-    is_running, failure = False, None
+    is_running = False
+    failure: Exception | Interrupted | None = None
 
     def begin(*_: object) -> None:
         nonlocal is_running
@@ -36,7 +37,7 @@ def lockstep(module: nn.Module, idle_pass: Callable[[], None], device: torch.dev
     hooks = (module.register_forward_pre_hook(begin), module.register_forward_hook(end))
     try:
         yield
-    except Exception as error:
+    except (Exception, Interrupted) as error:
         if is_running:
             raise LostPass(f"{type(error).__name__}: {error}") from error
         failure = error
