@@ -448,6 +448,8 @@ def test_the_rows_of_a_run_are_not_padded_to_those_of_another():
         assert given == sum(len(ids) - 1 for own in rows.values() for ids, _ in own)
         assert given > 0.95 * sum(each.input_ids.numel() for each in micro_batches)
         assert all(each.input_ids.numel() <= 4096 for each in micro_batches)
+        # What was tried to find that size has as many of them.
+        assert max(len(each.targets) for each in micro_batches) <= len(joint.longest(4).targets)
         weights_of = torch.zeros(len(batches))
         for each in micro_batches:
             owners = each.task_ids[each.logit_positions // each.input_ids.shape[1]]

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from transformers import LlamaConfig, MistralConfig, Qwen2Config
+from transformers import LlamaConfig, MistralConfig, OPTConfig, OPTForCausalLM, Qwen2Config
 
+from multitask_api.estimates.fitting import PACK_WIDTH
 from multitask_api.resource.tuning import Tuning
 from multitask_trainer.training.attention import varlen
 from multitask_trainer.training.attention.choice import choose_attention, difference_problem, varlen_problem
@@ -17,7 +19,9 @@ from multitask_trainer.training.attention.varlen import VARLEN
 from multitask_trainer.training.batching.dataset import EncodedDataset
 from multitask_trainer.training.batching.sampler import Sampler
 from multitask_trainer.training.batching.task_batches import TaskBatches
+from multitask_trainer.training.multi_lora.batches import JointBatches
 from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
+from multitask_trainer.training.parallelism.data_parallel import DataParallel
 from multitask_trainer.tuning import tuning_method
 from support.training_fixtures import optimisation, small_decoder
 
@@ -29,27 +33,28 @@ METHODS = {
 TASKS = ("a", "b")
 
 
-def task_batches(*, pack, token_budget=200):
-    """Sixteen rows a step of 5 to 90 tokens."""
+def task_batches(*, pack, token_budget=200, first=87):
+    """Sixteen rows a step of 5 to 90 tokens; the prompt of each task's first row has ``first``."""
     generator = np.random.default_rng(5)
     datasets = []
     for answer in (1, 3):
-        prompts = [generator.integers(0, 61, length).tolist() for length in (87, *generator.integers(4, 60, 20))]
+        prompts = [generator.integers(0, 61, length).tolist() for length in (first, *generator.integers(4, 60, 20))]
         datasets.append(EncodedDataset.of(prompts, [generator.integers(0, 61, answer).tolist() for _ in prompts]))
     sampler = Sampler(dict.fromkeys(TASKS, 0.5), dict.fromkeys(TASKS, 21), batch_rows=16, seed=1)
     return TaskBatches(sampler, datasets, 16, token_budget, pack=pack)
 
 
-def make_step(name="Full"):
+def make_step(tuning=METHODS["Full"], *, base=None, checkpointing="Auto", parallelism=None):
     """A model whose heads share keys, none of its weights zero, and what makes its gradients."""
-    method = tuning_method(METHODS[name], TASKS)
+    method = tuning_method(tuning, TASKS)
     torch.manual_seed(1)
-    model = method.prepare(small_decoder()).train()
+    model = method.prepare(base or small_decoder()).train()
     with torch.no_grad():
         for value in model.parameters():
             value.add_(0.05 * torch.randn_like(value))
-    settings = TrainingSettings(4, optimisation())
-    return model, OptimizerStep(model, settings, method=method, accelerator=Accelerator(cpu=True))
+    settings = TrainingSettings(4, optimisation(), checkpointing)
+    accelerator = Accelerator(cpu=True)
+    return model, OptimizerStep(model, settings, method=method, accelerator=accelerator, parallelism=parallelism)
 
 
 def gradients(step, micro_batches):
@@ -65,7 +70,7 @@ def choose(model, step, batches):
 
 @pytest.mark.parametrize("name", METHODS)
 def test_losses_and_gradients_are_those_of_padded_rows_also_with_checkpointing(name):
-    model, step = make_step(name)
+    model, step = make_step(METHODS[name])
     loss, expected = gradients(step, task_batches(pack=False).at(0))
     batches, attention = choose(model, step, task_batches(pack=True))
     assert attention.kind == "Varlen"
@@ -116,7 +121,7 @@ BROKEN = [
 
 @pytest.mark.parametrize(("attention", "reason"), BROKEN)
 def test_where_it_gives_something_else_or_fails_a_mask_is_used(attention, reason, monkeypatch, capsys):
-    model, step = make_step("LoRA")
+    model, step = make_step(METHODS["LoRA"])
     expected = gradients(step, task_batches(pack=True).at(0))
     monkeypatch.setattr(varlen, "_row_by_row", attention)
     batches, chosen = choose(model, step, task_batches(pack=True))
@@ -126,6 +131,82 @@ def test_where_it_gives_something_else_or_fails_a_mask_is_used(attention, reason
     assert step.loss.training
     assert model.config._attn_implementation == "sdpa"
     torch.testing.assert_close(gradients(step, batches.at(0)), expected)
+
+
+@pytest.mark.parametrize("first", [3, 2000])
+def test_a_trial_is_one_short_sequence_however_long_the_rows_are(first):
+    batches = task_batches(pack=True, token_budget=4096, first=first)
+    joint = JointBatches([batches, batches, batches], 4096)
+    for trial in (batches, joint, batches.with_varlen(), joint.with_varlen()):
+        for batch in trial.trial():
+            assert batch.input_ids.shape[0] == 1
+            assert 30 <= batch.tokens <= batch.input_ids.numel() <= PACK_WIDTH // 4
+            assert (batch.position_ids == 0).sum() >= 4  # so many rows
+
+
+def opt():
+    """A decoder that drops values by functions, as its configuration says."""
+    config = OPTConfig(
+        vocab_size=61, hidden_size=32, num_hidden_layers=2, ffn_dim=48, num_attention_heads=4, word_embed_proj_dim=32,
+        max_position_embeddings=128, dropout=0.5, layerdrop=0.5, attn_implementation="sdpa",
+    )  # fmt: skip
+    return OPTForCausalLM(config)
+
+
+@pytest.mark.parametrize(
+    ("tuning", "base", "passes"),
+    [
+        pytest.param(Tuning(method="LoRA", rank=8, dropout=0.5), small_decoder, 2, id="of an adapter"),
+        pytest.param(METHODS["Full"], opt, 1, id="of the base, whose layers are not computed again"),
+    ],
+)
+def test_a_trial_drops_nothing_and_keeps_only_the_inputs_of_layers_as_training_does(tuning, base, passes):
+    model, step = make_step(tuning, base=base(), checkpointing="Always")
+    frozen_part = next(module for module in model.modules() if isinstance(module, nn.Linear))
+    frozen_part.eval()
+    before = {name: module.training for name, module in model.named_modules()}
+    calls = []
+    for name, module in model.named_modules():
+        if name.endswith("self_attn"):
+            module.register_forward_hook(lambda *_: calls.append(1))
+    _, attention = choose(model, step, task_batches(pack=True))
+    assert attention.kind == "Varlen"
+    assert len(calls) == 2 * 2 * passes  # layers, with a mask and without
+    assert {name: module.training for name, module in model.named_modules()} == before
+
+
+class CollectivePasses(DataParallel):
+    """As if all processes made each pass together."""
+
+    has_collective_passes = True
+
+
+def test_a_trial_without_memory_is_made_again_with_checkpointing(monkeypatch):
+    model, step = make_step()
+
+    def attend(*arguments):
+        if not step.is_checkpointing:
+            raise torch.OutOfMemoryError
+        return varlen_row_by_row(*arguments)
+
+    monkeypatch.setattr(varlen, "_row_by_row", attend)
+    assert choose(model, step, task_batches(pack=True))[1].kind == "Varlen"
+
+
+def no_memory(*_):
+    raise torch.OutOfMemoryError("tried to allocate 2 GiB")
+
+
+def test_without_memory_a_mask_is_used_except_where_the_other_processes_wait_in_the_pass(monkeypatch):
+    monkeypatch.setattr(varlen, "_row_by_row", no_memory)
+    model, step = make_step()
+    assert "OutOfMemoryError: tried" in choose(model, step, task_batches(pack=True))[1].reason
+    model, step = make_step(parallelism=CollectivePasses(Accelerator(cpu=True)))
+    with pytest.raises(torch.OutOfMemoryError):
+        choose(model, step, task_batches(pack=True))
+    assert step.is_checkpointing
+    assert model.config._attn_implementation == "sdpa"
+    assert all(value.grad is None for value in step.parameters.values())
 
 
 def test_padded_rows_have_no_attention_to_choose():

@@ -15,9 +15,10 @@ from multitask_trainer.training.batching.dataset import EncodedDataset
 from multitask_trainer.training.batching.layouts import packed, padded, varlen
 from multitask_trainer.training.batching.sampler import Sampler
 
-_TRIAL_ROWS = 8
-_TRIAL_TOKENS = 128
-"""Of a row at the most: less than a step takes, so that a trial needs no memory of its own."""
+_TRIAL_ROWS = (80, 24, 16, 8)
+"""Tokens of a trial's rows at the most. Together they are a quarter of a pack, and what finds the size of a micro-batch
+makes passes of a pack or more: where that fits, a trial does. The first row is wider than 64 tokens, a usual tile of
+kernels."""
 
 
 @dataclass(frozen=True)
@@ -76,31 +77,37 @@ class TaskBatches:
         a_sequence = max(1, self.width // self._longest_row)
         return -(-rows // a_sequence) * self.width
 
-    def longest(self, sequences: int) -> MicroBatch:
+    @property
+    def step_targets(self) -> int:
+        """Target tokens of a step at the most."""
+        return self.batch_rows * max(dataset.longest_answer for dataset in self.datasets)
+
+    def longest(self, sequences: int, *, targets: int | None = None) -> MicroBatch:
         """So many sequences that are full of the longest row of all tasks.
 
-        They have as many targets as all rows of a step at the most: a step's micro-batch may have many short rows.
+        They have as many ``targets`` as all rows of a step at the most, unless told otherwise: a step's micro-batch may
+        have many short rows.
         """
         task = max(range(len(self.datasets)), key=lambda index: self.datasets[index].longest)
         ids = self.datasets[task].longest_row
         count = sequences * max(1, self.width // self._longest_row)
         if self.varlen:  # without padding there are as many tokens of rows as the sequences are wide
             count = -(-sequences * self.width // self._longest_row)
-        targets = self.batch_rows * max(dataset.longest_answer for dataset in self.datasets)
+        targets = self.step_targets if targets is None else targets
         row = (ids, max(1, len(ids) - -(-targets // count)))
         budget = max(sequences * self.width, count * self._longest_row)
         return self._lay_out([row] * count, [task] * count, count, budget, self.width)[0]
 
     def trial(self) -> list[MicroBatch]:
-        """A few short rows of all tasks, of different lengths."""
+        """A few short rows of up to four tasks, of different lengths, in one short sequence."""
         rows, tasks = [], []
-        for number in range(_TRIAL_ROWS):
+        for number, tokens in enumerate(_TRIAL_ROWS):
             task, row = number % len(self.datasets), number // len(self.datasets)
             ids, prompt = self.datasets[task].row(row % len(self.datasets[task]))
-            left_out = max(0, len(ids) - _TRIAL_TOKENS + 8 * number)
+            left_out = max(0, len(ids) - tokens)
             rows.append((ids[left_out:], max(1, prompt - left_out)))
             tasks.append(task)
-        return self._lay_out(rows, tasks, len(rows), self.token_budget, PACK_WIDTH)
+        return self._lay_out(rows, tasks, len(rows), sum(_TRIAL_ROWS), sum(_TRIAL_ROWS))
 
     def with_varlen(self) -> TaskBatches:
         """The same rows for a model that has `varlen_attention`."""

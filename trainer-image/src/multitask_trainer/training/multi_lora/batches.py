@@ -66,9 +66,10 @@ class JointBatches:
         return sum(run.step_tokens for run in self.runs)
 
     def longest(self, sequences: int) -> MicroBatch:
-        """See `BatchSizes`; all of one run."""
+        """See `BatchSizes`; all of one run, with as many targets as the rows of all runs have."""
         run = max(range(len(self.runs)), key=lambda index: self.runs[index].width)
-        return _of_run(self.runs[run].longest(sequences), run)
+        targets = sum(each.step_targets for each in self.runs)
+        return _of_run(self.runs[run].longest(sequences, targets=targets), run)
 
     def trial(self) -> list[MicroBatch]:
         """See `TaskBatches.trial`; of two runs."""
