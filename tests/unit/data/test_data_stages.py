@@ -15,8 +15,10 @@ from typing import Any
 import fsspec
 import numpy as np
 import pytest
+import s3fs
 
 from multitask_api.data_check import DataReport
+from multitask_api.resource import MultiTaskModel
 from multitask_api.resource.parsing import check
 from multitask_api.stage_io.manifest import Manifest, Resolved, StageFailure, StageOrder
 from multitask_api.stage_io.parameters import PrepareParameters
@@ -344,13 +346,43 @@ def test_one_task_whose_store_does_not_answer_hides_nothing_of_the_others(
     assert data_check.main(arguments) == 2
     report = DataReport.model_validate_json(capsys.readouterr().out)
     assert [(problem.path, problem.message[:30]) for problem in report.problems] == [
-        ("spec.tasks[0].data", "s3://bucket/train.jsonl cannot"),
+        ("spec.tasks[0].data", "s3://bucket/train.jsonl: canno"),
         ("spec.tasks[1].data.train", "train.jsonl, line 3: label: 'x"),
     ]
     assert [item.name for item in report.tasks] == ["urgency"]
     found = resolve_data("s3://bucket/train.jsonl", DataLocations(tmp_path), HashCache())
     assert found.problem is not None
     assert "cannot be reached" in found.problem
+
+
+def test_a_store_without_credentials_is_one_problem_that_says_what_to_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    s3fs.S3FileSystem.clear_instance_cache()
+    data(tmp_path)
+    tasks = resource()["spec"]["tasks"]
+    tasks[0]["data"]["train"]["uri"] = "s3://bucket/train.jsonl"
+    tasks[0]["data"]["test"]["uri"] = "s3://bucket/test.jsonl"
+    file = model_file(tmp_path, tasks=tasks, baseModel={"uri": "s3://bucket/base"})
+    spec = MultiTaskModel.model_validate_json(file.read_text()).spec
+    found = resolve.resolve(spec, DataLocations(tmp_path), HashCache()).problems
+    checked = data_check.check_data(spec, DataLocations(tmp_path)).problems
+    s3fs.S3FileSystem.clear_instance_cache()
+    message = (
+        "no credentials for this store (Unable to locate credentials); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        " in the environment of the command, in a cluster in a Secret of spec.credentials"
+    )
+    assert found == (f"spec.tasks[0].data.train.uri: s3://bucket/train.jsonl, and 2 more: {message}",)
+    assert [(problem.path, problem.message) for problem in checked] == [
+        ("spec.baseModel.uri", f"s3://bucket/base: {message}"),
+        ("spec.tasks[0].data", f"s3://bucket/train.jsonl: {message}; the rows of this task were not checked"),
+    ]
 
 
 def test_files_that_break_in_one_task_hide_nothing_of_the_others(tmp_path: Path, capsys: Any) -> None:

@@ -92,13 +92,14 @@ def _download(uri: str, folder: Path) -> Path:
 
     try:
         fs, path = fsspec.url_to_fs(uri)
-        fs.get(path.rstrip("/") + "/", str(folder) + "/", recursive=True)
+        with storage_errors(uri):
+            fs.get(path.rstrip("/") + "/", str(folder) + "/", recursive=True)
     except ImportError as error:
         raise StageError(f"baseModel.uri: {uri}: {error}; install it to read this kind of address") from error
     except FileNotFoundError as error:
         raise StageError(f"baseModel.uri: {uri}: no such folder; check the address") from error
-    except OSError as error:
-        raise ArtifactError(f"baseModel.uri: {uri}: cannot be read ({error})") from error
+    except (ArtifactError, StageError) as error:
+        raise type(error)(f"baseModel.uri: {error}") from error
     return folder
 
 

@@ -14,16 +14,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from multitask_api.data_check import DataProblem, DataReport, TaskRows
-from multitask_api.errors import RetryableError, UserError
+from multitask_api.errors import Problem, RetryableError, UserError
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
 from multitask_api.resource.sources import BaseModelSource
 from multitask_api.stage_io.parameters import TaskDefinition
 from multitask_api.stage_io.results import SPLITS, SplitRows
-from multitask_api.uris import is_builtin
+from multitask_api.uris import is_builtin, is_folder
 from multitask_trainer.base_model.builtin import MAX_POSITIONS
 from multitask_trainer.base_model.folder_check import base_problem, read_config
 from multitask_trainer.base_model.limits import max_length_problem
 from multitask_trainer.data.inspection import MAX_SHOWN, TaskInspection, inspect_task
+from multitask_trainer.data.listing import files_below
 from multitask_trainer.data.reading import DataLocations, read_texts
 
 
@@ -65,7 +66,7 @@ def _task_problems(inspection: TaskInspection, where: str, allowed: int) -> Iter
 
 
 def _base_problems(spec: MultiTaskModelSpec, locations: DataLocations) -> Iterator[DataProblem]:
-    problem = base_problem(spec.base_model, locations)
+    problem = base_problem(spec.base_model, locations) or _store_problem(spec.base_model, locations)
     if problem is not None:
         yield DataProblem(path=problem.path, message=problem.message)
     else:
@@ -77,6 +78,17 @@ def _base_problems(spec: MultiTaskModelSpec, locations: DataLocations) -> Iterat
             next(iter(read_texts(source.uri, locations)), None)
         except (UserError, RetryableError) as error:
             yield DataProblem(path=f"spec.pretraining.corpus[{index}].uri", message=str(error))
+
+
+def _store_problem(base: BaseModelSource, locations: DataLocations) -> Problem | None:
+    """Why the folder of a base in an object store cannot be listed."""
+    if not is_folder(base.uri) or locations.local_path(base.uri) is not None:
+        return None
+    try:
+        files_below(base.uri, locations, only=base.gguf_file)
+    except (UserError, RetryableError) as error:
+        return Problem("spec.baseModel.uri", str(error))
+    return None
 
 
 def _max_positions(base: BaseModelSource, locations: DataLocations) -> int | None:

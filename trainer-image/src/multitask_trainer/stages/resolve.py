@@ -31,7 +31,7 @@ from multitask_trainer.runtime.packages import package_problems
 from multitask_trainer.runtime.progress import ProgressReporter
 from multitask_trainer.storage.files import write_atomically
 from multitask_trainer.storage.result_index import stored_results
-from multitask_trainer.storage.uris import local_path, storage_errors
+from multitask_trainer.storage.uris import NO_CREDENTIALS, local_path, storage_errors
 
 _MIN_MANIFEST_BYTES = 16 * 1024
 """Bytes of the ConfigMap that must be left for manifests, and for progress and a failure."""
@@ -47,7 +47,7 @@ def resolve(spec: MultiTaskModelSpec, locations: DataLocations, cache: HashCache
     if is_folder(spec.base_model.uri) and problem is None:
         fields[spec.base_model.uri] = "spec.baseModel.uri"
         data[spec.base_model.uri] = resolve_folder(spec.base_model.uri, locations, cache, spec.base_model.gguf_file)
-    problems = [f"{fields[uri]}: {uri}: {found.problem}" for uri, found in data.items() if found.problem]
+    problems = list(_data_problems(fields, {uri: found.problem for uri, found in data.items() if found.problem}))
     problems += [str(problem)] if problem else []
     problems += [f"spec.{problem}" for problem in package_problems(spec)]
     revision = None
@@ -67,6 +67,19 @@ def resolve(spec: MultiTaskModelSpec, locations: DataLocations, cache: HashCache
     return Resolved(
         revision=revision, data=data, problems=tuple(problems), base_parameters=parameters, base_shape=shape
     )
+
+
+def _data_problems(fields: Mapping[str, str], problems: Mapping[str, str]) -> Iterator[str]:
+    """A line for each address, and one for all that lack the same credentials. ``fields``: address → its field."""
+    lacking: dict[str, list[str]] = {}
+    for uri, problem in problems.items():
+        if problem.startswith(NO_CREDENTIALS):
+            lacking.setdefault(problem, []).append(uri)
+        else:
+            yield f"{fields[uri]}: {uri}: {problem}"
+    for problem, (first, *others) in lacking.items():
+        more = f", and {len(others)} more" if others else ""
+        yield f"{fields[first]}: {first}{more}: {problem}"
 
 
 def _unknown_layers(tuning: Tuning, shape: ModelShape | None) -> Iterator[str]:

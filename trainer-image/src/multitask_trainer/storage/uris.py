@@ -13,6 +13,14 @@ from multitask_trainer.errors import ArtifactError, HubUnreachable, StageError
 from multitask_trainer.storage.files import temporary_sibling
 from multitask_trainer.storage.hub_access import is_outage, unreachable_hub
 
+NO_CREDENTIALS = "no credentials for this store"
+"""Begins what is said where none are found. It may be a passing failure: a pod asks a server for them."""
+_NO_CREDENTIALS = frozenset(
+    {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"}  # botocore
+    | {"DefaultCredentialsError", "RefreshError"}  # google.auth
+)
+"""Errors by name: their packages are imported only where such a store is used."""
+
 
 def local_path(uri: str) -> Path | None:
     """The path of a local address; None for a remote one."""
@@ -42,7 +50,19 @@ def storage_errors(uri: str) -> Iterator[None]:
             raise
         if uri.startswith("hf://") and is_outage(error):
             raise HubUnreachable(f"{uri}: {unreachable_hub(error)}") from error
-        raise ArtifactError(f"{uri} cannot be reached ({type(error).__name__}: {error}); is the store up?") from error
+        if type(error).__name__ in _NO_CREDENTIALS:
+            raise ArtifactError(f"{uri}: {_without_credentials(uri, error)}") from error
+        raise ArtifactError(f"{uri}: cannot be reached ({type(error).__name__}: {error}); is the store up?") from error
+
+
+def _without_credentials(uri: str, error: Exception) -> str:
+    variables = (
+        "GOOGLE_APPLICATION_CREDENTIALS" if uri.startswith("gs://") else "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    )
+    return (
+        f"{NO_CREDENTIALS} ({error}); set {variables} in the environment of the command, in a cluster in a Secret of"
+        " spec.credentials"
+    )
 
 
 def file_sizes(uri: str) -> dict[str, int]:
