@@ -152,6 +152,31 @@ def test_on_a_cpu_everything_is_fp32_and_a_micro_batch_is_small():
     assert baseline.seconds is None
 
 
+@pytest.mark.parametrize(
+    ("shape", "training", "device", "has_mask"),
+    [
+        pytest.param(SEVEN, {}, A100, False, id="varlen attention"),
+        pytest.param(SEVEN, {"precision": "fp32"}, A100, True, id="fp32"),
+        pytest.param(SEVEN, {}, replace(A100, has_bf16=False), True, id="a GPU without bf16"),
+        pytest.param(SEVEN.model_copy(update={"window": 4096}), {}, A100, True, id="a window below maxLength"),
+        pytest.param(SEVEN.model_copy(update={"window": 8192}), {}, A100, False, id="a window of maxLength"),
+        pytest.param(SEVEN.model_copy(update={"attention_dropout": 0.1}), {}, A100, True, id="dropout of attention"),
+    ],
+)
+def test_a_mask_is_counted_where_training_needs_one(shape, training, device, has_mask):
+    resource = model(tuning=LORA, training={"maxLength": 8192, "gradientCheckpointing": "Always"} | training)
+    for stage in cost(resource, shape, device).stages:
+        fitted = stage.fitted
+        memory = MemoryModel(shape, resource.spec.tuning, device.computes_in_bf16(resource.spec), fitted.checkpointing)
+        batch = MicroBatchShape(fitted.tokens, 8192, 64, masked=has_mask)
+        assert fitted.memory.activations == memory.of(batch).activations
+
+
+def test_without_a_mask_long_rows_need_no_second_computation():
+    fitted = cost(model(tuning=LORA, training={"maxLength": 8192}), SEVEN, A100).stages[0].fitted
+    assert (fitted.tokens, fitted.checkpointing) == (8192, False)
+
+
 def test_the_time_is_measured_or_else_from_flops():
     resource = model(tuning=LORA, training={"maxLength": 512})
     first = cost(resource, HALF, L4)

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from multitask_api.estimates.memory import MOST_LOGITS, MemoryModel, MicroBatchShape
 from multitask_api.estimates.shape import FAMILIES, ModelShape
 from multitask_api.resource.tuning import Tuning
+from multitask_serving.engine.model.masks import LayerMasks
 from support.allocations import Setting, llama
 
 pytestmark = pytest.mark.usefixtures("uncompiled")
@@ -113,6 +114,32 @@ def test_a_shape_has_as_many_weights_as_the_model(family, tied):
 )
 def test_no_shape_of(config):
     assert ModelShape.of_config(config) is None
+
+
+@pytest.mark.parametrize(
+    ("config", "window"),
+    [
+        ({"model_type": "llama"}, None),
+        ({"model_type": "mistral"}, 4096),
+        ({"model_type": "mistral", "sliding_window": None}, None),
+        ({"model_type": "mistral", "sliding_window": 100}, 100),
+        ({"model_type": "qwen2", "sliding_window": 100, "use_sliding_window": False}, None),
+        ({"model_type": "qwen2", "sliding_window": 100, "use_sliding_window": True}, None),
+        ({"model_type": "qwen2", "sliding_window": 100, "use_sliding_window": True, "max_window_layers": 2}, 100),
+        ({"model_type": "qwen3", "sliding_window": 100, "layer_types": ["full_attention"] * 4}, None),
+    ],
+)
+def test_a_shape_has_the_window_that_training_finds(config, window):
+    settings = llama(64, **config)
+    loaded = AutoConfig.for_model(**settings)
+    assert LayerMasks.of(loaded).reach == window
+    for each in (settings, loaded.to_dict()):
+        assert ModelShape.of_config(each).window == window
+
+
+def test_a_shape_says_whether_attention_has_dropout():
+    dropouts = [ModelShape.of_config(llama(64, attention_dropout=rate)).attention_dropout for rate in (0.1, 0.0)]
+    assert dropouts == [0.1, None]
 
 
 def test_the_loss_in_parts_bounds_the_logits():

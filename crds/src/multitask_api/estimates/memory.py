@@ -32,13 +32,13 @@ _NF4_BYTES = 1 / 2 + 1 / 64 + _FP32 / (64 * 256)
 class MicroBatchShape:
     """The largest micro-batch: all its tokens, those of a sequence, and the positions where targets are predicted.
 
-    ``packed``: sequences hold several rows behind a mask.
+    ``masked``: sequences hold several rows, which a mask keeps apart. With varlen attention there is none.
     """
 
     tokens: int
     sequence: int
     targets: int
-    packed: bool = False
+    masked: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ class MemoryModel:
         else:
             kept = shape.layers * self._of_layer(batch)
         tables = 2 * batch.tokens * shape.head_size * self._element  # cosines and sines of positions
-        mask = batch.tokens * batch.sequence if batch.packed else 0
+        mask = batch.tokens * batch.sequence if batch.masked else 0
         return kept + tables + mask
 
     def _in_a_layer(self, batch: MicroBatchShape) -> int:
@@ -232,8 +232,8 @@ class MemoryModel:
         """What a layer keeps for its backward pass."""
         shape, element = self.shape, self._element
         # A mask takes keys and values as often as there are heads, and every layer its own mask as numbers.
-        keys = shape.queries if batch.packed else shape.keys
-        attention = (2 * shape.queries + 2 * keys + (batch.sequence if batch.packed else 0)) * element
+        keys = shape.queries if batch.masked else shape.keys
+        attention = (2 * shape.queries + 2 * keys + (batch.sequence if batch.masked else 0)) * element
         attention += _FP32 * shape.heads
         feed_forward = 3 * shape.feed_forward * element  # gate, its activation, and what it is multiplied with
         linear = (self._inputs() + self._of_adapters()) * element

@@ -15,6 +15,10 @@ FAMILIES = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _BIASED = frozenset({"qwen2"})
 #: Families that normalise queries and keys.
 _NORMALISED = frozenset({"qwen3"})
+#: Families whose window is used only if ``use_sliding_window`` says so, and only from layer ``max_window_layers`` on.
+_WITH_OPTIONAL_WINDOW = frozenset({"qwen2", "qwen3"})
+#: Of transformers' configurations, where ``config.json`` has none.
+_WINDOW, _LAYERS_WITHOUT_WINDOW = 4096, 28
 
 
 class Projection(NamedTuple):
@@ -37,6 +41,12 @@ class ModelShape(Record):
     head_size: int = Field(ge=1, description="Width of a head (head_dim).")
     vocabulary: int = Field(ge=1, description="Rows of the embedding (vocab_size).")
     tied: bool = Field(description="The head uses the embedding's weights (tie_word_embeddings).")
+    window: int | None = Field(
+        None, ge=1, description="Tokens that the layers with a window see (sliding_window). Absent: all see all."
+    )
+    attention_dropout: float | None = Field(
+        None, gt=0, description="Part of the attention weights that are dropped in training. Absent: none."
+    )
 
     @classmethod
     def of_config(cls, config: JsonObject) -> ModelShape | None:
@@ -56,6 +66,8 @@ class ModelShape(Record):
                 head_size=config.get("head_dim") or width // heads,
                 vocabulary=config["vocab_size"],
                 tied=bool(config.get("tie_word_embeddings", False)),
+                window=_window(config),
+                attention_dropout=config.get("attention_dropout") or None,
             )
         except (KeyError, TypeError, ValueError, ZeroDivisionError):
             return None
@@ -102,3 +114,17 @@ class ModelShape(Record):
         norms = 2 * self.width + (2 * self.head_size if self.normalises_heads else 0)
         embeddings = self.embedding_weights * (1 if self.tied else 2)
         return self.linear_weights + self.layers * (norms + biases) + embeddings + self.width
+
+
+def _window(config: JsonObject) -> int | None:
+    """Tokens that the narrowest layer sees, as transformers reads ``config``; None if all see everything."""
+    family, kinds = config["model_type"], config.get("layer_types")
+    if kinds and "sliding_attention" not in kinds:
+        return None
+    if family not in _WITH_OPTIONAL_WINDOW:
+        return config.get("sliding_window", _WINDOW if family == "mistral" else None) or None
+    if not config.get("use_sliding_window"):
+        return None
+    if not kinds and config.get("max_window_layers", _LAYERS_WITHOUT_WINDOW) >= config["num_hidden_layers"]:
+        return None
+    return config.get("sliding_window", _WINDOW) or None

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from multitask_api.bundle import GenerationSettings
 from multitask_api.estimates.fitting import CPU_TEXT_TOKENS, CPU_TOKENS, PACK_WIDTH, Fitted, fit
 from multitask_api.estimates.memory import MemoryModel, MicroBatchShape
+from multitask_api.estimates.packed_rows import mask_reason
 from multitask_api.estimates.shape import ModelShape
 from multitask_api.estimates.sharding import divides_weights
 from multitask_api.resource import MultiTaskModelSpec, TaskSpec
@@ -84,15 +85,16 @@ def fitted(spec: MultiTaskModelSpec, training: Training, shape: ModelShape, devi
     """The micro-batch as training would choose it, with rows of ``training.maxLength``."""
     settings = spec.training
     gpus = training.gpus_on(device)
+    mixed = device.computes_in_bf16(spec)
     packed = device.is_gpu and not training.text
+    has_mask = packed and _mask_reason(shape, settings.max_length, mixed=mixed) is not None
     sequence = max(PACK_WIDTH, settings.max_length) if packed else settings.max_length
     targets = settings.batch_rows * max((_answer_tokens(task) for task in training.tasks), default=1)
 
     def batch_of(sequences: int) -> MicroBatchShape:
         tokens = sequences * sequence
-        return MicroBatchShape(tokens, sequence, tokens if training.text else min(tokens, targets), packed)
+        return MicroBatchShape(tokens, sequence, tokens if training.text else min(tokens, targets), has_mask)
 
-    mixed = device.computes_in_bf16(spec)
     checkpointing = settings.gradient_checkpointing or "Auto"
     if not device.is_gpu and checkpointing == "Auto":
         checkpointing = "Never"  # `Auto` is about the memory of a GPU
@@ -105,6 +107,16 @@ def fitted(spec: MultiTaskModelSpec, training: Training, shape: ModelShape, devi
     if can_divide and divides_weights(settings.sharding, gpus, model.of(batch_of(1)).state, device.memory):
         model = replace(model, gpus=gpus)
     return fit(model, device.memory, setting=checkpointing, most_tokens=most, batch_of=batch_of)
+
+
+def _mask_reason(shape: ModelShape, max_length: int, *, mixed: bool) -> str | None:
+    """Why packed rows need a mask; None if training is expected to have varlen attention."""
+    return mask_reason(
+        max_length=max_length,
+        in_full_precision=not mixed,
+        window=shape.window,
+        has_attention_dropout=shape.attention_dropout is not None,
+    )
 
 
 def _tasks(node: Node, graph: Graph) -> Sequence[str]:

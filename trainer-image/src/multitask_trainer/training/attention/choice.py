@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
+from multitask_api.estimates.packed_rows import mask_reason
 from multitask_api.stage_io.results import PackedAttention
 from multitask_serving.engine.model.masks import LayerMasks
 from multitask_trainer.runtime.progress import TrainingLog
@@ -82,14 +83,12 @@ def choose_attention(
 
 def varlen_problem(config: PreTrainedConfig, *, max_length: int, in_full_precision: bool) -> str | None:
     """Why a decoder, by its configuration, cannot have varlen attention; None if nothing is known."""
-    if in_full_precision:
-        return "the kernel of varlen attention takes half precision only"
-    reach = LayerMasks.of(config).reach
-    if reach is not None and reach < max_length:
-        return f"layers see no more than {reach} tokens, and rows may have {max_length}"
-    if any("att" in name for name in _dropouts(config)):
-        return "the base model drops attention at random"
-    return None
+    return mask_reason(
+        max_length=max_length,
+        in_full_precision=in_full_precision,
+        window=LayerMasks.of(config).reach,
+        has_attention_dropout=any("att" in name for name in _dropouts(config)),
+    )
 
 
 def difference_problem(mask: Sequence[Tensor], varlen: Sequence[Tensor], tolerances: Sequence[float]) -> str | None:
