@@ -66,7 +66,7 @@ def validate(file: Path, *, as_json: bool, options: Sequence[str] = ()) -> int:
         print_line(f"{problem.path}: {problem.message}")
     if report.problems:
         count = len(report.problems)
-        text = "1 problem in the data; correct it" if count == 1 else f"{count} problems in the data; correct them"
+        text = "1 problem in data or base model; correct it" if count == 1 else f"{count} problems; correct them"
         print_line(f"{file}: {text} and validate again")
         return BAD_INPUT
     if refused:
