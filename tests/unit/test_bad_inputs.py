@@ -112,11 +112,6 @@ RESOURCES: list[tuple[str, Callable[[Document], None], str]] = [
         ("spec.baseModel.uri: 'hf://datasets/org/name' names a dataset; give a model, hf://ORGANISATION/NAME"),
     ),
     (
-        "an account of the hub as base",
-        put("spec.baseModel.uri", "hf://Qwen"),
-        "spec.baseModel.uri: 'hf://Qwen' names no model; write hf://Qwen/NAME, as the hub shows it",
-    ),
-    (
         "a part of a repository as base",
         put("spec.baseModel.uri", "hf://org/name/sub"),
         (

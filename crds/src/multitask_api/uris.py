@@ -11,8 +11,7 @@ _SCHEME = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*)://")
 _PVC = re.compile(r"^pvc://[a-z0-9]([-a-z0-9.]*[a-z0-9])?(/.*)?$")
 _HUB = re.compile(r"^hf://(datasets/)?[\w.-]+(/[\w.-]+)?(@[^/]+)?(/.+)?$")
 
-_HUB_ACCOUNT = re.compile(r"^hf://[\w.-]+/?$")
-_HUB_BASE_MODEL = re.compile(r"^hf://[\w.-]+/[\w.-]+$")
+_HUB_BASE_MODEL = re.compile(r"^hf://[\w.-]+(/[\w.-]+)?$")
 
 GGUF_FILE, GGUF_PART = r"^[^/]+(/[^/]+)*[.]gguf$", r"-[0-9]{5}-of-[0-9]{5}[.]gguf$"
 """The name of a GGUF file below its folder, and what ends that of a part of a split one."""
@@ -48,8 +47,6 @@ def base_model_uri_error(uri: str) -> str | None:
         return f"{uri!r} names a dataset; give a model, hf://ORGANISATION/NAME"
     if _HUB_BASE_MODEL.match(uri):
         return None
-    if _HUB_ACCOUNT.match(uri):
-        return f"{uri!r} names no model; write {uri.rstrip('/')}/NAME, as the hub shows it"
     if uri.endswith(".gguf"):
         folder, _, file = uri.rpartition("/")
         return f"{uri!r} names a GGUF file; write uri: {folder or '.'} and ggufFile: {file}"

@@ -125,8 +125,6 @@ RULES: list[tuple[str, Object, str, str]] = [
      {"spec.baseModel.uri": "hf://datasets/org/name"}, "spec.baseModel.uri", HUB_BASE),
     ("nor a folder of a repository",
      {"spec.baseModel.uri": "hf://org/name/sub"}, "spec.baseModel.uri", HUB_BASE),
-    ("a base on the hub is a model, not an account",
-     {"spec.baseModel.uri": "hf://org"}, "spec.baseModel.uri", HUB_BASE),
     ("and its revision stands beside it",
      {"spec.baseModel.uri": "hf://org/name@main"}, "spec.baseModel.uri", HUB_BASE),
     ("a GGUF file has a field of its own",

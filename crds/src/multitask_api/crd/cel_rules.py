@@ -103,7 +103,7 @@ _BUILTIN = Rule(
     f"there is no such built-in model; the sizes are {', '.join(BUILTIN_SIZES)}",
 )
 _HUB_BASE = Rule(
-    "!self.matches('^hf://(datasets/|[^/]+/?$|[^/]+/[^/]+/|.*@)')",
+    "!self.matches('^hf://(datasets/|[^/]+/[^/]+/|.*@)')",
     "give a whole model repository of the hub, hf://ORGANISATION/NAME, and its revision in the field revision",
 )
 _GGUF_URI = Rule(

@@ -80,7 +80,10 @@ def more_seeds(comparisons: Sequence[Comparison]) -> Iterator[str]:
         if count is None:
             yield f"{of}, more than {MOST_SEEDS} seeds are needed, the most there can be: give the tasks more test rows"
         else:
-            yield f"{of}, about {count} seeds are needed: set seeds: {count} in the study and run it again"
+            yield (
+                f"{of}, about {count} seeds are needed: set seeds: {count} in the study and run it again; "
+                "its intervals are then of a second look, and hold with less than 95 %"
+            )
     equal = [item.arm for item in comparisons if item.seeds >= FEWEST_SEEDS and item.has_no_spread]
     if equal:
         yield f"{listed(equal)}: seeds that all give the same difference show no spread; give the tasks more test rows"

@@ -108,7 +108,7 @@ def check(document: Mapping[str, Any]) -> Study:
 
 
 def run_name(study: str, arm: int, seed: int) -> str:
-    """The name under which a run is a model of a work folder; ``arm`` counts from 1.
+    """The name under which a run is a model of a work folder; ``arm`` counts from 1; 0 has no run of its own.
 
     A DNS label, if the study's name has 40 characters at most.
     """

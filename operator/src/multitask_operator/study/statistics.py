@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
+_NO_SPREAD = 1e-9
+"""Below it a standard deviation of differences of ratios is rounding: equal differences rarely have equal bits."""
 _NORMAL_REACH = statistics.NormalDist().inv_cdf(1 - (1 - CONFIDENCE) / 2)
 
 
@@ -38,7 +40,7 @@ def paired_difference(differences: Sequence[float], comparisons: int = 1) -> Dif
     equal by chance. Raises ValueError without differences.
     """
     value, deviation = mean_sd(differences)
-    if deviation is None or deviation == 0:
+    if deviation is None or deviation < _NO_SPREAD:
         return Difference(value)
     freedom = len(differences) - 1
     reach = student_quantile(1 - (1 - CONFIDENCE) / comparisons / 2, freedom) * deviation / math.sqrt(len(differences))

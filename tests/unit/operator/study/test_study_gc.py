@@ -53,6 +53,16 @@ def test_the_results_of_its_runs_are_kept_and_no_others(workdir, study):
     assert set(find_unused(workdir).artifacts) == others
 
 
+def test_the_filter_that_the_steps_follow_from_is_kept(tmp_path):
+    study, workdir = SimulatedStudy(study_document(seeds=1)), Workdir(tmp_path)
+    study.run()
+    assert study.resource.spec.stages.total_steps is None
+    for key, manifest in study.manifests.items():
+        put(workdir, key, manifest)
+    record(workdir, study)
+    assert find_unused(workdir).artifacts == ()
+
+
 def test_runs_that_the_study_no_longer_has_are_dropped_and_all_when_it_is_forgotten(workdir, study):
     fewer = SimulatedStudy(study_document(totalSteps=2000, seeds=1), manifests=study.manifests)
     record(workdir, fewer)

@@ -57,6 +57,11 @@ def test_seeds_without_a_spread_give_no_interval():
         assert not found.excludes_zero
 
 
+def test_equal_differences_with_other_rounding_have_no_interval():
+    pairs = ((0.80, 0.75), (0.85, 0.80), (0.90, 0.85))
+    assert paired_difference([high - low for high, low in pairs]).low is None
+
+
 def test_mean_and_deviation():
     assert mean_sd([1.0, 2.0, 3.0]) == (2.0, 1.0)
     assert mean_sd([1.0]) == (1.0, None)
@@ -130,7 +135,7 @@ def test_an_open_difference_says_how_many_seeds_it_would_take():
     assert low(count - 1) <= 0 < low(count)
     assert seeds_needed(found, 3, 1, count - 1) is None
     (text,) = more_seeds([Comparison("b", 3, found)])
-    assert text.endswith(f"about {count} seeds are needed: set seeds: {count} in the study and run it again")
+    assert f"about {count} seeds are needed: set seeds: {count} in the study and run it again; " in text
     (text,) = more_seeds([Comparison("b", 3, paired_difference([0.02, -0.03, 0.005]))])
     assert "more than 16 seeds are needed" in text
     assert list(more_seeds([Comparison("b", 3, ABOVE), Comparison("c", 2, OPEN)])) == []

@@ -183,9 +183,9 @@ def resolve_revision(repository: str, revision: str | None, kind: str) -> str:
     except RevisionNotFoundError as error:
         raise DataError(f"{where}: no such revision; check spec.baseModel.revision or the part after @") from error
     except RepositoryNotFoundError as error:
-        raise DataError(
-            f"{where}: no such {kind} on the hub, or no access to it; check the name and HF_TOKEN"
-        ) from error
+        # A few old models have a name alone, so only the hub can tell an account.
+        name = "the name" if "/" in repository else f"the name, which is usually {repository}/NAME,"
+        raise DataError(f"{where}: no such {kind} on the hub, or no access to it; check {name} and HF_TOKEN") from error
     except NOT_ANSWERED as error:
         cached = _cached_commit(repository, revision or "main", kind)
         if cached is None:

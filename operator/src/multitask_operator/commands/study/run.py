@@ -24,6 +24,7 @@ from multitask_operator.local.study_executor import StudyExecutor
 from multitask_operator.local.workdir import PlannedModel, Workdir, write_atomically
 from multitask_operator.planner.estimate import measured_speeds
 from multitask_operator.study import page
+from multitask_operator.study.arms import at_equal_cost
 from multitask_operator.study.build import build_study_report
 from multitask_operator.study.report import StudyReport
 from multitask_operator.study.spec import is_run, run_name
@@ -96,9 +97,14 @@ def record_runs(workdir: Workdir, loaded: LoadedStudy, runs: ResolvedRuns, total
     if not workdir.is_planned:  # `mtm run` alone records the model itself: what it needs beyond the runs is not here
         workdir.save_last(PlannedModel(model=loaded.model, resolved=runs[0][1]))
     arms = list(dict.fromkeys(run.arm.name for run, _ in runs))
-    planned = {run_name(loaded.name, arms.index(run.arm.name) + 1, run.seed): (run, resolved) for run, resolved in runs}
-    for name, (run, resolved) in planned.items():
-        model = run.model(total_steps)
+    planned = {
+        run_name(loaded.name, arms.index(run.arm.name) + 1, run.seed): (run.model(total_steps), resolved)
+        for run, resolved in runs
+    }
+    if loaded.total_steps is None and total_steps is not None:
+        first, resolved = runs[0]  # the total follows from its filter stage without one
+        planned[run_name(loaded.name, 0, first.seed)] = (at_equal_cost(first.arm.model, first.seed, None), resolved)
+    for name, (model, resolved) in planned.items():
         named = model.model_copy(update={"metadata": model.metadata.model_copy(update={"name": name})})
         workdir.save_model(PlannedModel(model=named, resolved=resolved), VERSIONS)
     for path in workdir.model_files():
