@@ -5,7 +5,7 @@ Layers save the same tensors on a GPU, so the layout is the same; the kernels' o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,15 +17,18 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
+from multitask_api.bundle import ForwardPath
 from multitask_api.estimates.memory import MemoryModel, MicroBatchShape, TrainingMemory
 from multitask_api.estimates.shape import ModelShape
-from multitask_api.resource.training import Optimizer
+from multitask_api.resource.training import GradientCheckpointing, Optimizer
 from multitask_api.resource.tuning import Tuning
 from multitask_trainer.base_model.quantization import load_quantized
 from multitask_trainer.training.batching.batches import MicroBatch
 from multitask_trainer.training.loss_meter import LossMeter
+from multitask_trainer.training.multi_lora.step import AdapterStep, JointStep
 from multitask_trainer.training.optimizer import OptimizerStep, TrainingSettings
 from multitask_trainer.tuning import tuning_method
+from multitask_trainer.tuning.multi_lora import MultiLora
 from support.training_fixtures import optimisation
 
 TASKS = ("a", "b")
@@ -45,45 +48,74 @@ class Setting:
     checkpointing: bool = False
     packed: bool = False
     optimizer: Optimizer | None = None
+    runs: int = 1
+    """LoRA runs on one base, with rows of each."""
 
     def estimated(self) -> TrainingMemory:
         """By `MemoryModel`."""
         shape = ModelShape.of_config(AutoConfig.for_model(**self.config).to_dict())
         assert shape is not None
-        model = MemoryModel(shape, self.tuning, self.mixed, self.checkpointing, len(TASKS), self.optimizer)
+        model = MemoryModel(
+            shape, self.tuning, self.mixed, self.checkpointing, len(TASKS), self.optimizer, runs=self.runs
+        )
         return model.of(MicroBatchShape(self.rows * self.length, self.length, self.rows * self.answer, self.packed))
 
     def measured(self) -> Measured:
         """Of the second step, in two micro-batches: then there are moments, and gradients of the first one."""
         with _accelerator(mixed=self.mixed) as accelerator:
-            step = self._step(accelerator)
+            step, steps = self._steps(accelerator)
             batches = [self._micro_batch(seed) for seed in range(2)]
             meter, present = LossMeter(accelerator), torch.ones(len(TASKS), dtype=torch.bool)
 
             def run() -> None:
-                step.run(batches, present, rate=1e-4, meter=meter)
+                if not isinstance(step, JointStep):
+                    step.run(batches, present, rate=1e-4, meter=meter)
+                    return
+                step.losses(batches)
+                for each in steps:
+                    each.apply(present[:1], rate=1e-4)
+                step.optimizer.zero_grad(set_to_none=True)
 
             run()
-            model = step.loss.model
-            states = [value for each in step.optimizer.state.values() for value in each.values()]
+            states = [value for one in steps for each in one.optimizer.state.values() for value in each.values()]
             moments = [value for value in states if isinstance(value, torch.Tensor)]
             gradients = sum(4 * value.numel() for value in step.parameters.values())
+            weights = [*step.loss.model.parameters(), *step.parameters.values()]
             return Measured(
-                weights=_bytes([part for value in model.parameters() for part in _parts(value)]),
+                weights=_bytes([part for value in weights for part in _parts(value)]),
                 gradients=gradients,
                 optimizer=_bytes(moments),
                 passes=peak_bytes(run) - gradients,
             )
 
-    def _step(self, accelerator: Accelerator) -> OptimizerStep:
+    @property
+    def _settings(self) -> TrainingSettings:
+        checkpointing: GradientCheckpointing = "Always" if self.checkpointing else "Never"
+        return TrainingSettings(4, optimisation(optimizer=self.optimizer), checkpointing)
+
+    def _steps(self, accelerator: Accelerator) -> tuple[OptimizerStep, Sequence[OptimizerStep]]:
+        """What makes the gradients, and what steps with them."""
+        checkpointing: GradientCheckpointing = "Always" if self.checkpointing else "Never"
+        settings = TrainingSettings(4, optimisation(optimizer=self.optimizer), checkpointing)
+        if self.runs > 1:
+            return self._joint_steps(settings, accelerator)
         method = tuning_method(self.tuning, TASKS)
         model = method.prepare(self._base(torch.bfloat16 if self.mixed and method.freezes_base else torch.float32))
-        settings = TrainingSettings(
-            4, optimisation(optimizer=self.optimizer), "Always" if self.checkpointing else "Never"
-        )
         step = OptimizerStep(model, settings, method=method, accelerator=accelerator)
         step.loss.train()
-        return step
+        return step, [step]
+
+    def _joint_steps(
+        self, settings: TrainingSettings, accelerator: Accelerator
+    ) -> tuple[OptimizerStep, Sequence[OptimizerStep]]:
+        method = MultiLora(self.tuning, range(self.runs))
+        model = method.prepare(self._base(torch.bfloat16 if self.mixed else torch.float32))
+        joint = JointStep(model, settings, method=method, runs=self.runs, accelerator=accelerator, path=ForwardPath())
+        joint.loss.train()
+        return joint, [
+            AdapterStep(joint, model, settings, method=method, adapter=index, accelerator=accelerator)
+            for index in range(self.runs)
+        ]
 
     def _base(self, dtype: torch.dtype) -> PreTrainedModel:
         torch.manual_seed(0)
@@ -101,7 +133,7 @@ class Setting:
         ends = torch.arange(self.length - self.answer, self.length)
         positions = (torch.arange(self.rows)[:, None] * self.length + ends).flatten()
         halves = torch.arange(self.length) // -(-self.length // 2) + 1  # two rows a sequence
-        by_row = torch.arange(self.rows) % len(TASKS)
+        by_row = torch.arange(self.rows) % (self.runs if self.runs > 1 else len(TASKS))
         return MicroBatch(
             input_ids=torch.randint(0, vocabulary, size, generator=generator),
             position_ids=torch.arange(self.length).expand(size).contiguous(),

@@ -177,6 +177,55 @@ def test_without_a_mask_long_rows_need_no_second_computation():
     assert (fitted.tokens, fitted.checkpointing) == (8192, False)
 
 
+def test_baselines_of_one_process_are_counted_together(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    resource = model(tuning=LORA)
+    alone, (joint, *others) = (cost(resource, SEVEN, A100, places=places).stages for places in (0, 1))
+    assert others == list(alone[1:])
+    adapter = MemoryModel(SEVEN, resource.spec.tuning.for_baseline(), mixed=True).trained_weights
+    one, four = alone[0].fitted.memory, joint.fitted.memory
+    assert (four.gradients, four.optimizer) == (4 * one.gradients, 4 * one.optimizer)
+    assert four.weights == one.weights + 4 * 4 * adapter  # in fp32; one of the five is for validation
+    assert (alone[0].fitted.runs, joint.fitted.runs) == (1, 4)
+    found = cost(resource, SEVEN, A100, places=1)
+    print_costs(found)
+    assert re.search(r"baseline .* GiB for 4 together", capsys.readouterr().out)
+    assert costs_to_json(found)["stages"][0]["memory"]["trainedTogether"] == 4
+
+
+@pytest.mark.parametrize(
+    ("tuning", "device", "places", "runs"),
+    [
+        pytest.param(LORA, A100, 2, 2, id="two processes"),
+        pytest.param(LORA, replace(A100, gpus=2), 1, 1, id="each has several GPUs"),
+        pytest.param(LORA, Device("this machine", 80 * GIB, is_gpu=False), 1, 1, id="a CPU"),
+        pytest.param(LORA | {"dropout": 0.1}, A100, 1, 1, id="dropout"),
+    ],
+)
+def test_so_many_baselines_train_together(tuning, device, places, runs):
+    assert cost(model(tuning=tuning), HALF, device, places=places).stages[0].fitted.runs == runs
+
+
+def test_a_step_of_baselines_together_has_the_rows_of_all():
+    short = {name: RowSample(rows=9, is_complete=True, tokens=2.0) for name in ("urgency", "intent")}
+    resource = model(task("urgency"), task("intent"), tuning=LORA, training={"batchRows": 4, "maxLength": 1024})
+    alone, joint = (cost(resource, HALF, A100, samples=short, places=places).stages[0] for places in (0, 1))
+    assert (alone.fitted.tokens, joint.fitted.tokens) == (4 * 1024, 8 * 1024)
+    assert alone.seconds == pytest.approx(2 * joint.seconds) == pytest.approx(LEAST_STEP * alone.steps)
+
+
+def test_baselines_that_do_not_fit_together_are_counted_one_by_one(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    resource = model(tuning=LORA | {"rank": 256})
+    (alone, *_) = cost(resource, SEVEN, A100).stages
+    device = replace(A100, memory=round(1.2 * alone.fitted.memory.state / USED))
+    found = cost(resource, SEVEN, device, places=1)
+    assert found.stages[0].fitted == cost(resource, SEVEN, device).stages[0].fitted
+    assert found.stages[0].fitted.fits
+    print_costs(found)
+    assert "GiB each, 4 together do not fit" in capsys.readouterr().out
+
+
 def test_the_time_is_measured_or_else_from_flops():
     resource = model(tuning=LORA, training={"maxLength": 512})
     first = cost(resource, HALF, L4)

@@ -50,6 +50,13 @@ OTHERS = [
     ),
     pytest.param(replace(_USUAL, tuning=Tuning(method="LoRA", rank=8, dropout=0.1)), id="dropout"),
     *(
+        pytest.param(
+            replace(_USUAL, config=llama(128), tuning=Tuning(method="LoRA", rank=32), rows=8, mixed=mixed, runs=4),
+            id=f"several runs{', bf16' if mixed else ''}",
+        )
+        for mixed in (False, True)
+    ),
+    *(
         pytest.param(replace(_USUAL, config=llama(64, model_type=family)), id=family)
         for family in sorted(FAMILIES - {"llama"})
     ),

@@ -39,6 +39,8 @@ class Fitted:
     """False: not even one sequence does; it is what that would take."""
     gpus: int = 1
     """Those that divide the weights, which ``memory`` is of one of."""
+    runs: int = 1
+    """Those that train together, which tokens and memory are of."""
     close: bool = False
     """It fits, and one sequence with activations computed twice, if they may be, is within `CLOSE` of what fits."""
 
@@ -95,4 +97,4 @@ def _largest(model: MemoryModel, available: float, most: int, batch_of: Callable
         middle = -(-(low + high) // 2)
         low, high = (middle, high) if total(middle) <= room else (low, middle - 1)
     batch = batch_of(max(1, low))
-    return Fitted(batch.tokens, model.checkpointing, model.of(batch), fits=low > 0, gpus=model.gpus)
+    return Fitted(batch.tokens, model.checkpointing, model.of(batch), fits=low > 0, gpus=model.gpus, runs=model.runs)

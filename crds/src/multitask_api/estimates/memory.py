@@ -82,6 +82,8 @@ class MemoryModel:
     takes_steps: bool = True
     """False: gradients are taken, and there is no optimizer."""
     gpus: int = 1
+    runs: int = 1
+    """LoRA runs that train on one base, each an adapter of its own."""
 
     @property
     def trains_all(self) -> bool:
@@ -91,10 +93,12 @@ class MemoryModel:
     @property
     def trained_weights(self) -> int:
         """Weights that are trained; of CGC-LoRA without its gates."""
-        if self.trains_all:
-            return self.shape.parameters
-        adapted = [each for each in self.shape.projections() if self._is_trained(each.name)]
-        return self.shape.layers * sum(self._rank * (each.inputs + each.outputs) for each in adapted)
+        return self.shape.parameters if self.trains_all else self.runs * self._adapter_weights
+
+    @property
+    def _adapter_weights(self) -> int:
+        """Those of one run."""
+        return self.shape.layers * sum(self._trained_sizes())
 
     @property
     def _rank(self) -> int:
@@ -155,11 +159,12 @@ class MemoryModel:
         return self._element * (2 * layer + ends) + gradient
 
     def _weights(self) -> int:
-        """Base and adapters. Of a base in 4 bits, embeddings, head and norms are not."""
+        """Base and adapters, of several runs one more, for validation. Embeddings, head and norms are not in 4 bits."""
         base = self._base_bytes * self.shape.parameters
         if self.tuning.quantization is not None:
             base -= round((self._base_bytes - _NF4_BYTES) * self.shape.linear_weights)
-        return self._part(base) + (0 if self.trains_all else _FP32 * self.trained_weights)
+        adapters = 0 if self.trains_all else self.trained_weights + (self._adapter_weights if self.runs > 1 else 0)
+        return self._part(base) + _FP32 * adapters
 
     def _moments(self) -> int:
         """AdamW's two moments of what is trained. In 8 bits neither embeddings nor what is small has them."""
@@ -168,7 +173,7 @@ class MemoryModel:
         saved = 0
         if self.optimizer == "AdamW8bit":
             shape = self.shape
-            saved = shape.layers * sum(_saved_by_8_bits(size) for size in self._trained_sizes())
+            saved = self.runs * shape.layers * sum(_saved_by_8_bits(size) for size in self._trained_sizes())
             if self.trains_all and not shape.tied:
                 saved += _saved_by_8_bits(shape.embedding_weights)
         return ADAMW_BYTES * self.trained_weights - saved
@@ -237,7 +242,7 @@ class MemoryModel:
         attention += _FP32 * shape.heads
         feed_forward = 3 * shape.feed_forward * element  # gate, its activation, and what it is multiplied with
         linear = (self._inputs() + self._of_adapters()) * element
-        return batch.tokens * (attention + feed_forward + self._of_norms() + linear) + self._copied_weights()
+        return batch.tokens * (attention + feed_forward + self._of_norms() + linear) + self._copied_weights(batch)
 
     def _of_norms(self) -> int:
         """Bytes for each token: the input in fp32, for the gradient of the weight what was normalised, and a factor."""
@@ -247,8 +252,10 @@ class MemoryModel:
             bytes_ += (shape.queries + shape.keys) * each + _FP32 * (shape.heads + shape.key_value_heads)
         return bytes_
 
-    def _copied_weights(self) -> int:
-        """The bf16 copies of trained weights, of which autocast makes one each."""
+    def _copied_weights(self, batch: MicroBatchShape) -> int:
+        """Autocast makes a bf16 copy of each trained weight. Of several runs, each sequence has one of its adapter."""
+        if self.runs > 1:
+            return batch.tokens // batch.sequence * self._element * self._adapter_weights // self.shape.layers
         if not self.mixed:
             return 0
         return 2 * (self.shape.linear_weights if self.trains_all else self.trained_weights) // self.shape.layers

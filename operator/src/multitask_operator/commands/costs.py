@@ -107,6 +107,7 @@ def _to_json(stage: StageCost) -> dict[str, object]:
             "fits": fitted.fits,
             "close": fitted.close,
             "gpusThatDivideWeights": fitted.gpus,
+            "trainedTogether": fitted.runs,
             "weights": fitted.memory.weights,
             "gradients": fitted.memory.gradients,
             "optimizer": fitted.memory.optimizer,
@@ -123,11 +124,18 @@ def _row(stage: StageCost) -> list[str]:
     if fitted is not None:
         micro_batch = f"{fitted.tokens:,}" + (" twice" if fitted.checkpointing else "")
         divided = " each, weights divided" if fitted.gpus > 1 else ""
-        memory = f"{fitted.memory.total / GIB:.1f} GiB{divided}" + _verdict(fitted)
+        memory = f"{fitted.memory.total / GIB:.1f} GiB{divided}{_runs(stage, fitted)}" + _verdict(fitted)
     return [
         stage.name, f"{stage.stages:,}", f"{stage.steps:,}", f"{stage.tokens:,}", micro_batch, memory,
         _time(stage.seconds),
     ]  # fmt: skip
+
+
+def _runs(stage: StageCost, fitted: Fitted) -> str:
+    """How many runs the memory is of, where a process has several."""
+    if stage.together == 1:
+        return ""
+    return f" for {fitted.runs} together" if fitted.runs > 1 else f" each, {stage.together} together do not fit"
 
 
 def _verdict(fitted: Fitted) -> str:

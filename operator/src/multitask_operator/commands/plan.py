@@ -107,11 +107,12 @@ def plan(
             device=on,
             otherwise=lambda: _expected_speed(model, resolved, graph, shape),
             samples=resolved.rows,
+            places=places,
         )
     else:
         on = in_cluster(named_device(gpu), model.spec.training)
-        cost = estimate(model, graph, measured=False, shape=shape, device=on, samples=resolved.rows)
         places = model.spec.training.max_parallel_jobs if on.gpus == 1 else 0
+        cost = estimate(model, graph, measured=False, shape=shape, device=on, samples=resolved.rows, places=places)
     summary = PlanSummary(
         model=model,
         graph=graph,
@@ -135,6 +136,7 @@ def plan(
                 build(changed.metadata.name, changed.spec, resolved, manifests, versions, serve=serve),
                 shape=shape,
                 device=on if gpu is None else in_cluster(named_device(gpu), changed.spec.training),
+                places=places,
             ),
         ),
     )

@@ -72,15 +72,17 @@ def estimate(
     device: Device | None = None,
     otherwise: Callable[[], Speed | None] = lambda: None,
     samples: Mapping[str, RowSample] | None = None,
+    places: int = 0,
 ) -> Estimate:
     """What is left of ``graph``, at the median speed that its stages have measured on ``host`` (None: on any).
 
     ``otherwise`` is asked for the speed while none is, or if not ``measured``; if it knows none, the speed of each
     stage follows from ``shape``, that of the base model, and ``device``. ``samples``: task → what was read of its rows.
+    ``places``: see `BaselineWork.of`.
     """
     lengths = RowLengths.of(model, graph, samples or {})
     speed = (_measured_speed(graph.nodes, host) if measured else None) or otherwise()
-    stages = stage_costs(model, graph, length=lengths.mean, shape=shape, device=device, speed=speed)
+    stages = stage_costs(model, graph, length=lengths.mean, shape=shape, device=device, speed=speed, places=places)
     rows = sum(stage.steps for stage in stages) * model.spec.training.batch_rows
     return Estimate(rows, stages, speed, device, str(lengths))
 

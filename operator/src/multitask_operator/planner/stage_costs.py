@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from multitask_api.estimates.fitting import Fitted
 from multitask_api.estimates.flops import attention_flops, training_flops
 from multitask_api.estimates.shape import ModelShape
 from multitask_api.resource import MultiTaskModel
 from multitask_api.stages import Graph, NodeState
+from multitask_operator.planner.joint import BaselineWork
 from multitask_operator.planner.stage_memory import Device, Training, fitted, training_of, training_of_group
 from multitask_operator.planner.steps import steps_of, steps_of_unknown_groups
 
@@ -34,7 +35,8 @@ class Speed:
 class StageCost:
     """``stages`` stages of one kind that take the same memory. ``steps`` and ``tokens`` are of all, at the most.
 
-    ``fitted``: None if the base's shape or the device is not known. ``gpus``: those of one of the stages.
+    ``fitted``: None if the base's shape or the device is not known. ``gpus``: those of one of the stages. ``together``:
+    the most of them that a process has, which ``fitted`` is of if they fit.
     """
 
     name: str
@@ -44,6 +46,7 @@ class StageCost:
     fitted: Fitted | None
     speed: Speed | None
     gpus: int = 1
+    together: int = 1
 
     @property
     def seconds(self) -> float | None:
@@ -64,6 +67,8 @@ class _Left:
     stages: int
     steps: int
     training: Training
+    processes: int = 1
+    """That train them, the largest one ``training.runs`` together."""
 
 
 def stage_costs(
@@ -74,22 +79,30 @@ def stage_costs(
     shape: ModelShape | None,
     device: Device | None,
     speed: Speed | None,
+    places: int = 0,
 ) -> tuple[StageCost, ...]:
-    """The training stages that are left; the baselines together. ``length``: the mean tokens of a training's rows."""
+    """The training stages that are left; the baselines together. ``length``: the mean tokens of a training's rows.
+
+    ``places``: see `BaselineWork.of`; only on a GPU, and if each training has one, do they train together.
+    """
     costs = []
-    for left in _left(model, graph):
+    share = device is not None and device.is_gpu and device.gpus == 1
+    for left in _left(model, graph, places if share else 0):
         fit = fitted(model.spec, left.training, shape, device) if shape and device else None
         gpus = left.training.gpus_on(device) if device else 1
         step = model.spec.training.batch_rows * length(left.training)
-        own = speed or (_speed(model, left.training, step, shape, device, fit) if shape and device and fit else None)
+        pass_tokens = step * left.stages / left.processes if fit and fit.runs > 1 else step
+        own = speed or (
+            _speed(model, left.training, pass_tokens, shape, device, fit) if shape and device and fit else None
+        )
         if fit and device and device.is_gpu and not fit.fits:
             own = None  # it takes no time: it does not run
         tokens = round(left.steps * step)
-        costs.append(StageCost(left.name, left.stages, left.steps, tokens, fit, own, gpus))
+        costs.append(StageCost(left.name, left.stages, left.steps, tokens, fit, own, gpus, left.training.runs))
     return tuple(costs)
 
 
-def _left(model: MultiTaskModel, graph: Graph) -> Iterator[_Left]:
+def _left(model: MultiTaskModel, graph: Graph, places: int) -> Iterator[_Left]:
     """What is still to be trained, in the order of the graph."""
     nodes = [node for node in graph.nodes if node.state in (NodeState.READY, NodeState.WAITING)]
     baselines = [node for node in nodes if node.kind == "baseline"]
@@ -100,7 +113,9 @@ def _left(model: MultiTaskModel, graph: Graph) -> Iterator[_Left]:
         training = training_of(node, graph, model.spec)
         if node.kind == "baseline":
             steps = sum(steps_of(each, model, graph) for each in baselines)
-            yield _Left("baseline", len(baselines), steps, training)
+            sizes = BaselineWork.of(model.spec, graph, places).processes
+            together = replace(training, runs=max(sizes))
+            yield _Left("baseline", len(baselines), steps, together, len(sizes))
         else:
             yield _Left(node.name, 1, steps, training)
     unknown = steps_of_unknown_groups(model, graph)

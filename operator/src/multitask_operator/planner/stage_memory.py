@@ -52,6 +52,8 @@ class Training:
     """Pre-training: every token is a target."""
     one_gpu: bool = False
     """It has one GPU, whatever others have."""
+    runs: int = 1
+    """Runs like it that one process trains on one base, if they fit together."""
 
     def gpus_on(self, device: Device) -> int:
         """GPUs that it has."""
@@ -82,14 +84,22 @@ def can_divide_weights(spec: MultiTaskModelSpec, *, trains_all: bool) -> bool:
 
 
 def fitted(spec: MultiTaskModelSpec, training: Training, shape: ModelShape, device: Device) -> Fitted:
-    """The micro-batch as training would choose it, with rows of ``training.maxLength``."""
+    """The micro-batch as training would choose it, with rows of ``training.maxLength``.
+
+    Of one run if the runs of a process do not fit together: then they train one after the other.
+    """
+    found = _fitted(spec, training, shape, device)
+    return found if found.fits or training.runs == 1 else _fitted(spec, replace(training, runs=1), shape, device)
+
+
+def _fitted(spec: MultiTaskModelSpec, training: Training, shape: ModelShape, device: Device) -> Fitted:
     settings = spec.training
     gpus = training.gpus_on(device)
     mixed = device.computes_in_bf16(spec)
     packed = device.is_gpu and not training.text
     has_mask = packed and _mask_reason(shape, settings.max_length, mixed=mixed) is not None
     sequence = max(PACK_WIDTH, settings.max_length) if packed else settings.max_length
-    targets = settings.batch_rows * max((_answer_tokens(task) for task in training.tasks), default=1)
+    targets = training.runs * settings.batch_rows * max((_answer_tokens(task) for task in training.tasks), default=1)
 
     def batch_of(sequences: int) -> MicroBatchShape:
         tokens = sequences * sequence
@@ -99,10 +109,10 @@ def fitted(spec: MultiTaskModelSpec, training: Training, shape: ModelShape, devi
     if not device.is_gpu and checkpointing == "Auto":
         checkpointing = "Never"  # `Auto` is about the memory of a GPU
     rows = -(-settings.batch_rows // gpus)
-    step = -(-rows // (sequence // settings.max_length)) * sequence
+    step = training.runs * -(-rows // (sequence // settings.max_length)) * sequence
     most = step if device.is_gpu else CPU_TEXT_TOKENS if training.text else CPU_TOKENS
     tasks = max(1, len(training.tasks))
-    model = MemoryModel(shape, training.tuning, mixed, tasks=tasks, optimizer=settings.optimizer)
+    model = MemoryModel(shape, training.tuning, mixed, tasks=tasks, optimizer=settings.optimizer, runs=training.runs)
     can_divide = can_divide_weights(spec, trains_all=model.trains_all)
     if can_divide and divides_weights(settings.sharding, gpus, model.of(batch_of(1)).state, device.memory):
         model = replace(model, gpus=gpus)

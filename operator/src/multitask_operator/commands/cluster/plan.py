@@ -68,7 +68,8 @@ def summarize(state: ModelState, gpu: str | None = None) -> local.PlanSummary:
         notes.append(
             "data and storage have not been checked for this generation yet; which stages are cached may change"
         )
-    cost = estimate(model, graph, measured=gpu is None, shape=shape, device=device)
+    places = joint_places(state).get("baseline", 0)
+    cost = estimate(model, graph, measured=gpu is None, shape=shape, device=device, places=places)
     return local.PlanSummary(
         model=model,
         graph=graph,
@@ -77,7 +78,7 @@ def summarize(state: ModelState, gpu: str | None = None) -> local.PlanSummary:
         ignored=[],
         notes=notes,
         cost=cost,
-        baselines=BaselineWork.of(model.spec, graph, joint_places(state).get("baseline", 0)),
+        baselines=BaselineWork.of(model.spec, graph, places),
         change=next_change(
             model,
             cost,
@@ -86,6 +87,7 @@ def summarize(state: ModelState, gpu: str | None = None) -> local.PlanSummary:
                 build(changed.metadata.name, changed.spec, seen.resolved, seen.manifests, seen.versions),
                 shape=shape,
                 device=_device(changed.spec.training, gpu),
+                places=places,
             ),
         ),
     )
