@@ -105,8 +105,9 @@ def main() -> None:
         first = first or seconds
         lines.append(f"{arm:22}{seconds:9.1f}{seconds / first:14.2f}{cpu:13.1f}{steps:10.1f}{tokens / seconds:10,.0f}")
         print(lines[-1], flush=True)
-    lines.append(_agreement(setting, nodes, arguments.arms.split(",")))
-    print(lines[-1])
+    if len(arguments.arms.split(",")) > 1:
+        lines.append(_agreement(setting, nodes, arguments.arms.split(",")))
+        print(lines[-1])
     page = "# Baselines that train together\n\n    python tests/benchmarks/baselines_together.py " + " ".join(
         each for each in sys.argv[1:] if each != str(arguments.out)
     )

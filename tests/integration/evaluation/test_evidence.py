@@ -1,9 +1,10 @@
-"""The evidence benchmark, rehearsed with a tiny base and few steps: equal rows, and a page whatever is finished."""
+"""The evidence phase of a GPU run, rehearsed on a CPU: equal rows, and a page whatever is finished."""
 
 from __future__ import annotations
 
 import gzip
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-PROGRAM = Path(__file__).parents[2] / "benchmarks/evidence.py"
+REPOSITORY = Path(__file__).parents[3]
 TASKS = {
     "tweet_irony": {"type": "binary", "metric": "macro_f1", "labels": ["irony", "none"]},
     "sst5": {"type": "ordinal", "metric": "accuracy", "labels": ["bad", "good"]},
@@ -21,7 +22,7 @@ ROWS = {"train": 80, "validation": 12, "test": 24}
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folders of three tasks like those of the open suite."""
     folder = tmp_path_factory.mktemp("suite")
     for name, about in TASKS.items():
@@ -37,22 +38,30 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(data: Path, folder: Path, *options: str) -> tuple[str, dict[str, list[dict[str, object]]]]:
+@pytest.fixture
+def box(rows: Path, tmp_path: Path) -> Path:
+    """What the machine has received."""
+    (tmp_path / "rows").symlink_to(rows)
+    return tmp_path
+
+
+def run(box: Path, minutes: int = 5) -> tuple[str, dict[str, list[dict[str, object]]]]:
     """The page, and the arms' reports."""
-    command = [sys.executable, str(PROGRAM), "--data", str(data), "--base", "builtin://tiny", "--workdir", str(folder)]
+    command = ["sh", "tools/gpu_box/evidence.sh", str(box / "out"), str(minutes)]
+    command += ["--base", "builtin://tiny", "--device", "cpu"]
     command += ["--tasks", *TASKS, "--steps", "4", "--batch-rows", "8", "--rank", "6", "--seeds", "1"]
     command += ["--baseline-seeds", "1", "--jobs", "2", "--parallel", "2"]
-    command += ["--out", str(folder / "page.md"), "--json", str(folder / "arms.json"), *options]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return (folder / "page.md").read_text("utf-8"), json.loads((folder / "arms.json").read_text("utf-8"))
+    environment = {**os.environ, "BOX": str(box), "PYTHON": sys.executable}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
+    assert "evidence: status 0" in done.stdout, done.stdout
+    return (box / "out/evidence.md").read_text("utf-8"), json.loads((box / "out/evidence.json").read_text("utf-8"))
 
 
 @pytest.mark.integration
 @pytest.mark.slow
-def test_arms_get_equal_rows_and_a_second_call_trains_nothing(data: Path, tmp_path: Path) -> None:
-    page, arms = run(data, tmp_path)
-    logs = "\n".join(log.read_text("utf-8") for log in tmp_path.glob("*.log"))
+def test_arms_get_equal_rows_and_a_second_call_trains_nothing(box: Path) -> None:
+    page, arms = run(box)
+    logs = "\n".join(log.read_text("utf-8") for log in (box / "evidence").glob("*.log"))
     assert sorted(arms) == ["cgc", "filtered", "naive", "three-stage"], page + logs
     assert "Not finished" not in page
     rows = {
@@ -66,13 +75,13 @@ def test_arms_get_equal_rows_and_a_second_call_trains_nothing(data: Path, tmp_pa
     }
     assert rows["naive"] == rows["cgc"] == rows["filtered"] == rows["three-stage"] > 0
     assert logs.count("start  baseline/") == len(TASKS)  # of the first arm alone: the others have links to them
-    run(data, tmp_path)
-    assert "\n".join(log.read_text("utf-8") for log in tmp_path.glob("*.log")).count("start  mixture/") == logs.count(
+    run(box)
+    assert "\n".join(log.read_text("utf-8") for log in (box / "evidence").glob("*.log")).count(
         "start  mixture/"
-    )
+    ) == logs.count("start  mixture/")
 
 
-def test_without_time_there_is_a_page(data: Path, tmp_path: Path) -> None:
-    page, arms = run(data, tmp_path, "--minutes", "-1")
+def test_without_time_there_is_a_page(box: Path) -> None:
+    page, arms = run(box, minutes=-1)
     assert arms == {}
     assert "three-stage-17: no time was left to begin it" in page
