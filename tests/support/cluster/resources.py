@@ -77,13 +77,14 @@ def full_model() -> Object:
         "stages": {
             "totalSteps": 9000,
             "validations": 5,
-            "baseline": {"enabled": True, "maxSteps": 4000, "seeds": 2},
+            "baseline": {"enabled": True, "maxSteps": 4000, "seeds": 2, "learningRate": 1e-4},
             "highResource": {
                 "enabled": True,
                 "minSaturationSteps": 800,
                 "maxSteps": 3000,
                 "minSteps": 100,
                 "seed": 1,
+                "learningRate": 1e-4,
             },
             "mixture": {
                 "start": "Previous",
@@ -92,6 +93,7 @@ def full_model() -> Object:
                 "maxSteps": 6000,
                 "minSteps": 100,
                 "seed": 1,
+                "learningRate": 1e-4,
             },
         },
         "tuning": {

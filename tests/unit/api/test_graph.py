@@ -205,6 +205,8 @@ def test_the_stages_that_run_again_after_a_change(sentence: str, path: str, valu
         ("baseModel.uri", "builtin://tiny", {"base", "baseline/reply/seed-17"}, {"prepare/urgency"}),
         ("baseModel.revision", "2", {"base", "baseline/reply/seed-17"}, {"prepare/urgency"}),
         ("stages.baseline.seeds", 2, {"baseline/reply/seed-18"}, {"baseline/reply/seed-17", "base"}),
+        ("stages.mixture.learningRate", 1e-3, {"mixture/classification"}, {"filter", "baseline/reply/seed-17"}),
+        ("stages.baseline.learningRate", 1e-3, {"baseline/reply/seed-17"}, {"base", "prepare/reply"}),
         ("stages.baseline.maxSteps", 9, {"baseline/reply/seed-17"}, {"base", "prepare/reply"}),
         ("filtering", {"strategy": "None"}, {"mixture/all", "evaluate/all"}, {"base", "baseline/reply/seed-17"}),
         ("pretraining", {"maxSteps": 9}, {"base", "baseline/reply/seed-17"}, {"prepare/urgency"}),

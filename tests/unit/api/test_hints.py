@@ -50,6 +50,19 @@ RATES: list[tuple[str, dict[str, Any], list[str]]] = [
         {"training": {"learningRate": 1e-5}},
         ["spec.training.learningRate: 1e-05 is a rate for training all weights; adapters want 1e-4 to 5e-4; raise it"],
     ),
+    (
+        "that of all weights for the adapters of a stage",
+        {"stages": {"mixture": {"learningRate": 1e-5}}},
+        ["spec.stages.mixture.learningRate: 1e-05 is a rate for training all weights"],
+    ),
+    (
+        "a rate that no stage has",
+        {
+            "training": {"learningRate": 1e-5},
+            "stages": {name: {"learningRate": 2e-4} for name in ("baseline", "highResource", "mixture")},
+        },
+        [],
+    ),
     ("LoRA's for pretraining", {"pretraining": {"maxSteps": 9}}, [f"spec.pretraining.learningRate: 0.0002 {ADAPTERS}"]),
     ("one of its own", {"pretraining": {"maxSteps": 9, "learningRate": 2e-5}}, []),
     (

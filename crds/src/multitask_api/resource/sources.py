@@ -28,6 +28,7 @@ _MAX_STEPS = 1_000_000
 """Optimizer steps of months of training: more is a slip."""
 Steps = Annotated[int, Field(ge=1, le=_MAX_STEPS)]
 StepsOrZero = Annotated[int, Field(ge=0, le=_MAX_STEPS)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
 def _check_data_uri(uri: str) -> str:
@@ -80,10 +81,8 @@ class Pretraining(Record):
         (), description="More text to train on. Default: none; required if tasksText is false."
     )
     max_steps: Steps = Field(description="Number of optimizer steps, each of training.batchRows rows.")
-    learning_rate: float | None = Field(
+    learning_rate: Rate | None = Field(
         None,
-        gt=0,
-        lt=1,
         description="Learning rate of pretraining, which trains all weights; for a base that knows language 1e-5 to "
         "5e-5. Default: training.learningRate.",
     )

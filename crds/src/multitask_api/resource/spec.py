@@ -191,16 +191,23 @@ class MultiTaskModelSpec(Record):
         rate, pretraining = self.training.learning_rate, self.pretraining
         if is_builtin(self.base_model.uri):
             return
-        if self.tuning.method == "Full" and rate > HIGHEST_FULL_RATE:
-            yield (
-                f"spec.training.learningRate: {rate:g} is a rate for adapters; with method: Full all weights of the"
-                " base are trained, which wants 1e-5 to 5e-5; lower it"
-            )
-        if self.tuning.method != "Full" and rate < LOWEST_ADAPTER_RATE:
-            yield (
-                f"spec.training.learningRate: {rate:g} is a rate for training all weights; adapters want 1e-4 to 5e-4;"
-                " raise it"
-            )
+        stages = {
+            "baseline": self.stages.baseline,
+            "highResource": self.stages.high_resource,
+            "mixture": self.stages.mixture,
+        }
+        own = {f"stages.{name}": found for name, stage in stages.items() if (found := stage.learning_rate) is not None}
+        for place, value in ({"training": rate} | own if len(own) < len(stages) else own).items():
+            if self.tuning.method == "Full" and value > HIGHEST_FULL_RATE:
+                yield (
+                    f"spec.{place}.learningRate: {value:g} is a rate for adapters; with method: Full all weights of the"
+                    " base are trained, which wants 1e-5 to 5e-5; lower it"
+                )
+            if self.tuning.method != "Full" and value < LOWEST_ADAPTER_RATE:
+                yield (
+                    f"spec.{place}.learningRate: {value:g} is a rate for training all weights; adapters want 1e-4 to"
+                    " 5e-4; raise it"
+                )
         if pretraining is not None and (pretraining.learning_rate or rate) > HIGHEST_FULL_RATE:
             yield (
                 f"spec.pretraining.learningRate: {pretraining.learning_rate or rate:g} is a rate for adapters;"

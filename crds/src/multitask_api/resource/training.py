@@ -8,7 +8,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from multitask_api.errors import Problem, raise_problems
 from multitask_api.resource.pod_templates import FreeForm, PodTemplates
-from multitask_api.resource.sources import Steps, StepsOrZero
+from multitask_api.resource.sources import Rate, Steps, StepsOrZero
 from multitask_api.types import Record
 
 GradientCheckpointing = Literal["Auto", "Always", "Never"]
@@ -43,6 +43,7 @@ class BaselineStage(Record):
         description="Number of runs of each task, with different seeds. Two or more measure how much the score varies; "
         "with one, no verdict is confirmed.",
     )
+    learning_rate: Rate | None = Field(None, description="Learning rate of this stage. Default: training.learningRate.")
 
 
 class HighResourceStage(Record):
@@ -62,6 +63,7 @@ class HighResourceStage(Record):
         "early stopping off.",
     )
     seed: int | None = Field(None, ge=0, lt=2**31, description="Random seed of this stage. Default: training.seed.")
+    learning_rate: Rate | None = Field(None, description="Learning rate of this stage. Default: training.learningRate.")
 
 
 class MixtureStage(Record):
@@ -95,6 +97,7 @@ class MixtureStage(Record):
         description="Random seed of this stage. Default: training.seed. Another seed repeats the mixture with the same "
         "baselines.",
     )
+    learning_rate: Rate | None = Field(None, description="Learning rate of this stage. Default: training.learningRate.")
     start: Literal["Previous"] | None = Field(
         None,
         description="Previous: begin with the weights of the group's latest mixture on the same base model with the "
@@ -148,10 +151,8 @@ class Training(Record):
     """Optimizer settings of every training stage and, in a cluster, the pods it runs in."""
 
     batch_rows: int = Field(64, ge=1, le=65536, description="Rows of one optimizer step, all GPUs together.")
-    learning_rate: float = Field(
+    learning_rate: Rate = Field(
         2e-4,
-        gt=0,
-        lt=1,
         description="Learning rate between the warm-up and the final linear decay. The default is one for adapters; "
         "with tuning.method Full a base that knows language wants 1e-5 to 5e-5.",
     )

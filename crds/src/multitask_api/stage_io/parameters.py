@@ -73,10 +73,11 @@ class Optimisation(Record):
         seed: int | None = None,
         min_steps: int | None = None,
         validations: int | None = None,
+        learning_rate: float | None = None,
     ) -> Optimisation:
         """Take the fields of ``spec.training``; the others replace those there."""
         values = {name: getattr(training, name) for name in cls.model_fields if name in Training.model_fields}
-        given = {"seed": seed, "min_steps": min_steps, "validations": validations}
+        given = {"seed": seed, "min_steps": min_steps, "validations": validations, "learning_rate": learning_rate}
         return cls(**(values | {name: value for name, value in given.items() if value is not None}))
 
 

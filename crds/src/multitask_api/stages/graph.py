@@ -24,12 +24,7 @@ from multitask_api.stage_io.parameters import (
     VerifyParameters,
 )
 from multitask_api.stages.affinity_stages import STAGES_OF_GROUPS, add_affinity, add_checks
-from multitask_api.stages.group_models import (
-    OWN_BASELINE,
-    failed_against_declared,
-    is_own_baseline,
-    tasks_seen,
-)
+from multitask_api.stages.group_models import OWN_BASELINE, failed_against_declared, is_own_baseline, tasks_seen
 from multitask_api.stages.groups import groups
 from multitask_api.stages.node_table import Manifests, NodeTable
 from multitask_api.stages.nodes import Graph, NodeState, Ref
@@ -39,6 +34,8 @@ from multitask_api.stages.warm_start import start_from_previous
 
 SERVING_KINDS = ("verify", "ledger")
 """Kinds of stages that need servers."""
+_OF_TRAINING = {"seed": None, "min_steps": None, "learning_rate": None}
+"""Without what changes how a stage trains, and not what is chosen for it; so are the first weights of a mixture."""
 
 
 def build(
@@ -126,7 +123,7 @@ class _Builder:
                 tasks=(self.tasks[task],),
                 probabilities={task: 1.0},
                 max_steps=settings.max_steps,
-                optimisation=Optimisation.of(self.spec.training, seed=seed),
+                optimisation=Optimisation.of(self.spec.training, seed=seed, learning_rate=settings.learning_rate),
                 tuning=self.spec.tuning.for_baseline(),
                 chat_template=self.spec.base_model.chat_template,
             )
@@ -141,9 +138,8 @@ class _Builder:
         stages = self.spec.stages
         parameters = FilterParameters(
             groups=dict(self.groups),
-            # Seeds, early stopping and first weights change how a stage trains, not what is chosen.
-            high_resource=stages.high_resource.model_copy(update={"seed": None, "min_steps": None}),
-            mixture=stages.mixture.model_copy(update={"seed": None, "min_steps": None, "start": None}),
+            high_resource=stages.high_resource.model_copy(update=_OF_TRAINING),
+            mixture=stages.mixture.model_copy(update=_OF_TRAINING | {"start": None}),
             batch_rows=self.spec.training.batch_rows,
             baselines_enabled=stages.baseline.enabled,
             declared_saturation_steps=declared,
@@ -287,8 +283,13 @@ class _Builder:
         return self._table.versions[kind] > UNRECORDED_VERSIONS[kind]
 
     def _optimisation(self, stage: HighResourceStage | MixtureStage, validations: int | None = None) -> Optimisation:
-        training = self.spec.training
-        return Optimisation.of(training, seed=stage.seed, min_steps=stage.min_steps, validations=validations)
+        return Optimisation.of(
+            self.spec.training,
+            seed=stage.seed,
+            min_steps=stage.min_steps,
+            validations=validations,
+            learning_rate=stage.learning_rate,
+        )
 
     def _training_reads(self, tasks: Sequence[str]) -> list[Ref]:
         return [Ref(f"prepare/{task}", split) for task in tasks for split in ("train", "validation")]

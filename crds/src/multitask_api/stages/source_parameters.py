@@ -31,9 +31,7 @@ def base_parameters(
     needed = [*texts, files] if is_folder(base.uri) else texts
     if not all(item is not None and item.fingerprint for item in needed):
         return None
-    optimisation = Optimisation.of(spec.training)
-    if pretraining is not None and pretraining.learning_rate is not None:
-        optimisation = optimisation.model_copy(update={"learning_rate": pretraining.learning_rate})
+    rate = pretraining.learning_rate if pretraining is not None else None
     return BaseParameters(
         uri=base.uri,
         gguf_file=base.gguf_file,
@@ -42,6 +40,6 @@ def base_parameters(
         pretraining=pretraining,
         corpus_fingerprints=tuple(item.fingerprint for item in texts if item and item.fingerprint),
         tasks=tasks,
-        optimisation=optimisation,
+        optimisation=Optimisation.of(spec.training, learning_rate=rate),
         tuning=None if spec.tuning.method == "Full" else spec.tuning,
     )
