@@ -192,11 +192,11 @@ class MultiTaskModelSpec(Record):
         if is_builtin(self.base_model.uri):
             return
         stages = {
-            "baseline": self.stages.baseline,
-            "highResource": self.stages.high_resource,
-            "mixture": self.stages.mixture,
+            "stages.baseline": self.stages.baseline.learning_rate,
+            "stages.highResource": self.stages.high_resource.learning_rate,
+            "stages.mixture": self.stages.mixture.learning_rate,
         }
-        own = {f"stages.{name}": found for name, stage in stages.items() if (found := stage.learning_rate) is not None}
+        own = {place: value for place, value in stages.items() if value is not None}
         for place, value in ({"training": rate} | own if len(own) < len(stages) else own).items():
             if self.tuning.method == "Full" and value > HIGHEST_FULL_RATE:
                 yield (
