@@ -6,7 +6,9 @@ import os
 import random
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 
@@ -24,6 +26,7 @@ from multitask_api.stage_io.parameters import (
     TaskDefinition,
     TrainParameters,
 )
+from multitask_operator.local.fork_launcher import ForkLauncher
 from multitask_trainer.data.rows import Row, write_rows
 from multitask_trainer.runtime.context import StageContext
 from multitask_trainer.runtime.progress import FileProgressReporter
@@ -106,6 +109,12 @@ def pretraining(**changes: object) -> Pretraining:
     return Pretraining.model_validate({"maxSteps": 20} | changes)
 
 
+@cache
+def _launcher() -> ForkLauncher:
+    """One for all suites; its server ends with this process."""
+    return ForkLauncher()
+
+
 class TrainingSuite:
     """A folder of artifacts; stages are run as processes on it, as an executor does."""
 
@@ -164,10 +173,17 @@ class TrainingSuite:
         return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=dict(os.environ))
 
     def run(self, order: Path) -> str:
-        """Run a stage program to its end, which must be good; its output."""
-        process = self.start(order)
-        output, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+        """Run a stage program to its end, which must be good, as `mtm run` does on a CPU; its output."""
+        kind = StageOrder.model_validate_json(order.read_text()).kind
+        log = order.with_suffix(".log")
+        log.unlink(missing_ok=True)
+        process = _launcher().start(kind, [order], log, dict(os.environ))
+        end = time.monotonic() + 300
+        while (status := process.poll()) is None:
+            assert time.monotonic() < end, log.read_text("utf-8")
+            time.sleep(0.02)
+        output = log.read_text("utf-8")
+        assert status == 0, output
         return output
 
     def run_here(self, order: Path) -> StageFailure | None:

@@ -10,7 +10,7 @@ if [ "$device" = cuda ]; then
   small='--bases 0.5b,1.5b,7b,smollm2 --rows short --seconds-each 12' adapters='--dtype bf16 --widths 2048,3584 --layers 8 --rank 16 --rows 16 --tokens 256'
   attention='--bases 0.5b,1.5b --steps 8'
 else
-  small='--bases tiny --batch-rows 8 --trainer-rows 4 --steps 1 --warmup 1' adapters='--widths 96 --rounds 1'
+  small='--bases tiny --batch-rows 8 --trainer-rows 4 --steps 1 --warmup 1' adapters='--widths 96 --rounds 2'
   attention='--bases tiny --rows short --batch-rows 8 --steps 1 --warmup 1'
 fi
 # shellcheck disable=SC2086 - lists of arguments

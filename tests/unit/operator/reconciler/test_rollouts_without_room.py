@@ -9,7 +9,7 @@ import pytest
 
 from multitask_api.serving_io.names import APPROVAL_ANNOTATION, ROLLOUT_ANNOTATION
 from multitask_api.serving_io.verify import VERIFIED_KEY, RevisionReport
-from support.busy_cluster import FAILED, KILLED, MIXTURE, REFUSED, SINGLE, UNROUTED
+from support.busy_cluster import FAILED, KILLED, MIXTURE, SINGLE, UNROUTED
 from support.graph_builders import task
 from support.rollout_ends import before_the_next_revision, end_state, serve_beside_a_late_operator
 from support.tight_cluster import TightCluster
@@ -441,7 +441,7 @@ def assert_as_ever(cluster, situation, expected):
 
 @pytest.mark.parametrize(
     ("situation", "kind"),
-    [("one by one", KILLED), ("one by one", REFUSED), ("downtime", KILLED), ("downtime", FAILED)],
+    [("one by one", KILLED), ("downtime", FAILED)],
 )
 def test_any_write_may_go_wrong(situation, kind):
     expected = started(situation)
