@@ -109,7 +109,7 @@ def main() -> None:
         lines.append(_agreement(setting, nodes, arguments.arms.split(",")))
         print(lines[-1])
     page = "# Baselines that train together\n\n    python tests/benchmarks/baselines_together.py " + " ".join(
-        each for each in sys.argv[1:] if each != str(arguments.out)
+        "FOLDER" if each == str(arguments.out) else each for each in sys.argv[1:]
     )
     write_atomically(setting.folder / "page.md", page + "\n\n```\n" + "\n".join(lines) + "\n```\n")
 
