@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 _MAGIC = b"GGUF"
-_ARCHITECTURE = "general.architecture"
 _UNREADABLE = (ValueError, IndexError, KeyError, TypeError, OverflowError, UnicodeDecodeError, struct.error)
 """What readers of the format raise where a file ends early, or has something else in it."""
 
@@ -34,9 +33,10 @@ def read_gguf(path: Path, name: str) -> tuple[PreTrainedModel, PreTrainedTokeniz
 
     from multitask_serving.engine.model.pretrained import read_pretrained
 
-    if (problem := gguf_problem(path)) is not None:
-        raise StageError(f"baseModel.ggufFile: {name}: {problem}")
-    architecture = str(_open(path).fields[_ARCHITECTURE].contents())
+    try:
+        architecture = _architecture(path)
+    except StageError as error:
+        raise StageError(f"baseModel.ggufFile: {name}: {error}") from error
     source: dict[str, Any] = {"gguf_file": path.name, "local_files_only": True}
     try:
         config = AutoConfig.from_pretrained(path.parent, trust_remote_code=False, **source)
@@ -71,17 +71,28 @@ def _open(path: Path) -> Any:
 def gguf_problem(path: Path) -> str | None:
     """Why the file at ``path`` cannot be read; None if its header can be, and all of its tensors are there."""
     try:
+        _architecture(path)
+    except StageError as error:
+        return str(error)
+    return None
+
+
+def _architecture(path: Path) -> str:
+    """The file's ``general.architecture``; raises `StageError` unless all of its tensors are there."""
+    try:
         reader = _open(path)
         end = max(int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors)
-        str(reader.fields[_ARCHITECTURE].contents())
-    except ImportError:
-        return (
+        architecture = str(reader.fields["general.architecture"].contents())
+    except ImportError as error:
+        raise StageError(
             "the library gguf, which reads such files, is not installed; install gguf, or use a trainer image that has "
             "it"
-        )
-    except (OSError, *_UNREADABLE):
-        return _damage(path)
-    return _damage(path) if end > path.stat().st_size else None
+        ) from error
+    except (OSError, *_UNREADABLE) as error:
+        raise StageError(_damage(path)) from error
+    if end > path.stat().st_size:
+        raise StageError(_damage(path))
+    return architecture
 
 
 def _damage(path: Path) -> str:

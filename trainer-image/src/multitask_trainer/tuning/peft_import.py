@@ -9,21 +9,21 @@ import importlib
 import sys
 from typing import Any
 
-_BITSANDBYTES = "bitsandbytes"
+from multitask_trainer.runtime.packages import QUANTIZATION
 
 
 def import_without_bitsandbytes() -> None:
     """Import PEFT as where bitsandbytes is not installed, until `use_bitsandbytes`."""
-    if _BITSANDBYTES in sys.modules:
+    if QUANTIZATION in sys.modules:
         return
     modules: dict[str, Any] = sys.modules
-    modules[_BITSANDBYTES] = None
+    modules[QUANTIZATION] = None
     try:
         importlib.import_module("peft")
         for is_available in _answers():
             is_available()  # PEFT keeps the answer
     finally:
-        del modules[_BITSANDBYTES]
+        del modules[QUANTIZATION]
 
 
 def use_bitsandbytes() -> None:
