@@ -57,29 +57,18 @@ def fit(
 
     ``batch_of`` gives the micro-batch of so many sequences.
     """
-    found = _choose(model, available, setting=setting, most_tokens=most_tokens, batch_of=batch_of)
-    least = replace(model, checkpointing=setting != "Never").of(batch_of(1)).total
-    return replace(found, close=found.fits and least > (USED - CLOSE) * available)
-
-
-def _choose(
-    model: MemoryModel,
-    available: float,
-    *,
-    setting: GradientCheckpointing,
-    most_tokens: int,
-    batch_of: Callable[[int], MicroBatchShape],
-) -> Fitted:
     if model.gpus > 1 and setting == "Auto":
         setting = "Always"  # a pass that is too large for one of the processes ends all: none is tried
     width = batch_of(1).sequence
     most = max(1, min(most_tokens, MOST_TOKENS) // width)
     plain = None if setting == "Always" else _largest(model, available, most, batch_of)
-    if plain is not None and plain.fits and plain.tokens >= min(BUSY_TOKENS, most * width):
-        return plain
-    if plain is not None and setting == "Never":
-        return plain
-    return _largest(replace(model, checkpointing=True), available, most, batch_of)
+    is_enough = plain is not None and plain.fits and plain.tokens >= min(BUSY_TOKENS, most * width)
+    if plain is not None and (is_enough or setting == "Never"):
+        found = plain
+    else:
+        found = _largest(replace(model, checkpointing=True), available, most, batch_of)
+    least = replace(model, checkpointing=setting != "Never").of(batch_of(1)).total
+    return replace(found, close=found.fits and least > (USED - CLOSE) * available)
 
 
 def _largest(model: MemoryModel, available: float, most: int, batch_of: Callable[[int], MicroBatchShape]) -> Fitted:

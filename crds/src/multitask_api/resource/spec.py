@@ -197,7 +197,8 @@ class MultiTaskModelSpec(Record):
             "stages.mixture": self.stages.mixture.learning_rate,
         }
         own = {place: value for place, value in stages.items() if value is not None}
-        for place, value in ({"training": rate} | own if len(own) < len(stages) else own).items():
+        used = own if len(own) == len(stages) else {"training": rate} | own
+        for place, value in used.items():
             if self.tuning.method == "Full" and value > HIGHEST_FULL_RATE:
                 yield (
                     f"spec.{place}.learningRate: {value:g} is a rate for adapters; with method: Full all weights of the"

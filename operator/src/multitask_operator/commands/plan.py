@@ -25,19 +25,12 @@ from multitask_operator.commands.forecast import forecast_lines
 from multitask_operator.local import release
 from multitask_operator.local.capacity import capacity
 from multitask_operator.local.gpus import local_gpu
-from multitask_operator.local.model_file import (
-    data_root,
-    device,
-    ignored_fields,
-    load,
-    processes_allowed,
-    resolve,
-)
+from multitask_operator.local.model_file import data_root, device, ignored_fields, load, processes_allowed, resolve
 from multitask_operator.local.speed import expected_speed
 from multitask_operator.local.workdir import Workdir
 from multitask_operator.planner.estimate import Estimate, estimate
 from multitask_operator.planner.joint import BaselineWork
-from multitask_operator.planner.misfit import misfits, next_change
+from multitask_operator.planner.misfit import change_that_fits, misfits
 from multitask_operator.planner.stage_costs import Speed
 from multitask_operator.planner.stage_memory import Device
 from multitask_operator.planner.steps import epoch_hints
@@ -95,7 +88,11 @@ def plan(
     versions = release.versions_of_run(model, resolved, folder, refresh=refresh)
     releases = [*release.adoption_notes(recorded, versions), *release.release_notes(versions)]
     manifests = folder.manifests()
-    graph = build(model.metadata.name, model.spec, resolved, manifests, versions, serve=serve)
+
+    def graph_of(each: MultiTaskModel) -> Graph:
+        return build(each.metadata.name, each.spec, resolved, manifests, versions, serve=serve)
+
+    graph = graph_of(model)
     shape = find_shape(graph, resolved)
     if gpu is None:
         on, host, places = _local_device(model), platform.node(), _joint_places(model)
@@ -128,16 +125,13 @@ def plan(
         ],
         cost=cost,
         baselines=BaselineWork.of(model.spec, graph, places),
-        change=next_change(
+        change=change_that_fits(
             model,
             cost,
-            lambda changed: estimate(
-                changed,
-                build(changed.metadata.name, changed.spec, resolved, manifests, versions, serve=serve),
-                shape=shape,
-                device=on if gpu is None else in_cluster(named_device(gpu), changed.spec.training),
-                places=places,
-            ),
+            graph_of,
+            lambda training: on if gpu is None else in_cluster(named_device(gpu), training),
+            shape=shape,
+            places=places,
         ),
     )
     if as_json:

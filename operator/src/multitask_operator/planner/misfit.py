@@ -9,9 +9,12 @@ from pydantic import ValidationError
 from pydantic.alias_generators import to_camel
 
 from multitask_api.estimates.fitting import USED, Fitted
+from multitask_api.estimates.shape import ModelShape
 from multitask_api.machine.gpu_models import GIB
 from multitask_api.resource import MultiTaskModel, MultiTaskModelSpec
-from multitask_operator.planner.estimate import Estimate
+from multitask_api.resource.training import Training
+from multitask_api.stages import Graph
+from multitask_operator.planner.estimate import Estimate, estimate
 from multitask_operator.planner.stage_costs import StageCost
 from multitask_operator.planner.stage_memory import Device, can_divide_weights
 
@@ -86,6 +89,24 @@ def next_change(model: MultiTaskModel, estimate: Estimate, replan: Callable[[Mul
         change = [each for each in changes if each.cure == changes[0].cure][-1]  # its strongest value
         made, model, estimate = [*made, change.words], change.model, change.estimate
     return _NOTHING_HELPS
+
+
+def change_that_fits(
+    model: MultiTaskModel,
+    cost: Estimate,
+    graph_of: Callable[[MultiTaskModel], Graph],
+    device_for: Callable[[Training], Device | None],
+    *,
+    shape: ModelShape | None,
+    places: int,
+) -> str | None:
+    """See `next_change`; a changed model is estimated by the graph and the device that the functions give."""
+
+    def replan(changed: MultiTaskModel) -> Estimate:
+        device = device_for(changed.spec.training)
+        return estimate(changed, graph_of(changed), shape=shape, device=device, places=places)
+
+    return next_change(model, cost, replan)
 
 
 def _changes(

@@ -17,7 +17,7 @@ from multitask_operator.commands.console import print_json, print_line
 from multitask_operator.commands.costs import cost_text, device_of, in_cluster, named_device
 from multitask_operator.planner.estimate import estimate
 from multitask_operator.planner.joint import BaselineWork
-from multitask_operator.planner.misfit import next_change
+from multitask_operator.planner.misfit import change_that_fits
 from multitask_operator.planner.stage_memory import Device
 from multitask_operator.planner.steps import epoch_hints
 from multitask_operator.reconciler.state.model_state import ModelState
@@ -79,16 +79,13 @@ def summarize(state: ModelState, gpu: str | None = None) -> local.PlanSummary:
         notes=notes,
         cost=cost,
         baselines=BaselineWork.of(model.spec, graph, places),
-        change=next_change(
+        change=change_that_fits(
             model,
             cost,
-            lambda changed: estimate(
-                changed,
-                build(changed.metadata.name, changed.spec, seen.resolved, seen.manifests, seen.versions),
-                shape=shape,
-                device=_device(changed.spec.training, gpu),
-                places=places,
-            ),
+            lambda changed: build(changed.metadata.name, changed.spec, seen.resolved, seen.manifests, seen.versions),
+            lambda training: _device(training, gpu),
+            shape=shape,
+            places=places,
         ),
     )
 
