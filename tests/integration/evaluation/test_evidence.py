@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import gzip
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
-REPOSITORY = Path(__file__).parents[3]
+from support.gpu_box import run_phase
+
 TASKS = {
     "tweet_irony": {"type": "binary", "metric": "macro_f1", "labels": ["irony", "none"]},
     "sst5": {"type": "ordinal", "metric": "accuracy", "labels": ["bad", "good"]},
@@ -47,13 +45,11 @@ def box(rows: Path, tmp_path: Path) -> Path:
 
 def run(box: Path, minutes: int = 5) -> tuple[str, dict[str, list[dict[str, object]]]]:
     """The page, and the arms' reports."""
-    command = ["sh", "tools/gpu_box/evidence.sh", str(box / "out"), str(minutes)]
-    command += ["--base", "builtin://tiny", "--device", "cpu"]
-    command += ["--tasks", *TASKS, "--steps", "4", "--batch-rows", "8", "--rank", "6", "--seeds", "1"]
-    command += ["--baseline-seeds", "1", "--jobs", "2", "--parallel", "2"]
-    environment = {**os.environ, "BOX": str(box), "PYTHON": sys.executable}
-    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True)
-    assert "evidence: status 0" in done.stdout, done.stdout
+    options = ["--base", "builtin://tiny", "--device", "cpu"]
+    options += ["--tasks", *TASKS, "--steps", "4", "--batch-rows", "8", "--rank", "6", "--seeds", "1"]
+    options += ["--baseline-seeds", "1", "--jobs", "2", "--parallel", "2"]
+    printed = run_phase(box, "evidence", str(minutes), *options)
+    assert "evidence: status 0" in printed, printed
     return (box / "out/evidence.md").read_text("utf-8"), json.loads((box / "out/evidence.json").read_text("utf-8"))
 
 
